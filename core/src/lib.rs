@@ -1,1 +1,5 @@
-//! 
+//!
+pub mod sync;
+pub mod ring;
+pub mod bitmap;
+pub mod doorbell;

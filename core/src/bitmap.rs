@@ -1,0 +1,202 @@
+//! Which lanes have tickets: one bit a lane and, above them, one summary bit a word of lanes, so that
+//! a sweep over 16,384 idle lanes reads four words.
+//!
+//! It never says what a lane holds, and a bit may be set for a lane that is empty by now (or gone):
+//! whoever takes a bit looks at the lane. Producers set after publishing; the scheduler takes.
+
+use crate::sync::{
+    AtomicU64, CachePadded,
+    Ordering::{Acquire, Relaxed, Release},
+    planted,
+};
+
+const WORD: usize = u64::BITS as usize;
+
+/// A two-level atomic bitmap; any number of threads set, one takes.
+///
+/// No bit is lost, because `set` goes up (leaf, then summary) and `take` goes down (summary, then
+/// leaf). Both touch a summary word by read-modify-write, so one comes first. If the `set`: the
+/// `take` that clears the summary bit reads it, hence sees the leaf bit and takes it. If the `take`:
+/// the summary bit stays for the next one. The other way round a `take` could find a leaf empty, a
+/// `set` complete, and the `take` clear the summary over it.
+pub struct Bitmap {
+    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all. Apart from the leaves and from
+    /// each other, as an idle scheduler reads them without end.
+    summary: Box<[CachePadded<AtomicU64>]>,
+    /// Bit `i` of the whole: lane `i` was given a ticket since it was last taken. Writers: all.
+    leaves: Box<[AtomicU64]>,
+}
+
+impl Bitmap {
+    /// A bitmap of `bits` bits, rounded up to whole words, none set.
+    ///
+    /// # Panics
+    /// When `bits` is 0.
+    pub fn with_capacity(bits: usize) -> Self {
+        assert!(bits > 0, "a bitmap needs at least one bit");
+        let leaves = bits.div_ceil(WORD);
+        Self {
+            summary: (0..leaves.div_ceil(WORD))
+                .map(|_| CachePadded(AtomicU64::new(0)))
+                .collect(),
+            leaves: (0..leaves).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// Marks lane `lane`, whose ticket is already published; ring the doorbell after it.
+    ///
+    /// # Panics
+    /// When `lane` is not below the capacity.
+    #[inline]
+    pub fn set(&self, lane: usize) {
+        let word = lane / WORD;
+        let summary = || {
+            // Release: pairs with the Acquire on the summary in `take`, which then sees our leaf bit.
+            self.summary[word / WORD].fetch_or(1 << (word % WORD), Release);
+        };
+        if planted("bitmap_set_summary_first") {
+            summary();
+        }
+        // Release: pairs with the Acquire on the leaf in `take`, which then sees our ticket.
+        self.leaves[word].fetch_or(1 << (lane % WORD), Release);
+        if !planted("bitmap_set_summary_first") {
+            summary();
+        }
+    }
+
+    /// Clears every bit that is set and hands its lane to `ready`, lowest first.
+    #[inline]
+    pub fn take(&self, mut ready: impl FnMut(usize)) {
+        for (index, summary) in self.summary.iter().enumerate() {
+            // Relaxed: an idle sweep must not write. What it misses, the doorbell's second look or
+            // the next sweep finds.
+            let seen = summary.load(Relaxed);
+            if seen == 0 {
+                continue;
+            }
+            let words = if planted("bitmap_take_leaf_first") {
+                seen
+            } else {
+                // Acquire: pairs with the Release on the summary in `set`.
+                summary.swap(0, Acquire)
+            };
+            for_each_bit(words, |word| {
+                let word = index * WORD + word;
+                // Acquire: pairs with the Release on the leaf in `set`.
+                let lanes = self.leaves[word].swap(0, Acquire);
+                for_each_bit(lanes, |lane| ready(word * WORD + lane));
+            });
+            if planted("bitmap_take_leaf_first") {
+                summary.swap(0, Acquire);
+            }
+        }
+    }
+
+    /// Whether a `take` may find anything: the doorbell's second look. Relaxed: it moves nothing, and
+    /// the fence in `Doorbell::sleep` orders it after the announcement.
+    #[inline]
+    pub fn any(&self) -> bool {
+        self.summary
+            .iter()
+            .any(|summary| summary.load(Relaxed) != 0)
+    }
+}
+
+/// Calls `each` with the index of every set bit, lowest first.
+#[inline(always)]
+fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
+    while bits != 0 {
+        each(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn taken(bitmap: &Bitmap) -> Vec<usize> {
+        let mut lanes = Vec::new();
+        bitmap.take(|lane| lanes.push(lane));
+        lanes
+    }
+
+    #[test]
+    fn takes_what_was_set_once_and_in_order() {
+        let bitmap = Bitmap::with_capacity(16_384);
+        assert!(!bitmap.any());
+        assert_eq!(taken(&bitmap), []);
+        // The edges of words, of summary words and of the whole.
+        let lanes = [0, 1, 63, 64, 4095, 4096, 8191, 12_288, 16_320, 16_383];
+        for lane in lanes.iter().rev().chain(&lanes) {
+            bitmap.set(*lane);
+        }
+        assert!(bitmap.any());
+        assert_eq!(taken(&bitmap), lanes);
+        assert!(!bitmap.any());
+        assert_eq!(taken(&bitmap), []);
+    }
+
+    #[test]
+    fn every_lane_of_an_odd_capacity_can_be_set() {
+        for bits in [1, 64, 65, 4096, 4097, 10_000] {
+            let bitmap = Bitmap::with_capacity(bits);
+            (0..bits).for_each(|lane| bitmap.set(lane));
+            assert_eq!(taken(&bitmap), (0..bits).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_lane_set_while_being_taken_shows_in_the_next_take() {
+        let bitmap = Bitmap::with_capacity(128);
+        bitmap.set(70);
+        let mut first = Vec::new();
+        bitmap.take(|lane| {
+            first.push(lane);
+            bitmap.set(70);
+        });
+        assert_eq!(first, [70]);
+        assert_eq!(taken(&bitmap), [70]);
+        assert_eq!(taken(&bitmap), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "index out of bounds")]
+    fn a_lane_past_the_capacity_is_refused() {
+        Bitmap::with_capacity(64).set(64);
+    }
+
+    #[test]
+    fn no_bit_is_lost_between_threads() {
+        const EACH: u64 = if cfg!(miri) { 100 } else { 50_000 };
+        let bitmap = Bitmap::with_capacity(8192);
+        let lanes = [3, 64, 4095, 8191];
+        // What a lane's producer has published, standing for its ring.
+        let published = [const { AtomicU64::new(0) }; 4];
+        thread::scope(|scope| {
+            for (lane, published) in lanes.iter().zip(&published) {
+                let bitmap = &bitmap;
+                scope.spawn(move || {
+                    for _ in 0..EACH {
+                        published.fetch_add(1, Relaxed);
+                        bitmap.set(*lane);
+                    }
+                });
+            }
+            // Reads a count only when its bit is taken: a lost last bit would leave it short for ever.
+            let mut seen = [0; 4];
+            while seen != [EACH; 4] {
+                bitmap.take(|lane| {
+                    let index = lanes
+                        .iter()
+                        .position(|l| *l == lane)
+                        .expect("a lane of ours");
+                    seen[index] = published[index].load(Relaxed);
+                });
+                thread::yield_now();
+            }
+        });
+    }
+}

@@ -1,0 +1,183 @@
+//! Sleep and wake, as one protocol: how a thread goes to sleep without missing what another one
+//! publishes for it. Scheduler, io inboxes and bridge all sleep this way and no other.
+//!
+//! It never sleeps or wakes by itself: the sleeper parks in its own way, and the `Waker` given at
+//! construction ends that (a byte on a socket, an unpark, a notify).
+//!
+//! ```text
+//! sleeper                                  producer
+//!   announce: asleep = true                  publish (ring's stamp, or bitmap's summary bit)
+//!   fence(SeqCst)                            fence(SeqCst)
+//!   look again at what is published          read asleep; if true, swap to false and wake
+//! ```
+//! Of the two fences one comes first. If the producer's: the look finds what it published. If the
+//! sleeper's: the producer reads the announcement. So never do both miss.
+
+use std::task::Waker;
+
+use crate::sync::{
+    AtomicBool, CachePadded,
+    Ordering::{Relaxed, SeqCst},
+    fence, planted,
+};
+
+/// One sleeper's bell; any number of threads ring it.
+pub struct Doorbell {
+    /// An announced sleep that nobody has rung for yet. Writers: the sleeper, and the producer whose
+    /// swap finds it true. Relaxed throughout: the fences order it, and it carries no data.
+    asleep: CachePadded<AtomicBool>,
+    waker: Waker,
+}
+
+impl Doorbell {
+    /// A bell whose sleeper is awake. `waker` must end the sleeper's sleep also when it is called
+    /// before that sleep begins (a byte in a socket and an unpark token both do).
+    pub fn new(waker: Waker) -> Self {
+        Self {
+            asleep: CachePadded(AtomicBool::new(false)),
+            waker,
+        }
+    }
+
+    /// Call after publishing. Wakes the sleeper if it has announced sleep, once an announcement
+    /// however many ring; true for the one who did.
+    #[inline]
+    pub fn ring(&self) -> bool {
+        // Pairs with the fence in `sleep`.
+        if !planted("doorbell_ring_without_fence") {
+            fence(SeqCst);
+        }
+        if !self.asleep.load(Relaxed) {
+            return false;
+        }
+        self.wake()
+    }
+
+    /// Out of `ring`, which is short enough to stay inline in a push.
+    #[cold]
+    fn wake(&self) -> bool {
+        if planted("doorbell_ring_without_swap") {
+            self.asleep.store(false, Relaxed);
+        } else if !self.asleep.swap(false, Relaxed) {
+            return false;
+        }
+        self.waker.wake_by_ref();
+        true
+    }
+
+    /// Announces sleep and looks again: `published` reads stamps or summary bits, never counters of
+    /// reserved places. True: sleep now, and call [`Self::awake`] afterwards. False: there is work
+    /// and the announcement is withdrawn.
+    ///
+    /// A producer may have seen a withdrawn announcement, so a wake can come for nothing: look, and
+    /// announce again.
+    #[inline]
+    #[must_use]
+    pub fn sleep(&self, published: impl FnOnce() -> bool) -> bool {
+        self.asleep.store(true, Relaxed);
+        // Pairs with the fence in `ring`.
+        if !planted("doorbell_sleep_without_fence") {
+            fence(SeqCst);
+        }
+        if !planted("doorbell_no_second_look") && published() {
+            self.awake();
+            return false;
+        }
+        true
+    }
+
+    /// Ends an announced sleep, whatever ended it (the bell, a timer, another socket): nobody needs
+    /// to ring until the next. Call it before looking for work, so that pushes during the work stay
+    /// cheap.
+    #[inline]
+    pub fn awake(&self) {
+        self.asleep.store(false, Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{
+        sync::{Arc, atomic::AtomicUsize},
+        task::Wake,
+        thread::{self, Thread},
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::ring::channel;
+
+    /// Unparks a thread and counts how often.
+    struct Unpark(Thread, AtomicUsize);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.1.fetch_add(1, Relaxed);
+            self.0.unpark();
+        }
+    }
+
+    fn bell() -> (Doorbell, Arc<Unpark>) {
+        let unpark = Arc::new(Unpark(thread::current(), AtomicUsize::new(0)));
+        (Doorbell::new(unpark.clone().into()), unpark)
+    }
+
+    #[test]
+    fn rings_once_an_announcement() {
+        let (bell, unpark) = bell();
+        assert!(!bell.ring(), "awake from the start");
+        assert!(bell.sleep(|| false));
+        assert!(bell.ring());
+        assert!(!bell.ring(), "the first one rang for all");
+        assert!(bell.sleep(|| false));
+        bell.awake();
+        assert!(!bell.ring(), "woken by something else");
+        assert!(!bell.sleep(|| true));
+        assert!(!bell.ring(), "withdrawn");
+        assert_eq!(unpark.1.load(Relaxed), 1);
+    }
+
+    /// A lost wake-up shows as a sleep that only its deadline ends.
+    #[test]
+    fn no_wake_up_is_lost_between_threads() {
+        const EACH: usize = if cfg!(miri) { 50 } else { 20_000 };
+        const PRODUCERS: usize = 4;
+        const DEADLINE: Duration = Duration::from_secs(60);
+        let (bell, unpark) = bell();
+        let (producer, mut consumer) = channel(4);
+        let rung = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..PRODUCERS {
+                let (producer, bell, rung) = (producer.clone(), &bell, &rung);
+                scope.spawn(move || {
+                    for i in 0..EACH {
+                        while producer.push(i).is_err() {
+                            thread::yield_now();
+                        }
+                        rung.fetch_add(usize::from(bell.ring()), Relaxed);
+                    }
+                });
+            }
+            let mut left = PRODUCERS * EACH;
+            while left > 0 {
+                while consumer.pop().is_some() {
+                    left -= 1;
+                }
+                if left > 0 && bell.sleep(|| consumer.is_published()) {
+                    let asleep_at = Instant::now();
+                    thread::park_timeout(DEADLINE);
+                    assert!(
+                        asleep_at.elapsed() < DEADLINE,
+                        "nobody rang for the last {left}"
+                    );
+                    bell.awake();
+                }
+            }
+        });
+        assert_eq!(
+            rung.load(Relaxed),
+            unpark.1.load(Relaxed),
+            "a ring is counted by its ringer"
+        );
+    }
+}

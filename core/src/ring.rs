@@ -1,0 +1,405 @@
+//! The bounded ring that carries tickets, grants and events between threads: many producers, one
+//! consumer, first in first out per producer, one stamp per slot.
+//!
+//! It never allocates after [`channel`], never waits, and never wakes anybody (`doorbell` does).
+//! Lanes, the event ring and the io threads' inboxes are made of it.
+#![allow(unsafe_code)] // The one room for it: a slot is shared memory that a stamp hands over.
+
+use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit};
+
+use crate::sync::{
+    Arc, AtomicU64, CachePadded,
+    Ordering::{Acquire, Relaxed, Release},
+    UnsafeCell, planted,
+};
+
+/// Makes a ring of `capacity` places, a power of two and at least 2, and its two ends.
+///
+/// # Panics
+/// When `capacity` is anything else.
+pub fn channel<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    let ring = Arc::new(Ring::with_capacity(capacity));
+    let consumer = Consumer {
+        ring: ring.clone(),
+        head: 0,
+        _not_sync: PhantomData,
+    };
+    (Producer { ring }, consumer)
+}
+
+/// The sending end; clone it for every thread that sends.
+pub struct Producer<T: Send> {
+    ring: Arc<Ring<T>>,
+}
+
+/// The receiving end. There is one, and one thread holds it: that is the single-consumer rule.
+pub struct Consumer<T: Send> {
+    ring: Arc<Ring<T>>,
+    /// Position of the next item. Writer and reader: this end only.
+    head: u64,
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+struct Ring<T> {
+    /// Next position to be reserved. Writers and readers: producers. It orders nothing (every access
+    /// is Relaxed): stamps hand the slots over.
+    tail: CachePadded<AtomicU64>,
+    slots: Box<[Slot<T>]>,
+}
+
+/// Positions count up from 0 for ever; position `p` lives in slot `p mod capacity`.
+struct Slot<T> {
+    /// Whose turn it is. `p`: free, for the producer that reserves `p`. `p + 1`: published, for the
+    /// consumer whose head is `p`. Then `p + capacity`: free again, a lap later. A capacity of 1
+    /// could not tell the last two apart. Writers: the producer that reserved `p`, then the consumer.
+    stamp: AtomicU64,
+    /// Writer: the producer that reserved `p`, until it publishes. Then only the consumer's.
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+// SAFETY: the ring hands every T from one thread to one other (`T: Send`), and never gives out a
+// reference to one. The only field that is not Sync is `Slot::value`: a producer touches it between
+// reserving a position and publishing it, which the exchange on `tail` gives to one of them; the
+// consumer touches it between published and free, and there is one `Consumer`, neither Clone nor Sync.
+unsafe impl<T: Send> Sync for Ring<T> {}
+
+impl<T> Ring<T> {
+    fn with_capacity(capacity: usize) -> Self {
+        assert!(
+            capacity >= 2 && capacity.is_power_of_two(),
+            "a ring's capacity must be a power of two and at least 2, not {capacity}"
+        );
+        let slot = |position| Slot {
+            stamp: AtomicU64::new(position),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
+        };
+        Self {
+            tail: CachePadded(AtomicU64::new(0)),
+            slots: (0..capacity as u64).map(slot).collect(),
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, position: u64) -> &Slot<T> {
+        &self.slots[position as usize & (self.slots.len() - 1)]
+    }
+}
+
+impl<T: Send> Producer<T> {
+    /// Puts `item` at the end, or gives it back when the ring is full.
+    ///
+    /// A producer that has seen (in the happens-before sense) enough pops for its item to have a
+    /// place always succeeds: a stale `tail` is never ahead, so the slot it points to is one whose
+    /// release this thread has seen. That is what lets a grant or a done have a reserved place.
+    #[inline]
+    pub fn push(&self, item: T) -> Result<(), T> {
+        let ring = &*self.ring;
+        let mut position = ring.tail.load(Relaxed);
+        loop {
+            let slot = ring.slot(position);
+            // Acquire: pairs with the Release that frees the slot in `pop`, so that the consumer's
+            // read of the last lap's item comes before our write.
+            let stamp = slot.stamp.load(Acquire);
+            if stamp < position {
+                return Err(item);
+            }
+            if stamp > position {
+                // Others were here first. The Acquire above makes this load see past them.
+                position = ring.tail.load(Relaxed);
+                continue;
+            }
+            if let Err(newer) = reserve(&ring.tail, position) {
+                position = newer;
+                continue;
+            }
+            // SAFETY: the stamp says free for `position` and `tail` gave us `position` alone, so until
+            // we publish nobody else touches the value; it is vacant, nothing needs dropping.
+            slot.value.with_mut(|value| unsafe { (*value).write(item) });
+            // Release: pairs with the Acquire in `pop`, so that the item is there before it is seen.
+            let publish = if planted("ring_relaxed_publish") {
+                Relaxed
+            } else {
+                Release
+            };
+            slot.stamp.store(position + 1, publish);
+            return Ok(());
+        }
+    }
+}
+
+/// Moves `tail` past `position`, or says where it is by now. Relaxed: see `Ring::tail`.
+#[inline(always)]
+fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
+    if planted("ring_reserve_without_exchange") {
+        tail.store(position + 1, Relaxed);
+        return Ok(());
+    }
+    tail.compare_exchange_weak(position, position + 1, Relaxed, Relaxed)
+        .map(drop)
+}
+
+impl<T: Send> Consumer<T> {
+    /// Takes the oldest item, if it is published. `None` is not "nobody has reserved a place".
+    #[inline]
+    pub fn pop(&mut self) -> Option<T> {
+        let slot = self.ring.slot(self.head);
+        // Acquire: pairs with the Release that publishes the slot in `push`.
+        if slot.stamp.load(Acquire) != self.head + 1 {
+            return None;
+        }
+        let free = self.head + self.ring.slots.len() as u64;
+        if planted("ring_free_before_read") {
+            slot.stamp.store(free, Release);
+        }
+        // SAFETY: the stamp says published for our head, so the value is there and its producer is
+        // done with it; no other consumer exists, and none but us moves this stamp on, so it is read
+        // out exactly once.
+        let item = slot
+            .value
+            .with(|value| unsafe { (*value).assume_init_read() });
+        // Release: pairs with the Acquire in `push`; the read above stays before it.
+        slot.stamp.store(
+            free,
+            if planted("ring_relaxed_free") {
+                Relaxed
+            } else {
+                Release
+            },
+        );
+        self.head += 1;
+        Some(item)
+    }
+
+    /// Whether `pop` would find an item: the doorbell's second look.
+    ///
+    /// It looks at the head slot's stamp and not at `tail`, since a producer may be between reserve
+    /// and publish; that one rings after it has published. Relaxed: it moves no item, and the fence in
+    /// `Doorbell::sleep` orders it after the announcement.
+    #[inline]
+    pub fn is_published(&self) -> bool {
+        self.ring.slot(self.head).stamp.load(Relaxed) == self.head + 1
+    }
+}
+
+impl<T: Send> Clone for Producer<T> {
+    fn clone(&self) -> Self {
+        Self {
+            ring: self.ring.clone(),
+        }
+    }
+}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        if !std::mem::needs_drop::<T>() {
+            return;
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            // Relaxed: with `&mut self` both ends are gone, and their Arc ordered what they did.
+            let stamp = slot.stamp.load(Relaxed) as usize;
+            if stamp & (self.slots.len() - 1) != index {
+                // SAFETY: a free slot's stamp is its index mod capacity, so this one is published and
+                // was not popped; nobody is left who could touch it, and it is dropped once.
+                slot.value
+                    .with_mut(|value| unsafe { (*value).assume_init_drop() });
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, thread};
+
+    use super::*;
+
+    /// Smaller under Miri, which runs these tests some thousand times slower.
+    const ITEMS: u64 = if cfg!(miri) { 200 } else { 100_000 };
+    const PRODUCERS: u64 = 4;
+
+    /// Counts its drops.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn counted(drops: &Arc<AtomicUsize>) -> Counted {
+        Counted(drops.clone())
+    }
+
+    #[test]
+    fn full_gives_the_item_back_and_laps_keep_order() {
+        for capacity in [2, 4, 256] {
+            let (producer, mut consumer) = channel(capacity);
+            for lap in 0..5 {
+                assert!(!consumer.is_published());
+                assert_eq!(consumer.pop(), None);
+                for i in 0..capacity {
+                    assert_eq!(producer.push(lap * capacity + i), Ok(()));
+                }
+                assert_eq!(producer.push(usize::MAX), Err(usize::MAX));
+                assert!(consumer.is_published());
+                for i in 0..capacity {
+                    assert_eq!(consumer.pop(), Some(lap * capacity + i));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_fill_level_at_every_offset() {
+        let (producer, mut consumer) = channel(4);
+        let (mut pushed, mut popped) = (0_u64, 0_u64);
+        for fill in [1, 3, 2, 4, 1, 1, 4, 3, 3, 2] {
+            for _ in 0..fill {
+                producer.push(pushed).expect("a place is free");
+                pushed += 1;
+            }
+            while let Some(item) = consumer.pop() {
+                assert_eq!(item, popped);
+                popped += 1;
+            }
+            assert_eq!(popped, pushed);
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_dropped_once() {
+        for (pushes, pops) in [(0, 0), (3, 0), (4, 4), (4, 1), (7, 5), (9, 9), (9, 5)] {
+            let drops = Arc::new(AtomicUsize::new(0));
+            let (producer, mut consumer) = channel(4);
+            let mut popped = 0;
+            for pushed in 0..pushes {
+                while pushed - popped >= 4 || (popped < pops && pushed > popped) {
+                    drop(consumer.pop().expect("an item was pushed"));
+                    popped += 1;
+                }
+                assert!(producer.push(counted(&drops)).is_ok());
+            }
+            while popped < pops {
+                drop(consumer.pop().expect("an item was pushed"));
+                popped += 1;
+            }
+            assert_eq!(drops.load(Relaxed), popped);
+            // The order in which the ends go must not matter.
+            if pushes % 2 == 0 {
+                drop(producer);
+                drop(consumer);
+            } else {
+                drop(consumer);
+                drop(producer);
+            }
+            assert_eq!(drops.load(Relaxed), pushes);
+        }
+    }
+
+    #[test]
+    fn a_push_after_the_consumer_is_gone_is_dropped_with_the_ring() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (producer, consumer) = channel(2);
+        drop(consumer);
+        assert!(producer.push(counted(&drops)).is_ok());
+        assert!(producer.push(counted(&drops)).is_ok());
+        assert!(producer.push(counted(&drops)).is_err(), "nobody makes room");
+        assert_eq!(drops.load(Relaxed), 1, "the refused one");
+        drop(producer);
+        assert_eq!(drops.load(Relaxed), 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "power of two and at least 2, not 3")]
+    fn a_capacity_that_is_no_power_of_two_is_refused() {
+        let _ = channel::<u8>(3);
+    }
+
+    #[test]
+    fn four_producers_lose_nothing_and_keep_their_order() {
+        for capacity in [2, 8, 256] {
+            let (producer, mut consumer) = channel::<Box<(u64, u64)>>(capacity);
+            thread::scope(|scope| {
+                for who in 0..PRODUCERS {
+                    let producer = producer.clone();
+                    scope.spawn(move || {
+                        for i in 0..ITEMS {
+                            let mut item = Box::new((who, i));
+                            while let Err(back) = producer.push(item) {
+                                item = back;
+                                thread::yield_now();
+                            }
+                        }
+                    });
+                }
+                let mut next = [0; PRODUCERS as usize];
+                for _ in 0..PRODUCERS * ITEMS {
+                    let (who, i) = loop {
+                        match consumer.pop() {
+                            Some(item) => break *item,
+                            None => thread::yield_now(),
+                        }
+                    };
+                    assert_eq!(i, next[who as usize], "producer {who} out of order");
+                    next[who as usize] += 1;
+                }
+            });
+            assert!(consumer.pop().is_none(), "more came out than went in");
+        }
+    }
+
+    #[test]
+    fn four_producers_drop_each_item_once_wherever_it_ends() {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (producer, mut consumer) = channel(8);
+        let each = ITEMS as usize / 10;
+        let mut popped = 0;
+        thread::scope(|scope| {
+            for _ in 0..PRODUCERS {
+                let (producer, drops) = (producer.clone(), drops.clone());
+                scope.spawn(move || {
+                    for _ in 0..each {
+                        // A refused item drops here, which counts like any other.
+                        let _ = producer.push(counted(&drops));
+                    }
+                });
+            }
+            for _ in 0..each {
+                popped += usize::from(consumer.pop().is_some());
+            }
+        });
+        drop((producer, consumer));
+        assert_eq!(
+            drops.load(Relaxed),
+            PRODUCERS as usize * each,
+            "after {popped} pops"
+        );
+    }
+
+    /// Does not compile when the consumer is Sync or Clone: then `_` has two answers.
+    #[test]
+    fn the_consumer_stays_alone() {
+        trait NotSync<A> {
+            fn check() {}
+        }
+        impl<T> NotSync<()> for T {}
+        impl<T: Sync> NotSync<u8> for T {}
+        trait NotClone<A> {
+            fn check() {}
+        }
+        impl<T> NotClone<()> for T {}
+        impl<T: Clone> NotClone<u8> for T {}
+        <Consumer<u8> as NotSync<_>>::check();
+        <Consumer<u8> as NotClone<_>>::check();
+    }
+
+    #[test]
+    fn ends_can_be_sent_and_a_slot_is_its_item_and_a_stamp() {
+        fn is_send<T: Send>() {}
+        fn is_sync<T: Sync>() {}
+        is_send::<Producer<Cell<u8>>>();
+        is_sync::<Producer<Cell<u8>>>();
+        is_send::<Consumer<Cell<u8>>>();
+        assert_eq!(size_of::<Slot<[u64; 4]>>(), 40);
+    }
+}
