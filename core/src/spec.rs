@@ -1,0 +1,304 @@
+//! What a function is: from a draft that somebody wrote to a spec that is valid by construction.
+//! It never asks the clock, the disk or a cluster; what runs the pods is an argument.
+//! The registry calls `FunctionSpec::resolve` once per change; everybody else only reads.
+
+pub mod bound;
+mod choice;
+mod draft;
+mod endpoint;
+mod json;
+mod quantity;
+mod reader;
+mod rule;
+mod scaling;
+mod shape;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+pub use choice::{ExecutionMode, ImagePullPolicy, Platform, RetryOn, RuntimeMode};
+pub use draft::{API_VERSION, FieldFault, FunctionDraft, KIND};
+pub use endpoint::Endpoint;
+pub use json::{Json, JsonObject};
+pub use quantity::Quantity;
+pub use rule::{ENV_RESERVED, check_name};
+pub use scaling::ScalingConfig;
+
+use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
+use reader::{Reader, choose, one_of};
+
+/// What a function has where its draft says nothing. Each value is within its `bound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    pub timeout_ms: u32,
+    pub concurrency: u32,
+    pub queue_size: u32,
+    pub max_retries: u32,
+}
+
+impl Defaults {
+    pub const DEFAULT: Self = Self {
+        timeout_ms: 30_000,
+        concurrency: 4,
+        queue_size: 100,
+        max_retries: 3,
+    };
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A resolved function. Its fields are read through `Deref`; only `resolve` and
+/// `with_min_replicas` make one, so whoever holds it need not check anything again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct FunctionSpec(SpecFields);
+
+impl Deref for FunctionSpec {
+    type Target = SpecFields;
+
+    fn deref(&self) -> &SpecFields {
+        &self.0
+    }
+}
+
+/// The fields of a resolved function, as the API shows them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct SpecFields {
+    pub name: Arc<str>,
+    pub image: Option<String>,
+    pub image_pull_policy: ImagePullPolicy,
+    pub image_pull_secrets: Vec<String>,
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub resources: Resources,
+    /// Merged over the pod that the platform would make.
+    pub pod_template: Option<JsonObject>,
+    pub execution_mode: ExecutionMode,
+    /// There is one for every POOL function.
+    pub endpoint_url: Option<Endpoint>,
+    pub timeout_ms: u32,
+    /// Calls in flight for the whole function.
+    pub concurrency: u32,
+    /// Live calls that may wait.
+    pub queue_size: u32,
+    /// Attempts after the first.
+    pub max_retries: u32,
+    pub retry_on: RetryOn,
+    pub scaling_config: ScalingConfig,
+    pub runtime_mode: RuntimeMode,
+    pub runtime_command: Option<String>,
+    pub local: LocalRun,
+}
+
+/// What a pod asks of its node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Resources {
+    /// The request.
+    pub cpu: Option<Quantity>,
+    /// Request and limit.
+    pub memory: Option<Quantity>,
+}
+
+/// How the function runs as processes on this machine. Kubernetes ignores it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct LocalRun {
+    /// Goes before the function's `command`.
+    pub command: Vec<String>,
+    /// Goes over the function's `env`.
+    pub env: BTreeMap<String, String>,
+    /// A shell line that is run once in `directory` before the first process.
+    pub build: Option<String>,
+    /// Absolute.
+    pub directory: Option<String>,
+}
+
+impl SpecFields {
+    /// The program and its arguments on this machine; empty only where no process is needed.
+    pub fn local_command(&self) -> &[String] {
+        if self.local.command.is_empty() {
+            &self.command
+        } else {
+            &self.local.command
+        }
+    }
+
+    /// The function's own environment on this machine.
+    pub fn local_env(&self) -> BTreeMap<&str, &str> {
+        let both = self.env.iter().chain(&self.local.env);
+        both.map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
+    }
+
+    /// Time that a pod has to end by itself, in seconds.
+    pub fn grace_s(&self) -> u32 {
+        self.timeout_ms / 1000 + bound::GRACE_EXTRA_S
+    }
+
+    /// Hash of what shapes a pod on `platform`: a pod with another one has to be replaced.
+    pub fn shape_hash(&self, platform: Platform) -> u64 {
+        shape::hash(self, platform)
+    }
+}
+
+impl FunctionSpec {
+    /// Checks every field of a draft and fills in the rest; all faults come back at once.
+    pub fn resolve(
+        draft: &FunctionDraft,
+        defaults: &Defaults,
+        platform: Platform,
+    ) -> Result<Self, Vec<FieldFault>> {
+        let mut faults = draft.faults().to_vec();
+        let mut read = Reader::new(draft.fields(), &mut faults);
+        let name = read_name(&mut read, platform);
+        let concurrency = read
+            .number("concurrency", &CONCURRENCY)
+            .unwrap_or(defaults.concurrency);
+        let mode = read
+            .choice("executionMode", &ExecutionMode::WORDS)
+            .unwrap_or_default();
+        let fields = SpecFields {
+            name: name.into(),
+            image: read.checked("image", rule::check_image),
+            image_pull_policy: read
+                .choice("imagePullPolicy", &ImagePullPolicy::WORDS)
+                .unwrap_or_default(),
+            image_pull_secrets: read_secrets(&mut read),
+            command: read_command(&mut read),
+            env: read_env(&mut read),
+            resources: read_resources(&mut read),
+            pod_template: read.any_object("podTemplate").cloned(),
+            execution_mode: mode,
+            endpoint_url: read.checked("endpointUrl", Endpoint::parse),
+            timeout_ms: read
+                .number("timeoutMs", &TIMEOUT_MS)
+                .unwrap_or(defaults.timeout_ms),
+            concurrency,
+            queue_size: read
+                .number("queueSize", &QUEUE_SIZE)
+                .unwrap_or(defaults.queue_size),
+            max_retries: read
+                .number("maxRetries", &MAX_RETRIES)
+                .unwrap_or(defaults.max_retries),
+            retry_on: read_retry_on(&mut read),
+            scaling_config: ScalingConfig::read(&mut read, concurrency),
+            runtime_mode: read
+                .choice("runtimeMode", &RuntimeMode::WORDS)
+                .unwrap_or_default(),
+            runtime_command: read.text("runtimeCommand").map(str::to_owned),
+            local: read_local(&mut read, platform),
+        };
+        rule::check_across(&fields, draft, platform, &mut faults);
+        if faults.is_empty() {
+            Ok(Self(fields))
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// The same function with another floor of pods.
+    pub fn with_min_replicas(&self, replicas: u32) -> Result<Self, FieldFault> {
+        let most = self.scaling_config.max_replicas;
+        if !MIN_REPLICAS.contains(&replicas) || replicas > most {
+            let message = format!("must be 0 to {most}, the function's maxReplicas, is {replicas}");
+            return Err(FieldFault::new("replicas", message));
+        }
+        let mut fields = self.0.clone();
+        fields.scaling_config.min_replicas = replicas;
+        Ok(Self(fields))
+    }
+}
+
+fn read_name(read: &mut Reader<'_>, platform: Platform) -> String {
+    if !read.has("name") {
+        read.fault("name", "is required");
+    }
+    let check = |name: &str| check_name(name, platform).map(|()| name.to_owned());
+    read.checked("name", check).unwrap_or_default()
+}
+
+fn read_secrets(read: &mut Reader<'_>) -> Vec<String> {
+    let names = read.texts("imagePullSecrets").unwrap_or_default();
+    for (at, name) in names.iter().enumerate() {
+        if let Err(message) = rule::check_secret_name(name) {
+            read.fault(&format!("imagePullSecrets[{at}]"), message);
+        }
+    }
+    names.into_iter().map(str::to_owned).collect()
+}
+
+fn read_command(read: &mut Reader<'_>) -> Vec<String> {
+    let words = read.texts("command").unwrap_or_default();
+    if words.first().is_some_and(|program| program.is_empty()) {
+        read.fault("command[0]", "must name a program, is empty");
+    }
+    words.into_iter().map(str::to_owned).collect()
+}
+
+fn read_env(read: &mut Reader<'_>) -> BTreeMap<String, String> {
+    let env = read.text_map("env");
+    for name in env.keys() {
+        if let Err(message) = rule::check_env_name(name) {
+            read.fault(&format!("env.{name}"), message);
+        }
+    }
+    env
+}
+
+fn read_resources(top: &mut Reader<'_>) -> Resources {
+    let mut read = top.object("resources");
+    Resources {
+        cpu: read.checked_or_number("cpu", Quantity::parse),
+        memory: read.checked_or_number("memory", Quantity::parse),
+    }
+}
+
+fn read_retry_on(read: &mut Reader<'_>) -> RetryOn {
+    let Some(words) = read.texts("retryOn") else {
+        return RetryOn::default();
+    };
+    let mut set = RetryOn::NONE;
+    for (at, word) in words.into_iter().enumerate() {
+        match choose(word, &RetryOn::WORDS) {
+            Some(one) => set = set.with(one),
+            None => {
+                let message = format!("must be {}, is {word:?}", one_of(&RetryOn::WORDS));
+                read.fault(&format!("retryOn[{at}]"), message);
+            }
+        }
+    }
+    set
+}
+
+fn read_local(top: &mut Reader<'_>, platform: Platform) -> LocalRun {
+    let mut read = top.object("local");
+    let directory = read.text("directory").map(str::to_owned);
+    let relative = directory.as_deref().filter(|path| !path.starts_with('/'));
+    if let Some(path) = relative.filter(|_| platform == Platform::Local) {
+        read.fault(
+            "directory",
+            format!("must be an absolute path, is {path:?}"),
+        );
+    }
+    LocalRun {
+        command: read_command(&mut read),
+        env: read_env(&mut read),
+        build: read.text("build").map(str::to_owned),
+        directory,
+    }
+}

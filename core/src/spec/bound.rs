@@ -1,0 +1,36 @@
+//! The ranges of a function's settings, each stated once: the resolver, the flags for defaults
+//! and the API description are all held against these.
+//! It holds no code, and nothing here can be configured.
+
+use std::ops::RangeInclusive;
+
+/// Longest function name on any platform.
+pub const NAME_LEN_MAX: usize = 63;
+/// Longest function name on Kubernetes: `fn-` and `-` + 5 random characters still fit a pod name.
+pub const KUBERNETES_NAME_LEN_MAX: usize = 50;
+
+pub const TIMEOUT_MS: RangeInclusive<u32> = 1..=300_000;
+pub const CONCURRENCY: RangeInclusive<u32> = 1..=1024;
+pub const QUEUE_SIZE: RangeInclusive<u32> = 1..=10_000;
+pub const MAX_RETRIES: RangeInclusive<u32> = 0..=10;
+
+/// Most pods that one function may have.
+pub const REPLICAS_MAX: u32 = 256;
+pub const MIN_REPLICAS: RangeInclusive<u32> = 0..=REPLICAS_MAX;
+pub const MAX_REPLICAS: RangeInclusive<u32> = 1..=REPLICAS_MAX;
+/// More in flight in one pod than the whole function may have could never be used.
+pub const TARGET_IN_FLIGHT_PER_POD: RangeInclusive<u32> = 1..=*CONCURRENCY.end();
+/// A day: a pod that shall stay longer is what `minReplicas` is for.
+pub const IDLE_TIMEOUT_MS: RangeInclusive<u32> = 1..=86_400_000;
+
+/// Nesting of a function description, `podTemplate` included.
+pub const DEPTH_MAX: usize = 64;
+/// `sun_path` is 108 bytes with its closing zero.
+pub const SOCKET_PATH_LEN_MAX: usize = 107;
+/// Longest `endpointUrl`, path and query included.
+pub const ENDPOINT_LEN_MAX: usize = 2048;
+
+/// Added to a function's timeout for the time a pod has to end by itself, in seconds.
+pub const GRACE_EXTRA_S: u32 = 10;
+
+const _: () = assert!(KUBERNETES_NAME_LEN_MAX + "fn-".len() + "-12345".len() <= NAME_LEN_MAX);

@@ -1,0 +1,144 @@
+//! The settings that are one of a few words, as small `Copy` types for the calls' path.
+//! They are written in their canonical words and never in an alias.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// How a function's calls are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum ExecutionMode {
+    /// One pod per call.
+    #[default]
+    Job,
+    /// Pods that the platform keeps and reuses.
+    Warm,
+    /// An endpoint that somebody else runs.
+    Pool,
+    /// An echo inside the control plane.
+    Local,
+}
+
+impl ExecutionMode {
+    /// Every accepted word; the canonical ones first, then the aliases.
+    pub const WORDS: [(&'static str, Self); 6] = [
+        ("JOB", Self::Job),
+        ("WARM", Self::Warm),
+        ("POOL", Self::Pool),
+        ("LOCAL", Self::Local),
+        ("REMOTE", Self::Job),
+        ("DEPLOYMENT", Self::Warm),
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Job => "JOB",
+            Self::Warm => "WARM",
+            Self::Pool => "POOL",
+            Self::Local => "LOCAL",
+        }
+    }
+
+    /// Whether a bridge has to run pods (or processes) for it.
+    pub const fn has_pods(self) -> bool {
+        matches!(self, Self::Job | Self::Warm)
+    }
+}
+
+impl fmt::Display for ExecutionMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// How a pod's watchdog talks to the program that it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum RuntimeMode {
+    #[default]
+    Http,
+    Stdio,
+}
+
+impl RuntimeMode {
+    pub const WORDS: [(&'static str, Self); 2] = [("HTTP", Self::Http), ("STDIO", Self::Stdio)];
+
+    /// The value of a pod's `EXECUTION_MODE`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Stdio => "STDIO",
+        }
+    }
+}
+
+/// When a node fetches a function's image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub enum ImagePullPolicy {
+    Always,
+    #[default]
+    IfNotPresent,
+    Never,
+}
+
+impl ImagePullPolicy {
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("IfNotPresent", Self::IfNotPresent),
+        ("Always", Self::Always),
+        ("Never", Self::Never),
+    ];
+}
+
+/// What may run again although it may have run already: a set in one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RetryOn(u8);
+
+impl RetryOn {
+    pub const NONE: Self = Self(0);
+    /// The pod was lost while the call ran.
+    pub const POD: Self = Self(1);
+    /// The attempt's deadline passed.
+    pub const TIMEOUT: Self = Self(2);
+    /// The function raised, or answered non-2xx.
+    pub const ERROR: Self = Self(4);
+
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("POD", Self::POD),
+        ("TIMEOUT", Self::TIMEOUT),
+        ("ERROR", Self::ERROR),
+    ];
+
+    /// Whether everything in `other` is in this set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl Default for RetryOn {
+    fn default() -> Self {
+        Self::POD
+    }
+}
+
+impl Serialize for RetryOn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let words = Self::WORDS.iter().filter(|(_, one)| self.contains(*one));
+        serializer.collect_seq(words.map(|(word, _)| word))
+    }
+}
+
+/// What runs the pods, and so which settings a function needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Platform {
+    /// Processes on this machine.
+    Local,
+    Kubernetes,
+    /// Nothing: only POOL and LOCAL functions.
+    None,
+}

@@ -1,0 +1,156 @@
+//! A function as somebody wrote it: JSON or YAML whose fields nobody has checked.
+//! It never rejects a single field; `FunctionSpec::resolve` does that, all faults at once.
+//! The API's body, function files and the Kubernetes object are all read into this.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+use super::json::{Json, JsonObject};
+
+/// Group and version of the Kubernetes form.
+pub const API_VERSION: &str = "nanofaas.io/v1";
+/// Kind of the Kubernetes form.
+pub const KIND: &str = "Function";
+
+/// A field that cannot be taken as it is. Shown as `field: message`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct FieldFault {
+    /// Dotted path, for instance `scalingConfig.minReplicas`.
+    pub field: String,
+    /// What it must be, and what it is.
+    pub message: String,
+}
+
+impl FieldFault {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for FieldFault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.field, self.message)
+    }
+}
+
+/// The fields of a function as given, in the bare form (`name` beside the rest).
+///
+/// Reading accepts the bare form and the Kubernetes object; writing gives the bare form.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FunctionDraft {
+    fields: JsonObject,
+    /// What was wrong with the object around the fields.
+    faults: Vec<FieldFault>,
+}
+
+impl FunctionDraft {
+    /// Takes a JSON value apart. Fails only when it is no object at all.
+    pub fn from_json(value: Json) -> Result<Self, FieldFault> {
+        let Json::Object(fields) = value else {
+            let message = format!("must be an object, is {}", value.describe());
+            return Err(FieldFault::new("function", message));
+        };
+        let wrapped = ["apiVersion", "kind", "spec"]
+            .iter()
+            .any(|key| fields.contains_key(*key));
+        if wrapped {
+            Ok(Self::unwrap(fields))
+        } else {
+            Ok(Self {
+                fields,
+                faults: Vec::new(),
+            })
+        }
+    }
+
+    fn unwrap(mut object: JsonObject) -> Self {
+        let mut faults = Vec::new();
+        for (field, wanted) in [("apiVersion", API_VERSION), ("kind", KIND)] {
+            let given = object.get(field).unwrap_or(&Json::Null);
+            if given.as_text() != Some(wanted) {
+                let message = format!("must be {wanted:?}, is {}", given.describe());
+                faults.push(FieldFault::new(field, message));
+            }
+        }
+        let mut fields = match object.remove("spec") {
+            Some(Json::Object(fields)) => fields,
+            None | Some(Json::Null) => JsonObject::new(),
+            Some(other) => {
+                let message = format!("must be an object, is {}", other.describe());
+                faults.push(FieldFault::new("spec", message));
+                JsonObject::new()
+            }
+        };
+        let metadata = object.get("metadata").and_then(Json::as_object);
+        let name = metadata
+            .and_then(|fields| fields.get("name"))
+            .unwrap_or(&Json::Null);
+        match fields.get("name") {
+            Some(inner) if !inner.is_null() && inner != name => {
+                let message = format!("differs from metadata.name, which is {}", name.describe());
+                faults.push(FieldFault::new("name", message));
+            }
+            _ => {
+                fields.insert("name".to_owned(), name.clone());
+            }
+        }
+        Self { fields, faults }
+    }
+
+    /// The name, when there is one and it is a text; whether it is a valid one is not known yet.
+    pub fn name(&self) -> Option<&str> {
+        self.get("name").and_then(Json::as_text)
+    }
+
+    /// A field by its dotted path; a null counts as absent.
+    pub fn get(&self, path: &str) -> Option<&Json> {
+        let mut parts = path.split('.');
+        let mut value = self.fields.get(parts.next()?)?;
+        for part in parts {
+            value = value.as_object()?.get(part)?;
+        }
+        (!value.is_null()).then_some(value)
+    }
+
+    /// Sets a field by its dotted path. Objects on the way that are missing or null are made;
+    /// a part of the path that is something else stays, for `resolve` to name it.
+    pub fn set(&mut self, path: &str, value: Json) {
+        let mut parts: Vec<&str> = path.split('.').collect();
+        let Some(last) = parts.pop() else { return };
+        let mut fields = &mut self.fields;
+        for part in parts {
+            let inner = fields.entry(part.to_owned()).or_insert(Json::Null);
+            if inner.is_null() {
+                *inner = Json::Object(JsonObject::new());
+            }
+            let Json::Object(inner) = inner else { return };
+            fields = inner;
+        }
+        fields.insert(last.to_owned(), value);
+    }
+
+    pub(super) fn fields(&self) -> &JsonObject {
+        &self.fields
+    }
+
+    /// What was wrong around the fields (`apiVersion`, `kind`, `spec`).
+    pub fn faults(&self) -> &[FieldFault] {
+        &self.faults
+    }
+}
+
+impl<'de> Deserialize<'de> for FunctionDraft {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_json(Json::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for FunctionDraft {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.fields.serialize(serializer)
+    }
+}

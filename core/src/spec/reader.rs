@@ -1,0 +1,216 @@
+//! Takes typed values out of a draft's fields and notes every fault under the field's name.
+//! It never stops at a fault: what is wrong reads as absent, so that the rest is checked too.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use super::draft::FieldFault;
+use super::json::{Json, JsonObject};
+
+pub(super) struct Reader<'a> {
+    fields: Option<&'a JsonObject>,
+    /// Empty, or the path with its closing dot.
+    prefix: String,
+    faults: &'a mut Vec<FieldFault>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(fields: &'a JsonObject, faults: &'a mut Vec<FieldFault>) -> Self {
+        Self {
+            fields: Some(fields),
+            prefix: String::new(),
+            faults,
+        }
+    }
+
+    pub(super) fn fault(&mut self, field: &str, message: impl Into<String>) {
+        self.faults
+            .push(FieldFault::new(format!("{}{field}", self.prefix), message));
+    }
+
+    /// Whether something was given, right or wrong.
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.raw(field).is_some()
+    }
+
+    fn raw(&self, field: &str) -> Option<&'a Json> {
+        self.fields?.get(field).filter(|value| !value.is_null())
+    }
+
+    fn wrong(&mut self, field: &str, wanted: &str, given: &Json) {
+        self.fault(field, format!("must be {wanted}, is {}", given.describe()));
+    }
+
+    /// The fields of an object inside this one; absent reads as empty.
+    pub(super) fn object(&mut self, field: &str) -> Reader<'_> {
+        let fields = match self.raw(field) {
+            None => None,
+            Some(Json::Object(fields)) => Some(fields),
+            Some(other) => {
+                self.wrong(field, "an object", other);
+                None
+            }
+        };
+        let prefix = format!("{}{field}.", self.prefix);
+        Reader {
+            fields,
+            prefix,
+            faults: self.faults,
+        }
+    }
+
+    /// An object of any shape.
+    pub(super) fn any_object(&mut self, field: &str) -> Option<&'a JsonObject> {
+        let given = self.raw(field)?;
+        let fields = given.as_object();
+        if fields.is_none() {
+            self.wrong(field, "an object", given);
+        }
+        fields
+    }
+
+    pub(super) fn number(&mut self, field: &str, range: &RangeInclusive<u32>) -> Option<u32> {
+        let given = self.raw(field)?;
+        let (least, most) = (range.start(), range.end());
+        let whole = match given {
+            Json::Unsigned(value) => u32::try_from(*value).ok(),
+            Json::Float(value) => whole(*value),
+            Json::Signed(_) => None,
+            _ => {
+                self.wrong(
+                    field,
+                    &format!("a whole number from {least} to {most}"),
+                    given,
+                );
+                return None;
+            }
+        };
+        let value = whole.filter(|value| range.contains(value));
+        if value.is_none() {
+            self.wrong(field, &format!("{least} to {most}"), given);
+        }
+        value
+    }
+
+    /// A text that is not empty and holds no NUL, which neither a process nor a pod can take.
+    pub(super) fn text(&mut self, field: &str) -> Option<&'a str> {
+        let given = self.raw(field)?;
+        match given {
+            Json::Text(text) if text.is_empty() => self.fault(field, "must not be empty"),
+            Json::Text(text) if text.contains('\0') => self.fault(field, NO_NUL),
+            Json::Text(text) => return Some(text),
+            _ => self.wrong(field, TEXT, given),
+        }
+        None
+    }
+
+    /// A text, put through a check of its own.
+    pub(super) fn checked<T>(
+        &mut self,
+        field: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.text(field)?;
+        check(text)
+            .map_err(|message| self.fault(field, message))
+            .ok()
+    }
+
+    /// Like `checked`, but a number is taken by its digits (`cpu: 2` in YAML).
+    pub(super) fn checked_or_number<T>(
+        &mut self,
+        field: &str,
+        check: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let number = match self.raw(field)? {
+            Json::Unsigned(value) => value.to_string(),
+            Json::Signed(value) => value.to_string(),
+            Json::Float(value) => value.to_string(),
+            _ => return self.checked(field, check),
+        };
+        check(&number)
+            .map_err(|message| self.fault(field, message))
+            .ok()
+    }
+
+    pub(super) fn choice<T: Copy>(&mut self, field: &str, words: &[(&str, T)]) -> Option<T> {
+        let given = self.raw(field)?;
+        let found = given.as_text().and_then(|text| choose(text, words));
+        if found.is_none() {
+            self.wrong(field, &one_of(words), given);
+        }
+        found
+    }
+
+    /// A list of texts; a fault names the place (`command[1]`).
+    pub(super) fn texts(&mut self, field: &str) -> Option<Vec<&'a str>> {
+        let given = self.raw(field)?;
+        let Json::List(items) = given else {
+            self.wrong(field, "a list", given);
+            return None;
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            match item {
+                Json::Text(text) if text.contains('\0') => {
+                    self.fault(&format!("{field}[{at}]"), NO_NUL);
+                }
+                Json::Text(text) => texts.push(text.as_str()),
+                other => self.wrong(&format!("{field}[{at}]"), TEXT, other),
+            }
+        }
+        Some(texts)
+    }
+
+    /// An object of texts; a fault names the entry (`env.HOME`).
+    pub(super) fn text_map(&mut self, field: &str) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        let Some(entries) = self.any_object(field) else {
+            return texts;
+        };
+        for (name, value) in entries {
+            match value {
+                Json::Text(text) if text.contains('\0') => {
+                    self.fault(&format!("{field}.{name}"), NO_NUL);
+                }
+                Json::Text(text) => {
+                    texts.insert(name.clone(), text.clone());
+                }
+                other => self.wrong(&format!("{field}.{name}"), TEXT, other),
+            }
+        }
+        texts
+    }
+}
+
+const NO_NUL: &str = "must not contain a NUL character";
+/// YAML reads `yes`-like words and digits as something else; this says how to get a text.
+const TEXT: &str = "a text (in quotes)";
+
+/// JSON has one kind of number: `4.0` is as whole as `4`.
+fn whole(value: f64) -> Option<u32> {
+    let fits = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked above"
+    )]
+    fits.then_some(value as u32)
+}
+
+pub(super) fn choose<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
+    words
+        .iter()
+        .find(|(word, _)| *word == text)
+        .map(|(_, value)| *value)
+}
+
+/// `A, B or C`.
+pub(super) fn one_of<T>(words: &[(&str, T)]) -> String {
+    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    match words.as_slice() {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}

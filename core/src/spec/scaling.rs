@@ -1,0 +1,62 @@
+//! How many pods a WARM function keeps. It computes the default of `maxReplicas` and holds
+//! `minReplicas` ≤ `maxReplicas`; when to start and stop pods is the scheduler's.
+
+use serde::Serialize;
+
+use super::bound::{
+    IDLE_TIMEOUT_MS, MAX_REPLICAS, MIN_REPLICAS, REPLICAS_MAX, TARGET_IN_FLIGHT_PER_POD,
+};
+use super::reader::Reader;
+
+/// Kept for every function, used for WARM ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ScalingConfig {
+    /// Pods that stay without calls; 0 scales to zero.
+    pub min_replicas: u32,
+    /// At least 1 and at least `min_replicas`.
+    pub max_replicas: u32,
+    /// Hard cap of calls at once in one pod.
+    pub target_in_flight_per_pod: u32,
+    /// A pod above `min_replicas` goes after this long without a call, in milliseconds.
+    pub idle_timeout_ms: u32,
+}
+
+impl ScalingConfig {
+    pub const MIN_REPLICAS_DEFAULT: u32 = 1;
+    pub const TARGET_IN_FLIGHT_PER_POD_DEFAULT: u32 = 1;
+    pub const IDLE_TIMEOUT_MS_DEFAULT: u32 = 600_000;
+
+    /// What `maxReplicas` is when it is not given: as many pods as the calls can fill.
+    pub fn max_replicas_default(concurrency: u32, per_pod: u32, min_replicas: u32) -> u32 {
+        let filled = concurrency.div_ceil(per_pod.max(1));
+        filled.clamp(1, REPLICAS_MAX).max(min_replicas)
+    }
+
+    pub(super) fn read(top: &mut Reader<'_>, concurrency: u32) -> Self {
+        let mut read = top.object("scalingConfig");
+        let per_pod = read
+            .number("targetInFlightPerPod", &TARGET_IN_FLIGHT_PER_POD)
+            .unwrap_or(Self::TARGET_IN_FLIGHT_PER_POD_DEFAULT);
+        let idle_timeout_ms = read
+            .number("idleTimeoutMs", &IDLE_TIMEOUT_MS)
+            .unwrap_or(Self::IDLE_TIMEOUT_MS_DEFAULT);
+        let min = read.number("minReplicas", &MIN_REPLICAS);
+        let max = read.number("maxReplicas", &MAX_REPLICAS);
+        let min_replicas = min.unwrap_or(Self::MIN_REPLICAS_DEFAULT);
+        let fallback = Self::max_replicas_default(concurrency, per_pod, min_replicas);
+        let max_replicas = max.unwrap_or(fallback);
+        if min_replicas > max_replicas {
+            let message =
+                format!("must be at most maxReplicas, which is {max_replicas}, is {min_replicas}");
+            read.fault("minReplicas", message);
+        }
+        Self {
+            min_replicas,
+            max_replicas,
+            target_in_flight_per_pod: per_pod,
+            idle_timeout_ms,
+        }
+    }
+}

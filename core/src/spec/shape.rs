@@ -1,0 +1,131 @@
+//! The hash that says whether a running pod still fits its function's spec.
+//! It is FNV-1a with 64 bits, written by hand because a pod carries it from one build of the
+//! platform to the next: the same fields must always give the same number.
+
+use std::collections::BTreeMap;
+
+use super::json::Json;
+use super::{Platform, SpecFields};
+
+/// Hashes the fields that shape a pod on `platform`, and nothing else.
+pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
+    let mut shape = Fnv::new();
+    shape.texts("command", &spec.command);
+    shape.map("env", &spec.env);
+    shape.text("runtimeMode", spec.runtime_mode.as_str());
+    shape.option("runtimeCommand", spec.runtime_command.as_deref());
+    shape.number("grace", u64::from(spec.grace_s()));
+    match platform {
+        Platform::Kubernetes => {
+            shape.option("image", spec.image.as_deref());
+            shape.texts("imagePullSecrets", &spec.image_pull_secrets);
+            shape.option(
+                "cpu",
+                spec.resources.cpu.as_ref().map(super::Quantity::as_str),
+            );
+            shape.option(
+                "memory",
+                spec.resources.memory.as_ref().map(super::Quantity::as_str),
+            );
+            if let Some(template) = &spec.pod_template {
+                shape.text("podTemplate", "");
+                shape.object(template);
+            }
+        }
+        Platform::Local => {
+            shape.texts("local.command", &spec.local.command);
+            shape.map("local.env", &spec.local.env);
+            shape.option("local.build", spec.local.build.as_deref());
+            shape.option("local.directory", spec.local.directory.as_deref());
+        }
+        Platform::None => {}
+    }
+    shape.0
+}
+
+struct Fnv(u64);
+
+impl Fnv {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// Lengths go first, so that no two lists run into the same bytes.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.raw(&(bytes.len() as u64).to_le_bytes());
+        self.raw(bytes);
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.bytes(name.as_bytes());
+        self.raw(&value.to_le_bytes());
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.bytes(name.as_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    fn option(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    fn texts(&mut self, name: &str, texts: &[String]) {
+        self.number(name, texts.len() as u64);
+        for text in texts {
+            self.bytes(text.as_bytes());
+        }
+    }
+
+    fn map(&mut self, name: &str, entries: &BTreeMap<String, String>) {
+        self.number(name, entries.len() as u64);
+        for (key, value) in entries {
+            self.text(key, value);
+        }
+    }
+
+    fn object(&mut self, fields: &BTreeMap<String, Json>) {
+        self.raw(&(fields.len() as u64).to_le_bytes());
+        for (name, value) in fields {
+            self.bytes(name.as_bytes());
+            self.json(value);
+        }
+    }
+
+    fn json(&mut self, value: &Json) {
+        match value {
+            Json::Null => self.raw(b"0"),
+            Json::Bool(value) => self.raw(if *value { b"t" } else { b"f" }),
+            Json::Unsigned(value) => self.tagged(b"u", value.to_le_bytes()),
+            Json::Signed(value) => self.tagged(b"i", value.to_le_bytes()),
+            Json::Float(value) => self.tagged(b"d", value.to_bits().to_le_bytes()),
+            Json::Text(text) => {
+                self.raw(b"s");
+                self.bytes(text.as_bytes());
+            }
+            Json::List(items) => {
+                self.tagged(b"l", (items.len() as u64).to_le_bytes());
+                for item in items {
+                    self.json(item);
+                }
+            }
+            Json::Object(fields) => {
+                self.raw(b"o");
+                self.object(fields);
+            }
+        }
+    }
+
+    fn tagged(&mut self, tag: &[u8], bytes: [u8; 8]) {
+        self.raw(tag);
+        self.raw(&bytes);
+    }
+}
