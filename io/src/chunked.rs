@@ -1,0 +1,197 @@
+//! Undoes the chunked transfer coding, a piece at a time.
+//!
+//! It keeps a state of a few words and no bytes: data goes straight to the caller's buffer, chunk
+//! extensions and trailers are read, bounded and dropped. The outcome is the same however the input
+//! is split. Used for clients' requests (`client`) and pods' answers (`pod`).
+
+use crate::head::Fault;
+
+/// A longer chunk-size line is refused, its extensions included.
+pub const CHUNK_LINE_MAX: u32 = 1024;
+/// More bytes of extensions in one body are refused: tiny chunks with long lines are an attack.
+pub const EXTENSIONS_MAX: u32 = 16 * 1024;
+/// More bytes of trailers in one body are refused.
+pub const TRAILERS_MAX: u32 = 16 * 1024;
+/// Sixteen hex digits are 64 bits: no chunk size that fits can overflow.
+const SIZE_DIGITS_MAX: u32 = 16;
+
+/// What a piece of input did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the input used up; what follows the body is left alone.
+    pub consumed: usize,
+    /// The body is complete.
+    pub done: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Size,
+    /// White space after the size, which only an extension may follow.
+    SizeSpace,
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    TrailerStart,
+    TrailerName,
+    TrailerValue,
+    TrailerLf,
+    LastLf,
+    Done,
+}
+
+/// One body's decoder; begin the next with `default()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chunked {
+    state: State,
+    /// The chunk's size while its line is read, then what is left of it.
+    left: u64,
+    digits: u32,
+    line: u32,
+    extensions: u32,
+    trailers: u32,
+}
+
+impl Chunked {
+    /// Appends what `input` holds of the body to `out`, which may grow to `max` bytes in all: a
+    /// chunk that would pass it is refused when its size is known, before its data.
+    pub fn decode(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<Progress, Fault> {
+        let mut at = 0;
+        while at < input.len() && self.state != State::Done {
+            if self.state == State::Data {
+                let take = self.left.min((input.len() - at) as u64) as usize;
+                out.extend_from_slice(&input[at..at + take]);
+                at += take;
+                self.left -= take as u64;
+                if self.left == 0 {
+                    self.state = State::DataCr;
+                }
+                continue;
+            }
+            let byte = input[at];
+            self.state = match self.state {
+                State::Size | State::SizeSpace | State::Extension => self.size_line(byte)?,
+                State::SizeLf => {
+                    expect_lf(byte)?;
+                    let room = max.saturating_sub(out.len()) as u64;
+                    self.begin_data(room)?
+                }
+                State::DataCr if byte == b'\r' => State::DataLf,
+                State::DataCr => {
+                    return Err(Fault::Malformed("a chunk is longer than its size says"));
+                }
+                State::DataLf => {
+                    expect_lf(byte)?;
+                    State::Size
+                }
+                State::LastLf => {
+                    expect_lf(byte)?;
+                    State::Done
+                }
+                state => self.trailer(state, byte)?,
+            };
+            at += 1;
+        }
+        Ok(Progress {
+            consumed: at,
+            done: self.state == State::Done,
+        })
+    }
+
+    fn size_line(&mut self, byte: u8) -> Result<State, Fault> {
+        self.line += 1;
+        if self.line > CHUNK_LINE_MAX {
+            return Err(Fault::Malformed(
+                "a chunk-size line is over 1 KiB: send no extensions",
+            ));
+        }
+        if self.state == State::Size {
+            if let Some(digit) = char::from(byte).to_digit(16) {
+                self.digits += 1;
+                if self.digits > SIZE_DIGITS_MAX {
+                    return Err(Fault::Malformed("a chunk size has over 16 digits"));
+                }
+                self.left = self.left << 4 | u64::from(digit);
+                return Ok(State::Size);
+            }
+            if self.digits == 0 {
+                return Err(Fault::Malformed(
+                    "a chunk must begin with its size in hex digits",
+                ));
+            }
+        }
+        match (self.state, byte) {
+            (State::Size | State::Extension, b'\r') => return Ok(State::SizeLf),
+            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {}
+            (State::Size | State::SizeSpace, b' ' | b'\t' | b';') => {}
+            _ => {
+                return Err(Fault::Malformed(
+                    "a chunk-size line holds a byte it must not",
+                ));
+            }
+        }
+        self.extensions += 1;
+        if self.extensions > EXTENSIONS_MAX {
+            return Err(Fault::Malformed(
+                "over 16 KiB of chunk extensions: send none",
+            ));
+        }
+        if self.state == State::Extension || byte == b';' {
+            Ok(State::Extension)
+        } else {
+            Ok(State::SizeSpace)
+        }
+    }
+
+    fn begin_data(&mut self, room: u64) -> Result<State, Fault> {
+        (self.digits, self.line) = (0, 0);
+        if self.left == 0 {
+            return Ok(State::TrailerStart);
+        }
+        if self.left > room {
+            return Err(Fault::BodyTooLarge);
+        }
+        Ok(State::Data)
+    }
+
+    fn trailer(&mut self, state: State, byte: u8) -> Result<State, Fault> {
+        self.trailers += 1;
+        if self.trailers > TRAILERS_MAX {
+            return Err(Fault::Malformed("over 16 KiB of trailers: send fewer"));
+        }
+        match (state, byte) {
+            (State::TrailerStart, b'\r') => Ok(State::LastLf),
+            (State::TrailerName, b':') => Ok(State::TrailerValue),
+            (State::TrailerStart | State::TrailerName, byte) if is_token(byte) => {
+                Ok(State::TrailerName)
+            }
+            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
+            (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Ok(State::TrailerValue),
+            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
+            _ => Err(Fault::Malformed(
+                "a trailer must be `name: value` and end in CRLF",
+            )),
+        }
+    }
+}
+
+fn expect_lf(byte: u8) -> Result<(), Fault> {
+    match byte {
+        b'\n' => Ok(()),
+        _ => Err(Fault::Malformed(
+            "a CR without LF in a chunked body: end lines in CRLF",
+        )),
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

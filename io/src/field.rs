@@ -1,0 +1,238 @@
+//! Reads the values of the headers and query parameters that the platform knows.
+//!
+//! It decides no framing (`head` does) and allocates nothing. Called by `request` and `answer`
+//! while they parse, and by `route` and `call` for what only some requests need.
+
+/// A value that cannot be taken; the text says what it can be. The connection stays usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadValue(pub &'static str);
+
+pub const TIMEOUT_MS_MAX: u32 = 300_000;
+pub const IDEMPOTENCY_KEY_MAX: usize = 255;
+
+/// What a body is, as far as its treatment differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`, in UTF-8. Not `application/*+json`: such a body has a type of its own,
+    /// which the function wants to see, and its content is not for the platform to read.
+    Json,
+    /// `text/plain`, in UTF-8.
+    Text,
+    /// Anything else, also the two above in another charset.
+    Other,
+    /// No type was named.
+    None,
+}
+
+/// RFC 7240, as far as it is honoured here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefer {
+    pub respond_async: bool,
+    /// Seconds; a number too large for the type is its largest.
+    pub wait_s: Option<u32>,
+    // The first `wait` counts, even when its value does not.
+    wait_seen: bool,
+}
+
+/// Without the spaces and tabs around it.
+pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
+/// The members of a comma-separated list; empty ones are passed over (RFC 9110 §5.6.1).
+pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&byte| byte == b',')
+        .map(trim)
+        .filter(|member| !member.is_empty())
+}
+
+/// One or more digits and nothing else, within 64 bits.
+pub(crate) fn digits(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |number, &byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+/// The value of `X-Timeout-Ms`: milliseconds, 1 to 300000.
+pub fn parse_timeout_ms(value: &[u8]) -> Result<u32, BadValue> {
+    digits(value)
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|number| (1..=TIMEOUT_MS_MAX).contains(number))
+        .ok_or(BadValue(
+            "X-Timeout-Ms must be a whole number from 1 to 300000",
+        ))
+}
+
+/// The value of `Idempotency-Key`: 1 to 255 bytes.
+pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], BadValue> {
+    if value.is_empty() || value.len() > IDEMPOTENCY_KEY_MAX {
+        return Err(BadValue("Idempotency-Key must have 1 to 255 bytes"));
+    }
+    Ok(value)
+}
+
+/// The value of `Content-Type`; an empty one is as good as none.
+pub fn media_type(value: Option<&[u8]>) -> MediaType {
+    let Some(value) = value.map(trim).filter(|value| !value.is_empty()) else {
+        return MediaType::None;
+    };
+    let mut parts = value.split(|&byte| byte == b';').map(trim);
+    let essence = parts.next().unwrap_or_default();
+    let kind = if essence.eq_ignore_ascii_case(b"application/json") {
+        MediaType::Json
+    } else if essence.eq_ignore_ascii_case(b"text/plain") {
+        MediaType::Text
+    } else {
+        return MediaType::Other;
+    };
+    if parts.all(is_utf8_or_no_charset) {
+        kind
+    } else {
+        MediaType::Other
+    }
+}
+
+fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
+    let Some((name, charset)) = parameter.split_at_checked(8) else {
+        return true;
+    };
+    if !name.eq_ignore_ascii_case(b"charset=") {
+        return true;
+    }
+    let charset = charset
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(charset);
+    [&b"utf-8"[..], b"utf8", b"us-ascii"]
+        .iter()
+        .any(|known| charset.eq_ignore_ascii_case(known))
+}
+
+/// The value of one `Prefer` header.
+pub fn parse_prefer(value: &[u8]) -> Prefer {
+    let mut prefer = Prefer::default();
+    prefer.add(value);
+    prefer
+}
+
+impl Prefer {
+    /// Several headers are read as one list.
+    pub(crate) fn add(&mut self, value: &[u8]) {
+        let mut rest = value;
+        while !rest.is_empty() {
+            let (preference, after) = split_unquoted(rest, b',');
+            rest = after;
+            let (preference, _parameters) = split_unquoted(preference, b';');
+            let (name, word) = split_unquoted(preference, b'=');
+            self.take(trim(name), unquote(trim(word)));
+        }
+    }
+
+    fn take(&mut self, name: &[u8], word: &[u8]) {
+        if name.eq_ignore_ascii_case(b"respond-async") {
+            self.respond_async |= word.is_empty();
+        } else if name.eq_ignore_ascii_case(b"wait") && !self.wait_seen {
+            self.wait_seen = true;
+            let is_number = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+            self.wait_s = is_number.then(|| {
+                digits(word)
+                    .and_then(|number| u32::try_from(number).ok())
+                    .unwrap_or(u32::MAX)
+            });
+        }
+    }
+}
+
+/// What stands before and after the first `mark` that is not inside a quoted string.
+fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
+    let mut quoted = false;
+    let mut at = 0;
+    while at < value.len() {
+        match value[at] {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            byte if byte == mark && !quoted => return (&value[..at], &value[at + 1..]),
+            _ => {}
+        }
+        at += 1;
+    }
+    (value, &[])
+}
+
+/// A quoted string's content. Escapes stay as they are: no value known here needs one.
+fn unquote(word: &[u8]) -> &[u8] {
+    word.strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(word)
+}
+
+/// The whole number that a query (without its `?`) gives under `name`; none when it is not there.
+pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
+    let mut found = None;
+    for pair in query.split(|&byte| byte == b'&') {
+        let end = pair.iter().position(|&byte| byte == b'=');
+        let (key, value) = end.map_or((pair, &b""[..]), |end| (&pair[..end], &pair[end + 1..]));
+        if !name.bytes().map(Some).eq(decoded(key)) {
+            continue;
+        }
+        if found.is_some() {
+            return Err(BadValue("a query parameter is there twice: give it once"));
+        }
+        let number = decoded(value).try_fold(0u32, |number, byte| {
+            let digit = byte.filter(u8::is_ascii_digit)? - b'0';
+            number.checked_mul(10)?.checked_add(u32::from(digit))
+        });
+        found = number.filter(|_| !value.is_empty());
+        if found.is_none() {
+            return Err(BadValue(
+                "a query parameter that counts must be a whole number",
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// One segment of a path with its `%XX` undone, in `room` where there are any. What is longer than
+/// `room` names nothing that exists.
+pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, BadValue> {
+    const BAD: BadValue =
+        BadValue("the path must be UTF-8 text, with % only before two hex digits");
+    if !segment.contains(&b'%') {
+        return str::from_utf8(segment).map_err(|_| BAD);
+    }
+    let mut length = 0;
+    for byte in decoded(segment) {
+        let byte = byte.filter(|byte| !byte.is_ascii_control()).ok_or(BAD)?;
+        *room
+            .get_mut(length)
+            .ok_or(BadValue("a part of the path is longer than any name"))? = byte;
+        length += 1;
+    }
+    str::from_utf8(&room[..length]).map_err(|_| BAD)
+}
+
+/// The bytes with `%XX` undone; `None` stands for a `%` that is not followed by two hex digits.
+fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
+    let mut rest = text.iter();
+    std::iter::from_fn(move || {
+        let &byte = rest.next()?;
+        if byte != b'%' {
+            return Some(Some(byte));
+        }
+        let mut nibble = || rest.next().and_then(|&byte| char::from(byte).to_digit(16));
+        let (high, low) = (nibble(), nibble());
+        Some(high.zip(low).map(|(high, low)| (high << 4 | low) as u8))
+    })
+}

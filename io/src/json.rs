@@ -1,0 +1,493 @@
+//! Checks JSON without building anything from it, and finds the pieces that a call needs.
+//!
+//! Strict RFC 8259 and UTF-8, one pass, no recursion, no allocation: nesting is a bit each in one
+//! word. Lone surrogates (`\ud800`) are refused, since no text can hold them. `call` checks request
+//! envelopes with it before they are queued, and pods' outputs before they go into an envelope.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::scan;
+
+/// No document nests deeper: the word that holds the nesting has this many bits.
+pub const DEPTH_MAX: u32 = u128::BITS;
+
+/// What is wrong and at which byte, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} at byte {at}")]
+pub struct JsonFault {
+    pub kind: JsonFaultKind,
+    pub at: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonFaultKind {
+    /// Not UTF-8.
+    Utf8,
+    /// The text ends inside a value.
+    End,
+    /// A byte that cannot stand here.
+    Unexpected,
+    /// A control character inside a string.
+    Control,
+    Escape,
+    Surrogate,
+    Number,
+    /// Nested too deeply.
+    Depth,
+    /// Something follows the value.
+    Trailing,
+    NotAnObject,
+    InputMissing,
+    InputRepeated,
+    MetadataRepeated,
+    MetadataType,
+}
+
+impl fmt::Display for JsonFaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Utf8 => "the text is not UTF-8",
+            Self::End => "the JSON ends too early",
+            Self::Unexpected => "the JSON has a character where it must not be",
+            Self::Control => "a string has a control character that must be escaped",
+            Self::Escape => "a string has an unknown escape",
+            Self::Surrogate => "a string has half of a surrogate pair",
+            Self::Number => "a number is malformed",
+            Self::Depth => "the JSON is nested deeper than 128 levels",
+            Self::Trailing => "something follows the JSON value",
+            Self::NotAnObject => "the body must be an object like {\"input\": …}",
+            Self::InputMissing => "the key \"input\" is missing (it may be null): the object ends",
+            Self::InputRepeated => "the key \"input\" is there twice",
+            Self::MetadataRepeated => "the key \"metadata\" is there twice",
+            Self::MetadataType => "\"metadata\" must be an object whose values are strings",
+        })
+    }
+}
+
+/// Where the parts of a request's envelope stand in its bytes, without the space around them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    pub input: Range<u32>,
+    /// None also where it is null.
+    pub metadata: Option<Range<u32>>,
+}
+
+/// Whether `bytes` is one JSON value in which at most `depth_max` (to 128) containers nest.
+pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonFault> {
+    let mut cursor = Cursor::new(bytes)?;
+    cursor.skip_space();
+    cursor.value(depth_max)?;
+    cursor.end()
+}
+
+/// Checks a request's envelope as a whole and finds its `input` and `metadata`. Other keys are
+/// checked and passed over.
+pub fn envelope(bytes: &[u8]) -> Result<Envelope, JsonFault> {
+    let mut cursor = Cursor::new(bytes)?;
+    let (mut input, mut metadata) = (None, None);
+    cursor.skip_space();
+    if cursor.peek() != b'{' {
+        return Err(cursor.unexpected(JsonFaultKind::NotAnObject));
+    }
+    cursor.at += 1;
+    cursor.skip_space();
+    let mut more = cursor.peek() != b'}';
+    while more {
+        let key_at = cursor.at;
+        let key = cursor.key()?;
+        let at = cursor.at;
+        match key {
+            Key::Input if input.is_some() => {
+                return Err(fault(JsonFaultKind::InputRepeated, key_at));
+            }
+            Key::Metadata if metadata.is_some() => {
+                return Err(fault(JsonFaultKind::MetadataRepeated, key_at));
+            }
+            Key::Metadata => cursor.metadata()?,
+            Key::Input | Key::Other => cursor.value(DEPTH_MAX - 1)?,
+        }
+        let range = at as u32..cursor.at as u32;
+        match key {
+            Key::Input => input = Some(range),
+            Key::Metadata => metadata = Some(range),
+            Key::Other => {}
+        }
+        more = cursor.comma_or(b'}')?;
+    }
+    let close = cursor.at;
+    cursor.at += 1;
+    cursor.end()?;
+    let input = input.ok_or_else(|| fault(JsonFaultKind::InputMissing, close))?;
+    let metadata = metadata.filter(|range| bytes[range.start as usize] == b'{');
+    Ok(Envelope { input, metadata })
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let mut at = 0;
+    loop {
+        let stop = scan::first(bytes, at, ends_run);
+        out.extend_from_slice(&bytes[at..stop]);
+        let Some(&byte) = bytes.get(stop) else {
+            break;
+        };
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte => {
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&digits);
+            }
+        }
+        at = stop + 1;
+    }
+    out.push(b'"');
+}
+
+/// Appends a `text/plain` body as a JSON string; what is not UTF-8 is a fault and appends nothing.
+pub fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), JsonFault> {
+    write_string(out, utf8(text)?);
+    Ok(())
+}
+
+fn fault(kind: JsonFaultKind, at: usize) -> JsonFault {
+    JsonFault {
+        kind,
+        at: at as u32,
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, JsonFault> {
+    str::from_utf8(bytes).map_err(|error| fault(JsonFaultKind::Utf8, error.valid_up_to()))
+}
+
+/// What a string cannot simply run over: its end, an escape, a control character.
+#[inline(always)]
+fn ends_run(byte: u8) -> bool {
+    (byte == b'"') | (byte == b'\\') | (byte < b' ')
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Input,
+    Metadata,
+    Other,
+}
+
+/// Reads on from `at`, over bytes that are known to be UTF-8.
+struct Cursor<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl<'b> Cursor<'b> {
+    fn new(bytes: &'b [u8]) -> Result<Self, JsonFault> {
+        utf8(bytes)?;
+        Ok(Self { bytes, at: 0 })
+    }
+
+    /// The next byte; 0 at the end, which is no part of any token either.
+    #[inline(always)]
+    fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    #[cold]
+    fn unexpected(&self, kind: JsonFaultKind) -> JsonFault {
+        let kind = if self.at < self.bytes.len() {
+            kind
+        } else {
+            JsonFaultKind::End
+        };
+        fault(kind, self.at)
+    }
+
+    fn end(&mut self) -> Result<(), JsonFault> {
+        self.skip_space();
+        if self.at < self.bytes.len() {
+            return Err(fault(JsonFaultKind::Trailing, self.at));
+        }
+        Ok(())
+    }
+
+    /// After a member: whether a comma (and so another member) follows rather than `close`, which
+    /// is left in place.
+    #[inline]
+    fn comma_or(&mut self, close: u8) -> Result<bool, JsonFault> {
+        self.skip_space();
+        match self.peek() {
+            b',' => {
+                self.at += 1;
+                self.skip_space();
+                Ok(true)
+            }
+            byte if byte == close => Ok(false),
+            _ => Err(self.unexpected(JsonFaultKind::Unexpected)),
+        }
+    }
+
+    /// One value, without the space around it. Bit 0 of `objects` tells what the innermost open
+    /// container is, bit 1 the one around it, and so on.
+    fn value(&mut self, depth_max: u32) -> Result<(), JsonFault> {
+        let depth_max = depth_max.min(DEPTH_MAX);
+        let mut objects = 0u128;
+        let mut depth = 0;
+        loop {
+            match self.peek() {
+                b'"' => _ = self.string()?,
+                open @ (b'{' | b'[') => {
+                    if depth == depth_max {
+                        return Err(fault(JsonFaultKind::Depth, self.at));
+                    }
+                    self.at += 1;
+                    depth += 1;
+                    objects = objects << 1 | u128::from(open == b'{');
+                    self.skip_space();
+                    if self.peek() != open + 2 {
+                        if open == b'{' {
+                            self.string_key()?;
+                        }
+                        continue;
+                    }
+                    self.at += 1;
+                    depth -= 1;
+                    objects >>= 1;
+                }
+                b'-' | b'0'..=b'9' => self.number()?,
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                _ => return Err(self.unexpected(JsonFaultKind::Unexpected)),
+            }
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let is_object = objects & 1 == 1;
+                if self.comma_or(if is_object { b'}' } else { b']' })? {
+                    if is_object {
+                        self.string_key()?;
+                    }
+                    break;
+                }
+                self.at += 1;
+                depth -= 1;
+                objects >>= 1;
+            }
+        }
+    }
+
+    /// A key, its colon, and the space after it. Whether the key has escapes.
+    #[inline]
+    fn string_key(&mut self) -> Result<bool, JsonFault> {
+        if self.peek() != b'"' {
+            return Err(self.unexpected(JsonFaultKind::Unexpected));
+        }
+        let escaped = self.string()?;
+        self.skip_space();
+        if self.peek() != b':' {
+            return Err(self.unexpected(JsonFaultKind::Unexpected));
+        }
+        self.at += 1;
+        self.skip_space();
+        Ok(escaped)
+    }
+
+    /// A key of the envelope, however it is spelled.
+    fn key(&mut self) -> Result<Key, JsonFault> {
+        let start = self.at + 1;
+        let escaped = self.string_key()?;
+        let rest = &self.bytes[start..];
+        if escaped {
+            return Ok(escaped_key(rest));
+        }
+        Ok(if rest.starts_with(b"input\"") {
+            Key::Input
+        } else if rest.starts_with(b"metadata\"") {
+            Key::Metadata
+        } else {
+            Key::Other
+        })
+    }
+
+    /// The value of `metadata`: an object of strings, or null.
+    fn metadata(&mut self) -> Result<(), JsonFault> {
+        if self.peek() == b'n' {
+            return self.literal(b"null");
+        }
+        if self.peek() != b'{' {
+            return Err(self.unexpected(JsonFaultKind::MetadataType));
+        }
+        self.at += 1;
+        self.skip_space();
+        let mut more = self.peek() != b'}';
+        while more {
+            self.string_key()?;
+            if self.peek() != b'"' {
+                return Err(self.unexpected(JsonFaultKind::MetadataType));
+            }
+            self.string()?;
+            more = self.comma_or(b'}')?;
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// A string, from quote to quote. Whether it has escapes.
+    #[inline]
+    fn string(&mut self) -> Result<bool, JsonFault> {
+        let mut escaped = false;
+        self.at += 1;
+        loop {
+            self.at = scan::first(self.bytes, self.at, ends_run);
+            match self.bytes.get(self.at) {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(escaped);
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                Some(_) => return Err(fault(JsonFaultKind::Control, self.at)),
+                None => return Err(fault(JsonFaultKind::End, self.at)),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), JsonFault> {
+        let start = self.at;
+        match self.bytes.get(start + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
+            Some(b'u') => {
+                let unit = self.unit(start)?;
+                self.at += 6;
+                match unit {
+                    0xd800..=0xdbff => {
+                        let low = self.bytes[self.at..].starts_with(b"\\u");
+                        if !low || !matches!(self.unit(self.at)?, 0xdc00..=0xdfff) {
+                            return Err(fault(JsonFaultKind::Surrogate, start));
+                        }
+                        self.at += 6;
+                    }
+                    0xdc00..=0xdfff => return Err(fault(JsonFaultKind::Surrogate, start)),
+                    _ => {}
+                }
+            }
+            Some(_) => return Err(fault(JsonFaultKind::Escape, start)),
+            None => return Err(fault(JsonFaultKind::End, start + 1)),
+        }
+        Ok(())
+    }
+
+    /// The sixteen bits of the `\uXXXX` at `start`.
+    fn unit(&self, start: usize) -> Result<u32, JsonFault> {
+        unit(&self.bytes[start + 2..]).ok_or_else(|| fault(JsonFaultKind::Escape, start))
+    }
+
+    #[inline]
+    fn number(&mut self) -> Result<(), JsonFault> {
+        if self.peek() == b'-' {
+            self.at += 1;
+        }
+        if self.peek() == b'0' {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == b'.' {
+            self.at += 1;
+            self.digits()?;
+        }
+        if matches!(self.peek(), b'e' | b'E') {
+            self.at += 1;
+            if matches!(self.peek(), b'+' | b'-') {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// At least one digit.
+    #[inline(always)]
+    fn digits(&mut self) -> Result<(), JsonFault> {
+        if !self.peek().is_ascii_digit() {
+            return Err(self.unexpected(JsonFaultKind::Number));
+        }
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn literal(&mut self, word: &[u8]) -> Result<(), JsonFault> {
+        if self.bytes[self.at..].starts_with(word) {
+            self.at += word.len();
+            return Ok(());
+        }
+        self.at += self.bytes[self.at..]
+            .iter()
+            .zip(word)
+            .take_while(|(a, b)| a == b)
+            .count();
+        Err(self.unexpected(JsonFaultKind::Unexpected))
+    }
+}
+
+fn unit(digits: &[u8]) -> Option<u32> {
+    digits
+        .first_chunk::<4>()?
+        .iter()
+        .try_fold(0, |unit, &byte| {
+            Some(unit << 4 | char::from(byte).to_digit(16)?)
+        })
+}
+
+/// Which key the text before the closing quote spells, with escapes in it that are known to be
+/// sound. Both names are ASCII, so a byte of anything else settles it.
+#[cold]
+fn escaped_key(text: &[u8]) -> Key {
+    let mut name = [0u8; 8];
+    let mut length = 0;
+    let mut at = 0;
+    while text[at] != b'"' {
+        let (byte, width) = match (text[at], text[at + 1]) {
+            (b'\\', b'u') => (
+                unit(&text[at + 2..]).and_then(|unit| u8::try_from(unit).ok()),
+                6,
+            ),
+            (b'\\', b'/' | b'"' | b'\\') => (Some(text[at + 1]), 2),
+            // The others are control characters, in no name.
+            (b'\\', _) => (None, 2),
+            (byte, _) => (Some(byte), 1),
+        };
+        let (Some(byte), Some(place)) = (byte, name.get_mut(length)) else {
+            return Key::Other;
+        };
+        *place = byte;
+        length += 1;
+        at += width;
+    }
+    match &name[..length] {
+        b"input" => Key::Input,
+        b"metadata" => Key::Metadata,
+        _ => Key::Other,
+    }
+}

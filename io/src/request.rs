@@ -1,0 +1,302 @@
+//! Parses a request's head in place: bytes in, a small `Head` of offsets out.
+//!
+//! It never allocates, never copies a byte, and answers the same however the bytes were split. It
+//! does not route and does not read bodies. `client` calls it as bytes arrive; the rules are
+//! contract §1.2's, in three passes: line discipline (`HeadScan`), httparse, then the headers that
+//! decide where the request ends.
+
+use std::mem::MaybeUninit;
+
+use crate::field::Prefer;
+use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, Span};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    Other(Span),
+}
+
+/// A request's head. Spans count from the head's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes of the head, its empty line included: the body starts here.
+    pub len: usize,
+    pub method: Method,
+    /// HTTP/1.`minor`: 0 or 1.
+    pub minor: u8,
+    /// As sent, escapes and all; `*` only for OPTIONS.
+    pub path: Span,
+    /// What follows the `?`.
+    pub query: Option<Span>,
+    pub framing: Framing,
+    pub keep_alive: bool,
+    /// The client waits for `100 Continue`; never set where no body would follow.
+    pub expect_continue: bool,
+    pub prefer: Prefer,
+    pub host: Option<Span>,
+    pub origin: Option<Span>,
+    pub content_type: Option<Span>,
+    pub idempotency_key: Option<Span>,
+    pub timeout_ms: Option<Span>,
+    pub trace_id: Option<Span>,
+    pub traceparent: Option<Span>,
+    pub tracestate: Option<Span>,
+}
+
+/// The head at the start of `bytes`, or none while it is not there whole. Hand the same `scan` in
+/// again with more bytes: what was searched once is not searched again.
+pub fn parse_head(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
+    let Some(end) = scan.end(bytes, true)? else {
+        return Ok(None);
+    };
+    let bytes = &bytes[..end];
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
+    match parsed.map_err(|error| head::fault_of(error, first_line(bytes)))? {
+        httparse::Status::Complete(length) if length == end => {}
+        _ => return Err(Fault::Malformed("the request's head has no sound end")),
+    }
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
+    else {
+        return Err(Fault::Malformed("the request line is not complete"));
+    };
+    let method = parse_method(bytes, method);
+    let target = parse_target(bytes, target.as_bytes(), method)?;
+    let mut head = Head {
+        len: end,
+        method,
+        minor,
+        path: target.path,
+        query: target.query,
+        framing: Framing::None,
+        keep_alive: false,
+        expect_continue: false,
+        prefer: Prefer::default(),
+        host: None,
+        origin: None,
+        content_type: None,
+        idempotency_key: None,
+        timeout_ms: None,
+        trace_id: None,
+        traceparent: None,
+        tracestate: None,
+    };
+    let mut ending = Ending::default();
+    for header in request.headers.iter() {
+        head.take(bytes, header, &mut ending)?;
+    }
+    head.settle_host(bytes, target.authority)?;
+    head.framing = ending.framing(minor)?;
+    head.keep_alive = ending.keep_alive(minor);
+    // Nobody waits for leave to send nothing, and HTTP/1.0 does not know the question.
+    head.expect_continue &=
+        minor == 1 && !matches!(head.framing, Framing::None | Framing::Length(0));
+    Ok(Some(head))
+}
+
+impl Head {
+    #[inline]
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        header: &httparse::Header<'_>,
+        ending: &mut Ending,
+    ) -> Result<(), Fault> {
+        let Some(known) = Known::of(header.name.as_bytes()) else {
+            return Ok(());
+        };
+        let value = header.value;
+        let span = Span::of_piece(bytes, value);
+        match known {
+            Known::ContentLength => ending.content_length(value)?,
+            Known::TransferEncoding => ending.transfer_encoding(value)?,
+            Known::Connection => ending.connection(value),
+            Known::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+                self.expect_continue = true;
+            }
+            Known::Expect if self.minor == 0 => {}
+            Known::Expect => return Err(Fault::ExpectationFailed),
+            Known::Prefer => self.prefer.add(value),
+            Known::Host => once(&mut self.host, span, "Host is there twice: send it once")?,
+            Known::ContentType => once(
+                &mut self.content_type,
+                span,
+                "Content-Type is there twice: send it once",
+            )?,
+            Known::IdempotencyKey => once(
+                &mut self.idempotency_key,
+                span,
+                "Idempotency-Key is there twice: send it once",
+            )?,
+            Known::TimeoutMs => once(
+                &mut self.timeout_ms,
+                span,
+                "X-Timeout-Ms is there twice: send it once",
+            )?,
+            Known::Traceparent => once(
+                &mut self.traceparent,
+                span,
+                "traceparent is there twice: send it once",
+            )?,
+            // Read by people and passed on: the first is as good as any.
+            Known::Origin => _ = self.origin.get_or_insert(span),
+            Known::TraceId => _ = self.trace_id.get_or_insert(span),
+            Known::Tracestate => _ = self.tracestate.get_or_insert(span),
+        }
+        Ok(())
+    }
+
+    /// One host and no doubt about it: the header's, which a target in absolute form must repeat.
+    fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), Fault> {
+        match (self.host, authority) {
+            (None, _) if self.minor == 1 => {
+                return Err(Fault::Malformed("Host is missing: HTTP/1.1 needs it once"));
+            }
+            (None, authority) => self.host = authority,
+            (Some(host), Some(authority)) => {
+                if !host.of(bytes).eq_ignore_ascii_case(authority.of(bytes)) {
+                    return Err(Fault::Malformed("Host and the request line name two hosts"));
+                }
+            }
+            (Some(_), None) => {}
+        }
+        match self.host {
+            Some(host) if !host.of(bytes).iter().all(|&byte| may_stand_in_host(byte)) => Err(
+                Fault::Malformed("Host must be a name or an address, with :port where needed"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(), Fault> {
+    match place.replace(span) {
+        None => Ok(()),
+        Some(_) => Err(Fault::Malformed(twice)),
+    }
+}
+
+fn may_stand_in_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&byte)
+}
+
+fn parse_method(bytes: &[u8], method: &str) -> Method {
+    match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" => Method::Post,
+        "PUT" => Method::Put,
+        "DELETE" => Method::Delete,
+        "OPTIONS" => Method::Options,
+        "PATCH" => Method::Patch,
+        other => Method::Other(Span::of_piece(bytes, other.as_bytes())),
+    }
+}
+
+struct Target {
+    path: Span,
+    query: Option<Span>,
+    authority: Option<Span>,
+}
+
+/// `/path?query`, `http://host/path?query`, or `*` for OPTIONS.
+fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, Fault> {
+    const BAD: Fault = Fault::Malformed("the request's target must be a path that begins with /");
+    if target.iter().any(|&byte| !byte.is_ascii() || byte == b'#') {
+        return Err(Fault::Malformed(
+            "a # or a non-ASCII byte in the URL: write it as %XX",
+        ));
+    }
+    let start = Span::of_piece(bytes, target).start();
+    let (mut at, mut authority) = (0, None);
+    if target[0] != b'/' {
+        if target == b"*" && method == Method::Options {
+            let path = Span::new(start, start + 1);
+            return Ok(Target {
+                path,
+                query: None,
+                authority,
+            });
+        }
+        let scheme = [&b"http://"[..], b"https://"]
+            .into_iter()
+            .find(|scheme| {
+                target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme)
+            })
+            .ok_or(BAD)?;
+        let host = &target[scheme.len()..];
+        let length = host
+            .iter()
+            .position(|byte| b"/?".contains(byte))
+            .unwrap_or(host.len());
+        if length == 0 {
+            return Err(BAD);
+        }
+        at = scheme.len() + length;
+        authority = Some(Span::new(start + scheme.len(), start + at));
+    }
+    let end = target.len();
+    let mark = target[at..]
+        .iter()
+        .position(|&byte| byte == b'?')
+        .map_or(end, |mark| at + mark);
+    Ok(Target {
+        path: Span::new(start + at, start + mark),
+        query: (mark < end).then(|| Span::new(start + mark + 1, start + end)),
+        authority,
+    })
+}
+
+fn first_line(head: &[u8]) -> &[u8] {
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+    head.split(|&byte| byte == b'\r').next().unwrap_or_default()
+}
+
+/// The headers that mean something here; every other one is passed over.
+#[derive(Clone, Copy)]
+enum Known {
+    Connection,
+    ContentLength,
+    ContentType,
+    Expect,
+    Host,
+    IdempotencyKey,
+    Origin,
+    Prefer,
+    TimeoutMs,
+    TraceId,
+    Traceparent,
+    Tracestate,
+    TransferEncoding,
+}
+
+impl Known {
+    /// Length and first letter leave one candidate, so most headers cost no comparison.
+    #[inline]
+    fn of(name: &[u8]) -> Option<Self> {
+        let (whole, known): (&[u8], _) = match (name.len(), name[0] | 0x20) {
+            (4, b'h') => (b"host", Self::Host),
+            (6, b'e') => (b"expect", Self::Expect),
+            (6, b'o') => (b"origin", Self::Origin),
+            (6, b'p') => (b"prefer", Self::Prefer),
+            (10, b'c') => (b"connection", Self::Connection),
+            (10, b't') => (b"tracestate", Self::Tracestate),
+            (10, b'x') => (b"x-trace-id", Self::TraceId),
+            (11, b't') => (b"traceparent", Self::Traceparent),
+            (12, b'c') => (b"content-type", Self::ContentType),
+            (12, b'x') => (b"x-timeout-ms", Self::TimeoutMs),
+            (14, b'c') => (b"content-length", Self::ContentLength),
+            (15, b'i') => (b"idempotency-key", Self::IdempotencyKey),
+            (17, b't') => (b"transfer-encoding", Self::TransferEncoding),
+            _ => return None,
+        };
+        name.eq_ignore_ascii_case(whole).then_some(known)
+    }
+}
