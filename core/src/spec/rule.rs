@@ -37,7 +37,8 @@ pub fn check_name(name: &str, platform: Platform) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "must be a letter, then up to {} letters, digits, dots, underscores or hyphens, is {name:?}",
+        "must be a letter, then up to {} letters, digits, dots, underscores or hyphens, \
+         is {name:?}",
         NAME_LEN_MAX - 1,
     ))
 }
