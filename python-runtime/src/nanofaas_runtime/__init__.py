@@ -1,0 +1,47 @@
+"""What a function may import: the answer with a content type, and why a call was stopped.
+
+Never imports more than it shows; the process itself starts in `__main__`.
+"""
+
+from __future__ import annotations
+
+
+class Response:
+    """An answer with a content type of its own; the platform hands `body` on untouched.
+
+    `body` is bytes, or text that is sent as UTF-8. Raises TypeError or ValueError at once, in
+    the function's own line, where the answer could not be sent.
+    """
+
+    __slots__ = ("body", "content_type")
+
+    def __init__(
+        self, body: bytes | bytearray | memoryview | str, content_type: str | None = None
+    ) -> None:
+        if isinstance(body, str):
+            self.body = body.encode()
+            content_type = content_type or "text/plain; charset=utf-8"
+        elif isinstance(body, (bytes, bytearray, memoryview)):
+            self.body = bytes(body)
+            content_type = content_type or "application/octet-stream"
+        else:
+            raise TypeError(f"Response.body must be bytes or str, not {type(body).__name__}")
+        if not content_type.isascii() or not content_type.isprintable():
+            raise ValueError(f"Response.content_type must be printable ASCII: {content_type!r}")
+        self.content_type = content_type
+
+
+class CallStopped(BaseException):
+    """Raised inside a plain function that has to end now. Not an `Exception`, so that a broad
+    `except Exception` does not swallow it; what still runs 100 ms later is killed."""
+
+
+class DeadlineExceeded(CallStopped):
+    """The call's deadline passed."""
+
+
+class CallerLeft(CallStopped):
+    """Whoever called closed the connection: nobody would read the answer."""
+
+
+__all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Response"]

@@ -1,0 +1,37 @@
+"""Entry of `python3 -m nanofaas_runtime`: reads the environment, then forks worker and watchdog."""
+
+from __future__ import annotations
+
+import sys
+
+from . import log
+from .settings import BadSetting, Settings
+
+
+def main() -> int:
+    """Runs until told to stop; the exit status is 0 after a drain, 1 after a failed start."""
+    import os
+
+    try:
+        settings = Settings.from_environment(os.environ)
+    except BadSetting as error:
+        log.line("error", str(error))
+        return 2
+    from .watchdog import Watchdog
+
+    watchdog = Watchdog(settings)
+    status = watchdog.run()
+    if status is not None:
+        return status
+    # From here on this process is a worker that the watchdog has just forked.
+    if settings.job is not None:
+        from .job import run_job
+
+        return run_job(settings, watchdog.link)
+    from .worker import run_worker
+
+    return run_worker(settings, watchdog.link)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

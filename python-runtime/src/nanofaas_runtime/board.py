@@ -1,0 +1,45 @@
+"""The words that worker and watchdog share: what runs, until when, on which connection.
+
+An anonymous shared mapping of 64-bit words, each with one writer (named below). Publishing a call
+costs a few stores and no system call: the watchdog looks by itself while calls come, and only
+when it has gone to sleep is it woken by a byte on the link.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+# Writer: the worker.
+SEQ = 0  # Number of the call that runs; 0: none. (Async: nonzero while any runs.)
+DEADLINE = 1  # Its deadline on the monotonic clock, ns; 0: none. (Async: the earliest.)
+CONN = 2  # Number of its connection. (Async: unused.)
+BEAT = 3  # Async: when the loop last turned while calls ran, monotonic ns.
+ANSWERED = 4  # 1 once any call of this pod was answered.
+# Writer: the watchdog.
+STOP_SEQ = 5  # The call that has to end; valid only for the call of that number.
+STOP_WHY = 6  # WHY_*
+# Writer: the watchdog sets it, the worker clears it.
+ASLEEP = 7
+SLOTS = 8  # First of the slot words.
+
+SLOTS_MAX = 1024  # Connections at once; more wait in the listener's backlog.
+
+# A slot word is the connection's number << 2 | what its call does; 0 where the slot is free.
+IDLE = 0  # Nothing of a call has begun.
+RUNS = 1  # A call runs, and no byte of its answer was sent.
+TALKS = 2  # An answer is being sent.
+
+WHY_DEADLINE = 1
+WHY_LEFT = 2
+WHY_STOPPED = 3
+
+BELL = b"!"
+CONNECTION = b"C"  # + slot, number; carries the descriptor
+READY = b"R"  # + loadedAt, readyAt in epoch ms
+FINISHED = b"F"
+STOP = b"T"  # watchdog → worker: finish what runs, then go.
+
+
+def new_board() -> memoryview:
+    """Zeroed words, shared with every process forked from here on."""
+    return memoryview(mmap.mmap(-1, (SLOTS + SLOTS_MAX) * 8)).cast("Q")

@@ -1,0 +1,175 @@
+"""One call: what the function gets, and how what it returns becomes bytes.
+
+Never touches a socket. A header is read only when somebody asks for it: a call whose function
+takes no context and logs nothing pays for none of it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from . import Response
+from .output import BadOutput, encode
+from .wire import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+JSON_TYPE = b"application/json"
+
+
+class BadInput(Exception):
+    """A body that cannot be handed to the function; the message says why."""
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan = _decoder.scan_once
+
+
+def decode(body: bytes | bytearray) -> Any:
+    """JSON text to a value. Raises BadInput."""
+    try:
+        text = body.decode()
+        try:
+            value, end = _scan(text, 0)
+            if end == len(text):
+                return value
+        except StopIteration:
+            pass
+        return _decoder.decode(text.strip(" \t\r\n"))
+    except RecursionError:
+        raise BadInput("the body's JSON is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the body is not UTF-8 (at byte {error.start})") from None
+    except ValueError as error:
+        raise BadInput(f"the body is not JSON: {error}") from None
+
+
+class Call:
+    """A call as it came in; `deadline_ns` is on the monotonic clock, 0 where there is none."""
+
+    __slots__ = ("body", "deadline_ns", "head", "metadata", "stopped", "task")
+
+    def __init__(self, head: Head, body: bytes | bytearray) -> None:
+        self.head = head
+        self.body = body
+        self.metadata: dict[str, Any] | None = None
+        self.stopped = 0
+        self.task: Any = None
+        self.deadline_ns = 0
+        if head.lower.find(b"\r\nx-deadline-ms:") >= 0:
+            left = head.header(b"x-deadline-ms") or b""
+            if left.isdigit() and len(left) < 10:
+                self.deadline_ns = time.monotonic_ns() + int(left) * 1_000_000
+
+    @property
+    def execution_id(self) -> str | None:
+        return self._text(b"x-execution-id")
+
+    @property
+    def trace_id(self) -> str | None:
+        return self._text(b"x-trace-id")
+
+    @property
+    def attempt(self) -> int:
+        text = self.head.header(b"x-dispatch-attempt") or b""
+        return int(text) if text.isdigit() and len(text) < 10 else 1
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self.head.headers()
+
+    def _text(self, name: bytes) -> str | None:
+        value = self.head.header(name)
+        return None if value is None else value.decode("latin-1")
+
+    def input(self) -> Any:
+        """What the function gets: the envelope's `input`, or the bytes as they are."""
+        content_type = self.head.header(b"content-type") or b""
+        if content_type != JSON_TYPE:
+            if content_type.split(b";")[0].strip().lower() != JSON_TYPE:
+                return bytes(self.body)
+        envelope = decode(self.body)
+        try:
+            value = envelope["input"]
+        except (KeyError, TypeError, IndexError):
+            raise BadInput('the body must be {"input": …, "metadata": {…}}') from None
+        metadata = envelope.get("metadata")
+        if metadata is not None:
+            if not isinstance(metadata, dict):
+                raise BadInput("metadata must be an object")
+            self.metadata = metadata
+        return value
+
+
+class Context:
+    """The second argument of a function that takes two."""
+
+    __slots__ = ("_call", "_headers")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def execution_id(self) -> str | None:
+        """The platform's id of this call."""
+        return self._call.execution_id
+
+    @property
+    def trace_id(self) -> str | None:
+        """The client's `X-Trace-Id`."""
+        return self._call.trace_id
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt, then counting."""
+        return self._call.attempt
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The envelope's `metadata`; empty where there was none."""
+        if self._call.metadata is None:
+            self._call.metadata = {}
+        return self._call.metadata
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's headers, names in lower case."""
+        if self._headers is None:
+            self._headers = self._call.headers
+        return self._headers
+
+    def remaining_ms(self) -> float | None:
+        """Milliseconds until the deadline, 0 when it has passed; None where there is none."""
+        deadline = self._call.deadline_ns
+        if not deadline:
+            return None
+        return max(0.0, (deadline - time.monotonic_ns()) / 1e6)
+
+
+def output(value: object) -> tuple[str | None, bytes]:
+    """Content type (None: JSON) and body of what a function returned. Raises BadOutput."""
+    if isinstance(value, Response):
+        return value.content_type, value.body
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "application/octet-stream", bytes(value)
+    return None, encode(value)
+
+
+def describe(error: BaseException) -> str:
+    """`ValueError: bad`, whatever the exception's own `__str__` does."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    if isinstance(error, BadOutput):
+        return text
+    return f"{name}: {text}" if text else name

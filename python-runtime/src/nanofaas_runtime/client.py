@@ -1,0 +1,101 @@
+"""A small HTTP client for what a pod says to the platform: ready, and a Job's input and result.
+
+Plain `http` only, one request a connection, every wait bounded. Called by `announce` and `job`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Unreachable(Exception):
+    """No whole answer came; the message says why, without the URL, which may hold a token."""
+
+
+def request(method: str, url: str, body: bytes, content_type: str | None,
+            timeout_s: float) -> tuple[int, str | None, bytes]:
+    """Status, content type and body of the answer. Raises Unreachable."""
+    host, port, path = split(url)
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
+    if content_type is not None:
+        head += f"Content-Type: {content_type}\r\n"
+    if method != "GET":
+        head += f"Content-Length: {len(body)}\r\n"
+    until = time.monotonic() + timeout_s
+    try:
+        with socket.create_connection((host, port), timeout_s) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(head.encode("latin-1") + b"\r\n" + body)
+            return _read_answer(sock, until)
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"{type(error).__name__}: {error}") from None
+
+
+def split(url: str) -> tuple[str, int, str]:
+    """Host, port and path. Raises Unreachable for what is not a plain `http` URL."""
+    scheme, mark, rest = url.partition("://")
+    if scheme.lower() != "http" or not mark:
+        raise Unreachable("only http:// URLs are known here")
+    authority, slash, path = rest.partition("/")
+    host, colon, port = authority.rpartition(":")
+    if not colon or authority.endswith("]"):
+        host, port = authority, "80"
+    host = host.strip("[]")
+    if not host or not port.isdigit() or not path.isascii() or not path.isprintable():
+        raise Unreachable("the URL is malformed")
+    return host, int(port), slash + path or "/"
+
+
+def _read_answer(sock: socket.socket, until: float) -> tuple[int, str | None, bytes]:
+    data = bytearray()
+    while b"\r\n\r\n" not in data:
+        if len(data) > 32 * 1024:
+            raise ValueError("the answer's head is too long")
+        data += _receive(sock, until, True)
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    status = int(lines[0].split(" ")[1])
+    fields = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(":")
+        fields[name.lower()] = value.strip()
+    if status == 204:
+        return status, None, b""
+    return status, fields.get("content-type"), _read_body(sock, until, fields, body)
+
+
+def _read_body(sock: socket.socket, until: float, fields: dict[str, str], body: bytes) -> bytes:
+    if fields.get("transfer-encoding", "").lower() == "chunked":
+        from .wire import Chunks, Malformed
+
+        chunks = Chunks()
+        try:
+            while chunks.feed(body) is None:
+                body = _receive(sock, until, True)
+        except Malformed as error:
+            raise ValueError(str(error)) from None
+        return bytes(chunks.body)
+    length = int(fields["content-length"]) if "content-length" in fields else None
+    whole = bytearray(body)
+    while length is None or len(whole) < length:
+        piece = _receive(sock, until, length is not None)
+        if not piece:
+            break
+        whole += piece
+        if len(whole) > ANSWER_BYTES_MAX:
+            raise ValueError("the answer is too long")
+    return bytes(whole)
+
+
+def _receive(sock: socket.socket, until: float, more: bool) -> bytes:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    sock.settimeout(left)
+    data = sock.recv(256 * 1024)
+    if not data and more:
+        raise ConnectionError("the connection closed before the whole answer")
+    return data

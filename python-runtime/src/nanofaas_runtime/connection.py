@@ -1,0 +1,180 @@
+"""One client connection: bytes to requests to answers, in order. An `asyncio.Protocol` by shape.
+
+Never reads or writes a socket itself: a transport does (asyncio's, uvloop's or `plainloop`'s).
+Requests of one connection are served one after the other; `Pod` decides what a call does.
+"""
+
+from __future__ import annotations
+
+from .board import IDLE, RUNS, TALKS
+from .call import Call
+from .wire import (CONTINUE, Chunks, Head, Malformed, check_partial_head, failure, parse_head)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .pod import Pod
+
+# What a client may send ahead while its call runs, before it is no longer read from.
+AHEAD_BYTES_MAX = 256 * 1024
+
+
+class Connection:
+    """`busy` from a call's start to its answer's end: what arrives meanwhile waits in `ahead`."""
+
+    __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "gone", "head", "number",
+                 "pending", "pod", "quiet", "slot", "sock", "transport")
+
+    def __init__(self, pod: Pod, sock: Any, slot: int, number: int) -> None:
+        self.pod = pod
+        self.sock = sock
+        self.slot = slot
+        self.number = number
+        self.transport: Any = None
+        self.pending = b""
+        self.ahead = bytearray()
+        self.head: Head | None = None
+        self.body: bytearray | None = None
+        self.chunks: Chunks | None = None
+        self.call: Call | None = None
+        self.busy = False
+        self.closed = False
+        self.gone = False
+        self.quiet = 0
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet = 0
+        if self.busy or self.closed:
+            if not self.closed:
+                self.ahead += data
+                if len(self.ahead) > AHEAD_BYTES_MAX:
+                    self.transport.pause_reading()
+            return
+        self._read(data)
+
+    def eof_received(self) -> None:
+        """A FIN counts as leaving; None lets the transport close."""
+
+    def connection_lost(self, _error: BaseException | None) -> None:
+        if not self.gone:
+            self.gone = self.closed = True
+            self.pod.connection_gone(self)
+
+    def pause_writing(self) -> None:
+        """One answer at a time is written, so there is nothing to hold back."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
+    # --- requests ---
+
+    def _read(self, data: bytes) -> None:
+        try:
+            while data and not self.closed:
+                if self.busy:
+                    self.ahead += data
+                    return
+                if self.head is not None:
+                    rest = self._read_body(data)
+                    if rest is None:
+                        return
+                    data = rest
+                    continue
+                if self.pending:
+                    data = self.pending + data
+                    self.pending = b""
+                end = data.find(b"\r\n\r\n")
+                if end < 0:
+                    check_partial_head(data)
+                    self.pending = data
+                    return
+                end += 4
+                head = parse_head(data, end)
+                if head.chunked:
+                    self.chunks = Chunks()
+                elif len(data) - end < head.length:
+                    self.body = bytearray()
+                else:
+                    stop = end + head.length
+                    body = data[end:stop]
+                    data = data[stop:]
+                    self.pod.request(self, head, body)
+                    continue
+                self.head = head
+                data = data[end:]
+                if head.expects and not data:
+                    self.transport.write(CONTINUE)
+        except Malformed as error:
+            self._refuse(failure(error.status, "BAD_REQUEST", str(error), close=True))
+
+    def _read_body(self, data: bytes) -> bytes | None:
+        """What comes after the body, once it is whole; None while it is not."""
+        head = self.head
+        if self.chunks is not None:
+            rest = self.chunks.feed(data)
+            if rest is None:
+                return None
+            body = self.chunks.body
+            self.chunks = None
+        else:
+            body = self.body
+            need = head.length - len(body)
+            body += data[:need]
+            if len(data) < need:
+                return None
+            rest = data[need:]
+            self.body = None
+        self.head = None
+        self.pod.request(self, head, body)
+        return rest
+
+    def _refuse(self, text: bytes) -> None:
+        """Answers and hangs up, but reads on: unread bytes would reset the connection, and
+        the client would never see the answer. The sweep closes who does not go."""
+        self.closed = True
+        self.transport.write(text)
+        try:
+            self.transport.write_eof()
+        except (OSError, NotImplementedError, RuntimeError):
+            self.transport.close()
+
+    # --- answers ---
+
+    def begin(self, call: Call) -> None:
+        """A call starts: from here on, its worker's death is the call's."""
+        self.busy = True
+        self.call = call
+        self.pod.words[self.slot] = self.number << 2 | RUNS
+
+    def send(self, data: bytes, keep: bool) -> None:
+        """Sends an answer, and goes on with what the client sent ahead, or closes."""
+        self.call = None
+        if self.gone:
+            return
+        words = self.pod.words
+        words[self.slot] = self.number << 2 | TALKS
+        self.busy = True
+        if not keep:
+            self.closed = True
+        if self.transport.write(data) is None:
+            self.sent()
+
+    def sent(self) -> None:
+        """The answer is with the kernel (or the loop): the connection is free again."""
+        if self.gone:
+            return
+        self.pod.words[self.slot] = self.number << 2 | IDLE
+        self.busy = False
+        if self.closed:
+            self.transport.close()
+        elif self.ahead:
+            ahead = bytes(self.ahead)
+            self.ahead.clear()
+            self.transport.resume_reading()
+            self._read(ahead)

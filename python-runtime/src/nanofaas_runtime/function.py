@@ -1,0 +1,77 @@
+"""Finds the function, and says before the first call what is wrong with it.
+
+Never catches what the module raises: `worker` and `job` report it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+CO_COROUTINE = 0x80
+
+
+class NoFunction(Exception):
+    """The module has no usable function of that name; the message says what it needs."""
+
+
+class Function:
+    """The function and its `init`, with what their signatures say."""
+
+    __slots__ = ("entry", "init", "is_async", "takes_context")
+
+    def __init__(self, module: str, name: str) -> None:
+        if "" not in sys.path and "." not in sys.path:
+            sys.path.insert(0, "")
+        loaded = import_module(module)
+        entry = getattr(loaded, name, None)
+        if not callable(entry):
+            raise NoFunction(f"module {module!r} has no function {name!r}: "
+                             f"define `def {name}(input)` or set HANDLER_FUNCTION")
+        self.entry: Callable[..., Any] = entry
+        self.is_async = is_async(entry)
+        self.takes_context = _parameters(entry, name) >= 2
+        init = getattr(loaded, "init", None)
+        self.init: Callable[[], Any] | None = init if callable(init) else None
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine: `async def`, also behind partial or `__call__`."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):
+        function = function.func
+    code = _code(function)
+    if code is None and not isinstance(function, type):
+        code = _code(getattr(function, "__call__", None))
+    return bool(code is not None and code.co_flags & CO_COROUTINE)
+
+
+def _code(function: Any) -> Any:
+    return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _parameters(function: Any, name: str) -> int:
+    """1 or 2. Raises NoFunction for a signature that cannot be called with either."""
+    if type(function) is type(is_async) and not hasattr(function, "__wrapped__"):
+        code = function.__code__
+        if code.co_argcount in (1, 2) and not code.co_kwonlyargcount:
+            return code.co_argcount
+    import inspect  # Only unusual signatures pay for it.
+
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return 1
+    positional = [each for each in signature.parameters.values()
+                  if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    count = 2 if len(positional) >= 2 else 1
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        raise NoFunction(f"{name}{signature} must be callable as {name}(input) "
+                         f"or {name}(input, context)") from None
+    return count

@@ -1,0 +1,61 @@
+"""The pod's listening socket: a Unix socket's path, or a TCP port.
+
+Never accepts. Called by `watchdog`, which alone makes and removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .settings import Settings
+
+BACKLOG = 1024
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A non-blocking listener. Raises OSError, also where somebody else listens there."""
+    path = settings.socket_path
+    if path is None:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("0.0.0.0", settings.port))
+    else:
+        _remove_stale(path)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """A socket that nobody listens on is a leftover; anything else there is not ours to remove."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(17, "there is a file that is not a socket", path)
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(98, "another process listens there", path)
+
+
+def unbind(settings: Settings, listener: socket.socket | None) -> None:
+    """Closes the listener; its path goes first, so that no client finds it dead."""
+    if listener is None:
+        return
+    if settings.socket_path is not None:
+        try:
+            os.unlink(settings.socket_path)
+        except OSError:
+            pass
+    listener.close()

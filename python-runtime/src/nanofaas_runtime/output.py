@@ -1,0 +1,97 @@
+"""A function's output to JSON bytes, and a clear word where JSON cannot carry it.
+
+Uses the C encoder of `json` as it is; only a failure pays for finding the place.
+"""
+
+from __future__ import annotations
+
+import json
+import json.encoder
+import math
+
+DEPTH_SHOWN_MAX = 200
+
+
+class BadOutput(Exception):
+    """Names the place in the output, and what JSON cannot carry there."""
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} cannot be JSON")
+
+
+_python = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse
+)
+
+
+def _fresh_encoder():  # noqa: ANN202 - the C encoder's type has no name
+    make = json.encoder.c_make_encoder
+    if make is None:
+        return None
+    return make({}, _refuse, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+
+
+_encoder = _fresh_encoder()
+
+
+def encode(value: object) -> bytes:
+    """Raises BadOutput."""
+    global _encoder
+    try:
+        if _encoder is None:
+            return _python.encode(value).encode()
+        chunks = _encoder(value, 0)
+        return (chunks[0] if len(chunks) == 1 else "".join(chunks)).encode()
+    except (TypeError, ValueError, RecursionError, AttributeError, OverflowError) as error:
+        _encoder = _fresh_encoder()  # The failed one remembers the containers it was in.
+        raise BadOutput(_explain(value, error)) from error
+    except BaseException:
+        _encoder = _fresh_encoder()
+        raise
+
+
+def _explain(value: object, error: BaseException) -> str:
+    try:
+        place = _find(value, "output", set(), 0)
+    except Exception:  # A container of the function's own may misbehave when walked.
+        place = None
+    if place is None and isinstance(error, RecursionError):
+        place = "output is nested too deeply"
+    return f"the output is not JSON: {place or error}"
+
+
+def _find(value: object, path: str, above: set[int], depth: int) -> str | None:
+    """The first place that JSON cannot carry, as `output.a[3]: why`."""
+    if value is None or isinstance(value, (bool, int)):
+        return None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path} is {value}"
+    if isinstance(value, str):
+        return f"{path} holds a lone surrogate" if _torn(value) else None
+    if not isinstance(value, (dict, list, tuple)):
+        return f"{path} is of type {type(value).__name__}"
+    if id(value) in above:
+        return f"{path} contains itself"
+    if depth > DEPTH_SHOWN_MAX:
+        return "output is nested too deeply"
+    above.add(id(value))
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                return f"{path} has a key of type {type(key).__name__}"
+            if isinstance(key, str) and _torn(key):
+                return f"{path} has a key with a lone surrogate"
+        inner = ((f"{path}.{key}", item) for key, item in value.items())
+    else:
+        inner = ((f"{path}[{at}]", item) for at, item in enumerate(value))
+    for name, item in inner:
+        found = _find(item, name, above, depth + 1)
+        if found:
+            return found
+    above.discard(id(value))
+    return None
+
+
+def _torn(text: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,0 +1,350 @@
+"""What this pod does with a request: `/health`, `/invoke`, and the end of it all.
+
+Two kinds of function, two subclasses: `PlainPod` runs one call at a time right where its bytes
+were parsed; `AsyncPod` makes a task of each. Never accepts or polls: the loops do.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from socket import SCM_RIGHTS, SOL_SOCKET
+from time import monotonic_ns
+
+from . import CallStopped, log
+from .board import (ANSWERED, ASLEEP, BEAT, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
+                    SLOTS_MAX, WHY_DEADLINE, WHY_LEFT)
+from .call import BadInput, Call, Context, describe, output
+from .connection import Connection
+from .stopping import MESSAGES, PlainRun
+from .wire import NOT_STARTED, OK_JSON, Head, answer, failure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .function import Function
+
+DRAIN_QUIET_S = 2.0
+# A connection is closed after this many sweeps of SWEEP_S without a byte: 90 to 120 s.
+QUIET_SWEEPS_MAX = 4
+SWEEP_S = 30.0
+# How often an async pod looks at its calls' deadlines, and tells the watchdog that it turns.
+BEAT_S = 0.02
+BAD_INPUT = "BAD_INPUT"
+
+
+class Pod:
+    """State that all connections share. `link` is the socket to the watchdog."""
+
+    def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
+        self.function = function
+        self.words = words
+        self.link = link
+        self.cold = b""
+        if not words[ANSWERED]:
+            self.cold = b"X-Cold-Start: true\r\nX-Init-Duration-Ms: %d\r\n" % max(0, init_ms)
+        self.stopping = False
+        self.quiet_since = 0.0
+        self.running = 0
+        self.connections: dict[int, Connection] = {}
+        self._free = list(range(SLOTS + SLOTS_MAX - 1, SLOTS - 1, -1))
+        self._number = 0
+
+    # --- connections ---
+
+    def full(self) -> bool:
+        """No slot is left: the next connection waits in the backlog."""
+        return not self._free
+
+    def admit(self, sock: Any) -> Connection:
+        """Takes a connection in, and hands the watchdog a descriptor of its own of it."""
+        slot = self._free.pop()
+        self._number += 1
+        number = self._number
+        self.words[slot] = number << 2 | IDLE
+        connection = Connection(self, sock, slot, number)
+        self.connections[number] = connection
+        rights = [(SOL_SOCKET, SCM_RIGHTS, sock.fileno().to_bytes(4, sys.byteorder))]
+        try:
+            self.link.sendmsg([CONNECTION + b"%d %d" % (slot, number)], rights)
+        except OSError as error:
+            log.line("warn", f"the watchdog cannot watch a connection: {error}")
+        return connection
+
+    def connection_gone(self, connection: Connection) -> None:
+        """The slot is cleared first: the watchdog takes a hang-up after it for our own."""
+        call = connection.call
+        if call is not None:
+            self.caller_left(call)
+        self.words[connection.slot] = 0
+        self._free.append(connection.slot)
+        self.connections.pop(connection.number, None)
+        try:
+            connection.sock.shutdown(2)  # The watchdog's copy would keep it open else.
+        except OSError:
+            pass
+
+    def caller_left(self, call: Call) -> None:
+        """A plain call is the watchdog's to stop; an async one is cancelled here."""
+
+    def sweep(self) -> None:
+        """Closes connections without a byte since long. Called every SWEEP_S."""
+        for connection in list(self.connections.values()):
+            if connection.call is None:
+                connection.quiet += 1
+                if connection.quiet >= QUIET_SWEEPS_MAX:
+                    connection.transport.abort()
+
+    # --- requests ---
+
+    def request(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        """Answers now, or sees to it that somebody will."""
+        if head.method == b"POST" and head.target == b"/invoke":
+            self.invoke(connection, head, body)
+            return
+        path = head.target.partition(b"?")[0]
+        if path == b"/health":
+            if head.method in (b"GET", b"HEAD"):
+                self._health(connection, head)
+                return
+            self._method_not_allowed(connection, head, b"Allow: GET, HEAD\r\n")
+        elif path == b"/invoke":
+            if head.method == b"POST":
+                self.invoke(connection, head, body)
+                return
+            self._method_not_allowed(connection, head, b"Allow: POST\r\n")
+        else:
+            text = failure(404, "NOT_FOUND", "only POST /invoke and GET /health are here",
+                           close=not self.keeps(head))
+            self._send_headless(connection, head, text)
+
+    def _method_not_allowed(self, connection: Connection, head: Head, allow: bytes) -> None:
+        text = failure(405, "METHOD_NOT_ALLOWED", "see Allow", allow, not self.keeps(head))
+        self._send_headless(connection, head, text)
+
+    def _health(self, connection: Connection, head: Head) -> None:
+        status, body = (503, b'{"status":"STOPPING"}') if self.stopping else (
+            200, b'{"status":"UP"}')
+        text = answer(status, "application/json", body, close=not self.keeps(head))
+        self._send_headless(connection, head, text)
+
+    def _send_headless(self, connection: Connection, head: Head, text: bytes) -> None:
+        if head.method == b"HEAD":
+            text = text[:text.index(b"\r\n\r\n") + 4]
+        connection.send(text, self.keeps(head))
+
+    def keeps(self, head: Head) -> bool:
+        """Whether the connection stays open after the answer."""
+        return head.keep and not self.stopping
+
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        raise NotImplementedError
+
+    # --- answers ---
+
+    def finish(self, connection: Connection, call: Call, value: object) -> None:
+        """Answers with what the function returned."""
+        try:
+            content_type, body = output(value)
+        except BaseException as error:  # Containers of the function's own may raise anything.
+            self.fail(connection, call, error)
+            return
+        keep = call.head.keep and not self.stopping
+        if content_type is None and keep and not self.cold:
+            connection.send(OK_JSON % (len(body), body), True)
+            return
+        extra = self._first()
+        text = answer(200, content_type or "application/json", body, extra, not keep)
+        connection.send(text, keep)
+
+    def fail(self, connection: Connection, call: Call, error: BaseException) -> None:
+        """Answers with an error of the function's; its traceback goes to the log."""
+        log.failure("the function raised", error, call)
+        self._refuse(connection, call, 500, "HANDLER_ERROR", describe(error))
+
+    def stopped(self, connection: Connection, call: Call, why: int) -> None:
+        """Answers a call that was stopped, in case somebody is still there to read it."""
+        log.line("warn", f"call stopped: {MESSAGES.get(why, 'the pod is being stopped')}", call)
+        self._refuse(connection, call, 504, "TIMEOUT" if why == WHY_DEADLINE else "CANCELLED",
+                     MESSAGES.get(why, "the pod is being stopped"))
+
+    def bad_input(self, connection: Connection, call: Call, error: BadInput) -> None:
+        self._refuse(connection, call, 400, BAD_INPUT, str(error))
+
+    def _refuse(self, connection: Connection, call: Call, status: int, code: str,
+                message: str) -> None:
+        keep = self.keeps(call.head)
+        connection.send(failure(status, code, message, self._first(), not keep), keep)
+
+    def _first(self) -> bytes:
+        cold = self.cold
+        if cold:
+            self.cold = b""
+            self.words[ANSWERED] = 1
+            log.adopt_logging()
+        return cold
+
+    # --- the end ---
+
+    def begin_stop(self) -> None:
+        """From now on `/health` is 503 and answers close; calls are still served."""
+        self.stopping = True
+        self.quiet_since = time.monotonic()
+
+    def quiet_left_s(self) -> float:
+        """How long it has to stay quiet until the pod may go; 0 when it may."""
+        if self.running:
+            return DRAIN_QUIET_S
+        return max(0.0, self.quiet_since + DRAIN_QUIET_S - time.monotonic())
+
+    def ring(self) -> None:
+        """Wakes the watchdog, which sleeps while no calls come."""
+        self.words[ASLEEP] = 0
+        try:
+            self.link.send(BELL)
+        except OSError:
+            pass  # A full link means that it is awake, or about to be.
+
+
+class PlainPod(Pod):
+    """Calls run one at a time, on the thread that parsed them."""
+
+    def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
+        super().__init__(function, words, link, init_ms)
+        self._run = PlainRun(words)
+        self._seq = 0
+
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        call = Call(head, body)
+        words = self.words
+        self._seq = seq = self._seq + 1
+        connection.begin(call)
+        words[DEADLINE] = call.deadline_ns
+        words[CONN] = connection.number
+        words[SEQ] = seq
+        if words[ASLEEP]:
+            self.ring()
+        log.plain_call = call
+        try:
+            argument = call.input()
+            if self.function.takes_context:
+                value = self._run(seq, self.function.entry, argument, Context(call))
+            else:
+                value = self._run(seq, self.function.entry, argument)
+        except CallStopped as stop:
+            self._ended()
+            self.stopped(connection, call, _why(stop))
+        except BadInput as error:
+            self._ended()
+            self.bad_input(connection, call, error)
+        except BaseException as error:  # SystemExit too: a call cannot end the pod.
+            self._ended()
+            self.fail(connection, call, error)
+        else:
+            self.finish(connection, call, value)
+            self._ended()
+
+    def _ended(self) -> None:
+        self.words[SEQ] = 0
+        log.plain_call = None
+        if self.stopping:
+            self.quiet_since = time.monotonic()
+
+
+def _why(stop: CallStopped) -> int:
+    for why, message in MESSAGES.items():
+        if stop.args == (message,):
+            return why
+    return 0
+
+
+class AsyncPod(Pod):
+    """Calls run as tasks, side by side, one per connection."""
+
+    def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float,
+                 loop: Any) -> None:
+        super().__init__(function, words, link, init_ms)
+        self.loop = loop
+        self._beats = False
+        self._seq = 0
+
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        call = Call(head, body)
+        connection.begin(call)
+        try:
+            argument = call.input()
+        except BadInput as error:
+            self.bad_input(connection, call, error)
+            return
+        self.running += 1
+        words = self.words
+        if not self._beats:
+            self._beats = True
+            self._seq += 1
+            words[BEAT] = monotonic_ns()
+            words[DEADLINE] = call.deadline_ns
+            words[SEQ] = self._seq
+            self.loop.call_later(BEAT_S, self._beat)
+        elif call.deadline_ns and not 0 < words[DEADLINE] <= call.deadline_ns:
+            words[DEADLINE] = call.deadline_ns
+        if words[ASLEEP]:
+            self.ring()
+        log.CURRENT.set(call)
+        call.task = self.loop.create_task(self._serve(connection, call, argument))
+
+    async def _serve(self, connection: Connection, call: Call, argument: object) -> None:
+        from asyncio import CancelledError
+
+        try:
+            if self.function.takes_context:
+                value = await self.function.entry(argument, Context(call))
+            else:
+                value = await self.function.entry(argument)
+        except CancelledError as error:
+            if call.stopped:
+                self.stopped(connection, call, call.stopped)
+            else:
+                self.fail(connection, call, error)
+        except BaseException as error:  # SystemExit too: a call cannot end the pod.
+            self.fail(connection, call, error)
+        else:
+            self.finish(connection, call, value)
+        finally:
+            self.running -= 1
+            call.task = None
+            if self.stopping:
+                self.quiet_since = time.monotonic()
+
+    def caller_left(self, call: Call) -> None:
+        if call.task is not None:
+            call.stopped = call.stopped or WHY_LEFT
+            call.task.cancel()
+
+    def _beat(self) -> None:
+        """Cancels what is overdue, and tells the watchdog that the loop turns."""
+        now = monotonic_ns()
+        soonest = 0
+        for connection in self.connections.values():
+            call = connection.call
+            if call is None or call.task is None or not call.deadline_ns:
+                continue
+            if call.deadline_ns <= now:
+                if not call.stopped:
+                    call.stopped = WHY_DEADLINE
+                    call.task.cancel()
+            elif not soonest or call.deadline_ns < soonest:
+                soonest = call.deadline_ns
+        words = self.words
+        words[BEAT] = now
+        words[DEADLINE] = soonest
+        if self.running:
+            self.loop.call_later(BEAT_S, self._beat)
+        else:
+            self._beats = False
+            words[SEQ] = 0
+
+
+def not_started(message: str) -> bytes:
+    """The answer that says that nothing was run."""
+    return failure(503, "NOT_STARTED", message, NOT_STARTED, close=True)

@@ -1,0 +1,87 @@
+"""The environment, parsed once into values that cannot be wrong.
+
+Never touches a socket or a file other than /proc. Called by `__main__` before anything else.
+"""
+
+from __future__ import annotations
+
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SOCKET_PATH_MAX = 107
+TIMEOUT_MS_MAX = 3_600_000
+
+
+class BadSetting(Exception):
+    """A variable that cannot be used; the message names it and says what it can be."""
+
+
+class Job:
+    """One call in Job mode: where its input is and where its result goes."""
+
+    __slots__ = ("attempt", "callback_url", "execution_id", "payload", "payload_url",
+                 "timeout_ms", "trace_id")
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.callback_url = env["CALLBACK_URL"].rstrip("/")
+        self.execution_id = env.get("EXECUTION_ID", "")
+        if not self.execution_id:
+            raise BadSetting("EXECUTION_ID must be set where CALLBACK_URL is (Job mode)")
+        self.trace_id = env.get("TRACE_ID") or None
+        self.attempt = _integer(env, "DISPATCH_ATTEMPT", 1, 0, 1_000_000)
+        name = "INVOCATION_TIMEOUT_MS" if env.get("INVOCATION_TIMEOUT_MS") else "TIMEOUT_MS"
+        self.timeout_ms = _integer(env, name, 0, 0, TIMEOUT_MS_MAX)
+        self.payload = env.get("INVOCATION_PAYLOAD")
+        self.payload_url = env.get("INVOCATION_PAYLOAD_URL") or None
+        if self.payload is None and self.payload_url is None:
+            raise BadSetting("Job mode needs INVOCATION_PAYLOAD or INVOCATION_PAYLOAD_URL")
+
+
+class Settings:
+    """How this pod runs. `started_at` is the process's birth, in epoch seconds."""
+
+    __slots__ = ("entry", "job", "module", "port", "ready_url", "socket_path", "started_at")
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Settings:
+        """Raises BadSetting."""
+        self = cls()
+        self.started_at = process_birth()
+        self.module = env.get("HANDLER_MODULE") or "handler"
+        self.entry = env.get("HANDLER_FUNCTION") or "handle"
+        for part in self.module.split("."):
+            if not part.isidentifier():
+                raise BadSetting(f"HANDLER_MODULE must be a module name: {self.module!r}")
+        if not self.entry.isidentifier():
+            raise BadSetting(f"HANDLER_FUNCTION must be a function name: {self.entry!r}")
+        self.socket_path = env.get("NANOFAAS_SOCKET") or None
+        if self.socket_path and len(self.socket_path.encode()) > SOCKET_PATH_MAX:
+            raise BadSetting(f"NANOFAAS_SOCKET may be {SOCKET_PATH_MAX} bytes long at most")
+        self.port = _integer(env, "PORT", 8080, 0, 65535)
+        self.ready_url = env.get("NANOFAAS_READY_URL") or None
+        self.job = Job(env) if env.get("CALLBACK_URL") else None
+        return self
+
+
+def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = env.get(name)
+    if not text:
+        return default
+    if text.isascii() and text.isdigit() and len(text) < 16 and low <= int(text) <= high:
+        return int(text)
+    raise BadSetting(f"{name} must be a whole number from {low} to {high}: {text!r}")
+
+
+def process_birth() -> float:
+    """When the kernel made this process, in epoch seconds; the clock's grain is 10 ms."""
+    now = time.time()
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100
+    except (OSError, ValueError, IndexError):
+        return now
+    return now - age if 0 <= age < 60 else now

@@ -1,0 +1,128 @@
+"""Answers for the worker while there is none: 503, and that nothing was run.
+
+Never lets a client wait for a worker that loads long or keeps crashing. Called by `watchdog`
+while no worker is ready.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+
+from .wire import HEAD_BYTES_MAX, NOT_STARTED, failure
+
+# How long a client may take to send something, and to go after its answer.
+PATIENCE_S = 2.0
+# Clients at once; more wait in the backlog.
+CLIENTS_MAX = 64
+
+
+def refusal() -> bytes:
+    """The answer to everything: nothing was run."""
+    return failure(503, "NOT_READY", "the function is not ready: nothing was run, try again",
+                   NOT_STARTED, close=True)
+
+
+class StandIn:
+    """Accepts from the watchdog's listener once `turn` finds the time come."""
+
+    def __init__(self, epoll: select.epoll, listener: socket.socket) -> None:
+        self._epoll = epoll
+        self._listener = listener
+        self._clients: dict[int, tuple[socket.socket, float]] = {}
+        self._listening = False
+
+    def owns(self, fd: int) -> bool:
+        """Whether the event is for here."""
+        return fd in self._clients or (self._listening and fd == self._listener.fileno())
+
+    def wait_s(self, begin_at: float, now: float) -> float:
+        """Until `turn` has something to do."""
+        ends = [until for _, until in self._clients.values()]
+        if not self._listening:
+            ends.append(begin_at)
+        return max(0.0, min(ends) - now) if ends else PATIENCE_S
+
+    def turn(self, begin_at: float, now: float, at_once: bool) -> None:
+        """Begins when the time has come, and lets go of clients that dawdle."""
+        self._now = now
+        for fd, (_, until) in list(self._clients.items()):
+            if now >= until:
+                self._drop(fd)
+        full = len(self._clients) >= CLIENTS_MAX
+        if not self._listening and not full and (at_once or now >= begin_at):
+            self._listening = True
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        elif self._listening and full:
+            self._unlisten()
+
+    def on_event(self, fd: int) -> None:
+        """A client came, or said something."""
+        if fd in self._clients:
+            self._answer(fd)
+            return
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return
+        sock.setblocking(False)
+        self._clients[sock.fileno()] = (sock, self._now + PATIENCE_S)
+        self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
+
+    def _answer(self, fd: int) -> None:
+        sock, _ = self._clients[fd]
+        try:
+            data = sock.recv(HEAD_BYTES_MAX)
+            if data:
+                sock.send(refusal())
+                # Reads on until the client goes: unread bytes would reset the connection.
+                sock.shutdown(socket.SHUT_WR)
+                return
+        except OSError:
+            pass
+        self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        sock, _ = self._clients.pop(fd)
+        self._epoll.unregister(fd)
+        sock.close()
+
+    def _unlisten(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._epoll.unregister(self._listener.fileno())
+
+    def end(self) -> None:
+        """A worker is ready: it accepts from now on."""
+        self._unlisten()
+        for fd in list(self._clients):
+            self._drop(fd)
+
+    def refuse_all(self) -> None:
+        """Before the listener closes: answers whoever waits in the backlog."""
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            refuse(sock)
+            sock.close()
+
+    def close(self) -> None:
+        """In a forked worker: the clients are the parent's."""
+        for sock, _ in self._clients.values():
+            sock.close()
+        self._clients.clear()
+
+
+def refuse(sock: socket.socket) -> None:
+    """Takes what was sent without having been read, and answers that nothing was run."""
+    try:
+        sock.setblocking(False)
+        if sock.recv(HEAD_BYTES_MAX):
+            sock.send(refusal(), socket.MSG_NOSIGNAL)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(HEAD_BYTES_MAX):
+                pass
+    except OSError:
+        pass

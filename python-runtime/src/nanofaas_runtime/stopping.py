@@ -1,0 +1,54 @@
+"""Raises CallStopped in the plain call that runs, and in nothing else.
+
+The watchdog names the call on the board and signals; the signal's Python part runs on the main
+thread between two bytecodes, so it can raise right inside the function. `armed` is the call's
+number exactly while the function runs: a late signal finds another number, or 0, and is dropped.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from . import CallerLeft, CallStopped, DeadlineExceeded
+from .board import STOP_SEQ, STOP_WHY, WHY_DEADLINE, WHY_LEFT
+from .stopsignal import STOP_SIGNAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MESSAGES = {
+    WHY_DEADLINE: "the call's deadline passed while it was running",
+    WHY_LEFT: "the caller closed the connection",
+}
+
+
+class PlainRun:
+    """Runs plain functions one at a time, each stoppable from outside."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._armed = 0
+        signal.signal(STOP_SIGNAL, self._on_signal)
+        # System calls that libraries make are restarted; Python's own look for signals anyway.
+        signal.siginterrupt(STOP_SIGNAL, False)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        seq = self._armed
+        if seq and self._words[STOP_SEQ] == seq:
+            self._armed = 0
+            why = self._words[STOP_WHY]
+            if why == WHY_DEADLINE:
+                raise DeadlineExceeded(MESSAGES[WHY_DEADLINE])
+            if why == WHY_LEFT:
+                raise CallerLeft(MESSAGES[WHY_LEFT])
+            raise CallStopped("the pod is being stopped")
+
+    def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
+        """The function's result. A CallStopped may come out of the last line, too: it then
+        stops this very call, whose end nobody has seen yet."""
+        try:
+            self._armed = seq
+            return function(*args)
+        finally:
+            self._armed = 0

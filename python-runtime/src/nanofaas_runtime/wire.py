@@ -1,0 +1,242 @@
+"""HTTP/1.1 on the wire: request heads, chunked bodies, answers. Pure: bytes in, bytes out.
+
+Never touches a socket or a clock. Called by `connection`, once per request. What two parsers
+could read differently is refused, as RFC 9112 asks.
+"""
+
+from __future__ import annotations
+
+import re
+
+HEAD_BYTES_MAX = 32 * 1024
+BODY_BYTES_MAX = 64 * 1024 * 1024
+CHUNK_LINE_BYTES_MAX = 4096
+# A body that comes in tiny chunks costs more framing than content; this bounds the trailer too.
+TRAILER_BYTES_MAX = 16 * 1024
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_HEAD = re.compile(
+    rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])\r\n"
+    rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"
+)
+_BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+_TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+OK_JSON = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+)
+REASONS = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
+    408: "Request Timeout", 411: "Length Required", 413: "Content Too Large",
+    417: "Expectation Failed", 431: "Request Header Fields Too Large",
+    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
+    504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}
+
+
+class Malformed(Exception):
+    """A request that cannot be read; answered with `status`, and then the connection closes."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Head:
+    """A request's head. `lower` is the head in lower case, for finding headers by name."""
+
+    __slots__ = ("chunked", "expects", "keep", "length", "lower", "method", "raw", "target")
+
+    method: bytes
+    target: bytes
+    raw: bytes
+    lower: bytes
+    keep: bool
+    chunked: bool
+    expects: bool
+    length: int
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name (given in lower case), or None."""
+        start = self.lower.find(b"\r\n" + name + b":")
+        if start < 0:
+            return None
+        start += len(name) + 3
+        return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
+
+    def headers(self) -> dict[str, str]:
+        """All headers, names in lower case; a repeated one's values are joined by a comma."""
+        found: dict[str, str] = {}
+        for line in self.raw.split(b"\r\n")[1:-2]:
+            name, _, value = line.partition(b":")
+            key = name.decode("latin-1").lower()
+            text = value.strip(b" \t").decode("latin-1")
+            found[key] = f"{found[key]}, {text}" if key in found else text
+        return found
+
+
+def parse_head(data: bytes, end: int) -> Head:
+    """Reads the head that ends (blank line included) at `end`. Raises Malformed."""
+    matched = _HEAD.fullmatch(data, 0, end)
+    if matched is None:
+        raise _why_malformed(data[:end])
+    head = Head()
+    head.method, head.target, minor, _ = matched.groups()
+    head.raw = data[:end]
+    head.lower = lower = head.raw.lower()
+    version_1_1 = minor == b"1"
+
+    hosts = lower.count(b"\r\nhost:")
+    if hosts != 1 and (version_1_1 or hosts > 1):
+        raise Malformed(400, "exactly one Host header is needed")
+
+    head.length = 0
+    head.chunked = False
+    start = lower.find(b"\r\ncontent-length:")
+    if start >= 0:
+        value = head.header(b"content-length") or b""
+        if lower.find(b"\r\ncontent-length:", start + 2) >= 0 or not value.isdigit():
+            raise Malformed(400, "Content-Length must be one whole number")
+        if len(value) > 15 or int(value) > BODY_BYTES_MAX:
+            raise Malformed(413, f"a body may have {BODY_BYTES_MAX} bytes at most")
+        head.length = int(value)
+    if lower.find(b"\r\ntransfer-encoding:") >= 0:
+        _transfer_coding(head, version_1_1, start >= 0)
+
+    head.keep = version_1_1
+    if lower.find(b"\r\nconnection:") >= 0:
+        options = (head.header(b"connection") or b"").lower().replace(b" ", b"").split(b",")
+        head.keep = b"close" not in options and (version_1_1 or b"keep-alive" in options)
+
+    head.expects = False
+    if version_1_1 and lower.find(b"\r\nexpect:") >= 0:
+        if (head.header(b"expect") or b"").lower() != b"100-continue":
+            raise Malformed(417, "the only expectation known is 100-continue")
+        head.expects = True
+    return head
+
+
+def _transfer_coding(head: Head, version_1_1: bool, has_length: bool) -> None:
+    if has_length:
+        raise Malformed(400, "Content-Length and Transfer-Encoding exclude each other")
+    if not version_1_1:
+        raise Malformed(400, "HTTP/1.0 knows no Transfer-Encoding")
+    if head.lower.count(b"\r\ntransfer-encoding:") > 1:
+        raise Malformed(400, "Transfer-Encoding may be given once")
+    if (head.header(b"transfer-encoding") or b"").lower() != b"chunked":
+        raise Malformed(501, "the only transfer coding known is chunked")
+    head.chunked = True
+
+
+def _why_malformed(raw: bytes) -> Malformed:
+    line = raw.split(b"\r\n", 1)[0]
+    version = line.rpartition(b" ")[2]
+    if re.fullmatch(rb"HTTP/[0-9]\.[0-9]", version) and not version.startswith(b"HTTP/1."):
+        return Malformed(505, "this server speaks HTTP/1.1")
+    return Malformed(400, "the request's head is malformed")
+
+
+def check_partial_head(data: bytes) -> None:
+    """Refuses a head that is too long, or that can no longer become a good one."""
+    if len(data) > HEAD_BYTES_MAX:
+        raise Malformed(431, f"a head may have {HEAD_BYTES_MAX} bytes at most")
+    if _BARE_NEWLINE.search(data):
+        raise Malformed(400, "lines end with CR LF")
+
+
+class Chunks:
+    """A chunked body, fed piece by piece. Holds at most BODY_BYTES_MAX."""
+
+    __slots__ = ("_need", "_pending", "_trailer", "body")
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self._pending = b""
+        self._need = -1  # -1: a size line comes; else bytes of this chunk that are still out.
+        self._trailer = -1  # >= 0: bytes of trailer read so far.
+
+    def feed(self, data: bytes) -> bytes | None:
+        """None while more is needed; else what came after the body. Raises Malformed."""
+        data = self._pending + data
+        at = 0
+        while True:
+            if self._need > 0:
+                piece = data[at:at + self._need]
+                self.body += piece
+                self._need -= len(piece)
+                at += len(piece)
+                if self._need:
+                    self._pending = b""
+                    return None
+            if self._need == 0:
+                mark = data[at:at + 2]
+                if mark != b"\r\n"[:len(mark)]:
+                    raise Malformed(400, "a chunk is longer than its size says")
+                if len(mark) < 2:
+                    self._pending = data[at:]
+                    return None
+                at += 2
+                self._need = -1
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                return self._wait_for_line(data, at)
+            done = self._line(data[at:end])
+            at = end + 2
+            if done:
+                return data[at:]
+
+    def _wait_for_line(self, data: bytes, at: int) -> None:
+        self._pending = data[at:]
+        if len(self._pending) > CHUNK_LINE_BYTES_MAX or b"\n" in self._pending:
+            raise Malformed(400, "a chunk's size line is malformed")
+
+    def _line(self, line: bytes) -> bool:
+        """A size or trailer line; True at the body's end."""
+        if self._trailer >= 0:
+            if not line:
+                return True
+            self._trailer += len(line)
+            if self._trailer > TRAILER_BYTES_MAX or not _TRAILER_LINE.fullmatch(line):
+                raise Malformed(400, "the trailer is malformed or too long")
+            return False
+        matched = _CHUNK_SIZE.fullmatch(line)
+        if matched is None:
+            raise Malformed(400, "a chunk's size line is malformed")
+        size = int(matched[1], 16)
+        if size == 0:
+            self._trailer = 0
+        elif len(self.body) + size > BODY_BYTES_MAX:
+            raise Malformed(413, f"a body may have {BODY_BYTES_MAX} bytes at most")
+        else:
+            self._need = size
+        return False
+
+
+def answer(status: int, content_type: str | None, body: bytes, extra: bytes = b"",
+           close: bool = False) -> bytes:
+    """A whole answer. `extra` is ready-made header lines."""
+    parts = f"HTTP/1.1 {status} {REASONS[status]}\r\n"
+    if content_type is not None:
+        parts += f"Content-Type: {content_type}\r\n"
+    parts += f"Content-Length: {len(body)}\r\n"
+    if close:
+        parts += "Connection: close\r\n"
+    return parts.encode("latin-1") + extra + b"\r\n" + body
+
+
+def failure(status: int, code: str, message: str, extra: bytes = b"", close: bool = False) -> bytes:
+    """An error's answer: `{"code","message"}`."""
+    return answer(status, "application/json", failure_body(code, message), extra, close)
+
+
+def failure_body(code: str, message: str) -> bytes:
+    """The JSON of an error; any text is carried, lone surrogates as `?`."""
+    import json
+
+    text = message.encode("utf-8", "replace").decode()
+    return json.dumps({"code": code, "message": text}, ensure_ascii=False).encode()
+
+
+NOT_STARTED = b"X-Not-Started: true\r\n"
