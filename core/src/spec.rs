@@ -23,7 +23,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use choice::{ExecutionMode, ImagePullPolicy, Platform, RetryOn, RuntimeMode};
-pub use draft::{API_VERSION, FieldFault, FunctionDraft, KIND};
+pub use draft::{API_VERSION, FIELDS, FieldFault, FunctionDraft, KIND};
 pub use endpoint::Endpoint;
 pub use json::{Json, JsonObject};
 pub use quantity::Quantity;

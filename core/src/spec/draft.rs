@@ -13,6 +13,44 @@ pub const API_VERSION: &str = "nanofaas.io/v1";
 /// Kind of the Kubernetes form.
 pub const KIND: &str = "Function";
 
+/// Every field of a function.
+pub const FIELDS: [&str; 19] = [
+    "name",
+    "image",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "command",
+    "env",
+    "resources",
+    "podTemplate",
+    "executionMode",
+    "endpointUrl",
+    "timeoutMs",
+    "concurrency",
+    "queueSize",
+    "maxRetries",
+    "retryOn",
+    "scalingConfig",
+    "runtimeMode",
+    "runtimeCommand",
+    "local",
+];
+
+/// The fields that are objects of known fields.
+const INNER_FIELDS: [(&str, &[&str]); 3] = [
+    ("resources", &["cpu", "memory"]),
+    (
+        "scalingConfig",
+        &[
+            "minReplicas",
+            "maxReplicas",
+            "targetInFlightPerPod",
+            "idleTimeoutMs",
+        ],
+    ),
+    ("local", &["command", "env", "build", "directory"]),
+];
+
 /// A field that cannot be taken as it is. Shown as `field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FieldFault {
@@ -131,6 +169,24 @@ impl FunctionDraft {
             fields = inner;
         }
         fields.insert(last.to_owned(), value);
+    }
+
+    /// Paths of fields that no function has; they are ignored, and often misspelt.
+    pub fn unknown_fields(&self) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for (name, value) in &self.fields {
+            if !FIELDS.contains(&name.as_str()) {
+                unknown.push(name.clone());
+            }
+            let inner = INNER_FIELDS.iter().find(|(outer, _)| outer == name);
+            if let (Some((_, known)), Json::Object(fields)) = (inner, value) {
+                let others = fields
+                    .keys()
+                    .filter(|field| !known.contains(&field.as_str()));
+                unknown.extend(others.map(|field| format!("{name}.{field}")));
+            }
+        }
+        unknown
     }
 
     pub(super) fn fields(&self) -> &JsonObject {

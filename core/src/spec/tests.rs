@@ -81,6 +81,22 @@ fn null_means_default_and_unknown_fields_are_ignored() {
 }
 
 #[test]
+fn unknown_fields_are_told_apart_from_known_ones() {
+    let shown = serde_json::to_value(sound(json!({}))).expect("serialises");
+    assert_eq!(draft(shown.clone()).unknown_fields(), [""; 0]);
+    let mut shown_names: Vec<_> = shown.as_object().expect("an object").keys().collect();
+    let mut names = FIELDS.to_vec();
+    shown_names.sort();
+    names.sort_unstable();
+    assert_eq!(shown_names, names);
+    let misspelt = json!({"timeoutMS": 1, "scalingConfig": {"min": 1}, "podTemplate": {"x": 1}});
+    assert_eq!(
+        sound_with(misspelt).unknown_fields(),
+        ["scalingConfig.min", "timeoutMS"]
+    );
+}
+
+#[test]
 fn the_kubernetes_object_is_the_same_function() {
     let object = draft(json!({
         "apiVersion": "nanofaas.io/v1", "kind": "Function",

@@ -1,0 +1,247 @@
+//! Function files: finds them, reads them, and knows on which line each field stands.
+//! It never decides whether a function is sound (`nanofaas_core::spec` does) and never writes.
+//! `serve --functions` and `apply -f` call it.
+
+mod build;
+mod node;
+
+pub(crate) use build::{Progress, build, spinner};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nanofaas_core::spec::{FieldFault, FunctionDraft, Json};
+
+use node::Located;
+
+/// Longest function file, in bytes: what the API takes as a body.
+const FILE_LEN_MAX: u64 = 1024 * 1024;
+/// Folders in folders that are looked through.
+const FOLDER_DEPTH_MAX: usize = 16;
+/// Most functions in one reading.
+const FUNCTIONS_MAX: usize = 10_000;
+
+/// One function as a file describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct FunctionFile {
+    pub(crate) path: PathBuf,
+    /// Where its document begins, from 1.
+    pub(crate) line: u32,
+    /// `local.directory` is an absolute path here.
+    pub(crate) draft: FunctionDraft,
+    /// The line of each field, by the path that a fault names.
+    lines: BTreeMap<String, u32>,
+}
+
+impl FunctionFile {
+    /// `file:line: field: message`, at the nearest line that is known.
+    pub(crate) fn locate(&self, fault: &FieldFault) -> String {
+        format!(
+            "{}:{}: {fault}",
+            self.path.display(),
+            self.line_of(&fault.field)
+        )
+    }
+
+    /// A line for each field that no function has, for a warning: it is ignored.
+    pub(crate) fn ignored(&self) -> Vec<String> {
+        let message = "is not a field of a function, and is ignored";
+        let unknown = self.draft.unknown_fields().into_iter();
+        unknown
+            .map(|field| self.locate(&FieldFault::new(field, message)))
+            .collect()
+    }
+
+    fn line_of(&self, field: &str) -> u32 {
+        let mut path = field;
+        loop {
+            if let Some(line) = self.lines.get(path) {
+                return *line;
+            }
+            match path.rfind(['.', '[']) {
+                Some(at) => path = &path[..at],
+                None => return self.line,
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        format!("{}:{}", self.path.display(), self.line)
+    }
+}
+
+/// Everything that could not be read; one line for each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) struct FilesError(pub(crate) Vec<String>);
+
+impl fmt::Display for FilesError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0.join("\n"))
+    }
+}
+
+/// Reads files, and folders through and through, in the order of their names.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
+    let mut errors = Vec::new();
+    let mut functions = Vec::new();
+    for path in paths {
+        let mut files = Vec::new();
+        if let Err(error) = find(path, &mut files) {
+            errors.push(error);
+        }
+        for file in files {
+            match read_file(&file) {
+                Ok(read) => functions.extend(read),
+                Err(error) => errors.push(error),
+            }
+        }
+    }
+    if functions.len() > FUNCTIONS_MAX {
+        errors.push(format!("more than {FUNCTIONS_MAX} functions"));
+    }
+    errors.extend(repeated_names(&functions));
+    if errors.is_empty() {
+        Ok(functions)
+    } else {
+        Err(FilesError(errors))
+    }
+}
+
+/// Reads the functions in a text; `path` is for messages, `directory` is where they run.
+pub(crate) fn read_text(
+    path: &Path,
+    text: &str,
+    directory: &Path,
+) -> Result<Vec<FunctionFile>, String> {
+    let name = path.display();
+    let documents = node::documents(text).map_err(|(line, error)| {
+        let line = line.max(1);
+        format!("{name}:{line}: {error}")
+    })?;
+    if documents.is_empty() {
+        return Err(format!("{name}:1: there is no function in this file"));
+    }
+    let mut functions = Vec::with_capacity(documents.len());
+    for Located { line, json, lines } in documents {
+        let draft =
+            FunctionDraft::from_json(json).map_err(|fault| format!("{name}:{line}: {fault}"))?;
+        let mut function = FunctionFile {
+            path: path.to_owned(),
+            line,
+            draft,
+            lines,
+        };
+        set_directory(&mut function.draft, directory);
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
+/// A function runs in the folder of its file; a relative directory begins there.
+fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
+    let given = draft.get("local.directory");
+    let directory = match given {
+        None => folder.to_owned(),
+        Some(Json::Text(relative)) if !relative.is_empty() => folder.join(relative),
+        Some(_) => return,
+    };
+    // A path that is not UTF-8 cannot be written into a function's description.
+    if let Some(directory) = directory.to_str() {
+        draft.set("local.directory", Json::from(directory));
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let length = fs::metadata(path).map_err(failed)?.len();
+    if length > FILE_LEN_MAX {
+        let name = path.display();
+        return Err(format!(
+            "{name}: a function file is at most {FILE_LEN_MAX} bytes, is {length}"
+        ));
+    }
+    let bytes = fs::read(path).map_err(failed)?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let sound = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..sound]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        format!("{}:{line}: the file is not UTF-8", path.display())
+    })?;
+    let absolute = fs::canonicalize(path).map_err(failed)?;
+    read_text(path, &text, absolute.parent().unwrap_or(Path::new("/")))
+}
+
+/// Adds a file, or every function file in and below a folder.
+fn find(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    find_below(path, FOLDER_DEPTH_MAX, files).map_err(failed)?;
+    if files.is_empty() {
+        let name = path.display();
+        return Err(format!(
+            "{name}: no function.yaml or *.function.yaml in or below this folder"
+        ));
+    }
+    Ok(())
+}
+
+fn find_below(folder: &Path, levels: usize, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else {
+            continue;
+        };
+        // A link to a folder could lead back to where it is.
+        if entry.file_type()?.is_dir() {
+            let built = matches!(name, "target" | "node_modules" | "__pycache__");
+            if levels > 0 && !built {
+                find_below(&entry.path(), levels - 1, files)?;
+            }
+        } else if is_function_file(name) && fs::metadata(entry.path())?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn is_function_file(name: &str) -> bool {
+    let stems = [".yaml", ".yml", ".json"]
+        .iter()
+        .filter_map(|end| name.strip_suffix(end));
+    stems
+        .into_iter()
+        .any(|stem| stem == "function" || stem.ends_with(".function"))
+}
+
+fn repeated_names(functions: &[FunctionFile]) -> Vec<String> {
+    let mut first: BTreeMap<&str, &FunctionFile> = BTreeMap::new();
+    let mut errors = Vec::new();
+    for function in functions {
+        let Some(name) = function.draft.name() else {
+            continue;
+        };
+        match first.get(name) {
+            Some(other) => {
+                let message = format!("{name:?} is also the function of {}", other.place());
+                errors.push(function.locate(&FieldFault::new("name", message)));
+            }
+            None => {
+                first.insert(name, function);
+            }
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;
