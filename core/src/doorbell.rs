@@ -8,7 +8,7 @@
 //! sleeper                                  producer
 //!   announce: asleep = true                  publish (ring's stamp, or bitmap's summary bit)
 //!   fence(SeqCst)                            fence(SeqCst)
-//!   look again at what is published          read asleep; if true, swap to false and wake
+//!   look again at what is published          read asleep; if true, exchange for false and wake
 //! ```
 //! Of the two fences one comes first. If the producer's: the look finds what it published. If the
 //! sleeper's: the producer reads the announcement. So never do both miss.
@@ -24,7 +24,7 @@ use crate::sync::{
 /// One sleeper's bell; any number of threads ring it.
 pub struct Doorbell {
     /// An announced sleep that nobody has rung for yet. Writers: the sleeper, and the producer whose
-    /// swap finds it true. Relaxed throughout: the fences order it, and it carries no data.
+    /// exchange finds it true. Relaxed throughout: the fences order it, and it carries no data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
 }
@@ -56,9 +56,13 @@ impl Doorbell {
     /// Out of `ring`, which is short enough to stay inline in a push.
     #[cold]
     fn wake(&self) -> bool {
-        if planted("doorbell_ring_without_swap") {
+        if planted("doorbell_ring_without_exchange") {
             self.asleep.store(false, Relaxed);
-        } else if !self.asleep.swap(false, Relaxed) {
+        } else if self
+            .asleep
+            .compare_exchange(true, false, Relaxed, Relaxed)
+            .is_err()
+        {
             return false;
         }
         self.waker.wake_by_ref();

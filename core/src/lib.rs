@@ -1,6 +1,38 @@
-//!
-pub mod sync;
+//! What nanofaas decides, in the order in which a call meets it: specs, admission, rings, slots,
+//! the scheduler's turn, retries, the ledger. Time is an argument and nothing here acts: no clock,
+//! no socket, no thread, no async runtime; no allocation on a warm call's path.
+
+pub mod limits;
+
+pub mod spec;
+pub mod function;
+pub mod registry;
+
+pub mod id;
+pub mod rate;
+pub mod admission;
+pub mod view;
+pub mod entries;
+pub mod ticket;
+
 pub mod ring;
 pub mod bitmap;
 pub mod doorbell;
-pub mod spec;
+pub mod post;
+
+pub mod event;
+pub mod scheduler;
+mod lane;
+mod fifo;
+mod slots;
+mod pods;
+mod scaling;
+
+pub mod retry;
+pub mod outcome;
+pub mod wheel;
+pub mod metrics;
+pub mod histogram;
+
+pub mod message;
+pub mod sync;

@@ -9,7 +9,7 @@ use std::{cell::Cell, marker::PhantomData, mem::MaybeUninit};
 
 use crate::sync::{
     Arc, AtomicU64, CachePadded,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
     UnsafeCell, planted,
 };
 
@@ -41,8 +41,10 @@ pub struct Consumer<T: Send> {
 }
 
 struct Ring<T> {
-    /// Next position to be reserved. Writers and readers: producers. It orders nothing (every access
-    /// is Relaxed): stamps hand the slots over.
+    /// Next position to be reserved. Writers and readers: producers. Loads are Acquire and the
+    /// exchange is AcqRel, partners of each other: who reads a position knows what every producer
+    /// before it knew, the pops above all. Items do not need that (stamps hand the slots over); a
+    /// reserved place does, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
@@ -88,13 +90,15 @@ impl<T> Ring<T> {
 impl<T: Send> Producer<T> {
     /// Puts `item` at the end, or gives it back when the ring is full.
     ///
-    /// A producer that has seen (in the happens-before sense) enough pops for its item to have a
-    /// place always succeeds: a stale `tail` is never ahead, so the slot it points to is one whose
-    /// release this thread has seen. That is what lets a grant or a done have a reserved place.
+    /// Reserved places are kept: where at most `capacity` items can be about, and each is pushed by
+    /// somebody who knows that his place is free (at the start, or from the consumer, after the pop
+    /// of the item that had it), no push fails. For at position `p`, all but `capacity` of the pushes
+    /// so far went into places given back, so the pop of `p - capacity` was known to one of their
+    /// producers, and `tail` has passed it on: the stale stamp that would say full cannot be read.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;
-        let mut position = ring.tail.load(Relaxed);
+        let mut position = ring.tail.load(Acquire);
         loop {
             let slot = ring.slot(position);
             // Acquire: pairs with the Release that frees the slot in `pop`, so that the consumer's
@@ -105,7 +109,7 @@ impl<T: Send> Producer<T> {
             }
             if stamp > position {
                 // Others were here first. The Acquire above makes this load see past them.
-                position = ring.tail.load(Relaxed);
+                position = ring.tail.load(Acquire);
                 continue;
             }
             if let Err(newer) = reserve(&ring.tail, position) {
@@ -127,14 +131,19 @@ impl<T: Send> Producer<T> {
     }
 }
 
-/// Moves `tail` past `position`, or says where it is by now. Relaxed: see `Ring::tail`.
+/// Moves `tail` past `position`, or says where it is by now. Orderings: see `Ring::tail`.
 #[inline(always)]
 fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
     if planted("ring_reserve_without_exchange") {
         tail.store(position + 1, Relaxed);
         return Ok(());
     }
-    tail.compare_exchange_weak(position, position + 1, Relaxed, Relaxed)
+    let success = if planted("ring_relaxed_reserve") {
+        Relaxed
+    } else {
+        AcqRel
+    };
+    tail.compare_exchange_weak(position, position + 1, success, Acquire)
         .map(drop)
 }
 

@@ -1,0 +1,85 @@
+//! One state word for each call that an io thread holds: who moves it out of QUEUED owns what
+//! happens next. It never says why a call ended; that is the owner's business.
+//! Written by the owning io thread and by the scheduler, which grants.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::limits::CALLS_PER_IO_THREAD_MAX;
+use crate::ticket::CallRef;
+
+const FREE: u64 = 0;
+const QUEUED: u64 = 1;
+const GRANTED: u64 = 2;
+const LEFT: u64 = 3;
+const STATE_BITS: u32 = 8;
+
+/// The state words of all io threads.
+pub struct Entries {
+    threads: Box<[Box<[AtomicU64]>]>,
+}
+
+const fn word(generation: u32, state: u64) -> u64 {
+    (generation as u64) << STATE_BITS | state
+}
+
+impl Entries {
+    /// Words for `threads` io threads.
+    pub fn new(threads: usize) -> Self {
+        let table = || {
+            (0..CALLS_PER_IO_THREAD_MAX)
+                .map(|_| AtomicU64::new(FREE))
+                .collect()
+        };
+        Self {
+            threads: (0..threads).map(|_| table()).collect(),
+        }
+    }
+
+    fn at(&self, call: CallRef) -> &AtomicU64 {
+        &self.threads[call.thread as usize][call.index as usize]
+    }
+
+    /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
+    pub fn queue(&self, call: CallRef) {
+        // Release pairs with the Acquire in `grant`, though the ticket's own hand-over already
+        // orders what the scheduler reads.
+        self.at(call)
+            .store(word(call.generation, QUEUED), Ordering::Release);
+    }
+
+    fn leave_queue(&self, call: CallRef, to: u64) -> bool {
+        let from = word(call.generation, QUEUED);
+        let to = word(call.generation, to);
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        self.at(call)
+            .compare_exchange(from, to, order.0, order.1)
+            .is_ok()
+    }
+
+    /// The scheduler grants a slot; false where the call has moved on.
+    pub fn grant(&self, call: CallRef) -> bool {
+        self.leave_queue(call, GRANTED)
+    }
+
+    /// The owner takes a call out of the queue: expired, cancelled, left, removed. False where a
+    /// grant came first.
+    pub fn leave(&self, call: CallRef) -> bool {
+        self.leave_queue(call, LEFT)
+    }
+
+    /// Whether the call still waits. Only a hint to anybody but the one who then moves it.
+    pub fn is_queued(&self, call: CallRef) -> bool {
+        self.at(call).load(Ordering::Acquire) == word(call.generation, QUEUED)
+    }
+
+    /// The owner is done with the entry.
+    pub fn free(&self, call: CallRef) {
+        let was = self
+            .at(call)
+            .swap(word(call.generation, FREE), Ordering::AcqRel);
+        assert!(
+            was != word(call.generation, QUEUED),
+            "a queued call was dropped: {call:?}"
+        );
+    }
+}

@@ -1,0 +1,59 @@
+//! A lane's waiting tickets of one class, in order of arrival. Its room is fixed by the spec, and
+//! tickets of calls that moved on are dropped before it would overflow. Only its lane calls it.
+
+use std::collections::VecDeque;
+
+use crate::entries::Entries;
+use crate::sync::planted;
+use crate::ticket::Ticket;
+
+/// First in, first out.
+#[derive(Debug, Default)]
+pub(crate) struct Fifo {
+    tickets: VecDeque<Ticket>,
+    room: usize,
+}
+
+impl Fifo {
+    /// Sets the room for `live` waiting calls; takes memory here and never on a push.
+    pub(crate) fn resize(&mut self, live: usize) {
+        self.room = live;
+        let more = live.saturating_sub(self.tickets.len());
+        self.tickets.reserve_exact(more);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Appends a ticket.
+    pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
+        if self.tickets.len() >= self.room {
+            self.tickets
+                .retain(|ticket| entries.is_queued(ticket.call()));
+        }
+        if planted("fifo_lifo") {
+            self.tickets.push_front(ticket);
+            return;
+        }
+        self.tickets.push_back(ticket);
+    }
+
+    /// The longest-waiting ticket; its call may have moved on.
+    pub(crate) fn pop(&mut self) -> Option<Ticket> {
+        if planted("fifo_drop") && self.tickets.len() == 3 {
+            self.tickets.pop_front();
+        }
+        self.tickets.pop_front()
+    }
+
+    /// Forgets everything: the function is gone and its calls were ended by their owners.
+    pub(crate) fn clear(&mut self) {
+        self.tickets = VecDeque::new();
+        self.room = 0;
+    }
+}

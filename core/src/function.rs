@@ -1,0 +1,22 @@
+//! A registered function as every thread knows it: its spec and its lane. Immutable; a change makes
+//! a new one. The registry makes it, io threads and bridges read it.
+
+use std::sync::Arc;
+
+use crate::spec::FunctionSpec;
+use crate::view::LaneView;
+
+/// One version of a function.
+pub struct Function {
+    pub spec: FunctionSpec,
+    pub lane: u32,
+    pub view: Arc<LaneView>,
+    /// Grows with every change of any function.
+    pub version: u64,
+}
+
+impl Function {
+    pub fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+}

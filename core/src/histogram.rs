@@ -1,0 +1,79 @@
+//! Counts of times in fixed buckets, 10 µs to 60 s. One writer (an io thread), any reader.
+//! It never locks and never allocates.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Upper bounds of the buckets, in nanoseconds; one more bucket takes what is longer.
+pub const BOUNDS_NS: [u64; 21] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+];
+
+/// Buckets, with the one that has no upper bound.
+pub const BUCKETS: usize = BOUNDS_NS.len() + 1;
+
+/// A histogram of times.
+#[derive(Default)]
+pub struct Histogram {
+    counts: [AtomicU64; BUCKETS],
+    sum_ns: AtomicU64,
+}
+
+/// Adds without a locked instruction: there is one writer.
+pub(crate) fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
+impl Histogram {
+    /// Counts one time. Only the owning thread may call it.
+    pub fn record(&self, ns: u64) {
+        let at = BOUNDS_NS.partition_point(|bound| *bound < ns);
+        bump(&self.counts[at], 1);
+        bump(&self.sum_ns, ns);
+    }
+
+    /// Adds the counts to `into`, bucket by bucket, and gives the sum of all times in nanoseconds.
+    pub fn add_to(&self, into: &mut [u64; BUCKETS]) -> u64 {
+        for (sum, count) in into.iter_mut().zip(&self.counts) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+        self.sum_ns.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_counts_in_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        for ns in [0, 10_000, 10_001, 60_000_000_000, u64::MAX / 2] {
+            histogram.record(ns);
+        }
+        let mut counts = [0; BUCKETS];
+        let sum = histogram.add_to(&mut counts);
+        assert_eq!((counts[0], counts[1]), (2, 1));
+        assert_eq!((counts[BUCKETS - 2], counts[BUCKETS - 1]), (1, 1));
+        assert_eq!(sum, 20_001 + 60_000_000_000 + u64::MAX / 2);
+    }
+}

@@ -1,0 +1,105 @@
+//! Execution ids: 128 random bits and the io thread that owns the execution, in lower-case letters
+//! and digits. It never makes randomness: the bits are an argument.
+
+/// Characters of an id: 26 for 128 bits, 2 for the thread.
+pub const ID_LEN: usize = 28;
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// The name of an execution, for clients. 28 characters of Crockford's base 32, lower case.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExecutionId {
+    random: u128,
+    thread: u16,
+}
+
+impl ExecutionId {
+    /// An id from 128 unguessable bits. `thread` is below 1024.
+    pub const fn new(random: u128, thread: u16) -> Self {
+        assert!(thread < 1024);
+        Self { random, thread }
+    }
+
+    /// The io thread that owns the execution.
+    pub const fn thread(self) -> u16 {
+        self.thread
+    }
+
+    /// The random bits, which name the execution on its thread.
+    pub const fn random(self) -> u128 {
+        self.random
+    }
+
+    /// The id as it is written.
+    pub fn text(self) -> [u8; ID_LEN] {
+        let mut text = [0; ID_LEN];
+        text[0] = ALPHABET[usize::from(self.thread >> 5) & 31];
+        text[1] = ALPHABET[usize::from(self.thread) & 31];
+        let mut bits = self.random;
+        for place in text[2..].iter_mut().rev() {
+            *place = ALPHABET[(bits & 31) as usize];
+            bits >>= 5;
+        }
+        text
+    }
+
+    /// The id that `text` spells, if it is one.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() != ID_LEN {
+            return None;
+        }
+        let value = |place: u8| ALPHABET.iter().position(|letter| *letter == place);
+        let thread = u16::try_from(value(text[0])? << 5 | value(text[1])?).ok()?;
+        // 26 letters carry 130 bits: the first one has only three of its own.
+        let mut random = value(text[2]).filter(|first| *first < 8)? as u128;
+        for place in &text[3..] {
+            random = random << 5 | value(*place)? as u128;
+        }
+        Some(Self { random, thread })
+    }
+}
+
+impl std::fmt::Display for ExecutionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.text()
+            .iter()
+            .try_for_each(|letter| write!(f, "{}", char::from(*letter)))
+    }
+}
+
+impl std::fmt::Debug for ExecutionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for random in [0, 1, u128::MAX, 0x0123_4567_89AB_CDEF_0011_2233_4455_6677] {
+            for thread in [0, 1, 31, 32, 1023] {
+                let id = ExecutionId::new(random, thread);
+                assert_eq!(ExecutionId::parse(&id.text()), Some(id));
+                let fine = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+                assert!(id.text().iter().all(fine));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_an_id() {
+        let text = ExecutionId::new(7, 1).text();
+        for bad in [
+            &b""[..],
+            b"x",
+            &text[1..],
+            b"0100000000000000000000000U00",
+            &[b'z'; 28],
+        ] {
+            assert_eq!(ExecutionId::parse(bad), None);
+        }
+    }
+}

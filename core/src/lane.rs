@@ -1,0 +1,206 @@
+//! One function's place in the scheduler: its two queues, its slots, its pods.
+//! It never moves a call out of the queue by itself; the scheduler's turn does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::entries::Entries;
+use crate::event::LanePlan;
+use crate::fifo::Fifo;
+use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use crate::pods::{PodState, Pods};
+use crate::ring::Consumer;
+use crate::slots::Slots;
+use crate::ticket::{Class, Ticket};
+use crate::view::LaneView;
+
+/// How the last starts went.
+#[derive(Debug, Default)]
+pub(crate) struct Starts {
+    /// Failed ones in a row.
+    pub(crate) failed: u32,
+    pub(crate) retry_at_ns: u64,
+    pub(crate) permanent: bool,
+    pub(crate) why: Option<Arc<str>>,
+}
+
+impl Starts {
+    pub(crate) fn fail(&mut self, now_ns: u64, permanent: bool, why: Option<Arc<str>>) {
+        let backoff = START_BACKOFF_NS.saturating_mul(1 << self.failed.min(20));
+        self.failed += 1;
+        self.retry_at_ns = now_ns + backoff.min(START_BACKOFF_NS_MAX);
+        self.permanent = permanent;
+        if why.is_some() {
+            self.why = why;
+        }
+    }
+
+    /// Whether waiting for the next start is in vain.
+    pub(crate) fn hopeless(&self) -> bool {
+        self.failed > 0 && (self.permanent || self.failed >= CRASH_LOOP_STARTS)
+    }
+}
+
+/// How many pods of a lane are in which state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    pub(crate) usable: u32,
+    pub(crate) stale_usable: u32,
+    pub(crate) starting: u32,
+    pub(crate) quarantined: u32,
+    pub(crate) others: u32,
+}
+
+pub(crate) struct Lane {
+    pub(crate) view: Arc<LaneView>,
+    pub(crate) plan: LanePlan,
+    pub(crate) slots: Slots,
+    fifos: [Fifo; 2],
+    pub(crate) mailbox: Option<Consumer<Ticket>>,
+    /// Places in the table of pods.
+    pub(crate) pods: Vec<u32>,
+    pub(crate) census: Census,
+    pub(crate) starts: Starts,
+    /// Whether it stands in the scheduler's list of ready lanes.
+    pub(crate) listed: bool,
+    grants: u32,
+    /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
+    pub(crate) due_ns: u64,
+    pub(crate) removed: Option<u32>,
+    has_room: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(view: Arc<LaneView>, plan: LanePlan) -> Self {
+        Self {
+            view,
+            plan,
+            slots: Slots::new(plan.concurrency),
+            fifos: Default::default(),
+            mailbox: None,
+            pods: Vec::new(),
+            census: Census::default(),
+            starts: Starts::default(),
+            listed: false,
+            grants: 0,
+            due_ns: u64::MAX,
+            removed: None,
+            has_room: false,
+        }
+    }
+
+    /// Takes a new plan; calls that wait or run stay counted.
+    pub(crate) fn replan(&mut self, plan: LanePlan) {
+        self.plan = plan;
+        self.slots.resize(plan.concurrency);
+        self.has_room = false;
+        self.starts = Starts::default();
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.fifos[0].len() + self.fifos[1].len()
+    }
+
+    pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
+        if !self.has_room {
+            // Waiting calls, and running ones that come back for a retry.
+            let live = (self.plan.queue_size + self.plan.concurrency) as usize;
+            self.fifos.iter_mut().for_each(|fifo| fifo.resize(live));
+            self.has_room = true;
+        }
+        self.fifos[ticket.class as usize].push(ticket, entries);
+    }
+
+    /// The next ticket: sync before async, with one grant in `ASYNC_SHARE` kept for async.
+    pub(crate) fn pop(&mut self) -> Option<Ticket> {
+        let [sync, queued_async] = &mut self.fifos;
+        let turn_of_async = self.grants % ASYNC_SHARE == ASYNC_SHARE - 1;
+        if turn_of_async && !queued_async.is_empty() {
+            return queued_async.pop();
+        }
+        sync.pop().or_else(|| queued_async.pop())
+    }
+
+    pub(crate) fn granted(&mut self, class: Class) {
+        // The share counts only while both classes wait: alone, neither owes the other anything.
+        let both = !self.fifos[0].is_empty() && !self.fifos[1].is_empty();
+        if both || class == Class::Async {
+            self.grants = self.grants.wrapping_add(1);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.fifos.iter_mut().for_each(Fifo::clear);
+        self.has_room = false;
+    }
+
+    /// Pods that waiting and running calls need, between the plan's floor and ceiling.
+    pub(crate) fn pods_needed(&self) -> u32 {
+        let Some(pods) = self.plan.pods.filter(|_| self.removed.is_none()) else {
+            return 0;
+        };
+        let calls = (self.view.depth() + self.slots.held()).min(self.plan.concurrency);
+        calls.div_ceil(pods.cap).clamp(pods.min, pods.max)
+    }
+
+    /// Whether pods have to be started, as far as a look at the counts tells.
+    pub(crate) fn lacks_pods(&self) -> bool {
+        self.plan.pods.is_some()
+            && self.census.usable + self.census.starting + self.census.quarantined
+                < self.pods_needed()
+    }
+
+    /// Counts its pods anew and shows the counts; called whenever a pod's state changed.
+    pub(crate) fn count(&mut self, pods: &mut Pods) {
+        let mut census = Census::default();
+        for index in &self.pods {
+            let pod = pods.at(*index);
+            match pod.state {
+                PodState::Starting => census.starting += 1,
+                PodState::Usable => {
+                    census.usable += 1;
+                    census.stale_usable += u32::from(pod.stale);
+                }
+                PodState::Quarantined => census.quarantined += 1,
+                PodState::Draining | PodState::Leaving => census.others += 1,
+            }
+        }
+        self.census = census;
+        self.show();
+    }
+
+    /// Shows counts and limits to the io threads.
+    pub(crate) fn show(&self) {
+        let concurrency = self.plan.concurrency;
+        let (now, most) = self.plan.pods.map_or((concurrency, concurrency), |pods| {
+            let slots = |count: u32| count.saturating_mul(pods.cap).min(concurrency);
+            (slots(self.census.usable), slots(pods.max))
+        });
+        let view = &self.view;
+        view.slots_now.store(now, Ordering::Relaxed);
+        view.slots_max.store(most, Ordering::Relaxed);
+        let others = self.census.others + self.census.quarantined;
+        let counts = [self.census.usable, self.census.starting, others];
+        for (gauge, count) in view.pods.iter().zip(counts) {
+            gauge.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// The pod for the next call: the least loaded with room, the earliest of equals so that late
+    /// ones fall idle; `avoid` only where there is no other.
+    pub(crate) fn choose(&self, pods: &mut Pods, avoid: u32) -> Option<u32> {
+        let cap = self.plan.pods?.cap;
+        let mut best = None;
+        let mut best_load = (true, u32::MAX);
+        for index in &self.pods {
+            let pod = pods.at(*index);
+            if pod.state == PodState::Usable && pod.in_flight < cap {
+                let load = (*index == avoid, pod.in_flight);
+                if load < best_load {
+                    (best, best_load) = (Some(*index), load);
+                }
+            }
+        }
+        best
+    }
+}

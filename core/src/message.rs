@@ -1,0 +1,194 @@
+//! What io threads and the bridge say to each other. It holds no behaviour.
+//! Grants and dones have rings of their own; these messages are the cold rest.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::event::{Event, Notice, Order};
+use crate::function::Function;
+use crate::outcome::Failure;
+use crate::spec::{FieldFault, FunctionDraft};
+use crate::ticket::{CallRef, PodRef};
+
+/// Where a pod listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// How a pod ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEnd {
+    /// Killed for its memory.
+    pub oom: bool,
+    /// The cluster's or the process's own words.
+    pub message: Arc<str>,
+}
+
+/// To an io thread.
+pub enum Message {
+    /// Inline only: the scheduler lives on this thread.
+    Event(Event),
+    Notice(Notice),
+    /// A new or changed function; answered by `BridgeMessage::Ack` with its version.
+    Function(Arc<Function>),
+    /// A function is gone; answered by `BridgeMessage::Ack` with this version.
+    FunctionRemoved {
+        lane: u32,
+        name: Arc<str>,
+        version: u64,
+    },
+    /// Comes before the scheduler hears that the pod is up.
+    PodAddress {
+        pod: PodRef,
+        address: PodAddress,
+    },
+    /// Connections to it are closed; `end` says how, for who waits to know before a retry.
+    PodGone {
+        pod: PodRef,
+        end: PodEnd,
+    },
+    /// A POOL function's endpoint was resolved, or why not.
+    Endpoint {
+        lane: u32,
+        address: Result<PodAddress, Arc<str>>,
+    },
+    /// A Job's container runs since then (nanoseconds of the process's clock).
+    JobStarted {
+        call: CallRef,
+        attempt: u32,
+        at_ns: u64,
+    },
+    /// A Job ended without a callback, or could not be started.
+    JobEnded {
+        call: CallRef,
+        attempt: u32,
+        failure: Failure,
+        oom: bool,
+    },
+    /// The answer to a request.
+    Reply {
+        token: u64,
+        reply: Reply,
+    },
+    /// No new calls; what runs goes on.
+    Drain,
+    /// What is left ends as `SHUTDOWN`, is answered and counted; then the thread ends.
+    Stop,
+}
+
+/// To the bridge.
+pub enum BridgeMessage {
+    Order(Order),
+    Request {
+        request: Request,
+        reply: ReplyTo,
+    },
+    /// An io thread has taken over the version of a function.
+    Ack {
+        version: u64,
+    },
+    Job(Box<JobStart>),
+    /// The call is over: its Job is deleted, its process ended. Also said after a good end.
+    JobStop {
+        call: CallRef,
+        attempt: u32,
+    },
+}
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    pub thread: u16,
+    pub token: u64,
+}
+
+/// What a client wants changed or told.
+pub enum Request {
+    Register {
+        draft: Box<FunctionDraft>,
+        replace: bool,
+    },
+    Remove {
+        name: Arc<str>,
+    },
+    Scale {
+        name: Arc<str>,
+        replicas: u32,
+    },
+    ColdStarts {
+        name: Arc<str>,
+    },
+    /// A warm pod says that it is ready; the bridge knows its token.
+    PodReady {
+        token: Box<str>,
+        pod: Box<str>,
+        stamps: ReadyStamps,
+    },
+}
+
+/// What a runtime stamped while it started, in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadyStamps {
+    pub started_at_ms: u64,
+    pub loaded_at_ms: u64,
+    pub ready_at_ms: u64,
+}
+
+/// One cold start taken apart. Durations in nanoseconds; none where a phase was not seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColdStart {
+    pub pod: String,
+    /// Milliseconds since the epoch.
+    pub wanted_at_ms: u64,
+    /// Phase names in order, with the nanoseconds since `wanted` at which each was reached.
+    pub phases: Vec<(&'static str, u64)>,
+    pub failure: Option<Arc<str>>,
+}
+
+/// The bridge's answer.
+pub enum Reply {
+    Registered {
+        function: Arc<Function>,
+        created: bool,
+    },
+    Removed,
+    Scaled {
+        function: Arc<str>,
+        replicas: u32,
+    },
+    ColdStarts(Vec<ColdStart>),
+    Ready,
+    Refused(Refused),
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    NotFound,
+    Exists,
+    Invalid(Vec<FieldFault>),
+    /// The registry cannot be changed now; why.
+    Unavailable(String),
+    /// Another pod's token.
+    Forbidden,
+    /// The table of functions is full.
+    TooMany,
+}
+
+/// A Job to start: one process or pod for one attempt of one call.
+pub struct JobStart {
+    pub call: CallRef,
+    pub function: Arc<Function>,
+    pub execution_id: Box<str>,
+    pub attempt: u32,
+    pub trace_id: Option<Box<str>>,
+    /// For the callback's URL.
+    pub token: Box<str>,
+    /// The whole envelope, where it is JSON of at most 32 KiB; else the Job fetches it.
+    pub payload: Option<Box<str>>,
+    /// What the call has left, in milliseconds.
+    pub deadline_ms: u64,
+}

@@ -1,0 +1,110 @@
+//! The scheduler's table of pods: state, calls in flight, stamps. It never starts or ends a pod;
+//! orders do, and a bridge obeys them. Only the scheduler calls it.
+
+use crate::ticket::PodRef;
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PodState {
+    /// Ordered, not heard of yet.
+    Starting,
+    Usable,
+    /// Its connection failed or a call was cut off in it; `/health` decides.
+    Quarantined,
+    /// No new grant; it is stopped when nothing runs in it.
+    Draining,
+    /// Stop was ordered, or it is known to be gone; the place is freed with its last call.
+    Leaving,
+}
+
+/// One pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pod {
+    pub(crate) lane: u32,
+    pub(crate) state: PodState,
+    pub(crate) in_flight: u32,
+    pub(crate) wanted_ns: u64,
+    pub(crate) usable_ns: u64,
+    pub(crate) idle_since_ns: u64,
+    /// Made for an older spec: it serves until a new pod takes its place.
+    pub(crate) stale: bool,
+    /// Whether a call ended well in it; a pod that dies before counts as a failed start.
+    pub(crate) proven: bool,
+    /// Whether the bridge said that it is gone.
+    pub(crate) down: bool,
+    generation: u32,
+    used: bool,
+}
+
+/// All pods. References to a place that was given to another pod find nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    table: Vec<Pod>,
+    free: Vec<u32>,
+}
+
+impl Pods {
+    /// A place for a pod that is being started, unless there are `PODS_MAX`.
+    pub(crate) fn add(&mut self, lane: u32, wanted_ns: u64) -> Option<PodRef> {
+        let pod = Pod {
+            lane,
+            state: PodState::Starting,
+            in_flight: 0,
+            wanted_ns,
+            usable_ns: 0,
+            idle_since_ns: wanted_ns,
+            stale: false,
+            proven: false,
+            down: false,
+            generation: 0,
+            used: true,
+        };
+        if let Some(index) = self.free.pop() {
+            let place = &mut self.table[index as usize];
+            let generation = place.generation.wrapping_add(1);
+            *place = Pod { generation, ..pod };
+            return Some(PodRef { index, generation });
+        }
+        if self.table.len() >= crate::limits::PODS_MAX {
+            return None;
+        }
+        self.table.push(pod);
+        let index = u32::try_from(self.table.len() - 1).expect("PODS_MAX fits");
+        Some(PodRef {
+            index,
+            generation: 0,
+        })
+    }
+
+    /// The pod, if the reference is not an old one.
+    pub(crate) fn get(&mut self, pod: PodRef) -> Option<&mut Pod> {
+        let found = self.table.get_mut(pod.index as usize)?;
+        (found.used && found.generation == pod.generation).then_some(found)
+    }
+
+    /// The pod at a place that its lane knows to be taken.
+    pub(crate) fn at(&mut self, index: u32) -> &mut Pod {
+        let pod = &mut self.table[index as usize];
+        assert!(pod.used, "a lane names a pod that is gone");
+        pod
+    }
+
+    /// The reference to a place that is taken.
+    pub(crate) fn reference(&self, index: u32) -> PodRef {
+        PodRef {
+            index,
+            generation: self.table[index as usize].generation,
+        }
+    }
+
+    /// Frees a place that nothing runs in.
+    pub(crate) fn remove(&mut self, index: u32) {
+        let pod = &mut self.table[index as usize];
+        assert!(
+            pod.used && pod.in_flight == 0,
+            "a pod was forgotten with calls in it"
+        );
+        pod.used = false;
+        self.free.push(index);
+    }
+}

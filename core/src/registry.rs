@@ -1,0 +1,358 @@
+//! The table of functions and how it changes: one writer (the bridge thread), every change told to
+//! the scheduler first, then to every io thread, answered when all have taken it over; a removal
+//! reaches the scheduler last. It sends nothing by itself: its `RegistryOut` says what to send.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::event::{Event, LanePlan};
+use crate::function::Function;
+use crate::limits::FUNCTIONS_MAX;
+use crate::message::{Refused, Reply, ReplyTo};
+use crate::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use crate::view::LaneView;
+
+/// A change of the table.
+pub enum Change {
+    Register {
+        draft: Box<FunctionDraft>,
+        replace: bool,
+    },
+    Remove {
+        name: Arc<str>,
+    },
+    Scale {
+        name: Arc<str>,
+        replicas: u32,
+    },
+}
+
+/// What every io thread has to hear.
+#[derive(Clone)]
+pub enum Told {
+    Function(Arc<Function>),
+    Removed {
+        lane: u32,
+        name: Arc<str>,
+        version: u64,
+    },
+}
+
+/// What a step leaves to be sent, in this order.
+#[derive(Default)]
+pub struct RegistryOut {
+    pub scheduler: Vec<Event>,
+    pub io_threads: Vec<Told>,
+    pub replies: Vec<(Option<ReplyTo>, Reply)>,
+}
+
+enum Waiting {
+    Registered {
+        function: Arc<Function>,
+        created: bool,
+    },
+    Scaled {
+        function: Arc<str>,
+        replicas: u32,
+    },
+    Removed {
+        name: Arc<str>,
+        lane: u32,
+        epoch: u32,
+    },
+}
+
+struct Unacknowledged {
+    left: usize,
+    reply: Option<ReplyTo>,
+    then: Waiting,
+}
+
+struct Leaving {
+    lane: u32,
+    view: Arc<LaneView>,
+    epoch: u32,
+    /// Still being told to the io threads: changes of this name wait.
+    in_progress: bool,
+}
+
+/// The table.
+pub struct Registry {
+    io_threads: usize,
+    defaults: Defaults,
+    platform: Platform,
+    functions: BTreeMap<Arc<str>, Arc<Function>>,
+    /// Removed functions whose calls or pods are not gone yet.
+    leaving: HashMap<Arc<str>, Leaving>,
+    free_lanes: Vec<u32>,
+    lanes: u32,
+    version: u64,
+    epoch: u32,
+    unacknowledged: HashMap<u64, Unacknowledged>,
+    put_off: VecDeque<(Change, Option<ReplyTo>)>,
+}
+
+impl Registry {
+    pub fn new(io_threads: usize, defaults: Defaults, platform: Platform) -> Self {
+        Self {
+            io_threads,
+            defaults,
+            platform,
+            functions: BTreeMap::new(),
+            leaving: HashMap::new(),
+            free_lanes: Vec::new(),
+            lanes: 0,
+            version: 0,
+            epoch: 0,
+            unacknowledged: HashMap::new(),
+            put_off: VecDeque::new(),
+        }
+    }
+
+    /// Registered functions by name.
+    pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
+        &self.functions
+    }
+
+    /// Lanes of removed functions whose last calls still run; the ledger counts them.
+    pub fn leaving_views(&self) -> impl Iterator<Item = &Arc<LaneView>> {
+        self.leaving.values().map(|leaving| &leaving.view)
+    }
+
+    /// Whether every change so far was taken over by all io threads.
+    pub fn is_settled(&self) -> bool {
+        self.unacknowledged.is_empty() && self.put_off.is_empty()
+    }
+
+    /// Begins a change. What cannot be done is answered at once.
+    pub fn change(&mut self, change: Change, reply: Option<ReplyTo>, out: &mut RegistryOut) {
+        let name = match &change {
+            Change::Register { draft, .. } => draft.name(),
+            Change::Remove { name } | Change::Scale { name, .. } => Some(&**name),
+        };
+        let in_progress = name
+            .and_then(|name| self.leaving.get(name))
+            .is_some_and(|gone| gone.in_progress);
+        if in_progress {
+            self.put_off.push_back((change, reply));
+            return;
+        }
+        let done = match change {
+            Change::Register { draft, replace } => self.register(&draft, replace, reply, out),
+            Change::Remove { name } => self.remove(&name, reply, out),
+            Change::Scale { name, replicas } => self.scale(&name, replicas, reply, out),
+        };
+        if let Err(refused) = done {
+            out.replies.push((reply, Reply::Refused(refused)));
+        }
+    }
+
+    fn register(
+        &mut self,
+        draft: &FunctionDraft,
+        replace: bool,
+        reply: Option<ReplyTo>,
+        out: &mut RegistryOut,
+    ) -> Result<(), Refused> {
+        let spec = FunctionSpec::resolve(draft, &self.defaults, self.platform)
+            .map_err(Refused::Invalid)?;
+        if let Some(old) = self.functions.get(&spec.name) {
+            if !replace {
+                return Err(Refused::Exists);
+            }
+            let reshaped = old.spec.shape_hash(self.platform) != spec.shape_hash(self.platform);
+            let function = self.replace(&old.clone(), spec, reshaped, out);
+            self.tell(
+                function.clone(),
+                reply,
+                Waiting::Registered {
+                    function,
+                    created: false,
+                },
+                out,
+            );
+            return Ok(());
+        }
+        let (lane, view) = self.lane_for(&spec.name).ok_or(Refused::TooMany)?;
+        self.version += 1;
+        let plan = LanePlan::of(&spec);
+        out.scheduler.push(Event::LaneOpened {
+            lane,
+            view: view.clone(),
+            plan,
+        });
+        let function = Arc::new(Function {
+            spec,
+            lane,
+            view,
+            version: self.version,
+        });
+        self.functions
+            .insert(function.name().clone(), function.clone());
+        self.tell(
+            function.clone(),
+            reply,
+            Waiting::Registered {
+                function,
+                created: true,
+            },
+            out,
+        );
+        Ok(())
+    }
+
+    /// A removed function's lane where its last calls still run, else a free one.
+    fn lane_for(&mut self, name: &str) -> Option<(u32, Arc<LaneView>)> {
+        if let Some(gone) = self.leaving.remove(name) {
+            return Some((gone.lane, gone.view));
+        }
+        let lane = match self.free_lanes.pop() {
+            Some(lane) => lane,
+            None if (self.lanes as usize) < FUNCTIONS_MAX => {
+                self.lanes += 1;
+                self.lanes - 1
+            }
+            None => return None,
+        };
+        Some((lane, Arc::new(LaneView::new(self.io_threads))))
+    }
+
+    fn replace(
+        &mut self,
+        old: &Function,
+        spec: FunctionSpec,
+        reshaped: bool,
+        out: &mut RegistryOut,
+    ) -> Arc<Function> {
+        self.version += 1;
+        let plan = LanePlan::of(&spec);
+        out.scheduler.push(Event::LaneChanged {
+            lane: old.lane,
+            plan,
+            reshaped,
+        });
+        let (lane, view) = (old.lane, old.view.clone());
+        let function = Arc::new(Function {
+            spec,
+            lane,
+            view,
+            version: self.version,
+        });
+        self.functions
+            .insert(function.name().clone(), function.clone());
+        function
+    }
+
+    fn tell(
+        &mut self,
+        function: Arc<Function>,
+        reply: Option<ReplyTo>,
+        then: Waiting,
+        out: &mut RegistryOut,
+    ) {
+        let version = function.version;
+        out.io_threads.push(Told::Function(function));
+        self.await_acks(version, reply, then);
+    }
+
+    fn await_acks(&mut self, version: u64, reply: Option<ReplyTo>, then: Waiting) {
+        let left = self.io_threads;
+        self.unacknowledged
+            .insert(version, Unacknowledged { left, reply, then });
+    }
+
+    fn remove(
+        &mut self,
+        name: &str,
+        reply: Option<ReplyTo>,
+        out: &mut RegistryOut,
+    ) -> Result<(), Refused> {
+        let function = self.functions.remove(name).ok_or(Refused::NotFound)?;
+        self.version += 1;
+        self.epoch += 1;
+        let (lane, epoch) = (function.lane, self.epoch);
+        let name = function.name().clone();
+        let view = function.view.clone();
+        self.leaving.insert(
+            name.clone(),
+            Leaving {
+                lane,
+                view,
+                epoch,
+                in_progress: true,
+            },
+        );
+        let version = self.version;
+        out.io_threads.push(Told::Removed {
+            lane,
+            name: name.clone(),
+            version,
+        });
+        self.await_acks(version, reply, Waiting::Removed { name, lane, epoch });
+        Ok(())
+    }
+
+    fn scale(
+        &mut self,
+        name: &str,
+        replicas: u32,
+        reply: Option<ReplyTo>,
+        out: &mut RegistryOut,
+    ) -> Result<(), Refused> {
+        let old = self.functions.get(name).ok_or(Refused::NotFound)?.clone();
+        let spec = old
+            .spec
+            .with_min_replicas(replicas)
+            .map_err(|fault| Refused::Invalid(vec![fault]))?;
+        let function = self.replace(&old, spec, false, out);
+        let then = Waiting::Scaled {
+            function: function.name().clone(),
+            replicas,
+        };
+        self.tell(function, reply, then, out);
+        Ok(())
+    }
+
+    /// An io thread has taken a version over; the last one completes the change.
+    pub fn acknowledge(&mut self, version: u64, out: &mut RegistryOut) {
+        let Some(change) = self.unacknowledged.get_mut(&version) else {
+            return;
+        };
+        change.left -= 1;
+        if change.left > 0 {
+            return;
+        }
+        let Some(change) = self.unacknowledged.remove(&version) else {
+            return;
+        };
+        let reply = match change.then {
+            Waiting::Registered { function, created } => Reply::Registered { function, created },
+            Waiting::Scaled { function, replicas } => Reply::Scaled { function, replicas },
+            Waiting::Removed { name, lane, epoch } => {
+                if let Some(gone) = self.leaving.get_mut(&name) {
+                    gone.in_progress = false;
+                }
+                out.scheduler.push(Event::LaneRemoved { lane, epoch });
+                for (change, reply) in std::mem::take(&mut self.put_off) {
+                    self.change(change, reply, out);
+                }
+                Reply::Removed
+            }
+        };
+        out.replies.push((change.reply, reply));
+    }
+
+    /// The scheduler has nothing left of a removed function: its lane is free again.
+    pub fn lane_gone(&mut self, lane: u32, epoch: u32) {
+        let gone = |leaving: &Leaving| leaving.lane == lane && leaving.epoch == epoch;
+        let name = self
+            .leaving
+            .iter()
+            .find(|(_, leaving)| gone(leaving))
+            .map(|(name, _)| name.clone());
+        if let Some(name) = name {
+            self.leaving.remove(&name);
+            self.free_lanes.push(lane);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether an attempt that failed is followed by another one, and when. It never sleeps: the owner
+//! of the call does. Randomness is an argument.
+
+use crate::spec::RetryOn;
+use crate::ticket::Class;
+
+/// How an attempt failed, as far as its retry is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptFailure {
+    /// It cannot have begun: refused, nothing sent, or the pod said so.
+    NotBegun,
+    /// The pod went away in the middle of it; `oom` where it is known to have run out of memory.
+    Lost { oom: bool },
+    /// The attempt's own time was over.
+    TimedOut,
+    /// The function said no.
+    Handler,
+    /// It would fail again: a bad output, a start that cannot work, a call that nobody wants.
+    Final,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Give,
+    /// After so many nanoseconds; 0 is at once.
+    Retry(u64),
+}
+
+/// What a call has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Attempts so far, the failed one among them.
+    pub attempts: u32,
+    /// Retries after a pod was lost mid-call.
+    pub lost: u32,
+    /// Whether another pod could take it at once.
+    pub other_pod: bool,
+}
+
+/// What the function allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryRule {
+    pub max_retries: u32,
+    pub retry_on: RetryOn,
+    pub class: Class,
+}
+
+const MS: u64 = 1_000_000;
+const NOT_BEGUN_FIRST_NS: u64 = 10 * MS;
+const NOT_BEGUN_MAX_NS: u64 = 1000 * MS;
+const ASYNC_FIRST_NS: u64 = 100 * MS;
+const ASYNC_MAX_NS: u64 = 10_000 * MS;
+
+fn doubling(first_ns: u64, max_ns: u64, times: u32) -> u64 {
+    first_ns.saturating_mul(1 << times.min(20)).min(max_ns)
+}
+
+/// Decides. `random` is uniform over all of `u64`.
+pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u64) -> Next {
+    let retries = tried.attempts.saturating_sub(1);
+    if retries >= rule.max_retries {
+        return Next::Give;
+    }
+    let allowed = match failure {
+        AttemptFailure::NotBegun => {
+            let backoff = doubling(NOT_BEGUN_FIRST_NS, NOT_BEGUN_MAX_NS, retries);
+            return Next::Retry(if tried.other_pod { 0 } else { backoff });
+        }
+        AttemptFailure::Lost { oom } => {
+            !oom && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
+        }
+        AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),
+        AttemptFailure::Handler => rule.retry_on.contains(RetryOn::ERROR),
+        AttemptFailure::Final => false,
+    };
+    match (allowed, rule.class) {
+        (false, _) => Next::Give,
+        (true, Class::Sync) => Next::Retry(0),
+        (true, Class::Async) => {
+            let most = doubling(ASYNC_FIRST_NS, ASYNC_MAX_NS, retries);
+            Next::Retry(random % (most + 1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(retry_on: RetryOn, class: Class) -> RetryRule {
+        RetryRule {
+            max_retries: 3,
+            retry_on,
+            class,
+        }
+    }
+
+    fn tried(attempts: u32) -> Tried {
+        Tried {
+            attempts,
+            lost: 0,
+            other_pod: false,
+        }
+    }
+
+    #[test]
+    fn what_cannot_have_begun_is_retried_whatever_retry_on_says() {
+        let rule = rule(RetryOn::NONE, Class::Sync);
+        let next = |attempts| decide(AttemptFailure::NotBegun, rule, tried(attempts), 0);
+        assert_eq!(next(1), Next::Retry(10 * MS));
+        assert_eq!(next(2), Next::Retry(20 * MS));
+        assert_eq!(next(3), Next::Retry(40 * MS));
+        assert_eq!(next(4), Next::Give);
+        let other = Tried {
+            other_pod: true,
+            ..tried(1)
+        };
+        assert_eq!(
+            decide(AttemptFailure::NotBegun, rule, other, 0),
+            Next::Retry(0)
+        );
+        let patient = RetryRule {
+            max_retries: 10,
+            ..rule
+        };
+        let late = decide(AttemptFailure::NotBegun, patient, tried(10), 0);
+        assert_eq!(late, Next::Retry(NOT_BEGUN_MAX_NS));
+    }
+
+    #[test]
+    fn a_lost_pod_is_retried_once_and_never_after_oom() {
+        let pod = rule(RetryOn::POD, Class::Sync);
+        let lost = AttemptFailure::Lost { oom: false };
+        assert_eq!(decide(lost, pod, tried(1), 0), Next::Retry(0));
+        assert_eq!(
+            decide(
+                lost,
+                pod,
+                Tried {
+                    lost: 1,
+                    ..tried(2)
+                },
+                0
+            ),
+            Next::Give
+        );
+        assert_eq!(
+            decide(AttemptFailure::Lost { oom: true }, pod, tried(1), 0),
+            Next::Give
+        );
+        assert_eq!(
+            decide(lost, rule(RetryOn::NONE, Class::Sync), tried(1), 0),
+            Next::Give
+        );
+    }
+
+    #[test]
+    fn errors_and_timeouts_only_as_retry_on_allows() {
+        let both = RetryOn::TIMEOUT.with(RetryOn::ERROR);
+        for failure in [AttemptFailure::TimedOut, AttemptFailure::Handler] {
+            assert_eq!(
+                decide(failure, rule(both, Class::Sync), tried(1), 0),
+                Next::Retry(0)
+            );
+            assert_eq!(
+                decide(failure, rule(RetryOn::POD, Class::Sync), tried(1), 0),
+                Next::Give
+            );
+        }
+        assert_eq!(
+            decide(AttemptFailure::Final, rule(both, Class::Sync), tried(1), 0),
+            Next::Give
+        );
+    }
+
+    #[test]
+    fn async_backs_off_with_full_jitter() {
+        let rule = RetryRule {
+            max_retries: 10,
+            ..rule(RetryOn::ERROR, Class::Async)
+        };
+        let next =
+            |attempts, random| match decide(AttemptFailure::Handler, rule, tried(attempts), random)
+            {
+                Next::Retry(ns) => ns,
+                Next::Give => panic!("a retry was due"),
+            };
+        assert_eq!(next(1, 100 * MS), 100 * MS);
+        assert!(next(1, u64::MAX) <= 100 * MS);
+        assert_eq!(next(2, 0), 0);
+        assert!((0..1000).all(|n| next(10, n * 0x9E37_79B9_7F4A_7C15) <= ASYNC_MAX_NS));
+    }
+}

@@ -1,0 +1,326 @@
+//! Which pods a lane wants: more as calls wait, fewer when idle, others when the spec changed.
+//! It never starts or ends one; orders to the bridge do. A part of the scheduler's state machine.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::event::{Notice, Order, Outbox};
+use crate::pods::PodState;
+use crate::scheduler::Scheduler;
+use crate::ticket::PodRef;
+
+/// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
+/// start: otherwise a function that crashes on its first breath would be started in a tight loop.
+const SHORT_LIFE_NS: u64 = 5_000_000_000;
+
+impl Scheduler {
+    fn mean_start(&mut self, lane: u32, sample_ns: u64) {
+        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            let old = lane.view.start_ns.load(Ordering::Relaxed);
+            let new = if old == 0 {
+                sample_ns
+            } else {
+                old - old / 4 + sample_ns / 4
+            };
+            lane.view.start_ns.store(new.max(1), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn pod_up(&mut self, pod_ref: PodRef, now_ns: u64, out: &mut Outbox) {
+        let Some(pod) = self.pods.get(pod_ref) else {
+            return;
+        };
+        let (lane, was, wanted_ns) = (pod.lane, pod.state, pod.wanted_ns);
+        match was {
+            PodState::Starting => {
+                pod.usable_ns = now_ns;
+                pod.idle_since_ns = now_ns;
+                pod.state = PodState::Usable;
+                self.mean_start(lane, now_ns.saturating_sub(wanted_ns));
+            }
+            PodState::Quarantined => pod.state = PodState::Usable,
+            PodState::Usable | PodState::Draining | PodState::Leaving => return,
+        }
+        self.recount(lane);
+        if was == PodState::Starting {
+            self.replace_one(lane, out);
+        }
+        self.retire_later(lane, now_ns);
+        self.reconcile(lane, now_ns, out);
+        self.list(lane);
+    }
+
+    /// A fresh pod came up: one of the old spec makes room.
+    fn replace_one(&mut self, lane_index: u32, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let stale = lane.pods.clone().into_iter().find(|index| {
+            let pod = self.pods.at(*index);
+            pod.stale && pod.state == PodState::Usable
+        });
+        if let Some(index) = stale {
+            self.drain(index, out);
+            self.recount(lane_index);
+        }
+    }
+
+    pub(crate) fn pod_down(&mut self, pod_ref: PodRef, now_ns: u64, out: &mut Outbox) {
+        let Some(pod) = self.pods.get(pod_ref) else {
+            return;
+        };
+        if pod.state == PodState::Starting {
+            let why = "the pod ended before it was ready".into();
+            return self.start_failed(pod_ref, false, why, now_ns, out);
+        }
+        let lane = pod.lane;
+        let died_young = pod.state != PodState::Leaving
+            && !pod.proven
+            && now_ns.saturating_sub(pod.usable_ns) < SHORT_LIFE_NS;
+        pod.state = PodState::Leaving;
+        pod.down = true;
+        if pod.in_flight == 0 {
+            self.forget(pod_ref.index);
+        }
+        if died_young && let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+            let why: Arc<str> = "pods end right after they came up".into();
+            lane.starts.fail(now_ns, false, Some(why));
+        }
+        self.recount(lane);
+        self.reconcile(lane, now_ns, out);
+        self.give_up(lane, now_ns, out);
+        self.finish_close(lane, out);
+    }
+
+    pub(crate) fn pod_leaving(&mut self, pod_ref: PodRef, now_ns: u64, out: &mut Outbox) {
+        let Some(pod) = self.pods.get(pod_ref) else {
+            return;
+        };
+        let lane = pod.lane;
+        self.drain(pod_ref.index, out);
+        self.recount(lane);
+        self.reconcile(lane, now_ns, out);
+    }
+
+    pub(crate) fn start_failed(
+        &mut self,
+        pod_ref: PodRef,
+        permanent: bool,
+        why: Arc<str>,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
+        let Some(pod) = self.pods.get(pod_ref) else {
+            return;
+        };
+        let lane_index = pod.lane;
+        let was_wanted = pod.state == PodState::Starting;
+        pod.state = PodState::Leaving;
+        pod.down = true;
+        self.forget(pod_ref.index);
+        if was_wanted && let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+            lane.starts.fail(now_ns, permanent, Some(why));
+        }
+        self.recount(lane_index);
+        self.reconcile(lane_index, now_ns, out);
+        self.give_up(lane_index, now_ns, out);
+        self.finish_close(lane_index, out);
+    }
+
+    /// Ends the wait of a lane's calls where no pod is there and none will come.
+    fn give_up(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let census = lane.census;
+        let none = census.usable + census.starting + census.quarantined == 0;
+        let in_vain = lane.starts.hopeless() && now_ns < lane.starts.retry_at_ns;
+        if none && in_vain && lane.view.depth() > 0 {
+            let why = lane
+                .starts
+                .why
+                .clone()
+                .unwrap_or_else(|| "no pod could be started".into());
+            out.notices.push(Notice::StartsFail {
+                lane: lane_index,
+                why,
+            });
+        }
+    }
+
+    /// A running pod of an earlier plane becomes one of ours.
+    pub(crate) fn adopt(
+        &mut self,
+        lane_index: u32,
+        token: u64,
+        stale: bool,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
+        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+            return;
+        };
+        let Some(pod) = self.pods.add(lane_index, now_ns) else {
+            return;
+        };
+        lane.pods.push(pod.index);
+        self.pods.at(pod.index).stale = stale;
+        self.recount(lane_index);
+        out.orders.push(Order::Adopted {
+            lane: lane_index,
+            token,
+            pod,
+        });
+    }
+
+    /// Starts what is missing, and drains what an edit made superfluous.
+    pub(crate) fn reconcile(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+            return;
+        };
+        if lane.plan.pods.is_none() || lane.removed.is_some() {
+            return;
+        }
+        let needed = lane.pods_needed();
+        let census = lane.census;
+        let fresh = census.usable - census.stale_usable + census.quarantined + census.starting;
+        let missing = if census.stale_usable == 0 {
+            needed.saturating_sub(fresh)
+        } else if fresh < needed {
+            // Old pods serve on: the new ones come one by one, each before an old one goes.
+            needed
+                .saturating_sub(fresh + census.stale_usable)
+                .max(u32::from(census.starting == 0))
+        } else {
+            0
+        };
+        let enough_fresh = census.usable - census.stale_usable >= needed;
+        if census.stale_usable > 0 && enough_fresh {
+            self.drain_stale(lane_index, out);
+        }
+        if missing == 0 {
+            return;
+        }
+        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+            return;
+        };
+        if lane.starts.failed > 0 && now_ns < lane.starts.retry_at_ns {
+            let retry_at_ns = lane.starts.retry_at_ns;
+            self.arm(lane_index, retry_at_ns);
+            return self.give_up(lane_index, now_ns, out);
+        }
+        // After a failure one start shows whether it mended.
+        let at_once = if lane.starts.failed > 0 { 1 } else { missing };
+        let at_once = if lane.starts.failed > 0 && census.starting > 0 {
+            0
+        } else {
+            at_once
+        };
+        for _ in 0..at_once {
+            let Some(pod) = self.pods.add(lane_index, now_ns) else {
+                break;
+            };
+            let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+                return;
+            };
+            lane.pods.push(pod.index);
+            out.orders.push(Order::Start {
+                lane: lane_index,
+                pod,
+                wanted_ns: now_ns,
+            });
+        }
+        self.recount(lane_index);
+    }
+
+    fn drain_stale(&mut self, lane_index: u32, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        for index in lane.pods.clone() {
+            let pod = self.pods.at(index);
+            if pod.stale && pod.state == PodState::Usable {
+                self.drain(index, out);
+            }
+        }
+        self.recount(lane_index);
+    }
+
+    /// No new grant for a pod; it is stopped with its last call.
+    pub(crate) fn drain(&mut self, index: u32, out: &mut Outbox) {
+        let pod = self.pods.at(index);
+        match pod.state {
+            PodState::Leaving => {}
+            PodState::Starting => self.stop(index, out),
+            PodState::Usable | PodState::Quarantined | PodState::Draining => {
+                pod.state = PodState::Draining;
+                if pod.in_flight == 0 {
+                    self.stop(index, out);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn stop(&mut self, index: u32, out: &mut Outbox) {
+        let pod = self.pods.at(index);
+        pod.state = PodState::Leaving;
+        let lane = pod.lane;
+        let pod = self.pods.reference(index);
+        out.orders.push(Order::Stop { pod });
+        self.recount(lane);
+    }
+
+    /// Frees the place of a pod that is down and empty.
+    pub(crate) fn forget(&mut self, index: u32) {
+        let lane_index = self.pods.at(index).lane;
+        self.pods.remove(index);
+        if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+            lane.pods.retain(|other| *other != index);
+        }
+        self.recount(lane_index);
+    }
+
+    /// Sets the timer for pods that may fall idle.
+    fn retire_later(&mut self, lane_index: u32, now_ns: u64) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        if let Some(plan) = lane.plan.pods
+            && lane.census.usable > plan.min
+        {
+            self.arm(lane_index, now_ns.saturating_add(plan.idle_ns));
+        }
+    }
+
+    /// Drains pods that nobody called for long, down to the floor, and sets the next timer.
+    pub(crate) fn retire_idle(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let Some(plan) = lane.plan.pods else { return };
+        let floor = lane.pods_needed();
+        let mut usable = lane.census.usable;
+        let mut next_ns = u64::MAX;
+        // The latest first: earlier ones are chosen first for calls.
+        for index in lane.pods.clone().into_iter().rev() {
+            let pod = self.pods.at(index);
+            if pod.state != PodState::Usable || usable <= floor {
+                continue;
+            }
+            let idle_until = pod.idle_since_ns.saturating_add(plan.idle_ns);
+            if pod.in_flight == 0 && idle_until <= now_ns {
+                usable -= 1;
+                self.drain(index, out);
+            } else if pod.in_flight == 0 {
+                next_ns = next_ns.min(idle_until);
+            } else {
+                next_ns = next_ns.min(now_ns.saturating_add(plan.idle_ns));
+            }
+        }
+        self.recount(lane_index);
+        if usable > plan.min {
+            let later = now_ns.saturating_add(plan.idle_ns.max(1_000_000));
+            self.arm(lane_index, next_ns.min(later));
+        }
+    }
+}

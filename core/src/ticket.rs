@@ -1,0 +1,97 @@
+//! What travels between threads in place of a call: its ticket to the scheduler, the grant back.
+//! It never carries a byte of a request; those stay with the io thread that owns the sockets.
+
+/// Which of a lane's two queues a call waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    Sync = 0,
+    Async = 1,
+}
+
+/// A call's entry in the table of the io thread that owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallRef {
+    pub index: u32,
+    /// Grows each time the entry is used again, so that an old reference finds nothing.
+    pub generation: u32,
+    pub thread: u16,
+}
+
+/// A place in the scheduler's table of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PodRef {
+    pub index: u32,
+    pub generation: u32,
+}
+
+impl PodRef {
+    /// The pod of a call that needs none: LOCAL, POOL and JOB.
+    pub const NONE: Self = Self {
+        index: u32::MAX,
+        generation: 0,
+    };
+
+    /// Whether there is a pod at all.
+    pub const fn is_some(self) -> bool {
+        self.index != u32::MAX
+    }
+}
+
+/// A call that waits for a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// When the call began to wait, in nanoseconds of the process's clock.
+    pub queued_ns: u64,
+    pub index: u32,
+    pub generation: u32,
+    pub lane: u32,
+    /// The pod that a retry would rather not see again, by index; `PodRef::NONE.index` for none.
+    pub avoid: u32,
+    pub thread: u16,
+    pub class: Class,
+}
+
+const _: () = assert!(size_of::<Ticket>() == 32);
+
+impl Ticket {
+    /// The entry of the call.
+    pub const fn call(&self) -> CallRef {
+        CallRef {
+            index: self.index,
+            generation: self.generation,
+            thread: self.thread,
+        }
+    }
+}
+
+/// A slot for a call: it may run now, in that pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    pub call: CallRef,
+    pub lane: u32,
+    pub pod: PodRef,
+    pub granted_ns: u64,
+    /// How much of its wait was for a pod to start.
+    pub start_ns: u64,
+}
+
+/// How the pod fared in an attempt, as far as its next calls are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodVerdict {
+    Healthy,
+    /// Its connection failed or it refused: no grant until its `/health` answers.
+    Lost,
+    /// A call was cut off in it: no grant until its `/health` answers.
+    CutOff,
+}
+
+/// The end of an attempt: the slot is free.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    pub lane: u32,
+    pub pod: PodRef,
+    pub verdict: PodVerdict,
+    /// Sent to answered, where there was an answer to measure.
+    pub function_ns: Option<u64>,
+}

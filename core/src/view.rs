@@ -1,0 +1,110 @@
+//! The face of a lane that io threads see: live counters, measured times and, with a pinned
+//! scheduler, the mailbox. It decides nothing. One writer per fact, named on the field, except
+//! `depth`, which whoever moves a call into or out of the queue changes.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use crate::limits::LANE_RING_DEPTH;
+use crate::metrics::FunctionMetrics;
+use crate::ring::{Consumer, Producer, channel};
+use crate::ticket::Ticket;
+
+type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
+
+/// What everybody may know of a lane.
+pub struct LaneView {
+    /// Live waiting calls.
+    depth: AtomicU32,
+    /// Slots held. Writer: scheduler.
+    pub running: AtomicU32,
+    /// Slots that the function may have at most. Writer: scheduler.
+    pub slots_max: AtomicU32,
+    /// Slots that it has now, held or free. Writer: scheduler.
+    pub slots_now: AtomicU32,
+    /// Mean time from sent to answered; 0 before the first sample. Writer: scheduler.
+    pub service_ns: AtomicU64,
+    /// Mean time from wanted to usable of a pod; 0 before the first sample. Writer: scheduler.
+    pub start_ns: AtomicU64,
+    /// Usable, starting and other pods, for the gauges. Writer: scheduler.
+    pub pods: [AtomicU32; 3],
+    mailbox: OnceLock<Mailbox>,
+    /// One place for each io thread, filled at the function's first call there.
+    metrics: Box<[OnceLock<Box<FunctionMetrics>>]>,
+}
+
+impl LaneView {
+    /// A lane that has seen no call yet.
+    pub fn new(io_threads: usize) -> Self {
+        Self {
+            depth: AtomicU32::new(0),
+            running: AtomicU32::new(0),
+            slots_max: AtomicU32::new(0),
+            slots_now: AtomicU32::new(0),
+            service_ns: AtomicU64::new(0),
+            start_ns: AtomicU64::new(0),
+            pods: Default::default(),
+            mailbox: OnceLock::new(),
+            metrics: (0..io_threads).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// Live waiting calls.
+    pub fn depth(&self) -> u32 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place in the queue, or says that all `most` are taken.
+    pub fn enter(&self, most: u32) -> bool {
+        let was = self.depth.fetch_add(1, Ordering::Relaxed);
+        if was >= most {
+            self.depth.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        true
+    }
+
+    /// Takes a place for a call that was admitted before and waits again.
+    pub fn reenter(&self) {
+        self.depth.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives a place back; called once by whoever moved the call out of the queue.
+    pub fn leave(&self) {
+        let was = self.depth.fetch_sub(1, Ordering::Relaxed);
+        assert!(was > 0, "more calls left a queue than were in it");
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        self.mailbox.get_or_init(|| {
+            let (producer, consumer) = channel(LANE_RING_DEPTH);
+            (producer, Mutex::new(Some(consumer)))
+        })
+    }
+
+    /// Puts a ticket into the mailbox, which is made on the first call; a full one gives it back.
+    pub fn post(&self, ticket: Ticket) -> Result<(), Ticket> {
+        self.mailbox().0.push(ticket)
+    }
+
+    /// The scheduler's end of the mailbox, once.
+    pub fn take_mailbox(&self) -> Option<Consumer<Ticket>> {
+        self.mailbox()
+            .1
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    /// The io thread's own counters of this function.
+    pub fn metrics(&self, thread: usize) -> &FunctionMetrics {
+        self.metrics[thread].get_or_init(Default::default)
+    }
+
+    /// The counters of those io threads that have seen a call.
+    pub fn metrics_seen(&self) -> impl Iterator<Item = &FunctionMetrics> {
+        self.metrics
+            .iter()
+            .filter_map(|metrics| metrics.get().map(|metrics| &**metrics))
+    }
+}

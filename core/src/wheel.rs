@@ -1,0 +1,311 @@
+//! A hierarchical timer wheel: deadlines in milliseconds, O(1) to set and to cancel, keys of the
+//! caller's. It never looks at a clock and never allocates once it has held as many timers before.
+//! Each io thread and the scheduler advance one of their own.
+
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+/// 64^5 ms: twelve days; what is later waits in the last level and is looked at again.
+const LEVELS: usize = 5;
+const NONE: u32 = u32::MAX;
+const TICK_NS: u64 = 1_000_000;
+
+/// A timer that was set; cancelling it twice, or after it fired, does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerRef {
+    index: u32,
+    generation: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Timer {
+    tick: u64,
+    key: u64,
+    generation: u32,
+    next: u32,
+    prev: u32,
+    /// Level * SLOTS + slot, or NONE while it is free.
+    place: u32,
+}
+
+/// The wheel. Times are nanoseconds of the process's clock.
+#[derive(Debug)]
+pub struct Wheel {
+    timers: Vec<Timer>,
+    free: u32,
+    heads: [u32; LEVELS * SLOTS],
+    occupied: [u64; LEVELS],
+    tick: u64,
+    live: usize,
+}
+
+impl Wheel {
+    /// An empty wheel that begins at `now_ns`.
+    pub fn new(now_ns: u64) -> Self {
+        Self {
+            timers: Vec::new(),
+            free: NONE,
+            heads: [NONE; LEVELS * SLOTS],
+            occupied: [0; LEVELS],
+            tick: now_ns / TICK_NS,
+            live: 0,
+        }
+    }
+
+    /// Timers that are set.
+    pub const fn len(&self) -> usize {
+        self.live
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Sets a timer: `advance` gives `key` at the first millisecond that is not before `at_ns`.
+    pub fn set(&mut self, at_ns: u64, key: u64) -> TimerRef {
+        // A tick that is being drained is over: the earliest is the next one.
+        let tick = at_ns.div_ceil(TICK_NS).max(self.tick + 1);
+        let index = if self.free == NONE {
+            let timer = Timer {
+                tick,
+                key,
+                generation: 0,
+                next: NONE,
+                prev: NONE,
+                place: NONE,
+            };
+            self.timers.push(timer);
+            u32::try_from(self.timers.len() - 1).expect("fewer than 2^32 timers")
+        } else {
+            let index = self.free;
+            self.free = self.timers[index as usize].next;
+            index
+        };
+        let timer = &mut self.timers[index as usize];
+        timer.tick = tick;
+        timer.key = key;
+        let generation = timer.generation;
+        self.link(index);
+        self.live += 1;
+        TimerRef { index, generation }
+    }
+
+    /// Forgets a timer; false where it fired or was cancelled before.
+    pub fn cancel(&mut self, timer: TimerRef) -> bool {
+        let found = &self.timers[timer.index as usize];
+        if found.generation != timer.generation || found.place == NONE {
+            return false;
+        }
+        self.unlink(timer.index);
+        self.release(timer.index);
+        true
+    }
+
+    /// A time before which `advance` gives nothing; not later than the earliest timer.
+    pub fn next_ns(&self) -> Option<u64> {
+        if self.live == 0 {
+            return None;
+        }
+        let mut earliest = u64::MAX;
+        for level in 0..LEVELS {
+            if let Some(tick) = self.next_in_level(level) {
+                earliest = earliest.min(tick);
+            }
+        }
+        Some(earliest * TICK_NS)
+    }
+
+    /// Moves on to `now_ns` and gives the key of every timer that is due. A clock that steps back
+    /// moves nothing.
+    pub fn advance(&mut self, now_ns: u64, mut due: impl FnMut(u64)) {
+        let until = now_ns / TICK_NS;
+        while self.tick < until {
+            let Some(next_ns) = self.next_ns() else {
+                self.tick = until;
+                return;
+            };
+            let next = next_ns / TICK_NS;
+            if next > until {
+                self.tick = until;
+                return;
+            }
+            self.tick = next.max(self.tick + 1);
+            self.cascade();
+            self.fire(&mut due);
+        }
+    }
+
+    fn place_of(&self, tick: u64) -> usize {
+        let differs = (tick ^ self.tick) | 1;
+        let level = ((63 - differs.leading_zeros()) / SLOT_BITS) as usize;
+        let level = level.min(LEVELS - 1);
+        let slot = (tick >> (level as u32 * SLOT_BITS)) as usize & (SLOTS - 1);
+        level * SLOTS + slot
+    }
+
+    fn link(&mut self, index: u32) {
+        let place = self.place_of(self.timers[index as usize].tick);
+        let head = self.heads[place];
+        let timer = &mut self.timers[index as usize];
+        timer.place = u32::try_from(place).expect("a wheel has few places");
+        timer.prev = NONE;
+        timer.next = head;
+        if head != NONE {
+            self.timers[head as usize].prev = index;
+        }
+        self.heads[place] = index;
+        self.occupied[place / SLOTS] |= 1 << (place % SLOTS);
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Timer {
+            next, prev, place, ..
+        } = self.timers[index as usize];
+        if next != NONE {
+            self.timers[next as usize].prev = prev;
+        }
+        if prev == NONE {
+            self.heads[place as usize] = next;
+            if next == NONE {
+                self.occupied[place as usize / SLOTS] &= !(1 << (place as usize % SLOTS));
+            }
+        } else {
+            self.timers[prev as usize].next = next;
+        }
+        self.timers[index as usize].place = NONE;
+    }
+
+    fn release(&mut self, index: u32) {
+        let timer = &mut self.timers[index as usize];
+        timer.generation = timer.generation.wrapping_add(1);
+        timer.place = NONE;
+        timer.next = self.free;
+        self.free = index;
+        self.live -= 1;
+    }
+
+    /// The first tick at which a slot of `level` has to be looked at.
+    fn next_in_level(&self, level: usize) -> Option<u64> {
+        let occupied = self.occupied[level];
+        if occupied == 0 {
+            return None;
+        }
+        let shift = level as u32 * SLOT_BITS;
+        let here = (self.tick >> shift) as u32 & (SLOTS as u32 - 1);
+        // Slots count from the one after the current one; the current one itself is a lap away.
+        let ahead = occupied
+            .rotate_right((here + 1) % SLOTS as u32)
+            .trailing_zeros()
+            + 1;
+        Some(((self.tick >> shift) + u64::from(ahead)) << shift)
+    }
+
+    fn take_list(&mut self, place: usize) -> u32 {
+        self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
+        std::mem::replace(&mut self.heads[place], NONE)
+    }
+
+    /// Where a higher level's slot begins now, its timers move down.
+    fn cascade(&mut self) {
+        for level in (1..LEVELS).rev() {
+            let shift = level as u32 * SLOT_BITS;
+            if !self.tick.is_multiple_of(1 << shift) {
+                continue;
+            }
+            let slot = (self.tick >> shift) as usize & (SLOTS - 1);
+            let mut at = self.take_list(level * SLOTS + slot);
+            while at != NONE {
+                let next = self.timers[at as usize].next;
+                self.link(at);
+                at = next;
+            }
+        }
+    }
+
+    fn fire(&mut self, due: &mut impl FnMut(u64)) {
+        let mut at = self.take_list(self.tick as usize & (SLOTS - 1));
+        while at != NONE {
+            let Timer {
+                next, tick, key, ..
+            } = self.timers[at as usize];
+            debug_assert_eq!(
+                tick, self.tick,
+                "a timer fired at another tick than its own"
+            );
+            self.release(at);
+            due(key);
+            at = next;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn timers_fire_in_time_whatever_the_distance() {
+        // Against a sorted map, with random distances, cancels and strides.
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut random = move |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        let mut now = 12_345 * MS;
+        let mut wheel = Wheel::new(now);
+        let mut model: BTreeMap<u64, (u64, TimerRef)> = BTreeMap::new();
+        for key in 0..20_000_u64 {
+            let far = [3, 90, 5_000, 400_000, 40_000_000][random(5) as usize];
+            let at = now + random(far * MS);
+            model.insert(key, (at, wheel.set(at, key)));
+            if random(4) == 0 {
+                let victim = random(key + 1);
+                let known = model.remove(&victim);
+                if let Some((_, timer)) = known {
+                    assert!(wheel.cancel(timer));
+                    assert!(!wheel.cancel(timer));
+                }
+            }
+            assert_eq!(wheel.len(), model.len());
+            let stride = [1, 20, 3_000, 300_000][random(4) as usize];
+            now += random(stride * MS);
+            let mut fired = Vec::new();
+            wheel.advance(now, |key| fired.push(key));
+            for key in fired {
+                let (at, _) = model
+                    .remove(&key)
+                    .expect("fired once, and not after a cancel");
+                assert!(at <= now, "fired {} ns early", at - now);
+            }
+            let late = model
+                .values()
+                .filter(|(at, _)| at.div_ceil(MS) * MS + MS <= now)
+                .count();
+            assert_eq!(late, 0);
+            if let Some(next) = wheel.next_ns() {
+                assert!(
+                    next > now - MS
+                        && model
+                            .values()
+                            .all(|(at, _)| at.div_ceil(MS) + 1 >= next / MS)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_moves_nothing() {
+        let mut wheel = Wheel::new(1000 * MS);
+        wheel.set(1005 * MS, 1);
+        let mut fired = 0;
+        wheel.advance(10 * MS, |_| fired += 1);
+        wheel.advance(1004 * MS, |_| fired += 1);
+        assert_eq!(fired, 0);
+        wheel.advance(1005 * MS, |_| fired += 1);
+        assert_eq!((fired, wheel.is_empty()), (1, true));
+    }
+}
