@@ -57,7 +57,8 @@ pub fn parse_answer(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHe
         bytes,
         &mut headers,
     );
-    match parsed.map_err(|error| head::fault_of(error, bytes))? {
+    let version = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
+    match parsed.map_err(|error| head::fault_of(error, version))? {
         httparse::Status::Complete(length) if length == end => {}
         _ => return Err(Fault::Malformed("the answer's head has no sound end")),
     }
@@ -108,12 +109,15 @@ impl AnswerHead {
         ending: &mut Ending,
     ) -> Result<(), Fault> {
         let (name, value) = (header.name.as_bytes(), header.value);
-        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         match (name.len(), name[0] | 0x20) {
-            (10, b'c') if is("connection") => ending.connection(value),
-            (14, b'c') if is("content-length") => ending.content_length(value)?,
-            (17, b't') if is("transfer-encoding") => ending.transfer_encoding(value)?,
-            (12, b'c') if is("content-type") => {
+            (10, b'c') if field::is_named(name, b"connection") => ending.connection(value),
+            (14, b'c') if field::is_named(name, b"content-length") => {
+                ending.content_length(value)?
+            }
+            (17, b't') if field::is_named(name, b"transfer-encoding") => {
+                ending.transfer_encoding(value)?
+            }
+            (12, b'c') if field::is_named(name, b"content-type") => {
                 let span = Span::of_piece(bytes, value);
                 if self.content_type.replace(span).is_some() {
                     return Err(Fault::Malformed(
@@ -121,9 +125,13 @@ impl AnswerHead {
                     ));
                 }
             }
-            (12, b'x') if is("x-cold-start") => self.cold_start |= says_true(value),
-            (13, b'x') if is("x-not-started") => self.not_started |= says_true(value),
-            (18, b'x') if is("x-init-duration-ms") => {
+            (12, b'x') if field::is_named(name, b"x-cold-start") => {
+                self.cold_start |= says_true(value)
+            }
+            (13, b'x') if field::is_named(name, b"x-not-started") => {
+                self.not_started |= says_true(value)
+            }
+            (18, b'x') if field::is_named(name, b"x-init-duration-ms") => {
                 self.init_duration_ms =
                     field::digits(value).and_then(|number| u32::try_from(number).ok());
             }
@@ -135,4 +143,145 @@ impl AnswerHead {
 
 fn says_true(value: &[u8]) -> bool {
     value.eq_ignore_ascii_case(b"true")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::START_LINE_MAX;
+
+    fn parse(text: &str) -> Result<AnswerHead, Fault> {
+        parse_answer(text.as_bytes(), &mut HeadScan::default())
+            .map(|head| head.expect("a whole head"))
+    }
+
+    fn with(status: &str, lines: &str) -> Result<AnswerHead, Fault> {
+        parse(&format!("HTTP/1.1 {status}\r\n{lines}\r\n"))
+    }
+
+    fn is_malformed<T>(outcome: &Result<T, Fault>) -> bool {
+        matches!(outcome, Err(Fault::Malformed(_)))
+    }
+
+    #[test]
+    fn finds_everything_that_a_pod_says_of_its_call() {
+        let text = "HTTP/1.1 200 OK\r\ncontent-type: image/png \r\nContent-Length: 7\r\n\
+            X-Cold-Start: TRUE\r\nX-Init-Duration-Ms: 120\r\nx-not-started:true\r\n\r\n";
+        let head = parse(text).unwrap();
+        assert_eq!((head.len, head.status), (text.len(), 200));
+        assert_eq!(head.body, AnswerBody::Length(7));
+        assert_eq!(head.content_type.unwrap().of(text.as_bytes()), b"image/png");
+        assert!(head.keep_alive && head.cold_start && head.not_started);
+        assert_eq!(head.init_duration_ms, Some(120));
+        let head = with("503", "X-Cold-Start: yes\r\nX-Init-Duration-Ms: 1.5\r\n").unwrap();
+        assert!(!head.cold_start && !head.not_started);
+        assert_eq!(
+            (head.status, head.init_duration_ms, head.content_type),
+            (503, None, None)
+        );
+    }
+
+    #[test]
+    fn knows_where_the_body_ends() {
+        for (status, lines, body) in [
+            ("200 OK", "", AnswerBody::UntilClose),
+            ("200 OK", "Content-Length: 0\r\n", AnswerBody::Length(0)),
+            (
+                "500 x",
+                "Transfer-Encoding: chunked\r\n",
+                AnswerBody::Chunked,
+            ),
+            ("204 No Content", "", AnswerBody::None),
+            ("204 No Content", "Content-Length: 0\r\n", AnswerBody::None),
+            (
+                "304 Not Modified",
+                "Content-Length: 9\r\n",
+                AnswerBody::None,
+            ),
+            ("100 Continue", "", AnswerBody::None),
+            ("103 Early Hints", "Link: x\r\n", AnswerBody::None),
+        ] {
+            let head = with(status, lines).unwrap();
+            assert_eq!(head.body, body, "{status} {lines:?}");
+            assert_eq!(head.keep_alive, body != AnswerBody::UntilClose);
+        }
+    }
+
+    #[test]
+    fn knows_when_the_connection_stays_open() {
+        let stays = |minor, lines: &str| {
+            let text = format!("HTTP/1.{minor} 200 OK\r\nContent-Length: 1\r\n{lines}\r\n");
+            parse(&text).unwrap().keep_alive
+        };
+        assert!(stays(1, "") && !stays(0, ""));
+        assert!(stays(1, "Connection: keep-alive\r\n") && stays(0, "Connection: Keep-Alive\r\n"));
+        assert!(!stays(1, "Connection: x, Close\r\n"));
+    }
+
+    #[test]
+    fn refuses_what_a_client_would_be_refused_too() {
+        for (status, lines) in [
+            (
+                "200 OK",
+                "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            ("200 OK", "Content-Length: 1\r\nContent-Length: 1\r\n"),
+            ("200 OK", "Content-Length: 1, 1\r\n"),
+            ("200 OK", "Content-Length: -1\r\n"),
+            ("200 OK", "Transfer-Encoding: chunked, gzip\r\n"),
+            ("200 OK", "Transfer-Encoding: gzip\r\n"),
+            ("200 OK", "Content-Type: a\r\nContent-Type: a\r\n"),
+            ("200 OK", "A: b\r\n c\r\n"),
+            ("200 OK", "A : b\r\n"),
+            ("200 OK", "A: b\nC: d\r\n"),
+            ("200 OK", "A: b\rC: d\r\n"),
+            ("204 x", "Content-Length: 1\r\n"),
+            ("204 x", "Transfer-Encoding: chunked\r\n"),
+            ("100 x", "Content-Length: 1\r\n"),
+            ("101 Switching Protocols", ""),
+            ("099 x", ""),
+            ("600 x", ""),
+            ("20 x", ""),
+            ("2000 x", ""),
+            (" 200 OK", ""),
+            ("", ""),
+        ] {
+            let outcome = with(status, lines);
+            assert!(is_malformed(&outcome), "{status} {lines:?}: {outcome:?}");
+        }
+        assert!(is_malformed(&parse("\r\nHTTP/1.1 200 OK\r\n\r\n")));
+        assert!(is_malformed(&parse(
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )));
+        assert!(is_malformed(&parse("ICY 200 OK\r\n\r\n")));
+        assert_eq!(
+            parse("HTTP/2.0 200 OK\r\n\r\n"),
+            Err(Fault::VersionUnsupported)
+        );
+        let outcome = with("200 OK", "Transfer-Encoding: gzip, chunked\r\n");
+        assert_eq!(outcome, Err(Fault::CodingUnsupported));
+        assert_eq!(
+            with("200 OK", &"A: b\r\n".repeat(101)),
+            Err(Fault::HeadTooLarge)
+        );
+        assert!(is_malformed(&with(
+            &format!("200 {}", "x".repeat(START_LINE_MAX)),
+            ""
+        )));
+        assert!(with("200", "").is_ok() && with("200 ", "").is_ok());
+    }
+
+    #[test]
+    fn waits_for_the_end_of_the_head() {
+        let text = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n";
+        let mut scan = HeadScan::default();
+        for end in 0..text.len() {
+            assert_eq!(
+                parse_answer(&text[..end], &mut scan),
+                Ok(None),
+                "{end} bytes"
+            );
+        }
+        assert!(parse_answer(text, &mut scan).unwrap().is_some());
+    }
 }

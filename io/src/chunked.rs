@@ -195,3 +195,162 @@ fn expect_lf(byte: u8) -> Result<(), Fault> {
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the whole input gives, having made sure that it gives the same byte by byte.
+    fn decode(input: &[u8], max: usize) -> Result<(Progress, Vec<u8>), Fault> {
+        let mut out = Vec::new();
+        let whole = Chunked::default().decode(input, &mut out, max);
+        let (mut chunked, mut slow_out, mut slow) = (Chunked::default(), Vec::new(), Ok(0));
+        for byte in input {
+            match chunked.decode(std::slice::from_ref(byte), &mut slow_out, max) {
+                Ok(progress) => slow = slow.map(|consumed| consumed + progress.consumed),
+                Err(fault) => {
+                    slow = Err(fault);
+                    break;
+                }
+            }
+        }
+        assert_eq!(slow, whole.map(|progress| progress.consumed));
+        assert_eq!(slow_out, out);
+        whole.map(|progress| (progress, out))
+    }
+
+    fn data(input: &str) -> Option<(String, usize)> {
+        let (progress, out) = decode(input.as_bytes(), 1000).ok()?;
+        progress
+            .done
+            .then(|| (String::from_utf8(out).unwrap(), progress.consumed))
+    }
+
+    #[test]
+    fn decodes_chunks_and_leaves_what_follows() {
+        let whole = |text: &str, consumed| Some((text.to_owned(), consumed));
+        assert_eq!(data("0\r\n\r\n"), whole("", 5));
+        assert_eq!(
+            data("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\nGET"),
+            whole("abcde", 20)
+        );
+        assert_eq!(
+            data("00A\r\n0123456789\r\n000\r\n\r\n"),
+            whole("0123456789", 24)
+        );
+        assert_eq!(
+            data("a;x=\"y;\u{e9}\"\r\n0123456789\r\n0 ;z\r\n\r\n")
+                .unwrap()
+                .0,
+            "0123456789"
+        );
+        assert_eq!(data("0\r\nA: b\r\nC:\r\n\r\nX"), whole("", 15));
+        assert_eq!(data("1\r\n\n\r\n0\r\n\r\n"), whole("\n", 11));
+    }
+
+    #[test]
+    fn says_that_more_is_to_come() {
+        let body = b"3\r\nabc\r\n0\r\nA: b\r\n\r\n";
+        for end in 0..body.len() {
+            let (progress, _) = decode(&body[..end], 1000).unwrap();
+            assert_eq!(
+                progress,
+                Progress {
+                    consumed: end,
+                    done: false
+                }
+            );
+        }
+        let mut done = Chunked::default();
+        let mut out = Vec::new();
+        assert!(done.decode(body, &mut out, 1000).unwrap().done);
+        let after = done.decode(b"1\r\nx", &mut out, 1000);
+        assert_eq!(
+            after,
+            Ok(Progress {
+                consumed: 0,
+                done: true
+            })
+        );
+    }
+
+    #[test]
+    fn refuses_what_parsers_read_differently() {
+        for body in [
+            "\r\n",
+            "x",
+            "-1\r\n",
+            "+1\r\n",
+            "0x1\r\n",
+            " 1\r\n",
+            ";a\r\n",
+            "1 \r\n",
+            "1\t\r\n",
+            "1 2\r\n",
+            "1\n",
+            "1\rx",
+            "1;a\n",
+            "1;a\rb",
+            "1;\u{1}",
+            "1;\u{7f}",
+            "1\r\nab",
+            "1\r\na\n",
+            "1\r\na\rb",
+            "0\r\n\n",
+            "0\r\n\rx",
+            "0\r\n a: b\r\n",
+            "0\r\na\r\n",
+            "0\r\na : b\r\n",
+            "0\r\n: b\r\n",
+            "0\r\na: b\n",
+            "0\r\na: b\rc",
+            "0\r\na: b\r\n c\r\n",
+            "0\r\na: \u{0}",
+        ] {
+            let outcome = decode(body.as_bytes(), 1000);
+            assert!(
+                matches!(outcome, Err(Fault::Malformed(_))),
+                "{body:?}: {outcome:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn holds_every_limit_on_both_sides() {
+        let sized = |digits: &str| decode(format!("{digits}\r\n").as_bytes(), usize::MAX);
+        assert!(sized("FFFFFFFFFFFFFFFF").is_ok());
+        assert!(sized("0000000000000001").is_ok());
+        assert!(matches!(
+            sized("10000000000000000"),
+            Err(Fault::Malformed(_))
+        ));
+        assert!(matches!(
+            sized("00000000000000001"),
+            Err(Fault::Malformed(_))
+        ));
+
+        assert!(decode(b"3\r\nabc\r\n2\r\nde", 5).is_ok());
+        // A chunk over the limit is refused by its size, none of its data taken.
+        let mut out = b"ab".to_vec();
+        let outcome = Chunked::default().decode(b"4\r\nabcd", &mut out, 5);
+        assert_eq!((outcome, out.len()), (Err(Fault::BodyTooLarge), 2));
+        assert_eq!(decode(b"3\r\nabc\r\n3\r\n", 5), Err(Fault::BodyTooLarge));
+
+        let line = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 3));
+        assert!(decode(line(CHUNK_LINE_MAX as usize).as_bytes(), 1000).is_ok());
+        assert!(decode(line(CHUNK_LINE_MAX as usize + 1).as_bytes(), 1000).is_err());
+        // The line may be long each time, but not every time.
+        let lines = |count: usize| line(CHUNK_LINE_MAX as usize).repeat(count);
+        assert!(decode(lines(16).as_bytes(), 1000).is_ok());
+        assert!(decode(lines(17).as_bytes(), 1000).is_err());
+
+        let trailers = |length: usize| format!("0\r\nA:{}\r\n\r\n", "b".repeat(length - 5));
+        assert!(
+            decode(trailers(TRAILERS_MAX as usize).as_bytes(), 1000)
+                .unwrap()
+                .0
+                .done
+        );
+        assert!(decode(trailers(TRAILERS_MAX as usize + 1).as_bytes(), 1000).is_err());
+    }
+}

@@ -35,6 +35,19 @@ pub struct Prefer {
     wait_seen: bool,
 }
 
+/// Whether a header is called so. `known` is in lower case; a header's name that was parsed holds
+/// no byte that the folding could confuse with a letter, a digit or a hyphen.
+#[inline(always)]
+pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    // Arrays of one size compare in a few instructions, without a branch for each byte.
+    let Ok(name) = <&[u8; N]>::try_from(name) else {
+        return false;
+    };
+    name.iter().zip(known).fold(0, |differ, (&byte, &known)| {
+        differ | ((byte | 0x20) ^ known)
+    }) == 0
+}
+
 /// Without the spaces and tabs around it.
 pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
@@ -235,4 +248,151 @@ fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
         let (high, low) = (nibble(), nibble());
         Some(high.zip(low).map(|(high, low)| (high << 4 | low) as u8))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_within_their_bounds() {
+        assert_eq!(digits(b"0"), Some(0));
+        assert_eq!(digits(b"007"), Some(7));
+        assert_eq!(digits(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [
+            "",
+            "18446744073709551616",
+            "+1",
+            "-1",
+            "1 ",
+            "0x1",
+            "1,1",
+            "\u{664}",
+        ] {
+            assert_eq!(digits(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(parse_timeout_ms(b"1"), Ok(1));
+        assert_eq!(parse_timeout_ms(b"300000"), Ok(300_000));
+        for bad in ["", "0", "300001", "1.5", "4294967297", "-1", "1s"] {
+            assert!(parse_timeout_ms(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(parse_idempotency_key(&[b'k'; 255]).is_ok());
+        assert!(parse_idempotency_key(&[b'k'; 256]).is_err());
+        assert!(parse_idempotency_key(b"").is_err());
+    }
+
+    #[test]
+    fn names_compare_without_case_and_whole() {
+        assert!(is_named(b"X-Trace-ID", b"x-trace-id"));
+        for other in ["x-trace-i", "x-trace-idx", "x_trace-id", "x-trace-ie", ""] {
+            assert!(!is_named(other.as_bytes(), b"x-trace-id"), "{other}");
+        }
+    }
+
+    #[test]
+    fn media_types_are_told_apart_by_essence_and_charset() {
+        for (value, expected) in [
+            ("application/json", MediaType::Json),
+            ("Application/JSON ; charset=UTF-8", MediaType::Json),
+            ("application/json;charset=\"utf-8\"", MediaType::Json),
+            ("application/json; v=1", MediaType::Json),
+            ("application/json; charset=utf-16", MediaType::Other),
+            ("application/json, text/plain", MediaType::Other),
+            ("application/problem+json", MediaType::Other),
+            ("application/jsonp", MediaType::Other),
+            ("text/plain", MediaType::Text),
+            ("text/plain; charset=us-ascii", MediaType::Text),
+            ("text/plain; charset=iso-8859-1", MediaType::Other),
+            ("image/png", MediaType::Other),
+            ("nonsense", MediaType::Other),
+            ("  ", MediaType::None),
+        ] {
+            assert_eq!(media_type(Some(value.as_bytes())), expected, "{value}");
+        }
+        assert_eq!(media_type(None), MediaType::None);
+    }
+
+    #[test]
+    fn preferences_are_read_as_one_list_in_which_the_first_counts() {
+        for (value, respond_async, wait_s) in [
+            ("", false, None),
+            ("respond-async", true, None),
+            ("Respond-Async, WAIT=10", true, Some(10)),
+            ("wait = 10 ; x=y, respond-async; foo", true, Some(10)),
+            ("wait=\"7\"", false, Some(7)),
+            ("wait=3, wait=9", false, Some(3)),
+            ("wait=x, wait=9", false, None),
+            ("wait", false, None),
+            ("wait=-1", false, None),
+            ("wait=0", false, Some(0)),
+            ("wait=99999999999999999999999", false, Some(u32::MAX)),
+            ("respond-async=\"\"", true, None),
+            ("respond-async=no", false, None),
+            ("foo=\"a, respond-async\", handling=lenient", false, None),
+            ("foo=\"a\\\", respond-async\", wait=2", false, Some(2)),
+            ("foo=\"open, respond-async", false, None),
+            (",,; =,respond-async,", true, None),
+            ("return=minimal;wait=4", false, None),
+        ] {
+            let prefer = parse_prefer(value.as_bytes());
+            assert_eq!(
+                (prefer.respond_async, prefer.wait_s),
+                (respond_async, wait_s),
+                "{value}"
+            );
+        }
+        let mut two = parse_prefer(b"wait=5");
+        two.add(b"respond-async, wait=6");
+        assert_eq!((two.respond_async, two.wait_s), (true, Some(5)));
+    }
+
+    #[test]
+    fn query_numbers_are_found_however_they_are_spelled() {
+        for (query, expected) in [
+            ("", Ok(None)),
+            ("a=1&waitMs", Err(())),
+            ("waitMs=", Err(())),
+            ("waitMs=250", Ok(Some(250))),
+            ("a&b=2&%77aitMs=2%350", Ok(Some(250))),
+            ("waitms=1&xwaitMs=1&waitMsx=1&wait%4=1", Ok(None)),
+            ("waitMs=1&waitMs=1", Err(())),
+            ("waitMs=1x", Err(())),
+            ("waitMs=%31%", Err(())),
+            ("waitMs=4294967295", Ok(Some(u32::MAX))),
+            ("waitMs=4294967296", Err(())),
+            ("waitMs=1=2", Err(())),
+        ] {
+            assert_eq!(
+                query_number(query.as_bytes(), "waitMs").map_err(|_| ()),
+                expected,
+                "{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn path_segments_are_decoded_once_and_within_their_room() {
+        let room = &mut [0; 8];
+        assert_eq!(
+            percent_decode(b"longer than the room", room),
+            Ok("longer than the room")
+        );
+        assert_eq!(percent_decode(b"a%2Eb", room), Ok("a.b"));
+        assert_eq!(percent_decode(b"%2541", room), Ok("%41"));
+        assert_eq!(percent_decode(b"%C3%a9", room), Ok("é"));
+        assert_eq!(percent_decode(b"%312345678", room), Ok("12345678"));
+        for bad in [
+            &b"%312345678x"[..],
+            b"%",
+            b"%4",
+            b"%4g",
+            b"%+1",
+            b"%ff",
+            b"\xff",
+            b"%00",
+            b"%7f",
+        ] {
+            assert!(percent_decode(bad, room).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -85,7 +85,7 @@ impl Span {
     }
 }
 
-/// How far a head has been searched for its end. One for each head; begin the next with `default()`.
+/// How far a head has been searched for its end. One a head: begin the next with `default()`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadScan {
     /// Bytes before this one need no second look.
@@ -113,9 +113,11 @@ impl HeadScan {
                     "a header line begins with white space: send each header on one line",
                 ));
             }
-            at = scan::first(seen, at, |byte| {
-                (byte < b' ') & (byte != b'\t') | (byte == 0x7f)
-            });
+            at = scan::first(seen, at, is_control);
+            if seen.get(at) == Some(&b'\t') {
+                at += 1;
+                continue;
+            }
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(Fault::TargetTooLong);
             }
@@ -160,6 +162,12 @@ impl HeadScan {
             self.line = at as u32;
         }
     }
+}
+
+/// Control characters, the tab among them.
+#[inline(always)]
+fn is_control(word: u64) -> u64 {
+    scan::below(word, b' ') | scan::equal(word, 0x7f)
 }
 
 /// How long a message's body is.
@@ -246,12 +254,12 @@ impl Ending {
     }
 }
 
-/// The fault of what httparse refuses after the line discipline held. `first_line` decides between
-/// a version that exists and is not spoken, and something that is not HTTP.
-pub(crate) fn fault_of(error: httparse::Error, first_line: &[u8]) -> Fault {
+/// The fault of what httparse refuses after the line discipline held. What stands in `version`'s
+/// place decides between a version that is not spoken here and something that is not HTTP.
+pub(crate) fn fault_of(error: httparse::Error, version: &[u8]) -> Fault {
     use httparse::Error;
     match error {
-        Error::Version if names_other_version(first_line) => Fault::VersionUnsupported,
+        Error::Version if is_version(version) => Fault::VersionUnsupported,
         Error::Version => Fault::Malformed("the first line is not HTTP: send HTTP/1.1"),
         Error::HeaderName => Fault::Malformed(
             "a header's name must be letters, digits and -, with the colon right after it",
@@ -266,10 +274,9 @@ pub(crate) fn fault_of(error: httparse::Error, first_line: &[u8]) -> Fault {
     }
 }
 
-fn names_other_version(first_line: &[u8]) -> bool {
-    let mut words = first_line.split(|&byte| byte == b' ');
-    words.any(|word| match word.strip_prefix(b"HTTP/") {
+fn is_version(word: &[u8]) -> bool {
+    match word.strip_prefix(b"HTTP/") {
         Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
         _ => false,
-    })
+    }
 }
