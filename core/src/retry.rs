@@ -189,6 +189,6 @@ mod tests {
         assert_eq!(next(1, 100 * MS), 100 * MS);
         assert!(next(1, u64::MAX) <= 100 * MS);
         assert_eq!(next(2, 0), 0);
-        assert!((0..1000).all(|n| next(10, n * 0x9E37_79B9_7F4A_7C15) <= ASYNC_MAX_NS));
+        assert!((0..1000).all(|n| next(10, n << 50 | n) <= ASYNC_MAX_NS));
     }
 }
