@@ -17,7 +17,7 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft, Json};
 use node::Located;
 
 /// Longest function file, in bytes: what the API takes as a body.
-const FILE_LEN_MAX: u64 = 1024 * 1024;
+pub(crate) const FILE_LEN_MAX: u64 = 1024 * 1024;
 /// Folders in folders that are looked through.
 const FOLDER_DEPTH_MAX: usize = 16;
 /// Most functions in one reading.
@@ -173,7 +173,11 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
         format!("{}:{line}: the file is not UTF-8", path.display())
     })?;
     let absolute = fs::canonicalize(path).map_err(failed)?;
-    read_text(path, &text, absolute.parent().unwrap_or(Path::new("/")))
+    read_text(
+        path,
+        &text,
+        absolute.parent().unwrap_or_else(|| Path::new("/")),
+    )
 }
 
 /// Adds a file, or every function file in and below a folder.

@@ -1,0 +1,141 @@
+//! `apply`: reads function files, builds what has to be built here, and registers each function.
+//! It never checks fields by itself: the server knows its platform, and its faults are shown at
+//! the file's lines.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nanofaas_core::spec::FieldFault;
+
+use super::client::{Answer, Client};
+use super::failure::{Failure, Refusal};
+use super::{Connect, function, show};
+use crate::files::{self, FunctionFile, Progress};
+
+/// Register functions from files, or replace them
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nanofaas apply -f functions/word-stats/function.yaml\n  \
+    nanofaas apply -f functions/\n  \
+    sed s/v1/v2/ function.yaml | nanofaas apply -f -")]
+pub(crate) struct Apply {
+    /// A file, a folder that is looked through, or - for stdin (repeatable)
+    #[arg(short, long = "file", value_name = "PATH", required = true)]
+    file: Vec<PathBuf>,
+    /// Do not run the functions' build lines, which is done where the server is on this machine
+    #[arg(long)]
+    no_build: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+pub(super) fn run(command: &Apply) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let functions = read(&command.file)?;
+    for function in &functions {
+        for ignored in function.ignored() {
+            eprintln!("warning: {ignored}");
+        }
+    }
+    let builds = client.is_loopback() && !command.no_build;
+    let mut failed = 0;
+    for function in &functions {
+        match apply(&client, function, builds)? {
+            Some(answer) if command.connect.wants_json() => show::json(&answer.body)?,
+            Some(answer) => {
+                let done = if answer.status == 201 {
+                    "created"
+                } else {
+                    "configured"
+                };
+                show::line(&format!(
+                    "{} {done}",
+                    function.draft.name().unwrap_or_default()
+                ))?;
+            }
+            None => failed += 1,
+        }
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    eprintln!("{failed} of {} functions were not applied", functions.len());
+    Err(Failure::Call)
+}
+
+fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, Failure> {
+    let (stdin, on_disk): (Vec<_>, Vec<_>) = paths
+        .iter()
+        .cloned()
+        .partition(|path| path.as_os_str() == "-");
+    let mut functions = files::read(&on_disk).map_err(|error| Failure::Usage(error.to_string()))?;
+    if !stdin.is_empty() {
+        let usage = |error: io::Error| Failure::Usage(format!("stdin: {error}"));
+        let mut text = String::new();
+        let mut stdin = io::stdin().take(files::FILE_LEN_MAX + 1);
+        stdin.read_to_string(&mut text).map_err(usage)?;
+        let here = std::env::current_dir().map_err(usage)?;
+        let read = files::read_text(Path::new("stdin"), &text, &here);
+        functions.extend(read.map_err(Failure::Usage)?);
+    }
+    Ok(functions)
+}
+
+/// Registers one function. `None`: it was refused, and why has been said.
+fn apply(
+    client: &Client,
+    function: &FunctionFile,
+    builds: bool,
+) -> Result<Option<Answer>, Failure> {
+    let mut faults = function.draft.faults().to_vec();
+    if function.draft.name().is_none_or(str::is_empty) {
+        faults.push(FieldFault::new("name", "is required, as a text"));
+    }
+    if !faults.is_empty() {
+        for fault in &faults {
+            eprintln!("{}", show::plain(&function.locate(fault)));
+        }
+        return Ok(None);
+    }
+    if builds && let Err(failed) = build(function) {
+        eprintln!("{}", show::plain(&failed));
+        return Ok(None);
+    }
+    let name = function.draft.name().unwrap_or_default();
+    let body = serde_json::to_vec(&function.draft)
+        .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    let answer = client.put_json(&function::path(name), body)?;
+    if (200..300).contains(&answer.status) {
+        return Ok(Some(answer));
+    }
+    say_refusal(function, &Refusal::read(&answer));
+    Ok(None)
+}
+
+fn build(function: &FunctionFile) -> Result<(), String> {
+    let mut say = |line: &str| eprintln!("{}", show::plain(line));
+    let mut progress = if Progress::has_terminal() {
+        Progress::Spinner
+    } else {
+        Progress::Lines(&mut say)
+    };
+    files::build(&function.draft, &mut progress).map_err(|error| error.to_string())
+}
+
+/// Faults of fields are shown where they stand in the file.
+fn say_refusal(function: &FunctionFile, refusal: &Refusal) {
+    if refusal.details.is_empty() {
+        let name = function.draft.name().unwrap_or_default();
+        eprint!("{}: ", show::plain(name));
+        return refusal.say();
+    }
+    for detail in &refusal.details {
+        let (field, message) = detail.split_once(": ").unwrap_or(("function", detail));
+        eprintln!(
+            "{}",
+            show::plain(&function.locate(&FieldFault::new(field, message)))
+        );
+    }
+    refusal.say_hint();
+}

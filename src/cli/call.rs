@@ -1,0 +1,336 @@
+//! `invoke` and `enqueue`: makes a request of what was typed, and a result of what came back.
+//! What is sent and what is printed are bytes: neither is ever parsed and written anew.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::client::{ANSWER_EXTRA, Answer, Client, Sent};
+use super::failure::{Failure, Refusal};
+use super::{Connect, execution, function, show};
+use nanofaas_core::spec::bound::TIMEOUT_MS;
+
+/// Longest body that is read; the server's own bound is lower unless it is raised.
+const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
+
+/// Call a function and wait for its result
+///
+/// The output goes to stdout as it is; outcome, timing and execution id go to stderr.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nanofaas invoke word-stats '{\"text\": \"a b a\", \"topN\": 1}'\n  \
+    nanofaas invoke word-stats @input.json\n  \
+    nanofaas invoke mandelbrot '{}' > mandelbrot.png\n  \
+    echo hello | nanofaas invoke upper - --content-type text/plain")]
+pub(crate) struct Invoke {
+    #[command(flatten)]
+    request: RequestArgs,
+    /// The call's deadline in milliseconds, over all of it [default: the function's]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(timeout_range()))]
+    timeout_ms: Option<u32>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Call a function without waiting for its result
+#[derive(Debug, Args)]
+pub(crate) struct Enqueue {
+    #[command(flatten)]
+    request: RequestArgs,
+    /// Wait for the end all the same, and print the output as `invoke` does
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+#[derive(Debug, Args)]
+struct RequestArgs {
+    /// The function
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// The input: a JSON text, @FILE, or - for stdin [default: null]
+    #[arg(allow_hyphen_values = true)]
+    body: Option<String>,
+    /// What the body is; anything but JSON reaches the function as it is
+    #[arg(long, value_name = "TYPE", default_value = "application/json")]
+    content_type: String,
+    /// The body is the whole request ({"input": …, "metadata": …}), not the input alone
+    #[arg(long)]
+    raw: bool,
+    /// A header to send (repeatable)
+    #[arg(long, value_name = "NAME:VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    /// Sent as X-Trace-Id, and given back
+    #[arg(long, value_name = "ID")]
+    trace_id: Option<String>,
+    /// A repeat with the same key and body gets the first call's result
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+fn timeout_range() -> std::ops::RangeInclusive<i64> {
+    i64::from(*TIMEOUT_MS.start())..=i64::from(*TIMEOUT_MS.end())
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("must be NAME:VALUE")?;
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(token) {
+        return Err(format!("{name:?} is not the name of a header"));
+    }
+    if value.chars().any(char::is_control) {
+        return Err("a header's value has no control characters".to_owned());
+    }
+    Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+impl RequestArgs {
+    fn path(&self, verb: &str) -> String {
+        format!("{}:{verb}", function::path(&self.name))
+    }
+
+    fn sent(&self) -> Result<Sent, Failure> {
+        let body = self.body.as_deref().map(read_body).transpose()?;
+        let body = if is_json(&self.content_type) {
+            let input = body.unwrap_or_else(|| b"null".to_vec());
+            check_json(&input, self.raw)?;
+            if self.raw {
+                input
+            } else {
+                [b"{\"input\":", &input[..], b"}"].concat()
+            }
+        } else {
+            body.unwrap_or_default()
+        };
+        let mut headers = vec![("content-type".to_owned(), self.content_type.clone())];
+        let named = [
+            ("x-trace-id", &self.trace_id),
+            ("idempotency-key", &self.idempotency_key),
+        ];
+        for (name, value) in named {
+            headers.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
+        }
+        headers.extend(self.header.iter().cloned());
+        Ok(Sent {
+            headers,
+            body: Some(body),
+            longest: None,
+        })
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+fn check_json(input: &[u8], raw: bool) -> Result<(), Failure> {
+    let Err(error) = serde_json::from_slice::<IgnoredAny>(input) else {
+        return Ok(());
+    };
+    let what = if raw { "the request" } else { "the input" };
+    Err(Failure::Usage(format!(
+        "{what} is not JSON ({error}): put a text into quotes ('\"hello\"'), \
+         or send it as it is with --content-type text/plain"
+    )))
+}
+
+/// The body by the word that stands for it.
+fn read_body(word: &str) -> Result<Vec<u8>, Failure> {
+    let (name, reader): (&str, Box<dyn Read>) = match word.strip_prefix('@') {
+        _ if word == "-" => ("stdin", Box::new(io::stdin())),
+        Some(path) => {
+            let file = File::open(path);
+            let file = file.map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+            (path, Box::new(file))
+        }
+        None => return Ok(word.as_bytes().to_vec()),
+    };
+    let mut body = Vec::new();
+    let read = reader.take(BODY_LEN_MAX + 1).read_to_end(&mut body);
+    read.map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    if body.len() as u64 > BODY_LEN_MAX {
+        let message = format!("{name}: a body is at most {BODY_LEN_MAX} bytes");
+        return Err(Failure::Usage(message));
+    }
+    Ok(body)
+}
+
+/// An `InvocationResponse`; the output's bytes stay as they came.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    status: String,
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    error: Option<CallError>,
+}
+
+#[derive(Deserialize)]
+struct CallError {
+    code: String,
+    message: Option<String>,
+}
+
+impl CallError {
+    fn say(&self) {
+        let message = self.message.as_deref().unwrap_or("no message");
+        eprintln!("{}: {}", show::plain(&self.code), show::plain(message));
+    }
+}
+
+pub(super) fn invoke(command: &Invoke) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let mut sent = command.request.sent()?;
+    let deadline = command.timeout_ms.unwrap_or(*TIMEOUT_MS.end());
+    sent.longest = Some(Duration::from_millis(deadline.into()) + ANSWER_EXTRA);
+    if let Some(ms) = command.timeout_ms {
+        sent.headers
+            .push(("x-timeout-ms".to_owned(), ms.to_string()));
+    }
+    let answer = client.send("POST", &command.request.path("invoke"), sent)?;
+    if answer.status == 202 {
+        return accepted(&answer, command.connect.wants_json());
+    }
+    // A success may be raw bytes; a failure or an envelope is JSON, and says what it is.
+    let raw_state = answer.header("x-execution-status");
+    if let Some(state) = raw_state {
+        say_outcome(state, &answer);
+        let content_type = answer
+            .header("content-type")
+            .unwrap_or("bytes of no named type");
+        show::output(&answer.body, content_type)?;
+        return execution::told(state);
+    }
+    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&answer.body) else {
+        return refused(&answer);
+    };
+    say_outcome(&envelope.status, &answer);
+    if command.connect.wants_json() {
+        show::json(&answer.body)?;
+    } else if envelope.status == "success" {
+        // No output at all is an output of null.
+        let output = envelope.output.map_or("null", RawValue::get);
+        show::output(output.as_bytes(), "application/json")?;
+    }
+    if let Some(error) = &envelope.error {
+        error.say();
+    }
+    execution::told(&envelope.status)
+}
+
+fn refused(answer: &Answer) -> Result<(), Failure> {
+    if (200..300).contains(&answer.status) {
+        let message = "the answer is not what a nanofaas server says: is --server right?";
+        return Err(Failure::Connection(message.to_owned()));
+    }
+    let refusal = Refusal::read(answer);
+    if let Some(reason) = answer.header("x-queue-reject-reason") {
+        eprintln!("refused ({})", show::plain(reason));
+    }
+    Err(Failure::Refused(refusal))
+}
+
+/// One line on stderr: outcome, status, time, id.
+fn say_outcome(state: &str, answer: &Answer) {
+    let mut parts = vec![format!("{state} ({})", answer.status)];
+    let timing = show::timing(answer.header("server-timing"));
+    parts.extend(Some(timing).filter(|timing| !timing.is_empty()));
+    let id = answer.header("x-execution-id");
+    parts.extend(id.map(|id| format!("execution {id}")));
+    let trace = answer.header("x-trace-id");
+    parts.extend(trace.map(|trace| format!("trace {trace}")));
+    if answer.header("idempotent-replay").is_some() {
+        parts.push("an earlier call's result".to_owned());
+    }
+    eprintln!("{}", show::plain(&parts.join(", ")));
+}
+
+pub(super) fn enqueue(command: &Enqueue) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let sent = command.request.sent()?;
+    let answer = client.send("POST", &command.request.path("enqueue"), sent)?;
+    if answer.status != 202 {
+        return refused(&answer);
+    }
+    if !command.wait {
+        return accepted(&answer, command.connect.wants_json());
+    }
+    let queued: Map<String, Value> = answer.json()?;
+    let id = show::cell(queued.get("executionId").unwrap_or(&Value::Null));
+    finish(&client, &id, command.connect.wants_json())
+}
+
+/// Shows the id of a call that goes on without us.
+fn accepted(answer: &Answer, wants_json: bool) -> Result<(), Failure> {
+    if wants_json {
+        return show::json(&answer.body);
+    }
+    let queued: Map<String, Value> = answer.json()?;
+    let id = show::cell(queued.get("executionId").unwrap_or(&Value::Null));
+    eprintln!(
+        "{}: see it with `nanofaas status {id} --wait`",
+        execution::state(&queued)
+    );
+    show::line(&id)
+}
+
+/// Waits for a call that was enqueued, and shows it like one that was invoked.
+fn finish(client: &Client, id: &str, wants_json: bool) -> Result<(), Failure> {
+    let answer = execution::wait(client, id)?;
+    if wants_json {
+        show::json(&answer.body)?;
+    }
+    let execution: Map<String, Value> = answer.json()?;
+    let state = execution::state(&execution);
+    eprintln!("{}, execution {id}", show::plain(state));
+    if state == "success" && !wants_json {
+        let output = client
+            .get(&format!("{}/output", execution::path(id)))?
+            .accepted()?;
+        let content_type = output.header("content-type").unwrap_or("application/json");
+        show::output(&output.body, content_type)?;
+    }
+    let error = execution.get("error").cloned().unwrap_or(Value::Null);
+    if let Ok(error) = serde_json::from_value::<CallError>(error) {
+        error.say();
+    }
+    execution::told(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers() {
+        let known = parse_header("X-A:  b: c ").expect("a header");
+        assert_eq!(known, ("x-a".to_owned(), "b: c".to_owned()));
+        for wrong in ["", "a", ":b", "a b:c", "a:b\r\nc:d", "ä:b"] {
+            assert!(parse_header(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn json_by_its_content_type() {
+        assert!(is_json("application/json") && is_json("Application/JSON; charset=utf-8"));
+        assert!(!is_json("application/jsonl") && !is_json("text/plain"));
+    }
+
+    #[test]
+    fn an_input_that_is_not_json_says_what_to_do() {
+        assert!(check_json(b" {\"a\": [1]} ", false).is_ok());
+        let Err(Failure::Usage(message)) = check_json(b"hello", false) else {
+            panic!("hello is not JSON");
+        };
+        assert!(message.contains("--content-type text/plain"), "{message}");
+        assert!(check_json(b"1 2", false).is_err() && check_json(b"", true).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! One HTTP client for all commands: sends a request, reads the whole answer.
+//! It never follows redirects, never retries, and every wait has a deadline.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{HeaderMap, Request, Uri};
+
+use super::failure::{Failure, Refusal};
+
+/// Longest answer that is read: far over the server's own default of 6 MiB.
+const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
+const CONNECT_LONGEST: Duration = Duration::from_secs(10);
+/// For requests that the server answers at once.
+pub(super) const ANSWER_LONGEST: Duration = Duration::from_secs(30);
+/// Over the time that the server was asked to wait.
+pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
+/// A body over this asks first, so that a refusal at the head costs no upload.
+const ASK_FIRST_LEN: usize = 64 * 1024;
+
+pub(super) struct Client {
+    agent: ureq::Agent,
+    /// Without a slash at its end.
+    base: String,
+    loopback: bool,
+}
+
+/// A whole answer, whatever its status.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// What a request has beside method and path.
+#[derive(Default)]
+pub(super) struct Sent {
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Option<Vec<u8>>,
+    /// `ANSWER_LONGEST` when there is none.
+    pub(super) longest: Option<Duration>,
+}
+
+impl Client {
+    pub(super) fn new(server: &str) -> Result<Self, Failure> {
+        let (base, loopback) = parse_server(server).map_err(|reason| {
+            Failure::Usage(format!(
+                "--server {server:?}: {reason}, as in http://127.0.0.1:8080"
+            ))
+        })?;
+        let mut config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT_LONGEST))
+            .user_agent(concat!("nanofaas/", env!("CARGO_PKG_VERSION")));
+        if loopback {
+            config = config.proxy(None);
+        }
+        Ok(Self {
+            agent: config.build().new_agent(),
+            base,
+            loopback,
+        })
+    }
+
+    pub(super) fn is_loopback(&self) -> bool {
+        self.loopback
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
+        self.send("GET", path, Sent::default())
+    }
+
+    pub(super) fn put_json(&self, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+        self.send(
+            "PUT",
+            path,
+            Sent {
+                headers,
+                body: Some(body),
+                longest: None,
+            },
+        )
+    }
+
+    /// Fails only without a whole answer; a refusal is an answer.
+    pub(super) fn send(&self, method: &str, path: &str, sent: Sent) -> Result<Answer, Failure> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base));
+        for (name, value) in &sent.headers {
+            request = request.header(name, value);
+        }
+        if sent
+            .body
+            .as_ref()
+            .is_some_and(|body| body.len() > ASK_FIRST_LEN)
+        {
+            request = request.header("expect", "100-continue");
+        }
+        let wrong = |error: ureq::http::Error| Failure::Usage(format!("cannot be sent: {error}"));
+        let longest = Some(sent.longest.unwrap_or(ANSWER_LONGEST));
+        let answered = match sent.body {
+            Some(body) => {
+                let request = request.body(body).map_err(wrong)?;
+                let request = self.agent.configure_request(request);
+                self.agent.run(request.timeout_global(longest).build())
+            }
+            None => {
+                let request = request.body(()).map_err(wrong)?;
+                let request = self.agent.configure_request(request);
+                self.agent.run(request.timeout_global(longest).build())
+            }
+        };
+        let response = answered.map_err(|error| self.broken(&error))?;
+        let (parts, body) = response.into_parts();
+        let body = body.into_with_config().limit(ANSWER_LEN_MAX).read_to_vec();
+        let body = body.map_err(|error| self.broken(&error))?;
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        })
+    }
+
+    fn broken(&self, error: &ureq::Error) -> Failure {
+        let server = &self.base;
+        let message = match error {
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                format!("nothing listens at {server}: start it with `nanofaas serve`")
+            }
+            ureq::Error::ConnectionFailed => {
+                format!("nothing listens at {server}: start it with `nanofaas serve`")
+            }
+            ureq::Error::HostNotFound => format!("there is no host of the name in {server}"),
+            ureq::Error::Timeout(_) => format!("{server} did not answer in time ({error})"),
+            other => format!("the connection to {server} broke: {other}"),
+        };
+        Failure::Connection(message)
+    }
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Lets a success pass.
+    pub(super) fn accepted(self) -> Result<Self, Failure> {
+        if (200..300).contains(&self.status) {
+            Ok(self)
+        } else {
+            Err(Failure::Refused(Refusal::read(&self)))
+        }
+    }
+
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let message = format!("the server's answer is not what this version knows: {error}");
+            Failure::Connection(message)
+        })
+    }
+}
+
+/// The address without its last slash, and whether it is this machine's.
+fn parse_server(server: &str) -> Result<(String, bool), String> {
+    let full = if server.contains("://") {
+        server.to_owned()
+    } else {
+        format!("http://{server}")
+    };
+    let uri: Uri = full.parse().map_err(|_| "must be an address".to_owned())?;
+    if uri.scheme_str() != Some("http") {
+        return Err("must begin with http:// (TLS is not built in)".to_owned());
+    }
+    if uri.query().is_some() {
+        return Err("must not have a query".to_owned());
+    }
+    let host = uri.host().filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| "must name a host".to_owned())?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    Ok((full.trim_end_matches('/').to_owned(), loopback))
+}
+
+/// One segment of a path, percent-encoded.
+pub(super) fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers() {
+        let known = [
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080", true),
+            ("http://localhost:1/", "http://localhost:1", true),
+            ("localhost:8080", "http://localhost:8080", true),
+            ("http://[::1]:8080", "http://[::1]:8080", true),
+            ("http://127.9.9.9", "http://127.9.9.9", true),
+            (
+                "http://example.org:80/faas/",
+                "http://example.org:80/faas",
+                false,
+            ),
+            ("http://10.0.0.1:8080", "http://10.0.0.1:8080", false),
+        ];
+        for (given, base, loopback) in known {
+            assert_eq!(parse_server(given), Ok((base.to_owned(), loopback)));
+        }
+        for given in [
+            "",
+            "https://h:1",
+            "http://",
+            "http://h:1/?a",
+            "ftp://h",
+            "http://a b",
+        ] {
+            assert!(parse_server(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn segments() {
+        assert_eq!(segment("word-stats_1.x~"), "word-stats_1.x~");
+        assert_eq!(segment("a/b:c?ä"), "a%2Fb%3Ac%3F%C3%A4");
+    }
+}

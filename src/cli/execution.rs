@@ -1,0 +1,158 @@
+//! `status` and `cancel`: an execution by its id, and waiting for its end by long polls.
+
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use indicatif::ProgressBar;
+use serde_json::{Map, Value};
+
+use super::client::{ANSWER_EXTRA, Answer, Client, Sent, segment};
+use super::failure::Failure;
+use super::{Connect, show};
+use crate::files;
+
+/// One long poll. Under the server's most, so that what is shown is never old.
+const POLL: Duration = Duration::from_secs(20);
+
+/// Fields of an execution in the order in which they are shown.
+const FIELDS: [&str; 10] = [
+    "executionId",
+    "function",
+    "status",
+    "attempt",
+    "enqueuedAt",
+    "startedAt",
+    "finishedAt",
+    "coldStart",
+    "initDurationMs",
+    "error",
+];
+
+/// Show how an execution stands
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The execution's id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    id: String,
+    /// Wait for its end; the exit code then tells success
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Cancel an execution: queued it never runs, running it is cut off
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The execution's id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    id: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// The path of an execution.
+pub(super) fn path(id: &str) -> String {
+    format!("/v1/executions/{}", segment(id))
+}
+
+pub(super) fn status(command: &Status) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let answer = if command.wait {
+        wait(&client, &command.id)?
+    } else {
+        client.get(&path(&command.id))?.accepted()?
+    };
+    let execution: Map<String, Value> = answer.json()?;
+    if command.connect.wants_json() {
+        show::json(&answer.body)?;
+    } else {
+        show::fields(&execution, &FIELDS)?;
+    }
+    if command.wait {
+        told(state(&execution))
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn cancel(command: &Cancel) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let answer = client
+        .send("DELETE", &path(&command.id), Sent::default())?
+        .accepted()?;
+    if command.connect.wants_json() {
+        return show::json(&answer.body);
+    }
+    let ended = answer.json::<Map<String, Value>>();
+    let state = ended.as_ref().map_or("over", |execution| state(execution));
+    match answer.status {
+        200 => show::line(&format!("{} has already ended: {state}", command.id)),
+        _ => show::line(&format!("{} is being cancelled", command.id)),
+    }
+}
+
+/// Asks again and again until the execution has ended; the server bounds how long that can be.
+pub(super) fn wait(client: &Client, id: &str) -> Result<Answer, Failure> {
+    let waited = Waited::begin(id);
+    loop {
+        let path = format!("{}?waitMs={}", path(id), POLL.as_millis());
+        let sent = Sent {
+            longest: Some(POLL + ANSWER_EXTRA),
+            ..Sent::default()
+        };
+        let answer = client.send("GET", &path, sent)?.accepted()?;
+        let execution: Map<String, Value> = answer.json()?;
+        let state = state(&execution);
+        if is_terminal(state) {
+            return Ok(answer);
+        }
+        let attempt = show::cell(execution.get("attempt").unwrap_or(&Value::Null));
+        waited.show(&format!("{state}, attempt {attempt}"));
+    }
+}
+
+/// A turning line on a terminal while an execution is waited for; nothing elsewhere.
+struct Waited(Option<ProgressBar>);
+
+impl Waited {
+    fn begin(id: &str) -> Self {
+        let terminal = files::Progress::has_terminal();
+        Self(terminal.then(|| files::spinner(format!("waiting for {id}"))))
+    }
+
+    fn show(&self, text: &str) {
+        if let Some(spinner) = &self.0 {
+            spinner.set_message(text.to_owned());
+        }
+    }
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.0 {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+pub(super) fn state(execution: &Map<String, Value>) -> &str {
+    execution
+        .get("status")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown")
+}
+
+fn is_terminal(state: &str) -> bool {
+    !matches!(state, "queued" | "running")
+}
+
+/// The exit code of a call that ended like this.
+pub(super) fn told(state: &str) -> Result<(), Failure> {
+    if state == "success" {
+        Ok(())
+    } else {
+        Err(Failure::Call)
+    }
+}

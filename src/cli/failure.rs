@@ -1,0 +1,134 @@
+//! Why a command did not do what was asked, what to say about it, and the exit code.
+//! It never hides what the server said: code, message and details are shown as they came.
+
+use std::io;
+use std::process::ExitCode;
+
+use serde::Deserialize;
+
+use super::client::Answer;
+use super::show;
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// What was asked for makes no sense, or a file cannot be read.
+    Usage(String),
+    /// No server, or no whole answer.
+    Connection(String),
+    /// The server refused the request.
+    Refused(Refusal),
+    /// A call ended otherwise than with success; everything has been shown.
+    Call,
+    /// Whoever read our stdout has gone.
+    ReaderGone,
+}
+
+/// An error body of the API, with what to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) details: Vec<String>,
+    hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: String,
+    message: String,
+    #[serde(default)]
+    details: Vec<String>,
+}
+
+impl Failure {
+    pub(super) fn say(&self) {
+        match self {
+            Self::Usage(message) | Self::Connection(message) => {
+                eprintln!("error: {}", show::plain(message));
+            }
+            Self::Refused(refusal) => refusal.say(),
+            Self::Call | Self::ReaderGone => {}
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) | Self::Connection(_) => ExitCode::from(2),
+            Self::Refused(_) | Self::Call => ExitCode::from(1),
+            Self::ReaderGone => ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// Writing to stdout is the only input or output whose error comes up without a name.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::ReaderGone,
+            _ => Self::Usage(format!("cannot write to stdout: {error}")),
+        }
+    }
+}
+
+impl Refusal {
+    /// Reads an answer that is no success. A body that is not ours is shown by its beginning.
+    pub(super) fn read(answer: &Answer) -> Self {
+        const SHOWN_MAX: usize = 200;
+        let hint = |code: &str| hint(code, answer.header("retry-after"));
+        if let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) {
+            let hint = hint(&body.error);
+            return Self {
+                code: body.error,
+                message: body.message,
+                details: body.details,
+                hint,
+            };
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        let shown: String = text.trim().chars().take(SHOWN_MAX).collect();
+        Self {
+            code: format!("HTTP {}", answer.status),
+            message: if shown.is_empty() {
+                "no explanation".to_owned()
+            } else {
+                shown
+            },
+            details: Vec::new(),
+            hint: Some("is this address a nanofaas server's API (port 8080)?".to_owned()),
+        }
+    }
+
+    pub(super) fn say(&self) {
+        eprintln!(
+            "{}: {}",
+            show::plain(&self.code),
+            show::plain(&self.message)
+        );
+        for detail in &self.details {
+            eprintln!("  {}", show::plain(detail));
+        }
+        self.say_hint();
+    }
+
+    pub(super) fn say_hint(&self) {
+        if let Some(hint) = &self.hint {
+            eprintln!("  hint: {hint}");
+        }
+    }
+}
+
+fn hint(code: &str, retry_after: Option<&str>) -> Option<String> {
+    let hint = match code {
+        "FUNCTION_NOT_FOUND" => "`nanofaas list` shows the functions that there are",
+        "EXECUTION_NOT_FOUND" => "finished executions are kept for a while only",
+        "FUNCTION_EXISTS" => "`nanofaas apply` replaces a function",
+        "IDEMPOTENCY_MISMATCH" => "take another key for another body",
+        "SHUTTING_DOWN" => "try again when the server is back",
+        "TOO_MANY_REQUESTS" => {
+            let seconds = retry_after.unwrap_or("1");
+            return Some(format!("try again in {} s", show::plain(seconds)));
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,204 @@
+//! `list`, `get`, `delete`, `scale` and `cold-starts`: what is registered, and changes to it.
+//! Registering is `apply`'s.
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::{Map, Value, json};
+
+use super::client::{Sent, segment};
+use super::failure::Failure;
+use super::{Connect, show};
+
+/// List the functions
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Show a function with all that it resolved to
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The function
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Delete functions; their queued calls end, running ones finish
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The functions
+    #[arg(value_name = "NAME", required = true, value_parser = NonEmptyStringValueParser::new())]
+    names: Vec<String>,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Set how many pods a WARM function keeps even without calls
+#[derive(Debug, Args)]
+pub(crate) struct Scale {
+    /// The function
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// The new minReplicas; 0 lets all pods go when idle
+    replicas: u32,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// Show a function's last cold starts, each taken apart by phase
+#[derive(Debug, Args)]
+pub(crate) struct ColdStarts {
+    /// The function
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    #[command(flatten)]
+    connect: Connect,
+}
+
+/// The path of a function.
+pub(super) fn path(name: &str) -> String {
+    format!("/v1/functions/{}", segment(name))
+}
+
+pub(super) fn list(command: &List) -> Result<(), Failure> {
+    let answer = command.connect.client()?.get("/v1/functions")?.accepted()?;
+    if command.connect.wants_json() {
+        return show::json(&answer.body);
+    }
+    let functions: Vec<Map<String, Value>> = answer.json()?;
+    if functions.is_empty() {
+        eprintln!("no functions yet: register some with `nanofaas apply -f FILE`");
+        return Ok(());
+    }
+    let head = [
+        "NAME",
+        "MODE",
+        "CONCURRENCY",
+        "QUEUE",
+        "TIMEOUT",
+        "PODS",
+        "RUNS",
+    ];
+    show::rows(&head, functions.iter().map(row).collect())
+}
+
+fn row(function: &Map<String, Value>) -> Vec<String> {
+    let text = |name: &str| show::cell(function.get(name).unwrap_or(&Value::Null));
+    let scaling = |name: &str| {
+        function
+            .get("scalingConfig")
+            .and_then(|config| config.get(name))
+    };
+    let pods = match (scaling("minReplicas"), scaling("maxReplicas")) {
+        (Some(min), Some(max)) if text("executionMode") == "WARM" => format!("{min}-{max}"),
+        _ => "-".to_owned(),
+    };
+    let local = function.get("local").and_then(|local| local.get("command"));
+    let runs = [
+        local,
+        function.get("command"),
+        function.get("endpointUrl"),
+        function.get("image"),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|value| !value.is_null() && value.as_array().is_none_or(|items| !items.is_empty()));
+    vec![
+        text("name"),
+        text("executionMode"),
+        text("concurrency"),
+        text("queueSize"),
+        format!("{} ms", text("timeoutMs")),
+        pods,
+        runs.map_or_else(|| "-".to_owned(), show::cell),
+    ]
+}
+
+pub(super) fn get(command: &Get) -> Result<(), Failure> {
+    let answer = command
+        .connect
+        .client()?
+        .get(&path(&command.name))?
+        .accepted()?;
+    if command.connect.wants_json() {
+        return show::json(&answer.body);
+    }
+    show::fields(&answer.json()?, &nanofaas_core::spec::FIELDS)
+}
+
+pub(super) fn delete(command: &Delete) -> Result<(), Failure> {
+    let client = command.connect.client()?;
+    let mut refused = false;
+    for name in &command.names {
+        match client
+            .send("DELETE", &path(name), Sent::default())?
+            .accepted()
+        {
+            Ok(_) => show::line(&format!("{name} deleted"))?,
+            Err(failure) => {
+                eprint!("{}: ", show::plain(name));
+                failure.say();
+                refused = true;
+            }
+        }
+    }
+    if refused { Err(Failure::Call) } else { Ok(()) }
+}
+
+pub(super) fn scale(command: &Scale) -> Result<(), Failure> {
+    let path = format!("{}/replicas", path(&command.name));
+    let body = json!({"replicas": command.replicas})
+        .to_string()
+        .into_bytes();
+    let answer = command
+        .connect
+        .client()?
+        .put_json(&path, body)?
+        .accepted()?;
+    if command.connect.wants_json() {
+        return show::json(&answer.body);
+    }
+    let scaled: Map<String, Value> = answer.json()?;
+    let replicas = show::cell(scaled.get("replicas").unwrap_or(&Value::Null));
+    show::line(&format!("{} keeps {replicas} pods", command.name))
+}
+
+pub(super) fn cold_starts(command: &ColdStarts) -> Result<(), Failure> {
+    let path = format!("{}/cold-starts", path(&command.name));
+    let answer = command.connect.client()?.get(&path)?.accepted()?;
+    if command.connect.wants_json() {
+        return show::json(&answer.body);
+    }
+    let body: Map<String, Value> = answer.json()?;
+    let starts = body
+        .get("coldStarts")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    if starts.is_empty() {
+        eprintln!("{} had no cold start yet", command.name);
+        return Ok(());
+    }
+    let columns = [
+        ("wantedAt", "WANTED AT"),
+        ("pod", "POD"),
+        ("outcome", "OUTCOME"),
+        ("createMs", "CREATE MS"),
+        ("loadMs", "LOAD MS"),
+        ("initMs", "INIT MS"),
+        ("noticeMs", "NOTICE MS"),
+        ("totalMs", "TOTAL MS"),
+    ];
+    let row = |start: &Value| {
+        columns
+            .iter()
+            .map(|(name, _)| show::cell(start.get(name).unwrap_or(&Value::Null)))
+            .collect()
+    };
+    show::rows(
+        &columns.map(|(_, head)| head),
+        starts.iter().map(row).collect(),
+    )
+}
