@@ -36,7 +36,7 @@ WHY_STOPPED = 3
 BELL = b"!"
 CONNECTION = b"C"  # + slot, number; carries the descriptor
 READY = b"R"  # + loadedAt, readyAt in epoch ms
-FINISHED = b"F"
+FINISHED = b"F"  # + the exit status
 STOP = b"T"  # watchdog → worker: finish what runs, then go.
 
 

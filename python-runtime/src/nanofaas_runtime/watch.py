@@ -14,7 +14,7 @@ import sys
 import time
 
 from .board import (BEAT, CONN, DEADLINE, IDLE, RUNS, SEQ, STOP_SEQ, STOP_WHY, WHY_DEADLINE,
-                    WHY_LEFT)
+                    WHY_LEFT, WHY_STOPPED)
 from .standin import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
@@ -28,11 +28,12 @@ LOOK_SOON_S = 0.05
 TOLD = {
     WHY_DEADLINE: "the function ran on for 100 ms after its deadline",
     WHY_LEFT: "the function ran on for 100 ms after its caller had left",
+    WHY_STOPPED: "the function ran on for 100 ms after the Job was stopped",
 }
 
 
 class Watch:
-    """`busy` is whether the last look found a call."""
+    """`busy` is whether the last look found a call, `told_why` why one was last told to end."""
 
     def __init__(self, epoll: select.epoll, words: memoryview, worker: int) -> None:
         self._epoll = epoll
@@ -42,7 +43,7 @@ class Watch:
         self._left: dict[int, int] = {}  # number: fd, of connections whose peer hung up
         self._left_at: dict[int, int] = {}  # number: when, ns
         self._told = 0
-        self._told_why = 0
+        self.told_why = 0
         self._told_at = 0
         self._soon = False
         self.busy = False
@@ -111,7 +112,7 @@ class Watch:
         if beat:
             return self._look_async(deadline, beat, now)
         if self._told == seq:
-            return TOLD[self._told_why] if now >= self._told_at + STOP_GRACE_NS else None
+            return TOLD[self.told_why] if now >= self._told_at + STOP_GRACE_NS else None
         if deadline and now >= deadline:
             self._tell(seq, WHY_DEADLINE, now)
         elif conn in self._left:
@@ -121,11 +122,17 @@ class Watch:
     def _tell(self, seq: int, why: int, now: int) -> None:
         self._words[STOP_WHY] = why
         self._words[STOP_SEQ] = seq
-        self._told, self._told_why, self._told_at = seq, why, now
+        self._told, self.told_why, self._told_at = seq, why, now
         try:
             os.kill(self._worker, STOP_SIGNAL)
         except ProcessLookupError:
             pass
+
+    def stop_call(self) -> None:
+        """Tells the call that runs, if any, to end."""
+        seq = self._words[SEQ]
+        if seq:
+            self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
         """The loop cancels what is overdue by itself; only one that stands still is at fault."""

@@ -38,6 +38,9 @@ PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
 # From "finished" to the process's end; threads of the function may hold it up.
 EXIT_GRACE_S = 1.0
+FINISHED_WHY = "finished"
+# A Job that was told to stop while it posts its result may finish that.
+JOB_STOP_S = 5.0
 
 
 class Link:
@@ -74,6 +77,8 @@ class Watchdog:
         self._unready_deaths = 0
         self._kill_at: float | None = None
         self._killed_for: str | None = None
+        self._killed = False
+        self._finish_status = 0
         self._idle_looks = 0
         self._standin: StandIn | None = None
 
@@ -131,6 +136,10 @@ class Watchdog:
         for at in range(SEQ, BEAT + 1):
             words[at] = 0
         words[ASLEEP] = 0
+        if self._settings.job is not None:
+            from .job import publish
+
+            publish(self._settings, words)
         if self._worker == 0 and self._sock is None:
             # Before the first fork: the worker ignores these too, until it can drain.
             self._stop_asked = False
@@ -142,10 +151,11 @@ class Watchdog:
             return True
         theirs.close()
         self._worker, self._sock = pid, ours
-        self._ready = False
+        self._ready = self._settings.job is not None
         self._born_at = time.monotonic()
         self._kill_at = None
         self._killed_for = None
+        self._killed = False
         return False
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
@@ -215,7 +225,8 @@ class Watchdog:
                 self._worker_ready(message[1:])
             elif kind == FINISHED:
                 self._kill_at = time.monotonic() + EXIT_GRACE_S
-                self._killed_for = "finished"
+                self._killed_for = FINISHED_WHY
+                self._finish_status = int(message[1:])
             self._idle_looks = 0
 
     def _worker_ready(self, times: bytes) -> None:
@@ -252,12 +263,19 @@ class Watchdog:
         was_ready, self._ready = self._ready, False
         killed_for, self._killed_for, self._kill_at = self._killed_for, None, None
         oom = how == -signal.SIGKILL and killed_for is None
-        self._watch.bury(oom)
-        self._watch = None
+        watch, self._watch = self._watch, None
+        watch.bury(oom)
         if self._sock is not None:
             self._epoll.unregister(self._sock.fileno())
             self._sock.close()
             self._sock = None
+        if self._settings.job is not None:
+            from .job import after_worker
+
+            if killed_for == FINISHED_WHY:
+                return self._finish_status
+            return after_worker(self._settings, how, watch.told_why, self._words[SEQ] != 0,
+                                killed_for is not None)
         if how == LOAD_FAILED and not was_ready:
             return 1
         if self._stopping:
@@ -303,16 +321,17 @@ class Watchdog:
         now = time.monotonic()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            self._kill(self._killed_for)
+            self._kill()
         if self._standin is not None and not self._ready:
             self._standin.turn(self._born_at + STAND_IN_AFTER_S, now, self._spawn_at is not None)
         if not self._ready or self._worker == 0:
             return
         verdict = self._watch.look()
-        if verdict is not None and self._killed_for is None:
+        if verdict is not None and not self._killed:
+            self._killed = True
             self._killed_for = verdict
             log.line("warn", f"the worker is replaced: {verdict}")
-            self._kill(verdict)
+            self._kill()
         if self._watch.busy:
             self._idle_looks = 0
             self._words[ASLEEP] = 0
@@ -324,7 +343,7 @@ class Watchdog:
                 # A call may have begun between the look and the word.
                 self._watch.look_soon()
 
-    def _kill(self, _why: str | None) -> None:
+    def _kill(self) -> None:
         if self._worker:
             os.kill(self._worker, signal.SIGKILL)
 
@@ -333,13 +352,18 @@ class Watchdog:
     def _stop(self) -> int | None:
         """SIGTERM: the worker drains; one that is not ready has nothing to drain."""
         self._stopping = True
+        if self._settings.job is not None:
+            self._watch.stop_call()
+            self._kill_at = time.monotonic() + JOB_STOP_S
+            self._killed_for = "stopped"
+            return None
         if self._ready:
             self._tell_stop()
             return None
         if self._worker == 0:
             return 0
         self._killed_for = "stopped while loading"
-        self._kill(self._killed_for)
+        self._kill()
         return None
 
     def _tell_stop(self) -> None:

@@ -103,7 +103,7 @@ def run_worker(settings: Settings, link: Link) -> int:
             _serve_plain(settings, link, function, loaded_at)
     except LoadFailed:
         return LOAD_FAILED
-    link.sock.send(FINISHED)
+    link.sock.send(FINISHED + b"0")
     sys.stdout.flush()
     return 0
 

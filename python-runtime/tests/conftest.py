@@ -1,0 +1,48 @@
+"""Fixtures: `start` runs pods, `loop_site` repeats an async test on each loop there is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pods import Platform, Pod, platform
+
+LOOPS = ["asyncio", "uvloop"] if importlib.util.find_spec("uvloop") else ["asyncio"]
+# What an async pod of the tests sees where the test is for plain asyncio.
+NO_UVLOOP = "raise ImportError('hidden by the test')\n"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Pod]]:
+    """`start(source, tcp=False, loop=None, **env)`: a pod, not yet ready."""
+    pods: list[Pod] = []
+
+    def begin(source: str, tcp: bool = False, loop: str | None = None, **env: str) -> Pod:
+        folder = tmp_path / f"pod{len(pods)}"
+        folder.mkdir()
+        site = None
+        if loop == "asyncio":
+            site = str(tmp_path / "site")
+            Path(site).mkdir(exist_ok=True)
+            Path(site, "uvloop.py").write_text(NO_UVLOOP)
+        pods.append(Pod(folder, source, env, site, tcp))
+        return pods[-1]
+
+    yield begin
+    for pod in pods:
+        pod.end()
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    """Each event loop that is installed."""
+    return request.param
+
+
+@pytest.fixture
+def plane() -> Iterator[Platform]:
+    """A stand-in for the platform's internal API."""
+    with platform() as it:
+        yield it

@@ -1,0 +1,184 @@
+"""Job mode: the call's input from the environment or the platform, its result posted once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pods import wait_for
+
+FUNCTION = """
+    import os, signal, time
+    from nanofaas_runtime import Response
+
+    def handle(input, context):
+        if isinstance(input, bytes):
+            return input.upper()
+        match input.get("do"):
+            case "raise": raise ValueError("bad")
+            case "sleep": time.sleep(60)
+            case "ignore":
+                while True:
+                    try: time.sleep(60)
+                    except BaseException: pass
+            case "oom": os.kill(os.getpid(), signal.SIGKILL)
+            case "exit": os._exit(7)
+            case "png": return Response(b"PNG", "image/png")
+            case "nan": return float("nan")
+            case "wait":
+                open("started", "w").close()
+                time.sleep(60)
+        return {"got": input, "id": context.execution_id, "trace": context.trace_id,
+                "attempt": context.attempt, "metadata": context.metadata,
+                "left": context.remaining_ms()}
+"""
+ASYNC = (FUNCTION.replace("def handle", "async def handle")
+         .replace("time.sleep", "await __import__('asyncio').sleep"))
+
+
+@pytest.fixture(params=[FUNCTION, ASYNC], ids=["plain", "async"])
+def job(request, start, plane):  # noqa: ANN001, ANN201
+    """`job(input, **env)` starts one."""
+    def begin(value: object = None, **env: str):  # noqa: ANN202
+        if value is not None:
+            payload = json.dumps({"input": value, "metadata": {"k": "v"}})
+            env.setdefault("INVOCATION_PAYLOAD", payload)
+        return start(request.param, EXECUTION_ID="e-1", DISPATCH_ATTEMPT="2", TRACE_ID="t-1",
+                     CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions", **env)
+    return begin
+
+
+def result(plane) -> dict[str, object]:  # noqa: ANN001
+    line, headers, body = plane.next()
+    assert line == "POST /v1/internal/tok/executions/e-1:complete"
+    assert headers["content-type"] == "application/json"
+    return json.loads(body)
+
+
+def test_success(job, plane) -> None:  # noqa: ANN001
+    pod = job({"a": 1}, INVOCATION_TIMEOUT_MS="60000")
+    it = result(plane)
+    assert 0 < it["output"].pop("left") <= 60000
+    assert it["output"] == {"got": {"a": 1}, "id": "e-1", "trace": "t-1", "attempt": 2,
+                            "metadata": {"k": "v"}}
+    assert (it["success"], it["error"]) == (True, None)
+    assert it["startedAt"] <= it["loadedAt"] <= it["readyAt"]
+    assert pod.exit_status() == 0
+    assert plane.got.empty()
+
+
+def test_input_from_the_platform(job, plane) -> None:  # noqa: ANN001
+    path = "/v1/internal/tok/executions/e-1/input"
+    plane.inputs[path] = ("text/plain", b"shout")
+    pod = job(INVOCATION_PAYLOAD_URL=plane.url + path)
+    assert plane.next()[0] == f"GET {path}"
+    line, headers, body = plane.next()
+    assert line.endswith("/e-1:complete")
+    assert (headers["content-type"], body) == ("application/octet-stream", b"SHOUT")
+    assert pod.exit_status() == 0
+
+
+def test_raw_output(job, plane) -> None:  # noqa: ANN001
+    assert job({"do": "png"}).exit_status() == 0
+    _, headers, body = plane.next()
+    assert (headers["content-type"], body) == ("image/png", b"PNG")
+
+
+@pytest.mark.parametrize(("do", "message"), [
+    ("raise", "ValueError: bad"), ("nan", "the output is not JSON: output is nan"),
+])
+def test_errors(job, plane, do: str, message: str) -> None:  # noqa: ANN001
+    pod = job({"do": do})
+    it = result(plane)
+    assert (it["success"], it["output"]) == (False, None)
+    assert it["error"] == {"code": "HANDLER_ERROR", "message": message}
+    assert pod.exit_status() == 0
+    assert pod.log_with(executionId="e-1", traceId="t-1")["traceback"]
+
+
+@pytest.mark.parametrize("do", ["sleep", "ignore"])
+def test_timeout(job, plane, do: str) -> None:  # noqa: ANN001
+    pod = job({"do": do}, INVOCATION_TIMEOUT_MS="1500")
+    it = result(plane)
+    assert (it["success"], it["error"]["code"]) == (False, "TIMEOUT")
+    assert pod.exit_status() == 0
+    assert plane.got.empty()
+
+
+def test_oom_is_posted_for_the_dead_worker(job, plane) -> None:  # noqa: ANN001
+    pod = job({"do": "oom"})
+    assert result(plane)["error"]["code"] == "OOM"
+    assert pod.exit_status() == 0
+
+
+def test_a_crash_is_an_exit_without_callback(job, plane) -> None:  # noqa: ANN001
+    assert job({"do": "exit"}).exit_status() == 7
+    assert plane.got.empty()
+
+
+def test_bad_input(job, plane) -> None:  # noqa: ANN001
+    pod = job(INVOCATION_PAYLOAD="{")
+    assert result(plane)["error"]["code"] == "BAD_INPUT"
+    assert pod.exit_status() == 0
+
+
+@pytest.mark.parametrize("statuses", [[500, 429], [408, 503], [0, 0]])
+def test_the_callback_is_retried(job, plane, statuses: list[int]) -> None:  # noqa: ANN001
+    plane.statuses += statuses
+    pod = job({"a": 1})
+    assert [result(plane)["success"] for _ in range(3)] == [True] * 3
+    assert pod.exit_status() == 0
+    assert plane.got.empty()
+
+
+@pytest.mark.parametrize("status", [409, 413, 403])
+def test_a_final_refusal_is_not_retried(job, plane, status: int) -> None:  # noqa: ANN001
+    plane.statuses.append(status)
+    pod = job({"a": 1})
+    assert pod.exit_status() == 0
+    assert plane.got.qsize() == 1
+    assert str(status) in pod.log_with(level="warn")["message"]
+    assert "tok" not in pod.stderr()
+
+
+def test_a_platform_that_is_gone_is_an_exit_with_a_word(start) -> None:  # noqa: ANN001
+    pod = start(FUNCTION, EXECUTION_ID="e-1", CALLBACK_URL="http://127.0.0.1:1/tok",
+                INVOCATION_PAYLOAD='{"input":{}}')
+    assert pod.exit_status() == 1
+    assert "could not post" in pod.log_with(level="error")["message"]
+    assert "tok" not in pod.stderr()
+
+
+def test_what_does_not_load_is_posted(start, plane) -> None:  # noqa: ANN001
+    for source in ("import no_such_module_here",
+                   "def init(): raise KeyError('no_such_module_here')\ndef handle(i): pass",
+                   "def init(): raise KeyError('no_such_module_here')\nasync def handle(i): pass"):
+        pod = start(source, EXECUTION_ID="e-1", INVOCATION_PAYLOAD='{"input":1}',
+                    CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions")
+        error = result(plane)["error"]
+        assert error["code"] == "HANDLER_ERROR" and "no_such_module_here" in error["message"]
+        assert pod.exit_status() == 0
+
+
+def test_loading_counts_against_the_deadline(start, plane) -> None:  # noqa: ANN001
+    pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS="800",
+                CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",
+                INVOCATION_PAYLOAD='{"input":1}')
+    assert result(plane)["error"]["code"] == "TIMEOUT"
+    assert pod.exit_status() == 0
+
+
+def test_sigterm_stops_the_call_without_a_result(job, plane) -> None:  # noqa: ANN001
+    pod = job({"do": "wait"})
+    wait_for((pod.folder / "started").exists)
+    pod.term()
+    assert pod.exit_status() == 143
+    assert plane.got.empty()
+
+
+@pytest.mark.parametrize("env", [
+    {"EXECUTION_ID": ""}, {"INVOCATION_PAYLOAD": "{}", "INVOCATION_TIMEOUT_MS": "soon"}, {},
+])
+def test_bad_job_settings(start, env: dict[str, str]) -> None:  # noqa: ANN001
+    pod = start(FUNCTION, **({"EXECUTION_ID": "e", "CALLBACK_URL": "http://127.0.0.1:1"} | env))
+    assert pod.exit_status() == 2

@@ -1,0 +1,257 @@
+"""Deadlines and callers that leave, plain and async; who overstays is replaced."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from pods import request, wait_for
+
+# Writes what happens to `marks`, so that a test sees it when no answer can come.
+PLAIN = """
+    import collections, itertools, time
+    from nanofaas_runtime import CallStopped, CallerLeft, DeadlineExceeded
+
+    def mark(text):
+        with open("marks", "a") as marks:
+            marks.write(text + "\\n")
+
+    def handle(input):
+        if not isinstance(input, dict):
+            return input
+        mark("started")
+        try:
+            match input["do"]:
+                case "sleep": time.sleep(60)
+                case "spin":
+                    while True: pass
+                case "broad":
+                    try: time.sleep(60)
+                    except Exception: mark("swallowed")
+                case "ignore":
+                    while True:
+                        try: time.sleep(60)
+                        except BaseException: mark("ignored")
+                case "hold":
+                    # An endless loop in C: no signal's Python part ever runs.
+                    collections.deque(itertools.repeat(0), maxlen=0)
+        except BaseException as error:
+            mark(type(error).__name__)
+            raise
+"""
+
+ASYNC = """
+    import asyncio, time
+
+    def mark(text):
+        with open("marks", "a") as marks:
+            marks.write(text + "\\n")
+
+    async def handle(input):
+        if not isinstance(input, dict):
+            return input
+        mark("started")
+        try:
+            if input["do"] == "hold":
+                time.sleep(60)
+            await asyncio.sleep(60)
+        except BaseException as error:
+            mark(type(error).__name__)
+            raise
+"""
+
+
+def marks(pod) -> list[str]:  # noqa: ANN001
+    try:
+        return Path(pod.folder, "marks").read_text().split()
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize("do", ["sleep", "spin", "broad"])
+def test_plain_deadline_raises_in_the_function(start, do: str) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        answer = client.invoke({"do": do}, x_deadline_ms=100, x_execution_id="e-9")
+        assert (answer.status, answer.json()["code"]) == (504, "TIMEOUT")
+        assert client.invoke(1).json() == 1
+    assert marks(pod) == ["started", "DeadlineExceeded"]
+    assert pod.worker() == worker
+    assert pod.log_with(executionId="e-9")["message"].startswith("call stopped")
+
+
+@pytest.mark.parametrize("do", ["sleep", "spin", "broad"])
+def test_plain_caller_that_leaves_stops_the_function(start, do: str) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        client.send(request({"do": do}))
+        wait_for(lambda: marks(pod))
+    wait_for(lambda: len(marks(pod)) == 2)
+    assert marks(pod) == ["started", "CallerLeft"]
+    assert pod.invoke(1).json() == 1
+    assert pod.worker() == worker
+
+
+def test_a_plain_call_over_tcp_is_stopped_too(start) -> None:  # noqa: ANN001
+    pod = start(PLAIN, tcp=True).ready()
+    with pod.connect() as client:
+        client.send(request({"do": "sleep"}))
+        wait_for(lambda: marks(pod))
+    wait_for(lambda: marks(pod) == ["started", "CallerLeft"])
+    assert pod.invoke(1).json() == 1
+
+
+@pytest.mark.parametrize("do", ["ignore", "hold"])
+@pytest.mark.parametrize("leave", [True, False])
+def test_who_overstays_is_replaced(start, do: str, leave: bool) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    worker = pod.worker()
+    client = pod.connect()
+    client.send(request({"do": do}, **({} if leave else {"x_deadline_ms": 100})))
+    wait_for(lambda: marks(pod))
+    if leave:
+        client.close()
+    else:
+        assert client.at_end()
+    pod.log_with(level="warn", message="the worker is replaced")
+    assert pod.invoke(1).json() == 1
+    assert pod.worker() != worker
+    assert "Traceback" not in pod.stderr()
+
+
+def test_a_call_that_waited_behind_the_killed_one_is_told_so(start) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    with pod.connect() as first, pod.connect() as second:
+        assert second.invoke(1).json() == 1
+        first.send(request({"do": "hold"}, x_deadline_ms=300))
+        wait_for(lambda: marks(pod))
+        second.send(request(2))
+        answer = second.answer()
+        assert (answer.status, answer.headers["x-not-started"]) == (503, "true")
+        assert second.at_end() and first.at_end()
+    assert pod.invoke(3).json() == 3
+
+
+def test_a_waiting_call_whose_caller_left_never_runs(start) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    with pod.connect() as first:
+        first.send(request({"do": "sleep"}, x_deadline_ms=700))
+        wait_for(lambda: marks(pod))
+        with pod.connect() as second:
+            second.send(request({"do": "broad"}))
+        assert first.answer().status == 504
+    assert pod.invoke(1).json() == 1
+    assert marks(pod) == ["started", "DeadlineExceeded"]
+
+
+def test_late_stops_hit_nothing(start) -> None:  # noqa: ANN001
+    """Deadlines about as long as the calls: each ends one way or the other, and only so."""
+    pod = start("""
+        import time
+        def handle(input):
+            until = time.perf_counter() + input
+            while time.perf_counter() < until:
+                pass
+            return "done"
+    """).ready()
+    worker = pod.worker()
+    outcomes = {200: 0, 504: 0}
+    with pod.connect() as client:
+        for number in range(150):
+            length = 0.004 + 0.0002 * (number % 20)
+            outcomes[client.invoke(length, x_deadline_ms=6).status] += 1
+            assert client.invoke(0).body == b'"done"'
+    assert sum(outcomes.values()) == 150
+    assert pod.worker() == worker
+    messages = {line["message"] for line in pod.logs()}
+    assert messages <= {"call stopped: the call's deadline passed while it was running"}
+
+
+def test_callers_that_leave_at_any_moment_disturb_nobody(start) -> None:  # noqa: ANN001
+    pod = start("""
+        import time
+        def handle(input):
+            time.sleep(input)
+            return "done"
+    """).ready()
+    worker = pod.worker()
+    for number in range(150):
+        client = pod.connect()
+        client.send(request(0.002))
+        time.sleep(0.0002 * (number % 20))
+        client.close()
+        assert pod.invoke(0).body == b'"done"'
+    assert pod.worker() == worker
+
+
+def test_async_deadline_cancels(start, loop: str) -> None:  # noqa: ANN001
+    pod = start(ASYNC, loop=loop).ready()
+    with pod.connect() as client, pod.connect() as other:
+        client.send(request({"do": "sleep"}, x_deadline_ms=200))
+        wait_for(lambda: marks(pod))
+        assert other.invoke(1).json() == 1
+        answer = client.answer()
+        assert (answer.status, answer.json()["code"]) == (504, "TIMEOUT")
+        assert client.invoke(1).json() == 1
+    assert marks(pod) == ["started", "CancelledError"]
+
+
+def test_async_caller_that_leaves_cancels(start, loop: str) -> None:  # noqa: ANN001
+    pod = start(ASYNC, loop=loop).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        client.send(request({"do": "sleep"}))
+        wait_for(lambda: marks(pod))
+    wait_for(lambda: marks(pod) == ["started", "CancelledError"])
+    assert pod.invoke(1).json() == 1
+    assert pod.worker() == worker
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_an_async_function_that_blocks_the_loop_is_replaced(start, loop: str, leave: bool) -> None:  # noqa: ANN001
+    pod = start(ASYNC, loop=loop).ready()
+    worker = pod.worker()
+    client = pod.connect()
+    client.send(request({"do": "hold"}, **({} if leave else {"x_deadline_ms": 100})))
+    wait_for(lambda: marks(pod))
+    if leave:
+        client.close()
+    pod.log_with(level="warn", message="blocks the loop")
+    assert pod.invoke(1).json() == 1
+    assert pod.worker() != worker
+
+
+def test_a_cancelled_error_of_the_functions_own_is_its_error(start, loop: str) -> None:  # noqa: ANN001
+    pod = start("""
+        import asyncio
+        async def handle(input):
+            raise asyncio.CancelledError("mine")
+    """, loop=loop).ready()
+    assert pod.invoke().json() == {"code": "HANDLER_ERROR", "message": "CancelledError: mine"}
+
+
+def test_deadlines_hold_after_the_watchdog_has_slept(start) -> None:  # noqa: ANN001
+    pod = start(PLAIN).ready()
+    time.sleep(1.6)  # It sleeps after a second without calls.
+    answer = pod.invoke({"do": "sleep"}, x_deadline_ms=100)
+    assert answer.status == 504
+
+
+def test_functions_may_use_alarms_and_user_signals(start) -> None:  # noqa: ANN001
+    pod = start("""
+        import os, signal
+        got = []
+        signal.signal(signal.SIGUSR1, lambda *_: got.append("usr1"))
+        signal.signal(signal.SIGALRM, lambda *_: got.append("alrm"))
+        def handle(input):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            signal.pause()
+            return got
+    """).ready()
+    assert pod.invoke().json() == ["usr1", "alrm"]
+    assert signal.SIGRTMIN + 9 < signal.SIGRTMAX
