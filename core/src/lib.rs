@@ -35,4 +35,5 @@ pub mod metrics;
 pub mod histogram;
 
 pub mod message;
+pub mod desk;
 pub mod sync;

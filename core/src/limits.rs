@@ -36,6 +36,10 @@ pub const EVENTS_FROM_BRIDGE: usize = PODS_MAX * 2;
 /// Orders to the bridge: a start and a stop for each pod; requests of clients are refused first.
 pub const ORDERS_DEPTH: usize = PODS_MAX * 2;
 
+/// What the bridge holds for full rings before it takes no more requests in. What it has to say of
+/// pods comes on top, and is bounded by `PODS_MAX`.
+pub const DESK_BACKLOG: usize = 8192;
+
 /// Grants of one turn; what is left comes back after the loop has looked at I/O.
 pub const GRANTS_PER_TURN: usize = 256;
 

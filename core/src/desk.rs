@@ -1,0 +1,594 @@
+//! The bridge's desk: what comes in for the bridge is sorted, registry changes are made and told in
+//! the right order, and what does not fit into a full ring waits its turn here.
+//! It never waits, sleeps or starts anything: its `Work` says what a backend has to do. Each bridge
+//! owns one and calls it from its own loop; the management port reads the functions from it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::event::{Event, Order};
+use crate::function::Function;
+use crate::limits::DESK_BACKLOG;
+use crate::message::Request;
+use crate::message::{BridgeMessage, JobStart, Message, ReadyStamps, Refused, Reply, ReplyTo};
+use crate::post::{BridgeInbox, IoPost, SchedulerPost};
+use crate::registry::{Change, Registry, RegistryOut, Told};
+use crate::spec::FunctionDraft;
+use crate::ticket::{CallRef, PodRef};
+use crate::view::LaneView;
+
+/// Messages of one pump, so that whoever shares the thread gets his turn.
+const MESSAGES_PER_PUMP: usize = 256;
+
+/// What a backend has to do.
+pub enum Work {
+    /// A function is new or changed.
+    Function(Arc<Function>),
+    /// A function is no longer registered; its lane may still have calls and pods.
+    Removed {
+        lane: u32,
+        name: Arc<str>,
+    },
+    /// Start a pod; answered by `PodUp` or `StartFailed`, once.
+    Start {
+        function: Arc<Function>,
+        pod: PodRef,
+        wanted_ns: u64,
+    },
+    /// End a pod that nothing runs in; answered by `PodDown`.
+    Stop {
+        pod: PodRef,
+    },
+    /// Ask its `/health`; answered by `PodUp` or `PodDown`.
+    Probe {
+        pod: PodRef,
+    },
+    /// The place of a pod of an earlier plane.
+    Adopted {
+        lane: u32,
+        token: u64,
+        pod: PodRef,
+    },
+    Job(Box<JobStart>),
+    /// The attempt is over, whatever its Job does.
+    JobStop {
+        call: CallRef,
+        attempt: u32,
+    },
+    ColdStarts {
+        name: Arc<str>,
+        reply: ReplyTo,
+    },
+    PodReady {
+        token: Box<str>,
+        pod: Box<str>,
+        stamps: ReadyStamps,
+        reply: ReplyTo,
+    },
+}
+
+/// How long the bridge's loop may rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Something is published: pump at once.
+    No,
+    /// A ring was full: pump again in a millisecond, or when the bell rings.
+    Shortly,
+    /// Until the bell rings.
+    UntilBell,
+}
+
+enum Delivery {
+    Scheduler(Event),
+    Io { thread: u16, message: Message },
+}
+
+/// The desk.
+pub struct Desk {
+    inbox: BridgeInbox,
+    io: Vec<IoPost>,
+    scheduler: SchedulerPost,
+    registry: Registry,
+    /// One queue for all rings, because order matters across them: an address comes before the
+    /// scheduler hears of its pod.
+    backlog: VecDeque<Delivery>,
+    /// The function of each lane, until nothing is left of a removed one.
+    lanes: Vec<Option<Arc<Function>>>,
+    work: Vec<Work>,
+}
+
+impl Desk {
+    pub fn new(
+        inbox: BridgeInbox,
+        io: Vec<IoPost>,
+        scheduler: SchedulerPost,
+        registry: Registry,
+    ) -> Self {
+        Self {
+            inbox,
+            io,
+            scheduler,
+            registry,
+            backlog: VecDeque::new(),
+            lanes: Vec::new(),
+            work: Vec::new(),
+        }
+    }
+
+    /// Delivers what waits, takes in what came, and says what is left for the backend, in order.
+    pub fn pump(&mut self) -> Vec<Work> {
+        self.inbox.bell.awake();
+        self.flush();
+        for _ in 0..MESSAGES_PER_PUMP {
+            // Nothing more is taken in while much waits to go out; acknowledgements, which would
+            // help, follow what the io threads have already got.
+            if self.backlog.len() >= DESK_BACKLOG {
+                break;
+            }
+            let Some(message) = self.inbox.messages.pop() else {
+                break;
+            };
+            self.take(message);
+        }
+        std::mem::take(&mut self.work)
+    }
+
+    /// Announces sleep, and says how long it may last.
+    #[must_use]
+    pub fn rest(&mut self) -> Rest {
+        if !self.work.is_empty() {
+            return Rest::No;
+        }
+        if !self.backlog.is_empty() {
+            return Rest::Shortly;
+        }
+        let messages = &self.inbox.messages;
+        if self.inbox.bell.sleep(|| messages.is_published()) {
+            Rest::UntilBell
+        } else {
+            Rest::No
+        }
+    }
+
+    fn take(&mut self, message: BridgeMessage) {
+        match message {
+            BridgeMessage::Order(order) => self.order(order),
+            BridgeMessage::Request { request, reply } => self.request(request, reply),
+            BridgeMessage::Ack { version } => {
+                let mut out = RegistryOut::default();
+                self.registry.acknowledge(version, &mut out);
+                self.deliver(out);
+            }
+            BridgeMessage::Job(job) => self.work.push(Work::Job(job)),
+            BridgeMessage::JobStop { call, attempt } => {
+                self.work.push(Work::JobStop { call, attempt });
+            }
+        }
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Start {
+                lane,
+                pod,
+                wanted_ns,
+            } => match self.function_at(lane) {
+                Some(function) => self.work.push(Work::Start {
+                    function: function.clone(),
+                    pod,
+                    wanted_ns,
+                }),
+                // Its function is gone for good: the scheduler is about to hear so.
+                None => self.event(Event::PodDown(pod)),
+            },
+            Order::Stop { pod } => self.work.push(Work::Stop { pod }),
+            Order::Probe { pod } => self.work.push(Work::Probe { pod }),
+            Order::Adopted { lane, token, pod } => {
+                self.work.push(Work::Adopted { lane, token, pod });
+            }
+            Order::LaneGone { lane, epoch } => self.lane_gone(lane, epoch),
+        }
+    }
+
+    fn lane_gone(&mut self, lane: u32, epoch: u32) {
+        self.registry.lane_gone(lane, epoch);
+        // A function of the same name may have taken the lane over meanwhile.
+        let name = self.function_at(lane).map(|function| function.name());
+        let in_use = name.is_some_and(|name| {
+            let now = self.registry.functions().get(name);
+            now.is_some_and(|function| function.lane == lane)
+        });
+        if !in_use && let Some(place) = self.lanes.get_mut(lane as usize) {
+            *place = None;
+        }
+    }
+
+    fn request(&mut self, request: Request, reply: ReplyTo) {
+        let change = match request {
+            Request::Register { draft, replace } => Change::Register { draft, replace },
+            Request::Remove { name } => Change::Remove { name },
+            Request::Scale { name, replicas } => Change::Scale { name, replicas },
+            Request::ColdStarts { name } => {
+                return self.work.push(Work::ColdStarts { name, reply });
+            }
+            Request::PodReady { token, pod, stamps } => {
+                return self.work.push(Work::PodReady {
+                    token,
+                    pod,
+                    stamps,
+                    reply,
+                });
+            }
+        };
+        let mut out = RegistryOut::default();
+        self.registry.change(change, Some(reply), &mut out);
+        self.deliver(out);
+    }
+
+    /// Registers a function that nobody waits for, such as one from a file at the start.
+    pub fn register(&mut self, draft: Box<FunctionDraft>, replace: bool) -> Result<(), Refused> {
+        let mut out = RegistryOut::default();
+        let change = Change::Register { draft, replace };
+        self.registry.change(change, None, &mut out);
+        let refused = out.replies.iter().find_map(|(_, reply)| match reply {
+            Reply::Refused(refused) => Some(refused.clone()),
+            _ => None,
+        });
+        self.deliver(out);
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn deliver(&mut self, out: RegistryOut) {
+        for event in out.scheduler {
+            self.event(event);
+        }
+        for told in out.io_threads {
+            self.broadcast(|| message_of(&told));
+            match told {
+                Told::Function(function) => {
+                    self.keep(&function);
+                    self.work.push(Work::Function(function));
+                }
+                Told::Removed { lane, name, .. } => self.work.push(Work::Removed { lane, name }),
+            }
+        }
+        for (to, reply) in out.replies {
+            if let Some(to) = to {
+                self.reply(to, reply);
+            }
+        }
+    }
+
+    fn keep(&mut self, function: &Arc<Function>) {
+        let place = function.lane as usize;
+        if self.lanes.len() <= place {
+            self.lanes.resize(place + 1, None);
+        }
+        self.lanes[place] = Some(function.clone());
+    }
+
+    /// Says something to the scheduler.
+    pub fn event(&mut self, event: Event) {
+        self.send(Delivery::Scheduler(event));
+    }
+
+    /// Says the same to every io thread.
+    pub fn broadcast(&mut self, mut message: impl FnMut() -> Message) {
+        for thread in 0..u16::try_from(self.io.len()).unwrap_or(u16::MAX) {
+            self.tell(thread, message());
+        }
+    }
+
+    /// Says something to one io thread.
+    pub fn tell(&mut self, thread: u16, message: Message) {
+        self.send(Delivery::Io { thread, message });
+    }
+
+    /// Answers a request.
+    pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
+        let token = to.token;
+        self.tell(to.thread, Message::Reply { token, reply });
+    }
+
+    /// Registered functions by name.
+    pub const fn functions(&self) -> &BTreeMap<Arc<str>, Arc<Function>> {
+        self.registry.functions()
+    }
+
+    /// Lanes of removed functions whose last calls still run.
+    pub fn leaving_views(&self) -> impl Iterator<Item = &Arc<LaneView>> {
+        self.registry.leaving_views()
+    }
+
+    /// The function of a lane, also of a removed one whose calls or pods are not gone yet.
+    pub fn function_at(&self, lane: u32) -> Option<&Arc<Function>> {
+        self.lanes.get(lane as usize)?.as_ref()
+    }
+
+    /// Whether every change so far was taken over by all io threads, and nothing waits to go out.
+    pub fn is_settled(&self) -> bool {
+        self.backlog.is_empty() && self.registry.is_settled()
+    }
+
+    /// Messages that wait for room.
+    pub fn waiting(&self) -> usize {
+        self.backlog.len()
+    }
+
+    fn flush(&mut self) {
+        while let Some(delivery) = self.backlog.pop_front() {
+            if let Err(back) = self.try_send(delivery) {
+                return self.backlog.push_front(back);
+            }
+        }
+    }
+
+    fn send(&mut self, delivery: Delivery) {
+        if !self.backlog.is_empty() {
+            return self.backlog.push_back(delivery);
+        }
+        if let Err(back) = self.try_send(delivery) {
+            self.backlog.push_back(back);
+        }
+    }
+
+    fn try_send(&self, delivery: Delivery) -> Result<(), Delivery> {
+        match delivery {
+            Delivery::Scheduler(event) => self.scheduler.send(event).map_err(Delivery::Scheduler),
+            Delivery::Io { thread, message } => match self.io.get(usize::from(thread)) {
+                Some(post) => post
+                    .send(message)
+                    .map_err(|message| Delivery::Io { thread, message }),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+fn message_of(told: &Told) -> Message {
+    match told {
+        Told::Function(function) => Message::Function(function.clone()),
+        Told::Removed {
+            lane,
+            name,
+            version,
+        } => Message::FunctionRemoved {
+            lane: *lane,
+            name: name.clone(),
+            version: *version,
+        },
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::doorbell::Doorbell;
+    use crate::limits::MESSAGES_DEPTH;
+    use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
+    use crate::spec::{Defaults, Platform};
+    use std::task::Waker;
+
+    struct Bench {
+        desk: Desk,
+        bridge: BridgePost,
+        io: Vec<IoInbox>,
+        scheduler: Option<PinnedInbox>,
+    }
+
+    fn bell() -> Arc<Doorbell> {
+        Arc::new(Doorbell::new(Waker::noop().clone()))
+    }
+
+    fn bench(io_threads: usize) -> Bench {
+        let pairs = (0..io_threads).map(|_| IoPost::pair(bell(), io_threads > 1));
+        let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
+        let (bridge, inbox) = BridgePost::pair(bell());
+        let (post, scheduler) = if io_threads == 1 {
+            (SchedulerPost::Inline(posts[0].clone()), None)
+        } else {
+            let (post, inbox) = PinnedPost::pair(bell(), io_threads);
+            (SchedulerPost::Pinned(post), Some(inbox))
+        };
+        let registry = Registry::new(io_threads, Defaults::DEFAULT, Platform::Local);
+        Bench {
+            desk: Desk::new(inbox, posts, post, registry),
+            bridge,
+            io,
+            scheduler,
+        }
+    }
+
+    fn draft(name: &str) -> Box<FunctionDraft> {
+        let json = format!(r#"{{"name":"{name}","executionMode":"LOCAL"}}"#);
+        Box::new(serde_json::from_str(&json).expect("a draft"))
+    }
+
+    fn to(thread: u16, token: u64) -> ReplyTo {
+        ReplyTo { thread, token }
+    }
+
+    fn register(bench: &Bench, name: &str, reply: ReplyTo) {
+        let request = Request::Register {
+            draft: draft(name),
+            replace: false,
+        };
+        let message = BridgeMessage::Request { request, reply };
+        assert!(bench.bridge.send(message).is_ok());
+    }
+
+    fn ack(bench: &Bench, version: u64) {
+        assert!(bench.bridge.send(BridgeMessage::Ack { version }).is_ok());
+    }
+
+    fn order(bench: &Bench, order: Order) {
+        assert!(bench.bridge.send(BridgeMessage::Order(order)).is_ok());
+    }
+
+    const POD: PodRef = PodRef {
+        index: 3,
+        generation: 1,
+    };
+
+    #[test]
+    fn a_registration_is_answered_when_all_threads_have_it() {
+        let mut bench = bench(2);
+        register(&bench, "echo", to(1, 7));
+        assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+        let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+        assert!(matches!(
+            events.pop(),
+            Some(Event::LaneOpened { lane: 0, .. })
+        ));
+        for inbox in &mut bench.io {
+            assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
+        }
+        ack(&bench, 1);
+        bench.desk.pump();
+        assert!(bench.io[1].messages.pop().is_none(), "one has not said so");
+        ack(&bench, 1);
+        bench.desk.pump();
+        let Some(Message::Reply { token: 7, reply }) = bench.io[1].messages.pop() else {
+            panic!("no reply");
+        };
+        assert!(matches!(reply, Reply::Registered { created: true, .. }));
+        assert!(bench.io[0].messages.pop().is_none());
+        assert!(bench.desk.is_settled());
+    }
+
+    #[test]
+    fn inline_the_scheduler_hears_before_the_thread_it_lives_on() {
+        let mut bench = bench(1);
+        assert_eq!(bench.desk.register(draft("echo"), false), Ok(()));
+        let refused = bench.desk.register(draft("echo"), false);
+        assert_eq!(refused, Err(Refused::Exists));
+        let messages = &mut bench.io[0].messages;
+        assert!(matches!(
+            messages.pop(),
+            Some(Message::Event(Event::LaneOpened { .. }))
+        ));
+        assert!(matches!(messages.pop(), Some(Message::Function(_))));
+        assert!(messages.pop().is_none());
+    }
+
+    #[test]
+    fn a_lane_keeps_its_function_until_it_is_gone() {
+        let mut bench = bench(1);
+        bench.desk.register(draft("echo"), false).expect("new");
+        bench.desk.pump();
+        let remove = Request::Remove {
+            name: "echo".into(),
+        };
+        let message = BridgeMessage::Request {
+            request: remove,
+            reply: to(0, 1),
+        };
+        assert!(bench.bridge.send(message).is_ok());
+        let start = Order::Start {
+            lane: 0,
+            pod: POD,
+            wanted_ns: 5,
+        };
+        order(&bench, start);
+        let work = bench.desk.pump();
+        assert!(matches!(
+            &work[..],
+            [
+                Work::Removed { lane: 0, .. },
+                Work::Start { pod: POD, wanted_ns: 5, function },
+            ] if &**function.name() == "echo"
+        ));
+        ack(&bench, 1);
+        ack(&bench, 2);
+        bench.desk.pump();
+        assert_eq!(bench.desk.leaving_views().count(), 1);
+        order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+        order(&bench, start);
+        assert!(bench.desk.pump().is_empty());
+        assert_eq!(bench.desk.leaving_views().count(), 0);
+        let mut last = None;
+        while let Some(message) = bench.io[0].messages.pop() {
+            last = Some(message);
+        }
+        assert!(matches!(last, Some(Message::Event(Event::PodDown(POD)))));
+    }
+
+    #[test]
+    fn a_lane_that_was_taken_over_outlives_the_old_removal() {
+        let mut bench = bench(1);
+        bench.desk.register(draft("echo"), false).expect("new");
+        let remove = Request::Remove {
+            name: "echo".into(),
+        };
+        let message = BridgeMessage::Request {
+            request: remove,
+            reply: to(0, 1),
+        };
+        assert!(bench.bridge.send(message).is_ok());
+        ack(&bench, 1);
+        ack(&bench, 2);
+        bench.desk.pump();
+        bench.desk.register(draft("echo"), false).expect("again");
+        order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+        bench.desk.pump();
+        assert!(bench.desk.function_at(0).is_some());
+        assert!(bench.desk.functions().contains_key("echo"));
+    }
+
+    #[test]
+    fn what_finds_a_full_ring_goes_out_later_and_in_order() {
+        let mut bench = bench(2);
+        let stop = MESSAGES_DEPTH as u64 + 10;
+        for at_ns in 0..stop {
+            let call = CallRef {
+                index: 0,
+                generation: 0,
+                thread: 1,
+            };
+            let message = Message::JobStarted {
+                call,
+                attempt: 1,
+                at_ns,
+            };
+            bench.desk.tell(1, message);
+        }
+        bench.desk.event(Event::PodUp(POD));
+        assert_eq!(bench.desk.waiting(), 11);
+        assert_eq!(bench.desk.rest(), Rest::Shortly);
+        let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+        assert!(events.pop().is_none(), "it waits behind the others");
+        let mut seen = 0;
+        while seen < stop {
+            while let Some(message) = bench.io[1].messages.pop() {
+                assert!(matches!(message, Message::JobStarted { at_ns, .. } if at_ns == seen));
+                seen += 1;
+            }
+            bench.desk.pump();
+        }
+        assert!(matches!(events.pop(), Some(Event::PodUp(POD))));
+        assert_eq!(bench.desk.rest(), Rest::UntilBell);
+    }
+
+    #[test]
+    fn nothing_is_taken_in_while_too_much_waits_to_go_out() {
+        let mut bench = bench(1);
+        for _ in 0..MESSAGES_DEPTH + DESK_BACKLOG {
+            bench.desk.tell(0, Message::Drain);
+        }
+        register(&bench, "echo", to(0, 1));
+        assert!(bench.desk.pump().is_empty());
+        assert!(bench.io[0].messages.pop().is_some());
+        assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+    }
+
+    #[test]
+    fn a_message_keeps_it_from_sleeping() {
+        let mut bench = bench(1);
+        assert_eq!(bench.desk.rest(), Rest::UntilBell);
+        order(&bench, Order::Stop { pod: POD });
+        assert_eq!(bench.desk.rest(), Rest::No);
+        assert!(matches!(&bench.desk.pump()[..], [Work::Stop { pod: POD }]));
+        bench.desk.register(draft("echo"), false).expect("new");
+        assert_eq!(bench.desk.rest(), Rest::No, "work waits for the backend");
+    }
+}
