@@ -1,0 +1,333 @@
+//! Random and mutated bytes at everything that reads bytes from outside: nothing panics, nothing
+//! hangs, the outcome is the same however the bytes are split, and it agrees with a second, slow
+//! implementation (`wire/naive.rs` for heads, serde_json for JSON).
+//!
+//! `NANOFAAS_FUZZ_INPUTS` sets the inputs of each property (1,000,000 where optimised, else
+//! 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` replays that input alone.
+
+mod wire {
+    pub(crate) mod inputs;
+    pub(crate) mod naive;
+    pub(crate) mod rng;
+}
+
+use nanofaas_io::answer::{AnswerBody, AnswerHead, parse_answer};
+use nanofaas_io::chunked::Chunked;
+use nanofaas_io::head::{Fault, Framing, HeadScan};
+use nanofaas_io::request::{Head, parse_head};
+use nanofaas_io::{field, json};
+use wire::rng::{Rng, for_each_input};
+use wire::{inputs, naive};
+
+/// Small, so that random bodies pass it.
+const BODY_MAX: usize = 200;
+/// Every single place to cut is tried on one input in so many; the others are cut at all places at
+/// once and at some by chance.
+const EVERY_CUT_ONE_IN: u64 = 128;
+
+/// What reading a connection's bytes comes to, in order.
+#[derive(Debug, PartialEq)]
+enum Event<H> {
+    Head(H),
+    Body(usize),
+    Fault(Fault),
+}
+
+/// One side of a message exchange: how its head is read and what then follows.
+trait Message: Copy + PartialEq + std::fmt::Debug {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault>;
+    fn head_len(self) -> usize;
+    fn body(self) -> Body;
+}
+
+#[derive(Clone, Copy)]
+enum Body {
+    None,
+    Length(u64),
+    Chunked,
+    Rest,
+}
+
+impl Message for Head {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault> {
+        parse_head(bytes, scan)
+    }
+
+    fn head_len(self) -> usize {
+        self.len
+    }
+
+    fn body(self) -> Body {
+        match self.framing {
+            Framing::None => Body::None,
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunked,
+        }
+    }
+}
+
+impl Message for AnswerHead {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault> {
+        parse_answer(bytes, scan)
+    }
+
+    fn head_len(self) -> usize {
+        self.len
+    }
+
+    fn body(self) -> Body {
+        match self.body {
+            AnswerBody::None => Body::None,
+            AnswerBody::Length(length) => Body::Length(length),
+            AnswerBody::Chunked => Body::Chunked,
+            AnswerBody::UntilClose => Body::Rest,
+        }
+    }
+}
+
+/// Reads messages as a connection does: each time more bytes are there, as far as they go.
+struct Connection<M> {
+    /// Where the message that is being read began, or what is unread of its body.
+    at: usize,
+    scan: HeadScan,
+    body: Option<Body>,
+    chunked: Chunked,
+    out: Vec<u8>,
+    events: Vec<Event<M>>,
+}
+
+impl<M: Message> Connection<M> {
+    fn new() -> Self {
+        Self {
+            at: 0,
+            scan: HeadScan::default(),
+            body: None,
+            chunked: Chunked::default(),
+            out: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn restart(&mut self) {
+        (self.at, self.body) = (0, None);
+        (self.scan, self.chunked) = (HeadScan::default(), Chunked::default());
+        self.out.clear();
+        self.events.clear();
+    }
+
+    /// `bytes` is everything that came so far.
+    fn read(&mut self, bytes: &[u8]) {
+        while !matches!(self.events.last(), Some(Event::Fault(_))) {
+            match self.step(bytes) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(fault) => self.events.push(Event::Fault(fault)),
+            }
+        }
+    }
+
+    /// False while more bytes are needed.
+    fn step(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+        let rest = &bytes[self.at..];
+        let length = match self.body {
+            None => {
+                let Some(head) = M::parse(rest, &mut self.scan)? else {
+                    return Ok(false);
+                };
+                assert!(
+                    head.head_len() <= rest.len(),
+                    "the head ends where bytes are"
+                );
+                self.at += head.head_len();
+                self.events.push(Event::Head(head));
+                self.body = Some(head.body());
+                self.scan = HeadScan::default();
+                return Ok(true);
+            }
+            Some(Body::None) => 0,
+            Some(Body::Rest) => return Ok(false),
+            Some(Body::Length(length)) => match usize::try_from(length) {
+                Ok(length) if length <= BODY_MAX => length,
+                _ => return Err(Fault::BodyTooLarge),
+            },
+            Some(Body::Chunked) => {
+                let progress = self.chunked.decode(rest, &mut self.out, BODY_MAX)?;
+                assert!(self.out.len() <= BODY_MAX);
+                assert!(
+                    progress.done || progress.consumed == rest.len(),
+                    "input is left over"
+                );
+                self.at += progress.consumed;
+                if !progress.done {
+                    return Ok(false);
+                }
+                self.chunked = Chunked::default();
+                0
+            }
+        };
+        if rest.len() < length {
+            return Ok(false);
+        }
+        self.at += length;
+        self.body = None;
+        self.events.push(Event::Body(self.out.len()));
+        Ok(true)
+    }
+}
+
+/// The same bytes at once, one by one, cut at random and (for some) cut once at every place.
+fn reads_the_same_however_split<M: Message>(
+    rng: &mut Rng,
+    bytes: &[u8],
+    whole: &mut Connection<M>,
+    split: &mut Connection<M>,
+) -> bool {
+    whole.restart();
+    whole.read(bytes);
+    let mut compare = |cuts: &mut dyn Iterator<Item = usize>| {
+        split.restart();
+        for cut in cuts {
+            split.read(&bytes[..cut]);
+        }
+        split.read(bytes);
+        assert_eq!(whole.events, split.events, "split differs from whole");
+        assert_eq!(whole.out, split.out, "the bodies differ");
+    };
+    // A long input says no more at its thousandth byte than around its limits, and costs more.
+    let step = 1 + bytes.len() / 2048;
+    compare(&mut (0..bytes.len()).step_by(step));
+    let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));
+    cuts.sort_unstable();
+    compare(&mut cuts.into_iter());
+    if rng.one_in(EVERY_CUT_ONE_IN) {
+        for cut in (0..bytes.len()).step_by(step) {
+            compare(&mut std::iter::once(cut));
+        }
+    }
+    matches!(whole.events.as_slice(), [Event::Head(_), ..])
+}
+
+#[test]
+fn requests_read_the_same_however_they_are_split() {
+    let (mut whole, mut split) = (Connection::<Head>::new(), Connection::new());
+    for_each_input("requests", inputs::requests, |rng, bytes| {
+        reads_the_same_however_split(rng, bytes, &mut whole, &mut split)
+    });
+}
+
+#[test]
+fn answers_read_the_same_however_they_are_split() {
+    let (mut whole, mut split) = (Connection::<AnswerHead>::new(), Connection::new());
+    for_each_input("answers", inputs::answers, |rng, bytes| {
+        reads_the_same_however_split(rng, bytes, &mut whole, &mut split)
+    });
+}
+
+#[test]
+fn requests_mean_what_a_slow_parser_makes_of_them() {
+    for_each_input("meanings", inputs::requests, |_, bytes| {
+        let ours = parse_head(bytes, &mut HeadScan::default());
+        let theirs = naive::request(bytes);
+        match (&ours, &theirs) {
+            (Ok(Some(head)), Ok(meaning)) => {
+                assert_eq!(naive::Meaning::of(head, bytes), *meaning);
+            }
+            // A head that is not whole may be refused already.
+            (Ok(None), Err(naive::Refusal::Incomplete)) => {}
+            (Err(_), Err(_)) => {}
+            _ => panic!("ours {ours:?}, theirs {theirs:?}"),
+        }
+        theirs.is_ok()
+    });
+}
+
+#[test]
+fn values_of_headers_and_queries_never_break_their_readers() {
+    for_each_input("values", inputs::values, |_, bytes| {
+        let prefer = field::parse_prefer(bytes);
+        assert_eq!(prefer, field::parse_prefer(bytes));
+        let kind = field::media_type(Some(bytes));
+        let json = bytes.to_ascii_lowercase().starts_with(b"application/json");
+        assert!(kind != field::MediaType::Json || json || bytes[0].is_ascii_whitespace());
+        if let Ok(timeout_ms) = field::parse_timeout_ms(bytes) {
+            assert_eq!(str::from_utf8(bytes).unwrap().parse(), Ok(timeout_ms));
+        }
+        let _ = field::query_number(bytes, "waitMs");
+        let room = &mut [0; 16];
+        if let Ok(name) = field::percent_decode(bytes, room) {
+            assert!(name.len() <= bytes.len());
+        }
+        prefer != field::Prefer::default() || kind != field::MediaType::Other
+    });
+}
+
+/// Whether serde_json takes the bytes as one value; none where its own limits (128 levels less
+/// one, numbers that a float can hold) decide.
+fn serde_takes(bytes: &[u8]) -> Option<bool> {
+    match serde_json::from_slice::<serde_json::Value>(bytes) {
+        Ok(_) => Some(true),
+        Err(error) => {
+            let text = error.to_string();
+            let limit = text.contains("recursion limit") || text.contains("number out of range");
+            (!limit).then_some(false)
+        }
+    }
+}
+
+#[test]
+fn json_is_taken_exactly_where_serde_takes_it() {
+    for_each_input("json", inputs::json, |_, bytes| {
+        let ours = json::check(bytes, json::DEPTH_MAX);
+        if let Err(fault) = ours {
+            assert!(fault.at as usize <= bytes.len());
+        }
+        if let Some(theirs) = serde_takes(bytes) {
+            assert_eq!(ours.is_ok(), theirs, "{ours:?}");
+        }
+        ours.is_ok()
+    });
+}
+
+#[test]
+fn envelopes_hold_what_serde_finds_in_them() {
+    for_each_input("envelopes", inputs::envelopes, |_, bytes| {
+        let ours = json::envelope(bytes);
+        match serde_takes(bytes) {
+            Some(true) => {}
+            Some(false) => {
+                assert!(ours.is_err(), "{ours:?}");
+                return false;
+            }
+            None => return false,
+        }
+        let theirs = naive::envelope(bytes);
+        let piece = |range: std::ops::Range<u32>| &bytes[range.start as usize..range.end as usize];
+        let ours = ours.map(|found| (piece(found.input), found.metadata.map(piece)));
+        match (&ours, &theirs) {
+            (Ok(ours), Some(theirs)) => assert_eq!(ours, theirs),
+            (Err(_), None) => {}
+            _ => panic!("ours {ours:?}, theirs {theirs:?}"),
+        }
+        theirs.is_some()
+    });
+}
+
+#[test]
+fn text_becomes_a_string_that_reads_back() {
+    let mut out = Vec::new();
+    for_each_input("text", inputs::values, |_, bytes| {
+        out.clear();
+        match (json::write_text(&mut out, bytes), str::from_utf8(bytes)) {
+            (Ok(()), Ok(text)) => {
+                assert_eq!(json::check(&out, 1), Ok(()));
+                assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+            }
+            (Err(fault), Err(error)) => {
+                assert_eq!(fault.at as usize, error.valid_up_to());
+                assert!(out.is_empty());
+            }
+            (ours, theirs) => panic!("ours {ours:?}, theirs {theirs:?}"),
+        }
+        !out.is_empty()
+    });
+}

@@ -1,0 +1,312 @@
+//! The rules for a request's head and for an envelope once more: slow, whole, and written from the
+//! contract rather than from the parser, so that both would have to be wrong in the same way.
+
+use std::fmt;
+
+use nanofaas_io::head::Framing;
+use nanofaas_io::request::{Head, Method};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Refusal {
+    Incomplete,
+    Refused(&'static str),
+}
+
+/// A request's head with everything spelled out.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Meaning {
+    len: usize,
+    method: String,
+    minor: u8,
+    path: Vec<u8>,
+    query: Option<Vec<u8>>,
+    framing: Framing,
+    keep_alive: bool,
+    expect_continue: bool,
+    /// Host, Origin, Content-Type, Idempotency-Key, X-Timeout-Ms, X-Trace-Id, traceparent,
+    /// tracestate.
+    values: [Option<Vec<u8>>; 8],
+}
+
+impl Meaning {
+    pub(crate) fn of(head: &Head, bytes: &[u8]) -> Self {
+        let method = match head.method {
+            Method::Other(span) => String::from_utf8(span.of(bytes).to_vec()).unwrap(),
+            known => format!("{known:?}").to_uppercase(),
+        };
+        let spans = [
+            head.host,
+            head.origin,
+            head.content_type,
+            head.idempotency_key,
+            head.timeout_ms,
+            head.trace_id,
+            head.traceparent,
+            head.tracestate,
+        ];
+        Self {
+            len: head.len,
+            method,
+            minor: head.minor,
+            path: head.path.of(bytes).to_vec(),
+            query: head.query.map(|query| query.of(bytes).to_vec()),
+            framing: head.framing,
+            keep_alive: head.keep_alive,
+            expect_continue: head.expect_continue,
+            values: spans.map(|span| span.map(|span| span.of(bytes).to_vec())),
+        }
+    }
+}
+
+fn require(holds: bool, rule: &'static str) -> Result<(), Refusal> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Refusal::Refused(rule))
+    }
+}
+
+fn is_token(text: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_tchar)
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !b" \t".contains(byte);
+    let start = text.iter().position(is_text).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .rposition(is_text)
+        .map_or(start, |last| last + 1);
+    &text[start..end]
+}
+
+fn lower(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).to_ascii_lowercase()
+}
+
+struct Headers(Vec<(String, Vec<u8>)>);
+
+impl Headers {
+    fn all(&self, name: &str) -> Vec<&[u8]> {
+        let named = self.0.iter().filter(|(key, _)| key == name);
+        named.map(|(_, value)| value.as_slice()).collect()
+    }
+
+    fn tokens(&self, name: &str) -> Vec<String> {
+        let values = self.all(name);
+        values
+            .iter()
+            .flat_map(|value| value.split(|&b| b == b','))
+            .map(|t| lower(trim(t)))
+            .collect()
+    }
+
+    fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+        let values = self.all(name);
+        require(values.len() < 2, name)?;
+        Ok(values.first().map(|value| value.to_vec()))
+    }
+}
+
+/// The head at the start of `bytes`.
+pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
+    let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+    let end = bytes[blank..]
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n");
+    let end = end.ok_or(Refusal::Incomplete)? + blank;
+    let len = end + 4;
+    require(len <= 16 * 1024, "head size")?;
+    let head = &bytes[blank..end];
+    let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
+    require(!head.iter().any(control), "control bytes")?;
+    // Cut at CRLF, a line that still holds either had it bare.
+    let text: Vec<&[u8]> = split_lines(head);
+    require(
+        !text
+            .iter()
+            .any(|line| line.contains(&b'\r') || line.contains(&b'\n')),
+        "bare",
+    )?;
+    require(text[0].len() <= 8 * 1024 && text.len() <= 101, "limits")?;
+
+    let words: Vec<&[u8]> = text[0].split(|&byte| byte == b' ').collect();
+    require(words.len() == 3 && is_token(words[0]), "request line")?;
+    let method = String::from_utf8(words[0].to_vec()).unwrap();
+    let minor = match words[2] {
+        b"HTTP/1.0" => 0,
+        b"HTTP/1.1" => 1,
+        _ => return Err(Refusal::Refused("version")),
+    };
+    let mut headers = Headers(Vec::new());
+    for line in &text[1..] {
+        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(0);
+        require(is_token(&line[..colon]), "header name")?;
+        headers
+            .0
+            .push((lower(&line[..colon]), trim(&line[colon + 1..]).to_vec()));
+    }
+    let (authority, path, query) = target(words[1], &method)?;
+    let framing = framing(&headers, minor)?;
+    let connection = headers.tokens("connection");
+    let says = |word: &str| connection.iter().any(|token| token == word);
+    let expects = headers.all("expect");
+    let all_known = expects.iter().all(|value| lower(value) == "100-continue");
+    require(minor == 0 || all_known, "expectation")?;
+    let body_follows = !matches!(framing, Framing::None | Framing::Length(0));
+    let first = |name| headers.all(name).first().map(|value| value.to_vec());
+    Ok(Meaning {
+        len,
+        method,
+        minor,
+        path,
+        query,
+        framing,
+        keep_alive: !says("close") && (minor == 1 || says("keep-alive")),
+        expect_continue: minor == 1 && body_follows && !expects.is_empty(),
+        values: [
+            host(&headers, minor, authority)?,
+            first("origin"),
+            headers.at_most_once("content-type")?,
+            headers.at_most_once("idempotency-key")?,
+            headers.at_most_once("x-timeout-ms")?,
+            first("x-trace-id"),
+            headers.at_most_once("traceparent")?,
+            first("tracestate"),
+        ],
+    })
+}
+
+fn split_lines(mut head: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    while let Some(at) = head.windows(2).position(|two| two == b"\r\n") {
+        lines.push(&head[..at]);
+        head = &head[at + 2..];
+    }
+    lines.push(head);
+    lines
+}
+
+/// Authority, path and query.
+type Target = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
+
+fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
+    let text = str::from_utf8(target).map_err(|_| Refusal::Refused("target"))?;
+    let graphic = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    require(graphic && !text.is_empty(), "target")?;
+    if text == "*" && method == "OPTIONS" {
+        return Ok((None, b"*".to_vec(), None));
+    }
+    let (mut authority, mut rest) = (None, text);
+    if !text.starts_with('/') {
+        let (scheme, after) = text.split_once("://").ok_or(Refusal::Refused("target"))?;
+        let scheme = scheme.to_ascii_lowercase();
+        require(scheme == "http" || scheme == "https", "scheme")?;
+        let end = after.find(['/', '?']).unwrap_or(after.len());
+        require(end > 0, "authority")?;
+        authority = Some(after[..end].as_bytes().to_vec());
+        rest = &after[end..];
+    }
+    Ok(match rest.split_once('?') {
+        Some((path, query)) => (authority, path.into(), Some(query.into())),
+        None => (authority, rest.into(), None),
+    })
+}
+
+fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> {
+    let lengths = headers.all("content-length");
+    let codings = headers.tokens("transfer-encoding");
+    require(lengths.len() < 2, "two lengths")?;
+    require(
+        lengths.is_empty() || codings.is_empty(),
+        "length and coding",
+    )?;
+    if let Some(coding) = codings.last() {
+        require(
+            minor == 1 && coding == "chunked" && codings.len() == 1,
+            "coding",
+        )?;
+        return Ok(Framing::Chunked);
+    }
+    let Some(length) = lengths.first() else {
+        return Ok(Framing::None);
+    };
+    require(
+        !length.is_empty() && length.iter().all(u8::is_ascii_digit),
+        "length",
+    )?;
+    let number = str::from_utf8(length)
+        .unwrap()
+        .parse()
+        .map_err(|_| Refusal::Refused("length"))?;
+    Ok(Framing::Length(number))
+}
+
+fn host(
+    headers: &Headers,
+    minor: u8,
+    authority: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Refusal> {
+    let host = headers.at_most_once("host")?;
+    require(host.is_some() || minor == 0, "no host")?;
+    if let (Some(host), Some(authority)) = (&host, &authority) {
+        require(lower(host) == lower(authority), "two hosts")?;
+    }
+    let host = host.or(authority);
+    let in_host = |byte: &u8| byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(byte);
+    require(host.iter().flatten().all(in_host), "host's bytes")?;
+    Ok(host)
+}
+
+/// The members of an object, in order, repeated ones too.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
+fn members(text: &[u8]) -> Option<Vec<(String, &RawValue)>> {
+    serde_json::Deserializer::from_slice(text)
+        .deserialize_map(Members)
+        .ok()
+}
+
+/// `input` and `metadata` of an envelope that is valid JSON; none where it is no envelope.
+pub(crate) fn envelope(text: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let members = members(text)?;
+    let only = |name: &str| {
+        let mut named = members
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, raw)| raw.get());
+        let first = named.next();
+        (first, named.next().is_none())
+    };
+    let ((input, one_input), (metadata, one_metadata)) = (only("input"), only("metadata"));
+    let metadata = metadata.filter(|&text| text != "null").map(str::as_bytes);
+    let are_strings = match metadata {
+        None => true,
+        Some(text) => self::members(text)?
+            .iter()
+            .all(|(_, value)| value.get().starts_with('"')),
+    };
+    (one_input && one_metadata && are_strings).then_some(())?;
+    Some((input?.as_bytes(), metadata))
+}
