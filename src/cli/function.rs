@@ -181,24 +181,98 @@ pub(super) fn cold_starts(command: &ColdStarts) -> Result<(), Failure> {
         eprintln!("{} had no cold start yet", command.name);
         return Ok(());
     }
-    let columns = [
-        ("wantedAt", "WANTED AT"),
-        ("pod", "POD"),
-        ("outcome", "OUTCOME"),
-        ("createMs", "CREATE MS"),
-        ("loadMs", "LOAD MS"),
-        ("initMs", "INIT MS"),
-        ("noticeMs", "NOTICE MS"),
-        ("totalMs", "TOTAL MS"),
-    ];
-    let row = |start: &Value| {
-        columns
-            .iter()
-            .map(|(name, _)| show::cell(start.get(name).unwrap_or(&Value::Null)))
-            .collect()
-    };
+    let phases = phases(starts);
+    let heads = phases
+        .iter()
+        .map(|phase| format!("{} MS", phase.to_uppercase()));
+    let head: Vec<String> = ["POD", "WANTED AT"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(heads)
+        .collect();
+    let mut head: Vec<&str> = head.iter().map(String::as_str).collect();
+    head.push("FAILURE");
     show::rows(
-        &columns.map(|(_, head)| head),
-        starts.iter().map(row).collect(),
+        &head,
+        starts
+            .iter()
+            .map(|start| start_row(start, &phases))
+            .collect(),
     )
+}
+
+/// The names of all phases, in the order in which they are met.
+fn phases(starts: &[Value]) -> Vec<&str> {
+    let mut names = Vec::new();
+    for phase in starts.iter().flat_map(phases_of) {
+        let name = phase
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+fn phases_of(start: &Value) -> &[Value] {
+    start
+        .get("phases")
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+fn start_row(start: &Value, phases: &[&str]) -> Vec<String> {
+    let text = |name: &str| show::cell(start.get(name).unwrap_or(&Value::Null));
+    let reached = |name: &str| {
+        let phase = phases_of(start)
+            .iter()
+            .find(|phase| phase.get("name") == Some(&name.into()));
+        show::cell(
+            phase
+                .and_then(|phase| phase.get("atMs"))
+                .unwrap_or(&Value::Null),
+        )
+    };
+    let mut row = vec![text("pod"), text("wantedAt")];
+    row.extend(phases.iter().map(|name| reached(name)));
+    row.push(text("failure"));
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cold_start_has_a_column_for_every_phase_of_any() {
+        let starts = [
+            json!({"pod": "a", "wantedAt": "t", "failure": "no such image",
+                   "phases": [{"name": "started", "atMs": 1.5}]}),
+            json!({"pod": "b", "wantedAt": "u", "failure": null,
+                   "phases": [{"name": "started", "atMs": 2}, {"name": "usable", "atMs": 9}]}),
+        ];
+        let names = phases(&starts);
+        assert_eq!(names, ["started", "usable"]);
+        assert_eq!(
+            start_row(&starts[0], &names),
+            ["a", "t", "1.5", "-", "no such image"]
+        );
+        assert_eq!(start_row(&starts[1], &names), ["b", "u", "2", "9", "-"]);
+    }
+
+    #[test]
+    fn a_function_is_a_row() {
+        let function = json!({
+            "name": "f", "executionMode": "WARM", "concurrency": 4, "queueSize": 9,
+            "timeoutMs": 50, "scalingConfig": {"minReplicas": 0, "maxReplicas": 3},
+            "local": {"command": []}, "command": ["a", "b"], "image": "i",
+        });
+        let function = function.as_object().expect("an object");
+        assert_eq!(
+            row(function),
+            ["f", "WARM", "4", "9", "50 ms", "0-3", "a b"]
+        );
+    }
 }
