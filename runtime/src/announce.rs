@@ -1,0 +1,71 @@
+//! Tells the platform once that this pod is ready (`NANOFAAS_READY_URL`). It never delays serving:
+//! where it fails, the platform probes `/health`. Called by `server` and by the watchdog.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::client::{self, Url};
+use crate::log;
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// When this pod came to life.
+#[derive(Clone, Copy, Debug)]
+pub struct Birth {
+    /// The program began.
+    pub started: SystemTime,
+    /// The function's code is there.
+    pub loaded: SystemTime,
+    /// The function is initialised: calls can come.
+    pub ready: SystemTime,
+}
+
+impl Birth {
+    /// Ready now, as far as it is known yet.
+    pub fn new(started: SystemTime, loaded: SystemTime) -> Self {
+        Self {
+            started,
+            loaded,
+            ready: SystemTime::now(),
+        }
+    }
+
+    pub(crate) fn init_ms(&self) -> u64 {
+        let init = self.ready.duration_since(self.started);
+        u64::try_from(init.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms.
+    pub(crate) fn fields(&self) -> [(&'static str, u64); 3] {
+        let epoch_ms = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        };
+        [
+            ("startedAt", epoch_ms(self.started)),
+            ("loadedAt", epoch_ms(self.loaded)),
+            ("readyAt", epoch_ms(self.ready)),
+        ]
+    }
+}
+
+/// Posts `{startedAt, loadedAt, readyAt}`; a failure is a log line.
+pub async fn announce(url: String, birth: Birth) {
+    let body: serde_json::Map<_, _> = birth
+        .fields()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let body = serde_json::Value::from(body).to_string();
+    let sent = async {
+        let url = Url::parse(&url)?;
+        let content = Some(("application/json", body.as_bytes()));
+        client::request("POST", &url, content, WAIT).await
+    };
+    let fault = match sent.await {
+        Ok(answer) if answer.status < 300 => return,
+        Ok(answer) => format!("the platform answered {}", answer.status),
+        Err(error) => error.to_string(),
+    };
+    let message = format!("could not say that the pod is ready (it serves all the same): {fault}");
+    log::line("warn", &message, None, &[]);
+}

@@ -1,0 +1,257 @@
+//! One call: its request as it was read, cut up without copying, and when it has to end.
+//! It never reads a socket. `Input` and `Context` are the handler's two views of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+use crate::log;
+
+const RUNNING: u8 = 0;
+const ENDED: u8 = 1;
+const CUT_OFF: u8 = 2;
+
+pub(crate) struct Call {
+    /// The request's head, and its body after it (decoded, where it came in chunks).
+    bytes: Vec<u8>,
+    head: usize,
+    json: bool,
+    input: Range<usize>,
+    /// The envelope's `metadata`; empty where there is none.
+    metadata: Range<usize>,
+    deadline: Option<Instant>,
+    /// RUNNING, and then whichever of the other two comes first.
+    state: AtomicU8,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, deserialize_with = "present")]
+    input: &'a RawValue,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+}
+
+/// `null` is an input too, and not a missing one.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<&'de RawValue, D::Error> {
+    <&RawValue>::deserialize(value)
+}
+
+impl Call {
+    /// `bytes` begin with a head of `head` bytes. Fails where a JSON body is no envelope.
+    pub(crate) fn new(
+        bytes: Vec<u8>,
+        head: usize,
+        json: bool,
+        left: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let mut input = head..bytes.len();
+        let mut metadata = 0..0;
+        if json {
+            let envelope: Envelope<'_> = serde_json::from_slice(&bytes[head..])
+                .map_err(|error| Error::bad_input(format!("{ENVELOPE}: {error}")))?;
+            input = within(&bytes, envelope.input);
+            metadata = envelope
+                .metadata
+                .map_or(0..0, |value| within(&bytes, value));
+        }
+        Ok(Self {
+            bytes,
+            head,
+            json,
+            input,
+            metadata,
+            deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            state: AtomicU8::new(RUNNING),
+        })
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Tells the handler to stop. True where it is still running.
+    pub(crate) fn cut_off(&self) -> bool {
+        let state = &self.state;
+        let was = state.compare_exchange(RUNNING, CUT_OFF, Ordering::AcqRel, Ordering::Acquire);
+        was.is_ok()
+    }
+
+    /// The handler has ended. True where it had been told to stop.
+    pub(crate) fn end(&self) -> bool {
+        self.state.swap(ENDED, Ordering::AcqRel) == CUT_OFF
+    }
+
+    /// The buffer, for the next request.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let lines = self.bytes[..self.head].split(|byte| *byte == b'\n');
+        lines.skip(1).filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        })
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers();
+        let (_, value) = headers.find(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()))?;
+        std::str::from_utf8(value).ok()
+    }
+}
+
+const ENVELOPE: &str = r#"the body must be {"input": any JSON, "metadata": {string: string}}"#;
+
+/// Where `part`, which was borrowed from `whole`, lies in it.
+fn within(whole: &[u8], part: &RawValue) -> Range<usize> {
+    let from = part.get().as_ptr() as usize - whole.as_ptr() as usize;
+    from..from + part.get().len()
+}
+
+/// What the caller sent: JSON, or bytes under another content type.
+#[derive(Clone)]
+pub struct Input {
+    call: Arc<Call>,
+}
+
+impl Input {
+    pub(crate) fn new(call: Arc<Call>) -> Self {
+        Self { call }
+    }
+
+    /// The body was `application/json`.
+    pub fn is_json(&self) -> bool {
+        self.call.json
+    }
+
+    /// The JSON text of the envelope's `input`, or the body where it was not JSON.
+    pub fn bytes(&self) -> &[u8] {
+        &self.call.bytes[self.call.input.clone()]
+    }
+
+    /// The body's content type; `application/octet-stream` where none was sent.
+    pub fn content_type(&self) -> &str {
+        let found = self.call.header("content-type");
+        found.unwrap_or("application/octet-stream")
+    }
+
+    /// The input as a type. Fails with `BAD_INPUT`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        if !self.is_json() {
+            let message = format!(
+                "this function needs application/json, got {}",
+                self.content_type()
+            );
+            return Err(Error::bad_input(message));
+        }
+        serde_json::from_slice(self.bytes())
+            .map_err(|error| Error::bad_input(format!("input: {error}")))
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Input({} bytes)", self.bytes().len())
+    }
+}
+
+/// What a closure may take for its input.
+pub trait FromInput: Sized {
+    /// Fails with `BAD_INPUT` where the caller sent something else.
+    fn from_input(input: Input) -> Result<Self, Error>;
+}
+
+impl FromInput for Input {
+    fn from_input(input: Input) -> Result<Self, Error> {
+        Ok(input)
+    }
+}
+
+impl<T: DeserializeOwned> FromInput for T {
+    fn from_input(input: Input) -> Result<Self, Error> {
+        input.parse()
+    }
+}
+
+/// The call around the input.
+#[derive(Clone)]
+pub struct Context {
+    call: Arc<Call>,
+}
+
+impl Context {
+    pub(crate) fn new(call: Arc<Call>) -> Self {
+        Self { call }
+    }
+
+    /// The platform's id of this call.
+    pub fn execution_id(&self) -> Option<&str> {
+        self.call.header("x-execution-id")
+    }
+
+    /// The client's `X-Trace-Id`.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.call.header("x-trace-id")
+    }
+
+    /// 1 for the first attempt, then counting.
+    pub fn attempt(&self) -> u32 {
+        let attempt = self.call.header("x-dispatch-attempt");
+        attempt.and_then(|text| text.parse().ok()).unwrap_or(1)
+    }
+
+    /// A header of the request, whatever the case of its name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.call.header(name)
+    }
+
+    /// The envelope's `metadata`; a value that is not a string is shown as JSON.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let bytes = &self.call.bytes[self.call.metadata.clone()];
+        let values: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(bytes).unwrap_or_default();
+        let text = |value| match value {
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let pairs = values.into_iter();
+        pairs.map(|(key, value)| (key, text(value))).collect()
+    }
+
+    /// Milliseconds until the deadline, 0 when it has passed; none where there is none.
+    pub fn remaining_ms(&self) -> Option<u64> {
+        let left = self
+            .call
+            .deadline?
+            .saturating_duration_since(Instant::now());
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The deadline has passed or the caller is gone: nobody waits for the result. A blocking
+    /// handler asks now and then and returns; an async one is dropped.
+    pub fn cancelled(&self) -> bool {
+        let past = |deadline| Instant::now() >= deadline;
+        self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.deadline.is_some_and(past)
+    }
+
+    /// One JSON line on stderr, with the call's ids.
+    pub fn log(&self, level: &str, message: &str) {
+        log::line(level, message, Some(self), &[]);
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Context({:?})", self.execution_id())
+    }
+}

@@ -1,0 +1,76 @@
+//! How a call fails: a code and a message, as the platform shows them to the client.
+//! It knows no status code of the platform's. Made by handlers, and by whoever runs them.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// What a handler gives back when it fails. Any `std::error::Error` turns into one with `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    pub(crate) status: u16,
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) message: String,
+}
+
+impl Error {
+    /// `HANDLER_ERROR`.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self::with_code("HANDLER_ERROR", message)
+    }
+
+    /// A code of the function's own, which becomes the execution's `error.code`.
+    pub fn with_code(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self {
+            status: 500,
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+
+    /// `BAD_INPUT`: the caller has to send something else.
+    pub fn bad_input(message: impl Into<String>) -> Self {
+        Self {
+            status: 400,
+            ..Self::with_code("BAD_INPUT", message)
+        }
+    }
+
+    /// `BAD_OUTPUT`: what came out cannot be sent.
+    pub fn bad_output(message: impl Into<String>) -> Self {
+        Self::with_code("BAD_OUTPUT", message)
+    }
+
+    pub(crate) fn timeout() -> Self {
+        Self {
+            status: 504,
+            ..Self::with_code("TIMEOUT", "the call's deadline passed while it was running")
+        }
+    }
+
+    /// The code, such as `HANDLER_ERROR`.
+    pub fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// The message, as the client sees it.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// `{"code","message"}`.
+    pub(crate) fn json(&self) -> String {
+        serde_json::json!({ "code": self.code, "message": self.message }).to_string()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.code, self.message)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::new(error.to_string())
+    }
+}

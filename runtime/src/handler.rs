@@ -1,0 +1,235 @@
+//! What a function's author writes: closures of three kinds, or a type of their own, each under a
+//! name. It never runs one: `run` does.
+//!
+//! - `inline`: quick work, right where the request was read. It holds up every other call.
+//! - `blocking`: work on the CPU, or blocking calls; on a thread of its own, one per call. It
+//!   should look at [`Context::cancelled`] now and then: a thread cannot be stopped from outside.
+//! - `future`: `async` work; dropped at the deadline, or when the caller leaves.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::call::{Context, FromInput, Input};
+use crate::error::Error;
+use crate::output::{IntoOutput, Output};
+
+/// One function. The constructors of this module make one of a closure.
+pub trait Handler: Send + Sync + 'static {
+    /// Begins a call. Whatever takes longer than a few microseconds belongs into the future or
+    /// the blocking closure that it gives back.
+    fn call(&self, input: Input, context: Context) -> Running;
+}
+
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, Error>> + Send>>;
+
+/// A call that began.
+pub enum Running {
+    Ended(Result<Output, Error>),
+    Future(HandlerFuture),
+    Blocking(Box<dyn FnOnce() -> Result<Output, Error> + Send>),
+}
+
+/// A closure for quick work. Its input is an [`Input`], or any type that serde reads from JSON;
+/// its output an [`Output`], an [`Input`], or any type that serde writes.
+pub fn inline<F, T, R>(handler: F) -> impl Handler
+where
+    F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+{
+    Inline(handler, PhantomData)
+}
+
+/// A closure for work that takes its time, on a thread of its own.
+pub fn blocking<F, T, R>(handler: F) -> impl Handler
+where
+    F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+{
+    Blocking(Arc::new(handler), PhantomData)
+}
+
+/// An `async` closure, or one that gives back a future.
+pub fn future<F, T, R, Fut>(handler: F) -> impl Handler
+where
+    F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+    Fut: Future<Output = Result<R, Error>> + Send + 'static,
+{
+    Async(handler, PhantomData)
+}
+
+struct Inline<F, T, R>(F, PhantomData<fn(T) -> R>);
+
+impl<F, T, R> Handler for Inline<F, T, R>
+where
+    F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+{
+    fn call(&self, input: Input, context: Context) -> Running {
+        Running::Ended(run_closure(&self.0, input, &context))
+    }
+}
+
+struct Blocking<F, T, R>(Arc<F>, PhantomData<fn(T) -> R>);
+
+impl<F, T, R> Handler for Blocking<F, T, R>
+where
+    F: Fn(T, &Context) -> Result<R, Error> + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+{
+    fn call(&self, input: Input, context: Context) -> Running {
+        let handler = Arc::clone(&self.0);
+        Running::Blocking(Box::new(move || run_closure(&*handler, input, &context)))
+    }
+}
+
+fn run_closure<F, T, R>(handler: &F, input: Input, context: &Context) -> Result<Output, Error>
+where
+    F: Fn(T, &Context) -> Result<R, Error>,
+    T: FromInput,
+    R: IntoOutput,
+{
+    handler(T::from_input(input)?, context)?.into_output()
+}
+
+struct Async<F, T, R>(F, PhantomData<fn(T) -> R>);
+
+impl<F, T, R, Fut> Handler for Async<F, T, R>
+where
+    F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+    T: FromInput + 'static,
+    R: IntoOutput + 'static,
+    Fut: Future<Output = Result<R, Error>> + Send + 'static,
+{
+    fn call(&self, input: Input, context: Context) -> Running {
+        match T::from_input(input) {
+            Ok(input) => {
+                let ended = (self.0)(input, context);
+                Running::Future(Box::pin(async move { ended.await?.into_output() }))
+            }
+            Err(error) => Running::Ended(Err(error)),
+        }
+    }
+}
+
+type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+/// The handlers of one program, by name.
+pub struct Handlers {
+    named: Vec<(String, Arc<dyn Handler>)>,
+    init: Option<Init>,
+    made_at: SystemTime,
+}
+
+impl Handlers {
+    /// Best made first in `main`: a cold start is measured from here.
+    pub fn new() -> Self {
+        Self {
+            named: Vec::new(),
+            init: None,
+            made_at: SystemTime::now(),
+        }
+    }
+
+    /// `FUNCTION_HANDLER` picks one by its name; a single one needs no picking.
+    #[must_use]
+    pub fn add(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
+        self.named.push((name.into(), Arc::new(handler)));
+        self
+    }
+
+    /// Runs once before the first call, on a thread of its own; until it has ended `/health`
+    /// answers 503. When it fails, the program logs why and exits with code 1.
+    #[must_use]
+    pub fn init(mut self, init: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Self {
+        self.init = Some(Box::new(init));
+        self
+    }
+
+    pub(crate) fn made_at(&self) -> SystemTime {
+        self.made_at
+    }
+
+    pub(crate) fn take_init(&mut self) -> Option<Init> {
+        self.init.take()
+    }
+
+    /// The error lists the names that there are.
+    pub(crate) fn choose(&self, name: Option<&str>) -> Result<Arc<dyn Handler>, String> {
+        let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
+        let known = names.join(", ");
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].contains(name) {
+                return Err(format!("two handlers are called {name:?}: rename one"));
+            }
+        }
+        match (name, self.named.as_slice()) {
+            (_, []) => Err("no handler was added: call Handlers::add".into()),
+            (None, [(_, only)]) => Ok(Arc::clone(only)),
+            (None, _) => Err(format!("FUNCTION_HANDLER must name one of: {known}")),
+            (Some(name), all) => {
+                let found = all.iter().find(|(known, _)| known == name);
+                let missing =
+                    || format!("FUNCTION_HANDLER must name one of: {known}; it is {name:?}");
+                found
+                    .map(|(_, handler)| Arc::clone(handler))
+                    .ok_or_else(missing)
+            }
+        }
+    }
+}
+
+impl Default for Handlers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.named.iter().map(|(name, _)| name);
+        out.debug_set().entries(names).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn echo() -> impl Handler {
+        inline(|input: Input, _: &Context| Ok(input))
+    }
+
+    #[test]
+    fn a_single_one_needs_no_name() {
+        let one = Handlers::new().add("a", echo());
+        assert!(one.choose(None).is_ok());
+        assert!(one.choose(Some("a")).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let two = Handlers::new().add("a", echo()).add("b", echo());
+        for name in [None, Some("c")] {
+            let message = two.choose(name).err().expect("nothing chosen");
+            assert!(message.contains("a, b"), "{message}");
+        }
+        assert!(two.choose(Some("b")).is_ok());
+    }
+
+    #[test]
+    fn none_and_two_of_a_name_are_refused() {
+        assert!(Handlers::new().choose(None).is_err());
+        let twice = Handlers::new().add("a", echo()).add("a", echo());
+        assert!(twice.choose(Some("a")).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! Job mode: runs the handler once and reports the result to the platform. It never listens.
+//! Called by `serve` where `CALLBACK_URL` is set.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::announce::Birth;
+use crate::call::{Call, Context};
+use crate::client::{self, Fault, Url};
+use crate::error::Error;
+use crate::handler::Handler;
+use crate::log;
+use crate::output::{JSON, Output};
+use crate::request::is_json;
+use crate::run;
+use crate::server::{StopSignals, initialise};
+use crate::settings::{Job, Payload};
+
+const FETCH_WAIT: Duration = Duration::from_secs(30);
+const CALLBACK_WAIT: Duration = Duration::from_secs(30);
+/// A Job without a time limit ends too.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+/// 0 once the result was reported, whatever it is; 1 where it could not be; 143 where SIGTERM
+/// came first: no result is reported then, and the platform may run the call again.
+pub(crate) async fn work(
+    job: Job,
+    handler: Arc<dyn Handler>,
+    init: Option<Init>,
+    mut birth: Birth,
+) -> ExitCode {
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            log::line("error", &format!("cannot start: {error}"), None, &[]);
+            return ExitCode::FAILURE;
+        }
+    };
+    let since = birth.started.elapsed().unwrap_or_default();
+    let timeout = job.timeout.unwrap_or(TIMEOUT_MAX);
+    let deadline = Instant::now() + timeout.saturating_sub(since);
+    let outcome = tokio::select! {
+        outcome = outcome(&job, handler, init, &mut birth, deadline) => outcome,
+        () = signals.come() => {
+            let id = [("executionId", job.execution_id.as_str())];
+            log::line("warn", "told to stop: the call is cut off", None, &id);
+            return ExitCode::from(143);
+        }
+    };
+    report(&job, outcome, &birth).await
+}
+
+async fn outcome(
+    job: &Job,
+    handler: Arc<dyn Handler>,
+    init: Option<Init>,
+    birth: &mut Birth,
+    deadline: Instant,
+) -> Result<Output, Error> {
+    tokio::select! {
+        result = initialise(init) => result?,
+        () = sleep_until(deadline) => return Err(Error::timeout()),
+    }
+    birth.ready = SystemTime::now();
+    let (content_type, body) = fetch(&job.payload).await?;
+    let (bytes, head) = request_bytes(job, &content_type, &body);
+    let json = is_json(content_type.as_bytes());
+    let left = deadline.saturating_duration_since(Instant::now());
+    let call = Arc::new(Call::new(bytes, head, json, Some(left))?);
+    let running = run::begin(&*handler, &call);
+    let overrunning = Arc::default();
+    let result = tokio::select! {
+        biased;
+        result = run::finish(running, &call, &overrunning) => result.and_then(Output::check),
+        () = sleep_until(deadline) => Err(Error::timeout()),
+    };
+    call.cut_off();
+    if let Err(error) = &result {
+        log::line("error", &error.to_string(), Some(&Context::new(call)), &[]);
+    }
+    result
+}
+
+/// The request's content type and body.
+async fn fetch(payload: &Payload) -> Result<(String, Vec<u8>), Error> {
+    let url = match payload {
+        Payload::Here(text) => return Ok((JSON.into(), text.clone().into_bytes())),
+        Payload::At(url) => url,
+    };
+    let failed = |why: &dyn std::fmt::Display| {
+        Error::with_code(
+            "INPUT_UNAVAILABLE",
+            format!("cannot read the call's input: {why}"),
+        )
+    };
+    let url = Url::parse(url).map_err(|fault| failed(&fault))?;
+    match client::request_persistently("GET", &url, None, FETCH_WAIT).await {
+        Ok(answer) if answer.status == 200 => {
+            let unnamed = || "application/octet-stream".to_owned();
+            let content_type = answer.content_type.unwrap_or_else(unnamed);
+            Ok((content_type, answer.body))
+        }
+        Ok(answer) => Err(failed(&format!("the platform answered {}", answer.status))),
+        Err(fault) => Err(failed(&fault)),
+    }
+}
+
+/// The request as it would have come to a warm pod, and the length of its head.
+fn request_bytes(job: &Job, content_type: &str, body: &[u8]) -> (Vec<u8>, usize) {
+    let mut head = format!("POST /invoke HTTP/1.1\r\nContent-Type: {content_type}\r\n");
+    head += &format!("X-Execution-Id: {}\r\n", job.execution_id);
+    head += &format!("X-Dispatch-Attempt: {}\r\n", job.attempt);
+    if let Some(trace_id) = &job.trace_id {
+        head += &format!("X-Trace-Id: {trace_id}\r\n");
+    }
+    head += "\r\n";
+    let length = head.len();
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(body);
+    (bytes, length)
+}
+
+async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
+    let (content_type, body) = match outcome {
+        Ok(output) if !is_json(output.content_type().as_bytes()) => {
+            (output.content_type().to_owned(), output.bytes().to_vec())
+        }
+        outcome => (JSON.to_owned(), result_json(outcome, birth)),
+    };
+    let url = format!("{}/{}:complete", job.callback_url, job.execution_id);
+    let sent = async {
+        let url = Url::parse(&url)?;
+        let content = Some((content_type.as_str(), body.as_slice()));
+        client::request_persistently("POST", &url, content, CALLBACK_WAIT).await
+    };
+    // The URL carries a token: it is never logged.
+    let why = match sent.await {
+        Ok(answer) if answer.status < 300 => return ExitCode::SUCCESS,
+        Ok(answer) => {
+            let message = format!("the platform refused the result: {}", answer.status);
+            let id = [("executionId", job.execution_id.as_str())];
+            log::line("warn", &message, None, &id);
+            let undone = matches!(answer.status, 408 | 429 | 500..);
+            return ExitCode::from(u8::from(undone));
+        }
+        Err(Fault::Url(_)) => "CALLBACK_URL must be an http:// URL".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    let id = [("executionId", job.execution_id.as_str())];
+    log::line(
+        "error",
+        &format!("cannot report the result: {why}"),
+        None,
+        &id,
+    );
+    ExitCode::FAILURE
+}
+
+/// `{success, output, error, startedAt, loadedAt, readyAt}`, the output's own bytes within.
+fn result_json(outcome: Result<Output, Error>, birth: &Birth) -> Vec<u8> {
+    // Unchecked bytes could forge the result around them.
+    let outcome = outcome.and_then(|output| Output::json_bytes(output.bytes().to_vec()));
+    let mut body = match &outcome {
+        Ok(output) => {
+            let mut body = br#"{"success":true,"output":"#.to_vec();
+            body.extend_from_slice(output.bytes());
+            body.extend_from_slice(br#","error":null"#);
+            body
+        }
+        Err(error) => {
+            let error = error.json();
+            format!(r#"{{"success":false,"output":null,"error":{error}"#).into_bytes()
+        }
+    };
+    for (name, value) in birth.fields() {
+        body.extend_from_slice(format!(r#","{name}":{value}"#).as_bytes());
+    }
+    body.push(b'}');
+    body
+}

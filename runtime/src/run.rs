@@ -1,0 +1,97 @@
+//! Runs a handler so that a panic is an error of that call, and nothing else's end.
+//! It knows no connection and no deadline. Called by `connection` and `job`.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::call::{Call, Context, Input};
+use crate::error::Error;
+use crate::handler::{Handler, HandlerFuture, Running};
+use crate::log;
+use crate::output::Output;
+
+thread_local! {
+    static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+    static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Makes panics JSON lines; one in a handler is told with its call instead.
+pub(crate) fn adopt_panics() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
+        let place = panic.location().map(ToString::to_string);
+        if IN_HANDLER.get() {
+            PANIC_PLACE.set(place);
+            return;
+        }
+        let text = panic_text(panic.payload());
+        let place = place.unwrap_or_default();
+        log::line("error", &format!("panicked at {place}: {text}"), None, &[]);
+    }));
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("something that is no text")
+}
+
+/// Runs `f`, with a panic in it turned into an error.
+pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, Error> {
+    IN_HANDLER.set(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    IN_HANDLER.set(false);
+    result.map_err(|payload| {
+        let place = PANIC_PLACE.take().unwrap_or_default();
+        let text = panic_text(&*payload);
+        Error::new(format!("the handler panicked at {place}: {text}"))
+    })
+}
+
+/// Begins the call.
+pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
+    let input = Input::new(Arc::clone(call));
+    let context = Context::new(Arc::clone(call));
+    caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
+}
+
+/// The rest of a call that is not over yet. A blocking one that is cut off and runs on is counted
+/// in `overrunning` until it ends.
+pub(crate) async fn finish(
+    running: Running,
+    call: &Arc<Call>,
+    overrunning: &Arc<AtomicUsize>,
+) -> Result<Output, Error> {
+    match running {
+        Running::Ended(result) => result,
+        Running::Future(future) => finish_future(future).await,
+        Running::Blocking(work) => {
+            let call = Arc::clone(call);
+            let overrunning = Arc::clone(overrunning);
+            let thread = tokio::task::spawn_blocking(move || {
+                // It may have waited for a thread for longer than anybody waited for it.
+                let result = match Context::new(Arc::clone(&call)).cancelled() {
+                    true => Err(Error::timeout()),
+                    false => caught(work).and_then(|result| result),
+                };
+                if call.end() {
+                    overrunning.fetch_sub(1, Ordering::AcqRel);
+                }
+                result
+            });
+            let lost = |_| Err(Error::new("the handler's thread was lost"));
+            thread.await.unwrap_or_else(lost)
+        }
+    }
+}
+
+async fn finish_future(mut future: HandlerFuture) -> Result<Output, Error> {
+    poll_fn(|task| match caught(|| future.as_mut().poll(task)) {
+        Ok(poll) => poll,
+        Err(error) => std::task::Poll::Ready(Err(error)),
+    })
+    .await
+}

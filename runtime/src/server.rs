@@ -1,0 +1,220 @@
+//! Listens, from before the initialisation to the end of the drain. It never reads a request:
+//! `connection` does. Called by `serve` where the pod is to serve.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::announce::{self, Birth};
+use crate::connection;
+use crate::error::Error;
+use crate::handler::Handler;
+use crate::log;
+use crate::pod::{CALLS_MAX, Pod};
+use crate::run::caught;
+use crate::settings::Listen;
+
+/// Idle connections besides those with a call: the platform keeps some per io thread.
+const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
+/// The longest call there is (300 s) and the platform's own allowance.
+const DRAIN_MAX: Duration = Duration::from_secs(310);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// SIGTERM and SIGINT.
+pub(crate) struct StopSignals {
+    term: Signal,
+    int: Signal,
+}
+
+impl StopSignals {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(crate) async fn come(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+pub(crate) async fn listen(
+    at: &Listen,
+    ready_url: Option<String>,
+    handler: Arc<dyn Handler>,
+    init: Option<Init>,
+    mut birth: Birth,
+) -> ExitCode {
+    let opened = bind(at)
+        .await
+        .and_then(|listener| Ok((listener, StopSignals::new().map_err(|e| e.to_string())?)));
+    let (listener, mut signals) = match opened {
+        Ok(opened) => opened,
+        Err(message) => {
+            log::line("error", &message, None, &[]);
+            return ExitCode::FAILURE;
+        }
+    };
+    let address = listener.address();
+    let pod = Arc::new(Pod::new(handler));
+    tokio::spawn(accept(listener, Arc::clone(&pod)));
+    let code = tokio::select! {
+        result = initialise(init) => match result {
+            Ok(()) => {
+                birth.ready = SystemTime::now();
+                pod.ready(birth.init_ms());
+                log::line("info", "ready", None, &[("address", &address)]);
+                if let Some(url) = ready_url {
+                    tokio::spawn(announce::announce(url, birth));
+                }
+                signals.come().await;
+                drain(&pod, &mut signals).await
+            }
+            Err(error) => {
+                log::line("error", &format!("the initialisation failed: {error}"), None, &[]);
+                ExitCode::FAILURE
+            }
+        },
+        // Nothing can have been started yet.
+        () = signals.come() => ExitCode::SUCCESS,
+    };
+    if let Listen::Unix(path) = at {
+        // Whoever comes next is to see at once that nobody is here.
+        let _ = std::fs::remove_file(path);
+    }
+    code
+}
+
+/// Runs the function's `init` on a thread of its own.
+pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
+    let Some(init) = init else {
+        return Ok(());
+    };
+    let thread = tokio::task::spawn_blocking(move || caught(init).and_then(|result| result));
+    let lost = |_| Err(Error::new("its thread was lost"));
+    thread.await.unwrap_or_else(lost)
+}
+
+/// Serves on until nothing runs and nothing comes any more. A second signal ends it at once.
+async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
+    pod.stop();
+    let quiet = async {
+        while !pod.quiet() {
+            sleep(DRAIN_LOOK).await;
+        }
+    };
+    tokio::select! {
+        ended = timeout(DRAIN_MAX, quiet) => {
+            if ended.is_err() {
+                log::line("warn", "calls still run at the end of the drain", None, &[]);
+            }
+            ExitCode::SUCCESS
+        }
+        () = signals.come() => ExitCode::from(130),
+    }
+}
+
+async fn bind(listen: &Listen) -> Result<Listener, String> {
+    match listen {
+        Listen::Tcp(port) => match TcpListener::bind(("0.0.0.0", *port)).await {
+            Ok(listener) => Ok(Listener::Tcp(listener)),
+            Err(error) => Err(format!("cannot listen on PORT {port}: {error}")),
+        },
+        Listen::Unix(path) => {
+            remove_stale(path);
+            match UnixListener::bind(path) {
+                Ok(listener) => Ok(Listener::Unix(listener)),
+                Err(error) => {
+                    let path = path.display();
+                    Err(format!("cannot listen on NANOFAAS_SOCKET {path}: {error}"))
+                }
+            }
+        }
+    }
+}
+
+/// A socket that nobody listens on any more would be in the way of the next one.
+fn remove_stale(path: &Path) {
+    let refused = StdUnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused {
+        // Where this fails, `bind` says why.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+impl Listener {
+    fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| "?".into(), |address| address.to_string()),
+            Self::Unix(listener) => listener
+                .local_addr()
+                .ok()
+                .and_then(|address| Some(address.as_pathname()?.display().to_string()))
+                .unwrap_or_else(|| "?".into()),
+        }
+    }
+
+    /// Takes one connection in, with a task of its own.
+    async fn take(&self, pod: &Arc<Pod>, room: &Arc<Semaphore>) -> io::Result<()> {
+        let Ok(held) = Arc::clone(room).acquire_owned().await else {
+            return Ok(());
+        };
+        let pod = Arc::clone(pod);
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                tokio::spawn(async move {
+                    connection::serve(stream, pod).await;
+                    drop(held);
+                });
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                tokio::spawn(async move {
+                    connection::serve(stream, pod).await;
+                    drop(held);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn accept(listener: Listener, pod: Arc<Pod>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        if let Err(error) = listener.take(&pod, &room).await {
+            // Out of descriptors, or the peer has gone already: the next one may work.
+            log::line(
+                "warn",
+                &format!("cannot accept a connection: {error}"),
+                None,
+                &[],
+            );
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
