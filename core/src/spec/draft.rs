@@ -144,6 +144,16 @@ impl FunctionDraft {
         self.get("name").and_then(Json::as_text)
     }
 
+    /// Takes the name that a request's path has; another one in the body is a fault.
+    pub fn name_by_path(&mut self, name: &str) {
+        let given = self.get("name");
+        if let Some(given) = given.filter(|given| given.as_text() != Some(name)) {
+            let message = format!("must be {name:?} as in the path, is {}", given.describe());
+            self.faults.push(FieldFault::new("name", message));
+        }
+        self.set("name", Json::from(name));
+    }
+
     /// A field by its dotted path; a null counts as absent.
     pub fn get(&self, path: &str) -> Option<&Json> {
         let mut parts = path.split('.');

@@ -209,6 +209,31 @@ fn a_draft_is_changed_by_path() {
 }
 
 #[test]
+fn a_name_in_the_path_is_the_name() {
+    let mut unnamed = draft(json!({"command": ["x"]}));
+    unnamed.name_by_path("f");
+    assert_eq!(
+        resolve(&unnamed, Platform::Local)
+            .expect("sound")
+            .name
+            .as_ref(),
+        "f"
+    );
+    let mut same = sound_with(json!({}));
+    same.name_by_path("f");
+    assert!(resolve(&same, Platform::Local).is_ok());
+    let mut other = sound_with(json!({}));
+    other.name_by_path("g");
+    let given = resolve(&other, Platform::Local).expect_err("two names");
+    assert_eq!(given, ["name: must be \"g\" as in the path, is \"f\""]);
+    let mut object = draft(json!({
+        "apiVersion": "nanofaas.io/v1", "kind": "Function", "spec": {"command": ["x"]},
+    }));
+    object.name_by_path("f");
+    assert!(resolve(&object, Platform::Local).is_ok());
+}
+
+#[test]
 fn what_the_calls_path_copies_is_small() {
     assert_eq!(size_of::<ExecutionMode>(), 1);
     assert_eq!(size_of::<RetryOn>(), 1);
