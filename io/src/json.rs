@@ -550,6 +550,8 @@ mod tests {
             ("\"\\ud800\\n\"", Surrogate, 1),
             ("\"\\ud800\\ud800\"", Surrogate, 1),
             ("\"\\udc00\"", Surrogate, 1),
+            ("\"\\udfff\"", Surrogate, 1),
+            ("\"\\udbff\\ue000\"", Surrogate, 1),
             ("[", End, 1),
             ("[1", End, 2),
             ("[1 2]", Unexpected, 3),

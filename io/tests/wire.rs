@@ -1,6 +1,6 @@
 //! Random and mutated bytes at everything that reads bytes from outside: nothing panics, nothing
 //! hangs, the outcome is the same however the bytes are split, and it agrees with a second, slow
-//! implementation (`wire/naive.rs` for heads, serde_json for JSON).
+//! implementation (`wire/naive.rs`; serde_json for JSON).
 //!
 //! `NANOFAAS_FUZZ_INPUTS` sets the inputs of each property (1,000,000 where optimised, else
 //! 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` replays that input alone.
@@ -234,6 +234,26 @@ fn requests_mean_what_a_slow_parser_makes_of_them() {
             }
             // A head that is not whole may be refused already.
             (Ok(None), Err(naive::Refusal::Incomplete)) => {}
+            (Err(_), Err(_)) => {}
+            _ => panic!("ours {ours:?}, theirs {theirs:?}"),
+        }
+        theirs.is_ok()
+    });
+}
+
+#[test]
+fn chunked_bodies_hold_what_a_slow_decoder_finds_in_them() {
+    let mut out = Vec::new();
+    for_each_input("chunked", inputs::chunked, |_, bytes| {
+        out.clear();
+        let ours = Chunked::default().decode(bytes, &mut out, BODY_MAX);
+        let theirs = naive::chunked(bytes, BODY_MAX);
+        match (&ours, &theirs) {
+            (Ok(progress), Ok((data, length))) => {
+                assert_eq!((progress.done, progress.consumed), (true, *length));
+                assert_eq!(out, *data);
+            }
+            (Ok(progress), Err(naive::Refusal::Incomplete)) => assert!(!progress.done),
             (Err(_), Err(_)) => {}
             _ => panic!("ours {ours:?}, theirs {theirs:?}"),
         }

@@ -244,6 +244,13 @@ fn headers(rng: &mut Rng, out: &mut Vec<u8>) {
     }
 }
 
+/// A chunked body and perhaps something after it.
+pub(crate) fn chunked(rng: &mut Rng, out: &mut Vec<u8>) {
+    chunks(rng, out);
+    out.extend_from_slice(rng.pick(&["", "GET / HTTP/1.1\r\n"]).as_bytes());
+    wound(rng, out, WOUNDS);
+}
+
 fn chunks(rng: &mut Rng, out: &mut Vec<u8>) {
     for _ in 0..rng.below(4) {
         let length = if rng.one_in(16) {
