@@ -17,7 +17,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -274,6 +274,10 @@ class Platform:
 
     def close(self) -> None:
         self._listener.close()
+
+
+# The fixture `start` of conftest.py: begins a pod.
+Start = Callable[..., Pod]
 
 
 @contextlib.contextmanager

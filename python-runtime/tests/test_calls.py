@@ -7,7 +7,7 @@ import random
 import threading
 
 import pytest
-from pods import Client, request
+from pods import Client, Pod, Start, request
 
 PLAIN = """
     import nanofaas_runtime as nf
@@ -39,24 +39,24 @@ ASYNC = PLAIN.replace("def handle", "async def handle")
 
 
 @pytest.fixture(params=["plain", "async"])
-def pod(request, start):  # noqa: ANN001, ANN201
+def pod(request, start: Start):
     """The same function, plain and async."""
     return start(PLAIN if request.param == "plain" else ASYNC).ready()
 
 
-def test_json_in_json_out(pod) -> None:  # noqa: ANN001
+def test_json_in_json_out(pod: Pod) -> None:
     for value in (None, 1, "é", [1, 2], {"a": {"b": [True]}}):
         answer = pod.invoke(value)
         assert (answer.status, answer.json()) == (200, value)
         assert answer.headers["content-type"] == "application/json"
 
 
-def test_over_tcp(start) -> None:  # noqa: ANN001
+def test_over_tcp(start: Start) -> None:
     pod = start(PLAIN, tcp=True).ready()
     assert pod.invoke({"a": 1}).json() == {"a": 1}
 
 
-def test_async_on_each_loop(start, loop: str) -> None:  # noqa: ANN001
+def test_async_on_each_loop(start: Start, loop: str) -> None:
     pod = start("""
         import asyncio
         async def handle(input):
@@ -70,13 +70,13 @@ def test_async_on_each_loop(start, loop: str) -> None:  # noqa: ANN001
     ("raw", "application/octet-stream", b"raw"), ("str", "application/json", b'"text"'),
     ("none", "application/json", b"null"),
 ])
-def test_outputs(pod, do: str, content_type: str, body: bytes) -> None:  # noqa: ANN001
+def test_outputs(pod: Pod, do: str, content_type: str, body: bytes) -> None:
     answer = pod.invoke({"do": do})
     assert (answer.status, answer.headers["content-type"]) == (200, content_type)
     assert answer.body == body
 
 
-def test_other_content_types_arrive_as_bytes(pod) -> None:  # noqa: ANN001
+def test_other_content_types_arrive_as_bytes(pod: Pod) -> None:
     with pod.connect() as client:
         client.send(request(body=b"\0\1\2", content_type="image/png"))
         assert client.answer().body == b"\2\1\0"
@@ -88,7 +88,7 @@ def test_other_content_types_arrive_as_bytes(pod) -> None:  # noqa: ANN001
     ("bytes", "the output is not JSON: output.a is of type bytes"),
     ("cycle", "the output is not JSON: output[0] contains itself"),
 ])
-def test_errors_name_themselves_and_the_pod_goes_on(pod, do: str, message: str) -> None:  # noqa: ANN001
+def test_errors_name_themselves_and_the_pod_goes_on(pod: Pod, do: str, message: str) -> None:
     worker = pod.worker()
     with pod.connect() as client:
         answer = client.invoke({"do": do, "what": "luck"}, x_execution_id="e-7")
@@ -101,7 +101,7 @@ def test_errors_name_themselves_and_the_pod_goes_on(pod, do: str, message: str) 
     assert line["function"] == "fn"
 
 
-def test_context(pod) -> None:  # noqa: ANN001
+def test_context(pod: Pod) -> None:
     with pod.connect() as client:
         client.send(request({"do": "context"}, metadata={"k": "v"}, x_execution_id="e1",
                             x_trace_id="t1", x_dispatch_attempt=2, x_other="o",
@@ -114,7 +114,7 @@ def test_context(pod) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"input":' + b"[" * 10_000,
                                   b'{"input":"\xff"}', b'{"input":NaN}'])
-def test_bad_bodies(pod, body: bytes) -> None:  # noqa: ANN001
+def test_bad_bodies(pod: Pod, body: bytes) -> None:
     with pod.connect() as client:
         client.send(request(body=body))
         answer = client.answer()
@@ -122,14 +122,14 @@ def test_bad_bodies(pod, body: bytes) -> None:  # noqa: ANN001
         assert client.invoke(1).json() == 1
 
 
-def test_only_the_first_answer_is_cold(pod) -> None:  # noqa: ANN001
+def test_only_the_first_answer_is_cold(pod: Pod) -> None:
     first, second = pod.invoke(1), pod.invoke(2)
     assert first.headers["x-cold-start"] == "true"
     assert int(first.headers["x-init-duration-ms"]) > 0
     assert "x-cold-start" not in second.headers
 
 
-def test_other_paths_and_methods(pod) -> None:  # noqa: ANN001
+def test_other_paths_and_methods(pod: Pod) -> None:
     with pod.connect() as client:
         for method, path, status in (("GET", "/invoke", 405), ("POST", "/health", 405),
                                      ("GET", "/", 404), ("POST", "/invoke/", 404),
@@ -144,13 +144,13 @@ def test_other_paths_and_methods(pod) -> None:  # noqa: ANN001
         assert client.invoke(1).status == 200
 
 
-def test_pipelined_requests_are_answered_in_order(pod) -> None:  # noqa: ANN001
+def test_pipelined_requests_are_answered_in_order(pod: Pod) -> None:
     with pod.connect() as client:
         client.send(b"".join(request(number) for number in range(200)))
         assert [client.answer().json() for _ in range(200)] == list(range(200))
 
 
-def test_any_split_gives_the_same_answers(pod) -> None:  # noqa: ANN001
+def test_any_split_gives_the_same_answers(pod: Pod) -> None:
     chunked = (b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                b"Transfer-Encoding: chunked\r\n\r\n5\r\n{\"inp\r\n7;x=y\r\nut\": 7}\r\n0\r\n\r\n")
     stream = request(1) + chunked + request({"a": "b" * 300}) + chunked
@@ -166,7 +166,7 @@ def test_any_split_gives_the_same_answers(pod) -> None:  # noqa: ANN001
         assert values == [1, 7, {"a": "b" * 300}, 7], seed
 
 
-def test_expect_100_continue(pod) -> None:  # noqa: ANN001
+def test_expect_100_continue(pod: Pod) -> None:
     whole = request(5, expect="100-continue")
     end = whole.index(b"\r\n\r\n") + 4
     with pod.connect() as client:
@@ -176,7 +176,7 @@ def test_expect_100_continue(pod) -> None:  # noqa: ANN001
         assert client.answer().json() == 5
 
 
-def test_large_bodies_both_ways(pod) -> None:  # noqa: ANN001
+def test_large_bodies_both_ways(pod: Pod) -> None:
     text = "x" * 3_000_000
     with pod.connect() as client:
         assert client.invoke(text).json() == text
@@ -184,7 +184,7 @@ def test_large_bodies_both_ways(pod) -> None:  # noqa: ANN001
         assert client.invoke(1).json() == 1
 
 
-def test_a_slow_reader_delays_nobody(pod) -> None:  # noqa: ANN001
+def test_a_slow_reader_delays_nobody(pod: Pod) -> None:
     with pod.connect() as slow, pod.connect() as other:
         slow.send(request({"do": "big", "size": 20_000_000}) + request(2))
         for number in range(20):
@@ -193,7 +193,7 @@ def test_a_slow_reader_delays_nobody(pod) -> None:  # noqa: ANN001
         assert slow.answer().json() == 2
 
 
-def test_http_1_0_and_close(pod) -> None:  # noqa: ANN001
+def test_http_1_0_and_close(pod: Pod) -> None:
     with pod.connect() as client:
         client.send(b"GET /health HTTP/1.0\r\n\r\n")
         assert client.answer().status == 200 and client.at_end()
@@ -211,7 +211,7 @@ def test_http_1_0_and_close(pod) -> None:  # noqa: ANN001
     b"POST /invoke HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 40_000,
     b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999\r\n\r\n" + b"z" * 100_000,
 ])
-def test_malformed_requests_are_answered_and_closed(pod, data: bytes) -> None:  # noqa: ANN001
+def test_malformed_requests_are_answered_and_closed(pod: Pod, data: bytes) -> None:
     with pod.connect() as client:
         client.send(data)
         answer = client.answer()
@@ -221,7 +221,7 @@ def test_malformed_requests_are_answered_and_closed(pod, data: bytes) -> None:  
     assert pod.invoke(1).json() == 1
 
 
-def test_random_bytes_stop_nothing(pod) -> None:  # noqa: ANN001
+def test_random_bytes_stop_nothing(pod: Pod) -> None:
     worker = pod.worker()
     for seed in range(60):
         dice = random.Random(seed)
@@ -234,7 +234,7 @@ def test_random_bytes_stop_nothing(pod) -> None:  # noqa: ANN001
     assert pod.worker() == worker
 
 
-def test_many_connections_at_once(pod) -> None:  # noqa: ANN001
+def test_many_connections_at_once(pod: Pod) -> None:
     clients = [pod.connect() for _ in range(200)]
     try:
         for number, client in enumerate(clients):
@@ -245,7 +245,7 @@ def test_many_connections_at_once(pod) -> None:  # noqa: ANN001
             client.close()
 
 
-def test_plain_calls_wait_their_turn(start) -> None:  # noqa: ANN001
+def test_plain_calls_wait_their_turn(start: Start) -> None:
     pod = start("""
         import time
         running = most = 0
@@ -261,7 +261,7 @@ def test_plain_calls_wait_their_turn(start) -> None:  # noqa: ANN001
     assert answers == [1] * 5
 
 
-def test_async_calls_run_side_by_side(start, loop: str) -> None:  # noqa: ANN001
+def test_async_calls_run_side_by_side(start: Start, loop: str) -> None:
     pod = start("""
         import asyncio
         waiting, all_here = 0, asyncio.Event()
@@ -276,7 +276,7 @@ def test_async_calls_run_side_by_side(start, loop: str) -> None:  # noqa: ANN001
     assert in_parallel(pod, 5) == [5] * 5
 
 
-def in_parallel(pod, count: int) -> list[object]:  # noqa: ANN001
+def in_parallel(pod: Pod, count: int) -> list[object]:
     answers: list[object] = []
 
     def one() -> None:
@@ -291,7 +291,7 @@ def in_parallel(pod, count: int) -> list[object]:  # noqa: ANN001
     return answers
 
 
-def test_a_plain_function_may_run_asyncio_itself(start) -> None:  # noqa: ANN001
+def test_a_plain_function_may_run_asyncio_itself(start: Start) -> None:
     pod = start("""
         import asyncio
         async def work(value):
@@ -303,7 +303,7 @@ def test_a_plain_function_may_run_asyncio_itself(start) -> None:  # noqa: ANN001
     assert [pod.invoke(number).json() for number in range(3)] == [1, 2, 3]
 
 
-def test_the_module_and_function_can_be_named(start) -> None:  # noqa: ANN001
+def test_the_module_and_function_can_be_named(start: Start) -> None:
     pod = start("""
         def other(input):
             return [input]
@@ -311,7 +311,7 @@ def test_the_module_and_function_can_be_named(start) -> None:  # noqa: ANN001
     assert pod.invoke(1).json() == [1]
 
 
-def test_a_client_gets_its_json_from_any_connection(pod) -> None:  # noqa: ANN001
+def test_a_client_gets_its_json_from_any_connection(pod: Pod) -> None:
     """Keep-alive across 300 calls on one connection and one call on each of 100."""
     with pod.connect() as client:
         for number in range(300):

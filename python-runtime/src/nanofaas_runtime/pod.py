@@ -6,6 +6,7 @@ were parsed; `AsyncPod` makes a task of each. Never accepts or polls: the loops 
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from socket import SCM_RIGHTS, SOL_SOCKET
@@ -17,6 +18,7 @@ from .board import (ANSWERED, ASLEEP, BEAT, BELL, CONN, CONNECTION, DEADLINE, ID
 from .call import BadInput, Call, Context, describe, output
 from .connection import Connection
 from .stopping import MESSAGES, PlainRun
+from .stopsignal import STOP_SIGNAL
 from .wire import NOT_STARTED, OK_JSON, Head, answer, failure
 
 TYPE_CHECKING = False
@@ -268,6 +270,7 @@ class AsyncPod(Pod):
         self.loop = loop
         self._beats = False
         self._seq = 0
+        signal.signal(STOP_SIGNAL, lambda *_: None)  # It is for plain calls.
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         call = Call(head, body)
@@ -292,6 +295,17 @@ class AsyncPod(Pod):
             self.ring()
         log.CURRENT.set(call)
         call.task = self.loop.create_task(self._serve(connection, call, argument))
+        log.CURRENT.set(None)
+        call.task.add_done_callback(lambda _task: self._ended(connection, call))
+
+    def _ended(self, connection: Connection, call: Call) -> None:
+        """Not in `_serve`: a task that is cancelled before its first step runs none of it."""
+        self.running -= 1
+        call.task = None
+        if connection.call is call:
+            self.stopped(connection, call, call.stopped)
+        if self.stopping:
+            self.quiet_since = time.monotonic()
 
     async def _serve(self, connection: Connection, call: Call, argument: object) -> None:
         from asyncio import CancelledError
@@ -310,11 +324,6 @@ class AsyncPod(Pod):
             self.fail(connection, call, error)
         else:
             self.finish(connection, call, value)
-        finally:
-            self.running -= 1
-            call.task = None
-            if self.stopping:
-                self.quiet_since = time.monotonic()
 
     def caller_left(self, call: Call) -> None:
         if call.task is not None:

@@ -31,26 +31,27 @@ class StandIn:
         self._listener = listener
         self._clients: dict[int, tuple[socket.socket, float]] = {}
         self._listening = False
+        self._now = 0.0
 
     def owns(self, fd: int) -> bool:
         """Whether the event is for here."""
         return fd in self._clients or (self._listening and fd == self._listener.fileno())
 
-    def wait_s(self, begin_at: float, now: float) -> float:
-        """Until `turn` has something to do."""
+    def next_at(self, begin_at: float | None) -> float | None:
+        """When `turn` has something to do; `begin_at` is None while a worker is ready."""
         ends = [until for _, until in self._clients.values()]
-        if not self._listening:
+        if begin_at is not None and not self._listening and len(ends) < CLIENTS_MAX:
             ends.append(begin_at)
-        return max(0.0, min(ends) - now) if ends else PATIENCE_S
+        return min(ends) if ends else None
 
-    def turn(self, begin_at: float, now: float, at_once: bool) -> None:
+    def turn(self, begin_at: float | None, now: float) -> None:
         """Begins when the time has come, and lets go of clients that dawdle."""
         self._now = now
         for fd, (_, until) in list(self._clients.items()):
             if now >= until:
                 self._drop(fd)
         full = len(self._clients) >= CLIENTS_MAX
-        if not self._listening and not full and (at_once or now >= begin_at):
+        if begin_at is not None and not self._listening and not full and now >= begin_at:
             self._listening = True
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         elif self._listening and full:
@@ -93,10 +94,8 @@ class StandIn:
             self._epoll.unregister(self._listener.fileno())
 
     def end(self) -> None:
-        """A worker is ready: it accepts from now on."""
+        """A worker is ready: it accepts from now on. Who was accepted here is answered here."""
         self._unlisten()
-        for fd in list(self._clients):
-            self._drop(fd)
 
     def refuse_all(self) -> None:
         """Before the listener closes: answers whoever waits in the backlog."""

@@ -39,6 +39,8 @@ UNREADY_DEATHS_MAX = 5
 # From "finished" to the process's end; threads of the function may hold it up.
 EXIT_GRACE_S = 1.0
 FINISHED_WHY = "finished"
+# All slots, and as many for the function itself.
+DESCRIPTORS = 4096
 # A Job that was told to stop while it posts its result may finish that.
 JOB_STOP_S = 5.0
 
@@ -92,6 +94,7 @@ class Watchdog:
                 where = settings.socket_path or f"port {settings.port}"
                 log.line("error", f"cannot listen on {where}: {error}")
                 return 1
+        raise_descriptor_limit()
         self._lifeline_read, self._lifeline_write = os.pipe()
         if self._spawn():
             return None
@@ -214,9 +217,10 @@ class Watchdog:
             except OSError:
                 message, rights = b"", []
             if not message:
-                self._epoll.unregister(self._sock.fileno())
-                self._sock.close()
-                self._sock = None
+                self._drop_link()
+                if self._kill_at is None and self._killed_for is None:
+                    # Dead, as a rule; where it is not, nobody could tell it anything any more.
+                    self._kill_at = time.monotonic() + EXIT_GRACE_S
                 return
             kind = message[:1]
             if kind == CONNECTION and rights:
@@ -228,6 +232,12 @@ class Watchdog:
                 self._killed_for = FINISHED_WHY
                 self._finish_status = int(message[1:])
             self._idle_looks = 0
+
+    def _drop_link(self) -> None:
+        if self._sock is not None:
+            self._epoll.unregister(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
 
     def _worker_ready(self, times: bytes) -> None:
         self._ready = True
@@ -265,10 +275,7 @@ class Watchdog:
         oom = how == -signal.SIGKILL and killed_for is None
         watch, self._watch = self._watch, None
         watch.bury(oom)
-        if self._sock is not None:
-            self._epoll.unregister(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
+        self._drop_link()
         if self._settings.job is not None:
             from .job import after_worker
 
@@ -309,21 +316,27 @@ class Watchdog:
         wait = -1.0
         if self._ready and (self._words[ASLEEP] == 0 or self._watch.pending()):
             wait = self._watch.look_again_s(LOOK_S)
-        for at in (self._kill_at, self._spawn_at):
+        stand_in_at = self._standin and self._standin.next_at(self._stand_in_from())
+        for at in (self._kill_at, self._spawn_at, stand_in_at):
             if at is not None:
-                wait = at - now if wait < 0 else min(wait, at - now)
-        if self._standin is not None and not self._ready:
-            left = self._standin.wait_s(self._born_at + STAND_IN_AFTER_S, now)
-            wait = left if wait < 0 else min(wait, left)
-        return wait if wait < 0 else max(wait, 0.0)
+                left = max(0.0, at - now)
+                wait = left if wait < 0 else min(wait, left)
+        return wait
+
+    def _stand_in_from(self) -> float | None:
+        """From when on this process answers by itself; None while a worker does."""
+        if self._ready:
+            return None
+        return 0.0 if self._spawn_at is not None else self._born_at + STAND_IN_AFTER_S
 
     def _look(self) -> None:
         now = time.monotonic()
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
+            self._killed_for = self._killed_for or "its link to the watchdog is closed"
             self._kill()
-        if self._standin is not None and not self._ready:
-            self._standin.turn(self._born_at + STAND_IN_AFTER_S, now, self._spawn_at is not None)
+        if self._standin is not None:
+            self._standin.turn(self._stand_in_from(), now)
         if not self._ready or self._worker == 0:
             return
         verdict = self._watch.look()
@@ -369,7 +382,8 @@ class Watchdog:
     def _tell_stop(self) -> None:
         try:
             os.kill(self._worker, signal.SIGTERM)
-            self._sock.send(STOP)
+            if self._sock is not None:
+                self._sock.send(STOP)
         except OSError:
             pass  # It is gone: its death is on its way here.
 
@@ -379,3 +393,13 @@ class Watchdog:
             self._standin.refuse_all()
         unbind(self._settings, self._listener)
         return status
+
+
+def raise_descriptor_limit() -> None:
+    """Room for all slots in both processes, where the hard limit gives it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < DESCRIPTORS:
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

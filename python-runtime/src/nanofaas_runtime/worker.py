@@ -49,6 +49,8 @@ def tie_to(lifeline: int) -> None:
 
 def load(settings: Settings) -> Function:
     """The function, imported. Raises LoadFailed."""
+    # What the function prints shows at once, also where stdout is a pipe.
+    sys.stdout.reconfigure(line_buffering=True)
     try:
         function = Function(settings.module, settings.entry)
     except NoFunction as error:

@@ -1,0 +1,54 @@
+"""The example functions of this repository, run by the runtime as their `function.yaml` says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pods import Start
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "nanofaas_runtime"
+FUNCTIONS = Path(__file__).resolve().parents[2] / "functions"
+
+
+@pytest.mark.parametrize(("name", "value", "output"), [
+    ("word-stats", {"text": "the cat saw the other cat", "topN": 1},
+     {"wordCount": 6, "uniqueWords": 4, "topWords": [{"word": "cat", "count": 2}],
+      "averageWordLength": 3.33}),
+    ("json-transform",
+     {"groupBy": "city", "aggregate": {"sales": "sum"},
+      "records": [{"city": "Rome", "sales": 10}, {"city": "Rome", "sales": 20}]},
+     {"groups": [{"key": "Rome", "count": 2, "values": {"sales": 30}}], "groupCount": 1,
+      "recordCount": 2}),
+])
+def test_example(start: Start, name: str, value: object, output: object) -> None:
+    pod = start((FUNCTIONS / name / "handler.py").read_text()).ready()
+    assert pod.invoke(value).json() == output
+    answer = pod.invoke({"no": "such input"})
+    assert answer.status == 500 and "ValueError: the input must be" in answer.json()["message"]
+
+
+def test_serving_a_plain_function_imports_no_asyncio(start: Start) -> None:
+    """What the start time rests on; an interpreter may import some of these by itself."""
+    bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"],
+                          capture_output=True, text=True, check=True).stdout.split()
+    pod = start("import sys\ndef handle(input): return sorted(sys.modules)").ready()
+    modules = set(pod.invoke().json()) - set(bare)
+    assert "nanofaas_runtime.plainloop" in modules
+    assert not {"asyncio", "logging", "ssl", "inspect", "typing", "ctypes"} & modules
+
+
+def test_nothing_but_the_standard_library_is_imported() -> None:
+    known = set(sys.stdlib_module_names) | {"uvloop"}
+    for path in SOURCE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            assert {name.partition(".")[0] for name in names} <= known, path.name
