@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::client::{self, Url};
+use crate::client::{self, Request, Url};
 use crate::log;
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -58,8 +58,8 @@ pub async fn announce(url: String, birth: Birth) {
     let body = serde_json::Value::from(body).to_string();
     let sent = async {
         let url = Url::parse(&url)?;
-        let content = Some(("application/json", body.as_bytes()));
-        client::request("POST", &url, content, WAIT).await
+        let headers = [("Content-Type", "application/json")];
+        client::request(&url, Request::post(&headers, body.as_bytes()), WAIT).await
     };
     let fault = match sent.await {
         Ok(answer) if answer.status < 300 => return,

@@ -38,8 +38,6 @@ enum Place {
 pub enum Fault {
     /// The URL cannot be used; trying again does not help.
     Url(String),
-    /// Nobody listens there.
-    Refused(io::Error),
     Io(io::Error),
     TimedOut,
     /// The answer is not HTTP, or over its limits.
@@ -115,24 +113,45 @@ impl Url {
     }
 }
 
-/// One request with one answer, `wait` for all of it. `content` is a content type and a body.
-pub async fn request(
-    method: &str,
-    url: &Url,
-    content: Option<(&str, &[u8])>,
-    wait: Duration,
-) -> Result<Answer, Fault> {
+/// What goes there.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    /// Besides `Host`, `Connection` and `Content-Length`.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// None for a request that has no body, not even an empty one.
+    pub body: Option<&'a [u8]>,
+}
+
+impl<'a> Request<'a> {
+    pub const GET: Request<'static> = Request {
+        method: "GET",
+        headers: &[],
+        body: None,
+    };
+
+    pub fn post(headers: &'a [(&'a str, &'a str)], body: &'a [u8]) -> Self {
+        Self {
+            method: "POST",
+            headers,
+            body: Some(body),
+        }
+    }
+}
+
+/// One request with one answer, `wait` for all of it.
+pub async fn request(url: &Url, request: Request<'_>, wait: Duration) -> Result<Answer, Fault> {
     let whole = async {
         match &url.place {
             Place::Tcp { host, port } => {
                 let name = host.trim_start_matches('[').trim_end_matches(']');
-                let stream = TcpStream::connect((name, *port)).await.map_err(refused)?;
+                let stream = TcpStream::connect((name, *port)).await.map_err(Fault::Io)?;
                 stream.set_nodelay(true).map_err(Fault::Io)?;
-                exchange(stream, method, url, content, &format!("{host}:{port}")).await
+                exchange(stream, request, &url.target, &format!("{host}:{port}")).await
             }
             Place::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(refused)?;
-                exchange(stream, method, url, content, "localhost").await
+                let stream = UnixStream::connect(path).await.map_err(Fault::Io)?;
+                exchange(stream, request, &url.target, "localhost").await
             }
         }
     };
@@ -141,44 +160,37 @@ pub async fn request(
 
 /// `request`, three times in all where the network fails, or the answer is 408, 429 or 5xx.
 pub async fn request_persistently(
-    method: &str,
     url: &Url,
-    content: Option<(&str, &[u8])>,
+    what: Request<'_>,
     wait: Duration,
 ) -> Result<Answer, Fault> {
     for wait_ms in WAITS_MS {
-        match request(method, url, content, wait).await {
+        match request(url, what, wait).await {
             Ok(answer) if !matches!(answer.status, 408 | 429 | 500..) => return Ok(answer),
             Err(fault @ Fault::Url(_)) => return Err(fault),
             Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(wait_ms)).await,
         }
     }
-    request(method, url, content, wait).await
-}
-
-fn refused(error: io::Error) -> Fault {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Fault::Refused(error),
-        _ => Fault::Io(error),
-    }
+    request(url, what, wait).await
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    method: &str,
-    url: &Url,
-    content: Option<(&str, &[u8])>,
+    request: Request<'_>,
+    target: &str,
     host: &str,
 ) -> Result<Answer, Fault> {
-    let target = &url.target;
+    let method = request.method;
     let mut out = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
-    if let Some((content_type, body)) = content {
-        let length = body.len();
-        out += &format!("Content-Type: {content_type}\r\nContent-Length: {length}\r\n");
+    for (name, value) in request.headers {
+        out += &format!("{name}: {value}\r\n");
+    }
+    if let Some(body) = request.body {
+        out += &format!("Content-Length: {}\r\n", body.len());
     }
     out += "\r\n";
     let mut out = out.into_bytes();
-    out.extend_from_slice(content.map_or(&[], |(_, body)| body));
+    out.extend_from_slice(request.body.unwrap_or_default());
     // The answer may be there before the whole body is sent, and closes the connection then.
     let written = stream.write_all(&out).await;
     let answer = read_answer(&mut stream).await;
@@ -316,7 +328,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(why) => out.write_str(why),
-            Self::Refused(error) | Self::Io(error) => error.fmt(out),
+            Self::Io(error) => error.fmt(out),
             Self::TimedOut => out.write_str("no answer in time"),
             Self::Answer(why) => out.write_str(why),
         }

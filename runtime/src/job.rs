@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::announce::Birth;
 use crate::call::{Call, Context};
-use crate::client::{self, Fault, Url};
+use crate::client::{self, Fault, Request, Url};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::log;
@@ -99,7 +99,7 @@ async fn fetch(payload: &Payload) -> Result<(String, Vec<u8>), Error> {
         )
     };
     let url = Url::parse(url).map_err(|fault| failed(&fault))?;
-    match client::request_persistently("GET", &url, None, FETCH_WAIT).await {
+    match client::request_persistently(&url, Request::GET, FETCH_WAIT).await {
         Ok(answer) if answer.status == 200 => {
             let unnamed = || "application/octet-stream".to_owned();
             let content_type = answer.content_type.unwrap_or_else(unnamed);
@@ -135,8 +135,9 @@ async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> Exi
     let url = format!("{}/{}:complete", job.callback_url, job.execution_id);
     let sent = async {
         let url = Url::parse(&url)?;
-        let content = Some((content_type.as_str(), body.as_slice()));
-        client::request_persistently("POST", &url, content, CALLBACK_WAIT).await
+        let headers = [("Content-Type", content_type.as_str())];
+        let result = Request::post(&headers, &body);
+        client::request_persistently(&url, result, CALLBACK_WAIT).await
     };
     // The URL carries a token: it is never logged.
     let why = match sent.await {

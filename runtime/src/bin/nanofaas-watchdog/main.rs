@@ -1,1 +1,62 @@
-fn main() {}
+//! Makes any program a function. `EXECUTION_MODE=STDIO`: one process per call, JSON on its stdin
+//! and stdout. `EXECUTION_MODE=HTTP`: the program serves by itself; this one starts it, watches it
+//! and starts it anew. No process outlives this one, however deep it was nested.
+
+mod command;
+mod group;
+mod tail;
+mod stdio;
+mod supervise;
+mod relay;
+mod once;
+
+use std::process::ExitCode;
+
+use nanofaas_runtime::{Handlers, log};
+
+use command::{CommandLine, Mode};
+
+const USAGE: &str = "\
+Makes any program a function.
+
+Usage: nanofaas-watchdog [-- PROGRAM [ARGUMENT]...]
+
+Without a program after -- the environment's WATCHDOG_CMD is run by /bin/sh -c.
+
+EXECUTION_MODE=STDIO  one process per call: the call's input is its stdin, JSON on its stdout is
+                      the output; EXECUTION_ID, TRACE_ID, DISPATCH_ATTEMPT, TIMEOUT_MS and
+                      CONTENT_TYPE are in its environment
+EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or NANOFAAS_SOCKET;
+                      it is started anew when it ends (the default)
+";
+
+fn main() -> ExitCode {
+    let handlers = Handlers::new();
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let read = CommandLine::read(arguments, |name| std::env::var(name).ok());
+    let (line, mode) = match read {
+        Ok(read) => read,
+        Err(message) => {
+            log::line("error", &message, None, &[]);
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+        let message = format!("processes that leave their group cannot be ended: {error}");
+        log::line("warn", &message, None, &[]);
+    }
+    let one_call = std::env::var("CALLBACK_URL").is_ok_and(|url| !url.is_empty());
+    let found = line.clone();
+    let handlers = handlers.init(move || found.check());
+    let code = match (mode, one_call) {
+        (Mode::Stdio, _) => nanofaas_runtime::serve(handlers.add("stdio", stdio::Stdio::new(line))),
+        (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
+        (Mode::Http, false) => supervise::serve(&line),
+    };
+    group::end_all();
+    code
+}

@@ -1,0 +1,22 @@
+#!/bin/sh
+# Turns a JSON value's letters a-z into upper case: JSON on stdin, JSON on stdout.
+# true, false, null and what a backslash begins inside a text stay as they are.
+set -eu
+LC_ALL=C exec awk '
+  { text = text (NR > 1 ? "\n" : "") $0 }
+  END {
+    quoted = 0
+    for (at = 1; at <= length(text); at++) {
+      letter = substr(text, at, 1)
+      if (quoted && letter == "\\") {
+        escape = substr(text, at, substr(text, at + 1, 1) == "u" ? 6 : 2)
+        printf "%s", escape
+        at += length(escape) - 1
+        continue
+      }
+      if (letter == "\"") quoted = !quoted
+      printf "%s", quoted ? toupper(letter) : letter
+    }
+    print ""
+  }
+'

@@ -1,0 +1,137 @@
+//! The program to run, and how. It starts nothing. Read by `main`, used by the three modes.
+
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nanofaas_runtime::Error;
+
+/// What the platform tells this process and nobody else: tokens are among it.
+const OURS: [&str; 4] = [
+    "CALLBACK_URL",
+    "INVOCATION_PAYLOAD",
+    "INVOCATION_PAYLOAD_URL",
+    "NANOFAAS_READY_URL",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Stdio,
+    Http,
+}
+
+/// A program and its arguments; there is at least the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CommandLine {
+    words: Vec<OsString>,
+}
+
+impl CommandLine {
+    /// The error says which variable or argument is wrong, and what it can be.
+    pub(crate) fn read(
+        arguments: Vec<OsString>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Self, Mode), String> {
+        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+        let mode = match get("EXECUTION_MODE").as_deref() {
+            None | Some("HTTP") => Mode::Http,
+            Some("STDIO") => Mode::Stdio,
+            Some(other) => {
+                return Err(format!(
+                    "EXECUTION_MODE must be HTTP or STDIO, is {other:?}"
+                ));
+            }
+        };
+        let mut arguments = arguments.into_iter();
+        let words = match (arguments.next(), get("WATCHDOG_CMD")) {
+            (Some(dashes), _) if dashes == "--" => arguments.collect(),
+            (Some(other), _) => {
+                return Err(format!(
+                    "put the program after --; got {other:?} (see --help)"
+                ));
+            }
+            (None, Some(line)) => vec!["/bin/sh".into(), "-c".into(), line.into()],
+            (None, None) => Vec::new(),
+        };
+        if words.is_empty() {
+            return Err("name a program after --, or in WATCHDOG_CMD".into());
+        }
+        Ok((Self { words }, mode))
+    }
+
+    /// Ready to be spawned, with the streams that are asked for.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).stdin(Stdio::null());
+        for name in OURS {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub(crate) fn program(&self) -> String {
+        self.words[0].to_string_lossy().into_owned()
+    }
+
+    /// A program that is not there should fail the start, and not every call.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let program = Path::new(&self.words[0]);
+        let runs = |path: &Path| {
+            let found = path.metadata().ok().filter(std::fs::Metadata::is_file);
+            found.is_some_and(|file| file.permissions().mode() & 0o111 != 0)
+        };
+        let found = if program.components().count() > 1 {
+            runs(program)
+        } else {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).any(|folder| runs(&folder.join(program)))
+        };
+        match found {
+            true => Ok(()),
+            false => Err(Error::new(format!(
+                "there is no program {:?}, or it may not be executed",
+                self.program()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str], set: &[(&str, &str)]) -> Result<(Vec<String>, Mode), String> {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let read = CommandLine::read(arguments, |name| {
+            let found = set.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        });
+        let text = |word: OsString| word.into_string().expect("UTF-8");
+        read.map(|(line, mode)| (line.words.into_iter().map(text).collect(), mode))
+    }
+
+    #[test]
+    fn arguments_go_before_the_environment() {
+        let set = [("WATCHDOG_CMD", "a | b"), ("EXECUTION_MODE", "STDIO")];
+        let (words, mode) = read(&["--", "x", "-y"], &set).expect("sound");
+        assert_eq!((words.join(" ").as_str(), mode), ("x -y", Mode::Stdio));
+        let (words, mode) = read(&[], &set[..1]).expect("sound");
+        assert_eq!(
+            (words.join(" ").as_str(), mode),
+            ("/bin/sh -c a | b", Mode::Http)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let message = read(&[], &[]).expect_err("no program");
+        assert!(message.contains("WATCHDOG_CMD"), "{message}");
+        assert!(read(&["--"], &[]).is_err());
+        let message = read(&["x"], &[]).expect_err("no dashes");
+        assert!(message.contains("--") && message.contains('x'), "{message}");
+        let set = [("EXECUTION_MODE", "FILE"), ("WATCHDOG_CMD", "a")];
+        let message = read(&[], &set).expect_err("no such mode");
+        assert!(message.contains("HTTP or STDIO"), "{message}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Process groups: started, reaped and ended as one. A group never outlives its leader, nor the
+//! `Leader` that stands for it here. This is the only file that waits for processes: waiting by
+//! id in two places would reap each other's. Called by all modes.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, getpgid};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+const END_ALL_WAIT: Duration = Duration::from_secs(5);
+
+/// When descendants that left their group and lost their parent are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strays {
+    /// As soon as any call ends.
+    AtOnce,
+    /// When no leader lives any more.
+    WithTheLast,
+}
+
+type Live = HashMap<i32, oneshot::Sender<WaitStatus>>;
+
+/// All groups of this process, and the task that reaps them.
+#[derive(Clone)]
+pub(crate) struct Groups {
+    /// Leaders that are not reaped yet: their ids, and their groups', are surely theirs.
+    live: Arc<Mutex<Live>>,
+    strays: Strays,
+}
+
+/// A group's first process. Dropping it ends the whole group.
+pub(crate) struct Leader {
+    pid: Pid,
+    groups: Groups,
+    ended: oneshot::Receiver<WaitStatus>,
+}
+
+/// A process that was just started, with the pipes that its command asked for.
+pub(crate) struct Started {
+    pub(crate) leader: Leader,
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) stdout: Option<ChildStdout>,
+    pub(crate) stderr: Option<ChildStderr>,
+}
+
+impl Groups {
+    /// Needs a runtime around it: the reaping is a task.
+    pub(crate) fn new(strays: Strays) -> io::Result<Self> {
+        let mut ended = signal(SignalKind::child())?;
+        let groups = Self {
+            live: Arc::default(),
+            strays,
+        };
+        let reaped = groups.clone();
+        tokio::spawn(async move {
+            while ended.recv().await.is_some() {
+                reaped.reap();
+            }
+        });
+        Ok(groups)
+    }
+
+    /// Starts a process as the leader of a group of its own.
+    pub(crate) fn start(&self, command: &mut Command) -> io::Result<Started> {
+        // Held over the start, so that the reaper cannot meet a leader it does not know.
+        let mut live = self.live();
+        let mut child = command.process_group(0).spawn()?;
+        let id = i32::try_from(child.id()).map_err(io::Error::other)?;
+        let (sender, ended) = oneshot::channel();
+        live.insert(id, sender);
+        Ok(Started {
+            leader: Leader {
+                pid: Pid::from_raw(id),
+                groups: self.clone(),
+                ended,
+            },
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+        })
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reap(&self) {
+        let mut live = self.live();
+        // Looked at first and reaped after: until then nobody else can have the id.
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
+            let known = live.remove(&pid.as_raw());
+            if known.is_some() {
+                // Gone already where the leader was alone.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let Ok(status) = waitpid(pid, None) else {
+                break;
+            };
+            if let Some(known) = known {
+                // Nobody may be waiting any more.
+                let _ = known.send(status);
+            }
+        }
+        if self.strays == Strays::AtOnce || live.is_empty() {
+            end_strays(&live);
+        }
+    }
+}
+
+/// Ends children that came to us when their parents died, other than those within a live group.
+fn end_strays(live: &Live) {
+    for pid in children() {
+        let of_live = |pid: Pid| live.contains_key(&pid.as_raw());
+        if !of_live(pid) && !getpgid(Some(pid)).is_ok_and(of_live) {
+            // Its end is reaped like any other's.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+impl Leader {
+    /// How the leader ended. The rest of its group has been sent SIGKILL then.
+    pub(crate) async fn ended(&mut self) -> io::Result<WaitStatus> {
+        (&mut self.ended).await.map_err(io::Error::other)
+    }
+
+    /// Signals the leader alone.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let live = self.groups.live();
+        if live.contains_key(&self.pid.as_raw()) {
+            // It may have ended, and then it is not reaped yet: no one else is hit.
+            let _ = kill(self.pid, signal);
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        let live = self.groups.live();
+        if live.contains_key(&self.pid.as_raw()) {
+            // As above.
+            let _ = killpg(self.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+/// Ends every process below this one, for the end of this one. Blocks, for 5 s at most.
+pub(crate) fn end_all() {
+    let until = Instant::now() + END_ALL_WAIT;
+    while Instant::now() < until {
+        for pid in children() {
+            if getpgid(Some(pid)) == Ok(pid) {
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        // Those of their children that are left come to us, and go in the next round.
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Err(Errno::ECHILD) => return,
+            Ok(WaitStatus::StillAlive) => sleep(Duration::from_millis(2)),
+            _ => {}
+        }
+    }
+}
+
+/// The direct children of this process, those that lost their own parents included.
+fn children() -> Vec<Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let lists = tasks
+        .flatten()
+        .map(|task| std::fs::read_to_string(task.path().join("children")));
+    let lists: Result<Vec<String>, _> = lists.collect();
+    match lists {
+        Ok(lists) => {
+            let words = lists.iter().flat_map(|list| list.split_whitespace());
+            words
+                .filter_map(|word| word.parse().ok())
+                .map(Pid::from_raw)
+                .collect()
+        }
+        // A kernel without those lists, or a thread that ended meanwhile.
+        Err(_) => children_by_search(),
+    }
+}
+
+fn children_by_search() -> Vec<Pid> {
+    let me = std::process::id();
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let child = |entry: std::fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name before it is in brackets, and may hold anything.
+        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
+        (parent.parse() == Ok(me)).then(|| Pid::from_raw(pid))
+    };
+    all.filter_map(child).collect()
+}

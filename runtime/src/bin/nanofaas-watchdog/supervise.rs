@@ -1,0 +1,248 @@
+//! HTTP mode: the program serves by itself and the platform connects to it. This starts it, says
+//! when it is ready, starts it anew when it ends, and hands SIGTERM on. Called by `main`.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use nanofaas_runtime::announce::{Birth, announce};
+use nanofaas_runtime::client::{self, Request, Url};
+use nanofaas_runtime::log;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
+
+use crate::command::CommandLine;
+use crate::group::{Groups, Leader, Strays};
+use crate::relay::Relay;
+use crate::tail::Tail;
+
+/// Ends in a row before it is called a crash loop, and the waits between them.
+const ENDS_MAX: u32 = 5;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// A program that served for so long begins its row anew.
+const SOUND_LIFE: Duration = Duration::from_secs(10);
+const PROBE_FIRST: Duration = Duration::from_millis(5);
+const PROBE_MAX: Duration = Duration::from_millis(250);
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+/// The longest call there is (300 s) and the platform's own allowance.
+const STOP_WAIT: Duration = Duration::from_secs(310);
+
+/// Where the program can be found.
+#[derive(Clone)]
+pub(crate) struct Address {
+    /// `NANOFAAS_SOCKET`: where the platform looks; it looks at `port` where there is none.
+    socket: Option<PathBuf>,
+    port: u16,
+}
+
+enum Life {
+    Ended(String),
+    Stopped,
+}
+
+pub(crate) fn serve(line: &CommandLine) -> ExitCode {
+    let started = SystemTime::now();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = runtime
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| {
+            let code = runtime.block_on(supervise(line, started));
+            runtime.shutdown_background();
+            code
+        });
+    result.unwrap_or_else(|message| {
+        log::line("error", &message, None, &[]);
+        ExitCode::FAILURE
+    })
+}
+
+async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, String> {
+    line.check().map_err(|error| error.message().to_owned())?;
+    let text = |error: std::io::Error| error.to_string();
+    let groups = Groups::new(Strays::WithTheLast).map_err(text)?;
+    let mut term = signal(SignalKind::terminate()).map_err(text)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(text)?;
+    let address = Address::from_environment()?;
+    let mut ready_url = std::env::var("NANOFAAS_READY_URL").ok();
+    let mut ends = 0;
+    loop {
+        address.clear();
+        let tail = Tail::default();
+        let begun = Instant::now();
+        // Open as long as the program lives, while it stops too.
+        let mut relay = None;
+        let mut leader = start(line, &groups, &address, &tail)?;
+        let life = tokio::select! {
+            life = live(&mut leader, &address, &mut ready_url, &mut relay, started) => life,
+            _ = term.recv() => Life::Stopped,
+            _ = int.recv() => Life::Stopped,
+        };
+        let how = match life {
+            Life::Ended(how) => how,
+            Life::Stopped => return Ok(stop(leader).await),
+        };
+        if begun.elapsed() >= SOUND_LIFE {
+            ends = 0;
+        }
+        ends += 1;
+        // What it said last may still be in the pipe.
+        sleep(Duration::from_millis(20)).await;
+        let message = format!("{} {how}{}", line.program(), tail.suffix());
+        if ends >= ENDS_MAX {
+            return Err(format!("crash loop, {ends} times in a row: {message}"));
+        }
+        log::line("warn", &format!("started anew: {message}"), None, &[]);
+        tokio::select! {
+            () = sleep(BACKOFF_FIRST * 2_u32.pow(ends - 1)) => {}
+            _ = term.recv() => return Ok(ExitCode::SUCCESS),
+            _ = int.recv() => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+/// Starts the program; its stderr is ours, and the last lines of it are kept.
+pub(crate) fn start(
+    line: &CommandLine,
+    groups: &Groups,
+    address: &Address,
+    tail: &Tail,
+) -> Result<Leader, String> {
+    let mut command = line.command();
+    command
+        .env("PORT", address.port.to_string())
+        .stderr(Stdio::piped());
+    let mut started = groups
+        .start(&mut command)
+        .map_err(|error| format!("cannot start {}: {error}", line.program()))?;
+    if let Some(stderr) = started.stderr.take() {
+        let tail = tail.clone();
+        tokio::spawn(async move { tail.follow(stderr, |line| eprintln!("{line}")).await });
+    }
+    Ok(started.leader)
+}
+
+/// From the start to the end; on the way the platform is told once that the program is ready.
+async fn live(
+    leader: &mut Leader,
+    address: &Address,
+    ready_url: &mut Option<String>,
+    relay: &mut Option<Relay>,
+    started: SystemTime,
+) -> Life {
+    let loaded = SystemTime::now();
+    let serving = async {
+        if address.relayed_until_ready().await {
+            *relay = address.open_relay();
+        }
+        if let Some(url) = ready_url.take() {
+            tokio::spawn(announce(url, Birth::new(started, loaded)));
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        ended = leader.ended() => ended,
+        () = serving => return Life::Stopped,
+    };
+    Life::Ended(match ended {
+        Ok(WaitStatus::Exited(_, code)) => format!("exited with status {code}"),
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
+        other => format!("ended in a strange way ({other:?})"),
+    })
+}
+
+/// The program drains by itself; whatever is left of its group after it ends with it.
+async fn stop(mut leader: Leader) -> ExitCode {
+    leader.signal(Signal::SIGTERM);
+    if timeout(STOP_WAIT, leader.ended()).await.is_err() {
+        log::line(
+            "warn",
+            "the program ignored SIGTERM: it is killed",
+            None,
+            &[],
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+impl Address {
+    /// `NANOFAAS_SOCKET` and a free port, or `PORT` (8080).
+    pub(crate) fn from_environment() -> Result<Self, String> {
+        let get = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let socket = get("NANOFAAS_SOCKET").map(PathBuf::from);
+        let port = match (&socket, get("PORT")) {
+            (Some(_), _) => free_port()?,
+            (None, Some(port)) => port
+                .parse()
+                .map_err(|_| format!("PORT must be a whole number up to 65535, is {port:?}"))?,
+            (None, None) => 8080,
+        };
+        Ok(Self { socket, port })
+    }
+
+    /// A port of this machine that nobody else knows of.
+    pub(crate) fn private() -> Result<Self, String> {
+        Ok(Self {
+            socket: None,
+            port: free_port()?,
+        })
+    }
+
+    /// A socket that a dead program left would be in the way of the next one.
+    fn clear(&self) {
+        if let Some(socket) = &self.socket {
+            // Mostly there is none.
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+
+    pub(crate) fn url(&self, target: &str) -> Url {
+        Url::local(self.port, target)
+    }
+
+    /// Waits until the program answers. True where it does so on the port although the platform
+    /// looks at the socket.
+    pub(crate) async fn relayed_until_ready(&self) -> bool {
+        let mut wait = PROBE_FIRST;
+        loop {
+            if let Some(socket) = &self.socket
+                && answers(&Url::unix(socket, "/health")).await
+            {
+                return false;
+            }
+            if answers(&self.url("/health")).await {
+                return self.socket.is_some();
+            }
+            sleep(wait).await;
+            wait = (wait * 3 / 2).min(PROBE_MAX);
+        }
+    }
+
+    fn open_relay(&self) -> Option<Relay> {
+        let socket: &Path = self.socket.as_deref()?;
+        match Relay::open(socket, self.port) {
+            Ok(relay) => Some(relay),
+            Err(error) => {
+                let message = format!("cannot listen on {}: {error}", socket.display());
+                log::line("error", &message, None, &[]);
+                None
+            }
+        }
+    }
+}
+
+/// A program without `/health` is ready when it speaks HTTP at all.
+async fn answers(url: &Url) -> bool {
+    let answer = client::request(url, Request::GET, PROBE_WAIT).await;
+    answer.is_ok_and(|answer| answer.status < 500 || answer.status == 501)
+}
+
+fn free_port() -> Result<u16, String> {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    port.map(|address| address.port())
+        .map_err(|error| format!("cannot find a free port: {error}"))
+}
