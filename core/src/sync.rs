@@ -13,8 +13,11 @@
 pub use loom::{
     cell::UnsafeCell,
     sync::Arc,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    sync::atomic::{Ordering, fence},
 };
+
+#[cfg(loom)]
+pub use model::{AtomicBool, AtomicU64};
 
 #[cfg(not(loom))]
 pub use std::sync::{
@@ -72,4 +75,80 @@ pub fn planted(bug: &str) -> bool {
     LIVE.get_or_init(|| std::env::var("NANOFAAS_PLANTED_BUG").ok())
         .as_deref()
         == Some(bug)
+}
+
+/// loom's atomics, made to explore every order of accesses.
+///
+/// loom 0.7 keeps one last access a location, so a thread's own load hides that another thread has
+/// read the same location before it, and the store that follows is never tried ahead of that read
+/// (loom's issue 166): "look, then store", which is all a ring does, goes unexplored. A store before
+/// each access, to a location that nobody ever reads, puts all accesses in one chain that loom does
+/// reorder; unread, it orders nothing in the memory model.
+#[cfg(loom)]
+mod model {
+    use loom::sync::atomic;
+
+    use super::Ordering::{self, Relaxed};
+
+    macro_rules! atomic {
+        ($name:ident, $value:ty, $($operation:ident),*) => {
+            pub struct $name {
+                chain: atomic::AtomicBool,
+                value: atomic::$name,
+            }
+
+            impl $name {
+                #[track_caller]
+                pub fn new(value: $value) -> Self {
+                    let (chain, value) = (atomic::AtomicBool::new(false), atomic::$name::new(value));
+                    Self { chain, value }
+                }
+
+                #[track_caller]
+                pub fn load(&self, order: Ordering) -> $value {
+                    self.chain.store(true, Relaxed);
+                    self.value.load(order)
+                }
+
+                #[track_caller]
+                pub fn store(&self, value: $value, order: Ordering) {
+                    self.chain.store(true, Relaxed);
+                    self.value.store(value, order);
+                }
+
+                $(#[track_caller]
+                pub fn $operation(&self, value: $value, order: Ordering) -> $value {
+                    self.chain.store(true, Relaxed);
+                    self.value.$operation(value, order)
+                })*
+
+                #[track_caller]
+                pub fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.chain.store(true, Relaxed);
+                    self.value.compare_exchange(current, new, success, failure)
+                }
+
+                /// Never fails for nothing here, which std's may.
+                #[track_caller]
+                pub fn compare_exchange_weak(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.compare_exchange(current, new, success, failure)
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicBool, bool, swap);
+    atomic!(AtomicU64, u64, swap, fetch_or, fetch_add, fetch_sub);
 }

@@ -1,0 +1,168 @@
+//! The ring under loom: every interleaving and every stale read that the memory model allows, within
+//! the bound each model names. The capacity is 2, so full, empty and wrap-around all happen.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use loom::thread;
+use nanofaas_core::{
+    ring::{Consumer, Producer, channel},
+    sync::{
+        self, AtomicU64,
+        Ordering::{Acquire, Release},
+    },
+};
+
+use crate::check;
+
+/// Pops once, as a look that says "published" promises an item.
+fn pop(consumer: &mut Consumer<u64>) -> Option<u64> {
+    let published = consumer.is_published();
+    let item = consumer.pop();
+    assert!(
+        !published || item.is_some(),
+        "the second look found an item that pop did not"
+    );
+    item
+}
+
+/// Pushes each of `items` once and returns those that found a place.
+fn push(producer: &Producer<u64>, items: &[u64]) -> Vec<u64> {
+    let mut pushed = Vec::new();
+    for item in items {
+        match producer.push(*item) {
+            Ok(()) => pushed.push(*item),
+            Err(back) => assert_eq!(back, *item, "a full ring gives back what it was given"),
+        }
+    }
+    pushed
+}
+
+#[test]
+fn one_producer_keeps_its_order_over_two_laps() {
+    check(Some(4), || {
+        let (producer, mut consumer) = channel(2);
+        let pushing = thread::spawn(move || push(&producer, &[1, 2, 3, 4, 5]));
+        let mut popped: Vec<_> = (0..3).filter_map(|_| pop(&mut consumer)).collect();
+        let pushed = pushing.join().unwrap();
+        assert!(pushed.len() >= 2, "an empty ring has room for two");
+        while let Some(item) = pop(&mut consumer) {
+            popped.push(item);
+        }
+        assert_eq!(popped, pushed);
+    });
+}
+
+/// Both race for places while the consumer makes some, so one may meet the other's lap.
+#[test]
+fn two_producers_lose_nothing_double_nothing_and_keep_their_order() {
+    check(Some(3), || {
+        let (producer, mut consumer) = channel(2);
+        let pushing = [vec![10, 11], vec![20]].map(|items| {
+            let producer = producer.clone();
+            thread::spawn(move || push(&producer, &items))
+        });
+        let mut popped: Vec<_> = (0..2).filter_map(|_| pop(&mut consumer)).collect();
+        let pushed = pushing.map(|thread| thread.join().unwrap());
+        while let Some(item) = pop(&mut consumer) {
+            popped.push(item);
+        }
+        let of = |first: u64| {
+            popped
+                .iter()
+                .copied()
+                .filter(|item| item / 10 == first)
+                .collect()
+        };
+        assert_eq!(pushed, [1, 2].map(|first| -> Vec<_> { of(first) }));
+        assert_eq!(popped.len(), pushed[0].len() + pushed[1].len());
+    });
+}
+
+#[test]
+fn the_last_place_goes_to_one_and_the_other_keeps_its_item() {
+    check(None, || {
+        let (producer, mut consumer) = channel(2);
+        producer.push(1).unwrap();
+        let pushing = [2, 3].map(|item| {
+            let producer = producer.clone();
+            thread::spawn(move || producer.push(item))
+        });
+        let results = pushing.map(|thread| thread.join().unwrap());
+        assert_eq!(consumer.pop(), Some(1));
+        let second = match results {
+            [Ok(()), Err(3)] => 2,
+            [Err(2), Ok(())] => 3,
+            other => panic!("one place, and {other:?}"),
+        };
+        assert_eq!(consumer.pop(), Some(second));
+        assert_eq!(consumer.pop(), None);
+    });
+}
+
+/// A place that a pop has freed, and of which the producer knows, is there: nobody waits for room.
+#[test]
+fn a_push_into_a_reserved_place_never_fails() {
+    check(Some(3), || {
+        let (producer, mut consumer) = channel(2);
+        // One place is reserved for each producer; an answer gives it back, as a grant's done does.
+        let answers = [(); 2].map(|()| sync::Arc::new(AtomicU64::new(0)));
+        let pushing = [0, 1].map(|who: usize| {
+            let (producer, answer) = (producer.clone(), answers[who].clone());
+            thread::spawn(move || {
+                producer.push(who).expect("a reserved place");
+                if answer.load(Acquire) == 1 {
+                    producer
+                        .push(who)
+                        .expect("the place that the answer gave back");
+                }
+            })
+        });
+        for _ in 0..2 {
+            if let Some(who) = consumer.pop() {
+                answers[who].store(1, Release);
+            }
+        }
+        pushing
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// Counts its drops.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+#[test]
+fn every_item_is_dropped_once_wherever_it_ends() {
+    check(None, || {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (producer, mut consumer) = channel(2);
+        let pushing = {
+            let drops = drops.clone();
+            thread::spawn(move || {
+                // The third is refused unless the pop below came first, and dropped here.
+                (0..3)
+                    .filter(|_| producer.push(Counted(drops.clone())).is_ok())
+                    .count()
+            })
+        };
+        let popped = usize::from(consumer.pop().is_some());
+        assert!(drops.load(Relaxed) >= popped);
+        // Whichever end goes last drops what is left.
+        drop(consumer);
+        let pushed = pushing.join().unwrap();
+        assert!(
+            pushed == 2 || (pushed == 3 && popped == 1),
+            "{pushed} in, {popped} out"
+        );
+        assert_eq!(drops.load(Relaxed), 3);
+    });
+}
