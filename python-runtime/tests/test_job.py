@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pods import Platform, Start, request, wait_for
+from pods import Platform, Start, wait_for
 
 FUNCTION = """
     import os, signal, time

@@ -220,8 +220,10 @@ def test_a_second_pod_on_the_same_socket_is_refused(start: Start) -> None:
 
 def test_a_socket_left_behind_is_taken_over(start: Start) -> None:
     first = start(ECHO).ready()
+    worker = first.worker()
     first.process.kill()
     first.process.wait(30)
+    wait_for(lambda: gone(worker))
     assert os.path.exists(first.address)
     second = start(ECHO, NANOFAAS_SOCKET=first.address)
     second.address = first.address

@@ -27,7 +27,7 @@ def main() -> int:
     if settings.job is not None:
         from .job import run_job
 
-        return run_job(settings, watchdog.link)
+        return run_job(settings, settings.job, watchdog.link)
     from .worker import run_worker
 
     return run_worker(settings, watchdog.link)

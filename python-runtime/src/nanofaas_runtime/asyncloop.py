@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from typing import cast
 
 from . import log
 from .plainloop import ACCEPTS_PER_TURN_MAX, PAUSE_S, prepare
@@ -15,6 +16,9 @@ from .pod import SWEEP_S, AsyncPod
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
+
+    from .connection import Connection
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -67,9 +71,11 @@ class Server:
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
 
-    async def _connect(self, connection: object, sock: socket.socket) -> None:
+    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(lambda: connection, sock)
+            # A Protocol by shape: deriving from asyncio's would import it for plain functions.
+            await self._loop.connect_accepted_socket(
+                cast("Callable[[], asyncio.Protocol]", lambda: connection), sock)
         except OSError:
             connection.connection_lost(None)
             sock.close()

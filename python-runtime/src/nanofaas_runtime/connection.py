@@ -124,6 +124,7 @@ class Connection:
     def _read_body(self, data: bytes) -> bytes | None:
         """What comes after the body, once it is whole; None while it is not."""
         head = self.head
+        assert head is not None
         if self.chunks is not None:
             rest = self.chunks.feed(data)
             if rest is None:
@@ -131,6 +132,7 @@ class Connection:
             body = self.chunks.body
             self.chunks = None
         else:
+            assert self.body is not None
             body = self.body
             need = head.length - len(body)
             body += data[:need]

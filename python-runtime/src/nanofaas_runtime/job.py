@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .call import Call
     from .function import Function
     from .settings import Job, Settings
+    from .stopping import PlainRun
     from .watchdog import Link
 
 TRIES = 3
@@ -42,23 +43,22 @@ class Outcome:
         self.error = error
 
 
-def publish(settings: Settings, words: memoryview) -> None:
+def publish(settings: Settings, job: Job, words: memoryview) -> None:
     """The watchdog, before it forks: the call begins here, with its deadline."""
-    timeout_ms = settings.job.timeout_ms
+    timeout_ms = job.timeout_ms
     age_ns = int((time.time() - settings.started_at) * 1e9)
     words[CONN] = 0
     words[DEADLINE] = time.monotonic_ns() - age_ns + timeout_ms * 1_000_000 if timeout_ms else 0
     words[SEQ] = JOB_SEQ
 
 
-def run_job(settings: Settings, link: Link) -> int:
+def run_job(settings: Settings, job: Job, link: Link) -> int:
     """The worker's exit status: 0 once the result was posted or finally refused."""
     from .stopping import PlainRun
     from .worker import LoadFailed, initialise_plain, init_failed, load, tie_to
 
     tie_to(link.lifeline)
     run = PlainRun(link.words)
-    job = settings.job
     times = [settings.started_at, 0.0, 0.0]
     try:
         function = load(settings)
@@ -94,7 +94,7 @@ def _call(job: Job) -> Call:
     from .wire import parse_head
 
     content_type, body = "application/json", (job.payload or "").encode()
-    if job.payload is None:
+    if job.payload_url is not None and job.payload is None:
         content_type, body = _fetch(job.payload_url)
     lines = ["POST /invoke HTTP/1.1", "Host: job", f"Content-Type: {content_type}",
              f"X-Execution-Id: {job.execution_id}", f"X-Dispatch-Attempt: {job.attempt}"]
@@ -128,7 +128,7 @@ def _retried(method: str, url: str, body: bytes,
     raise AssertionError("the last try returns or raises")
 
 
-def _run_plain(run: object, function: Function, call: Call) -> Outcome:
+def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome:
     from .call import BadInput, Context
 
     log.plain_call = call
@@ -239,7 +239,8 @@ def post(job: Job, outcome: Outcome, times: list[float]) -> bool:
     return status < 500 and status not in (408, 429)
 
 
-def after_worker(settings: Settings, how: int, told_why: int, ran: bool, killed: bool) -> int:
+def after_worker(settings: Settings, job: Job, how: int, told_why: int, ran: bool,
+                 killed: bool) -> int:
     """The parent's exit status, when its worker ended with `how`; posts what it could not.
 
     `ran` is whether the call was still without a result, `killed` whether it was by us.
@@ -256,6 +257,6 @@ def after_worker(settings: Settings, how: int, told_why: int, ran: bool, killed:
                                  "it ran out of memory"))
     else:
         log.line("error", f"the worker died of signal {-how}",
-                 executionId=settings.job.execution_id)
+                 executionId=job.execution_id)
         return STATUS_LOST
-    return 0 if post(settings.job, outcome, times) else STATUS_LOST
+    return 0 if post(job, outcome, times) else STATUS_LOST

@@ -74,10 +74,11 @@ _adopted = False
 def adopt_logging() -> None:
     """Gives `logging` JSON lines with the execution id, unless the function set it up itself."""
     global _adopted
-    logging = sys.modules.get("logging")
-    if _adopted or logging is None:
+    if _adopted or "logging" not in sys.modules:
         return
     _adopted = True
+    import logging
+
     root = logging.getLogger()
     if root.handlers:
         return
@@ -85,7 +86,7 @@ def adopt_logging() -> None:
     class JsonLines(logging.Handler):
         """Writes each record through `line`."""
 
-        def emit(self, record: object) -> None:
+        def emit(self, record: logging.LogRecord) -> None:
             try:
                 trace = None
                 if record.exc_info and record.exc_info[0]:

@@ -45,6 +45,14 @@ class Settings:
 
     __slots__ = ("entry", "job", "module", "port", "ready_url", "socket_path", "started_at")
 
+    entry: str
+    job: Job | None
+    module: str
+    port: int
+    ready_url: str | None
+    socket_path: str | None
+    started_at: float
+
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Settings:
         """Raises BadSetting."""

@@ -38,24 +38,53 @@ PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
 # From "finished" to the process's end; threads of the function may hold it up.
 EXIT_GRACE_S = 1.0
-FINISHED_WHY = "finished"
-# All slots, and as many for the function itself.
-DESCRIPTORS = 4096
 # A Job that was told to stop while it posts its result may finish that.
 JOB_STOP_S = 5.0
+# All slots, and as many for the function itself.
+DESCRIPTORS = 4096
 
 
 class Link:
-    """What a worker inherits: its end of the link, the board, the listener, the lifeline."""
+    """What a worker inherits: its end of the link, the board, the lifeline, the listener (none
+    for a Job)."""
 
     __slots__ = ("lifeline", "listener", "sock", "words")
 
-    def __init__(self, sock: socket.socket, words: memoryview, listener: socket.socket | None,
-                 lifeline: int) -> None:
+    def __init__(self, sock: socket.socket, words: memoryview, lifeline: int,
+                 listener: socket.socket | None) -> None:
         self.sock = sock
         self.words = words
-        self.listener = listener
         self.lifeline = lifeline
+        self.listener = listener
+
+
+class Worker:
+    """The parent's side of one worker. `kill_at` and `killed_for` are set by the parent alone: a
+    SIGKILL without them was somebody else's."""
+
+    __slots__ = ("born_at", "finished", "kill_at", "killed_for", "pid", "ready", "sock", "watch")
+
+    def __init__(self, pid: int, sock: socket.socket, ready: bool) -> None:
+        self.pid = pid
+        self.sock: socket.socket | None = sock
+        self.ready = ready
+        self.born_at = time.monotonic()
+        self.watch: Watch | None = None
+        self.kill_at: float | None = None
+        self.killed_for: str | None = None
+        self.finished: int | None = None  # The exit status that it said it will end with.
+
+    def kill_after(self, seconds: float, why: str) -> None:
+        """The first reason holds."""
+        if self.killed_for is None:
+            self.kill_at = time.monotonic() + seconds
+            self.killed_for = why
+
+    def kill_if_due(self, now: float) -> None:
+        """Kills once."""
+        if self.kill_at is not None and now >= self.kill_at:
+            self.kill_at = None
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Watchdog:
@@ -67,22 +96,16 @@ class Watchdog:
         self._settings = settings
         self._words = new_board()
         self._listener: socket.socket | None = None
-        self._worker = 0
-        self._sock: socket.socket | None = None
-        self._watch: Watch | None = None
-        self._ready = False
+        self._worker: Worker | None = None
+        self._standin: StandIn | None = None
+        self._epoll: select.epoll | None = None
         self._announced = False
+        self._stop_asked = False
         self._stopping = False
-        self._born_at = 0.0
         self._spawn_at: float | None = None
         self._pause_s = 0.0
         self._unready_deaths = 0
-        self._kill_at: float | None = None
-        self._killed_for: str | None = None
-        self._killed = False
-        self._finish_status = 0
         self._idle_looks = 0
-        self._standin: StandIn | None = None
 
     def run(self) -> int | None:
         """Serves until told to stop, or until the function turns out not to load."""
@@ -96,156 +119,149 @@ class Watchdog:
                 return 1
         raise_descriptor_limit()
         self._lifeline_read, self._lifeline_write = os.pipe()
-        if self._spawn():
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._on_stop_signal)
+        worker = self._spawn()
+        if worker is None:
             return None
-        self._begin()
+        epoll = self._begin()
         while True:
-            for fd, event in self._epoll.poll(self._wait_s()):
-                status = self._on_event(fd, event)
-                if status is not None:
-                    return self._leave(status)
-            if self._spawn_at is not None and time.monotonic() >= self._spawn_at:
-                if self._spawn():
-                    return None
-                self._adopt()
-            self._look()
+            if worker is not None:
+                self._adopt(epoll, worker)
+            while self._spawn_at is None or self._pause_left_s() > 0:
+                for fd, _ in epoll.poll(self._wait_s()):
+                    status = self._on_event(fd)
+                    if status is not None:
+                        return self._leave(status)
+                self._look()
+            worker = self._spawn()
+            if worker is None:
+                return None
 
-    def _begin(self) -> None:
+    def _begin(self) -> select.epoll:
         """Sets up what only the parent has; after the first fork, so that it costs no start."""
-        self._epoll = select.epoll()
-        wake_read, wake_write = socket.socketpair()
-        wake_read.setblocking(False)
-        wake_write.setblocking(False)
-        self._wake, self._wake_write = wake_read, wake_write
-        signal.set_wakeup_fd(wake_write.fileno(), warn_on_full_buffer=False)
+        self._epoll = epoll = select.epoll()
+        self._wake, self._wake_write = socket.socketpair()
+        self._wake.setblocking(False)
+        self._wake_write.setblocking(False)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._epoll.register(wake_read.fileno(), select.EPOLLIN)
-        wake_write.send(b"\0")  # A signal may have come before there was anybody to wake.
+        epoll.register(self._wake.fileno(), select.EPOLLIN)
+        self._wake_write.send(b"\0")  # A signal may have come before there was anybody to wake.
         if self._listener is not None:
             from .standin import StandIn
 
-            self._standin = StandIn(self._epoll, self._listener)
-        self._adopt()
+            self._standin = StandIn(epoll, self._listener)
+        return epoll
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._stop_asked = True
 
     # --- workers ---
 
-    def _spawn(self) -> bool:
-        """Forks a worker; True in the worker."""
+    def _spawn(self) -> Worker | None:
+        """Forks a worker; None in the worker."""
         self._spawn_at = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         theirs.setblocking(False)
         words = self._words
-        for at in range(SEQ, BEAT + 1):
+        for at in (*range(SEQ, BEAT + 1), ASLEEP):
             words[at] = 0
-        words[ASLEEP] = 0
         if self._settings.job is not None:
             from .job import publish
 
-            publish(self._settings, words)
-        if self._worker == 0 and self._sock is None:
-            # Before the first fork: the worker ignores these too, until it can drain.
-            self._stop_asked = False
-            for each in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(each, self._on_stop_signal)
+            publish(self._settings, self._settings.job, words)
         pid = os.fork()
         if pid == 0:
             self._become_worker(ours, theirs)
-            return True
+            return None
         theirs.close()
-        self._worker, self._sock = pid, ours
-        self._ready = self._settings.job is not None
-        self._born_at = time.monotonic()
-        self._kill_at = None
-        self._killed_for = None
-        self._killed = False
-        return False
-
-    def _on_stop_signal(self, _number: int, _frame: object) -> None:
-        self._stop_asked = True
+        self._worker = Worker(pid, ours, self._settings.job is not None)
+        return self._worker
 
     def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in (signal.SIGTERM, signal.SIGINT):  # Until it can drain.
             signal.signal(each, lambda *_: None)
         ours.close()
         os.close(self._lifeline_write)
-        if self._standin is not None:
+        if self._epoll is not None:
             self._epoll.close()
-            self._standin.close()
             self._wake.close()
             self._wake_write.close()
-        self.link = Link(theirs, self._words, self._listener, self._lifeline_read)
+        if self._standin is not None:
+            self._standin.close()
+        self.link = Link(theirs, self._words, self._lifeline_read, self._listener)
 
-    def _adopt(self) -> None:
+    def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
         """Starts to watch the worker that was just forked."""
         from .watch import Watch  # Here and not above: the worker starts without it.
 
-        self._epoll.register(self._sock.fileno(), select.EPOLLIN)
-        self._watch = Watch(self._epoll, self._words, self._worker)
+        if worker.sock is not None:
+            epoll.register(worker.sock.fileno(), select.EPOLLIN)
+        worker.watch = Watch(epoll, self._words, worker.pid)
 
-    def _on_event(self, fd: int, event: int) -> int | None:
+    def _on_event(self, fd: int) -> int | None:
         """The exit status, when it is time."""
-        if self._sock is not None and fd == self._sock.fileno():
-            self._read_link()
-        elif fd == self._wake.fileno():
+        worker = self._worker
+        if fd == self._wake.fileno():
             try:
                 self._wake.recv(4096)
             except BlockingIOError:
                 pass
             if self._stop_asked and not self._stopping:
-                status = self._stop()
-                if status is not None:
-                    return status
+                self._stopping = True
+                if self._worker is None:
+                    return 0
+                self._stop(self._worker)
             return self._reap()
-        elif self._standin is not None and self._standin.owns(fd):
+        if self._standin is not None and self._standin.owns(fd):
             self._standin.on_event(fd)
-        elif self._watch is not None:
-            self._watch.hung_up(fd)
+        elif worker is not None and worker.sock is not None and fd == worker.sock.fileno():
+            self._read_link(worker)
+        elif worker is not None and worker.watch is not None:
+            worker.watch.hung_up(fd)
         return None
 
-    def _read_link(self) -> None:
+    def _read_link(self, worker: Worker) -> None:
         """Takes all messages: a connection's must be known before its worker's death is."""
-        if self._sock is None:
-            return
-        while True:
+        while worker.sock is not None:
             try:
-                message, rights, _, _ = self._sock.recvmsg(64, 64)
+                message, rights, _, _ = worker.sock.recvmsg(64, 64)
             except BlockingIOError:
                 return
             except OSError:
                 message, rights = b"", []
-            if not message:
-                self._drop_link()
-                if self._kill_at is None and self._killed_for is None:
-                    # Dead, as a rule; where it is not, nobody could tell it anything any more.
-                    self._kill_at = time.monotonic() + EXIT_GRACE_S
-                return
             kind = message[:1]
-            if kind == CONNECTION and rights:
-                self._watch.add(message[1:], rights)
+            if not kind:
+                self._drop_link(worker)
+                # Dead, as a rule; where it is not, nobody can tell it anything any more.
+                worker.kill_at = worker.kill_at or time.monotonic() + EXIT_GRACE_S
+                return
+            if kind == CONNECTION and rights and worker.watch is not None:
+                worker.watch.add(message[1:], rights)
             elif kind == READY:
-                self._worker_ready(message[1:])
+                self._worker_ready(worker, message[1:])
             elif kind == FINISHED:
-                self._kill_at = time.monotonic() + EXIT_GRACE_S
-                self._killed_for = FINISHED_WHY
-                self._finish_status = int(message[1:])
+                worker.finished = int(message[1:])
+                worker.kill_after(EXIT_GRACE_S, "finished")
             self._idle_looks = 0
 
-    def _drop_link(self) -> None:
-        if self._sock is not None:
-            self._epoll.unregister(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
+    def _drop_link(self, worker: Worker) -> None:
+        if worker.sock is not None and self._epoll is not None:
+            self._epoll.unregister(worker.sock.fileno())
+            worker.sock.close()
+            worker.sock = None
 
-    def _worker_ready(self, times: bytes) -> None:
-        self._ready = True
+    def _worker_ready(self, worker: Worker, times: bytes) -> None:
+        worker.ready = True
         self._unready_deaths = 0
         if self._standin is not None:
             self._standin.end()
         if self._stopping:
-            self._tell_stop()
+            self._tell_stop(worker)
         if self._settings.ready_url and not self._announced:
             self._announced = True
             from .announce import announce
@@ -256,52 +272,54 @@ class Watchdog:
 
     def _reap(self) -> int | None:
         """Buries what has died; as process 1 of a container, orphans of the function too."""
-        status = None
         while True:
             try:
                 pid, how = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return status
+                return None
             if pid == 0:
-                return status
-            if pid == self._worker:
-                status = self._worker_died(os.waitstatus_to_exitcode(how))
+                return None
+            if self._worker is not None and pid == self._worker.pid:
+                status = self._worker_died(self._worker, os.waitstatus_to_exitcode(how))
+                if status is not None:
+                    return status
 
-    def _worker_died(self, how: int) -> int | None:
-        self._read_link()
-        self._worker = 0
-        was_ready, self._ready = self._ready, False
-        killed_for, self._killed_for, self._kill_at = self._killed_for, None, None
-        oom = how == -signal.SIGKILL and killed_for is None
-        watch, self._watch = self._watch, None
-        watch.bury(oom)
-        self._drop_link()
+    def _worker_died(self, worker: Worker, how: int) -> int | None:
+        self._worker = None
+        self._read_link(worker)
+        self._drop_link(worker)
+        oom = how == -signal.SIGKILL and worker.killed_for is None
+        told_why = 0
+        if worker.watch is not None:
+            told_why = worker.watch.told_why
+            worker.watch.bury(oom)
         if self._settings.job is not None:
+            if worker.finished is not None:
+                return worker.finished
             from .job import after_worker
 
-            if killed_for == FINISHED_WHY:
-                return self._finish_status
-            return after_worker(self._settings, how, watch.told_why, self._words[SEQ] != 0,
-                                killed_for is not None)
-        if how == LOAD_FAILED and not was_ready:
+            return after_worker(self._settings, self._settings.job, how, told_why,
+                                self._words[SEQ] != 0, worker.killed_for is not None)
+        if how == LOAD_FAILED and not worker.ready:
             return 1
         if self._stopping:
             return 0
-        if killed_for is None:
-            what = "was killed, most likely for want of memory (OOM)" if oom else (
+        if worker.killed_for is None:
+            what = "was killed, most likely for want of memory (OOM)," if oom else (
                 f"died of signal {-how}" if how < 0 else f"exited with status {how}")
             log.line("error", f"the worker {what} and is replaced")
-        return self._plan_next(was_ready, killed_for is not None)
+        return self._plan_next(worker)
 
-    def _plan_next(self, was_ready: bool, by_us: bool) -> int | None:
-        """When the next worker starts; at once, unless they keep dying by themselves."""
+    def _plan_next(self, dead: Worker) -> int | None:
+        """When the next worker starts: at once, unless they keep dying by themselves."""
         now = time.monotonic()
-        if not was_ready:
+        if not dead.ready:
             self._unready_deaths += 1
             if self._unready_deaths >= UNREADY_DEATHS_MAX:
                 log.line("error", f"gave up: {UNREADY_DEATHS_MAX} workers died while loading")
                 return 1
-        if by_us or (was_ready and now - self._born_at >= YOUNG_S):
+        by_us = dead.killed_for is not None
+        if by_us or (dead.ready and now - dead.born_at >= YOUNG_S):
             self._pause_s = 0.0
         self._spawn_at = now + self._pause_s
         if not by_us:
@@ -314,10 +332,14 @@ class Watchdog:
         """Until something has to be done unasked; -1: nothing has."""
         now = time.monotonic()
         wait = -1.0
-        if self._ready and (self._words[ASLEEP] == 0 or self._watch.pending()):
-            wait = self._watch.look_again_s(LOOK_S)
-        stand_in_at = self._standin and self._standin.next_at(self._stand_in_from())
-        for at in (self._kill_at, self._spawn_at, stand_in_at):
+        worker = self._worker
+        if worker is not None and worker.ready and worker.watch is not None:
+            if self._words[ASLEEP] == 0 or worker.watch.pending():
+                wait = worker.watch.look_again_s(LOOK_S)
+        times = [worker.kill_at if worker is not None else None, self._spawn_at]
+        if self._standin is not None:
+            times.append(self._standin.next_at(self._stand_in_from()))
+        for at in times:
             if at is not None:
                 left = max(0.0, at - now)
                 wait = left if wait < 0 else min(wait, left)
@@ -325,27 +347,36 @@ class Watchdog:
 
     def _stand_in_from(self) -> float | None:
         """From when on this process answers by itself; None while a worker does."""
-        if self._ready:
-            return None
-        return 0.0 if self._spawn_at is not None else self._born_at + STAND_IN_AFTER_S
+        worker = self._worker
+        if worker is None:
+            return 0.0 if self._pause_left_s() > 0 else None
+        return None if worker.ready else worker.born_at + STAND_IN_AFTER_S
+
+    def _pause_left_s(self) -> float:
+        return 0.0 if self._spawn_at is None else self._spawn_at - time.monotonic()
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill_at = None
-            self._killed_for = self._killed_for or "its link to the watchdog is closed"
-            self._kill()
         if self._standin is not None:
             self._standin.turn(self._stand_in_from(), now)
-        if not self._ready or self._worker == 0:
+        worker = self._worker
+        if worker is None:
             return
-        verdict = self._watch.look()
-        if verdict is not None and not self._killed:
-            self._killed = True
-            self._killed_for = verdict
+        worker.kill_if_due(now)
+        watch = worker.watch
+        if watch is None or not worker.ready:
+            return
+        verdict = watch.look()
+        if verdict is not None and worker.killed_for != verdict:
             log.line("warn", f"the worker is replaced: {verdict}")
-            self._kill()
-        if self._watch.busy:
+            worker.killed_for = verdict
+            worker.kill_at = now
+            worker.kill_if_due(now)
+        self._fall_asleep(watch)
+
+    def _fall_asleep(self, watch: Watch) -> None:
+        """Stays awake while calls come; then the next call has to ring."""
+        if watch.busy:
             self._idle_looks = 0
             self._words[ASLEEP] = 0
         elif self._words[ASLEEP] == 0:
@@ -353,37 +384,26 @@ class Watchdog:
             if self._idle_looks >= IDLE_LOOKS_MAX:
                 self._idle_looks = 0
                 self._words[ASLEEP] = 1
-                # A call may have begun between the look and the word.
-                self._watch.look_soon()
-
-    def _kill(self) -> None:
-        if self._worker:
-            os.kill(self._worker, signal.SIGKILL)
+                watch.look_soon()  # A call may have begun between the look and the word.
 
     # --- the end ---
 
-    def _stop(self) -> int | None:
+    def _stop(self, worker: Worker) -> None:
         """SIGTERM: the worker drains; one that is not ready has nothing to drain."""
-        self._stopping = True
         if self._settings.job is not None:
-            self._watch.stop_call()
-            self._kill_at = time.monotonic() + JOB_STOP_S
-            self._killed_for = "stopped"
-            return None
-        if self._ready:
-            self._tell_stop()
-            return None
-        if self._worker == 0:
-            return 0
-        self._killed_for = "stopped while loading"
-        self._kill()
-        return None
+            if worker.watch is not None:
+                worker.watch.stop_call()
+            worker.kill_after(JOB_STOP_S, "stopped")
+        elif worker.ready:
+            self._tell_stop(worker)
+        else:
+            worker.kill_after(0.0, "stopped while loading")
 
-    def _tell_stop(self) -> None:
+    def _tell_stop(self, worker: Worker) -> None:
         try:
-            os.kill(self._worker, signal.SIGTERM)
-            if self._sock is not None:
-                self._sock.send(STOP)
+            os.kill(worker.pid, signal.SIGTERM)
+            if worker.sock is not None:
+                worker.sock.send(STOP)
         except OSError:
             pass  # It is gone: its death is on its way here.
 

@@ -181,7 +181,8 @@ class Chunks:
                 self._need = -1
             end = data.find(b"\r\n", at)
             if end < 0:
-                return self._wait_for_line(data, at)
+                self._wait_for_line(data, at)
+                return None
             done = self._line(data[at:end])
             at = end + 2
             if done:

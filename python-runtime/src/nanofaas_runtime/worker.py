@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import io
 import os
 import signal
 import sys
@@ -50,7 +51,8 @@ def tie_to(lifeline: int) -> None:
 def load(settings: Settings) -> Function:
     """The function, imported. Raises LoadFailed."""
     # What the function prints shows at once, also where stdout is a pipe.
-    sys.stdout.reconfigure(line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         function = Function(settings.module, settings.entry)
     except NoFunction as error:
@@ -122,6 +124,7 @@ def _init_ms(settings: Settings) -> float:
 
 
 def _serve_plain(settings: Settings, link: Link, function: Function, loaded_at: float) -> None:
+    assert link.listener is not None
     try:
         initialise_plain(function)
     except BaseException as error:
@@ -141,6 +144,7 @@ def _serve_async(settings: Settings, link: Link, function: Function, loaded_at: 
     from .asyncloop import Server, new_loop
     from .pod import AsyncPod
 
+    assert link.listener is not None
     loop = new_loop()
     asyncio.set_event_loop(loop)
     try:
