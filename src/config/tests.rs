@@ -1,0 +1,235 @@
+//! Each flag's default, each bad value's message, each contradiction.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use super::value::variable_of;
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+fn parse(words: &[&str]) -> Result<ServeArgs, clap::Error> {
+    let line = Line::try_parse_from(std::iter::once(&"serve").chain(words));
+    line.map(|line| line.serve)
+}
+
+fn resolve(words: &[&str], cores: usize) -> Result<Config, Contradiction> {
+    let machine = Machine {
+        cores,
+        in_cluster: false,
+    };
+    parse(words).expect("sound flags").resolve(machine)
+}
+
+fn config(words: &[&str]) -> Config {
+    resolve(words, 2).expect("flags that fit each other")
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let config = config(&[]);
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.management.to_string(), "127.0.0.1:8081");
+    assert_eq!(config.internal_listen, None);
+    assert_eq!(config.backend, Backend::Local);
+    assert_eq!(config.rate, RateLimit::PerSecond(1000));
+    assert_eq!(config.body_bytes_max, 1 << 20);
+    assert_eq!(config.response_bytes_max, 6 << 20);
+    assert_eq!(config.inflight_bytes, 64 << 20);
+    assert_eq!(config.execution_ttl_ms, 15 * 60 * 1000);
+    assert_eq!(config.execution_store_bytes, 64 << 20);
+    assert_eq!(config.async_max_age_ms, 3_600_000);
+    assert_eq!(config.start_timeout_ms, 120_000);
+    assert_eq!(config.drain_ms, 25_000);
+    assert_eq!(config.io_spin_us, 0);
+    assert_eq!(config.metrics_functions_max, 1000);
+    assert_eq!(config.defaults, Defaults::DEFAULT);
+    assert_eq!(config.log, LogForm::Json);
+}
+
+#[test]
+fn io_threads_and_scheduler_follow_the_cores() {
+    use SchedulerDriver::{Inline, Pinned};
+    let decided = |words: &[&str], cores| {
+        let config = resolve(words, cores).expect("flags that fit each other");
+        (config.io_threads, config.scheduler)
+    };
+    assert_eq!(decided(&[], 1), (1, Inline));
+    assert_eq!(decided(&[], 3), (1, Inline));
+    assert_eq!(decided(&[], 4), (2, Pinned));
+    assert_eq!(decided(&[], 16), (14, Pinned));
+    assert_eq!(decided(&[], 1000), (64, Pinned));
+    assert_eq!(decided(&["--io-threads", "1"], 16), (1, Inline));
+    assert_eq!(decided(&["--io-threads", "3"], 2), (3, Pinned));
+    assert_eq!(decided(&["--scheduler", "inline"], 16), (1, Inline));
+    assert_eq!(decided(&["--scheduler", "pinned"], 2), (2, Pinned));
+    assert_eq!(decided(&["--scheduler", "pinned"], 8), (6, Pinned));
+}
+
+#[test]
+fn a_pair_that_contradicts_itself_names_both() {
+    let contradictions: [(&[&str], [&str; 2]); 6] = [
+        (
+            &["--scheduler", "inline", "--io-threads", "2"],
+            ["--scheduler inline", "--io-threads 2"],
+        ),
+        (
+            &["--scheduler", "pinned", "--io-threads", "1"],
+            ["--scheduler pinned", "--io-threads 1"],
+        ),
+        (
+            &["--management", "127.0.0.1:8080"],
+            ["--listen", "--management"],
+        ),
+        (
+            &["--internal-listen", "127.0.0.1:8080"],
+            ["--listen", "--internal-listen"],
+        ),
+        (
+            &["--internal-listen", "127.0.0.1:8081"],
+            ["--management", "--internal-listen"],
+        ),
+        (
+            &["--inflight-bytes", "1MiB"],
+            ["--inflight-bytes", "--max-body"],
+        ),
+    ];
+    for (words, names) in contradictions {
+        let said = resolve(words, 8).expect_err("a contradiction").to_string();
+        for name in names {
+            assert!(said.contains(name), "{words:?}: {said}");
+        }
+    }
+    let zero = config(&["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"]);
+    assert_eq!(zero.listen, zero.management);
+    assert!(resolve(&["--max-body", "1023KiB", "--inflight-bytes", "1MiB"], 2).is_ok());
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_flag_and_what_it_can_be() {
+    let bad = [
+        ("--listen", "8080", "such as 127.0.0.1:8080"),
+        ("--management", "localhost:1", "such as 127.0.0.1:8080"),
+        ("--internal-listen", "1.2.3.4", "such as 127.0.0.1:8080"),
+        ("--callback-url", "https://a", "must be http://host:port"),
+        ("--callback-url", "http://a/b", "must be http://host:port"),
+        ("--backend", "docker", "auto, local, kubernetes, none"),
+        ("--namespace", "Nano", "lower-case letters"),
+        ("--io-threads", "0", "from 1 to 64"),
+        ("--io-threads", "65", "from 1 to 64"),
+        ("--io-threads", "two", "from 1 to 64"),
+        ("--io-driver", "kqueue", "auto, uring, epoll"),
+        ("--io-spin-us", "-1", "from 0 to 10000"),
+        ("--scheduler", "fair", "auto, inline, pinned"),
+        ("--rate-max-per-second", "fast", "or off"),
+        ("--max-body", "1MB", "64KiB or 2MiB"),
+        ("--max-body", "10", "from 1KiB to 1GiB"),
+        ("--max-response", "2GiB", "from 1KiB to 1GiB"),
+        ("--inflight-bytes", "much", "64KiB or 2MiB"),
+        ("--inflight-bytes", "99999999999GiB", "64KiB or 2MiB"),
+        ("--execution-store-bytes", "1.5MiB", "64KiB or 2MiB"),
+        ("--execution-ttl-ms", "0", "from 1 to 604800000"),
+        ("--async-max-age-ms", "1h", "from 1 to 604800000"),
+        ("--start-timeout-ms", "0", "from 1 to 3600000"),
+        ("--drain-ms", "3600001", "from 0 to 3600000"),
+        ("--default-timeout-ms", "300001", "from 1 to 300000"),
+        ("--default-concurrency", "0", "from 1 to 1024"),
+        ("--default-queue-size", "10001", "from 1 to 10000"),
+        ("--default-max-retries", "11", "from 0 to 10"),
+        ("--metrics-functions-max", "x", "from 0 to 16384"),
+        ("--log", "xml", "json, text"),
+        ("--log-level", "loud", "error, warn, info, debug"),
+    ];
+    for (flag, value, can_be) in bad {
+        let error = parse(&[&format!("{flag}={value}")]).expect_err(flag);
+        let said = error.to_string();
+        assert!(said.contains(flag), "{flag}: {said}");
+        assert!(said.contains(can_be), "{flag} {value}: {said}");
+        let kinds = [ErrorKind::ValueValidation, ErrorKind::InvalidValue];
+        assert!(kinds.contains(&error.kind()), "{flag}: {:?}", error.kind());
+    }
+}
+
+#[test]
+fn every_flag_has_the_variable_of_its_name() {
+    let command = <Line as clap::CommandFactory>::command();
+    let mut flags = 0;
+    for arg in command.get_arguments() {
+        let Some(flag) = arg.get_long().filter(|flag| *flag != "help") else {
+            continue;
+        };
+        flags += 1;
+        let variable = arg.get_env().and_then(|name| name.to_str());
+        assert_eq!(
+            variable.map(str::to_owned),
+            variable_of(&format!("--{flag}"))
+        );
+        assert!(arg.get_help().is_some(), "--{flag} has no help");
+    }
+    assert!(flags >= 20, "{flags} flags");
+}
+
+#[test]
+fn sizes_take_units() {
+    let config = config(&[
+        "--max-body",
+        "64KiB",
+        "--max-response",
+        "2 MiB",
+        "--inflight-bytes",
+        "1GiB",
+        "--execution-store-bytes",
+        "0",
+    ]);
+    assert_eq!(config.body_bytes_max, 64 << 10);
+    assert_eq!(config.response_bytes_max, 2 << 20);
+    assert_eq!(config.inflight_bytes, 1 << 30);
+    assert_eq!(config.execution_store_bytes, 0);
+}
+
+#[test]
+fn a_rate_can_be_off_or_zero() {
+    let rate = |value: &str| config(&["--rate-max-per-second", value]).rate;
+    assert_eq!(rate("off"), RateLimit::Off);
+    assert_eq!(rate("0"), RateLimit::PerSecond(0));
+}
+
+#[test]
+fn functions_may_be_repeated() {
+    let config = config(&["--functions", "a", "--functions", "b:c"]);
+    assert_eq!(config.functions, ["a", "b", "c"].map(PathBuf::from));
+}
+
+#[test]
+fn auto_is_kubernetes_only_inside_a_cluster() {
+    let backend = |words: &[&str], in_cluster| {
+        let machine = Machine {
+            cores: 2,
+            in_cluster,
+        };
+        let config = parse(words).expect("sound flags").resolve(machine);
+        config.expect("no contradiction").backend
+    };
+    assert_eq!(backend(&[], true), Backend::Kubernetes);
+    assert_eq!(backend(&[], false), Backend::Local);
+    assert_eq!(backend(&["--backend", "local"], true), Backend::Local);
+    assert_eq!(backend(&["--backend", "none"], true), Backend::None);
+}
+
+#[test]
+fn pods_call_back_where_something_listens() {
+    let base = |words: &[&str], listen: &str, internal: Option<&str>| {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        config(words).callback_base(address(listen), internal.map(address))
+    };
+    assert_eq!(base(&[], "0.0.0.0:80", None), "http://127.0.0.1:80");
+    assert_eq!(base(&[], "[::]:80", None), "http://[::1]:80");
+    let internal = Some("127.0.0.1:82");
+    assert_eq!(base(&[], "127.0.0.1:80", internal), "http://127.0.0.1:82");
+    let given = &["--callback-url", "http://plane.faas:8082/"];
+    assert_eq!(base(given, "127.0.0.1:80", None), "http://plane.faas:8082");
+}

@@ -1,0 +1,110 @@
+//! Which cores the process may use, and which thread gets one to itself.
+//! It never pins by itself, except the calling thread when asked. `serve` looks once, before any
+//! thread is pinned: a pinned thread would see only its own core.
+
+use std::thread::available_parallelism;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::config::SchedulerDriver;
+
+/// Cores of the process.
+#[derive(Clone, Debug)]
+pub(crate) struct Cores {
+    /// CPUs that it may run on, by number.
+    allowed: Vec<usize>,
+    /// How many of them it may use at once; fewer than `allowed` under a quota.
+    pub(crate) count: usize,
+}
+
+/// Who is pinned where; empty and none where there are too few cores for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pinning {
+    /// One CPU for each io thread.
+    pub(crate) io: Vec<usize>,
+    /// The pinned scheduler's own.
+    pub(crate) scheduler: Option<usize>,
+}
+
+impl Cores {
+    /// Looks at the calling thread, which must not be pinned yet.
+    pub(crate) fn look() -> Self {
+        let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        let in_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
+        let allowed: Vec<usize> = (0..CpuSet::count()).filter(in_set).collect();
+        let count = available_parallelism().map_or(1, usize::from);
+        Self { allowed, count }
+    }
+
+    /// Gives every thread that never rests a core of its own, and leaves one for everything else:
+    /// the bridge, the functions, the kernel.
+    pub(crate) fn plan(&self, io_threads: usize, scheduler: SchedulerDriver) -> Pinning {
+        let pinned = scheduler == SchedulerDriver::Pinned;
+        let threads = io_threads + usize::from(pinned);
+        // Under a quota the cores are shared with strangers who may pin to the same ones; and on a
+        // machine below four, a pinned thread could not make way for a function.
+        let whole = self.allowed.len() == self.count && self.count >= 4;
+        if !whole || threads + 1 > self.count {
+            return Pinning::default();
+        }
+        let mut own = self.allowed[1..].iter().copied();
+        Pinning {
+            io: own.by_ref().take(io_threads).collect(),
+            scheduler: own.next().filter(|_| pinned),
+        }
+    }
+}
+
+/// Pins the calling thread to one CPU.
+pub(crate) fn pin(cpu: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use SchedulerDriver::{Inline, Pinned};
+
+    fn cores(allowed: &[usize], count: usize) -> Cores {
+        Cores {
+            allowed: allowed.to_vec(),
+            count,
+        }
+    }
+
+    #[test]
+    fn each_thread_gets_a_core_of_the_allowed_ones_and_one_is_left() {
+        let plan = cores(&[3, 5, 7, 9], 4).plan(2, Pinned);
+        assert_eq!((plan.io, plan.scheduler), (vec![5, 7], Some(9)));
+        let plan = cores(&[0, 1, 2, 3], 4).plan(1, Inline);
+        assert_eq!((plan.io, plan.scheduler), (vec![1], None));
+    }
+
+    #[test]
+    fn with_too_few_cores_nobody_is_pinned() {
+        assert_eq!(cores(&[0, 1], 2).plan(1, Inline), Pinning::default());
+        assert_eq!(cores(&[0, 1], 2).plan(2, Pinned), Pinning::default());
+        assert_eq!(cores(&[0, 1, 2, 3], 4).plan(3, Pinned), Pinning::default());
+    }
+
+    #[test]
+    fn under_a_quota_nobody_is_pinned() {
+        let all: Vec<usize> = (0..64).collect();
+        assert_eq!(cores(&all, 8).plan(6, Pinned), Pinning::default());
+    }
+
+    #[test]
+    fn a_pinned_thread_sees_its_core_only() {
+        let before = Cores::look();
+        assert!(before.count >= 1 && before.allowed.len() >= before.count);
+        let last = *before.allowed.last().expect("a core");
+        let seen = std::thread::spawn(move || {
+            pin(last).expect("an allowed core");
+            Cores::look()
+        });
+        assert_eq!(seen.join().expect("no panic").allowed, [last]);
+    }
+}

@@ -1,0 +1,172 @@
+//! The port over loopback, asked as a kubelet or Prometheus would.
+
+use std::io::{Read, Write};
+use std::net::TcpStream as Blocking;
+use std::time::SystemTime;
+
+use crate::metrics::Process;
+use nanofaas_core::view::LaneView;
+
+use super::*;
+
+/// A served port; the thread ends with the process.
+struct Port {
+    address: SocketAddr,
+    health: Arc<Health>,
+}
+
+fn port(answers: bool) -> Port {
+    let ledgers: Arc<[ThreadLedger]> = (0..2).map(|_| ThreadLedger::default()).collect();
+    let health = Arc::new(Health {
+        origin: Instant::now(),
+        ledgers: ledgers.clone(),
+        scheduler_beat_ns: Some(Arc::new(AtomicU64::new(0))),
+        started: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+    });
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let plane = move || Plane {
+        ledgers: ledgers.clone(),
+        io_driver: "epoll",
+        scheduler: "inline",
+        backend: "none",
+        process: Process {
+            started: SystemTime::now(),
+        },
+        log_lines_dropped: 0,
+    };
+    let (ask, mut asked) = mpsc::channel::<Ask>(4);
+    let management = Arc::new(Management::new(health.clone(), ask, Box::new(plane), 10));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            tokio::spawn(async move {
+                while let Some(answer) = asked.recv().await {
+                    if answers {
+                        let view = Arc::new(LaneView::new(2));
+                        view.metrics(0).success.add();
+                        let registered = vec![("echo".into(), view)];
+                        let _ = answer.send(Functions {
+                            registered,
+                            leaving: Vec::new(),
+                        });
+                    }
+                }
+            });
+            serve(listener, management).await
+        })
+    });
+    Port { address, health }
+}
+
+impl Port {
+    fn ask(&self, request: &str) -> String {
+        let mut stream = Blocking::connect(self.address).expect("a connection");
+        let deadline = Some(Duration::from_secs(60));
+        stream.set_read_timeout(deadline).expect("a timeout");
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    /// Status and body.
+    fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.ask(&format!("GET {path}"));
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        let status = head.split(' ').nth(1).expect("a status");
+        (status.parse().expect("a number"), body.to_owned())
+    }
+}
+
+#[test]
+fn it_is_ready_once_started_until_it_drains_and_lives_all_along() {
+    let port = port(true);
+    let up = || (200, r#"{"status":"UP"}"#.to_owned());
+    for path in ["/readyz", "/actuator/health/readiness", "/actuator/health"] {
+        assert_eq!(
+            port.get(path),
+            (503, r#"{"status":"DOWN","reason":"starting"}"#.to_owned())
+        );
+    }
+    port.health.started.store(true, Relaxed);
+    for path in ["/readyz", "/actuator/health/readiness", "/actuator/health"] {
+        assert_eq!(port.get(path), up(), "{path}");
+    }
+    port.health.draining.store(true, Relaxed);
+    for path in ["/readyz", "/actuator/health/readiness", "/actuator/health"] {
+        assert_eq!(
+            port.get(path),
+            (503, r#"{"status":"DOWN","reason":"draining"}"#.to_owned())
+        );
+    }
+    for path in ["/healthz", "/actuator/health/liveness"] {
+        assert_eq!(port.get(path), up(), "{path}");
+    }
+}
+
+#[test]
+fn a_thread_that_stopped_beating_shows() {
+    let ledgers: Arc<[ThreadLedger]> = (0..2).map(|_| ThreadLedger::default()).collect();
+    let late = Instant::now()
+        .checked_sub(BEAT_MAX * 3)
+        .expect("a machine up for a minute");
+    let health = Health {
+        origin: late,
+        ledgers,
+        scheduler_beat_ns: Some(Arc::new(AtomicU64::new(0))),
+        started: AtomicBool::new(true),
+        draining: AtomicBool::new(false),
+    };
+    let now = (BEAT_MAX * 3).as_nanos() as u64;
+    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
+    health.ledgers[0].beat_ns.store(now, Relaxed);
+    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
+    health.ledgers[1].beat_ns.store(now, Relaxed);
+    assert_eq!(health.not_alive(), Some("the scheduler does not answer"));
+    if let Some(beat) = &health.scheduler_beat_ns {
+        beat.store(now, Relaxed);
+    }
+    assert_eq!(health.not_alive(), None);
+}
+
+#[test]
+fn metrics_are_served_under_both_paths() {
+    let port = port(true);
+    for path in ["/metrics", "/actuator/prometheus"] {
+        let (status, body) = port.get(path);
+        assert_eq!(status, 200);
+        assert!(
+            body.contains(r#"function_success_total{function="echo"} 1"#),
+            "{body}"
+        );
+        let head = port.ask(&format!("GET {path}"));
+        assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    }
+}
+
+#[test]
+fn metrics_are_served_though_the_bridge_does_not_answer() {
+    let (status, body) = port(false).get("/metrics");
+    assert_eq!(status, 200);
+    assert!(body.contains("nanofaas_executions_accepted 0"), "{body}");
+}
+
+#[test]
+fn what_is_not_there_says_so() {
+    let port = port(true);
+    let (status, body) = port.get("/v1/functions");
+    assert_eq!(status, 404);
+    assert!(body.contains("NOT_FOUND"), "{body}");
+    let answer = port.ask("POST /metrics");
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(answer.to_lowercase().contains("\r\nallow: get"), "{answer}");
+}

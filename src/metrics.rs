@@ -1,0 +1,353 @@
+//! The metrics page in Prometheus's text format 0.0.4, written from the live counters.
+//! It never changes or resets a counter, and never talks HTTP. `management` asks for it at every
+//! scrape, off the bridge's loop.
+
+mod process;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nanofaas_core::histogram::{BUCKETS, Histogram};
+use nanofaas_core::metrics::{Counter, FunctionMetrics, RejectReason, ThreadLedger};
+use nanofaas_core::view::LaneView;
+
+pub(crate) use process::Process;
+use text::Page;
+
+/// The label of functions that have no series of their own.
+const OTHER: &str = "_other";
+/// The label of calls refused before their function was looked at.
+const UNKNOWN: &str = "_unknown";
+
+/// What a scrape reads of the functions; cheap to make.
+#[derive(Clone, Default)]
+pub(crate) struct Functions {
+    /// In the order of their names.
+    pub(crate) registered: Vec<(Arc<str>, Arc<LaneView>)>,
+    /// Lanes of removed functions whose last calls still run.
+    pub(crate) leaving: Vec<Arc<LaneView>>,
+}
+
+/// What a scrape reads of the process.
+pub(crate) struct Plane {
+    pub(crate) ledgers: Arc<[ThreadLedger]>,
+    pub(crate) io_driver: &'static str,
+    pub(crate) scheduler: &'static str,
+    pub(crate) backend: &'static str,
+    pub(crate) process: Process,
+    /// Log lines that found the queue to stderr full.
+    pub(crate) log_lines_dropped: u64,
+}
+
+/// Which functions have series of their own: whoever was called first keeps his, so that a counter
+/// does not move to another series while its function lives.
+pub(crate) struct Labels {
+    most: usize,
+    own: BTreeMap<Arc<str>, bool>,
+}
+
+impl Labels {
+    pub(crate) const fn new(most: usize) -> Self {
+        let own = BTreeMap::new();
+        Self { most, own }
+    }
+
+    /// Forgets who is gone, and gives those who are new their place.
+    fn update(&mut self, called: &[(Arc<str>, Totals)]) {
+        let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
+        self.own.retain(|name, _| names.contains(&**name));
+        let mut taken = self.own.values().filter(|own| **own).count();
+        for (name, _) in called {
+            if !self.own.contains_key(name) {
+                self.own.insert(name.clone(), taken < self.most);
+                taken += 1;
+            }
+        }
+    }
+}
+
+/// One row of the table of counters: name, help, and where it is counted.
+type CounterRow = (&'static str, &'static str, fn(&FunctionMetrics) -> &Counter);
+
+const COUNTERS: [CounterRow; 8] = [
+    ("function_enqueue_total", "Calls admitted.", |m| &m.enqueue),
+    (
+        "function_dispatch_total",
+        "Attempts that were given a slot.",
+        |m| &m.dispatch,
+    ),
+    (
+        "function_success_total",
+        "Calls that ended as success.",
+        |m| &m.success,
+    ),
+    ("function_error_total", "Calls that ended as error.", |m| {
+        &m.error
+    }),
+    (
+        "function_timeout_total",
+        "Calls that ended as timeout.",
+        |m| &m.timeout,
+    ),
+    ("function_retry_total", "Attempts after the first.", |m| {
+        &m.retry
+    }),
+    ("function_cold_start_total", "First calls of a pod.", |m| {
+        &m.cold_start
+    }),
+    ("function_warm_start_total", "Later calls of a pod.", |m| {
+        &m.warm_start
+    }),
+];
+
+type TimeRow = (
+    &'static str,
+    &'static str,
+    fn(&FunctionMetrics) -> &Histogram,
+);
+
+const TIMES: [TimeRow; 5] = [
+    (
+        "function_queue_wait_seconds",
+        "From admitted to granted, less the start.",
+        |m| &m.queue_wait,
+    ),
+    (
+        "function_start_wait_seconds",
+        "What calls waited for pods to start.",
+        |m| &m.start_wait,
+    ),
+    ("function_dispatch_seconds", "From granted to sent.", |m| {
+        &m.dispatch_time
+    }),
+    ("function_handler_seconds", "From sent to answered.", |m| {
+        &m.handler
+    }),
+    ("function_e2e_seconds", "From arrived to replied.", |m| {
+        &m.e2e
+    }),
+];
+
+/// States of `function_pods`, as `LaneView::pods` has them.
+const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
+
+#[derive(Clone, Copy, Default)]
+struct Times {
+    buckets: [u64; BUCKETS],
+    sum_ns: u64,
+}
+
+/// Everything of one function, over all io threads.
+#[derive(Clone, Default)]
+struct Totals {
+    counters: [u64; COUNTERS.len()],
+    rejected: [u64; RejectReason::ALL.len()],
+    times: [Times; TIMES.len()],
+    depth: u64,
+    running: u64,
+    pods: [u64; POD_STATES.len()],
+}
+
+impl Totals {
+    /// None before the function's first call.
+    fn of(view: &LaneView) -> Option<Self> {
+        let mut totals: Option<Self> = None;
+        for metrics in view.metrics_seen() {
+            totals.get_or_insert_default().count(metrics);
+        }
+        let mut totals = totals?;
+        totals.depth = u64::from(view.depth());
+        totals.running = u64::from(view.running.load(Relaxed));
+        for (total, pods) in totals.pods.iter_mut().zip(&view.pods) {
+            *total = u64::from(pods.load(Relaxed));
+        }
+        Some(totals)
+    }
+
+    fn count(&mut self, metrics: &FunctionMetrics) {
+        for (total, (_, _, counter)) in self.counters.iter_mut().zip(COUNTERS) {
+            *total += counter(metrics).get();
+        }
+        for (total, counter) in self.rejected.iter_mut().zip(&metrics.rejected) {
+            *total += counter.get();
+        }
+        for (times, (_, _, histogram)) in self.times.iter_mut().zip(TIMES) {
+            times.sum_ns += histogram(metrics).add_to(&mut times.buckets);
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        add_each(&mut self.counters, &other.counters);
+        add_each(&mut self.rejected, &other.rejected);
+        add_each(&mut self.pods, &other.pods);
+        for (times, more) in self.times.iter_mut().zip(&other.times) {
+            add_each(&mut times.buckets, &more.buckets);
+            times.sum_ns += more.sum_ns;
+        }
+        self.depth += other.depth;
+        self.running += other.running;
+    }
+}
+
+fn add_each(sums: &mut [u64], more: &[u64]) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        *sum += more;
+    }
+}
+
+/// The whole page.
+pub(crate) fn page(functions: &Functions, plane: &Plane, labels: &mut Labels) -> String {
+    let mut page = Page::default();
+    let series = series(functions, labels);
+    write_functions(&mut page, &series, plane);
+    write_ledger(&mut page, functions, plane);
+    page.one(
+        "nanofaas_log_lines_dropped_total",
+        "counter",
+        "Log lines that were dropped because stderr was slow.",
+        plane.log_lines_dropped,
+    );
+    page.family(
+        "nanofaas_build_info",
+        "gauge",
+        "1; the labels say what runs.",
+    );
+    let build = [
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("scheduler", plane.scheduler),
+        ("backend", plane.backend),
+    ];
+    page.sample("nanofaas_build_info", &build, 1);
+    page.family(
+        "nanofaas_io_driver",
+        "gauge",
+        "1; the label says on what the io threads sit.",
+    );
+    page.sample("nanofaas_io_driver", &[("driver", plane.io_driver)], 1);
+    plane.process.write(&mut page);
+    page.done()
+}
+
+/// The functions that have been called, by label.
+fn series(functions: &Functions, labels: &mut Labels) -> Vec<(Arc<str>, Totals)> {
+    let called: Vec<_> = functions
+        .registered
+        .iter()
+        .filter_map(|(name, view)| Some((name.clone(), Totals::of(view)?)))
+        .collect();
+    labels.update(&called);
+    let mut other: Option<Totals> = None;
+    let mut series = Vec::with_capacity(called.len());
+    for (name, totals) in called {
+        if labels.own.get(&name).copied().unwrap_or_default() {
+            series.push((name, totals));
+        } else {
+            other.get_or_insert_default().add(&totals);
+        }
+    }
+    series.extend(other.map(|totals| (OTHER.into(), totals)));
+    series
+}
+
+fn write_functions(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane) {
+    for (at, (name, help, _)) in COUNTERS.iter().enumerate() {
+        page.family(name, "counter", help);
+        for (function, totals) in series {
+            page.sample(name, &[("function", function)], totals.counters[at]);
+        }
+    }
+    write_rejected(page, series, plane);
+    let gauge = |page: &mut Page, name, help, value: fn(&Totals) -> u64| {
+        page.family(name, "gauge", help);
+        for (function, totals) in series {
+            page.sample(name, &[("function", function)], value(totals));
+        }
+    };
+    gauge(page, "function_queue_depth", "Live calls that wait.", |t| {
+        t.depth
+    });
+    gauge(page, "function_inFlight", "Slots held.", |t| t.running);
+    page.family("function_pods", "gauge", "Pods by state.");
+    for (function, totals) in series {
+        for (state, pods) in POD_STATES.iter().zip(totals.pods) {
+            page.sample(
+                "function_pods",
+                &[("function", function), ("state", state)],
+                pods,
+            );
+        }
+    }
+    for (at, (name, help, _)) in TIMES.iter().enumerate() {
+        page.family(name, "histogram", help);
+        for (function, totals) in series {
+            let times = &totals.times[at];
+            page.histogram(name, function, &times.buckets, times.sum_ns);
+        }
+    }
+}
+
+fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane) {
+    const NAME: &str = "function_queue_rejected_total";
+    page.family(NAME, "counter", "Calls refused with 429, by reason.");
+    for (function, totals) in series {
+        for (reason, refused) in RejectReason::ALL.iter().zip(totals.rejected) {
+            let labels = [("function", &**function), ("reason", reason.as_str())];
+            page.sample(NAME, &labels, refused);
+        }
+    }
+    // The rate limit looks before anybody knows whether there is such a function.
+    let unknown = sum(plane, |ledger| ledger.rejected_unknown.get());
+    let labels = [
+        ("function", UNKNOWN),
+        ("reason", RejectReason::Rate.as_str()),
+    ];
+    page.sample(NAME, &labels, unknown);
+}
+
+fn sum(plane: &Plane, of: fn(&ThreadLedger) -> u64) -> u64 {
+    plane.ledgers.iter().map(of).sum()
+}
+
+fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
+    let lanes = || {
+        let registered = functions.registered.iter().map(|(_, view)| view);
+        registered.chain(&functions.leaving)
+    };
+    let queued: u64 = lanes().map(|view| u64::from(view.depth())).sum();
+    let backing_off = sum(plane, |ledger| ledger.backing_off.load(Relaxed));
+    let running: u64 = lanes()
+        .map(|view| u64::from(view.running.load(Relaxed)))
+        .sum();
+    let rows = [
+        (
+            "accepted",
+            "Executions accepted so far.",
+            sum(plane, |ledger| ledger.accepted.get()),
+        ),
+        (
+            "finished",
+            "Executions that ended so far.",
+            sum(plane, |ledger| ledger.finished.get()),
+        ),
+        (
+            "waiting",
+            "Executions in a queue or between two attempts.",
+            queued + backing_off,
+        ),
+        ("running", "Executions that hold a slot.", running),
+    ];
+    for (name, help, value) in rows {
+        page.one(&format!("nanofaas_executions_{name}"), "gauge", help, value);
+    }
+    page.one(
+        "nanofaas_executions_evicted_total",
+        "counter",
+        "Finished executions dropped before their time for --execution-store-bytes.",
+        sum(plane, |ledger| ledger.evicted.get()),
+    );
+}
+
+#[cfg(test)]
+mod tests;

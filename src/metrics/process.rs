@@ -1,0 +1,69 @@
+//! `process_*`: what the kernel says of this process, by the names that Prometheus's own clients
+//! use. A figure that cannot be read is left out rather than shown as 0.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+
+use super::text::Page;
+
+/// The process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process {
+    pub(crate) started: SystemTime,
+}
+
+impl Process {
+    pub(super) fn write(self, page: &mut Page) {
+        if let Some(seconds) = cpu_seconds() {
+            let help = "CPU time of user and system.";
+            page.one("process_cpu_seconds_total", "counter", help, seconds);
+        }
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let memory = [
+            ("process_resident_memory_bytes", "VmRSS", "Memory in RAM."),
+            ("process_virtual_memory_bytes", "VmSize", "Address space."),
+        ];
+        for (name, field, help) in memory {
+            if let Some(kib) = field_of(&status, field) {
+                page.one(name, "gauge", help, kib * 1024);
+            }
+        }
+        if let Some(threads) = field_of(&status, "Threads") {
+            page.one("process_threads", "gauge", "Threads.", threads);
+        }
+        if let Ok(open) = fs::read_dir("/proc/self/fd") {
+            // The listing holds one open itself.
+            let open = open.count().saturating_sub(1);
+            page.one("process_open_fds", "gauge", "Open file descriptors.", open);
+        }
+        if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let help = "Most file descriptors that may be open.";
+            page.one("process_max_fds", "gauge", help, soft);
+        }
+        if let Ok(since) = self.started.duration_since(UNIX_EPOCH) {
+            let help = "When the process began, since the epoch.";
+            page.one(
+                "process_start_time_seconds",
+                "gauge",
+                help,
+                since.as_secs_f64(),
+            );
+        }
+    }
+}
+
+fn cpu_seconds() -> Option<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+    let both = usage.user_time() + usage.system_time();
+    Some(both.tv_sec() as f64 + both.tv_usec() as f64 / 1e6)
+}
+
+/// The number of a line such as `VmRSS:   123 kB`.
+fn field_of(status: &str, name: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,87 @@
+//! Prometheus's text format: families, samples, histograms, escaped labels.
+//! It knows the format and no metric.
+
+use std::fmt::{Display, Write};
+
+use nanofaas_core::histogram::BOUNDS_NS;
+
+/// A page that grows.
+#[derive(Default)]
+pub(super) struct Page(String);
+
+impl Page {
+    /// Begins a family; its samples follow at once.
+    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.put(format_args!("{name}{} {value}\n", Labels(labels)));
+    }
+
+    /// A family of one sample without labels.
+    pub(super) fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    /// Times of one function, in seconds. `counts` are those of each bucket alone.
+    pub(super) fn histogram(&mut self, name: &str, function: &str, counts: &[u64], sum_ns: u64) {
+        let bucket = format!("{name}_bucket");
+        let mut so_far = 0;
+        for (at, count) in counts.iter().enumerate() {
+            so_far += count;
+            let bound = BOUNDS_NS.get(at).map(|ns| seconds(*ns).to_string());
+            let bound = bound.as_deref().unwrap_or("+Inf");
+            self.sample(&bucket, &[("function", function), ("le", bound)], so_far);
+        }
+        let labels = [("function", function)];
+        self.sample(&format!("{name}_sum"), &labels, seconds(sum_ns));
+        self.sample(&format!("{name}_count"), &labels, so_far);
+    }
+
+    pub(super) fn done(self) -> String {
+        self.0
+    }
+
+    fn put(&mut self, text: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(text).expect("a String takes everything");
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+struct Labels<'a>(&'a [(&'a str, &'a str)]);
+
+impl Display for Labels<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            out.write_char(if at == 0 { '{' } else { ',' })?;
+            write!(out, "{name}=\"")?;
+            for c in value.chars() {
+                match c {
+                    '\\' => out.write_str("\\\\")?,
+                    '"' => out.write_str("\\\"")?,
+                    '\n' => out.write_str("\\n")?,
+                    c => out.write_char(c)?,
+                }
+            }
+            out.write_char('"')?;
+        }
+        out.write_str(if self.0.is_empty() { "" } else { "}" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut page = Page::default();
+        page.sample("a", &[("b", "x\\y\"z\n"), ("c", "")], 1);
+        assert_eq!(page.done(), "a{b=\"x\\\\y\\\"z\\n\",c=\"\"} 1\n");
+    }
+}

@@ -1,0 +1,188 @@
+//! Whose port it is. io threads share theirs by SO_REUSEPORT, and so would a second plane: the
+//! kernel would deal connections out to both. So every address is claimed before it is listened on.
+//! It never serves a connection. `serve` claims before it starts anything.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+
+/// How often another free port is asked for, where any will do.
+const TRIES: usize = 16;
+
+/// An address that is ours while this lives.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// With the port that it really has.
+    pub(crate) address: SocketAddr,
+    /// A name that only one process of this network namespace can have; the kernel takes it back
+    /// however the process ends.
+    _name: UnixDatagram,
+}
+
+/// Why an address cannot be had; it says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {why}; or choose another address with {flag}")]
+pub(crate) struct Taken {
+    flag: &'static str,
+    address: SocketAddr,
+    why: String,
+}
+
+/// Claims an address and gives a listener on it that shares with nobody.
+pub(crate) fn listen(
+    flag: &'static str,
+    wanted: SocketAddr,
+) -> Result<(Claim, TcpListener), Taken> {
+    let taken = |why| Taken {
+        flag,
+        address: wanted,
+        why,
+    };
+    for _ in 0..TRIES {
+        let listener = TcpListener::bind(wanted).map_err(|error| taken(why(wanted, &error)))?;
+        let address = listener
+            .local_addr()
+            .map_err(|error| taken(error.to_string()))?;
+        match name(address) {
+            Ok(name) => {
+                let claim = Claim {
+                    address,
+                    _name: name,
+                };
+                return Ok((claim, listener));
+            }
+            // Chosen by the kernel between another plane's claim and its listening.
+            Err(_) if wanted.port() == 0 => {}
+            Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
+        }
+    }
+    Err(taken(
+        "every free port was taken meanwhile; try again".to_owned(),
+    ))
+}
+
+/// Claims an address for others of this process to listen on.
+pub(crate) fn claim(flag: &'static str, wanted: SocketAddr) -> Result<Claim, Taken> {
+    listen(flag, wanted).map(|(claim, _)| claim)
+}
+
+fn name(address: SocketAddr) -> io::Result<UnixDatagram> {
+    let name = UnixAddress::from_abstract_name(format!("nanofaas/{address}"))?;
+    UnixDatagram::bind_addr(&name)
+}
+
+fn why(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => format!("{}; stop it", holder(address)),
+        ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; use one of its own".into()
+        }
+        ErrorKind::PermissionDenied => "the port is a privileged one; run as root".into(),
+        _ => error.to_string(),
+    }
+}
+
+fn holder(address: SocketAddr) -> String {
+    match listener_on(address.port()) {
+        Some((pid, program)) => format!("process {pid} ({program}) listens there already"),
+        None => "another process listens there already".to_owned(),
+    }
+}
+
+/// Who listens on a port, as far as this process may look.
+fn listener_on(port: u16) -> Option<(u32, String)> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let lines = tables.map(|path| fs::read_to_string(path).unwrap_or_default());
+    let inodes: Vec<String> = lines
+        .iter()
+        .flat_map(|table| table.lines())
+        .filter_map(|line| listening_inode(line, port))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let Ok(open) = fs::read_dir(entry.path().join("fd")) else {
+            continue;
+        };
+        let targets = open
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        let mut names = targets.filter_map(|target| Some(target.to_str()?.to_owned()));
+        if names.any(|target| inodes.contains(&target)) {
+            let program = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            return Some((pid, program.trim_end().to_owned()));
+        }
+    }
+    None
+}
+
+/// The inode of a listening socket, from a line of the kernel's table.
+fn listening_inode(line: &str, port: u16) -> Option<&str> {
+    const LISTEN: &str = "0A";
+    let mut fields = line.split_whitespace();
+    let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
+    let state = fields.nth(1)?;
+    let same = u16::from_str_radix(local_port, 16) == Ok(port) && state == LISTEN;
+    same.then(|| fields.nth(5)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    #[test]
+    fn a_port_that_somebody_listens_on_names_him() {
+        let other = TcpListener::bind(ANY).expect("a port");
+        let address = other.local_addr().expect("an address");
+        let said = claim("--listen", address)
+            .expect_err("it is taken")
+            .to_string();
+        let pid = std::process::id().to_string();
+        for word in ["--listen", &address.to_string(), &pid] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_claimed_address_is_refused_before_anybody_listens() {
+        let first = claim("--listen", ANY).expect("a free port");
+        assert_ne!(first.address.port(), 0);
+        let said = claim("--management", first.address).expect_err("it is claimed");
+        assert!(said.to_string().contains("--management"), "{said}");
+        let address = first.address;
+        drop(first);
+        assert_eq!(
+            claim("--listen", address).expect("given back").address,
+            address
+        );
+    }
+
+    #[test]
+    fn free_ports_are_different_ones() {
+        let claims: Vec<_> = (0..32)
+            .map(|_| claim("--listen", ANY).expect("a free port").address)
+            .collect();
+        assert!(claims.iter().all(|address| address.port() != 0));
+        let (claim, listener) = listen("--management", ANY).expect("a free port");
+        assert_eq!(listener.local_addr().expect("an address"), claim.address);
+    }
+
+    #[test]
+    fn an_address_of_another_machine_says_so() {
+        let foreign = "192.0.2.1:8080".parse().expect("an address");
+        let said = claim("--listen", foreign)
+            .expect_err("not ours")
+            .to_string();
+        assert!(said.contains("no such address"), "{said}");
+    }
+}

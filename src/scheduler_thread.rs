@@ -1,0 +1,272 @@
+//! The pinned driver: the thread on which the scheduler lives beside two io threads or more. It
+//! takes events in, sweeps the lanes' bitmap, runs turns and delivers what they leave.
+//! It never decides anything (`nanofaas_core::scheduler` does) and never waits for room.
+//! `serve` starts it; a panic here ends the process.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::Wake;
+use std::thread::{Builder, JoinHandle, Thread, current, park_timeout};
+use std::time::{Duration, Instant};
+
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Notice, Order, Outbox};
+use nanofaas_core::message::{BridgeMessage, Message};
+use nanofaas_core::post::{BridgePost, IoPost, PinnedInbox};
+use nanofaas_core::scheduler::{Scheduler, Turn};
+
+use crate::cores;
+
+/// How long it spins without work before it sleeps: above the pause between two calls of a plane
+/// that serves some hundred a second, so that only a plane at rest pays for a wake-up.
+const SPIN: Duration = Duration::from_millis(2);
+/// The longest sleep, so that it beats well within the time that liveness allows.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// How soon a full ring of somebody else is tried again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// Wakes the thread; before that has begun there is nobody to wake, and nothing to miss.
+#[derive(Default)]
+struct Unpark(OnceLock<Thread>);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        if let Some(thread) = self.0.get() {
+            thread.unpark();
+        }
+    }
+}
+
+/// The waking end of the scheduler's bell.
+pub(crate) struct Alarm(Arc<Unpark>);
+
+/// The scheduler's bell, and what the thread needs to hear it.
+pub(crate) fn bell() -> (Arc<Doorbell>, Alarm) {
+    let unpark = Arc::new(Unpark::default());
+    let bell = Doorbell::new(unpark.clone().into());
+    (Arc::new(bell), Alarm(unpark))
+}
+
+/// What the thread is given.
+pub(crate) struct Seat {
+    pub(crate) inbox: PinnedInbox,
+    pub(crate) alarm: Alarm,
+    pub(crate) io: Vec<IoPost>,
+    pub(crate) bridge: BridgePost,
+    pub(crate) entries: Arc<Entries>,
+    /// The process's clock is nanoseconds since then.
+    pub(crate) origin: Instant,
+    /// The CPU that it has to itself; without one it neither pins itself nor spins.
+    pub(crate) cpu: Option<usize>,
+}
+
+/// The thread that runs.
+pub(crate) struct SchedulerThread {
+    /// Nanoseconds of the process's clock at which it last showed that it lives.
+    pub(crate) beat_ns: Arc<AtomicU64>,
+    bell: Arc<Doorbell>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// Starts it.
+pub(crate) fn start(seat: Seat) -> std::io::Result<SchedulerThread> {
+    let beat_ns = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let bell = seat.inbox.bell.clone();
+    let mut driver = Driver::new(seat, beat_ns.clone(), stop.clone());
+    let thread = Builder::new()
+        .name("scheduler".to_owned())
+        .spawn(move || driver.run())?;
+    Ok(SchedulerThread {
+        beat_ns,
+        bell,
+        stop,
+        thread,
+    })
+}
+
+impl SchedulerThread {
+    /// Ends it. Call it when the io threads, which it serves, are gone.
+    pub(crate) fn stop(self) {
+        self.stop.store(true, Relaxed);
+        // Unlike a ring, an unpark also ends a sleep that begins after it.
+        self.thread.thread().unpark();
+        self.bell.ring();
+        // A panic there has ended the process.
+        let _ = self.thread.join();
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+struct Driver {
+    scheduler: Scheduler,
+    seat: Seat,
+    beat_ns: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    out: Outbox,
+    /// Lanes that the last sweep found.
+    swept: Vec<u32>,
+    /// What found the bridge's ring full; at most a few for each pod and lane.
+    orders: VecDeque<Order>,
+    /// What found an io thread's ring full, at most one for each lane and thread.
+    notices: VecDeque<(usize, Notice)>,
+}
+
+impl Driver {
+    fn new(seat: Seat, beat_ns: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Self {
+        Self {
+            scheduler: Scheduler::new(seat.entries.clone()),
+            seat,
+            beat_ns,
+            stop,
+            out: Outbox::with_room(),
+            swept: Vec::with_capacity(64),
+            orders: VecDeque::new(),
+            notices: VecDeque::new(),
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.seat.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn run(&mut self) {
+        // Before the first sleep is announced, so that nobody rings for nobody.
+        let _ = self.seat.alarm.0.0.set(current());
+        let spins = self.seat.cpu.is_some_and(|cpu| {
+            let pinned = cores::pin(cpu);
+            if let Err(error) = pinned {
+                tracing::warn!(cpu, %error, "the scheduler could not be pinned and will not spin");
+            }
+            pinned.is_ok()
+        });
+        let mut idle_since = None;
+        while !self.stop.load(Relaxed) {
+            let now_ns = self.now_ns();
+            self.beat_ns.store(now_ns, Relaxed);
+            if self.round(now_ns) {
+                idle_since = None;
+                continue;
+            }
+            if spins {
+                let since = *idle_since.get_or_insert(now_ns);
+                if now_ns.saturating_sub(since) < SPIN.as_nanos() as u64 {
+                    std::hint::spin_loop();
+                    continue;
+                }
+            }
+            self.sleep();
+            idle_since = None;
+        }
+    }
+
+    /// Everything that can be done now; whether there was anything.
+    fn round(&mut self, now_ns: u64) -> bool {
+        // All events before any mailbox: a retry that was posted earlier keeps its place.
+        let mut worked = self.take_events(now_ns);
+        worked |= self.sweep(now_ns);
+        if self
+            .scheduler
+            .next_due_ns()
+            .is_some_and(|due| due <= now_ns)
+        {
+            self.scheduler.tick(now_ns, &mut self.out);
+            worked = true;
+        }
+        worked |= self.scheduler.turn(now_ns, &mut self.out) == Turn::Busy;
+        worked |= !self.out.is_empty();
+        self.deliver();
+        worked
+    }
+
+    fn take_events(&mut self, now_ns: u64) -> bool {
+        let mut any = false;
+        while let Some(event) = self.seat.inbox.events.pop() {
+            self.scheduler.event(event, now_ns, &mut self.out);
+            any = true;
+        }
+        any
+    }
+
+    fn sweep(&mut self, now_ns: u64) -> bool {
+        let swept = &mut self.swept;
+        let most = u32::MAX as usize;
+        self.seat.inbox.lanes.take(|lane| {
+            debug_assert!(lane <= most);
+            swept.push(lane as u32);
+        });
+        if self.swept.is_empty() {
+            return false;
+        }
+        // A ticket can overtake its lane's registration between the two looks; who posted it had
+        // heard of the lane from the registry, which told us first.
+        if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
+            self.take_events(now_ns);
+        }
+        for lane in self.swept.drain(..) {
+            self.scheduler.collect(lane, now_ns, &mut self.out);
+        }
+        true
+    }
+
+    fn deliver(&mut self) {
+        for grant in self.out.grants.drain(..) {
+            self.seat.io[usize::from(grant.call.thread)].grant(grant);
+        }
+        self.orders.extend(self.out.orders.drain(..));
+        while let Some(order) = self.orders.pop_front() {
+            if self.seat.bridge.send(BridgeMessage::Order(order)).is_err() {
+                self.orders.push_front(order);
+                break;
+            }
+        }
+        for notice in self.out.notices.drain(..) {
+            let Notice::StartsFail { lane, .. } = &notice;
+            // A later word about a lane takes the place of one that nobody has heard yet.
+            let of_lane = |(_, old): &(usize, Notice)| {
+                let Notice::StartsFail { lane: other, .. } = old;
+                other == lane
+            };
+            self.notices.retain(|waiting| !of_lane(waiting));
+            let each = 0..self.seat.io.len();
+            self.notices
+                .extend(each.map(|thread| (thread, notice.clone())));
+        }
+        for _ in 0..self.notices.len() {
+            let Some((thread, notice)) = self.notices.pop_front() else {
+                break;
+            };
+            let message = Message::Notice(notice.clone());
+            if self.seat.io[thread].send(message).is_err() {
+                self.notices.push_back((thread, notice));
+            }
+        }
+    }
+
+    fn sleep(&mut self) {
+        let longest = if self.orders.is_empty() && self.notices.is_empty() {
+            SLEEP_MAX
+        } else {
+            AGAIN
+        };
+        let due = self.scheduler.next_due_ns();
+        let until_due = due.map_or(longest, |due| {
+            Duration::from_nanos(due.saturating_sub(self.now_ns()))
+        });
+        let inbox = &self.seat.inbox;
+        let published = || inbox.events.is_published() || inbox.lanes.any();
+        if inbox.bell.sleep(published) {
+            park_timeout(longest.min(until_due));
+            inbox.bell.awake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! The driver on its real thread, with the test in the place of the io threads and the bridge.
+
+use std::task::Waker;
+
+use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
+use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
+use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
+use nanofaas_core::ticket::{Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::view::LaneView;
+
+use super::*;
+
+const LONGEST: Duration = Duration::from_secs(60);
+const IO_THREADS: usize = 2;
+
+/// A scheduler thread and the other ends of its rings.
+struct Bench {
+    running: Option<SchedulerThread>,
+    post: PinnedPost,
+    io_posts: Vec<IoPost>,
+    io: Vec<IoInbox>,
+    bridge_post: BridgePost,
+    bridge: BridgeInbox,
+    entries: Arc<Entries>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let silent = || Arc::new(Doorbell::new(Waker::noop().clone()));
+        let (bell, alarm) = bell();
+        let (post, inbox) = PinnedPost::pair(bell, IO_THREADS);
+        let (io_posts, io): (Vec<_>, Vec<_>) = (0..IO_THREADS)
+            .map(|_| IoPost::pair(silent(), true))
+            .unzip();
+        let (bridge_post, bridge) = BridgePost::pair(silent());
+        let entries = Arc::new(Entries::new(IO_THREADS));
+        let seat = Seat {
+            inbox,
+            alarm,
+            io: io_posts.clone(),
+            bridge: bridge_post.clone(),
+            entries: entries.clone(),
+            origin: Instant::now(),
+            cpu: None,
+        };
+        Self {
+            running: Some(start(seat).expect("a thread")),
+            post,
+            io_posts,
+            io,
+            bridge_post,
+            bridge,
+            entries,
+        }
+    }
+
+    fn open(&self, lane: u32, plan: LanePlan) -> Arc<LaneView> {
+        let view = Arc::new(LaneView::new(IO_THREADS));
+        let opened = view.clone();
+        self.post.event(Event::LaneOpened {
+            lane,
+            view: opened,
+            plan,
+        });
+        view
+    }
+
+    /// Queues a call as an io thread does.
+    fn call(&self, lane: u32, view: &LaneView, index: u32) {
+        let ticket = Ticket {
+            queued_ns: 0,
+            index,
+            generation: 1,
+            lane,
+            avoid: PodRef::NONE.index,
+            thread: 1,
+            class: Class::Sync,
+        };
+        assert!(view.enter(u32::MAX));
+        self.entries.queue(ticket.call());
+        assert!(view.post(ticket).is_ok(), "the mailbox is full");
+        self.post.posted(&ticket);
+    }
+
+    fn granted(&mut self) -> Grant {
+        until(|| self.io[1].grants.pop())
+    }
+
+    fn done(&self, grant: Grant) {
+        self.entries.free(grant.call);
+        self.post.event(Event::Done(Done {
+            lane: grant.lane,
+            pod: grant.pod,
+            verdict: PodVerdict::Healthy,
+            function_ns: None,
+        }));
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(thread) = self.running.take() {
+            thread.stop();
+        }
+    }
+}
+
+/// Looks until there is something, for a generous while.
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < LONGEST, "nothing came");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+const fn plan(concurrency: u32) -> LanePlan {
+    LanePlan {
+        concurrency,
+        queue_size: 10_000,
+        pods: None,
+    }
+}
+
+const WARM: LanePlan = LanePlan {
+    concurrency: 1,
+    queue_size: 100,
+    pods: Some(PodPlan {
+        min: 1,
+        max: 1,
+        cap: 1,
+        idle_ns: 1_000_000_000,
+    }),
+};
+
+#[test]
+fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
+    let mut bench = Bench::new();
+    let view = bench.open(0, plan(2));
+    for index in 0..100 {
+        bench.call(0, &view, index);
+    }
+    let mut held = VecDeque::new();
+    for index in 0..100 {
+        let grant = bench.granted();
+        assert_eq!(grant.call.index, index);
+        held.push_back(grant);
+        assert!(view.running.load(Relaxed) <= 2);
+        if held.len() == 2 {
+            assert!(bench.io[1].grants.pop().is_none(), "a third slot");
+            bench.done(held.pop_front().expect("two are held"));
+        }
+    }
+    assert_eq!(view.depth(), 0);
+    assert!(bench.io[0].grants.pop().is_none(), "another thread's grant");
+}
+
+#[test]
+fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
+    let mut bench = Bench::new();
+    for lane in 0..2_000 {
+        let view = bench.open(lane, plan(1));
+        bench.call(lane, &view, lane);
+        assert_eq!(bench.granted().lane, lane);
+    }
+}
+
+#[test]
+fn it_sleeps_and_is_woken_and_beats() {
+    let mut bench = Bench::new();
+    let view = bench.open(0, plan(1));
+    let beat = bench.running.as_ref().expect("it runs").beat_ns.clone();
+    for index in 0..20 {
+        // Long enough that it has gone to sleep.
+        std::thread::sleep(Duration::from_millis(5));
+        bench.call(0, &view, index);
+        let grant = bench.granted();
+        bench.done(grant);
+    }
+    let before = beat.load(Relaxed);
+    until(|| (beat.load(Relaxed) > before).then_some(()));
+}
+
+#[test]
+fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
+    let mut bench = Bench::new();
+    for version in 0..ORDERS_DEPTH as u64 {
+        let full = bench.bridge_post.send(BridgeMessage::Ack { version });
+        assert!(full.is_ok());
+    }
+    for lane in 0..3 {
+        bench.open(lane, WARM);
+    }
+    let mut orders = Vec::new();
+    while orders.len() < 3 {
+        let message = until(|| bench.bridge.messages.pop());
+        if let BridgeMessage::Order(Order::Start { lane, .. }) = message {
+            orders.push(lane);
+        }
+    }
+    assert_eq!(orders, [0, 1, 2]);
+}
+
+#[test]
+fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
+    let mut bench = Bench::new();
+    for _ in 0..MESSAGES_DEPTH {
+        assert!(bench.io_posts[0].send(Message::Drain).is_ok());
+    }
+    let view = bench.open(7, WARM);
+    bench.call(7, &view, 0);
+    let pod = until(|| match bench.bridge.messages.pop() {
+        Some(BridgeMessage::Order(Order::Start { pod, .. })) => Some(pod),
+        _ => None,
+    });
+    let failure = StartFailure {
+        permanent: true,
+        message: "no such program".into(),
+    };
+    bench.post.event(Event::StartFailed { pod, failure });
+    for thread in [1, 0] {
+        let told = until(|| match bench.io[thread].messages.pop() {
+            Some(Message::Notice(Notice::StartsFail { lane, .. })) => Some(lane),
+            _ => None,
+        });
+        assert_eq!(told, 7);
+    }
+}
+
+#[test]
+fn it_ends_when_asked_also_out_of_its_sleep() {
+    let mut bench = Bench::new();
+    std::thread::sleep(Duration::from_millis(20));
+    let thread = bench.running.take().expect("it runs");
+    assert!(!thread.is_finished());
+    thread.stop();
+}
