@@ -1,8 +1,45 @@
-//! 
+//! What acts for clients and pods, once per io thread: bytes, sockets, HTTP. In the order in which a
+//! call meets the files. It decides what only its owner can (deadlines, records) and leaves slots
+//! to the scheduler; it knows no tokio and no Kubernetes. The process calls `start`.
+
+pub mod start;
+mod thread;
+
+mod accept;
+mod client;
 pub mod request;
+mod route;
+mod invoke;
+mod call;
+mod seat;
+mod inbox;
+mod pod;
+mod pods;
+mod job;
+mod local;
+mod reply;
+
+mod incoming;
+mod output;
 pub mod answer;
 pub mod head;
 pub mod field;
 pub mod chunked;
 pub mod json;
 mod scan;
+
+mod function_api;
+mod execution_api;
+mod executions;
+mod follow;
+mod idempotency;
+mod status;
+mod problem;
+mod token;
+
+mod calls;
+mod alarm;
+mod ticker;
+mod buffers;
+mod peer;
+mod replies;

@@ -1,16 +1,31 @@
 //! Starting the io threads: what they are given, and the set-up ladder of the I/O driver.
 //! It never serves a call; the threads that it starts do. The process calls it once.
 
-use std::net::SocketAddr;
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Instant, SystemTime};
 
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
+use nanofaas_core::limits::MESSAGES_DEPTH;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
+use nanofaas_core::ring;
+
+use crate::client::Port;
+use crate::inbox::Inbox;
+use crate::peer::PeerPost;
+use crate::seat::SeatPlan;
+use crate::thread::{Parts, Phase, Thread};
+use crate::token::Tokens;
 
 /// Which system interface an io thread sits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +102,10 @@ pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    Ok((Arc::new(Doorbell::new(Arc::new(Ringer(ours)).into())), theirs))
+    Ok((
+        Arc::new(Doorbell::new(Arc::new(Ringer(ours)).into())),
+        theirs,
+    ))
 }
 
 /// Why the io threads could not be started; each says what to do about it.
@@ -99,4 +117,266 @@ pub enum StartError {
     NoUring(std::io::Error),
     #[error("cannot start an io thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+enum Runtime {
+    Uring(monoio::Runtime<TimeDriver<IoUringDriver>>),
+    Epoll(monoio::Runtime<TimeDriver<LegacyDriver>>),
+}
+
+/// A rung of the set-up ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    Uring { entries: u32 },
+    Epoll,
+}
+
+impl Rung {
+    fn build(self) -> std::io::Result<Runtime> {
+        match self {
+            Self::Uring { entries } => {
+                let mut ring = io_uring::IoUring::builder();
+                // An eighth to a fifth less CPU per call than the default flags.
+                ring.setup_coop_taskrun();
+                RuntimeBuilder::<IoUringDriver>::new()
+                    .uring_builder(ring)
+                    .with_entries(entries)
+                    .enable_timer()
+                    .build()
+                    .map(Runtime::Uring)
+            }
+            Self::Epoll => RuntimeBuilder::<LegacyDriver>::new()
+                .enable_timer()
+                .build()
+                .map(Runtime::Epoll),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Uring { .. } => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl Runtime {
+    fn run(&mut self, life: impl Future<Output = ()>) {
+        match self {
+            Self::Uring(runtime) => runtime.block_on(life),
+            Self::Epoll(runtime) => runtime.block_on(life),
+        }
+    }
+}
+
+impl DriverChoice {
+    fn ladder(self) -> &'static [Rung] {
+        const ALL: [Rung; 3] = [
+            Rung::Uring { entries: 1024 },
+            Rung::Uring { entries: 256 },
+            Rung::Epoll,
+        ];
+        match self {
+            Self::Auto => &ALL,
+            Self::Uring => &ALL[..2],
+            Self::Epoll => &ALL[2..],
+        }
+    }
+}
+
+/// An io thread that waits for its runtime to be chosen.
+struct Starting {
+    rungs: Sender<Option<Rung>>,
+    built: Receiver<std::io::Result<()>>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// What each thread is given besides its parts.
+struct Ends {
+    inbox: Inbox,
+    bell: UnixStream,
+    listeners: Vec<(TcpListener, Port)>,
+}
+
+fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
+    let (rungs, wanted) = channel::<Option<Rung>>();
+    let (report, built) = channel();
+    let name = format!("io-{}", parts.index);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        pin_to(&parts);
+        let mut runtime = None;
+        for rung in wanted {
+            let Some(rung) = rung else { break };
+            runtime = None;
+            let said = rung.build().map(|built| runtime = Some(built));
+            if report.send(said).is_err() {
+                return;
+            }
+        }
+        if let Some(mut runtime) = runtime {
+            runtime.run(live(parts, ends));
+            // Operations may be in flight: the end of the process takes them along.
+            std::mem::forget(runtime);
+        }
+    })?;
+    Ok(Starting {
+        rungs,
+        built,
+        thread,
+    })
+}
+
+fn pin_to(parts: &Parts) {
+    use nix::sched::{CpuSet, sched_setaffinity};
+    let Some(cpu) = parts.config.pin.get(usize::from(parts.index)) else {
+        return;
+    };
+    let mut set = CpuSet::new();
+    let pinned = set
+        .set(*cpu)
+        .and_then(|()| sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::warn!(cpu, "an io thread could not be pinned: {error}");
+    }
+}
+
+/// A thread's life.
+async fn live(parts: Parts, ends: Ends) {
+    let thread = Thread::new(parts);
+    let inbox = Rc::new(RefCell::new(ends.inbox));
+    let _first = thread.inbox.set(inbox.clone());
+    let bell = monoio::net::UnixStream::from_std(ends.bell).expect("a bell is a socket");
+    monoio::spawn(crate::inbox::run(thread.clone(), inbox, bell));
+    monoio::spawn(crate::ticker::run(thread.clone()));
+    for (listener, port) in ends.listeners {
+        monoio::spawn(crate::accept::run(thread.clone(), listener, port));
+    }
+    // Until it is told to stop, and what it owes was answered.
+    let alarm = thread.alarms.alarm();
+    let mut stopping_ns = None;
+    loop {
+        let now_ns = thread.now_ns();
+        if thread.phase.get() == Phase::Stopping {
+            let since_ns = *stopping_ns.get_or_insert(now_ns);
+            let quiet = thread.answering.get() == 0 && thread.calls.len() == 0;
+            if quiet || now_ns > since_ns + LAST_ANSWERS_NS {
+                return;
+            }
+        }
+        let look_ns = if stopping_ns.is_some() {
+            STOP_LOOK_NS
+        } else {
+            IDLE_LOOK_NS
+        };
+        alarm.until(now_ns + look_ns).await;
+    }
+}
+
+/// After the order to stop, the last answers have so long to be written.
+const LAST_ANSWERS_NS: u64 = 3_000_000_000;
+const STOP_LOOK_NS: u64 = 2_000_000;
+const IDLE_LOOK_NS: u64 = 50_000_000;
+
+/// Starts all io threads, with the best driver that all of them get.
+pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {
+    let count = plumbing.inboxes.len();
+    let mut public = crate::accept::listeners(config.listen, count)?;
+    let listen = public[0].local_addr()?;
+    let mut internal = match config.internal_listen {
+        Some(address) => crate::accept::listeners(address, count)?,
+        None => Vec::new(),
+    };
+    let internal_listen = internal.first().map(TcpListener::local_addr).transpose()?;
+    let port = Port::Public {
+        internal: internal.is_empty(),
+    };
+    let (peers, mut peer_inboxes): (Vec<_>, Vec<_>) = plumbing
+        .inboxes
+        .iter()
+        .map(|(inbox, _)| {
+            let (producer, consumer) = ring::channel(MESSAGES_DEPTH);
+            (PeerPost::new(producer, inbox.bell.clone()), consumer)
+        })
+        .unzip();
+    let memory = Arc::new(AtomicU64::new(0));
+    let tokens = Tokens::new();
+    let mut starting = Vec::new();
+    for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
+        let seat = match &plumbing.scheduler {
+            SchedulerSeat::Inline => SeatPlan::Inline,
+            SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post.clone()),
+        };
+        let parts = Parts {
+            index: index as u16,
+            threads: count as u16,
+            config: config.clone(),
+            origin: plumbing.origin,
+            origin_wall: plumbing.origin_wall,
+            entries: plumbing.entries.clone(),
+            rate: plumbing.rate.clone(),
+            ledgers: plumbing.ledgers.clone(),
+            memory: memory.clone(),
+            seat,
+            bridge: plumbing.bridge.clone(),
+            peers: peers.clone().into(),
+            tokens: tokens.clone(),
+        };
+        let mut listeners = vec![(public.remove(0), port)];
+        if !internal.is_empty() {
+            listeners.push((internal.remove(0), Port::Internal));
+        }
+        let inbox = Inbox {
+            rings,
+            peers: peer_inboxes.remove(0),
+        };
+        starting.push(start_one(
+            parts,
+            Ends {
+                inbox,
+                bell,
+                listeners,
+            },
+        )?);
+    }
+    let driver = climb(config.driver, &starting)?;
+    let threads = starting.into_iter().map(|one| one.thread).collect();
+    Ok(IoThreads {
+        threads,
+        driver,
+        listen,
+        internal_listen,
+    })
+}
+
+/// Down the ladder until all threads stand on one rung.
+fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<&'static str, StartError> {
+    let mut last = None;
+    for rung in choice.ladder() {
+        for one in starting {
+            let _gone = one.rungs.send(Some(*rung));
+        }
+        let mut all = true;
+        for one in starting {
+            match one.built.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    all = false;
+                    last = Some(error);
+                }
+                Err(_) => all = false,
+            }
+        }
+        if all {
+            for one in starting {
+                let _gone = one.rungs.send(None);
+            }
+            return Ok(rung.name());
+        }
+    }
+    let error = last.unwrap_or_else(|| std::io::Error::other("an io thread ended at once"));
+    Err(if choice == DriverChoice::Uring {
+        StartError::NoUring(error)
+    } else {
+        error.into()
+    })
 }

@@ -1,0 +1,197 @@
+//! Deadlines of one io thread: an alarm for each task that has one, over a single timer wheel.
+//! It never makes a system call; the thread's ticker sleeps for it, and every busy pass looks in.
+//! Connections, calls and long polls hold one each.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use nanofaas_core::wheel::{TimerRef, Wheel};
+
+const NEVER: u64 = u64::MAX;
+
+struct Slot {
+    due_ns: u64,
+    armed_ns: u64,
+    timer: Option<TimerRef>,
+    waker: Option<Waker>,
+}
+
+struct Inner {
+    wheel: Wheel,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    now_ns: u64,
+    /// When the ticker will look next; an earlier alarm has to wake it.
+    ticker_ns: u64,
+    ticker: Option<Waker>,
+}
+
+/// All alarms of a thread.
+pub(crate) struct Alarms(RefCell<Inner>);
+
+/// One task's alarm. Set it again to move it; dropping it forgets it.
+pub(crate) struct Alarm {
+    alarms: Rc<Alarms>,
+    index: u32,
+}
+
+impl Alarms {
+    pub(crate) fn new(now_ns: u64) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(Inner {
+            wheel: Wheel::new(now_ns),
+            slots: Vec::new(),
+            free: Vec::new(),
+            now_ns,
+            ticker_ns: NEVER,
+            ticker: None,
+        })))
+    }
+
+    /// An alarm that is not set.
+    pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
+        let mut inner = self.0.borrow_mut();
+        let slot = Slot {
+            due_ns: NEVER,
+            armed_ns: NEVER,
+            timer: None,
+            waker: None,
+        };
+        let index = if let Some(index) = inner.free.pop() {
+            inner.slots[index as usize] = slot;
+            index
+        } else {
+            inner.slots.push(slot);
+            u32::try_from(inner.slots.len() - 1).expect("fewer alarms than 2^32")
+        };
+        Alarm {
+            alarms: self.clone(),
+            index,
+        }
+    }
+
+    /// Wakes every task whose time has come.
+    pub(crate) fn advance(&self, now_ns: u64) {
+        let mut inner = self.0.borrow_mut();
+        inner.now_ns = now_ns;
+        if inner.wheel.next_ns().is_none_or(|next| next > now_ns) {
+            return;
+        }
+        let Inner { wheel, slots, .. } = &mut *inner;
+        let mut rearm: [u32; 64] = [0; 64];
+        loop {
+            let mut late = 0;
+            wheel.advance(now_ns, |key| {
+                let slot = &mut slots[key as usize];
+                slot.timer = None;
+                slot.armed_ns = NEVER;
+                if slot.due_ns <= now_ns {
+                    if let Some(waker) = slot.waker.take() {
+                        waker.wake();
+                    }
+                } else if slot.due_ns != NEVER && late < rearm.len() {
+                    rearm[late] = key as u32;
+                    late += 1;
+                }
+            });
+            // The wheel is borrowed while it fires, so alarms that were moved are set after.
+            for index in &rearm[..late] {
+                let slot = &mut slots[*index as usize];
+                slot.armed_ns = slot.due_ns;
+                slot.timer = Some(wheel.set(slot.due_ns, u64::from(*index)));
+            }
+            if late < rearm.len() {
+                return;
+            }
+            // More were moved than fit: find them by their missing timers.
+            for (index, slot) in slots.iter_mut().enumerate() {
+                if slot.due_ns != NEVER && slot.due_ns > now_ns && slot.timer.is_none() {
+                    slot.armed_ns = slot.due_ns;
+                    slot.timer = Some(wheel.set(slot.due_ns, index as u64));
+                }
+            }
+        }
+    }
+
+    /// When the ticker has to look next; it is woken where an earlier alarm is set.
+    pub(crate) fn plan(&self, latest_ns: u64, ticker: &Waker) -> u64 {
+        let mut inner = self.0.borrow_mut();
+        let next = inner.wheel.next_ns().unwrap_or(NEVER).min(latest_ns);
+        inner.ticker_ns = next;
+        inner.ticker = Some(ticker.clone());
+        next
+    }
+
+    /// Whether an alarm was set that is earlier than the ticker's plan.
+    pub(crate) fn plan_is_late(&self, planned_ns: u64) -> bool {
+        self.0.borrow().ticker_ns < planned_ns
+    }
+}
+
+impl Alarm {
+    /// Sets the alarm for `at_ns`, in place of any earlier setting.
+    pub(crate) fn set(&self, at_ns: u64) {
+        let mut inner = self.alarms.0.borrow_mut();
+        let Inner {
+            wheel,
+            slots,
+            ticker_ns,
+            ticker,
+            ..
+        } = &mut *inner;
+        let slot = &mut slots[self.index as usize];
+        slot.due_ns = at_ns;
+        // A timer that fires too early finds the later time and is set again.
+        if at_ns < slot.armed_ns {
+            if let Some(timer) = slot.timer.take() {
+                wheel.cancel(timer);
+            }
+            slot.armed_ns = at_ns;
+            slot.timer = Some(wheel.set(at_ns, u64::from(self.index)));
+            if at_ns < *ticker_ns {
+                *ticker_ns = at_ns;
+                if let Some(waker) = ticker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// Ready once the time has come, as of the last `advance`.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.alarms.0.borrow_mut();
+        let now_ns = inner.now_ns;
+        let slot = &mut inner.slots[self.index as usize];
+        if slot.due_ns <= now_ns {
+            return Poll::Ready(());
+        }
+        match &slot.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => slot.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits until `at_ns`.
+    pub(crate) async fn until(&self, at_ns: u64) {
+        self.set(at_ns);
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut inner = self.alarms.0.borrow_mut();
+        let Inner {
+            wheel, slots, free, ..
+        } = &mut *inner;
+        let slot = &mut slots[self.index as usize];
+        slot.due_ns = NEVER;
+        slot.armed_ns = NEVER;
+        slot.waker = None;
+        if let Some(timer) = slot.timer.take() {
+            wheel.cancel(timer);
+        }
+        free.push(self.index);
+    }
+}

@@ -1,0 +1,259 @@
+//! The table of calls that this io thread holds: a small slot for each, through which grants, ends
+//! and Job results reach the task that serves it. It holds no bytes of a request.
+//! Written by that task, by the inbox and by whoever ends a call.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::{CallRef, Grant};
+
+use crate::output::Output;
+
+/// Why a call has to end before it is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Cancelled,
+    /// Its client went away and nobody else waits for it.
+    Left,
+    Removed,
+    StartsFail(Arc<str>),
+    Shutdown,
+}
+
+/// What is heard of a Job.
+pub(crate) enum JobNews {
+    Started {
+        at_ns: u64,
+    },
+    Ended {
+        failure: Failure,
+        oom: bool,
+    },
+    /// The callback came.
+    Answered(Box<Result<Output, Failure>>),
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    lane: u32,
+    used: bool,
+    /// The task is gone, but a grant is on its way: its slot is given back when it arrives.
+    orphan: bool,
+    grant: Option<Grant>,
+    end: Option<End>,
+    attempt: u32,
+    job_started_ns: Option<u64>,
+    job: Option<JobNews>,
+    waker: Option<Waker>,
+}
+
+struct Inner {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    used: usize,
+}
+
+/// All calls of a thread.
+pub(crate) struct Calls {
+    thread: u16,
+    inner: RefCell<Inner>,
+}
+
+/// What to do with a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    Taken,
+    /// The call is gone: the slot has to be given back at once.
+    Unwanted,
+}
+
+impl Calls {
+    pub(crate) const fn new(thread: u16) -> Self {
+        let inner = Inner {
+            slots: Vec::new(),
+            free: Vec::new(),
+            used: 0,
+        };
+        Self {
+            thread,
+            inner: RefCell::new(inner),
+        }
+    }
+
+    /// A place for a call, unless the table is full.
+    pub(crate) fn open(&self, lane: u32) -> Option<CallRef> {
+        let mut inner = self.inner.borrow_mut();
+        let index = match inner.free.pop() {
+            Some(index) => index,
+            None if inner.slots.len() < CALLS_PER_IO_THREAD_MAX => {
+                inner.slots.push(Slot::default());
+                u32::try_from(inner.slots.len() - 1).expect("the table is small")
+            }
+            None => return None,
+        };
+        inner.used += 1;
+        let slot = &mut inner.slots[index as usize];
+        let generation = slot.generation.wrapping_add(1);
+        *slot = Slot {
+            generation,
+            lane,
+            used: true,
+            ..Slot::default()
+        };
+        Some(CallRef {
+            index,
+            generation,
+            thread: self.thread,
+        })
+    }
+
+    /// Calls in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.borrow().used
+    }
+
+    fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut Slot) -> R) -> Option<R> {
+        let mut inner = self.inner.borrow_mut();
+        let slot = inner.slots.get_mut(call.index as usize)?;
+        (slot.used && slot.generation == call.generation).then(|| act(slot))
+    }
+
+    /// The call ends while a grant is on its way: its place stays until the grant arrives.
+    pub(crate) fn orphan(&self, call: CallRef) {
+        self.with(call, |slot| slot.orphan = true);
+    }
+
+    /// The task is done with the call.
+    pub(crate) fn close(&self, call: CallRef, entries: &Entries) {
+        let orphan = self.with(call, |slot| {
+            slot.waker = None;
+            slot.job = None;
+            slot.orphan
+        });
+        if orphan == Some(false) {
+            self.free(call, entries);
+        }
+    }
+
+    fn free(&self, call: CallRef, entries: &Entries) {
+        entries.free(call);
+        let mut inner = self.inner.borrow_mut();
+        inner.slots[call.index as usize].used = false;
+        inner.free.push(call.index);
+        inner.used -= 1;
+    }
+
+    /// A grant arrived.
+    pub(crate) fn grant(&self, grant: Grant, entries: &Entries) -> Delivered {
+        let orphan = self
+            .with(grant.call, |slot| {
+                if !slot.orphan {
+                    slot.grant = Some(grant);
+                    wake(slot);
+                }
+                slot.orphan
+            })
+            .expect("a granted call keeps its place until the grant arrives");
+        if orphan {
+            self.free(grant.call, entries);
+            return Delivered::Unwanted;
+        }
+        Delivered::Taken
+    }
+
+    /// The grant, when it is there.
+    pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
+        self.with(call, |slot| slot.grant.take()).flatten()
+    }
+
+    /// Ends a call from outside; the first reason counts. False where there is no such call.
+    pub(crate) fn end(&self, call: CallRef, end: End) -> bool {
+        let found = self.with(call, |slot| {
+            slot.end.get_or_insert(end);
+            wake(slot);
+        });
+        found.is_some()
+    }
+
+    /// Ends every call of `lane` (of all lanes without one) that `choose` says yes to.
+    pub(crate) fn end_all(&self, lane: Option<u32>, end: &End, choose: impl Fn(CallRef) -> bool) {
+        let mut inner = self.inner.borrow_mut();
+        let thread = self.thread;
+        for (index, slot) in inner.slots.iter_mut().enumerate() {
+            let index = index as u32;
+            let call = CallRef {
+                index,
+                generation: slot.generation,
+                thread,
+            };
+            let meant = slot.used && !slot.orphan && lane.is_none_or(|lane| lane == slot.lane);
+            if meant && choose(call) {
+                slot.end.get_or_insert_with(|| end.clone());
+                wake(slot);
+            }
+        }
+    }
+
+    /// News of a Job for the attempt that the call is in; older ones are ignored. False where no
+    /// such call waits for it.
+    pub(crate) fn job(&self, call: CallRef, attempt: u32, news: JobNews) -> bool {
+        self.with(call, |slot| {
+            if slot.attempt != attempt || matches!(slot.job, Some(JobNews::Answered(_))) {
+                return false;
+            }
+            if let JobNews::Started { at_ns } = news {
+                slot.job_started_ns = Some(at_ns);
+            } else {
+                slot.job = Some(news);
+            }
+            wake(slot);
+            true
+        })
+        .unwrap_or(false)
+    }
+
+    /// The call begins an attempt that a Job serves; 0 ends it.
+    pub(crate) fn expect_job(&self, call: CallRef, attempt: u32) {
+        self.with(call, |slot| {
+            slot.attempt = attempt;
+            slot.job = None;
+            slot.job_started_ns = None;
+        });
+    }
+
+    /// Since when the Job runs.
+    pub(crate) fn job_started_ns(&self, call: CallRef) -> Option<u64> {
+        self.with(call, |slot| slot.job_started_ns).flatten()
+    }
+
+    /// The Job's end, when it is there.
+    pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
+        self.with(call, |slot| slot.job.take()).flatten()
+    }
+
+    /// The reason to end, when there is one; else the task is woken when there is news.
+    pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
+        self.with(call, |slot| {
+            if let Some(end) = &slot.end {
+                return Poll::Ready(end.clone());
+            }
+            match &slot.waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => slot.waker = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .expect("a call that is served has its place")
+    }
+}
+
+fn wake(slot: &Slot) {
+    if let Some(waker) = &slot.waker {
+        waker.wake_by_ref();
+    }
+}

@@ -1,0 +1,216 @@
+//! What clients and Jobs ask of an execution: its state, its output, its end, its input, its result.
+//! Answered on the thread that owns it; `client` and `peer` bring the questions.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::outcome::Failure;
+
+use crate::calls::{End, JobNews};
+use crate::executions::{Found, Kept, Record};
+use crate::problem::Problem;
+use crate::reply::{Response, problem};
+use crate::thread::Thread;
+use crate::{follow, job, status};
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum About {
+    /// Its state; when terminal, or after so many milliseconds.
+    Status {
+        wait_ms: u64,
+    },
+    Output,
+    Cancel,
+    /// A Job's result; none where its body was over the limit.
+    Complete {
+        token: Box<[u8]>,
+        content_type: Option<Box<[u8]>>,
+        body: Option<Vec<u8>>,
+    },
+    Input {
+        token: Box<[u8]>,
+    },
+    /// A repeat of a keyed call waits for its result.
+    Follow(follow::Follower),
+}
+
+/// Answers, wherever the execution belongs.
+pub(crate) async fn answer_anywhere(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    about: About,
+) -> Response {
+    if id.thread() == thread.index {
+        return answer(thread, id, about).await;
+    }
+    if id.thread() >= thread.threads {
+        return problem(&Problem::NoSuchExecution);
+    }
+    let answer = crate::peer::ask_about(thread, id, about).await;
+    answer.unwrap_or_else(|| problem(&Problem::Busy))
+}
+
+/// Answers for an execution of this thread.
+pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -> Response {
+    // The token is checked first: a stranger learns nothing of what exists.
+    let attempt = match &about {
+        About::Complete { token, .. } | About::Input { token } => {
+            match thread.tokens.verify(id, token) {
+                Some(attempt) => attempt,
+                None => {
+                    let why = "the token is not that of this execution";
+                    return problem(&Problem::Forbidden(why));
+                }
+            }
+        }
+        _ => 0,
+    };
+    let Some(found) = thread.executions.find(id) else {
+        return problem(&Problem::NoSuchExecution);
+    };
+    match about {
+        About::Status { wait_ms } => {
+            if let Found::Kept(kept) = &found {
+                until_over(thread, kept, wait_ms).await;
+            } else if wait_ms > 0 {
+                return plain_status(thread, id, wait_ms).await;
+            }
+            Response::json(state(thread, &found))
+        }
+        About::Output => output(&found),
+        About::Cancel => cancel(thread, &found),
+        About::Complete {
+            content_type, body, ..
+        } => complete(thread, &found, attempt, content_type.as_deref(), body),
+        About::Input { .. } => match thread.inputs.borrow().get(&id.random()) {
+            Some(input) if input.attempt == attempt => {
+                let content_type = Cow::Owned(input.content_type.to_vec());
+                Response::bytes(content_type, input.body.to_vec())
+            }
+            _ => problem(&Problem::Stale),
+        },
+        About::Follow(follower) => match found {
+            Found::Kept(kept) => follow::answer(thread, &kept, &follower).await,
+            Found::Plain(_) => problem(&Problem::NoSuchExecution),
+        },
+    }
+}
+
+fn state(thread: &Thread, found: &Found) -> Vec<u8> {
+    match found {
+        Found::Kept(kept) => {
+            let output = kept.output.borrow();
+            status::execution(thread, &kept.record.borrow(), output.as_deref())
+        }
+        Found::Plain(record) => status::execution(thread, record, None),
+    }
+}
+
+async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
+    if wait_ms == 0 || kept.is_over() {
+        return;
+    }
+    let alarm = thread.alarms.alarm();
+    alarm.set(thread.now_ns() + wait_ms * 1_000_000);
+    std::future::poll_fn(|cx| {
+        if kept.is_over() {
+            return Poll::Ready(());
+        }
+        kept.watch(cx);
+        alarm.poll(cx)
+    })
+    .await;
+}
+
+/// A plain sync call has nobody to wake: it is looked at now and then.
+async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Response {
+    const LOOK_NS: u64 = 20_000_000;
+    let until_ns = thread.now_ns() + wait_ms * 1_000_000;
+    let alarm = thread.alarms.alarm();
+    loop {
+        let Some(found) = thread.executions.find(id) else {
+            return problem(&Problem::NoSuchExecution);
+        };
+        let over = matches!(&found, Found::Plain(record) if record.status.is_terminal());
+        let now_ns = thread.now_ns();
+        if over || now_ns >= until_ns {
+            return Response::json(state(thread, &found));
+        }
+        alarm.until((now_ns + LOOK_NS).min(until_ns)).await;
+    }
+}
+
+fn output(found: &Found) -> Response {
+    let kept = match found {
+        Found::Kept(kept) => kept,
+        Found::Plain(record) if !record.status.is_terminal() => return problem(&Problem::NotEnded),
+        Found::Plain(_) => {
+            let why = "a plain :invoke gives its output to its caller alone; use :enqueue, \
+                       Prefer or an Idempotency-Key to have it kept";
+            return problem(&Problem::NoOutput(why));
+        }
+    };
+    if !kept.status().is_terminal() {
+        return problem(&Problem::NotEnded);
+    }
+    match &*kept.output.borrow() {
+        Some(output) => {
+            let content_type = Cow::Owned(output.raw_content_type().to_vec());
+            Response::bytes(content_type, output.bytes().to_vec())
+        }
+        None => problem(&Problem::NoOutput(
+            "the execution has no output; its status says why",
+        )),
+    }
+}
+
+fn cancel(thread: &Thread, found: &Found) -> Response {
+    let record: Record = match found {
+        Found::Kept(kept) => kept.record.borrow().clone(),
+        Found::Plain(record) => (**record).clone(),
+    };
+    if record.status.is_terminal() {
+        return Response::json(state(thread, found));
+    }
+    if let Some(call) = record.call {
+        thread.calls.end(call, End::Cancelled);
+    }
+    Response::accepted(state(thread, found))
+}
+
+fn complete(
+    thread: &Thread,
+    found: &Found,
+    attempt: u32,
+    content_type: Option<&[u8]>,
+    body: Option<Vec<u8>>,
+) -> Response {
+    let (call, over) = match found {
+        Found::Kept(kept) => {
+            let record = kept.record.borrow();
+            (record.call, record.status.is_terminal())
+        }
+        Found::Plain(record) => (record.call, record.status.is_terminal()),
+    };
+    let bytes_max = thread.config.response_bytes_max;
+    let too_large = body.is_none();
+    let answer = match body.map(|body| job::read_result(content_type, body)) {
+        None => Err(Failure::OutputTooLarge { bytes_max }),
+        Some(Ok(answer)) => answer,
+        Some(Err(why)) => return problem(&Problem::BadRequest(why)),
+    };
+    let recorded = !over
+        && call.is_some_and(|call| {
+            thread
+                .calls
+                .job(call, attempt, JobNews::Answered(Box::new(answer)))
+        });
+    match (recorded, too_large) {
+        (true, false) => Response::no_content(),
+        (true, true) => problem(&Problem::BodyTooLarge { bytes_max }),
+        (false, _) => problem(&Problem::Stale),
+    }
+}

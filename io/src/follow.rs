@@ -1,0 +1,117 @@
+//! Waiting for an execution that runs by itself: the first caller of a keyed or `Prefer` call, and
+//! everybody who repeats it. Whoever waits here can leave without ending anything.
+
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_core::outcome::{Failure, Stage};
+
+use crate::executions::Kept;
+use crate::problem::Problem;
+use crate::reply::{Invocation, Response, problem};
+use crate::thread::Thread;
+
+/// A repeat of a keyed call.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) trace_id: Option<Box<[u8]>>,
+    /// By when it wants an answer, nanoseconds of the process's clock.
+    pub(crate) deadline_ns: u64,
+    /// The repeat is an `:enqueue`: it wants the state at once.
+    pub(crate) enqueue: bool,
+    pub(crate) arrived_ns: u64,
+}
+
+/// Counts somebody who waits.
+pub(crate) struct Waiting<'a>(&'a Kept);
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(kept: &'a Kept) -> Self {
+        kept.followers.set(kept.followers.get() + 1);
+        Self(kept)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.followers.set(self.0.followers.get() - 1);
+    }
+}
+
+/// Waits for the end, to `deadline_ns`; false where that came first.
+pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline_ns: u64) -> bool {
+    let alarm = thread.alarms.alarm();
+    alarm.set(deadline_ns);
+    std::future::poll_fn(|cx| {
+        if kept.is_over() {
+            return Poll::Ready(true);
+        }
+        kept.watch(cx);
+        alarm.poll(cx).map(|()| false)
+    })
+    .await
+}
+
+/// The answer to a call that goes on without its client: the id and the state.
+pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
+    let (id, status) = {
+        let record = kept.record.borrow();
+        (record.id.to_string(), record.status.as_str())
+    };
+    let body = format!("{{\"executionId\":\"{id}\",\"status\":\"{status}\"}}");
+    let response = Response::accepted(body.into_bytes())
+        .with("Location", format!("/v1/executions/{id}").as_bytes())
+        .with("X-Execution-Id", id.as_bytes());
+    match trace_id {
+        Some(trace_id) => response.with("X-Trace-Id", trace_id),
+        None => response,
+    }
+}
+
+/// The answer to `:invoke`, as things are.
+pub(crate) fn result(
+    thread: &Thread,
+    kept: &Kept,
+    trace_id: Option<&[u8]>,
+    arrived_ns: u64,
+    replay: bool,
+) -> Response {
+    if let Some(refusal) = kept.refused.get() {
+        return problem(&Problem::Refused(refusal));
+    }
+    let record = kept.record.borrow();
+    let output = kept.output.borrow();
+    let over = record.status.is_terminal();
+    let gone = Failure::Timeout(Stage::Queued);
+    let result = match (&*output, &record.failure) {
+        (_, Some(failure)) => Err(failure),
+        (Some(output), None) => Ok(&**output),
+        (None, None) => Err(&gone),
+    };
+    let total_ns = thread.now_ns().saturating_sub(arrived_ns);
+    Invocation {
+        id: record.id,
+        status: record.status,
+        result,
+        follower_timed_out: !over,
+        trace_id,
+        times: kept.times.get(),
+        total_ns,
+        replay,
+    }
+    .response()
+}
+
+/// Answers a repeat on the thread that owns the execution.
+pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Follower) -> Response {
+    let trace_id = follower.trace_id.as_deref();
+    if follower.enqueue {
+        if let Some(refusal) = kept.refused.get() {
+            return problem(&Problem::Refused(refusal));
+        }
+        return accepted(kept, trace_id).with("Idempotent-Replay", b"true");
+    }
+    let _waiting = Waiting::new(kept);
+    until(thread, kept, follower.deadline_ns).await;
+    result(thread, kept, trace_id, follower.arrived_ns, true)
+}

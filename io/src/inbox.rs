@@ -1,0 +1,167 @@
+//! What other threads say to this one: messages of the bridge, grants of a pinned scheduler,
+//! questions of its peers. It empties the rings and sleeps by the doorbell's protocol; it never
+//! waits for anything else.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use monoio::io::AsyncReadRent;
+use monoio::net::UnixStream;
+use nanofaas_core::message::{BridgeMessage, Message};
+use nanofaas_core::post::IoInbox;
+use nanofaas_core::ring::Consumer;
+
+use crate::calls::{End, JobNews};
+use crate::peer::PeerMessage;
+use crate::thread::{Known, Phase, Thread};
+
+/// Messages in a row before the loop looks at I/O.
+const PASS_MAX: usize = 512;
+
+/// The receiving ends.
+pub(crate) struct Inbox {
+    pub(crate) rings: IoInbox,
+    pub(crate) peers: Consumer<PeerMessage>,
+}
+
+impl Inbox {
+    fn has_mail(&self) -> bool {
+        let rings = &self.rings;
+        rings.messages.is_published() || rings.grants.is_published() || self.peers.is_published()
+    }
+}
+
+/// Serves the inbox for ever.
+pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, mut bell: UnixStream) {
+    let doorbell = inbox.borrow().rings.bell.clone();
+    let mut bytes = vec![0; 64];
+    loop {
+        let now_ns = thread.now_ns();
+        thread.alarms.advance(now_ns);
+        pump(&thread, &inbox);
+        thread.tick(now_ns);
+        // With work left it rings for itself: the read of the bell is then the I/O completion that
+        // gives everybody else their turn.
+        if !doorbell.sleep(|| inbox.borrow().has_mail() || thread.turn_left.get()) {
+            let _announced = doorbell.sleep(|| false);
+            doorbell.ring();
+        }
+        let (read, buffer) = bell.read(bytes).await;
+        bytes = buffer;
+        doorbell.awake();
+        assert!(
+            matches!(read, Ok(n) if n > 0),
+            "an io thread lost its bell: {read:?}"
+        );
+    }
+}
+
+/// Takes what is there from within a call, which has heard of something that a message explains.
+pub(crate) fn catch_up(thread: &Rc<Thread>) {
+    if let Some(inbox) = thread.inbox.get() {
+        pump(thread, inbox);
+    }
+}
+
+/// Takes what is there, messages before grants: a grant may name a pod that a message introduces.
+pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
+    for _ in 0..PASS_MAX {
+        let Some(message) = inbox.borrow_mut().rings.messages.pop() else {
+            break;
+        };
+        take(thread, message);
+    }
+    for _ in 0..PASS_MAX {
+        let Some(grant) = inbox.borrow_mut().rings.grants.pop() else {
+            break;
+        };
+        thread.take_grant(grant);
+    }
+    for _ in 0..PASS_MAX {
+        let Some(message) = inbox.borrow_mut().peers.pop() else {
+            break;
+        };
+        crate::peer::take(thread, message);
+    }
+}
+
+fn take(thread: &Rc<Thread>, message: Message) {
+    match message {
+        Message::Event(event) => thread.schedule(event, thread.now_ns()),
+        Message::Notice(notice) => thread.heed(&notice),
+        Message::Function(function) => {
+            let version = function.version;
+            let name = function.name();
+            let endpoint = match thread.functions.borrow().get(name) {
+                Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
+                    old.endpoint.borrow().clone()
+                }
+                _ => Err("its endpoint was not resolved yet".into()),
+            };
+            let endpoint = RefCell::new(endpoint);
+            let known = Rc::new(Known {
+                function,
+                endpoint,
+                removed: false.into(),
+            });
+            thread.functions.borrow_mut().put(known);
+            acknowledge(thread, version);
+        }
+        Message::FunctionRemoved {
+            lane,
+            name,
+            version,
+        } => {
+            if let Some(known) = thread.functions.borrow_mut().remove(&name) {
+                known.removed.set(true);
+            }
+            thread.pods.clear_pool(lane);
+            thread.calls.end_all(Some(lane), &End::Removed, |call| {
+                thread.entries.is_queued(call)
+            });
+            acknowledge(thread, version);
+        }
+        Message::PodAddress { pod, address } => thread.pods.put(pod, address),
+        Message::PodGone { pod, end } => thread.pods.gone(pod, end),
+        Message::Endpoint { lane, address } => {
+            if let Some(known) = thread.functions.borrow().at(lane) {
+                let old = known.endpoint.replace(address);
+                if old != *known.endpoint.borrow() {
+                    thread.pods.clear_pool(lane);
+                }
+            }
+        }
+        Message::JobStarted {
+            call,
+            attempt,
+            at_ns,
+        } => {
+            thread.calls.job(call, attempt, JobNews::Started { at_ns });
+        }
+        Message::JobEnded {
+            call,
+            attempt,
+            failure,
+            oom,
+        } => {
+            thread
+                .calls
+                .job(call, attempt, JobNews::Ended { failure, oom });
+        }
+        Message::Reply { token, reply } => thread.replies.answer(token, reply),
+        Message::Drain => thread.phase.set(Phase::Draining),
+        Message::Stop => {
+            thread.phase.set(Phase::Stopping);
+            thread.calls.end_all(None, &End::Shutdown, |_| true);
+        }
+    }
+}
+
+/// The bridge has room for an answer to each of its messages: it waits for them before more.
+fn acknowledge(thread: &Thread, version: u64) {
+    let sent = thread.bridge.send(BridgeMessage::Ack { version });
+    assert!(
+        sent.is_ok(),
+        "the bridge's ring has places for every acknowledgement"
+    );
+}

@@ -1,0 +1,567 @@
+//! From a request to a call: admission at the head and after the body, keys, `Prefer`, and the end
+//! of the call in metrics, ledger and record. It runs no attempt; `call` does. `client` calls it.
+
+use std::rc::Rc;
+
+use nanofaas_core::admission::{self, Refusal};
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::{CallRef, Class};
+
+use crate::alarm::Alarm;
+use crate::call::{self, Call, Finished};
+use crate::executions::{Kept, Key, Record, Status};
+use crate::field::{MediaType, media_type, parse_idempotency_key, parse_timeout_ms};
+use crate::follow::{self, Follower};
+use crate::head::Framing;
+use crate::idempotency::{Claim, fingerprint};
+use crate::incoming::Incoming;
+use crate::json;
+use crate::output::Output;
+use crate::peer;
+use crate::problem::Problem;
+use crate::reply::{Invocation, Response, Wire, problem};
+use crate::request::Head;
+use crate::thread::{Charge, Known, Phase, Thread};
+
+const MS: u64 = 1_000_000;
+
+/// A call that was let in by its head.
+pub(crate) struct Entrant {
+    pub(crate) known: Rc<Known>,
+    pub(crate) charge: Charge,
+    pub(crate) arrived_ns: u64,
+    /// Of a sync call.
+    deadline_ns: u64,
+    enqueue: bool,
+}
+
+/// Admission as far as the head tells: rate, function, memory.
+pub(crate) fn at_head(
+    thread: &Rc<Thread>,
+    name: &str,
+    enqueue: bool,
+    head: &Head,
+    head_bytes: &[u8],
+    arrived_ns: u64,
+) -> Result<Entrant, Problem> {
+    if thread.phase.get() != Phase::Serving {
+        return Err(Problem::ShuttingDown);
+    }
+    let known = thread.function(name);
+    let reject = |reason: RejectReason, wait_ns| {
+        match &known {
+            Some(known) => known.metrics(thread).rejected[reason as usize].add(),
+            None => thread.ledger().rejected_unknown.add(),
+        }
+        Problem::Refused(Refusal::new(reason, wait_ns))
+    };
+    thread
+        .rate
+        .take(arrived_ns)
+        .map_err(|wait_ns| reject(RejectReason::Rate, wait_ns))?;
+    let Some(found) = known.clone() else {
+        return Err(Problem::NoSuchFunction(name.to_owned()));
+    };
+    let declared = match head.framing {
+        Framing::Length(length) if length > thread.config.body_bytes_max => {
+            return Err(Problem::BodyTooLarge {
+                bytes_max: thread.config.body_bytes_max,
+            });
+        }
+        Framing::Length(length) => length,
+        Framing::None => return Err(Problem::LengthRequired),
+        Framing::Chunked => 0,
+    };
+    let spec = &found.function.spec;
+    let timeout_ms = match head.timeout_ms {
+        Some(span) => parse_timeout_ms(span.of(head_bytes))?,
+        None => spec.timeout_ms,
+    };
+    if let Some(key) = head.idempotency_key {
+        parse_idempotency_key(key.of(head_bytes))?;
+    }
+    let charge = thread
+        .charge(declared + CALL_OVERHEAD_BYTES as u64)
+        .ok_or_else(|| reject(RejectReason::Memory, 0))?;
+    let deadline_ns = arrived_ns + u64::from(timeout_ms) * MS;
+    Ok(Entrant {
+        known: found,
+        charge,
+        arrived_ns,
+        deadline_ns,
+        enqueue,
+    })
+}
+
+/// A chunked body grew past what memory allows.
+pub(crate) fn out_of_memory(thread: &Thread, known: &Known) -> Problem {
+    known.metrics(thread).rejected[RejectReason::Memory as usize].add();
+    Problem::Refused(Refusal::new(RejectReason::Memory, 0))
+}
+
+/// What the connection of a call offers to it.
+pub(crate) trait Client {
+    /// Told of the call's place while it may be ended by the client's leaving.
+    fn serving(&self, place: Option<CallRef>);
+    /// Ready once the client is gone.
+    fn poll_gone(&self) -> bool;
+}
+
+/// How the client is answered.
+pub(crate) struct Answering<'a> {
+    pub(crate) client: &'a dyn Client,
+    pub(crate) alarm: &'a Alarm,
+    pub(crate) wire: Wire,
+    pub(crate) out: &'a mut Vec<u8>,
+    pub(crate) scratch: &'a mut Vec<u8>,
+}
+
+impl Answering<'_> {
+    fn send(&mut self, response: &Response) {
+        response.write(self.out, self.wire);
+    }
+}
+
+/// Serves a call whose body is there. Whatever happens, an answer is in `out` afterwards.
+pub(crate) async fn invoke(
+    thread: &Rc<Thread>,
+    entrant: Entrant,
+    mut incoming: Incoming,
+    mut answering: Answering<'_>,
+) {
+    if let Err(fault) = read_envelope(&mut incoming) {
+        return answering.send(&problem(&fault));
+    }
+    let prefer = incoming.head.prefer;
+    // Both together mean the wait.
+    let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s.is_none());
+    let keyed = incoming.head.idempotency_key.is_some();
+    if detached || keyed || prefer.wait_s.is_some() {
+        return kept_call(thread, entrant, incoming, detached, &mut answering).await;
+    }
+    plain_call(thread, &entrant, &incoming, &mut answering).await;
+    thread.buffers.give(incoming.into_buffer());
+}
+
+/// Checks a JSON body and finds its `input`.
+fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
+    if media_type(incoming.content_type()) == MediaType::Json {
+        let envelope = json::envelope(incoming.body())?;
+        incoming.set_input(envelope.input);
+    }
+    Ok(())
+}
+
+fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
+    known.metrics(thread).rejected[refusal.reason as usize].add();
+    Problem::Refused(refusal)
+}
+
+/// Lets a call into its function's queue, or says why not; a refusal leaves no trace.
+fn enter(
+    thread: &Thread,
+    known: &Known,
+    class: Class,
+    now_ns: u64,
+    deadline_ns: u64,
+    begin: impl FnOnce(CallRef),
+) -> Result<CallRef, Problem> {
+    let function = &known.function;
+    if known.removed.get() {
+        return Err(Problem::NoSuchFunction(function.name().to_string()));
+    }
+    let Some(place) = thread.calls.open(function.lane) else {
+        return Err(refuse(thread, known, Refusal::new(RejectReason::Memory, 0)));
+    };
+    let left_ns = deadline_ns.saturating_sub(now_ns);
+    let queue_size = function.spec.queue_size;
+    if let Err(refusal) = admission::admit(&function.view, queue_size, class, left_ns) {
+        thread.calls.close(place, &thread.entries);
+        return Err(refuse(thread, known, refusal));
+    }
+    begin(place);
+    if !call::enter(thread, function, place, class, now_ns) {
+        thread.calls.close(place, &thread.entries);
+        let wait_ns = admission::predicted_wait_ns(&function.view);
+        return Err(refuse(
+            thread,
+            known,
+            Refusal::new(RejectReason::Depth, wait_ns),
+        ));
+    }
+    known.metrics(thread).enqueue.add();
+    thread.ledger().accepted.add();
+    Ok(place)
+}
+
+fn record(known: &Rc<Known>, id: ExecutionId, enqueued_ns: u64, call: Option<CallRef>) -> Record {
+    Record {
+        id,
+        known: known.clone(),
+        status: Status::Queued,
+        attempt: 0,
+        enqueued_ns,
+        started_ns: None,
+        finished_ns: None,
+        cold_start: false,
+        init_ms: None,
+        failure: None,
+        call,
+    }
+}
+
+/// The warm path: the call lives and dies with its client's wait.
+async fn plain_call(
+    thread: &Rc<Thread>,
+    entrant: &Entrant,
+    incoming: &Incoming,
+    answering: &mut Answering<'_>,
+) {
+    let known = &entrant.known;
+    let id = thread.new_id();
+    let queued_ns = thread.now_ns();
+    // The record is there before the call can begin.
+    let begin = |place| {
+        thread
+            .executions
+            .put_plain(record(known, id, queued_ns, Some(place)))
+    };
+    let entered = enter(
+        thread,
+        known,
+        Class::Sync,
+        queued_ns,
+        entrant.deadline_ns,
+        begin,
+    );
+    let place = match entered {
+        Ok(place) => place,
+        Err(refused) => {
+            thread.executions.forget_plain(id);
+            return answering.send(&problem(&refused));
+        }
+    };
+    answering.client.serving(Some(place));
+    let call = Call {
+        thread,
+        known: known.clone(),
+        place,
+        id,
+        class: Class::Sync,
+        arrived_ns: entrant.arrived_ns,
+        queued_ns,
+        deadline_ns: entrant.deadline_ns,
+        kept: None,
+        request: incoming,
+        alarm: answering.alarm,
+        attempt: 0.into(),
+    };
+    let finished = call::serve(&call).await;
+    answering.client.serving(None);
+    let now_ns = thread.now_ns();
+    let status = finish(&call, &finished, now_ns);
+    thread.executions.with_plain(id, |record| {
+        end_record(record, status, finished.result.as_ref().err(), now_ns);
+    });
+    Invocation {
+        id,
+        status,
+        result: finished.result.as_ref(),
+        follower_timed_out: false,
+        trace_id: incoming.trace_id(),
+        times: finished.times,
+        total_ns: now_ns.saturating_sub(entrant.arrived_ns),
+        replay: false,
+    }
+    .write(answering.out, answering.scratch, answering.wire);
+    if let Ok(output) = finished.result {
+        give_back(thread, output);
+    }
+}
+
+fn give_back(thread: &Thread, output: Output) {
+    let (buffer, head) = output.into_buffers();
+    thread.buffers.give(buffer);
+    if let Some(head) = head {
+        thread.buffers.give(head);
+    }
+}
+
+fn end_record(record: &mut Record, status: Status, failure: Option<&Failure>, now_ns: u64) {
+    record.status = status;
+    record.failure = failure.cloned();
+    record.finished_ns = Some(now_ns);
+    record.call = None;
+}
+
+/// The end of a call in its place, the metrics and the ledger.
+fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
+    let thread = call.thread;
+    let metrics = call.known.metrics(thread);
+    let status = match &finished.result {
+        Ok(_) => {
+            metrics.success.add();
+            Status::Success
+        }
+        Err(failure) => {
+            let status = Status::of(failure);
+            if status == Status::Timeout {
+                metrics.timeout.add()
+            } else {
+                metrics.error.add()
+            }
+            log_failure(call, failure);
+            status
+        }
+    };
+    let times = &finished.times;
+    metrics.queue_wait.record(times.queue_ns);
+    if times.start_ns > 0 {
+        metrics.start_wait.record(times.start_ns);
+    }
+    if call.attempt.get() > 0 {
+        metrics.dispatch_time.record(times.dispatch_ns);
+        metrics.handler.record(times.function_ns);
+    }
+    metrics.e2e.record(now_ns.saturating_sub(call.arrived_ns));
+    thread.ledger().finished.add();
+    thread.calls.close(call.place, &thread.entries);
+    status
+}
+
+fn log_failure(call: &Call<'_>, failure: &Failure) {
+    use nanofaas_core::outcome::Blame;
+    let (function, attempt) = (call.known.function.name(), call.attempt.get());
+    let trace = call
+        .request
+        .trace_id()
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    let (id, code, message) = (call.id, failure.code(), failure.message());
+    match failure.blame() {
+        Blame::Client => tracing::debug!(
+            executionId = %id, function = %function, traceId = %trace, attempt, code, "{message}"
+        ),
+        Blame::Function | Blame::Pod | Blame::Cluster | Blame::Plane => tracing::warn!(
+            executionId = %id, function = %function, traceId = %trace, attempt, code, "{message}"
+        ),
+    }
+}
+
+/// Async, keyed and `Prefer` calls: the call runs by itself, and its client follows it.
+async fn kept_call(
+    thread: &Rc<Thread>,
+    entrant: Entrant,
+    incoming: Incoming,
+    detached: bool,
+    answering: &mut Answering<'_>,
+) {
+    let id = thread.new_id();
+    let queued_ns = thread.now_ns();
+    let async_deadline_ns = entrant.arrived_ns + thread.config.async_max_age_ms * MS;
+    let deadline_ns = if detached {
+        async_deadline_ns
+    } else {
+        entrant.deadline_ns
+    };
+    let kept = Kept::new(
+        record(&entrant.known, id, queued_ns, None),
+        deadline_ns,
+        detached,
+    );
+    thread.executions.put(&kept);
+    if let Some(key) = incoming.idempotency_key() {
+        let key: Key = (entrant.known.function.name().clone(), key.into());
+        let body = fingerprint(incoming.content_type().unwrap_or_default(), incoming.body());
+        let claim = peer::claim(thread, &key, body, id).await;
+        if claim != Some(Claim::Run) {
+            thread.executions.forget(id);
+            return follow_other(thread, &entrant, &incoming, detached, claim, answering).await;
+        }
+        kept.key.replace(Some(key));
+    }
+    let class = if detached { Class::Async } else { Class::Sync };
+    let now_ns = thread.now_ns();
+    let begin = |place| kept.record.borrow_mut().call = Some(place);
+    let place = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
+        Ok(place) => place,
+        Err(refused) => {
+            refuse_followers(thread, &kept, &refused);
+            return answering.send(&problem(&refused));
+        }
+    };
+    let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
+    let wait_s = incoming.head.prefer.wait_s;
+    let arrived_ns = entrant.arrived_ns;
+    let own = (entrant.known, entrant.charge);
+    // A first call is queued as far as its client is concerned, however fast it is granted.
+    let queued = follow::accepted(&kept, trace_id.as_deref());
+    monoio::spawn(run_kept(
+        thread.clone(),
+        kept.clone(),
+        place,
+        own,
+        incoming,
+        class,
+        arrived_ns,
+    ));
+    if detached {
+        return answering.send(&queued);
+    }
+    let patience_ns = wait_s.map_or(u64::MAX, |wait_s| {
+        arrived_ns + u64::from(wait_s) * 1000 * MS
+    });
+    let over = follow_own(thread, &kept, patience_ns, answering).await;
+    if over {
+        let response = follow::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
+        return answering.send(&response);
+    }
+    // Its client's patience is over, or its client: it goes on by the async deadlines.
+    kept.detached.set(true);
+    kept.deadline_ns.set(async_deadline_ns);
+    let keeps_on = kept.key.borrow().is_some() || kept.followers.get() > 0;
+    if answering.client.poll_gone() && !keeps_on {
+        thread.calls.end(place, crate::calls::End::Left);
+    }
+    answering.send(&follow::accepted(&kept, trace_id.as_deref()));
+}
+
+/// Waits for one's own call; false where patience, or the client, went first.
+async fn follow_own(
+    thread: &Thread,
+    kept: &Kept,
+    patience_ns: u64,
+    answering: &Answering<'_>,
+) -> bool {
+    let alarm = thread.alarms.alarm();
+    alarm.set(patience_ns);
+    std::future::poll_fn(|cx| {
+        if kept.is_over() {
+            return std::task::Poll::Ready(true);
+        }
+        if answering.client.poll_gone() {
+            return std::task::Poll::Ready(false);
+        }
+        kept.watch(cx);
+        alarm.poll(cx).map(|()| false)
+    })
+    .await
+}
+
+/// A key that somebody else's execution holds.
+async fn follow_other(
+    thread: &Rc<Thread>,
+    entrant: &Entrant,
+    incoming: &Incoming,
+    enqueue: bool,
+    claim: Option<Claim>,
+    answering: &mut Answering<'_>,
+) {
+    let response = match claim {
+        Some(Claim::Follow(id)) => {
+            let follower = Follower {
+                trace_id: incoming.trace_id().map(Into::into),
+                deadline_ns: entrant.deadline_ns,
+                enqueue,
+                arrived_ns: entrant.arrived_ns,
+            };
+            let about = crate::execution_api::About::Follow(follower);
+            crate::execution_api::answer_anywhere(thread, id, about).await
+        }
+        Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),
+        Some(Claim::Run) => unreachable!("its own claim is not another's"),
+        None => problem(&Problem::Busy),
+    };
+    answering.send(&response);
+}
+
+/// The first caller was refused: the key is free again, and who followed hears the same.
+fn refuse_followers(thread: &Thread, kept: &Rc<Kept>, refused: &Problem) {
+    let id = kept.record.borrow().id;
+    if let Problem::Refused(refusal) = refused {
+        kept.refused.set(Some(*refusal));
+    } else {
+        // The function was removed meanwhile.
+        let now_ns = thread.now_ns();
+        let removed = Some(&Failure::FunctionRemoved);
+        end_record(
+            &mut kept.record.borrow_mut(),
+            Status::Error,
+            removed,
+            now_ns,
+        );
+    }
+    if let Some(key) = kept.key.take() {
+        peer::release_key(thread, key, id);
+    }
+    thread.executions.forget(id);
+    kept.announce();
+}
+
+/// The task of a kept call.
+async fn run_kept(
+    thread: Rc<Thread>,
+    kept: Rc<Kept>,
+    place: CallRef,
+    own: (Rc<Known>, Charge),
+    incoming: Incoming,
+    class: Class,
+    arrived_ns: u64,
+) {
+    let (known, charge) = own;
+    let alarm = thread.alarms.alarm();
+    let (id, queued_ns) = {
+        let record = kept.record.borrow();
+        (record.id, record.enqueued_ns)
+    };
+    let call = Call {
+        thread: &thread,
+        known,
+        place,
+        id,
+        class,
+        arrived_ns,
+        queued_ns,
+        deadline_ns: kept.deadline_ns.get(),
+        kept: Some(kept.clone()),
+        request: &incoming,
+        alarm: &alarm,
+        attempt: 0.into(),
+    };
+    let finished = call::serve(&call).await;
+    let now_ns = thread.now_ns();
+    let status = finish(&call, &finished, now_ns);
+    drop(charge);
+    kept.times.set(finished.times);
+    end_record(
+        &mut kept.record.borrow_mut(),
+        status,
+        finished.result.as_ref().err(),
+        now_ns,
+    );
+    if finished.never_ran
+        && let Some(key) = kept.key.take()
+    {
+        peer::release_key(&thread, key, id);
+    }
+    thread
+        .executions
+        .finished(&kept, finished.result.ok().map(Rc::new), now_ns);
+    kept.announce();
+    expire(&thread, now_ns);
+}
+
+/// Drops executions that are past their time or the byte budget, and their keys.
+pub(crate) fn expire(thread: &Thread, now_ns: u64) {
+    thread.executions.expire(now_ns, |gone, early| {
+        if early {
+            thread.ledger().evicted.add();
+        }
+        if let Some(key) = gone.key.take() {
+            peer::release_key(thread, key, gone.record.borrow().id);
+        }
+    });
+}

@@ -1,0 +1,602 @@
+//! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
+//! A read stays armed on every connection, so a pod that dies is noticed at once, also an idle one.
+//! It decides no retry; it says whether the attempt can have begun. `call` runs it.
+
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
+use monoio::io::{Split, Splitable};
+use monoio::net::{TcpStream, UnixStream};
+use nanofaas_core::message::PodAddress;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::retry::AttemptFailure;
+use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::ticket::{Grant, PodVerdict};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::answer::{AnswerBody, AnswerHead, parse_answer};
+use crate::buffers::SMALL;
+use crate::call::{Attempt, Call, Cut, cut_off};
+use crate::chunked::Chunked;
+use crate::head::HeadScan;
+use crate::output::Output;
+use crate::pods::Owner;
+use crate::thread::Thread;
+
+/// A connection that carries answers in one read is read with small buffers; others with these.
+const LARGE_READ: usize = 64 * 1024;
+/// `1xx` answers before the real one.
+const INTERIM_MAX: u32 = 8;
+/// A pod's error text beyond this is cut.
+const MESSAGE_MAX: usize = 16 * 1024;
+
+enum WriteHalf {
+    Tcp(OwnedWriteHalf<TcpStream>),
+    Unix(OwnedWriteHalf<UnixStream>),
+}
+
+impl WriteHalf {
+    /// Writes all of `bytes`. An error says whether nothing at all was taken.
+    async fn write_all(&mut self, bytes: Vec<u8>) -> (Result<(), Unsent>, Vec<u8>) {
+        match self {
+            Self::Tcp(half) => write_all(half, bytes).await,
+            Self::Unix(half) => write_all(half, bytes).await,
+        }
+    }
+}
+
+struct Unsent {
+    nothing: bool,
+    why: std::io::Error,
+}
+
+async fn write_all<W: AsyncWriteRent>(
+    half: &mut W,
+    bytes: Vec<u8>,
+) -> (Result<(), Unsent>, Vec<u8>) {
+    let length = bytes.len();
+    let (wrote, bytes) = half.write(bytes).await;
+    match wrote {
+        Ok(n) if n == length => (Ok(()), bytes),
+        Ok(n) => {
+            use monoio::buf::IoBuf;
+            let (rest, slice) = half.write_all(bytes.slice(n..)).await;
+            let sent = rest.map(|_| ()).map_err(|why| Unsent {
+                nothing: false,
+                why,
+            });
+            (sent, slice.into_inner())
+        }
+        Err(why) => (Err(Unsent { nothing: true, why }), bytes),
+    }
+}
+
+/// What the reading task and the call share of a connection.
+struct Shared {
+    fd: RawFd,
+    received: RefCell<Vec<u8>>,
+    closed: Cell<bool>,
+    /// A call waits for an answer; bytes at any other time spoil the connection.
+    busy: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A connection to a pod. Dropping it closes it, whatever is in flight.
+pub(crate) struct Connection {
+    shared: Rc<Shared>,
+    write: WriteHalf,
+}
+
+impl Connection {
+    /// Whether it can carry a call: open, and with nothing unread.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.shared.closed.get()
+    }
+
+    async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
+        let (write, shared) = match address {
+            PodAddress::Tcp(address) => {
+                let stream = TcpStream::connect_addr(*address).await?;
+                stream.set_nodelay(true)?;
+                let shared = shared(&stream);
+                let (read, write) = stream.into_split();
+                monoio::spawn(receive(thread.clone(), read, shared.clone()));
+                (WriteHalf::Tcp(write), shared)
+            }
+            PodAddress::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                let shared = shared(&stream);
+                let (read, write) = stream.into_split();
+                monoio::spawn(receive(thread.clone(), read, shared.clone()));
+                (WriteHalf::Unix(write), shared)
+            }
+        };
+        Ok(Self { shared, write })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The reading task sees the end and goes; an error means that the peer was faster.
+        let _ = shutdown(self.shared.fd, Shutdown::Both);
+    }
+}
+
+fn shared(stream: &impl AsRawFd) -> Rc<Shared> {
+    Rc::new(Shared {
+        fd: stream.as_raw_fd(),
+        received: RefCell::default(),
+        closed: Cell::new(false),
+        busy: Cell::new(false),
+        waker: RefCell::new(None),
+    })
+}
+
+/// Reads a connection to its end.
+async fn receive<S>(thread: Rc<Thread>, mut half: OwnedReadHalf<S>, shared: Rc<Shared>)
+where
+    S: AsyncReadRent + Split,
+{
+    let mut room = SMALL;
+    loop {
+        let buffer = thread.buffers.take(room);
+        let (read, buffer) = half.read(buffer).await;
+        let count = read.unwrap_or(0);
+        if count == 0 || !shared.busy.get() {
+            thread.buffers.give(buffer);
+            break;
+        }
+        room = if count == buffer.capacity() {
+            LARGE_READ
+        } else {
+            room
+        };
+        let mut received = shared.received.borrow_mut();
+        if received.capacity() == 0 {
+            *received = buffer;
+        } else {
+            received.extend_from_slice(&buffer);
+            thread.buffers.give(buffer);
+        }
+        drop(received);
+        shared.wake();
+    }
+    shared.closed.set(true);
+    shared.wake();
+}
+
+/// When the request was out and the answer in.
+#[derive(Default)]
+struct Stamps {
+    sent_ns: Cell<Option<u64>>,
+}
+
+/// Runs the call in the pod that the grant names, or at the function's endpoint.
+pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
+    let thread = call.thread;
+    let owner = match call.known.function.spec.execution_mode {
+        ExecutionMode::Pool => Owner::Pool(grant.lane),
+        _ => Owner::Pod(grant.pod),
+    };
+    let began_ns = thread.now_ns();
+    let stamps = Stamps::default();
+    let done = {
+        let deadline = || call.attempt_deadline_ns(began_ns);
+        let mut exchange = pin!(exchange(call, owner, deadline(), &stamps));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(attempt) = exchange.as_mut().poll(cx) {
+                return Poll::Ready(Ok(attempt));
+            }
+            call.poll_cut(cx, deadline).map(Err::<Attempt, Cut>)
+        })
+        .await
+    };
+    done.unwrap_or_else(|cut| {
+        let sent_ns = stamps.sent_ns.get();
+        let (failure, kind, verdict) = cut_off(cut, sent_ns.is_some());
+        let result = Err(failure);
+        let (cold_start, init_ms) = (false, None);
+        let (answered_ns, start_ns) = (None, 0);
+        Attempt {
+            result,
+            failure: kind,
+            verdict,
+            sent_ns,
+            answered_ns,
+            cold_start,
+            init_ms,
+            start_ns,
+        }
+    })
+}
+
+/// Where the owner's connections go to.
+fn address(call: &Call<'_>, owner: Owner) -> Result<Rc<PodAddress>, Arc<str>> {
+    let thread = call.thread;
+    match owner {
+        Owner::Pool(_) => call.known.endpoint.borrow().clone().map(Rc::new),
+        Owner::Pod(pod) => thread.pods.address(pod).map_or_else(
+            || {
+                // The grant was faster than the message that introduces the pod, which is there.
+                crate::inbox::catch_up(thread);
+                thread
+                    .pods
+                    .address(pod)
+                    .ok_or_else(|| "the pod is gone".into())
+            },
+            Ok,
+        ),
+    }
+}
+
+/// The request out, the answer in.
+async fn exchange(call: &Call<'_>, owner: Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
+    let thread = call.thread;
+    let unreachable =
+        |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
+    let taken = thread.pods.take(owner, thread.now_ns());
+    let mut connection = match taken {
+        Some(connection) => connection,
+        None => {
+            let address = match address(call, owner) {
+                Ok(address) => address,
+                Err(why) => return unreachable(why, PodVerdict::Lost),
+            };
+            match Connection::open(thread, &address).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let why = format!("no connection to the pod: {error}");
+                    return unreachable(why.into(), PodVerdict::Lost);
+                }
+            }
+        }
+    };
+    connection.shared.busy.set(true);
+    let request = write_request(call, deadline_ns);
+    let (sent, request) = connection.write.write_all(request).await;
+    thread.buffers.give(request);
+    if let Err(Unsent { nothing, why }) = sent {
+        let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
+        return if nothing {
+            unreachable(why, PodVerdict::Lost)
+        } else {
+            lost(why, stamps)
+        };
+    }
+    stamps.sent_ns.set(Some(thread.now_ns()));
+    let max = thread.config.response_bytes_max as usize;
+    let answer = read_answer(&connection, max).await;
+    let answered_ns = thread.now_ns();
+    match answer {
+        Ok((buffer, head, body)) => {
+            let exact = body.exact && head.keep_alive && connection.is_fresh();
+            let mut attempt = interpret(thread, buffer, &head, body);
+            attempt.sent_ns = stamps.sent_ns.get();
+            attempt.answered_ns = Some(answered_ns);
+            if exact {
+                connection.shared.busy.set(false);
+                connection.shared.waker.replace(None);
+                thread.pods.give(owner, connection, answered_ns);
+            }
+            attempt
+        }
+        Err(Broken::Closed) => lost(
+            "the pod closed the connection before it answered".into(),
+            stamps,
+        ),
+        Err(Broken::TooLarge) => {
+            let bytes_max = thread.config.response_bytes_max;
+            failed(Failure::OutputTooLarge { bytes_max }, stamps)
+        }
+        Err(Broken::Nonsense(why)) => {
+            let why = format!("the pod's answer is not sound HTTP: {why}");
+            failed(Failure::BadOutput(why.into()), stamps)
+        }
+    }
+}
+
+fn lost(why: Arc<str>, stamps: &Stamps) -> Attempt {
+    Attempt {
+        failure: AttemptFailure::Lost { oom: false },
+        verdict: PodVerdict::Lost,
+        ..failed(Failure::PodLost(why), stamps)
+    }
+}
+
+fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
+    Attempt {
+        result: Err(failure),
+        failure: AttemptFailure::Final,
+        verdict: PodVerdict::Healthy,
+        sent_ns: stamps.sent_ns.get(),
+        answered_ns: None,
+        cold_start: false,
+        init_ms: None,
+        start_ns: 0,
+    }
+}
+
+/// The request as the pod gets it.
+fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
+    let thread = call.thread;
+    let incoming = call.request;
+    let head = &incoming.head;
+    let from = incoming.head_bytes();
+    let body = incoming.body();
+    let mut out = thread.buffers.take(768 + body.len());
+    let path = match &call.known.function.spec.endpoint_url {
+        Some(endpoint) if call.known.function.spec.execution_mode == ExecutionMode::Pool => {
+            endpoint.path()
+        }
+        _ => "/invoke",
+    };
+    out.extend_from_slice(b"POST ");
+    out.extend_from_slice(path.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: function\r\nContent-Type: ");
+    out.extend_from_slice(
+        incoming
+            .content_type()
+            .unwrap_or(b"application/octet-stream"),
+    );
+    let id = call.id.text();
+    let mut line = |name: &[u8], value: &[u8]| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+    };
+    line(b"\r\nX-Execution-Id: ", &id);
+    let passed_on = [
+        (&b"\r\nX-Trace-Id: "[..], head.trace_id),
+        (b"\r\ntraceparent: ", head.traceparent),
+        (b"\r\ntracestate: ", head.tracestate),
+        (b"\r\nIdempotency-Key: ", head.idempotency_key),
+    ];
+    for (name, span) in passed_on {
+        if let Some(span) = span {
+            line(name, span.of(from));
+        }
+    }
+    let left_ms = deadline_ns
+        .saturating_sub(thread.now_ns())
+        .div_ceil(1_000_000);
+    let (length, attempt) = (body.len(), call.attempt.get());
+    let written = write!(
+        out,
+        "\r\nContent-Length: {length}\r\nX-Dispatch-Attempt: {attempt}\r\nX-Deadline-Ms: {left_ms}\r\n\r\n"
+    );
+    debug_assert!(written.is_ok(), "a vector takes all");
+    out.extend_from_slice(body);
+    out
+}
+
+enum Broken {
+    Closed,
+    TooLarge,
+    Nonsense(crate::head::Fault),
+}
+
+/// Where an answer's body is.
+struct AnswerBytes {
+    /// In the buffer of the head, from its end on, unless it came in chunks.
+    chunked: Option<Vec<u8>>,
+    length: usize,
+    /// Nothing came after it.
+    exact: bool,
+}
+
+/// Reads one answer whole, at most `max` bytes of body.
+async fn read_answer(
+    connection: &Connection,
+    max: usize,
+) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
+    let shared = &connection.shared;
+    let mut scan = HeadScan::default();
+    let mut interim = 0;
+    let head = loop {
+        let parsed = parse_answer(&shared.received.borrow(), &mut scan);
+        match parsed.map_err(Broken::Nonsense)? {
+            Some(head) if head.status >= 200 => break head,
+            Some(head) => {
+                interim += 1;
+                if interim > INTERIM_MAX {
+                    let why = "there are too many 1xx answers before the real one";
+                    return Err(Broken::Nonsense(crate::head::Fault::Malformed(why)));
+                }
+                shared.received.borrow_mut().drain(..head.len);
+                scan = HeadScan::default();
+            }
+            None => more(shared).await?,
+        }
+    };
+    let body = match head.body {
+        AnswerBody::None => known_length(shared, head.len, 0).await?,
+        AnswerBody::Length(length) => {
+            if length > max as u64 {
+                return Err(Broken::TooLarge);
+            }
+            known_length(shared, head.len, length as usize).await?
+        }
+        AnswerBody::Chunked => chunks(shared, head.len, max).await?,
+        AnswerBody::UntilClose => until_close(shared, head.len, max).await?,
+    };
+    Ok((shared.received.take(), head, body))
+}
+
+/// Waits for more bytes.
+async fn more(shared: &Shared) -> Result<(), Broken> {
+    let before = shared.received.borrow().len();
+    std::future::poll_fn(|cx| {
+        if shared.received.borrow().len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        if shared.closed.get() {
+            return Poll::Ready(Err(Broken::Closed));
+        }
+        let mut waker = shared.waker.borrow_mut();
+        match &*waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn known_length(shared: &Shared, head: usize, length: usize) -> Result<AnswerBytes, Broken> {
+    while shared.received.borrow().len() < head + length {
+        more(shared).await?;
+    }
+    let exact = shared.received.borrow().len() == head + length;
+    Ok(AnswerBytes {
+        chunked: None,
+        length,
+        exact,
+    })
+}
+
+async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes, Broken> {
+    let mut decoder = Chunked::default();
+    let mut body = Vec::new();
+    loop {
+        let progress = {
+            let received = shared.received.borrow();
+            decoder
+                .decode(&received[head..], &mut body, max)
+                .map_err(|fault| match fault {
+                    crate::head::Fault::BodyTooLarge => Broken::TooLarge,
+                    fault => Broken::Nonsense(fault),
+                })?
+        };
+        let mut received = shared.received.borrow_mut();
+        received.drain(head..head + progress.consumed);
+        if progress.done {
+            let exact = received.len() == head;
+            received.truncate(head);
+            let length = body.len();
+            return Ok(AnswerBytes {
+                chunked: Some(body),
+                length,
+                exact,
+            });
+        }
+        drop(received);
+        more(shared).await?;
+    }
+}
+
+async fn until_close(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes, Broken> {
+    loop {
+        let length = shared.received.borrow().len() - head;
+        if length > max {
+            return Err(Broken::TooLarge);
+        }
+        if shared.closed.get() {
+            return Ok(AnswerBytes {
+                chunked: None,
+                length,
+                exact: false,
+            });
+        }
+        match more(shared).await {
+            Ok(()) | Err(Broken::Closed) => {}
+            Err(other) => return Err(other),
+        }
+    }
+}
+
+/// What an answer means.
+fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBytes) -> Attempt {
+    let content_type = head
+        .content_type
+        .map_or(0..0, |span| span.start()..span.end());
+    let (buffer, range, own_head) = match body.chunked {
+        Some(chunks) => (chunks, 0..body.length, Some(buffer)),
+        None => (buffer, head.len..head.len + body.length, None),
+    };
+    let (result, failure, verdict) = if (200..300).contains(&head.status) {
+        let output = Output::check(buffer, range, content_type, own_head);
+        (output, AttemptFailure::Final, PodVerdict::Healthy)
+    } else {
+        let bytes = &buffer[range];
+        let outcome = if head.status == 503 && head.not_started {
+            let why = "the pod says that it cannot take the call now";
+            (
+                Failure::PodUnreachable(why.into()),
+                AttemptFailure::NotBegun,
+                PodVerdict::Lost,
+            )
+        } else {
+            let (failure, kind) = function_error(head.status, bytes);
+            (failure, kind, PodVerdict::Healthy)
+        };
+        thread.buffers.give(buffer);
+        (Err(outcome.0), outcome.1, outcome.2)
+    };
+    Attempt {
+        result,
+        failure,
+        verdict,
+        sent_ns: None,
+        answered_ns: None,
+        cold_start: head.cold_start,
+        init_ms: head.init_duration_ms,
+        start_ns: 0,
+    }
+}
+
+#[derive(Default, serde::Deserialize)]
+struct PodError {
+    error: Option<String>,
+    code: Option<String>,
+    message: Option<String>,
+}
+
+/// The function's own error.
+pub(crate) fn function_error(status: u16, body: &[u8]) -> (Failure, AttemptFailure) {
+    let said: PodError = simd_json::from_slice(&mut body.to_vec()).unwrap_or_default();
+    let sound = |code: &String| {
+        let fine = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+        !code.is_empty() && code.len() <= 64 && code.chars().all(fine)
+    };
+    let code = said
+        .code
+        .filter(sound)
+        .unwrap_or_else(|| "HANDLER_ERROR".to_owned());
+    let mut message = said
+        .message
+        .or(said.error)
+        .unwrap_or_else(|| format!("the function answered with status {status}"));
+    if message.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX)
+            .rev()
+            .find(|at| message.is_char_boundary(*at))
+            .unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    let kind = if code == "OOM" {
+        AttemptFailure::Lost { oom: true }
+    } else {
+        AttemptFailure::Handler
+    };
+    (
+        Failure::Handler {
+            code: code.into(),
+            message: message.into(),
+        },
+        kind,
+    )
+}

@@ -1,0 +1,175 @@
+//! Where pods are and the kept-alive connections that this thread has to each. It never connects
+//! by itself; `pod` does. Written by the inbox (addresses, ends) and by `pod` (connections).
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use nanofaas_core::message::{PodAddress, PodEnd};
+use nanofaas_core::ticket::PodRef;
+
+use crate::pod::Connection;
+
+/// Connections that wait for a call, for one pod.
+const IDLE_PER_POD: usize = 1024;
+/// The platform keeps idle ones for 30 s at most; pods keep them for 60 s at least.
+const IDLE_NS_MAX: u64 = 30_000_000_000;
+/// Ends that are remembered for who asks how a pod ended.
+const ENDS_KEPT: usize = 1024;
+
+struct Idle {
+    connection: Connection,
+    since_ns: u64,
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    address: Option<Rc<PodAddress>>,
+    idle: Vec<Idle>,
+}
+
+#[derive(Default)]
+struct Inner {
+    places: Vec<Place>,
+    ends: HashMap<PodRef, PodEnd>,
+    watchers: Vec<(PodRef, Waker)>,
+    /// Connections to POOL functions' endpoints, by lane.
+    pools: HashMap<u32, Vec<Idle>>,
+}
+
+/// The pods of a thread.
+#[derive(Default)]
+pub(crate) struct Pods(RefCell<Inner>);
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Pod(PodRef),
+    /// A POOL function's endpoint, by lane.
+    Pool(u32),
+}
+
+impl Pods {
+    /// A pod that is about to be used.
+    pub(crate) fn put(&self, pod: PodRef, address: PodAddress) {
+        let mut inner = self.0.borrow_mut();
+        let at = pod.index as usize;
+        if inner.places.len() <= at {
+            inner.places.resize_with(at + 1, Place::default);
+        }
+        inner.ends.remove(&pod);
+        let address = Some(Rc::new(address));
+        inner.places[at] = Place {
+            generation: pod.generation,
+            address,
+            idle: Vec::new(),
+        };
+    }
+
+    /// A pod is gone: its idle connections are closed, and who asked how it ended is told.
+    pub(crate) fn gone(&self, pod: PodRef, end: PodEnd) {
+        let mut inner = self.0.borrow_mut();
+        if let Some(place) = inner.places.get_mut(pod.index as usize)
+            && place.generation == pod.generation
+        {
+            *place = Place {
+                generation: pod.generation,
+                ..Place::default()
+            };
+        }
+        if inner.ends.len() >= ENDS_KEPT {
+            inner.ends.clear();
+        }
+        inner.ends.insert(pod, end);
+        inner.watchers.retain(|(watched, waker)| {
+            if *watched == pod {
+                waker.wake_by_ref();
+            }
+            *watched != pod
+        });
+    }
+
+    /// How a pod ended, once that is known.
+    pub(crate) fn poll_end(&self, pod: PodRef, cx: &Context<'_>) -> Option<PodEnd> {
+        let mut inner = self.0.borrow_mut();
+        let end = inner.ends.get(&pod).cloned();
+        let same =
+            |(watched, waker): &(PodRef, Waker)| *watched == pod && waker.will_wake(cx.waker());
+        if end.is_none() && !inner.watchers.iter().any(same) {
+            inner.watchers.push((pod, cx.waker().clone()));
+        }
+        end
+    }
+
+    /// Where the pod listens.
+    pub(crate) fn address(&self, pod: PodRef) -> Option<Rc<PodAddress>> {
+        let inner = self.0.borrow();
+        let place = inner.places.get(pod.index as usize)?;
+        (place.generation == pod.generation)
+            .then(|| place.address.clone())
+            .flatten()
+    }
+
+    /// An idle connection that is still good, the latest first.
+    pub(crate) fn take(&self, owner: Owner, now_ns: u64) -> Option<Connection> {
+        let mut inner = self.0.borrow_mut();
+        let idle = inner.idle(owner)?;
+        while let Some(Idle {
+            connection,
+            since_ns,
+        }) = idle.pop()
+        {
+            if connection.is_fresh() && now_ns < since_ns + IDLE_NS_MAX {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next call.
+    pub(crate) fn give(&self, owner: Owner, connection: Connection, now_ns: u64) {
+        let mut inner = self.0.borrow_mut();
+        if let Owner::Pool(lane) = owner {
+            inner.pools.entry(lane).or_default();
+        }
+        if let Some(idle) = inner.idle(owner)
+            && idle.len() < IDLE_PER_POD
+        {
+            idle.push(Idle {
+                connection,
+                since_ns: now_ns,
+            });
+        }
+    }
+
+    /// A POOL function's endpoint is another one now, or gone.
+    pub(crate) fn clear_pool(&self, lane: u32) {
+        self.0.borrow_mut().pools.remove(&lane);
+    }
+
+    /// Closes what is idle for too long; the ticker calls it.
+    pub(crate) fn sweep(&self, now_ns: u64) {
+        let mut inner = self.0.borrow_mut();
+        let keep = |idle: &Idle| idle.connection.is_fresh() && now_ns < idle.since_ns + IDLE_NS_MAX;
+        inner
+            .places
+            .iter_mut()
+            .for_each(|place| place.idle.retain(keep));
+        inner.pools.values_mut().for_each(|idle| idle.retain(keep));
+    }
+}
+
+impl Inner {
+    fn idle(&mut self, owner: Owner) -> Option<&mut Vec<Idle>> {
+        match owner {
+            Owner::Pod(pod) => {
+                let place = self.places.get_mut(pod.index as usize)?;
+                let same = place.generation == pod.generation && place.address.is_some();
+                same.then_some(&mut place.idle)
+            }
+            Owner::Pool(lane) => self.pools.get_mut(&lane),
+        }
+    }
+}

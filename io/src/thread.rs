@@ -1,0 +1,310 @@
+//! What one io thread knows: its functions, calls, pods, executions, buffers and deadlines, and how
+//! it reaches the others. Everything here belongs to this thread alone; nothing is locked.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
+use nanofaas_core::metrics::{FunctionMetrics, ThreadLedger};
+use nanofaas_core::post::BridgePost;
+use nanofaas_core::rate::RateBucket;
+
+use crate::alarm::Alarms;
+use crate::buffers::Buffers;
+use crate::calls::Calls;
+use crate::executions::Executions;
+use crate::idempotency::Keys;
+use crate::peer::PeerPost;
+use crate::pods::Pods;
+use crate::replies::Replies;
+use crate::seat::{Seat, SeatPlan};
+use crate::start::IoConfig;
+use crate::token::Tokens;
+
+/// The bridge answers sooner, or not at all.
+const ANSWER_NS_MAX: u64 = 30_000_000_000;
+
+/// A registered function, as this thread knows it.
+pub(crate) struct Known {
+    pub(crate) function: Arc<nanofaas_core::function::Function>,
+    /// Where a POOL function's endpoint is, once the bridge has resolved it.
+    pub(crate) endpoint: RefCell<Result<PodAddress, Arc<str>>>,
+    pub(crate) removed: Cell<bool>,
+}
+
+impl Known {
+    pub(crate) fn metrics(&self, thread: &Thread) -> &FunctionMetrics {
+        self.function.view.metrics(thread.index.into())
+    }
+}
+
+/// The table of functions of this thread.
+#[derive(Default)]
+pub(crate) struct Functions {
+    by_name: HashMap<Arc<str>, Rc<Known>>,
+    by_lane: Vec<Option<Rc<Known>>>,
+}
+
+impl Functions {
+    pub(crate) fn get(&self, name: &str) -> Option<&Rc<Known>> {
+        self.by_name.get(name)
+    }
+
+    pub(crate) fn at(&self, lane: u32) -> Option<&Rc<Known>> {
+        self.by_lane.get(lane as usize)?.as_ref()
+    }
+
+    pub(crate) fn put(&mut self, known: Rc<Known>) {
+        let lane = known.function.lane as usize;
+        if self.by_lane.len() <= lane {
+            self.by_lane.resize(lane + 1, None);
+        }
+        self.by_lane[lane] = Some(known.clone());
+        self.by_name.insert(known.function.name().clone(), known);
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Rc<Known>> {
+        let known = self.by_name.remove(name)?;
+        self.by_lane[known.function.lane as usize] = None;
+        Some(known)
+    }
+
+    /// All functions, by name.
+    pub(crate) fn sorted(&self) -> Vec<Rc<Known>> {
+        let mut all: Vec<_> = self.by_name.values().cloned().collect();
+        all.sort_by(|a, b| a.function.name().cmp(b.function.name()));
+        all
+    }
+}
+
+/// Random bits that nobody can guess, fetched a page at a time.
+struct Random {
+    bytes: Box<[u8; 4096]>,
+    used: usize,
+}
+
+impl Random {
+    fn next(&mut self) -> u128 {
+        if self.used + 16 > self.bytes.len() {
+            getrandom::fill(&mut *self.bytes).expect("the kernel gives random bytes");
+            self.used = 0;
+        }
+        let bytes = self.bytes[self.used..self.used + 16]
+            .try_into()
+            .expect("16 bytes");
+        self.bytes[self.used..self.used + 16].fill(0);
+        self.used += 16;
+        u128::from_ne_bytes(bytes)
+    }
+}
+
+/// How far the process is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new calls.
+    Draining,
+    /// What is left ends as `SHUTDOWN`.
+    Stopping,
+}
+
+/// One io thread.
+pub(crate) struct Thread {
+    pub(crate) index: u16,
+    pub(crate) threads: u16,
+    pub(crate) config: IoConfig,
+    origin: Instant,
+    origin_wall_ns: u64,
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) rate: Arc<RateBucket>,
+    ledgers: Arc<[ThreadLedger]>,
+    /// Bytes held by the calls of all io threads.
+    memory: Arc<AtomicU64>,
+    pub(crate) seat: Seat,
+    /// Wakes the ticker for the inline scheduler's own deadlines.
+    pub(crate) tick_alarm: crate::alarm::Alarm,
+    pub(crate) tick_planned_ns: Cell<u64>,
+    pub(crate) bridge: BridgePost,
+    pub(crate) peers: Box<[PeerPost]>,
+    pub(crate) functions: RefCell<Functions>,
+    pub(crate) calls: Calls,
+    pub(crate) alarms: Rc<Alarms>,
+    pub(crate) pods: Pods,
+    pub(crate) executions: Executions,
+    pub(crate) keys: Keys,
+    pub(crate) replies: Replies<nanofaas_core::message::Reply>,
+    pub(crate) answers: Replies<crate::peer::Answer>,
+    pub(crate) buffers: Buffers,
+    pub(crate) tokens: Tokens,
+    pub(crate) phase: Cell<Phase>,
+    /// A turn left work; the inbox comes back to it.
+    pub(crate) turn_left: Cell<bool>,
+    /// Bodies that Jobs fetch, by execution.
+    pub(crate) inputs: RefCell<HashMap<u128, Rc<crate::job::Input>>>,
+    pub(crate) inbox: std::cell::OnceCell<Rc<RefCell<crate::inbox::Inbox>>>,
+    /// Requests that are being answered; the thread ends when there are none.
+    pub(crate) answering: Cell<u32>,
+    pub(crate) connections: Cell<u32>,
+    random: RefCell<Random>,
+}
+
+/// What a thread is made of, besides what it makes itself.
+pub(crate) struct Parts {
+    pub(crate) index: u16,
+    pub(crate) threads: u16,
+    pub(crate) config: IoConfig,
+    pub(crate) origin: Instant,
+    pub(crate) origin_wall: SystemTime,
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) rate: Arc<RateBucket>,
+    pub(crate) ledgers: Arc<[ThreadLedger]>,
+    pub(crate) memory: Arc<AtomicU64>,
+    pub(crate) seat: SeatPlan,
+    pub(crate) bridge: BridgePost,
+    pub(crate) peers: Box<[PeerPost]>,
+    pub(crate) tokens: Tokens,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+impl Thread {
+    pub(crate) fn new(parts: Parts) -> Rc<Self> {
+        let now_ns = nanos(parts.origin.elapsed());
+        let wall = parts
+            .origin_wall
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let alarms = Alarms::new(now_ns);
+        let store_bytes = parts.config.execution_store_bytes / u64::from(parts.threads);
+        Rc::new(Self {
+            index: parts.index,
+            threads: parts.threads,
+            origin: parts.origin,
+            origin_wall_ns: nanos(wall),
+            rate: parts.rate,
+            ledgers: parts.ledgers,
+            memory: parts.memory,
+            seat: parts.seat.take(&parts.entries),
+            tick_alarm: alarms.alarm(),
+            tick_planned_ns: Cell::new(u64::MAX),
+            entries: parts.entries,
+            bridge: parts.bridge,
+            peers: parts.peers,
+            functions: RefCell::default(),
+            calls: Calls::new(parts.index),
+            alarms,
+            pods: Pods::default(),
+            executions: Executions::new(store_bytes, parts.config.execution_ttl_ms),
+            keys: Keys::default(),
+            replies: Replies::default(),
+            answers: Replies::default(),
+            buffers: Buffers::default(),
+            tokens: parts.tokens,
+            phase: Cell::new(Phase::Serving),
+            turn_left: Cell::new(false),
+            inputs: RefCell::default(),
+            inbox: std::cell::OnceCell::new(),
+            answering: Cell::new(0),
+            connections: Cell::new(0),
+            random: RefCell::new(Random {
+                bytes: Box::new([0; 4096]),
+                used: 4096,
+            }),
+            config: parts.config,
+        })
+    }
+
+    /// Nanoseconds of the process's clock; it never runs backwards.
+    pub(crate) fn now_ns(&self) -> u64 {
+        nanos(self.origin.elapsed())
+    }
+
+    /// The same as nanoseconds since the epoch, by the wall clock as it was at start: a wall clock
+    /// that jumps does not make an execution end before it began.
+    pub(crate) const fn wall_ns(&self, at_ns: u64) -> u64 {
+        self.origin_wall_ns + at_ns
+    }
+
+    pub(crate) fn ledger(&self) -> &ThreadLedger {
+        &self.ledgers[usize::from(self.index)]
+    }
+
+    pub(crate) fn random(&self) -> u128 {
+        self.random.borrow_mut().next()
+    }
+
+    /// A new execution of this thread.
+    pub(crate) fn new_id(&self) -> ExecutionId {
+        ExecutionId::new(self.random(), self.index)
+    }
+
+    /// The function, as clients name it.
+    pub(crate) fn function(&self, name: &str) -> Option<Rc<Known>> {
+        self.functions.borrow().get(name).cloned()
+    }
+
+    /// Charges memory for a call, unless the limit is reached. The charge is given back on drop.
+    pub(crate) fn charge(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
+        let was = self.memory.fetch_add(bytes, Ordering::Relaxed);
+        let charge = Charge {
+            memory: self.memory.clone(),
+            bytes,
+        };
+        (was + bytes <= self.config.inflight_bytes).then_some(charge)
+    }
+
+    /// Asks the bridge and waits for its answer.
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+    ) -> Result<nanofaas_core::message::Reply, crate::replies::NoAnswer> {
+        let token = self
+            .replies
+            .expect()
+            .ok_or(crate::replies::NoAnswer::Full)?;
+        let reply = ReplyTo {
+            thread: self.index,
+            token,
+        };
+        if self
+            .bridge
+            .send(BridgeMessage::Request { request, reply })
+            .is_err()
+        {
+            self.replies.forget(token);
+            return Err(crate::replies::NoAnswer::Full);
+        }
+        self.replies
+            .wait(token, &self.alarms, self.now_ns() + ANSWER_NS_MAX)
+            .await
+    }
+}
+
+/// Memory that a call is charged for.
+pub(crate) struct Charge {
+    memory: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Charge {
+    /// Charges more, unless the limit is reached.
+    pub(crate) fn grow(&mut self, bytes: u64, limit: u64) -> bool {
+        let was = self.memory.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        was + bytes <= limit
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.memory.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
