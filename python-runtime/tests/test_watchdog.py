@@ -253,3 +253,18 @@ def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
         assert pod.invoke(1).json() == 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_oom_finds_its_connection_among_many_that_came_and_went(start: Start) -> None:
+    """Slots are used again: the dead worker's last owner of one is who gets the answer."""
+    pod = start(ECHO).ready()
+    for _ in range(5):
+        for _ in range(20):
+            pod.connect().close()
+        with pod.connect() as client:
+            client.send(request("oom"))
+            answer = client.answer()
+            assert answer.status in (500, 503)
+            if answer.status == 500:
+                assert answer.json()["code"] == "OOM"
+        wait_for(lambda: pod.invoke(1).status == 200)

@@ -15,12 +15,13 @@ DEADLINE = 1  # Its deadline on the monotonic clock, ns; 0: none. (Async: the ea
 CONN = 2  # Number of its connection. (Async: unused.)
 BEAT = 3  # Async: when the loop last turned while calls ran, monotonic ns.
 ANSWERED = 4  # 1 once any call of this pod was answered.
+SERVES = 5  # 1 from before it first accepts.
 # Writer: the watchdog.
-STOP_SEQ = 5  # The call that has to end; valid only for the call of that number.
-STOP_WHY = 6  # WHY_*
+STOP_SEQ = 6  # The call that has to end; valid only for the call of that number.
+STOP_WHY = 7  # WHY_*
 # Writer: the watchdog sets it, the worker clears it.
-ASLEEP = 7
-SLOTS = 8  # First of the slot words.
+ASLEEP = 8
+SLOTS = 9  # First of the slot words.
 
 SLOTS_MAX = 1024  # Connections at once; more wait in the listener's backlog.
 

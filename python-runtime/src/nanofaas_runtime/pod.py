@@ -6,6 +6,7 @@ were parsed; `AsyncPod` makes a task of each. Never accepts or polls: the loops 
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ QUIET_SWEEPS_MAX = 4
 SWEEP_S = 30.0
 # How often an async pod looks at its calls' deadlines, and tells the watchdog that it turns.
 BEAT_S = 0.02
+LINK_WAIT_S = 0.25
 BAD_INPUT = "BAD_INPUT"
 
 
@@ -68,8 +70,13 @@ class Pod:
         connection = Connection(self, sock, slot, number)
         self.connections[number] = connection
         rights = [(SOL_SOCKET, SCM_RIGHTS, sock.fileno().to_bytes(4, sys.byteorder))]
+        message = [CONNECTION + b"%d %d" % (slot, number)]
         try:
-            self.link.sendmsg([CONNECTION + b"%d %d" % (slot, number)], rights)
+            try:
+                self.link.sendmsg(message, rights)
+            except BlockingIOError:  # Hundreds came at once, and the watchdog is behind.
+                select.select([], [self.link], [], LINK_WAIT_S)
+                self.link.sendmsg(message, rights)
         except OSError as error:
             log.line("warn", f"the watchdog cannot watch a connection: {error}")
         return connection

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 
+from .board import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, failure
 
 # How long a client may take to send something, and to go after its answer.
@@ -26,12 +28,12 @@ def refusal() -> bytes:
 class StandIn:
     """Accepts from the watchdog's listener once `turn` finds the time come."""
 
-    def __init__(self, epoll: select.epoll, listener: socket.socket) -> None:
+    def __init__(self, epoll: select.epoll, listener: socket.socket, words: memoryview) -> None:
         self._epoll = epoll
+        self._words = words
         self._listener = listener
         self._clients: dict[int, tuple[socket.socket, float]] = {}
         self._listening = False
-        self._now = 0.0
 
     def owns(self, fd: int) -> bool:
         """Whether the event is for here."""
@@ -46,7 +48,6 @@ class StandIn:
 
     def turn(self, begin_at: float | None, now: float) -> None:
         """Begins when the time has come, and lets go of clients that dawdle."""
-        self._now = now
         for fd, (_, until) in list(self._clients.items()):
             if now >= until:
                 self._drop(fd)
@@ -62,12 +63,15 @@ class StandIn:
         if fd in self._clients:
             self._answer(fd)
             return
+        if self._words[SERVES]:
+            self._unlisten()  # The worker takes it; its word of being ready is on its way.
+            return
         try:
             sock, _ = self._listener.accept()
         except OSError:
             return
         sock.setblocking(False)
-        self._clients[sock.fileno()] = (sock, self._now + PATIENCE_S)
+        self._clients[sock.fileno()] = (sock, time.monotonic() + PATIENCE_S)
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
     def _answer(self, fd: int) -> None:

@@ -158,9 +158,11 @@ class Watch:
                     sock.send(text, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 except OSError:
                     pass
-            self._words[slot] = 0
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+        # Only now: a slot may have had an earlier connection that is listed here still.
+        for fd, (_, slot, _) in list(self._socks.items()):
+            self._words[slot] = 0
             self._drop(fd)

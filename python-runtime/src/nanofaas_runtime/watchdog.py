@@ -14,7 +14,7 @@ import socket
 import time
 
 from . import log
-from .board import ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, STOP, new_board
+from .board import ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, SERVES, STOP, new_board
 from .listen import bind, unbind
 
 TYPE_CHECKING = False
@@ -151,7 +151,7 @@ class Watchdog:
         if self._listener is not None:
             from .standin import StandIn
 
-            self._standin = StandIn(epoll, self._listener)
+            self._standin = StandIn(epoll, self._listener, self._words)
         return epoll
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
@@ -166,7 +166,7 @@ class Watchdog:
         ours.setblocking(False)
         theirs.setblocking(False)
         words = self._words
-        for at in (*range(SEQ, BEAT + 1), ASLEEP):
+        for at in (*range(SEQ, BEAT + 1), SERVES, ASLEEP):
             words[at] = 0
         if self._settings.job is not None:
             from .job import publish

@@ -15,7 +15,7 @@ import sys
 import time
 
 from . import log
-from .board import FINISHED, READY
+from .board import FINISHED, READY, SERVES
 from .function import Function, NoFunction
 
 TYPE_CHECKING = False
@@ -116,6 +116,7 @@ def _say_ready(link: Link, pod: Any, loaded_at: float) -> None:
     signal.signal(signal.SIGTERM, lambda *_: pod.begin_stop())
     # What was loaded lives as long as the process: no collection has to look at it again.
     gc.freeze()
+    link.words[SERVES] = 1
     link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time.time() * 1000))
 
 
