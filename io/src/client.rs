@@ -318,7 +318,8 @@ impl Conn {
             // On average, from the beginning: a trickle does not get ahead of it.
             let slow_ns = body.len() as u64 * SECOND_NS / BODY_BYTES_PER_S;
             self.alarm.set(began_ns + HEAD_NS_MAX + slow_ns);
-            self.body_bytes(self.pending.borrow().len()).await?;
+            let seen = self.pending.borrow().len();
+            self.body_bytes(seen).await?;
         }
     }
 

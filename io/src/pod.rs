@@ -23,7 +23,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::answer::{AnswerBody, AnswerHead, parse_answer};
 use crate::buffers::SMALL;
 use crate::call::{Attempt, Call, Cut, cut_off};
-use crate::chunked::Chunked;
+use crate::chunked::{Chunked, Progress};
 use crate::head::HeadScan;
 use crate::output::Output;
 use crate::pods::Owner;
@@ -480,11 +480,7 @@ async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes,
                     fault => Broken::Nonsense(fault),
                 })?
         };
-        let mut received = shared.received.borrow_mut();
-        received.drain(head..head + progress.consumed);
-        if progress.done {
-            let exact = received.len() == head;
-            received.truncate(head);
+        if let Some(exact) = drop_chunks(shared, head, progress) {
             let length = body.len();
             return Ok(AnswerBytes {
                 chunked: Some(body),
@@ -492,9 +488,19 @@ async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes,
                 exact,
             });
         }
-        drop(received);
         more(shared).await?;
     }
+}
+
+/// Forgets decoded bytes; at the end, whether nothing came after them.
+fn drop_chunks(shared: &Shared, head: usize, progress: Progress) -> Option<bool> {
+    let mut received = shared.received.borrow_mut();
+    received.drain(head..head + progress.consumed);
+    progress.done.then(|| {
+        let exact = received.len() == head;
+        received.truncate(head);
+        exact
+    })
 }
 
 async fn until_close(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes, Broken> {
