@@ -215,7 +215,9 @@ impl Conn {
                 let pending = self.pending.borrow();
                 if !pending.is_empty() {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
-                        return Ok((head, thread.now_ns()));
+                        let now_ns = thread.now_ns();
+                        thread.active(now_ns);
+                        return Ok((head, now_ns));
                     }
                     if !begun {
                         begun = true;

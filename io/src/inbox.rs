@@ -25,7 +25,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    fn has_mail(&self) -> bool {
+    pub(crate) fn has_mail(&self) -> bool {
         let rings = &self.rings;
         rings.messages.is_published() || rings.grants.is_published() || self.peers.is_published()
     }

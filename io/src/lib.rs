@@ -40,6 +40,7 @@ mod token;
 mod calls;
 mod alarm;
 mod ticker;
+mod spin;
 mod buffers;
 mod peer;
 mod replies;

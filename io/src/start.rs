@@ -246,6 +246,9 @@ async fn live(parts: Parts, ends: Ends) {
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
     let bell = monoio::net::UnixStream::from_std(ends.bell).expect("a bell is a socket");
+    if thread.config.spin_us > 0 {
+        crate::spin::start(&thread, &inbox);
+    }
     monoio::spawn(crate::inbox::run(thread.clone(), inbox, bell));
     monoio::spawn(crate::ticker::run(thread.clone()));
     for (listener, port) in ends.listeners {

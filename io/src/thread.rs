@@ -143,6 +143,7 @@ pub(crate) struct Thread {
     pub(crate) buffers: Buffers,
     pub(crate) tokens: Tokens,
     pub(crate) phase: Cell<Phase>,
+    pub(crate) spin: crate::spin::Spin,
     /// A turn left work; the inbox comes back to it.
     pub(crate) turn_left: Cell<bool>,
     /// Bodies that Jobs fetch, by execution.
@@ -209,6 +210,7 @@ impl Thread {
             buffers: Buffers::default(),
             tokens: parts.tokens,
             phase: Cell::new(Phase::Serving),
+            spin: crate::spin::Spin::default(),
             turn_left: Cell::new(false),
             inputs: RefCell::default(),
             inbox: std::cell::OnceCell::new(),
