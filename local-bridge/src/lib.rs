@@ -1,1 +1,25 @@
-//! 
+//! Processes in place of pods, on one machine without a cluster. WARM functions are kept processes
+//! on Unix sockets, a JOB is one process per call, POOL endpoints are resolved.
+//! It never decides how many pods there are (the scheduler does) and never touches a call's bytes.
+//! The process runs `LocalBridge` on the bridge's thread, and `guard_main` as `nanofaas guard`.
+
+mod bridge;
+mod pod;
+mod job;
+mod endpoint;
+mod cold_start;
+
+mod program;
+mod process;
+mod output;
+mod health;
+mod oom;
+
+mod link;
+mod wire;
+mod guard;
+mod descent;
+mod run_dir;
+
+pub use bridge::{LocalBridge, LocalConfig, OpenError, bell};
+pub use guard::guard_main;

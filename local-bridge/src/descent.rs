@@ -1,0 +1,118 @@
+//! Who descends from whom, read from /proc, and the end of all of them.
+//! It never ends a process that does not descend from the caller. Guard and plane call it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getsid};
+
+/// A process that a SIGKILL does not end hangs in the kernel; waiting longer would not help.
+const PASSES_MAX: u32 = 400;
+
+/// The pause after a pass: short at first, since most processes are gone at once.
+fn pause(pass: u32) -> Duration {
+    Duration::from_millis(u64::from(pass + 1).min(100))
+}
+
+/// Children of this process, adopted ones too.
+pub(crate) fn children() -> Vec<Pid> {
+    let me = getpid();
+    match listed_children(me) {
+        Some(children) => children,
+        // A kernel without that file.
+        None => descent().remove(&me).unwrap_or_default(),
+    }
+}
+
+fn listed_children(of: Pid) -> Option<Vec<Pid>> {
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{of}/task")).ok()?.flatten() {
+        let list = fs::read_to_string(task.path().join("children")).ok()?;
+        let pids = list
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok());
+        children.extend(pids.map(Pid::from_raw));
+    }
+    Some(children)
+}
+
+/// The children of every process.
+fn descent() -> HashMap<Pid, Vec<Pid>> {
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = pid else { continue };
+        if let Some(parent) = parent(pid) {
+            let pid = Pid::from_raw(pid);
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    children
+}
+
+fn parent(pid: i32) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything, brackets too.
+    let rest = &stat[stat.rfind(')')? + 1..];
+    let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(Pid::from_raw(parent))
+}
+
+/// A process and all that descend from it.
+fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
+    let mut family = vec![of];
+    let mut at = 0;
+    while let Some(pid) = family.get(at).copied() {
+        family.extend(children.get(&pid).into_iter().flatten());
+        at += 1;
+    }
+    family
+}
+
+/// Kills all descendants until none is left; false where some could not be ended.
+pub(crate) fn end_all() -> bool {
+    let me = getpid();
+    for pass in 0..PASSES_MAX {
+        for pid in family(me, &descent()).into_iter().skip(1) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return true,
+                Ok(WaitStatus::StillAlive) => break,
+                _ => {}
+            }
+        }
+        std::thread::sleep(pause(pass));
+    }
+    false
+}
+
+/// Kills what this process inherited from a dead guard. Guards and all below them are in other
+/// sessions than ours, and nothing else that we start is.
+pub(crate) async fn end_inherited() -> bool {
+    let ours = getsid(None).ok();
+    for pass in 0..PASSES_MAX {
+        let inherited = |pid: &Pid| getsid(Some(*pid)).ok() != ours;
+        let inherited: Vec<Pid> = children().into_iter().filter(inherited).collect();
+        if inherited.is_empty() {
+            return true;
+        }
+        let descent = descent();
+        for child in inherited {
+            for pid in family(child, &descent) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            let _ = waitpid(child, Some(WaitPidFlag::WNOHANG));
+        }
+        tokio::time::sleep(pause(pass)).await;
+    }
+    false
+}

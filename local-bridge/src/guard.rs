@@ -1,0 +1,287 @@
+//! The guard: a process of its own, parent of all function processes, that ends every descendant
+//! when its plane is gone, however it went. It never decides what runs; the plane says so.
+//! The same program as the plane, run as `nanofaas guard` by `link`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::{Pid, setsid};
+
+use crate::descent;
+use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+
+/// The life of the guard. Its standard input is the socket to the plane.
+pub fn guard_main() -> ExitCode {
+    let served = Guard::enter().and_then(|mut guard| guard.serve());
+    let all_ended = descent::end_all();
+    if let Err(error) = &served {
+        eprintln!("nanofaas guard: {error}; only `nanofaas serve` starts this command");
+    }
+    if !all_ended {
+        eprintln!("nanofaas guard: some function processes could not be killed");
+    }
+    if served.is_ok() && all_ended {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+struct Guard {
+    plane: UnixStream,
+    lines: Lines,
+    /// Readable when a child ended.
+    ended: SignalFd,
+    running: HashMap<u64, Pid>,
+    by_pid: HashMap<Pid, Running>,
+    /// The names of the pods that run.
+    pods: HashSet<String>,
+}
+
+struct Running {
+    id: u64,
+    pod: String,
+}
+
+fn child_signal() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set
+}
+
+impl Guard {
+    fn enter() -> io::Result<Self> {
+        let plane = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        // What is no socket has no peer.
+        plane.peer_addr()?;
+        // Out of the plane's session, so that a terminal's Ctrl-C reaches only the plane.
+        setsid()?;
+        prctl::set_child_subreaper(true)?;
+        let _ = prctl::set_name(c"nanofaas-guard");
+        child_signal().thread_block()?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Self {
+            plane,
+            lines: Lines::default(),
+            ended: SignalFd::with_flags(&child_signal(), flags)?,
+            running: HashMap::new(),
+            by_pid: HashMap::new(),
+            pods: HashSet::new(),
+        })
+    }
+
+    /// Until the plane is gone.
+    fn serve(&mut self) -> io::Result<()> {
+        loop {
+            let mut sources = [
+                PollFd::new(self.plane.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut sources, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let [said, ended] = sources.map(|source| source.any().unwrap_or(true));
+            let gone = (said && !self.listen()?) || (ended && self.reap().is_err());
+            if gone {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes in what the plane says; false when it is gone.
+    fn listen(&mut self) -> io::Result<bool> {
+        let mut bytes = [0; 64 * 1024];
+        match self.plane.read(&mut bytes) {
+            Ok(0) => return Ok(false),
+            Ok(count) => self.lines.push(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        while let Some(message) = self.lines.pop() {
+            let done = match message.map_err(io::Error::other)? {
+                ToGuard::Start(start) => self.start(*start),
+                ToGuard::Signal { id, signal, group } => {
+                    self.signal(id, signal, group);
+                    Ok(())
+                }
+            };
+            if done.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn start(&mut self, start: Start) -> io::Result<()> {
+        let id = start.id;
+        let spawned = spawn(&start);
+        match spawned {
+            Ok(pid) => {
+                self.running.insert(id, pid);
+                self.pods.insert(start.pod.clone());
+                self.by_pid.insert(pid, Running { id, pod: start.pod });
+                let pid = pid.as_raw();
+                self.say(&FromGuard::Started { id, pid })?;
+            }
+            Err(error) => self.say(&FromGuard::NotStarted {
+                id,
+                permanent: is_permanent(&error),
+                message: why_not(&start, &error),
+            })?,
+        }
+        // A child's end while the signal was not blocked has left no trace.
+        self.reap()
+    }
+
+    fn signal(&self, id: u64, signal: i32, group: bool) {
+        let (Some(pid), Ok(signal)) = (self.running.get(&id), Signal::try_from(signal)) else {
+            return;
+        };
+        // It is not reaped yet, so that its number is still its own.
+        let _ = if group {
+            killpg(*pid, signal)
+        } else {
+            kill(*pid, signal)
+        };
+    }
+
+    /// Takes ended children in, adopted ones too, and tells the plane of its own.
+    fn reap(&mut self) -> io::Result<()> {
+        while let Ok(Some(_)) = self.ended.read_signal() {}
+        let mut any = false;
+        loop {
+            let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let (pid, ending) = match waitid(Id::All, look) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, Ending::Status(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
+                Err(Errno::EINTR) => continue,
+                _ => break,
+            };
+            any = true;
+            let known = self.by_pid.remove(&pid);
+            if known.is_some() {
+                // While it is a zombie its number still names its own group.
+                let _ = killpg(pid, Signal::SIGKILL);
+            }
+            let _ = waitpid(pid, None);
+            if let Some(Running { id, pod }) = known {
+                self.running.remove(&id);
+                self.pods.remove(&pod);
+                self.say(&FromGuard::Ended { id, ending })?;
+            }
+        }
+        if any {
+            self.end_strays();
+        }
+        Ok(())
+    }
+
+    /// Ends adopted processes whose pod has ended: they left its group, and outlive it no more
+    /// than they would in a container.
+    fn end_strays(&self) {
+        for pid in descent::children() {
+            if self.by_pid.contains_key(&pid) {
+                continue;
+            }
+            let stray = pod_of(pid).is_some_and(|pod| !self.pods.contains(&pod));
+            if stray {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+
+    fn say(&mut self, message: &FromGuard) -> io::Result<()> {
+        let line = line(message).map_err(io::Error::other)?;
+        self.plane.write_all(&line)
+    }
+}
+
+/// The pod that an adopted process came from, unless it has changed its environment.
+fn pod_of(pid: Pid) -> Option<String> {
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|byte| *byte == 0);
+    let pod = entries.find_map(|entry| entry.strip_prefix(b"NANOFAAS_POD="))?;
+    String::from_utf8(pod.to_vec()).ok()
+}
+
+fn spawn(start: &Start) -> io::Result<Pid> {
+    let (program, arguments) = start
+        .argv
+        .split_first()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no command"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .envs(start.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(pipe(&start.stdout)?)
+        .stderr(pipe(&start.stderr)?)
+        .process_group(0);
+    if let Some(directory) = &start.directory {
+        command.current_dir(directory);
+    }
+    // A child inherits the mask.
+    child_signal().thread_unblock()?;
+    let child = command.spawn();
+    child_signal().thread_block()?;
+    let pid = i32::try_from(child?.id()).map_err(io::Error::other)?;
+    Ok(Pid::from_raw(pid))
+}
+
+/// The writing end of a named pipe that the plane reads; an error where it does not.
+fn pipe(path: &str) -> io::Result<File> {
+    let nonblocking = OFlag::O_NONBLOCK.bits();
+    let file = OpenOptions::new()
+        .write(true)
+        .custom_flags(nonblocking)
+        .open(path)?;
+    // Only the opening must not wait; the function's writes are like any others.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(file)
+}
+
+/// Whether another try would fail in the same way.
+fn is_permanent(error: &io::Error) -> bool {
+    let Some(number) = error.raw_os_error() else {
+        return error.kind() == io::ErrorKind::InvalidInput;
+    };
+    matches!(
+        Errno::from_raw(number),
+        Errno::ENOENT
+            | Errno::EACCES
+            | Errno::EPERM
+            | Errno::ENOEXEC
+            | Errno::ENOTDIR
+            | Errno::EISDIR
+            | Errno::ELOOP
+            | Errno::ENAMETOOLONG
+            | Errno::E2BIG
+            | Errno::EINVAL
+    )
+}
+
+/// The system's word, and what to look at.
+fn why_not(start: &Start, error: &io::Error) -> String {
+    let program = start.argv.first().map_or("", String::as_str);
+    match &start.directory {
+        Some(directory) if !fs::metadata(directory).is_ok_and(|found| found.is_dir()) => {
+            format!("cannot start {program:?}: its directory {directory:?} is not there")
+        }
+        _ => format!("cannot start {program:?}: {error}; look at the function's command"),
+    }
+}

@@ -1,0 +1,182 @@
+//! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2).
+//! It never learns the result; the io thread that owns the call does, and says when it is over.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nanofaas_core::message::{JobStart, Message};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::CallRef;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::bridge::Plane;
+use crate::link::End;
+use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
+use crate::program::Program;
+
+/// How long the process of an attempt that is over may take to end by itself.
+const STOP: Duration = Duration::from_secs(2);
+/// The io thread ends a call at its deadline; a process so much older was forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Which attempt.
+pub(crate) type JobKey = (CallRef, u32);
+
+/// A Job as everybody but its own task sees it.
+pub(crate) struct Job {
+    bell: Rc<Notify>,
+    stop: Cell<bool>,
+}
+
+/// All Jobs that run.
+pub(crate) type Jobs = HashMap<JobKey, Rc<Job>>;
+
+impl Job {
+    pub(crate) fn new() -> Self {
+        Self {
+            bell: Rc::new(Notify::new()),
+            stop: Cell::new(false),
+        }
+    }
+
+    /// The attempt is over.
+    pub(crate) fn stop(&self) {
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    /// From its start to its end; everything is told on the way.
+    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, start: Box<JobStart>) {
+        let key = (start.call, start.attempt);
+        let ended = self.run(&plane, &start).await;
+        plane.jobs.borrow_mut().remove(&key);
+        let Some((failure, oom)) = ended else { return };
+        let (call, attempt) = key;
+        let function = start.function.name();
+        let (id, why) = (&start.execution_id, failure.message());
+        tracing::warn!(%function, executionId = %id, attempt, "the call's process is gone: {why}");
+        plane.say(|desk| {
+            let ended = Message::JobEnded {
+                call,
+                attempt,
+                failure,
+                oom,
+            };
+            desk.tell(call.thread, ended);
+        });
+    }
+
+    /// The failure, unless the attempt was over before its process was.
+    async fn run(&self, plane: &Rc<Plane>, start: &JobStart) -> Option<(Failure, bool)> {
+        let (link, run_dir) = (&plane.link, &plane.run_dir);
+        let id = link.next_id();
+        let function = start.function.name();
+        let program = program(start, plane.pod_name(function), &plane.config.callback_base);
+        let started = process::start(link, run_dir, function, id, program, self.bell.clone());
+        let mut process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                forget_pipes(run_dir, id);
+                let why = format!("cannot make its pipes: {error}");
+                return Some((Failure::ColdStart(why.into()), false));
+            }
+        };
+        let left = Duration::from_millis(start.deadline_ms);
+        let deadline = Instant::now() + left + FORGOTTEN;
+        let running = self.running(plane, start, &process, deadline).await;
+        forget_pipes(run_dir, id);
+        if let Over::Stopped = running {
+            end(process).await;
+            return None;
+        }
+        if let Over::Forgotten = running {
+            process.kill().await;
+        }
+        Some(why(plane, process).await)
+    }
+
+    async fn running(
+        &self,
+        plane: &Plane,
+        start: &JobStart,
+        process: &Process,
+        deadline: Instant,
+    ) -> Over {
+        let mut was_told = false;
+        loop {
+            if process.is_started() && !was_told {
+                was_told = true;
+                let (call, attempt, at_ns) = (start.call, start.attempt, plane.now_ns());
+                plane.say(|desk| {
+                    let started = Message::JobStarted {
+                        call,
+                        attempt,
+                        at_ns,
+                    };
+                    desk.tell(call.thread, started);
+                });
+            }
+            if self.stop.get() {
+                return Over::Stopped;
+            }
+            if process.end().is_some() {
+                return Over::Ended;
+            }
+            if !rung_before(&self.bell, Some(deadline)).await {
+                return Over::Forgotten;
+            }
+        }
+    }
+}
+
+enum Over {
+    /// The io thread said so.
+    Stopped,
+    Ended,
+    Forgotten,
+}
+
+/// Ends a process that nobody waits for any more.
+async fn end(mut process: Process) {
+    if process.end().is_none() {
+        process.terminate();
+        if !process.ended_before(Instant::now() + STOP).await {
+            process.kill().await;
+        }
+    }
+    drain_output(process);
+}
+
+async fn why(plane: &Plane, mut process: Process) -> (Failure, bool) {
+    if let Some(End::NotStarted { message, .. }) = process.end() {
+        return (Failure::ColdStart(message.into()), false);
+    }
+    let oom = process.fell_to_sigkill() && plane.oom.is_guilty();
+    let how = format!("the call's process gave no result: {}", process.how());
+    (Failure::PodLost(process.with_last_words(how).await), oom)
+}
+
+fn program(start: &JobStart, name: String, callback_base: &str) -> Program {
+    let mut program = Program::of(&start.function, name);
+    let callback = format!("{callback_base}/v1/internal/{}/executions", start.token);
+    let timeout_ms = u64::from(start.function.spec.timeout_ms).min(start.deadline_ms);
+    program.set("EXECUTION_ID", &*start.execution_id);
+    program.set("DISPATCH_ATTEMPT", start.attempt.to_string());
+    if let Some(trace_id) = &start.trace_id {
+        program.set("TRACE_ID", &**trace_id);
+    }
+    program.set("TIMEOUT_MS", start.deadline_ms.to_string());
+    program.set("INVOCATION_TIMEOUT_MS", timeout_ms.to_string());
+    match &start.payload {
+        Some(payload) => program.set("INVOCATION_PAYLOAD", &**payload),
+        None => {
+            let url = format!("{callback}/{}/input", start.execution_id);
+            program.set("INVOCATION_PAYLOAD_URL", url);
+        }
+    }
+    program.set("CALLBACK_URL", callback);
+    program
+}

@@ -1,0 +1,342 @@
+//! The plane's end of the guard: starts it, speaks with it, and when it was killed ends what it
+//! left behind, says so to all who waited, and starts it anew.
+//! It never knows what a process is for; `process` asks it for them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep};
+
+use crate::descent;
+use crate::program::is_kept_from_functions;
+use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// How long a guard has to end everything once its plane is gone.
+const GUARD_END: Duration = Duration::from_secs(10);
+
+/// Why a process is no more, or never was.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    NotStarted { message: String, permanent: bool },
+    Ended(Ending),
+    GuardLost,
+}
+
+/// What is known of a process. Its owner's bell rings when that changes.
+pub(crate) struct Known {
+    id: u64,
+    pub(crate) is_started: Cell<bool>,
+    end: RefCell<Option<End>>,
+    bell: Rc<Notify>,
+}
+
+impl Known {
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end.borrow().clone()
+    }
+}
+
+/// A guard that runs.
+pub(crate) struct Guard {
+    child: Child,
+    socket: StdStream,
+}
+
+/// The way to whichever guard runs now.
+pub(crate) struct Link {
+    /// The guard's program and arguments.
+    program: Vec<OsString>,
+    /// What the guard has not been told yet: bounded by the processes, each of which is started
+    /// once and signalled a few times.
+    out: RefCell<Vec<u8>>,
+    more: Notify,
+    /// Every process whose end has not been heard of.
+    processes: RefCell<HashMap<u64, Rc<Known>>>,
+    next_id: Cell<u64>,
+    is_closing: Cell<bool>,
+    closed: Notify,
+}
+
+/// Starts a guard.
+pub(crate) fn start_guard(program: &[OsString]) -> io::Result<Guard> {
+    let (first, rest) = program
+        .split_first()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no guard program is named"))?;
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let mut command = Command::new(first);
+    command
+        .args(rest)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null());
+    // Functions inherit the guard's environment.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_kept_from_functions) {
+            command.env_remove(name);
+        }
+    }
+    let child = command.spawn()?;
+    Ok(Guard {
+        child,
+        socket: ours,
+    })
+}
+
+impl Link {
+    pub(crate) fn new(program: Vec<OsString>) -> Self {
+        Self {
+            program,
+            out: RefCell::new(Vec::new()),
+            more: Notify::new(),
+            processes: RefCell::new(HashMap::new()),
+            next_id: Cell::new(1),
+            is_closing: Cell::new(false),
+            closed: Notify::new(),
+        }
+    }
+
+    /// A number for the next process.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    /// Asks for a process; `bell` rings when it runs, and when it has ended or cannot run.
+    pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<Known> {
+        let known = Rc::new(Known {
+            id: start.id,
+            is_started: Cell::new(false),
+            end: RefCell::new(None),
+            bell,
+        });
+        match line(&ToGuard::Start(Box::new(start))) {
+            Ok(line) => {
+                self.processes.borrow_mut().insert(known.id, known.clone());
+                self.send(&line);
+            }
+            Err(message) => {
+                let permanent = true;
+                *known.end.borrow_mut() = Some(End::NotStarted { message, permanent });
+                known.bell.notify_one();
+            }
+        }
+        known
+    }
+
+    /// Sends a signal to a process or its group; nothing happens where it has ended.
+    pub(crate) fn signal(&self, known: &Known, signal: Signal, group: bool) {
+        let signal = signal as i32;
+        let id = known.id;
+        if let Ok(line) = line(&ToGuard::Signal { id, signal, group }) {
+            self.send(&line);
+        }
+    }
+
+    fn send(&self, line: &[u8]) {
+        self.out.borrow_mut().extend_from_slice(line);
+        self.more.notify_one();
+    }
+
+    /// Asks every process to end.
+    pub(crate) fn terminate_all(&self) {
+        let all: Vec<_> = self.processes.borrow().values().cloned().collect();
+        for known in all {
+            self.signal(&known, Signal::SIGTERM, false);
+        }
+    }
+
+    /// Whether no process is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.processes.borrow().is_empty()
+    }
+
+    /// Keeps a guard until the link is closed.
+    pub(crate) async fn keep(self: Rc<Self>, first: Guard) {
+        let mut guard = first;
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let since = Instant::now();
+            let served = self.serve(guard.socket).await;
+            if self.is_closing.get() {
+                end_guard(guard.child).await;
+                return self.closed.notify_one();
+            }
+            let _ = guard.child.kill();
+            let _ = guard.child.wait();
+            self.lost(served).await;
+            if since.elapsed() > LONGEST_BACKOFF {
+                backoff = FIRST_BACKOFF;
+            }
+            guard = loop {
+                match start_guard(&self.program) {
+                    Ok(guard) => break guard,
+                    Err(error) => {
+                        self.fail_all(&format!("the guard cannot be started: {error}"));
+                    }
+                }
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                if self.is_closing.get() {
+                    return self.closed.notify_one();
+                }
+            };
+        }
+    }
+
+    /// Ends what a killed guard left behind, and then says so.
+    async fn lost(&self, served: io::Result<()>) {
+        let pods = self.processes.borrow().len();
+        let why = served
+            .err()
+            .map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+        tracing::error!("the guard of the function processes is gone ({why}); {pods} are ended");
+        if !descent::end_inherited().await {
+            tracing::error!("some processes that the guard left behind could not be ended");
+        }
+        self.out.borrow_mut().clear();
+        self.end_all(&End::GuardLost);
+    }
+
+    fn fail_all(&self, message: &str) {
+        tracing::error!("{message}");
+        self.out.borrow_mut().clear();
+        self.end_all(&End::NotStarted {
+            message: message.to_owned(),
+            permanent: false,
+        });
+    }
+
+    fn end_all(&self, end: &End) {
+        for (_, known) in self.processes.take() {
+            *known.end.borrow_mut() = Some(end.clone());
+            known.bell.notify_one();
+        }
+    }
+
+    /// Speaks with one guard until it is gone or the link is closed.
+    async fn serve(self: &Rc<Self>, socket: StdStream) -> io::Result<()> {
+        let (reader, writer) = UnixStream::from_std(socket)?.into_split();
+        let link = self.clone();
+        let writing = AbortOnDrop(spawn_local(async move { link.write(writer).await }));
+        let served = self.read(reader).await;
+        drop(writing);
+        served
+    }
+
+    async fn write(&self, writer: OwnedWriteHalf) {
+        let mut sending = Vec::new();
+        loop {
+            std::mem::swap(&mut sending, &mut self.out.borrow_mut());
+            if sending.is_empty() {
+                if self.is_closing.get() {
+                    // Dropping it shuts the direction down, and the guard sees that.
+                    return;
+                }
+                self.more.notified().await;
+                continue;
+            }
+            if write_all(&writer, &sending).await.is_err() {
+                // The reader sees the end, too.
+                return;
+            }
+            sending.clear();
+        }
+    }
+
+    async fn read(&self, reader: OwnedReadHalf) -> io::Result<()> {
+        let mut lines = Lines::default();
+        loop {
+            reader.readable().await?;
+            let mut bytes = [0; 8 * 1024];
+            match reader.try_read(&mut bytes) {
+                Ok(0) => return Ok(()),
+                Ok(count) => lines.push(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            while let Some(message) = lines.pop() {
+                self.heard(message.map_err(io::Error::other)?);
+            }
+        }
+    }
+
+    fn heard(&self, message: FromGuard) {
+        let (id, end) = match message {
+            FromGuard::Started { id, .. } => (id, None),
+            FromGuard::NotStarted {
+                id,
+                message,
+                permanent,
+            } => (id, Some(End::NotStarted { message, permanent })),
+            FromGuard::Ended { id, ending } => (id, Some(End::Ended(ending))),
+        };
+        let known = match end {
+            None => self.processes.borrow().get(&id).cloned(),
+            Some(_) => self.processes.borrow_mut().remove(&id),
+        };
+        if let Some(known) = known {
+            if end.is_none() {
+                known.is_started.set(true);
+            }
+            *known.end.borrow_mut() = end;
+            known.bell.notify_one();
+        }
+    }
+
+    /// Lets the guard go: it ends what is left. Returns when it has, or after a while.
+    pub(crate) async fn close(&self) {
+        self.is_closing.set(true);
+        self.more.notify_one();
+        self.closed.notified().await;
+    }
+}
+
+/// Waits for a guard that ends everything; one that does not come to an end is killed, and what
+/// it leaves behind is ended here.
+async fn end_guard(mut child: Child) {
+    let deadline = Instant::now() + GUARD_END;
+    while Instant::now() < deadline {
+        if let Ok(Some(_)) | Err(_) = child.try_wait() {
+            return;
+        }
+        sleep(Duration::from_millis(2)).await;
+    }
+    tracing::error!("the guard does not end; it is killed");
+    let _ = child.kill();
+    let _ = child.wait();
+    descent::end_inherited().await;
+}
+
+async fn write_all(writer: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        writer.writable().await?;
+        match writer.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A task that ends with its owner.
+pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,106 @@
+//! Whether a SIGKILL came from the kernel for want of memory: the plane's cgroup counts those.
+//! Where it has no such counter, no kill is called one. `bridge` owns it, pods and Jobs ask.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The counter of kills, and how many of them are old or accounted for.
+pub(crate) struct OomWatch {
+    file: Option<PathBuf>,
+    accounted: Cell<u64>,
+}
+
+impl OomWatch {
+    /// Looks at the cgroup of this process, in which its functions are too.
+    pub(crate) fn new() -> Self {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let files = cgroups.lines().filter_map(counter);
+        Self::of(files.into_iter().find(|file| kills(file).is_some()))
+    }
+
+    fn of(file: Option<PathBuf>) -> Self {
+        let watch = Self {
+            file,
+            accounted: Cell::new(0),
+        };
+        watch.refresh();
+        watch
+    }
+
+    fn count(&self) -> u64 {
+        self.file.as_deref().and_then(kills).unwrap_or(0)
+    }
+
+    /// Forgets kills so far: of processes that were no pod's own, such as a pod's worker.
+    pub(crate) fn refresh(&self) {
+        self.accounted.set(self.count());
+    }
+
+    /// A pod's process was just killed, and not by us: by the kernel?
+    pub(crate) fn is_guilty(&self) -> bool {
+        let more = self.count() > self.accounted.get();
+        if more {
+            self.accounted.set(self.accounted.get() + 1);
+        }
+        more
+    }
+}
+
+/// The counter's file for a line of /proc/self/cgroup: `0::/path`, or `4:memory:/path` of old.
+fn counter(line: &str) -> Option<PathBuf> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let path = path.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    if controllers.is_empty() {
+        Some(root.join(path).join("memory.events"))
+    } else if controllers.split(',').any(|name| name == "memory") {
+        Some(root.join("memory").join(path).join("memory.oom_control"))
+    } else {
+        None
+    }
+}
+
+fn kills(file: &Path) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let mut lines = text.lines();
+    lines.find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kill_of_the_kernels_is_found_guilty_of_once() {
+        let file = std::env::temp_dir().join(format!("oom-{}", std::process::id()));
+        fs::write(&file, "low 0\noom 9\noom_kill 3\n").expect("ours");
+        let watch = OomWatch::of(Some(file.clone()));
+        assert!(!watch.is_guilty());
+        fs::write(&file, "low 0\noom 9\noom_kill 5\n").expect("ours");
+        assert!(watch.is_guilty() && watch.is_guilty());
+        assert!(!watch.is_guilty());
+        fs::write(&file, "oom_kill 6\n").expect("ours");
+        watch.refresh();
+        assert!(!watch.is_guilty());
+        fs::remove_file(&file).expect("ours");
+        assert!(!OomWatch::of(None).is_guilty());
+    }
+
+    #[test]
+    fn both_kinds_of_cgroups_are_found() {
+        let path = |line| counter(line).map(|path| path.display().to_string());
+        let new = path("0::/user.slice/a.scope");
+        assert_eq!(
+            new.as_deref(),
+            Some("/sys/fs/cgroup/user.slice/a.scope/memory.events")
+        );
+        let old = path("9:memory:/docker/1:2");
+        assert_eq!(
+            old.as_deref(),
+            Some("/sys/fs/cgroup/memory/docker/1:2/memory.oom_control")
+        );
+        assert_eq!(path("3:cpu,cpuacct:/"), None);
+    }
+}

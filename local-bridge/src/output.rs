@@ -1,0 +1,285 @@
+//! A function's own output: its lines go to the log with the function's name, the last ones of
+//! stderr are kept for the message of a failed start. It never holds a function up for long: what
+//! is too long is cut, what is too much is left out, and both are said.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::sleep;
+
+/// Longest line that is logged, in bytes.
+const LINE_LEN_MAX: usize = 8 * 1024;
+/// Lines of one stream that may come at once, and how many more each second.
+const LINES_AT_ONCE: u32 = 1000;
+const LINES_PER_SECOND: u32 = 200;
+/// Kept for messages.
+const LINES_KEPT: usize = 20;
+const KEPT_LEN_MAX: usize = 4096;
+/// Somebody who floods is read this much, and then waits a little.
+const FLOOD_BYTES: usize = 64 * 1024;
+const FLOOD_PAUSE: Duration = Duration::from_millis(10);
+/// Read at once; on the stack, so that an idle pod holds no buffer.
+const READ_LEN: usize = 8 * 1024;
+
+/// Whose output it is.
+pub(crate) struct Source {
+    pub(crate) function: Arc<str>,
+    pub(crate) pod: String,
+    pub(crate) stream: &'static str,
+}
+
+/// The last lines of a stream.
+#[derive(Default)]
+pub(crate) struct Tail(VecDeque<String>);
+
+impl Tail {
+    fn push(&mut self, line: &str) {
+        if line.trim().is_empty() {
+            return;
+        }
+        if self.0.len() == LINES_KEPT {
+            self.0.pop_front();
+        }
+        let end = line.floor_char_boundary(KEPT_LEN_MAX);
+        self.0.push_back(line[..end].to_owned());
+    }
+
+    /// The lines, the last ones where they are too long together.
+    pub(crate) fn text(&self) -> String {
+        let mut left = KEPT_LEN_MAX;
+        let fits = |line: &&String| {
+            let fits = line.len() < left;
+            left = left.saturating_sub(line.len() + 1);
+            fits
+        };
+        let mut lines: Vec<&str> = self.0.iter().rev().take_while(fits).map(|l| &**l).collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+}
+
+/// Reads a stream to its end.
+pub(crate) async fn follow(pipe: Receiver, source: Source, tail: Option<Rc<RefCell<Tail>>>) {
+    let mut log = Log::new(source, tail);
+    let mut flood = 0;
+    while pipe.readable().await.is_ok() {
+        let left_out = log.left_out;
+        match log.read(&pipe) {
+            Ok(0) => break,
+            Ok(count) if log.left_out > left_out => flood += count,
+            Ok(_) => flood = 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+        if flood >= FLOOD_BYTES {
+            flood = 0;
+            sleep(FLOOD_PAUSE).await;
+        }
+    }
+    log.end();
+}
+
+struct Log {
+    source: Source,
+    tail: Option<Rc<RefCell<Tail>>>,
+    /// The beginning of a line whose end has not come.
+    begun: Vec<u8>,
+    /// The rest of the line is too long, and is skipped.
+    is_cut: bool,
+    allowed: Allowance,
+    /// Lines that were not logged since the last one that was.
+    left_out: u64,
+}
+
+impl Log {
+    fn new(source: Source, tail: Option<Rc<RefCell<Tail>>>) -> Self {
+        Self {
+            source,
+            tail,
+            begun: Vec::new(),
+            is_cut: false,
+            allowed: Allowance::new(Instant::now()),
+            left_out: 0,
+        }
+    }
+
+    fn read(&mut self, pipe: &Receiver) -> io::Result<usize> {
+        let mut bytes = [0; READ_LEN];
+        let count = pipe.try_read(&mut bytes)?;
+        self.take(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.add(&bytes[..at]);
+            self.line();
+            bytes = &bytes[at + 1..];
+        }
+        self.add(bytes);
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let room = LINE_LEN_MAX - self.begun.len();
+        self.begun
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.is_cut |= bytes.len() > room;
+    }
+
+    fn line(&mut self) {
+        let bytes = std::mem::take(&mut self.begun);
+        let is_cut = std::mem::take(&mut self.is_cut);
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end_matches('\r');
+        if let Some(tail) = &self.tail {
+            tail.borrow_mut().push(text);
+        }
+        if text.is_empty() {
+            return;
+        }
+        if !self.allowed.take(Instant::now()) {
+            self.left_out += 1;
+            return;
+        }
+        self.say_left_out();
+        let Source {
+            function,
+            pod,
+            stream,
+        } = &self.source;
+        let more = if is_cut {
+            " [cut here: the line is longer]"
+        } else {
+            ""
+        };
+        tracing::info!(target: "function", %function, %pod, stream, "{text}{more}");
+    }
+
+    fn say_left_out(&mut self) {
+        let lines = std::mem::take(&mut self.left_out);
+        if lines > 0 {
+            let Source {
+                function,
+                pod,
+                stream,
+            } = &self.source;
+            tracing::warn!(
+                target: "function", %function, %pod, stream,
+                "{lines} lines were left out: more than {LINES_PER_SECOND} a second"
+            );
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.begun.is_empty() {
+            self.line();
+        }
+        self.say_left_out();
+    }
+}
+
+/// How many lines may be logged.
+struct Allowance {
+    lines: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    const fn new(now: Instant) -> Self {
+        Self {
+            lines: LINES_AT_ONCE,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since);
+        let more = passed.as_millis() * u128::from(LINES_PER_SECOND) / 1000;
+        let more = u32::try_from(more).unwrap_or(LINES_AT_ONCE);
+        if more > 0 {
+            self.lines = self.lines.saturating_add(more).min(LINES_AT_ONCE);
+            self.since = now;
+        }
+        let taken = self.lines > 0;
+        self.lines = self.lines.saturating_sub(1);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> (Log, Rc<RefCell<Tail>>) {
+        let tail = Rc::new(RefCell::new(Tail::default()));
+        let source = Source {
+            function: "f".into(),
+            pod: "fn-f-00000".into(),
+            stream: "stderr",
+        };
+        (Log::new(source, Some(tail.clone())), tail)
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_come() {
+        for step in 1..12 {
+            let (mut log, tail) = log();
+            for piece in "one\r\n\ntwo\nthree".as_bytes().chunks(step) {
+                log.take(piece);
+            }
+            log.end();
+            assert_eq!(tail.borrow().text(), "one\ntwo\nthree");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_the_next_is_whole() {
+        let (mut log, tail) = log();
+        for _ in 0..20 {
+            log.take(&[b'x'; 1000]);
+            assert!(log.begun.len() <= LINE_LEN_MAX);
+        }
+        assert!(log.is_cut);
+        log.take(b"\nnext\n");
+        assert_eq!(
+            tail.borrow().text(),
+            "next",
+            "the long one alone is too long to show"
+        );
+        assert_eq!(tail.borrow().0[0].len(), KEPT_LEN_MAX);
+    }
+
+    #[test]
+    fn the_last_lines_are_kept() {
+        let mut tail = Tail::default();
+        for number in 0..100 {
+            tail.push(&format!("line {number}"));
+        }
+        let text = tail.text();
+        assert!(
+            text.starts_with("line 80\n") && text.ends_with("line 99"),
+            "{text}"
+        );
+        tail.push(&"é".repeat(KEPT_LEN_MAX));
+        assert!(tail.text().len() <= KEPT_LEN_MAX);
+    }
+
+    #[test]
+    fn a_flood_is_limited_and_comes_back() {
+        let start = Instant::now();
+        let mut allowed = Allowance::new(start);
+        let taken = (0..5000).filter(|_| allowed.take(start)).count();
+        assert_eq!(taken, LINES_AT_ONCE as usize);
+        let later = start + Duration::from_millis(500);
+        let taken = (0..5000).filter(|_| allowed.take(later)).count();
+        assert_eq!(taken, LINES_PER_SECOND as usize / 2);
+        let much_later = later + Duration::from_secs(3600);
+        let taken = (0..5000).filter(|_| allowed.take(much_later)).count();
+        assert_eq!(taken, LINES_AT_ONCE as usize);
+    }
+}

@@ -1,0 +1,292 @@
+//! The life of one warm pod, a process on a Unix socket: start, ready, in use, asked whether it is
+//! well, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{Message, PodAddress, PodEnd};
+use nanofaas_core::ticket::PodRef;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use crate::bridge::Plane;
+use crate::health::until_healthy;
+use crate::link::{AbortOnDrop, End};
+use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
+use crate::program::{Program, random_token};
+
+/// How long a quarantined pod has to answer.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A pod as everybody but its own task sees it.
+pub(crate) struct Pod {
+    pub(crate) place: PodRef,
+    pub(crate) name: String,
+    /// Who knows it may say that the pod is ready.
+    pub(crate) token: String,
+    pub(crate) function: Arc<Function>,
+    wanted_ns: u64,
+    /// Rings for everything below, and for the process.
+    bell: Rc<Notify>,
+    stop: Cell<bool>,
+    probe: Cell<bool>,
+    ready: Cell<bool>,
+}
+
+enum Fate {
+    StartFailed(StartFailure),
+    /// It was up, or was stopped before; `PodEnd` says how it went.
+    Ended(PodEnd),
+}
+
+impl Pod {
+    pub(crate) fn new(
+        place: PodRef,
+        name: String,
+        function: Arc<Function>,
+        wanted_ns: u64,
+    ) -> Self {
+        Self {
+            place,
+            name,
+            token: random_token(),
+            function,
+            wanted_ns,
+            bell: Rc::new(Notify::new()),
+            stop: Cell::new(false),
+            probe: Cell::new(false),
+            ready: Cell::new(false),
+        }
+    }
+
+    /// Ends it; what runs in it has its function's grace.
+    pub(crate) fn stop(&self) {
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    /// Asks whether it is well.
+    pub(crate) fn probe(&self) {
+        self.probe.set(true);
+        self.bell.notify_one();
+    }
+
+    /// It said so, or it answered.
+    pub(crate) fn is_ready(&self) {
+        self.ready.set(true);
+        self.bell.notify_one();
+    }
+
+    /// From its start to its end; everything is told on the way.
+    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
+        let id = plane.link.next_id();
+        let socket = plane.run_dir.at(&format!("{id}.sock"));
+        let function = self.function.name();
+        plane
+            .starts
+            .borrow_mut()
+            .begin(function, &self.name, self.wanted_ns);
+        let fate = self.run(&plane, id, &socket).await;
+        let _ = fs::remove_file(&socket);
+        plane.forget(&self);
+        match fate {
+            Fate::StartFailed(failure) => {
+                let why = failure.message.clone();
+                tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
+                plane.starts.borrow_mut().failed(function, &self.name, why);
+                let pod = self.place;
+                plane.say(|desk| desk.event(Event::StartFailed { pod, failure }));
+            }
+            Fate::Ended(end) => {
+                if !self.stop.get() {
+                    let why = &end.message;
+                    tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
+                }
+                plane.gone(self.place, &end);
+            }
+        }
+    }
+
+    async fn run(self: &Rc<Self>, plane: &Rc<Plane>, id: u64, socket: &Path) -> Fate {
+        let deadline = Instant::now() + plane.config.start_timeout;
+        let program = self.program(plane, socket);
+        let function = self.function.name();
+        let bell = self.bell.clone();
+        let started = process::start(&plane.link, &plane.run_dir, function, id, program, bell);
+        let mut process = match started {
+            Ok(process) => process,
+            Err(error) => {
+                forget_pipes(&plane.run_dir, id);
+                return failed(false, format!("cannot make its pipes: {error}").into());
+            }
+        };
+        let asking = self.ask(socket);
+        let not_up = self.starting(plane, &mut process, deadline).await;
+        drop(asking);
+        forget_pipes(&plane.run_dir, id);
+        if let Some(fate) = not_up {
+            return fate;
+        }
+        self.up(plane, socket);
+        self.serving(plane, &mut process, socket).await;
+        let end = PodEnd {
+            oom: process.fell_to_sigkill() && plane.oom.is_guilty(),
+            message: process.how().into(),
+        };
+        drain_output(process);
+        Fate::Ended(end)
+    }
+
+    fn program(&self, plane: &Plane, socket: &Path) -> Program {
+        let mut program = Program::of(&self.function, self.name.clone());
+        let base = &plane.config.callback_base;
+        let url = format!("{base}/v1/internal/{}/pods/{}:ready", self.token, self.name);
+        program.set("NANOFAAS_SOCKET", socket.to_string_lossy());
+        program.set("NANOFAAS_READY_URL", url);
+        program
+    }
+
+    /// Asks `/health` until it is well, for as long as the answer is kept.
+    fn ask(self: &Rc<Self>, socket: &Path) -> AbortOnDrop<()> {
+        let (pod, socket) = (self.clone(), socket.to_owned());
+        AbortOnDrop(spawn_local(async move {
+            until_healthy(&socket).await;
+            pod.is_ready();
+        }))
+    }
+
+    /// Until it is ready; or how it ended before.
+    async fn starting(
+        &self,
+        plane: &Plane,
+        process: &mut Process,
+        deadline: Instant,
+    ) -> Option<Fate> {
+        loop {
+            if process.is_started() {
+                let at_ns = plane.now_ns();
+                let mut starts = plane.starts.borrow_mut();
+                starts.spawned(self.function.name(), &self.name, at_ns);
+            }
+            if let Some(end) = process.end() {
+                let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
+                let how = match end {
+                    End::NotStarted { message, .. } => message,
+                    _ => format!("the pod was not ready yet when {}", process.how()),
+                };
+                return Some(failed(permanent, process.with_last_words(how).await));
+            }
+            if self.stop.get() {
+                process.kill().await;
+                let message = "it was stopped before it was ready".into();
+                return Some(Fate::Ended(PodEnd {
+                    oom: false,
+                    message,
+                }));
+            }
+            if self.ready.get() {
+                return None;
+            }
+            if !rung_before(&self.bell, Some(deadline)).await {
+                process.kill().await;
+                let limit = plane.config.start_timeout.as_millis();
+                let how = format!(
+                    "the pod was not ready within {limit} ms: it neither said so nor answered \
+                     200 to GET /health on its socket, NANOFAAS_SOCKET"
+                );
+                return Some(failed(false, process.with_last_words(how).await));
+            }
+        }
+    }
+
+    /// Io threads know where it listens before the scheduler lets anybody go there.
+    fn up(&self, plane: &Plane, socket: &Path) {
+        let at_ns = plane.now_ns();
+        let mut starts = plane.starts.borrow_mut();
+        starts.usable(self.function.name(), &self.name, at_ns);
+        drop(starts);
+        let (pod, socket): (PodRef, PathBuf) = (self.place, socket.to_owned());
+        plane.say(|desk| {
+            desk.broadcast(|| Message::PodAddress {
+                pod,
+                address: PodAddress::Unix(socket.clone()),
+            });
+            desk.event(Event::PodUp(pod));
+        });
+    }
+
+    /// Until it is gone.
+    async fn serving(self: &Rc<Self>, plane: &Plane, process: &mut Process, socket: &Path) {
+        let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
+        while process.end().is_none() {
+            if self.stop.get() {
+                drop(asking);
+                return self.stopping(process).await;
+            }
+            if self.probe.take() {
+                self.ready.set(false);
+                asking = Some((self.ask(socket), Instant::now() + PROBE));
+            }
+            if asking.is_some() && self.ready.get() {
+                asking = None;
+                let pod = self.place;
+                plane.say(|desk| desk.event(Event::PodUp(pod)));
+            }
+            let deadline = asking.as_ref().map(|(_, deadline)| *deadline);
+            if !rung_before(&self.bell, deadline).await {
+                let (function, pod) = (self.function.name(), &self.name);
+                tracing::warn!(%function, pod, "the pod did not answer GET /health for 5 s");
+                return process.kill().await;
+            }
+        }
+    }
+
+    async fn stopping(&self, process: &mut Process) {
+        process.terminate();
+        let grace = Duration::from_secs(u64::from(self.function.spec.grace_s()));
+        if !process.ended_before(Instant::now() + grace).await {
+            process.kill().await;
+        }
+    }
+}
+
+fn failed(permanent: bool, message: Arc<str>) -> Fate {
+    Fate::StartFailed(StartFailure { permanent, message })
+}
+
+/// Pods by place and by name.
+#[derive(Default)]
+pub(crate) struct Pods {
+    by_place: std::collections::HashMap<PodRef, Rc<Pod>>,
+    by_name: std::collections::HashMap<String, Rc<Pod>>,
+}
+
+impl Pods {
+    pub(crate) fn add(&mut self, pod: &Rc<Pod>) {
+        self.by_place.insert(pod.place, pod.clone());
+        self.by_name.insert(pod.name.clone(), pod.clone());
+    }
+
+    pub(crate) fn remove(&mut self, pod: &Pod) {
+        self.by_place.remove(&pod.place);
+        self.by_name.remove(&pod.name);
+    }
+
+    pub(crate) fn at(&self, place: PodRef) -> Option<Rc<Pod>> {
+        self.by_place.get(&place).cloned()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Rc<Pod>> {
+        self.by_name.get(name).cloned()
+    }
+}
+
+/// Shared by everybody on the bridge's thread.
+pub(crate) type PodTable = RefCell<Pods>;

@@ -1,0 +1,201 @@
+//! One process of a function: started through the guard, its output followed, its end put in words.
+//! It never decides when a process ends; `pod` and `job` do.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tokio::net::unix::pipe::{OpenOptions, Receiver};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::link::{AbortOnDrop, End, Known, Link};
+use crate::output::{Source, Tail, follow};
+use crate::program::Program;
+use crate::run_dir::RunDir;
+use crate::wire::{Ending, Start};
+
+/// How long the last output of a process that ended may take to come in.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
+/// How long the kernel may take to end a killed process.
+const KILLED: Duration = Duration::from_secs(5);
+/// Longest message made of a process's end and its last words, in bytes.
+const MESSAGE_LEN_MAX: usize = 4096;
+
+/// A process that was asked for.
+pub(crate) struct Process {
+    link: Rc<Link>,
+    known: Rc<Known>,
+    bell: Rc<Notify>,
+    following: Vec<AbortOnDrop<()>>,
+    tail: Rc<RefCell<Tail>>,
+    was_killed: bool,
+}
+
+/// Asks for a process of a function. `bell` rings when it runs and when it has ended.
+pub(crate) fn start(
+    link: &Rc<Link>,
+    run_dir: &RunDir,
+    function: &Arc<str>,
+    id: u64,
+    program: Program,
+    bell: Rc<Notify>,
+) -> io::Result<Process> {
+    let tail = Rc::new(RefCell::new(Tail::default()));
+    let mut following = Vec::with_capacity(2);
+    let mut paths = Vec::with_capacity(2);
+    for (stream, end, tail) in [
+        ("stdout", "out", None),
+        ("stderr", "err", Some(tail.clone())),
+    ] {
+        let (pipe, path) = named_pipe(run_dir, &format!("{id}.{end}"))?;
+        let source = Source {
+            function: function.clone(),
+            pod: program.pod.clone(),
+            stream,
+        };
+        following.push(AbortOnDrop(spawn_local(async move {
+            follow(pipe, source, tail).await;
+        })));
+        paths.push(path);
+    }
+    let stderr = text(&paths[1])?;
+    let start = Start {
+        id,
+        pod: program.pod,
+        argv: program.argv,
+        env: program.env,
+        directory: program.directory,
+        stdout: text(&paths[0])?,
+        stderr,
+    };
+    let known = link.start(start, bell.clone());
+    Ok(Process {
+        link: link.clone(),
+        known,
+        bell,
+        following,
+        tail,
+        was_killed: false,
+    })
+}
+
+fn named_pipe(run_dir: &RunDir, name: &str) -> io::Result<(Receiver, PathBuf)> {
+    let path = run_dir.at(name);
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok((OpenOptions::new().open_receiver(&path)?, path))
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| io::Error::other("the run directory is not UTF-8"))
+}
+
+/// Removes the names of a process's pipes; they are not needed once it runs.
+pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
+    for end in ["out", "err"] {
+        let _ = fs::remove_file(run_dir.at(&format!("{id}.{end}")));
+    }
+}
+
+impl Process {
+    pub(crate) fn is_started(&self) -> bool {
+        self.known.is_started.get()
+    }
+
+    pub(crate) fn end(&self) -> Option<End> {
+        self.known.end()
+    }
+
+    /// Asks it to end, as a cluster would: the process itself and not its group.
+    pub(crate) fn terminate(&self) {
+        self.link.signal(&self.known, Signal::SIGTERM, false);
+    }
+
+    /// Kills it and its group, and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        if self.end().is_some() {
+            return;
+        }
+        self.was_killed = true;
+        self.link.signal(&self.known, Signal::SIGKILL, true);
+        self.ended_before(Instant::now() + KILLED).await;
+    }
+
+    /// Waits for its end; false where it still runs at the deadline. Other rings are lost.
+    pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
+        loop {
+            if self.end().is_some() {
+                return true;
+            }
+            if timeout_at(deadline, self.bell.notified()).await.is_err() {
+                return self.end().is_some();
+            }
+        }
+    }
+
+    /// Whether somebody else killed it.
+    pub(crate) fn fell_to_sigkill(&self) -> bool {
+        let killed = Ending::Signal(Signal::SIGKILL as i32);
+        !self.was_killed && matches!(self.end(), Some(End::Ended(ending)) if ending == killed)
+    }
+
+    /// How it ended, in words.
+    pub(crate) fn how(&self) -> String {
+        match self.end() {
+            None => "it does not end although it was killed".to_owned(),
+            Some(End::NotStarted { message, .. }) => message,
+            Some(End::GuardLost) => "it was ended with the guard of its plane".to_owned(),
+            Some(End::Ended(Ending::Status(status))) => format!("it exited with status {status}"),
+            Some(End::Ended(Ending::Signal(number))) => {
+                let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
+                format!("it was ended by {name} ({number})")
+            }
+        }
+    }
+
+    /// What was said, and then the last lines of its stderr.
+    pub(crate) async fn with_last_words(&mut self, message: String) -> Arc<str> {
+        let deadline = Instant::now() + LAST_OUTPUT;
+        for following in &mut self.following {
+            let _ = timeout_at(deadline, &mut following.0).await;
+        }
+        let tail = self.tail.borrow().text();
+        let mut message = message;
+        if !tail.is_empty() {
+            message.push_str("; the last lines of its stderr:\n");
+            let room = MESSAGE_LEN_MAX.saturating_sub(message.len());
+            let from = tail.ceil_char_boundary(tail.len().saturating_sub(room));
+            message.push_str(&tail[from..]);
+        }
+        message.into()
+    }
+}
+
+/// Waits for a bell; false at the deadline.
+pub(crate) async fn rung_before(bell: &Notify, deadline: Option<Instant>) -> bool {
+    match deadline {
+        None => {
+            bell.notified().await;
+            true
+        }
+        Some(deadline) => timeout_at(deadline, bell.notified()).await.is_ok(),
+    }
+}
+
+/// Lets output of an ended process come in without waiting for it.
+pub(crate) fn drain_output(mut process: Process) {
+    spawn_local(async move {
+        for following in &mut process.following {
+            let _ = timeout(LAST_OUTPUT, &mut following.0).await;
+        }
+    });
+}

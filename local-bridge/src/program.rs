@@ -1,0 +1,159 @@
+//! What is run for a pod or a Job: program, arguments, environment, directory, from a function's
+//! spec. It starts nothing. `pod` and `job` make one for each start.
+
+use std::path::Path;
+
+use nanofaas_core::function::Function;
+use nanofaas_core::spec::ENV_RESERVED;
+
+/// A process to be.
+pub(crate) struct Program {
+    /// Its pod's name: `fn-<function>-<5 random>`.
+    pub(crate) pod: String,
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) directory: Option<String>,
+}
+
+impl Program {
+    /// What every process of a function has.
+    pub(crate) fn of(function: &Function, pod: String) -> Self {
+        let spec = &function.spec;
+        let directory = spec.local.directory.clone();
+        let mut argv = spec.local_command().to_vec();
+        if let Some(program) = argv.first_mut() {
+            // A program that is named by a path is looked for where the function runs.
+            if let Some(directory) = &directory
+                && program.contains('/')
+                && let Some(path) = Path::new(directory).join(&*program).to_str()
+            {
+                *program = path.to_owned();
+            }
+        }
+        let own = spec.local_env().into_iter();
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut program = Self {
+            env: own.collect(),
+            argv,
+            directory,
+            pod,
+        };
+        let name = program.pod.clone();
+        program.set("NANOFAAS_POD", name);
+        program.set("FUNCTION_NAME", &**function.name());
+        program.set("EXECUTION_MODE", spec.runtime_mode.as_str());
+        if let Some(command) = &spec.runtime_command {
+            program.set("WATCHDOG_CMD", command);
+        }
+        program
+    }
+
+    /// Goes over what the function says.
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.env.push((name.to_owned(), value.into()));
+    }
+}
+
+/// Whether a variable of the plane's own is kept from functions: its settings are its own, and
+/// what the platform sets must not come from outside.
+pub(crate) fn is_kept_from_functions(name: &str) -> bool {
+    name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
+}
+
+/// Five letters and digits that no other pod is likely to have.
+pub(crate) fn random_name() -> String {
+    const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut bits = random(5);
+    bits.truncate(5);
+    let letter = |byte: &u8| char::from(LETTERS[usize::from(byte & 31)]);
+    bits.iter().map(letter).collect()
+}
+
+/// 32 hexadecimal digits that nobody can guess.
+pub(crate) fn random_token() -> String {
+    random(16)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+fn random(count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    getrandom::fill(&mut bytes).expect("the kernel has random bytes");
+    bytes
+}
+
+/// Whether two tokens are the same; takes as long whatever differs.
+pub(crate) fn is_same_token(ours: &str, theirs: &str) -> bool {
+    let pairs = ours.bytes().zip(theirs.bytes());
+    let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));
+    ours.len() == theirs.len() && differing == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
+    use nanofaas_core::view::LaneView;
+    use std::sync::Arc;
+
+    fn function(json: &str) -> Function {
+        let draft = serde_json::from_str(json).expect("a draft");
+        let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+        Function {
+            spec: spec.expect("a sound spec"),
+            lane: 0,
+            view: Arc::new(LaneView::new(1)),
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn a_program_named_by_a_path_is_in_the_functions_directory() {
+        for (command, program) in [
+            ("./run", "/srv/a/./run"),
+            ("/bin/sh", "/bin/sh"),
+            ("sh", "sh"),
+        ] {
+            let function = function(&format!(
+                r#"{{"name":"a","executionMode":"WARM","command":["{command}","x"],
+                "local":{{"directory":"/srv/a"}}}}"#
+            ));
+            let made = Program::of(&function, "fn-a-00000".into());
+            assert_eq!(made.argv, [program, "x"]);
+            assert_eq!(made.directory.as_deref(), Some("/srv/a"));
+        }
+    }
+
+    #[test]
+    fn the_platforms_variables_go_over_the_functions() {
+        let function = function(
+            r#"{"name":"a","executionMode":"WARM","command":["sh"],"env":{"A":"1","B":"1"},
+            "local":{"env":{"B":"2"}},"runtimeMode":"STDIO","runtimeCommand":"wc -w"}"#,
+        );
+        let made = Program::of(&function, "fn-a-00000".into());
+        let find = |name: &str| {
+            let mut all = made.env.iter().filter(|(key, _)| key == name);
+            let found = all.next().map(|(_, value)| value.as_str());
+            assert!(all.next().is_none(), "{name} twice");
+            found
+        };
+        assert_eq!(find("A"), Some("1"));
+        assert_eq!(find("B"), Some("2"));
+        assert_eq!(find("FUNCTION_NAME"), Some("a"));
+        assert_eq!(find("EXECUTION_MODE"), Some("STDIO"));
+        assert_eq!(find("WATCHDOG_CMD"), Some("wc -w"));
+        assert_eq!(find("NANOFAAS_POD"), Some("fn-a-00000"));
+    }
+
+    #[test]
+    fn only_the_very_same_token_is_the_same() {
+        let token = random_token();
+        assert_eq!(token.len(), 32);
+        assert_ne!(token, random_token());
+        assert!(is_same_token(&token, &token.clone()));
+        assert!(!is_same_token(&token, &token[1..]));
+        assert!(!is_same_token(&token, ""));
+        assert!(!is_same_token(&token, &"0".repeat(32)));
+    }
+}

@@ -1,0 +1,423 @@
+//! A bridge with its desk and rings, and everything else that a plane would have, in a test's hands.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use nanofaas_core::desk::Desk;
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::event::{Event, Order};
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, Message, PodAddress, PodEnd, Reply, ReplyTo, Request};
+use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
+use nanofaas_core::registry::Registry;
+use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_core::ticket::PodRef;
+use nanofaas_local_bridge::{LocalBridge, LocalConfig, bell};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const IO_THREADS: usize = 2;
+
+/// A directory that goes with the test.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("lb-test-{}", std::process::id()));
+        fs::create_dir(&path).expect("a scratch directory");
+        Self(path)
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn path(&self) -> &str {
+        self.0.to_str().expect("UTF-8")
+    }
+
+    /// Writes a program.
+    pub fn program(&self, name: &str, text: &str) {
+        fs::write(self.at(name), text).expect("written");
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.at(name), mode).expect("ours");
+    }
+
+    /// Waits for a file with a whole line in it.
+    pub async fn line(&self, name: &str) -> String {
+        let file = self.at(name);
+        until(&format!("{name} is written"), || {
+            fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        fs::read_to_string(&file)
+            .expect("written")
+            .trim()
+            .to_owned()
+    }
+
+    pub async fn pid(&self, name: &str) -> i32 {
+        self.line(name).await.parse().expect("a pid")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < PATIENCE, "it never was that {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Whether a process is there and no zombie.
+pub fn lives(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat[stat.rfind(')').expect("a name")..].starts_with(") Z"))
+}
+
+/// What the test holds of a plane.
+pub struct Bench {
+    pub scratch: Scratch,
+    pub desk: Rc<RefCell<Desk>>,
+    pub post: BridgePost,
+    pub io: Vec<IoInbox>,
+    pub scheduler: PinnedInbox,
+    pub start: Instant,
+    unread: Vec<VecDeque<Message>>,
+    functions: u32,
+    pods: u32,
+    acknowledged: u64,
+}
+
+fn silent_bell() -> Arc<Doorbell> {
+    Arc::new(Doorbell::new(Waker::noop().clone()))
+}
+
+pub fn config(scratch: &Scratch) -> LocalConfig {
+    let program = std::env::current_exe().expect("this program");
+    LocalConfig {
+        callback_base: "http://127.0.0.1:1".into(),
+        start_timeout: PATIENCE,
+        stop_grace: Duration::from_secs(10),
+        guard: vec![program.into(), "guard".into()],
+        run_base: Some(scratch.at("")),
+        origin: Instant::now(),
+        origin_wall: SystemTime::now(),
+    }
+}
+
+/// Runs a test with a bridge.
+pub fn with<F>(test: impl FnOnce(Bench) -> F)
+where
+    F: Future<Output = Bench> + 'static,
+{
+    with_config(|_| {}, test);
+}
+
+pub fn with_config<F>(edit: impl FnOnce(&mut LocalConfig), test: impl FnOnce(Bench) -> F)
+where
+    F: Future<Output = Bench> + 'static,
+{
+    let scratch = Scratch::new();
+    let mut config = config(&scratch);
+    edit(&mut config);
+    let (start, origin_wall) = (config.origin, config.origin_wall);
+    let _ = origin_wall;
+    let (bell, wake) = bell();
+    let (post, inbox) = BridgePost::pair(bell);
+    let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
+    let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
+    let (pinned, scheduler) = PinnedPost::pair(silent_bell(), IO_THREADS);
+    let registry = Registry::new(IO_THREADS, Defaults::DEFAULT, Platform::Local);
+    let desk = Desk::new(inbox, posts, SchedulerPost::Pinned(pinned), registry);
+    let bench = Bench {
+        scratch,
+        desk: Rc::new(RefCell::new(desk)),
+        post,
+        io,
+        scheduler,
+        start,
+        unread: (0..IO_THREADS).map(|_| VecDeque::new()).collect(),
+        functions: 0,
+        pods: 0,
+        acknowledged: 0,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.expect("a runtime");
+    let bench = runtime.block_on(LocalSet::new().run_until(async move {
+        let bridge = LocalBridge::open(config).expect("a bridge");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = spawn_local(bridge.run(bench.desk.clone(), wake, async {
+            let _ = stopped.await;
+        }));
+        let bench = test(bench).await;
+        stop.send(()).expect("the bridge runs");
+        tokio::time::timeout(PATIENCE, running)
+            .await
+            .expect("it stops")
+            .expect("it does not panic");
+        bench
+    }));
+    let left: Vec<_> = fs::read_dir(bench.scratch.at(""))
+        .expect("there")
+        .map(|entry| entry.expect("readable").file_name())
+        .filter(|name| name.to_string_lossy().starts_with("nanofaas-"))
+        .collect();
+    assert!(left.is_empty(), "the run directory is left: {left:?}");
+}
+
+impl Bench {
+    pub fn send(&self, message: BridgeMessage) {
+        assert!(
+            self.post.send(message).is_ok(),
+            "the bridge's inbox is full"
+        );
+    }
+
+    pub fn order(&self, order: Order) {
+        self.send(BridgeMessage::Order(order));
+    }
+
+    /// Registers a function, written in JSON without its braces, and takes it over.
+    pub async fn register(&mut self, fields: &str) -> Arc<Function> {
+        self.functions += 1;
+        let json = format!(r#"{{"name":"f{}",{fields}}}"#, self.functions);
+        let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
+        let reply = ReplyTo {
+            thread: 0,
+            token: 1,
+        };
+        let request = Request::Register {
+            draft,
+            replace: false,
+        };
+        self.send(BridgeMessage::Request { request, reply });
+        match self.reply().await {
+            Reply::Registered { function, .. } => function,
+            Reply::Refused(refused) => panic!("{refused:?}"),
+            _ => panic!("another reply"),
+        }
+    }
+
+    /// A WARM function of a program in the scratch directory.
+    pub async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
+        let directory = self.scratch.path();
+        let fields = format!(
+            r#""executionMode":"WARM","command":{command},
+            "local":{{"directory":"{directory}"}}{more}"#
+        );
+        let function = self.register(&fields).await;
+        let event = self.event().await;
+        assert!(matches!(event, Event::LaneOpened { .. }));
+        function
+    }
+
+    /// Orders a pod.
+    pub fn pod(&mut self, function: &Function) -> PodRef {
+        self.pods += 1;
+        let pod = PodRef {
+            index: self.pods,
+            generation: 7,
+        };
+        let order = Order::Start {
+            lane: function.lane,
+            pod,
+            wanted_ns: self.now_ns(),
+        };
+        self.order(order);
+        pod
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).expect("a short test")
+    }
+
+    /// The next thing that the scheduler hears.
+    pub async fn event(&mut self) -> Event {
+        let since = Instant::now();
+        loop {
+            self.take_messages();
+            if let Some(event) = self.scheduler.events.pop() {
+                return event;
+            }
+            assert!(since.elapsed() < PATIENCE, "the scheduler hears nothing");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub async fn up(&mut self, pod: PodRef) {
+        match self.event().await {
+            Event::PodUp(up) => assert_eq!(up, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event"),
+        }
+    }
+
+    pub async fn down(&mut self, pod: PodRef) {
+        match self.event().await {
+            Event::PodDown(down) => assert_eq!(down, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event"),
+        }
+    }
+
+    /// Moves what io threads got aside; functions are acknowledged at once.
+    fn take_messages(&mut self) {
+        for (inbox, unread) in self.io.iter_mut().zip(&mut self.unread) {
+            while let Some(message) = inbox.messages.pop() {
+                let version = match &message {
+                    Message::Function(function) => function.version,
+                    Message::FunctionRemoved { version, .. } => *version,
+                    _ => {
+                        unread.push_back(message);
+                        continue;
+                    }
+                };
+                self.acknowledged += 1;
+                assert!(self.post.send(BridgeMessage::Ack { version }).is_ok());
+            }
+        }
+    }
+
+    /// How many versions were taken over, summed over the threads.
+    pub fn acknowledged(&mut self) -> u64 {
+        self.take_messages();
+        self.acknowledged
+    }
+
+    /// What an io thread got, if anything is there.
+    pub fn try_message(&mut self, thread: usize) -> Option<Message> {
+        self.take_messages();
+        self.unread[thread].pop_front()
+    }
+
+    /// The next thing that an io thread gets, but for functions.
+    pub async fn message(&mut self, thread: usize) -> Message {
+        let since = Instant::now();
+        loop {
+            if let Some(message) = self.try_message(thread) {
+                return message;
+            }
+            assert!(
+                since.elapsed() < PATIENCE,
+                "io thread {thread} gets nothing"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub async fn reply(&mut self) -> Reply {
+        match self.message(0).await {
+            Message::Reply { token: 1, reply } => reply,
+            _ => panic!("something else came first"),
+        }
+    }
+
+    pub async fn ask(&mut self, request: Request) -> Reply {
+        let reply = ReplyTo {
+            thread: 0,
+            token: 1,
+        };
+        self.send(BridgeMessage::Request { request, reply });
+        self.reply().await
+    }
+
+    /// Where all io threads were told that a pod is; they must know before the scheduler does.
+    pub fn address(&mut self, pod: PodRef) -> PathBuf {
+        let mut found = None;
+        for thread in 0..IO_THREADS {
+            match self.try_message(thread) {
+                Some(Message::PodAddress {
+                    pod: at,
+                    address: PodAddress::Unix(path),
+                }) => {
+                    assert_eq!(at, pod);
+                    assert!(found.as_ref().is_none_or(|known| *known == path));
+                    found = Some(path);
+                }
+                _ => panic!("thread {thread} does not know the address"),
+            }
+        }
+        found.expect("an address")
+    }
+
+    /// What all io threads were told of a pod's end, before the scheduler was.
+    pub fn gone(&mut self, pod: PodRef) -> PodEnd {
+        let mut found = None;
+        for thread in 0..IO_THREADS {
+            match self.try_message(thread) {
+                Some(Message::PodGone { pod: at, end }) => {
+                    assert_eq!(at, pod);
+                    found = Some(end);
+                }
+                _ => panic!("thread {thread} does not know of the end"),
+            }
+        }
+        found.expect("an end")
+    }
+
+    /// A pod of that program, up.
+    pub async fn running(&mut self, program: &str) -> (Arc<Function>, PodRef, PathBuf) {
+        let command = format!(r#"["python3","{program}"]"#);
+        let function = self.warm(&command, r#","timeoutMs":1"#).await;
+        let pod = self.pod(&function);
+        self.up(pod).await;
+        let address = self.address(pod);
+        (function, pod, address)
+    }
+
+    pub fn has_file(&self, name: &str) -> bool {
+        Path::new(&self.scratch.at(name)).exists()
+    }
+}
+
+/// A pod that answers `/health` until a file `sick` is there, and leaves its pid in `pid`.
+pub const HEALTHY: &str = r#"
+import http.server, os, socketserver
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if os.path.exists("sick") else 200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    def get_request(self):
+        return super().get_request()[0], ("pod", 0)
+server = Server(os.environ["NANOFAAS_SOCKET"], Answer)
+with open("pid", "w") as file:
+    file.write(f"{os.getpid()}\n")
+"#;
+
+pub const FOR_EVER: &str = "\nserver.serve_forever()\n";
+
+/// A stray of a stray: it left the group and the session of its pod.
+pub const WITH_STRAY: &str = r#"
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    with open("stray", "w") as file:
+        file.write(f"{os.getpid()}\n")
+    import time
+    time.sleep(1000)
+"#;

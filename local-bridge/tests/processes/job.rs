@@ -1,0 +1,161 @@
+//! Jobs: one process for each attempt of a call.
+
+use std::sync::Arc;
+
+use nanofaas_core::event::Event;
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, JobStart, Message};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::CallRef;
+
+use crate::Test;
+use crate::bench::{Bench, lives, until, with};
+
+pub const TESTS: &[Test] = &[
+    ("a_job_gets_its_call_in_the_environment", environment),
+    ("a_job_that_fails_says_its_last_words", failures),
+    ("a_job_that_is_over_is_ended", stops),
+];
+
+const CALL: CallRef = CallRef {
+    index: 4,
+    generation: 2,
+    thread: 1,
+};
+
+async fn job(bench: &mut Bench, command: &str) -> Arc<Function> {
+    let directory = bench.scratch.path();
+    let fields =
+        format!(r#""command":{command},"timeoutMs":5000,"local":{{"directory":"{directory}"}}"#);
+    let function = bench.register(&fields).await;
+    assert!(matches!(bench.event().await, Event::LaneOpened { .. }));
+    function
+}
+
+fn start(function: &Arc<Function>, payload: Option<&str>, deadline_ms: u64) -> BridgeMessage {
+    BridgeMessage::Job(Box::new(JobStart {
+        call: CALL,
+        function: function.clone(),
+        execution_id: "id1".into(),
+        attempt: 3,
+        trace_id: Some("trace".into()),
+        token: "3.abc".into(),
+        payload: payload.map(Into::into),
+        deadline_ms,
+    }))
+}
+
+fn stop() -> BridgeMessage {
+    BridgeMessage::JobStop {
+        call: CALL,
+        attempt: 3,
+    }
+}
+
+async fn started(bench: &mut Bench) {
+    let message = bench.message(1).await;
+    let Message::JobStarted {
+        call: CALL,
+        attempt: 3,
+        at_ns,
+    } = message
+    else {
+        panic!("it did not start");
+    };
+    assert!(at_ns > 0 && at_ns <= bench.now_ns());
+}
+
+async fn ended(bench: &mut Bench) -> Failure {
+    match bench.message(1).await {
+        Message::JobEnded {
+            call: CALL,
+            attempt: 3,
+            failure,
+            oom: false,
+        } => failure,
+        _ => panic!("it did not end"),
+    }
+}
+
+fn environment() {
+    with(|mut bench| async move {
+        let script = "#!/bin/sh\nenv >env.new\nmv env.new env$INVOCATION_TIMEOUT_MS\n";
+        bench.scratch.program("job", script);
+        let function = job(&mut bench, r#"["./job"]"#).await;
+        bench.send(start(&function, Some(r#"{"input":1}"#), 60_000));
+        started(&mut bench).await;
+        ended(&mut bench).await;
+        let env = bench.scratch.line("env5000").await;
+        let callback = "http://127.0.0.1:1/v1/internal/3.abc/executions";
+        let has = |line: &str| env.lines().any(|known| known == line);
+        for line in [
+            "EXECUTION_ID=id1",
+            "DISPATCH_ATTEMPT=3",
+            "TRACE_ID=trace",
+            "TIMEOUT_MS=60000",
+            "FUNCTION_NAME=f1",
+            "EXECUTION_MODE=HTTP",
+            r#"INVOCATION_PAYLOAD={"input":1}"#,
+            &format!("CALLBACK_URL={callback}"),
+        ] {
+            assert!(has(line), "{line} is not in\n{env}");
+        }
+        assert!(!env.contains("INVOCATION_PAYLOAD_URL") && !env.contains("NANOFAAS_SOCKET"));
+        bench.send(start(&function, None, 1234));
+        started(&mut bench).await;
+        ended(&mut bench).await;
+        let env = bench.scratch.line("env1234").await;
+        let url = format!("INVOCATION_PAYLOAD_URL={callback}/id1/input");
+        assert!(env.lines().any(|line| line == url), "{env}");
+        assert!(!env.contains("INVOCATION_PAYLOAD="));
+        bench
+    });
+}
+
+fn failures() {
+    with(|mut bench| async move {
+        let function = job(&mut bench, r#"["sh","-c","echo broken >&2; exit 7"]"#).await;
+        bench.send(start(&function, Some("{}"), 1000));
+        started(&mut bench).await;
+        let Failure::PodLost(why) = ended(&mut bench).await else {
+            panic!("another failure");
+        };
+        assert!(why.contains("status 7") && why.ends_with("broken"), "{why}");
+        let function = job(&mut bench, r#"["./no-such-job"]"#).await;
+        bench.send(start(&function, Some("{}"), 1000));
+        let Failure::ColdStart(why) = ended(&mut bench).await else {
+            panic!("another failure");
+        };
+        assert!(why.contains("no-such-job"), "{why}");
+        bench
+    });
+}
+
+fn stops() {
+    with(|mut bench| async move {
+        let script = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $! >child\necho $$ >pid\nwait\n";
+        bench.scratch.program("job", script);
+        let function = job(&mut bench, r#"["./job"]"#).await;
+        bench.send(start(&function, Some("{}"), 60_000));
+        started(&mut bench).await;
+        let (pid, child) = (
+            bench.scratch.pid("pid").await,
+            bench.scratch.pid("child").await,
+        );
+        bench.send(stop());
+        until("both are gone", || !lives(pid) && !lives(child)).await;
+        // One that is over before it runs.
+        bench.send(start(&function, Some("{}"), 60_000));
+        bench.send(stop());
+        bench.send(start(&function, Some("{}"), 60_000));
+        bench.send(stop());
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        while let Some(message) = bench.try_message(1) {
+            assert!(
+                !matches!(message, Message::JobEnded { .. }),
+                "nobody waits for it"
+            );
+        }
+        bench
+    });
+}

@@ -1,0 +1,360 @@
+//! Warm pods: ready, failed, stopped, asked, gone.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+
+use nanofaas_core::event::{Event, Order, StartFailure};
+use nanofaas_core::message::{Message, ReadyStamps, Refused, Reply, Request};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Test;
+use crate::bench::{Bench, FOR_EVER, HEALTHY, WITH_STRAY, lives, until, with, with_config};
+
+pub const TESTS: &[Test] = &[
+    ("a_pod_is_up_when_it_answers_health", up_by_health),
+    ("a_pod_is_up_when_it_says_so", up_by_its_word),
+    ("a_start_that_exits_says_its_last_words", exits_before_ready),
+    (
+        "a_program_that_is_not_there_is_a_permanent_failure",
+        no_program,
+    ),
+    ("a_start_that_takes_too_long_is_ended", start_timeout),
+    ("a_stopped_pod_may_finish", stop_drains),
+    ("a_pod_that_ignores_sigterm_is_killed", stop_kills),
+    ("a_pod_may_be_stopped_while_it_starts", stop_while_starting),
+    ("a_well_pod_is_up_again_and_a_sick_one_goes", probes),
+    ("a_killed_pod_takes_all_its_children_along", killed),
+    ("functions_get_a_clean_environment", environment),
+    ("a_python_function_is_a_pod", python_runtime),
+];
+
+async fn failure(bench: &mut Bench) -> StartFailure {
+    match bench.event().await {
+        Event::StartFailed { failure, .. } => failure,
+        _ => panic!("it did not fail"),
+    }
+}
+
+fn up_by_health() {
+    with(|mut bench| async move {
+        bench
+            .scratch
+            .program("pod.py", &[HEALTHY, FOR_EVER].concat());
+        let (function, pod, socket) = bench.running("pod.py").await;
+        assert!(UnixStream::connect(&socket).is_ok());
+        let name = function.name().clone();
+        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name }).await else {
+            panic!("no cold starts");
+        };
+        let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
+        assert_eq!(phases, ["spawned", "usable"]);
+        let pid = bench.scratch.pid("pid").await;
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        let end = bench.gone(pod);
+        assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
+        assert!(!lives(pid) && !socket.exists());
+        // Whoever asks for what is gone hears that it is.
+        bench.order(Order::Probe { pod });
+        bench.down(pod).await;
+        bench
+    });
+}
+
+fn up_by_its_word() {
+    with(|mut bench| async move {
+        let script = "#!/bin/sh\necho \"$NANOFAAS_READY_URL\" >url\nexec sleep 1000\n";
+        bench.scratch.program("pod", script);
+        let function = bench.warm(r#"["./pod"]"#, "").await;
+        let pod = bench.pod(&function);
+        let url = bench.scratch.line("url").await;
+        let path = url
+            .strip_prefix("http://127.0.0.1:1/v1/internal/")
+            .expect("our base");
+        let (token, rest) = path.split_once("/pods/").expect("a pod");
+        let name = rest.strip_suffix(":ready").expect("the word");
+        let stamps = ReadyStamps {
+            started_at_ms: 1,
+            loaded_at_ms: 2,
+            ready_at_ms: 3,
+        };
+        let ready = |token: &str, pod: &str| Request::PodReady {
+            token: token.into(),
+            pod: pod.into(),
+            stamps,
+        };
+        for (token, name, refused) in [
+            ("0123", name, Refused::Forbidden),
+            ("", name, Refused::Forbidden),
+            (token, "fn-f1-00000", Refused::NotFound),
+        ] {
+            let reply = bench.ask(ready(token, name)).await;
+            assert!(matches!(reply, Reply::Refused(why) if why == refused));
+        }
+        assert!(bench.scheduler.events.pop().is_none());
+        assert!(matches!(bench.ask(ready(token, name)).await, Reply::Ready));
+        bench.up(pod).await;
+        bench.address(pod);
+        let of = function.name().clone();
+        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name: of }).await else {
+            panic!("no cold starts");
+        };
+        assert_eq!(starts[0].pod, name);
+        let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
+        assert_eq!(phases, ["spawned", "started", "loaded", "ready", "usable"]);
+        let unknown = Request::ColdStarts {
+            name: "nobody".into(),
+        };
+        let reply = bench.ask(unknown).await;
+        assert!(matches!(reply, Reply::Refused(Refused::NotFound)));
+        bench
+    });
+}
+
+fn exits_before_ready() {
+    with(|mut bench| async move {
+        let command = r#"["sh","-c","echo out; echo first >&2; echo broken >&2; exit 3"]"#;
+        let function = bench.warm(command, "").await;
+        bench.pod(&function);
+        let failure = failure(&mut bench).await;
+        assert!(!failure.permanent);
+        let message = &*failure.message;
+        assert!(message.contains("status 3"), "{message}");
+        assert!(message.ends_with("stderr:\nfirst\nbroken"), "{message}");
+        let name = function.name().clone();
+        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name }).await else {
+            panic!("no cold starts");
+        };
+        assert_eq!(starts[0].failure.as_deref(), Some(message));
+        bench
+    });
+}
+
+fn no_program() {
+    with(|mut bench| async move {
+        fs::write(bench.scratch.at("data"), "no program").expect("written");
+        let nul = r#","env":{"A":"a\u0000b"}"#;
+        for (command, more, word) in [
+            (r#"["no-such-program"]"#, "", "No such file"),
+            (r#"["./nor/this"]"#, "", "No such file"),
+            (r#"["./data"]"#, "", "Permission denied"),
+            (r#"["sh"]"#, nul, "nul byte"),
+        ] {
+            let function = bench.warm(command, more).await;
+            bench.pod(&function);
+            let failure = failure(&mut bench).await;
+            assert!(failure.permanent, "{failure:?}");
+            assert!(failure.message.contains(word), "{failure:?}");
+        }
+        let gone = r#""executionMode":"WARM","command":["true"],"local":{"directory":"/no/dir"}"#;
+        let function = bench.register(gone).await;
+        assert!(matches!(bench.event().await, Event::LaneOpened { .. }));
+        bench.pod(&function);
+        let failure = failure(&mut bench).await;
+        assert!(
+            failure.permanent && failure.message.contains("/no/dir"),
+            "{failure:?}"
+        );
+        bench
+    });
+}
+
+fn start_timeout() {
+    let short = std::time::Duration::from_millis(1500);
+    with_config(
+        |config| config.start_timeout = short,
+        |mut bench| async move {
+            let script = "#!/bin/sh\necho slow >&2\nsleep 1000 &\necho $! >child\nwait\n";
+            bench.scratch.program("pod", script);
+            let function = bench.warm(r#"["./pod"]"#, "").await;
+            bench.pod(&function);
+            let failure = failure(&mut bench).await;
+            assert!(!failure.permanent);
+            let message = &*failure.message;
+            assert!(
+                message.contains("1500 ms") && message.ends_with("slow"),
+                "{message}"
+            );
+            let child = bench.scratch.pid("child").await;
+            until("the child is gone", || !lives(child)).await;
+            bench
+        },
+    );
+}
+
+fn stop_drains() {
+    with(|mut bench| async move {
+        let finish = r#"
+import signal, sys, time
+def stop(*_):
+    time.sleep(0.3)
+    open("finished", "w").close()
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+"#;
+        bench
+            .scratch
+            .program("pod.py", &[HEALTHY, finish, FOR_EVER].concat());
+        let (_, pod, _) = bench.running("pod.py").await;
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        assert!(bench.has_file("finished"));
+        let end = bench.gone(pod);
+        assert!(end.message.contains("status 0"), "{end:?}");
+        bench
+    });
+}
+
+fn stop_kills() {
+    with(|mut bench| async move {
+        let ignore = "\nimport signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n";
+        bench
+            .scratch
+            .program("pod.py", &[HEALTHY, ignore, FOR_EVER].concat());
+        let (_, pod, _) = bench.running("pod.py").await;
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        let end = bench.gone(pod);
+        assert!(!end.oom && end.message.contains("SIGKILL"), "{end:?}");
+        bench
+    });
+}
+
+fn stop_while_starting() {
+    with(|mut bench| async move {
+        bench
+            .scratch
+            .program("pod", "#!/bin/sh\necho $$ >pid\nexec sleep 1000\n");
+        let function = bench.warm(r#"["./pod"]"#, "").await;
+        let pod = bench.pod(&function);
+        let pid = bench.scratch.pid("pid").await;
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        assert!(!lives(pid));
+        // Also before there is a process at all.
+        let pod = bench.pod(&function);
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        assert!(bench.scheduler.events.pop().is_none());
+        bench
+    });
+}
+
+fn probes() {
+    with(|mut bench| async move {
+        bench
+            .scratch
+            .program("pod.py", &[HEALTHY, FOR_EVER].concat());
+        let (_, pod, _) = bench.running("pod.py").await;
+        for _ in 0..3 {
+            bench.order(Order::Probe { pod });
+            bench.up(pod).await;
+        }
+        fs::write(bench.scratch.at("sick"), "").expect("written");
+        bench.order(Order::Probe { pod });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(bench.scheduler.events.pop().is_none(), "it has 5 s");
+        fs::remove_file(bench.scratch.at("sick")).expect("there");
+        bench.up(pod).await;
+        fs::write(bench.scratch.at("sick"), "").expect("written");
+        bench.order(Order::Probe { pod });
+        bench.down(pod).await;
+        bench.gone(pod);
+        bench
+    });
+}
+
+fn killed() {
+    with(|mut bench| async move {
+        bench
+            .scratch
+            .program("pod.py", &[HEALTHY, WITH_STRAY, FOR_EVER].concat());
+        let (_, pod, _) = bench.running("pod.py").await;
+        let (pid, stray) = (
+            bench.scratch.pid("pid").await,
+            bench.scratch.pid("stray").await,
+        );
+        assert!(lives(stray));
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+        bench.down(pod).await;
+        let end = bench.gone(pod);
+        assert!(!end.oom, "a plain kill -9 is not the kernel's: {end:?}");
+        until("the stray is gone", || !lives(stray)).await;
+        bench
+    });
+}
+
+fn environment() {
+    // Nothing else runs in this process yet.
+    let program = std::env::current_exe().expect("this program");
+    let inner = std::env::var_os("NANOFAAS_LISTEN").is_some();
+    if !inner {
+        let status = std::process::Command::new(program)
+            .args(["one", "functions_get_a_clean_environment"])
+            .env("NANOFAAS_LISTEN", "127.0.0.1:1")
+            .env("CALLBACK_URL", "http://127.0.0.1:1")
+            .env("OF_THE_PLANE", "1")
+            .status();
+        assert!(status.expect("run").success());
+        return;
+    }
+    with(|mut bench| async move {
+        let script = "#!/bin/sh\nenv >env\ngrep -E 'Sig(Blk|Ign)' /proc/self/status >masks\n\
+                      cut -d' ' -f6 /proc/$$/stat >session\n";
+        bench.scratch.program("pod", script);
+        let more = r#","env":{"OWN":"two words"},"runtimeMode":"STDIO","runtimeCommand":"wc""#;
+        let function = bench.warm(r#"["./pod"]"#, more).await;
+        bench.pod(&function);
+        failure(&mut bench).await;
+        let env = bench.scratch.line("env").await;
+        let has = |line: &str| env.lines().any(|known| known == line);
+        for line in [
+            "OF_THE_PLANE=1",
+            "OWN=two words",
+            "FUNCTION_NAME=f1",
+            "EXECUTION_MODE=STDIO",
+            "WATCHDOG_CMD=wc",
+        ] {
+            assert!(has(line), "{line} is not in\n{env}");
+        }
+        let starts = |name: &str| env.lines().any(|line| line.starts_with(name));
+        assert!(starts("PATH=") && starts("NANOFAAS_SOCKET=/"));
+        assert!(
+            !starts("NANOFAAS_LISTEN") && !starts("CALLBACK_URL"),
+            "{env}"
+        );
+        let masks = bench.scratch.line("masks").await;
+        for line in masks.lines() {
+            assert!(line.ends_with("0000000000000000"), "{masks}");
+        }
+        let session = bench.scratch.pid("session").await;
+        let ours = nix::unistd::getsid(None).expect("ours").as_raw();
+        assert_ne!(session, ours, "Ctrl-C must reach only the plane");
+        bench
+    });
+}
+
+fn python_runtime() {
+    with(|mut bench| async move {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../python-runtime/src");
+        bench
+            .scratch
+            .program("handler.py", "def handle(input):\n    return input\n");
+        let more = format!(r#","env":{{"PYTHONPATH":"{source}"}},"timeoutMs":1000"#);
+        let command = r#"["python3","-m","nanofaas_runtime"]"#;
+        let function = bench.warm(command, &more).await;
+        let pod = bench.pod(&function);
+        bench.up(pod).await;
+        bench.address(pod);
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        let end = bench.gone(pod);
+        assert!(end.message.contains("status 0"), "{end:?}");
+        assert!(!matches!(
+            bench.try_message(0),
+            Some(Message::PodGone { .. })
+        ));
+        bench
+    });
+}
