@@ -56,6 +56,10 @@ impl Call {
         let mut input = head..bytes.len();
         let mut metadata = 0..0;
         if json {
+            // Else an array would do as well, its first element for `input`.
+            if bytes[head..].trim_ascii_start().first() != Some(&b'{') {
+                return Err(Error::bad_input(ENVELOPE));
+            }
             let envelope: Envelope<'_> = serde_json::from_slice(&bytes[head..])
                 .map_err(|error| Error::bad_input(format!("{ENVELOPE}: {error}")))?;
             input = within(&bytes, envelope.input);
@@ -76,6 +80,12 @@ impl Call {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// The deadline has passed.
+    pub(crate) fn overdue(&self) -> bool {
+        let past = |deadline| Instant::now() >= deadline;
+        self.deadline.is_some_and(past)
     }
 
     /// Tells the handler to stop. True where it is still running.
@@ -240,8 +250,7 @@ impl Context {
     /// The deadline has passed or the caller is gone: nobody waits for the result. A blocking
     /// handler asks now and then and returns; an async one is dropped.
     pub fn cancelled(&self) -> bool {
-        let past = |deadline| Instant::now() >= deadline;
-        self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.deadline.is_some_and(past)
+        self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.overdue()
     }
 
     /// One JSON line on stderr, with the call's ids.

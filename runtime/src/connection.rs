@@ -289,7 +289,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             End::Answer(Ok(output)) => self.send_output(&head, output, &call, place).await?,
             End::Answer(Err(error)) => {
                 let context = Context::new(Arc::clone(&call));
-                log::line("error", &error.to_string(), Some(&context), &[]);
+                let level = if error.status == 500 { "error" } else { "warn" };
+                log::line(level, &error.to_string(), Some(&context), &[]);
                 self.fail(&head, &error, place).await?
             }
             End::Deadline => {

@@ -69,21 +69,26 @@ pub(crate) async fn finish(
         Running::Ended(result) => result,
         Running::Future(future) => finish_future(future).await,
         Running::Blocking(work) => {
-            let call = Arc::clone(call);
+            let ours = Arc::clone(call);
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
                 // It may have waited for a thread for longer than anybody waited for it.
-                let result = match Context::new(Arc::clone(&call)).cancelled() {
+                let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),
                 };
-                if call.end() {
+                if ours.end() {
                     overrunning.fetch_sub(1, Ordering::AcqRel);
                 }
                 result
             });
             let lost = |_| Err(Error::new("the handler's thread was lost"));
-            thread.await.unwrap_or_else(lost)
+            let result = thread.await.unwrap_or_else(lost);
+            // A handler that saw its deadline before this thread did has nothing to say of its own.
+            match result.is_err() && call.overdue() {
+                true => Err(Error::timeout()),
+                false => result,
+            }
         }
     }
 }
