@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from nanofaas_runtime import Response
+from nanofaas_runtime import Response, pod
 from nanofaas_runtime.call import BadInput, Call, Context, decode, describe, output
 from nanofaas_runtime.function import Function, NoFunction, is_async
 from nanofaas_runtime.output import BadOutput, encode
@@ -200,3 +200,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> str
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     return name
+
+
+def test_idle_connections_are_kept_for_a_minute_at_least() -> None:
+    assert (pod.QUIET_SWEEPS_MAX - 1) * pod.SWEEP_S >= 60

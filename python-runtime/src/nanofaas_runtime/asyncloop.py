@@ -6,11 +6,9 @@ Accepts by hand, so that each connection can be shown to the watchdog. Called by
 from __future__ import annotations
 
 import asyncio
-import errno
 from typing import cast
 
-from . import log
-from .plainloop import ACCEPTS_PER_TURN_MAX, PAUSE_S, prepare
+from .accept import PAUSE_S, accept_some
 from .pod import SWEEP_S, AsyncPod
 
 TYPE_CHECKING = False
@@ -51,25 +49,14 @@ class Server:
         await self._done
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN_MAX):
-            if self._pod.full():
-                self._pause()
-                return
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    log.line("warn", f"accepting pauses: {error}")
-                    self._pause()
-                    return
-                continue  # The client is gone already.
-            prepare(sock)
-            connection = self._pod.admit(sock)
-            task = self._loop.create_task(self._connect(connection, sock))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
+        if not accept_some(self._listener, self._pod, self._take):
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(PAUSE_S, self._resume)
+
+    def _take(self, connection: Connection, sock: socket.socket) -> None:
+        task = self._loop.create_task(self._connect(connection, sock))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
@@ -79,10 +66,6 @@ class Server:
         except OSError:
             connection.connection_lost(None)
             sock.close()
-
-    def _pause(self) -> None:
-        self._loop.remove_reader(self._listener.fileno())
-        self._loop.call_later(PAUSE_S, self._resume)
 
     def _resume(self) -> None:
         if self._pod.full():

@@ -7,12 +7,11 @@ and several microseconds to each call, and keep a function from calling `asyncio
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import time
 
-from . import log
+from .accept import PAUSE_S, accept_some
 from .pod import DRAIN_QUIET_S, SWEEP_S
 
 TYPE_CHECKING = False
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 # More, and malloc maps and unmaps pages for each read: 14 µs a call, measured.
 READ_BYTES = 64 * 1024
-ACCEPTS_PER_TURN_MAX = 64
-PAUSE_S = 0.1
 
 READS = select.EPOLLIN | select.EPOLLRDHUP
 GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -165,11 +162,11 @@ class PlainLoop:
                         transport.flush()
                     if event & reads and transport.fd >= 0:
                         self._read(transport)
-            if self._pod.stopping or not self._accepts or not events:
-                now = time.monotonic()
-                if now >= sweep_at:
-                    self._pod.sweep()
-                    sweep_at = now + SWEEP_S
+            now = time.monotonic()
+            if now >= sweep_at:
+                self._pod.sweep()
+                sweep_at = now + SWEEP_S
+            if self._pod.stopping or not self._accepts:
                 if not self._accepts and now >= self._accept_again_at and not self._pod.full():
                     self._set_accepting(True)
                 wait = SWEEP_S if self._accepts else PAUSE_S
@@ -178,6 +175,8 @@ class PlainLoop:
                     if left <= 0:
                         return
                     wait = min(wait, left, DRAIN_QUIET_S)
+            else:
+                wait = SWEEP_S
 
     def _read(self, transport: Transport) -> None:
         try:
@@ -205,27 +204,15 @@ class PlainLoop:
                 self._pod.begin_stop()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN_MAX):
-            if self._pod.full():
-                self._set_accepting(False)
-                return
-            try:
-                sock, _ = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-                    log.line("warn", f"accepting pauses: {error}")
-                    self._accept_again_at = time.monotonic() + PAUSE_S
-                    self._set_accepting(False)
-                    return
-                continue  # The client is gone already.
-            prepare(sock)
-            connection = self._pod.admit(sock)
-            transport = Transport(self, sock, connection)
-            self._transports[transport.fd] = transport
-            self._epoll.register(transport.fd, READS)
-            connection.connection_made(transport)
+        if not accept_some(self._listener, self._pod, self._take):
+            self._accept_again_at = time.monotonic() + PAUSE_S
+            self._set_accepting(False)
+
+    def _take(self, connection: Connection, sock: socket.socket) -> None:
+        transport = Transport(self, sock, connection)
+        self._transports[transport.fd] = transport
+        self._epoll.register(transport.fd, READS)
+        connection.connection_made(transport)
 
     def _set_accepting(self, on: bool) -> None:
         if on != self._accepts:
@@ -234,10 +221,3 @@ class PlainLoop:
                 self._epoll.register(self._listener.fileno(), select.EPOLLIN)
             else:
                 self._epoll.unregister(self._listener.fileno())
-
-
-def prepare(sock: socket.socket) -> None:
-    """Non-blocking, and no waiting for a second packet."""
-    sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -215,6 +215,7 @@ class Watchdog:
                 self._stopping = True
                 if self._worker is None:
                     return 0
+                self._read_link(self._worker)  # It may have said that it is ready.
                 self._stop(self._worker)
             return self._reap()
         if self._standin is not None and self._standin.owns(fd):

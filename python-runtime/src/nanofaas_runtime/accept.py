@@ -1,0 +1,46 @@
+"""Accepts what waits in the backlog, up to a bound a turn. Called by both loops.
+
+Never waits, and never lets an error of one connection, or a lack of descriptors, end the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from . import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .connection import Connection
+    from .pod import Pod
+
+ACCEPTS_PER_TURN_MAX = 64
+# How long accepting rests when slots or descriptors have run out.
+PAUSE_S = 0.1
+
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+
+
+def accept_some(listener: socket.socket, pod: Pod,
+                take: Callable[[Connection, socket.socket], None]) -> bool:
+    """False where accepting has to rest."""
+    for _ in range(ACCEPTS_PER_TURN_MAX):
+        if pod.full():
+            return False
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno in SCARCE:
+                log.line("warn", f"accepting pauses: {error}")
+                return False
+            continue  # The client is gone already.
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        take(pod.admit(sock), sock)
+    return True
