@@ -128,6 +128,7 @@ pub struct Handlers {
     named: Vec<(String, Arc<dyn Handler>)>,
     init: Option<Init>,
     made_at: SystemTime,
+    picks: bool,
 }
 
 impl Handlers {
@@ -137,7 +138,15 @@ impl Handlers {
             named: Vec::new(),
             init: None,
             made_at: SystemTime::now(),
+            picks: true,
         }
+    }
+
+    /// `FUNCTION_HANDLER` is meant for somebody else, such as a program that the handler starts.
+    #[must_use]
+    pub fn without_picking(mut self) -> Self {
+        self.picks = false;
+        self
     }
 
     /// `FUNCTION_HANDLER` picks one by its name; a single one needs no picking.
@@ -165,6 +174,7 @@ impl Handlers {
 
     /// The error lists the names that there are.
     pub(crate) fn choose(&self, name: Option<&str>) -> Result<Arc<dyn Handler>, String> {
+        let name = name.filter(|_| self.picks);
         let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
         let known = names.join(", ");
         for (at, name) in names.iter().enumerate() {
@@ -214,6 +224,8 @@ mod tests {
         let one = Handlers::new().add("a", echo());
         assert!(one.choose(None).is_ok());
         assert!(one.choose(Some("a")).is_ok());
+        assert!(one.choose(Some("b")).is_err());
+        assert!(one.without_picking().choose(Some("b")).is_ok());
     }
 
     #[test]

@@ -212,10 +212,23 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended; it is reaped either way.
+        // It may have ended; it is reaped either way. What it started must not outlive the test.
+        let below = descendants(self.pid());
         let _ = self.child.kill();
+        for pid in below {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
         let _ = self.child.wait();
     }
+}
+
+fn descendants(pid: Pid) -> Vec<Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    let children = list.split_whitespace().filter_map(|word| word.parse().ok());
+    let children: Vec<Pid> = children.map(Pid::from_raw).collect();
+    let below = children.iter().flat_map(|child| descendants(*child));
+    below.chain(children.iter().copied()).collect()
 }
 
 /// Whether a process is gone, a zombie counting as such.

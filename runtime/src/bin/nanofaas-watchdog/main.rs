@@ -31,7 +31,7 @@ EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or
 ";
 
 fn main() -> ExitCode {
-    let handlers = Handlers::new();
+    let handlers = Handlers::new().without_picking();
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if matches!(arguments.first(), Some(word) if word == "--help" || word == "-h") {
         print!("{USAGE}");
