@@ -1,5 +1,5 @@
-//! Which lanes have tickets: one bit a lane and, above them, one summary bit a word of lanes, so that
-//! a sweep over 16,384 idle lanes reads four words.
+//! Which lanes have tickets: one bit a lane and, above them, one summary bit a word of lanes, so
+//! that a sweep over 16,384 idle lanes reads four words.
 //!
 //! It never says what a lane holds, and a bit may be set for a lane that is empty by now (or gone):
 //! whoever takes a bit looks at the lane. Producers set after publishing; the scheduler takes.
@@ -16,12 +16,12 @@ const WORD: usize = u64::BITS as usize;
 ///
 /// No bit is lost, because `set` goes up (leaf, then summary) and `take` goes down (summary, then
 /// leaf). Both touch a summary word by read-modify-write, so one comes first. If the `set`: the
-/// `take` that clears the summary bit reads it, hence sees the leaf bit and takes it. If the `take`:
-/// the summary bit stays for the next one. The other way round a `take` could find a leaf empty, a
-/// `set` complete, and the `take` clear the summary over it.
+/// `take` that clears the summary bit reads it, hence sees the leaf bit and takes it. If the
+/// `take`: the summary bit stays for the next one. The other way round a `take` could find a leaf
+/// empty, a `set` complete, and the `take` clear the summary over it.
 pub struct Bitmap {
-    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all. Apart from the leaves and from
-    /// each other, as an idle scheduler reads them without end.
+    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all. Apart from the leaves and
+    /// from each other, as an idle scheduler reads them without end.
     summary: Box<[CachePadded<AtomicU64>]>,
     /// Bit `i` of the whole: lane `i` was given a ticket since it was last taken. Writers: all.
     leaves: Box<[AtomicU64]>,
@@ -51,7 +51,8 @@ impl Bitmap {
     pub fn set(&self, lane: usize) {
         let word = lane / WORD;
         let summary = || {
-            // Release: pairs with the Acquire on the summary in `take`, which then sees our leaf bit.
+            // Release: pairs with the Acquire on the summary in `take`, which then sees our leaf
+            // bit.
             self.summary[word / WORD].fetch_or(1 << (word % WORD), Release);
         };
         if planted("bitmap_set_summary_first") {
@@ -92,8 +93,8 @@ impl Bitmap {
         }
     }
 
-    /// Whether a `take` may find anything: the doorbell's second look. Relaxed: it moves nothing, and
-    /// the fence in `Doorbell::sleep` orders it after the announcement.
+    /// Whether a `take` may find anything: the doorbell's second look. Relaxed: it moves nothing,
+    /// and the fence in `Doorbell::sleep` orders it after the announcement.
     #[inline]
     pub fn any(&self) -> bool {
         self.summary
@@ -185,7 +186,8 @@ mod tests {
                     }
                 });
             }
-            // Reads a count only when its bit is taken: a lost last bit would leave it short for ever.
+            // Reads a count only when its bit is taken: a lost last bit would leave it short for
+            // ever.
             let mut seen = [0; 4];
             while seen != [EACH; 4] {
                 bitmap.take(|lane| {

@@ -3,15 +3,6 @@
 //!
 //! It never sleeps or wakes by itself: the sleeper parks in its own way, and the `Waker` given at
 //! construction ends that (a byte on a socket, an unpark, a notify).
-//!
-//! ```text
-//! sleeper                                  producer
-//!   announce: asleep = true                  publish (ring's stamp, or bitmap's summary bit)
-//!   fence(SeqCst)                            fence(SeqCst)
-//!   look again at what is published          read asleep; if true, exchange for false and wake
-//! ```
-//! Of the two fences one comes first. If the producer's: the look finds what it published. If the
-//! sleeper's: the producer reads the announcement. So never do both miss.
 
 use std::task::Waker;
 
@@ -22,9 +13,19 @@ use crate::sync::{
 };
 
 /// One sleeper's bell; any number of threads ring it.
+///
+/// ```text
+/// sleeper                                  producer
+///   announce: asleep = true                  publish (ring's stamp, or bitmap's summary bit)
+///   fence(SeqCst)                            fence(SeqCst)
+///   look again at what is published          read asleep; if true, exchange for false and wake
+/// ```
+/// Of the two fences one comes first. If the producer's: the look finds what it published. If the
+/// sleeper's: the producer reads the announcement. So never do both miss.
 pub struct Doorbell {
-    /// An announced sleep that nobody has rung for yet. Writers: the sleeper, and the producer whose
-    /// exchange finds it true. Relaxed throughout: the fences order it, and it carries no data.
+    /// An announced sleep that nobody has rung for yet. Writers: the sleeper, and the producer
+    /// whose exchange finds it true. Relaxed throughout: the fences order it, and it carries no
+    /// data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
 }

@@ -53,7 +53,8 @@ struct Ring<T> {
 struct Slot<T> {
     /// Whose turn it is. `p`: free, for the producer that reserves `p`. `p + 1`: published, for the
     /// consumer whose head is `p`. Then `p + capacity`: free again, a lap later. A capacity of 1
-    /// could not tell the last two apart. Writers: the producer that reserved `p`, then the consumer.
+    /// could not tell the last two apart. Writers: the producer that reserved `p`, then the
+    /// consumer.
     stamp: AtomicU64,
     /// Writer: the producer that reserved `p`, until it publishes. Then only the consumer's.
     value: UnsafeCell<MaybeUninit<T>>,
@@ -62,7 +63,8 @@ struct Slot<T> {
 // SAFETY: the ring hands every T from one thread to one other (`T: Send`), and never gives out a
 // reference to one. The only field that is not Sync is `Slot::value`: a producer touches it between
 // reserving a position and publishing it, which the exchange on `tail` gives to one of them; the
-// consumer touches it between published and free, and there is one `Consumer`, neither Clone nor Sync.
+// consumer touches it between published and free, and there is one `Consumer`, neither Clone nor
+// Sync.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {
@@ -92,9 +94,10 @@ impl<T: Send> Producer<T> {
     ///
     /// Reserved places are kept: where at most `capacity` items can be about, and each is pushed by
     /// somebody who knows that his place is free (at the start, or from the consumer, after the pop
-    /// of the item that had it), no push fails. For at position `p`, all but `capacity` of the pushes
-    /// so far went into places given back, so the pop of `p - capacity` was known to one of their
-    /// producers, and `tail` has passed it on: the stale stamp that would say full cannot be read.
+    /// of the item that had it), no push fails. For at position `p`, all but `capacity` of the
+    /// pushes so far went into places given back, so the pop of `p - capacity` was known to one of
+    /// their producers, and `tail` has passed it on: the stale stamp that would say full cannot be
+    /// read.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;
@@ -116,10 +119,11 @@ impl<T: Send> Producer<T> {
                 position = newer;
                 continue;
             }
-            // SAFETY: the stamp says free for `position` and `tail` gave us `position` alone, so until
-            // we publish nobody else touches the value; it is vacant, nothing needs dropping.
+            // SAFETY: the stamp says free for `position` and `tail` gave us `position` alone, so
+            // until we publish nobody else touches the value; it is vacant, nothing needs dropping.
             slot.value.with_mut(|value| unsafe { (*value).write(item) });
-            // Release: pairs with the Acquire in `pop`, so that the item is there before it is seen.
+            // Release: pairs with the Acquire in `pop`, so that the item is there before it is
+            // seen.
             let publish = if planted("ring_relaxed_publish") {
                 Relaxed
             } else {
@@ -161,8 +165,8 @@ impl<T: Send> Consumer<T> {
             slot.stamp.store(free, Release);
         }
         // SAFETY: the stamp says published for our head, so the value is there and its producer is
-        // done with it; no other consumer exists, and none but us moves this stamp on, so it is read
-        // out exactly once.
+        // done with it; no other consumer exists, and none but us moves this stamp on, so it is
+        // read out exactly once.
         let item = slot
             .value
             .with(|value| unsafe { (*value).assume_init_read() });
@@ -182,8 +186,8 @@ impl<T: Send> Consumer<T> {
     /// Whether `pop` would find an item: the doorbell's second look.
     ///
     /// It looks at the head slot's stamp and not at `tail`, since a producer may be between reserve
-    /// and publish; that one rings after it has published. Relaxed: it moves no item, and the fence in
-    /// `Doorbell::sleep` orders it after the announcement.
+    /// and publish; that one rings after it has published. Relaxed: it moves no item, and the fence
+    /// in `Doorbell::sleep` orders it after the announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {
@@ -210,8 +214,8 @@ impl<T> Drop for Ring<T> {
             // Relaxed: with `&mut self` both ends are gone, and their Arc ordered what they did.
             let stamp = slot.stamp.load(Relaxed) as usize;
             if stamp & (self.slots.len() - 1) != index {
-                // SAFETY: a free slot's stamp is its index mod capacity, so this one is published and
-                // was not popped; nobody is left who could touch it, and it is dropped once.
+                // SAFETY: a free slot's stamp is its index mod capacity, so this one is published
+                // and was not popped; nobody is left who could touch it, and it is dropped once.
                 slot.value
                     .with_mut(|value| unsafe { (*value).assume_init_drop() });
             }

@@ -27,7 +27,8 @@ pub use std::sync::{
 
 use std::ops::Deref;
 
-/// std's cell behind loom's access closures, which let the model see when an access begins and ends.
+/// std's cell behind loom's access closures, which let the model see when an access begins and
+/// ends.
 #[cfg(not(loom))]
 pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
@@ -81,9 +82,9 @@ pub fn planted(bug: &str) -> bool {
 ///
 /// loom 0.7 keeps one last access a location, so a thread's own load hides that another thread has
 /// read the same location before it, and the store that follows is never tried ahead of that read
-/// (loom's issue 166): "look, then store", which is all a ring does, goes unexplored. A store before
-/// each access, to a location that nobody ever reads, puts all accesses in one chain that loom does
-/// reorder; unread, it orders nothing in the memory model.
+/// (loom's issue 166): "look, then store", which is all a ring does, goes unexplored. A store
+/// before each access, to a location that nobody ever reads, puts all accesses in one chain that
+/// loom does reorder; unread, it orders nothing in the memory model.
 #[cfg(loom)]
 mod model {
     use loom::sync::atomic;
@@ -100,8 +101,10 @@ mod model {
             impl $name {
                 #[track_caller]
                 pub fn new(value: $value) -> Self {
-                    let (chain, value) = (atomic::AtomicBool::new(false), atomic::$name::new(value));
-                    Self { chain, value }
+                    Self {
+                        chain: atomic::AtomicBool::new(false),
+                        value: atomic::$name::new(value),
+                    }
                 }
 
                 #[track_caller]

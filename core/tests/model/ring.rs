@@ -1,5 +1,5 @@
-//! The ring under loom: every interleaving and every stale read that the memory model allows, within
-//! the bound each model names. The capacity is 2, so full, empty and wrap-around all happen.
+//! The ring under loom: every interleaving and every stale read that the memory model allows,
+//! within the bound each model names. The capacity is 2, so full, empty and wrap-around all happen.
 
 use std::sync::{
     Arc,
