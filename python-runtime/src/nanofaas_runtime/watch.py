@@ -147,7 +147,7 @@ class Watch:
 
     def bury(self, oom: bool) -> None:
         """The worker is dead: answers for it where that is still true, and closes."""
-        for fd, (sock, slot, number) in list(self._socks.items()):
+        for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
                 refuse(sock)  # Only where a request lies unread: nothing of it was run.
