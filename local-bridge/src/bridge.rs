@@ -1,5 +1,5 @@
-//! The bridge of one machine: its loop takes work from the desk and gives each pod, Job and endpoint
-//! to a task of its own. It never waits for any of them, and touches no call's bytes.
+//! The bridge of one machine: its loop takes work from the desk and gives each pod, Job and
+//! endpoint to a task of its own. It never waits for any of them, and touches no call's bytes.
 //! The process runs it on the bridge's thread, beside the management port.
 
 use std::cell::{Cell, RefCell};
@@ -347,7 +347,7 @@ impl Plane {
     }
 
     async fn watch_memory(self: Rc<Self>) {
-        loop {
+        while self.oom.has_counter() {
             sleep(OOM_LOOK).await;
             self.oom.refresh();
         }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -18,7 +18,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{Pid, close, setsid};
 
 use crate::descent;
 use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
@@ -67,6 +67,7 @@ impl Guard {
         let plane = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         // What is no socket has no peer.
         plane.peer_addr()?;
+        close_inherited(&plane)?;
         // Out of the plane's session, so that a terminal's Ctrl-C reaches only the plane.
         setsid()?;
         prctl::set_child_subreaper(true)?;
@@ -209,6 +210,28 @@ impl Guard {
         let line = line(message).map_err(io::Error::other)?;
         self.plane.write_all(&line)
     }
+}
+
+/// Closes what the plane's own parent left open, such as the pipes of a build tool that waits for
+/// their end: it must not reach a function.
+fn close_inherited(plane: &UnixStream) -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        open.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|fd| fd.parse::<i32>().ok()),
+        );
+    }
+    for fd in open
+        .into_iter()
+        .filter(|fd| *fd > 2 && *fd != plane.as_raw_fd())
+    {
+        // The directory that was just read is closed already.
+        let _ = close(fd);
+    }
+    Ok(())
 }
 
 /// The pod that an adopted process came from, unless it has changed its environment.

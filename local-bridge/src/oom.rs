@@ -28,6 +28,11 @@ impl OomWatch {
         watch
     }
 
+    /// Whether it can ever find anybody guilty.
+    pub(crate) const fn has_counter(&self) -> bool {
+        self.file.is_some()
+    }
+
     fn count(&self) -> u64 {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }

@@ -173,8 +173,9 @@ impl Process {
         if !tail.is_empty() {
             message.push_str("; the last lines of its stderr:\n");
             let room = MESSAGE_LEN_MAX.saturating_sub(message.len());
-            let from = tail.ceil_char_boundary(tail.len().saturating_sub(room));
-            message.push_str(&tail[from..]);
+            let from = tail.len().saturating_sub(room);
+            let from = (from..).find(|at| tail.is_char_boundary(*at));
+            message.push_str(&tail[from.unwrap_or(0)..]);
         }
         message.into()
     }

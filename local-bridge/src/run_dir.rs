@@ -51,7 +51,7 @@ impl RunDir {
         );
         let path = base.join(name);
         let length = path.to_str().map(|text| text.len() + NAME_LEN_MAX);
-        if !length.is_some_and(|length| length <= SOCKET_PATH_LEN_MAX) {
+        if length.is_none_or(|length| length > SOCKET_PATH_LEN_MAX) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "its path is too long for a socket, or not UTF-8; set TMPDIR to a shorter one",
@@ -60,7 +60,7 @@ impl RunDir {
         DirBuilder::new().mode(0o700).create(&path)?;
         // A umask takes bits away; that must not be our own.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
-        let lock = lock_file(&path).create(true).open(path.join(LOCK))?;
+        let lock = lock_options().create(true).open(path.join(LOCK))?;
         lock.try_lock()?;
         Ok(Self { path, _lock: lock })
     }
@@ -78,7 +78,7 @@ impl Drop for RunDir {
     }
 }
 
-fn lock_file(_dir: &Path) -> OpenOptions {
+fn lock_options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).truncate(false);
     options
@@ -101,7 +101,7 @@ fn remove_stale(base: &Path) {
 }
 
 fn is_stale(path: &Path) -> bool {
-    match lock_file(path).open(path.join(LOCK)) {
+    match lock_options().open(path.join(LOCK)) {
         Ok(lock) => lock.try_lock().is_ok(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let made = fs::metadata(path).and_then(|found| found.modified());

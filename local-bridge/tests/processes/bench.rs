@@ -1,4 +1,4 @@
-//! A bridge with its desk and rings, and everything else that a plane would have, in a test's hands.
+//! A bridge with desk and rings, and whatever else a plane would have, in a test's hands.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -25,36 +25,36 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
 /// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-pub const IO_THREADS: usize = 2;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const IO_THREADS: usize = 2;
 
 /// A directory that goes with the test.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("lb-test-{}", std::process::id()));
         fs::create_dir(&path).expect("a scratch directory");
         Self(path)
     }
 
-    pub fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         self.0.to_str().expect("UTF-8")
     }
 
     /// Writes a program.
-    pub fn program(&self, name: &str, text: &str) {
+    pub(crate) fn program(&self, name: &str, text: &str) {
         fs::write(self.at(name), text).expect("written");
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.at(name), mode).expect("ours");
     }
 
     /// Waits for a file with a whole line in it.
-    pub async fn line(&self, name: &str) -> String {
+    pub(crate) async fn line(&self, name: &str) -> String {
         let file = self.at(name);
         until(&format!("{name} is written"), || {
             fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
@@ -66,7 +66,7 @@ impl Scratch {
             .to_owned()
     }
 
-    pub async fn pid(&self, name: &str) -> i32 {
+    pub(crate) async fn pid(&self, name: &str) -> i32 {
         self.line(name).await.parse().expect("a pid")
     }
 }
@@ -78,7 +78,7 @@ impl Drop for Scratch {
 }
 
 /// Waits until something is so.
-pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < PATIENCE, "it never was that {what}");
@@ -87,19 +87,19 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Whether a process is there and no zombie.
-pub fn lives(pid: i32) -> bool {
+pub(crate) fn lives(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat[stat.rfind(')').expect("a name")..].starts_with(") Z"))
 }
 
 /// What the test holds of a plane.
-pub struct Bench {
-    pub scratch: Scratch,
-    pub desk: Rc<RefCell<Desk>>,
-    pub post: BridgePost,
-    pub io: Vec<IoInbox>,
-    pub scheduler: PinnedInbox,
-    pub start: Instant,
+pub(crate) struct Bench {
+    pub(crate) scratch: Scratch,
+    pub(crate) desk: Rc<RefCell<Desk>>,
+    pub(crate) post: BridgePost,
+    pub(crate) io: Vec<IoInbox>,
+    pub(crate) scheduler: PinnedInbox,
+    pub(crate) start: Instant,
     unread: Vec<VecDeque<Message>>,
     functions: u32,
     pods: u32,
@@ -110,7 +110,7 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
-pub fn config(scratch: &Scratch) -> LocalConfig {
+pub(crate) fn config(scratch: &Scratch) -> LocalConfig {
     let program = std::env::current_exe().expect("this program");
     LocalConfig {
         callback_base: "http://127.0.0.1:1".into(),
@@ -124,22 +124,21 @@ pub fn config(scratch: &Scratch) -> LocalConfig {
 }
 
 /// Runs a test with a bridge.
-pub fn with<F>(test: impl FnOnce(Bench) -> F)
+pub(crate) fn with<F>(test: impl FnOnce(Bench) -> F)
 where
     F: Future<Output = Bench> + 'static,
 {
     with_config(|_| {}, test);
 }
 
-pub fn with_config<F>(edit: impl FnOnce(&mut LocalConfig), test: impl FnOnce(Bench) -> F)
+pub(crate) fn with_config<F>(edit: impl FnOnce(&mut LocalConfig), test: impl FnOnce(Bench) -> F)
 where
     F: Future<Output = Bench> + 'static,
 {
     let scratch = Scratch::new();
     let mut config = config(&scratch);
     edit(&mut config);
-    let (start, origin_wall) = (config.origin, config.origin_wall);
-    let _ = origin_wall;
+    let start = config.origin;
     let (bell, wake) = bell();
     let (post, inbox) = BridgePost::pair(bell);
     let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
@@ -186,19 +185,19 @@ where
 }
 
 impl Bench {
-    pub fn send(&self, message: BridgeMessage) {
+    pub(crate) fn send(&self, message: BridgeMessage) {
         assert!(
             self.post.send(message).is_ok(),
             "the bridge's inbox is full"
         );
     }
 
-    pub fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         self.send(BridgeMessage::Order(order));
     }
 
     /// Registers a function, written in JSON without its braces, and takes it over.
-    pub async fn register(&mut self, fields: &str) -> Arc<Function> {
+    pub(crate) async fn register(&mut self, fields: &str) -> Arc<Function> {
         self.functions += 1;
         let json = format!(r#"{{"name":"f{}",{fields}}}"#, self.functions);
         let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
@@ -219,7 +218,7 @@ impl Bench {
     }
 
     /// A WARM function of a program in the scratch directory.
-    pub async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
+    pub(crate) async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
         let directory = self.scratch.path();
         let fields = format!(
             r#""executionMode":"WARM","command":{command},
@@ -232,7 +231,7 @@ impl Bench {
     }
 
     /// Orders a pod.
-    pub fn pod(&mut self, function: &Function) -> PodRef {
+    pub(crate) fn pod(&mut self, function: &Function) -> PodRef {
         self.pods += 1;
         let pod = PodRef {
             index: self.pods,
@@ -247,12 +246,12 @@ impl Bench {
         pod
     }
 
-    pub fn now_ns(&self) -> u64 {
+    pub(crate) fn now_ns(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).expect("a short test")
     }
 
     /// The next thing that the scheduler hears.
-    pub async fn event(&mut self) -> Event {
+    pub(crate) async fn event(&mut self) -> Event {
         let since = Instant::now();
         loop {
             self.take_messages();
@@ -264,7 +263,7 @@ impl Bench {
         }
     }
 
-    pub async fn up(&mut self, pod: PodRef) {
+    pub(crate) async fn up(&mut self, pod: PodRef) {
         match self.event().await {
             Event::PodUp(up) => assert_eq!(up, pod),
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
@@ -272,7 +271,7 @@ impl Bench {
         }
     }
 
-    pub async fn down(&mut self, pod: PodRef) {
+    pub(crate) async fn down(&mut self, pod: PodRef) {
         match self.event().await {
             Event::PodDown(down) => assert_eq!(down, pod),
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
@@ -299,19 +298,19 @@ impl Bench {
     }
 
     /// How many versions were taken over, summed over the threads.
-    pub fn acknowledged(&mut self) -> u64 {
+    pub(crate) fn acknowledged(&mut self) -> u64 {
         self.take_messages();
         self.acknowledged
     }
 
     /// What an io thread got, if anything is there.
-    pub fn try_message(&mut self, thread: usize) -> Option<Message> {
+    pub(crate) fn try_message(&mut self, thread: usize) -> Option<Message> {
         self.take_messages();
         self.unread[thread].pop_front()
     }
 
     /// The next thing that an io thread gets, but for functions.
-    pub async fn message(&mut self, thread: usize) -> Message {
+    pub(crate) async fn message(&mut self, thread: usize) -> Message {
         let since = Instant::now();
         loop {
             if let Some(message) = self.try_message(thread) {
@@ -325,14 +324,23 @@ impl Bench {
         }
     }
 
-    pub async fn reply(&mut self) -> Reply {
-        match self.message(0).await {
-            Message::Reply { token: 1, reply } => reply,
-            _ => panic!("something else came first"),
+    /// The answer to a request; other messages stay for later.
+    pub(crate) async fn reply(&mut self) -> Reply {
+        let since = Instant::now();
+        loop {
+            self.take_messages();
+            let is_reply = |message: &Message| matches!(message, Message::Reply { .. });
+            if let Some(at) = self.unread[0].iter().position(is_reply)
+                && let Some(Message::Reply { reply, .. }) = self.unread[0].remove(at)
+            {
+                return reply;
+            }
+            assert!(since.elapsed() < PATIENCE, "nobody answers");
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    pub async fn ask(&mut self, request: Request) -> Reply {
+    pub(crate) async fn ask(&mut self, request: Request) -> Reply {
         let reply = ReplyTo {
             thread: 0,
             token: 1,
@@ -342,7 +350,7 @@ impl Bench {
     }
 
     /// Where all io threads were told that a pod is; they must know before the scheduler does.
-    pub fn address(&mut self, pod: PodRef) -> PathBuf {
+    pub(crate) fn address(&mut self, pod: PodRef) -> PathBuf {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
@@ -361,7 +369,7 @@ impl Bench {
     }
 
     /// What all io threads were told of a pod's end, before the scheduler was.
-    pub fn gone(&mut self, pod: PodRef) -> PodEnd {
+    pub(crate) fn gone(&mut self, pod: PodRef) -> PodEnd {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
@@ -376,7 +384,7 @@ impl Bench {
     }
 
     /// A pod of that program, up.
-    pub async fn running(&mut self, program: &str) -> (Arc<Function>, PodRef, PathBuf) {
+    pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodRef, PathBuf) {
         let command = format!(r#"["python3","{program}"]"#);
         let function = self.warm(&command, r#","timeoutMs":1"#).await;
         let pod = self.pod(&function);
@@ -385,13 +393,13 @@ impl Bench {
         (function, pod, address)
     }
 
-    pub fn has_file(&self, name: &str) -> bool {
+    pub(crate) fn has_file(&self, name: &str) -> bool {
         Path::new(&self.scratch.at(name)).exists()
     }
 }
 
 /// A pod that answers `/health` until a file `sick` is there, and leaves its pid in `pid`.
-pub const HEALTHY: &str = r#"
+pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -408,10 +416,10 @@ with open("pid", "w") as file:
     file.write(f"{os.getpid()}\n")
 "#;
 
-pub const FOR_EVER: &str = "\nserver.serve_forever()\n";
+pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
 /// A stray of a stray: it left the group and the session of its pod.
-pub const WITH_STRAY: &str = r#"
+pub(crate) const WITH_STRAY: &str = r#"
 if os.fork() == 0:
     os.setsid()
     if os.fork() != 0:

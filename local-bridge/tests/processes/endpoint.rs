@@ -9,7 +9,7 @@ use nanofaas_core::message::{Message, PodAddress, Reply, Request};
 use crate::Test;
 use crate::bench::{Bench, IO_THREADS, until, with};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("endpoints_are_told_to_all_threads", told),
     ("ten_thousand_functions_are_registered", many),
 ];

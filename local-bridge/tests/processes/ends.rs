@@ -12,14 +12,14 @@ use nix::unistd::Pid;
 use crate::Test;
 use crate::bench::{FOR_EVER, HEALTHY, PATIENCE, Scratch, WITH_STRAY, lives, until, with};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("nothing_outlives_a_killed_plane", plane_killed),
     ("a_killed_guard_is_replaced", guard_killed),
     ("a_stopped_bridge_leaves_nothing", stopped),
 ];
 
 /// A plane with one pod of the program `pod.py` in `directory`, until it is killed.
-pub fn plane(directory: &str) -> ExitCode {
+pub(crate) fn plane(directory: &str) -> ExitCode {
     let directory = directory.to_owned();
     with(|mut bench| async move {
         let fields = format!(

@@ -11,10 +11,11 @@ use nanofaas_core::ticket::CallRef;
 use crate::Test;
 use crate::bench::{Bench, lives, until, with};
 
-pub const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] = &[
     ("a_job_gets_its_call_in_the_environment", environment),
     ("a_job_that_fails_says_its_last_words", failures),
     ("a_job_that_is_over_is_ended", stops),
+    ("many_jobs_leave_nothing_behind", many),
 ];
 
 const CALL: CallRef = CallRef {
@@ -156,6 +157,48 @@ fn stops() {
                 "nobody waits for it"
             );
         }
+        bench
+    });
+}
+
+fn many() {
+    const ROUNDS: u32 = 20;
+    const AT_ONCE: u32 = 16;
+    with(|mut bench| async move {
+        let function = job(&mut bench, r#"["true"]"#).await;
+        let open = || std::fs::read_dir("/proc/self/fd").expect("there").count();
+        let mut open_first = 0;
+        let since = std::time::Instant::now();
+        for round in 0..ROUNDS {
+            for index in 0..AT_ONCE {
+                let call = CallRef { index, ..CALL };
+                let BridgeMessage::Job(mut job) = start(&function, Some("{}"), 60_000) else {
+                    unreachable!("it is a job");
+                };
+                job.call = call;
+                bench.send(BridgeMessage::Job(job));
+            }
+            let mut ended = 0;
+            while ended < AT_ONCE {
+                ended += u32::from(matches!(bench.message(1).await, Message::JobEnded { .. }));
+            }
+            if round == 0 {
+                open_first = open();
+            }
+        }
+        let each = since.elapsed() / (ROUNDS * AT_ONCE);
+        println!("a job of `true`: {} us", each.as_micros());
+        until("the pipes are closed", || open() <= open_first).await;
+        let dirs = std::fs::read_dir(bench.scratch.at(""))
+            .expect("there")
+            .flatten();
+        let mut dirs = dirs.filter(|dir| dir.file_name().to_string_lossy().contains("nanofaas-"));
+        let run_dir = dirs.next().expect("the bridge's").path();
+        let left: Vec<_> = std::fs::read_dir(run_dir)
+            .expect("there")
+            .flatten()
+            .collect();
+        assert_eq!(left.len(), 1, "only the lock: {left:?}");
         bench
     });
 }

@@ -8,7 +8,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::Test;
 use crate::bench::{until, with};
 
-pub const TESTS: &[Test] = &[("output_reaches_the_log_within_limits", logged)];
+pub(crate) const TESTS: &[Test] = &[("output_reaches_the_log_within_limits", logged)];
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -56,7 +56,7 @@ fn logged() {
             bench.has_file("wrote"),
             "a flood must not hold the function up"
         );
-        until("all is logged", || log.text().contains("last\n")).await;
+        until("all is logged", || log.text().contains(": last ")).await;
         let text = log.text();
         let line = |part: &str| {
             let found = text.lines().find(|line| line.contains(part));
