@@ -408,15 +408,20 @@ impl Config {
         if let Some(url) = &self.callback_url {
             return url.clone();
         }
-        let mut address = internal.unwrap_or(listen);
-        if address.ip().is_unspecified() {
-            address.set_ip(match address.ip() {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
-        }
+        let address = reachable(internal.unwrap_or(listen));
         format!("http://{address}")
     }
+}
+
+/// An address to connect to, for one that may be any of this machine's.
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Log lines on stderr: one JSON object a line, or text for people. Writers never wait: lines go
 //! through a bounded queue, and what finds it full is dropped and counted.
-//! It never logs by itself, except the words of a panic. `serve` sets it up once.
+//! It never logs by itself. `serve` sets it up once.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -53,18 +53,19 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
     }
 }
 
-/// One line about a panic, past the queue: the process may be about to end.
-pub(crate) fn panicked(form: LogForm, thread: &str, message: &str) {
+/// One line past the queue, for a process that is about to end.
+pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
     let line = match form {
         LogForm::Json => {
-            let mut line = Map::new();
-            line.insert("timestamp".to_owned(), now().into());
-            line.insert("level".to_owned(), "ERROR".into());
-            line.insert("message".to_owned(), message.into());
-            line.insert("thread".to_owned(), thread.into());
-            Value::Object(line).to_string()
+            let fields = [
+                ("timestamp", &*now()),
+                ("level", level),
+                ("message", message),
+            ];
+            let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
+            Value::Object(fields.into_iter().collect()).to_string()
         }
-        LogForm::Text => format!("{} ERROR {message} thread={thread}", now()),
+        LogForm::Text => format!("{} {level:5} {}", now(), plain(message)),
     };
     // Nobody is left to tell that stderr is gone.
     let _ = writeln!(io::stderr().lock(), "{line}");

@@ -1,20 +1,67 @@
 //! The process: reads the command line and runs what it names.
+//! It decides nothing else; exit code 2 says that the command line was wrong.
 
-mod cli;
+mod serve;
+mod signals;
+mod config;
+mod cores;
+mod log;
+mod panics;
+mod ports;
+mod scheduler_thread;
+mod bridge;
+mod management;
+mod metrics;
+mod sample;
+
 mod files;
+mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A function-as-a-service platform in one small, very fast process
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas", version)]
 struct Line {
     #[command(subcommand)]
-    command: cli::Command,
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<config::ServeArgs>),
+
+    /// Parent of all function processes of a `serve`, which starts it by itself
+    #[command(hide = true)]
+    Guard,
+
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 fn main() -> ExitCode {
-    cli::run(&Line::parse().command)
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => return refuse(&error),
+    };
+    match line.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Guard => nanofaas_local_bridge::guard_main(),
+        Command::Client(command) => cli::run(&command),
+    }
+}
+
+/// Shows what is wrong with the command line, or the help that was asked for.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nobody is left to tell that the terminal is gone.
+    let _ = error.print();
+    if let Some(variable) = config::name_the_variable(error) {
+        eprintln!("\nThe value comes from the environment variable {variable}.");
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

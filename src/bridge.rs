@@ -1,0 +1,278 @@
+//! The bridge's thread: on one small runtime the backend that runs pods, and the management port.
+//! It never touches a call. A panic here is a dependency's as likely as ours, so it ends nothing:
+//! the bridge is built anew, with backoff, around the same desk. `serve` starts it.
+
+mod podless;
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::task::Poll;
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use nanofaas_core::desk::Desk;
+use nanofaas_core::message::Refused;
+use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
+use nanofaas_core::registry::Registry;
+use nanofaas_core::spec::FunctionDraft;
+use nanofaas_local_bridge::{LocalBridge, LocalConfig, OpenError};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::management::{self, Ask, Management};
+use crate::metrics::Functions;
+use crate::panics;
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A bridge that ran so long was sound: its next failure is a first one again.
+const SOUND: Duration = Duration::from_secs(60);
+/// Between two looks whether the io threads have taken everything over.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What runs pods.
+pub(crate) enum Backend {
+    /// Made anew each time the bridge is.
+    Local(Box<dyn Fn() -> LocalConfig + Send>),
+    /// Nothing does.
+    None,
+}
+
+/// Whoever waits for the start.
+pub(crate) type Settled = SyncSender<Result<(), StartError>>;
+
+/// What the thread is given.
+pub(crate) struct Seat {
+    pub(crate) backend: Backend,
+    pub(crate) inbox: BridgeInbox,
+    /// What the inbox's bell rings.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) io: Vec<IoPost>,
+    pub(crate) scheduler: SchedulerPost,
+    pub(crate) registry: Registry,
+    /// Functions to register at the start.
+    pub(crate) functions: Vec<FunctionDraft>,
+    /// Is told once: all of them are known to all io threads, or why the start failed.
+    pub(crate) settled: Settled,
+    pub(crate) listener: TcpListener,
+    pub(crate) management: Arc<Management>,
+    pub(crate) asked: mpsc::Receiver<Ask>,
+}
+
+/// Why the bridge could not be started; each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("{0}")]
+    Backend(#[from] OpenError),
+    #[error("cannot start the bridge: {0}")]
+    Io(#[from] io::Error),
+    #[error("function {name} could not be registered: {why}")]
+    Function { name: String, why: String },
+}
+
+/// The thread that runs.
+pub(crate) struct BridgeThread {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl BridgeThread {
+    /// Lets it end every function's process, then itself.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Starts it.
+pub(crate) fn start(seat: Seat) -> io::Result<BridgeThread> {
+    let (stop, stopped) = watch::channel(false);
+    let thread = Builder::new()
+        .name(panics::BRIDGE.to_owned())
+        .spawn(move || live(seat, &stopped))?;
+    Ok(BridgeThread { stop, thread })
+}
+
+/// What outlives one building of the bridge.
+struct Bridge {
+    backend: Backend,
+    desk: Rc<RefCell<Desk>>,
+    wake: Arc<Notify>,
+    listener: TcpListener,
+    management: Arc<Management>,
+    asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
+    /// Taken by whoever tells it.
+    settled: Rc<RefCell<Option<Settled>>>,
+}
+
+fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
+    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, seat.registry);
+    if let Err(error) = register(&mut desk, seat.functions) {
+        // Nobody who starts a process waits no longer for it.
+        let _ = seat.settled.send(Err(error));
+        return;
+    }
+    let bridge = Bridge {
+        backend: seat.backend,
+        desk: Rc::new(RefCell::new(desk)),
+        wake: seat.wake,
+        listener: seat.listener,
+        management: seat.management,
+        asked: Rc::new(RefCell::new(seat.asked)),
+        settled: Rc::new(RefCell::new(Some(seat.settled))),
+    };
+    let mut backoff = FIRST_BACKOFF;
+    while !*stopped.borrow() {
+        let began = Instant::now();
+        let why = match catch_unwind(AssertUnwindSafe(|| bridge.run(stopped.clone()))) {
+            Ok(Ok(true)) => return,
+            Ok(Ok(false)) | Err(_) => "it panicked".to_owned(),
+            Ok(Err(error)) => {
+                let first = bridge.settled.borrow_mut().take();
+                if let Some(first) = first {
+                    let _ = first.send(Err(error));
+                    return;
+                }
+                error.to_string()
+            }
+        };
+        if began.elapsed() > SOUND {
+            backoff = FIRST_BACKOFF;
+        }
+        tracing::error!(
+            backoffMs = backoff.as_millis() as u64,
+            "the bridge is built anew, calls go on: {why}"
+        );
+        let until = Instant::now() + backoff;
+        while Instant::now() < until && !*stopped.borrow() {
+            sleep(FIRST_BACKOFF.min(until.saturating_duration_since(Instant::now())));
+        }
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+    }
+}
+
+fn register(desk: &mut Desk, functions: Vec<FunctionDraft>) -> Result<(), StartError> {
+    for draft in functions {
+        let name = draft.name().unwrap_or_default().to_owned();
+        if let Err(refused) = desk.register(Box::new(draft), false) {
+            let why = match refused {
+                Refused::Exists => "there is one of that name already".to_owned(),
+                Refused::TooMany => "there are too many functions".to_owned(),
+                Refused::Unavailable(why) => why,
+                Refused::Invalid(faults) => faults
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; "),
+                Refused::NotFound | Refused::Forbidden => "it was refused".to_owned(),
+            };
+            return Err(StartError::Function { name, why });
+        }
+    }
+    Ok(())
+}
+
+impl Bridge {
+    /// True when it was asked to stop, false when a task of it panicked.
+    fn run(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let tasks = LocalSet::new();
+        runtime.block_on(tasks.run_until(self.serve(stopped)))
+    }
+
+    async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
+        let local = match &self.backend {
+            Backend::Local(config) => Some(LocalBridge::open(config())?),
+            Backend::None => None,
+        };
+        self.spawn_around()?;
+        let stop = wait_for(stopped);
+        let (desk, wake) = (self.desk.clone(), self.wake.clone());
+        let backend = async {
+            match local {
+                Some(bridge) => bridge.run(desk, wake, stop).await,
+                None => podless::run(desk, wake, stop).await,
+            }
+            true
+        };
+        let panicked = async {
+            panics::on_bridge().notified().await;
+            false
+        };
+        Ok(first_of(backend, panicked).await)
+    }
+
+    /// What lives beside the backend.
+    fn spawn_around(&self) -> io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let management = self.management.clone();
+        spawn_local(async move {
+            if let Err(error) = management::serve(listener, management).await {
+                tracing::error!(%error, "the management port cannot be served");
+            }
+        });
+        let (asked, desk) = (self.asked.clone(), self.desk.clone());
+        spawn_local(async move {
+            loop {
+                let next = poll_fn(|context| asked.borrow_mut().poll_recv(context)).await;
+                let Some(answer) = next else { return };
+                // Whoever asked may have gone.
+                let _ = answer.send(functions(&desk.borrow()));
+            }
+        });
+        let (settled, desk) = (self.settled.clone(), self.desk.clone());
+        if settled.borrow().is_some() {
+            spawn_local(async move {
+                while !desk.borrow().is_settled() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                let first = settled.borrow_mut().take();
+                if let Some(first) = first {
+                    let _ = first.send(Ok(()));
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What the metrics page reads of the functions.
+fn functions(desk: &Desk) -> Functions {
+    let registered = desk.functions().iter();
+    Functions {
+        registered: registered
+            .map(|(name, function)| (name.clone(), function.view.clone()))
+            .collect(),
+        leaving: desk.leaving_views().cloned().collect(),
+    }
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // The sender gone means the same.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// The output of whichever is done first; the other one is dropped.
+async fn first_of<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| match one.as_mut().poll(context) {
+        Poll::Pending => other.as_mut().poll(context),
+        ready => ready,
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

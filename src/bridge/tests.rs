@@ -1,0 +1,249 @@
+//! The thread with the test in the place of an io thread and of a client of the management port.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::SystemTime;
+
+use nanofaas_core::event::{Event, Order};
+use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo, Request};
+use nanofaas_core::post::{BridgePost, IoInbox};
+use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_core::ticket::PodRef;
+
+use super::*;
+use crate::management::Health;
+use crate::metrics::{Plane, Process};
+
+const LONGEST: Duration = Duration::from_secs(60);
+
+struct Bench {
+    thread: BridgeThread,
+    post: BridgePost,
+    io: IoInbox,
+    settled: Receiver<Result<(), StartError>>,
+    management: std::net::SocketAddr,
+}
+
+fn draft(json: &str) -> FunctionDraft {
+    serde_json::from_str(json).expect("a draft")
+}
+
+fn health() -> Arc<Health> {
+    Arc::new(Health {
+        origin: Instant::now(),
+        ledgers: Arc::new([]),
+        scheduler_beat_ns: None,
+        started: AtomicBool::new(true),
+        draining: AtomicBool::new(false),
+    })
+}
+
+fn plane() -> Plane {
+    Plane {
+        ledgers: Arc::new([]),
+        io_driver: "epoll",
+        scheduler: "inline",
+        backend: "none",
+        process: Process {
+            started: SystemTime::now(),
+        },
+        log_lines_dropped: 0,
+    }
+}
+
+/// A bridge with these functions and one io thread, whose scheduler is inline.
+fn bench(backend: Backend, functions: &[&str]) -> Bench {
+    let (io_bell, _waking) = nanofaas_local_bridge::bell();
+    let (io_post, io) = IoPost::pair(io_bell, false);
+    let (bell, wake) = nanofaas_local_bridge::bell();
+    let (post, inbox) = BridgePost::pair(bell);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (ask, asked) = mpsc::channel(4);
+    let management = Management::new(health(), ask, Box::new(plane), 10);
+    let (settled, told) = sync_channel(1);
+    let seat = Seat {
+        backend,
+        inbox,
+        wake,
+        io: vec![io_post.clone()],
+        scheduler: SchedulerPost::Inline(io_post),
+        registry: Registry::new(1, Defaults::DEFAULT, Platform::Local),
+        functions: functions.iter().map(|json| draft(json)).collect(),
+        settled,
+        listener,
+        management: Arc::new(management),
+        asked,
+    };
+    Bench {
+        thread: start(seat).expect("a thread"),
+        post,
+        io,
+        settled: told,
+        management: address,
+    }
+}
+
+impl Bench {
+    /// The next message for the io thread that this finds something in; functions are acknowledged
+    /// on the way.
+    fn next<T>(&mut self, mut find: impl FnMut(&Message) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(message) = self.io.messages.pop() {
+                if let Message::Function(function) = &message {
+                    let version = function.version;
+                    assert!(self.post.send(BridgeMessage::Ack { version }).is_ok());
+                }
+                if let Some(found) = find(&message) {
+                    return found;
+                }
+            } else {
+                assert!(begun.elapsed() < LONGEST, "nothing came");
+                sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    fn function(&mut self, name: &str) {
+        self.next(|message| match message {
+            Message::Function(function) => (&**function.name() == name).then_some(()),
+            _ => None,
+        });
+    }
+
+    fn end(self) {
+        self.thread.stop();
+        let begun = Instant::now();
+        while !self.thread.is_finished() {
+            assert!(begun.elapsed() < LONGEST, "the bridge does not end");
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.management).expect("a connection");
+        stream.set_read_timeout(Some(LONGEST)).expect("a timeout");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+}
+
+const LOCAL: &str = r#"{"name":"near","executionMode":"LOCAL"}"#;
+const WARM: &str = r#"{"name":"warm","executionMode":"WARM","command":["true"]}"#;
+const POOL: &str = r#"{"name":"far","executionMode":"POOL","endpointUrl":"http://localhost:9/x"}"#;
+
+#[test]
+fn it_is_settled_when_the_io_threads_know_every_function() {
+    let mut bench = bench(Backend::None, &[LOCAL, WARM]);
+    bench.function("near");
+    assert!(bench.settled.try_recv().is_err(), "one is not known yet");
+    bench.function("warm");
+    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    assert!(settled.is_ok());
+    let page = bench.get("/metrics");
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    bench.end();
+}
+
+#[test]
+fn a_function_that_cannot_be_registered_stops_the_start() {
+    let bench = bench(Backend::None, &[LOCAL, LOCAL]);
+    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    let said = settled.expect_err("one too many").to_string();
+    assert!(said.contains("near") && said.contains("already"), "{said}");
+    bench.end();
+}
+
+#[test]
+fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
+    let mut bench = bench(Backend::None, &[WARM]);
+    let pod = PodRef {
+        index: 0,
+        generation: 1,
+    };
+    bench.function("warm");
+    let start = Order::Start {
+        lane: 0,
+        pod,
+        wanted_ns: 0,
+    };
+    assert!(bench.post.send(BridgeMessage::Order(start)).is_ok());
+    let failure = bench.next(|message| match message {
+        Message::Event(Event::StartFailed { pod: at, failure }) if *at == pod => {
+            Some(failure.clone())
+        }
+        _ => None,
+    });
+    assert!(failure.permanent && failure.message.contains("--backend"));
+    let request = Request::ColdStarts {
+        name: "warm".into(),
+    };
+    let reply = ReplyTo {
+        thread: 0,
+        token: 5,
+    };
+    assert!(
+        bench
+            .post
+            .send(BridgeMessage::Request { request, reply })
+            .is_ok()
+    );
+    let starts = bench.next(|message| match message {
+        Message::Reply {
+            token: 5,
+            reply: Reply::ColdStarts(starts),
+        } => Some(starts.len()),
+        _ => None,
+    });
+    assert_eq!(starts, 0);
+    bench.end();
+}
+
+#[test]
+fn without_pods_an_endpoints_name_is_still_resolved() {
+    let mut bench = bench(Backend::None, &[POOL]);
+    let address = bench.next(|message| match message {
+        Message::Endpoint { lane: 0, address } => Some(address.clone()),
+        _ => None,
+    });
+    let Ok(PodAddress::Tcp(address)) = address else {
+        panic!("no address: {address:?}");
+    };
+    assert!(address.ip().is_loopback() && address.port() == 9);
+    bench.end();
+}
+
+#[test]
+fn a_panic_builds_the_bridge_anew_around_the_same_desk() {
+    static BUILT: AtomicUsize = AtomicUsize::new(0);
+    let config = || {
+        assert!(
+            BUILT.fetch_add(1, Relaxed) >= 2,
+            "planted: the first two panic"
+        );
+        LocalConfig {
+            callback_base: "http://127.0.0.1:9".to_owned(),
+            start_timeout: LONGEST,
+            stop_grace: Duration::ZERO,
+            // It ends when its standard input does, as a guard does.
+            guard: vec!["cat".into()],
+            run_base: Some(std::env::temp_dir()),
+            origin: Instant::now(),
+            origin_wall: SystemTime::now(),
+        }
+    };
+    let mut bench = bench(Backend::Local(Box::new(config)), &[LOCAL]);
+    bench.function("near");
+    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    assert!(settled.is_ok());
+    assert_eq!(BUILT.load(Relaxed), 3);
+    let page = bench.get("/readyz");
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    bench.end();
+}

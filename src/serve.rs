@@ -1,0 +1,374 @@
+//! The life of `nanofaas serve`: an ordered prelude, in which every "before" has its reason, then
+//! waiting, then the drain.
+//! It never touches a call. `main` runs it on the main thread.
+
+mod ending;
+mod functions;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, SchedulerPost};
+use nanofaas_core::rate::RateBucket;
+use nanofaas_core::registry::Registry;
+use nanofaas_core::spec::Platform;
+use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
+use nanofaas_local_bridge::LocalConfig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::{Notify, mpsc};
+
+use crate::bridge::{self, BridgeThread};
+use crate::config::{Backend, Config, Machine, SchedulerDriver, ServeArgs};
+use crate::cores::{Cores, Pinning};
+use crate::log::Log;
+use crate::management::{Health, Management};
+use crate::metrics::{Plane, Process};
+use crate::ports::{self, Claim};
+use crate::scheduler_thread::{self, SchedulerThread};
+use crate::{files, log, panics, signals};
+
+use functions::Loaded;
+
+/// How long the io threads may take until they know the functions of the start.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
+/// still be on their way.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Scrapes at once that wait for the bridge.
+const ASKS_MAX: usize = 16;
+
+/// Why the process did not start; each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}")]
+    Files(#[from] files::FilesError),
+    #[error("{0}")]
+    Function(#[from] functions::LoadError),
+    #[error("{0}")]
+    Taken(#[from] ports::Taken),
+    #[error("{0}")]
+    IoThreads(#[from] io_start::StartError),
+    #[error("{0}")]
+    Bridge(#[from] bridge::StartError),
+    #[error("the io threads did not take the functions over; look at the lines before")]
+    NotSettled,
+    #[error("the backend kubernetes is not there yet; use --backend local or none")]
+    NoKubernetes,
+    #[error("cannot start: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs the server until a signal ends it.
+pub(crate) fn run(args: ServeArgs) -> ExitCode {
+    // Before any thread is pinned: a pinned thread sees its own core only.
+    let cores = Cores::look();
+    let machine = Machine {
+        cores: cores.count,
+        in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+    };
+    let config = match args.resolve(machine) {
+        Ok(config) => config,
+        Err(contradiction) => {
+            eprintln!("error: {contradiction}");
+            return ExitCode::from(2);
+        }
+    };
+    // Before anything that has something to say; ends, and so flushes, after everything.
+    let log = log::start(config.log, config.log_level);
+    panics::install(config.log);
+    match Serving::start(config, &cores, &log) {
+        Ok(serving) => serving.until_stopped(),
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!("{line}");
+            }
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Everything that runs.
+struct Serving {
+    config: Config,
+    signals: signals::Signals,
+    io_posts: Vec<IoPost>,
+    io: IoThreads,
+    scheduler: Option<SchedulerThread>,
+    bridge: BridgeThread,
+    health: Arc<Health>,
+    /// Held so that nobody else takes our addresses.
+    _claims: Vec<Claim>,
+}
+
+/// What connects the threads, made before any of them starts.
+struct Wiring {
+    origin: Instant,
+    origin_wall: SystemTime,
+    entries: Arc<Entries>,
+    ledgers: Arc<[ThreadLedger]>,
+    io_posts: Vec<IoPost>,
+    inboxes: Vec<(IoInbox, UnixStream)>,
+    bridge_post: BridgePost,
+    bridge_inbox: BridgeInbox,
+    bridge_wake: Arc<Notify>,
+}
+
+impl Wiring {
+    fn new(config: &Config) -> std::io::Result<Self> {
+        let threads = config.io_threads;
+        let granted = config.scheduler == SchedulerDriver::Pinned;
+        let mut io_posts = Vec::with_capacity(threads);
+        let mut inboxes = Vec::with_capacity(threads);
+        for _ in 0..threads {
+            let (bell, waking) = io_start::bell()?;
+            let (post, inbox) = IoPost::pair(bell, granted);
+            io_posts.push(post);
+            inboxes.push((inbox, waking));
+        }
+        let (bell, bridge_wake) = nanofaas_local_bridge::bell();
+        let (bridge_post, bridge_inbox) = BridgePost::pair(bell);
+        Ok(Self {
+            origin: Instant::now(),
+            origin_wall: SystemTime::now(),
+            entries: Arc::new(Entries::new(threads)),
+            ledgers: (0..threads).map(|_| ThreadLedger::default()).collect(),
+            io_posts,
+            inboxes,
+            bridge_post,
+            bridge_inbox,
+            bridge_wake,
+        })
+    }
+}
+
+impl Serving {
+    fn start(config: Config, cores: &Cores, log: &Log) -> Result<Self, StartError> {
+        if config.backend == Backend::Kubernetes {
+            return Err(StartError::NoKubernetes);
+        }
+        // Before builds, which take long: Ctrl-C has to end them.
+        let signals = signals::listen(config.log)?;
+        raise_file_limit();
+        // Before the ports, since a file with a fault is the commonest reason not to start.
+        let loaded = functions::read(&config)?;
+        // Before the builds, which would be in vain if somebody else has the port.
+        let (claims, listener) = claim(&config)?;
+        functions::build(&loaded, &config)?;
+
+        let addresses = Addresses::of(&config, &claims);
+        let pinning = cores.plan(config.io_threads, config.scheduler);
+        let wiring = Wiring::new(&config)?;
+        let io_posts = wiring.io_posts.clone();
+        let (scheduler, seat, post) = start_scheduler(&config, &pinning, &wiring)?;
+        let health = Arc::new(Health {
+            origin: wiring.origin,
+            ledgers: wiring.ledgers.clone(),
+            scheduler_beat_ns: scheduler.as_ref().map(|thread| thread.beat_ns.clone()),
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        });
+        let backend = backend(&config, &addresses, &wiring);
+        // Before the bridge, which tells them of the functions and waits until they know.
+        let plumbing = Plumbing {
+            origin: wiring.origin,
+            origin_wall: wiring.origin_wall,
+            entries: wiring.entries,
+            scheduler: seat,
+            inboxes: wiring.inboxes,
+            bridge: wiring.bridge_post,
+            ledgers: wiring.ledgers,
+            rate: Arc::new(RateBucket::new(config.rate)),
+        };
+        let io = io_start::start(&io_config(&config, &addresses, &pinning), plumbing)?;
+        let (ask, asked) = mpsc::channel(ASKS_MAX);
+        let plane = plane(&config, &io, &health, wiring.origin_wall, log);
+        let management = Management::new(health.clone(), ask, plane, config.metrics_functions_max);
+        let (settled, told) = sync_channel(1);
+        let bridge = bridge::start(bridge::Seat {
+            backend,
+            inbox: wiring.bridge_inbox,
+            wake: wiring.bridge_wake,
+            io: io_posts.clone(),
+            scheduler: post,
+            registry: Registry::new(config.io_threads, config.defaults, Platform::Local),
+            functions: loaded.iter().map(|one| one.file.draft.clone()).collect(),
+            settled,
+            listener,
+            management: Arc::new(management),
+            asked,
+        })?;
+        wait_until_settled(&told)?;
+        let serving = Self {
+            config,
+            signals,
+            io_posts,
+            io,
+            scheduler,
+            bridge,
+            health,
+            _claims: claims,
+        };
+        serving.announce(&addresses, &pinning, &loaded);
+        Ok(serving)
+    }
+}
+
+/// Where the process really listens.
+struct Addresses {
+    listen: SocketAddr,
+    management: SocketAddr,
+    internal: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// `claims` as [`claim`] gives them.
+    fn of(config: &Config, claims: &[Claim]) -> Self {
+        Self {
+            management: claims[0].address,
+            listen: claims[1].address,
+            internal: config
+                .internal_listen
+                .and_then(|_| Some(claims.get(2)?.address)),
+        }
+    }
+}
+
+/// Claims management, API and internal address in this order, and listens on the first.
+fn claim(config: &Config) -> Result<(Vec<Claim>, TcpListener), StartError> {
+    let (management, listener) = ports::listen("--management", config.management)?;
+    let mut claims = vec![management, ports::claim("--listen", config.listen)?];
+    if let Some(internal) = config.internal_listen {
+        claims.push(ports::claim("--internal-listen", internal)?);
+    }
+    Ok((claims, listener))
+}
+
+/// As many descriptors as the kernel lets this process have: each connection takes one.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the file-descriptor limit could not be raised");
+    }
+}
+
+type Scheduler = (Option<SchedulerThread>, SchedulerSeat, SchedulerPost);
+
+fn start_scheduler(
+    config: &Config,
+    pinning: &Pinning,
+    wiring: &Wiring,
+) -> std::io::Result<Scheduler> {
+    if config.scheduler == SchedulerDriver::Inline {
+        let post = SchedulerPost::Inline(wiring.io_posts[0].clone());
+        return Ok((None, SchedulerSeat::Inline, post));
+    }
+    let (bell, alarm) = scheduler_thread::bell();
+    let (post, inbox) = PinnedPost::pair(bell, config.io_threads);
+    let thread = scheduler_thread::start(scheduler_thread::Seat {
+        inbox,
+        alarm,
+        io: wiring.io_posts.clone(),
+        bridge: wiring.bridge_post.clone(),
+        entries: wiring.entries.clone(),
+        origin: wiring.origin,
+        cpu: pinning.scheduler,
+    })?;
+    let seat = SchedulerSeat::Pinned(post.clone());
+    Ok((Some(thread), seat, SchedulerPost::Pinned(post)))
+}
+
+fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoConfig {
+    IoConfig {
+        listen: addresses.listen,
+        internal_listen: addresses.internal,
+        driver: config.io_driver,
+        pin: pinning.io.clone(),
+        spin_us: config.io_spin_us,
+        body_bytes_max: config.body_bytes_max,
+        response_bytes_max: config.response_bytes_max,
+        inflight_bytes: config.inflight_bytes,
+        async_max_age_ms: config.async_max_age_ms,
+        execution_ttl_ms: config.execution_ttl_ms,
+        execution_store_bytes: config.execution_store_bytes,
+        callback_base: config.callback_base(addresses.listen, addresses.internal),
+        openapi: include_str!("../openapi.yaml"),
+    }
+}
+
+fn backend(config: &Config, addresses: &Addresses, wiring: &Wiring) -> bridge::Backend {
+    if config.backend == Backend::None {
+        return bridge::Backend::None;
+    }
+    let callback_base = config.callback_base(addresses.listen, addresses.internal);
+    let start_timeout = Duration::from_millis(config.start_timeout_ms);
+    let (origin, origin_wall) = (wiring.origin, wiring.origin_wall);
+    bridge::Backend::Local(Box::new(move || LocalConfig {
+        callback_base: callback_base.clone(),
+        start_timeout,
+        stop_grace: STOP_GRACE,
+        // Not by its path: the file may be replaced while we run.
+        guard: vec!["/proc/self/exe".into(), "guard".into()],
+        run_base: None,
+        origin,
+        origin_wall,
+    }))
+}
+
+/// What each scrape reads of the process.
+fn plane(
+    config: &Config,
+    io: &IoThreads,
+    health: &Health,
+    started: SystemTime,
+    log: &Log,
+) -> Box<dyn Fn() -> Plane + Send + Sync> {
+    let (io_driver, dropped) = (io.driver, log.dropped.clone());
+    let ledgers = health.ledgers.clone();
+    let (scheduler, backend) = (config.scheduler.as_str(), config.backend.as_str());
+    Box::new(move || Plane {
+        ledgers: ledgers.clone(),
+        io_driver,
+        scheduler,
+        backend,
+        process: Process { started },
+        log_lines_dropped: dropped.dropped_lines() as u64,
+    })
+}
+
+fn wait_until_settled(told: &Receiver<Result<(), bridge::StartError>>) -> Result<(), StartError> {
+    match told.recv_timeout(SETTLE_MAX) {
+        Ok(settled) => Ok(settled?),
+        Err(_) => Err(StartError::NotSettled),
+    }
+}
+
+impl Serving {
+    /// Says in the log where everything is, and to people how to call what was loaded.
+    fn announce(&self, addresses: &Addresses, pinning: &Pinning, loaded: &[Loaded]) {
+        self.health.started.store(true, Relaxed);
+        self.signals.serving();
+        let pinned = if pinning.io.is_empty() { "no" } else { "yes" };
+        tracing::info!(
+            listen = %addresses.listen,
+            management = %addresses.management,
+            internalListen = addresses.internal.map(|address| address.to_string()),
+            ioDriver = self.io.driver,
+            ioThreads = self.config.io_threads,
+            scheduler = self.config.scheduler.as_str(),
+            backend = self.config.backend.as_str(),
+            pinned,
+            functions = loaded.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "nanofaas is ready"
+        );
+        functions::show(addresses.listen, loaded);
+    }
+}

@@ -1,0 +1,143 @@
+//! The end of the process: no new calls, what runs may go on for a while, then everything stops in
+//! the order in which it depends on each other.
+//! It never gives a call up before its time.
+
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nanofaas_core::message::Message;
+use nanofaas_core::post::IoPost;
+
+use super::{STOP_GRACE, Serving};
+
+/// Between two looks at whether everything lives.
+const WATCH: Duration = Duration::from_secs(1);
+/// Between two looks while something ends.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long an io thread's inbox may stay full.
+const TELL_MAX: Duration = Duration::from_secs(5);
+/// How long io threads have to answer the calls that are left, once told to stop.
+const IO_STOP_MAX: Duration = Duration::from_secs(10);
+/// How long the bridge has to end the function processes, over what they have themselves.
+const BRIDGE_STOP_MAX: Duration = Duration::from_secs(10);
+
+impl Serving {
+    /// Waits for a signal, drains and ends.
+    pub(super) fn until_stopped(mut self) -> ExitCode {
+        let signal = loop {
+            match self.signals.stop.recv_timeout(WATCH) {
+                Ok(signal) => break signal,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break "nobody left to hear signals",
+            }
+            if let Some(what) = self.who_ended() {
+                tracing::error!("{what} ended by itself; the process stops");
+                self.stop();
+                return ExitCode::from(1);
+            }
+        };
+        tracing::info!(
+            drainMs = self.config.drain_ms,
+            "{signal}: no new calls are taken"
+        );
+        // First, so that whoever routes to us stops before we refuse.
+        self.health.draining.store(true, Relaxed);
+        self.tell_all(|| Message::Drain);
+        self.drain();
+        self.stop();
+        ExitCode::SUCCESS
+    }
+
+    fn who_ended(&self) -> Option<&'static str> {
+        if self.io.threads.iter().any(|thread| thread.is_finished()) {
+            Some("an io thread")
+        } else if self
+            .scheduler
+            .as_ref()
+            .is_some_and(|thread| thread.is_finished())
+        {
+            Some("the scheduler")
+        } else if self.bridge.is_finished() {
+            Some("the bridge")
+        } else {
+            None
+        }
+    }
+
+    fn tell_all(&self, message: fn() -> Message) {
+        for post in &self.io_posts {
+            if !tell(post, message) {
+                tracing::error!("an io thread does not take messages");
+            }
+        }
+    }
+
+    /// Waits until nothing that was accepted is left, or the time has passed.
+    fn drain(&self) {
+        let began = Instant::now();
+        let longest = Duration::from_millis(self.config.drain_ms);
+        // A call may be accepted just before its thread hears of the drain, so one look proves
+        // nothing yet.
+        let mut quiet = 0;
+        while quiet < 3 && began.elapsed() < longest {
+            quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
+            sleep(LOOK.min(longest.saturating_sub(began.elapsed())));
+        }
+        let left = self.unfinished();
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if left == 0 {
+            tracing::info!(ms, "every call has ended");
+        } else {
+            tracing::warn!(ms, left, "calls are left and end as SHUTDOWN");
+        }
+    }
+
+    fn unfinished(&self) -> u64 {
+        let ledgers = self.health.ledgers.iter();
+        // Finished first: a call that ends in between may only make it look busier.
+        let of = ledgers.map(|ledger| {
+            let finished = ledger.finished.get();
+            ledger.accepted.get().saturating_sub(finished)
+        });
+        of.sum()
+    }
+
+    /// Io threads first, as they answer calls; then the scheduler, which they use; then the
+    /// bridge, which ends the processes that calls ran in.
+    fn stop(&mut self) {
+        self.tell_all(|| Message::Stop);
+        let io = std::mem::take(&mut self.io.threads);
+        let all_ended = wait(IO_STOP_MAX, || io.iter().all(|thread| thread.is_finished()));
+        if !all_ended {
+            tracing::error!("an io thread does not end");
+        } else if let Some(scheduler) = self.scheduler.take() {
+            scheduler.stop();
+        }
+        self.bridge.stop();
+        if !wait(STOP_GRACE + BRIDGE_STOP_MAX, || self.bridge.is_finished()) {
+            tracing::error!("the bridge does not end; the guard ends what it leaves");
+        }
+        tracing::info!("nanofaas has stopped");
+    }
+}
+
+fn tell(post: &IoPost, message: fn() -> Message) -> bool {
+    wait(TELL_MAX, || post.send(message()).is_ok())
+}
+
+/// Whether it came true in time.
+fn wait(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let until = Instant::now() + longest;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        sleep(LOOK);
+    }
+}

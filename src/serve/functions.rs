@@ -1,0 +1,90 @@
+//! The functions of `--functions`: read and checked before anything starts, built, and shown with
+//! the line that calls each.
+//! It never registers them; the bridge does.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+
+use nanofaas_core::spec::{FunctionSpec, Platform};
+use serde_json::{Value, json};
+
+use crate::config::{Backend, Config, reachable};
+use crate::files::{self, FilesError, FunctionFile, Progress};
+use crate::sample;
+
+/// Functions that are shown with a line each.
+const SHOWN_MAX: usize = 20;
+
+/// One function, and how it can be called.
+pub(super) struct Loaded {
+    pub(super) file: FunctionFile,
+    name: String,
+    sample: Value,
+}
+
+/// Why a function cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct LoadError(String);
+
+/// Reads all files; every fault of every function comes back at once, with file, line and field.
+pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
+    let read = files::read(&config.functions)?;
+    let mut faults = Vec::new();
+    let mut samples: BTreeMap<_, BTreeMap<String, Value>> = BTreeMap::new();
+    let mut loaded = Vec::with_capacity(read.len());
+    for file in read {
+        for line in file.ignored() {
+            tracing::warn!("{line}");
+        }
+        if let Err(found) = FunctionSpec::resolve(&file.draft, &config.defaults, Platform::Local) {
+            faults.extend(found.iter().map(|fault| file.locate(fault)));
+            continue;
+        }
+        let name = file.draft.name().unwrap_or_default().to_owned();
+        let in_file = samples
+            .entry(file.path.clone())
+            .or_insert_with_key(|path| sample::of_file(path));
+        let sample = in_file.get(&name).cloned().unwrap_or_else(|| json!({}));
+        loaded.push(Loaded { file, name, sample });
+    }
+    if faults.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(FilesError(faults))
+    }
+}
+
+/// Runs each function's `local.build`, where this machine runs it.
+pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError> {
+    if config.backend != Backend::Local {
+        return Ok(());
+    }
+    let mut say = |line: &str| tracing::info!("{line}");
+    for one in loaded {
+        let mut progress = if Progress::has_terminal() {
+            Progress::Spinner
+        } else {
+            Progress::Lines(&mut say)
+        };
+        files::build(&one.file.draft, &mut progress).map_err(|why| LoadError(why.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Shows on stdout how to call each.
+pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
+    let listen = reachable(listen);
+    let mut text = format!("\nnanofaas listens on http://{listen}\n");
+    for one in loaded.iter().take(SHOWN_MAX) {
+        text.push('\n');
+        text.push_str(&sample::curl(listen, &one.name, &one.sample));
+        text.push('\n');
+    }
+    if let Some(more) = loaded.len().checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
+        text.push_str(&format!("\n… and {more} more functions: nanofaas list\n"));
+    }
+    // Whoever closed our stdout does not want to read it.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,82 @@
+//! SIGTERM and SIGINT: the first one asks the process to stop in good order, a second one ends it
+//! at once. Signals are never blocked, since function processes would inherit that.
+//! `serve` starts it before anything that takes long.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::task::Poll;
+use std::thread::Builder;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::LogForm;
+use crate::log;
+
+/// What the main thread hears of.
+pub(crate) struct Signals {
+    /// The name of the signal that asked to stop.
+    pub(crate) stop: Receiver<&'static str>,
+    serving: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// From now on there are calls, so the first signal is not the end.
+    pub(crate) fn serving(&self) {
+        self.serving.store(true, Relaxed);
+    }
+}
+
+/// Starts to listen, on a thread of its own that nothing can keep busy.
+pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let inside = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    drop(inside);
+    let (ask, stop) = sync_channel(1);
+    let serving = Arc::new(AtomicBool::new(false));
+    let seen = serving.clone();
+    Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                let (name, code) = next(&mut terminate, &mut interrupt).await;
+                take(form, name, code, &seen, &ask);
+            }
+        });
+    })?;
+    Ok(Signals { stop, serving })
+}
+
+/// The next signal's name, and the exit code of a process that it ends.
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, i32) {
+    poll_fn(|context| {
+        if let Poll::Ready(Some(())) = terminate.poll_recv(context) {
+            Poll::Ready(("SIGTERM", 128 + 15))
+        } else if let Poll::Ready(Some(())) = interrupt.poll_recv(context) {
+            Poll::Ready(("SIGINT", 128 + 2))
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+fn take(
+    form: LogForm,
+    name: &'static str,
+    code: i32,
+    serving: &AtomicBool,
+    ask: &SyncSender<&'static str>,
+) {
+    // A full channel: one was asked for already.
+    if serving.load(Relaxed) && ask.try_send(name).is_ok() {
+        return;
+    }
+    log::at_once(form, "WARN", &format!("{name}: the process ends at once"));
+    std::process::exit(code);
+}
