@@ -1,0 +1,379 @@
+//! Deadlines, retries, clients that will not wait and clients that leave.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::functions::{local, pool, with};
+use crate::plane::{Plane, Shared};
+use crate::pod::{After, Gate, Pod};
+use crate::wire::{Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+#[test]
+fn a_request_may_set_its_own_deadline_shorter_or_longer() {
+    let pod = Pod::tcp(|_, line| {
+        std::thread::sleep(Duration::from_millis(400));
+        line.json("1")
+    });
+    let function = with(
+        pool("own", &pod),
+        &json!({"timeoutMs": 200, "concurrency": 4}),
+    );
+    plane().register(&function);
+    plane()
+        .invoke("own", &json!(1))
+        .expect_failure(408, "timeout", "TIMEOUT");
+    let longer = Request::invoke("own", &json!(1)).header("X-Timeout-Ms", "30000");
+    plane().send(&longer).expect(200);
+    plane().replace(&with(function, &json!({"timeoutMs": 30_000})));
+    let shorter = Request::invoke("own", &json!(1)).header("X-Timeout-Ms", "100");
+    plane()
+        .send(&shorter)
+        .expect_failure(408, "timeout", "TIMEOUT");
+    let left: Vec<u64> = pod
+        .calls()
+        .iter()
+        .map(|got| {
+            got.header("x-deadline-ms")
+                .and_then(|ms| ms.parse().ok())
+                .expect("a number")
+        })
+        .collect();
+    assert!(
+        left[0] <= 200 && (20_000..=30_000).contains(&left[1]) && left[2] <= 100,
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&with(pool("cut-off", &pod), &json!({"timeoutMs": 150})));
+    for round in 1..=5 {
+        plane()
+            .invoke("cut-off", &json!(1))
+            .expect_failure(408, "timeout", "TIMEOUT");
+        eventually("the pod sees it", || pod.cuts() == round);
+    }
+    gate.open();
+    plane().invoke("cut-off", &json!(1)).expect(200);
+    assert_eq!(
+        pod.calls().len(),
+        6,
+        "a timeout is not tried again unless retryOn says so"
+    );
+}
+
+#[test]
+fn an_async_call_has_timeout_ms_for_each_attempt() {
+    let pod = Pod::tcp(|got, line| {
+        if got.number == 0 {
+            line.wait(&Gate::default());
+            return After::Close;
+        }
+        line.json("\"second\"")
+    });
+    let more = json!({"timeoutMs": 200, "maxRetries": 1, "retryOn": ["TIMEOUT"]});
+    plane().register(&with(pool("attempts", &pod), &more));
+    let id = plane().enqueue("attempts", &json!(1));
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["status"], &ended["output"]),
+        (&json!("success"), &json!("second"))
+    );
+    assert_eq!(ended["attempt"], 2);
+    let more = json!({"timeoutMs": 200, "name": "attempts-final", "retryOn": ["POD"]});
+    let never = Pod::held(&Gate::default());
+    plane().register(&with(pool("attempts-final", &never), &more));
+    let ended = plane().ended(&plane().enqueue("attempts-final", &json!(1)));
+    assert_eq!(
+        (&ended["status"], &ended["error"]["code"]),
+        (&json!("timeout"), &json!("TIMEOUT"))
+    );
+}
+
+#[test]
+fn an_async_call_grows_no_older_than_it_may() {
+    let plane = Plane::start(&["--async-max-age-ms", "400"]);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&pool("old", &pod));
+    let mut running = Request::invoke("old", &json!("sync")).begin(plane.listen);
+    pod.wait_calls(1);
+    let ended = plane.ended(&plane.enqueue("old", &json!("async")));
+    assert_eq!(
+        (&ended["status"], &ended["attempt"]),
+        (&json!("timeout"), &json!(0))
+    );
+    let message = ended["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("queued"), "{message}");
+    gate.open();
+    running.answer().expect(200);
+    assert_eq!(pod.calls().len(), 1);
+}
+
+/// Calls a pod that fails in one way, under one rule; how often it was tried, and the code.
+fn tries(name: &str, rule: &Value, pod: &Pod) -> (usize, String) {
+    plane().register(&with(pool(name, pod), rule));
+    let body = plane().invoke(name, &json!(1)).json();
+    let code = body["error"]["code"].as_str().unwrap_or("").to_owned();
+    (pod.calls().len(), code)
+}
+
+#[test]
+fn what_may_have_run_is_tried_again_only_as_retry_on_allows() {
+    let dies = || Pod::tcp(|_, _| After::Close);
+    let fails = || Pod::tcp(|_, line| line.answer(500, "", b""));
+    let lost = "POD_LOST".to_owned();
+    let error = "HANDLER_ERROR".to_owned();
+    let rule = |most: u32, on: &[&str]| json!({"maxRetries": most, "retryOn": on});
+    assert_eq!(
+        tries("lost-pod", &rule(5, &["POD"]), &dies()),
+        (2, lost.clone()),
+        "at most once"
+    );
+    assert_eq!(
+        tries("lost-none", &rule(5, &[]), &dies()),
+        (1, lost.clone())
+    );
+    assert_eq!(
+        tries("lost-error", &rule(5, &["ERROR"]), &dies()),
+        (1, lost.clone())
+    );
+    assert_eq!(tries("lost-zero", &rule(0, &["POD"]), &dies()), (1, lost));
+    assert_eq!(
+        tries("fail-pod", &rule(5, &["POD"]), &fails()),
+        (1, error.clone())
+    );
+    assert_eq!(
+        tries("fail-error", &rule(2, &["ERROR"]), &fails()),
+        (3, error.clone())
+    );
+    assert_eq!(
+        tries("fail-zero", &rule(0, &["ERROR"]), &fails()),
+        (1, error)
+    );
+    let bad = Pod::tcp(|_, line| line.json("{"));
+    let all = rule(3, &["POD", "TIMEOUT", "ERROR"]);
+    assert_eq!(tries("bad-all", &all, &bad), (1, "BAD_OUTPUT".to_owned()));
+}
+
+#[test]
+fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
+    let pod = Pod::tcp(|got, line| match got.number {
+        0 => After::Close,
+        _ => line.json("\"again\""),
+    });
+    plane().register(&with(
+        pool("again", &pod),
+        &json!({"maxRetries": 1, "retryOn": ["POD"]}),
+    ));
+    let answer = plane().invoke("again", &json!(1)).expect(200);
+    assert_eq!(answer.json()["output"], "again");
+    let calls = pod.calls();
+    assert!(
+        calls
+            .iter()
+            .all(|got| got.header("x-execution-id") == Some(&answer.id()))
+    );
+    assert_eq!(calls[1].header("x-dispatch-attempt"), Some("2"));
+    let held = Pod::held(&Gate::default());
+    let rule = json!({"maxRetries": 5, "retryOn": ["TIMEOUT"], "timeoutMs": 200});
+    let begun = Instant::now();
+    assert_eq!(tries("no-time", &rule, &held), (1, "TIMEOUT".to_owned()));
+    println!("a sync call with one deadline took {:?}", begun.elapsed());
+}
+
+#[test]
+fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
+    let refusing = |times: usize| {
+        Pod::tcp(move |got, line| match got.number < times {
+            true => line.answer(503, "X-Not-Started: true\r\n", b""),
+            false => line.json("\"begun\""),
+        })
+    };
+    let rule = |most: u32| json!({"maxRetries": most, "retryOn": []});
+    assert_eq!(tries("begun", &rule(3), &refusing(3)), (4, String::new()));
+    let unreachable = "POD_UNREACHABLE".to_owned();
+    assert_eq!(
+        tries("unbegun", &rule(2), &refusing(100)),
+        (3, unreachable.clone())
+    );
+    assert_eq!(
+        tries("unbegun-once", &rule(0), &refusing(100)),
+        (1, unreachable)
+    );
+    // Without the header a 503 may have run.
+    let busy = Pod::tcp(|_, line| line.answer(503, "", b""));
+    assert_eq!(
+        tries("busy", &rule(3), &busy),
+        (1, "HANDLER_ERROR".to_owned())
+    );
+    // Another status with the header is a handler's own.
+    let odd = Pod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
+    assert_eq!(
+        tries("odd", &rule(3), &odd),
+        (1, "HANDLER_ERROR".to_owned())
+    );
+}
+
+#[test]
+fn a_pod_that_closes_idle_connections_loses_no_call() {
+    // Such a pod closes some time after its answer: the next call finds a dead connection.
+    let closed = std::sync::Arc::new(AtomicUsize::new(0));
+    let counter = closed.clone();
+    let pod = Pod::tcp(move |_, line| {
+        line.json("1");
+        std::thread::sleep(Duration::from_millis(3));
+        counter.fetch_add(1, Ordering::SeqCst);
+        After::Close
+    });
+    plane().register(&pool("idle-close", &pod));
+    for _ in 0..40 {
+        plane().invoke("idle-close", &json!(1)).expect(200);
+        let before = closed.load(Ordering::SeqCst);
+        eventually("it is closed", || {
+            closed.load(Ordering::SeqCst) >= before.max(1)
+        });
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn prefer_respond_async_answers_as_enqueue_does() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("prefer", &pod));
+    let request = Request::invoke("prefer", &json!("x")).header("Prefer", "respond-async");
+    let answer = plane().send(&request).expect(202);
+    let id = answer.id();
+    assert_eq!(
+        answer.json(),
+        json!({"executionId": id, "status": "queued"})
+    );
+    assert_eq!(
+        answer.header("location"),
+        Some(&*format!("/v1/executions/{id}"))
+    );
+    gate.open();
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["output"], &ended["outputKept"]),
+        (&json!("x"), &json!(true))
+    );
+}
+
+#[test]
+fn prefer_wait_answers_when_the_time_is_over_and_the_call_goes_on() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    let function = with(
+        pool("wait", &pod),
+        &json!({"concurrency": 4, "timeoutMs": 60_000}),
+    );
+    plane().register(&function);
+    plane().register(&local("wait-fast"));
+    for prefer in ["wait=1", "respond-async, wait=1", "WAIT=1;x=y"] {
+        let request = Request::invoke("wait", &json!("x")).header("Prefer", prefer);
+        let begun = Instant::now();
+        let answer = plane().send(&request).expect(202);
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(990), "{prefer}: {took:?}");
+        assert_eq!(answer.json()["status"], "running");
+        assert_eq!(
+            answer.header("location"),
+            Some(&*format!("/v1/executions/{}", answer.id()))
+        );
+        let fast = Request::invoke("wait-fast", &json!(1)).header("Prefer", prefer);
+        let fast = plane().send(&fast).expect(200);
+        assert_eq!(fast.json()["output"], 1);
+        let kept = plane().status(&fast.id());
+        assert_eq!(
+            (&kept["output"], &kept["outputKept"]),
+            (&json!(1), &json!(true))
+        );
+    }
+    gate.open();
+    let ids = pod.calls();
+    for got in &ids {
+        let ended = plane().ended(got.header("x-execution-id").expect("an id"));
+        assert_eq!(
+            (&ended["status"], &ended["output"]),
+            (&json!("success"), &json!("x"))
+        );
+    }
+    assert_eq!((ids.len(), pod.cuts()), (3, 0));
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_call_along() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("leaves", &pod));
+    // A FIN counts, though the client could still read.
+    let mut running = Request::invoke("leaves", &json!("running")).begin(plane().listen);
+    let id = pod.wait_calls(1)[0]
+        .header("x-execution-id")
+        .expect("an id")
+        .to_owned();
+    let queued = Request::invoke("leaves", &json!("queued")).begin(plane().listen);
+    plane().wait_for("leaves", 1, 1);
+    drop(queued);
+    plane().wait_for("leaves", 0, 1);
+    running.finish();
+    eventually("it is cut off in the pod", || pod.cuts() == 1);
+    plane().wait_for("leaves", 0, 0);
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["status"], &ended["error"]["code"]),
+        (&json!("error"), &json!("CANCELLED"))
+    );
+    gate.open();
+    plane().invoke("leaves", &json!("next")).expect(200);
+    assert_eq!(pod.calls().len(), 2, "the queued call never ran");
+}
+
+#[test]
+fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("stays", &pod));
+    let mut wire = Request::enqueue("stays", &json!("x")).begin(plane().listen);
+    let id = wire.answer().expect(202).id();
+    drop(wire);
+    pod.wait_calls(1);
+    let path = format!("/v1/executions/{id}?waitMs=60000");
+    drop(Request::get(&path).begin(plane().listen));
+    gate.open();
+    assert_eq!(plane().ended(&id)["output"], "x");
+    assert_eq!(pod.cuts(), 0);
+}
+
+#[test]
+fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("pipeline", &pod));
+    let mut bytes = Request::invoke("pipeline", &json!("first")).bytes();
+    bytes.extend(Request::invoke("pipeline", &json!("second")).bytes());
+    let mut wire = crate::wire::Wire::connect(plane().listen);
+    wire.send(&bytes);
+    pod.wait_calls(1);
+    drop(wire);
+    eventually("it is cut off", || pod.cuts() == 1);
+    plane().wait_for("pipeline", 0, 0);
+    gate.open();
+    plane().invoke("pipeline", &json!("third")).expect(200);
+    assert_eq!(
+        pod.calls().len(),
+        2,
+        "the second request of the one who left ran"
+    );
+}

@@ -1,0 +1,101 @@
+//! Functions to register: specs for every mode, and programs for the local backend in folders of
+//! their own, which go when the test ends.
+//! It never registers anything by itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::pod::Pod;
+
+/// A function with these fields over the given ones.
+pub(crate) fn with(mut function: Value, more: &Value) -> Value {
+    let fields = function.as_object_mut().expect("an object");
+    for (name, value) in more.as_object().expect("an object") {
+        fields.insert(name.clone(), value.clone());
+    }
+    function
+}
+
+/// An echo inside the plane.
+pub(crate) fn local(name: &str) -> Value {
+    json!({"name": name, "executionMode": "LOCAL"})
+}
+
+/// Calls go to the pod, one after the other, and none is tried twice.
+pub(crate) fn pool(name: &str, pod: &Pod) -> Value {
+    json!({
+        "name": name, "executionMode": "POOL", "endpointUrl": pod.url,
+        "concurrency": 1, "maxRetries": 0, "retryOn": [],
+    })
+}
+
+/// A folder for one test.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("blackbox-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).expect("a folder");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file in it, with this content.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).expect("a file");
+        path
+    }
+
+    /// What a file in it holds, once it is there and not empty.
+    pub(crate) fn read(&self, name: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.0.join(name)).ok()?;
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// A Python function in this folder.
+    pub(crate) fn python(&self, name: &str, mode: &str, source: &str) -> Value {
+        self.write("handler.py", source);
+        let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/python-runtime/src");
+        json!({
+            "name": name, "executionMode": mode,
+            "local": {
+                "command": ["python3", "-m", "nanofaas_runtime"],
+                "env": {"PYTHONPATH": runtime, "PYTHONDONTWRITEBYTECODE": "1"},
+                "directory": self.0,
+            },
+        })
+    }
+
+    /// A shell script in this folder.
+    pub(crate) fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
+        json!({
+            "name": name, "executionMode": mode,
+            "local": {"command": ["/bin/sh", "-c", script], "directory": self.0},
+        })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Whether a process is there and not a zombie.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    !state.is_empty() && !state.starts_with('Z') && kill(Pid::from_raw(pid), None).is_ok()
+}

@@ -1,0 +1,140 @@
+//! Python functions that behave, and that do not.
+
+/// Who answers.
+pub(crate) const PID: &str = "
+import os
+def handle(input):
+    return os.getpid()
+";
+
+/// Who answers, and its watchdog.
+pub(crate) const PIDS: &str = "
+import os
+def handle(input):
+    return [os.getpid(), os.getppid()]
+";
+
+pub(crate) const ECHO: &str = "
+def handle(input):
+    return input
+";
+
+/// Long enough for others to need pods of their own.
+pub(crate) const SLOW_PID: &str = "
+import os, time
+def handle(input):
+    time.sleep(0.3)
+    return os.getpid()
+";
+
+pub(crate) const LOADS_ONCE: &str = "
+open('started', 'a').write('x')
+def handle(input):
+    return 1
+";
+
+pub(crate) const ENVIRONMENT: &str = "
+import os
+def handle(input):
+    return [dict(os.environ), os.getcwd()]
+";
+
+/// Writes down what stopped it.
+pub(crate) const STOPPED: &str = "
+import time
+def handle(input):
+    try:
+        open('began', 'w').write('x')
+        time.sleep(30)
+    except BaseException as reason:
+        open('stopped', 'w').write(type(reason).__name__)
+        raise
+";
+
+/// The same without a thread of its own; input 1 returns at once.
+pub(crate) const STOPPED_ASYNC: &str = "
+import asyncio
+async def handle(input):
+    if input == 1:
+        return 1
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        open('stopped', 'w').write('CancelledError')
+        raise
+";
+
+/// Runs for `input` seconds, whoever wants it to stop.
+pub(crate) const STUBBORN: &str = "
+import os, time
+def handle(input):
+    end = time.monotonic() + input
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+    return os.getpid()
+";
+
+pub(crate) const VERSION: &str = "
+import os
+def handle(input):
+    return [os.getpid(), os.environ['V']]
+";
+
+pub(crate) const TAKES_ITS_TIME: &str = "
+import os, time
+def handle(input):
+    open('began', 'w').write('x')
+    time.sleep(0.5)
+    return os.getpid()
+";
+
+pub(crate) const TALKS: &str = "
+import sys
+def handle(input):
+    print('said-on-stdout', flush=True)
+    print('said-on-stderr', file=sys.stderr, flush=True)
+    return 1
+";
+
+pub(crate) const NAN: &str = "
+def handle(input):
+    return {'a': [1, float('nan')]}
+";
+
+/// Says what a Job knows of its call.
+pub(crate) const JOB: &str = "
+import os
+def handle(input, context):
+    return [os.getpid(), input, context.attempt, context.metadata]
+";
+
+/// The length of a text; bytes as they are.
+pub(crate) const LENGTH: &str = "
+def handle(input):
+    return len(input) if isinstance(input, str) else input
+";
+
+pub(crate) const RAISES: &str = "
+def handle(input):
+    raise ValueError('not that')
+";
+
+/// Leaves a file named by its pid, for who wants to kill it.
+pub(crate) const TO_BE_KILLED: &str = "
+import os, time
+open('pids/%d' % os.getpid(), 'w').close()
+def handle(input):
+    time.sleep(0.005)
+    return input
+";
+
+/// Has a child and a grandchild.
+pub(crate) const FAMILY: &str = "
+import os, subprocess
+child = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $! > grandchild; wait'])
+def handle(input):
+    return [os.getpid(), os.getppid(), child.pid]
+";

@@ -1,0 +1,465 @@
+//! Jobs on this machine: one process a call, its result by callback, its token, and its end.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::functions::{Folder, is_alive, with};
+use crate::handlers;
+use crate::plane::{Plane, Shared};
+use crate::wire::{Answer, Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared =
+        Shared::new(&["--rate-max-per-second", "off", "--max-response", "64KiB"]);
+    PLANE.get()
+}
+
+/// A job that writes down its environment and then does nothing.
+const IDLES: &str = "env > env.part; mv env.part env.txt; exec sleep 60";
+
+/// What an idling job was given.
+struct Seat {
+    /// `/v1/internal/<token>/executions`, as a path.
+    base: String,
+    id: String,
+}
+
+impl Seat {
+    #[track_caller]
+    fn of(folder: &Folder) -> Self {
+        eventually("the job runs", || folder.read("env.txt").is_some());
+        let text = folder.read("env.txt").expect("an environment");
+        let value = |name: &str| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{name}=")));
+            line.unwrap_or_else(|| panic!("no {name} in {text}"))
+                .to_owned()
+        };
+        let url = value("CALLBACK_URL");
+        let at = url.find("/v1/internal/").expect("an internal path");
+        Self {
+            base: url[at..].to_owned(),
+            id: value("EXECUTION_ID"),
+        }
+    }
+
+    fn token(&self) -> &str {
+        self.base.split('/').nth(3).expect("a token")
+    }
+
+    fn complete(&self) -> String {
+        format!("{}/{}:complete", self.base, self.id)
+    }
+
+    fn post(&self, result: &Value) -> Answer {
+        plane().send(&Request::new("POST", &self.complete()).json(result))
+    }
+}
+
+fn success(output: Value) -> Value {
+    json!({"success": true, "output": output, "error": null})
+}
+
+#[test]
+fn a_job_is_a_process_of_its_own_for_each_call() {
+    let folder = Folder::new();
+    plane().register(&folder.python("job", "JOB", handlers::JOB));
+    let body = json!({"input": {"a": 1}, "metadata": {"m": "n"}});
+    let request = Request::new("POST", "/v1/functions/job:invoke").json(&body);
+    let first = plane().send(&request).expect(200).json()["output"].clone();
+    let second = plane().send(&request).expect(200).json()["output"].clone();
+    assert_ne!(first[0], second[0]);
+    assert_eq!(
+        (&first[1], &first[2], &first[3]),
+        (&json!({"a": 1}), &json!(1), &json!({"m": "n"}))
+    );
+    let pid = i32::try_from(second[0].as_i64().expect("a pid")).expect("a pid");
+    eventually("its process ends", || !is_alive(pid));
+    let id = plane().enqueue("job", &json!(2));
+    assert_eq!(plane().ended(&id)["output"][1], 2);
+    plane().wait_for("job", 0, 0);
+}
+
+#[test]
+fn a_jobs_body_may_be_large_and_need_not_be_json() {
+    let folder = Folder::new();
+    plane().register(&folder.python("job-large", "JOB", handlers::LENGTH));
+    let answer = plane()
+        .invoke("job-large", &json!("a".repeat(100_000)))
+        .expect(200);
+    assert_eq!(answer.json()["output"], 100_000);
+    let raw = Request::new("POST", "/v1/functions/job-large:invoke");
+    let answer = plane()
+        .send(&raw.body("a/b", &b"\x00\xff raw"[..]))
+        .expect(200);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/octet-stream")
+    );
+    assert_eq!(answer.body, b"\x00\xff raw");
+}
+
+#[test]
+fn a_job_that_raises_is_a_handlers_error() {
+    let folder = Folder::new();
+    plane().register(&folder.python("job-raises", "JOB", handlers::RAISES));
+    let answer = plane().invoke("job-raises", &json!(1));
+    let body = answer.expect_failure(500, "error", "HANDLER_ERROR").json();
+    assert_eq!(body["error"]["message"], "ValueError: not that");
+}
+
+#[test]
+fn a_job_that_exits_without_a_callback_is_pod_lost() {
+    let folder = Folder::new();
+    let script = "echo x >> runs; exit 0";
+    let function = folder.shell("job-exits", "JOB", script);
+    plane().register(&with(function.clone(), &json!({"maxRetries": 0})));
+    plane()
+        .invoke("job-exits", &json!(1))
+        .expect_failure(502, "error", "POD_LOST");
+    assert_eq!(folder.read("runs").as_deref(), Some("x\n"));
+    plane().replace(&with(function, &json!({"maxRetries": 5})));
+    plane()
+        .invoke("job-exits", &json!(1))
+        .expect_failure(502, "error", "POD_LOST");
+    assert_eq!(
+        folder.read("runs").as_deref(),
+        Some("x\nx\nx\n"),
+        "tried again once"
+    );
+}
+
+#[test]
+fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
+    let folder = Folder::new();
+    let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 60";
+    plane().register(&folder.shell("job-late", "JOB", script));
+    let pid = || -> i32 {
+        eventually("it runs", || folder.read("pid").is_some());
+        let text = folder.read("pid").expect("a pid");
+        std::fs::remove_file(folder.path().join("pid")).expect("a file");
+        text.trim().parse().expect("a pid")
+    };
+    let late = Request::invoke("job-late", &json!(1)).header("X-Timeout-Ms", "1000");
+    let mut wire = late.begin(plane().listen);
+    let running = pid();
+    wire.answer().expect_failure(408, "timeout", "TIMEOUT");
+    eventually("its process is ended", || !is_alive(running));
+    let id = plane().enqueue("job-late", &json!(1));
+    let running = pid();
+    plane().cancel(&id).expect(202);
+    assert_eq!(plane().ended(&id)["error"]["code"], "CANCELLED");
+    eventually("its process is ended", || !is_alive(running));
+    let wire = Request::invoke("job-late", &json!(1)).begin(plane().listen);
+    let running = pid();
+    drop(wire);
+    eventually("its process is ended", || !is_alive(running));
+    plane().wait_for("job-late", 0, 0);
+}
+
+#[test]
+fn a_result_is_recorded_once_and_what_comes_later_changes_nothing() {
+    let folder = Folder::new();
+    let idles = folder.shell("job-twice", "JOB", IDLES);
+    plane().register(&with(idles, &json!({"concurrency": 1, "maxRetries": 0})));
+    let mut wire = Request::invoke("job-twice", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    assert!(
+        seat.post(&success(json!({"first": 1.0})))
+            .expect(204)
+            .body
+            .is_empty()
+    );
+    let answer = wire.answer().expect(200);
+    assert_eq!(
+        (answer.id(), &answer.json()["output"]),
+        (seat.id.clone(), &json!({"first": 1.0}))
+    );
+    let status = plane().status(&seat.id);
+    seat.post(&success(json!("second"))).expect(409);
+    seat.post(&json!({"success": false, "error": {"code": "X", "message": "y"}}))
+        .expect(409);
+    assert_eq!(
+        plane().status(&seat.id),
+        status,
+        "a terminal state never changes"
+    );
+    // One slot was freed, once: two more calls never run side by side.
+    plane().wait_for("job-twice", 0, 0);
+    std::fs::remove_file(folder.path().join("env.txt")).expect("a file");
+    let second = plane().enqueue("job-twice", &json!(1));
+    let third = plane().enqueue("job-twice", &json!(1));
+    let seat = Seat::of(&folder);
+    assert_eq!(seat.id, second);
+    plane().wait_for("job-twice", 1, 1);
+    assert_eq!(plane().status(&third)["status"], "queued");
+    plane().cancel(&third).expect(202);
+    plane().cancel(&second).expect(202);
+    plane().ended(&second);
+    seat.post(&success(json!("late"))).expect(409);
+    assert_eq!(plane().status(&second)["error"]["code"], "CANCELLED");
+    plane().wait_for("job-twice", 0, 0);
+}
+
+#[test]
+fn many_completions_at_once_free_one_slot() {
+    let folder = Folder::new();
+    let idles = folder.shell("job-storm", "JOB", IDLES);
+    plane().register(&with(idles, &json!({"concurrency": 1, "maxRetries": 0})));
+    let mut wire = Request::invoke("job-storm", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let mut wires: Vec<_> = (0..16)
+        .map(|n| Request::new("POST", &seat.complete()).json(&success(json!(n))))
+        .map(|request| request.begin(plane().listen))
+        .collect();
+    let statuses: Vec<u16> = wires.iter_mut().map(|wire| wire.answer().status).collect();
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 204).count(),
+        1,
+        "{statuses:?}"
+    );
+    assert!(
+        statuses.iter().all(|status| matches!(status, 204 | 409)),
+        "{statuses:?}"
+    );
+    let taken = statuses.iter().position(|status| *status == 204);
+    let output = wire.answer().expect(200).json()["output"].as_u64();
+    assert_eq!(
+        output,
+        taken.map(|at| at as u64),
+        "the one that was told so"
+    );
+    plane().wait_for("job-storm", 0, 0);
+    let finished = plane().metrics();
+    assert_eq!(
+        finished.sum("function_success_total", &[("function", "job-storm")]),
+        1.0
+    );
+}
+
+#[test]
+fn a_result_may_be_an_error_or_raw_bytes() {
+    let folder = Folder::new();
+    let idles = folder.shell("job-forms", "JOB", IDLES);
+    plane().register(&with(idles, &json!({"maxRetries": 0})));
+    let run = |result: Request| -> Answer {
+        let mut wire = Request::invoke("job-forms", &json!(1)).begin(plane().listen);
+        let seat = Seat::of(&folder);
+        std::fs::remove_file(folder.path().join("env.txt")).expect("a file");
+        let bytes = String::from_utf8(result.bytes())
+            .expect("text")
+            .replace("PATH", &seat.complete());
+        let mut post = crate::wire::Wire::connect(plane().listen);
+        post.send(bytes.as_bytes());
+        post.answer().expect(204);
+        wire.answer()
+    };
+    let post = || Request::new("POST", "PATH");
+    let coded = json!({"success": false, "error": {"code": "NO_MONEY", "message": "pay"}});
+    run(post().json(&coded)).expect_failure(500, "error", "NO_MONEY");
+    let text = json!({"success": false, "output": null, "error": "it broke"});
+    let answer = run(post().json(&text)).expect_failure(500, "error", "HANDLER_ERROR");
+    assert_eq!(answer.json()["error"]["message"], "it broke");
+    let raw = run(post().body("image/x-test", "raw")).expect(200);
+    assert_eq!(
+        (raw.header("content-type"), &*raw.body),
+        (Some("image/x-test"), &b"raw"[..])
+    );
+    let text = run(post().body("text/plain", "a \"b\"")).expect(200);
+    assert_eq!(text.json()["output"], "a \"b\"");
+}
+
+#[test]
+fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
+    let folder = Folder::new();
+    let idles = folder.shell("job-bad", "JOB", IDLES);
+    plane().register(&with(idles, &json!({"maxRetries": 0})));
+    let mut wire = Request::invoke("job-bad", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let post = |body: &str| {
+        let request = Request::new("POST", &seat.complete()).body("application/json", body);
+        plane().send(&request).status
+    };
+    for bad in ["", "{", "[]", r#"{"success":"yes"}"#, r#"{"output":1}"#] {
+        assert_eq!(post(bad), 400, "{bad}");
+    }
+    assert_eq!(plane().status(&seat.id)["status"], "running");
+    seat.post(&success(json!("fine"))).expect(204);
+    assert_eq!(wire.answer().expect(200).json()["output"], "fine");
+}
+
+#[test]
+fn a_result_over_the_limit_is_413_and_ends_the_call() {
+    let folder = Folder::new();
+    let idles = folder.shell("job-over", "JOB", IDLES);
+    plane().register(&with(idles, &json!({"maxRetries": 0})));
+    let mut wire = Request::invoke("job-over", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    // A foreign one is refused by its token, and ends nothing.
+    let foreign = seat.complete().replace(seat.token(), "1.00");
+    let large = success(json!("a".repeat(100_000)));
+    let status = plane()
+        .send(&Request::new("POST", &foreign).json(&large))
+        .status;
+    assert_eq!(status, 403);
+    assert_eq!(plane().status(&seat.id)["status"], "running");
+    seat.post(&large).expect(413);
+    wire.answer()
+        .expect_failure(502, "error", "OUTPUT_TOO_LARGE");
+}
+
+#[test]
+fn a_wrong_token_is_403_whatever_the_rest_is() {
+    let folder = Folder::new();
+    plane().register(&folder.shell("job-token", "JOB", IDLES));
+    let mut wire = Request::invoke("job-token", &json!({"secret": 1})).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let other_folder = Folder::new();
+    plane().register(&other_folder.shell("job-token-other", "JOB", IDLES));
+    let other_wire = Request::invoke("job-token-other", &json!(1)).begin(plane().listen);
+    let other = Seat::of(&other_folder);
+    let token = seat.token().to_owned();
+    let flipped: String =
+        token[..token.len() - 1].to_owned() + if token.ends_with('0') { "1" } else { "0" };
+    let later = token.replacen("1.", "2.", 1);
+    let shown = other.token().to_owned();
+    for wrong in [
+        "x",
+        "1.",
+        "1.00",
+        &flipped,
+        &later,
+        &shown,
+        &token[..token.len() - 1],
+    ] {
+        for path in [
+            format!("/v1/internal/{wrong}/executions/{}:complete", seat.id),
+            format!("/v1/internal/{wrong}/executions/nobody:complete"),
+        ] {
+            let request = Request::new("POST", &path).json(&success(json!(1)));
+            assert_eq!(plane().send(&request).status, 403, "{path}");
+        }
+        let path = format!("/v1/internal/{wrong}/executions/{}/input", seat.id);
+        plane().get(&path).expect(403);
+        let path = format!("/v1/internal/{wrong}/pods/fn-x-abcde:ready");
+        plane()
+            .send(&Request::new("POST", &path).json(&json!({})))
+            .expect(403);
+    }
+    let input = plane()
+        .get(&format!("{}/{}/input", seat.base, seat.id))
+        .expect(200);
+    assert_eq!(input.header("content-type"), Some("application/json"));
+    assert_eq!(input.json(), json!({"input": {"secret": 1}}));
+    seat.post(&success(json!(1))).expect(204);
+    wire.answer().expect(200);
+    plane()
+        .get(&format!("{}/{}/input", seat.base, seat.id))
+        .expect(409);
+    drop(other_wire);
+    let log = plane().log.lines();
+    assert!(
+        !log.iter()
+            .any(|line| line.contains(&token) || line.contains(&shown)),
+        "logged"
+    );
+}
+
+#[test]
+fn an_older_attempts_token_is_409() {
+    let folder = Folder::new();
+    let script = "n=$(cat runs 2>/dev/null | wc -l); echo x >> runs; env > env.$n.part; \
+        mv env.$n.part env.$n; [ $n = 0 ] && exit 1; exec sleep 60";
+    plane().register(&folder.shell("job-older", "JOB", script));
+    let id = plane().enqueue("job-older", &json!(1));
+    eventually("the second attempt runs", || folder.read("env.1").is_some());
+    let seat = |name: &str| {
+        std::fs::copy(folder.path().join(name), folder.path().join("env.txt")).expect("a file");
+        Seat::of(&folder)
+    };
+    let (first, second) = (seat("env.0"), seat("env.1"));
+    assert_eq!((&first.id, &second.id), (&id, &id));
+    assert_ne!(first.token(), second.token());
+    first.post(&success(json!("old"))).expect(409);
+    assert_eq!(plane().status(&id)["status"], "running");
+    second.post(&success(json!("new"))).expect(204);
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["output"], &ended["attempt"]),
+        (&json!("new"), &json!(2))
+    );
+}
+
+#[test]
+fn a_token_whose_record_is_gone_is_404() {
+    let plane = Plane::start(&["--execution-ttl-ms", "200"]);
+    let folder = Folder::new();
+    plane.register(&folder.shell("job-gone", "JOB", IDLES));
+    let id = plane.enqueue("job-gone", &json!(1));
+    let seat = Seat::of(&folder);
+    plane.cancel(&id).expect(202);
+    eventually("it is forgotten", || {
+        plane.get(&format!("/v1/executions/{id}")).status == 404
+    });
+    let request = Request::new("POST", &seat.complete()).json(&success(json!(1)));
+    plane
+        .send(&request)
+        .expect_error(404, "EXECUTION_NOT_FOUND");
+}
+
+#[test]
+fn callbacks_can_have_a_listener_of_their_own() {
+    let plane = Plane::start(&["--internal-listen", "127.0.0.1:0"]);
+    let internal = plane.internal.expect("an internal address");
+    let folder = Folder::new();
+    plane.register(&folder.python("job-internal", "JOB", handlers::ECHO));
+    assert_eq!(
+        plane.invoke("job-internal", &json!(5)).expect(200).json()["output"],
+        5
+    );
+    let idle_folder = Folder::new();
+    plane.register(&idle_folder.shell("job-idles", "JOB", IDLES));
+    let mut wire = Request::invoke("job-idles", &json!(1)).begin(plane.listen);
+    let seat = Seat::of(&idle_folder);
+    let request = Request::new("POST", &seat.complete()).json(&success(json!(7)));
+    request.send(plane.listen).expect(404);
+    Request::get("/v1/functions").send(internal).expect(404);
+    Request::invoke("job-internal", &json!(1))
+        .send(internal)
+        .expect(404);
+    request.send(internal).expect(204);
+    assert_eq!(wire.answer().expect(200).json()["output"], 7);
+}
+
+#[test]
+fn a_job_knows_how_much_time_it_has() {
+    let folder = Folder::new();
+    plane().register(&with(
+        folder.shell("job-env", "JOB", IDLES),
+        &json!({"timeoutMs": 40_000}),
+    ));
+    let request = Request::invoke("job-env", &json!("x")).header("X-Trace-Id", "t-1");
+    let wire = request.begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let text = folder.read("env.txt").expect("an environment");
+    let value = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_default().to_owned()
+    };
+    assert_eq!(value("DISPATCH_ATTEMPT"), "1");
+    assert_eq!(value("TRACE_ID"), "t-1");
+    assert_eq!(value("FUNCTION_NAME"), "job-env");
+    assert_eq!(value("INVOCATION_PAYLOAD"), r#"{"input":"x"}"#);
+    let left = value("INVOCATION_TIMEOUT_MS").parse::<u64>().ok();
+    assert!(
+        left.is_some_and(|ms| (20_000..=40_000).contains(&ms)),
+        "{left:?}"
+    );
+    assert!(seat.token().starts_with("1."));
+    drop(wire);
+    std::thread::sleep(Duration::from_millis(10));
+}

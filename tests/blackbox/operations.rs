@@ -1,0 +1,473 @@
+//! What operators rely on: health, metrics, logs, settings, ports, files, and the way down.
+
+use std::process::Output;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::functions::{Folder, local, pool, with};
+use crate::plane::{Plane, Shared, io_driver, program};
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+/// Runs the program to its end, which has to come by itself.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = program();
+    command.args(arguments).envs(variables.iter().copied());
+    command.output().expect("the program starts")
+}
+
+/// Runs it with flags that it must refuse; what it says.
+#[track_caller]
+fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
+    let mut all = vec![
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--management",
+        "127.0.0.1:0",
+    ];
+    all.extend(arguments);
+    let output = run(&all, variables);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "it ended well: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[test]
+fn health_is_up_under_every_name() {
+    for path in [
+        "/actuator/health",
+        "/actuator/health/liveness",
+        "/actuator/health/readiness",
+        "/healthz",
+        "/readyz",
+    ] {
+        let answer = Request::get(path).send(plane().management).expect(200);
+        assert_eq!(answer.json(), json!({"status": "UP"}), "{path}");
+    }
+    Request::get("/v1/functions")
+        .send(plane().management)
+        .expect(404);
+}
+
+#[test]
+fn metrics_say_what_happened_from_a_functions_first_call_on() {
+    let name = [("function", "counted")];
+    plane().register(&local("counted"));
+    assert!(
+        !plane().metrics().has("function_enqueue_total", &name),
+        "before its first call"
+    );
+    for _ in 0..3 {
+        plane().invoke("counted", &json!(1)).expect(200);
+    }
+    let metrics = plane().metrics();
+    for counter in ["enqueue", "dispatch", "success"] {
+        assert_eq!(
+            metrics.sum(&format!("function_{counter}_total"), &name),
+            3.0,
+            "{counter}"
+        );
+    }
+    for counter in [
+        "error",
+        "timeout",
+        "retry",
+        "queue_rejected",
+        "cold_start",
+        "warm_start",
+    ] {
+        assert!(
+            metrics.has(&format!("function_{counter}_total"), &name),
+            "{counter}"
+        );
+    }
+    for gauge in ["function_queue_depth", "function_inFlight"] {
+        assert_eq!(
+            (metrics.has(gauge, &name), metrics.sum(gauge, &name)),
+            (true, 0.0),
+            "{gauge}"
+        );
+    }
+    for histogram in ["queue_wait", "start_wait", "dispatch", "handler", "e2e"] {
+        let base = format!("function_{histogram}_seconds");
+        assert!(metrics.has(&format!("{base}_sum"), &name), "{base}");
+        let all = [name[0], ("le", "+Inf")];
+        let (bucket, count) = (format!("{base}_bucket"), format!("{base}_count"));
+        assert_eq!(
+            metrics.sum(&bucket, &all),
+            metrics.sum(&count, &name),
+            "{base}"
+        );
+        assert!(
+            metrics.has(&bucket, &[name[0], ("le", "0.00001")]),
+            "{base}"
+        );
+        assert!(metrics.has(&bucket, &[name[0], ("le", "60")]), "{base}");
+        assert!(
+            metrics.text.contains(&format!("# TYPE {base} histogram")),
+            "{base}"
+        );
+    }
+    assert_eq!(metrics.sum("function_e2e_seconds_count", &name), 3.0);
+    for single in [
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "nanofaas_build_info",
+        "nanofaas_io_driver",
+    ] {
+        assert!(metrics.has(single, &[]), "{single}");
+    }
+    let driver = io_driver();
+    if driver != "auto" {
+        assert_eq!(
+            metrics.sum("nanofaas_io_driver", &[("driver", &driver)]),
+            1.0
+        );
+    }
+    let other = Request::get("/actuator/prometheus")
+        .send(plane().management)
+        .expect(200);
+    assert!(
+        other
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("text/plain"))
+    );
+    assert!(
+        other
+            .text()
+            .contains("function_enqueue_total{function=\"counted\"} 3")
+    );
+}
+
+#[test]
+fn past_the_most_functions_with_metrics_the_rest_is_summed() {
+    let plane = Plane::start(&["--metrics-functions-max", "1"]);
+    for name in ["first", "second", "third"] {
+        plane.register(&local(name));
+        plane.invoke(name, &json!(1)).expect(200);
+    }
+    let metrics = plane.metrics();
+    assert_eq!(
+        metrics.sum("function_success_total", &[("function", "_other")]),
+        2.0
+    );
+    assert_eq!(metrics.sum("function_success_total", &[]), 3.0);
+}
+
+#[test]
+fn the_ledger_adds_up() {
+    let plane = Plane::start(&[]);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&pool("ledger", &pod));
+    let mut wires: Vec<Wire> = (0..5)
+        .map(|n| Request::invoke("ledger", &json!(n)).begin(plane.listen))
+        .collect();
+    plane.wait_for("ledger", 4, 1);
+    let part = |part: &str| {
+        plane
+            .metrics()
+            .sum(&format!("nanofaas_executions_{part}"), &[])
+    };
+    assert_eq!(
+        ["accepted", "finished", "waiting", "running"].map(part),
+        [5.0, 0.0, 4.0, 1.0]
+    );
+    gate.open();
+    wires
+        .iter_mut()
+        .for_each(|wire| _ = wire.answer().expect(200));
+    plane.settle();
+    assert_eq!(
+        ["accepted", "finished", "waiting", "running"].map(part),
+        [5.0, 5.0, 0.0, 0.0]
+    );
+}
+
+#[test]
+fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
+    let plane = Plane::start(&["--log-level", "debug"]);
+    let pod = Pod::echo();
+    plane.register(&pool("quiet", &pod));
+    plane.invoke("quiet", &json!(1)).expect(200);
+    std::thread::sleep(Duration::from_millis(200));
+    let before = plane.log.lines().len();
+    for _ in 0..50 {
+        plane.invoke("quiet", &json!(1)).expect(200);
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    let lines = plane.log.lines();
+    assert_eq!(lines.len(), before, "{:?}", &lines[before..]);
+    for line in &lines {
+        let parsed: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("JSON: {line}"));
+        for field in ["timestamp", "level", "message"] {
+            assert!(parsed[field].is_string(), "{field} in {line}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_with_its_name_and_what_it_can_be() {
+    for (flag, value, hint) in [
+        ("--backend", "docker", "local"),
+        ("--io-driver", "select", "epoll"),
+        ("--scheduler", "none", "inline"),
+        ("--io-threads", "0", "1"),
+        ("--rate-max-per-second", "many", "off"),
+        ("--max-body", "1XB", "MiB"),
+        ("--drain-ms", "-1", "whole number"),
+        ("--default-timeout-ms", "0", "300000"),
+        ("--management", "nowhere", "address"),
+        ("--log", "xml", "json"),
+    ] {
+        let said = refused(&[&format!("{flag}={value}")], &[]);
+        assert!(said.contains(flag) && said.contains(hint), "{flag}: {said}");
+    }
+    let said = refused(&[], &[("NANOFAAS_DEFAULT_CONCURRENCY", "many")]);
+    assert!(said.contains("NANOFAAS_DEFAULT_CONCURRENCY"), "{said}");
+    let said = refused(&["--scheduler", "inline", "--io-threads", "2"], &[]);
+    assert!(
+        said.contains("--scheduler") && said.contains("--io-threads"),
+        "{said}"
+    );
+    let said = refused(&["--inflight-bytes", "1KiB"], &[]);
+    assert!(
+        said.contains("--inflight-bytes") && said.contains("--max-body"),
+        "{said}"
+    );
+    let said = refused(&["--no-such-flag"], &[]);
+    assert!(said.contains("--no-such-flag"), "{said}");
+}
+
+#[test]
+fn help_lists_every_setting_with_its_variable() {
+    let output = run(&["serve", "--help"], &[]);
+    assert!(output.status.success());
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    for flag in [
+        "--listen",
+        "--management",
+        "--internal-listen",
+        "--backend",
+        "--functions",
+        "--io-threads",
+        "--io-driver",
+        "--io-spin-us",
+        "--scheduler",
+        "--namespace",
+        "--callback-url",
+        "--rate-max-per-second",
+        "--max-body",
+        "--max-response",
+        "--inflight-bytes",
+        "--execution-ttl-ms",
+        "--execution-store-bytes",
+        "--async-max-age-ms",
+        "--start-timeout-ms",
+        "--drain-ms",
+        "--default-timeout-ms",
+        "--default-concurrency",
+        "--default-queue-size",
+        "--default-max-retries",
+        "--metrics-functions-max",
+        "--log",
+    ] {
+        let variable = format!("NANOFAAS_{}", flag[2..].replace('-', "_").to_uppercase());
+        assert!(
+            help.contains(flag) && help.contains(&variable),
+            "{flag} in {help}"
+        );
+    }
+}
+
+#[test]
+fn a_second_plane_on_the_same_port_is_told_so_and_ends() {
+    let first = plane();
+    let (listen, management) = (first.listen.to_string(), first.management.to_string());
+    for (flag, taken, other) in [
+        ("--listen", &listen, "--management"),
+        ("--management", &management, "--listen"),
+    ] {
+        let output = run(&["serve", flag, taken, other, "127.0.0.1:0"], &[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success(),
+            "two processes share {taken}: {said}"
+        );
+        assert!(said.contains(&**taken), "{said}");
+    }
+    first.register(&local("still-there"));
+    for _ in 0..20 {
+        first.invoke("still-there", &json!(1)).expect(200);
+    }
+}
+
+#[test]
+fn functions_of_files_are_there_at_the_start() {
+    let folder = Folder::new();
+    let object = "apiVersion: nanofaas.io/v1\nkind: Function\nmetadata: {name: from-yaml}\n\
+        spec: {executionMode: LOCAL, timeoutMs: 321}\n";
+    let file = folder.write("one.yaml", object);
+    std::fs::create_dir(folder.path().join("more")).expect("a folder");
+    folder.write(
+        "more/two.json",
+        r#"{"name": "from-json", "executionMode": "LOCAL"}"#,
+    );
+    let more = folder.path().join("more");
+    let plane = Plane::start(&[
+        "--functions",
+        file.to_str().expect("a path"),
+        "--functions",
+        more.to_str().expect("a path"),
+    ]);
+    plane.invoke("from-json", &json!(1)).expect(200);
+    let one = plane.get("/v1/functions/from-yaml").expect(200).json();
+    assert_eq!(one["timeoutMs"], 321);
+}
+
+#[test]
+fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
+    let folder = Folder::new();
+    let bad = "name: bad\nexecutionMode: LOCAL\n\ntimeoutMs: 0\n";
+    for (file, content, place, field) in [
+        ("field.yaml", bad, "4", "timeoutMs"),
+        ("syntax.yaml", "name: x\n  executionMode: [LOCAL\n", "2", ""),
+        ("empty.yaml", "", "", ""),
+    ] {
+        let path = folder.write(file, content);
+        let said = refused(&["--functions", path.to_str().expect("a path")], &[]);
+        assert!(
+            said.contains(file) && said.contains(place) && said.contains(field),
+            "{said}"
+        );
+    }
+    let said = refused(&["--functions", "/no/such/file.yaml"], &[]);
+    assert!(said.contains("/no/such/file.yaml"), "{said}");
+}
+
+#[test]
+fn both_signals_end_an_idle_plane_with_exit_code_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let plane = Plane::start(&[]);
+        plane.register(&local("idle"));
+        plane.invoke("idle", &json!(1)).expect(200);
+        // Somebody who keeps a connection does not keep the process.
+        let idle = Wire::connect(plane.listen);
+        plane.signal(signal);
+        let status = plane
+            .exit_within(Duration::from_secs(20))
+            .expect("it exits");
+        assert_eq!(status.code(), Some(0), "{signal}");
+        drop(idle);
+    }
+}
+
+#[test]
+fn while_it_drains_calls_end_and_no_new_one_is_taken() {
+    let plane = Plane::start(&["--drain-ms", "60000"]);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&pool("drain", &pod));
+    plane.register(&local("other"));
+    let mut kept = Wire::connect(plane.listen);
+    kept.send(&Request::invoke("other", &json!(1)).bytes());
+    kept.answer().expect(200);
+    let mut running = Request::invoke("drain", &json!("running")).begin(plane.listen);
+    pod.wait_calls(1);
+    let id = plane.enqueue("drain", &json!("queued"));
+    plane.wait_for("drain", 1, 1);
+    plane.signal(Signal::SIGTERM);
+    eventually("readiness goes down", || {
+        Request::get("/readyz").send(plane.management).status == 503
+    });
+    Request::get("/healthz").send(plane.management).expect(200);
+    let answer = plane.invoke("other", &json!(1));
+    answer.expect_error(503, "SHUTTING_DOWN");
+    kept.send(&Request::enqueue("other", &json!(1)).bytes());
+    kept.answer().expect_error(503, "SHUTTING_DOWN");
+    let function = Request::new("POST", "/v1/functions").json(&local("late"));
+    plane.send(&function).expect_error(503, "SHUTTING_DOWN");
+    assert_eq!(plane.status(&id)["status"], "queued");
+    let mut waiting =
+        Request::get(&format!("/v1/executions/{id}?waitMs=50000")).begin(plane.listen);
+    gate.open();
+    assert_eq!(running.answer().expect(200).json()["output"], "running");
+    assert_eq!(waiting.answer().expect(200).json()["output"], "queued");
+    let status = plane
+        .exit_within(Duration::from_secs(30))
+        .expect("it exits");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_does_not_wait_any_longer() {
+    let plane = Plane::start(&["--drain-ms", "600000"]);
+    let pod = Pod::held(&Gate::default());
+    plane.register(&pool("impatient", &pod));
+    let _running = Request::invoke("impatient", &json!(1)).begin(plane.listen);
+    pod.wait_calls(1);
+    plane.signal(Signal::SIGTERM);
+    eventually("readiness goes down", || {
+        Request::get("/readyz").send(plane.management).status == 503
+    });
+    plane.signal(Signal::SIGTERM);
+    assert!(
+        plane.exit_within(Duration::from_secs(30)).is_some(),
+        "it waits for ever"
+    );
+}
+
+#[test]
+fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
+    let plane = Plane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
+    plane.register(&local("scarce"));
+    let mut first = Wire::connect(plane.listen);
+    let many: Vec<Wire> = (0..300).map(|_| Wire::connect(plane.listen)).collect();
+    for _ in 0..20 {
+        first.send(&Request::invoke("scarce", &json!(1)).bytes());
+        first.answer().expect(200);
+    }
+    let said = plane.log.wait(Duration::from_secs(30), |line| {
+        (line.contains("WARN") || line.contains("ERROR")).then(|| line.to_owned())
+    });
+    assert!(said.is_some(), "no line about it");
+    drop(many);
+    plane.invoke("scarce", &json!(1)).expect(200);
+}
+
+#[test]
+fn a_signal_ends_running_functions_with_the_plane() {
+    let plane = Plane::start(&["--drain-ms", "300"]);
+    let folder = Folder::new();
+    let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 600";
+    plane.register(&with(
+        folder.shell("left", "JOB", script),
+        &json!({"maxRetries": 0}),
+    ));
+    let id = plane.enqueue("left", &json!(1));
+    eventually("it runs", || folder.read("pid").is_some());
+    let pid = folder
+        .read("pid")
+        .and_then(|pid| pid.trim().parse().ok())
+        .expect("a pid");
+    let path = format!("/v1/executions/{id}?waitMs=50000");
+    let mut waiting = Request::get(&path).begin(plane.listen);
+    plane.signal(Signal::SIGTERM);
+    let ended = waiting.answer().expect(200).json();
+    assert_eq!(ended["error"]["code"], "SHUTDOWN", "{ended}");
+    let status = plane
+        .exit_within(Duration::from_secs(20))
+        .expect("it exits");
+    assert_eq!(status.code(), Some(0));
+    eventually("its process is ended", || !crate::functions::is_alive(pid));
+}

@@ -1,0 +1,494 @@
+//! The real process under test: started with flags, asked over HTTP, its log kept, ended by pid.
+//! It never looks inside. A plane that several tests share lives until the test process ends; a
+//! small shell that holds a pipe to us ends what is left, however we went.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::wire::{Answer, PATIENCE, Request, eventually};
+
+/// A lock that outlives a test that failed while it held it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the scheduler of this pass lives: `inline` or `pinned`.
+pub(crate) fn is_pinned() -> bool {
+    match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
+        Ok("pinned") => true,
+        Ok("inline") | Err(_) => false,
+        Ok(other) => panic!("NANOFAAS_TEST_SCHEDULER must be inline or pinned, is {other}"),
+    }
+}
+
+/// The io driver of this pass: `auto`, `uring` or `epoll`.
+pub(crate) fn io_driver() -> String {
+    std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
+}
+
+/// The program, without any variable that would set it.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("NANOFAAS_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Lines that a plane wrote to stderr.
+#[derive(Default)]
+pub(crate) struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
+            eprintln!("plane: {line}");
+        }
+        lock(&self.lines).push(line);
+        self.more.notify_all();
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        lock(&self.lines).clone()
+    }
+
+    /// Waits for a line for which `find` has something.
+    pub(crate) fn wait<T>(
+        &self,
+        patience: Duration,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let end = Instant::now() + patience;
+        let mut lines = lock(&self.lines);
+        let mut seen = 0;
+        loop {
+            if let Some(found) = lines[seen..].iter().find_map(|line| find(line)) {
+                return Some(found);
+            }
+            seen = lines.len();
+            let left = end.checked_duration_since(Instant::now())?;
+            let waited = self.more.wait_timeout(lines, left);
+            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A running process.
+pub(crate) struct Plane {
+    child: Mutex<Child>,
+    pub(crate) pid: Pid,
+    pub(crate) listen: SocketAddr,
+    pub(crate) management: SocketAddr,
+    pub(crate) internal: Option<SocketAddr>,
+    pub(crate) log: Arc<Log>,
+}
+
+/// The flags of every plane, before those of the test.
+fn flags() -> Vec<String> {
+    let mut flags = vec![
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--management",
+        "127.0.0.1:0",
+    ];
+    if is_pinned() {
+        flags.extend(["--io-threads", "2", "--scheduler", "pinned"]);
+    } else {
+        flags.extend(["--scheduler", "inline"]);
+    }
+    let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+    flags.extend(["--io-driver".to_owned(), io_driver()]);
+    flags
+}
+
+impl Plane {
+    /// Starts one and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn start(more: &[&str]) -> Self {
+        let mut command = program();
+        command.args(flags()).args(more);
+        Self::from(command)
+    }
+
+    /// The same, through a shell line that ends in `exec "$@"`.
+    #[track_caller]
+    pub(crate) fn start_in_shell(line: &str, more: &[&str]) -> Self {
+        let serve = program();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line, "sh"]).arg(serve.get_program());
+        command.args(flags()).args(more);
+        for (name, _) in serve.get_envs() {
+            command.env_remove(name);
+        }
+        Self::from(command)
+    }
+
+    #[track_caller]
+    fn from(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+        Mourner::get().watch(pid);
+        let log = Arc::new(Log::default());
+        let (stderr, writer) = (child.stderr.take().expect("a pipe"), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                writer.push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        let Some(line) = log.wait(PATIENCE, addresses) else {
+            let _ = child.kill();
+            panic!("it never said where it listens: {:#?}", log.lines());
+        };
+        let plane = Self {
+            child: Mutex::new(child),
+            pid,
+            listen: address(&line, "listen").expect("listen"),
+            management: address(&line, "management").expect("management"),
+            internal: address(&line, "internalListen"),
+            log,
+        };
+        eventually("the plane is ready", || {
+            Request::get("/readyz").send(plane.management).status == 200
+        });
+        plane
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&self, request: &Request) -> Answer {
+        request.send(self.listen)
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send(&Request::get(path))
+    }
+
+    /// Registers a function that must be taken.
+    #[track_caller]
+    pub(crate) fn register(&self, function: &Value) {
+        let request = Request::new("POST", "/v1/functions").json(function);
+        self.send(&request).expect(201);
+    }
+
+    /// Replaces a function that is there.
+    #[track_caller]
+    pub(crate) fn replace(&self, function: &Value) {
+        let path = format!(
+            "/v1/functions/{}",
+            function["name"].as_str().expect("a name")
+        );
+        self.send(&Request::new("PUT", &path).json(function))
+            .expect(200);
+    }
+
+    #[track_caller]
+    pub(crate) fn remove(&self, name: &str) {
+        self.send(&Request::delete(&format!("/v1/functions/{name}")))
+            .expect(204);
+    }
+
+    #[track_caller]
+    pub(crate) fn invoke(&self, name: &str, input: &Value) -> Answer {
+        self.send(&Request::invoke(name, input))
+    }
+
+    /// Enqueues a call that must be taken, and gives its id.
+    #[track_caller]
+    pub(crate) fn enqueue(&self, name: &str, input: &Value) -> String {
+        self.send(&Request::enqueue(name, input)).expect(202).id()
+    }
+
+    /// How an execution stands.
+    #[track_caller]
+    pub(crate) fn status(&self, id: &str) -> Value {
+        self.get(&format!("/v1/executions/{id}")).expect(200).json()
+    }
+
+    /// How an execution ended; it must within a minute.
+    #[track_caller]
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        let status = self
+            .get(&format!("/v1/executions/{id}?waitMs=55000"))
+            .expect(200)
+            .json();
+        let state = status["status"].as_str().expect("a state");
+        assert!(matches!(state, "success" | "error" | "timeout"), "{status}");
+        status
+    }
+
+    #[track_caller]
+    pub(crate) fn cancel(&self, id: &str) -> Answer {
+        self.send(&Request::delete(&format!("/v1/executions/{id}")))
+    }
+
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::parse(
+            &Request::get("/metrics")
+                .send(self.management)
+                .expect(200)
+                .text(),
+        )
+    }
+
+    /// Waits until so many calls of the function wait and run.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, function: &str, waiting: u32, running: u32) {
+        let label = [("function", function)];
+        let mut seen = (0.0, 0.0);
+        let wanted = (f64::from(waiting), f64::from(running));
+        let end = Instant::now() + PATIENCE;
+        while seen != wanted || !self.metrics().has("function_queue_depth", &label) {
+            assert!(
+                Instant::now() < end,
+                "{function} waiting, running: {seen:?}, not {wanted:?}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+            let metrics = self.metrics();
+            let depth = metrics.sum("function_queue_depth", &label);
+            seen = (depth, metrics.sum("function_inFlight", &label));
+        }
+    }
+
+    /// Waits until nothing is in motion, and holds the ledger against itself.
+    #[track_caller]
+    pub(crate) fn settle(&self) -> Metrics {
+        let mut last = None;
+        eventually("nothing waits or runs", || {
+            let metrics = self.metrics();
+            let busy = ["waiting", "running"]
+                .map(|part| metrics.sum(&format!("nanofaas_executions_{part}"), &[]));
+            let drift = metrics.drift();
+            last = Some(metrics);
+            busy == [0.0, 0.0] && drift == 0.0
+        });
+        last.expect("at least one look")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // The child is reaped under this lock only, so the pid is still its own.
+        let mut child = lock(&self.child);
+        if matches!(child.try_wait(), Ok(None)) {
+            kill(self.pid, signal).expect("our own child");
+        }
+    }
+
+    /// How it exited, if it does within the time.
+    pub(crate) fn exit_within(&self, patience: Duration) -> Option<ExitStatus> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Ok(Some(status)) = lock(&self.child).try_wait() {
+                return Some(status);
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Memory of the process that is in RAM, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = std::fs::read_to_string(path).expect("it runs");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
+        let kib = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|word| word.parse::<u64>().ok());
+        kib.expect("a number") * 1024
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let mut child = lock(&self.child);
+        if matches!(child.try_wait(), Ok(None)) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        Mourner::get().forget(self.pid);
+        if !std::thread::panicking() {
+            let lines = self.log.lines();
+            let panicked = lines.iter().find(|line| line.contains("panicked"));
+            assert!(panicked.is_none(), "the plane panicked: {panicked:?}");
+        } else {
+            let lines = self.log.lines();
+            let tail = &lines[lines.len().saturating_sub(20)..];
+            eprintln!("the plane's last words:\n{}", tail.join("\n"));
+        }
+    }
+}
+
+/// The start-up line: the one that has the management address.
+fn addresses(line: &str) -> Option<Value> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    (address(&line, "listen").is_some() && address(&line, "management").is_some()).then_some(line)
+}
+
+fn address(line: &Value, field: &str) -> Option<SocketAddr> {
+    let text = line[field].as_str()?;
+    text.strip_prefix("http://").unwrap_or(text).parse().ok()
+}
+
+/// One plane for the tests of a module, started by the first of them.
+pub(crate) struct Shared {
+    flags: &'static [&'static str],
+    plane: OnceLock<Plane>,
+}
+
+impl Shared {
+    pub(crate) const fn new(flags: &'static [&'static str]) -> Self {
+        Self {
+            flags,
+            plane: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn get(&'static self) -> &'static Plane {
+        self.plane.get_or_init(|| Plane::start(self.flags))
+    }
+}
+
+/// A shell that outlives us by a moment: when our end of its pipe closes, it ends every plane that
+/// was not ended before.
+struct Mourner(Mutex<Child>);
+
+const MOURN: &str = r#"
+pids=" "
+while read -r what pid; do
+    case $what in
+        watch) pids="$pids$pid " ;;
+        forget) pids="${pids%% $pid *} ${pids#* $pid }" ;;
+    esac
+done
+[ -z "${pids# }" ] || kill -9 $pids 2>/dev/null
+"#;
+
+impl Mourner {
+    fn get() -> &'static Self {
+        static MOURNER: OnceLock<Mourner> = OnceLock::new();
+        MOURNER.get_or_init(|| {
+            let mut shell = Command::new("/bin/sh");
+            shell
+                .args(["-c", MOURN])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null());
+            Self(Mutex::new(shell.spawn().expect("a shell")))
+        })
+    }
+
+    fn say(&self, what: &str, pid: Pid) {
+        let mut shell = lock(&self.0);
+        let pipe = shell.stdin.as_mut().expect("a pipe");
+        let _ = writeln!(pipe, "{what} {pid}");
+    }
+
+    fn watch(&self, pid: Pid) {
+        self.say("watch", pid);
+    }
+
+    fn forget(&self, pid: Pid) {
+        self.say("forget", pid);
+    }
+}
+
+/// What `/metrics` says: series by name and labels.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    series: Vec<(String, BTreeMap<String, String>, f64)>,
+    pub(crate) text: String,
+}
+
+impl Metrics {
+    fn parse(text: &str) -> Self {
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let series = lines.map(Self::line).collect();
+        Self {
+            series,
+            text: text.to_owned(),
+        }
+    }
+
+    fn line(line: &str) -> (String, BTreeMap<String, String>, f64) {
+        let (name, value) = line
+            .rsplit_once(' ')
+            .unwrap_or_else(|| panic!("a series: {line}"));
+        let value = value.parse().unwrap_or_else(|_| panic!("a number: {line}"));
+        let Some((name, labels)) = name.split_once('{') else {
+            return (name.to_owned(), BTreeMap::new(), value);
+        };
+        let labels = labels
+            .strip_suffix('}')
+            .unwrap_or_else(|| panic!("labels: {line}"));
+        let pairs = labels
+            .split("\",")
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| {
+                let pair = pair.strip_suffix('"').unwrap_or(pair);
+                let (name, value) = pair.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
+                (name.to_owned(), value.to_owned())
+            });
+        (name.to_owned(), pairs.collect(), value)
+    }
+
+    fn matching<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&str, &str)],
+    ) -> impl Iterator<Item = f64> + 'a {
+        self.series.iter().filter_map(move |(known, given, value)| {
+            let has = |(label, value): &(&str, &str)| given.get(*label).is_some_and(|v| v == value);
+            (known == name && labels.iter().all(has)).then_some(*value)
+        })
+    }
+
+    pub(crate) fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+        self.matching(name, labels).next().is_some()
+    }
+
+    /// All series of the name with these labels, added up.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.matching(name, labels).sum()
+    }
+
+    /// accepted − finished − waiting − running.
+    pub(crate) fn drift(&self) -> f64 {
+        let part = |part: &str| {
+            let name = format!("nanofaas_executions_{part}");
+            let mut found = self.matching(&name, &[]);
+            let value = found.next().unwrap_or_else(|| {
+                let mut shown = String::new();
+                let _ = write!(shown, "{}", self.text);
+                panic!("no {name} in {shown}")
+            });
+            assert!(found.next().is_none(), "{name} is there twice");
+            value
+        };
+        part("accepted") - part("finished") - part("waiting") - part("running")
+    }
+}

@@ -1,0 +1,403 @@
+//! Scripted pods: endpoints of POOL functions that answer, wait, lie or die on purpose, and keep
+//! what they were sent. A script sees one call at a time of its connection.
+//! They never share a line with the platform's own HTTP. Tests of what the platform does with pods
+//! make them.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::plane::lock;
+use crate::wire::PATIENCE;
+
+/// A call as the pod got it. Header names are lower case.
+#[derive(Clone, Debug)]
+pub(crate) struct Got {
+    pub(crate) first_line: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// The connection that it came over, counted from 0.
+    pub(crate) connection: usize,
+    /// Which call it is, over all connections, counted from 0.
+    pub(crate) number: usize,
+}
+
+impl Got {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(known, _)| known == name);
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} is there twice: {self:?}");
+        value
+    }
+
+    /// The `input` of its envelope.
+    pub(crate) fn input(&self) -> Value {
+        let envelope: Value = serde_json::from_slice(&self.body).expect("an envelope");
+        envelope["input"].clone()
+    }
+}
+
+/// A door that is shut until somebody opens it.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *lock(&self.0.0) = true;
+        self.0.1.notify_all();
+    }
+
+    fn is_open_within(&self, patience: Duration) -> bool {
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(lock(&self.0.0), patience, |open| !*open);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_patience(&self, patience: Duration) {
+        let set = match self {
+            Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
+            Self::Unix(stream) => stream.set_read_timeout(Some(patience)),
+        };
+        set.expect("a socket");
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(bytes),
+            Self::Unix(stream) => stream.read(bytes),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).is_ok(),
+            Self::Unix(stream) => stream.write_all(bytes).is_ok(),
+        }
+    }
+
+    fn close(&self) {
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// The pod's end of a connection.
+pub(crate) struct Line {
+    stream: Stream,
+    unread: Vec<u8>,
+    cuts: Arc<AtomicUsize>,
+}
+
+impl Line {
+    /// Whether the platform took the bytes.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write(bytes)
+    }
+
+    /// Sends a whole answer.
+    pub(crate) fn answer(&mut self, status: u16, headers: &str, body: &[u8]) -> After {
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
+        let mut bytes = format!("{head}{headers}\r\n").into_bytes();
+        bytes.extend_from_slice(body);
+        if self.send(&bytes) {
+            After::Keep
+        } else {
+            After::Close
+        }
+    }
+
+    pub(crate) fn json(&mut self, body: &str) -> After {
+        self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
+    }
+
+    /// Waits until the gate opens; false, and counted as a cut, when the platform closes first.
+    pub(crate) fn wait(&mut self, gate: &Gate) -> bool {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if gate.is_open_within(Duration::from_millis(5)) {
+                return true;
+            }
+            if self.is_cut() {
+                self.cuts.fetch_add(1, Ordering::SeqCst);
+                return false;
+            }
+        }
+        panic!("the gate never opened and the platform never closed");
+    }
+
+    fn is_cut(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        self.stream.set_patience(Duration::from_millis(1));
+        let read = self.stream.read(&mut bytes);
+        self.stream.set_patience(PATIENCE);
+        match read {
+            Ok(0) => true,
+            Ok(count) => {
+                self.unread.extend_from_slice(&bytes[..count]);
+                false
+            }
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+
+    fn fill(&mut self) -> Option<()> {
+        let mut bytes = [0; 16 * 1024];
+        match self.stream.read(&mut bytes) {
+            Ok(0) | Err(_) => None,
+            Ok(count) => {
+                self.unread.extend_from_slice(&bytes[..count]);
+                Some(())
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < count {
+            self.fill()?;
+        }
+        let rest = self.unread.split_off(count);
+        Some(std::mem::replace(&mut self.unread, rest))
+    }
+
+    fn next(&mut self) -> Option<Got> {
+        let end = loop {
+            match self
+                .unread
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
+                Some(at) => break at + 4,
+                None => self.fill()?,
+            }
+        };
+        let head = String::from_utf8(self.take(end)?).expect("a head in ASCII");
+        let mut lines = head.trim_end().split("\r\n");
+        let first_line = lines.next().expect("a line").to_owned();
+        let headers: Vec<(String, String)> = lines
+            .map(|line| {
+                let (name, value) = line.split_once(':').expect("a header");
+                (name.to_ascii_lowercase(), value.trim().to_owned())
+            })
+            .collect();
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let length = length.map_or(0, |(_, value)| value.parse().expect("a length"));
+        let body = self.take(length)?;
+        Some(Got {
+            first_line,
+            headers,
+            body,
+            connection: 0,
+            number: 0,
+        })
+    }
+}
+
+/// What becomes of the connection after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    Keep,
+    Close,
+}
+
+type Script = Arc<dyn Fn(&Got, &mut Line) -> After + Send + Sync>;
+
+#[derive(Default)]
+struct Seen {
+    calls: Mutex<Vec<Got>>,
+    more: Condvar,
+    connections: AtomicUsize,
+}
+
+/// A pod with a script.
+pub(crate) struct Pod {
+    /// For `endpointUrl`.
+    pub(crate) url: String,
+    seen: Arc<Seen>,
+    cuts: Arc<AtomicUsize>,
+    stopped: Arc<AtomicBool>,
+    address: Address,
+}
+
+enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Pod {
+    /// A pod on a TCP port of this machine.
+    pub(crate) fn tcp(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let accept = move || {
+            let stream = listener.accept().expect("a connection").0;
+            stream.set_nodelay(true).expect("a socket");
+            Stream::Tcp(stream)
+        };
+        Self::serve(
+            format!("http://{address}/invoke"),
+            Address::Tcp(address),
+            accept,
+            script,
+        )
+    }
+
+    /// A pod on a Unix socket.
+    pub(crate) fn unix(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nanofaas-test-{}-{number}.sock", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let url = format!("http+unix://{}:/invoke", path.display());
+        let accept = move || Stream::Unix(listener.accept().expect("a connection").0);
+        Self::serve(url, Address::Unix(path), accept, script)
+    }
+
+    fn serve(
+        url: String,
+        address: Address,
+        accept: impl Fn() -> Stream + Send + 'static,
+        script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static,
+    ) -> Self {
+        let script: Script = Arc::new(script);
+        let (seen, cuts) = (Arc::new(Seen::default()), Arc::new(AtomicUsize::new(0)));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let pod = Self {
+            url,
+            seen,
+            cuts,
+            stopped,
+            address,
+        };
+        let (seen, cuts, stopped) = (pod.seen.clone(), pod.cuts.clone(), pod.stopped.clone());
+        std::thread::spawn(move || {
+            loop {
+                let stream = accept();
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (seen, script, cuts) = (seen.clone(), script.clone(), cuts.clone());
+                std::thread::spawn(move || talk(stream, &seen, &script, cuts));
+            }
+        });
+        pod
+    }
+
+    /// Answers every call with what `output` makes of it.
+    pub(crate) fn answering(output: impl Fn(&Got) -> String + Send + Sync + 'static) -> Self {
+        Self::tcp(move |got, line| line.json(&output(got)))
+    }
+
+    /// Answers every call with its own input.
+    pub(crate) fn echo() -> Self {
+        Self::answering(|got| got.input().to_string())
+    }
+
+    /// Answers nothing until the gate opens, then each call with its input.
+    pub(crate) fn held(gate: &Gate) -> Self {
+        let gate = gate.clone();
+        Self::tcp(move |got, line| {
+            if line.wait(&gate) {
+                line.json(&got.input().to_string())
+            } else {
+                After::Close
+            }
+        })
+    }
+
+    /// Sends the same bytes to every call, whatever they are, and closes.
+    pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::tcp(move |_, line| {
+            line.send(&bytes);
+            After::Close
+        })
+    }
+
+    /// All calls so far.
+    pub(crate) fn calls(&self) -> Vec<Got> {
+        lock(&self.seen.calls).clone()
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// Calls that the platform cut off while they waited at a gate.
+    pub(crate) fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the pod has been sent so many calls.
+    #[track_caller]
+    pub(crate) fn wait_calls(&self, count: usize) -> Vec<Got> {
+        let few = |calls: &mut Vec<Got>| calls.len() < count;
+        let waited = self
+            .seen
+            .more
+            .wait_timeout_while(lock(&self.seen.calls), PATIENCE, few);
+        let calls = waited.unwrap_or_else(PoisonError::into_inner).0;
+        assert!(
+            calls.len() >= count,
+            "the pod got {} calls, not {count}",
+            calls.len()
+        );
+        calls.clone()
+    }
+}
+
+fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
+    let connection = seen.connections.fetch_add(1, Ordering::SeqCst);
+    stream.set_patience(PATIENCE);
+    let mut line = Line {
+        stream,
+        unread: Vec::new(),
+        cuts,
+    };
+    while let Some(mut got) = line.next() {
+        got.connection = connection;
+        {
+            let mut calls = lock(&seen.calls);
+            got.number = calls.len();
+            calls.push(got.clone());
+        }
+        seen.more.notify_all();
+        if script(&got, &mut line) == After::Close {
+            break;
+        }
+    }
+    line.stream.close();
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        // The listener looks up when somebody knocks.
+        match &self.address {
+            Address::Tcp(address) => drop(TcpStream::connect(address)),
+            Address::Unix(path) => {
+                drop(UnixStream::connect(path));
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Under load, under loss and at scale: what was accepted ends exactly once, and nothing is left.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::functions::{Folder, is_alive, local, pool, with};
+use crate::handlers;
+use crate::plane::{Plane, Shared};
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+#[test]
+fn the_first_call_after_a_start_with_default_settings_succeeds() {
+    let folder = Folder::new();
+    let plane = Plane::start(&[]);
+    plane.register(&folder.python("first", "WARM", handlers::ECHO));
+    assert_eq!(
+        plane.invoke("first", &json!("hello")).expect(200).json()["output"],
+        "hello"
+    );
+}
+
+#[test]
+fn sixty_four_parallel_sync_calls_do_not_stall() {
+    let pod = Pod::tcp(|got, line| {
+        std::thread::sleep(Duration::from_millis(20));
+        line.json(&got.input().to_string())
+    });
+    plane().register(&with(pool("parallel", &pod), &json!({"concurrency": 64})));
+    let begun = Instant::now();
+    for _ in 0..5 {
+        let mut wires: Vec<Wire> = (0..64)
+            .map(|n| Request::invoke("parallel", &json!(n)).begin(plane().listen))
+            .collect();
+        for (number, wire) in wires.iter_mut().enumerate() {
+            assert_eq!(wire.answer().expect(200).json()["output"], number);
+        }
+    }
+    println!(
+        "5 times 64 parallel calls of 20 ms took {:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_hundred_clients_that_give_up_leave_no_trace_in_the_queue() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    let function = with(
+        pool("trace", &pod),
+        &json!({"queueSize": 100, "timeoutMs": 60_000}),
+    );
+    plane().register(&function);
+    let mut running = Request::invoke("trace", &json!("long")).begin(plane().listen);
+    pod.wait_calls(1);
+    for _ in 0..3 {
+        let wires: Vec<Wire> = (0..100)
+            .map(|n| Request::invoke("trace", &json!(n)).begin(plane().listen))
+            .collect();
+        plane().wait_for("trace", 100, 1);
+        drop(wires);
+        plane().wait_for("trace", 0, 1);
+    }
+    gate.open();
+    assert_eq!(running.answer().expect(200).json()["output"], "long");
+    plane().invoke("trace", &json!("next")).expect(200);
+    assert_eq!(pod.calls().len(), 2, "a call of somebody who left ran");
+}
+
+/// Kills a process, unless it has gone by itself.
+fn kill_now(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
+}
+
+#[test]
+fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
+    const KILLS: usize = 200;
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path().join("pids")).expect("a folder");
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let function = folder.python("killed", "WARM", handlers::TO_BE_KILLED);
+    let more = json!({"concurrency": 4, "queueSize": 1000, "timeoutMs": 60_000, "maxRetries": 10});
+    plane.register(&with(function, &more));
+    plane.invoke("killed", &json!(0)).expect(200);
+    let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let begun = Instant::now();
+    let ids = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut ids = Vec::new();
+                    while !over.load(Ordering::Relaxed) {
+                        let answer = plane.invoke("killed", &json!("sync"));
+                        assert!(
+                            matches!(answer.status, 200 | 502 | 503),
+                            "{}",
+                            answer.text()
+                        );
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        ids.push((plane.enqueue("killed", &json!("async")), false));
+                        ids.push((answer.id(), true));
+                    }
+                    ids
+                })
+            })
+            .collect();
+        let mut kills = 0;
+        while kills < KILLS {
+            let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
+            for entry in pids.map_while(Result::ok) {
+                let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
+                // Now the worker, now the whole pod: its parent is the watchdog.
+                let whole = kills % 2 == 0;
+                let target = if whole {
+                    parent_of(pid).unwrap_or(pid)
+                } else {
+                    pid
+                };
+                let _ = std::fs::remove_file(entry.path());
+                kills += usize::from(is_alive(target) && kill_now(target));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(300),
+                "only {kills} kills"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        over.store(true, Ordering::Relaxed);
+        let all = callers
+            .into_iter()
+            .flat_map(|caller| caller.join().expect("a caller"));
+        all.collect::<Vec<_>>()
+    });
+    let (mut success, mut failed) = (0, 0);
+    for (id, was_sync) in &ids {
+        let path = format!("/v1/executions/{id}?waitMs=55000");
+        let answer = plane.get(&path);
+        if *was_sync && answer.status == 404 {
+            continue; // Only the last of them are remembered.
+        }
+        match answer.expect(200).json()["status"].as_str() {
+            Some("success") => success += 1,
+            Some("error") => failed += 1,
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+    let ledger = plane.settle();
+    let of = |name: &str| ledger.sum(name, &[("function", "killed")]);
+    let ended = ["success", "error", "timeout"].map(|end| of(&format!("function_{end}_total")));
+    assert_eq!(
+        ended.iter().sum::<f64>(),
+        of("function_enqueue_total"),
+        "each ends once"
+    );
+    assert_eq!(of("function_enqueue_total"), ids.len() as f64 + 1.0);
+    println!(
+        "{KILLS} kills in {:?}: {} calls, of those looked at {success} succeeded, {failed} failed",
+        begun.elapsed(),
+        ids.len(),
+    );
+    eventually("calls succeed again", || {
+        plane.invoke("killed", &json!(1)).status == 200
+    });
+}
+
+/// The parent of a process, unless that is the guard or the plane: only a function's own.
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let parent: i32 = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+    let line = std::fs::read_to_string(format!("/proc/{parent}/cmdline")).ok()?;
+    line.contains("nanofaas_runtime").then_some(parent)
+}
+
+#[test]
+fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
+    let folder = Folder::new();
+    let (warm, job) = (Folder::new(), Folder::new());
+    let plane = Plane::start(&[]);
+    plane.register(&warm.python("warm", "WARM", handlers::FAMILY));
+    let script = "setsid sleep 600 & echo $! > grandchild; echo $$ > pid; exec sleep 600";
+    plane.register(&job.shell("job", "JOB", script));
+    let output = plane.invoke("warm", &json!(1)).expect(200).json()["output"].clone();
+    let mut pids: Vec<i32> = serde_json::from_value(output).expect("pids");
+    plane.enqueue("job", &json!(1));
+    for (folder, file) in [(&warm, "grandchild"), (&job, "grandchild"), (&job, "pid")] {
+        eventually("it is there", || {
+            folder.read(file).is_some_and(|text| text.ends_with('\n'))
+        });
+        let text = folder.read(file).expect("a pid");
+        pids.push(text.trim().parse().expect("a pid"));
+    }
+    assert!(pids.iter().all(|pid| is_alive(*pid)), "{pids:?}");
+    plane.signal(Signal::SIGKILL);
+    plane
+        .exit_within(Duration::from_secs(20))
+        .expect("it is dead");
+    for pid in &pids {
+        eventually(&format!("process {pid} of {pids:?} is ended"), || {
+            !is_alive(*pid)
+        });
+    }
+    drop(folder);
+}
+
+#[test]
+fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
+    let folder = Folder::new();
+    let plane = Plane::start(&[]);
+    plane.register(&folder.python("guarded", "WARM", handlers::PID));
+    let call = || plane.invoke("guarded", &json!(1)).expect(200).json()["output"].as_i64();
+    let first = i32::try_from(call().expect("a pid")).expect("a pid");
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", plane.pid));
+    let guards: Vec<i32> = children
+        .expect("children")
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("a pid"))
+        .collect();
+    assert_eq!(guards.len(), 1, "the guard is the only child");
+    assert!(kill_now(guards[0]));
+    eventually("its functions are ended", || !is_alive(first));
+    let next = call().expect("a pid");
+    assert_ne!(i64::from(first), next);
+    plane.signal(Signal::SIGKILL);
+    let next = i32::try_from(next).expect("a pid");
+    eventually("the new guard ends them", || !is_alive(next));
+}
+
+/// As many descriptors as we may have.
+fn raise_descriptors() -> u64 {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("within the limit");
+    most
+}
+
+#[test]
+fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
+    const MANY: usize = 10_000;
+    let descriptors = raise_descriptors();
+    let connections = MANY.min(usize::try_from(descriptors).expect("a number") - 2000);
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let begun = Instant::now();
+    let mut wire = Wire::connect(plane.listen);
+    for batch in 0..MANY / 50 {
+        let each = (0..50).map(|n| {
+            let function = local(&format!("f{:05}", batch * 50 + n));
+            Request::new("POST", "/v1/functions")
+                .json(&function)
+                .bytes()
+        });
+        wire.send(&each.flatten().collect::<Vec<u8>>());
+        (0..50).for_each(|_| _ = wire.answer().expect(201));
+    }
+    let registered = begun.elapsed();
+    let request = Request::invoke("f00000", &json!(1)).bytes();
+    let mut idle: Vec<Wire> = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let mut wire = Wire::connect(plane.listen);
+        let request = Request::invoke(&format!("f{:05}", number % MANY), &json!(1)).bytes();
+        wire.send(&request);
+        wire.answer().expect(200);
+        idle.push(wire);
+    }
+    let connected = begun.elapsed();
+    let resident = plane.resident_bytes();
+    // Calls go on, over old connections and new ones.
+    for at in (0..connections).step_by(connections / 100) {
+        idle[at].send(&request);
+        idle[at].answer().expect(200);
+    }
+    plane.invoke("f09999", &json!(1)).expect(200);
+    let list = plane.get("/v1/functions").expect(200).json();
+    assert_eq!(list.as_array().map(Vec::len), Some(MANY));
+    let metrics = plane.settle();
+    assert!(metrics.sum("function_success_total", &[]) >= connections as f64);
+    println!(
+        "{MANY} functions in {registered:?}, {connections} connections in {:?}: {} MiB resident",
+        connected - registered,
+        resident >> 20,
+    );
+    assert!(resident < 150 << 20, "{} MiB", resident >> 20);
+}
+
+#[test]
+fn sigterm_under_load_answers_every_accepted_call() {
+    let plane = Plane::start(&["--rate-max-per-second", "off", "--drain-ms", "30000"]);
+    let pod = Pod::tcp(|got, line| {
+        std::thread::sleep(Duration::from_millis(5));
+        line.json(&got.input().to_string())
+    });
+    plane.register(&with(
+        pool("load", &pod),
+        &json!({"concurrency": 8, "queueSize": 1000}),
+    ));
+    let listen = plane.listen;
+    let accepted = AtomicUsize::new(0);
+    let begun = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..16)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut wire = Wire::connect(listen);
+                    loop {
+                        let sent = wire.try_send(&Request::invoke("load", &json!("x")).bytes());
+                        match wire.read(true) {
+                            Ok(answer) if answer.status == 200 => {
+                                assert_eq!(answer.json()["output"], "x");
+                                accepted.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(answer) => {
+                                answer.expect_error(503, "SHUTTING_DOWN");
+                                return;
+                            }
+                            // Closed between two requests: nothing was accepted.
+                            Err(error) => {
+                                assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
+                                return;
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        eventually("there is load", || accepted.load(Ordering::Relaxed) > 200);
+        plane.signal(Signal::SIGTERM);
+        let begun = Instant::now();
+        callers
+            .into_iter()
+            .for_each(|caller| caller.join().expect("a caller"));
+        begun
+    });
+    let status = plane
+        .exit_within(Duration::from_secs(30))
+        .expect("within the drain time");
+    println!(
+        "{} calls; it drained in {:?}",
+        accepted.load(Ordering::Relaxed),
+        begun.elapsed()
+    );
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(
+        pod.calls().len(),
+        accepted.load(Ordering::Relaxed),
+        "a call ran unanswered"
+    );
+}
+
+/// Whether every call that reached the pod was answered, once things have calmed down.
+fn pod_saw_all(pod: &Pod, accepted: &AtomicUsize) -> bool {
+    std::thread::sleep(Duration::from_millis(500));
+    pod.calls().len() == accepted.load(Ordering::Relaxed)
+}
+
+#[test]
+fn garbage_on_many_connections_harms_nobody() {
+    plane().register(&local("beside"));
+    let seeds: [&[u8]; 5] = [
+        b"\r\n\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"\x00\xff\x00",
+        b"POST /v1/functions/beside:invoke HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n{",
+        b"POST /v1/functions/beside:invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ];
+    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..400_usize {
+        let mut bytes = seeds[round % seeds.len()].to_vec();
+        for _ in 0..3 {
+            let at = random() as usize % bytes.len();
+            bytes[at] = random() as u8;
+        }
+        let mut wire = Wire::connect(plane().listen);
+        wire.send(&bytes);
+        if round % 3 == 0 {
+            wire.finish();
+            let _ = wire.read(true);
+        }
+        if round % 20 == 0 {
+            plane().invoke("beside", &json!(1)).expect(200);
+        }
+    }
+    plane().wait_for("beside", 0, 0);
+    let answer: Value = plane().invoke("beside", &json!(1)).expect(200).json();
+    assert_eq!(answer["status"], "success");
+}

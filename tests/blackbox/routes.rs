@@ -1,0 +1,451 @@
+//! Every row of the table of routes: what it answers, and how it refuses what it does not know.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::functions::{local, pool, with};
+use crate::plane::{Plane, Shared};
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+fn put(name: &str, function: &Value) -> Request {
+    Request::new("PUT", &format!("/v1/functions/{name}")).json(function)
+}
+
+#[test]
+fn post_registers_a_function_and_gives_it_back_resolved_with_its_location() {
+    let function = json!({"name": "routes-post", "executionMode": "LOCAL", "timeoutMs": 1234});
+    let answer = plane()
+        .send(&Request::new("POST", "/v1/functions").json(&function))
+        .expect(201);
+    assert_eq!(answer.header("location"), Some("/v1/functions/routes-post"));
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let body = answer.json();
+    assert_eq!(
+        (&body["name"], &body["timeoutMs"]),
+        (&json!("routes-post"), &json!(1234))
+    );
+    let got = plane().get("/v1/functions/routes-post").expect(200).json();
+    assert_eq!(got, body);
+    let mut fields: Vec<&str> = got
+        .as_object()
+        .expect("fields")
+        .keys()
+        .map(|k| &**k)
+        .collect();
+    fields.sort_unstable();
+    let all = [
+        "command",
+        "concurrency",
+        "endpointUrl",
+        "env",
+        "executionMode",
+        "image",
+        "imagePullPolicy",
+        "imagePullSecrets",
+        "local",
+        "maxRetries",
+        "name",
+        "podTemplate",
+        "queueSize",
+        "resources",
+        "retryOn",
+        "runtimeCommand",
+        "runtimeMode",
+        "scalingConfig",
+        "timeoutMs",
+    ];
+    assert_eq!(fields, all);
+}
+
+#[test]
+fn post_of_a_name_that_is_there_is_409_and_changes_nothing() {
+    plane().register(&with(local("routes-twice"), &json!({"timeoutMs": 1000})));
+    let again = with(local("routes-twice"), &json!({"timeoutMs": 2000}));
+    let answer = plane().send(&Request::new("POST", "/v1/functions").json(&again));
+    answer.expect_error(409, "FUNCTION_EXISTS");
+    let kept = plane().get("/v1/functions/routes-twice").json();
+    assert_eq!(kept["timeoutMs"], 1000);
+}
+
+#[test]
+fn post_with_faults_is_400_and_names_every_one_of_them() {
+    let function = json!({
+        "name": "9bad", "executionMode": "POOL", "timeoutMs": 0, "queueSize": "many",
+        "surprise": 1,
+    });
+    let answer = plane().send(&Request::new("POST", "/v1/functions").json(&function));
+    let body = answer.expect_error(400, "VALIDATION_ERROR").json();
+    let details = body["details"].as_array().expect("details");
+    let named = |field: &str| {
+        let prefix = format!("{field}: ");
+        details.iter().any(|detail| {
+            detail
+                .as_str()
+                .is_some_and(|text| text.starts_with(&prefix))
+        })
+    };
+    for field in ["name", "endpointUrl", "timeoutMs", "queueSize"] {
+        assert!(named(field), "{field} in {body}");
+    }
+    assert_eq!(details.len(), 4, "unknown fields are ignored: {body}");
+}
+
+#[test]
+fn put_creates_and_then_replaces() {
+    let function = with(local("routes-put"), &json!({"queueSize": 5}));
+    let answer = plane().send(&put("routes-put", &function)).expect(201);
+    assert_eq!(answer.header("location"), Some("/v1/functions/routes-put"));
+    let nameless = json!({"executionMode": "LOCAL", "queueSize": 6});
+    let answer = plane().send(&put("routes-put", &nameless)).expect(200);
+    assert_eq!(answer.json()["queueSize"], 6);
+    assert_eq!(
+        plane().get("/v1/functions/routes-put").json()["queueSize"],
+        6
+    );
+    let other = plane().send(&put("routes-put", &local("routes-other")));
+    other.expect_error(400, "VALIDATION_ERROR");
+}
+
+#[test]
+fn put_lets_running_calls_finish_and_gives_queued_ones_the_new_spec() {
+    let (gate, second) = (Gate::default(), Pod::answering(|_| "\"new\"".to_owned()));
+    let old_gate = gate.clone();
+    let first = Pod::tcp(move |_, line| {
+        line.wait(&old_gate);
+        line.json("\"old\"")
+    });
+    plane().register(&pool("routes-change", &first));
+    let mut running = Request::invoke("routes-change", &json!(1)).begin(plane().listen);
+    first.wait_calls(1);
+    let mut queued = Request::invoke("routes-change", &json!(2)).begin(plane().listen);
+    plane().wait_for("routes-change", 1, 1);
+    plane().replace(&pool("routes-change", &second));
+    // The one that runs is counted under the new spec too: with a concurrency of 1 nobody else may.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(second.calls().len(), 0, "two calls at once");
+    plane().wait_for("routes-change", 1, 1);
+    gate.open();
+    assert_eq!(running.answer().expect(200).json()["output"], "old");
+    assert_eq!(queued.answer().expect(200).json()["output"], "new");
+    assert_eq!((first.calls().len(), second.calls().len()), (1, 1));
+}
+
+#[test]
+fn the_list_is_sorted_by_name() {
+    for name in ["routes-list-c", "routes-list-a", "routes-list-B"] {
+        plane().register(&local(name));
+    }
+    let list = plane().get("/v1/functions").expect(200).json();
+    let names = list
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|one| one["name"].as_str());
+    let names: Vec<&str> = names.map(|name| name.expect("a name")).collect();
+    assert!(names.is_sorted(), "{names:?}");
+    for name in ["routes-list-c", "routes-list-a", "routes-list-B"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+#[test]
+fn delete_removes_a_function_and_its_name_is_free_again() {
+    plane().register(&local("routes-gone"));
+    plane().invoke("routes-gone", &json!(1)).expect(200);
+    let answer = plane()
+        .send(&Request::delete("/v1/functions/routes-gone"))
+        .expect(204);
+    assert!(answer.body.is_empty());
+    let again = Request::delete("/v1/functions/routes-gone");
+    plane().send(&again).expect_error(404, "FUNCTION_NOT_FOUND");
+    plane()
+        .get("/v1/functions/routes-gone")
+        .expect_error(404, "FUNCTION_NOT_FOUND");
+    plane()
+        .invoke("routes-gone", &json!(1))
+        .expect_error(404, "FUNCTION_NOT_FOUND");
+    plane().register(&local("routes-gone"));
+    plane().invoke("routes-gone", &json!(1)).expect(200);
+}
+
+#[test]
+fn delete_ends_queued_calls_and_lets_running_ones_finish() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("routes-delete", &pod));
+    let mut running = Request::invoke("routes-delete", &json!("ran")).begin(plane().listen);
+    pod.wait_calls(1);
+    let mut queued = Request::invoke("routes-delete", &json!(2)).begin(plane().listen);
+    plane().wait_for("routes-delete", 1, 1);
+    let async_id = plane().enqueue("routes-delete", &json!(3));
+    plane().remove("routes-delete");
+    queued
+        .answer()
+        .expect_failure(410, "error", "FUNCTION_REMOVED");
+    let ended = plane().ended(&async_id);
+    assert_eq!(ended["error"]["code"], "FUNCTION_REMOVED", "{ended}");
+    gate.open();
+    assert_eq!(running.answer().expect(200).json()["output"], "ran");
+    assert_eq!(pod.calls().len(), 1);
+}
+
+#[test]
+fn a_function_made_anew_while_old_calls_run_counts_them() {
+    let gate = Gate::default();
+    let (old, new) = (Pod::held(&gate), Pod::echo());
+    plane().register(&pool("routes-anew", &old));
+    let mut running = Request::invoke("routes-anew", &json!(1)).begin(plane().listen);
+    old.wait_calls(1);
+    plane().remove("routes-anew");
+    plane().register(&pool("routes-anew", &new));
+    let mut next = Request::invoke("routes-anew", &json!(2)).begin(plane().listen);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(
+        new.calls().len(),
+        0,
+        "the old call still holds the only slot"
+    );
+    gate.open();
+    running.answer().expect(200);
+    assert_eq!(next.answer().expect(200).json()["output"], 2);
+}
+
+#[test]
+fn replicas_sets_the_floor_and_keeps_it_as_min_replicas() {
+    let function = json!({
+        "name": "routes-replicas", "executionMode": "WARM", "command": ["/bin/false"],
+        "scalingConfig": {"minReplicas": 0, "maxReplicas": 3},
+    });
+    plane().register(&function);
+    let set = |replicas: Value| {
+        let path = "/v1/functions/routes-replicas/replicas";
+        plane().send(&Request::new("PUT", path).json(&json!({ "replicas": replicas })))
+    };
+    let answer = set(json!(2)).expect(200).json();
+    assert_eq!(
+        answer,
+        json!({"function": "routes-replicas", "replicas": 2})
+    );
+    let kept = plane().get("/v1/functions/routes-replicas").json();
+    assert_eq!(kept["scalingConfig"]["minReplicas"], 2);
+    for bad in [
+        json!(4),
+        json!(-1),
+        json!(1.5),
+        json!("2"),
+        json!(null),
+        json!(257),
+    ] {
+        assert_eq!(set(bad.clone()).status, 400, "{bad}");
+    }
+    set(json!(0)).expect(200);
+    let unknown = Request::new("PUT", "/v1/functions/routes-none/replicas");
+    let unknown = plane().send(&unknown.json(&json!({"replicas": 1})));
+    unknown.expect_error(404, "FUNCTION_NOT_FOUND");
+    plane().remove("routes-replicas");
+}
+
+#[test]
+fn cold_starts_of_a_function_that_had_none_are_an_empty_list() {
+    plane().register(&local("routes-cold"));
+    let answer = plane()
+        .get("/v1/functions/routes-cold/cold-starts")
+        .expect(200)
+        .json();
+    assert_eq!(answer, json!({"function": "routes-cold", "coldStarts": []}));
+    let unknown = plane().get("/v1/functions/routes-nobody/cold-starts");
+    unknown.expect_error(404, "FUNCTION_NOT_FOUND");
+}
+
+#[test]
+fn invoke_waits_for_the_result() {
+    plane().register(&local("routes-invoke"));
+    let answer = plane()
+        .invoke("routes-invoke", &json!({"a": [1, null]}))
+        .expect(200);
+    let body = answer.json();
+    let id = answer.id();
+    let expected = json!({
+        "executionId": id, "status": "success", "output": {"a": [1, null]}, "error": null,
+    });
+    assert_eq!(body, expected);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+}
+
+#[test]
+fn enqueue_answers_before_the_call_has_ended() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("routes-enqueue", &pod));
+    let answer = plane()
+        .send(&Request::enqueue("routes-enqueue", &json!("x")))
+        .expect(202);
+    let id = answer.id();
+    assert_eq!(
+        answer.json(),
+        json!({"executionId": id, "status": "queued"})
+    );
+    assert_eq!(
+        answer.header("location"),
+        Some(&*format!("/v1/executions/{id}"))
+    );
+    pod.wait_calls(1);
+    gate.open();
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["status"], &ended["output"]),
+        (&json!("success"), &json!("x"))
+    );
+}
+
+#[test]
+fn an_execution_can_be_asked_for_and_waited_for() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("routes-wait", &pod));
+    let id = plane().enqueue("routes-wait", &json!(7));
+    pod.wait_calls(1);
+    eventually("it runs", || plane().status(&id)["status"] == "running");
+    let begun = Instant::now();
+    let status = plane()
+        .get(&format!("/v1/executions/{id}?waitMs=200"))
+        .expect(200)
+        .json();
+    assert!(
+        begun.elapsed() >= Duration::from_millis(200),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(status["status"], "running");
+    let path = format!("/v1/executions/{id}?waitMs=60000");
+    let mut waiting: Vec<_> = (0..20)
+        .map(|_| Request::get(&path).begin(plane().listen))
+        .collect();
+    gate.open();
+    for wire in &mut waiting {
+        let status = wire.answer().expect(200).json();
+        assert_eq!(
+            (&status["status"], &status["output"]),
+            (&json!("success"), &json!(7))
+        );
+    }
+    for bad in ["60001", "-1", "x", "", "1.5"] {
+        let answer = plane().get(&format!("/v1/executions/{id}?waitMs={bad}"));
+        assert_eq!(answer.status, 400, "{bad}");
+    }
+}
+
+#[test]
+fn an_unknown_execution_is_404() {
+    plane().register(&local("routes-ids"));
+    let id = plane().invoke("routes-ids", &json!(1)).id();
+    let mut other = id.clone();
+    other.replace_range(5..6, if &id[5..6] == "0" { "1" } else { "0" });
+    let long = "a".repeat(200);
+    for unknown in [
+        &*other,
+        "x",
+        "0",
+        &long,
+        "..",
+        "%00",
+        "zz00000000000000000000000000",
+    ] {
+        for suffix in ["", "/output", "?waitMs=10"] {
+            let answer = plane().get(&format!("/v1/executions/{unknown}{suffix}"));
+            let known = matches!(answer.status, 400 | 404);
+            assert!(known, "{unknown}{suffix}: {}", answer.status);
+            if unknown == other {
+                answer.expect_error(404, "EXECUTION_NOT_FOUND");
+            }
+        }
+    }
+    plane()
+        .cancel(&other)
+        .expect_error(404, "EXECUTION_NOT_FOUND");
+}
+
+#[test]
+fn output_gives_the_raw_bytes_under_their_own_content_type() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let pod = Pod::tcp(move |_, line| {
+        line.wait(&held);
+        line.answer(
+            200,
+            "Content-Type: image/x-test; v=1\r\n",
+            b"\x00\xff\r\n\r\nraw",
+        )
+    });
+    plane().register(&pool("routes-output", &pod));
+    let id = plane().enqueue("routes-output", &json!(null));
+    let path = format!("/v1/executions/{id}/output");
+    plane().get(&path).expect(409);
+    gate.open();
+    plane().ended(&id);
+    let answer = plane().get(&path).expect(200);
+    assert_eq!(answer.header("content-type"), Some("image/x-test; v=1"));
+    assert_eq!(answer.body, b"\x00\xff\r\n\r\nraw");
+    let status = plane().status(&id);
+    let shown = json!({"contentType": "image/x-test; v=1", "base64": "AP8NCg0KcmF3"});
+    assert_eq!(
+        (&status["output"], &status["outputKept"]),
+        (&shown, &json!(true))
+    );
+}
+
+#[test]
+fn output_of_a_sync_call_is_gone() {
+    plane().register(&local("routes-kept"));
+    let id = plane().invoke("routes-kept", &json!(1)).id();
+    plane()
+        .get(&format!("/v1/executions/{id}/output"))
+        .expect(410);
+    let id = plane().enqueue("routes-kept", &json!({"b": 2}));
+    plane().ended(&id);
+    let answer = plane()
+        .get(&format!("/v1/executions/{id}/output"))
+        .expect(200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.body, br#"{"b":2}"#);
+}
+
+#[test]
+fn cancel_keeps_a_queued_call_from_running_and_cuts_a_running_one_off() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("routes-cancel", &pod));
+    let running = plane().enqueue("routes-cancel", &json!("running"));
+    pod.wait_calls(1);
+    let queued = plane().enqueue("routes-cancel", &json!("queued"));
+    plane().cancel(&queued).expect(202);
+    let ended = plane().ended(&queued);
+    assert_eq!(
+        (&ended["status"], &ended["attempt"]),
+        (&json!("error"), &json!(0))
+    );
+    assert_eq!(ended["error"]["code"], "CANCELLED");
+    let answer = plane().cancel(&running).expect(202);
+    assert_eq!(answer.json()["executionId"], *running);
+    let ended = plane().ended(&running);
+    assert_eq!(ended["error"]["code"], "CANCELLED");
+    eventually("the pod sees its call cut off", || pod.cuts() == 1);
+    let again = plane().cancel(&running).expect(200).json();
+    assert_eq!(again, ended, "a terminal state never changes");
+    gate.open();
+    assert_eq!(
+        plane()
+            .invoke("routes-cancel", &json!(1))
+            .expect(200)
+            .json()["output"],
+        1
+    );
+    assert_eq!(pod.calls().len(), 2, "the queued call never ran");
+}

@@ -1,0 +1,347 @@
+//! A small raw HTTP/1.1 client over a blocking socket: it can send anything, also what no honest
+//! client would, and reads answers strictly. Every read has a deadline.
+//! It never repairs, follows or retries anything. Every test speaks through it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longer than anything here should take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One answer. Header names are lower case.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) version: String,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(known, _)| known == name);
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} is there twice: {self:?}");
+        value
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|fault| panic!("no JSON ({fault}) in {} {}", self.status, self.text()))
+    }
+
+    /// Fails the test unless the status is this one.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{:?} {}", self.headers, self.text());
+        self
+    }
+
+    /// An error outside an execution: status, code, a message, and JSON by its content type.
+    #[track_caller]
+    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
+        let answer = self.expect(status);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        let body = answer.json();
+        assert_eq!(body["error"], code, "{body}");
+        let message = body["message"].as_str().expect("a message");
+        assert!(!message.is_empty(), "{body}");
+        answer
+    }
+
+    /// The result of a call that did not succeed: HTTP status, state and code.
+    #[track_caller]
+    pub(crate) fn expect_failure(self, status: u16, state: &str, code: &str) -> Self {
+        let answer = self.expect(status);
+        let body = answer.json();
+        assert_eq!(body["status"], state, "{body}");
+        assert_eq!(body["error"]["code"], code, "{body}");
+        assert!(body["error"]["message"].is_string(), "{body}");
+        assert_eq!(body["output"], Value::Null, "{body}");
+        assert_eq!(
+            body["executionId"].as_str(),
+            answer.header("x-execution-id")
+        );
+        answer
+    }
+
+    /// The execution that the answer is about.
+    #[track_caller]
+    pub(crate) fn id(&self) -> String {
+        let id = self.header("x-execution-id");
+        id.unwrap_or_else(|| panic!("no id in {self:?}")).to_owned()
+    }
+}
+
+/// A request to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    method: String,
+    path: String,
+    host: String,
+    headers: Vec<(String, String)>,
+    body: Option<Vec<u8>>,
+}
+
+impl Request {
+    pub(crate) fn new(method: &str, path: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            host: "localhost".to_owned(),
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    pub(crate) fn get(path: &str) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub(crate) fn delete(path: &str) -> Self {
+        Self::new("DELETE", path)
+    }
+
+    /// A call with `{"input": …}`.
+    pub(crate) fn invoke(function: &str, input: &Value) -> Self {
+        let envelope = serde_json::json!({ "input": input });
+        Self::new("POST", &format!("/v1/functions/{function}:invoke")).json(&envelope)
+    }
+
+    pub(crate) fn enqueue(function: &str, input: &Value) -> Self {
+        let envelope = serde_json::json!({ "input": input });
+        Self::new("POST", &format!("/v1/functions/{function}:enqueue")).json(&envelope)
+    }
+
+    pub(crate) fn json(self, value: &Value) -> Self {
+        self.body("application/json", value.to_string())
+    }
+
+    pub(crate) fn body(mut self, content_type: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(bytes.into());
+        self.header("Content-Type", content_type)
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        host.clone_into(&mut self.host);
+        self
+    }
+
+    /// The request as it goes over the wire.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let Self {
+            method, path, host, ..
+        } = self;
+        let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n");
+        for (name, value) in &self.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        if let Some(body) = &self.body {
+            text += &format!("Content-Length: {}\r\n", body.len());
+        }
+        let mut bytes = (text + "\r\n").into_bytes();
+        bytes.extend(self.body.iter().flatten());
+        bytes
+    }
+
+    /// Sends it over a connection of its own and waits for the answer.
+    #[track_caller]
+    pub(crate) fn send(&self, to: SocketAddr) -> Answer {
+        let mut wire = self.begin(to);
+        let answer = wire.read(self.method != "HEAD");
+        answer.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
+    }
+
+    /// Sends it and does not wait.
+    pub(crate) fn begin(&self, to: SocketAddr) -> Wire {
+        let mut wire = Wire::connect(to);
+        wire.send(&self.bytes());
+        wire
+    }
+}
+
+/// One connection.
+pub(crate) struct Wire {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Wire {
+    #[track_caller]
+    pub(crate) fn connect(to: SocketAddr) -> Self {
+        let stream = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Sends bytes; a peer that closed already is no fault here, the answer tells.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Whether the peer still took the bytes.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Says that nothing more is sent: a FIN.
+    pub(crate) fn finish(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.stream
+            .set_read_timeout(Some(patience))
+            .expect("a socket");
+    }
+
+    /// The next answer; `with_body` is false after a HEAD.
+    pub(crate) fn read(&mut self, with_body: bool) -> io::Result<Answer> {
+        let head = self.take_until(b"\r\n\r\n")?;
+        let head = String::from_utf8(head).map_err(|_| bad("a head that is not UTF-8"))?;
+        let mut lines = head.trim_end_matches("\r\n").split("\r\n");
+        let first = lines.next().unwrap_or_default();
+        let mut words = first.splitn(3, ' ');
+        let version = words.next().unwrap_or_default().to_owned();
+        let status = words.next().and_then(|word| word.parse().ok());
+        let status = status.ok_or_else(|| bad(&format!("a status line {first:?}")))?;
+        let mut headers = Vec::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").ok_or_else(|| bad(line))?;
+            headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        }
+        let mut answer = Answer {
+            version,
+            status,
+            headers,
+            body: Vec::new(),
+        };
+        let bodiless = matches!(status, 100..=199 | 204 | 304);
+        if with_body && !bodiless {
+            answer.body = self.body(&answer)?;
+        }
+        Ok(answer)
+    }
+
+    /// The next answer, which has to come.
+    #[track_caller]
+    pub(crate) fn answer(&mut self) -> Answer {
+        self.read(true)
+            .unwrap_or_else(|error| panic!("no answer: {error}"))
+    }
+
+    fn body(&mut self, answer: &Answer) -> io::Result<Vec<u8>> {
+        if let Some(coding) = answer.header("transfer-encoding") {
+            assert_eq!(coding, "chunked");
+            return self.chunks();
+        }
+        match answer.header("content-length") {
+            Some(length) => self.take(length.parse().map_err(|_| bad(length))?),
+            None => {
+                let mut rest = std::mem::take(&mut self.unread);
+                self.stream.read_to_end(&mut rest)?;
+                Ok(rest)
+            }
+        }
+    }
+
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.take_until(b"\r\n")?;
+            let size = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
+            let size = usize::from_str_radix(&size, 16).map_err(|_| bad(&size))?;
+            let chunk = self.take(size + 2)?;
+            if size == 0 {
+                return Ok(body);
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+
+    fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        while self.unread.len() < count {
+            self.fill()?;
+        }
+        let rest = self.unread.split_off(count);
+        Ok(std::mem::replace(&mut self.unread, rest))
+    }
+
+    fn take_until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
+        loop {
+            let at = self
+                .unread
+                .windows(end.len())
+                .position(|window| window == end);
+            if let Some(at) = at {
+                return self.take(at + end.len());
+            }
+            self.fill()?;
+        }
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 16 * 1024];
+        match self.stream.read(&mut bytes)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.unread.extend_from_slice(&bytes[..count]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the peer closes within the time, and sends nothing more before it does.
+    pub(crate) fn closes_within(&mut self, patience: Duration) -> bool {
+        if !self.unread.is_empty() {
+            return false;
+        }
+        self.set_patience(patience);
+        matches!(self.fill(), Err(error) if !is_timeout(&error))
+    }
+
+    /// Whether the peer sends nothing and keeps the connection for so long.
+    pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
+        self.set_patience(time);
+        let quiet = matches!(self.fill(), Err(error) if is_timeout(&error));
+        self.set_patience(PATIENCE);
+        quiet
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("the answer has {what:?}"))
+}
+
+/// Waits until it holds, and fails the test when it never does.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(2);
+    while !holds() {
+        assert!(Instant::now() < end, "it never came true: {what}");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
