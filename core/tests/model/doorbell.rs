@@ -116,7 +116,7 @@ fn one_announcement_is_rung_for_once() {
 
 /// Two lanes of `lanes`, each set by a thread of its own while a sweep runs; then a sweep alone.
 fn no_bit_is_lost(lanes: [usize; 2]) {
-    check(None, move || {
+    check(Some(4), move || {
         let bitmap = sync::Arc::new(Bitmap::with_capacity(128));
         let tickets = [(); 2].map(|()| sync::Arc::new(AtomicU64::new(0)));
         let producers = [0, 1].map(|who: usize| {
@@ -211,7 +211,7 @@ fn every_ticket_is_found_in_two_lanes() {
 /// An inbox has no bitmap: the second look reads the ring's stamp, whatever is only reserved.
 #[test]
 fn every_grant_is_found_in_an_inbox() {
-    check(Some(3), || {
+    check(Some(2), || {
         let (bed, bell) = Bed::new();
         let (sender, mut inbox) = channel(2);
         let producers = [0, 1].map(|who: usize| {
