@@ -439,7 +439,8 @@ async fn linger(conn: &Conn) {
     let _ = shutdown(conn.fd, Shutdown::Write);
     conn.alarm.set(conn.thread.now_ns() + LINGER_NS);
     loop {
-        conn.drop_bytes(conn.pending.borrow().len());
+        let unread = conn.pending.borrow().len();
+        conn.drop_bytes(unread);
         if conn.more(0).await.is_err() {
             return;
         }
