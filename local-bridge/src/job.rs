@@ -19,6 +19,8 @@ use crate::program::Program;
 
 /// How long the process of an attempt that is over may take to end by itself.
 const STOP: Duration = Duration::from_secs(2);
+/// How far the io thread's word may be behind the end of a process that exited with status 0.
+const WORD_BEHIND: Duration = Duration::from_millis(200);
 /// The io thread ends a call at its deadline; a process so much older was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
@@ -94,8 +96,18 @@ impl Job {
         }
         if let Over::Forgotten = running {
             process.kill().await;
+        } else if process.ended_well() && self.is_stopped_soon().await {
+            return None;
         }
-        Some(why(plane, process).await)
+        let why = why(plane, process).await;
+        (!self.stop.get()).then_some(why)
+    }
+
+    /// Whether the word that a result came is only a little behind the process's end.
+    async fn is_stopped_soon(&self) -> bool {
+        let deadline = Instant::now() + WORD_BEHIND;
+        while !self.stop.get() && rung_before(&self.bell, Some(deadline)).await {}
+        self.stop.get()
     }
 
     async fn running(

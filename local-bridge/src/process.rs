@@ -148,6 +148,10 @@ impl Process {
         !self.was_killed && matches!(self.end(), Some(End::Ended(ending)) if ending == killed)
     }
 
+    pub(crate) fn ended_well(&self) -> bool {
+        matches!(self.end(), Some(End::Ended(Ending::Status(0))))
+    }
+
     /// How it ended, in words.
     pub(crate) fn how(&self) -> String {
         match self.end() {
