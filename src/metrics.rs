@@ -320,26 +320,21 @@ fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
     let running: u64 = lanes()
         .map(|view| u64::from(view.running.load(Relaxed)))
         .sum();
-    let rows = [
-        (
-            "accepted",
-            "Executions accepted so far.",
-            sum(plane, |ledger| ledger.accepted.get()),
-        ),
-        (
-            "finished",
-            "Executions that ended so far.",
-            sum(plane, |ledger| ledger.finished.get()),
-        ),
+    let accepted = sum(plane, |ledger| ledger.accepted.get());
+    let finished = sum(plane, |ledger| ledger.finished.get());
+    let waiting = queued + backing_off;
+    for (name, kind, help, value) in [
+        ("accepted", "counter", "Executions accepted.", accepted),
+        ("finished", "counter", "Executions that ended.", finished),
         (
             "waiting",
+            "gauge",
             "Executions in a queue or between two attempts.",
-            queued + backing_off,
+            waiting,
         ),
-        ("running", "Executions that hold a slot.", running),
-    ];
-    for (name, help, value) in rows {
-        page.one(&format!("nanofaas_executions_{name}"), "gauge", help, value);
+        ("running", "gauge", "Executions that hold a slot.", running),
+    ] {
+        page.one(&format!("nanofaas_executions_{name}"), kind, help, value);
     }
     page.one(
         "nanofaas_executions_evicted_total",

@@ -2,6 +2,7 @@
 //! broken and calls may be in a state that nobody understands; on the bridge the bridge only.
 //! It never unwinds or catches. `serve` installs it once.
 
+use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};
 use std::sync::LazyLock;
 use std::thread::current;
@@ -26,10 +27,18 @@ pub(crate) fn install(form: LogForm) {
     set_hook(Box::new(move |panic| {
         let thread = current();
         let name = thread.name().unwrap_or("unnamed");
-        log::at_once(form, "ERROR", &words(name, panic));
+        let words = words(name, panic);
         if ends_the_process(name) {
+            // The only chance to see how it came to that.
+            let trace = Backtrace::force_capture();
+            log::at_once(
+                form,
+                "ERROR",
+                &format!("{words}; the process ends\n{trace}"),
+            );
             std::process::abort();
         }
+        log::at_once(form, "ERROR", &words);
         if name == BRIDGE {
             on_bridge().notify_one();
         }

@@ -23,7 +23,7 @@ pub(crate) struct Claim {
 
 /// Why an address cannot be had; it says what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {why}; or choose another address with {flag}")]
+#[error("cannot listen on {address}: {why}, or choose another address with {flag}")]
 pub(crate) struct Taken {
     flag: &'static str,
     address: SocketAddr,
