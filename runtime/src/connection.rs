@@ -276,8 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Ok(place) => place,
             Err(why) => return self.not_started(&head, why).await,
         };
-        let left = head.left.unwrap_or(DEADLINE_MAX);
-        let call = match Call::new(bytes, head.len, head.json, Some(left)) {
+        let call = match Call::new(bytes, head.len, head.json, head.left) {
             Ok(call) => Arc::new(call),
             Err(error) => return self.fail(&head, &error, place).await,
         };
@@ -312,7 +311,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn attend(&mut self, running: Running, call: &Arc<Call>) -> End {
         let overrunning = Arc::clone(&self.pod.overrunning);
         let blocking = matches!(running, Running::Blocking(_));
-        let deadline = call.deadline().unwrap_or_else(Instant::now);
+        let deadline = call
+            .deadline()
+            .unwrap_or_else(|| Instant::now() + DEADLINE_MAX);
         let mut deadline = pin!(sleep_until(deadline.into()));
         let end = {
             let mut ended = pin!(run::finish(running, call, &overrunning));

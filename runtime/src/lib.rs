@@ -39,6 +39,11 @@ pub use handler::{Handler, Handlers, Running};
 
 pub use output::Output;
 
+/// The README's example is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 use announce::Birth;
 use settings::Settings;
 

@@ -1,4 +1,5 @@
-//! The environment, read once into values that cannot be wrong. It opens nothing. Called by `serve`.
+//! The environment, read once into values that cannot be wrong. It opens nothing.
+//! Called by `serve`.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -4,7 +4,8 @@ mod support;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::{NO_CONTENT, Peer, Program, Scratch, several, until_file};
+use support::peer::{NO_CONTENT, Peer};
+use support::{Program, Scratch, several, until_file};
 
 const FAILED: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n";

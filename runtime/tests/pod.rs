@@ -4,9 +4,8 @@ mod support;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
-use support::{
-    JSON, NO_CONTENT, Peer, Program, Scratch, Wire, request, several, until, until_file,
-};
+use support::peer::{NO_CONTENT, Peer};
+use support::{JSON, Program, Scratch, Wire, request, several, until, until_file};
 
 #[test]
 fn health_is_up_only_after_the_initialisation() {

@@ -3,9 +3,8 @@
 mod support;
 
 use nix::sys::signal::Signal;
-use support::{
-    JSON, NO_CONTENT, Peer, Program, Scratch, read_pid, until, until_file, until_gone, watchdog,
-};
+use support::peer::{NO_CONTENT, Peer};
+use support::{JSON, Program, Scratch, read_pid, until, until_file, until_gone, watchdog};
 
 const STDIO: (&str, &str) = ("EXECUTION_MODE", "STDIO");
 

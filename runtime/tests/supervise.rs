@@ -6,9 +6,8 @@ use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{
-    NO_CONTENT, Peer, Program, Scratch, read_pid, several, until, until_file, until_gone, watchdog,
-};
+use support::peer::{NO_CONTENT, Peer};
+use support::{Program, Scratch, read_pid, several, until, until_file, until_gone, watchdog};
 
 fn path(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()

@@ -1,16 +1,17 @@
 //! What the tests share: real programs in scratch folders, a bare HTTP client that sees every
-//! byte, and scripted peers in the platform's place. Every wait ends after `PATIENCE`.
+//! byte, and (`peer`) somebody in the platform's place. Every wait ends after `PATIENCE`.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub(crate) mod peer;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -419,84 +420,3 @@ pub(crate) fn request(
     bytes.extend_from_slice(body);
     bytes
 }
-
-/// What a scripted peer got.
-#[derive(Debug)]
-pub(crate) struct Got {
-    /// Method and target.
-    pub(crate) line: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Got {
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("a JSON body")
-    }
-}
-
-/// Somebody in the platform's place: answers each connection's one request from a script, the
-/// last line of it again and again. An empty answer closes without one.
-pub(crate) struct Peer {
-    pub(crate) port: u16,
-    got: Receiver<Got>,
-}
-
-impl Peer {
-    pub(crate) fn start(script: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        let script: Vec<String> = script.iter().map(|&answer| answer.to_owned()).collect();
-        let (sender, got) = mpsc::channel();
-        thread::spawn(move || {
-            let last = script.last().cloned();
-            let mut answers = script.into_iter();
-            for stream in listener.incoming().map_while(Result::ok) {
-                let mut stream = BufReader::new(stream);
-                let Some((line, headers)) = read_head(&mut stream) else {
-                    continue;
-                };
-                let length = headers.get("content-length").map_or("0", String::as_str);
-                let mut body = vec![0; length.parse().expect("a length")];
-                stream.read_exact(&mut body).expect("a whole body");
-                let answer = answers.next().or_else(|| last.clone()).unwrap_or_default();
-                // The program may have gone.
-                let _ = stream.get_mut().write_all(answer.as_bytes());
-                if sender
-                    .send(Got {
-                        line,
-                        headers,
-                        body,
-                    })
-                    .is_err()
-                {
-                    return;
-                }
-            }
-        });
-        Self { port, got }
-    }
-
-    /// A port that nobody listens on.
-    pub(crate) fn nobody() -> Self {
-        let (_, got) = mpsc::channel();
-        Self { port: 1, got }
-    }
-
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-
-    pub(crate) fn next(&self) -> Got {
-        self.got
-            .recv_timeout(PATIENCE)
-            .expect("a request for the peer")
-    }
-
-    /// Everything it got that nobody asked for yet.
-    pub(crate) fn rest(&self) -> Vec<Got> {
-        self.got.try_iter().collect()
-    }
-}
-
-pub(crate) const NO_CONTENT: &str = "HTTP/1.1 204 No Content\r\n\r\n";
