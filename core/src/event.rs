@@ -103,23 +103,13 @@ pub enum Order {
         wanted_ns: u64,
     },
     /// End a pod that nothing runs in; answered by `PodDown`.
-    Stop {
-        pod: PodRef,
-    },
+    Stop { pod: PodRef },
     /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
-    Probe {
-        pod: PodRef,
-    },
-    Adopted {
-        lane: u32,
-        token: u64,
-        pod: PodRef,
-    },
+    Probe { pod: PodRef },
+    /// `PodRef::NONE` where the function is gone: the pod is to be ended.
+    Adopted { lane: u32, token: u64, pod: PodRef },
     /// Nothing is left of a removed function; `epoch` is the removal's own.
-    LaneGone {
-        lane: u32,
-        epoch: u32,
-    },
+    LaneGone { lane: u32, epoch: u32 },
 }
 
 /// What the scheduler tells every io thread.

@@ -51,9 +51,12 @@ impl Fifo {
         self.tickets.pop_front()
     }
 
-    /// Forgets everything: the function is gone and its calls were ended by their owners.
-    pub(crate) fn clear(&mut self) {
-        self.tickets = VecDeque::new();
+    /// Gives its memory back: the function is gone and its calls were ended by their owners. What
+    /// waits all the same is a call of its successor, whose ticket was faster than the removal.
+    pub(crate) fn clear(&mut self, entries: &Entries) {
+        self.tickets
+            .retain(|ticket| entries.is_queued(ticket.call()));
+        self.tickets.shrink_to_fit();
         self.room = 0;
     }
 }

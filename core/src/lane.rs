@@ -51,6 +51,13 @@ pub(crate) struct Census {
     pub(crate) others: u32,
 }
 
+impl Census {
+    /// Those that take calls, or are expected to.
+    pub(crate) const fn serving(self) -> u32 {
+        self.usable + self.starting + self.quarantined
+    }
+}
+
 pub(crate) struct Lane {
     pub(crate) view: Arc<LaneView>,
     pub(crate) plan: LanePlan,
@@ -122,15 +129,16 @@ impl Lane {
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
-        // The share counts only while both classes wait: alone, neither owes the other anything.
-        let both = !self.fifos[0].is_empty() && !self.fifos[1].is_empty();
-        if both || class == Class::Async {
+        // The share counts only while async calls wait, however many sync ones are behind this one:
+        // else a sync queue that is never longer than one would starve them.
+        if class == Class::Async || !self.fifos[Class::Async as usize].is_empty() {
             self.grants = self.grants.wrapping_add(1);
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.fifos.iter_mut().for_each(Fifo::clear);
+    /// Forgets the tickets of calls that were ended with their function.
+    pub(crate) fn clear(&mut self, entries: &Entries) {
+        self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
         self.has_room = false;
     }
 
@@ -143,11 +151,42 @@ impl Lane {
         calls.div_ceil(pods.cap).clamp(pods.min, pods.max)
     }
 
+    /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each
+    /// before an old one goes.
+    pub(crate) fn stale_surplus(&self) -> u32 {
+        let (needed, census) = (self.pods_needed(), self.census);
+        let fresh_usable = census.usable - census.stale_usable;
+        if fresh_usable >= needed {
+            return census.stale_usable;
+        }
+        let most = self.plan.pods.map_or(0, |pods| pods.max);
+        let replaced = fresh_usable > 0 || census.serving() > most;
+        if census.starting == 0 && replaced {
+            census
+                .usable
+                .saturating_sub(needed)
+                .min(census.stale_usable)
+        } else {
+            0
+        }
+    }
+
+    /// Pods to start now, failures aside.
+    pub(crate) fn pods_missing(&self) -> u32 {
+        let (needed, census) = (self.pods_needed(), self.census);
+        let missing = needed.saturating_sub(census.serving());
+        let fresh = census.serving() - census.stale_usable;
+        if census.stale_usable == 0 || fresh >= needed {
+            return missing;
+        }
+        let most = self.plan.pods.map_or(0, |pods| pods.max + 1);
+        let next = u32::from(census.starting == 0 && census.serving() < most);
+        missing.max(next)
+    }
+
     /// Whether pods have to be started, as far as a look at the counts tells.
     pub(crate) fn lacks_pods(&self) -> bool {
-        self.plan.pods.is_some()
-            && self.census.usable + self.census.starting + self.census.quarantined
-                < self.pods_needed()
+        self.plan.pods.is_some() && self.census.serving() < self.pods_needed()
     }
 
     /// Counts its pods anew and shows the counts; called whenever a pod's state changed.

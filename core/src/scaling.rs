@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::event::{Notice, Order, Outbox};
+use crate::limits::START_BACKOFF_NS;
 use crate::pods::PodState;
 use crate::scheduler::Scheduler;
 use crate::ticket::PodRef;
@@ -42,27 +43,9 @@ impl Scheduler {
             PodState::Usable | PodState::Draining | PodState::Leaving => return,
         }
         self.recount(lane);
-        if was == PodState::Starting {
-            self.replace_one(lane, out);
-        }
         self.retire_later(lane, now_ns);
         self.reconcile(lane, now_ns, out);
         self.list(lane);
-    }
-
-    /// A fresh pod came up: one of the old spec makes room.
-    fn replace_one(&mut self, lane_index: u32, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
-            return;
-        };
-        let stale = lane.pods.clone().into_iter().find(|index| {
-            let pod = self.pods.at(*index);
-            pod.stale && pod.state == PodState::Usable
-        });
-        if let Some(index) = stale {
-            self.drain(index, out);
-            self.recount(lane_index);
-        }
     }
 
     pub(crate) fn pod_down(&mut self, pod_ref: PodRef, now_ns: u64, out: &mut Outbox) {
@@ -88,8 +71,7 @@ impl Scheduler {
         }
         self.recount(lane);
         self.reconcile(lane, now_ns, out);
-        self.give_up(lane, now_ns, out);
-        self.finish_close(lane, out);
+        self.finish_close(lane, now_ns, out);
     }
 
     pub(crate) fn pod_leaving(&mut self, pod_ref: PodRef, now_ns: u64, out: &mut Outbox) {
@@ -113,18 +95,17 @@ impl Scheduler {
         let Some(pod) = self.pods.get(pod_ref) else {
             return;
         };
+        if pod.state != PodState::Starting {
+            return self.pod_down(pod_ref, now_ns, out);
+        }
         let lane_index = pod.lane;
-        let was_wanted = pod.state == PodState::Starting;
-        pod.state = PodState::Leaving;
-        pod.down = true;
         self.forget(pod_ref.index);
-        if was_wanted && let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+        if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
             lane.starts.fail(now_ns, permanent, Some(why));
         }
         self.recount(lane_index);
         self.reconcile(lane_index, now_ns, out);
-        self.give_up(lane_index, now_ns, out);
-        self.finish_close(lane_index, out);
+        self.finish_close(lane_index, now_ns, out);
     }
 
     /// Ends the wait of a lane's calls where no pod is there and none will come.
@@ -157,91 +138,118 @@ impl Scheduler {
         now_ns: u64,
         out: &mut Outbox,
     ) {
-        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
-            return;
-        };
-        let Some(pod) = self.pods.add(lane_index, now_ns) else {
-            return;
-        };
-        lane.pods.push(pod.index);
-        self.pods.at(pod.index).stale = stale;
-        self.recount(lane_index);
+        let lane = self.lanes.get_mut(lane_index as usize);
+        let place = lane.and_then(Option::as_mut).and_then(|lane| {
+            let pod = self.pods.add(lane_index, now_ns)?;
+            lane.pods.push(pod.index);
+            Some((pod, lane.plan.pods.is_some() && lane.removed.is_none()))
+        });
+        let (pod, wanted) = place.unwrap_or((PodRef::NONE, false));
         out.orders.push(Order::Adopted {
             lane: lane_index,
             token,
             pod,
         });
+        if pod.is_some() {
+            self.pods.at(pod.index).stale = stale;
+            if !wanted {
+                self.drain(pod.index, out);
+            }
+            self.recount(lane_index);
+        }
     }
 
-    /// Starts what is missing, and drains what an edit made superfluous.
+    /// Starts what is missing, and drains old pods whose place new ones have taken.
     pub(crate) fn reconcile(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
             return;
         };
         if lane.plan.pods.is_none() || lane.removed.is_some() {
             return;
         }
-        let needed = lane.pods_needed();
-        let census = lane.census;
-        let fresh = census.usable - census.stale_usable + census.quarantined + census.starting;
-        let missing = if census.stale_usable == 0 {
-            needed.saturating_sub(fresh)
-        } else if fresh < needed {
-            // Old pods serve on: the new ones come one by one, each before an old one goes.
-            needed
-                .saturating_sub(fresh + census.stale_usable)
-                .max(u32::from(census.starting == 0))
-        } else {
-            0
-        };
-        let enough_fresh = census.usable - census.stale_usable >= needed;
-        if census.stale_usable > 0 && enough_fresh {
-            self.drain_stale(lane_index, out);
+        let surplus = lane.stale_surplus();
+        if surplus > 0 {
+            self.drain_stale(lane_index, surplus, out);
         }
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let missing = lane.pods_missing();
         if missing == 0 {
             return;
         }
-        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
-            return;
-        };
-        if lane.starts.failed > 0 && now_ns < lane.starts.retry_at_ns {
+        let failed = lane.starts.failed > 0;
+        if failed && now_ns < lane.starts.retry_at_ns {
             let retry_at_ns = lane.starts.retry_at_ns;
             self.arm(lane_index, retry_at_ns);
             return self.give_up(lane_index, now_ns, out);
         }
         // After a failure one start shows whether it mended.
-        let at_once = if lane.starts.failed > 0 { 1 } else { missing };
-        let at_once = if lane.starts.failed > 0 && census.starting > 0 {
-            0
-        } else {
-            at_once
+        let at_once = match (failed, lane.census.starting) {
+            (false, _) => missing,
+            (true, 0) => 1,
+            (true, _) => 0,
         };
         for _ in 0..at_once {
-            let Some(pod) = self.pods.add(lane_index, now_ns) else {
+            if !self.start(lane_index, now_ns, out) {
+                self.arm(lane_index, now_ns + START_BACKOFF_NS);
                 break;
-            };
-            let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
-                return;
-            };
-            lane.pods.push(pod.index);
-            out.orders.push(Order::Start {
-                lane: lane_index,
-                pod,
-                wanted_ns: now_ns,
-            });
+            }
         }
         self.recount(lane_index);
     }
 
-    fn drain_stale(&mut self, lane_index: u32, out: &mut Outbox) {
+    /// Orders one pod; false where the table of pods is full.
+    fn start(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) -> bool {
+        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+            return false;
+        };
+        let Some(pod) = self.pods.add(lane_index, now_ns) else {
+            return false;
+        };
+        lane.pods.push(pod.index);
+        out.orders.push(Order::Start {
+            lane: lane_index,
+            pod,
+            wanted_ns: now_ns,
+        });
+        true
+    }
+
+    fn drain_stale(&mut self, lane_index: u32, most: u32, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
             return;
         };
+        let mut left = most;
         for index in lane.pods.clone() {
             let pod = self.pods.at(index);
-            if pod.stale && pod.state == PodState::Usable {
+            if left > 0 && pod.stale && pod.state == PodState::Usable {
+                left -= 1;
                 self.drain(index, out);
             }
+        }
+        self.recount(lane_index);
+    }
+
+    /// Drains what a lowered ceiling leaves no room for: old pods first, then those that serve
+    /// least.
+    pub(crate) fn drain_surplus(&mut self, lane_index: u32, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let Some(plan) = lane.plan.pods else { return };
+        let mut serving = lane.pods.clone();
+        serving.retain(|index| {
+            let state = self.pods.at(*index).state;
+            state != PodState::Draining && state != PodState::Leaving
+        });
+        serving.sort_by_key(|index| {
+            let pod = self.pods.at(*index);
+            (!pod.stale, pod.state == PodState::Usable, pod.in_flight)
+        });
+        let surplus = serving.len().saturating_sub(plan.max as usize);
+        for index in &serving[..surplus] {
+            self.drain(*index, out);
         }
         self.recount(lane_index);
     }
@@ -281,7 +289,7 @@ impl Scheduler {
     }
 
     /// Sets the timer for pods that may fall idle.
-    fn retire_later(&mut self, lane_index: u32, now_ns: u64) {
+    pub(crate) fn retire_later(&mut self, lane_index: u32, now_ns: u64) {
         let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
             return;
         };

@@ -22,6 +22,9 @@ pub enum Turn {
     Busy,
 }
 
+/// How often a removed lane whose last waiting calls did not leave yet is looked at.
+const LEFT_OVER_NS: u64 = 10_000_000;
+
 /// All lanes and pods.
 pub struct Scheduler {
     pub(crate) lanes: Vec<Option<Lane>>,
@@ -53,7 +56,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether a lane is open; a ticket for one that is not may be ahead of its registration.
+    /// Whether a lane is open; a ticket for one that is not may be ahead of its registration, and
+    /// is found by it.
     pub fn knows(&self, lane: u32) -> bool {
         self.lane_index(lane).is_some()
     }
@@ -79,7 +83,7 @@ impl Scheduler {
             } => {
                 self.change(lane, plan, reshaped, now_ns, out);
             }
-            Event::LaneRemoved { lane, epoch } => self.close(lane, epoch, out),
+            Event::LaneRemoved { lane, epoch } => self.close(lane, epoch, now_ns, out),
             Event::PodUp(pod) => self.pod_up(pod, now_ns, out),
             Event::PodDown(pod) => self.pod_down(pod, now_ns, out),
             Event::PodLeaving(pod) => self.pod_leaving(pod, now_ns, out),
@@ -141,7 +145,7 @@ impl Scheduler {
             self.pod_done(done, now_ns, out);
         }
         self.list(done.lane);
-        self.finish_close(done.lane, out);
+        self.finish_close(done.lane, now_ns, out);
     }
 
     fn pod_done(&mut self, done: Done, now_ns: u64, out: &mut Outbox) {
@@ -200,6 +204,8 @@ impl Scheduler {
         }
         self.recount(lane);
         self.reconcile(lane, now_ns, out);
+        // A ticket may have been faster than this, and its bit taken when there was no lane.
+        self.collect(lane, now_ns, out);
         self.list(lane);
     }
 
@@ -228,11 +234,15 @@ impl Scheduler {
             }
         }
         self.recount(lane_index);
+        self.drain_surplus(lane_index, out);
         self.reconcile(lane_index, now_ns, out);
+        // A lower floor leaves pods that no call will make the timer look at.
+        self.retire_later(lane_index, now_ns);
         self.list(lane_index);
     }
 
-    fn close(&mut self, lane_index: u32, epoch: u32, out: &mut Outbox) {
+    fn close(&mut self, lane_index: u32, epoch: u32, now_ns: u64, out: &mut Outbox) {
+        let entries = self.entries.clone();
         let Some(lane) = self.lane(lane_index) else {
             out.orders.push(crate::event::Order::LaneGone {
                 lane: lane_index,
@@ -241,25 +251,31 @@ impl Scheduler {
             return;
         };
         lane.removed = Some(epoch);
-        lane.clear();
-        if let Some(mut mailbox) = lane.mailbox.take().or_else(|| lane.view.take_mailbox()) {
-            while mailbox.pop().is_some() {}
-            lane.mailbox = Some(mailbox);
-        }
+        lane.clear(&entries);
         for index in lane.pods.clone() {
             self.drain(index, out);
         }
         self.recount(lane_index);
-        self.finish_close(lane_index, out);
+        self.finish_close(lane_index, now_ns, out);
     }
 
-    /// Forgets a removed lane once nothing runs in it and its pods are gone.
-    pub(crate) fn finish_close(&mut self, lane_index: u32, out: &mut Outbox) {
+    /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
+    /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
+    pub(crate) fn finish_close(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
         let Some(lane) = self.lane(lane_index) else {
             return;
         };
         let Some(epoch) = lane.removed else { return };
         if lane.slots.held() == 0 && lane.pods.is_empty() {
+            if lane.view.depth() > 0 {
+                return self.arm(lane_index, now_ns + LEFT_OVER_NS);
+            }
+            if let Some(mailbox) = lane.mailbox.take() {
+                lane.view.return_mailbox(mailbox);
+            }
+            if lane.listed {
+                self.ready.retain(|listed| *listed != lane_index);
+            }
             self.lanes[lane_index as usize] = None;
             out.orders.push(crate::event::Order::LaneGone {
                 lane: lane_index,
@@ -334,6 +350,7 @@ impl Scheduler {
             lane.due_ns = u64::MAX;
             self.retire_idle(lane_index, now_ns, out);
             self.reconcile(lane_index, now_ns, out);
+            self.finish_close(lane_index, now_ns, out);
         }
     }
 
@@ -384,6 +401,10 @@ fn grant_lane(
     now_ns: u64,
     out: &mut Outbox,
 ) -> usize {
+    // A call that waits in a removed lane is its successor's, under a plan that is about to come.
+    if lane.removed.is_some() {
+        return 0;
+    }
     for looked in 0..most {
         if !lane.slots.has_free() || lane.waiting() == 0 {
             return looked;

@@ -87,13 +87,20 @@ impl LaneView {
         self.mailbox().0.push(ticket)
     }
 
-    /// The scheduler's end of the mailbox, once.
+    /// The scheduler's end of the mailbox, if there is one and nobody has it.
     pub fn take_mailbox(&self) -> Option<Consumer<Ticket>> {
-        self.mailbox()
-            .1
+        let (_, mailbox) = self.mailbox.get()?;
+        mailbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// Gives it back: the function may be made again under the same view.
+    pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
+        if let Some((_, mailbox)) = self.mailbox.get() {
+            *mailbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        }
     }
 
     /// The io thread's own counters of this function.

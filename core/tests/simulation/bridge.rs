@@ -1,0 +1,311 @@
+//! A bridge that obeys: it starts and ends pods as it is told, late and sometimes in vain, answers
+//! for them, lets some die, and keeps the registry, whose changes come from clients.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use nanofaas_core::event::{Event, Order, StartFailure};
+use nanofaas_core::message::Reply;
+use nanofaas_core::registry::{Change, Registry, RegistryOut};
+use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_core::ticket::PodRef;
+
+use crate::hall::{Hall, ToBridge, ToIo};
+use crate::scenario::{MS, Nature, SECOND, Starts, draft};
+use crate::shadow::{PodKey, key};
+
+/// What happens later, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Ready(PodRef),
+    StartFails(PodRef, bool),
+    /// Its process ends; the bridge sees it a little later.
+    Dies(PodRef),
+    SeenDead(PodRef),
+    Answers(PodRef),
+    /// Five seconds without an answer: it is ended.
+    NeverAnswered(PodRef),
+    Stopped(PodRef),
+    Drained(PodRef),
+}
+
+struct Pod {
+    /// Whether `PodUp` or `StartFailed` was said.
+    answered: bool,
+    nature: Nature,
+}
+
+pub(crate) struct Bridge {
+    pub(crate) registry: Registry,
+    pods: BTreeMap<PodKey, Pod>,
+    acts: BinaryHeap<Reverse<(u64, u64)>>,
+    what: BTreeMap<u64, Act>,
+    sequence: u64,
+    lane_names: BTreeMap<u32, Arc<str>>,
+    gone: BTreeSet<u32>,
+    pub(crate) started: u64,
+    pub(crate) deaths: u64,
+    pub(crate) changes: u64,
+    /// Dead pods whose calls have to hear of it.
+    pub(crate) dead: Vec<PodRef>,
+    /// At the end nothing fails any more.
+    pub(crate) calm: bool,
+}
+
+impl Bridge {
+    pub(crate) fn new(io_threads: usize) -> Self {
+        Self {
+            registry: Registry::new(io_threads, Defaults::DEFAULT, Platform::Local),
+            pods: BTreeMap::new(),
+            acts: BinaryHeap::new(),
+            what: BTreeMap::new(),
+            sequence: 0,
+            lane_names: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            started: 0,
+            deaths: 0,
+            changes: 0,
+            dead: Vec::new(),
+            calm: false,
+        }
+    }
+
+    pub(crate) fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.acts.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn later(&mut self, at: u64, act: Act) {
+        self.sequence += 1;
+        self.acts.push(Reverse((at, self.sequence)));
+        self.what.insert(self.sequence, act);
+    }
+
+    pub(crate) fn is_due(&self, hall: &Hall) -> bool {
+        hall.to_bridge.has_some() || self.next_ns().is_some_and(|at| at <= hall.now)
+    }
+
+    pub(crate) fn pass(&mut self, hall: &mut Hall) {
+        let most = hall.rng.pick(&[1, 2, 10, usize::MAX]);
+        for _ in 0..most {
+            let Some(message) = hall.to_bridge.pop() else {
+                break;
+            };
+            match message {
+                ToBridge::Order(order) => self.order(order, hall),
+                ToBridge::Ack(version) => {
+                    let mut out = RegistryOut::default();
+                    self.registry.acknowledge(version, &mut out);
+                    self.tell(out, hall);
+                }
+                ToBridge::Request(change) => {
+                    self.changes += 1;
+                    let mut out = RegistryOut::default();
+                    self.registry.change(change, None, &mut out);
+                    self.tell(out, hall);
+                }
+            }
+        }
+        while let Some(Reverse((at, sequence))) = self.acts.peek().copied() {
+            if at > hall.now {
+                break;
+            }
+            self.acts.pop();
+            let act = self.what.remove(&sequence).expect("each act once");
+            self.act(act, hall);
+        }
+    }
+
+    fn tell(&mut self, out: RegistryOut, hall: &mut Hall) {
+        for event in out.scheduler {
+            hall.send_event(event);
+        }
+        for told in out.io_threads {
+            let all = hall.to_io.iter();
+            all.for_each(|ring| ring.push(ToIo::Told(told.clone())));
+        }
+        for (_, reply) in out.replies {
+            match reply {
+                Reply::Registered { function, created } => {
+                    self.lane_names
+                        .insert(function.lane, function.name().clone());
+                    if created && hall.rng.chance(100) {
+                        let (lane, stale) = (function.lane, hall.rng.chance(500));
+                        let token = hall.rng.next();
+                        hall.send_event(Event::Adopt { lane, token, stale });
+                    }
+                }
+                Reply::Refused(refused) => hall.show(|| format!("refused: {refused:?}")),
+                _ => {}
+            }
+        }
+    }
+
+    fn nature(&self, lane: u32, hall: &Hall) -> Nature {
+        let mut natures = hall.natures.values();
+        let any = natures.next().expect("there is a function");
+        let name = self.lane_names.get(&lane);
+        *name.and_then(|name| hall.natures.get(name)).unwrap_or(any)
+    }
+
+    fn order(&mut self, order: Order, hall: &mut Hall) {
+        match order {
+            Order::Start { lane, pod, .. } => self.start(lane, pod, hall),
+            Order::Adopted { lane, pod, .. } if pod.is_some() => {
+                let nature = self.nature(lane, hall);
+                let new = Pod {
+                    answered: false,
+                    nature,
+                };
+                self.pods.insert(key(pod), new);
+                let at = hall.now + hall.rng.time_ns(SECOND);
+                self.later(at, Act::Ready(pod));
+            }
+            Order::Adopted { .. } => {}
+            Order::Stop { pod } => {
+                let running = hall.running_in.get(&key(pod)).copied().unwrap_or(0);
+                assert_eq!(running, 0, "a pod is stopped with calls in it");
+                let at = hall.now + hall.rng.time_ns(SECOND);
+                self.later(at, Act::Stopped(pod));
+            }
+            Order::Probe { pod } => {
+                if !self.pods.contains_key(&key(pod)) {
+                    return;
+                }
+                let deaf = !self.calm && hall.rng.chance(150);
+                if hall.is_alive(pod) && !deaf {
+                    let at = hall.now + hall.rng.time_ns(SECOND);
+                    self.later(at, Act::Answers(pod));
+                } else {
+                    self.later(hall.now + 5 * SECOND, Act::NeverAnswered(pod));
+                }
+            }
+            Order::LaneGone { lane, epoch } => {
+                assert!(self.gone.insert(epoch), "a lane is gone twice");
+                self.registry.lane_gone(lane, epoch);
+            }
+        }
+    }
+
+    fn start(&mut self, lane: u32, pod: PodRef, hall: &mut Hall) {
+        self.started += 1;
+        let nature = self.nature(lane, hall);
+        let rng = &mut hall.rng;
+        let at = hall.now + rng.time_ns(nature.start_ns_max);
+        let fails = match nature.starts {
+            Starts::Good | Starts::CrashLoop => None,
+            Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
+            Starts::Broken { permanent } => Some(permanent),
+        };
+        let answered = false;
+        let new = Pod { answered, nature };
+        assert!(self.pods.insert(key(pod), new).is_none());
+        match fails {
+            Some(permanent) => self.later(at, Act::StartFails(pod, permanent)),
+            None => self.later(at, Act::Ready(pod)),
+        }
+    }
+
+    fn act(&mut self, act: Act, hall: &mut Hall) {
+        match act {
+            Act::Ready(pod) => self.ready(pod, hall),
+            Act::StartFails(pod, permanent) => {
+                // Stopped meanwhile, it only goes down.
+                if self.pods.remove(&key(pod)).is_some() {
+                    let message = "it does not start".into();
+                    let failure = StartFailure { permanent, message };
+                    hall.send_event(Event::StartFailed { pod, failure });
+                }
+            }
+            Act::Dies(pod) => {
+                if hall.alive.remove(&key(pod)) {
+                    self.deaths += 1;
+                    self.dead.push(pod);
+                    let seen = hall.now + hall.rng.time_ns(SECOND);
+                    self.later(seen, Act::SeenDead(pod));
+                }
+            }
+            Act::SeenDead(pod) | Act::Stopped(pod) => self.down(pod, hall),
+            Act::Answers(pod) => {
+                if self.pods.contains_key(&key(pod)) {
+                    if hall.is_alive(pod) {
+                        hall.send_event(Event::PodUp(pod));
+                    } else {
+                        self.later(hall.now + 4 * SECOND, Act::NeverAnswered(pod));
+                    }
+                }
+            }
+            Act::NeverAnswered(pod) => self.down(pod, hall),
+            Act::Drained(pod) => {
+                if self.pods.contains_key(&key(pod)) {
+                    hall.send_event(Event::PodLeaving(pod));
+                }
+            }
+        }
+    }
+
+    fn ready(&mut self, pod: PodRef, hall: &mut Hall) {
+        let Some(found) = self.pods.get_mut(&key(pod)) else {
+            return;
+        };
+        found.answered = true;
+        let nature = found.nature;
+        hall.alive.insert(key(pod));
+        hall.send_event(Event::PodUp(pod));
+        let rng = &mut hall.rng;
+        if nature.starts == Starts::CrashLoop {
+            let at = hall.now + rng.time_ns(MS);
+            self.later(at, Act::Dies(pod));
+        } else if !self.calm && rng.chance(nature.mortality) {
+            let at = hall.now + rng.time_ns(5 * SECOND);
+            let drained = rng.chance(300);
+            self.later(
+                at,
+                if drained {
+                    Act::Drained(pod)
+                } else {
+                    Act::Dies(pod)
+                },
+            );
+        }
+    }
+
+    /// A pod is gone; said once.
+    fn down(&mut self, pod: PodRef, hall: &mut Hall) {
+        if self.pods.remove(&key(pod)).is_none() {
+            return;
+        }
+        if hall.alive.remove(&key(pod)) {
+            self.dead.push(pod);
+        }
+        hall.send_event(Event::PodDown(pod));
+    }
+
+    /// A client's wish, at random.
+    pub(crate) fn random_change(&mut self, names: &[Arc<str>], hall: &mut Hall) {
+        let name = names[hall.rng.below(names.len() as u64) as usize].clone();
+        let register = |hall: &mut Hall, name: &str| Change::Register {
+            draft: draft(&mut hall.rng, name),
+            replace: true,
+        };
+        let change = match hall.rng.below(10) {
+            0..3 => Change::Remove { name },
+            3..5 => {
+                // Deleted and made again at once: both removals and openings are under way.
+                hall.to_bridge
+                    .push(ToBridge::Request(Change::Remove { name: name.clone() }));
+                register(hall, &name)
+            }
+            5..6 => Change::Scale {
+                name,
+                replicas: hall.rng.within(0, 4) as u32,
+            },
+            _ => register(hall, &name),
+        };
+        hall.to_bridge.push(ToBridge::Request(change));
+    }
+}

@@ -1,0 +1,322 @@
+//! What all actors share: the clock, the rings between them, and the scheduler with its shadow.
+//! Inline the scheduler is called where something happens; pinned it is an actor of its own, and
+//! what it hears comes out of rings whenever its turn is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use nanofaas_core::bitmap::Bitmap;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, Notice, Order, Outbox};
+use nanofaas_core::limits::GRANTS_PER_TURN;
+use nanofaas_core::rate::{RateBucket, RateLimit};
+use nanofaas_core::registry::{Change, Told};
+use nanofaas_core::ring::{Consumer, Producer, channel};
+use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::ticket::{Done, Grant, PodRef, Ticket};
+use nanofaas_core::view::LaneView;
+
+use crate::rng::Rng;
+use crate::scenario::Nature;
+use crate::shadow::{PodKey, Shadow};
+
+/// Where the scheduler lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Inline,
+    Pinned,
+}
+
+/// To an io thread.
+pub(crate) enum ToIo {
+    /// Inline only.
+    Event(Event),
+    Notice(Notice),
+    Told(Told),
+}
+
+/// To the bridge.
+pub(crate) enum ToBridge {
+    Order(Order),
+    Ack(u64),
+    Request(Change),
+}
+
+/// A ring with both ends in one place: actors run one at a time.
+pub(crate) struct Ring<T: Send> {
+    producer: Producer<T>,
+    consumer: Consumer<T>,
+}
+
+impl<T: Send> Ring<T> {
+    fn new(places: usize) -> Self {
+        let (producer, consumer) = channel(places);
+        Self { producer, consumer }
+    }
+
+    pub(crate) fn push(&self, item: T) {
+        assert!(self.producer.push(item).is_ok(), "a ring overflowed");
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.consumer.pop()
+    }
+
+    pub(crate) fn has_some(&self) -> bool {
+        self.consumer.is_published()
+    }
+}
+
+const LANES: usize = 64;
+
+pub(crate) struct Hall {
+    pub(crate) mode: Mode,
+    pub(crate) rng: Rng,
+    pub(crate) now: u64,
+    shown: bool,
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) bucket: RateBucket,
+    pub(crate) natures: BTreeMap<Arc<str>, Nature>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) shadow: Shadow,
+    out: Outbox,
+    busy: bool,
+    events: Ring<Event>,
+    bits: Bitmap,
+    pub(crate) grants: Vec<Ring<Grant>>,
+    pub(crate) to_io: Vec<Ring<ToIo>>,
+    pub(crate) to_bridge: Ring<ToBridge>,
+    /// Pods whose process lives, whoever knows.
+    pub(crate) alive: BTreeSet<PodKey>,
+    /// Calls that io threads have running in a pod.
+    pub(crate) running_in: BTreeMap<PodKey, u32>,
+    pub(crate) grants_in_flight: u64,
+    pub(crate) dones_in_flight: u64,
+    pub(crate) turns: u64,
+}
+
+impl Hall {
+    pub(crate) fn new(mode: Mode, mut rng: Rng, io_threads: usize, shown: bool) -> Self {
+        let limit = match rng.below(4) {
+            0 => RateLimit::PerSecond(500),
+            1 => RateLimit::PerSecond(5000),
+            _ => RateLimit::Off,
+        };
+        let entries = Arc::new(Entries::new(io_threads));
+        Self {
+            mode,
+            now: rng.within(1, 1 << 40),
+            rng,
+            shown,
+            bucket: RateBucket::new(limit),
+            natures: BTreeMap::new(),
+            scheduler: Scheduler::new(entries.clone()),
+            entries,
+            shadow: Shadow::default(),
+            out: Outbox::with_room(),
+            busy: false,
+            events: Ring::new(8192),
+            bits: Bitmap::with_capacity(LANES),
+            grants: (0..io_threads).map(|_| Ring::new(2048)).collect(),
+            to_io: (0..io_threads).map(|_| Ring::new(2048)).collect(),
+            to_bridge: Ring::new(4096),
+            alive: BTreeSet::new(),
+            running_in: BTreeMap::new(),
+            grants_in_flight: 0,
+            dones_in_flight: 0,
+            turns: 0,
+        }
+    }
+
+    /// Shows what happens, in a run of one seed.
+    pub(crate) fn show(&self, what: impl FnOnce() -> String) {
+        if self.shown {
+            println!("{:>16} {}", self.now, what());
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.show(|| match &event {
+            Event::Ticket(ticket) => format!("scheduler hears {ticket:?}"),
+            Event::Done(done) => format!("scheduler hears {done:?}"),
+            Event::LaneOpened { lane, plan, .. } => format!("scheduler opens {lane} {plan:?}"),
+            Event::LaneChanged { lane, plan, .. } => format!("scheduler changes {lane} {plan:?}"),
+            Event::LaneRemoved { lane, epoch } => format!("scheduler removes {lane} {epoch}"),
+            Event::PodUp(pod) => format!("scheduler hears up {pod:?}"),
+            Event::PodDown(pod) => format!("scheduler hears down {pod:?}"),
+            Event::PodLeaving(pod) => format!("scheduler hears leaving {pod:?}"),
+            Event::StartFailed { pod, .. } => format!("scheduler hears start failed {pod:?}"),
+            Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane}"),
+        });
+        self.shadow.heard(&event, &self.entries);
+        let stale = matches!(event, Event::Adopt { stale: true, .. });
+        self.scheduler.event(event, self.now, &mut self.out);
+        self.shadow.ordered(&self.out.orders);
+        for order in self.out.orders.iter().filter(|_| stale) {
+            if let Order::Adopted { pod, .. } = *order
+                && pod.is_some()
+            {
+                self.shadow.adopted_stale(pod);
+            }
+        }
+        self.deliver();
+    }
+
+    fn collect(&mut self, lane: u32) {
+        self.show(|| format!("scheduler collects {lane}"));
+        self.shadow.collected(lane);
+        self.scheduler.collect(lane, self.now, &mut self.out);
+        self.shadow.ordered(&self.out.orders);
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        for grant in std::mem::take(&mut self.out.grants) {
+            self.grants_in_flight += 1;
+            self.grants[usize::from(grant.call.thread)].push(grant);
+        }
+        for order in std::mem::take(&mut self.out.orders) {
+            self.show(|| format!("scheduler orders {order:?}"));
+            self.to_bridge.push(ToBridge::Order(order));
+        }
+        for notice in std::mem::take(&mut self.out.notices) {
+            self.show(|| format!("scheduler notes {notice:?}"));
+            let all = self.to_io.iter();
+            all.for_each(|ring| ring.push(ToIo::Notice(notice.clone())));
+        }
+    }
+
+    fn turn(&mut self) {
+        self.turns += 1;
+        self.busy = self.scheduler.turn(self.now, &mut self.out) == Turn::Busy;
+        assert!(self.out.orders.is_empty(), "a turn only grants");
+        assert!(self.out.grants.len() <= GRANTS_PER_TURN, "a turn too long");
+        for grant in &self.out.grants {
+            self.show(|| format!("scheduler grants {grant:?}"));
+        }
+        self.shadow.granted(&self.out.grants, &self.entries);
+        self.deliver();
+        if !self.busy {
+            let timer = self.scheduler.next_due_ns().is_some();
+            self.shadow.check_rest(&self.entries, timer);
+        }
+    }
+
+    fn tick(&mut self) {
+        if self
+            .scheduler
+            .next_due_ns()
+            .is_some_and(|at| at <= self.now)
+        {
+            self.scheduler.tick(self.now, &mut self.out);
+            self.shadow.ordered(&self.out.orders);
+            self.deliver();
+        }
+    }
+
+    /// What the scheduler hears where it lives, and its turn after it.
+    pub(crate) fn feed_inline(&mut self, event: Event) {
+        self.feed(event);
+        self.turn();
+    }
+
+    /// The scheduler's share of an io thread's pass, inline.
+    pub(crate) fn pass_inline(&mut self) {
+        if self.mode == Mode::Inline {
+            self.tick();
+            self.turn();
+        }
+    }
+
+    /// Whether the scheduler has something to do now.
+    pub(crate) fn scheduler_is_due(&self) -> bool {
+        let due = self.scheduler.next_due_ns();
+        let heard = self.mode == Mode::Pinned && (self.events.has_some() || self.bits.any());
+        heard || self.busy || due.is_some_and(|at| at <= self.now)
+    }
+
+    /// One pass of the scheduler's own thread, which may be slow to see what was sent.
+    pub(crate) fn pass_pinned(&mut self) {
+        if self.rng.chance(500) {
+            self.sweep();
+        }
+        let most = self.rng.pick(&[1, 3, 20, usize::MAX]);
+        for _ in 0..most {
+            let Some(event) = self.events.pop() else {
+                break;
+            };
+            if matches!(event, Event::Done(_)) {
+                self.dones_in_flight -= 1;
+            }
+            self.feed(event);
+        }
+        if self.rng.chance(700) {
+            self.sweep();
+        }
+        self.tick();
+        self.turn();
+    }
+
+    fn sweep(&mut self) {
+        let mut lanes = Vec::new();
+        self.bits.take(|lane| lanes.push(lane as u32));
+        lanes.into_iter().for_each(|lane| self.collect(lane));
+    }
+
+    /// Says something to the scheduler from outside; inline through the inbox of its thread.
+    pub(crate) fn send_event(&mut self, event: Event) {
+        match self.mode {
+            Mode::Inline => self.to_io[0].push(ToIo::Event(event)),
+            Mode::Pinned => self.events.push(event),
+        }
+    }
+
+    /// A new call waits; false where its lane's mailbox is full.
+    pub(crate) fn post(&mut self, view: &Arc<LaneView>, ticket: Ticket) -> bool {
+        match self.mode {
+            Mode::Inline => {
+                self.feed_inline(Event::Ticket(ticket));
+                true
+            }
+            Mode::Pinned => {
+                let posted = view.post(ticket).is_ok();
+                if posted {
+                    self.shadow.posted(view, &ticket);
+                    self.bits.set(ticket.lane as usize);
+                }
+                posted
+            }
+        }
+    }
+
+    /// A call waits again.
+    pub(crate) fn post_again(&mut self, ticket: Ticket) {
+        match self.mode {
+            Mode::Inline => self.feed_inline(Event::Ticket(ticket)),
+            Mode::Pinned => self.events.push(Event::Ticket(ticket)),
+        }
+    }
+
+    /// An attempt ended.
+    pub(crate) fn done(&mut self, done: Done) {
+        match self.mode {
+            Mode::Inline => self.feed_inline(Event::Done(done)),
+            Mode::Pinned => {
+                self.dones_in_flight += 1;
+                self.events.push(Event::Done(done));
+            }
+        }
+    }
+
+    pub(crate) fn is_alive(&self, pod: PodRef) -> bool {
+        self.alive.contains(&crate::shadow::key(pod))
+    }
+
+    /// Whether anything is under way between actors.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let rings = self.events.has_some() || self.bits.any() || self.to_bridge.has_some();
+        let inboxes =
+            self.grants.iter().any(Ring::has_some) || self.to_io.iter().any(Ring::has_some);
+        !(rings || inboxes || self.busy)
+    }
+}

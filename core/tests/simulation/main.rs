@@ -1,0 +1,92 @@
+//! A seeded simulation of what core decides: io threads, a bridge and pods are modelled around the
+//! very same scheduler, lanes, registry, rings and timers, on virtual time, inline and pinned.
+//! It never looks at a clock: a seed is one run, and the same run each time.
+//!
+//! `NANOFAAS_SEEDS=n` sets how many seeds are run (200), `NANOFAAS_SEED=s` runs one and shows it.
+
+mod bridge;
+mod hall;
+mod io;
+mod rng;
+mod scenario;
+mod shadow;
+mod world;
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use hall::Mode;
+use world::{Tally, World};
+
+const SEEDS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a whole number, is {text:?}")),
+    )
+}
+
+fn run(seed: u64, shown: bool) -> Tally {
+    let mut tally = Tally::default();
+    for mode in [Mode::Inline, Mode::Pinned] {
+        match catch_unwind(AssertUnwindSafe(|| World::new(seed, mode, shown).run())) {
+            Ok(one) => tally.add(&one),
+            Err(panic) => {
+                eprintln!(
+                    "SEED={seed} MODE={mode:?} failed; replay: \
+                     NANOFAAS_SEED={seed} cargo test -p nanofaas-core --test simulation"
+                );
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    tally
+}
+
+#[test]
+fn every_seed_holds() {
+    if let Some(seed) = number("NANOFAAS_SEED") {
+        println!("{:?}", run(seed, true));
+        return;
+    }
+    let seeds = number("NANOFAAS_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let total = thread::scope(|scope| {
+        let work = || {
+            let mut tally = Tally::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds || failed.load(Ordering::Relaxed) {
+                    return tally;
+                }
+                match catch_unwind(|| run(seed, false)) {
+                    Ok(one) => tally.add(&one),
+                    Err(panic) => {
+                        failed.store(true, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut total = Tally::default();
+        for worker in workers {
+            match worker.join() {
+                Ok(one) => total.add(&one),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        total
+    });
+    println!("{seeds} seeds, inline and pinned: {total:?}");
+    // A simulation in which nothing happens proves nothing.
+    if seeds >= SEEDS {
+        total.assert_rich();
+    }
+}

@@ -1,0 +1,44 @@
+//! The only source of chance in a run: splitmix64 from the seed.
+
+/// A stream of numbers; the same for the same seed.
+#[derive(Clone)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
+    }
+
+    pub(crate) const fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform below `end`, which is not 0.
+    pub(crate) const fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Uniform from `first` to `last`, both included.
+    pub(crate) const fn within(&mut self, first: u64, last: u64) -> u64 {
+        first + self.below(last - first + 1)
+    }
+
+    pub(crate) const fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    /// A time whose order of magnitude is uniform between 1 µs and `most_ns`.
+    pub(crate) fn time_ns(&mut self, most_ns: u64) -> u64 {
+        let magnitudes = u64::from(64 - (most_ns / 1000).max(1).leading_zeros());
+        let most = 1000 << self.below(magnitudes);
+        self.within(1, most).min(most_ns)
+    }
+}

@@ -1,0 +1,100 @@
+//! What a seed is about: its functions, how their pods and handlers behave, and what is changed
+//! meanwhile. It runs nothing.
+
+use nanofaas_core::spec::FunctionDraft;
+use serde_json::{Value, json};
+
+use crate::rng::Rng;
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1000 * MS;
+
+/// How a function's pods start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Starts {
+    Good,
+    /// Every other one or so fails.
+    Flaky,
+    /// None ever comes up.
+    Broken {
+        permanent: bool,
+    },
+    /// They come up and end at once.
+    CrashLoop,
+}
+
+/// How a function behaves, whatever its spec says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nature {
+    pub(crate) starts: Starts,
+    pub(crate) start_ns_max: u64,
+    pub(crate) service_ns_max: u64,
+    /// Of attempts, per mille: handler errors, lost, refused, not started, never answered.
+    pub(crate) faults: [u64; 5],
+    /// Async calls, per mille.
+    pub(crate) async_share: u64,
+    /// Clients that leave or cancel, per mille.
+    pub(crate) fickle: u64,
+    /// Pods that die by themselves, per mille of those that come up.
+    pub(crate) mortality: u64,
+}
+
+impl Nature {
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        let starts = match rng.below(20) {
+            0..13 => Starts::Good,
+            13..16 => Starts::Flaky,
+            16 => Starts::Broken { permanent: true },
+            17 => Starts::Broken { permanent: false },
+            _ => Starts::CrashLoop,
+        };
+        let calm = rng.chance(300);
+        let mut fault = |most| if calm { 0 } else { rng.within(0, most) };
+        let faults = [fault(200), fault(150), fault(100), fault(80), fault(60)];
+        let (fickle, mortality) = (fault(300), fault(500));
+        Self {
+            starts,
+            start_ns_max: rng.pick(&[MS, 50 * MS, 2 * SECOND]),
+            service_ns_max: rng.pick(&[50_000, 5 * MS, 100 * MS, SECOND]),
+            faults,
+            async_share: rng.pick(&[0, 100, 500, 900, 1000]),
+            fickle,
+            mortality,
+        }
+    }
+}
+
+/// A random spec for `name`, as a client would write it.
+pub(crate) fn draft(rng: &mut Rng, name: &str) -> Box<FunctionDraft> {
+    let mode = rng.pick(&["WARM", "WARM", "WARM", "LOCAL", "POOL", "JOB"]);
+    let concurrency = rng.pick(&[1, 1, 2, 3, 4, 8, 40]);
+    let max = rng.within(1, 6);
+    let retry_on = ["POD", "TIMEOUT", "ERROR"];
+    let retry_on: Vec<_> = retry_on.iter().filter(|_| rng.chance(500)).collect();
+    let mut fields = json!({
+        "name": name,
+        "executionMode": mode,
+        "command": ["run"],
+        // Another shape: a pod of the old one has to be replaced.
+        "env": {"SHAPE": rng.below(3).to_string()},
+        "concurrency": concurrency,
+        "queueSize": rng.pick(&[1, 3, 10, 50, 200]),
+        "timeoutMs": rng.pick(&[20, 200, 1000, 5000]),
+        "maxRetries": rng.within(0, 4),
+        "retryOn": retry_on,
+        "scalingConfig": {
+            "minReplicas": rng.within(0, 2).min(max),
+            "maxReplicas": max,
+            "targetInFlightPerPod": rng.within(1, 4),
+            "idleTimeoutMs": rng.pick(&[50, 500, 5000, 600_000]),
+        },
+    });
+    if mode == "POOL" {
+        fields["endpointUrl"] = json!("http://127.0.0.1:9/");
+    }
+    parse(fields)
+}
+
+fn parse(fields: Value) -> Box<FunctionDraft> {
+    Box::new(serde_json::from_value(fields).expect("a draft is an object"))
+}

@@ -1,0 +1,414 @@
+//! What the scheduler must know and must not do, kept from what it hears and says alone: tickets in
+//! their order, slots, pods. Every grant and order is held against it. It never asks the scheduler.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, LanePlan, Order};
+use nanofaas_core::limits::ASYNC_SHARE;
+use nanofaas_core::ticket::{CallRef, Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::view::LaneView;
+
+/// A pod's place, in an order.
+pub(crate) type PodKey = (u32, u32);
+
+pub(crate) const fn key(pod: PodRef) -> PodKey {
+    (pod.index, pod.generation)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Starting,
+    Usable,
+    Quarantined,
+    /// Known to get no more grants.
+    Draining,
+    Stopped,
+    Down,
+}
+
+#[derive(Debug)]
+struct Pod {
+    lane: u32,
+    state: State,
+    in_flight: u32,
+    stale: bool,
+}
+
+struct Lane {
+    view: Arc<LaneView>,
+    plan: LanePlan,
+    fifos: [VecDeque<CallRef>; 2],
+    held: u32,
+    removed: Option<u32>,
+    /// Sync grants in a row while an async call waited.
+    sync_streak: u32,
+    /// Grants since an async call went before a waiting sync one.
+    since_jump: u32,
+    /// Whether a start failed since the last plan.
+    failed: bool,
+}
+
+type Mailbox = (Arc<LaneView>, VecDeque<(CallRef, Class)>);
+
+/// The scheduler's duties.
+#[derive(Default)]
+pub(crate) struct Shadow {
+    lanes: BTreeMap<u32, Lane>,
+    pods: BTreeMap<PodKey, Pod>,
+    /// What lies in each view's mailbox, with the view so that its address stays its own.
+    mailboxes: BTreeMap<usize, Mailbox>,
+    gone: BTreeSet<u32>,
+    pub(crate) async_jumps: u64,
+    pub(crate) replacements: u64,
+}
+
+impl Shadow {
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    pub(crate) fn pods(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Slots held, over all lanes.
+    pub(crate) fn held(&self) -> u64 {
+        self.lanes.values().map(|lane| u64::from(lane.held)).sum()
+    }
+
+    /// A ticket was put into a mailbox.
+    pub(crate) fn posted(&mut self, view: &Arc<LaneView>, ticket: &Ticket) {
+        let address = Arc::as_ptr(view) as usize;
+        let fresh = || (view.clone(), VecDeque::new());
+        let (_, tickets) = self.mailboxes.entry(address).or_insert_with(fresh);
+        tickets.push_back((ticket.call(), ticket.class));
+    }
+
+    /// The scheduler was told to look into a lane's mailbox.
+    pub(crate) fn collected(&mut self, lane: u32) {
+        let Some(lane) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        let address = Arc::as_ptr(&lane.view) as usize;
+        if let Some((_, tickets)) = self.mailboxes.get_mut(&address) {
+            for (call, class) in tickets.drain(..) {
+                lane.fifos[class as usize].push_back(call);
+            }
+        }
+    }
+
+    /// The scheduler hears this next.
+    pub(crate) fn heard(&mut self, event: &Event, entries: &Entries) {
+        match event {
+            Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane) {
+                Some(lane) => lane.fifos[ticket.class as usize].push_back(ticket.call()),
+                None => assert!(!entries.is_queued(ticket.call())),
+            },
+            Event::Done(done) => self.done(done),
+            Event::LaneOpened { lane, view, plan } => self.opened(*lane, view, *plan),
+            Event::LaneChanged {
+                lane,
+                plan,
+                reshaped,
+            } => self.changed(*lane, *plan, *reshaped),
+            Event::LaneRemoved { lane, epoch } => {
+                let removed = self.lanes.get_mut(lane).expect("a lane was opened");
+                removed.removed = Some(*epoch);
+                self.drain(*lane);
+            }
+            Event::PodUp(pod) => {
+                if let Some(pod) = self.pods.get_mut(&key(*pod))
+                    && matches!(pod.state, State::Starting | State::Quarantined)
+                {
+                    pod.state = State::Usable;
+                }
+            }
+            Event::PodDown(pod) | Event::StartFailed { pod, .. } => self.down(*pod),
+            Event::PodLeaving(pod) => {
+                if let Some(pod) = self.pods.get_mut(&key(*pod)) {
+                    pod.drain();
+                }
+            }
+            Event::Adopt { .. } => {}
+        }
+    }
+
+    fn opened(&mut self, index: u32, view: &Arc<LaneView>, plan: LanePlan) {
+        if let Some(lane) = self.lanes.get_mut(&index) {
+            assert!(lane.removed.is_some(), "a lane was opened twice");
+            assert!(Arc::ptr_eq(&lane.view, view), "a lane's view was lost");
+            lane.removed = None;
+            lane.plan = plan;
+            lane.failed = false;
+        } else {
+            let lane = Lane {
+                view: view.clone(),
+                plan,
+                fifos: Default::default(),
+                held: 0,
+                removed: None,
+                sync_streak: 0,
+                since_jump: ASYNC_SHARE,
+                failed: false,
+            };
+            self.lanes.insert(index, lane);
+        }
+        // What was posted before the scheduler knew the lane must not wait for another bit.
+        self.collected(index);
+    }
+
+    fn changed(&mut self, index: u32, plan: LanePlan, reshaped: bool) {
+        let Some(lane) = self.lanes.get_mut(&index) else {
+            return;
+        };
+        lane.plan = plan;
+        lane.failed = false;
+        if plan.pods.is_none() {
+            self.drain(index);
+        } else if reshaped {
+            let of_lane = self.pods.values_mut().filter(|pod| pod.lane == index);
+            of_lane.for_each(|pod| pod.stale = true);
+        }
+    }
+
+    fn drain(&mut self, lane: u32) {
+        let of_lane = self.pods.values_mut().filter(|pod| pod.lane == lane);
+        of_lane.for_each(Pod::drain);
+    }
+
+    fn done(&mut self, done: &Done) {
+        let lane = self.lanes.get_mut(&done.lane).expect("a lane of a call");
+        lane.held -= 1;
+        if !done.pod.is_some() {
+            return;
+        }
+        let pod = self.pods.get_mut(&key(done.pod)).expect("a pod of a call");
+        pod.in_flight -= 1;
+        if pod.state == State::Usable && done.verdict != PodVerdict::Healthy {
+            pod.state = State::Quarantined;
+        }
+        if pod.state == State::Down && pod.in_flight == 0 {
+            self.pods.remove(&key(done.pod));
+        }
+    }
+
+    fn down(&mut self, pod: PodRef) {
+        let Some(found) = self.pods.get_mut(&key(pod)) else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&found.lane) {
+            lane.failed = true;
+        }
+        found.state = State::Down;
+        if found.in_flight == 0 {
+            self.pods.remove(&key(pod));
+        }
+    }
+
+    /// The scheduler gave these orders.
+    pub(crate) fn ordered(&mut self, orders: &[Order]) {
+        for order in orders {
+            match *order {
+                Order::Start { lane, pod, .. } => self.started(lane, pod, false),
+                Order::Adopted { lane, pod, .. } if pod.is_some() => self.started(lane, pod, true),
+                Order::Adopted { .. } => {}
+                Order::Stop { pod } => {
+                    let pod = self.pods.get_mut(&key(pod)).expect("a pod to stop");
+                    assert_eq!(pod.in_flight, 0, "a pod is stopped with calls in it");
+                    assert_ne!(pod.state, State::Stopped, "a pod is stopped twice");
+                    self.replacements += u64::from(pod.stale);
+                    pod.state = State::Stopped;
+                }
+                Order::Probe { pod } => {
+                    let pod = &self.pods[&key(pod)];
+                    assert_eq!(pod.state, State::Quarantined, "a probe of a good pod");
+                }
+                Order::LaneGone { lane, epoch } => {
+                    let gone = self.lanes.remove(&lane).expect("a lane goes once");
+                    assert_eq!(gone.removed, Some(epoch), "another removal's end");
+                    assert_eq!(gone.held, 0, "a lane went before its calls");
+                    let has_pods = self.pods.values().any(|pod| pod.lane == lane);
+                    assert!(!has_pods, "a lane went before its pods");
+                    assert!(self.gone.insert(epoch), "one removal ended twice");
+                }
+            }
+        }
+        let starts = orders.iter().filter_map(|order| match order {
+            Order::Start { lane, .. } => Some(*lane),
+            _ => None,
+        });
+        starts
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .for_each(|lane| self.check_starts(lane));
+    }
+
+    fn started(&mut self, lane: u32, pod: PodRef, adopted: bool) {
+        let found = &self.lanes[&lane];
+        assert!(
+            adopted || found.removed.is_none(),
+            "a pod for a removed function"
+        );
+        let state = State::Starting;
+        let new = Pod {
+            lane,
+            state,
+            in_flight: 0,
+            stale: false,
+        };
+        let was = self.pods.insert(key(pod), new);
+        assert!(was.is_none(), "one place for two pods");
+    }
+
+    /// An adopted pod that was made for an older spec.
+    pub(crate) fn adopted_stale(&mut self, pod: PodRef) {
+        self.pods.get_mut(&key(pod)).expect("an adopted pod").stale = true;
+    }
+
+    fn census(&self, lane: u32, state: State) -> u32 {
+        let of_lane = self.pods.values().filter(|pod| pod.lane == lane);
+        of_lane.filter(|pod| pod.state == state).count() as u32
+    }
+
+    /// Usable, starting and quarantined ones as the gauges have it, which know of every drain.
+    fn serving(&self, index: u32, lane: &Lane) -> u32 {
+        let gauge = |at: usize| lane.view.pods[at].load(Ordering::Relaxed);
+        gauge(0) + gauge(1) + self.census(index, State::Quarantined)
+    }
+
+    fn check_starts(&self, index: u32) {
+        let lane = &self.lanes[&index];
+        let plan = lane.plan.pods.expect("only functions with pods start some");
+        let stale = self
+            .pods
+            .values()
+            .any(|pod| pod.lane == index && pod.stale && pod.state != State::Stopped);
+        let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
+        let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
+        let serving = self.serving(index, lane);
+        // While old pods are replaced there may be one more than the most.
+        let most = if stale { plan.max + 1 } else { needed };
+        assert!(
+            serving <= most,
+            "{serving} pods where {needed} are needed (stale: {stale}, {plan:?})"
+        );
+    }
+
+    /// The scheduler granted these in one turn.
+    pub(crate) fn granted(&mut self, grants: &[Grant], entries: &Entries) {
+        let batch: HashSet<CallRef> = grants.iter().map(|grant| grant.call).collect();
+        let waited = |call: &CallRef| batch.contains(call) || entries.is_queued(*call);
+        grants.iter().for_each(|grant| self.grant(grant, &waited));
+    }
+
+    /// `waited` says whether a call that has no grant yet waited when this one was given.
+    fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallRef) -> bool) {
+        let lane = self.lanes.get_mut(&grant.lane).expect("a lane of a grant");
+        assert!(lane.removed.is_none(), "a grant in a removed function");
+        assert!(
+            lane.held < lane.plan.concurrency,
+            "more calls than concurrency allows"
+        );
+        lane.held += 1;
+        let class = lane.take(grant.call, waited);
+        let waits = |fifo: &VecDeque<CallRef>| fifo.iter().any(waited);
+        lane.since_jump = lane.since_jump.saturating_add(1);
+        if class == Class::Async {
+            lane.sync_streak = 0;
+            if waits(&lane.fifos[0]) {
+                assert!(lane.since_jump >= ASYNC_SHARE, "async goes before sync");
+                lane.since_jump = 0;
+                self.async_jumps += 1;
+            }
+        } else if waits(&lane.fifos[1]) {
+            lane.sync_streak += 1;
+            assert!(lane.sync_streak < ASYNC_SHARE, "async is starved by sync");
+        } else {
+            lane.sync_streak = 0;
+        }
+        let plan = lane.plan.pods;
+        assert_eq!(plan.is_some(), grant.pod.is_some(), "a pod where none is");
+        if let Some(plan) = plan {
+            let pod = self.pods.get_mut(&key(grant.pod)).expect("a known pod");
+            assert_eq!(pod.state, State::Usable, "a grant for a bad pod");
+            assert_eq!(pod.lane, grant.lane, "a grant for another function's pod");
+            assert!(pod.in_flight < plan.cap, "a pod over its cap");
+            pod.in_flight += 1;
+        }
+    }
+
+    /// Nothing is left to do at once: nobody may wait for what is there.
+    pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
+        let indexes: Vec<_> = self.lanes.keys().copied().collect();
+        for index in indexes {
+            let lane = self.lanes.get_mut(&index).expect("it is there");
+            for fifo in &mut lane.fifos {
+                fifo.retain(|call| entries.is_queued(*call));
+            }
+            let live = lane.fifos.iter().map(VecDeque::len).sum::<usize>() as u32;
+            let lane = &self.lanes[&index];
+            let running = lane.view.running.load(Ordering::Relaxed);
+            assert_eq!(running, lane.held, "slots leaked or doubled");
+            if lane.removed.is_none() {
+                self.check_lane(index, lane, live, timer);
+            }
+        }
+    }
+
+    fn check_lane(&self, index: u32, lane: &Lane, live: u32, timer: bool) {
+        let gauge = |at: usize| lane.view.pods[at].load(Ordering::Relaxed);
+        let of_lane = || self.pods.values().filter(|pod| pod.lane == index);
+        let usable = || of_lane().filter(|pod| pod.state == State::Usable);
+        let starting = self.census(index, State::Starting);
+        assert_eq!(gauge(1), starting, "starting pods are miscounted");
+        // Pods that were drained for a newer one look usable from here.
+        let drained = (usable().count() as u32)
+            .checked_sub(gauge(0))
+            .expect("no more usable pods than came up");
+        let slot_free = lane.held < lane.plan.concurrency;
+        let Some(plan) = lane.plan.pods else {
+            assert!(live == 0 || !slot_free, "a call waits for a free slot");
+            return;
+        };
+        let roomy = usable().filter(|pod| pod.in_flight < plan.cap).count() as u32;
+        assert!(
+            live == 0 || !slot_free || roomy <= drained,
+            "a call waits for a free slot in a pod"
+        );
+        let calls = (live + lane.held).min(lane.plan.concurrency);
+        let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
+        let serving = self.serving(index, lane);
+        if serving < needed {
+            assert!(lane.failed, "{serving} pods of {needed}, and none starts");
+            assert!(timer || starting > 0, "nobody will start the next pod");
+        }
+    }
+}
+
+impl Pod {
+    const fn drain(&mut self) {
+        if matches!(self.state, State::Usable | State::Quarantined) {
+            self.state = State::Draining;
+        }
+    }
+}
+
+impl Lane {
+    /// Takes a granted call out, before which only those may be that have moved on.
+    fn take(&mut self, call: CallRef, waited: &impl Fn(&CallRef) -> bool) -> Class {
+        for class in [Class::Sync, Class::Async] {
+            let fifo = &mut self.fifos[class as usize];
+            if let Some(at) = fifo.iter().position(|waiting| *waiting == call) {
+                let mut before = fifo.drain(..=at);
+                let overtaken = before.any(|other| other != call && waited(&other));
+                assert!(!overtaken, "a call was overtaken in its own class");
+                drop(before);
+                return class;
+            }
+        }
+        panic!("a grant for a call that does not wait: {call:?}");
+    }
+}

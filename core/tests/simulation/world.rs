@@ -1,0 +1,316 @@
+//! One run: who acts next, how time goes by, and what must hold after every step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::registry::Change;
+
+use crate::bridge::Bridge;
+use crate::hall::{Hall, Mode, ToBridge};
+use crate::io::{End, IoThread, State};
+use crate::rng::Rng;
+use crate::scenario::{MS, Nature, SECOND, draft};
+
+/// Steps after which a run that does not end is a livelock.
+const STEPS_MAX: u64 = 200_000;
+
+/// What happened, over all runs.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    steps: u64,
+    accepted: u64,
+    refused: u64,
+    retries: u64,
+    ends: BTreeMap<End, u64>,
+    pods_started: u64,
+    pods_died: u64,
+    changes: u64,
+    async_jumps: u64,
+    replacements: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.retries += other.retries;
+        self.pods_started += other.pods_started;
+        self.pods_died += other.pods_died;
+        self.changes += other.changes;
+        self.async_jumps += other.async_jumps;
+        self.replacements += other.replacements;
+        for (end, count) in &other.ends {
+            *self.ends.entry(*end).or_default() += count;
+        }
+    }
+
+    /// Everything that can happen did, and often.
+    pub(crate) fn assert_rich(&self) {
+        let ends = [
+            End::Ok,
+            End::Failed,
+            End::ColdStart,
+            End::Timeout,
+            End::Left,
+            End::Removed,
+        ];
+        for end in ends {
+            let count = self.ends.get(&end).copied().unwrap_or(0);
+            assert!(count >= 50, "only {count} calls ended as {end:?}");
+        }
+        let counts = [
+            (self.refused, "refusals"),
+            (self.retries, "retries"),
+            (self.pods_died, "deaths of pods"),
+            (self.async_jumps, "async calls before sync ones"),
+            (self.replacements, "pods replaced for a new spec"),
+        ];
+        for (count, what) in counts {
+            assert!(count >= 50, "only {count} {what}");
+        }
+    }
+}
+
+pub(crate) struct World {
+    hall: Hall,
+    io: Vec<IoThread>,
+    bridge: Bridge,
+    names: Vec<Arc<str>>,
+    changes_left: u32,
+    next_change_ns: u64,
+    clock_steps: bool,
+    steps: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mode: Mode, shown: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let io_threads = match mode {
+            Mode::Inline => 1,
+            Mode::Pinned => rng.within(1, 3) as usize,
+        };
+        let functions = rng.within(1, 5);
+        let names: Vec<Arc<str>> = (0..functions).map(|n| format!("f{n}").into()).collect();
+        let clock_steps = rng.chance(300);
+        let changes_left = if rng.chance(300) {
+            0
+        } else {
+            rng.within(1, 30) as u32
+        };
+        let mut hall = Hall::new(mode, rng, io_threads, shown);
+        for name in &names {
+            let nature = Nature::random(&mut hall.rng);
+            hall.show(|| format!("{name}: {nature:?}"));
+            hall.natures.insert(name.clone(), nature);
+            let draft = draft(&mut hall.rng, name);
+            let replace = false;
+            let register = Change::Register { draft, replace };
+            hall.to_bridge.push(ToBridge::Request(register));
+        }
+        let io = (0..io_threads)
+            .map(|number| IoThread::new(number as u16, &mut hall))
+            .collect();
+        Self {
+            next_change_ns: hall.now + hall.rng.time_ns(100 * MS),
+            hall,
+            io,
+            bridge: Bridge::new(io_threads),
+            names,
+            changes_left,
+            clock_steps,
+            steps: 0,
+        }
+    }
+
+    /// Runs until all arrivals are through and nothing is left, then removes every function.
+    pub(crate) fn run(mut self) -> Tally {
+        self.until("all calls ended", |world| {
+            let arrived = world.io.iter().all(|io| io.arrivals_left == 0);
+            arrived && world.changes_left == 0 && world.is_at_rest()
+        });
+        assert_eq!(self.hall.scheduler.held(), 0, "a slot leaked");
+        assert_eq!(self.drift(), 0, "the ledger drifts at rest");
+        self.bridge.calm = true;
+        self.clock_steps = false;
+        for name in self.names.clone() {
+            let remove = Change::Remove { name };
+            self.hall.to_bridge.push(ToBridge::Request(remove));
+        }
+        self.until("all functions are gone", |world| {
+            world.is_at_rest()
+                && world.bridge.registry.is_settled()
+                && world.bridge.registry.leaving_views().count() == 0
+                && world.bridge.pods() == 0
+        });
+        assert!(self.bridge.registry.functions().is_empty());
+        assert_eq!(self.hall.shadow.lanes(), 0, "a lane was left over");
+        assert_eq!(self.hall.shadow.pods(), 0, "a pod was left over");
+        self.tally()
+    }
+
+    fn until(&mut self, what: &str, reached: impl Fn(&Self) -> bool) {
+        while !reached(self) {
+            self.step();
+            self.check();
+            self.steps += 1;
+            assert!(self.steps < STEPS_MAX, "not reached: {what}");
+        }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.hall.is_quiet() && self.io.iter().all(|io| io.calls().next().is_none())
+    }
+
+    fn step(&mut self) {
+        self.change();
+        let hall = &self.hall;
+        let mut due: Vec<usize> = (0..self.io.len())
+            .filter(|at| self.io[*at].is_due(hall))
+            .collect();
+        let (bridge, scheduler) = (self.io.len(), self.io.len() + 1);
+        due.extend(self.bridge.is_due(hall).then_some(bridge));
+        let pinned = hall.mode == Mode::Pinned;
+        due.extend((pinned && hall.scheduler_is_due()).then_some(scheduler));
+        if due.is_empty() {
+            return self.wait();
+        }
+        let actor = self.hall.rng.pick(&due);
+        if actor == bridge {
+            self.bridge.pass(&mut self.hall);
+            for pod in std::mem::take(&mut self.bridge.dead) {
+                let io = self.io.iter_mut();
+                io.for_each(|io| io.pod_died(pod, &mut self.hall));
+            }
+        } else if actor == scheduler {
+            self.hall.pass_pinned();
+        } else {
+            self.io[actor].pass(&mut self.hall);
+        }
+        self.drift_clock();
+    }
+
+    fn change(&mut self) {
+        if self.changes_left > 0 && self.next_change_ns <= self.hall.now {
+            self.changes_left -= 1;
+            let names = &self.names;
+            self.bridge.random_change(names, &mut self.hall);
+            self.next_change_ns = self.hall.now + self.hall.rng.time_ns(2 * SECOND);
+        }
+    }
+
+    /// Nobody has anything to do until the next timer.
+    fn wait(&mut self) {
+        let io = self.io.iter().filter_map(IoThread::next_ns);
+        let change = (self.changes_left > 0).then_some(self.next_change_ns);
+        let scheduler = self.hall.scheduler.next_due_ns();
+        let others = [self.bridge.next_ns(), change, scheduler];
+        let next = io.chain(others.into_iter().flatten()).min();
+        let next = next.expect("something is going to happen, or calls wait for ever");
+        self.hall.now = self.hall.now.max(next);
+    }
+
+    /// Time goes by while actors act, and may step: the machine slept, or its clock is odd.
+    fn drift_clock(&mut self) {
+        let rng = &mut self.hall.rng;
+        if rng.chance(300) {
+            self.hall.now += rng.time_ns(100_000);
+        }
+        if self.clock_steps && rng.chance(3) {
+            self.hall.now += rng.within(SECOND, 30 * SECOND);
+        }
+        if self.clock_steps && rng.chance(5) {
+            self.hall.now -= rng.within(0, 5 * MS).min(self.hall.now);
+        }
+    }
+
+    /// Accepted less everything that is known of, as an operator would see it.
+    fn drift(&self) -> i64 {
+        let registry = &self.bridge.registry;
+        let views = registry.functions().values().map(|function| &function.view);
+        let mut known = 0;
+        for view in views.chain(registry.leaving_views()) {
+            known += u64::from(view.depth()) + u64::from(view.running.load(Ordering::Relaxed));
+        }
+        let mut accepted = 0;
+        for io in &self.io {
+            accepted += io.ledger.accepted.get();
+            known += io.ledger.finished.get() + io.ledger.backing_off.load(Ordering::Relaxed);
+        }
+        accepted as i64 - known as i64
+    }
+
+    fn check(&self) {
+        let hall = &self.hall;
+        let (mut live, mut granted, mut running, mut backing_off) = (0u64, 0u64, 0u64, 0u64);
+        let mut depths: BTreeMap<usize, u32> = BTreeMap::new();
+        for io in &self.io {
+            for (reference, call) in io.calls() {
+                live += 1;
+                match call.state {
+                    State::Queued if hall.entries.is_queued(reference) => {
+                        let view = Arc::as_ptr(&call.function.view) as usize;
+                        *depths.entry(view).or_default() += 1;
+                    }
+                    State::Queued => granted += 1,
+                    State::Running { .. } => running += 1,
+                    State::BackingOff => backing_off += 1,
+                }
+            }
+        }
+        let sum = |of: &dyn Fn(&IoThread) -> u64| self.io.iter().map(of).sum::<u64>();
+        let accepted = sum(&|io| io.ledger.accepted.get());
+        let finished = sum(&|io| io.ledger.finished.get());
+        assert_eq!(accepted, finished + live, "a call was lost or ended twice");
+        let counted = sum(&|io| io.ledger.backing_off.load(Ordering::Relaxed));
+        assert_eq!(counted, backing_off, "backing off is miscounted");
+        // Every slot has exactly one holder: a grant, a running attempt or its done.
+        let held = hall.scheduler.held();
+        let holders = running + hall.grants_in_flight + hall.dones_in_flight;
+        assert_eq!(held, holders, "a slot without a holder, or two for one");
+        assert_eq!(held, hall.shadow.held(), "slots are miscounted");
+        assert!(granted <= hall.grants_in_flight, "a grant got lost");
+        let registry = &self.bridge.registry;
+        let views = registry.functions().values().map(|function| &function.view);
+        let mut seen = 0;
+        for view in views.chain(registry.leaving_views()) {
+            let waiting = depths
+                .get(&(Arc::as_ptr(view) as usize))
+                .copied()
+                .unwrap_or(0);
+            assert_eq!(
+                view.depth(),
+                waiting,
+                "a queue's depth is not its live calls"
+            );
+            seen += waiting;
+        }
+        assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
+        // What an operator sees is off by what is under way, and by nothing else.
+        let unborn = hall.grants_in_flight - granted;
+        let under_way = hall.dones_in_flight + unborn;
+        assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");
+    }
+
+    fn tally(&self) -> Tally {
+        let mut tally = Tally {
+            steps: self.steps,
+            pods_started: self.bridge.started,
+            pods_died: self.bridge.deaths,
+            changes: self.bridge.changes,
+            async_jumps: self.hall.shadow.async_jumps,
+            replacements: self.hall.shadow.replacements,
+            ..Tally::default()
+        };
+        for io in &self.io {
+            tally.accepted += io.ledger.accepted.get();
+            tally.refused += io.refused;
+            tally.retries += io.retries;
+            for (end, count) in &io.ends {
+                *tally.ends.entry(*end).or_default() += count;
+            }
+        }
+        tally
+    }
+}
