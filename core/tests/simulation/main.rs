@@ -3,6 +3,7 @@
 //! It never looks at a clock: a seed is one run, and the same run each time.
 //!
 //! `NANOFAAS_SEEDS=n` sets how many seeds are run (200), `NANOFAAS_SEED=s` runs one and shows it.
+#![cfg(not(loom))]
 
 mod bridge;
 mod hall;
