@@ -288,7 +288,11 @@ impl Shadow {
             .any(|pod| pod.lane == index && pod.stale && pod.state != State::Stopped);
         let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
-        let serving = self.serving(index, lane);
+        // A quarantined pod may be draining, which nobody said; with no call in it that shows.
+        let doubtful = self.pods.values().filter(|pod| {
+            pod.lane == index && pod.state == State::Quarantined && pod.in_flight > 0
+        });
+        let serving = self.serving(index, lane) - doubtful.count() as u32;
         // While old pods are replaced there may be one more than the most.
         let most = if stale { plan.max + 1 } else { needed };
         assert!(
