@@ -65,7 +65,7 @@ pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
             let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
             Value::Object(fields.into_iter().collect()).to_string()
         }
-        LogForm::Text => format!("{} {level:5} {}", now(), plain(message)),
+        LogForm::Text => format!("{} {level:5} {}", of_day(&now()), plain(message)),
     };
     // Nobody is left to tell that stderr is gone.
     let _ = writeln!(io::stderr().lock(), "{line}");
@@ -75,6 +75,11 @@ fn now() -> String {
     let mut text = String::new();
     let _ = SystemTime.format_time(&mut Writer::new(&mut text));
     text
+}
+
+/// The time of day of an RFC 3339 time, to the second.
+fn of_day(time: &str) -> &str {
+    time.get(11..19).unwrap_or(time)
 }
 
 /// The fields of one event.
@@ -92,6 +97,10 @@ impl Fields {
     }
 
     fn put(&mut self, field: &Field, value: Value) {
+        // A call without a trace id has none to show.
+        if value.as_str().is_some_and(str::is_empty) {
+            return;
+        }
         match field.name() {
             "message" => self.message = text_of(&value),
             // The line's own names are not an event's to change.
@@ -179,9 +188,8 @@ where
     ) -> fmt::Result {
         let fields = Fields::of(event);
         let now = now();
-        let time = now.get(11..19).unwrap_or(&now);
         let level = event.metadata().level().as_str();
-        write!(out, "{time} {level:5} {}", plain(&fields.message))?;
+        write!(out, "{} {level:5} {}", of_day(&now), plain(&fields.message))?;
         for (name, value) in fields.rest {
             write!(out, " {name}={}", plain(&text_of(&value)))?;
         }
@@ -251,6 +259,7 @@ mod tests {
                 executionId = "0abc",
                 function = %"word-stats",
                 attempt = 2,
+                traceId = "",
                 level = "mine",
                 "a \"pod\"\nwas lost"
             );
@@ -263,6 +272,7 @@ mod tests {
         assert_eq!(line["function"], "word-stats");
         assert_eq!(line["attempt"], 2);
         assert_eq!(line["level_"], "mine");
+        assert!(line.get("traceId").is_none(), "an empty field");
         let time = line["timestamp"].as_str().expect("a time");
         assert!(time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
     }

@@ -73,8 +73,8 @@ fn take(
     serving: &AtomicBool,
     ask: &SyncSender<&'static str>,
 ) {
-    // A full channel: one was asked for already.
-    if serving.load(Relaxed) && ask.try_send(name).is_ok() {
+    // Only the first one while there are calls is a question.
+    if serving.swap(false, Relaxed) && ask.try_send(name).is_ok() {
         return;
     }
     log::at_once(form, "WARN", &format!("{name}: the process ends at once"));
