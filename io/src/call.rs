@@ -350,7 +350,7 @@ async fn next(
         Class::Sync
     };
     // A sync call has one deadline over everything: when it is over, so is the call.
-    if kind == AttemptFailure::TimedOut && call.thread.now_ns() >= call.deadline_ns() {
+    if kind == AttemptFailure::TimedOut && !call.is_async() {
         return Next::Give;
     }
     let rule = RetryRule {

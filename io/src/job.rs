@@ -16,7 +16,7 @@ use crate::call::{Attempt, Call, Cut};
 use crate::calls::JobNews;
 use crate::field::{MediaType, media_type};
 use crate::output::Output;
-use crate::pod::function_error;
+use crate::pod::{function_error, kind_of};
 
 /// Larger envelopes are fetched by the Job: an environment has little room.
 const INLINE_MAX: usize = 32 * 1024;
@@ -135,11 +135,14 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 
 fn outcome(news: Result<JobNews, Cut>, started: bool) -> (Result<Output, Failure>, AttemptFailure) {
     match news {
-        Ok(JobNews::Answered(answer)) => (*answer, AttemptFailure::Handler),
+        Ok(JobNews::Answered(answer)) => {
+            let kind = answer.as_ref().err().map_or(AttemptFailure::Final, kind_of);
+            (*answer, kind)
+        }
         Ok(JobNews::Ended { failure, oom }) => {
-            let kind = match failure {
-                Failure::PodLost(_) => AttemptFailure::Lost { oom },
-                _ => AttemptFailure::Final,
+            let kind = match kind_of(&failure) {
+                AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom },
+                kind => kind,
             };
             (Err(failure), kind)
         }
@@ -197,5 +200,5 @@ pub(crate) fn read_result(
     } else {
         error.into()
     };
-    Ok(Err(function_error(500, error.as_bytes()).0))
+    Ok(Err(function_error(500, error.as_bytes())))
 }

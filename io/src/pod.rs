@@ -14,7 +14,7 @@ use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf
 use monoio::io::{Split, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use nanofaas_core::message::PodAddress;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
@@ -545,7 +545,8 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
                 PodVerdict::Lost,
             )
         } else {
-            let (failure, kind) = function_error(head.status, bytes);
+            let failure = function_error(head.status, bytes);
+            let kind = kind_of(&failure);
             (failure, kind, PodVerdict::Healthy)
         };
         thread.buffers.give(buffer);
@@ -571,7 +572,7 @@ struct PodError {
 }
 
 /// The function's own error.
-pub(crate) fn function_error(status: u16, body: &[u8]) -> (Failure, AttemptFailure) {
+pub(crate) fn function_error(status: u16, body: &[u8]) -> Failure {
     let said: PodError = simd_json::from_slice(&mut body.to_vec()).unwrap_or_default();
     let sound = |code: &String| {
         let fine = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
@@ -593,16 +594,27 @@ pub(crate) fn function_error(status: u16, body: &[u8]) -> (Failure, AttemptFailu
         message.truncate(end);
         message.push('…');
     }
-    let kind = if code == "OOM" {
-        AttemptFailure::Lost { oom: true }
-    } else {
-        AttemptFailure::Handler
-    };
-    (
-        Failure::Handler {
-            code: code.into(),
-            message: message.into(),
-        },
-        kind,
-    )
+    // Its clock began a little later than ours, and may still be the first to run out.
+    if code == "TIMEOUT" {
+        return Failure::Timeout(Stage::Running);
+    }
+    let (code, message) = (code.into(), message.into());
+    Failure::Handler { code, message }
+}
+
+/// What an answer's failure means for a retry.
+pub(crate) fn kind_of(failure: &Failure) -> AttemptFailure {
+    match failure {
+        Failure::Handler { code, .. } if &**code == "OOM" => AttemptFailure::Lost { oom: true },
+        Failure::Handler { .. } => AttemptFailure::Handler,
+        Failure::Timeout(_) => AttemptFailure::TimedOut,
+        Failure::PodLost(_) => AttemptFailure::Lost { oom: false },
+        Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
+        Failure::BadOutput(_)
+        | Failure::OutputTooLarge { .. }
+        | Failure::ColdStart(_)
+        | Failure::Cancelled
+        | Failure::FunctionRemoved
+        | Failure::Shutdown => AttemptFailure::Final,
+    }
 }
