@@ -136,7 +136,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 fn outcome(news: Result<JobNews, Cut>, started: bool) -> (Result<Output, Failure>, AttemptFailure) {
     match news {
         Ok(JobNews::Answered(answer)) => {
-            let kind = answer.as_ref().err().map_or(AttemptFailure::Final, kind_of);
+            let failure = (*answer).as_ref().err();
+            let kind = failure.map_or(AttemptFailure::Final, kind_of);
             (*answer, kind)
         }
         Ok(JobNews::Ended { failure, oom }) => {
