@@ -191,8 +191,9 @@ async fn prometheus(State(management): State<Arc<Management>>) -> Response {
 }
 
 async fn unknown() -> Response {
-    let body = r#"{"error":"NOT_FOUND","message":"here are /actuator/health and /metrics; the API is on another port"}"#;
-    json(StatusCode::NOT_FOUND, body.to_owned())
+    let message = "here are /actuator/health and /metrics; the API is on another port";
+    let body = format!(r#"{{"error":"NOT_FOUND","message":"{message}"}}"#);
+    json(StatusCode::NOT_FOUND, body)
 }
 
 fn json(status: StatusCode, body: String) -> Response {
