@@ -2,14 +2,13 @@
 //! `serve` is the one function for every mode; modes differ in where a grant points. It never
 //! touches a client's socket. `invoke` calls it, in the client's task or in one of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::metrics::FunctionMetrics;
 use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use nanofaas_core::spec::{ExecutionMode, RetryOn};
@@ -46,7 +45,8 @@ pub(crate) struct Finished {
 /// A call that was admitted and waits or runs.
 pub(crate) struct Call<'a> {
     pub(crate) thread: &'a Rc<Thread>,
-    pub(crate) known: Rc<Known>,
+    /// The function as it was when the last attempt began, or the call came.
+    pub(crate) known: RefCell<Rc<Known>>,
     pub(crate) place: CallRef,
     pub(crate) id: ExecutionId,
     pub(crate) class: Class,
@@ -125,7 +125,7 @@ impl Call<'_> {
         if !self.is_async() {
             return self.deadline_ns();
         }
-        let timeout_ns = u64::from(self.known.function.spec.timeout_ms) * 1_000_000;
+        let timeout_ns = u64::from(self.known().function.spec.timeout_ms) * 1_000_000;
         self.deadline_ns().min(from_ns.saturating_add(timeout_ns))
     }
 
@@ -154,8 +154,17 @@ impl Call<'_> {
         }
     }
 
-    fn metrics(&self) -> &FunctionMetrics {
-        self.known.metrics(self.thread)
+    /// The function, by the spec that the attempt began under.
+    pub(crate) fn known(&self) -> Rc<Known> {
+        self.known.borrow().clone()
+    }
+
+    /// A call that begins to run takes the spec that holds now, not the one that it came under.
+    fn take_spec(&self) {
+        let lane = self.known.borrow().function.lane;
+        if let Some(now) = self.thread.functions.borrow().at(lane) {
+            self.known.replace(now.clone());
+        }
     }
 }
 
@@ -180,6 +189,7 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
         };
         times.start_ns += grant.start_ns;
         times.queue_ns += grant.granted_ns.saturating_sub(queued_ns + grant.start_ns);
+        call.take_spec();
         tried.attempts += 1;
         call.attempt.set(tried.attempts);
         let attempt = run(call, &grant, &mut times).await;
@@ -196,7 +206,7 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
         match next(call, &grant, attempt.failure, &failure, &mut tried).await {
             Next::Give => break Err(failure),
             Next::Retry(after_ns) => {
-                call.metrics().retry.add();
+                call.known().metrics(thread).retry.add();
                 if let Err(failure) = back_off(call, after_ns).await {
                     break Err(failure);
                 }
@@ -249,7 +259,8 @@ pub(crate) fn enter(
 
 /// Queues a call for another attempt, at its class's tail.
 fn queue_again(call: &Call<'_>, queued_ns: u64, avoid: u32) {
-    let function = &call.known.function;
+    let known = call.known();
+    let function = &known.function;
     function.view.reenter();
     call.thread.entries.queue(call.place);
     call.note(|record| record.status = Status::Queued);
@@ -260,7 +271,8 @@ fn queue_again(call: &Call<'_>, queued_ns: u64, avoid: u32) {
 /// Waits until the call is granted, or has to end.
 async fn wait_for_grant(call: &Call<'_>) -> Result<Grant, Failure> {
     let thread = call.thread;
-    let function = &call.known.function;
+    let known = call.known();
+    let function = &known.function;
     let waited = std::future::poll_fn(|cx| {
         if let Some(grant) = thread.calls.take_grant(call.place) {
             return Poll::Ready(Ok(grant));
@@ -289,7 +301,7 @@ async fn wait_for_grant(call: &Call<'_>) -> Result<Grant, Failure> {
 fn leave(call: &Call<'_>) {
     let thread = call.thread;
     if thread.entries.leave(call.place) {
-        call.known.function.view.leave();
+        call.known().function.view.leave();
     } else if let Some(grant) = thread.calls.take_grant(call.place) {
         thread.done(&grant, PodVerdict::Healthy, None);
     } else {
@@ -301,7 +313,8 @@ fn leave(call: &Call<'_>) {
 async fn run(call: &Call<'_>, grant: &Grant, times: &mut Times) -> Attempt {
     let thread = call.thread;
     let attempt = call.attempt.get();
-    let metrics = call.metrics();
+    let known = call.known();
+    let metrics = known.metrics(thread);
     metrics.dispatch.add();
     if grant.start_ns > 0 {
         metrics.cold_start.add()
@@ -314,7 +327,7 @@ async fn run(call: &Call<'_>, grant: &Grant, times: &mut Times) -> Attempt {
         record.started_ns.get_or_insert(grant.granted_ns);
         record.cold_start |= grant.start_ns > 0;
     });
-    let done = match call.known.function.spec.execution_mode {
+    let done = match known.function.spec.execution_mode {
         ExecutionMode::Local => crate::local::echo(call),
         ExecutionMode::Job => crate::job::run(call, grant).await,
         ExecutionMode::Warm | ExecutionMode::Pool => crate::pod::run(call, grant).await,
@@ -339,9 +352,10 @@ async fn next(
     failure: &Failure,
     tried: &mut Tried,
 ) -> Next {
-    let spec = &call.known.function.spec;
+    let known = call.known();
+    let spec = &known.function.spec;
     let ended = matches!(failure, Failure::Cancelled | Failure::Shutdown);
-    if ended || call.known.removed.get() {
+    if ended || known.removed.get() {
         return Next::Give;
     }
     let class = if call.is_async() {
@@ -358,7 +372,7 @@ async fn next(
         retry_on: spec.retry_on,
         class,
     };
-    let usable = call.known.function.view.pods[0].load(std::sync::atomic::Ordering::Relaxed);
+    let usable = known.function.view.pods[0].load(std::sync::atomic::Ordering::Relaxed);
     tried.other_pod = spec.execution_mode == ExecutionMode::Warm && usable > 0;
     let mut kind = kind;
     if let AttemptFailure::Lost { oom: false } = kind

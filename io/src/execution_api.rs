@@ -37,6 +37,9 @@ pub(crate) enum About {
     Follow(follow::Follower),
 }
 
+/// What a stranger hears, whether there is such an execution or not.
+const WRONG_TOKEN: &str = "the token is not that of this execution";
+
 /// Answers, wherever the execution belongs.
 pub(crate) async fn answer_anywhere(
     thread: &Rc<Thread>,
@@ -47,7 +50,10 @@ pub(crate) async fn answer_anywhere(
         return answer(thread, id, about).await;
     }
     if id.thread() >= thread.threads {
-        return problem(&Problem::NoSuchExecution);
+        return problem(&match about {
+            About::Complete { .. } | About::Input { .. } => Problem::Forbidden(WRONG_TOKEN),
+            _ => Problem::NoSuchExecution,
+        });
     }
     let answer = crate::peer::ask_about(thread, id, about).await;
     answer.unwrap_or_else(|| problem(&Problem::Busy))
@@ -61,8 +67,7 @@ pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -
             match thread.tokens.verify(id, token) {
                 Some(attempt) => attempt,
                 None => {
-                    let why = "the token is not that of this execution";
-                    return problem(&Problem::Forbidden(why));
+                    return problem(&Problem::Forbidden(WRONG_TOKEN));
                 }
             }
         }

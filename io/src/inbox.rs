@@ -92,17 +92,17 @@ fn take(thread: &Rc<Thread>, message: Message) {
         Message::Function(function) => {
             let version = function.version;
             let name = function.name();
-            let endpoint = match thread.functions.borrow().get(name) {
+            let old = thread.functions.borrow().get(name).cloned();
+            let endpoint = match &old {
                 Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
                     old.endpoint.borrow().clone()
                 }
                 _ => Err("its endpoint was not resolved yet".into()),
             };
-            let endpoint = RefCell::new(endpoint);
             let known = Rc::new(Known {
                 function,
-                endpoint,
-                removed: false.into(),
+                endpoint: RefCell::new(endpoint),
+                removed: old.map(|old| old.removed.clone()).unwrap_or_default(),
             });
             thread.functions.borrow_mut().put(known);
             acknowledge(thread, version);

@@ -247,7 +247,7 @@ async fn plain_call(
     answering.client.serving(Some(place));
     let call = Call {
         thread,
-        known: known.clone(),
+        known: known.clone().into(),
         place,
         id,
         class: Class::Sync,
@@ -300,7 +300,8 @@ fn end_record(record: &mut Record, status: Status, failure: Option<&Failure>, no
 /// The end of a call in its place, the metrics and the ledger.
 fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
     let thread = call.thread;
-    let metrics = call.known.metrics(thread);
+    let known = call.known();
+    let metrics = known.metrics(thread);
     let status = match &finished.result {
         Ok(_) => {
             metrics.success.add();
@@ -334,7 +335,8 @@ fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
 
 fn log_failure(call: &Call<'_>, failure: &Failure) {
     use nanofaas_core::outcome::Blame;
-    let (function, attempt) = (call.known.function.name(), call.attempt.get());
+    let known = call.known();
+    let (function, attempt) = (known.function.name(), call.attempt.get());
     let trace = call
         .request
         .trace_id()
@@ -519,7 +521,7 @@ async fn run_kept(
     };
     let call = Call {
         thread: &thread,
-        known,
+        known: known.into(),
         place,
         id,
         class,

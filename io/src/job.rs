@@ -77,7 +77,7 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     }
     JobStart {
         call: grant.call,
-        function: call.known.function.clone(),
+        function: call.known().function.clone(),
         execution_id: call.id.to_string().into(),
         attempt,
         trace_id: request.trace_id().map(text),

@@ -188,7 +188,7 @@ struct Stamps {
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let thread = call.thread;
-    let owner = match call.known.function.spec.execution_mode {
+    let owner = match call.known().function.spec.execution_mode {
         ExecutionMode::Pool => Owner::Pool(grant.lane),
         _ => Owner::Pod(grant.pod),
     };
@@ -228,7 +228,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 fn address(call: &Call<'_>, owner: Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
-        Owner::Pool(_) => call.known.endpoint.borrow().clone().map(Rc::new),
+        Owner::Pool(_) => call.known().endpoint.borrow().clone().map(Rc::new),
         Owner::Pod(pod) => thread.pods.address(pod).map_or_else(
             || {
                 // The grant was faster than the message that introduces the pod, which is there.
@@ -338,10 +338,10 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
     let from = incoming.head_bytes();
     let body = incoming.body();
     let mut out = thread.buffers.take(768 + body.len());
-    let path = match &call.known.function.spec.endpoint_url {
-        Some(endpoint) if call.known.function.spec.execution_mode == ExecutionMode::Pool => {
-            endpoint.path()
-        }
+    let known = call.known();
+    let spec = &known.function.spec;
+    let path = match &spec.endpoint_url {
+        Some(endpoint) if spec.execution_mode == ExecutionMode::Pool => endpoint.path(),
         _ => "/invoke",
     };
     out.extend_from_slice(b"POST ");

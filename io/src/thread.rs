@@ -35,7 +35,8 @@ pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
     /// Where a POOL function's endpoint is, once the bridge has resolved it.
     pub(crate) endpoint: RefCell<Result<PodAddress, Arc<str>>>,
-    pub(crate) removed: Cell<bool>,
+    /// One flag for all versions of it.
+    pub(crate) removed: Rc<Cell<bool>>,
 }
 
 impl Known {
