@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A function-as-a-service platform in one small, very fast process
 #[derive(Debug, Parser)]
-#[command(name = "nanofaas", version)]
+#[command(name = "nanofaas", version, args_override_self = true)]
 struct Line {
     #[command(subcommand)]
     command: Command,

@@ -65,6 +65,15 @@ enum StartError {
     Io(#[from] std::io::Error),
 }
 
+/// What runs the pods, as far as a function's description has to fit it.
+pub(crate) const fn platform(config: &Config) -> Platform {
+    match config.backend {
+        Backend::Local => Platform::Local,
+        Backend::Kubernetes => Platform::Kubernetes,
+        Backend::None => Platform::None,
+    }
+}
+
 /// Runs the server until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
     // Before any thread is pinned: a pinned thread sees its own core only.
@@ -197,7 +206,7 @@ impl Serving {
             wake: wiring.bridge_wake,
             io: io_posts.clone(),
             scheduler: post,
-            registry: Registry::new(config.io_threads, config.defaults, Platform::Local),
+            registry: Registry::new(config.io_threads, config.defaults, platform(&config)),
             functions: loaded.iter().map(|one| one.file.draft.clone()).collect(),
             settled,
             listener,

@@ -4,29 +4,55 @@ use std::process::Command;
 
 fn tree(package: &str) -> String {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "-e", "normal", "--prefix", "none", "-p", package])
+        .args([
+            "tree",
+            "--offline",
+            "-e",
+            "normal",
+            "--prefix",
+            "none",
+            "-p",
+            package,
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("cargo writes UTF-8")
 }
 
 fn has(tree: &str, package: &str) -> bool {
-    tree.lines().any(|line| line.split(' ').next() == Some(package))
+    tree.lines()
+        .any(|line| line.split(' ').next() == Some(package))
 }
 
 #[test]
 fn each_package_knows_only_what_it_may() {
     let rules: [(&str, &[&str], &[&str]); 4] = [
-        ("nanofaas-core", &["serde", "thiserror"], &["tokio", "monoio", "nix", "mio", "kube"]),
-        ("nanofaas-io", &["monoio", "nanofaas-core"], &["tokio", "kube", "axum"]),
+        (
+            "nanofaas-core",
+            &["serde", "thiserror"],
+            &["tokio", "monoio", "nix", "mio", "kube"],
+        ),
+        (
+            "nanofaas-io",
+            &["monoio", "nanofaas-core"],
+            &["tokio", "kube", "axum"],
+        ),
         (
             "nanofaas-local-bridge",
             &["tokio", "nanofaas-core"],
             &["monoio", "nanofaas-io", "kube", "axum"],
         ),
-        ("nanofaas-runtime", &["tokio"], &["nanofaas-core", "nanofaas-io", "monoio"]),
+        (
+            "nanofaas-runtime",
+            &["tokio"],
+            &["nanofaas-core", "nanofaas-io", "monoio"],
+        ),
     ];
     for (package, needs, never) in rules {
         let tree = tree(package);

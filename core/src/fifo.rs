@@ -1,5 +1,6 @@
-//! A lane's waiting tickets of one class, in order of arrival. Its room is fixed by the spec, and
-//! tickets of calls that moved on are dropped before it would overflow. Only its lane calls it.
+//! A lane's waiting tickets of one class, in order of arrival. It takes memory as its queue grows
+//! to a length it never had, and tickets of calls that moved on are dropped before it would pass
+//! what the spec allows. Only its lane calls it.
 
 use std::collections::VecDeque;
 
@@ -11,17 +12,9 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
-    room: usize,
 }
 
 impl Fifo {
-    /// Sets the room for `live` waiting calls; takes memory here and never on a push.
-    pub(crate) fn resize(&mut self, live: usize) {
-        self.room = live;
-        let more = live.saturating_sub(self.tickets.len());
-        self.tickets.reserve_exact(more);
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.tickets.len()
     }
@@ -30,9 +23,9 @@ impl Fifo {
         self.tickets.is_empty()
     }
 
-    /// Appends a ticket.
-    pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        if self.tickets.len() >= self.room {
+    /// Appends a ticket. At most `live_max` of its calls wait at once.
+    pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
+        if self.tickets.len() >= live_max {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
         }
@@ -57,6 +50,5 @@ impl Fifo {
         self.tickets
             .retain(|ticket| entries.is_queued(ticket.call()));
         self.tickets.shrink_to_fit();
-        self.room = 0;
     }
 }

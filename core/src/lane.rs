@@ -74,7 +74,6 @@ pub(crate) struct Lane {
     /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
     pub(crate) due_ns: u64,
     pub(crate) removed: Option<u32>,
-    has_room: bool,
 }
 
 impl Lane {
@@ -92,7 +91,6 @@ impl Lane {
             grants: 0,
             due_ns: u64::MAX,
             removed: None,
-            has_room: false,
         }
     }
 
@@ -100,7 +98,6 @@ impl Lane {
     pub(crate) fn replan(&mut self, plan: LanePlan) {
         self.plan = plan;
         self.slots.resize(plan.concurrency);
-        self.has_room = false;
         self.starts = Starts::default();
     }
 
@@ -109,13 +106,9 @@ impl Lane {
     }
 
     pub(crate) fn push(&mut self, ticket: Ticket, entries: &Entries) {
-        if !self.has_room {
-            // Waiting calls, and running ones that come back for a retry.
-            let live = (self.plan.queue_size + self.plan.concurrency) as usize;
-            self.fifos.iter_mut().for_each(|fifo| fifo.resize(live));
-            self.has_room = true;
-        }
-        self.fifos[ticket.class as usize].push(ticket, entries);
+        // Waiting calls, and running ones that come back for a retry.
+        let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
+        self.fifos[ticket.class as usize].push(ticket, live_max, entries);
     }
 
     /// The next ticket: sync before async, with one grant in `ASYNC_SHARE` kept for async.
@@ -139,7 +132,6 @@ impl Lane {
     /// Forgets the tickets of calls that were ended with their function.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
-        self.has_room = false;
     }
 
     /// Pods that waiting and running calls need, between the plan's floor and ceiling.

@@ -3,13 +3,17 @@
 //! waits for anything else.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
-use nanofaas_core::message::{BridgeMessage, Message};
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, Message, PodAddress};
 use nanofaas_core::post::IoInbox;
 use nanofaas_core::ring::Consumer;
+use nanofaas_core::spec::Endpoint;
 
 use crate::calls::{End, JobNews};
 use crate::peer::PeerMessage;
@@ -97,7 +101,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
                     old.endpoint.borrow().clone()
                 }
-                _ => Err("its endpoint was not resolved yet".into()),
+                _ => literal(&function),
             };
             let known = Rc::new(Known {
                 function,
@@ -154,6 +158,19 @@ fn take(thread: &Rc<Thread>, message: Message) {
             thread.phase.set(Phase::Stopping);
             thread.calls.end_all(None, &End::Shutdown, |_| true);
         }
+    }
+}
+
+/// Where a POOL function's endpoint is, if its URL names an address: then there is nothing to
+/// resolve, and the first call need not wait for the bridge.
+fn literal(function: &Function) -> Result<PodAddress, Arc<str>> {
+    match &function.spec.endpoint_url {
+        Some(Endpoint::Unix { socket, .. }) => Ok(PodAddress::Unix(socket.into())),
+        Some(Endpoint::Http { host, port, .. }) => match host.parse() {
+            Ok(ip) => Ok(PodAddress::Tcp(SocketAddr::new(ip, *port))),
+            Err(_) => Err("the name of its endpoint was not resolved yet; call again".into()),
+        },
+        None => Err("it has no endpoint".into()),
     }
 }
 

@@ -128,6 +128,12 @@ fn execution(text: &[u8]) -> Result<ExecutionId, Problem> {
     ExecutionId::parse(text).ok_or(Problem::NoSuchExecution)
 }
 
+/// No token is good for what is no id: a stranger learns nothing of what exists.
+fn owned(text: &[u8]) -> Result<ExecutionId, Problem> {
+    let why = "the token is not that of this execution";
+    ExecutionId::parse(text).ok_or(Problem::Forbidden(why))
+}
+
 fn executions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
     if let Some(text) = rest.strip_suffix(b"/output") {
         verb(method, "GET, HEAD")?;
@@ -149,11 +155,11 @@ fn internal(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
     if let Some(rest) = rest.strip_prefix(b"executions/") {
         if let Some(text) = rest.strip_suffix(b":complete") {
             verb(method, "POST")?;
-            return execution(text).map(|id| Route::Complete { token, id });
+            return owned(text).map(|id| Route::Complete { token, id });
         }
         let text = rest.strip_suffix(b"/input").ok_or(Problem::NoSuchPath)?;
         verb(method, "GET, HEAD")?;
-        return execution(text).map(|id| Route::Input { token, id });
+        return owned(text).map(|id| Route::Input { token, id });
     }
     let pod = rest
         .strip_prefix(b"pods/")

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 
-use nanofaas_core::spec::{FunctionSpec, Platform};
+use nanofaas_core::spec::FunctionSpec;
 use serde_json::{Value, json};
 
 use crate::config::{Backend, Config, reachable};
@@ -38,7 +38,9 @@ pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
         for line in file.ignored() {
             tracing::warn!("{line}");
         }
-        if let Err(found) = FunctionSpec::resolve(&file.draft, &config.defaults, Platform::Local) {
+        if let Err(found) =
+            FunctionSpec::resolve(&file.draft, &config.defaults, super::platform(config))
+        {
             faults.extend(found.iter().map(|fault| file.locate(fault)));
             continue;
         }

@@ -320,7 +320,7 @@ fn functions_of_files_are_there_at_the_start() {
     let file = folder.write("one.yaml", object);
     std::fs::create_dir(folder.path().join("more")).expect("a folder");
     folder.write(
-        "more/two.json",
+        "more/two.function.json",
         r#"{"name": "from-json", "executionMode": "LOCAL"}"#,
     );
     let more = folder.path().join("more");

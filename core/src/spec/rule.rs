@@ -103,6 +103,10 @@ pub(super) fn check_across(
     platform: Platform,
     faults: &mut Vec<FieldFault>,
 ) {
+    // A mode that is none says nothing about what else is needed.
+    if faults.iter().any(|fault| fault.field == "executionMode") {
+        return;
+    }
     let mode = spec.execution_mode;
     if mode == ExecutionMode::Pool && draft.get("endpointUrl").is_none() {
         let message = "is required for POOL: http://host:port/path or http+unix:///a.sock:/path";
