@@ -1,0 +1,140 @@
+//! How a function goes, and how one of the same name takes its place while the old one's calls and
+//! messages are still under way.
+
+use std::sync::Arc;
+
+use nanofaas_core::event::{Event, Order};
+use nanofaas_core::ticket::{Class, PodVerdict};
+use nanofaas_core::view::LaneView;
+
+use crate::plane::{Plane, SECOND, podless, warm};
+
+const GONE: Order = Order::LaneGone { lane: 0, epoch: 1 };
+
+fn remove(plane: &mut Plane) {
+    plane.hear(Event::LaneRemoved { lane: 0, epoch: 1 });
+}
+
+#[test]
+fn a_lane_goes_with_its_last_call_and_its_last_pod() {
+    let mut plane = Plane::with(warm(2, 2));
+    let pods = plane.started();
+    plane.call(0, Class::Sync);
+    let running = plane.grants();
+    remove(&mut plane);
+    let idle = plane.stops();
+    assert_eq!(idle.len(), 1);
+    plane.down(&idle);
+    assert!(plane.orders().is_empty(), "a call runs");
+    plane.done(&running[0], PodVerdict::Healthy);
+    assert_eq!(plane.stops(), [running[0].pod]);
+    plane.down(&pods);
+    assert_eq!(plane.orders(), [GONE]);
+    assert!(!plane.scheduler.knows(0));
+    // Whatever comes late finds nothing, and a second removal is answered all the same.
+    plane.up(&pods);
+    plane.collect(0);
+    plane.pass(60 * SECOND);
+    assert!(plane.orders().is_empty());
+}
+
+#[test]
+fn a_lane_waits_for_calls_that_are_about_to_leave() {
+    let mut plane = Plane::with(podless(1));
+    let calls = plane.calls(0, Class::Sync, 2);
+    let running = plane.grants();
+    remove(&mut plane);
+    plane.done(&running[0], PodVerdict::Healthy);
+    assert!(
+        plane.grants().is_empty(),
+        "no call begins in a removed function"
+    );
+    assert!(plane.orders().is_empty());
+    plane.leave(0, calls[1]);
+    plane.pass(SECOND);
+    assert_eq!(plane.orders(), [GONE]);
+}
+
+#[test]
+fn a_function_made_again_takes_the_lane_over_with_its_counts() {
+    let mut plane = Plane::with(podless(2));
+    plane.calls(0, Class::Sync, 2);
+    let running = plane.grants();
+    remove(&mut plane);
+    let view = plane.view(0);
+    plane.open_with(0, view, podless(3));
+    plane.calls(0, Class::Sync, 3);
+    assert_eq!(plane.grants().len(), 1, "two old calls still run");
+    plane.done(&running[0], PodVerdict::Healthy);
+    plane.done(&running[1], PodVerdict::Healthy);
+    assert_eq!(plane.grants().len(), 2);
+    assert!(plane.orders().is_empty(), "the lane did not go");
+}
+
+/// The removal's end and the new function cross each other: the registry keeps the old view.
+#[test]
+fn a_mailbox_outlives_a_lane_that_went_before_its_successor_came() {
+    let mut plane = Plane::with(podless(1));
+    let view = plane.view(0);
+    let post = |plane: &mut Plane, view: &Arc<LaneView>| {
+        let ticket = plane.ticket(0, Class::Sync);
+        assert!(view.post(ticket).is_ok());
+        ticket.call()
+    };
+    let first = post(&mut plane, &view);
+    plane.collect(0);
+    let grants = plane.grants();
+    assert_eq!(grants[0].call, first);
+    plane.done(&grants[0], PodVerdict::Healthy);
+    remove(&mut plane);
+    assert_eq!(plane.orders(), [GONE]);
+    plane.open_with(0, view.clone(), podless(1));
+    let second = post(&mut plane, &view);
+    plane.collect(0);
+    assert_eq!(plane.granted(), [second]);
+}
+
+/// The bit of a ticket can be taken before the event that opens its lane.
+#[test]
+fn a_ticket_that_is_faster_than_its_lane_is_found() {
+    let mut plane = Plane::with(podless(1));
+    let view = plane.view(0);
+    remove(&mut plane);
+    assert_eq!(plane.orders(), [GONE]);
+    let ticket = plane.ticket(0, Class::Sync);
+    assert!(view.post(ticket).is_ok());
+    plane.collect(0);
+    plane.open_with(0, view, podless(1));
+    assert_eq!(plane.granted(), [ticket.call()]);
+}
+
+/// So can the event that removes the old function, when both are still to be heard.
+#[test]
+fn a_ticket_that_is_faster_than_the_removal_is_kept() {
+    let mut plane = Plane::with(podless(1));
+    let view = plane.view(0);
+    let ticket = plane.ticket(0, Class::Sync);
+    assert!(view.post(ticket).is_ok());
+    plane.collect(0);
+    remove(&mut plane);
+    assert!(plane.orders().is_empty(), "a call waits for the successor");
+    plane.open_with(0, view, podless(1));
+    assert_eq!(plane.granted(), [ticket.call()]);
+}
+
+#[test]
+fn a_lane_given_to_another_function_stands_in_line_once() {
+    let mut plane = Plane::with(podless(8));
+    let gone = plane.calls(0, Class::Sync, 1);
+    plane.leave(0, gone[0]);
+    // It is in line for a turn that did not come before it went.
+    remove(&mut plane);
+    assert_eq!(plane.orders(), [GONE]);
+    plane.open(0, podless(1000));
+    plane.open(1, podless(1000));
+    plane.calls(0, Class::Sync, 64);
+    plane.calls(1, Class::Sync, 64);
+    let lanes: Vec<_> = plane.grants().iter().map(|grant| grant.lane).collect();
+    let half = lanes[..64].iter().filter(|lane| **lane == 0).count();
+    assert_eq!(half, 32, "no lane has two places in the line");
+}

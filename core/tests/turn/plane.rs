@@ -1,0 +1,215 @@
+//! A scheduler and its surroundings in a test's hand: calls that wait, a bridge that does what the
+//! test says, time that stands still until it is moved.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
+use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::ticket::{CallRef, Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::view::LaneView;
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1000 * MS;
+const QUEUE_SIZE: u32 = 10_000;
+
+pub(crate) struct Plane {
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) now: u64,
+    out: Outbox,
+    views: HashMap<u32, Arc<LaneView>>,
+    calls: u32,
+}
+
+/// A plan without pods.
+pub(crate) fn podless(concurrency: u32) -> LanePlan {
+    LanePlan {
+        concurrency,
+        queue_size: QUEUE_SIZE,
+        pods: None,
+    }
+}
+
+/// A plan with pods of one call each, as many as there may be calls; idle ones stay a second.
+pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
+    let pods = PodPlan {
+        min,
+        max: concurrency,
+        cap: 1,
+        idle_ns: SECOND,
+    };
+    LanePlan {
+        pods: Some(pods),
+        ..podless(concurrency)
+    }
+}
+
+impl Plane {
+    pub(crate) fn new() -> Self {
+        let entries = Arc::new(Entries::new(1));
+        Self {
+            scheduler: Scheduler::new(entries.clone()),
+            entries,
+            now: 1000 * SECOND,
+            out: Outbox::with_room(),
+            views: HashMap::new(),
+            calls: 0,
+        }
+    }
+
+    /// With one function, lane 0.
+    pub(crate) fn with(plan: LanePlan) -> Self {
+        let mut plane = Self::new();
+        plane.open(0, plan);
+        plane
+    }
+
+    pub(crate) fn open(&mut self, lane: u32, plan: LanePlan) {
+        let view = Arc::new(LaneView::new(1));
+        self.open_with(lane, view, plan);
+    }
+
+    pub(crate) fn open_with(&mut self, lane: u32, view: Arc<LaneView>, plan: LanePlan) {
+        self.views.insert(lane, view.clone());
+        self.hear(Event::LaneOpened { lane, view, plan });
+    }
+
+    pub(crate) fn view(&self, lane: u32) -> Arc<LaneView> {
+        self.views[&lane].clone()
+    }
+
+    pub(crate) fn hear(&mut self, event: Event) {
+        self.scheduler.event(event, self.now, &mut self.out);
+    }
+
+    /// A call that waits, and its ticket, which nobody has yet.
+    pub(crate) fn ticket(&mut self, lane: u32, class: Class) -> Ticket {
+        assert!(self.views[&lane].enter(QUEUE_SIZE), "the queue is full");
+        let ticket = Ticket {
+            queued_ns: self.now,
+            index: self.calls,
+            generation: 0,
+            lane,
+            avoid: PodRef::NONE.index,
+            thread: 0,
+            class,
+        };
+        self.calls += 1;
+        self.entries.queue(ticket.call());
+        ticket
+    }
+
+    pub(crate) fn call(&mut self, lane: u32, class: Class) -> CallRef {
+        let ticket = self.ticket(lane, class);
+        self.scheduler.ticket(ticket, self.now, &mut self.out);
+        ticket.call()
+    }
+
+    pub(crate) fn calls(&mut self, lane: u32, class: Class, many: usize) -> Vec<CallRef> {
+        (0..many).map(|_| self.call(lane, class)).collect()
+    }
+
+    /// The owner takes a call out of the queue.
+    pub(crate) fn leave(&mut self, lane: u32, call: CallRef) {
+        assert!(self.entries.leave(call), "a grant came first");
+        self.views[&lane].leave();
+    }
+
+    /// One turn and its grants; whether it left work is the driver's business.
+    pub(crate) fn turn(&mut self) -> (Turn, Vec<Grant>) {
+        let turn = self.scheduler.turn(self.now, &mut self.out);
+        (turn, std::mem::take(&mut self.out.grants))
+    }
+
+    /// Turns until nothing is left.
+    pub(crate) fn grants(&mut self) -> Vec<Grant> {
+        let mut all = Vec::new();
+        loop {
+            let (turn, grants) = self.turn();
+            all.extend(grants);
+            if turn == Turn::Idle {
+                return all;
+            }
+        }
+    }
+
+    pub(crate) fn granted(&mut self) -> Vec<CallRef> {
+        self.grants().iter().map(|grant| grant.call).collect()
+    }
+
+    pub(crate) fn done(&mut self, grant: &Grant, verdict: PodVerdict) {
+        self.hear(Event::Done(Done {
+            lane: grant.lane,
+            pod: grant.pod,
+            verdict,
+            function_ns: Some(MS),
+        }));
+    }
+
+    pub(crate) fn collect(&mut self, lane: u32) {
+        self.scheduler.collect(lane, self.now, &mut self.out);
+    }
+
+    /// Time goes by, and what is due by it happens.
+    pub(crate) fn pass(&mut self, ns: u64) {
+        let until = self.now + ns;
+        while let Some(due) = self.scheduler.next_due_ns().filter(|due| *due <= until) {
+            self.now = self.now.max(due);
+            self.scheduler.tick(self.now, &mut self.out);
+        }
+        self.now = until;
+    }
+
+    pub(crate) fn orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.out.orders)
+    }
+
+    pub(crate) fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.out.notices)
+    }
+
+    /// The pods that were ordered since the last look, where nothing else was.
+    pub(crate) fn starts(&mut self) -> Vec<PodRef> {
+        let orders = self.orders().into_iter();
+        orders
+            .map(|order| match order {
+                Order::Start { pod, .. } => pod,
+                other => panic!("not a start: {other:?}"),
+            })
+            .collect()
+    }
+
+    /// The same for pods that are to be ended.
+    pub(crate) fn stops(&mut self) -> Vec<PodRef> {
+        let orders = self.orders().into_iter();
+        orders
+            .map(|order| match order {
+                Order::Stop { pod } => pod,
+                other => panic!("not a stop: {other:?}"),
+            })
+            .collect()
+    }
+
+    pub(crate) fn up(&mut self, pods: &[PodRef]) {
+        pods.iter().for_each(|pod| self.hear(Event::PodUp(*pod)));
+    }
+
+    pub(crate) fn down(&mut self, pods: &[PodRef]) {
+        pods.iter().for_each(|pod| self.hear(Event::PodDown(*pod)));
+    }
+
+    pub(crate) fn start_fails(&mut self, pod: PodRef, permanent: bool) {
+        let message = "no such program".into();
+        let failure = StartFailure { permanent, message };
+        self.hear(Event::StartFailed { pod, failure });
+    }
+
+    /// Pods that were started and came up, with nothing else ordered.
+    pub(crate) fn started(&mut self) -> Vec<PodRef> {
+        let pods = self.starts();
+        self.up(&pods);
+        pods
+    }
+}

@@ -1,0 +1,318 @@
+//! Which pods are started and ended: as many as calls need, none that nobody calls, no faster than
+//! starts succeed.
+
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::event::{Event, LanePlan, Notice, Order, PodPlan};
+use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use nanofaas_core::ticket::{Class, PodRef, PodVerdict};
+
+use crate::plane::{MS, Plane, SECOND, warm};
+
+#[test]
+fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
+    let pods = PodPlan {
+        min: 0,
+        max: 4,
+        cap: 2,
+        idle_ns: SECOND,
+    };
+    let mut plane = Plane::with(LanePlan {
+        pods: Some(pods),
+        ..warm(6, 0)
+    });
+    assert!(plane.orders().is_empty(), "nobody calls yet");
+    let calls = plane.calls(0, Class::Sync, 10);
+    // Six may run at once, two in each pod; the four others wait for those.
+    let started = plane.starts();
+    assert_eq!(started.len(), 3);
+    assert!(plane.grants().is_empty(), "no pod is up");
+    plane.now += 300 * MS;
+    plane.up(&started[..1]);
+    let first = plane.grants();
+    assert_eq!(first.len(), 2);
+    assert!(first.iter().all(|grant| grant.pod == started[0]));
+    assert!(first.iter().all(|grant| grant.start_ns == 300 * MS));
+    plane.up(&started[1..]);
+    assert_eq!(plane.grants().len(), 4);
+    assert!(plane.orders().is_empty(), "no pod too many");
+    plane.done(&first[0], PodVerdict::Healthy);
+    let next = plane.grants();
+    assert_eq!((next.len(), next[0].call), (1, calls[6]));
+}
+
+#[test]
+fn the_floor_is_started_without_a_call_and_follows_an_edit() {
+    let mut plane = Plane::with(warm(5, 2));
+    let first = plane.started();
+    assert_eq!(first.len(), 2);
+    let change = |plane: &mut Plane, min| {
+        plane.hear(Event::LaneChanged {
+            lane: 0,
+            plan: warm(5, min),
+            reshaped: false,
+        });
+    };
+    change(&mut plane, 4);
+    let more = plane.started();
+    assert_eq!(more.len(), 2);
+    change(&mut plane, 1);
+    assert!(plane.orders().is_empty(), "idle ones have their time first");
+    plane.pass(2 * SECOND);
+    assert_eq!(plane.stops().len(), 3, "no call was needed to see it");
+}
+
+#[test]
+fn idle_pods_go_the_latest_first_down_to_the_floor() {
+    let mut plane = Plane::with(warm(3, 1));
+    let mut pods = plane.started();
+    plane.calls(0, Class::Sync, 3);
+    pods.extend(plane.started());
+    let grants = plane.grants();
+    assert_eq!(grants.len(), 3);
+    plane.pass(5 * SECOND);
+    assert!(plane.orders().is_empty(), "a pod with a call is not idle");
+    for grant in &grants {
+        plane.done(grant, PodVerdict::Healthy);
+    }
+    plane.pass(SECOND / 2);
+    assert!(plane.orders().is_empty(), "not idle for long enough");
+    plane.pass(2 * SECOND);
+    assert_eq!(plane.stops(), [pods[2], pods[1]]);
+    plane.down(&pods[1..]);
+    plane.pass(60 * SECOND);
+    assert!(plane.orders().is_empty(), "the floor stays");
+}
+
+#[test]
+fn a_function_scales_to_zero_and_back() {
+    let mut plane = Plane::with(warm(2, 0));
+    plane.call(0, Class::Sync);
+    let pods = plane.started();
+    let grants = plane.grants();
+    plane.done(&grants[0], PodVerdict::Healthy);
+    plane.pass(3 * SECOND);
+    assert_eq!(plane.stops(), pods);
+    let second = plane.call(0, Class::Sync);
+    assert!(
+        plane.grants().is_empty(),
+        "no call for a pod that goes away"
+    );
+    let fresh = plane.started();
+    assert_ne!(fresh, pods);
+    assert_eq!(plane.granted(), [second]);
+    plane.down(&pods);
+    assert!(plane.orders().is_empty());
+}
+
+#[test]
+fn a_pod_that_comes_up_for_nobody_goes_again() {
+    let mut plane = Plane::with(warm(2, 0));
+    let call = plane.call(0, Class::Sync);
+    let pods = plane.starts();
+    plane.leave(0, call);
+    plane.up(&pods);
+    plane.pass(2 * SECOND);
+    assert_eq!(plane.stops(), pods);
+}
+
+#[test]
+fn a_crash_loop_backs_off_and_ends_the_wait() {
+    let mut plane = Plane::with(warm(3, 0));
+    plane.call(0, Class::Sync);
+    let mut backoff = START_BACKOFF_NS;
+    for failed in 1..=CRASH_LOOP_STARTS {
+        let pods = plane.starts();
+        assert_eq!(pods.len(), 1);
+        assert!(plane.notices().is_empty(), "it may mend yet");
+        plane.start_fails(pods[0], false);
+        if failed < CRASH_LOOP_STARTS {
+            plane.pass(backoff - 1);
+            assert!(plane.orders().is_empty(), "a start before its time");
+            plane.pass(1);
+            backoff *= 2;
+        }
+    }
+    let notices = plane.notices();
+    let [Notice::StartsFail { lane: 0, why }] = &notices[..] else {
+        panic!("one word for all calls that wait: {notices:?}");
+    };
+    assert_eq!(&**why, "no such program");
+    // Who comes meanwhile hears it at once.
+    plane.call(0, Class::Sync);
+    assert_eq!((plane.notices().len(), plane.orders().len()), (1, 0));
+    // Later one start tries again, and one that works mends all.
+    plane.calls(0, Class::Sync, 5);
+    plane.notices();
+    plane.pass(backoff);
+    let pods = plane.started();
+    assert_eq!(pods.len(), 1);
+    let grants = plane.grants();
+    assert_eq!(grants.len(), 1);
+    plane.orders();
+    plane.done(&grants[0], PodVerdict::Healthy);
+    plane.call(0, Class::Sync);
+    assert!(plane.notices().is_empty());
+}
+
+#[test]
+fn starts_back_off_to_a_minute_and_no_longer() {
+    let mut plane = Plane::with(warm(1, 1));
+    for _ in 0..40 {
+        let pods = plane.starts();
+        assert_eq!(pods.len(), 1);
+        plane.start_fails(pods[0], false);
+        plane.pass(START_BACKOFF_NS_MAX);
+    }
+}
+
+#[test]
+fn what_will_not_mend_ends_the_wait_at_the_first_failure() {
+    let mut plane = Plane::with(warm(3, 0));
+    plane.call(0, Class::Sync);
+    let pods = plane.starts();
+    plane.start_fails(pods[0], true);
+    assert_eq!(plane.notices().len(), 1);
+    // A new spec is a new chance.
+    plane.hear(Event::LaneChanged {
+        lane: 0,
+        plan: warm(3, 0),
+        reshaped: true,
+    });
+    assert_eq!(plane.starts().len(), 1);
+}
+
+#[test]
+fn pods_that_die_young_are_a_crash_loop_too() {
+    let mut plane = Plane::with(warm(1, 0));
+    plane.call(0, Class::Sync);
+    for died in 1..=CRASH_LOOP_STARTS {
+        let pods = plane.started();
+        assert_eq!(pods.len(), 1);
+        let grants = plane.grants();
+        assert_eq!(grants.len(), 1);
+        plane.down(&pods);
+        plane.done(&grants[0], PodVerdict::Lost);
+        assert!(plane.orders().is_empty(), "no start right after a death");
+        plane.call(0, Class::Sync);
+        let hopeless = !plane.notices().is_empty();
+        assert_eq!(hopeless, died == CRASH_LOOP_STARTS);
+        if !hopeless {
+            plane.pass(SECOND);
+        }
+    }
+    plane.pass(START_BACKOFF_NS_MAX);
+    assert_eq!(plane.starts().len(), 1);
+}
+
+#[test]
+fn a_lost_pod_is_probed_and_comes_back_or_is_replaced() {
+    let mut plane = Plane::with(warm(2, 1));
+    let pods = plane.started();
+    plane.call(0, Class::Sync);
+    let grants = plane.grants();
+    plane.done(&grants[0], PodVerdict::Lost);
+    assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
+    // Its slot is free, but a call gets another pod.
+    let second = plane.call(0, Class::Sync);
+    assert!(plane.grants().is_empty());
+    plane.up(&pods);
+    let grants = plane.grants();
+    assert_eq!((grants[0].call, grants[0].pod), (second, pods[0]));
+    plane.done(&grants[0], PodVerdict::CutOff);
+    assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
+    plane.pass(5 * SECOND);
+    plane.down(&pods);
+    plane.pass(SECOND);
+    let fresh = plane.started();
+    assert_eq!(fresh.len(), 1);
+    // An answer that comes late is another pod's.
+    plane.up(&pods);
+    let third = plane.call(0, Class::Sync);
+    let grants = plane.grants();
+    assert_eq!((grants[0].call, grants[0].pod), (third, fresh[0]));
+}
+
+#[test]
+fn a_retry_avoids_the_pod_it_failed_in_where_there_is_another() {
+    let mut plane = Plane::with(warm(2, 2));
+    let pods = plane.started();
+    let mut again = plane.ticket(0, Class::Sync);
+    again.avoid = pods[0].index;
+    plane.hear(Event::Ticket(again));
+    assert_eq!(plane.grants()[0].pod, pods[1]);
+    let mut again = plane.ticket(0, Class::Sync);
+    again.avoid = pods[0].index;
+    plane.hear(Event::Ticket(again));
+    assert_eq!(plane.grants()[0].pod, pods[0], "the only one with room");
+}
+
+#[test]
+fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
+    let mut plane = Plane::with(warm(2, 0));
+    let adopt = |lane| Event::Adopt {
+        lane,
+        token: 7,
+        stale: false,
+    };
+    plane.hear(adopt(0));
+    let orders = plane.orders();
+    let [
+        Order::Adopted {
+            lane: 0,
+            token: 7,
+            pod,
+        },
+    ] = orders[..]
+    else {
+        panic!("not adopted: {orders:?}");
+    };
+    let call = plane.call(0, Class::Sync);
+    assert!(plane.grants().is_empty(), "it was not asked yet");
+    assert!(plane.orders().is_empty(), "it counts as one that starts");
+    plane.up(&[pod]);
+    let grants = plane.grants();
+    assert_eq!((grants[0].call, grants[0].pod), (call, pod));
+    // A function that is no more, and one that is going.
+    plane.hear(adopt(1));
+    let none = PodRef::NONE;
+    let refused = Order::Adopted {
+        lane: 1,
+        token: 7,
+        pod: none,
+    };
+    assert_eq!(plane.orders(), [refused]);
+    plane.hear(Event::LaneRemoved { lane: 0, epoch: 1 });
+    plane.hear(adopt(0));
+    let orders = plane.orders();
+    let [
+        Order::Adopted { pod: late, .. },
+        Order::Stop { pod: stopped },
+    ] = orders[..]
+    else {
+        panic!("not ended: {orders:?}");
+    };
+    assert_eq!(late, stopped);
+    plane.down(&[late, pod]);
+    plane.done(&grants[0], PodVerdict::Healthy);
+    assert_eq!(plane.orders(), [Order::LaneGone { lane: 0, epoch: 1 }]);
+}
+
+#[test]
+fn gauges_follow_the_pods() {
+    let mut plane = Plane::with(warm(3, 3));
+    let view = plane.view(0);
+    let gauges = || {
+        view.pods
+            .each_ref()
+            .map(|gauge| gauge.load(Ordering::Relaxed))
+    };
+    assert_eq!(gauges(), [0, 3, 0]);
+    let pods = plane.started();
+    assert_eq!(gauges(), [3, 0, 0]);
+    assert_eq!(view.slots_now.load(Ordering::Relaxed), 3);
+    plane.hear(Event::PodLeaving(pods[0]));
+    assert_eq!(gauges(), [2, 1, 1], "one goes, its successor starts");
+    plane.down(&pods[..1]);
+    assert_eq!(gauges(), [2, 1, 0]);
+}

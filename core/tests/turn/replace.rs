@@ -1,0 +1,208 @@
+//! How pods change with a spec: one by one, the new one first, and never more than one too many.
+
+use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
+use nanofaas_core::ticket::{Class, PodRef, PodVerdict};
+
+use crate::plane::{Plane, SECOND, podless, warm};
+
+fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
+    plane.hear(Event::LaneChanged {
+        lane: 0,
+        plan,
+        reshaped,
+    });
+}
+
+/// Obeys every order until none comes; gives the pods that serve in the end, and calls `look` with
+/// their number after each.
+fn obey(plane: &mut Plane, mut serving: Vec<PodRef>, look: impl Fn(usize)) -> Vec<PodRef> {
+    loop {
+        let orders = plane.orders();
+        if orders.is_empty() {
+            return serving;
+        }
+        let starts = orders.iter();
+        let starts = starts.filter(|order| matches!(order, Order::Start { .. }));
+        assert!(starts.count() <= 1, "more than one at a time: {orders:?}");
+        for order in orders {
+            match order {
+                Order::Start { pod, .. } => {
+                    serving.push(pod);
+                    plane.up(&[pod]);
+                }
+                Order::Stop { pod } => {
+                    let at = serving.iter().position(|other| *other == pod);
+                    serving.remove(at.expect("a pod that serves"));
+                    plane.down(&[pod]);
+                }
+                other => panic!("{other:?}"),
+            }
+            look(serving.len());
+        }
+    }
+}
+
+#[test]
+fn a_new_spec_replaces_pods_one_by_one_the_new_one_first() {
+    let mut plane = Plane::with(warm(3, 3));
+    let old = plane.started();
+    change(&mut plane, warm(3, 3), true);
+    let fresh = obey(&mut plane, old.clone(), |serving| {
+        assert!((3..=4).contains(&serving), "{serving} of three");
+    });
+    assert_eq!(fresh.len(), 3);
+    assert!(fresh.iter().all(|pod| !old.contains(pod)));
+    plane.calls(0, Class::Sync, 3);
+    assert_eq!(plane.grants().len(), 3);
+}
+
+#[test]
+fn an_edit_of_numbers_touches_no_pod() {
+    let mut plane = Plane::with(warm(3, 3));
+    plane.started();
+    let plan = LanePlan {
+        queue_size: 7,
+        concurrency: 9,
+        ..warm(3, 3)
+    };
+    change(&mut plane, plan, false);
+    assert!(plane.orders().is_empty());
+}
+
+#[test]
+fn an_old_pod_ends_its_calls_and_gets_no_more() {
+    let mut plane = Plane::with(warm(1, 1));
+    let old = plane.started();
+    plane.call(0, Class::Sync);
+    let running = plane.grants();
+    change(&mut plane, warm(1, 1), true);
+    let fresh = plane.starts();
+    // The old one is all there is: it serves on until the new one is up.
+    plane.done(&running[0], PodVerdict::Healthy);
+    plane.call(0, Class::Sync);
+    let running = plane.grants();
+    assert_eq!(running[0].pod, old[0]);
+    plane.up(&fresh);
+    assert!(plane.orders().is_empty(), "it has a call");
+    plane.done(&running[0], PodVerdict::Healthy);
+    assert_eq!(plane.stops(), old);
+    plane.call(0, Class::Sync);
+    assert_eq!(plane.grants()[0].pod, fresh[0]);
+}
+
+#[test]
+fn old_pods_serve_on_while_no_new_one_starts() {
+    let mut plane = Plane::with(warm(2, 2));
+    let old = plane.started();
+    change(&mut plane, warm(2, 2), true);
+    for _ in 0..5 {
+        let fresh = plane.starts();
+        assert_eq!(fresh.len(), 1);
+        plane.start_fails(fresh[0], true);
+        assert!(plane.notices().is_empty(), "nobody waits in vain");
+        plane.call(0, Class::Sync);
+        let grants = plane.grants();
+        assert!(old.contains(&grants[0].pod));
+        plane.done(&grants[0], PodVerdict::Healthy);
+        plane.pass(60 * SECOND);
+    }
+}
+
+#[test]
+fn old_pods_that_nobody_needs_go_at_once() {
+    let mut plane = Plane::with(warm(2, 0));
+    plane.calls(0, Class::Sync, 2);
+    let mut old = plane.started();
+    for grant in plane.grants() {
+        plane.done(&grant, PodVerdict::Healthy);
+    }
+    change(&mut plane, warm(2, 0), true);
+    let mut stopped = plane.stops();
+    stopped.sort_by_key(|pod| pod.index);
+    old.sort_by_key(|pod| pod.index);
+    assert_eq!(stopped, old);
+}
+
+#[test]
+fn a_pod_of_the_old_spec_that_was_adopted_waits_for_its_successor() {
+    let mut plane = Plane::with(warm(3, 0));
+    let adopted: Vec<_> = (0..3)
+        .map(|token| {
+            plane.hear(Event::Adopt {
+                lane: 0,
+                token,
+                stale: true,
+            });
+            match plane.orders()[..] {
+                [Order::Adopted { pod, .. }] => pod,
+                ref orders => panic!("not adopted: {orders:?}"),
+            }
+        })
+        .collect();
+    plane.calls(0, Class::Sync, 3);
+    assert!(plane.orders().is_empty(), "three are expected");
+    let mut stopped = 0;
+    for pod in &adopted {
+        plane.up(&[*pod]);
+        let orders = plane.orders().into_iter();
+        stopped += orders
+            .filter(|order| matches!(order, Order::Stop { .. }))
+            .count();
+    }
+    assert_eq!(stopped, 0, "an old pod coming up is no successor");
+    assert_eq!(plane.grants().len(), 3);
+}
+
+#[test]
+fn a_lowered_ceiling_drains_what_it_leaves_no_room_for() {
+    let mut plane = Plane::with(warm(4, 4));
+    plane.started();
+    plane.call(0, Class::Sync);
+    let busy = plane.grants();
+    let pods_at_most = |max| {
+        let plan = PodPlan {
+            min: 0,
+            max,
+            cap: 1,
+            idle_ns: SECOND,
+        };
+        LanePlan {
+            pods: Some(plan),
+            ..warm(4, 0)
+        }
+    };
+    change(&mut plane, pods_at_most(2), false);
+    let stopped = plane.stops();
+    assert_eq!(stopped.len(), 2);
+    assert!(!stopped.contains(&busy[0].pod), "idle ones go first");
+    plane.calls(0, Class::Sync, 4);
+    let grants = plane.grants();
+    assert_eq!(grants.len(), 1, "two pods, one of them busy");
+    assert!(!stopped.contains(&grants[0].pod));
+    change(&mut plane, pods_at_most(1), false);
+    assert!(plane.orders().is_empty(), "both have a call");
+    plane.done(&busy[0], PodVerdict::Healthy);
+    plane.done(&grants[0], PodVerdict::Healthy);
+    let left = plane.grants();
+    assert_eq!(left.len(), 1, "one pod is left");
+    let last = plane.stops();
+    assert_eq!(last.len(), 1);
+    assert_ne!(last[0], left[0].pod);
+}
+
+#[test]
+fn another_mode_drains_every_pod_and_needs_none() {
+    let mut plane = Plane::with(warm(2, 2));
+    let pods = plane.started();
+    plane.call(0, Class::Sync);
+    let running = plane.grants();
+    change(&mut plane, podless(2), true);
+    assert_eq!(plane.stops().len(), 1, "the idle one");
+    plane.call(0, Class::Sync);
+    let grants = plane.grants();
+    assert!(!grants[0].pod.is_some());
+    plane.done(&running[0], PodVerdict::Healthy);
+    assert_eq!(plane.stops(), [running[0].pod]);
+    plane.down(&pods);
+    assert_eq!(plane.scheduler.held(), 1);
+}
