@@ -193,8 +193,9 @@ fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
     out.push(b'}');
 }
 
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What is left out is not known.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct Stamps {
     started_at: f64,
     loaded_at: f64,

@@ -103,6 +103,12 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 }
                 _ => literal(&function),
             };
+            if old
+                .as_ref()
+                .is_some_and(|old| *old.endpoint.borrow() != endpoint)
+            {
+                thread.pods.clear_pool(function.lane);
+            }
             let known = Rc::new(Known {
                 function,
                 endpoint: RefCell::new(endpoint),

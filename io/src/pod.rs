@@ -189,7 +189,7 @@ struct Stamps {
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let thread = call.thread;
     let owner = match call.known().function.spec.execution_mode {
-        ExecutionMode::Pool => Owner::Pool(grant.lane),
+        ExecutionMode::Pool => thread.pods.pool(grant.lane),
         _ => Owner::Pod(grant.pod),
     };
     let began_ns = thread.now_ns();
@@ -228,7 +228,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 fn address(call: &Call<'_>, owner: Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
-        Owner::Pool(_) => call.known().endpoint.borrow().clone().map(Rc::new),
+        Owner::Pool { .. } => call.known().endpoint.borrow().clone().map(Rc::new),
         Owner::Pod(pod) => thread.pods.address(pod).map_or_else(
             || {
                 // The grant was faster than the message that introduces the pod, which is there.

@@ -35,8 +35,16 @@ struct Inner {
     places: Vec<Place>,
     ends: HashMap<PodRef, PodEnd>,
     watchers: Vec<(PodRef, Waker)>,
-    /// Connections to POOL functions' endpoints, by lane.
-    pools: HashMap<u32, Vec<Idle>>,
+    /// POOL functions' endpoints, by lane.
+    pools: HashMap<u32, Pool>,
+}
+
+/// The connections to a POOL function's endpoint.
+#[derive(Default)]
+struct Pool {
+    /// Goes up when the endpoint is another one: connections of before are not kept.
+    epoch: u64,
+    idle: Vec<Idle>,
 }
 
 /// The pods of a thread.
@@ -47,8 +55,11 @@ pub(crate) struct Pods(RefCell<Inner>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
     Pod(PodRef),
-    /// A POOL function's endpoint, by lane.
-    Pool(u32),
+    /// A POOL function's endpoint, as it is at one time.
+    Pool {
+        lane: u32,
+        epoch: u64,
+    },
 }
 
 impl Pods {
@@ -131,9 +142,6 @@ impl Pods {
     /// Keeps a connection for the next call.
     pub(crate) fn give(&self, owner: Owner, connection: Connection, now_ns: u64) {
         let mut inner = self.0.borrow_mut();
-        if let Owner::Pool(lane) = owner {
-            inner.pools.entry(lane).or_default();
-        }
         if let Some(idle) = inner.idle(owner)
             && idle.len() < IDLE_PER_POD
         {
@@ -144,9 +152,18 @@ impl Pods {
         }
     }
 
-    /// A POOL function's endpoint is another one now, or gone.
+    /// A POOL function's endpoint, as it is now.
+    pub(crate) fn pool(&self, lane: u32) -> Owner {
+        let epoch = self.0.borrow_mut().pools.entry(lane).or_default().epoch;
+        Owner::Pool { lane, epoch }
+    }
+
+    /// A function's endpoint is another one now, or gone.
     pub(crate) fn clear_pool(&self, lane: u32) {
-        self.0.borrow_mut().pools.remove(&lane);
+        if let Some(pool) = self.0.borrow_mut().pools.get_mut(&lane) {
+            pool.epoch += 1;
+            pool.idle = Vec::new();
+        }
     }
 
     /// Closes what is idle for too long; the ticker calls it.
@@ -157,7 +174,8 @@ impl Pods {
             .places
             .iter_mut()
             .for_each(|place| place.idle.retain(keep));
-        inner.pools.values_mut().for_each(|idle| idle.retain(keep));
+        let pools = inner.pools.values_mut();
+        pools.for_each(|pool| pool.idle.retain(keep));
     }
 }
 
@@ -169,7 +187,10 @@ impl Inner {
                 let same = place.generation == pod.generation && place.address.is_some();
                 same.then_some(&mut place.idle)
             }
-            Owner::Pool(lane) => self.pools.get_mut(&lane),
+            Owner::Pool { lane, epoch } => {
+                let pool = self.pools.get_mut(&lane)?;
+                (pool.epoch == epoch).then_some(&mut pool.idle)
+            }
         }
     }
 }
