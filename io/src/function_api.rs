@@ -227,6 +227,12 @@ pub(crate) async fn pod_ready(
         pod: pod.into(),
         stamps,
     };
-    let reply = ask(thread, pod, request).await;
+    let reply = ask(thread, pod, request)
+        .await
+        .map_err(|error| match error {
+            // A stranger learns nothing of which pods there are.
+            Problem::NoSuchFunction(_) => Problem::Forbidden("the token is not that of this pod"),
+            other => other,
+        });
     finish(reply.map(|_| Response::no_content()))
 }
