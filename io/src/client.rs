@@ -112,7 +112,7 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, port: Port) {
     let (read, write) = stream.into_split();
     {
         let mut reader = pin!(read_all(&conn, read));
-        let mut server = pin!(answer_all(&conn, write));
+        let mut server = pin!(answer_and_close(&conn, write));
         let mut reading = true;
         std::future::poll_fn(|cx| {
             loop {
@@ -129,8 +129,6 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, port: Port) {
         })
         .await;
     }
-    // The read that is still armed ends with the connection.
-    let _ = shutdown(conn.fd, Shutdown::Both);
     conn.thread.buffers.give(conn.pending.take());
     conn.thread
         .connections
@@ -366,8 +364,15 @@ enum Late {
     Alarm,
 }
 
+/// Answers requests, and then ends the read that is still armed.
+async fn answer_and_close(conn: &Conn, mut write: OwnedWriteHalf<TcpStream>) {
+    answer_all(conn, &mut write).await;
+    // While a half is still there: once both are gone, the number may be another connection's.
+    let _ = shutdown(conn.fd, Shutdown::Both);
+}
+
 /// Answers requests until the connection ends.
-async fn answer_all(conn: &Conn, mut write: OwnedWriteHalf<TcpStream>) {
+async fn answer_all(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>) {
     let thread = &conn.thread;
     let mut scratch = Vec::new();
     loop {
@@ -375,13 +380,13 @@ async fn answer_all(conn: &Conn, mut write: OwnedWriteHalf<TcpStream>) {
             Ok(found) => found,
             Err(Stop::Quiet) => return,
             Err(Stop::Problem(error)) => {
-                return last_words(conn, &mut write, &problem(&error)).await;
+                return last_words(conn, write, &problem(&error)).await;
             }
         };
         let mut out = thread.buffers.take(SMALL);
         thread.answering.set(thread.answering.get() + 1);
-        let stays = answer(conn, &mut write, &head, arrived_ns, &mut out, &mut scratch).await;
-        let sent = send(conn, &mut write, out).await;
+        let stays = answer(conn, write, &head, arrived_ns, &mut out, &mut scratch).await;
+        let sent = send(conn, write, out).await;
         thread.answering.set(thread.answering.get() - 1);
         match stays {
             Stays::Yes if sent => {}
