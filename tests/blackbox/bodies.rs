@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared};
+use crate::plane::{Plane, Shared, io_threads};
 use crate::pod::{After, Pod};
 use crate::wire::{Answer, Request, Wire, eventually};
 
@@ -303,7 +303,10 @@ fn an_empty_2xx_body_is_null() {
             (&json!("success"), &Value::Null)
         );
     }
-    assert_eq!(no_content.connections(), 1, "nothing came after the head");
+    assert!(
+        no_content.connections() <= io_threads(),
+        "nothing came after the head"
+    );
 }
 
 #[test]
@@ -323,7 +326,8 @@ fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
         let answer = plane().invoke("chunked-answer", &json!(1)).expect(200);
         assert_eq!(answer.body, b"abc0123456789");
     }
-    assert_eq!(chunked.connections(), 1);
+    // Each io thread has connections of its own.
+    assert!(chunked.connections() <= io_threads());
     let closing = Pod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
     plane().register(&pool("closing-answer", &closing));
     for _ in 0..2 {

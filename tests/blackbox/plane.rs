@@ -30,6 +30,11 @@ pub(crate) fn is_pinned() -> bool {
     }
 }
 
+/// The io threads of this pass.
+pub(crate) fn io_threads() -> usize {
+    if is_pinned() { 2 } else { 1 }
+}
+
 /// The io driver of this pass: `auto`, `uring` or `epoll`.
 pub(crate) fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
