@@ -63,18 +63,16 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     let body = std::str::from_utf8(request.body())
         .ok()
         .filter(|body| json && !body.contains('\0'));
-    if body.is_none() {
-        let content_type = request
-            .content_type()
-            .unwrap_or(b"application/octet-stream");
-        let (content_type, body) = (content_type.into(), request.body().into());
-        let input = Rc::new(Input {
-            content_type,
-            body,
-            attempt,
-        });
-        thread.inputs.borrow_mut().insert(call.id.random(), input);
-    }
+    // Also what the Job is handed: a Job may always ask for its input.
+    let content_type = request
+        .content_type()
+        .unwrap_or(b"application/octet-stream");
+    let input = Rc::new(Input {
+        content_type: content_type.into(),
+        body: request.body().into(),
+        attempt,
+    });
+    thread.inputs.borrow_mut().insert(call.id.random(), input);
     JobStart {
         call: grant.call,
         function: call.known().function.clone(),

@@ -309,7 +309,8 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
     let metrics = plane.settle();
     assert!(metrics.sum("function_success_total", &[]) >= connections as f64);
     println!(
-        "{MANY} functions in {registered:?}, {connections} connections in {:?}: {} MiB resident, {} before",
+        "{MANY} functions in {registered:?}, {connections} connections in {:?}: \
+         {} MiB resident, {} before",
         connected - registered,
         resident >> 20,
         by_functions >> 20,
