@@ -203,11 +203,12 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
             Ok(output) => break Ok(output),
             Err(failure) => failure,
         };
-        match next(call, &grant, attempt.failure, &failure, &mut tried).await {
+        let decided = next(call, &grant, attempt.failure, &failure, &mut tried);
+        match Box::pin(decided).await {
             Next::Give => break Err(failure),
             Next::Retry(after_ns) => {
                 call.known().metrics(thread).retry.add();
-                if let Err(failure) = back_off(call, after_ns).await {
+                if let Err(failure) = Box::pin(back_off(call, after_ns)).await {
                     break Err(failure);
                 }
                 queued_ns = thread.now_ns();
@@ -329,7 +330,7 @@ async fn run(call: &Call<'_>, grant: &Grant, times: &mut Times) -> Attempt {
     });
     let done = match known.function.spec.execution_mode {
         ExecutionMode::Local => crate::local::echo(call),
-        ExecutionMode::Job => crate::job::run(call, grant).await,
+        ExecutionMode::Job => Box::pin(crate::job::run(call, grant)).await,
         ExecutionMode::Warm | ExecutionMode::Pool => crate::pod::run(call, grant).await,
     };
     let now_ns = thread.now_ns();

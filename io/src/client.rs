@@ -380,7 +380,7 @@ async fn answer_all(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>) {
             Ok(found) => found,
             Err(Stop::Quiet) => return,
             Err(Stop::Problem(error)) => {
-                return last_words(conn, write, &problem(&error)).await;
+                return Box::pin(last_words(conn, write, &problem(&error))).await;
             }
         };
         let mut out = thread.buffers.take(SMALL);
@@ -390,7 +390,7 @@ async fn answer_all(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>) {
         thread.answering.set(thread.answering.get() - 1);
         match stays {
             Stays::Yes if sent => {}
-            Stays::No if sent => return linger(conn).await,
+            Stays::No if sent => return Box::pin(linger(conn)).await,
             Stays::Yes | Stays::No => return,
         }
     }
@@ -485,7 +485,8 @@ async fn answer(
             }
             Err(stop) => Err(stop),
         },
-        Ok(Admitted::Other) => other(conn, write, head).await,
+        // Boxed, as everything off the warm path: an idle connection holds room for what is not.
+        Ok(Admitted::Other) => Box::pin(other(conn, write, head)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
             let response = problem(&error);

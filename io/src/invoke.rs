@@ -140,7 +140,8 @@ pub(crate) async fn invoke(
     let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s.is_none());
     let keyed = incoming.head.idempotency_key.is_some();
     if detached || keyed || prefer.wait_s.is_some() {
-        return kept_call(thread, entrant, incoming, detached, &mut answering).await;
+        let kept = kept_call(thread, entrant, incoming, detached, &mut answering);
+        return Box::pin(kept).await;
     }
     plain_call(thread, &entrant, &incoming, &mut answering).await;
     thread.buffers.give(incoming.into_buffer());

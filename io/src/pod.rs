@@ -256,7 +256,7 @@ async fn exchange(call: &Call<'_>, owner: Owner, deadline_ns: u64, stamps: &Stam
                 Ok(address) => address,
                 Err(why) => return unreachable(why, PodVerdict::Lost),
             };
-            match Connection::open(thread, &address).await {
+            match Box::pin(Connection::open(thread, &address)).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     let why = format!("no connection to the pod: {error}");
