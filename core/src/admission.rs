@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
 use crate::ticket::Class;
 use crate::view::LaneView;
@@ -32,12 +33,12 @@ impl Refusal {
 
 /// The wait that a call would have now, in nanoseconds: the calls before it at the measured
 /// service time on the slots that the function may have, and a start where pods are missing.
-pub fn predicted_wait_ns(lane: &LaneView) -> u64 {
+pub fn predicted_wait_ns(lane: &LaneView, class: Class) -> u64 {
     let service_ns = lane.service_ns.load(Ordering::Relaxed);
     let slots_max = u64::from(lane.slots_max.load(Ordering::Relaxed)).max(1);
     let slots_now = u64::from(lane.slots_now.load(Ordering::Relaxed));
     let running = u64::from(lane.running.load(Ordering::Relaxed));
-    let before = u64::from(lane.depth());
+    let before = u64::from(calls_before(lane, class));
     // Waves of calls that have to end before this one begins.
     let ahead = (before + running + 1).saturating_sub(slots_max);
     let wait_ns = service_ns.saturating_mul(ahead) / slots_max;
@@ -47,6 +48,18 @@ pub fn predicted_wait_ns(lane: &LaneView) -> u64 {
     } else {
         wait_ns
     }
+}
+
+/// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
+/// get a grant among them.
+fn calls_before(lane: &LaneView, class: Class) -> u32 {
+    let waiting = lane.depth();
+    if class == Class::Async {
+        return waiting;
+    }
+    let queued_async = lane.queued_async.load(Ordering::Relaxed).min(waiting);
+    let sync = waiting - queued_async;
+    sync + queued_async.min(sync / (ASYNC_SHARE - 1) + 1)
 }
 
 /// Takes a place in the lane's queue, or says why there is none.
@@ -60,7 +73,7 @@ pub fn admit(
 ) -> Result<(), Refusal> {
     let waiting = lane.depth();
     if class == Class::Sync && waiting > 0 && lane.service_ns.load(Ordering::Relaxed) > 0 {
-        let wait_ns = predicted_wait_ns(lane);
+        let wait_ns = predicted_wait_ns(lane, class);
         if wait_ns > deadline_ns && waiting < queue_size {
             return Err(Refusal::new(RejectReason::EstWait, wait_ns));
         }
@@ -68,7 +81,10 @@ pub fn admit(
     if lane.enter(queue_size) {
         Ok(())
     } else {
-        Err(Refusal::new(RejectReason::Depth, predicted_wait_ns(lane)))
+        Err(Refusal::new(
+            RejectReason::Depth,
+            predicted_wait_ns(lane, class),
+        ))
     }
 }
 
@@ -106,7 +122,7 @@ mod tests {
     fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
         let lane = lane(2, 2, 4, SECOND_NS);
         // Four before it and two running on two slots: two and a half seconds.
-        assert_eq!(predicted_wait_ns(&lane), 5 * SECOND_NS / 2);
+        assert_eq!(predicted_wait_ns(&lane, Class::Sync), 5 * SECOND_NS / 2);
         let refusal = admit(&lane, 100, Class::Sync, 2 * SECOND_NS).unwrap_err();
         assert_eq!(
             refusal,
@@ -126,10 +142,19 @@ mod tests {
     }
 
     #[test]
+    fn async_calls_that_wait_are_hardly_before_a_sync_one() {
+        let lane = lane(1, 1, 57, SECOND_NS);
+        lane.queued_async.store(50, Ordering::Relaxed);
+        // One runs, seven sync ones are before it, and two async ones get a turn among them.
+        assert_eq!(predicted_wait_ns(&lane, Class::Sync), 10 * SECOND_NS);
+        assert_eq!(predicted_wait_ns(&lane, Class::Async), 58 * SECOND_NS);
+    }
+
+    #[test]
     fn a_start_counts_where_no_pod_is_there_yet() {
         let lane = lane(1, 0, 1, 1000);
         lane.slots_now.store(0, Ordering::Relaxed);
         lane.start_ns.store(SECOND_NS, Ordering::Relaxed);
-        assert_eq!(predicted_wait_ns(&lane), SECOND_NS + 1000);
+        assert_eq!(predicted_wait_ns(&lane, Class::Sync), SECOND_NS + 1000);
     }
 }

@@ -16,6 +16,9 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 pub struct LaneView {
     /// Live waiting calls.
     depth: AtomicU32,
+    /// Async tickets in the scheduler's queue, a few of them of calls that moved on; what is left of
+    /// `depth` goes before them. Writer: scheduler.
+    pub queued_async: AtomicU32,
     /// Slots held. Writer: scheduler.
     pub running: AtomicU32,
     /// Slots that the function may have at most. Writer: scheduler.
@@ -38,6 +41,7 @@ impl LaneView {
     pub fn new(io_threads: usize) -> Self {
         Self {
             depth: AtomicU32::new(0),
+            queued_async: AtomicU32::new(0),
             running: AtomicU32::new(0),
             slots_max: AtomicU32::new(0),
             slots_now: AtomicU32::new(0),

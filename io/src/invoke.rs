@@ -186,7 +186,7 @@ fn enter(
     begin(place);
     if !call::enter(thread, function, place, class, now_ns) {
         thread.calls.close(place, &thread.entries);
-        let wait_ns = admission::predicted_wait_ns(&function.view);
+        let wait_ns = admission::predicted_wait_ns(&function.view, class);
         return Err(refuse(
             thread,
             known,

@@ -256,6 +256,33 @@ fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
 }
 
 #[test]
+fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let pod = Pod::tcp(move |got, line| {
+        match got.number {
+            0 => std::thread::sleep(Duration::from_millis(300)),
+            _ => _ = line.wait(&held),
+        }
+        line.json("1")
+    });
+    plane().register(&pool("after", &pod));
+    plane().invoke("after", &json!(1)).expect(200);
+    let ids: Vec<String> = (0..60)
+        .map(|_| plane().enqueue("after", &json!(1)))
+        .collect();
+    plane().wait_for("after", 59, 1);
+    // All of them before it would take 18 s; its turn comes after one or two.
+    let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
+    let mut sync = sync.begin(plane().listen);
+    plane().wait_for("after", 60, 1);
+    gate.open();
+    sync.answer().expect(200);
+    ids.iter()
+        .for_each(|id| assert_eq!(plane().ended(id)["status"], "success"));
+}
+
+#[test]
 fn a_repeat_with_its_key_is_answered_though_the_queue_is_full() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
