@@ -1,6 +1,6 @@
 //! A lane's waiting tickets of one class, in order of arrival. It takes memory as its queue grows
 //! to a length it never had, and tickets of calls that moved on are dropped before it would pass
-//! what the spec allows. Only its lane calls it.
+//! what the spec allows or twice its live calls. Only its lane calls it.
 
 use std::collections::VecDeque;
 
@@ -12,6 +12,8 @@ use crate::ticket::Ticket;
 #[derive(Debug, Default)]
 pub(crate) struct Fifo {
     tickets: VecDeque<Ticket>,
+    /// Not before this length: each sweep drops at least half of what it looks at, or nearly.
+    sweep_at: usize,
 }
 
 impl Fifo {
@@ -25,9 +27,11 @@ impl Fifo {
 
     /// Appends a ticket. At most `live_max` of its calls wait at once.
     pub(crate) fn push(&mut self, ticket: Ticket, live_max: usize, entries: &Entries) {
-        if self.tickets.len() >= live_max {
+        if self.tickets.len() >= live_max.max(self.sweep_at) {
             self.tickets
                 .retain(|ticket| entries.is_queued(ticket.call()));
+            // Else each push into a queue full of live calls would look at all of them.
+            self.sweep_at = 2 * self.tickets.len();
         }
         if planted("fifo_lifo") {
             self.tickets.push_front(ticket);

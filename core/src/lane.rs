@@ -17,22 +17,27 @@ use crate::view::LaneView;
 /// How the last starts went.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// Failed ones in a row.
+    /// Failed ones in a row; those that were under way together count as one.
     pub(crate) failed: u32,
+    failed_at_ns: u64,
     pub(crate) retry_at_ns: u64,
     pub(crate) permanent: bool,
     pub(crate) why: Option<Arc<str>>,
 }
 
 impl Starts {
-    pub(crate) fn fail(&mut self, now_ns: u64, permanent: bool, why: Option<Arc<str>>) {
+    /// One failed that was wanted at `wanted_ns`.
+    pub(crate) fn fail(&mut self, wanted_ns: u64, now_ns: u64, permanent: bool, why: Arc<str>) {
+        self.why = Some(why);
+        let together = self.failed > 0 && wanted_ns < self.failed_at_ns;
+        self.permanent = permanent || (together && self.permanent);
+        if together {
+            return;
+        }
         let backoff = START_BACKOFF_NS.saturating_mul(1 << self.failed.min(20));
         self.failed += 1;
+        self.failed_at_ns = now_ns;
         self.retry_at_ns = now_ns + backoff.min(START_BACKOFF_NS_MAX);
-        self.permanent = permanent;
-        if why.is_some() {
-            self.why = why;
-        }
     }
 
     /// Whether waiting for the next start is in vain.

@@ -56,7 +56,7 @@ impl Scheduler {
             let why = "the pod ended before it was ready".into();
             return self.start_failed(pod_ref, false, why, now_ns, out);
         }
-        let lane = pod.lane;
+        let (lane, wanted_ns) = (pod.lane, pod.wanted_ns);
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
             && now_ns.saturating_sub(pod.usable_ns) < SHORT_LIFE_NS;
@@ -67,7 +67,7 @@ impl Scheduler {
         }
         if died_young && let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
             let why: Arc<str> = "pods end right after they came up".into();
-            lane.starts.fail(now_ns, false, Some(why));
+            lane.starts.fail(wanted_ns, now_ns, false, why);
         }
         self.recount(lane);
         self.reconcile(lane, now_ns, out);
@@ -98,10 +98,10 @@ impl Scheduler {
         if pod.state != PodState::Starting {
             return self.pod_down(pod_ref, now_ns, out);
         }
-        let lane_index = pod.lane;
+        let (lane_index, wanted_ns) = (pod.lane, pod.wanted_ns);
         self.forget(pod_ref.index);
         if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
-            lane.starts.fail(now_ns, permanent, Some(why));
+            lane.starts.fail(wanted_ns, now_ns, permanent, why);
         }
         self.recount(lane_index);
         self.reconcile(lane_index, now_ns, out);

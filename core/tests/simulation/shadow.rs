@@ -35,6 +35,8 @@ struct Pod {
     state: State,
     in_flight: u32,
     stale: bool,
+    /// Whether it was asked since it was quarantined.
+    probed: bool,
 }
 
 struct Lane {
@@ -49,6 +51,8 @@ struct Lane {
     since_jump: u32,
     /// Whether a start failed since the last plan.
     failed: bool,
+    /// Whether it took pods over, of which there may be too many.
+    adopted: bool,
 }
 
 type Mailbox = (Arc<LaneView>, VecDeque<(CallRef, Class)>);
@@ -153,6 +157,7 @@ impl Shadow {
                 sync_streak: 0,
                 since_jump: ASYNC_SHARE,
                 failed: false,
+                adopted: false,
             };
             self.lanes.insert(index, lane);
         }
@@ -189,6 +194,7 @@ impl Shadow {
         pod.in_flight -= 1;
         if pod.state == State::Usable && done.verdict != PodVerdict::Healthy {
             pod.state = State::Quarantined;
+            pod.probed = false;
         }
         if pod.state == State::Down && pod.in_flight == 0 {
             self.pods.remove(&key(done.pod));
@@ -223,8 +229,9 @@ impl Shadow {
                     pod.state = State::Stopped;
                 }
                 Order::Probe { pod } => {
-                    let pod = &self.pods[&key(pod)];
+                    let pod = self.pods.get_mut(&key(pod)).expect("a pod to probe");
                     assert_eq!(pod.state, State::Quarantined, "a probe of a good pod");
+                    pod.probed = true;
                 }
                 Order::LaneGone { lane, epoch } => {
                     let gone = self.lanes.remove(&lane).expect("a lane goes once");
@@ -247,7 +254,8 @@ impl Shadow {
     }
 
     fn started(&mut self, lane: u32, pod: PodRef, adopted: bool) {
-        let found = &self.lanes[&lane];
+        let found = self.lanes.get_mut(&lane).expect("a lane of a pod");
+        found.adopted |= adopted;
         assert!(
             adopted || found.removed.is_none(),
             "a pod for a removed function"
@@ -258,6 +266,7 @@ impl Shadow {
             state,
             in_flight: 0,
             stale: false,
+            probed: false,
         };
         let was = self.pods.insert(key(pod), new);
         assert!(was.is_none(), "one place for two pods");
@@ -279,20 +288,28 @@ impl Shadow {
         gauge(0) + gauge(1) + self.census(index, State::Quarantined)
     }
 
-    fn check_starts(&self, index: u32) {
-        let lane = &self.lanes[&index];
-        let plan = lane.plan.pods.expect("only functions with pods start some");
-        let stale = self
-            .pods
-            .values()
-            .any(|pod| pod.lane == index && pod.stale && pod.state != State::Stopped);
-        let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
-        let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
-        // A quarantined pod may be draining, which nobody said; with no call in it that shows.
+    /// The same without quarantined ones that may be draining, which nobody said; with no call in it
+    /// that would show.
+    fn surely_serving(&self, index: u32, lane: &Lane) -> u32 {
         let doubtful = self.pods.values().filter(|pod| {
             pod.lane == index && pod.state == State::Quarantined && pod.in_flight > 0
         });
-        let serving = self.serving(index, lane) - doubtful.count() as u32;
+        self.serving(index, lane) - doubtful.count() as u32
+    }
+
+    fn has_stale(&self, index: u32) -> bool {
+        let of_lane = self.pods.values().filter(|pod| pod.lane == index);
+        let mut kept = of_lane.filter(|pod| pod.state != State::Stopped);
+        kept.any(|pod| pod.stale)
+    }
+
+    fn check_starts(&self, index: u32) {
+        let lane = &self.lanes[&index];
+        let plan = lane.plan.pods.expect("only functions with pods start some");
+        let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
+        let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
+        let stale = self.has_stale(index);
+        let serving = self.surely_serving(index, lane);
         // While old pods are replaced there may be one more than the most.
         let most = if stale { plan.max + 1 } else { needed };
         assert!(
@@ -372,6 +389,8 @@ impl Shadow {
         let drained = (usable().count() as u32)
             .checked_sub(gauge(0))
             .expect("no more usable pods than came up");
+        let asked = |pod: &Pod| pod.state != State::Quarantined || pod.in_flight > 0 || pod.probed;
+        assert!(of_lane().all(asked), "a quarantined pod nobody asks");
         let slot_free = lane.held < lane.plan.concurrency;
         let Some(plan) = lane.plan.pods else {
             assert!(live == 0 || !slot_free, "a call waits for a free slot");
@@ -385,6 +404,11 @@ impl Shadow {
         let calls = (live + lane.held).min(lane.plan.concurrency);
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
         let serving = self.serving(index, lane);
+        let most = plan.max + u32::from(self.has_stale(index));
+        assert!(
+            lane.adopted || self.surely_serving(index, lane) <= most,
+            "more pods than the spec allows"
+        );
         if serving < needed {
             assert!(lane.failed, "{serving} pods of {needed}, and none starts");
             assert!(timer || starting > 0, "nobody will start the next pod");

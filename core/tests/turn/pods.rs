@@ -156,6 +156,27 @@ fn a_crash_loop_backs_off_and_ends_the_wait() {
 }
 
 #[test]
+fn a_burst_of_starts_that_fail_together_is_one_failure() {
+    let mut plane = Plane::with(warm(8, 0));
+    plane.calls(0, Class::Sync, 8);
+    let pods = plane.starts();
+    assert_eq!(pods.len(), 8);
+    plane.now += SECOND;
+    for pod in pods {
+        plane.start_fails(pod, false);
+        plane.now += MS;
+    }
+    assert!(
+        plane.notices().is_empty(),
+        "one bad moment is no crash loop"
+    );
+    plane.pass(START_BACKOFF_NS);
+    let one = plane.started();
+    assert_eq!(one.len(), 1, "one start shows whether it mended");
+    assert_eq!(plane.grants().len(), 1);
+}
+
+#[test]
 fn starts_back_off_to_a_minute_and_no_longer() {
     let mut plane = Plane::with(warm(1, 1));
     for _ in 0..40 {

@@ -109,6 +109,24 @@ fn old_pods_serve_on_while_no_new_one_starts() {
 }
 
 #[test]
+fn more_old_pods_than_needed_wait_for_the_first_new_one_too() {
+    let mut plane = Plane::with(warm(3, 1));
+    plane.started();
+    plane.calls(0, Class::Sync, 3);
+    plane.started();
+    let busy = plane.grants();
+    plane.done(&busy[0], PodVerdict::Healthy);
+    plane.done(&busy[1], PodVerdict::Healthy);
+    change(&mut plane, warm(3, 1), true);
+    let fresh = plane.starts();
+    assert_eq!(fresh.len(), 1);
+    plane.up(&fresh);
+    assert_eq!(plane.stops().len(), 2, "the idle ones");
+    plane.done(&busy[2], PodVerdict::Healthy);
+    assert_eq!(plane.stops(), [busy[2].pod]);
+}
+
+#[test]
 fn old_pods_that_nobody_needs_go_at_once() {
     let mut plane = Plane::with(warm(2, 0));
     plane.calls(0, Class::Sync, 2);
