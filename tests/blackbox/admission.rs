@@ -376,3 +376,43 @@ fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
     assert!(asyncs[0] >= 4, "async calls came first: {asyncs:?}");
     assert!(asyncs[2] <= 30, "async calls starved: {asyncs:?}");
 }
+
+#[test]
+fn a_full_call_table_is_refused_as_memory_and_empties_again() {
+    // What one io thread holds at once; a connection belongs to one.
+    const CALLS: usize = 16_384;
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = Pod::held(&Gate::default());
+    for name in ["full-a", "full-b"] {
+        plane.register(&with(pool(name, &pod), &json!({"queueSize": 10_000})));
+    }
+    let mut wire = Wire::connect(plane.listen);
+    let mut taken = 0;
+    let refused = 'table: loop {
+        assert!(taken <= CALLS, "{taken} calls on one thread");
+        let name = if taken < 8192 { "full-a" } else { "full-b" };
+        wire.send(&Request::enqueue(name, &json!(1)).bytes().repeat(64));
+        let mut first = None;
+        for _ in 0..64 {
+            let answer = wire.answer();
+            if answer.status == 202 {
+                taken += 1;
+            } else {
+                first.get_or_insert(answer);
+            }
+        }
+        if let Some(answer) = first {
+            break 'table answer;
+        }
+    };
+    assert_eq!(taken, CALLS);
+    expect_refusal(refused, "memory");
+    plane.remove("full-a");
+    wire.send(&Request::enqueue("full-b", &json!(1)).bytes());
+    wire.answer().expect(202);
+    plane.remove("full-b");
+    eventually("all but the running ones have ended", || {
+        plane.metrics().sum("nanofaas_executions_waiting", &[]) == 0.0
+    });
+    assert_eq!(plane.metrics().drift(), 0.0);
+}

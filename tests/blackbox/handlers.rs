@@ -142,3 +142,23 @@ child = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $! > grandchild; wait'])
 def handle(input):
     return [os.getpid(), os.getppid(), child.pid]
 ";
+
+/// Ends as `input` says, each time leaving a mark.
+pub(crate) const DIES: &str = "
+import os, signal
+def handle(input):
+    with open('runs', 'a') as runs:
+        runs.write('x')
+    if input == 'kill':
+        os.kill(os.getpid(), signal.SIGKILL)
+    if input == 'exit':
+        os._exit(3)
+    return input
+";
+
+/// Where it says that it is ready.
+pub(crate) const READY_URL: &str = "
+import os
+def handle(input):
+    return os.environ['NANOFAAS_READY_URL']
+";

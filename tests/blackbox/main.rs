@@ -9,6 +9,7 @@
 
 mod functions;
 mod handlers;
+mod metrics;
 mod plane;
 mod pod;
 mod wire;
@@ -24,6 +25,8 @@ mod executions;
 mod deadlines;
 mod spec;
 mod pods;
+mod deaths;
 mod jobs;
+mod settings;
 mod operations;
 mod robust;

@@ -1,44 +1,18 @@
-//! What operators rely on: health, metrics, logs, settings, ports, files, and the way down.
+//! What operators rely on while it runs: health, metrics, logs, and the way down.
 
-use std::process::Output;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::functions::{Folder, local, pool, with};
-use crate::plane::{Plane, Shared, io_driver, program};
+use crate::plane::{Plane, Shared, io_driver};
 use crate::pod::{Gate, Pod};
 use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
-}
-
-/// Runs the program to its end, which has to come by itself.
-fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = program();
-    command.args(arguments).envs(variables.iter().copied());
-    command.output().expect("the program starts")
-}
-
-/// Runs it with flags that it must refuse; what it says.
-#[track_caller]
-fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let mut all = vec![
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--management",
-        "127.0.0.1:0",
-    ];
-    all.extend(arguments);
-    let output = run(&all, variables);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it ended well: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
 }
 
 #[test]
@@ -218,145 +192,6 @@ fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
             assert!(parsed[field].is_string(), "{field} in {line}");
         }
     }
-}
-
-#[test]
-fn a_wrong_setting_stops_the_start_with_its_name_and_what_it_can_be() {
-    for (flag, value, hint) in [
-        ("--backend", "docker", "local"),
-        ("--io-driver", "select", "epoll"),
-        ("--scheduler", "none", "inline"),
-        ("--io-threads", "0", "1"),
-        ("--rate-max-per-second", "many", "off"),
-        ("--max-body", "1XB", "MiB"),
-        ("--drain-ms", "-1", "whole number"),
-        ("--default-timeout-ms", "0", "300000"),
-        ("--management", "nowhere", "address"),
-        ("--log", "xml", "json"),
-    ] {
-        let said = refused(&[&format!("{flag}={value}")], &[]);
-        assert!(said.contains(flag) && said.contains(hint), "{flag}: {said}");
-    }
-    let said = refused(&[], &[("NANOFAAS_DEFAULT_CONCURRENCY", "many")]);
-    assert!(said.contains("NANOFAAS_DEFAULT_CONCURRENCY"), "{said}");
-    let said = refused(&["--scheduler", "inline", "--io-threads", "2"], &[]);
-    assert!(
-        said.contains("--scheduler") && said.contains("--io-threads"),
-        "{said}"
-    );
-    let said = refused(&["--inflight-bytes", "1KiB"], &[]);
-    assert!(
-        said.contains("--inflight-bytes") && said.contains("--max-body"),
-        "{said}"
-    );
-    let said = refused(&["--no-such-flag"], &[]);
-    assert!(said.contains("--no-such-flag"), "{said}");
-}
-
-#[test]
-fn help_lists_every_setting_with_its_variable() {
-    let output = run(&["serve", "--help"], &[]);
-    assert!(output.status.success());
-    let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    for flag in [
-        "--listen",
-        "--management",
-        "--internal-listen",
-        "--backend",
-        "--functions",
-        "--io-threads",
-        "--io-driver",
-        "--io-spin-us",
-        "--scheduler",
-        "--namespace",
-        "--callback-url",
-        "--rate-max-per-second",
-        "--max-body",
-        "--max-response",
-        "--inflight-bytes",
-        "--execution-ttl-ms",
-        "--execution-store-bytes",
-        "--async-max-age-ms",
-        "--start-timeout-ms",
-        "--drain-ms",
-        "--default-timeout-ms",
-        "--default-concurrency",
-        "--default-queue-size",
-        "--default-max-retries",
-        "--metrics-functions-max",
-        "--log",
-    ] {
-        let variable = format!("NANOFAAS_{}", flag[2..].replace('-', "_").to_uppercase());
-        assert!(
-            help.contains(flag) && help.contains(&variable),
-            "{flag} in {help}"
-        );
-    }
-}
-
-#[test]
-fn a_second_plane_on_the_same_port_is_told_so_and_ends() {
-    let first = plane();
-    let (listen, management) = (first.listen.to_string(), first.management.to_string());
-    for (flag, taken, other) in [
-        ("--listen", &listen, "--management"),
-        ("--management", &management, "--listen"),
-    ] {
-        let output = run(&["serve", flag, taken, other, "127.0.0.1:0"], &[]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            !output.status.success(),
-            "two processes share {taken}: {said}"
-        );
-        assert!(said.contains(&**taken), "{said}");
-    }
-    first.register(&local("still-there"));
-    for _ in 0..20 {
-        first.invoke("still-there", &json!(1)).expect(200);
-    }
-}
-
-#[test]
-fn functions_of_files_are_there_at_the_start() {
-    let folder = Folder::new();
-    let object = "apiVersion: nanofaas.io/v1\nkind: Function\nmetadata: {name: from-yaml}\n\
-        spec: {executionMode: LOCAL, timeoutMs: 321}\n";
-    let file = folder.write("one.yaml", object);
-    std::fs::create_dir(folder.path().join("more")).expect("a folder");
-    folder.write(
-        "more/two.function.json",
-        r#"{"name": "from-json", "executionMode": "LOCAL"}"#,
-    );
-    let more = folder.path().join("more");
-    let plane = Plane::start(&[
-        "--functions",
-        file.to_str().expect("a path"),
-        "--functions",
-        more.to_str().expect("a path"),
-    ]);
-    plane.invoke("from-json", &json!(1)).expect(200);
-    let one = plane.get("/v1/functions/from-yaml").expect(200).json();
-    assert_eq!(one["timeoutMs"], 321);
-}
-
-#[test]
-fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
-    let folder = Folder::new();
-    let bad = "name: bad\nexecutionMode: LOCAL\n\ntimeoutMs: 0\n";
-    for (file, content, place, field) in [
-        ("field.yaml", bad, "4", "timeoutMs"),
-        ("syntax.yaml", "name: x\n  executionMode: [LOCAL\n", "2", ""),
-        ("empty.yaml", "", "", ""),
-    ] {
-        let path = folder.write(file, content);
-        let said = refused(&["--functions", path.to_str().expect("a path")], &[]);
-        assert!(
-            said.contains(file) && said.contains(place) && said.contains(field),
-            "{said}"
-        );
-    }
-    let said = refused(&["--functions", "/no/such/file.yaml"], &[]);
-    assert!(said.contains("/no/such/file.yaml"), "{said}");
 }
 
 #[test]

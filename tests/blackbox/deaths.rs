@@ -1,0 +1,85 @@
+//! How pods end, or never begin: memory, crashes, starts that hang, and strangers that say ready.
+
+use serde_json::{Value, json};
+
+use crate::functions::{Folder, is_alive, with};
+use crate::handlers;
+use crate::plane::{Plane, Shared};
+use crate::wire::{Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+#[test]
+fn a_worker_that_was_killed_ran_out_of_memory_and_its_call_is_not_tried_again() {
+    let folder = Folder::new();
+    let function = folder.python("oom", "WARM", handlers::DIES);
+    plane().register(&with(
+        function,
+        &json!({"maxRetries": 5, "retryOn": ["POD"]}),
+    ));
+    let answer = plane().invoke("oom", &json!("kill"));
+    answer.expect_failure(500, "error", "OOM");
+    assert_eq!(folder.read("runs").as_deref(), Some("x"));
+    assert_eq!(
+        plane().invoke("oom", &json!(1)).expect(200).json()["output"],
+        1
+    );
+}
+
+#[test]
+fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
+    let folder = Folder::new();
+    let function = folder.python("exits", "WARM", handlers::DIES);
+    plane().register(&with(function, &json!({"maxRetries": 0})));
+    let answer = plane().invoke("exits", &json!("exit"));
+    answer.expect_failure(502, "error", "POD_LOST");
+    assert_eq!(folder.read("runs").as_deref(), Some("x"));
+    assert_eq!(
+        plane().invoke("exits", &json!(2)).expect(200).json()["output"],
+        2
+    );
+}
+
+#[test]
+fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
+    let plane = Plane::start(&["--start-timeout-ms", "300"]);
+    let folder = Folder::new();
+    let script = "echo still thinking >&2; echo $$ >> pids; exec sleep 600";
+    plane.register(&folder.shell("hangs", "WARM", script));
+    let answer = plane.invoke("hangs", &json!(1));
+    answer.expect_failure(503, "error", "COLD_START_FAILED");
+    plane.remove("hangs");
+    let text = folder.read("pids").expect("pids");
+    for pid in text.lines().map(|line| line.parse().expect("a pid")) {
+        eventually("it is ended", || !is_alive(pid));
+    }
+}
+
+#[test]
+fn only_the_pod_itself_can_say_that_it_is_ready() {
+    let folder = Folder::new();
+    plane().register(&folder.python("ready", "WARM", handlers::READY_URL));
+    let answer = plane().invoke("ready", &json!(1)).expect(200).json();
+    let url = answer["output"].as_str().expect("a URL");
+    let path = &url[url.find("/v1/internal/").expect("an internal path")..];
+    let post =
+        |path: &str, body: &Value| plane().send(&Request::new("POST", path).json(body)).status;
+    let stamps = json!({"startedAt": 1, "loadedAt": 2, "readyAt": 3});
+    assert_eq!(post(path, &stamps), 204);
+    assert_eq!(post(path, &json!({})), 204);
+    assert_eq!(post(path, &json!([])), 400);
+    let token = path.split('/').nth(3).expect("a token");
+    for foreign in [
+        path.replace(token, "x"),
+        path.replace(token, &token[1..]),
+        path.replace("fn-ready-", "fn-steady-"),
+        path.replace(":ready", "0:ready"),
+    ] {
+        assert_eq!(post(&foreign, &stamps), 403, "{foreign}");
+    }
+    let again = plane().invoke("ready", &json!(1)).expect(200).json();
+    assert_eq!(again["output"], answer["output"], "the pod serves on");
+}
