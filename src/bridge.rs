@@ -2,6 +2,7 @@
 //! It never touches a call. A panic here is a dependency's as likely as ours, so it ends nothing:
 //! the bridge is built anew, with backoff, around the same desk. `serve` starts it.
 
+mod endpoint;
 mod podless;
 
 use std::cell::RefCell;
@@ -13,22 +14,26 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::task::Poll;
+use std::task::{Poll, Wake};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use nanofaas_core::desk::Desk;
+use nanofaas_core::cold_start::{ColdStarts, WallClock};
+use nanofaas_core::desk::{Desk, Home, Rest, Work, attend};
+use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::message::Refused;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::FunctionDraft;
 use nanofaas_local_bridge::{LocalBridge, LocalConfig, OpenError};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::timeout;
 
 use crate::management::{self, Ask, Management};
 use crate::metrics::Functions;
 use crate::panics;
+use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -36,6 +41,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const SOUND: Duration = Duration::from_secs(60);
 /// Between two looks whether the io threads have taken everything over.
 const LOOK: Duration = Duration::from_millis(1);
+/// When a ring was full, it is tried again after this.
+const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What runs pods.
 pub(crate) enum Backend {
@@ -57,6 +64,8 @@ pub(crate) struct Seat {
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,
     pub(crate) registry: Registry,
+    /// The process's clock against the world's.
+    pub(crate) clock: WallClock,
     /// Functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
     /// Is told once: all of them are known to all io threads, or why the start failed.
@@ -103,6 +112,19 @@ pub(crate) fn start(seat: Seat) -> io::Result<BridgeThread> {
     Ok(BridgeThread { stop, thread })
 }
 
+/// The bridge's bell, and what it rings.
+pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
+    struct Ringer(Arc<Notify>);
+    impl Wake for Ringer {
+        fn wake(self: Arc<Self>) {
+            self.0.notify_one();
+        }
+    }
+    let notify = Arc::new(Notify::new());
+    let ringer = Arc::new(Ringer(notify.clone()));
+    (Arc::new(Doorbell::new(ringer.into())), notify)
+}
+
 /// What outlives one building of the bridge.
 struct Bridge {
     backend: Backend,
@@ -116,7 +138,9 @@ struct Bridge {
 }
 
 fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
-    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, seat.registry);
+    let registry = (seat.registry, Home::Memory);
+    let starts = ColdStarts::new(seat.clock);
+    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, registry, starts);
     if let Err(error) = register(&mut desk, seat.functions) {
         // Nobody who starts a process waits no longer for it.
         let _ = seat.settled.send(Err(error));
@@ -193,25 +217,59 @@ impl Bridge {
     }
 
     async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
-        let local = match &self.backend {
-            Backend::Local(config) => Some(LocalBridge::open(config())?),
-            Backend::None => None,
+        let backend = match &self.backend {
+            Backend::Local(config) => {
+                let bridge = LocalBridge::open(config(), self.desk.clone())?;
+                Running::Local(bridge)
+            }
+            Backend::None => Running::None,
         };
         self.spawn_around()?;
-        let stop = wait_for(stopped);
-        let (desk, wake) = (self.desk.clone(), self.wake.clone());
-        let backend = async {
-            match local {
-                Some(bridge) => bridge.run(desk, wake, stop).await,
-                None => podless::run(desk, wake, stop).await,
-            }
+        let stop = async {
+            wait_for(stopped).await;
             true
         };
         let panicked = async {
             panics::on_bridge().notified().await;
             false
         };
-        Ok(first_of(backend, panicked).await)
+        let ended = first_of(stop, panicked);
+        let attending = async {
+            self.attend(&backend).await;
+            false
+        };
+        let was_asked = first_of(ended, attending).await;
+        if was_asked {
+            backend.stop().await;
+        }
+        Ok(was_asked)
+    }
+
+    /// Hands the desk's work to who does it, for ever.
+    async fn attend(&self, backend: &Running) {
+        let endpoints = Endpoints::new(self.desk.clone());
+        // A bridge that is built anew knows none yet.
+        let functions: Vec<_> = self.desk.borrow().functions().values().cloned().collect();
+        functions.iter().for_each(|one| endpoints.follow(one));
+        let take = |work: Work| {
+            match &work {
+                Work::Function(function) => endpoints.follow(function),
+                Work::Removed { lane, .. } => endpoints.forget(*lane),
+                _ => {}
+            }
+            match backend {
+                Running::Local(bridge) => bridge.take(work),
+                Running::None => podless::take(&self.desk, work),
+            }
+        };
+        let pause = async |rest| match rest {
+            Rest::No => yield_now().await,
+            Rest::Shortly => {
+                let _ = timeout(RING_PAUSE, self.wake.notified()).await;
+            }
+            Rest::UntilBell => self.wake.notified().await,
+        };
+        attend(&self.desk, take, pause).await;
     }
 
     /// What lives beside the backend.
@@ -248,6 +306,21 @@ impl Bridge {
     }
 }
 
+/// The backend of one building of the bridge.
+enum Running {
+    Local(LocalBridge),
+    None,
+}
+
+impl Running {
+    async fn stop(&self) {
+        match self {
+            Self::Local(bridge) => bridge.stop().await,
+            Self::None => {}
+        }
+    }
+}
+
 /// What the metrics page reads of the functions.
 fn functions(desk: &Desk) -> Functions {
     let registered = desk.functions().iter();
@@ -256,6 +329,7 @@ fn functions(desk: &Desk) -> Functions {
             .map(|(name, function)| (name.clone(), function.view.clone()))
             .collect(),
         leaving: desk.leaving_views().cloned().collect(),
+        cold_starts: desk.starts.times(),
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use nanofaas_core::cold_start::WallClock;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, SchedulerPost};
@@ -141,7 +142,7 @@ impl Wiring {
             io_posts.push(post);
             inboxes.push((inbox, waking));
         }
-        let (bell, bridge_wake) = nanofaas_local_bridge::bell();
+        let (bell, bridge_wake) = bridge::bell();
         let (bridge_post, bridge_inbox) = BridgePost::pair(bell);
         Ok(Self {
             origin: Instant::now(),
@@ -207,6 +208,7 @@ impl Serving {
             io: io_posts.clone(),
             scheduler: post,
             registry: Registry::new(config.io_threads, config.defaults, platform(&config)),
+            clock: WallClock(wiring.origin_wall),
             functions: loaded.iter().map(|one| one.file.draft.clone()).collect(),
             settled,
             listener,
@@ -318,7 +320,7 @@ fn backend(config: &Config, addresses: &Addresses, wiring: &Wiring) -> bridge::B
     }
     let callback_base = config.callback_base(addresses.listen, addresses.internal);
     let start_timeout = Duration::from_millis(config.start_timeout_ms);
-    let (origin, origin_wall) = (wiring.origin, wiring.origin_wall);
+    let origin = wiring.origin;
     bridge::Backend::Local(Box::new(move || LocalConfig {
         callback_base: callback_base.clone(),
         start_timeout,
@@ -327,7 +329,6 @@ fn backend(config: &Config, addresses: &Addresses, wiring: &Wiring) -> bridge::B
         guard: vec!["/proc/self/exe".into(), "guard".into()],
         run_base: None,
         origin,
-        origin_wall,
     }))
 }
 

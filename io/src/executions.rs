@@ -10,6 +10,7 @@ use std::task::{Context, Waker};
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
+use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
 
@@ -62,6 +63,8 @@ pub(crate) struct Record {
     pub(crate) finished_ns: Option<u64>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
+    /// How the pod that its attempt had to wait for came up.
+    pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<Failure>,
     /// Its place among the running calls, for a cancel.
     pub(crate) call: Option<CallRef>,

@@ -220,6 +220,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
             cold_start,
             init_ms,
             start_ns,
+            start: None,
         }
     })
 }
@@ -327,6 +328,7 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
         cold_start: false,
         init_ms: None,
         start_ns: 0,
+        start: None,
     }
 }
 
@@ -561,6 +563,7 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
         cold_start: head.cold_start,
         init_ms: head.init_duration_ms,
         start_ns: 0,
+        start: None,
     }
 }
 

@@ -236,6 +236,12 @@ impl Thread {
         self.origin_wall_ns + at_ns
     }
 
+    /// A time of the world's clock as nanoseconds of the process's; 0 before its origin.
+    pub(crate) const fn process_ns(&self, epoch_ms: u64) -> u64 {
+        let ns = epoch_ms.saturating_mul(1_000_000);
+        ns.saturating_sub(self.origin_wall_ns)
+    }
+
     pub(crate) fn ledger(&self) -> &ThreadLedger {
         &self.ledgers[usize::from(self.index)]
     }
