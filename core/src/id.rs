@@ -73,8 +73,8 @@ impl std::fmt::Debug for ExecutionId {
     }
 }
 
-/// The name of a pod: `fn-<function>-<5 random>`.
-pub fn pod_name(function: &str, random: [u8; 5]) -> String {
+/// The name of a pod (`fn-<function>-<5 random>`), or with more letters of a Job.
+pub fn pod_name<const N: usize>(function: &str, random: [u8; N]) -> String {
     let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));
     format!("fn-{function}-{}", letters.iter().collect::<String>())
 }

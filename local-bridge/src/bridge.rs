@@ -137,7 +137,7 @@ impl Plane {
     /// A name that no other pod has.
     pub(crate) fn pod_name(&self, function: &str) -> String {
         loop {
-            let name = pod_name(function, random());
+            let name = pod_name::<5>(function, random());
             if self.pods.borrow().named(&name).is_none() {
                 return name;
             }
