@@ -25,7 +25,8 @@ use nanofaas_core::message::Refused;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::FunctionDraft;
-use nanofaas_local_bridge::{LocalBridge, LocalConfig, OpenError};
+use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
+use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::timeout;
@@ -48,6 +49,7 @@ const RING_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) enum Backend {
     /// Made anew each time the bridge is.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
+    Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
     /// Nothing does.
     None,
 }
@@ -79,7 +81,9 @@ pub(crate) struct Seat {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
-    Backend(#[from] OpenError),
+    Local(#[from] nanofaas_local_bridge::OpenError),
+    #[error("{0}")]
+    Kubernetes(#[from] nanofaas_k8s_bridge::OpenError),
     #[error("cannot start the bridge: {0}")]
     Io(#[from] io::Error),
     #[error("function {name} could not be registered: {why}")]
@@ -135,10 +139,16 @@ struct Bridge {
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
     /// Taken by whoever tells it.
     settled: Rc<RefCell<Option<Settled>>>,
+    /// What a bridge to a cluster that is built anew has to know of the one before.
+    memory: Rc<Memory>,
 }
 
 fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
-    let registry = (seat.registry, Home::Memory);
+    let home = match seat.backend {
+        Backend::Kubernetes(_) => Home::Cluster,
+        Backend::Local(_) | Backend::None => Home::Memory,
+    };
+    let registry = (seat.registry, home);
     let starts = ColdStarts::new(seat.clock);
     let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, registry, starts);
     if let Err(error) = register(&mut desk, seat.functions) {
@@ -154,13 +164,14 @@ fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
         management: seat.management,
         asked: Rc::new(RefCell::new(seat.asked)),
         settled: Rc::new(RefCell::new(Some(seat.settled))),
+        memory: Rc::default(),
     };
     let mut backoff = FIRST_BACKOFF;
     while !*stopped.borrow() {
         let began = Instant::now();
         let why = match catch_unwind(AssertUnwindSafe(|| bridge.run(stopped.clone()))) {
-            Ok(Ok(true)) => return,
-            Ok(Ok(false)) | Err(_) => "it panicked".to_owned(),
+            Ok(Ok(Ended::Asked | Ended::Deposed)) => return,
+            Ok(Ok(Ended::Panicked)) | Err(_) => "it panicked".to_owned(),
             Ok(Err(error)) => {
                 let first = bridge.settled.borrow_mut().take();
                 if let Some(first) = first {
@@ -207,8 +218,7 @@ fn register(desk: &mut Desk, functions: Vec<FunctionDraft>) -> Result<(), StartE
 }
 
 impl Bridge {
-    /// True when it was asked to stop, false when a task of it panicked.
-    fn run(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
+    fn run(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -216,33 +226,39 @@ impl Bridge {
         runtime.block_on(tasks.run_until(self.serve(stopped)))
     }
 
-    async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
-        let backend = match &self.backend {
-            Backend::Local(config) => {
-                let bridge = LocalBridge::open(config(), self.desk.clone())?;
-                Running::Local(bridge)
+    async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
+        let desk = self.desk.clone();
+        let backend = Rc::new(match &self.backend {
+            Backend::Local(config) => Running::Local(LocalBridge::open(config(), desk)?),
+            Backend::Kubernetes(config) => {
+                let memory = self.memory.clone();
+                let bridge = KubernetesBridge::open(config(), memory, desk).await?;
+                Running::Kubernetes(bridge)
             }
             Backend::None => Running::None,
-        };
-        self.spawn_around()?;
+        });
+        self.spawn_around(backend.clone())?;
         let stop = async {
             wait_for(stopped).await;
-            true
+            Ended::Asked
         };
         let panicked = async {
             panics::on_bridge().notified().await;
-            false
+            Ended::Panicked
         };
-        let ended = first_of(stop, panicked);
+        let deposed = async {
+            backend.deposed().await;
+            Ended::Deposed
+        };
         let attending = async {
             self.attend(&backend).await;
-            false
+            Ended::Panicked
         };
-        let was_asked = first_of(ended, attending).await;
-        if was_asked {
+        let ended = first_of(first_of(stop, panicked), first_of(deposed, attending)).await;
+        if ended == Ended::Asked {
             backend.stop().await;
         }
-        Ok(was_asked)
+        Ok(ended)
     }
 
     /// Hands the desk's work to who does it, for ever.
@@ -259,6 +275,7 @@ impl Bridge {
             }
             match backend {
                 Running::Local(bridge) => bridge.take(work),
+                Running::Kubernetes(bridge) => bridge.take(work),
                 Running::None => podless::take(&self.desk, work),
             }
         };
@@ -273,7 +290,7 @@ impl Bridge {
     }
 
     /// What lives beside the backend.
-    fn spawn_around(&self) -> io::Result<()> {
+    fn spawn_around(&self, backend: Rc<Running>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let management = self.management.clone();
         spawn_local(async move {
@@ -293,7 +310,7 @@ impl Bridge {
         let (settled, desk) = (self.settled.clone(), self.desk.clone());
         if settled.borrow().is_some() {
             spawn_local(async move {
-                while !desk.borrow().is_settled() {
+                while !(backend.is_ready() && desk.borrow().is_settled()) {
                     tokio::time::sleep(LOOK).await;
                 }
                 let first = settled.borrow_mut().take();
@@ -306,16 +323,45 @@ impl Bridge {
     }
 }
 
+/// Why one building of the bridge ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The process stops.
+    Asked,
+    /// A task of it did.
+    Panicked,
+    /// Another control plane acts for the cluster now.
+    Deposed,
+}
+
 /// The backend of one building of the bridge.
 enum Running {
     Local(LocalBridge),
+    Kubernetes(KubernetesBridge),
     None,
 }
 
 impl Running {
+    /// Whether it has found out what there is.
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Kubernetes(bridge) => bridge.is_ready(),
+            Self::Local(_) | Self::None => true,
+        }
+    }
+
+    /// Waits until somebody else has taken its part, which may be never.
+    async fn deposed(&self) {
+        match self {
+            Self::Kubernetes(bridge) => bridge.deposed().await,
+            Self::Local(_) | Self::None => std::future::pending().await,
+        }
+    }
+
     async fn stop(&self) {
         match self {
             Self::Local(bridge) => bridge.stop().await,
+            Self::Kubernetes(bridge) => bridge.stop().await,
             Self::None => {}
         }
     }
