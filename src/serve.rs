@@ -387,9 +387,12 @@ fn backend(
                 return Err(StartError::Unreachable(callback_base));
             }
             let namespace = config.namespace.clone();
+            let own_pod = own_pod();
             let functions = drafts(loaded);
             bridge::Backend::Kubernetes(Box::new(move || KubernetesConfig {
+                kubeconfig: None,
                 namespace: namespace.clone(),
+                own_pod: own_pod.clone(),
                 callback_base: callback_base.clone(),
                 start_timeout,
                 functions: functions.clone(),
@@ -398,6 +401,12 @@ fn backend(
             }))
         }
     })
+}
+
+/// Name and uid of the Pod that this process runs in, which its manifest hands it.
+fn own_pod() -> Option<(String, String)> {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some((value("POD_NAME")?, value("POD_UID")?))
 }
 
 /// What each scrape reads of the process.

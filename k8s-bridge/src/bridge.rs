@@ -4,11 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use nanofaas_core::cold_start::{Phase, WallClock};
 use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
@@ -38,8 +40,12 @@ const STOP: Duration = Duration::from_secs(4);
 
 /// What the bridge is run with.
 pub struct KubernetesConfig {
+    /// How to reach the API server; if none, as `kubectl` would find out, or as a pod does.
+    pub kubeconfig: Option<PathBuf>,
     /// Where functions, pods and Jobs are; the plane's own namespace if none.
     pub namespace: Option<String>,
+    /// Name and uid of the plane's own Pod, where it runs in one.
+    pub own_pod: Option<(String, String)>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
     /// How long a pod may take to become ready.
@@ -111,8 +117,7 @@ impl KubernetesBridge {
         memory: Rc<Memory>,
         desk: Rc<RefCell<Desk>>,
     ) -> Result<Self, OpenError> {
-        let found = kube::Config::infer().await;
-        let mut found = found.map_err(|error| OpenError::Config(chain(&error)))?;
+        let mut found = server(config.kubeconfig.as_deref()).await?;
         found.connect_timeout = Some(CONNECT);
         // Watches are silent for long; each request has a deadline of its own.
         found.read_timeout = None;
@@ -163,6 +168,17 @@ impl KubernetesBridge {
             tracing::warn!("the API server did not take this plane's last words in time");
         }
     }
+}
+
+async fn server(kubeconfig: Option<&Path>) -> Result<kube::Config, OpenError> {
+    let Some(path) = kubeconfig else {
+        let found = kube::Config::infer().await;
+        return found.map_err(|error| OpenError::Config(chain(&error)));
+    };
+    let read = Kubeconfig::read_from(path);
+    let read = read.map_err(|error| OpenError::Config(chain(&error)))?;
+    let found = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+    found.map_err(|error| OpenError::Config(chain(&error)))
 }
 
 impl Plane {
@@ -223,7 +239,7 @@ impl Plane {
 
     /// From nothing to acting. Every step needs the one before.
     async fn begin(self: Rc<Self>) {
-        let identity = Rc::new(Identity::find(&self.cluster).await);
+        let identity = Rc::new(Identity::find(&self.cluster, self.config.own_pod.clone()).await);
         self.identity.replace(Some(identity.clone()));
         lease::acquire(&self.cluster, &identity.holder).await;
         let plane = self.clone();

@@ -1,7 +1,6 @@
 //! Who this plane is in the cluster: its holder's name for the Lease, its process's own label, and
 //! the objects that own what it makes. It changes nothing.
 
-use std::env;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -28,17 +27,11 @@ pub(crate) struct Identity {
     pub(crate) deployment: Option<OwnerReference>,
 }
 
-/// The name and uid of the plane's own Pod, where it runs in one.
-fn own_pod() -> Option<(String, String)> {
-    let value = |name| env::var(name).ok().filter(|value| !value.is_empty());
-    Some((value("POD_NAME")?, value("POD_UID")?))
-}
-
 impl Identity {
     /// Finds out. Outside a cluster nothing owns what the plane makes.
-    pub(crate) async fn find(cluster: &Cluster) -> Self {
+    pub(crate) async fn find(cluster: &Cluster, own_pod: Option<(String, String)>) -> Self {
         let instance = pod_token(u128::from_ne_bytes(random()));
-        let Some((name, uid)) = own_pod() else {
+        let Some((name, uid)) = own_pod else {
             return Self {
                 holder: format!("outside-{instance}"),
                 instance,
