@@ -12,6 +12,8 @@ pub(crate) const CONTAINER: &str = "function";
 /// Where a pod listens.
 pub(crate) const PORT: u16 = 8080;
 
+/// On the control plane's own pods, and on no other.
+const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 /// On everything that the platform makes.
 pub(crate) const LABEL_APP: (&str, &str) = ("app", "nanofaas");
 pub(crate) const LABEL_FUNCTION: &str = "nanofaas.io/function";
@@ -113,6 +115,8 @@ fn ours(template: &mut Value, function: &Function, parts: &Parts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");
     let labels = object(metadata.entry("labels").or_insert(Value::Null));
+    // Services and network policies know the control plane by this one.
+    labels.remove(LABEL_COMPONENT);
     labels.insert(LABEL_APP.0.into(), LABEL_APP.1.into());
     labels.insert(LABEL_FUNCTION.into(), (&**function.name()).into());
     for (name, value) in &parts.labels {
@@ -267,7 +271,8 @@ pub(crate) mod tests {
     #[test]
     fn a_template_is_merged_over_it_but_for_what_is_the_platforms() {
         let function = function(json!({"name": "f", "image": "i", "podTemplate": {
-            "metadata": {"name": "mine", "labels": {"team": "a", "app": "mine"}},
+            "metadata": {"name": "mine", "labels": {"team": "a", "app": "mine",
+                "app.kubernetes.io/component": "control-plane"}},
             "spec": {
                 "restartPolicy": "Always", "nodeSelector": {"disk": "ssd"},
                 "volumes": [{"name": "v", "emptyDir": {}}],
@@ -280,6 +285,7 @@ pub(crate) mod tests {
         assert_eq!(metadata.get("name"), None);
         assert_eq!(metadata["labels"]["team"], "a");
         assert_eq!(metadata["labels"]["app"], "nanofaas");
+        assert_eq!(metadata["labels"].get("app.kubernetes.io/component"), None);
         let spec = &template["spec"];
         assert_eq!(spec["restartPolicy"], "Never");
         assert_eq!(spec["nodeSelector"]["disk"], "ssd");

@@ -72,7 +72,7 @@ fn the_cluster_fills_nothing_in() {
 }
 
 #[test]
-fn kubectl_shows_the_mode_the_ready_pods_and_the_age() {
+fn kubectl_shows_mode_verdict_ready_pods_and_age() {
     let version = version();
     let shown: Vec<(&Value, &Value)> = at(&version, "/additionalPrinterColumns")
         .as_array()
@@ -82,6 +82,10 @@ fn kubectl_shows_the_mode_the_ready_pods_and_the_age() {
         .collect();
     let expected = [
         ("Mode", ".spec.executionMode"),
+        (
+            "Accepted",
+            ".status.conditions[?(@.type==\"Accepted\")].status",
+        ),
         ("Ready", ".status.readyPods"),
         ("Age", ".metadata.creationTimestamp"),
     ];
