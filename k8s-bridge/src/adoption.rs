@@ -112,6 +112,16 @@ fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>
     plane.say(|desk| desk.event(Event::Adopt { lane, token, stale }));
 }
 
+/// Deletes what came to light after the offers were made: an earlier plane's last doings.
+pub(crate) fn end(plane: &Rc<Plane>) {
+    let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
+    for (name, object) in found {
+        if object.metadata.deletion_timestamp.is_none() {
+            stray(plane, name);
+        }
+    }
+}
+
 /// The scheduler answered: the pod has a place, or none where its function went meanwhile.
 pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
     let offered = plane.adoption.borrow_mut().offered.remove(&token);

@@ -264,6 +264,7 @@ impl Plane {
         adoption::begin(&self);
         self.until(|| self.adoption.borrow().is_over()).await;
         self.stage.set(Stage::Acting);
+        adoption::end(&self);
         let held = self.adoption.borrow_mut().release();
         held.into_iter().for_each(|work| self.take(work));
         let plane = self.clone();
