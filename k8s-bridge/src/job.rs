@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
+use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::id::pod_name;
 use nanofaas_core::message::{JobStart, Message, ReadyStamps};
@@ -29,6 +30,8 @@ use crate::seen::{Ended, Seen};
 
 /// How long the container of an answered attempt may take to end by itself.
 const STOP: Duration = Duration::from_secs(5);
+/// How long the container of any other attempt that is over has, in seconds.
+const STOP_S: u32 = 2;
 /// How far the io thread's word may be behind the end of a container that exited with status 0.
 const WORD_BEHIND: Duration = Duration::from_millis(500);
 /// The io thread ends a call at its deadline; a Job so much older was forgotten.
@@ -172,6 +175,12 @@ impl Job {
             self.wait_for_exit().await;
         }
         plane.cluster.delete::<JobObject>(&self.name, None).await;
+        // The collector would give a call that nobody waits for all of its function's grace. Not
+        // before its Job is gone: that one's controller might make another pod.
+        let pod = self.pod.borrow().clone();
+        if let Some(pod) = pod.filter(|_| !self.has_exited()) {
+            plane.cluster.delete::<PodObject>(&pod, Some(STOP_S)).await;
+        }
         plane.memory.jobs.borrow_mut().remove(&self);
     }
 
@@ -194,10 +203,14 @@ impl Job {
         });
     }
 
+    fn has_exited(&self) -> bool {
+        self.is_gone.get() || self.seen.borrow().ended.is_some()
+    }
+
     /// An answered call's container is about to exit; deleting its Job would kill it.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
-        while !self.is_gone.get() && self.seen.borrow().ended.is_none() {
+        while !self.has_exited() {
             if timeout_at(until, self.bell.notified()).await.is_err() {
                 return;
             }
