@@ -3,10 +3,11 @@
 //! A terminal state never changes. It answers no request by itself; `execution_api` does.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use foldhash::{HashMap, HashMapExt};
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;

@@ -2,10 +2,10 @@
 //! by itself; `pod` does. Written by the inbox (addresses, ends) and by `pod` (connections).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
 

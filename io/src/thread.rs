@@ -2,12 +2,12 @@
 //! it reaches the others. Everything here belongs to this thread alone; nothing is locked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use foldhash::HashMap;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
