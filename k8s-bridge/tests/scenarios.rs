@@ -28,3 +28,11 @@ mod begin;
 mod registry;
 #[path = "scenarios/status.rs"]
 mod status;
+#[path = "scenarios/warm.rs"]
+mod warm;
+#[path = "scenarios/job.rs"]
+mod job;
+#[path = "scenarios/robust.rs"]
+mod robust;
+#[path = "scenarios/anew.rs"]
+mod anew;

@@ -52,10 +52,14 @@ pub(crate) enum Fault {
     Hang,
     /// It is done and answered, later.
     Late(Duration),
+    /// It is done later, and never answered.
+    DoneLate(Duration),
     /// A watch ends as soon as it has begun.
     EndAtOnce,
     /// A watch says that its version is too old, in an event.
     ExpireByEvent,
+    /// A watch begins and says nothing, ever.
+    Mute,
     /// A watch breaks off within its first line.
     CutLine,
 }

@@ -157,6 +157,14 @@ impl Server {
         all.into_iter().map(|one| name_of(one).to_owned()).collect()
     }
 
+    /// How many objects there ever were.
+    pub(crate) fn ever(&self, resource: &str) -> usize {
+        let store = self.0.store.borrow();
+        let all = store.history.iter();
+        let added = all.filter(|one| one.resource == resource && one.what == "ADDED");
+        added.count()
+    }
+
     /// Creates an object as somebody else would.
     pub(crate) fn create(&self, resource: &str, object: Value) -> Value {
         let created = self.0.store.borrow_mut().create(resource, object);
@@ -206,11 +214,19 @@ impl Server {
             Some(Fault::Close) => return false,
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Late(late)) => sleep(late).await,
+            Some(Fault::DoneLate(late)) => {
+                let server = self.clone();
+                spawn_local(async move {
+                    sleep(late).await;
+                    let _ = server.act(&request);
+                });
+                return std::future::pending().await;
+            }
             Some(Fault::LoseAnswer) => {
                 let _ = self.act(&request);
                 return false;
             }
-            Some(fault) => return stream::broken(self, &fault, stream).await,
+            Some(fault) => return stream::broken(&fault, stream).await,
             None => {}
         }
         if verb == "watch" {

@@ -25,7 +25,7 @@ fn chunk(text: &str) -> String {
 }
 
 /// A watch that does not work; never keeps the connection after half a line.
-pub(crate) async fn broken(_: &Server, fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
+pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
     let text = match fault {
         Fault::EndAtOnce => [HEAD, END].concat(),
         Fault::ExpireByEvent => {
@@ -37,9 +37,15 @@ pub(crate) async fn broken(_: &Server, fault: &Fault, stream: &mut BufReader<Tcp
             let half = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
             [HEAD, &chunk(half)].concat()
         }
+        Fault::Mute => HEAD.to_owned(),
         fault => panic!("no fault of a watch: {fault:?}"),
     };
     let is_written = stream.write_all(text.as_bytes()).await.is_ok();
+    if matches!(fault, Fault::Mute) {
+        // Until the client has enough of it.
+        let _ = stream.fill_buf().await;
+        return false;
+    }
     is_written && !matches!(fault, Fault::CutLine)
 }
 
