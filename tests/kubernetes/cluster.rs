@@ -1,0 +1,264 @@
+//! The cluster as its users have it: `kubectl`, and the API itself through `kubectl proxy`, which
+//! costs less than a program per question. It never touches a process of the node.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::wire::{Answer, Request};
+
+/// Where the platform is installed.
+pub(crate) const NAMESPACE: &str = "nanofaas";
+
+/// Runs `kubectl` with something on its input.
+pub(crate) fn kubectl_with(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new("kubectl")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubectl is there");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(input.as_bytes()).expect("kubectl reads");
+    drop(pipe);
+    child.wait_with_output().expect("kubectl ends")
+}
+
+/// What `kubectl` printed; it must have worked.
+#[track_caller]
+pub(crate) fn kubectl(args: &[&str]) -> String {
+    let output = kubectl_with(args, "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "kubectl {}: {said}",
+        args.join(" ")
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// `kubectl apply` of an object; what it said where it was refused.
+pub(crate) fn apply(object: &Value) -> Result<(), String> {
+    let output = kubectl_with(&["apply", "-f", "-"], &object.to_string());
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// `kubectl proxy`, which ends with us: it lives as long as a shell's input.
+struct Proxy {
+    shell: Child,
+    _pipe: ChildStdin,
+    address: SocketAddr,
+}
+
+static PROXY: Mutex<Option<Proxy>> = Mutex::new(None);
+
+const PROXY_LINE: &str =
+    "exec 3<&0; kubectl proxy --port=0 </dev/null 3<&- & cat <&3 >/dev/null; kill $!";
+
+fn proxy() -> SocketAddr {
+    let mut proxy = PROXY.lock().expect("no test ends within");
+    proxy.get_or_insert_with(open).address
+}
+
+fn open() -> Proxy {
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", PROXY_LINE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell");
+    let pipe = shell.stdin.take().expect("a pipe");
+    let mut line = String::new();
+    let mut output = BufReader::new(shell.stdout.take().expect("a pipe"));
+    output.read_line(&mut line).expect("a line");
+    let address = line.trim().rsplit(' ').next().unwrap_or_default();
+    let address = address.parse();
+    let address = address.unwrap_or_else(|_| panic!("kubectl proxy says {line:?}"));
+    Proxy {
+        shell,
+        _pipe: pipe,
+        address,
+    }
+}
+
+/// Ends what this file started.
+pub(crate) fn close() {
+    let proxy = PROXY.lock().expect("no test ends within").take();
+    if let Some(Proxy {
+        mut shell, _pipe, ..
+    }) = proxy
+    {
+        drop(_pipe);
+        let _ = shell.wait();
+    }
+}
+
+/// Asks the API server something.
+#[track_caller]
+pub(crate) fn ask(request: &Request) -> Answer {
+    request.send(proxy())
+}
+
+/// An object, where it is there.
+#[track_caller]
+pub(crate) fn object(path: &str) -> Option<Value> {
+    let answer = ask(&Request::get(path));
+    match answer.status {
+        404 => None,
+        _ => Some(answer.expect(200).json()),
+    }
+}
+
+/// The items of a list.
+#[track_caller]
+pub(crate) fn list(path: &str) -> Vec<Value> {
+    let mut list = ask(&Request::get(path)).expect(200).json();
+    match list["items"].take() {
+        Value::Array(items) => items,
+        _ => Vec::new(),
+    }
+}
+
+/// A `Function` object of the platform's namespace.
+pub(crate) fn function(name: &str) -> Option<Value> {
+    object(&format!(
+        "/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions/{name}"
+    ))
+}
+
+/// The condition `Accepted` of a function: its status and its message, once there is one for the
+/// spec as it is now.
+pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
+    let object = function(name)?;
+    let conditions = object["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|one| one["type"] == "Accepted")?;
+    if condition["observedGeneration"] != object["metadata"]["generation"] {
+        return None;
+    }
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    Some((text("status"), text("message")))
+}
+
+/// What `kubectl get fn` shows of a function under a heading.
+#[track_caller]
+pub(crate) fn shown(function: &str, heading: &str) -> String {
+    let table = kubectl(&["-n", NAMESPACE, "get", "fn", function]);
+    let mut lines = table.lines().map(str::split_whitespace);
+    let mut headings = lines.next().expect("headings");
+    let at = headings.position(|one| one == heading);
+    let at = at.unwrap_or_else(|| panic!("no {heading} in {table}"));
+    let row = lines.next().and_then(|mut row| row.nth(at));
+    row.unwrap_or_default().to_owned()
+}
+
+/// A pod as far as tests care.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) image: String,
+    pub(crate) address: String,
+    pub(crate) started: String,
+    /// Somebody wants it gone.
+    pub(crate) leaving: bool,
+    pub(crate) ready: bool,
+    pub(crate) object: Value,
+}
+
+impl Pod {
+    fn of(object: Value) -> Self {
+        let text = |path: &str| {
+            let value = object.pointer(path).and_then(Value::as_str);
+            value.unwrap_or_default().to_owned()
+        };
+        let conditions = object["status"]["conditions"].as_array();
+        let ready = conditions.into_iter().flatten();
+        let ready = ready.filter(|one| one["type"] == "Ready" && one["status"] == "True");
+        Self {
+            name: text("/metadata/name"),
+            uid: text("/metadata/uid"),
+            image: text("/spec/containers/0/image"),
+            address: text("/status/podIP"),
+            started: text("/status/startTime"),
+            leaving: object.pointer("/metadata/deletionTimestamp").is_some(),
+            ready: ready.count() > 0,
+            object,
+        }
+    }
+
+    /// A variable of its first container.
+    pub(crate) fn env(&self, name: &str) -> Option<&str> {
+        let env = self.object.pointer("/spec/containers/0/env")?.as_array()?;
+        env.iter().find(|one| one["name"] == name)?["value"].as_str()
+    }
+}
+
+/// Pods by labels, in the order of their names.
+pub(crate) fn pods(selector: &str) -> Vec<Pod> {
+    pods_in(NAMESPACE, selector)
+}
+
+pub(crate) fn pods_in(namespace: &str, selector: &str) -> Vec<Pod> {
+    let selector = selector.replace('=', "%3D").replace(',', "%2C");
+    let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}");
+    list(&path).into_iter().map(Pod::of).collect()
+}
+
+/// All pods of a function.
+pub(crate) fn pods_of(function: &str) -> Vec<Pod> {
+    pods(&format!("nanofaas.io/function={function}"))
+}
+
+/// Those of them that nobody wants gone.
+pub(crate) fn staying(function: &str) -> Vec<Pod> {
+    let mut pods = pods_of(function);
+    pods.retain(|pod| !pod.leaving);
+    pods
+}
+
+/// Jobs of a function, by name.
+pub(crate) fn jobs_of(function: &str) -> Vec<String> {
+    let path = format!(
+        "/apis/batch/v1/namespaces/{NAMESPACE}/jobs?labelSelector=nanofaas.io/function%3D{function}"
+    );
+    let jobs = list(&path).into_iter();
+    jobs.filter_map(|job| job["metadata"]["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Waits until there is something, and fails the test when there never is.
+#[track_caller]
+pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Option<T>) -> T {
+    try_wait(patience, find).unwrap_or_else(|| {
+        let seconds = patience.as_secs_f64();
+        panic!("after {seconds:.1} s it was not so: {what}")
+    })
+}
+
+/// The same, without a failure.
+pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(found) = find() {
+            return Some(found);
+        }
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
+    wait(what, patience, || holds().then_some(()));
+}

@@ -1,0 +1,71 @@
+"""Does what its input says: the function of the tests on a cluster.
+
+`{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size", ...}`. Called by the runtime
+once per call; never does anything that it was not told to.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+import zlib
+from typing import Any
+
+from nanofaas_runtime import Response
+
+
+def handle(input: Any, context: Any) -> Any:
+    """The answer, where there is one."""
+    if isinstance(input, bytes):
+        return {"bytes": len(input)}
+    act = {"sleep": _sleep, "fail": _fail, "crash": _crash, "eat": _eat, "png": _png,
+           "size": _size}.get(input.get("do"), _echo)
+    answer = act(input)
+    if isinstance(answer, dict):
+        answer["attempt"] = context.attempt
+        answer["pod"] = os.environ.get("NANOFAAS_POD")
+    return answer
+
+
+def _echo(input: dict[str, Any]) -> dict[str, Any]:
+    return {"echo": input.get("value")}
+
+
+def _sleep(input: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(input["ms"] / 1000)
+    return {"slept": input["ms"], "value": input.get("value")}
+
+
+def _fail(input: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError(input["why"])
+
+
+def _crash(input: dict[str, Any]) -> dict[str, Any]:
+    print(input["words"], file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+def _eat(input: dict[str, Any]) -> dict[str, Any]:
+    # Written to, since untouched pages cost nothing.
+    eaten = [bytearray(b"\xff" * 1024 * 1024) for _ in range(input["mib"])]
+    return {"eaten": len(eaten)}
+
+
+def _size(input: dict[str, Any]) -> dict[str, Any]:
+    return {"size": len(input["text"]), "crc": zlib.crc32(input["text"].encode())}
+
+
+def _png(input: dict[str, Any]) -> Response:
+    """A grey square."""
+    side = input["side"]
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    rows = b"".join(b"\0" + b"\x80" * side for _ in range(side))
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows))
+    return Response(body + chunk(b"IEND", b""), "image/png")

@@ -1,0 +1,92 @@
+//! JOB calls whose pods die: the call says how, in the cluster's words, and runs again only where
+//! that can help.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{jobs_of, pods_of, until};
+use crate::node;
+use crate::plane::{image, output, plane, spec};
+
+const GONE: Duration = Duration::from_secs(30);
+
+#[track_caller]
+fn message(body: &Value) -> &str {
+    body["error"]["message"].as_str().expect("a message")
+}
+
+pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
+    let plane = plane();
+    plane.register(&spec("crashes", "JOB", json!({"retryOn": []})));
+    let input = json!({"do": "crash", "words": "the disk is on fire"});
+    let body = plane.invoke("crashes", &input);
+    let body = body.expect_failure(502, "error", "POD_LOST").json();
+    assert!(message(&body).contains("the disk is on fire"), "{body}");
+    assert!(message(&body).contains("status 3"), "{body}");
+    // One that is no runtime at all and ends well says nothing either.
+    let command = json!(["sh", "-c", "echo not a runtime >&2; exit 0"]);
+    plane.register(&spec(
+        "mute",
+        "JOB",
+        json!({"retryOn": [], "command": command}),
+    ));
+    let body = plane.invoke("mute", &json!(1));
+    body.expect_failure(502, "error", "POD_LOST");
+    until("nothing of it is left", GONE, || {
+        pods_of("crashes").is_empty()
+    });
+}
+
+pub(crate) fn out_of_memory_in_the_worker_is_told_and_not_retried() {
+    let plane = plane();
+    let fields = json!({"resources": {"memory": "96Mi"}, "retryOn": ["POD", "ERROR"],
+        "maxRetries": 0});
+    plane.register(&spec("eats", "JOB", fields));
+    let id = plane.enqueue("eats", &json!({"do": "eat", "mib": 500}));
+    let ended = plane.ended(&id);
+    assert_eq!(ended["status"], "error", "{ended}");
+    let code = ended["error"]["code"].as_str().expect("a code");
+    // Whichever was faster: the runtime that saw its worker die, or the cluster.
+    let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
+    assert!(is_told, "{ended}");
+    assert_eq!(ended["attempt"], 1, "{ended}");
+}
+
+pub(crate) fn out_of_memory_of_the_whole_container_is_told_and_not_retried() {
+    let plane = plane();
+    let command = json!([
+        "python3",
+        "-c",
+        "x = [bytearray(b'\\xff' * 2**20) for _ in range(500)]"
+    ]);
+    let fields = json!({"resources": {"memory": "64Mi"}, "command": command,
+        "retryOn": ["POD"], "maxRetries": 3});
+    plane.register(&spec("bursts", "JOB", fields));
+    let id = plane.enqueue("bursts", &json!(1));
+    let ended = plane.ended(&id);
+    assert_eq!(ended["error"]["code"], "POD_LOST", "{ended}");
+    assert!(message(&ended).contains("OOMKilled"), "{ended}");
+    assert_eq!(ended["attempt"], 1, "{ended}");
+    until("its Job is gone", GONE, || jobs_of("bursts").is_empty());
+}
+
+pub(crate) fn a_lost_pod_is_retried_once() {
+    let plane = plane();
+    let fields = json!({"timeoutMs": 60000, "image": image(1)});
+    plane.register(&spec("retried", "JOB", fields));
+    let id = plane.enqueue("retried", &json!({"do": "sleep", "ms": 3000}));
+    until("its pod runs", GONE, || {
+        !node::processes("EXECUTION_ID", &id).is_empty()
+    });
+    node::kill_all(&node::processes("EXECUTION_ID", &id));
+    let ended = plane.ended(&id);
+    assert_eq!(
+        (&ended["status"], &ended["attempt"]),
+        (&json!("success"), &json!(2)),
+        "{ended}"
+    );
+    assert_eq!(ended["output"]["attempt"], 2, "{ended}");
+    let again = plane.invoke("retried", &json!({"do": "echo", "value": 1}));
+    assert_eq!(output(again)["attempt"], 1);
+}

@@ -1,0 +1,175 @@
+//! The platform on a real cluster, installed from `k8s/` as anybody would: what it promises there.
+//! Without KUBECONFIG it does nothing but say so. It leaves no trace in the cluster but its images,
+//! and ends no process but function pods', planes' and, where told so, the API server.
+//! `./ci kubernetes` builds the images and runs it; arguments pick tests by part of their name.
+
+// A client of raw HTTP, shared with the tests of a plane without a cluster.
+#[path = "../blackbox/wire.rs"]
+#[allow(dead_code)]
+mod wire;
+#[path = "../blackbox/metrics.rs"]
+#[allow(dead_code)]
+mod metrics;
+
+mod cluster;
+mod node;
+mod plane;
+mod outside;
+mod load;
+
+mod install;
+mod registry;
+mod tokens;
+mod jobs;
+mod job_failures;
+mod starts;
+mod warm;
+mod updates;
+mod successor;
+mod outage;
+mod overhead;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A test's name and itself.
+type Test = (&'static str, fn());
+
+/// `module::name` for each name.
+macro_rules! tests {
+    ($($module:ident: $($name:ident)*;)*) => {
+        &[$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*)*]
+    };
+}
+
+/// In this order: what the rest needs comes first, what stops the API server last.
+const TESTS: &[Test] = tests! {
+    install:
+        an_example_function_answers_the_node_and_a_pod
+        kubectl_shows_mode_and_ready_pods;
+    registry:
+        a_function_that_is_no_function_says_why_in_its_condition
+        an_invalid_edit_leaves_the_last_accepted_spec_in_force
+        what_the_schema_refuses_is_refused_at_once
+        what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own
+        what_kubectl_does_is_seen_by_the_api;
+    tokens:
+        only_its_own_token_completes_an_attempt_and_only_once
+        an_older_attempt_cannot_complete;
+    jobs:
+        a_job_succeeds_and_its_status_shows_how_it_started
+        a_handler_error_is_the_functions_own
+        nearly_a_mebibyte_goes_in_and_a_picture_comes_out
+        fifty_parallel_calls_all_succeed
+        a_deadline_ends_the_call_and_its_job
+        a_cancelled_calls_job_goes_soon
+        no_job_and_no_pod_of_one_is_left;
+    job_failures:
+        a_crash_before_the_callback_has_its_last_words
+        out_of_memory_in_the_worker_is_told_and_not_retried
+        out_of_memory_of_the_whole_container_is_told_and_not_retried
+        a_lost_pod_is_retried_once;
+    starts:
+        an_image_that_cannot_be_pulled_is_told_early
+        a_missing_secret_is_told_early
+        a_quota_is_told_early
+        an_unschedulable_pod_is_told_at_the_start_deadline;
+    warm:
+        it_scales_from_zero_to_four_and_back_to_zero
+        a_dead_pod_is_noticed_at_once;
+    updates:
+        a_rolling_update_and_scale_downs_fail_no_call
+        deleted_pods_fail_no_call
+        killed_pods_fail_no_call_that_may_be_retried
+        killed_pods_fail_only_the_calls_in_them;
+    successor:
+        a_deleted_plane_has_a_successor_with_the_same_pods
+        a_killed_plane_comes_back_with_the_same_pods
+        only_one_of_two_planes_acts;
+    outage:
+        a_stopped_api_server_fails_no_warm_call
+        a_killed_api_server_fails_no_warm_call;
+};
+
+/// Only with `--ignored`: they measure, and promise nothing.
+const MEASUREMENTS: &[Test] = tests! {
+    overhead:
+        a_job_call_against_a_bare_job
+        a_cold_call_against_a_bare_pod;
+};
+
+/// Of cargo test's arguments: what to run, and which of it.
+fn chosen() -> Vec<Test> {
+    let (mut filters, mut all, mut skip_next) = (Vec::new(), TESTS, false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--ignored" => all = MEASUREMENTS,
+            "--test-threads" | "--format" | "--color" => skip_next = true,
+            _ if std::mem::take(&mut skip_next) || argument.starts_with('-') => {}
+            _ => filters.push(argument),
+        }
+    }
+    let is_chosen = |(name, _): &&Test| {
+        filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()))
+    };
+    all.iter().filter(is_chosen).copied().collect()
+}
+
+fn main() -> ExitCode {
+    let chosen = chosen();
+    if std::env::args().any(|argument| argument == "--list") {
+        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if std::env::var_os("KUBECONFIG").is_none() {
+        println!("the tests on a cluster are not run: KUBECONFIG is not set");
+        return ExitCode::SUCCESS;
+    }
+    if chosen.is_empty() {
+        println!("no test has such a name");
+        return ExitCode::SUCCESS;
+    }
+    println!("\nrunning {} tests", chosen.len());
+    let begun = Instant::now();
+    let mut failed = Vec::new();
+    if let Err(why) = check("install", plane::install) {
+        println!("the platform cannot be installed, so nothing is tested");
+        failed.push(why);
+    } else {
+        failed.extend(chosen.iter().filter_map(|(name, test)| {
+            let result = check(name, *test);
+            if result.is_err() {
+                plane::show_log();
+            }
+            plane::clean();
+            result.err()
+        }));
+    }
+    let count = failed.len();
+    if check("uninstall", plane::uninstall).is_err() {
+        failed.push("uninstall");
+    }
+    cluster::close();
+    if !failed.is_empty() {
+        println!("\nfailures:\n    {}", failed.join("\n    "));
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; finished in {:.2} s\n",
+        chosen.len() - count.min(chosen.len()),
+        failed.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    ExitCode::from(u8::from(!failed.is_empty()))
+}
+
+/// Runs one and says how it went; its name where it failed.
+fn check(name: &'static str, test: fn()) -> Result<(), &'static str> {
+    let begun = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(test));
+    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+    let took = begun.elapsed().as_secs_f64();
+    println!("test {name} ... {verdict} ({took:.1} s)");
+    result.map_err(|_| name)
+}

@@ -1,0 +1,148 @@
+//! The node's processes, where this machine is the node: those of one pod, by a variable that only
+//! they have, and the API server, by its pid file. It ends no process by its program's name.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::{kubectl_with, until};
+
+/// Processes that have `NAME=value` in their environment.
+pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {
+    let wanted = format!("{name}={value}").into_bytes();
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let has = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|one| one == wanted)
+    };
+    pids.filter(has).map(Pid::from_raw).collect()
+}
+
+/// Kills them with no chance to say anything; how many there were.
+pub(crate) fn kill_all(pids: &[Pid]) -> usize {
+    pids.iter()
+        .filter(|pid| kill(**pid, Signal::SIGKILL).is_ok())
+        .count()
+}
+
+/// Kills what runs in a warm pod.
+#[track_caller]
+pub(crate) fn kill_pod(name: &str) {
+    let killed = kill_all(&processes("NANOFAAS_POD", name));
+    assert!(killed > 0, "{name} has no process on this machine");
+}
+
+/// This machine's address as a pod sees it.
+pub(crate) fn own_address(pod: SocketAddr) -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    socket.connect(pod).expect("a way to the pod");
+    socket.local_addr().expect("an address").ip()
+}
+
+fn home() -> Option<PathBuf> {
+    let set = std::env::var_os("CLUSTER_HOME").map(PathBuf::from);
+    set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/k8s-cluster")))
+}
+
+/// The API server's process. Whatever a test did to it is undone when this is dropped.
+pub(crate) struct ApiServer {
+    pid_file: PathBuf,
+    log: PathBuf,
+    command: Vec<String>,
+}
+
+impl ApiServer {
+    /// None where it is no process of this machine that we may stop.
+    pub(crate) fn find() -> Option<Self> {
+        let home = home()?;
+        let pid_file = home.join("run/kube-apiserver.pid");
+        let pid = read_pid(&pid_file)?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty());
+        let command: Vec<String> = words
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        if !command.first()?.ends_with("kube-apiserver") {
+            return None;
+        }
+        Some(Self {
+            pid_file,
+            log: home.join("log/kube-apiserver.log"),
+            command,
+        })
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let pid = read_pid(&self.pid_file)?;
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let is_ours = line.starts_with(self.command[0].as_bytes());
+        is_ours.then_some(pid)
+    }
+
+    /// It hangs: connections stay, nothing is answered.
+    pub(crate) fn stop(&self) {
+        let pid = self.pid().expect("the API server runs");
+        kill(pid, Signal::SIGSTOP).expect("it can be stopped");
+    }
+
+    /// It is gone: connections are refused.
+    pub(crate) fn kill(&self) {
+        let pid = self.pid().expect("the API server runs");
+        kill(pid, Signal::SIGKILL).expect("it can be killed");
+        until("the API server is gone", Duration::from_secs(10), || {
+            self.pid().is_none()
+        });
+    }
+
+    /// Brings it back as it was begun, and waits until it answers.
+    pub(crate) fn bring_back(&self) {
+        match self.pid() {
+            Some(pid) => kill(pid, Signal::SIGCONT).expect("it can go on"),
+            None => self.start().expect("it can be started"),
+        }
+        until("the API server is back", Duration::from_secs(60), || {
+            let args = ["get", "--raw", "/readyz", "--request-timeout=2s"];
+            kubectl_with(&args, "").status.success()
+        });
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&self.log)?;
+        // A session of its own: it outlives this program and its terminal.
+        let child = Command::new("setsid")
+            .args(&self.command)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        fs::write(&self.pid_file, format!("{}\n", child.id()))
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        match self.pid() {
+            Some(pid) => drop(kill(pid, Signal::SIGCONT)),
+            None => drop(self.start()),
+        }
+    }
+}
+
+fn read_pid(file: &PathBuf) -> Option<Pid> {
+    let text = fs::read_to_string(file).ok()?;
+    text.trim().parse().ok().map(Pid::from_raw)
+}

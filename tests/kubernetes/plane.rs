@@ -1,0 +1,260 @@
+//! The installed platform: put there from `k8s/` with kubectl, asked at its pod's own address or at
+//! its Service, its functions cleared between two tests. It never changes the manifests.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{self, NAMESPACE, Pod, kubectl, list, pods, try_wait, until, wait};
+use crate::metrics::Metrics;
+use crate::wire::{Answer, Request};
+
+/// Pods of the control plane.
+const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
+/// For what takes the cluster a rollout.
+pub(crate) const ROLLOUT: Duration = Duration::from_secs(90);
+
+fn manifests() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s");
+    format!("{}/", folder.display())
+}
+
+/// Installs it anew, whatever was there.
+pub(crate) fn install() {
+    uninstall();
+    kubectl(&["apply", "-k", &manifests()]);
+    plane();
+}
+
+/// Removes it, and everything that it made.
+pub(crate) fn uninstall() {
+    kubectl(&[
+        "delete",
+        "-k",
+        &manifests(),
+        "--ignore-not-found",
+        "--timeout=120s",
+    ]);
+}
+
+/// One running control plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Plane {
+    pub(crate) pod: String,
+    pub(crate) uid: String,
+    pub(crate) api: SocketAddr,
+    pub(crate) management: SocketAddr,
+    pub(crate) internal: SocketAddr,
+}
+
+fn at(pod: &Pod, port: u16) -> Option<SocketAddr> {
+    Some(SocketAddr::new(pod.address.parse().ok()?, port))
+}
+
+/// The plane that serves now: the only pod of its kind, ready and not about to go.
+#[track_caller]
+pub(crate) fn plane() -> Plane {
+    wait("one control plane is ready", ROLLOUT, try_plane)
+}
+
+fn try_plane() -> Option<Plane> {
+    let mut pods = pods(SELECTOR);
+    pods.retain(|pod| !pod.leaving);
+    let [pod] = pods.as_slice() else { return None };
+    if !pod.ready {
+        return None;
+    }
+    Some(Plane {
+        api: at(pod, 8080)?,
+        management: at(pod, 8081)?,
+        internal: at(pod, 8082)?,
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+    })
+}
+
+/// Control planes' pods, whatever their state.
+pub(crate) fn planes() -> Vec<Pod> {
+    pods(SELECTOR)
+}
+
+/// Where clients find it, whichever pod it is.
+pub(crate) fn service() -> SocketAddr {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/services/nanofaas");
+    let service = cluster::object(&path).expect("the Service");
+    let address = service["spec"]["clusterIP"].as_str().expect("an address");
+    SocketAddr::new(address.parse().expect("an address"), 8080)
+}
+
+/// How many planes the Deployment shall have.
+pub(crate) fn scale(replicas: u32) {
+    let replicas = format!("--replicas={replicas}");
+    kubectl(&["-n", NAMESPACE, "scale", "deployment/nanofaas", &replicas]);
+}
+
+/// What the plane wrote last, for who reads of a test that failed.
+pub(crate) fn show_log() {
+    let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=25"];
+    let output = cluster::kubectl_with(&args, "");
+    println!(
+        "the plane's last words:\n{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+fn functions() -> Vec<Value> {
+    let path = format!("/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions");
+    list(&path)
+}
+
+/// Removes all functions and waits until no pod of theirs is left: each test begins with none.
+pub(crate) fn clean() {
+    let begun = Instant::now();
+    let all = ["-n", NAMESPACE, "delete", "functions", "--all"];
+    cluster::kubectl_with(&all, "");
+    let is_clean = try_wait(Duration::from_secs(60), || {
+        let left = pods("app=nanofaas,nanofaas.io/kind");
+        (functions().is_empty() && left.is_empty()).then_some(())
+    });
+    if is_clean.is_none() {
+        let pods = pods("app=nanofaas,nanofaas.io/kind");
+        let names: Vec<_> = pods.iter().map(|pod| &pod.name).collect();
+        let seconds = begun.elapsed().as_secs();
+        println!("pods are left {seconds} s after their functions went: {names:?}");
+        let left = ["-n", NAMESPACE, "delete", "pods", "-l", "nanofaas.io/kind"];
+        cluster::kubectl_with(&left, "");
+    }
+}
+
+/// An image that does what its input says; the tag is `1` or `2`.
+pub(crate) fn image(tag: u32) -> String {
+    format!("localhost/nanofaas-test:{tag}")
+}
+
+/// A spec of the tests' image, with fields put over it.
+pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
+    let mut spec = json!({"name": name, "image": image(1), "executionMode": mode});
+    let fields = spec.as_object_mut().expect("an object");
+    if let Value::Object(more) = more {
+        fields.extend(more);
+    }
+    spec
+}
+
+/// The same as an object for kubectl.
+pub(crate) fn manifest(name: &str, mode: &str, more: Value) -> Value {
+    let mut spec = spec(name, mode, more);
+    spec.as_object_mut().expect("an object").remove("name");
+    json!({
+        "apiVersion": "nanofaas.io/v1", "kind": "Function",
+        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
+    })
+}
+
+/// The result of a call that succeeded.
+#[track_caller]
+pub(crate) fn output(answer: Answer) -> Value {
+    let body = answer.expect(200).json();
+    assert_eq!(body["status"], "success", "{body}");
+    body["output"].clone()
+}
+
+/// Whether the call had to wait for a start.
+pub(crate) fn was_cold(answer: &Answer) -> bool {
+    let timing = answer.header("server-timing").unwrap_or_default();
+    timing.split(", ").any(|part| part.starts_with("start;"))
+}
+
+impl Plane {
+    #[track_caller]
+    pub(crate) fn send(&self, request: &Request) -> Answer {
+        request.send(self.api)
+    }
+
+    /// The same for an answer that may take longer than the client's usual patience.
+    #[track_caller]
+    pub(crate) fn send_and_wait(&self, request: &Request, patience: Duration) -> Answer {
+        let mut wire = request.begin(self.api);
+        wire.set_patience(patience);
+        wire.answer()
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send(&Request::get(path))
+    }
+
+    #[track_caller]
+    pub(crate) fn register(&self, spec: &Value) {
+        let request = Request::new("POST", "/v1/functions").json(spec);
+        self.send(&request).expect(201);
+    }
+
+    #[track_caller]
+    pub(crate) fn replace(&self, spec: &Value) {
+        let path = format!("/v1/functions/{}", spec["name"].as_str().expect("a name"));
+        let request = Request::new("PUT", &path).json(spec);
+        self.send(&request).expect(200);
+    }
+
+    #[track_caller]
+    pub(crate) fn scale(&self, function: &str, replicas: u32) -> Answer {
+        let path = format!("/v1/functions/{function}/replicas");
+        let body = json!({"replicas": replicas});
+        self.send(&Request::new("PUT", &path).json(&body))
+    }
+
+    #[track_caller]
+    pub(crate) fn invoke(&self, function: &str, input: &Value) -> Answer {
+        self.send(&Request::invoke(function, input))
+    }
+
+    /// Enqueues a call and gives its id.
+    #[track_caller]
+    pub(crate) fn enqueue(&self, function: &str, input: &Value) -> String {
+        let request = Request::enqueue(function, input);
+        self.send(&request).expect(202).id()
+    }
+
+    #[track_caller]
+    pub(crate) fn status(&self, id: &str) -> Value {
+        self.get(&format!("/v1/executions/{id}")).expect(200).json()
+    }
+
+    /// How an execution ended; it must within a minute.
+    #[track_caller]
+    pub(crate) fn ended(&self, id: &str) -> Value {
+        let path = format!("/v1/executions/{id}?waitMs=55000");
+        let status = self.get(&path).expect(200).json();
+        let state = status["status"].as_str().expect("a state");
+        assert!(matches!(state, "success" | "error" | "timeout"), "{status}");
+        status
+    }
+
+    pub(crate) fn metrics(&self) -> Metrics {
+        let answer = Request::get("/metrics").send(self.management);
+        Metrics::parse(&answer.expect(200).text())
+    }
+
+    /// Accepted calls are finished, waiting or running, and none else.
+    #[track_caller]
+    pub(crate) fn has_no_drift(&self) {
+        until("the ledger has no drift", Duration::from_secs(10), || {
+            self.metrics().drift() == 0.0
+        });
+    }
+
+    /// Waits until so many pods of a function are there, are of the image and take calls.
+    #[track_caller]
+    pub(crate) fn wait_for_pods(&self, function: &str, count: usize, patience: Duration) {
+        let what = format!("{function} has {count} ready pods and no other");
+        until(&what, patience, || {
+            let labels = [("function", function), ("state", "usable")];
+            let pods = cluster::staying(function);
+            let usable = self.metrics().sum("function_pods", &labels);
+            pods.len() == count && usable as usize == count
+        });
+    }
+}

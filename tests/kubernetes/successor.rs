@@ -1,0 +1,155 @@
+//! What a new control plane finds of the one before: the same functions, and the same pods, which
+//! nobody touched. And two at once, of which one acts.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{NAMESPACE, function, kubectl, staying, until, wait};
+use crate::load::Load;
+use crate::node;
+use crate::outside::Outside;
+use crate::plane::{self, Plane, ROLLOUT, output, plane, service, spec, was_cold};
+use crate::wire::Request;
+
+const STEP: Duration = Duration::from_secs(60);
+
+/// Who the pods of a function are: what a restart or a replacement would change.
+fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
+    let pods = staying(function).into_iter();
+    pods.map(|pod| {
+        let status = &pod.object["status"]["containerStatuses"][0];
+        let container = format!("{} {}", status["containerID"], status["restartCount"]);
+        (pod.name, pod.uid, pod.started, container)
+    })
+    .collect()
+}
+
+fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
+    let scaling = json!({"minReplicas": 2, "maxReplicas": 2});
+    plane.register(&spec("kept", "WARM", json!({"scalingConfig": scaling})));
+    plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 12345})));
+    plane.wait_for_pods("kept", 2, STEP);
+    output(plane.invoke("kept", &json!({"do": "echo", "value": 1})));
+    pods("kept")
+}
+
+fn functions(plane: &Plane) -> Value {
+    plane.get("/v1/functions").expect(200).json()
+}
+
+/// Whether somebody there says that it is ready; nobody may be there.
+fn is_ready(management: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let patience = Duration::from_secs(1);
+        let mut stream = TcpStream::connect_timeout(&management, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        let head = String::from_utf8_lossy(&answer).into_owned();
+        Ok(head.split(' ').nth(1) == Some("200"))
+    };
+    ask().unwrap_or(false)
+}
+
+/// The plane's successor in a pod of its own, at the moment when it says that it is ready.
+#[track_caller]
+fn successor(of: &Plane) -> Plane {
+    wait("a successor is ready", ROLLOUT, || {
+        let mut pods = plane::planes();
+        pods.retain(|pod| pod.uid != of.uid && !pod.leaving);
+        let pod = pods.first()?;
+        let at = |port| Some(SocketAddr::new(pod.address.parse().ok()?, port));
+        is_ready(at(8081)?).then_some(())?;
+        Some(Plane {
+            pod: pod.name.clone(),
+            uid: pod.uid.clone(),
+            api: at(8080)?,
+            management: at(8081)?,
+            internal: at(8082)?,
+        })
+    })
+}
+
+/// The next call is a warm one, in pods that are the same.
+#[track_caller]
+fn takes_over(plane: &Plane, before: &BTreeSet<(String, String, String, String)>) {
+    let answer = plane.invoke("kept", &json!({"do": "echo", "value": 2}));
+    assert!(!was_cold(&answer), "{:?}", answer.headers);
+    assert_eq!(output(answer)["echo"], 2);
+    assert_eq!(&pods("kept"), before, "the pods were touched");
+    let job = plane.invoke("kept-job", &json!({"do": "echo", "value": 3}));
+    assert_eq!(output(job)["echo"], 3);
+    plane.has_no_drift();
+}
+
+pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
+    let first = plane();
+    let before = begin(&first);
+    let known = functions(&first);
+    let load = Load::start(service(), 8, "kept", &json!({"do": "sleep", "ms": 20}));
+    load.go_on(100, STEP);
+    kubectl(&["-n", NAMESPACE, "delete", "pod", &first.pod, "--wait=false"]);
+    let second = successor(&first);
+    takes_over(&second, &before);
+    assert_eq!(functions(&second), known);
+    // Clients find it by themselves.
+    load.go_on(100, STEP);
+    let report = load.end();
+    let is_told = |what: &String| what.starts_with("503 SHUT");
+    assert!(report.bad.keys().all(is_told), "{report:#?}");
+    assert_eq!(pods("kept"), before, "the pods were touched later");
+}
+
+pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
+    let first = plane();
+    let before = begin(&first);
+    let known = functions(&first);
+    let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
+    load.go_on(100, STEP);
+    let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
+    assert_eq!(killed, 1, "the plane is one process");
+    // The same pod, and so the same address.
+    until("it is ready again", ROLLOUT, || is_ready(first.management));
+    takes_over(&first, &before);
+    assert_eq!(functions(&first), known);
+    load.go_on(100, STEP);
+    let report = load.end();
+    assert_eq!(report.failures(), 0, "{report:#?}");
+    assert_eq!(pods("kept"), before, "the pods were touched later");
+}
+
+pub(crate) fn only_one_of_two_planes_acts() {
+    let first = plane();
+    let before = begin(&first);
+    let second = Outside::start(NAMESPACE, first.api, &[]);
+    for _ in 0..10 {
+        assert_eq!(second.health("/healthz"), 200, "it lives");
+        assert_eq!(second.health("/readyz"), 503, "it is not ready");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let other = spec("other", "WARM", json!({}));
+    let register = Request::new("POST", "/v1/functions").json(&other);
+    let refused = second.plane.send(&register);
+    refused.expect_error(503, "REGISTRY_UNAVAILABLE");
+    assert!(function("other").is_none());
+    assert_eq!(pods("kept"), before, "the second one did something");
+    output(first.invoke("kept", &json!({"do": "echo", "value": 1})));
+    // When the first one goes it is the second one's turn, and the other way round.
+    plane::scale(0);
+    second.wait_until_ready();
+    let answer = second
+        .plane
+        .invoke("kept", &json!({"do": "echo", "value": 2}));
+    assert!(!was_cold(&answer), "{:?}", answer.headers);
+    assert_eq!(output(answer)["echo"], 2);
+    assert_eq!(pods("kept"), before, "the pods were touched");
+    plane::scale(1);
+    second.end();
+    let third = plane();
+    takes_over(&third, &before);
+}

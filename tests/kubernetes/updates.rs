@@ -1,0 +1,116 @@
+//! Changes and deaths of warm pods while 32 clients call without a pause.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{NAMESPACE, kubectl, staying, until};
+use crate::load::Load;
+use crate::node;
+use crate::plane::{Plane, image, plane, spec};
+
+const CLIENTS: usize = 32;
+const STEP: Duration = Duration::from_secs(90);
+/// Enough for every pod to have served.
+const SOME: u64 = 300;
+
+fn busy(more: Value) -> Value {
+    let mut fields = json!({
+        "concurrency": 8, "timeoutMs": 20000,
+        "scalingConfig": {"minReplicas": 1, "maxReplicas": 4},
+    });
+    let all = fields.as_object_mut().expect("an object");
+    all.extend(more.as_object().expect("an object").clone());
+    spec("busy", "WARM", fields)
+}
+
+/// Four pods under load.
+fn begin(plane: &Plane, more: Value) -> Load {
+    plane.register(&busy(more));
+    let load = Load::start(
+        plane.api,
+        CLIENTS,
+        "busy",
+        &json!({"do": "sleep", "ms": 20}),
+    );
+    plane.wait_for_pods("busy", 4, STEP);
+    load.go_on(SOME, STEP);
+    load
+}
+
+#[track_caller]
+fn end(plane: &Plane, load: Load) {
+    load.go_on(SOME, STEP);
+    load.end().has_no_failure();
+    plane.has_no_drift();
+}
+
+pub(crate) fn a_rolling_update_and_scale_downs_fail_no_call() {
+    let plane = plane();
+    let load = begin(&plane, json!({}));
+    for tag in [2, 1] {
+        plane.replace(&busy(json!({"image": image(tag)})));
+        until("all pods have the new image", STEP, || {
+            let pods = staying("busy");
+            !pods.is_empty() && pods.iter().all(|pod| pod.image == image(tag))
+        });
+    }
+    plane.wait_for_pods("busy", 4, STEP);
+    for most in [1, 4, 2] {
+        let scaling = json!({"minReplicas": 1, "maxReplicas": most});
+        plane.replace(&busy(json!({"scalingConfig": scaling})));
+        plane.wait_for_pods("busy", most, STEP);
+        load.go_on(SOME, STEP);
+    }
+    end(&plane, load);
+}
+
+pub(crate) fn deleted_pods_fail_no_call() {
+    let plane = plane();
+    let load = begin(&plane, json!({"retryOn": []}));
+    for _ in 0..3 {
+        let pod = staying("busy").remove(0).name;
+        kubectl(&["-n", NAMESPACE, "delete", "pod", &pod, "--wait=false"]);
+        until("another one takes its place", STEP, || {
+            let pods = staying("busy");
+            pods.len() == 4 && pods.iter().all(|one| one.name != pod)
+        });
+        plane.wait_for_pods("busy", 4, STEP);
+    }
+    end(&plane, load);
+}
+
+pub(crate) fn killed_pods_fail_no_call_that_may_be_retried() {
+    let plane = plane();
+    let load = begin(&plane, json!({"retryOn": ["POD"]}));
+    for _ in 0..3 {
+        let pod = staying("busy").remove(0).name;
+        node::kill_pod(&pod);
+        until("it is gone", STEP, || {
+            staying("busy").iter().all(|one| one.name != pod)
+        });
+        plane.wait_for_pods("busy", 4, STEP);
+    }
+    end(&plane, load);
+}
+
+pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
+    let plane = plane();
+    let load = begin(&plane, json!({"retryOn": []}));
+    for _ in 0..3 {
+        let pod = staying("busy").remove(0).name;
+        node::kill_pod(&pod);
+        until("it is gone", STEP, || {
+            staying("busy").iter().all(|one| one.name != pod)
+        });
+        plane.wait_for_pods("busy", 4, STEP);
+    }
+    load.go_on(SOME, STEP);
+    let report = load.end();
+    assert_eq!(report.unanswered, 0, "{report:#?}");
+    // A pod takes one call at a time.
+    assert!(report.failures() <= 3, "{report:#?}");
+    let is_lost = |what: &String| what == "502 POD_LOST";
+    assert!(report.bad.keys().all(is_lost), "{report:#?}");
+    plane.has_no_drift();
+}

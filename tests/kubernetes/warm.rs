@@ -1,0 +1,74 @@
+//! WARM pods: as many as the calls need, from none on, and none for nobody.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::cluster::{pods_of, staying, until, wait};
+use crate::load::Load;
+use crate::node;
+use crate::plane::{output, plane, spec, was_cold};
+
+const START: Duration = Duration::from_secs(60);
+
+pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
+    let plane = plane();
+    let scaling = json!({"minReplicas": 0, "maxReplicas": 4, "idleTimeoutMs": 3000});
+    plane.register(&spec("scales", "WARM", json!({"scalingConfig": scaling})));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(pods_of("scales").is_empty(), "nobody called it yet");
+    let first = plane.invoke("scales", &json!({"do": "echo", "value": 1}));
+    assert!(was_cold(&first), "{:?}", first.headers);
+    let id = first.id();
+    assert_eq!(output(first)["echo"], 1);
+    let status = plane.status(&id);
+    assert_eq!(status["coldStart"], true, "{status}");
+    let phases = status["startPhases"].as_array().expect("startPhases");
+    let names: Vec<_> = phases
+        .iter()
+        .filter_map(|phase| phase["name"].as_str())
+        .collect();
+    for name in ["created", "started", "loaded", "ready", "usable"] {
+        assert!(names.contains(&name), "no {name}: {status}");
+    }
+    let second = plane.invoke("scales", &json!({"do": "echo", "value": 2}));
+    assert!(!was_cold(&second), "{:?}", second.headers);
+    assert_eq!(staying("scales").len(), 1);
+    let load = Load::start(plane.api, 8, "scales", &json!({"do": "sleep", "ms": 100}));
+    plane.wait_for_pods("scales", 4, START);
+    load.go_on(100, START);
+    load.end().has_no_failure();
+    plane.scale("scales", 1).expect(200);
+    plane.wait_for_pods("scales", 1, START);
+    // It stays, however long nobody calls.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(staying("scales").len(), 1);
+    plane.scale("scales", 0).expect(200);
+    until("the last pod goes", START, || pods_of("scales").is_empty());
+    let again = plane.invoke("scales", &json!({"do": "echo", "value": 3}));
+    assert!(was_cold(&again), "{:?}", again.headers);
+    plane.has_no_drift();
+}
+
+pub(crate) fn a_dead_pod_is_noticed_at_once() {
+    let plane = plane();
+    let scaling = json!({"minReplicas": 1, "maxReplicas": 1});
+    plane.register(&spec("dies", "WARM", json!({"scalingConfig": scaling})));
+    output(plane.invoke("dies", &json!({"do": "echo", "value": 1})));
+    let pod = wait("its pod is there", START, || {
+        staying("dies").into_iter().next()
+    });
+    node::kill_pod(&pod.name);
+    let begun = Instant::now();
+    let answer = plane.invoke("dies", &json!({"do": "echo", "value": 2}));
+    println!(
+        "    the next call took {:.2} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert_eq!(output(answer)["echo"], 2);
+    until("the dead pod is removed", START, || {
+        pods_of("dies").iter().all(|one| one.name != pod.name)
+    });
+    plane.wait_for_pods("dies", 1, START);
+    plane.has_no_drift();
+}
