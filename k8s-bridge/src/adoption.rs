@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod as PodObject;
-use nanofaas_core::desk::Work;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::ExecutionMode;
@@ -20,7 +19,7 @@ use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::seen::Seen;
 use crate::warm::{Origin, Pod};
 
-/// What is found and what waits until the plane acts.
+/// What is found until the plane acts.
 #[derive(Default)]
 pub(crate) struct Adoption {
     /// Pods that nobody here knows yet, by name.
@@ -29,8 +28,6 @@ pub(crate) struct Adoption {
     offered: HashMap<u64, (String, Arc<Function>)>,
     /// Adopted pods that were not asked yet.
     unasked: HashSet<String>,
-    /// Starts that wait.
-    held: Vec<Work>,
     next: u64,
     has_begun: bool,
 }
@@ -42,24 +39,6 @@ impl Adoption {
 
     pub(crate) fn lose(&mut self, name: &str) {
         self.found.remove(name);
-    }
-
-    /// Keeps a start until the plane acts.
-    pub(crate) fn hold(&mut self, work: Work) {
-        self.held.push(work);
-    }
-
-    /// Forgets a start that is not wanted any more; false where it was not held.
-    pub(crate) fn drop_held(&mut self, place: PodRef) -> bool {
-        let before = self.held.len();
-        self.held
-            .retain(|work| !matches!(work, Work::Start { pod, .. } if *pod == place));
-        self.held.len() < before
-    }
-
-    /// The starts that are still wanted.
-    pub(crate) fn release(&mut self) -> Vec<Work> {
-        std::mem::take(&mut self.held)
     }
 
     pub(crate) fn was_asked(&mut self, name: &str) {
@@ -140,7 +119,7 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     plane.adoption.borrow_mut().unasked.insert(name.clone());
     let pod = Rc::new(Pod::new(place, name, function, plane.now_ns()));
-    pod.since_listing.set(plane.listing.get());
+    pod.since_listing.set(plane.memory.listing.get());
     pod.see(plane, Seen::of(&object));
     plane.run_pod(&pod, Origin::Adopted);
 }

@@ -15,7 +15,7 @@ use nanofaas_core::cold_start::{Phase, WallClock};
 use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
-use nanofaas_core::id::{is_same_token, pod_name};
+use nanofaas_core::id::{is_same_token, pod_name, pod_token};
 use nanofaas_core::message::{JobStart, Message, PodEnd, Refused, Reply};
 use nanofaas_core::spec::{ExecutionMode, FunctionDraft};
 use nanofaas_core::ticket::PodRef;
@@ -71,10 +71,37 @@ pub enum OpenError {
 
 /// What outlives one building of the bridge: the scheduler knows these pods by their places, and
 /// calls wait for these Jobs.
-#[derive(Default)]
 pub struct Memory {
+    /// This process's own label: the tokens of its Jobs end with it.
+    pub(crate) instance: String,
     pub(crate) pods: RefCell<pods::Pods>,
     pub(crate) jobs: RefCell<Jobs>,
+    /// How often the pods were listed.
+    pub(crate) listing: Cell<u64>,
+    /// Starts that wait until the plane acts.
+    pub(crate) held: RefCell<Vec<Work>>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            instance: pod_token(u128::from_ne_bytes(random())),
+            pods: RefCell::default(),
+            jobs: RefCell::default(),
+            listing: Cell::new(0),
+            held: RefCell::default(),
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets a start that is not wanted any more; false where it was not held.
+    fn drop_held(&self, place: PodRef) -> bool {
+        let mut held = self.held.borrow_mut();
+        let before = held.len();
+        held.retain(|work| !matches!(work, Work::Start { pod, .. } if *pod == place));
+        held.len() < before
+    }
 }
 
 /// The backend.
@@ -98,8 +125,6 @@ pub(crate) struct Plane {
     pub(crate) memory: Rc<Memory>,
     pub(crate) adoption: RefCell<Adoption>,
     pub(crate) stage: Cell<Stage>,
-    /// How often the pods were listed.
-    pub(crate) listing: Cell<u64>,
     pub(crate) pods_listed: Cell<bool>,
     /// Rings when the beginning may have come a step further.
     pub(crate) progress: Notify,
@@ -134,7 +159,6 @@ impl KubernetesBridge {
             memory,
             adoption: RefCell::default(),
             stage: Cell::new(Stage::Beginning),
-            listing: Cell::new(0),
             pods_listed: Cell::new(false),
             progress: Notify::new(),
             identity: RefCell::default(),
@@ -239,7 +263,9 @@ impl Plane {
 
     /// From nothing to acting. Every step needs the one before.
     async fn begin(self: Rc<Self>) {
-        let identity = Rc::new(Identity::find(&self.cluster, self.config.own_pod.clone()).await);
+        let own_pod = self.config.own_pod.clone();
+        let identity = Identity::find(&self.cluster, &self.memory.instance, own_pod).await;
+        let identity = Rc::new(identity);
         self.identity.replace(Some(identity.clone()));
         lease::acquire(&self.cluster, &identity.holder).await;
         let plane = self.clone();
@@ -265,7 +291,7 @@ impl Plane {
         self.until(|| self.adoption.borrow().is_over()).await;
         self.stage.set(Stage::Acting);
         adoption::end(&self);
-        let held = self.adoption.borrow_mut().release();
+        let held = self.memory.held.take();
         held.into_iter().for_each(|work| self.take(work));
         let plane = self.clone();
         spawn_local(async move { status::keep(&plane).await });
@@ -304,14 +330,14 @@ impl Plane {
             // The registry's home has them already.
             Work::Function(_) | Work::Removed { .. } => {}
             Work::Start { .. } if self.stage.get() != Stage::Acting => {
-                self.adoption.borrow_mut().hold(work);
+                self.memory.held.borrow_mut().push(work);
             }
             Work::Start {
                 function,
                 pod,
                 wanted_ns,
             } => self.start_pod(function, pod, wanted_ns),
-            Work::Stop { pod } if self.adoption.borrow_mut().drop_held(pod) => {
+            Work::Stop { pod } if self.memory.drop_held(pod) => {
                 self.is_unknown(pod);
             }
             Work::Stop { pod } => match self.pod(pod) {

@@ -108,10 +108,16 @@ pub(crate) fn hear(plane: &Plane, news: News<FunctionObject>) {
         News::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
-            let is_missing =
-                |name: &str, known: &Known| known.listing < listing && !names.contains(name);
-            let missing = known.iter().filter(|(name, known)| is_missing(name, known));
-            let missing: Vec<String> = missing.map(|(name, _)| name.clone()).collect();
+            // One that was written since the list began need not be in it.
+            let is_missing = |name: &str| {
+                let heard = known.get(name).map_or(0, |known| known.listing);
+                heard < listing && !names.contains(name)
+            };
+            // Also those that only the table knows, from a bridge before this one.
+            let in_table: Vec<String> =
+                plane.say(|desk| desk.functions().keys().map(ToString::to_string).collect());
+            let all: HashSet<String> = known.keys().cloned().chain(in_table).collect();
+            let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(plane, name));
             functions.is_listed.set(true);

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use nanofaas_core::id::pod_token;
 use tokio::time::Instant;
 
-use crate::backoff::random;
 use crate::cluster::{Cluster, Denied};
 
 /// How long the plane looks for its own objects before it begins without owners.
@@ -29,8 +27,12 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Finds out. Outside a cluster nothing owns what the plane makes.
-    pub(crate) async fn find(cluster: &Cluster, own_pod: Option<(String, String)>) -> Self {
-        let instance = pod_token(u128::from_ne_bytes(random()));
+    pub(crate) async fn find(
+        cluster: &Cluster,
+        instance: &str,
+        own_pod: Option<(String, String)>,
+    ) -> Self {
+        let instance = instance.to_owned();
         let Some((name, uid)) = own_pod else {
             return Self {
                 holder: format!("outside-{instance}"),

@@ -60,11 +60,11 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
 /// What the watch says.
 pub(crate) fn hear(plane: &Rc<Plane>, news: News<PodObject>) {
     match news {
-        News::Listing => plane.listing.set(plane.listing.get() + 1),
+        News::Listing => plane.memory.listing.set(plane.memory.listing.get() + 1),
         News::There(object) => there(plane, object),
         News::Gone(object) => gone(plane, &object),
         News::Listed(names) => {
-            let listing = plane.listing.get();
+            let listing = plane.memory.listing.get();
             for pod in plane.memory.pods.borrow().all() {
                 // One that was created since the list began need not be in it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {

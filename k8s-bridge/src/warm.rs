@@ -215,7 +215,7 @@ impl Pod {
             Err(why) => return Some(failed(true, why)),
         };
         let created = plane.cluster.create(&object, deadline).await;
-        self.since_listing.set(plane.listing.get());
+        self.since_listing.set(plane.memory.listing.get());
         match created {
             Ok(()) => {
                 plane.reached(&self.function, &self.name, Phase::Created);
