@@ -36,3 +36,5 @@ mod job;
 mod robust;
 #[path = "scenarios/anew.rs"]
 mod anew;
+#[path = "scenarios/role.rs"]
+mod role;

@@ -23,9 +23,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) const IO_THREADS: usize = 2;
 /// Between two looks into the rings.
-pub(crate) const LOOK: Duration = Duration::from_millis(4);
-/// How long a look takes in the world's own time: the kernel needs some for what is on its way.
-const PACE: Duration = Duration::from_micros(20);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// What the scheduler was offered, and where it put it.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +85,8 @@ impl Rings {
         loop {
             self.take_messages();
             self.take_events();
-            std::thread::sleep(PACE);
+            // The kernel may have something on its way to us; time waits for it.
+            std::thread::yield_now();
             sleep(LOOK).await;
         }
     }

@@ -192,6 +192,8 @@ impl Server {
     }
 
     async fn serve(self, stream: TcpStream) {
+        // Time would not wait for a line that the kernel keeps back.
+        stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {
             if !self.answer(request, &mut stream).await {

@@ -1,0 +1,105 @@
+//! The Role and the requests of a plane that does everything it can do are the same set.
+
+use std::collections::BTreeSet;
+
+use nanofaas_core::event::Order;
+use nanofaas_core::message::{Reply, Request};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, pass, scenario, until, warm};
+use crate::job;
+use crate::kubelet::Fate;
+use crate::script::{QUOTA, any};
+
+/// What the Role allows: verb, group and resource.
+fn granted() -> BTreeSet<(String, String, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/role.yaml");
+    let text = std::fs::read_to_string(path).expect("the Role");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+    let role = documents.iter().find(|one| one["kind"] == "Role");
+    let rules = role.expect("a Role")["rules"].as_array().expect("rules");
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let words = rule[field].as_array().expect("a list").iter();
+        words
+            .map(|word| word.as_str().expect("a word").to_owned())
+            .collect()
+    };
+    let mut all = BTreeSet::new();
+    for rule in rules {
+        for group in words(rule, "apiGroups") {
+            for resource in words(rule, "resources") {
+                for verb in words(rule, "verbs") {
+                    all.insert((verb, group.clone(), resource.clone()));
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
+    scenario(|server| async move {
+        let owned = |name: &str, kind: &str, owner: &str| {
+            json!({"metadata": {"name": name, "ownerReferences": [{"apiVersion": "apps/v1",
+                "kind": kind, "name": owner, "uid": format!("uid-{owner}")}]}, "spec": {}})
+        };
+        server.create("pods", owned("plane-0", "ReplicaSet", "plane-rs"));
+        server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
+        // What an earlier plane left.
+        let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
+            "nanofaas.io/instance": "before"});
+        server.create(
+            "jobs",
+            json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
+        );
+        let (mut bench, function) = job::with_function(&server).await;
+        // The registry.
+        let warm_function = bench.warm("w").await;
+        let mut spec = warm("w");
+        spec["concurrency"] = json!(9);
+        assert!(matches!(
+            bench.register(spec, true).await,
+            Reply::Registered { .. }
+        ));
+        let scale = Request::Scale {
+            name: "w".into(),
+            replicas: 1,
+        };
+        assert!(matches!(bench.ask(scale).await, Reply::Scaled { .. }));
+        // Warm pods.
+        let (place, _) = bench.running(&warm_function).await;
+        bench.rings.order(Order::Probe { pod: place });
+        bench.up(place).await;
+        bench.rings.order(Order::Stop { pod: place });
+        bench.down(place).await;
+        // Jobs: one that is refused a pod, one that is cancelled, one that is answered.
+        server.kubelet().next(Fate::Refused(QUOTA));
+        job::start(&bench, &function, job::call(1));
+        until("its events are read", || server.names("events").len() == 1).await;
+        pass(3.0).await;
+        job::start(&bench, &function, job::call(2));
+        until("it has a pod", || server.names("pods").len() == 2).await;
+        pass(1.0).await;
+        job::stop(&bench, job::call(2), None);
+        until("it is gone", || server.names("jobs").is_empty()).await;
+        let remove = Request::Remove { name: "w".into() };
+        assert!(matches!(bench.ask(remove).await, Reply::Removed));
+        // Watches that end, expire, and the Lease, renewed and given back.
+        pass(15.0).await;
+        server.slam(true).await;
+        server.compact();
+        server.slam(false).await;
+        pass(90.0).await;
+        bench.stop().await;
+        let asked = server.asked(any()).into_iter();
+        let asked: BTreeSet<_> = asked
+            .map(|one| (one.verb.to_owned(), one.group, one.resource))
+            .collect();
+        let granted = granted();
+        let refused: Vec<_> = asked.difference(&granted).collect();
+        assert!(refused.is_empty(), "the Role does not allow {refused:?}");
+        let unused: Vec<_> = granted.difference(&asked).collect();
+        assert!(unused.is_empty(), "nobody needs {unused:?}");
+    });
+}
