@@ -628,10 +628,10 @@ mod tests {
                 generation: 0,
                 thread: 1,
             };
-            let message = Message::JobStarted {
+            let message = Message::JobStarting {
                 call,
                 attempt: 1,
-                at_ns,
+                running_ns: Some(at_ns),
                 start: Arc::default(),
             };
             bench.desk.tell(1, message);
@@ -644,7 +644,9 @@ mod tests {
         let mut seen = 0;
         while seen < stop {
             while let Some(message) = bench.io[1].messages.pop() {
-                assert!(matches!(message, Message::JobStarted { at_ns, .. } if at_ns == seen));
+                assert!(
+                    matches!(message, Message::JobStarting { running_ns, .. } if running_ns == Some(seen))
+                );
                 seen += 1;
             }
             bench.desk.pump();

@@ -57,12 +57,13 @@ pub enum Message {
         lane: u32,
         address: Result<PodAddress, Arc<str>>,
     },
-    /// A Job's container runs since then (nanoseconds of the process's clock).
-    JobStarted {
+    /// A Job's start came further.
+    JobStarting {
         call: CallRef,
         attempt: u32,
-        at_ns: u64,
-        /// How its start went so far.
+        /// Since when its container runs, once it does (nanoseconds of the process's clock).
+        running_ns: Option<u64>,
+        /// What was reached so far.
         start: Phases,
     },
     /// A Job ended without a callback, or could not be started.

@@ -27,8 +27,8 @@ pub(crate) enum End {
 
 /// What is heard of a Job.
 pub(crate) enum JobNews {
-    Started {
-        at_ns: u64,
+    Starting {
+        running_ns: Option<u64>,
         start: Phases,
     },
     Ended {
@@ -56,8 +56,10 @@ struct Slot {
     grant: Option<Grant>,
     end: Option<End>,
     attempt: u32,
-    /// Since when the Job runs, and how it came to that.
-    job_started: Option<(u64, Phases)>,
+    /// Since when the Job runs.
+    job_running_ns: Option<u64>,
+    /// How the Job's start went so far.
+    job_start: Phases,
     job: Option<JobNews>,
     waker: Option<Waker>,
 }
@@ -216,8 +218,9 @@ impl Calls {
             if slot.attempt != attempt || matches!(slot.job, Some(JobNews::Answered(_))) {
                 return false;
             }
-            if let JobNews::Started { at_ns, start } = news {
-                slot.job_started = Some((at_ns, start));
+            if let JobNews::Starting { running_ns, start } = news {
+                slot.job_running_ns = running_ns.or(slot.job_running_ns);
+                slot.job_start = start;
             } else {
                 slot.job = Some(news);
             }
@@ -232,19 +235,20 @@ impl Calls {
         self.with(call, |slot| {
             slot.attempt = attempt;
             slot.job = None;
-            slot.job_started = None;
+            slot.job_running_ns = None;
+            slot.job_start = Phases::default();
         });
     }
 
     /// Since when the Job runs.
-    pub(crate) fn job_started_ns(&self, call: CallRef) -> Option<u64> {
-        let started = |slot: &mut Slot| slot.job_started.as_ref().map(|(at_ns, _)| *at_ns);
-        self.with(call, started).flatten()
+    pub(crate) fn job_running_ns(&self, call: CallRef) -> Option<u64> {
+        self.with(call, |slot| slot.job_running_ns).flatten()
     }
 
-    /// Since when the Job runs, and how it came to that.
-    pub(crate) fn take_job_start(&self, call: CallRef) -> Option<(u64, Phases)> {
-        self.with(call, |slot| slot.job_started.take()).flatten()
+    /// How the Job's start went so far.
+    pub(crate) fn take_job_start(&self, call: CallRef) -> Phases {
+        let start = self.with(call, |slot| std::mem::take(&mut slot.job_start));
+        start.unwrap_or_default()
     }
 
     /// The Job's end, when it is there.

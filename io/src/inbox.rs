@@ -145,13 +145,13 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 }
             }
         }
-        Message::JobStarted {
+        Message::JobStarting {
             call,
             attempt,
-            at_ns,
+            running_ns,
             start,
         } => {
-            let news = JobNews::Started { at_ns, start };
+            let news = JobNews::Starting { running_ns, start };
             thread.calls.job(call, attempt, news);
         }
         Message::JobEnded {

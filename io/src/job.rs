@@ -108,7 +108,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         let why = "the bridge is too busy to start a Job";
         return Attempt::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
     }
-    let deadline = || match thread.calls.job_started_ns(call.place) {
+    let deadline = || match thread.calls.job_running_ns(call.place) {
         Some(started_ns) => call.attempt_deadline_ns(started_ns),
         // Until it runs, its own time does not; the bridge bounds the start.
         None => call.deadline_ns(),
@@ -121,8 +121,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     })
     .await;
     let now_ns = thread.now_ns();
-    let began = thread.calls.take_job_start(call.place);
-    let seen_ns = began.as_ref().map(|(at_ns, _)| *at_ns);
+    let seen = thread.calls.take_job_start(call.place);
+    let seen_ns = thread.calls.job_running_ns(call.place);
     let (result, failure, stamps) = outcome(news, seen_ns.is_some());
     running.stamps = stamps;
     drop(running);
@@ -141,7 +141,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         cold_start: true,
         init_ms: stamps.and_then(init_ms),
         start_ns: sent_ns - grant.granted_ns,
-        start: Some(phases(thread, grant, began.map(|(_, seen)| seen), stamps)),
+        start: Some(phases(thread, grant, &seen, stamps)),
     }
 }
 
@@ -152,13 +152,8 @@ fn init_ms(stamps: ReadyStamps) -> Option<u32> {
 }
 
 /// How the Job came up: what the bridge saw, and what its runtime stamped.
-fn phases(
-    thread: &Thread,
-    grant: &Grant,
-    seen: Option<Phases>,
-    stamps: Option<ReadyStamps>,
-) -> Phases {
-    let mut phases = seen.map_or_else(Vec::new, |seen| seen.to_vec());
+fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
+    let mut phases = seen.to_vec();
     for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
         let at_ns = thread.process_ns(epoch_ms);
         phases.push((phase.as_str(), at_ns.saturating_sub(grant.granted_ns)));
@@ -183,7 +178,7 @@ fn outcome(news: Result<JobNews, Cut>, started: bool) -> Outcome {
             };
             (Err(failure), kind, None)
         }
-        Ok(JobNews::Started { .. }) => unreachable!("a start is noted, not handed out"),
+        Ok(JobNews::Starting { .. }) => unreachable!("a start is noted, not handed out"),
         Err(cut) => {
             let (mut failure, kind, _) = crate::call::cut_off(cut, started);
             if !started && failure == Failure::Timeout(Stage::Running) {

@@ -328,16 +328,13 @@ impl Job {
 
     /// Until the attempt or its pod is over.
     async fn running(&self, plane: &Rc<Plane>, start_by: Instant, until: Instant) -> Over {
-        let mut was_told = false;
+        let mut told = 0;
         let mut podless = PODLESS;
         let mut look_at = Instant::now() + podless;
         loop {
             let seen = self.seen.borrow().clone();
-            if let Some(since_ms) = seen.running_since_ms
-                && !std::mem::replace(&mut was_told, true)
-            {
-                self.tell_start(plane, since_ms);
-            }
+            self.tell_start(plane, seen.running_since_ms, &mut told);
+            let runs = seen.running_since_ms.is_some();
             if self.stop.get() {
                 return Over::Stopped;
             }
@@ -354,7 +351,7 @@ impl Job {
             if now >= until {
                 return Over::Lost("the call's pod was forgotten".to_owned());
             }
-            if now >= start_by && !was_told {
+            if now >= start_by && !runs {
                 let why = seen
                     .waiting
                     .unwrap_or_else(|| "it is still starting".to_owned());
@@ -369,7 +366,7 @@ impl Job {
                 look_at = Instant::now() + podless;
                 continue;
             }
-            let mut next = if was_told { until } else { until.min(start_by) };
+            let mut next = if runs { until } else { until.min(start_by) };
             if !self.has_pod() {
                 next = next.min(look_at);
             }
@@ -377,21 +374,27 @@ impl Job {
         }
     }
 
-    /// The kubelet's stamp is whole seconds of another clock: the call gets the rest of its second.
-    fn tell_start(&self, plane: &Plane, since_ms: u64) {
+    /// Tells the call's io thread how far its start came, where that is further than `told`. The
+    /// kubelet's stamp is whole seconds of another clock: the call gets the rest of its second.
+    fn tell_start(&self, plane: &Plane, running_since_ms: Option<u64>, told: &mut usize) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
-        let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
-        let at_ns = stamped_ns.max(self.wanted_ns).min(plane.now_ns());
+        let running_ns = running_since_ms.map(|since_ms| {
+            let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
+            stamped_ns.max(self.wanted_ns).min(plane.now_ns())
+        });
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
-            let started = Message::JobStarted {
-                call,
-                attempt,
-                at_ns,
-                start,
-            };
-            desk.tell(call.thread, started);
+            if start.len() > *told {
+                *told = start.len();
+                let starting = Message::JobStarting {
+                    call,
+                    attempt,
+                    running_ns,
+                    start,
+                };
+                desk.tell(call.thread, starting);
+            }
         });
     }
 

@@ -141,10 +141,10 @@ impl Job {
                 plane.say(|desk| {
                     let starts = &mut desk.starts;
                     starts.reached(function, &self.name, Phase::Spawned, at_ns);
-                    let started = Message::JobStarted {
+                    let started = Message::JobStarting {
                         call,
                         attempt,
-                        at_ns,
+                        running_ns: Some(at_ns),
                         start: starts.phases(function, &self.name),
                     };
                     desk.tell(call.thread, started);

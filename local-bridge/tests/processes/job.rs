@@ -57,10 +57,10 @@ fn stop() -> BridgeMessage {
 
 async fn started(bench: &mut Bench) {
     let message = bench.message(1).await;
-    let Message::JobStarted {
+    let Message::JobStarting {
         call: CALL,
         attempt: 3,
-        at_ns,
+        running_ns: Some(at_ns),
         start,
     } = message
     else {
