@@ -32,6 +32,8 @@ mod status;
 mod warm;
 #[path = "scenarios/job.rs"]
 mod job;
+#[path = "scenarios/rolling.rs"]
+mod rolling;
 #[path = "scenarios/robust.rs"]
 mod robust;
 #[path = "scenarios/anew.rs"]

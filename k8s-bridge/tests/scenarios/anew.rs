@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
-use nanofaas_core::message::Message;
 use serde_json::json;
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
@@ -99,6 +98,7 @@ fn a_pod_that_ended_meanwhile_is_down() {
         server.remove("pods", &gone);
         bench.ready().await;
         bench.down(first).await;
+        bench.gone(first).await;
         let (second, ended) = bench.running(&function).await;
         bench.end();
         server.end(&ended, 1, "Error", "");
@@ -161,8 +161,7 @@ fn a_job_that_runs_goes_on() {
     scenario(|server| async move {
         let (mut bench, function) = job::with_function(&server).await;
         job::start(&bench, &function, job::call(1));
-        let started = bench.message(1).await;
-        assert!(matches!(started, Message::JobStarted { .. }));
+        job::started(&bench, job::call(1)).await;
         let pods = server.names("pods");
         bench.end();
         pass(1.0).await;
@@ -181,8 +180,7 @@ fn a_job_that_ended_meanwhile_is_told_of() {
         let (mut bench, function) = job::with_function(&server).await;
         for (index, is_removed) in [(1, false), (2, true)] {
             job::start(&bench, &function, job::call(index));
-            let started = bench.message(1).await;
-            assert!(matches!(started, Message::JobStarted { .. }));
+            job::started(&bench, job::call(index)).await;
             bench.end();
             let pod = server.names("pods").remove(0);
             if is_removed {
@@ -191,13 +189,7 @@ fn a_job_that_ended_meanwhile_is_told_of() {
                 server.end(&pod, 1, "Error", "");
             }
             bench.ready().await;
-            loop {
-                match bench.message(1).await {
-                    Message::JobStarted { .. } => {}
-                    Message::JobEnded { call, .. } => break assert_eq!(call, job::call(index)),
-                    _ => panic!("another message"),
-                }
-            }
+            job::ended(&bench, job::call(index)).await;
             until("nothing is left", || {
                 server.names("jobs").is_empty() && server.names("pods").is_empty()
             })

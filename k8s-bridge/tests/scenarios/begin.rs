@@ -5,6 +5,7 @@ use nanofaas_core::message::Reply;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::kubelet::Fate;
 use crate::script::{answer, of};
 use crate::server::Server;
 use crate::store::name_of;
@@ -315,5 +316,42 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         assert_eq!(owner["kind"], "Deployment");
         assert_eq!(owner["uid"], "uid-plane");
         assert_eq!(owner["controller"], false);
+    });
+}
+
+#[test]
+fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 1).await;
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(2);
+        });
+        server.kubelet().otherwise(Fate::Unschedulable("no nodes"));
+        let mut before = Bench::scheduled(&server);
+        before.ready().await;
+        until("the second is made", || server.names("pods").len() == 2).await;
+        pass(1.0).await;
+        before.end();
+        let mut bench = Bench::scheduled(&server);
+        let began = tokio::time::Instant::now();
+        bench.ready().await;
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        assert!(server.names("pods").contains(&pods[0]));
+    });
+}
+
+#[test]
+fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
+    scenario(|server| async move {
+        let name = pods_of_before(&server, "f", 1).await.remove(0);
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        let pod = bench.rings.adopted.borrow()[0].pod;
+        bench.up(pod).await;
+        let address = format!("{}:8080", server.address(&name));
+        assert_eq!(bench.address(pod).await, address);
+        bench.rings.order(Order::Stop { pod });
+        bench.down(pod).await;
+        assert!(server.names("pods").is_empty());
     });
 }

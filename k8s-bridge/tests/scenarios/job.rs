@@ -60,17 +60,30 @@ pub(crate) fn stop(bench: &Bench, call: CallRef, stamps: Option<ReadyStamps>) {
     });
 }
 
-async fn started(bench: &Bench, of: CallRef) {
-    match bench.message(1).await {
-        Message::JobStarted { call, attempt, .. } => assert_eq!((call, attempt), (of, 1)),
-        _ => panic!("another message than a start"),
+/// Waits until the io thread hears that the container runs.
+pub(crate) async fn started(bench: &Bench, of: CallRef) {
+    loop {
+        match bench.message(1).await {
+            Message::JobStarting {
+                call,
+                attempt,
+                running_ns,
+                ..
+            } => {
+                assert_eq!((call, attempt), (of, 1));
+                if running_ns.is_some() {
+                    return;
+                }
+            }
+            _ => panic!("another message than a start"),
+        }
     }
 }
 
-async fn ended(bench: &Bench, of: CallRef) -> (Failure, bool) {
+pub(crate) async fn ended(bench: &Bench, of: CallRef) -> (Failure, bool) {
     loop {
         match bench.message(1).await {
-            Message::JobStarted { .. } => {}
+            Message::JobStarting { .. } => {}
             Message::JobEnded {
                 call, failure, oom, ..
             } => {
@@ -388,9 +401,18 @@ fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
         for index in 0..50 {
             start(&bench, &function, call(index));
         }
-        for _ in 0..50 {
+        let mut started = 0;
+        while started < 50 {
             match bench.message(1).await {
-                Message::JobStarted { call, .. } => stop(&bench, call, None),
+                Message::JobStarting {
+                    call, running_ns, ..
+                } => {
+                    if running_ns.is_some() {
+                        started += 1;
+                        stop(&bench, call, None);
+                    }
+                }
+                Message::JobEnded { failure, .. } => panic!("{failure:?}"),
                 _ => panic!("another message"),
             }
         }

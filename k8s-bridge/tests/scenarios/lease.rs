@@ -1,10 +1,13 @@
 //! The Lease: who may act, and when nobody may.
 
+use std::time::Duration;
+
+use nanofaas_core::event::{Event, Order};
 use nanofaas_core::message::{Refused, Reply};
 use serde_json::json;
 
-use crate::bench::{Bench, pass, scenario, until, warm};
-use crate::script::{answer, any, of};
+use crate::bench::{Bench, pass, registration, scenario, until, warm};
+use crate::script::{Fault, answer, any, of};
 use crate::server::Server;
 
 fn held_by(server: &Server, holder: &str) {
@@ -102,7 +105,7 @@ fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() 
         pass(16.0).await;
         server.forget_asked();
         let second = bench.start(&function);
-        let token = bench.request(crate::bench::registration(warm("g"), false));
+        let token = bench.request(registration(warm("g"), false));
         pass(10.0).await;
         let changes: Vec<_> = server.changes();
         let others = changes.iter().filter(|one| one.resource != "leases");
@@ -115,7 +118,7 @@ fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() 
         }
         server.mend();
         match bench.event().await {
-            nanofaas_core::event::Event::PodUp(up) => assert_eq!(up, second),
+            Event::PodUp(up) => assert_eq!(up, second),
             _ => panic!("the pod that waited is started"),
         }
         assert_ne!(pod, second);
@@ -176,5 +179,62 @@ fn a_lease_that_somebody_deleted_is_made_again() {
         server.remove("leases", "nanofaas");
         until("it is there", || holder(&server) == "plane-uid").await;
         assert!(!bench.is_deposed());
+    });
+}
+
+#[test]
+fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        let function = bench.warm("f").await;
+        let (pod, _) = bench.running(&function).await;
+        server.script(of("update", "leases"), usize::MAX, answer(500));
+        server.script(of("delete", "pods"), usize::MAX, answer(500));
+        bench.rings.order(Order::Stop { pod });
+        pass(5.0).await;
+        assert!(server.count(of("delete", "pods")) > 1, "it is tried");
+        pass(12.0).await;
+        server.forget_asked();
+        pass(20.0).await;
+        assert_eq!(server.count(of("delete", "pods")), 0, "nobody may now");
+        server.mend();
+        bench.down(pod).await;
+    });
+}
+
+#[test]
+fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        let function = bench.warm("f").await;
+        // As when an admission webhook does not answer.
+        server.script(of("create", "pods"), usize::MAX, Fault::Hang);
+        for _ in 0..50 {
+            bench.start(&function);
+        }
+        pass(2.0).await;
+        server.forget_asked();
+        pass(18.0).await;
+        let renewals = server.count(of("update", "leases"));
+        assert!(renewals >= 4, "{renewals} renewals in 18 s");
+    });
+}
+
+#[test]
+fn a_plane_stops_in_time_with_the_server_gone() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        server.leave();
+        let began = tokio::time::Instant::now();
+        bench.stop().await;
+        assert!(began.elapsed() <= Duration::from_secs(5));
+        server.come_back().await;
+        server.script(any(), usize::MAX, Fault::Hang);
+        let began = tokio::time::Instant::now();
+        bench.stop().await;
+        assert!(began.elapsed() <= Duration::from_secs(5));
     });
 }

@@ -6,7 +6,7 @@ use nanofaas_core::event::Order;
 use nanofaas_core::message::{Reply, Request};
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, pass, scenario, until, warm};
+use crate::bench::{pass, scenario, until, warm};
 use crate::job;
 use crate::kubelet::Fate;
 use crate::script::{QUOTA, any};

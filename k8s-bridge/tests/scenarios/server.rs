@@ -186,6 +186,12 @@ impl Server {
         self.0.changed.notify_waiters();
     }
 
+    /// Watches from before now expire when they are begun anew.
+    pub(crate) fn forget_history(&self) {
+        let mut store = self.0.store.borrow_mut();
+        store.oldest = store.version();
+    }
+
     /// All watches have expired.
     pub(crate) fn compact(&self) {
         self.0.store.borrow_mut().compact();

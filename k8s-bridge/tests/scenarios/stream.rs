@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::http::{Request, write_answer};
 use crate::script::Fault;
 use crate::server::Server;
-use crate::store::{refusal, selects};
+use crate::store::{kind_of, refusal, selects};
 
 const HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -81,6 +81,15 @@ pub(crate) async fn watch(
             }
         }
         if Instant::now() >= until {
+            // How far it came, also where nothing was to be told.
+            let version = reached.to_string();
+            let object = json!({"kind": kind_of(&request.resource).1, "apiVersion":
+                kind_of(&request.resource).0, "metadata": {"resourceVersion": version}});
+            let line = chunk(&format!(
+                "{}\n",
+                json!({"type": "BOOKMARK", "object": object})
+            ));
+            let _ = stream.write_all(line.as_bytes()).await;
             return stream.write_all(END.as_bytes()).await.is_ok();
         }
         let again = next.unwrap_or(until).min(until);

@@ -484,3 +484,24 @@ fn many_pods_at_once_are_all_up() {
         assert_eq!(bench.created("pods"), 60);
     });
 }
+
+#[test]
+fn a_pod_that_does_not_go_is_given_up_after_its_grace() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, _) = bench.running(&function).await;
+        // Its node is lost, for instance.
+        server.kubelet().lingering.set(Duration::from_secs(150));
+        let began = tokio::time::Instant::now();
+        bench.rings.order(Order::Stop { pod: place });
+        bench.down(place).await;
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_secs(11) && took < Duration::from_secs(60),
+            "{took:?}"
+        );
+        no_pod(&server).await;
+        assert!(bench.is_quiet());
+    });
+}

@@ -1,0 +1,134 @@
+//! Changes of functions while their pods run, with a scheduler of its own: new specs, other modes,
+//! deletions, new beginnings.
+
+use nanofaas_core::message::{Reply, Request};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::script::of;
+use crate::server::Server;
+
+/// A plane with a function of so many pods.
+async fn with_pods(server: &Server, count: u32) -> Bench {
+    let mut spec = warm("f");
+    spec["scalingConfig"]["minReplicas"] = json!(count);
+    server.create("functions", object(spec));
+    let mut bench = Bench::scheduled(server);
+    bench.ready().await;
+    until("its pods run", || running(server, "i:1") == count as usize).await;
+    pass(1.0).await;
+    bench
+}
+
+/// Running pods of an image that nobody deletes.
+fn running(server: &Server, image: &str) -> usize {
+    let store = server.0.store.borrow();
+    let all = store.all("pods").into_iter();
+    let is_one = |pod: &&Value| {
+        pod["status"]["phase"] == "Running"
+            && pod["metadata"]["deletionTimestamp"].is_null()
+            && pod["spec"]["containers"][0]["image"] == image
+    };
+    all.filter(is_one).count()
+}
+
+#[test]
+fn a_new_spec_replaces_pods_one_by_one_and_the_new_one_comes_first() {
+    scenario(|server| async move {
+        let _bench = with_pods(&server, 3).await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["image"] = json!("i:2")
+        });
+        until("all are new", || {
+            let (old, new) = (running(&server, "i:1"), running(&server, "i:2"));
+            assert!(old + new >= 3, "{old} old ones and {new} new ones");
+            assert!(server.names("pods").len() <= 5, "one by one");
+            old == 0 && new == 3
+        })
+        .await;
+        pass(5.0).await;
+        assert_eq!(server.names("pods").len(), 3);
+        assert_eq!(server.ever("pods"), 6);
+    });
+}
+
+#[test]
+fn a_spec_that_shapes_no_pod_touches_none() {
+    scenario(|server| async move {
+        let bench = with_pods(&server, 2).await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["concurrency"] = json!(7)
+        });
+        until("it is known", || bench.function("f").spec.concurrency == 7).await;
+        pass(10.0).await;
+        assert_eq!(
+            (server.ever("pods"), server.count(of("delete", "pods"))),
+            (2, 0)
+        );
+    });
+}
+
+#[test]
+fn a_function_that_is_warm_no_more_loses_its_pods() {
+    scenario(|server| async move {
+        let _bench = with_pods(&server, 2).await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["executionMode"] = json!("JOB");
+        });
+        until("they are gone", || server.names("pods").is_empty()).await;
+    });
+}
+
+#[test]
+fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
+    scenario(|server| async move {
+        let mut bench = with_pods(&server, 2).await;
+        let before = server.names("pods");
+        let remove = Request::Remove { name: "f".into() };
+        assert!(matches!(bench.ask(remove).await, Reply::Removed));
+        until("they are gone", || server.names("pods").is_empty()).await;
+        let mut spec = warm("f");
+        spec["scalingConfig"]["minReplicas"] = json!(2);
+        assert!(matches!(
+            bench.register(spec.clone(), false).await,
+            Reply::Registered { .. }
+        ));
+        until("new ones run", || running(&server, "i:1") == 2).await;
+        assert!(
+            server
+                .names("pods")
+                .iter()
+                .all(|name| !before.contains(name))
+        );
+        // In one breath, by somebody else.
+        server.remove("functions", "f");
+        server.create("functions", object(spec));
+        pass(20.0).await;
+        assert_eq!(
+            (running(&server, "i:1"), server.names("pods").len()),
+            (2, 2)
+        );
+    });
+}
+
+#[test]
+fn more_and_fewer_pods_are_a_matter_of_the_floor() {
+    scenario(|server| async move {
+        let mut bench = with_pods(&server, 1).await;
+        for (replicas, count) in [(4, 4), (2, 4)] {
+            let scale = Request::Scale {
+                name: "f".into(),
+                replicas,
+            };
+            assert!(matches!(bench.ask(scale).await, Reply::Scaled { .. }));
+            until("they run", || running(&server, "i:1") == count).await;
+        }
+        // What is over the floor goes when it was idle for so long.
+        server.edit("functions", "f", |there| {
+            there["spec"]["scalingConfig"]["idleTimeoutMs"] = json!(1000);
+        });
+        until("the rest goes", || server.names("pods").len() == 2).await;
+        pass(5.0).await;
+        assert_eq!(running(&server, "i:1"), 2);
+    });
+}
