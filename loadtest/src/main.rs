@@ -1,0 +1,37 @@
+//! Makes load over HTTP/1.1 and says honestly how long answers took. A black box: it shares no code
+//! with the servers that it measures.
+//! It decides nothing about the load; exit code 2 says that the command line was wrong.
+
+mod args;
+mod address;
+mod load;
+mod trace;
+mod plan;
+mod arrivals;
+
+mod run;
+mod client;
+mod connection;
+mod wire;
+mod tally;
+mod watcher;
+mod machine;
+mod cores;
+
+mod report;
+mod show;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match args::Line::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("nanofaas-loadtest: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
