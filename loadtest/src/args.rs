@@ -10,7 +10,7 @@ use crate::report::Report;
 use crate::run::{self, Setting};
 use crate::trace::Shape;
 use crate::watcher::Watched;
-use crate::{cores, table};
+use crate::{cores, run_page, table};
 
 /// Load over HTTP/1.1, measured from the time at which each request was meant to go out
 ///
@@ -163,6 +163,9 @@ impl RunArgs {
         if let Some(path) = &self.json {
             let text = serde_json::to_string(&report).map_err(|fault| fault.to_string())?;
             write(path, &text)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &run_page::html(&report))?;
         }
         if !to_stdout {
             table::print(&report);

@@ -21,6 +21,9 @@ mod cores;
 mod report;
 mod show;
 mod table;
+mod plot;
+mod page;
+mod run_page;
 
 use std::process::ExitCode;
 
