@@ -4,13 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
+use crate::compare::{self, Conduct};
 use crate::load::{Arrivals, Functions, Load, Target, Trace};
 use crate::report::Report;
 use crate::run::{self, Setting};
+use crate::scenario::Scenario;
+use crate::stage::Places;
 use crate::trace::Shape;
 use crate::watcher::Watched;
-use crate::{cores, run_page, table};
+use crate::{comparison_view, cores, run_page, table};
 
 /// Load over HTTP/1.1, measured from the time at which each request was meant to go out
 ///
@@ -28,6 +32,8 @@ pub(crate) struct Line {
 enum Command {
     /// Makes load on one or more URLs and reports what came of it
     Run(Box<RunArgs>),
+    /// Runs contenders in turns, round by round, and shows medians and paired ratios
+    Compare(CompareArgs),
     /// Writes a made-up trace: heavy-tailed popularity, bursts, log-normal durations
     Trace(TraceArgs),
 }
@@ -114,18 +120,44 @@ struct RunArgs {
     /// Watches the CPU of a process and its descendants, like server=1234; repeatable
     #[arg(long, value_name = "NAME=PID")]
     watch: Vec<String>,
-    /// Writes the result there as JSON; - is the standard output, without the table
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Writes a page with plots there
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
     /// Lets it call other machines: only ones whose owners want it
     #[arg(long)]
     allow_remote: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// What to compare: one of loadtest/scenarios, or your own
+    #[arg(value_name = "FILE")]
+    scenario: PathBuf,
+    /// Rounds, instead of those in the file
+    #[arg(short, long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Seconds that each run is measured, instead of those in the file
+    #[arg(short, long, value_name = "S")]
+    duration: Option<f64>,
+    /// Seconds of warm-up of each run, instead of those in the file
+    #[arg(long, value_name = "S")]
+    warm_up: Option<f64>,
+    /// The repository
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    root: PathBuf,
+    /// Where the release binaries are [default: target/release in the repository]
+    #[arg(long, value_name = "FOLDER")]
+    bin: Option<PathBuf>,
+    /// Counts rounds in which the machine was disturbed: to try a scenario out, not for figures
+    #[arg(long)]
+    keep_disturbed: bool,
+    #[command(flatten)]
+    output: Output,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +173,7 @@ impl Line {
     pub(crate) fn run(self) -> Result<(), String> {
         match self.command {
             Command::Run(args) => args.run(),
+            Command::Compare(args) => args.run(),
             Command::Trace(args) => args.run(),
         }
     }
@@ -159,18 +192,11 @@ impl RunArgs {
             cores::pin(&cores::parse(text)?)?;
         }
         let report = Report::new(&run::run(&load, &setting)?);
-        let to_stdout = self.json.as_deref() == Some(Path::new("-"));
-        if let Some(path) = &self.json {
-            let text = serde_json::to_string(&report).map_err(|fault| fault.to_string())?;
-            write(path, &text)?;
-        }
-        if let Some(path) = &self.html {
-            write(path, &run_page::html(&report))?;
-        }
-        if !to_stdout {
-            table::print(&report);
-        }
-        Ok(())
+        self.output.write(
+            &report,
+            || run_page::html(&report),
+            || table::print(&report),
+        )
     }
 
     fn load(&self) -> Result<Load, String> {
@@ -246,6 +272,46 @@ impl RunArgs {
     }
 }
 
+impl CompareArgs {
+    fn run(self) -> Result<(), String> {
+        let mut scenario = Scenario::read(&self.scenario)?;
+        if let Some(rounds) = self.rounds {
+            scenario.rounds = rounds;
+        }
+        for (field, seconds) in [("duration_s", self.duration), ("warm_up_s", self.warm_up)] {
+            if let Some(seconds) = seconds {
+                scenario.last(field, seconds);
+            }
+        }
+        scenario.check()?;
+        let absolute = |path: &Path| {
+            path.canonicalize()
+                .map_err(|fault| format!("{}: {fault}", path.display()))
+        };
+        let root = absolute(&self.root)?;
+        let bin = match &self.bin {
+            Some(bin) => absolute(bin)?,
+            None => root.join("target/release"),
+        };
+        let conduct = Conduct {
+            places: Places { root, bin },
+            quiet: self.quiet,
+            keep_disturbed: self.keep_disturbed,
+        };
+        let home = self.scenario.parent().unwrap_or_else(|| Path::new("."));
+        let comparison = compare::compare(&scenario, home, &conduct)?;
+        self.output.write(
+            &comparison,
+            || comparison_view::html(&comparison),
+            || comparison_view::print(&comparison),
+        )?;
+        if comparison.rounds.is_empty() {
+            return Err("no round counts; make the machine quiet and run it again".to_owned());
+        }
+        Ok(())
+    }
+}
+
 impl TraceArgs {
     fn run(self) -> Result<(), String> {
         let rows = self.shape.make()?;
@@ -263,8 +329,40 @@ impl TraceArgs {
     }
 }
 
+/// Where a result goes.
+#[derive(Debug, Args)]
+struct Output {
+    /// Writes the result there as JSON; - is the standard output, without the tables
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes a page with plots there
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl Output {
+    fn write(
+        &self,
+        result: &impl Serialize,
+        page: impl FnOnce() -> String,
+        print: impl FnOnce(),
+    ) -> Result<(), String> {
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string(result).map_err(|fault| fault.to_string())?;
+            write(path, &text)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &page())?;
+        }
+        if self.json.as_deref() != Some(Path::new("-")) {
+            print();
+        }
+        Ok(())
+    }
+}
+
 /// Writes a result; `-` is the standard output.
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), String> {
+fn write(path: &Path, text: &str) -> Result<(), String> {
     if path == Path::new("-") {
         println!("{text}");
         return Ok(());

@@ -25,6 +25,18 @@ mod plot;
 mod page;
 mod run_page;
 
+mod compare;
+mod scenario;
+mod goal;
+mod contender;
+mod variables;
+mod stage;
+mod process;
+mod ask;
+mod figures;
+mod comparison;
+mod comparison_view;
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
