@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::compare::{self, Conduct};
+use crate::contender::Contender;
 use crate::load::{Arrivals, Functions, Load, Target, Trace};
 use crate::report::Report;
 use crate::run::{self, Setting};
@@ -14,7 +15,7 @@ use crate::scenario::Scenario;
 use crate::stage::Places;
 use crate::trace::Shape;
 use crate::watcher::Watched;
-use crate::{comparison_view, cores, run_page, table};
+use crate::{comparison_view, cores, footprint, run_page, table};
 
 /// Load over HTTP/1.1, measured from the time at which each request was meant to go out
 ///
@@ -34,6 +35,8 @@ enum Command {
     Run(Box<RunArgs>),
     /// Runs contenders in turns, round by round, and shows medians and paired ratios
     Compare(CompareArgs),
+    /// Starts a contender several times: time to ready, idle memory, memory of idle connections
+    Footprint(FootprintArgs),
     /// Writes a made-up trace: heavy-tailed popularity, bursts, log-normal durations
     Trace(TraceArgs),
 }
@@ -144,12 +147,8 @@ struct CompareArgs {
     /// Seconds of warm-up of each run, instead of those in the file
     #[arg(long, value_name = "S")]
     warm_up: Option<f64>,
-    /// The repository
-    #[arg(long, value_name = "FOLDER", default_value = ".")]
-    root: PathBuf,
-    /// Where the release binaries are [default: target/release in the repository]
-    #[arg(long, value_name = "FOLDER")]
-    bin: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
     /// Counts rounds in which the machine was disturbed: to try a scenario out, not for figures
     #[arg(long)]
     keep_disturbed: bool,
@@ -158,6 +157,50 @@ struct CompareArgs {
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct FootprintArgs {
+    /// Whom to look at: one of loadtest/contenders, or your own
+    #[arg(value_name = "FILE")]
+    contender: PathBuf,
+    /// How often it is started
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    times: usize,
+    /// Idle connections that are held open
+    #[arg(short, long, value_name = "N", default_value_t = 1000)]
+    connections: usize,
+    #[command(flatten)]
+    programs: Programs,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where contenders find their programs.
+#[derive(Debug, Args)]
+struct Programs {
+    /// The repository
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    root: PathBuf,
+    /// Where the release binaries are [default: target/release in the repository]
+    #[arg(long, value_name = "FOLDER")]
+    bin: Option<PathBuf>,
+}
+
+impl Programs {
+    fn places(&self) -> Result<Places, String> {
+        let absolute = |path: &Path| {
+            path.canonicalize()
+                .map_err(|fault| format!("{}: {fault}", path.display()))
+        };
+        let root = absolute(&self.root)?;
+        let bin = match &self.bin {
+            Some(bin) => absolute(bin)?,
+            None => root.join("target/release"),
+        };
+        Ok(Places { root, bin })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +217,7 @@ impl Line {
         match self.command {
             Command::Run(args) => args.run(),
             Command::Compare(args) => args.run(),
+            Command::Footprint(args) => args.run(),
             Command::Trace(args) => args.run(),
         }
     }
@@ -284,17 +328,8 @@ impl CompareArgs {
             }
         }
         scenario.check()?;
-        let absolute = |path: &Path| {
-            path.canonicalize()
-                .map_err(|fault| format!("{}: {fault}", path.display()))
-        };
-        let root = absolute(&self.root)?;
-        let bin = match &self.bin {
-            Some(bin) => absolute(bin)?,
-            None => root.join("target/release"),
-        };
         let conduct = Conduct {
-            places: Places { root, bin },
+            places: self.programs.places()?,
             quiet: self.quiet,
             keep_disturbed: self.keep_disturbed,
         };
@@ -307,6 +342,21 @@ impl CompareArgs {
         )?;
         if comparison.rounds.is_empty() {
             return Err("no round counts; make the machine quiet and run it again".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl FootprintArgs {
+    fn run(self) -> Result<(), String> {
+        let contender = Contender::read(&self.contender)?;
+        let places = self.programs.places()?;
+        let footprint = footprint::measure(&contender, &places, self.times, self.connections)?;
+        if self.json {
+            let text = serde_json::to_string(&footprint).map_err(|fault| fault.to_string())?;
+            println!("{text}");
+        } else {
+            footprint.print();
         }
         Ok(())
     }

@@ -36,6 +36,7 @@ mod ask;
 mod figures;
 mod comparison;
 mod comparison_view;
+mod footprint;
 
 use std::process::ExitCode;
 

@@ -147,7 +147,7 @@ fn sleep_until(at: Instant) {
 }
 
 /// Thousands of connections take as many descriptors; where the limit stays, connecting says so.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);

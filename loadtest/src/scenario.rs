@@ -185,6 +185,7 @@ pub(crate) fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contender::Contender;
 
     const TEXT: &str = "
 name: a
@@ -211,6 +212,20 @@ goals:
         assert_eq!((load(0).connections, load(1).connections), (64, 1));
         assert_eq!(load(1).arrivals, Some(Arrivals::Poisson(100.0)));
         assert_eq!(load(1).targets[0].body_bytes, Some(256));
+    }
+
+    #[test]
+    fn the_scenarios_that_come_along_are_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut count = 0;
+        for entry in std::fs::read_dir(&folder).expect("the folder") {
+            let scenario = Scenario::read(&entry.expect("an entry").path()).expect("a scenario");
+            for entry in &scenario.contenders {
+                Contender::read(&folder.join(&entry.file)).expect("its contender");
+            }
+            count += 1;
+        }
+        assert!(count >= 12, "{count}");
     }
 
     #[test]
