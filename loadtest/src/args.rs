@@ -199,7 +199,11 @@ impl Programs {
             Some(bin) => absolute(bin)?,
             None => root.join("target/release"),
         };
-        Ok(Places { root, bin })
+        Ok(Places {
+            root,
+            bin,
+            cores: cores::allowed(),
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 
 use crate::comparison::{Comparison, Dropped, Part, Round, Taker};
 use crate::contender::Contender;
-use crate::figures::{self, Memory};
+use crate::figures::{self, Growth};
 use crate::load::Arrivals;
 use crate::report::Report;
 use crate::run::{self, Run, Setting};
@@ -46,9 +46,6 @@ pub(crate) fn compare(
             contender,
             latency: tally::histogram(),
         });
-    }
-    if let Some(cores) = scenario.cores.get("load") {
-        cores::pin(cores)?;
     }
     let mut theatre = Theatre {
         scenario: scenario.clone(),
@@ -134,7 +131,7 @@ impl Theatre<'_> {
         let named = |fault: String| format!("{}: {fault}", entry.name);
         let mut stage = self.stage(player).map_err(named)?;
         let load = self.scenario.load(entry, stage.url.clone())?;
-        let before = stage.memory_bytes();
+        let before = stage.memory().bytes;
         let setting = Setting {
             quiet: self.conduct.quiet,
             watched: stage.watched(),
@@ -144,9 +141,9 @@ impl Theatre<'_> {
         let run = run::run(&load, &setting).map_err(named)?;
         stage.check().map_err(named)?;
         let report = Report::new(&run);
-        let memory = Memory {
+        let memory = Growth {
             before,
-            after: stage.memory_bytes(),
+            after: stage.memory().bytes,
         };
         let figures = figures::of(&report, stage.measured(), memory);
         self.say(&format!(
@@ -161,9 +158,11 @@ impl Theatre<'_> {
         Ok((Part::new(figures, &report), run))
     }
 
+    /// Starts a contender, and puts this thread, whose client it will be, on the load's cores.
     fn stage(&self, player: &Player<'_>) -> Result<Stage, String> {
         let mut cores = self.scenario.cores.clone();
         cores.extend(player.entry.cores.clone());
+        cores::pin(cores.get("load").unwrap_or(&self.conduct.places.cores))?;
         Stage::set_up(
             &player.contender,
             &player.entry.set,

@@ -85,13 +85,13 @@ pub(crate) type Figures = BTreeMap<Figure, f64>;
 
 /// Memory of the measured processes around a run, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
+pub(crate) struct Growth {
     pub(crate) before: u64,
     pub(crate) after: u64,
 }
 
 /// `measured` says which watched processes count.
-pub(crate) fn of(report: &Report, measured: &[bool], memory: Memory) -> Figures {
+pub(crate) fn of(report: &Report, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report
             .cpu

@@ -52,16 +52,41 @@ pub(crate) fn own_cpu_s() -> f64 {
     (10..12).filter_map(|at| number(&fields, at)).sum::<f64>() / ticks_per_s()
 }
 
-/// Memory that a process and its descendants hold, in bytes: what is shared is split among them.
-pub(crate) fn memory_bytes(pid: u32) -> u64 {
-    tree(pid).into_iter().filter_map(proportional).sum()
+/// Memory that a process and its descendants hold; what is shared is split among its holders.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) bytes: u64,
+    /// Without the pages of files, such as the program's own.
+    pub(crate) private_bytes: u64,
 }
 
-fn proportional(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024)
+impl Memory {
+    pub(crate) fn of(pid: u32) -> Self {
+        let mut sum = Self::default();
+        for pid in tree(pid) {
+            let path = format!("/proc/{pid}/smaps_rollup");
+            let text = fs::read_to_string(path).unwrap_or_default();
+            sum += Self {
+                bytes: kib(&text, "Pss:"),
+                private_bytes: kib(&text, "Pss_Anon:"),
+            };
+        }
+        sum
+    }
+}
+
+impl std::ops::AddAssign for Memory {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.private_bytes += other.private_bytes;
+    }
+}
+
+/// The bytes on the line that begins with `name`.
+fn kib(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    number.unwrap_or(0) * 1024
 }
 
 /// The process and its descendants.
@@ -140,11 +165,12 @@ mod tests {
         let before = (cpu_s(std::process::id()), Machine::read().busy_s);
         let end = Instant::now() + Duration::from_millis(200);
         while Instant::now() < end {
-            std::hint::black_box(memory_bytes(std::process::id()));
+            std::hint::black_box(Memory::of(std::process::id()));
         }
         let used = cpu_s(std::process::id()) - before.0;
         assert!(used > 0.02, "{used}");
         assert!(Machine::read().busy_s > before.1);
-        assert!(memory_bytes(std::process::id()) > 100_000);
+        let memory = Memory::of(std::process::id());
+        assert!(memory.bytes > memory.private_bytes && memory.private_bytes > 50_000);
     }
 }

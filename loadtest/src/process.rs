@@ -31,7 +31,7 @@ impl Server {
     pub(crate) fn start(
         name: &str,
         mut command: Command,
-        cores: Option<&[usize]>,
+        cores: &[usize],
         folder: &Path,
     ) -> Result<Self, String> {
         let log = folder.join(format!("{name}.log"));
@@ -44,7 +44,7 @@ impl Server {
             .process_group(0);
         // A child runs where the thread may that starts it, so a thread is set aside for it.
         let spawn = || {
-            cores.map_or(Ok(()), cores::pin)?;
+            cores::pin(cores)?;
             command.spawn().map_err(|fault| {
                 let program = command.get_program().to_string_lossy();
                 format!("cannot start {program} ({fault}); build or install it first")

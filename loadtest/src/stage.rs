@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 use crate::ask::{self, Line};
 use crate::contender::{Contender, Process, Step};
 use crate::load::Target;
-use crate::machine;
+use crate::machine::Memory;
 use crate::process::Server;
 use crate::variables::Variables;
 use crate::watcher::Watched;
 
-/// Where the programs of contenders are.
+/// Where the programs of contenders are, and where they may run.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// The repository: `{root}`.
     pub(crate) root: PathBuf,
     /// The release binaries: `{bin}`.
     pub(crate) bin: PathBuf,
+    /// The cores of processes for which nobody names any: all that this tool was given.
+    pub(crate) cores: Vec<usize>,
 }
 
 pub(crate) struct Stage {
@@ -55,6 +57,7 @@ impl Stage {
         }
         variables.set("root", places.root.to_string_lossy());
         variables.set("bin", places.bin.to_string_lossy());
+        variables.set("user", user()?);
         variables.set("folder", folder.0.to_string_lossy());
         for (name, port) in contender
             .ports
@@ -83,7 +86,7 @@ impl Stage {
             _folder: folder,
         };
         for process in &contender.processes {
-            let cores = cores.get(&process.name).map(Vec::as_slice);
+            let cores = cores.get(&process.name).unwrap_or(&places.cores);
             stage.start(process, cores, &variables)?;
         }
         for step in &contender.prepare {
@@ -95,7 +98,7 @@ impl Stage {
     fn start(
         &mut self,
         process: &Process,
-        cores: Option<&[usize]>,
+        cores: &[usize],
         variables: &Variables,
     ) -> Result<(), String> {
         let words = variables.words(&process.command)?;
@@ -147,15 +150,14 @@ impl Stage {
     }
 
     /// Memory of the measured processes.
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        let servers = self
-            .servers
-            .iter()
-            .zip(&self.measured)
-            .filter(|(_, measured)| **measured);
-        servers
-            .map(|(server, _)| machine::memory_bytes(server.pid()))
-            .sum()
+    pub(crate) fn memory(&self) -> Memory {
+        let mut sum = Memory::default();
+        for (server, measured) in self.servers.iter().zip(&self.measured) {
+            if *measured {
+                sum += Memory::of(server.pid());
+            }
+        }
+        sum
     }
 
     /// Fails where a process has ended in the meantime.
@@ -190,6 +192,15 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     ports
         .collect::<Result<_, _>>()
         .map_err(|fault| fault.to_string())
+}
+
+/// The name of who runs this: servers that change their user should stay it.
+fn user() -> Result<String, String> {
+    let uid = nix::unistd::geteuid();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => Ok(user.name),
+        _ => Err(format!("user {uid} has no name; add it to /etc/passwd")),
+    }
 }
 
 fn fill_file(from: &Path, folder: &Path, variables: &Variables) -> Result<(), String> {
