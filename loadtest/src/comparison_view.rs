@@ -60,8 +60,10 @@ pub(crate) fn html(comparison: &Comparison) -> String {
         ),
     ]);
     let takers = comparison.takers.iter();
-    let takers = takers.map(|taker| vec![taker.name.clone(), taker.about.clone()]);
-    page.table("Contenders", &["", ""], &takers.collect::<Vec<_>>());
+    page.list(
+        "Contenders",
+        takers.map(|taker| (taker.name.as_str(), taker.about.as_str())),
+    );
     page.finish(&comparison.machine)
 }
 
@@ -104,7 +106,7 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
         std::iter::once("").chain(names).collect::<Vec<_>>()
     };
     let mut tables = vec![Rows {
-        title: "Medians (lowest – highest)".to_owned(),
+        title: "Medians, and lowest – highest".to_owned(),
         columns: columns(),
         rows: rows(comparison, &figures, |taker, figure| {
             let spread = taker.figures.get(&figure)?;
@@ -114,7 +116,7 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
     if comparison.takers.len() > 1 {
         tables.push(Rows {
             title: format!(
-                "Over {}, round by round: median (lowest – highest)",
+                "Over {}, round by round: median, and lowest – highest",
                 comparison.scenario.baseline
             ),
             columns: columns(),

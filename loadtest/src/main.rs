@@ -3,6 +3,7 @@
 //! It decides nothing about the load; exit code 2 says that the command line was wrong.
 
 mod args;
+mod run_args;
 mod address;
 mod load;
 mod trace;

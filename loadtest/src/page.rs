@@ -50,6 +50,25 @@ impl Page {
         self.body.push_str("</ul>");
     }
 
+    /// A word and what it means, line by line.
+    pub(crate) fn list<'a>(
+        &mut self,
+        title: &str,
+        entries: impl Iterator<Item = (&'a str, &'a str)>,
+    ) {
+        let _ = write!(self.body, "<h2>{}</h2><dl>", escape(title));
+        for (word, text) in entries {
+            let _ = write!(
+                self.body,
+                "<dt>{}</dt><dd>{}</dd>",
+                escape(word),
+                escape(text)
+            );
+        }
+        self.body.push_str("</dl>");
+    }
+
+    /// What stands behind a line break in a cell is shown smaller, below the rest.
     pub(crate) fn table(&mut self, title: &str, columns: &[&str], rows: &[Vec<String>]) {
         let _ = write!(
             self.body,
@@ -63,7 +82,13 @@ impl Page {
         for row in rows {
             self.body.push_str("<tr>");
             for cell in row {
-                let _ = write!(self.body, "<td>{}</td>", escape(cell));
+                let (value, more) = cell.split_once('\n').unwrap_or((cell, ""));
+                let _ = write!(
+                    self.body,
+                    "<td>{}<small>{}</small></td>",
+                    escape(value),
+                    escape(more)
+                );
             }
             self.body.push_str("</tr>");
         }
@@ -138,8 +163,11 @@ h1{font-size:25px;margin:0 0 2px}h2{font-size:17px;margin:26px 0 8px}\
 .notes{background:#fff6e0;border-left:4px solid #b37400;padding:8px 12px 8px 30px;margin:12px 0;\
 max-width:110ch}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
-th,td{padding:4px 14px;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
+th,td{padding:4px 12px;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}\
 th{color:#444;font-weight:600;border-bottom:2px solid #999}\
+td small{display:block;color:#555;font-size:12px;line-height:1.3}td{vertical-align:top}\
+dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;margin:0}dd{margin:0;color:#444}\
+dt{font-weight:600}\
 th:first-child,td:first-child{text-align:left;padding-left:0}\
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(560px,1fr));gap:22px 26px;\
 margin-top:22px}\

@@ -57,7 +57,9 @@ impl Axis {
             (Scale::Percentile, _) => percent(value),
             (_, Unit::Time) if value == 0.0 => "0".to_owned(),
             (_, Unit::Time) => short(&show::duration(value * 1e3)),
-            (_, Unit::Rate) if value >= 10_000.0 => format!("{}k", show::digits(value / 1e3)),
+            (_, Unit::Rate) if value >= 10_000.0 => {
+                format!("{}k", short(&show::digits(value / 1e3)))
+            }
             _ => short(&show::digits(value)),
         }
     }
@@ -203,6 +205,13 @@ impl Range {
         }
     }
 
+    /// Room beside the first and the last dot; dots stand at whole numbers.
+    fn widen(&mut self) {
+        self.ticks.retain(|tick| tick.fract() == 0.0);
+        self.low -= 0.4;
+        self.high += 0.4;
+    }
+
     fn share(&self, place: f64) -> f64 {
         (place - self.low) / (self.high - self.low)
     }
@@ -221,7 +230,10 @@ fn step(least: f64) -> f64 {
 impl Plot {
     pub(crate) fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
-        let x_range = Range::new(&self.x, points().map(|point| point.0), false);
+        let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
+        if self.series.iter().all(|series| series.mark == Mark::Dots) {
+            x_range.widen();
+        }
         let y_values = points().map(|point| point.1).chain(self.level);
         let y_range = Range::new(&self.y, y_values, true);
         let x = |value| LEFT + x_range.share(self.x.place(value)) * (WIDTH - LEFT - RIGHT);

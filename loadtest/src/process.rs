@@ -53,7 +53,11 @@ impl Server {
         let child = std::thread::scope(|scope| scope.spawn(spawn).join())
             .map_err(|_| format!("{name}: the thread that starts it panicked"))??;
         let guard = Command::new("/bin/sh")
-            .args(["-c", "read -r end; kill -KILL -- \"-$1\" 2>/dev/null", "sh"])
+            .args([
+                "-c",
+                "read -r end; kill -s KILL -- \"-$1\" 2>/dev/null",
+                "sh",
+            ])
             .arg(child.id().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -6,3 +6,4 @@ mod tool;
 mod truth;
 mod faults;
 mod shapes;
+mod turns;
