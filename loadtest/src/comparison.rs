@@ -122,6 +122,8 @@ pub(crate) struct Verdict {
     pub(crate) goal: Goal,
     /// Over the rounds; nothing where the figure was not measured.
     pub(crate) found: Option<Spread>,
+    /// The value of each round.
+    pub(crate) rounds: Vec<f64>,
     pub(crate) met: bool,
     pub(crate) reached: bool,
 }
@@ -179,12 +181,14 @@ impl Comparison {
                 Kind::Difference => own - round.figure(against, goal.figure)?,
             })
         });
-        let found = Spread::of(values);
+        let rounds: Vec<f64> = values.collect();
+        let found = Spread::of(rounds.iter().copied());
         let holds =
             |limit: crate::goal::Limit| found.is_some_and(|found| limit.holds(found.median));
         Verdict {
             goal: goal.clone(),
             found,
+            rounds,
             met: holds(goal.must),
             reached: goal.reach.is_some_and(holds),
         }

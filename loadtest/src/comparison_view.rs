@@ -3,7 +3,7 @@
 
 use crate::comparison::{Comparison, Round, Taker, Verdict};
 use crate::figures::{Figure, Spread};
-use crate::goal::Kind;
+use crate::goal::{Goal, Kind};
 use crate::page::Page;
 use crate::plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 use crate::run_page::by_percentile;
@@ -43,8 +43,14 @@ pub(crate) fn html(comparison: &Comparison) -> String {
         .filter(|taker| taker.latency.count > 0)
         .map(|taker| (taker.name.clone(), &taker.latency))
         .collect();
-    page.plots(&[
-        by_percentile(&latencies),
+    let mut plots = vec![by_percentile(&latencies)];
+    plots.extend(
+        comparison
+            .verdicts
+            .iter()
+            .map(|found| by_goal(comparison, found)),
+    );
+    plots.extend([
         by_round(
             comparison,
             Figure::AnswersPerS,
@@ -59,6 +65,7 @@ pub(crate) fn html(comparison: &Comparison) -> String {
             "CPU of its processes",
         ),
     ]);
+    page.plots(&plots);
     let takers = comparison.takers.iter();
     page.list(
         "Contenders",
@@ -160,20 +167,20 @@ fn spread_of(spread: &Spread, show: impl Fn(f64) -> String) -> String {
         return show(spread.median);
     }
     format!(
-        "{} ({} – {})",
+        "{}\n{} – {}",
         show(spread.median),
         show(spread.min),
         show(spread.max)
     )
 }
 
-fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
-    let goal = &verdict.goal;
+/// What a goal is about.
+fn what(comparison: &Comparison, goal: &Goal) -> String {
     let against = goal
         .against
         .as_ref()
         .unwrap_or(&comparison.scenario.baseline);
-    let what = match goal.kind {
+    match goal.kind {
         Kind::Ratio => format!(
             "{} of {} over {against}",
             goal.figure.name(),
@@ -185,7 +192,11 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
             goal.contender
         ),
         Kind::Value => format!("{} of {}", goal.figure.name(), goal.contender),
-    };
+    }
+}
+
+fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
+    let goal = &verdict.goal;
     let show = |value: f64| match goal.kind {
         Kind::Ratio => format!("{value:.2}"),
         Kind::Difference | Kind::Value => goal.figure.show(value),
@@ -196,7 +207,7 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
         (false, false) => "MISSED",
     };
     vec![
-        what,
+        what(comparison, goal),
         verdict
             .found
             .map(|found| spread_of(&found, show))
@@ -207,6 +218,32 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
             .unwrap_or_default(),
         word.to_owned(),
     ]
+}
+
+/// A dot for what each round found, and a line where the goal is.
+fn by_goal(comparison: &Comparison, verdict: &Verdict) -> Plot {
+    let goal = &verdict.goal;
+    let label = match goal.kind {
+        Kind::Ratio => "ratio".to_owned(),
+        Kind::Difference | Kind::Value => goal.figure.axis().to_owned(),
+    };
+    let points = verdict.rounds.iter().enumerate();
+    Plot {
+        title: what(comparison, goal),
+        note: format!("dashed: must be {}", goal.must),
+        x: Axis::new("round", Scale::Linear, Unit::Plain),
+        y: Axis::new(&label, Scale::Linear, Unit::Plain),
+        series: vec![Series {
+            name: "each round".to_owned(),
+            colour: COLOURS[0],
+            mark: Mark::Dots,
+            points: points
+                .map(|(at, value)| (at as f64 + 1.0, *value))
+                .collect(),
+        }],
+        shade_before: None,
+        level: Some(goal.must.value),
+    }
 }
 
 /// A dot for each contender in each round.

@@ -64,6 +64,20 @@ impl Figure {
         }
     }
 
+    /// Its unit, for an axis of plain numbers.
+    pub(crate) fn axis(self) -> &'static str {
+        match self {
+            Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",
+            Self::CpuUsPerAnswer => "CPU (µs)",
+            Self::P50Us | Self::P99Us | Self::MeanUs | Self::AddedP50Us | Self::RefusedP99Us => {
+                "latency (µs)"
+            }
+            Self::Errors => "requests",
+            Self::CpuCores | Self::LoadCores => "CPU (cores)",
+            Self::MemoryMib | Self::MemoryGrowthMib => "memory (MiB)",
+        }
+    }
+
     /// A value with its unit.
     pub(crate) fn show(self, value: f64) -> String {
         match self {
