@@ -8,15 +8,15 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::address::Address;
 use crate::arrivals::{Arrival, Arrivals};
-use crate::connection::{Connection, Read, State};
+use crate::connection::{Read, State};
 use crate::load::Load;
 use crate::plan::{Call, Plan};
+use crate::pool::{Pool, refused};
 use crate::tally::{Fault, Span, Tally, Times, Window};
 
 /// Requests that may wait in the client; each takes 24 bytes.
@@ -42,12 +42,7 @@ pub(crate) struct Client {
     arrivals: Option<Arrivals>,
     /// The next request of an open loop.
     next: Option<Arrival>,
-    /// Without repeats; each client has one connection to each.
-    addresses: Vec<Address>,
-    /// Which address a target has.
-    address_of: Vec<usize>,
-    /// Connection `client * addresses + address`.
-    connections: Vec<Connection>,
+    pool: Pool,
     flights: Vec<Option<Flight>>,
     in_flight: usize,
     /// Open loop: requests of an address that wait for a connection, and connections that may be
@@ -57,7 +52,6 @@ pub(crate) struct Client {
     listed: Vec<bool>,
     /// Closed loop: what a client sends as soon as its connection is back.
     pending: Vec<Option<Call>>,
-    epoll: Epoll,
     timer: TimerFd,
     /// For when the timer is set.
     armed_ns: u64,
@@ -77,57 +71,32 @@ impl Client {
         arrivals: Option<Arrivals>,
         windows: Sender<Window>,
     ) -> Result<Self, String> {
-        let mut addresses: Vec<Address> = Vec::new();
-        let mut address_of = Vec::new();
-        for place in &plan.places {
-            let known = addresses
-                .iter()
-                .position(|address| *address == place.address);
-            address_of.push(known.unwrap_or_else(|| {
-                addresses.push(place.address.clone());
-                addresses.len() - 1
-            }));
-        }
-        let system = |fault: Errno| format!("the kernel refuses a descriptor: {fault}");
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system)?;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::all()).map_err(system)?;
-        epoll
-            .add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))
-            .map_err(system)?;
-        let count = load.connections * addresses.len();
-        let mut connections = Vec::with_capacity(count);
-        for index in 0..count {
-            let connection = Connection::open(&addresses[index % addresses.len()])?;
-            if let Some(socket) = connection.socket() {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
-                epoll.add(socket, event).map_err(system)?;
-            }
-            connections.push(connection);
-        }
+        let pool = Pool::open(&plan.places, load.connections)?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::all()).map_err(refused)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, TIMER);
+        pool.epoll.add(&timer, event).map_err(refused)?;
         let begin_ns = nanoseconds(load.warm_up_s);
         let span = Span {
             begin_ns,
             end_ns: begin_ns + nanoseconds(load.duration_s),
         };
-        let mut idle = vec![VecDeque::new(); addresses.len()];
+        let count = pool.connections.len();
+        let mut idle = vec![VecDeque::new(); pool.addresses()];
         for index in 0..count {
-            idle[index % addresses.len()].push_back(index);
+            idle[pool.address_at(index)].push_back(index);
         }
         Ok(Self {
             tally: Tally::new(span, plan.places.len(), &load.expect),
             plan,
             arrivals,
             next: None,
-            address_of,
-            connections,
             flights: vec![None; count],
             in_flight: 0,
-            queues: vec![VecDeque::new(); addresses.len()],
+            queues: vec![VecDeque::new(); pool.addresses()],
             idle,
             listed: vec![true; count],
             pending: vec![None; load.connections],
-            addresses,
-            epoll,
+            pool,
             timer,
             armed_ns: u64::MAX,
             start: Instant::now(),
@@ -145,9 +114,8 @@ impl Client {
         let mut scratch = vec![0; SCRATCH];
         let mut events = vec![EpollEvent::empty(); 512];
         let mut tick_ns = 0;
-        if let Some(arrivals) = &mut self.arrivals {
-            self.next = arrivals.next(&mut self.plan);
-        } else {
+        self.next = self.following();
+        if self.arrivals.is_none() {
             for client in 0..self.pending.len() {
                 self.draw(client);
             }
@@ -163,7 +131,7 @@ impl Client {
                 tick_ns = now_ns + TICK_NS;
             }
             let patience = if self.arm(now_ns)? { 0 } else { TICK_MS };
-            let count = match self.epoll.wait(&mut events, patience) {
+            let count = match self.pool.epoll.wait(&mut events, patience) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
                 Err(fault) => return Err(format!("epoll failed: {fault}")),
@@ -184,7 +152,10 @@ impl Client {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        now_ns >= drained_ns || now_ns >= self.end_ns && self.in_flight == 0 && !queued
+        // A thread that comes late to the end still owes what was due before it.
+        let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
+        let waits = self.in_flight > 0 || queued || due;
+        now_ns >= drained_ns || now_ns >= self.end_ns && !waits
     }
 
     /// Open loop: what is due joins its queue, and is sent where a connection is idle.
@@ -194,7 +165,7 @@ impl Client {
                 self.next = None;
                 break;
             }
-            let address = self.address_of[arrival.call.target as usize];
+            let address = self.pool.address_of(arrival.call.target);
             if self.queues[address].len() < QUEUE_MAX {
                 self.queues[address].push_back(arrival);
                 self.hand_out(address);
@@ -205,11 +176,13 @@ impl Client {
                     unsent(arrival, now_ns),
                 );
             }
-            self.next = match &mut self.arrivals {
-                Some(arrivals) => arrivals.next(&mut self.plan),
-                None => None,
-            };
+            self.next = self.following();
         }
+    }
+
+    fn following(&mut self) -> Option<Arrival> {
+        let arrivals = self.arrivals.as_mut()?;
+        arrivals.next(&mut self.plan)
     }
 
     fn hand_out(&mut self, address: usize) {
@@ -218,7 +191,7 @@ impl Client {
                 return;
             };
             self.listed[index] = false;
-            if self.connections[index].state == State::Idle
+            if self.pool.is_idle(index)
                 && let Some(arrival) = self.queues[address].pop_front()
             {
                 self.send(index, arrival.call, Some(arrival.intended_ns));
@@ -232,8 +205,8 @@ impl Client {
             return;
         }
         let call = self.plan.draw();
-        let index = client * self.addresses.len() + self.address_of[call.target as usize];
-        if self.connections[index].state == State::Idle {
+        let index = self.pool.index(client, call.target);
+        if self.pool.is_idle(index) {
             self.send(index, call, None);
         } else {
             self.pending[client] = Some(call);
@@ -241,7 +214,7 @@ impl Client {
     }
 
     fn send(&mut self, index: usize, call: Call, intended_ns: Option<u64>) {
-        let connection = &mut self.connections[index];
+        let connection = &mut self.pool.connections[index];
         connection.out.clear();
         self.plan.write(call, &mut connection.out);
         let sent_ns = self.start.elapsed().as_nanos() as u64;
@@ -253,7 +226,7 @@ impl Client {
         });
         self.in_flight += 1;
         let bodiless = self.plan.bodiless[call.target as usize];
-        match self.connections[index].begin(bodiless) {
+        match self.pool.connections[index].begin(bodiless) {
             Ok(true) => {}
             Ok(false) => self.watch(index, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
             Err(fault) => self.fail(index, fault),
@@ -261,10 +234,10 @@ impl Client {
     }
 
     fn event(&mut self, index: usize, flags: EpollFlags, scratch: &mut [u8]) {
-        match self.connections[index].state {
+        match self.pool.connections[index].state {
             State::Resting { .. } => return,
             State::Connecting => {
-                match self.connections[index].connected() {
+                match self.pool.connections[index].connected() {
                     Ok(()) => {
                         self.watch(index, EpollFlags::EPOLLIN);
                         self.ready(index);
@@ -276,14 +249,14 @@ impl Client {
             State::Idle | State::Busy => {}
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
-            match self.connections[index].write() {
+            match self.pool.connections[index].write() {
                 Ok(true) => self.watch(index, EpollFlags::EPOLLIN),
                 Ok(false) => {}
                 Err(fault) => return self.fail(index, fault),
             }
         }
         if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-            match self.connections[index].read(scratch) {
+            match self.pool.connections[index].read(scratch) {
                 Read::Nothing => {}
                 Read::Answer(answer) => self.answered(index, answer.status, answer.closes),
                 Read::Closed => self.reopen(index),
@@ -301,7 +274,7 @@ impl Client {
         if closes {
             self.reopen(index);
         } else {
-            self.connections[index].state = State::Idle;
+            self.pool.connections[index].state = State::Idle;
             self.ready(index);
         }
         self.follow(index);
@@ -316,7 +289,7 @@ impl Client {
         } else {
             self.tally.unasked += 1;
         }
-        self.rest(index, now_ns);
+        self.pool.rest(index, now_ns + REST_NS);
         self.follow(index);
     }
 
@@ -329,7 +302,7 @@ impl Client {
     /// Closed loop: a client whose request has ended makes its next one.
     fn follow(&mut self, index: usize) {
         if self.arrivals.is_none() {
-            let client = index / self.addresses.len();
+            let client = self.pool.client_at(index);
             if self.pending[client].is_none() {
                 self.draw(client);
             }
@@ -338,7 +311,7 @@ impl Client {
 
     /// A connection is idle.
     fn ready(&mut self, index: usize) {
-        let address = index % self.addresses.len();
+        let address = self.pool.address_at(index);
         if self.arrivals.is_some() {
             if !self.listed[index] {
                 self.listed[index] = true;
@@ -347,9 +320,9 @@ impl Client {
             self.hand_out(address);
             return;
         }
-        let client = index / self.addresses.len();
+        let client = self.pool.client_at(index);
         let wanted =
-            self.pending[client].filter(|call| self.address_of[call.target as usize] == address);
+            self.pending[client].filter(|call| self.pool.address_of(call.target) == address);
         if let Some(call) = wanted {
             self.pending[client] = None;
             if self.now_ns() < self.end_ns {
@@ -358,42 +331,20 @@ impl Client {
         }
     }
 
-    fn rest(&mut self, index: usize, now_ns: u64) {
-        self.connections[index].close();
-        self.connections[index].state = State::Resting {
-            until_ns: now_ns + REST_NS,
-        };
-    }
-
     fn cannot_connect(&mut self, index: usize) {
         self.tally.connect_errors += 1;
-        self.rest(index, self.now_ns());
+        self.pool.rest(index, self.now_ns() + REST_NS);
     }
 
     fn reopen(&mut self, index: usize) {
-        let address = &self.addresses[index % self.addresses.len()];
         self.tally.reconnects += 1;
-        match self.connections[index].reopen(address) {
-            Ok(()) => {
-                let event = EpollEvent::new(EpollFlags::EPOLLOUT, index as u64);
-                let added = self.connections[index]
-                    .socket()
-                    .map(|fd| self.epoll.add(fd, event));
-                if !matches!(added, Some(Ok(()))) {
-                    self.cannot_connect(index);
-                }
-            }
-            Err(_) => self.cannot_connect(index),
+        if !self.pool.reopen(index) {
+            self.cannot_connect(index);
         }
     }
 
     fn watch(&mut self, index: usize, flags: EpollFlags) {
-        let mut event = EpollEvent::new(flags, index as u64);
-        let changed = match self.connections[index].socket() {
-            Some(socket) => self.epoll.modify(socket, &mut event),
-            None => Ok(()),
-        };
-        if changed.is_err() {
+        if !self.pool.watch(index, flags) {
             self.fail(index, Fault::Closed);
         }
     }
@@ -422,8 +373,8 @@ impl Client {
     }
 
     fn tick(&mut self, now_ns: u64) {
-        for index in 0..self.connections.len() {
-            match self.connections[index].state {
+        for index in 0..self.pool.connections.len() {
+            match self.pool.connections[index].state {
                 State::Resting { until_ns } if until_ns <= now_ns => self.reopen(index),
                 State::Busy => {
                     let late = self.flights[index]
@@ -452,6 +403,13 @@ impl Client {
             let times = unsent(*arrival, now_ns);
             self.tally
                 .fault(Fault::Unfinished, arrival.call.target, times);
+        }
+        // What was due and not even looked at, because the thread came too late.
+        while let Some(arrival) = self.next.filter(|next| next.intended_ns < self.end_ns) {
+            let times = unsent(arrival, now_ns);
+            self.tally
+                .fault(Fault::Unfinished, arrival.call.target, times);
+            self.next = self.following();
         }
     }
 }

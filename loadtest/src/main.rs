@@ -8,10 +8,12 @@ mod address;
 mod load;
 mod trace;
 mod plan;
+mod body;
 mod arrivals;
 
 mod run;
 mod client;
+mod pool;
 mod connection;
 mod wire;
 mod tally;

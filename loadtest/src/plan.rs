@@ -6,6 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, Zipf};
 
 use crate::address::Place;
+use crate::body::Body;
 use crate::load::{Load, Target};
 
 /// One request to make: small, so that a million may wait.
@@ -24,14 +25,6 @@ struct Template {
     /// From there to the end of the fixed head. Nothing where the path names no function.
     after: Option<Vec<u8>>,
     body: Body,
-}
-
-#[derive(Debug)]
-enum Body {
-    /// Its length is in the head already.
-    Fixed(Vec<u8>),
-    /// Around the duration, which changes the length.
-    Timed(String, String),
 }
 
 /// All requests of a run.
@@ -53,7 +46,6 @@ struct Draw {
     zipf: Option<Zipf<f64>>,
 }
 
-const DURATION: &str = "{duration_ms}";
 const FUNCTION: &str = "{function}";
 
 impl Plan {
@@ -171,7 +163,7 @@ impl Draw {
 
 impl Template {
     fn new(target: &Target, place: &Place) -> Result<Self, String> {
-        let body = body(target)?;
+        let body = Body::of(target)?;
         let mut head = format!("{} {} HTTP/1.1\r\n", target.method, place.path);
         let has = |wanted: &str| {
             target
@@ -228,51 +220,6 @@ impl Template {
             body: body.unwrap_or(Body::Fixed(Vec::new())),
         })
     }
-}
-
-fn body(target: &Target) -> Result<Option<Body>, String> {
-    let given = usize::from(target.body.is_some())
-        + usize::from(target.body_file.is_some())
-        + usize::from(target.body_bytes.is_some());
-    if given > 1 {
-        return Err(format!(
-            "{}: give one of body, body file and body size",
-            target.url
-        ));
-    }
-    if let Some(text) = &target.body {
-        return Ok(Some(match text.split_once(DURATION) {
-            Some((before, after)) => Body::Timed(before.to_owned(), after.to_owned()),
-            None => Body::Fixed(text.clone().into_bytes()),
-        }));
-    }
-    if let Some(file) = &target.body_file {
-        let bytes = std::fs::read(file)
-            .map_err(|fault| format!("cannot read the body {}: {fault}", file.display()))?;
-        return Ok(Some(Body::Fixed(bytes)));
-    }
-    let Some(size) = target.body_bytes else {
-        return Ok(None);
-    };
-    let json = target.headers.iter().all(|(name, value)| {
-        !name.eq_ignore_ascii_case("content-type") || value.starts_with("application/json")
-    });
-    let (before, after) = if json {
-        (r#"{"input":""#, r#""}"#)
-    } else {
-        ("", "")
-    };
-    let Some(letters) = size.checked_sub(before.len() + after.len()) else {
-        return Err(format!(
-            "{}: a JSON body takes at least {} bytes",
-            target.url,
-            before.len() + after.len()
-        ));
-    };
-    let mut bytes = before.as_bytes().to_vec();
-    bytes.resize(before.len() + letters, b'x');
-    bytes.extend_from_slice(after.as_bytes());
-    Ok(Some(Body::Fixed(bytes)))
 }
 
 #[cfg(test)]

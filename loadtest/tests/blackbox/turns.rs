@@ -108,7 +108,7 @@ goals:
         "{text}"
     );
     let page = std::fs::read_to_string(to_html).expect("a page");
-    assert!(page.matches("<svg").count() == 4 && page.contains("slow against fast"));
+    assert!(page.matches("<svg").count() == 7 && page.contains("slow against fast"));
 }
 
 #[test]
