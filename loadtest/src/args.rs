@@ -16,9 +16,10 @@ use crate::{comparison_view, cores, footprint};
 
 /// Load over HTTP/1.1, measured from the time at which each request was meant to go out
 ///
-/// The client is one thread. On a 2-core EPYC virtual machine a request of 256 bytes costs it 7.6 µs
-/// over TCP and 3.5 µs over a Unix socket at 64 connections: one core of it saturates at about
-/// 130,000 and 280,000 requests a second. A run in which it used over 90 % of a core says so. Only this machine is called unless --allow-remote is given.
+/// The client is one thread. On a 2-core EPYC virtual machine a request of 256 bytes costs it
+/// 7.6 µs over TCP and 3.5 µs over a Unix socket at 64 connections: one core of it saturates at about
+/// 130,000 and 280,000 requests a second. A run in which it used over 90 % of a core says so. Only
+/// this machine is called unless --allow-remote is given.
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
 pub(crate) struct Line {

@@ -35,7 +35,7 @@ pub(crate) struct Footprint {
 /// How long a process may settle before its memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Each of `times` starts is a process of its own. An idle connection is one that has had an answer.
+/// Each of `times` starts is a process of its own.
 pub(crate) fn measure(
     contender: &Contender,
     places: &Places,

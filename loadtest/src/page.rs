@@ -107,10 +107,10 @@ impl Page {
             self.body.push_str(&plot.svg());
             self.body.push_str("<div class=\"legend\">");
             for series in &plot.series {
-                let kind = if series.mark == Mark::Dots {
-                    "dot"
-                } else {
-                    "line"
+                let kind = match series.mark {
+                    Mark::Dots => "dot",
+                    Mark::Line => "line",
+                    Mark::Thin => "line thin",
                 };
                 let _ = write!(
                     self.body,
@@ -180,5 +180,5 @@ svg .grid{stroke:#e3e3e3;fill:none}svg .axis{stroke:#555;fill:none}\
 svg .warm{fill:#f1f1f1}svg .level{stroke:#666;stroke-dasharray:5 4;fill:none}\
 .legend{display:flex;flex-wrap:wrap;gap:2px 18px;font-size:13px;padding-left:9%}\
 .legend i{display:inline-block;margin-right:6px;vertical-align:middle}\
-.legend i.line{width:18px;height:3px}.legend i.dot{width:9px;height:9px;border-radius:50%}\
+.legend i.line{width:18px;height:3px}.legend i.thin{height:1.5px;opacity:.55}.legend i.dot{width:9px;height:9px;border-radius:50%}\
 footer{margin-top:28px;padding-top:8px;border-top:1px solid #ddd;color:#555;font-size:13px}";

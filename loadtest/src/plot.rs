@@ -121,6 +121,7 @@ pub(crate) struct Plot {
     pub(crate) level: Option<f64>,
 }
 
+const COLUMNS: usize = 700;
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 74.0;
@@ -276,10 +277,17 @@ impl Plot {
         }
         for tick in &x_range.ticks {
             let at = x(*tick);
+            // The last label must not run out of the picture.
+            let anchor = if at > WIDTH - RIGHT - 24.0 {
+                "end"
+            } else {
+                "middle"
+            };
+            let text_at = if anchor == "end" { WIDTH - 2.0 } else { at };
             let _ = write!(
                 svg,
-                "<path d=\"M{at:.1} {TOP}V{bottom:.1}\" class=\"grid\"/><text x=\"{at:.1}\" \
-                 y=\"{:.1}\" class=\"tick\" text-anchor=\"middle\">{}</text>",
+                "<path d=\"M{at:.1} {TOP}V{bottom:.1}\" class=\"grid\"/><text x=\"{text_at:.1}\" \
+                 y=\"{:.1}\" class=\"tick\" text-anchor=\"{anchor}\">{}</text>",
                 bottom + 16.0,
                 self.x.text(*tick)
             );
@@ -326,7 +334,7 @@ fn draw(svg: &mut String, series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(
         return;
     }
     let mut path = String::new();
-    for point in &series.points {
+    for point in thin(&series.points) {
         let command = if path.is_empty() { 'M' } else { 'L' };
         let _ = write!(path, "{command}{:.1} {:.1}", x(point.0), y(point.1));
     }
@@ -341,6 +349,27 @@ fn draw(svg: &mut String, series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(
          stroke-opacity=\"{opacity}\" stroke-linejoin=\"round\"/>",
         series.colour
     );
+}
+
+/// A long run has more points than a plot has columns: of neighbours the lowest and the highest
+/// stay, so that no spike goes.
+fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let group = points.len().div_ceil(COLUMNS).max(1);
+    if group < 3 {
+        return points.to_vec();
+    }
+    let mut kept = Vec::new();
+    for group in points.chunks(group) {
+        let by_y = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
+        let mut ends: Vec<(f64, f64)> = [group.iter().min_by(by_y), group.iter().max_by(by_y)]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+        kept.extend(ends);
+    }
+    kept
 }
 
 pub(crate) fn escape(text: &str) -> String {
@@ -383,6 +412,16 @@ mod tests {
                 assert!(!svg.contains("inf") && !svg.contains("<t>"), "{svg}");
             }
         }
+    }
+
+    #[test]
+    fn thinning_keeps_spikes() {
+        let mut points: Vec<(f64, f64)> = (0..36_000).map(|at| (f64::from(at), 1.0)).collect();
+        points[20_000].1 = 9.0;
+        points[30_000].1 = 0.0;
+        let kept = thin(&points);
+        assert!(kept.len() <= 2 * COLUMNS && kept.is_sorted_by(|a, b| a.0 <= b.0));
+        assert!(kept.contains(&(20_000.0, 9.0)) && kept.contains(&(30_000.0, 0.0)));
     }
 
     #[test]

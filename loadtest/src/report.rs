@@ -212,6 +212,13 @@ impl Report {
                 self.cpu.steal_cores * 100.0
             ));
         }
+        // Without a watched server, that server would be among the others.
+        if !self.cpu.watched.is_empty() && self.cpu.foreign_cores > 0.1 {
+            warnings.push(format!(
+                "other processes used {:.0} % of a core: the machine was not quiet",
+                self.cpu.foreign_cores * 100.0
+            ));
+        }
         if self.latency.count < 1_000 {
             warnings.push(format!(
                 "p99 stands on {} of {} answers; run longer to trust it",
