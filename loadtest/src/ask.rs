@@ -88,7 +88,7 @@ pub(crate) fn request(target: Target) -> Result<(Address, Vec<u8>), String> {
 pub(crate) fn until_ready(
     url: &str,
     end: Instant,
-    mut alive: impl FnMut() -> bool,
+    alive: impl Fn() -> bool,
 ) -> Result<bool, String> {
     let place = Place::parse(url, false)?;
     let target = Target {

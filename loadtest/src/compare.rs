@@ -129,7 +129,7 @@ impl Theatre<'_> {
     fn turn(&self, number: usize, player: &Player<'_>) -> Result<(Part, Run), String> {
         let entry = player.entry;
         let named = |fault: String| format!("{}: {fault}", entry.name);
-        let mut stage = self.stage(player).map_err(named)?;
+        let stage = self.stage(player).map_err(named)?;
         let load = self.scenario.load(entry, stage.url.clone())?;
         let before = stage.memory().bytes;
         let setting = Setting {

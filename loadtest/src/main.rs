@@ -18,6 +18,7 @@ mod connection;
 mod wire;
 mod tally;
 mod watcher;
+mod cpu;
 mod machine;
 mod cores;
 

@@ -1,7 +1,7 @@
 //! One server process: started on its cores, its output kept in a file, ended with all that it
 //! started.
-//! It outlives us never: a small shell that holds a pipe to us ends it when we are gone, however we
-//! went. Stages own them.
+//! It never outlives us: a small shell that holds a pipe to us ends it when we are gone, however we
+//! went, and takes its folder away. Stages own them.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::cores;
@@ -55,10 +56,11 @@ impl Server {
         let guard = Command::new("/bin/sh")
             .args([
                 "-c",
-                "read -r end; kill -s KILL -- \"-$1\" 2>/dev/null",
+                "read -r end; kill -s KILL -- \"-$1\" 2>/dev/null; rm -rf -- \"$2\"",
                 "sh",
             ])
             .arg(child.id().to_string())
+            .arg(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -79,8 +81,13 @@ impl Server {
         self.child.id()
     }
 
-    pub(crate) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Looks without reaping: as long as nobody waits for it, its number is not another's.
+    pub(crate) fn is_alive(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        matches!(
+            waitid(Id::Pid(group(&self.child)), flags),
+            Ok(WaitStatus::StillAlive)
+        )
     }
 
     /// The last lines that it wrote.
@@ -103,8 +110,7 @@ impl Drop for Server {
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Whatever is left of the group; the child is not reaped yet only where it still runs, so
-        // its number is not another's.
+        // Whatever is left of the group.
         let _ = killpg(group(&self.child), Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = self.guard.kill();

@@ -119,7 +119,7 @@ impl Stage {
         }
         let ready = variables.fill(&process.ready)?;
         let begun = Instant::now();
-        let mut server = Server::start(&process.name, command, cores, &self._folder.0)?;
+        let server = Server::start(&process.name, command, cores, &self._folder.0)?;
         let is_ready = ask::until_ready(&ready, begun + START_MAX, || server.is_alive())?;
         if !is_ready {
             return Err(format!(
@@ -161,8 +161,8 @@ impl Stage {
     }
 
     /// Fails where a process has ended in the meantime.
-    pub(crate) fn check(&mut self) -> Result<(), String> {
-        for (name, server) in self.names.iter().zip(&mut self.servers) {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (name, server) in self.names.iter().zip(&self.servers) {
             if !server.is_alive() {
                 return Err(format!(
                     "{name} ended during the run:\n{}",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::machine::{self, Machine};
+use crate::cpu::Counter;
 use crate::show::duration;
 use crate::tally::Window;
 
@@ -46,19 +46,12 @@ pub(crate) struct Watcher {
 
 const PERIOD: Duration = Duration::from_millis(100);
 
-struct Reading {
-    at: Instant,
-    machine: Machine,
-    load_s: f64,
-    watched_s: Vec<f64>,
-}
-
 impl Watcher {
     /// Ends with the client, which holds the other end of the channel.
     pub(crate) fn watch(self) -> Vec<Sample> {
         let bar = self.bar();
         let mut samples = Vec::new();
-        let mut last = self.read();
+        let mut last = Counter::read(&self.watched);
         let mut due = last.at + PERIOD;
         loop {
             match self
@@ -67,7 +60,7 @@ impl Watcher {
             {
                 Ok(window) => self.show(&bar, &window),
                 Err(RecvTimeoutError::Timeout) => {
-                    let reading = self.read();
+                    let reading = Counter::read(&self.watched);
                     samples.push(self.sample(&last, &reading));
                     due = reading.at + PERIOD;
                     last = reading;
@@ -79,32 +72,17 @@ impl Watcher {
         samples
     }
 
-    fn read(&self) -> Reading {
-        Reading {
-            at: Instant::now(),
-            machine: Machine::read(),
-            load_s: machine::own_cpu_s(),
-            watched_s: self
-                .watched
-                .iter()
-                .map(|watched| machine::cpu_s(watched.pid))
-                .collect(),
-        }
-    }
-
-    fn sample(&self, last: &Reading, now: &Reading) -> Sample {
-        let length_s = (now.at - last.at).as_secs_f64();
+    fn sample(&self, last: &Counter, now: &Counter) -> Sample {
+        let cpu = last.until(now);
+        let cores = |cpu_s: f64| (cpu_s / cpu.length_s).max(0.0);
         let middle = last.at + (now.at - last.at) / 2;
-        let watched = last.watched_s.iter().zip(&now.watched_s);
         Sample {
             at_s: middle.saturating_duration_since(self.start).as_secs_f64()
                 - self.warm_up.as_secs_f64(),
-            machine: (now.machine.busy_s - last.machine.busy_s) / length_s,
-            steal: (now.machine.steal_s - last.machine.steal_s) / length_s,
-            load: ((now.load_s - last.load_s) / length_s).max(0.0),
-            watched: watched
-                .map(|(last, now)| ((now - last) / length_s).max(0.0))
-                .collect(),
+            machine: cores(cpu.machine_s),
+            steal: cores(cpu.steal_s),
+            load: cores(cpu.load_s),
+            watched: cpu.watched_s.iter().map(|cpu_s| cores(*cpu_s)).collect(),
         }
     }
 

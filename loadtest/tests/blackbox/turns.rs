@@ -201,8 +201,9 @@ fn no_server_outlives_the_tool() {
     tool.kill().expect("it is there");
     tool.wait().expect("it is gone");
     let end = Instant::now() + Duration::from_secs(10);
-    while pids.split(' ').any(is_alive) {
-        assert!(Instant::now() < end, "still there: {pids}");
+    let folder = std::env::temp_dir().join(format!("lt-{}-0", tool.id()));
+    while pids.split(' ').any(is_alive) || folder.exists() {
+        assert!(Instant::now() < end, "still there: {pids}, {folder:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
