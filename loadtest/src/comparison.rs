@@ -203,16 +203,11 @@ impl Comparison {
                 "only {kept} of {wanted} rounds count: the machine was disturbed too often"
             ));
         }
-        if !self.dropped.is_empty() {
-            let reasons: Vec<&str> = self
-                .dropped
-                .iter()
-                .map(|dropped| dropped.reason.as_str())
-                .collect();
+        if let Some(last) = self.dropped.last() {
             warnings.push(format!(
-                "{} rounds were dropped and repeated ({})",
-                reasons.len(),
-                reasons.join("; ")
+                "{} rounds were disturbed and dropped; the last: {}",
+                self.dropped.len(),
+                last.reason
             ));
         }
         for taker in &self.takers {

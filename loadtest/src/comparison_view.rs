@@ -201,10 +201,11 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
         Kind::Ratio => format!("{value:.2}"),
         Kind::Difference | Kind::Value => goal.figure.show(value),
     };
-    let word = match (verdict.met, verdict.reached) {
-        (_, true) => "reached",
-        (true, false) => "met",
-        (false, false) => "MISSED",
+    let word = match (verdict.found, verdict.met, verdict.reached) {
+        (None, ..) => "not measured",
+        (_, _, true) => "reached",
+        (_, true, false) => "met",
+        (_, false, false) => "MISSED",
     };
     vec![
         what(comparison, goal),
