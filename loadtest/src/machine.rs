@@ -46,6 +46,23 @@ pub(crate) fn cpu_s(pid: u32) -> f64 {
         / ticks_per_s()
 }
 
+/// CPU time of every process but this one and those in `except` with their descendants, in seconds.
+pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
+    let mut own: Vec<u32> = except.iter().copied().flat_map(tree).collect();
+    own.push(std::process::id());
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return 0.0;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| !own.contains(pid))
+        .filter_map(stat)
+        .map(|fields| (10..14).filter_map(|at| number(&fields, at)).sum::<f64>())
+        .sum::<f64>()
+        / ticks_per_s()
+}
+
 /// CPU time of this process without what it started, in seconds.
 pub(crate) fn own_cpu_s() -> f64 {
     let fields = stat(std::process::id()).unwrap_or_default();
@@ -159,6 +176,29 @@ impl Kind {
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn cpu_of_another_process_is_seen_and_can_be_left_out() {
+        let mut busy = std::process::Command::new("/bin/sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .expect("a shell");
+        let count = || {
+            (
+                others_cpu_s(&[]),
+                others_cpu_s(&[busy.id()]),
+                cpu_s(busy.id()),
+            )
+        };
+        let before = count();
+        std::thread::sleep(Duration::from_millis(600));
+        let after = count();
+        busy.kill().and_then(|()| busy.wait()).expect("it ends");
+        let (all, without, own) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+        assert!(own > 0.1 && all > 0.9 * own, "{all} {own}");
+        // Read one after another, so not to the tick.
+        assert!((all - without - own).abs() < 0.1, "{all} {without} {own}");
+    }
 
     #[test]
     fn cpu_of_this_process_is_seen() {

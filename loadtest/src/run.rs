@@ -72,9 +72,9 @@ pub(crate) fn run(load: &Load, setting: &Setting) -> Result<Run, String> {
         let watching = scope.spawn(|| watcher.watch());
         let counting = scope.spawn(|| {
             sleep_until(start + warm_up);
-            let begin = Counter::read(&setting.watched);
+            let begin = Counter::read_all(&setting.watched);
             sleep_until(start + length);
-            begin.until(&Counter::read(&setting.watched))
+            begin.until(&Counter::read_all(&setting.watched))
         });
         let tally = client.run(start, drain);
         let samples = watching.join().unwrap_or_default();
