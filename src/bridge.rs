@@ -2,6 +2,7 @@
 //! It never touches a call. A panic here is a dependency's as likely as ours, so it ends nothing:
 //! the bridge is built anew, with backoff, around the same desk. `serve` starts it.
 
+mod endpoint;
 mod podless;
 
 use std::cell::RefCell;
@@ -13,22 +14,27 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::task::Poll;
+use std::task::{Poll, Wake};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use nanofaas_core::desk::Desk;
+use nanofaas_core::cold_start::{ColdStarts, WallClock};
+use nanofaas_core::desk::{Desk, Home, Rest, Work, attend};
+use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::message::Refused;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::FunctionDraft;
-use nanofaas_local_bridge::{LocalBridge, LocalConfig, OpenError};
+use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
+use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::time::timeout;
 
 use crate::management::{self, Ask, Management};
 use crate::metrics::Functions;
 use crate::panics;
+use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
@@ -36,11 +42,14 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const SOUND: Duration = Duration::from_secs(60);
 /// Between two looks whether the io threads have taken everything over.
 const LOOK: Duration = Duration::from_millis(1);
+/// When a ring was full, it is tried again after this.
+const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What runs pods.
 pub(crate) enum Backend {
     /// Made anew each time the bridge is.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
+    Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
     /// Nothing does.
     None,
 }
@@ -57,6 +66,8 @@ pub(crate) struct Seat {
     pub(crate) io: Vec<IoPost>,
     pub(crate) scheduler: SchedulerPost,
     pub(crate) registry: Registry,
+    /// The process's clock against the world's.
+    pub(crate) clock: WallClock,
     /// Functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
     /// Is told once: all of them are known to all io threads, or why the start failed.
@@ -70,7 +81,9 @@ pub(crate) struct Seat {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
-    Backend(#[from] OpenError),
+    Local(#[from] nanofaas_local_bridge::OpenError),
+    #[error("{0}")]
+    Kubernetes(#[from] nanofaas_k8s_bridge::OpenError),
     #[error("cannot start the bridge: {0}")]
     Io(#[from] io::Error),
     #[error("function {name} could not be registered: {why}")]
@@ -103,6 +116,19 @@ pub(crate) fn start(seat: Seat) -> io::Result<BridgeThread> {
     Ok(BridgeThread { stop, thread })
 }
 
+/// The bridge's bell, and what it rings.
+pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
+    struct Ringer(Arc<Notify>);
+    impl Wake for Ringer {
+        fn wake(self: Arc<Self>) {
+            self.0.notify_one();
+        }
+    }
+    let notify = Arc::new(Notify::new());
+    let ringer = Arc::new(Ringer(notify.clone()));
+    (Arc::new(Doorbell::new(ringer.into())), notify)
+}
+
 /// What outlives one building of the bridge.
 struct Bridge {
     backend: Backend,
@@ -113,10 +139,18 @@ struct Bridge {
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
     /// Taken by whoever tells it.
     settled: Rc<RefCell<Option<Settled>>>,
+    /// What a bridge to a cluster that is built anew has to know of the one before.
+    memory: Rc<Memory>,
 }
 
 fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
-    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, seat.registry);
+    let home = match seat.backend {
+        Backend::Kubernetes(_) => Home::Cluster,
+        Backend::Local(_) | Backend::None => Home::Memory,
+    };
+    let registry = (seat.registry, home);
+    let starts = ColdStarts::new(seat.clock);
+    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, registry, starts);
     if let Err(error) = register(&mut desk, seat.functions) {
         // Nobody who starts a process waits no longer for it.
         let _ = seat.settled.send(Err(error));
@@ -130,13 +164,14 @@ fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
         management: seat.management,
         asked: Rc::new(RefCell::new(seat.asked)),
         settled: Rc::new(RefCell::new(Some(seat.settled))),
+        memory: Rc::default(),
     };
     let mut backoff = FIRST_BACKOFF;
     while !*stopped.borrow() {
         let began = Instant::now();
         let why = match catch_unwind(AssertUnwindSafe(|| bridge.run(stopped.clone()))) {
-            Ok(Ok(true)) => return,
-            Ok(Ok(false)) | Err(_) => "it panicked".to_owned(),
+            Ok(Ok(Ended::Asked | Ended::Deposed)) => return,
+            Ok(Ok(Ended::Panicked)) | Err(_) => "it panicked".to_owned(),
             Ok(Err(error)) => {
                 let first = bridge.settled.borrow_mut().take();
                 if let Some(first) = first {
@@ -183,8 +218,7 @@ fn register(desk: &mut Desk, functions: Vec<FunctionDraft>) -> Result<(), StartE
 }
 
 impl Bridge {
-    /// True when it was asked to stop, false when a task of it panicked.
-    fn run(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
+    fn run(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -192,30 +226,71 @@ impl Bridge {
         runtime.block_on(tasks.run_until(self.serve(stopped)))
     }
 
-    async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<bool, StartError> {
-        let local = match &self.backend {
-            Backend::Local(config) => Some(LocalBridge::open(config())?),
-            Backend::None => None,
-        };
-        self.spawn_around()?;
-        let stop = wait_for(stopped);
-        let (desk, wake) = (self.desk.clone(), self.wake.clone());
-        let backend = async {
-            match local {
-                Some(bridge) => bridge.run(desk, wake, stop).await,
-                None => podless::run(desk, wake, stop).await,
+    async fn serve(&self, stopped: watch::Receiver<bool>) -> Result<Ended, StartError> {
+        let desk = self.desk.clone();
+        let backend = Rc::new(match &self.backend {
+            Backend::Local(config) => Running::Local(LocalBridge::open(config(), desk)?),
+            Backend::Kubernetes(config) => {
+                let memory = self.memory.clone();
+                let bridge = KubernetesBridge::open(config(), memory, desk).await?;
+                Running::Kubernetes(bridge)
             }
-            true
+            Backend::None => Running::None,
+        });
+        self.spawn_around(backend.clone())?;
+        let stop = async {
+            wait_for(stopped).await;
+            Ended::Asked
         };
         let panicked = async {
             panics::on_bridge().notified().await;
-            false
+            Ended::Panicked
         };
-        Ok(first_of(backend, panicked).await)
+        let deposed = async {
+            backend.deposed().await;
+            Ended::Deposed
+        };
+        let attending = async {
+            self.attend(&backend).await;
+            Ended::Panicked
+        };
+        let ended = first_of(first_of(stop, panicked), first_of(deposed, attending)).await;
+        if ended == Ended::Asked {
+            backend.stop().await;
+        }
+        Ok(ended)
+    }
+
+    /// Hands the desk's work to who does it, for ever.
+    async fn attend(&self, backend: &Running) {
+        let endpoints = Endpoints::new(self.desk.clone());
+        // A bridge that is built anew knows none yet.
+        let functions: Vec<_> = self.desk.borrow().functions().values().cloned().collect();
+        functions.iter().for_each(|one| endpoints.follow(one));
+        let take = |work: Work| {
+            match &work {
+                Work::Function(function) => endpoints.follow(function),
+                Work::Removed { lane, .. } => endpoints.forget(*lane),
+                _ => {}
+            }
+            match backend {
+                Running::Local(bridge) => bridge.take(work),
+                Running::Kubernetes(bridge) => bridge.take(work),
+                Running::None => podless::take(&self.desk, work),
+            }
+        };
+        let pause = async |rest| match rest {
+            Rest::No => yield_now().await,
+            Rest::Shortly => {
+                let _ = timeout(RING_PAUSE, self.wake.notified()).await;
+            }
+            Rest::UntilBell => self.wake.notified().await,
+        };
+        attend(&self.desk, take, pause).await;
     }
 
     /// What lives beside the backend.
-    fn spawn_around(&self) -> io::Result<()> {
+    fn spawn_around(&self, backend: Rc<Running>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let management = self.management.clone();
         spawn_local(async move {
@@ -235,7 +310,7 @@ impl Bridge {
         let (settled, desk) = (self.settled.clone(), self.desk.clone());
         if settled.borrow().is_some() {
             spawn_local(async move {
-                while !desk.borrow().is_settled() {
+                while !(backend.is_ready() && desk.borrow().is_settled()) {
                     tokio::time::sleep(LOOK).await;
                 }
                 let first = settled.borrow_mut().take();
@@ -248,6 +323,50 @@ impl Bridge {
     }
 }
 
+/// Why one building of the bridge ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The process stops.
+    Asked,
+    /// A task of it did.
+    Panicked,
+    /// Another control plane acts for the cluster now.
+    Deposed,
+}
+
+/// The backend of one building of the bridge.
+enum Running {
+    Local(LocalBridge),
+    Kubernetes(KubernetesBridge),
+    None,
+}
+
+impl Running {
+    /// Whether it has found out what there is.
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Kubernetes(bridge) => bridge.is_ready(),
+            Self::Local(_) | Self::None => true,
+        }
+    }
+
+    /// Waits until somebody else has taken its part, which may be never.
+    async fn deposed(&self) {
+        match self {
+            Self::Kubernetes(bridge) => bridge.deposed().await,
+            Self::Local(_) | Self::None => std::future::pending().await,
+        }
+    }
+
+    async fn stop(&self) {
+        match self {
+            Self::Local(bridge) => bridge.stop().await,
+            Self::Kubernetes(bridge) => bridge.stop().await,
+            Self::None => {}
+        }
+    }
+}
+
 /// What the metrics page reads of the functions.
 fn functions(desk: &Desk) -> Functions {
     let registered = desk.functions().iter();
@@ -256,6 +375,7 @@ fn functions(desk: &Desk) -> Functions {
             .map(|(name, function)| (name.clone(), function.view.clone()))
             .collect(),
         leaving: desk.leaving_views().cloned().collect(),
+        cold_starts: desk.starts.times(),
     }
 }
 

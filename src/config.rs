@@ -271,7 +271,6 @@ pub(crate) struct Config {
     pub(crate) backend: Backend,
     pub(crate) functions: Vec<PathBuf>,
     /// Read by the kubernetes backend only.
-    #[expect(dead_code, reason = "the kubernetes backend is not there yet")]
     pub(crate) namespace: Option<String>,
     pub(crate) io_threads: usize,
     pub(crate) io_driver: DriverChoice,

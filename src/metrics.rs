@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use nanofaas_core::cold_start::Phase;
 use nanofaas_core::histogram::{BUCKETS, Histogram};
 use nanofaas_core::metrics::{Counter, FunctionMetrics, RejectReason, ThreadLedger};
 use nanofaas_core::view::LaneView;
@@ -28,6 +29,8 @@ pub(crate) struct Functions {
     pub(crate) registered: Vec<(Arc<str>, Arc<LaneView>)>,
     /// Lanes of removed functions whose last calls still run.
     pub(crate) leaving: Vec<Arc<LaneView>>,
+    /// How long cold starts took to each phase.
+    pub(crate) cold_starts: Arc<[Histogram; Phase::ALL.len()]>,
 }
 
 /// What a scrape reads of the process.
@@ -202,6 +205,7 @@ pub(crate) fn page(functions: &Functions, plane: &Plane, labels: &mut Labels) ->
     let mut page = Page::default();
     let series = series(functions, labels);
     write_functions(&mut page, &series, plane);
+    write_cold_starts(&mut page, functions);
     write_ledger(&mut page, functions, plane);
     page.one(
         "nanofaas_log_lines_dropped_total",
@@ -283,7 +287,8 @@ fn write_functions(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane
         page.family(name, "histogram", help);
         for (function, totals) in series {
             let times = &totals.times[at];
-            page.histogram(name, function, &times.buckets, times.sum_ns);
+            let label = ("function", &**function);
+            page.histogram(name, label, &times.buckets, times.sum_ns);
         }
     }
 }
@@ -304,6 +309,22 @@ fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane)
         ("reason", RejectReason::Rate.as_str()),
     ];
     page.sample(NAME, &labels, unknown);
+}
+
+fn write_cold_starts(page: &mut Page, functions: &Functions) {
+    const NAME: &str = "nanofaas_cold_start_seconds";
+    page.family(
+        NAME,
+        "histogram",
+        "From a pod wanted to each phase of its start.",
+    );
+    for (phase, times) in Phase::ALL.iter().zip(&*functions.cold_starts) {
+        let mut buckets = [0; BUCKETS];
+        let sum_ns = times.add_to(&mut buckets);
+        if buckets.iter().any(|count| *count > 0) {
+            page.histogram(NAME, ("phase", phase.as_str()), &buckets, sum_ns);
+        }
+    }
 }
 
 fn sum(plane: &Plane, of: fn(&ThreadLedger) -> u64) -> u64 {

@@ -10,16 +10,18 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use nanofaas_core::cold_start::WallClock;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, SchedulerPost};
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
-use nanofaas_core::spec::Platform;
+use nanofaas_core::spec::{FunctionDraft, Platform};
 use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
+use nanofaas_k8s_bridge::KubernetesConfig;
 use nanofaas_local_bridge::LocalConfig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
@@ -38,6 +40,8 @@ use functions::Loaded;
 
 /// How long the io threads may take until they know the functions of the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// Between two looks whether a signal came meanwhile.
+const SETTLE_LOOK: Duration = Duration::from_millis(50);
 /// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
 /// still be on their way.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -59,8 +63,11 @@ enum StartError {
     Bridge(#[from] bridge::StartError),
     #[error("the io threads did not take the functions over; look at the lines before")]
     NotSettled,
-    #[error("the backend kubernetes is not there yet; use --backend local or none")]
-    NoKubernetes,
+    #[error(
+        "function pods cannot reach {0}: set --callback-url to where they reach this process, for \
+         instance http://$(POD_IP):8082 in a pod"
+    )]
+    Unreachable(String),
     #[error("cannot start: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -141,7 +148,7 @@ impl Wiring {
             io_posts.push(post);
             inboxes.push((inbox, waking));
         }
-        let (bell, bridge_wake) = nanofaas_local_bridge::bell();
+        let (bell, bridge_wake) = bridge::bell();
         let (bridge_post, bridge_inbox) = BridgePost::pair(bell);
         Ok(Self {
             origin: Instant::now(),
@@ -159,9 +166,6 @@ impl Wiring {
 
 impl Serving {
     fn start(config: Config, cores: &Cores, log: &Log) -> Result<Self, StartError> {
-        if config.backend == Backend::Kubernetes {
-            return Err(StartError::NoKubernetes);
-        }
         // Before builds, which take long: Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
         raise_file_limit();
@@ -183,7 +187,7 @@ impl Serving {
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         });
-        let backend = backend(&config, &addresses, &wiring);
+        let backend = backend(&config, &addresses, &wiring, &loaded)?;
         // Before the bridge, which tells them of the functions and waits until they know.
         let plumbing = Plumbing {
             origin: wiring.origin,
@@ -207,13 +211,17 @@ impl Serving {
             io: io_posts.clone(),
             scheduler: post,
             registry: Registry::new(config.io_threads, config.defaults, platform(&config)),
-            functions: loaded.iter().map(|one| one.file.draft.clone()).collect(),
+            clock: WallClock(wiring.origin_wall),
+            functions: match config.backend {
+                // They are written into the cluster, and come back from there.
+                Backend::Kubernetes => Vec::new(),
+                Backend::Local | Backend::None => drafts(&loaded),
+            },
             settled,
             listener,
             management: Arc::new(management),
             asked,
         })?;
-        wait_until_settled(&told)?;
         let serving = Self {
             config,
             signals,
@@ -224,8 +232,39 @@ impl Serving {
             health,
             _claims: claims,
         };
-        serving.announce(&addresses, &pinning, &loaded);
+        if serving.settle(&told)? {
+            serving.announce(&addresses, &pinning, &loaded);
+        }
         Ok(serving)
+    }
+
+    /// Waits until the io threads know the functions of the start; false where a signal ended that.
+    /// A cluster may let a plane wait for as long as another one acts.
+    fn settle(&self, told: &Receiver<Result<(), bridge::StartError>>) -> Result<bool, StartError> {
+        let is_patient = self.config.backend == Backend::Kubernetes;
+        if is_patient {
+            self.signals.serving();
+        }
+        let until = Instant::now() + SETTLE_MAX;
+        loop {
+            match told.recv_timeout(SETTLE_LOOK) {
+                Ok(settled) => {
+                    settled?;
+                    if !is_patient {
+                        self.signals.serving();
+                    }
+                    return Ok(true);
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(StartError::NotSettled),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if is_patient && self.signals.is_asked() {
+                return Ok(false);
+            }
+            if !is_patient && Instant::now() > until {
+                return Err(StartError::NotSettled);
+            }
+        }
     }
 }
 
@@ -246,6 +285,12 @@ impl Addresses {
                 .internal_listen
                 .and_then(|_| Some(claims.get(2)?.address)),
         }
+    }
+
+    /// Whether nobody on another machine, or in a pod, can call back.
+    fn is_callback_local(&self) -> bool {
+        let ip = self.internal.unwrap_or(self.listen).ip();
+        ip.is_loopback() || ip.is_unspecified()
     }
 }
 
@@ -312,23 +357,56 @@ fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoCon
     }
 }
 
-fn backend(config: &Config, addresses: &Addresses, wiring: &Wiring) -> bridge::Backend {
-    if config.backend == Backend::None {
-        return bridge::Backend::None;
-    }
+fn drafts(loaded: &[Loaded]) -> Vec<FunctionDraft> {
+    loaded.iter().map(|one| one.file.draft.clone()).collect()
+}
+
+fn backend(
+    config: &Config,
+    addresses: &Addresses,
+    wiring: &Wiring,
+    loaded: &[Loaded],
+) -> Result<bridge::Backend, StartError> {
     let callback_base = config.callback_base(addresses.listen, addresses.internal);
     let start_timeout = Duration::from_millis(config.start_timeout_ms);
-    let (origin, origin_wall) = (wiring.origin, wiring.origin_wall);
-    bridge::Backend::Local(Box::new(move || LocalConfig {
-        callback_base: callback_base.clone(),
-        start_timeout,
-        stop_grace: STOP_GRACE,
-        // Not by its path: the file may be replaced while we run.
-        guard: vec!["/proc/self/exe".into(), "guard".into()],
-        run_base: None,
-        origin,
-        origin_wall,
-    }))
+    let origin = wiring.origin;
+    let clock = WallClock(wiring.origin_wall);
+    Ok(match config.backend {
+        Backend::None => bridge::Backend::None,
+        Backend::Local => bridge::Backend::Local(Box::new(move || LocalConfig {
+            callback_base: callback_base.clone(),
+            start_timeout,
+            stop_grace: STOP_GRACE,
+            // Not by its path: the file may be replaced while we run.
+            guard: vec!["/proc/self/exe".into(), "guard".into()],
+            run_base: None,
+            origin,
+        })),
+        Backend::Kubernetes => {
+            if config.callback_url.is_none() && addresses.is_callback_local() {
+                return Err(StartError::Unreachable(callback_base));
+            }
+            let namespace = config.namespace.clone();
+            let own_pod = own_pod();
+            let functions = drafts(loaded);
+            bridge::Backend::Kubernetes(Box::new(move || KubernetesConfig {
+                kubeconfig: None,
+                namespace: namespace.clone(),
+                own_pod: own_pod.clone(),
+                callback_base: callback_base.clone(),
+                start_timeout,
+                functions: functions.clone(),
+                origin,
+                clock,
+            }))
+        }
+    })
+}
+
+/// Name and uid of the Pod that this process runs in, which its manifest hands it.
+fn own_pod() -> Option<(String, String)> {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some((value("POD_NAME")?, value("POD_UID")?))
 }
 
 /// What each scrape reads of the process.
@@ -352,18 +430,10 @@ fn plane(
     })
 }
 
-fn wait_until_settled(told: &Receiver<Result<(), bridge::StartError>>) -> Result<(), StartError> {
-    match told.recv_timeout(SETTLE_MAX) {
-        Ok(settled) => Ok(settled?),
-        Err(_) => Err(StartError::NotSettled),
-    }
-}
-
 impl Serving {
     /// Says in the log where everything is, and to people how to call what was loaded.
     fn announce(&self, addresses: &Addresses, pinning: &Pinning, loaded: &[Loaded]) {
         self.health.started.store(true, Relaxed);
-        self.signals.serving();
         let pinned = if pinning.io.is_empty() { "no" } else { "yes" };
         tracing::info!(
             listen = %addresses.listen,

@@ -27,6 +27,11 @@ impl Signals {
     pub(crate) fn serving(&self) {
         self.serving.store(true, Relaxed);
     }
+
+    /// Whether one came since.
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.serving.load(Relaxed)
+    }
 }
 
 /// Starts to listen, on a thread of its own that nothing can keep busy.

@@ -32,7 +32,7 @@ fn has(tree: &str, package: &str) -> bool {
 
 #[test]
 fn each_package_knows_only_what_it_may() {
-    let rules: [(&str, &[&str], &[&str]); 5] = [
+    let rules: [(&str, &[&str], &[&str]); 6] = [
         (
             "nanofaas-core",
             &["serde", "thiserror"],
@@ -47,6 +47,11 @@ fn each_package_knows_only_what_it_may() {
             "nanofaas-local-bridge",
             &["tokio", "nanofaas-core"],
             &["monoio", "nanofaas-io", "kube", "axum"],
+        ),
+        (
+            "nanofaas-k8s-bridge",
+            &["tokio", "kube", "nanofaas-core"],
+            &["monoio", "nanofaas-io", "nanofaas-local-bridge", "axum"],
         ),
         (
             "nanofaas-runtime",

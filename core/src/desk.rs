@@ -1,11 +1,14 @@
 //! The bridge's desk: what comes in for the bridge is sorted, registry changes are made and told in
 //! the right order, and what does not fit into a full ring waits its turn here.
 //! It never waits, sleeps or starts anything: its `Work` says what a backend has to do. Each bridge
-//! owns one and calls it from its own loop; the management port reads the functions from it.
+//! owns one and attends to it in a loop; the management port reads the functions from it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cold_start::ColdStarts;
 use crate::event::{Event, Order};
 use crate::function::Function;
 use crate::limits::DESK_BACKLOG;
@@ -54,17 +57,33 @@ pub enum Work {
     JobStop {
         call: CallRef,
         attempt: u32,
+        stamps: Option<ReadyStamps>,
     },
-    ColdStarts {
-        name: Arc<str>,
+    PodReady(Box<PodReady>),
+    /// The registry lives elsewhere: write the change there, then `Desk::apply` it, or refuse it.
+    Change {
+        change: Change,
         reply: ReplyTo,
     },
-    PodReady {
-        token: Box<str>,
-        pod: Box<str>,
-        stamps: ReadyStamps,
-        reply: ReplyTo,
-    },
+}
+
+/// A warm pod says that it is ready.
+pub struct PodReady {
+    pub token: Box<str>,
+    pub pod: Box<str>,
+    /// Where it says that it listens.
+    pub address: Option<IpAddr>,
+    pub stamps: ReadyStamps,
+    pub reply: ReplyTo,
+}
+
+/// Where a change of the table is made first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Here: the table is all there is.
+    Memory,
+    /// In the cluster, whose copy the table is.
+    Cluster,
 }
 
 /// How long the bridge's loop may rest.
@@ -78,6 +97,17 @@ pub enum Rest {
     UntilBell,
 }
 
+/// The loop of whoever owns a desk; it has no end. `take` gets the work, in order; `pause` waits as
+/// long as it is told, or until the bell rings.
+pub async fn attend(desk: &RefCell<Desk>, mut take: impl FnMut(Work), pause: impl AsyncFn(Rest)) {
+    loop {
+        let work = desk.borrow_mut().pump();
+        work.into_iter().for_each(&mut take);
+        let rest = desk.borrow_mut().rest();
+        pause(rest).await;
+    }
+}
+
 enum Delivery {
     Scheduler(Event),
     Io { thread: u16, message: Message },
@@ -89,6 +119,8 @@ pub struct Desk {
     io: Vec<IoPost>,
     scheduler: SchedulerPost,
     registry: Registry,
+    home: Home,
+    pub starts: ColdStarts,
     /// One queue for all rings, because order matters across them: an address comes before the
     /// scheduler hears of its pod.
     backlog: VecDeque<Delivery>,
@@ -102,13 +134,16 @@ impl Desk {
         inbox: BridgeInbox,
         io: Vec<IoPost>,
         scheduler: SchedulerPost,
-        registry: Registry,
+        (registry, home): (Registry, Home),
+        starts: ColdStarts,
     ) -> Self {
         Self {
             inbox,
             io,
             scheduler,
             registry,
+            home,
+            starts,
             backlog: VecDeque::new(),
             lanes: Vec::new(),
             work: Vec::new(),
@@ -160,8 +195,16 @@ impl Desk {
                 self.deliver(out);
             }
             BridgeMessage::Job(job) => self.work.push(Work::Job(job)),
-            BridgeMessage::JobStop { call, attempt } => {
-                self.work.push(Work::JobStop { call, attempt });
+            BridgeMessage::JobStop {
+                call,
+                attempt,
+                stamps,
+            } => {
+                self.work.push(Work::JobStop {
+                    call,
+                    attempt,
+                    stamps,
+                });
             }
         }
     }
@@ -208,21 +251,51 @@ impl Desk {
             Request::Register { draft, replace } => Change::Register { draft, replace },
             Request::Remove { name } => Change::Remove { name },
             Request::Scale { name, replicas } => Change::Scale { name, replicas },
-            Request::ColdStarts { name } => {
-                return self.work.push(Work::ColdStarts { name, reply });
-            }
-            Request::PodReady { token, pod, stamps } => {
-                return self.work.push(Work::PodReady {
+            Request::ColdStarts { name } => return self.tell_cold_starts(&name, reply),
+            Request::PodReady {
+                token,
+                pod,
+                address,
+                stamps,
+            } => {
+                let ready = PodReady {
                     token,
                     pod,
+                    address,
                     stamps,
                     reply,
-                });
+                };
+                return self.work.push(Work::PodReady(Box::new(ready)));
             }
         };
+        if self.home == Home::Memory {
+            return self.apply(change, Some(reply));
+        }
+        match self.registry.check(&change) {
+            Ok(()) => self.work.push(Work::Change { change, reply }),
+            Err(refused) => self.reply(reply, Reply::Refused(refused)),
+        }
+    }
+
+    /// Makes a change in the table.
+    pub fn apply(&mut self, change: Change, reply: Option<ReplyTo>) {
         let mut out = RegistryOut::default();
-        self.registry.change(change, Some(reply), &mut out);
+        self.registry.change(change, reply, &mut out);
         self.deliver(out);
+    }
+
+    fn tell_cold_starts(&mut self, name: &str, to: ReplyTo) {
+        let reply = if self.functions().contains_key(name) {
+            Reply::ColdStarts(self.starts.of(name))
+        } else {
+            Reply::Refused(Refused::NotFound)
+        };
+        self.reply(to, reply);
+    }
+
+    /// Whether a draft is a function that differs from the registered one, or what is wrong with it.
+    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
+        self.registry.differs(draft)
     }
 
     /// Registers a function that nobody waits for, such as one from a file at the start.
@@ -249,7 +322,10 @@ impl Desk {
                     self.keep(&function);
                     self.work.push(Work::Function(function));
                 }
-                Told::Removed { lane, name, .. } => self.work.push(Work::Removed { lane, name }),
+                Told::Removed { lane, name, .. } => {
+                    self.starts.forget(&name);
+                    self.work.push(Work::Removed { lane, name });
+                }
             }
         }
         for (to, reply) in out.replies {
@@ -324,11 +400,15 @@ impl Desk {
     }
 
     fn send(&mut self, delivery: Delivery) {
-        if !self.backlog.is_empty() {
-            return self.backlog.push_back(delivery);
-        }
-        if let Err(back) = self.try_send(delivery) {
-            self.backlog.push_back(back);
+        let undelivered = if self.backlog.is_empty() {
+            self.try_send(delivery).err()
+        } else {
+            Some(delivery)
+        };
+        if let Some(delivery) = undelivered {
+            self.backlog.push_back(delivery);
+            // Whoever attends may sleep; it has to try again.
+            self.inbox.bell.ring();
         }
     }
 
@@ -363,11 +443,13 @@ fn message_of(told: &Told) -> Message {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::cold_start::WallClock;
     use crate::doorbell::Doorbell;
     use crate::limits::MESSAGES_DEPTH;
     use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
     use crate::spec::{Defaults, Platform};
     use std::task::Waker;
+    use std::time::SystemTime;
 
     struct Bench {
         desk: Desk,
@@ -391,8 +473,9 @@ mod tests {
             (SchedulerPost::Pinned(post), Some(inbox))
         };
         let registry = Registry::new(io_threads, Defaults::DEFAULT, Platform::Local);
+        let starts = ColdStarts::new(WallClock(SystemTime::UNIX_EPOCH));
         Bench {
-            desk: Desk::new(inbox, posts, post, registry),
+            desk: Desk::new(inbox, posts, post, (registry, Home::Memory), starts),
             bridge,
             io,
             scheduler,
@@ -549,6 +632,7 @@ mod tests {
                 call,
                 attempt: 1,
                 at_ns,
+                start: Arc::default(),
             };
             bench.desk.tell(1, message);
         }

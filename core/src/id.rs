@@ -73,9 +73,42 @@ impl std::fmt::Debug for ExecutionId {
     }
 }
 
+/// The name of a pod (`fn-<function>-<5 random>`), or with more letters of a Job.
+pub fn pod_name<const N: usize>(function: &str, random: [u8; N]) -> String {
+    let letters = random.map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));
+    format!("fn-{function}-{}", letters.iter().collect::<String>())
+}
+
+/// 32 hexadecimal digits of 128 unguessable bits: who knows them may say that a pod is ready.
+pub fn pod_token(random: u128) -> String {
+    format!("{random:032x}")
+}
+
+/// Whether two tokens are the same; takes as long whatever differs.
+pub fn is_same_token(ours: &str, theirs: &str) -> bool {
+    let pairs = ours.bytes().zip(theirs.bytes());
+    let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));
+    ours.len() == theirs.len() && differing == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_is_named_after_its_function() {
+        assert_eq!(pod_name("f", [0, 1, 31, 32, 255]), "fn-f-01z0z");
+    }
+
+    #[test]
+    fn tokens_are_compared_whole() {
+        let token = pod_token(7);
+        assert_eq!(token.len(), 32);
+        assert!(is_same_token(&token, &pod_token(7)));
+        for other in ["", &token[1..], &pod_token(8), &format!("{token}0")] {
+            assert!(!is_same_token(&token, other));
+        }
+    }
 
     #[test]
     fn what_is_written_is_read_back() {

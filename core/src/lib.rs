@@ -35,5 +35,6 @@ pub mod metrics;
 pub mod histogram;
 
 pub mod message;
+pub mod cold_start;
 pub mod desk;
 pub mod sync;

@@ -1,7 +1,7 @@
 //! What io threads and the bridge say to each other. It holds no behaviour.
 //! Grants and dones have rings of their own; these messages are the cold rest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -44,6 +44,8 @@ pub enum Message {
     PodAddress {
         pod: PodRef,
         address: PodAddress,
+        /// How its start went, for the call that it was started for.
+        start: Phases,
     },
     /// Connections to it are closed; `end` says how, for who waits to know before a retry.
     PodGone {
@@ -60,6 +62,8 @@ pub enum Message {
         call: CallRef,
         attempt: u32,
         at_ns: u64,
+        /// How its start went so far.
+        start: Phases,
     },
     /// A Job ended without a callback, or could not be started.
     JobEnded {
@@ -91,10 +95,12 @@ pub enum BridgeMessage {
         version: u64,
     },
     Job(Box<JobStart>),
-    /// The call is over: its Job is deleted, its process ended. Also said after a good end.
+    /// The call is over: its Job is deleted, its process ended. Also said after a good end, with
+    /// what its runtime stamped.
     JobStop {
         call: CallRef,
         attempt: u32,
+        stamps: Option<ReadyStamps>,
     },
 }
 
@@ -125,6 +131,8 @@ pub enum Request {
     PodReady {
         token: Box<str>,
         pod: Box<str>,
+        /// Where it says that it listens, if it does.
+        address: Option<IpAddr>,
         stamps: ReadyStamps,
     },
 }
@@ -137,14 +145,17 @@ pub struct ReadyStamps {
     pub ready_at_ms: u64,
 }
 
-/// One cold start taken apart. Durations in nanoseconds; none where a phase was not seen.
+/// Phases of a start in order, with the nanoseconds since it was wanted at which each was reached;
+/// none where a phase was not seen.
+pub type Phases = Arc<[(&'static str, u64)]>;
+
+/// One cold start taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ColdStart {
     pub pod: String,
     /// Milliseconds since the epoch.
     pub wanted_at_ms: u64,
-    /// Phase names in order, with the nanoseconds since `wanted` at which each was reached.
-    pub phases: Vec<(&'static str, u64)>,
+    pub phases: Phases,
     pub failure: Option<Arc<str>>,
 }
 

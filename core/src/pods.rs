@@ -28,6 +28,8 @@ pub(crate) struct Pod {
     pub(crate) idle_since_ns: u64,
     /// Made for an older spec: it serves until a new pod takes its place.
     pub(crate) stale: bool,
+    /// An earlier plane started it: there is something to lose.
+    pub(crate) adopted: bool,
     /// Whether a call ended well in it; a pod that dies before counts as a failed start.
     pub(crate) proven: bool,
     /// Whether the bridge said that it is gone.
@@ -54,6 +56,7 @@ impl Pods {
             usable_ns: 0,
             idle_since_ns: wanted_ns,
             stale: false,
+            adopted: false,
             proven: false,
             down: false,
             generation: 0,

@@ -124,6 +124,46 @@ impl Registry {
         self.unacknowledged.is_empty() && self.put_off.is_empty()
     }
 
+    /// Whether a change could be made now, for a registry whose home is elsewhere. Only that home
+    /// knows whether there is a function to remove.
+    pub fn check(&self, change: &Change) -> Result<(), Refused> {
+        match change {
+            Change::Register { draft, replace } => {
+                self.resolve(draft)?;
+                let is_there = draft
+                    .name()
+                    .is_some_and(|name| self.functions.contains_key(name));
+                if is_there && !replace {
+                    return Err(Refused::Exists);
+                }
+                let is_full = self.free_lanes.is_empty() && self.lanes as usize >= FUNCTIONS_MAX;
+                if is_full && !is_there {
+                    return Err(Refused::TooMany);
+                }
+                Ok(())
+            }
+            Change::Remove { .. } => Ok(()),
+            Change::Scale { name, replicas } => {
+                let old = self.functions.get(name).ok_or(Refused::NotFound)?;
+                let scaled = old.spec.with_min_replicas(*replicas);
+                scaled
+                    .map(drop)
+                    .map_err(|fault| Refused::Invalid(vec![fault]))
+            }
+        }
+    }
+
+    /// Whether a draft is another function than the registered one of its name.
+    pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
+        let spec = self.resolve(draft)?;
+        let known = self.functions.get(&spec.name);
+        Ok(known.is_none_or(|known| known.spec != spec))
+    }
+
+    fn resolve(&self, draft: &FunctionDraft) -> Result<FunctionSpec, Refused> {
+        FunctionSpec::resolve(draft, &self.defaults, self.platform).map_err(Refused::Invalid)
+    }
+
     /// Begins a change. What cannot be done is answered at once.
     pub fn change(&mut self, change: Change, reply: Option<ReplyTo>, out: &mut RegistryOut) {
         let name = match &change {
@@ -154,8 +194,7 @@ impl Registry {
         reply: Option<ReplyTo>,
         out: &mut RegistryOut,
     ) -> Result<(), Refused> {
-        let spec = FunctionSpec::resolve(draft, &self.defaults, self.platform)
-            .map_err(Refused::Invalid)?;
+        let spec = self.resolve(draft)?;
         if let Some(old) = self.functions.get(&spec.name) {
             if !replace {
                 return Err(Refused::Exists);

@@ -129,7 +129,8 @@ impl Scheduler {
         }
     }
 
-    /// A running pod of an earlier plane becomes one of ours.
+    /// A running pod of an earlier plane becomes one of ours. It takes the place of one that was
+    /// only ordered: the lane opened before anybody knew that there are pods.
     pub(crate) fn adopt(
         &mut self,
         lane_index: u32,
@@ -138,6 +139,9 @@ impl Scheduler {
         now_ns: u64,
         out: &mut Outbox,
     ) {
+        if !stale {
+            self.stop_ordered(lane_index, out);
+        }
         let lane = self.lanes.get_mut(lane_index as usize);
         let place = lane.and_then(Option::as_mut).and_then(|lane| {
             let pod = self.pods.add(lane_index, now_ns)?;
@@ -151,11 +155,27 @@ impl Scheduler {
             pod,
         });
         if pod.is_some() {
-            self.pods.at(pod.index).stale = stale;
+            let adopted = self.pods.at(pod.index);
+            adopted.stale = stale;
+            adopted.adopted = true;
             if !wanted {
                 self.drain(pod.index, out);
             }
             self.recount(lane_index);
+        }
+    }
+
+    /// Stops one pod that starts for this plane.
+    fn stop_ordered(&mut self, lane_index: u32, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+            return;
+        };
+        let mut starting = lane.pods.clone().into_iter().filter(|index| {
+            let pod = self.pods.at(*index);
+            pod.state == PodState::Starting && !pod.adopted
+        });
+        if let Some(index) = starting.next() {
+            self.stop(index, out);
         }
     }
 

@@ -11,6 +11,8 @@ mod quantity;
 mod reader;
 mod rule;
 mod scaling;
+#[cfg(feature = "schema")]
+mod schema;
 mod shape;
 
 #[cfg(test)]
@@ -29,6 +31,8 @@ pub use json::{Json, JsonObject};
 pub use quantity::Quantity;
 pub use rule::{ENV_RESERVED, check_name};
 pub use scaling::ScalingConfig;
+#[cfg(feature = "schema")]
+pub use schema::schema;
 
 use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
 use reader::{Reader, choose, one_of};
@@ -73,6 +77,7 @@ impl Deref for FunctionSpec {
 
 /// The fields of a resolved function, as the API shows them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SpecFields {
@@ -84,9 +89,11 @@ pub struct SpecFields {
     pub env: BTreeMap<String, String>,
     pub resources: Resources,
     /// Merged over the pod that the platform would make.
+    #[cfg_attr(feature = "schema", schemars(with = "schema::AnyObject"))]
     pub pod_template: Option<JsonObject>,
     pub execution_mode: ExecutionMode,
     /// There is one for every POOL function.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub endpoint_url: Option<Endpoint>,
     pub timeout_ms: u32,
     /// Calls in flight for the whole function.
@@ -104,6 +111,7 @@ pub struct SpecFields {
 
 /// What a pod asks of its node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Resources {
@@ -115,6 +123,7 @@ pub struct Resources {
 
 /// How the function runs as processes on this machine. Kubernetes ignores it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LocalRun {

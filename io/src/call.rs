@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use nanofaas_core::spec::{ExecutionMode, RetryOn};
@@ -71,6 +72,8 @@ pub(crate) struct Attempt {
     pub(crate) init_ms: Option<u32>,
     /// How long the attempt waited for a pod of its own.
     pub(crate) start_ns: u64,
+    /// How a pod of its own came up.
+    pub(crate) start: Option<Phases>,
 }
 
 impl Attempt {
@@ -85,6 +88,7 @@ impl Attempt {
             cold_start: false,
             init_ms: None,
             start_ns: 0,
+            start: None,
         }
     }
 }
@@ -338,6 +342,11 @@ async fn run(call: &Call<'_>, grant: &Grant, times: &mut Times) -> Attempt {
     times.start_ns += done.start_ns;
     times.dispatch_ns += sent_ns.saturating_sub(grant.granted_ns + done.start_ns);
     times.function_ns += done.answered_ns.unwrap_or(now_ns).saturating_sub(sent_ns);
+    if done.cold_start || grant.start_ns > 0 {
+        let start = done.start.clone();
+        let start = start.or_else(|| thread.pods.take_start(grant.pod));
+        call.note(|record| record.start = start.or_else(|| record.start.take()));
+    }
     call.note(|record| {
         record.cold_start |= done.cold_start;
         record.init_ms = record.init_ms.or(done.init_ms);

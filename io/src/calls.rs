@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
+use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Grant};
 
@@ -28,13 +29,21 @@ pub(crate) enum End {
 pub(crate) enum JobNews {
     Started {
         at_ns: u64,
+        start: Phases,
     },
     Ended {
         failure: Failure,
         oom: bool,
     },
     /// The callback came.
-    Answered(Box<Result<Output, Failure>>),
+    Answered(Box<JobAnswer>),
+}
+
+/// What a Job's callback says.
+pub(crate) struct JobAnswer {
+    pub(crate) result: Result<Output, Failure>,
+    /// How its runtime came up, as far as it says.
+    pub(crate) stamps: Option<ReadyStamps>,
 }
 
 #[derive(Default)]
@@ -47,7 +56,8 @@ struct Slot {
     grant: Option<Grant>,
     end: Option<End>,
     attempt: u32,
-    job_started_ns: Option<u64>,
+    /// Since when the Job runs, and how it came to that.
+    job_started: Option<(u64, Phases)>,
     job: Option<JobNews>,
     waker: Option<Waker>,
 }
@@ -206,8 +216,8 @@ impl Calls {
             if slot.attempt != attempt || matches!(slot.job, Some(JobNews::Answered(_))) {
                 return false;
             }
-            if let JobNews::Started { at_ns } = news {
-                slot.job_started_ns = Some(at_ns);
+            if let JobNews::Started { at_ns, start } = news {
+                slot.job_started = Some((at_ns, start));
             } else {
                 slot.job = Some(news);
             }
@@ -222,13 +232,19 @@ impl Calls {
         self.with(call, |slot| {
             slot.attempt = attempt;
             slot.job = None;
-            slot.job_started_ns = None;
+            slot.job_started = None;
         });
     }
 
     /// Since when the Job runs.
     pub(crate) fn job_started_ns(&self, call: CallRef) -> Option<u64> {
-        self.with(call, |slot| slot.job_started_ns).flatten()
+        let started = |slot: &mut Slot| slot.job_started.as_ref().map(|(at_ns, _)| *at_ns);
+        self.with(call, started).flatten()
+    }
+
+    /// Since when the Job runs, and how it came to that.
+    pub(crate) fn take_job_start(&self, call: CallRef) -> Option<(u64, Phases)> {
+        self.with(call, |slot| slot.job_started.take()).flatten()
     }
 
     /// The Job's end, when it is there.

@@ -733,7 +733,11 @@ async fn respond(
             execution_api::answer_anywhere(thread, *id, about).await
         }
         Route::PodReady { token, pod } => {
-            function_api::pod_ready(thread, token, pod.as_str(), body).await
+            let address = incoming.head.query.map(|query| {
+                crate::field::query_address(query.of(incoming.head_bytes()), "address")
+            });
+            let address = address.transpose()?.flatten();
+            function_api::pod_ready(thread, token, pod.as_str(), address, body).await
         }
         Route::OpenApi => {
             let body = thread.config.openapi.as_bytes().to_vec();

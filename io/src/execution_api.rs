@@ -8,7 +8,7 @@ use std::task::Poll;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::Failure;
 
-use crate::calls::{End, JobNews};
+use crate::calls::{End, JobAnswer, JobNews};
 use crate::executions::{Found, Kept, Record};
 use crate::problem::Problem;
 use crate::reply::{Response, problem};
@@ -203,7 +203,10 @@ fn complete(
     let bytes_max = thread.config.response_bytes_max;
     let too_large = body.is_none();
     let answer = match body.map(|body| job::read_result(content_type, body)) {
-        None => Err(Failure::OutputTooLarge { bytes_max }),
+        None => JobAnswer {
+            result: Err(Failure::OutputTooLarge { bytes_max }),
+            stamps: None,
+        },
         Some(Ok(answer)) => answer,
         Some(Err(why)) => return problem(&Problem::BadRequest(why)),
     };

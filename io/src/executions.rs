@@ -3,13 +3,15 @@
 //! A terminal state never changes. It answers no request by itself; `execution_api` does.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use foldhash::{HashMap, HashMapExt};
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
+use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
 
@@ -62,6 +64,8 @@ pub(crate) struct Record {
     pub(crate) finished_ns: Option<u64>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
+    /// How the pod that its attempt had to wait for came up.
+    pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<Failure>,
     /// Its place among the running calls, for a cancel.
     pub(crate) call: Option<CallRef>,

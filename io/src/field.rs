@@ -3,6 +3,8 @@
 //! It decides no framing (`head` does) and allocates nothing. Called by `request` and `answer`
 //! while they parse, and by `route` and `call` for what only some requests need.
 
+use std::net::IpAddr;
+
 /// A value that cannot be taken; the text says what it can be. The connection stays usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -191,8 +193,8 @@ fn unquote(word: &[u8]) -> &[u8] {
         .unwrap_or(word)
 }
 
-/// The whole number that a query (without its `?`) gives under `name`; none when it is not there.
-pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
+/// What a query (without its `?`) gives under `name`, undecoded; none when it is not there.
+fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, BadValue> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
         let end = pair.iter().position(|&byte| byte == b'=');
@@ -203,18 +205,37 @@ pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
         if found.is_some() {
             return Err(BadValue("a query parameter is there twice: give it once"));
         }
-        let number = decoded(value).try_fold(0u32, |number, byte| {
-            let digit = byte.filter(u8::is_ascii_digit)? - b'0';
-            number.checked_mul(10)?.checked_add(u32::from(digit))
-        });
-        found = number.filter(|_| !value.is_empty());
-        if found.is_none() {
-            return Err(BadValue(
-                "a query parameter that counts must be a whole number",
-            ));
-        }
+        found = Some(value);
     }
     Ok(found)
+}
+
+/// The whole number that a query gives under `name`; none when it is not there.
+pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
+    let Some(value) = query_value(query, name)? else {
+        return Ok(None);
+    };
+    let number = decoded(value).try_fold(0u32, |number, byte| {
+        let digit = byte.filter(u8::is_ascii_digit)? - b'0';
+        number.checked_mul(10)?.checked_add(u32::from(digit))
+    });
+    let number = number.filter(|_| !value.is_empty());
+    number.map(Some).ok_or(BadValue(
+        "a query parameter that counts must be a whole number",
+    ))
+}
+
+/// The IP address that a query gives under `name`; none when it is not there.
+pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, BadValue> {
+    let Some(value) = query_value(query, name)? else {
+        return Ok(None);
+    };
+    let text: Option<Vec<u8>> = decoded(value).collect();
+    let text = text.and_then(|text| String::from_utf8(text).ok());
+    let address = text.and_then(|text| text.parse().ok());
+    address.map(Some).ok_or(BadValue(
+        "a query parameter that is an address must be an IP address",
+    ))
 }
 
 /// One segment of a path with its `%XX` undone, in `room` where there are any. What is longer than
@@ -352,6 +373,23 @@ mod tests {
         let mut two = parse_prefer(b"wait=5");
         two.add(b"respond-async, wait=6");
         assert_eq!((two.respond_async, two.wait_s), (true, Some(5)));
+    }
+
+    #[test]
+    fn query_addresses_are_of_both_families() {
+        let of = |query: &str| query_address(query.as_bytes(), "address").map_err(|_| ());
+        assert_eq!(of("a=1"), Ok(None));
+        assert_eq!(of("address=10.1.2.3"), Ok("10.1.2.3".parse().ok()));
+        assert_eq!(of("x&address=fd00::5"), Ok("fd00::5".parse().ok()));
+        assert_eq!(of("address=fd00%3A%3A5"), Ok("fd00::5".parse().ok()));
+        for bad in [
+            "address=",
+            "address=pod",
+            "address=::1&address=::1",
+            "address=1.2.3.4:80",
+        ] {
+            assert_eq!(of(bad), Err(()), "{bad}");
+        }
     }
 
     #[test]

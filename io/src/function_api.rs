@@ -2,16 +2,19 @@
 //! the registry; this asks it, and shows this thread's own table.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nanofaas_core::message::{ColdStart, Refused, Reply, Request};
 use nanofaas_core::spec::{FunctionDraft, Json};
 
+use crate::job::Stamps;
 use crate::json::write_string;
 use crate::problem::Problem;
 use crate::replies::NoAnswer;
 use crate::reply::{Response, problem};
+use crate::status::write_phases;
 use crate::thread::{Phase, Thread};
 
 /// Asks the bridge; a refusal becomes the problem that it is.
@@ -163,7 +166,8 @@ pub(crate) async fn cold_starts(thread: &Rc<Thread>, name: &str) -> Response {
         let mut body = b"{\"function\":".to_vec();
         write_string(&mut body, name);
         body.extend_from_slice(b",\"coldStarts\":[");
-        for (at, start) in starts.iter().enumerate() {
+        // The latest first.
+        for (at, start) in starts.iter().rev().enumerate() {
             if at > 0 {
                 body.push(b',');
             }
@@ -179,13 +183,9 @@ fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
     write_string(out, &start.pod);
     let wanted_ns = i128::from(start.wanted_at_ms) * 1_000_000;
     let wanted = jiff::Timestamp::from_nanosecond(wanted_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let _ = write!(out, ",\"wantedAt\":\"{wanted:.3}\",\"phases\":[");
-    for (at, (name, ns)) in start.phases.iter().enumerate() {
-        let comma = if at > 0 { "," } else { "" };
-        let (ms, us) = (ns / 1_000_000, ns / 1000 % 1000);
-        let _ = write!(out, "{comma}{{\"name\":\"{name}\",\"atMs\":{ms}.{us:03}}}");
-    }
-    out.extend_from_slice(b"],\"failure\":");
+    let _ = write!(out, ",\"wantedAt\":\"{wanted:.3}\",\"phases\":");
+    write_phases(out, &start.phases);
+    out.extend_from_slice(b",\"failure\":");
     match &start.failure {
         Some(why) => write_string(out, why),
         None => out.extend_from_slice(b"null"),
@@ -193,20 +193,12 @@ fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
     out.push(b'}');
 }
 
-/// What is left out is not known.
-#[derive(Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Stamps {
-    started_at: f64,
-    loaded_at: f64,
-    ready_at: f64,
-}
-
 /// `POST /v1/internal/{token}/pods/{pod}:ready`.
 pub(crate) async fn pod_ready(
     thread: &Rc<Thread>,
     token: &[u8],
     pod: &str,
+    address: Option<IpAddr>,
     mut body: Vec<u8>,
 ) -> Response {
     let Ok(token) = std::str::from_utf8(token) else {
@@ -219,14 +211,11 @@ pub(crate) async fn pod_ready(
         let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
         return problem(&Problem::BadRequest(why.to_owned()));
     };
-    let stamps = nanofaas_core::message::ReadyStamps {
-        started_at_ms: said.started_at as u64,
-        loaded_at_ms: said.loaded_at as u64,
-        ready_at_ms: said.ready_at as u64,
-    };
+    let stamps = said.into();
     let request = Request::PodReady {
         token: token.into(),
         pod: pod.into(),
+        address,
         stamps,
     };
     let reply = ask(thread, pod, request)

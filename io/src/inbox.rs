@@ -131,7 +131,11 @@ fn take(thread: &Rc<Thread>, message: Message) {
             });
             acknowledge(thread, version);
         }
-        Message::PodAddress { pod, address } => thread.pods.put(pod, address),
+        Message::PodAddress {
+            pod,
+            address,
+            start,
+        } => thread.pods.put(pod, address, start),
         Message::PodGone { pod, end } => thread.pods.gone(pod, end),
         Message::Endpoint { lane, address } => {
             if let Some(known) = thread.functions.borrow().at(lane) {
@@ -145,8 +149,10 @@ fn take(thread: &Rc<Thread>, message: Message) {
             call,
             attempt,
             at_ns,
+            start,
         } => {
-            thread.calls.job(call, attempt, JobNews::Started { at_ns });
+            let news = JobNews::Started { at_ns, start };
+            thread.calls.job(call, attempt, news);
         }
         Message::JobEnded {
             call,

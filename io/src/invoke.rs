@@ -209,6 +209,7 @@ fn record(known: &Rc<Known>, id: ExecutionId, enqueued_ns: u64, call: Option<Cal
         finished_ns: None,
         cold_start: false,
         init_ms: None,
+        start: None,
         failure: None,
         call,
     }

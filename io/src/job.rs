@@ -5,18 +5,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use nanofaas_core::message::{BridgeMessage, JobStart};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
+use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::call::{Attempt, Call, Cut};
-use crate::calls::JobNews;
+use crate::calls::{JobAnswer, JobNews};
 use crate::field::{MediaType, media_type};
 use crate::output::Output;
 use crate::pod::{function_error, kind_of};
+use crate::thread::Thread;
 
 /// Larger envelopes are fetched by the Job: an environment has little room.
 const INLINE_MAX: usize = 32 * 1024;
@@ -33,6 +35,8 @@ pub(crate) struct Input {
 struct Running<'a> {
     call: &'a Call<'a>,
     attempt: u32,
+    /// What the bridge is told of how it came up.
+    stamps: Option<ReadyStamps>,
 }
 
 impl Drop for Running<'_> {
@@ -43,6 +47,7 @@ impl Drop for Running<'_> {
         let stop = BridgeMessage::JobStop {
             call: self.call.place,
             attempt: self.attempt,
+            stamps: self.stamps,
         };
         if thread.bridge.send(stop).is_err() {
             // The Job ends by its own deadline, which it was given at its start.
@@ -93,7 +98,11 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let thread = call.thread;
     let attempt = call.attempt.get();
     thread.calls.expect_job(call.place, attempt);
-    let running = Running { call, attempt };
+    let mut running = Running {
+        call,
+        attempt,
+        stamps: None,
+    };
     let start = Box::new(order(call, grant, attempt));
     if thread.bridge.send(BridgeMessage::Job(start)).is_err() {
         let why = "the bridge is too busy to start a Job";
@@ -112,78 +121,135 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     })
     .await;
     let now_ns = thread.now_ns();
-    let started_ns = thread.calls.job_started_ns(call.place);
+    let began = thread.calls.take_job_start(call.place);
+    let seen_ns = began.as_ref().map(|(at_ns, _)| *at_ns);
+    let (result, failure, stamps) = outcome(news, seen_ns.is_some());
+    running.stamps = stamps;
     drop(running);
-    let (result, failure) = outcome(news, started_ns.is_some());
-    let sent_ns = Some(started_ns.unwrap_or(now_ns));
-    let start_ns = sent_ns.map_or(0, |at_ns| at_ns.saturating_sub(grant.granted_ns));
-    let answered_ns = result.is_ok().then_some(now_ns);
-    let (verdict, cold_start, init_ms) = (PodVerdict::Healthy, true, None);
+    // Its own word is exact; what the bridge saw may be a second late.
+    let stamped_ns = stamps
+        .filter(|stamps| stamps.started_at_ms > 0)
+        .map(|stamps| thread.process_ns(stamps.started_at_ms));
+    let sent_ns = stamped_ns.or(seen_ns).unwrap_or(now_ns);
+    let sent_ns = sent_ns.clamp(grant.granted_ns, now_ns);
     Attempt {
+        answered_ns: result.is_ok().then_some(now_ns),
         result,
         failure,
-        verdict,
-        sent_ns,
-        answered_ns,
-        cold_start,
-        init_ms,
-        start_ns,
+        verdict: PodVerdict::Healthy,
+        sent_ns: Some(sent_ns),
+        cold_start: true,
+        init_ms: stamps.and_then(init_ms),
+        start_ns: sent_ns - grant.granted_ns,
+        start: Some(phases(thread, grant, began.map(|(_, seen)| seen), stamps)),
     }
 }
 
-fn outcome(news: Result<JobNews, Cut>, started: bool) -> (Result<Output, Failure>, AttemptFailure) {
+/// From the runtime's first instruction to a loaded handler.
+fn init_ms(stamps: ReadyStamps) -> Option<u32> {
+    let took_ms = stamps.ready_at_ms.checked_sub(stamps.started_at_ms)?;
+    u32::try_from(took_ms).ok()
+}
+
+/// How the Job came up: what the bridge saw, and what its runtime stamped.
+fn phases(
+    thread: &Thread,
+    grant: &Grant,
+    seen: Option<Phases>,
+    stamps: Option<ReadyStamps>,
+) -> Phases {
+    let mut phases = seen.map_or_else(Vec::new, |seen| seen.to_vec());
+    for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
+        let at_ns = thread.process_ns(epoch_ms);
+        phases.push((phase.as_str(), at_ns.saturating_sub(grant.granted_ns)));
+    }
+    phases.sort_by_key(|(_, at_ns)| *at_ns);
+    phases.into()
+}
+
+type Outcome = (Result<Output, Failure>, AttemptFailure, Option<ReadyStamps>);
+
+fn outcome(news: Result<JobNews, Cut>, started: bool) -> Outcome {
     match news {
         Ok(JobNews::Answered(answer)) => {
-            let failure = (*answer).as_ref().err();
-            let kind = failure.map_or(AttemptFailure::Final, kind_of);
-            (*answer, kind)
+            let JobAnswer { result, stamps } = *answer;
+            let kind = result.as_ref().err().map_or(AttemptFailure::Final, kind_of);
+            (result, kind, stamps)
         }
         Ok(JobNews::Ended { failure, oom }) => {
             let kind = match kind_of(&failure) {
                 AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom },
                 kind => kind,
             };
-            (Err(failure), kind)
+            (Err(failure), kind, None)
         }
         Ok(JobNews::Started { .. }) => unreachable!("a start is noted, not handed out"),
         Err(cut) => {
             let (mut failure, kind, _) = crate::call::cut_off(cut, started);
-            if !started && failure == Failure::Timeout(nanofaas_core::outcome::Stage::Running) {
-                failure = Failure::Timeout(nanofaas_core::outcome::Stage::Starting);
+            if !started && failure == Failure::Timeout(Stage::Running) {
+                failure = Failure::Timeout(Stage::Starting);
             }
-            (Err(failure), kind)
+            (Err(failure), kind, None)
+        }
+    }
+}
+
+/// What a runtime stamped; what is left out is not known.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Stamps {
+    started_at: f64,
+    loaded_at: f64,
+    ready_at: f64,
+}
+
+impl From<Stamps> for ReadyStamps {
+    fn from(said: Stamps) -> Self {
+        Self {
+            started_at_ms: said.started_at as u64,
+            loaded_at_ms: said.loaded_at as u64,
+            ready_at_ms: said.ready_at as u64,
         }
     }
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct JobResult<'a> {
     success: bool,
     #[serde(borrow, default)]
     output: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+    // Not one flattened field: serde would copy the others to find them.
+    #[serde(default)]
+    started_at: f64,
+    #[serde(default)]
+    loaded_at: f64,
+    #[serde(default)]
+    ready_at: f64,
 }
 
 /// What a callback's body says; a fault of its form is an error of the request.
-pub(crate) fn read_result(
-    content_type: Option<&[u8]>,
-    body: Vec<u8>,
-) -> Result<Result<Output, Failure>, String> {
+pub(crate) fn read_result(content_type: Option<&[u8]>, body: Vec<u8>) -> Result<JobAnswer, String> {
     if !matches!(media_type(content_type), MediaType::Json | MediaType::None) {
         let content_type = content_type.unwrap_or_default();
         let mut buffer = content_type.to_vec();
         buffer.extend_from_slice(&body);
         let end = buffer.len();
-        return Ok(Output::check(
-            buffer,
-            content_type.len()..end,
-            0..content_type.len(),
-            None,
-        ));
+        let head = 0..content_type.len();
+        return Ok(JobAnswer {
+            result: Output::check(buffer, head.end..end, head, None),
+            stamps: None,
+        });
     }
     let said: JobResult<'_> = serde_json::from_slice(&body)
         .map_err(|error| format!("the body must be {{success, output, error}}: {error}"))?;
+    let stamps = Some(ReadyStamps::from(Stamps {
+        started_at: said.started_at,
+        loaded_at: said.loaded_at,
+        ready_at: said.ready_at,
+    }));
     if said.success {
         let output = said
             .output
@@ -191,7 +257,10 @@ pub(crate) fn read_result(
             .as_bytes()
             .to_vec();
         let end = output.len();
-        return Ok(Output::check(output, 0..end, 0..0, None));
+        return Ok(JobAnswer {
+            result: Output::check(output, 0..end, 0..0, None),
+            stamps,
+        });
     }
     let error = said.error.map_or("{}", RawValue::get);
     let error: Arc<str> = if error.starts_with('"') {
@@ -199,5 +268,8 @@ pub(crate) fn read_result(
     } else {
         error.into()
     };
-    Ok(Err(function_error(500, error.as_bytes())))
+    Ok(JobAnswer {
+        result: Err(function_error(500, error.as_bytes())),
+        stamps,
+    })
 }

@@ -3,7 +3,6 @@
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::rc::Rc;
@@ -27,6 +26,7 @@ use crate::chunked::{Chunked, Progress};
 use crate::head::HeadScan;
 use crate::output::Output;
 use crate::pods::Owner;
+use crate::reply::number;
 use crate::thread::Thread;
 
 /// A connection that carries answers in one read is read with small buffers; others with these.
@@ -220,6 +220,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
             cold_start,
             init_ms,
             start_ns,
+            start: None,
         }
     })
 }
@@ -327,6 +328,7 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
         cold_start: false,
         init_ms: None,
         start_ns: 0,
+        start: None,
     }
 }
 
@@ -372,12 +374,15 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
     let left_ms = deadline_ns
         .saturating_sub(thread.now_ns())
         .div_ceil(1_000_000);
-    let (length, attempt) = (body.len(), call.attempt.get());
-    let written = write!(
-        out,
-        "\r\nContent-Length: {length}\r\nX-Dispatch-Attempt: {attempt}\r\nX-Deadline-Ms: {left_ms}\r\n\r\n"
-    );
-    debug_assert!(written.is_ok(), "a vector takes all");
+    for (name, value) in [
+        (&b"\r\nContent-Length: "[..], body.len() as u64),
+        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt.get())),
+        (b"\r\nX-Deadline-Ms: ", left_ms),
+    ] {
+        out.extend_from_slice(name);
+        number(&mut out, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(body);
     out
 }
@@ -561,6 +566,7 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
         cold_start: head.cold_start,
         init_ms: head.init_duration_ms,
         start_ns: 0,
+        start: None,
     }
 }
 

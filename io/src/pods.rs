@@ -2,11 +2,11 @@
 //! by itself; `pod` does. Written by the inbox (addresses, ends) and by `pod` (connections).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use nanofaas_core::message::{PodAddress, PodEnd};
+use foldhash::HashMap;
+use nanofaas_core::message::{Phases, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
 
 use crate::pod::Connection;
@@ -28,6 +28,8 @@ struct Place {
     generation: u32,
     address: Option<Rc<PodAddress>>,
     idle: Vec<Idle>,
+    /// Until a call takes it: how the pod's start went.
+    start: Option<Phases>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,7 @@ pub(crate) enum Owner {
 
 impl Pods {
     /// A pod that is about to be used.
-    pub(crate) fn put(&self, pod: PodRef, address: PodAddress) {
+    pub(crate) fn put(&self, pod: PodRef, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
         let at = pod.index as usize;
         if inner.places.len() <= at {
@@ -76,7 +78,15 @@ impl Pods {
             generation: pod.generation,
             address,
             idle: Vec::new(),
+            start: Some(start).filter(|phases| !phases.is_empty()),
         };
+    }
+
+    /// How the pod's start went, for the first call in it.
+    pub(crate) fn take_start(&self, pod: PodRef) -> Option<Phases> {
+        let mut inner = self.0.borrow_mut();
+        let place = inner.places.get_mut(pod.index as usize)?;
+        place.start.take_if(|_| place.generation == pod.generation)
     }
 
     /// A pod is gone: its idle connections are closed, and who asked how it ended is told.

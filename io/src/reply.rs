@@ -157,7 +157,14 @@ fn start(out: &mut Vec<u8>, status: u16) {
 }
 
 fn length(out: &mut Vec<u8>, length: usize) {
-    let _ = write!(out, "\r\nContent-Length: {length}\r\n");
+    out.extend_from_slice(b"\r\nContent-Length: ");
+    number(out, length as u64);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number; the formatting machinery takes several times as long.
+pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 fn end(out: &mut Vec<u8>, wire: Wire) {
@@ -325,7 +332,11 @@ pub(crate) struct Invocation<'a> {
 
 fn millis(out: &mut Vec<u8>, name: &str, ns: u64) {
     let us = ns / 1000;
-    let _ = write!(out, "{name};dur={}.{:03}", us / 1000, us % 1000);
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b";dur=");
+    number(out, us / 1000);
+    let digit = |of: u64| b'0' + (of % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(us / 100), digit(us / 10), digit(us)]);
 }
 
 impl Invocation<'_> {

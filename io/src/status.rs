@@ -46,6 +46,11 @@ pub(crate) fn execution(thread: &Thread, record: &Record, output: Option<&Output
         Some(ms) => write!(out, "{ms}"),
         None => write!(out, "null"),
     };
+    out.extend_from_slice(b",\"startPhases\":");
+    match &record.start {
+        Some(phases) => write_phases(&mut out, phases),
+        None => out.extend_from_slice(b"null"),
+    }
     out.extend_from_slice(b",\"output\":");
     match output {
         None => out.extend_from_slice(b"null"),
@@ -64,6 +69,17 @@ pub(crate) fn execution(thread: &Thread, record: &Record, output: Option<&Output
     }
     out.push(b'}');
     out
+}
+
+/// `[{"name","atMs"}]`, in milliseconds since the start was wanted.
+pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, u64)]) {
+    out.push(b'[');
+    for (at, (name, ns)) in phases.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let (ms, us) = (ns / 1_000_000, ns / 1000 % 1000);
+        let _ = write!(out, "{comma}{{\"name\":\"{name}\",\"atMs\":{ms}.{us:03}}}");
+    }
+    out.push(b']');
 }
 
 fn write_output(out: &mut Vec<u8>, output: &Output) {

@@ -2,12 +2,12 @@
 //! it reaches the others. Everything here belongs to this thread alone; nothing is locked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use foldhash::HashMap;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
@@ -234,6 +234,12 @@ impl Thread {
     /// that jumps does not make an execution end before it began.
     pub(crate) const fn wall_ns(&self, at_ns: u64) -> u64 {
         self.origin_wall_ns + at_ns
+    }
+
+    /// A time of the world's clock as nanoseconds of the process's; 0 before its origin.
+    pub(crate) const fn process_ns(&self, epoch_ms: u64) -> u64 {
+        let ns = epoch_ms.saturating_mul(1_000_000);
+        ns.saturating_sub(self.origin_wall_ns)
     }
 
     pub(crate) fn ledger(&self) -> &ThreadLedger {

@@ -1,41 +1,33 @@
-//! The bridge of one machine: its loop takes work from the desk and gives each pod, Job and
-//! endpoint to a task of its own. It never waits for any of them, and touches no call's bytes.
-//! The process runs it on the bridge's thread, beside the management port.
+//! The backend of one machine: it gives each pod and Job to a task of its own. It never waits for
+//! any of them, and touches no call's bytes.
+//! The process's bridge hands it the desk's work, on the bridge's thread.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Wake};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use nanofaas_core::desk::{Desk, Rest, Work};
-use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{JobStart, Message, PodEnd, ReadyStamps, Refused, Reply, ReplyTo};
+use nanofaas_core::id::{is_same_token, pod_name};
+use nanofaas_core::message::{JobStart, Message, PodEnd, Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
 use nix::sys::prctl;
-use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{sleep, timeout};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
 
-use crate::cold_start::{ColdStarts, WallClock};
-use crate::endpoint::{self, Endpoints};
 use crate::job::{Job, Jobs};
 use crate::link::{Guard, Link, start_guard};
 use crate::oom::OomWatch;
 use crate::pod::{Pod, PodTable};
-use crate::program::{is_same_token, random_name};
+use crate::program::random;
 use crate::run_dir::{self, RunDir};
 
-/// When a ring was full, it is tried again after this.
-const RING_PAUSE: Duration = Duration::from_millis(1);
 /// Kills by the kernel that are older are nobody's.
 const OOM_LOOK: Duration = Duration::from_secs(2);
 
@@ -51,9 +43,8 @@ pub struct LocalConfig {
     pub guard: Vec<OsString>,
     /// Where the private directory is made; `$XDG_RUNTIME_DIR` or the temporary directory if none.
     pub run_base: Option<PathBuf>,
-    /// The process's clock: nanoseconds since `origin`, which was `origin_wall`.
+    /// The process's clock: nanoseconds since then.
     pub origin: Instant,
-    pub origin_wall: SystemTime,
 }
 
 /// Why the bridge could not be started; each says what to do about it.
@@ -67,108 +58,58 @@ pub enum OpenError {
     Reaper(io::Error),
 }
 
-/// A bridge that is about to run.
-pub struct LocalBridge {
-    config: LocalConfig,
-    run_dir: RunDir,
-    guard: Guard,
-}
+/// The backend.
+pub struct LocalBridge(Rc<Plane>);
 
 /// What the tasks of the bridge share.
 pub(crate) struct Plane {
     pub(crate) config: LocalConfig,
     pub(crate) link: Rc<Link>,
-    pub(crate) starts: RefCell<ColdStarts>,
     pub(crate) jobs: RefCell<Jobs>,
-    pub(crate) endpoints: Endpoints,
     pub(crate) oom: OomWatch,
     pub(crate) run_dir: RunDir,
     desk: Rc<RefCell<Desk>>,
-    wake: Arc<Notify>,
     pods: PodTable,
     is_stopping: Cell<bool>,
 }
 
-/// The bridge's bell, and what rings through it: for the desk's inbox and for `LocalBridge::run`.
-pub fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
-    struct Ringer(Arc<Notify>);
-    impl Wake for Ringer {
-        fn wake(self: Arc<Self>) {
-            self.0.notify_one();
-        }
-    }
-    let notify = Arc::new(Notify::new());
-    let ringer = Arc::new(Ringer(notify.clone()));
-    (Arc::new(Doorbell::new(ringer.into())), notify)
-}
-
 impl LocalBridge {
-    /// Makes the private directory and starts the guard.
-    pub fn open(config: LocalConfig) -> Result<Self, OpenError> {
+    /// Makes the private directory and starts the guard. It has to be called, and its work taken,
+    /// within a `LocalSet`; the desk may be used in between by others on the same thread.
+    pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, OpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| OpenError::RunDir { base, why })?;
         // Whatever a killed guard leaves behind comes to this process, which ends it.
         prctl::set_child_subreaper(true).map_err(|errno| OpenError::Reaper(errno.into()))?;
-        let guard = start_guard(&config.guard).map_err(|why| {
+        let guard: Guard = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
             let program = program.to_string_lossy().into_owned();
             OpenError::Guard { program, why }
         })?;
-        Ok(Self {
-            config,
-            run_dir,
-            guard,
-        })
-    }
-
-    /// Runs until `shutdown`, then ends every process. `wake` is what the bell of the desk's inbox
-    /// rings. The desk may be read between its turns by others on the same thread.
-    pub async fn run(
-        self,
-        desk: Rc<RefCell<Desk>>,
-        wake: Arc<Notify>,
-        shutdown: impl Future<Output = ()>,
-    ) {
-        let Self {
-            config,
-            run_dir,
-            guard,
-        } = self;
         let plane = Rc::new(Plane {
             link: Rc::new(Link::new(config.guard.clone())),
             config,
-            starts: RefCell::default(),
             jobs: RefCell::default(),
-            endpoints: Endpoints::new(),
             oom: OomWatch::new(),
             run_dir,
             desk,
-            wake,
             pods: RefCell::default(),
             is_stopping: Cell::new(false),
         });
-        let tasks = LocalSet::new();
-        tasks
-            .run_until(async move {
-                spawn_local(plane.link.clone().keep(guard));
-                spawn_local(plane.clone().watch_memory());
-                until(plane.clone().serve(), shutdown).await;
-                plane.stop().await;
-            })
-            .await;
+        spawn_local(plane.link.clone().keep(guard));
+        spawn_local(plane.clone().watch_memory());
+        Ok(Self(plane))
     }
-}
 
-/// Runs `work`, which has no end, until `end`.
-async fn until(work: impl Future<Output = ()>, end: impl Future<Output = ()>) {
-    let (mut work, mut end) = (pin!(work), pin!(end));
-    poll_fn(|context| {
-        if end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
-        }
-        work.as_mut().poll(context)
-    })
-    .await;
+    /// Does, or begins, what the desk wants.
+    pub fn take(&self, work: Work) {
+        self.0.take(work);
+    }
+
+    /// Ends every process, the guard too.
+    pub async fn stop(&self) {
+        self.0.stop().await;
+    }
 }
 
 impl Plane {
@@ -178,13 +119,8 @@ impl Plane {
     }
 
     /// Says something through the desk.
-    pub(crate) fn say(&self, something: impl FnOnce(&mut Desk)) {
-        let mut desk = self.desk.borrow_mut();
-        something(&mut desk);
-        if desk.waiting() > 0 {
-            // The loop may sleep; it has to try again.
-            self.wake.notify_one();
-        }
+    pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
+        something(&mut self.desk.borrow_mut())
     }
 
     /// Says that a pod is no more: first to who may have calls in it.
@@ -201,7 +137,7 @@ impl Plane {
     /// A name that no other pod has.
     pub(crate) fn pod_name(&self, function: &str) -> String {
         loop {
-            let name = format!("fn-{function}-{}", random_name());
+            let name = pod_name::<5>(function, random());
             if self.pods.borrow().named(&name).is_none() {
                 return name;
             }
@@ -212,30 +148,10 @@ impl Plane {
         self.pods.borrow_mut().remove(pod);
     }
 
-    async fn serve(self: Rc<Self>) {
-        loop {
-            let work = self.desk.borrow_mut().pump();
-            for work in work {
-                self.take(work);
-            }
-            let rest = self.desk.borrow_mut().rest();
-            match rest {
-                Rest::No => tokio::task::yield_now().await,
-                Rest::Shortly => {
-                    let _ = timeout(RING_PAUSE, self.wake.notified()).await;
-                }
-                Rest::UntilBell => self.wake.notified().await,
-            }
-        }
-    }
-
     fn take(self: &Rc<Self>, work: Work) {
         match work {
-            Work::Function(function) => endpoint::follow(self, &function),
-            Work::Removed { lane, name } => {
-                self.endpoints.forget(lane);
-                self.starts.borrow_mut().forget(&name);
-            }
+            // A function alone needs no process, and its change was made in the table.
+            Work::Function(_) | Work::Removed { .. } | Work::Change { .. } => {}
             Work::Start {
                 function,
                 pod,
@@ -252,18 +168,16 @@ impl Plane {
             // Processes do not outlive their plane.
             Work::Adopted { pod, .. } => self.is_unknown(pod),
             Work::Job(start) => self.start_job(start),
-            Work::JobStop { call, attempt } => {
+            Work::JobStop {
+                call,
+                attempt,
+                stamps,
+            } => {
                 if let Some(job) = self.jobs.borrow().get(&(call, attempt)) {
-                    job.stop();
+                    job.stop(stamps);
                 }
             }
-            Work::ColdStarts { name, reply } => self.tell_cold_starts(&name, reply),
-            Work::PodReady {
-                token,
-                pod,
-                stamps,
-                reply,
-            } => self.pod_is_ready(&token, &pod, stamps, reply),
+            Work::PodReady(ready) => self.pod_is_ready(&ready),
         }
     }
 
@@ -311,39 +225,29 @@ impl Plane {
 
     fn start_job(self: &Rc<Self>, start: Box<JobStart>) {
         let key = (start.call, start.attempt);
-        let job = Rc::new(Job::new());
+        let job = Rc::new(Job::new(self.pod_name(start.function.name())));
         let before = self.jobs.borrow_mut().insert(key, job.clone());
         if let Some(before) = before {
-            before.stop();
+            before.stop(None);
         }
         spawn_local(job.live(self.clone(), start));
     }
 
-    fn tell_cold_starts(&self, name: &str, to: ReplyTo) {
-        self.say(|desk| {
-            let reply = if desk.functions().contains_key(name) {
-                let clock = WallClock(self.config.origin_wall);
-                Reply::ColdStarts(self.starts.borrow().of(name, clock))
-            } else {
-                Reply::Refused(Refused::NotFound)
-            };
-            desk.reply(to, reply);
-        });
-    }
-
-    fn pod_is_ready(&self, token: &str, name: &str, stamps: ReadyStamps, to: ReplyTo) {
-        let pod = self.pods.borrow().named(name);
+    fn pod_is_ready(&self, said: &PodReady) {
+        let pod = self.pods.borrow().named(&said.pod);
         let reply = match pod {
             None => Reply::Refused(Refused::NotFound),
-            Some(pod) if !is_same_token(&pod.token, token) => Reply::Refused(Refused::Forbidden),
+            Some(pod) if !is_same_token(&pod.token, &said.token) => {
+                Reply::Refused(Refused::Forbidden)
+            }
             Some(pod) => {
                 let function = pod.function.name();
-                self.starts.borrow_mut().stamped(function, name, stamps);
+                self.say(|desk| desk.starts.stamped(function, &said.pod, said.stamps));
                 pod.is_ready();
                 Reply::Ready
             }
         };
-        self.say(|desk| desk.reply(to, reply));
+        self.say(|desk| desk.reply(said.reply, reply));
     }
 
     async fn watch_memory(self: Rc<Self>) {

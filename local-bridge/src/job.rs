@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use nanofaas_core::message::{JobStart, Message};
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::message::{JobStart, Message, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
 use tokio::sync::Notify;
@@ -29,23 +30,29 @@ pub(crate) type JobKey = (CallRef, u32);
 
 /// A Job as everybody but its own task sees it.
 pub(crate) struct Job {
+    /// Its process, as pods are named.
+    name: String,
     bell: Rc<Notify>,
     stop: Cell<bool>,
+    stamps: Cell<Option<ReadyStamps>>,
 }
 
 /// All Jobs that run.
 pub(crate) type Jobs = HashMap<JobKey, Rc<Job>>;
 
 impl Job {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(name: String) -> Self {
         Self {
+            name,
             bell: Rc::new(Notify::new()),
             stop: Cell::new(false),
+            stamps: Cell::new(None),
         }
     }
 
-    /// The attempt is over.
-    pub(crate) fn stop(&self) {
+    /// The attempt is over; its runtime may have said how it came up.
+    pub(crate) fn stop(&self, stamps: Option<ReadyStamps>) {
+        self.stamps.set(stamps);
         self.stop.set(true);
         self.bell.notify_one();
     }
@@ -53,14 +60,22 @@ impl Job {
     /// From its start to its end; everything is told on the way.
     pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, start: Box<JobStart>) {
         let key = (start.call, start.attempt);
+        let function = start.function.name();
+        let now_ns = plane.now_ns();
+        plane.say(|desk| desk.starts.begin(function, &self.name, now_ns));
         let ended = self.run(&plane, &start).await;
         plane.jobs.borrow_mut().remove(&key);
+        if let Some(stamps) = self.stamps.get() {
+            plane.say(|desk| desk.starts.stamped(function, &self.name, stamps));
+        }
         let Some((failure, oom)) = ended else { return };
         let (call, attempt) = key;
-        let function = start.function.name();
         let (id, why) = (&start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's process is gone: {why}");
         plane.say(|desk| {
+            if let Failure::ColdStart(why) = &failure {
+                desk.starts.failed(function, &self.name, why.clone());
+            }
             let ended = Message::JobEnded {
                 call,
                 attempt,
@@ -76,7 +91,7 @@ impl Job {
         let (link, run_dir) = (&plane.link, &plane.run_dir);
         let id = link.next_id();
         let function = start.function.name();
-        let program = program(start, plane.pod_name(function), &plane.config.callback_base);
+        let program = program(start, self.name.clone(), &plane.config.callback_base);
         let started = process::start(link, run_dir, function, id, program, self.bell.clone());
         let mut process = match started {
             Ok(process) => process,
@@ -122,11 +137,15 @@ impl Job {
             if process.is_started() && !was_told {
                 was_told = true;
                 let (call, attempt, at_ns) = (start.call, start.attempt, plane.now_ns());
+                let function = start.function.name();
                 plane.say(|desk| {
+                    let starts = &mut desk.starts;
+                    starts.reached(function, &self.name, Phase::Spawned, at_ns);
                     let started = Message::JobStarted {
                         call,
                         attempt,
                         at_ns,
+                        start: starts.phases(function, &self.name),
                     };
                     desk.tell(call.thread, started);
                 });

@@ -1,13 +1,11 @@
 //! Processes in place of pods, on one machine without a cluster. WARM functions are kept processes
-//! on Unix sockets, a JOB is one process per call, POOL endpoints are resolved.
+//! on Unix sockets, a JOB is one process per call.
 //! It never decides how many pods there are (the scheduler does) and never touches a call's bytes.
-//! The process runs `LocalBridge` on the bridge's thread, and `guard_main` as `nanofaas guard`.
+//! The process has a `LocalBridge` on the bridge's thread, and `guard_main` as `nanofaas guard`.
 
 mod bridge;
 mod pod;
 mod job;
-mod endpoint;
-mod cold_start;
 
 mod program;
 mod process;
@@ -21,5 +19,5 @@ mod guard;
 mod descent;
 mod run_dir;
 
-pub use bridge::{LocalBridge, LocalConfig, OpenError, bell};
+pub use bridge::{LocalBridge, LocalConfig, OpenError};
 pub use guard::guard_main;

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nanofaas_core::cold_start::Phase;
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
+use nanofaas_core::id::pod_token;
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
 use tokio::sync::Notify;
@@ -20,7 +22,7 @@ use crate::bridge::Plane;
 use crate::health::until_healthy;
 use crate::link::{AbortOnDrop, End};
 use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
-use crate::program::{Program, random_token};
+use crate::program::{Program, random};
 
 /// How long a quarantined pod has to answer.
 const PROBE: Duration = Duration::from_secs(5);
@@ -56,7 +58,7 @@ impl Pod {
         Self {
             place,
             name,
-            token: random_token(),
+            token: pod_token(u128::from_ne_bytes(random())),
             function,
             wanted_ns,
             bell: Rc::new(Notify::new()),
@@ -89,10 +91,7 @@ impl Pod {
         let id = plane.link.next_id();
         let socket = plane.run_dir.at(&format!("{id}.sock"));
         let function = self.function.name();
-        plane
-            .starts
-            .borrow_mut()
-            .begin(function, &self.name, self.wanted_ns);
+        plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
         let fate = self.run(&plane, id, &socket).await;
         let _ = fs::remove_file(&socket);
         plane.forget(&self);
@@ -100,9 +99,11 @@ impl Pod {
             Fate::StartFailed(failure) => {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
-                plane.starts.borrow_mut().failed(function, &self.name, why);
                 let pod = self.place;
-                plane.say(|desk| desk.event(Event::StartFailed { pod, failure }));
+                plane.say(|desk| {
+                    desk.starts.failed(function, &self.name, why);
+                    desk.event(Event::StartFailed { pod, failure });
+                });
             }
             Fate::Ended(end) => {
                 if !self.stop.get() {
@@ -171,9 +172,7 @@ impl Pod {
     ) -> Option<Fate> {
         loop {
             if process.is_started() {
-                let at_ns = plane.now_ns();
-                let mut starts = plane.starts.borrow_mut();
-                starts.spawned(self.function.name(), &self.name, at_ns);
+                self.reached(plane, Phase::Spawned);
             }
             if let Some(end) = process.end() {
                 let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
@@ -206,17 +205,24 @@ impl Pod {
         }
     }
 
+    fn reached(&self, plane: &Plane, phase: Phase) {
+        let at_ns = plane.now_ns();
+        plane.say(|desk| {
+            desk.starts
+                .reached(self.function.name(), &self.name, phase, at_ns);
+        });
+    }
+
     /// Io threads know where it listens before the scheduler lets anybody go there.
     fn up(&self, plane: &Plane, socket: &Path) {
-        let at_ns = plane.now_ns();
-        let mut starts = plane.starts.borrow_mut();
-        starts.usable(self.function.name(), &self.name, at_ns);
-        drop(starts);
+        self.reached(plane, Phase::Usable);
         let (pod, socket): (PodRef, PathBuf) = (self.place, socket.to_owned());
         plane.say(|desk| {
+            let start = desk.starts.phases(self.function.name(), &self.name);
             desk.broadcast(|| Message::PodAddress {
                 pod,
                 address: PodAddress::Unix(socket.clone()),
+                start: start.clone(),
             });
             desk.event(Event::PodUp(pod));
         });

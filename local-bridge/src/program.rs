@@ -60,34 +60,11 @@ pub(crate) fn is_kept_from_functions(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
 
-/// Five letters and digits that no other pod is likely to have.
-pub(crate) fn random_name() -> String {
-    const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-    let mut bits = random(5);
-    bits.truncate(5);
-    let letter = |byte: &u8| char::from(LETTERS[usize::from(byte & 31)]);
-    bits.iter().map(letter).collect()
-}
-
-/// 32 hexadecimal digits that nobody can guess.
-pub(crate) fn random_token() -> String {
-    random(16)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-fn random(count: usize) -> Vec<u8> {
-    let mut bytes = vec![0; count];
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the kernel has random bytes");
     bytes
-}
-
-/// Whether two tokens are the same; takes as long whatever differs.
-pub(crate) fn is_same_token(ours: &str, theirs: &str) -> bool {
-    let pairs = ours.bytes().zip(theirs.bytes());
-    let differing = pairs.fold(0, |all, (a, b)| all | (a ^ b));
-    ours.len() == theirs.len() && differing == 0
 }
 
 #[cfg(test)]
@@ -144,16 +121,5 @@ mod tests {
         assert_eq!(find("EXECUTION_MODE"), Some("STDIO"));
         assert_eq!(find("WATCHDOG_CMD"), Some("wc -w"));
         assert_eq!(find("NANOFAAS_POD"), Some("fn-a-00000"));
-    }
-
-    #[test]
-    fn only_the_very_same_token_is_the_same() {
-        let token = random_token();
-        assert_eq!(token.len(), 32);
-        assert_ne!(token, random_token());
-        assert!(is_same_token(&token, &token.clone()));
-        assert!(!is_same_token(&token, &token[1..]));
-        assert!(!is_same_token(&token, ""));
-        assert!(!is_same_token(&token, &"0".repeat(32)));
     }
 }

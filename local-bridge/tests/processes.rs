@@ -6,8 +6,6 @@
 mod bench;
 #[path = "processes/ends.rs"]
 mod ends;
-#[path = "processes/endpoint.rs"]
-mod endpoint;
 #[path = "processes/job.rs"]
 mod job;
 #[path = "processes/output.rs"]
@@ -26,14 +24,7 @@ const AT_ONCE: usize = 4;
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<Test> {
-    [
-        pod::TESTS,
-        job::TESTS,
-        ends::TESTS,
-        endpoint::TESTS,
-        output::TESTS,
-    ]
-    .concat()
+    [pod::TESTS, job::TESTS, ends::TESTS, output::TESTS].concat()
 }
 
 fn main() -> ExitCode {

@@ -55,9 +55,9 @@ fn plane() -> Plane {
 
 /// A bridge with these functions and one io thread, whose scheduler is inline.
 fn bench(backend: Backend, functions: &[&str]) -> Bench {
-    let (io_bell, _waking) = nanofaas_local_bridge::bell();
+    let (io_bell, _waking) = bell();
     let (io_post, io) = IoPost::pair(io_bell, false);
-    let (bell, wake) = nanofaas_local_bridge::bell();
+    let (bell, wake) = bell();
     let (post, inbox) = BridgePost::pair(bell);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -71,6 +71,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
         io: vec![io_post.clone()],
         scheduler: SchedulerPost::Inline(io_post),
         registry: Registry::new(1, Defaults::DEFAULT, Platform::Local),
+        clock: WallClock(SystemTime::now()),
         functions: functions.iter().map(|json| draft(json)).collect(),
         settled,
         listener,
@@ -112,6 +113,14 @@ impl Bench {
             Message::Function(function) => (&**function.name() == name).then_some(()),
             _ => None,
         });
+    }
+
+    /// Where calls of that lane go.
+    fn endpoint(&mut self, lane: u32) -> Result<PodAddress, Arc<str>> {
+        self.next(|message| match message {
+            Message::Endpoint { lane: of, address } if *of == lane => Some(address.clone()),
+            _ => None,
+        })
     }
 
     fn end(self) {
@@ -206,16 +215,45 @@ fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
 }
 
 #[test]
-fn without_pods_an_endpoints_name_is_still_resolved() {
-    let mut bench = bench(Backend::None, &[POOL]);
-    let address = bench.next(|message| match message {
-        Message::Endpoint { lane: 0, address } => Some(address.clone()),
-        _ => None,
-    });
-    let Ok(PodAddress::Tcp(address)) = address else {
-        panic!("no address: {address:?}");
+fn where_calls_of_an_endpoint_go_is_told_once_it_is_known() {
+    let tcp = |text: &str| PodAddress::Tcp(text.parse().expect("an address"));
+    for (url, expected) in [
+        ("http://127.0.0.1:81/a", tcp("127.0.0.1:81")),
+        ("http://[::1]:82", tcp("[::1]:82")),
+        (
+            "http+unix:///a/b.sock:/c",
+            PodAddress::Unix("/a/b.sock".into()),
+        ),
+    ] {
+        let pool = format!(r#"{{"name":"p","executionMode":"POOL","endpointUrl":"{url}"}}"#);
+        let mut bench = bench(Backend::None, &[&pool]);
+        assert_eq!(bench.endpoint(0), Ok(expected));
+        bench.end();
+    }
+    let second = POOL.replace("far", "farther");
+    let mut bench = bench(Backend::None, &[POOL, &second]);
+    let Ok(PodAddress::Tcp(address)) = bench.endpoint(0) else {
+        panic!("no address");
     };
     assert!(address.ip().is_loopback() && address.port() == 9);
+    // One look-up serves both.
+    assert_eq!(bench.endpoint(1), Ok(PodAddress::Tcp(address)));
+    bench.end();
+}
+
+#[test]
+fn ten_thousand_functions_are_known_to_the_io_thread_before_it_is_settled() {
+    const COUNT: usize = 10_000;
+    let functions = (0..COUNT).map(|number| LOCAL.replace("near", &format!("near-{number}")));
+    let functions: Vec<String> = functions.collect();
+    let functions: Vec<&str> = functions.iter().map(String::as_str).collect();
+    let mut bench = bench(Backend::None, &functions);
+    for function in &functions {
+        assert!(bench.settled.try_recv().is_err(), "{function} is not known");
+        bench.next(|message| matches!(message, Message::Function(_)).then_some(()));
+    }
+    let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
+    assert!(settled.is_ok());
     bench.end();
 }
 
@@ -235,7 +273,6 @@ fn a_panic_builds_the_bridge_anew_around_the_same_desk() {
             guard: vec!["cat".into()],
             run_base: Some(std::env::temp_dir()),
             origin: Instant::now(),
-            origin_wall: SystemTime::now(),
         }
     };
     let mut bench = bench(Backend::Local(Box::new(config)), &[LOCAL]);

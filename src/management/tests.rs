@@ -53,6 +53,7 @@ fn port(answers: bool) -> Port {
                         let _ = answer.send(Functions {
                             registered,
                             leaving: Vec::new(),
+                            ..Functions::default()
                         });
                     }
                 }

@@ -71,6 +71,7 @@ fn a_series_begins_with_a_functions_first_call() {
     let functions = Functions {
         registered: vec![lane("called", 2), lane("idle", 2)],
         leaving: Vec::new(),
+        ..Functions::default()
     };
     functions.registered[0].1.metrics(1).enqueue.add();
     let page = page(&functions, &plane(2), &mut Labels::new(10));
@@ -87,6 +88,7 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
     let functions = Functions {
         registered: vec![lane("echo", 2)],
         leaving: Vec::new(),
+        ..Functions::default()
     };
     let view = &functions.registered[0].1;
     for thread in 0..2 {
@@ -140,6 +142,7 @@ fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
     let functions = Functions {
         registered: vec![lane("a", 1)],
         leaving: vec![Arc::new(LaneView::new(1))],
+        ..Functions::default()
     };
     let plane = plane(2);
     for _ in 0..9 {
@@ -172,6 +175,7 @@ fn past_the_most_functions_the_rest_is_summed_and_nobody_loses_his_series() {
     let functions = |range: std::ops::Range<usize>| Functions {
         registered: all[range].to_vec(),
         leaving: Vec::new(),
+        ..Functions::default()
     };
     let mut labels = Labels::new(2);
     let count = |functions: &Functions, labels: &mut Labels| {

@@ -25,17 +25,23 @@ impl Page {
         self.sample(name, &[], value);
     }
 
-    /// Times of one function, in seconds. `counts` are those of each bucket alone.
-    pub(super) fn histogram(&mut self, name: &str, function: &str, counts: &[u64], sum_ns: u64) {
+    /// Times under one label, in seconds. `counts` are those of each bucket alone.
+    pub(super) fn histogram(
+        &mut self,
+        name: &str,
+        label: (&str, &str),
+        counts: &[u64],
+        sum_ns: u64,
+    ) {
         let bucket = format!("{name}_bucket");
         let mut so_far = 0;
         for (at, count) in counts.iter().enumerate() {
             so_far += count;
             let bound = BOUNDS_NS.get(at).map(|ns| seconds(*ns).to_string());
             let bound = bound.as_deref().unwrap_or("+Inf");
-            self.sample(&bucket, &[("function", function), ("le", bound)], so_far);
+            self.sample(&bucket, &[label, ("le", bound)], so_far);
         }
-        let labels = [("function", function)];
+        let labels = [label];
         self.sample(&format!("{name}_sum"), &labels, seconds(sum_ns));
         self.sample(&format!("{name}_count"), &labels, so_far);
     }

@@ -13,6 +13,7 @@ use nanofaas_core::post::IoPost;
 
 use super::{STOP_GRACE, Serving};
 
+const BRIDGE: &str = "the bridge";
 /// Between two looks at whether everything lives.
 const WATCH: Duration = Duration::from_secs(1);
 /// Between two looks while something ends.
@@ -35,6 +36,11 @@ impl Serving {
             }
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
+                if what == BRIDGE {
+                    // Calls do without it for a while: another plane took its part, or it cannot go
+                    // on.
+                    self.drain();
+                }
                 self.stop();
                 return ExitCode::from(1);
             }
@@ -43,9 +49,6 @@ impl Serving {
             drainMs = self.config.drain_ms,
             "{signal}: no new calls are taken"
         );
-        // First, so that whoever routes to us stops before we refuse.
-        self.health.draining.store(true, Relaxed);
-        self.tell_all(|| Message::Drain);
         self.drain();
         self.stop();
         ExitCode::SUCCESS
@@ -61,7 +64,7 @@ impl Serving {
         {
             Some("the scheduler")
         } else if self.bridge.is_finished() {
-            Some("the bridge")
+            Some(BRIDGE)
         } else {
             None
         }
@@ -75,8 +78,12 @@ impl Serving {
         }
     }
 
-    /// Waits until nothing that was accepted is left, or the time has passed.
+    /// Takes no more calls, and waits until nothing that was accepted is left, or the time has
+    /// passed.
     fn drain(&self) {
+        // First, so that whoever routes to us stops before we refuse.
+        self.health.draining.store(true, Relaxed);
+        self.tell_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
         // A call may be accepted just before its thread hears of the drain, so one look proves

@@ -10,16 +10,17 @@ use super::reader::Reader;
 
 /// Kept for every function, used for WARM ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ScalingConfig {
     /// Pods that stay without calls; 0 scales to zero.
     pub min_replicas: u32,
-    /// At least 1 and at least `min_replicas`.
+    /// At least 1, and at least the floor.
     pub max_replicas: u32,
     /// Hard cap of calls at once in one pod.
     pub target_in_flight_per_pod: u32,
-    /// A pod above `min_replicas` goes after this long without a call, in milliseconds.
+    /// A pod above the floor goes after this long without a call, in milliseconds.
     pub idle_timeout_ms: u32,
 }
 

@@ -320,6 +320,39 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
 }
 
 #[test]
+fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
+    let mut plane = Plane::with(warm(2, 2));
+    let ordered = plane.starts();
+    assert_eq!(ordered.len(), 2);
+    let mut adopted = Vec::new();
+    for token in 0..2 {
+        let stale = false;
+        plane.hear(Event::Adopt {
+            lane: 0,
+            token,
+            stale,
+        });
+        let orders = plane.orders();
+        let [Order::Stop { pod: stopped }, Order::Adopted { pod, .. }] = orders[..] else {
+            panic!("nothing is stopped: {orders:?}");
+        };
+        assert!(ordered.contains(&stopped));
+        plane.down(&[stopped]);
+        adopted.push(pod);
+    }
+    // A third one is one too many, and stops no adopted one.
+    let stale = false;
+    plane.hear(Event::Adopt {
+        lane: 0,
+        token: 2,
+        stale,
+    });
+    assert!(matches!(plane.orders()[..], [Order::Adopted { .. }]));
+    plane.up(&adopted);
+    assert!(plane.orders().is_empty(), "no pod is missing");
+}
+
+#[test]
 fn gauges_follow_the_pods() {
     let mut plane = Plane::with(warm(3, 3));
     let view = plane.view(0);

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
-use nanofaas_core::desk::Desk;
+use nanofaas_core::cold_start::{ColdStarts, WallClock};
+use nanofaas_core::desk::{Desk, Home, attend};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::event::{Event, Order};
 use nanofaas_core::function::Function;
@@ -20,8 +21,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, 
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodRef;
-use nanofaas_local_bridge::{LocalBridge, LocalConfig, bell};
-use tokio::sync::oneshot;
+use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::task::{LocalSet, spawn_local};
 
 /// Longest wait for anything.
@@ -103,7 +103,6 @@ pub(crate) struct Bench {
     unread: Vec<VecDeque<Message>>,
     functions: u32,
     pods: u32,
-    acknowledged: u64,
 }
 
 fn silent_bell() -> Arc<Doorbell> {
@@ -119,7 +118,6 @@ pub(crate) fn config(scratch: &Scratch) -> LocalConfig {
         guard: vec![program.into(), "guard".into()],
         run_base: Some(scratch.at("")),
         origin: Instant::now(),
-        origin_wall: SystemTime::now(),
     }
 }
 
@@ -139,13 +137,20 @@ where
     let mut config = config(&scratch);
     edit(&mut config);
     let start = config.origin;
-    let (bell, wake) = bell();
-    let (post, inbox) = BridgePost::pair(bell);
+    let (post, inbox) = BridgePost::pair(silent_bell());
     let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
     let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
     let (pinned, scheduler) = PinnedPost::pair(silent_bell(), IO_THREADS);
     let registry = Registry::new(IO_THREADS, Defaults::DEFAULT, Platform::Local);
-    let desk = Desk::new(inbox, posts, SchedulerPost::Pinned(pinned), registry);
+    let registry = (registry, Home::Memory);
+    let starts = ColdStarts::new(WallClock(SystemTime::now()));
+    let desk = Desk::new(
+        inbox,
+        posts,
+        SchedulerPost::Pinned(pinned),
+        registry,
+        starts,
+    );
     let bench = Bench {
         scratch,
         desk: Rc::new(RefCell::new(desk)),
@@ -156,24 +161,24 @@ where
         unread: (0..IO_THREADS).map(|_| VecDeque::new()).collect(),
         functions: 0,
         pods: 0,
-        acknowledged: 0,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.expect("a runtime");
     let bench = runtime.block_on(LocalSet::new().run_until(async move {
-        let bridge = LocalBridge::open(config).expect("a bridge");
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = spawn_local(bridge.run(bench.desk.clone(), wake, async {
-            let _ = stopped.await;
-        }));
+        let bridge = Rc::new(LocalBridge::open(config, bench.desk.clone()).expect("a bridge"));
+        let (attended, desk) = (bridge.clone(), bench.desk.clone());
+        let attending = spawn_local(async move {
+            // It looks often, so nothing has to wake it.
+            let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
+            attend(&desk, |work| attended.take(work), pause).await;
+        });
         let bench = test(bench).await;
-        stop.send(()).expect("the bridge runs");
-        tokio::time::timeout(PATIENCE, running)
+        attending.abort();
+        tokio::time::timeout(PATIENCE, bridge.stop())
             .await
-            .expect("it stops")
-            .expect("it does not panic");
+            .expect("it stops");
         bench
     }));
     let left: Vec<_> = fs::read_dir(bench.scratch.at(""))
@@ -291,16 +296,9 @@ impl Bench {
                         continue;
                     }
                 };
-                self.acknowledged += 1;
                 assert!(self.post.send(BridgeMessage::Ack { version }).is_ok());
             }
         }
-    }
-
-    /// How many versions were taken over, summed over the threads.
-    pub(crate) fn acknowledged(&mut self) -> u64 {
-        self.take_messages();
-        self.acknowledged
     }
 
     /// What an io thread got, if anything is there.
@@ -357,6 +355,7 @@ impl Bench {
                 Some(Message::PodAddress {
                     pod: at,
                     address: PodAddress::Unix(path),
+                    ..
                 }) => {
                     assert_eq!(at, pod);
                     assert!(found.as_ref().is_none_or(|known| *known == path));

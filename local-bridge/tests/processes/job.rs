@@ -51,6 +51,7 @@ fn stop() -> BridgeMessage {
     BridgeMessage::JobStop {
         call: CALL,
         attempt: 3,
+        stamps: None,
     }
 }
 
@@ -60,11 +61,13 @@ async fn started(bench: &mut Bench) {
         call: CALL,
         attempt: 3,
         at_ns,
+        start,
     } = message
     else {
         panic!("it did not start");
     };
     assert!(at_ns > 0 && at_ns <= bench.now_ns());
+    assert!(matches!(start[..], [("spawned", _)]), "{start:?}");
 }
 
 async fn ended(bench: &mut Bench) -> Failure {

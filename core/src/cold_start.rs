@@ -1,0 +1,312 @@
+//! The last cold starts of each function, taken apart by phase, and how long each phase took over
+//! all of them. It measures nothing by itself: a backend says when what was reached.
+//! The desk owns one; clients are answered from it, and the metrics page reads it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::histogram::Histogram;
+use crate::limits::COLD_STARTS_KEPT;
+use crate::message::{ColdStart, Phases, ReadyStamps};
+
+/// What a start goes through. The cluster's phases are when the backend saw them, the runtime's
+/// are its own stamps: a later phase of one may be seen before an earlier one of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Phase {
+    /// The API server took the pod or Job.
+    Created = 0,
+    /// A node was found for it.
+    Scheduled = 1,
+    /// It has an address.
+    Address = 2,
+    /// Its container runs.
+    Running = 3,
+    /// Its process runs, on a machine without a cluster.
+    Spawned = 4,
+    /// The runtime's first instruction.
+    Started = 5,
+    /// Its handler is loaded.
+    Loaded = 6,
+    /// It takes calls.
+    Ready = 7,
+    /// The scheduler may use it.
+    Usable = 8,
+}
+
+impl Phase {
+    pub const ALL: [Self; 9] = [
+        Self::Created,
+        Self::Scheduled,
+        Self::Address,
+        Self::Running,
+        Self::Spawned,
+        Self::Started,
+        Self::Loaded,
+        Self::Ready,
+        Self::Usable,
+    ];
+
+    /// The phases that a runtime stamped, each with its milliseconds since the epoch.
+    pub fn stamped(stamps: ReadyStamps) -> impl Iterator<Item = (Self, u64)> {
+        let all = [
+            (Self::Started, stamps.started_at_ms),
+            (Self::Loaded, stamps.loaded_at_ms),
+            (Self::Ready, stamps.ready_at_ms),
+        ];
+        all.into_iter().filter(|(_, epoch_ms)| *epoch_ms > 0)
+    }
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Scheduled => "scheduled",
+            Self::Address => "address",
+            Self::Running => "running",
+            Self::Spawned => "spawned",
+            Self::Started => "started",
+            Self::Loaded => "loaded",
+            Self::Ready => "ready",
+            Self::Usable => "usable",
+        }
+    }
+}
+
+/// Nanoseconds of the process's clock to and from the world's.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock(pub SystemTime);
+
+impl WallClock {
+    fn origin_ns(self) -> u128 {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_nanos())
+    }
+
+    pub fn epoch_ms(self, at_ns: u64) -> u64 {
+        let ms = (self.origin_ns() + u128::from(at_ns)) / 1_000_000;
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
+
+    /// A time of the world's clock as nanoseconds of the process's; 0 before its origin.
+    pub fn process_ns(self, epoch_ms: u64) -> u64 {
+        let ns = (u128::from(epoch_ms) * 1_000_000).saturating_sub(self.origin_ns());
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+}
+
+struct Record {
+    pod: Box<str>,
+    wanted_ns: u64,
+    /// When each phase was reached.
+    reached_ns: [Option<u64>; Phase::ALL.len()],
+    failure: Option<Arc<str>>,
+}
+
+impl Record {
+    /// In the order of time. A runtime's stamps are whole milliseconds of another clock: among
+    /// them none is shown before the one it follows.
+    fn phases(&self) -> Phases {
+        let mut stamped_ns = 0;
+        let mut phases = Vec::new();
+        for phase in Phase::ALL {
+            let Some(at_ns) = self.reached_ns[phase as usize] else {
+                continue;
+            };
+            let mut since_ns = at_ns.saturating_sub(self.wanted_ns);
+            if matches!(phase, Phase::Started | Phase::Loaded | Phase::Ready) {
+                stamped_ns = since_ns.max(stamped_ns);
+                since_ns = stamped_ns;
+            }
+            phases.push((phase.as_str(), since_ns));
+        }
+        phases.sort_by_key(|(_, since_ns)| *since_ns);
+        phases.into()
+    }
+}
+
+/// The last starts of each function.
+pub struct ColdStarts {
+    clock: WallClock,
+    records: HashMap<Arc<str>, VecDeque<Record>>,
+    times: Arc<[Histogram; Phase::ALL.len()]>,
+}
+
+impl ColdStarts {
+    pub fn new(clock: WallClock) -> Self {
+        Self {
+            clock,
+            records: HashMap::new(),
+            times: Arc::default(),
+        }
+    }
+
+    /// From wanted to each phase, over all functions.
+    pub fn times(&self) -> Arc<[Histogram; Phase::ALL.len()]> {
+        self.times.clone()
+    }
+
+    /// A start begins.
+    pub fn begin(&mut self, function: &Arc<str>, pod: &str, wanted_ns: u64) {
+        let records = self.records.entry(function.clone()).or_default();
+        if records.len() == COLD_STARTS_KEPT {
+            records.pop_front();
+        }
+        records.push_back(Record {
+            pod: pod.into(),
+            wanted_ns,
+            reached_ns: [None; Phase::ALL.len()],
+            failure: None,
+        });
+    }
+
+    fn record(&mut self, function: &str, pod: &str) -> Option<&mut Record> {
+        let records = self.records.get_mut(function)?;
+        records.iter_mut().rev().find(|record| &*record.pod == pod)
+    }
+
+    /// A phase was reached; the first time counts.
+    pub fn reached(&mut self, function: &str, pod: &str, phase: Phase, at_ns: u64) {
+        let Some(record) = self.record(function, pod) else {
+            return;
+        };
+        let place = &mut record.reached_ns[phase as usize];
+        if place.is_none() {
+            *place = Some(at_ns);
+            let took_ns = at_ns.saturating_sub(record.wanted_ns);
+            self.times[phase as usize].record(took_ns);
+        }
+    }
+
+    /// Its runtime said how it came up; that may be after the pod is used.
+    pub fn stamped(&mut self, function: &str, pod: &str, stamps: ReadyStamps) {
+        for (phase, epoch_ms) in Phase::stamped(stamps) {
+            let at_ns = self.clock.process_ns(epoch_ms);
+            self.reached(function, pod, phase, at_ns);
+        }
+    }
+
+    /// It did not come up.
+    pub fn failed(&mut self, function: &str, pod: &str, why: Arc<str>) {
+        if let Some(record) = self.record(function, pod) {
+            record.failure.get_or_insert(why);
+        }
+    }
+
+    /// A removed function's starts are forgotten.
+    pub fn forget(&mut self, function: &str) {
+        self.records.remove(function);
+    }
+
+    /// What is known of one start by now.
+    pub fn phases(&mut self, function: &str, pod: &str) -> Phases {
+        self.record(function, pod)
+            .map_or_else(Phases::default, |record| record.phases())
+    }
+
+    /// The starts of a function, oldest first.
+    pub fn of(&self, function: &str) -> Vec<ColdStart> {
+        let records = self.records.get(function).into_iter().flatten();
+        let shown = records.map(|record| ColdStart {
+            pod: record.pod.clone().into(),
+            wanted_at_ms: self.clock.epoch_ms(record.wanted_ns),
+            phases: record.phases(),
+            failure: record.failure.clone(),
+        });
+        shown.collect()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const MS: u64 = 1_000_000;
+
+    fn starts() -> ColdStarts {
+        let origin = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        ColdStarts::new(WallClock(origin))
+    }
+
+    #[test]
+    fn phases_are_in_order_and_since_the_want() {
+        let mut starts = starts();
+        let function: Arc<str> = "f".into();
+        starts.begin(&function, "p", 500 * MS);
+        starts.reached("f", "p", Phase::Spawned, 503 * MS);
+        starts.reached("f", "p", Phase::Usable, 540 * MS);
+        let stamps = ReadyStamps {
+            started_at_ms: 1_000_504,
+            loaded_at_ms: 1_000_503,
+            ready_at_ms: 0,
+        };
+        starts.stamped("f", "p", stamps);
+        let shown = &starts.of("f")[0];
+        assert_eq!(shown.wanted_at_ms, 1_000_500);
+        let expected = [
+            ("spawned", 3 * MS),
+            ("started", 4 * MS),
+            ("loaded", 4 * MS),
+            ("usable", 40 * MS),
+        ];
+        assert_eq!(shown.phases[..], expected);
+        assert_eq!(starts.phases("f", "p")[..], expected);
+        assert_eq!(shown.failure, None);
+    }
+
+    #[test]
+    fn what_the_cluster_says_late_delays_no_stamp_of_the_runtime() {
+        let mut starts = starts();
+        starts.begin(&"f".into(), "p", 0);
+        starts.reached("f", "p", Phase::Created, 10 * MS);
+        let stamps = ReadyStamps {
+            started_at_ms: 1_000_400,
+            loaded_at_ms: 1_000_450,
+            ready_at_ms: 1_000_460,
+        };
+        starts.stamped("f", "p", stamps);
+        starts.reached("f", "p", Phase::Usable, 470 * MS);
+        starts.reached("f", "p", Phase::Running, 1500 * MS);
+        let phases = starts.phases("f", "p");
+        let names: Vec<_> = phases.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names[..4], ["created", "started", "loaded", "ready"]);
+        let late = [
+            ("ready", 460 * MS),
+            ("usable", 470 * MS),
+            ("running", 1500 * MS),
+        ];
+        assert_eq!(phases[3..], late);
+    }
+
+    #[test]
+    fn each_phase_is_counted_once() {
+        let mut starts = starts();
+        starts.begin(&"f".into(), "p", 0);
+        for at_ns in [MS, 2 * MS] {
+            starts.reached("f", "p", Phase::Created, at_ns);
+        }
+        starts.reached("f", "nobody", Phase::Created, MS);
+        let mut counts = [0; crate::histogram::BUCKETS];
+        let sum_ns = starts.times()[Phase::Created as usize].add_to(&mut counts);
+        assert_eq!((counts.iter().sum::<u64>(), sum_ns), (1, MS));
+    }
+
+    #[test]
+    fn the_last_ones_are_kept_until_the_function_goes() {
+        let mut starts = starts();
+        let function: Arc<str> = "f".into();
+        for number in 0..COLD_STARTS_KEPT + 5 {
+            starts.begin(&function, &format!("p{number}"), 0);
+        }
+        starts.failed("f", "p36", "why".into());
+        starts.failed("f", "p0", "too old to matter".into());
+        let shown = starts.of("f");
+        assert_eq!(shown.len(), COLD_STARTS_KEPT);
+        assert_eq!(shown[0].pod, "p5");
+        assert_eq!(shown[31].failure.as_deref(), Some("why"));
+        starts.forget("f");
+        assert!(starts.of("f").is_empty());
+    }
+}

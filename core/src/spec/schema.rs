@@ -1,0 +1,145 @@
+//! The JSON Schema of a function's fields as the API server wants it for the CRD: generated from the
+//! Rust types, with the ranges of `bound`. It has no defaults, because what is left out follows the
+//! plane's settings, and nothing is required, because the plane says so in words of its own.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use super::bound::{
+    CONCURRENCY, IDLE_TIMEOUT_MS, MAX_REPLICAS, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE,
+    TARGET_IN_FLIGHT_PER_POD, TIMEOUT_MS,
+};
+use super::choice::{ExecutionMode, ImagePullPolicy, RetryOn, RuntimeMode};
+use super::quantity::Quantity;
+use super::{FIELDS, SpecFields};
+
+/// Where each range holds.
+const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
+    ("/timeoutMs", &TIMEOUT_MS),
+    ("/concurrency", &CONCURRENCY),
+    ("/queueSize", &QUEUE_SIZE),
+    ("/maxRetries", &MAX_RETRIES),
+    ("/scalingConfig/properties/minReplicas", &MIN_REPLICAS),
+    ("/scalingConfig/properties/maxReplicas", &MAX_REPLICAS),
+    (
+        "/scalingConfig/properties/targetInFlightPerPod",
+        &TARGET_IN_FLIGHT_PER_POD,
+    ),
+    ("/scalingConfig/properties/idleTimeoutMs", &IDLE_TIMEOUT_MS),
+];
+
+/// The schema of the object's `spec`: every field but the name, which is the object's own.
+pub fn schema() -> Value {
+    let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
+    let generated = settings
+        .into_generator()
+        .into_root_schema_for::<SpecFields>();
+    let mut schema = generated.to_value();
+    clean(&mut schema);
+    let properties = &mut schema["properties"];
+    for (path, range) in RANGES {
+        let place = properties.pointer_mut(path).expect("a field with a range");
+        place["minimum"] = json!(range.start());
+        place["maximum"] = json!(range.end());
+    }
+    let fields = properties.as_object_mut().expect("an object of fields");
+    fields.remove("name");
+    assert_eq!(fields.len(), FIELDS.len() - 1, "every field of a draft");
+    json!({"type": "object", "properties": properties})
+}
+
+/// Takes out what the API server does not want, or what our checks say better.
+fn clean(value: &mut Value) {
+    let Value::Object(schema) = value else { return };
+    for key in ["required", "default", "title", "$schema", "components"] {
+        // A field may have such a name; what it holds is a schema then.
+        if !schema.get(key).is_some_and(Value::is_object) || key == "components" {
+            schema.remove(key);
+        }
+    }
+    if schema.get("type") == Some(&json!("integer")) {
+        schema.insert("format".into(), json!("int32"));
+        schema.remove("minimum");
+    }
+    describe(schema);
+    // A null means the same as a field that is left out, everywhere.
+    if schema.contains_key("type") || schema.contains_key("x-kubernetes-int-or-string") {
+        schema.insert("nullable".into(), json!(true));
+    }
+    if let Some(Value::Object(fields)) = schema.get_mut("properties") {
+        fields.values_mut().for_each(clean);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get_mut(key) {
+            clean(inner);
+            if let Value::Object(inner) = inner {
+                inner.remove("nullable");
+            }
+        }
+    }
+}
+
+/// Doc comments are wrapped lines.
+fn describe(schema: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = schema.get_mut("description") {
+        *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+}
+
+/// An object whose shape is not ours.
+pub(super) struct AnyObject;
+
+impl JsonSchema for AnyObject {
+    fn schema_name() -> Cow<'static, str> {
+        "AnyObject".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    }
+}
+
+impl JsonSchema for Quantity {
+    fn schema_name() -> Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"x-kubernetes-int-or-string": true})
+    }
+}
+
+fn one_of<T>(words: &[(&'static str, T)]) -> Schema {
+    let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    json_schema!({"type": "string", "enum": words})
+}
+
+impl JsonSchema for RetryOn {
+    fn schema_name() -> Cow<'static, str> {
+        "RetryOn".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "array", "items": one_of(&Self::WORDS)})
+    }
+}
+
+macro_rules! one_of_its_words {
+    ($($choice:ident),*) => {$(
+        impl JsonSchema for $choice {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($choice).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                one_of(&Self::WORDS)
+            }
+        }
+    )*};
+}
+
+one_of_its_words!(ExecutionMode, ImagePullPolicy, RuntimeMode);

@@ -1,0 +1,59 @@
+//! How long to wait before the next try: doubling, with jitter, up to a longest one.
+//! It never sleeps. Everything here that may have to try again has one.
+
+use std::time::Duration;
+
+/// A series of waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// The next wait: between half of it and all, so that many do not come back at once.
+    pub(crate) fn wait(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (self.next * 2).min(self.longest);
+        let share = f64::from(u32::from_ne_bytes(random())) / f64::from(u32::MAX);
+        whole.mul_f64(0.5 + share / 2.0)
+    }
+
+    /// It worked: the next failure is a first one again.
+    pub(crate) const fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the kernel has random bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_the_longest_and_begin_again() {
+        let second = Duration::from_secs(1);
+        let mut backoff = Backoff::new(second, 4 * second);
+        for whole in [second, 2 * second, 4 * second, 4 * second] {
+            let wait = backoff.wait();
+            assert!(wait >= whole / 2 && wait <= whole, "{wait:?} of {whole:?}");
+        }
+        backoff.reset();
+        assert!(backoff.wait() <= second);
+    }
+}

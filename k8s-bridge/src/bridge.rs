@@ -1,0 +1,423 @@
+//! The backend of a cluster: it begins (Lease, lists, adoption), then gives each pod and Job to a
+//! task of its own. It never waits for any of them, and touches no call's bytes.
+//! The process's bridge hands it the desk's work, on the bridge's thread.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::batch::v1::Job as JobObject;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use nanofaas_core::cold_start::{Phase, WallClock};
+use nanofaas_core::desk::{Desk, PodReady, Work};
+use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::function::Function;
+use nanofaas_core::id::{is_same_token, pod_name};
+use nanofaas_core::message::{JobStart, Message, PodEnd, Refused, Reply};
+use nanofaas_core::spec::{ExecutionMode, FunctionDraft};
+use nanofaas_core::ticket::PodRef;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use crate::adoption::Adoption;
+use crate::backoff::random;
+use crate::cluster::{Cluster, chain};
+use crate::functions::{self, Functions};
+use crate::identity::Identity;
+use crate::job::{Job, Jobs};
+use crate::podspec::SELECTOR;
+use crate::warm::{Origin, Pod};
+use crate::{adoption, lease, pods, status, watch};
+
+/// How long one try to connect to the API server may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the last words to the API server may take when the plane stops.
+const STOP: Duration = Duration::from_secs(4);
+
+/// What the bridge is run with.
+pub struct KubernetesConfig {
+    /// How to reach the API server; if none, as `kubectl` would find out, or as a pod does.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where functions, pods and Jobs are; the plane's own namespace if none.
+    pub namespace: Option<String>,
+    /// Name and uid of the plane's own Pod, where it runs in one.
+    pub own_pod: Option<(String, String)>,
+    /// `http://host:port` under which pods reach `/v1/internal`.
+    pub callback_base: String,
+    /// How long a pod may take to become ready.
+    pub start_timeout: Duration,
+    /// Functions to write into the cluster at the start, where it has none of that name.
+    pub functions: Vec<FunctionDraft>,
+    /// The process's clock: nanoseconds since `origin`, whose time in the world `clock` knows.
+    pub origin: Instant,
+    pub clock: WallClock,
+}
+
+/// Why the bridge could not be started; each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "cannot find out how to reach the API server: {0}; run in a pod with a service account, \
+         or set KUBECONFIG"
+    )]
+    Config(String),
+    #[error("cannot make a client for the API server: {0}")]
+    Client(String),
+}
+
+/// What outlives one building of the bridge: the scheduler knows these pods by their places, and
+/// calls wait for these Jobs.
+#[derive(Default)]
+pub struct Memory {
+    pub(crate) pods: RefCell<pods::Pods>,
+    pub(crate) jobs: RefCell<Jobs>,
+}
+
+/// The backend.
+pub struct KubernetesBridge(Rc<Plane>);
+
+/// Whether the plane acts yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for the Lease, and for what there is in the cluster.
+    Beginning,
+    /// Pods of earlier planes get their places; new ones wait.
+    Adopting,
+    Acting,
+}
+
+/// What the tasks of the bridge share.
+pub(crate) struct Plane {
+    pub(crate) config: KubernetesConfig,
+    pub(crate) cluster: Cluster,
+    pub(crate) functions: Functions,
+    pub(crate) memory: Rc<Memory>,
+    pub(crate) adoption: RefCell<Adoption>,
+    pub(crate) stage: Cell<Stage>,
+    /// How often the pods were listed.
+    pub(crate) listing: Cell<u64>,
+    pub(crate) pods_listed: Cell<bool>,
+    /// Rings when the beginning may have come a step further.
+    pub(crate) progress: Notify,
+    identity: RefCell<Option<Rc<Identity>>>,
+    desk: Rc<RefCell<Desk>>,
+    is_ready: Cell<bool>,
+    deposed: Notify,
+}
+
+impl KubernetesBridge {
+    /// Finds the API server and begins. It has to be called, and its work taken, within a
+    /// `LocalSet`; the desk may be used in between by others on the same thread.
+    pub async fn open(
+        config: KubernetesConfig,
+        memory: Rc<Memory>,
+        desk: Rc<RefCell<Desk>>,
+    ) -> Result<Self, OpenError> {
+        let mut found = server(config.kubeconfig.as_deref()).await?;
+        found.connect_timeout = Some(CONNECT);
+        // Watches are silent for long; each request has a deadline of its own.
+        found.read_timeout = None;
+        let namespace = config.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| found.default_namespace.clone());
+        let server = found.cluster_url.to_string();
+        let client = kube::Client::try_from(found);
+        let client = client.map_err(|error| OpenError::Client(chain(&error)))?;
+        tracing::info!(server, namespace, "waiting for the Lease");
+        let plane = Rc::new(Plane {
+            config,
+            cluster: Cluster::new(client, namespace),
+            functions: Functions::default(),
+            memory,
+            adoption: RefCell::default(),
+            stage: Cell::new(Stage::Beginning),
+            listing: Cell::new(0),
+            pods_listed: Cell::new(false),
+            progress: Notify::new(),
+            identity: RefCell::default(),
+            desk,
+            is_ready: Cell::new(false),
+            deposed: Notify::new(),
+        });
+        spawn_local(plane.clone().begin());
+        Ok(Self(plane))
+    }
+
+    /// Does, or begins, what the desk wants.
+    pub fn take(&self, work: Work) {
+        self.0.take(work);
+    }
+
+    /// Whether everything that was there is known, and each adopted pod was asked.
+    pub fn is_ready(&self) -> bool {
+        self.0.is_ready.get()
+    }
+
+    /// Waits until another plane is seen to hold the Lease.
+    pub async fn deposed(&self) {
+        self.0.deposed.notified().await;
+    }
+
+    /// Ends what ends with this process: its Jobs. Warm pods are left to the next plane, which the
+    /// Lease is given back for.
+    pub async fn stop(&self) {
+        if timeout(STOP, self.0.stop()).await.is_err() {
+            tracing::warn!("the API server did not take this plane's last words in time");
+        }
+    }
+}
+
+async fn server(kubeconfig: Option<&Path>) -> Result<kube::Config, OpenError> {
+    let Some(path) = kubeconfig else {
+        let found = kube::Config::infer().await;
+        return found.map_err(|error| OpenError::Config(chain(&error)));
+    };
+    let read = Kubeconfig::read_from(path);
+    let read = read.map_err(|error| OpenError::Config(chain(&error)))?;
+    let found = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+    found.map_err(|error| OpenError::Config(chain(&error)))
+}
+
+impl Plane {
+    /// Nanoseconds of the process's clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        u64::try_from(self.config.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Says something through the desk.
+    pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
+        something(&mut self.desk.borrow_mut())
+    }
+
+    /// A start came so far.
+    pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
+        let at_ns = self.now_ns();
+        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at_ns));
+    }
+
+    /// Says that a pod is no more: first to who may have calls in it.
+    pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
+        self.say(|desk| {
+            desk.broadcast(|| Message::PodGone {
+                pod,
+                end: end.clone(),
+            });
+            desk.event(Event::PodDown(pod));
+        });
+    }
+
+    /// Who this plane is, once it found out.
+    pub(crate) fn identity(&self) -> Option<Rc<Identity>> {
+        self.identity.borrow().clone()
+    }
+
+    pub(crate) fn forget(&self, pod: &Pod) {
+        self.memory.pods.borrow_mut().remove(pod);
+    }
+
+    /// Pods of a function that take calls.
+    pub(crate) fn ready_pods(&self, function: &str) -> u32 {
+        self.memory.pods.borrow().ready(function)
+    }
+
+    /// Its `/health` was asked for the first time, or it went before.
+    pub(crate) fn pod_was_asked(&self, pod: &Pod) {
+        self.adoption.borrow_mut().was_asked(&pod.name);
+        self.progress.notify_one();
+    }
+
+    /// Waits until something is so; whoever changes it rings.
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        while !is_so() {
+            // What the io threads do is not rung for.
+            let _ = timeout(Duration::from_millis(10), self.progress.notified()).await;
+        }
+    }
+
+    /// From nothing to acting. Every step needs the one before.
+    async fn begin(self: Rc<Self>) {
+        let identity = Rc::new(Identity::find(&self.cluster, self.config.own_pod.clone()).await);
+        self.identity.replace(Some(identity.clone()));
+        lease::acquire(&self.cluster, &identity.holder).await;
+        let plane = self.clone();
+        spawn_local(async move { plane.keep_lease().await });
+        let plane = self.clone();
+        spawn_local(async move { plane.end_jobs_of_others().await });
+        // Pods before functions: a function's first pod may be there already.
+        let plane = self.clone();
+        spawn_local(async move {
+            watch::follow(&plane.cluster, SELECTOR, |news| pods::hear(&plane, news)).await;
+        });
+        self.until(|| self.pods_listed.get()).await;
+        self.stage.set(Stage::Adopting);
+        let plane = self.clone();
+        spawn_local(async move {
+            watch::follow(&plane.cluster, "", |news| functions::hear(&plane, news)).await;
+        });
+        self.until(|| self.functions.is_listed.get()).await;
+        functions::seed(&self).await;
+        // The scheduler has heard of every function before it hears of a pod.
+        self.until(|| self.say(|desk| desk.is_settled())).await;
+        adoption::begin(&self);
+        self.until(|| self.adoption.borrow().is_over()).await;
+        self.stage.set(Stage::Acting);
+        adoption::end(&self);
+        let held = self.adoption.borrow_mut().release();
+        held.into_iter().for_each(|work| self.take(work));
+        let plane = self.clone();
+        spawn_local(async move { status::keep(&plane).await });
+        self.is_ready.set(true);
+    }
+
+    async fn keep_lease(&self) {
+        let Some(identity) = self.identity() else {
+            return;
+        };
+        let other = lease::keep(&self.cluster, &identity.holder).await;
+        tracing::error!(holder = other, "another control plane took the Lease");
+        self.deposed.notify_one();
+    }
+
+    async fn end_jobs_of_others(&self) {
+        let Some(identity) = self.identity() else {
+            return;
+        };
+        let until = tokio::time::Instant::now() + self.config.start_timeout;
+        match self.cluster.jobs_of_others(&identity.instance, until).await {
+            Ok(names) => {
+                for name in names {
+                    self.cluster.delete::<JobObject>(&name, None).await;
+                }
+            }
+            Err(denied) => {
+                let why = denied.message();
+                tracing::warn!("Jobs of earlier planes may be left: {why}");
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, work: Work) {
+        match work {
+            // The registry's home has them already.
+            Work::Function(_) | Work::Removed { .. } => {}
+            Work::Start { .. } if self.stage.get() != Stage::Acting => {
+                self.adoption.borrow_mut().hold(work);
+            }
+            Work::Start {
+                function,
+                pod,
+                wanted_ns,
+            } => self.start_pod(function, pod, wanted_ns),
+            Work::Stop { pod } if self.adoption.borrow_mut().drop_held(pod) => {
+                self.is_unknown(pod);
+            }
+            Work::Stop { pod } => match self.pod(pod) {
+                Some(pod) => pod.stop(),
+                None => self.is_unknown(pod),
+            },
+            Work::Probe { pod } => match self.pod(pod) {
+                Some(pod) => pod.probe(),
+                None => self.is_unknown(pod),
+            },
+            Work::Adopted { token, pod, .. } => adoption::adopted(self, token, pod),
+            Work::Job(start) => self.start_job(start),
+            Work::JobStop {
+                call,
+                attempt,
+                stamps,
+            } => {
+                if let Some(job) = self.memory.jobs.borrow().get((call, attempt)) {
+                    job.stop(stamps);
+                }
+            }
+            Work::PodReady(ready) => self.pod_is_ready(&ready),
+            Work::Change { change, reply } if self.is_ready.get() => {
+                functions::change(self, change, reply);
+            }
+            Work::Change { reply, .. } => {
+                let why = "this control plane has not begun to act yet; try again";
+                let refused = Refused::Unavailable(why.to_owned());
+                self.say(|desk| desk.reply(reply, Reply::Refused(refused)));
+            }
+        }
+    }
+
+    fn pod(&self, place: PodRef) -> Option<Rc<Pod>> {
+        self.memory.pods.borrow().at(place)
+    }
+
+    /// Its end was said already; once more does no harm.
+    pub(crate) fn is_unknown(&self, pod: PodRef) {
+        let end = PodEnd {
+            oom: false,
+            message: "it was gone already".into(),
+        };
+        self.gone(pod, &end);
+    }
+
+    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_ns: u64) {
+        if function.spec.execution_mode != ExecutionMode::Warm {
+            let failure = StartFailure {
+                permanent: false,
+                message: "the function has no pods any more".into(),
+            };
+            let pod = place;
+            return self.say(|desk| desk.event(Event::StartFailed { pod, failure }));
+        }
+        let name = loop {
+            let name = pod_name::<5>(function.name(), random());
+            if self.memory.pods.borrow().named(&name).is_none() {
+                break name;
+            }
+        };
+        let pod = Rc::new(Pod::new(place, name, function, wanted_ns));
+        self.run_pod(&pod, Origin::New);
+    }
+
+    /// Gives a pod to a task of its own.
+    pub(crate) fn run_pod(self: &Rc<Self>, pod: &Rc<Pod>, origin: Origin) {
+        self.memory.pods.borrow_mut().add(pod);
+        spawn_local(pod.clone().live(self.clone(), origin));
+    }
+
+    fn start_job(self: &Rc<Self>, start: Box<JobStart>) {
+        let job = Rc::new(Job::new(start, self.now_ns()));
+        let before = self.memory.jobs.borrow_mut().add(&job);
+        if let Some(before) = before {
+            before.stop(None);
+        }
+        spawn_local(job.live(self.clone()));
+    }
+
+    fn pod_is_ready(&self, said: &PodReady) {
+        let pod = self.memory.pods.borrow().named(&said.pod);
+        let reply = match pod {
+            None => Reply::Refused(Refused::NotFound),
+            Some(pod) if !is_same_token(&pod.token, &said.token) => {
+                Reply::Refused(Refused::Forbidden)
+            }
+            Some(pod) => {
+                let function = pod.function.name();
+                self.say(|desk| desk.starts.stamped(function, &said.pod, said.stamps));
+                let address: Option<IpAddr> = said.address;
+                pod.says_ready(address);
+                Reply::Ready
+            }
+        };
+        self.say(|desk| desk.reply(said.reply, reply));
+    }
+
+    async fn stop(&self) {
+        let Some(identity) = self.identity() else {
+            return;
+        };
+        let jobs = self.memory.jobs.borrow().all();
+        for job in jobs {
+            self.cluster.delete::<JobObject>(&job.name, None).await;
+        }
+        lease::release(&self.cluster, &identity.holder).await;
+    }
+}

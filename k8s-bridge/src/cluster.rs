@@ -1,0 +1,253 @@
+//! Requests to the API server: each has a deadline, a few go at once, and what may mend by itself
+//! is tried again with backoff. It never decides what to ask, and no call waits for it.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::{NamespaceResourceScope, Status};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::backoff::Backoff;
+use crate::lease::Tenure;
+
+/// Requests at once; what comes on top waits its turn.
+const AT_ONCE: usize = 32;
+/// How long one answer may take, with the waits that the server asks for (`Retry-After`).
+const ANSWER: Duration = Duration::from_secs(30);
+/// After so long a deletion that is still tried says so.
+const DELETION: Duration = Duration::from_secs(600);
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a request came to nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum Denied {
+    /// The API server said no.
+    Refused(Box<Status>),
+    /// It did not answer, or could not, until the deadline.
+    Unreachable(String),
+}
+
+impl Denied {
+    pub(crate) fn code(&self) -> u16 {
+        match self {
+            Self::Refused(status) => status.code,
+            Self::Unreachable(_) => 0,
+        }
+    }
+
+    /// Whether asking again for the same could not help.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self.code(), 400 | 403 | 404 | 413 | 422)
+    }
+
+    /// In the cluster's own words.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Refused(status) if status.message.is_empty() => {
+                format!("the API server answered {} {}", status.code, status.reason)
+            }
+            Self::Refused(status) => status.message.clone(),
+            Self::Unreachable(why) => why.clone(),
+        }
+    }
+}
+
+/// The way to the API server, in one namespace.
+pub(crate) struct Cluster {
+    client: Client,
+    pub(crate) namespace: String,
+    /// Whether this plane may change anything.
+    pub(crate) tenure: Tenure,
+    places: Semaphore,
+}
+
+impl Cluster {
+    pub(crate) fn new(client: Client, namespace: String) -> Self {
+        Self {
+            client,
+            namespace,
+            tenure: Tenure::default(),
+            places: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    pub(crate) fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Asks until it is answered, refused for good, or `until` is past. The second argument of
+    /// `request` says whether an earlier try may have worked though nobody heard of it.
+    pub(crate) async fn ask<T>(
+        &self,
+        until: Instant,
+        request: impl AsyncFn(bool) -> kube::Result<T>,
+    ) -> Result<T, Denied> {
+        let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+        let mut why = "there was no time left to ask".to_owned();
+        let mut is_doubtful = false;
+        while Instant::now() < until {
+            let tried = {
+                let Ok(_place) = timeout_at(until, self.places.acquire()).await else {
+                    break;
+                };
+                timeout_at(until.min(Instant::now() + ANSWER), request(is_doubtful)).await
+            };
+            why = match tried {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(kube::Error::Api(status))) if !may_mend(status.code) => {
+                    return Err(Denied::Refused(status));
+                }
+                Ok(Err(kube::Error::Api(status))) => {
+                    is_doubtful |= status.code >= 500;
+                    Denied::Refused(status).message()
+                }
+                Ok(Err(error)) => {
+                    is_doubtful = true;
+                    chain(&error)
+                }
+                Err(_) => {
+                    is_doubtful = true;
+                    format!("it did not answer within {} s", ANSWER.as_secs())
+                }
+            };
+            let wait = backoff.wait();
+            if Instant::now() + wait >= until {
+                break;
+            }
+            sleep(wait).await;
+        }
+        Err(Denied::Unreachable(format!("the API server: {why}")))
+    }
+
+    /// The same for what changes the cluster: only the plane that holds the Lease may.
+    pub(crate) async fn change<T>(
+        &self,
+        until: Instant,
+        request: impl AsyncFn(bool) -> kube::Result<T>,
+    ) -> Result<T, Denied> {
+        if timeout_at(until, self.tenure.is_held()).await.is_err() {
+            let why = "this control plane could not renew its Lease, so it changes nothing";
+            return Err(Denied::Unreachable(why.to_owned()));
+        }
+        self.ask(until, request).await
+    }
+
+    /// Creates an object under a name that nobody else picks: if it is there, it is ours, and an
+    /// answer got lost.
+    pub(crate) async fn create<K>(&self, object: &K, until: Instant) -> Result<(), Denied>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        let create = async |_| {
+            let created = api.create(&PostParams::default(), object).await;
+            match created {
+                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+                // Somebody else took from the same quota at the same time.
+                Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
+                    status.code = 503;
+                    Err(kube::Error::Api(status))
+                }
+                other => other.map(drop),
+            }
+        };
+        self.change(until, create).await
+    }
+
+    /// Deletes an object, however long that takes. Its dependents go with it, later.
+    pub(crate) async fn delete<K>(&self, name: &str, grace_s: Option<u32>)
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        let parameters = DeleteParams {
+            grace_period_seconds: grace_s,
+            ..DeleteParams::background()
+        };
+        loop {
+            let until = Instant::now() + DELETION;
+            let delete = async |_| api.delete(name, &parameters).await.map(drop);
+            let Err(denied) = self.change(until, delete).await else {
+                return;
+            };
+            if denied.code() != 404 {
+                let why = denied.message();
+                tracing::warn!(name, "it could not be deleted: {why}");
+            }
+            if let Denied::Refused(_) = denied {
+                return;
+            }
+        }
+    }
+
+    /// Why a Job has no pod: what its controller was told, where that does not mend by itself.
+    pub(crate) async fn refusal_of_job(&self, name: &str, until: Instant) -> Option<String> {
+        let api = self.api::<Event>();
+        let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
+        let parameters = ListParams::default().fields(&of).limit(10);
+        let list = async |_| api.list(&parameters).await;
+        let events = self.ask(until, list).await.ok()?;
+        let mut messages = events.items.into_iter().filter_map(|event| event.message);
+        messages.next_back()
+    }
+
+    /// The Jobs of other planes, by name.
+    pub(crate) async fn jobs_of_others(
+        &self,
+        instance: &str,
+        until: Instant,
+    ) -> Result<Vec<String>, Denied> {
+        let api = self.api::<Job>();
+        let label = crate::podspec::LABEL_INSTANCE;
+        let others = format!("{},{label}!={instance}", crate::podspec::SELECTOR);
+        let parameters = ListParams::default().labels(&others);
+        let list = async |_| api.list(&parameters).await;
+        let jobs = self.ask(until, list).await?;
+        let names = jobs.items.into_iter().filter_map(|job| job.metadata.name);
+        Ok(names.collect())
+    }
+
+    /// A pod by its name.
+    pub(crate) async fn pod(&self, name: &str, until: Instant) -> Result<Pod, Denied> {
+        let api = self.api::<Pod>();
+        self.ask(until, async |_| api.get(name).await).await
+    }
+}
+
+/// Whether the same request may be answered otherwise later.
+const fn may_mend(code: u16) -> bool {
+    matches!(code, 408 | 429 | 500..=599)
+}
+
+/// An error with its reasons: the outermost one alone says little.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,419 @@
+//! The registry's home in the cluster: changes are written there first and then made in the table;
+//! what others write is followed; and each function's status is kept. The table itself is the
+//! desk's, and what a valid function is its registry decides.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use nanofaas_core::message::{Refused, Reply, ReplyTo};
+use nanofaas_core::registry::Change;
+use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use serde_json::json;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use crate::bridge::Plane;
+use crate::cluster::{Cluster, Denied};
+use crate::object::{FunctionObject, name_of, spec_of};
+use crate::watch::News;
+
+/// How long a change may take; whoever asked for it waits a little longer.
+const CHANGE: Duration = Duration::from_secs(15);
+/// A replacement that others get in the way of is tried so often.
+const CONFLICTS_MAX: u32 = 5;
+
+/// What a plane thinks of an object as it was at its last look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Accepted,
+    /// What the API would have said.
+    Rejected(String),
+}
+
+/// An object that was looked at.
+pub(crate) struct Known {
+    uid: String,
+    pub(crate) generation: i64,
+    pub(crate) verdict: Verdict,
+    /// In which of the listings it was last heard of.
+    listing: u64,
+    /// The object's own status, as it was last seen or written.
+    pub(crate) status: Option<crate::object::FunctionStatus>,
+}
+
+#[cfg(test)]
+impl Known {
+    pub(crate) fn for_test(
+        generation: i64,
+        verdict: Verdict,
+        status: Option<crate::object::FunctionStatus>,
+    ) -> Self {
+        Self {
+            uid: String::new(),
+            generation,
+            verdict,
+            listing: 0,
+            status,
+        }
+    }
+}
+
+/// A change that is being written, and what has to wait for it.
+#[derive(Default)]
+struct Writing {
+    /// What the watch said meanwhile, in order.
+    heard: Vec<News<FunctionObject>>,
+    /// Changes of the same function.
+    next: VecDeque<(Change, ReplyTo)>,
+}
+
+/// The functions of the cluster.
+#[derive(Default)]
+pub(crate) struct Functions {
+    known: RefCell<HashMap<String, Known>>,
+    writing: RefCell<HashMap<Arc<str>, Writing>>,
+    /// Objects that this plane deleted: news of them may still be on the way.
+    deleted: RefCell<HashSet<String>>,
+    listing: Cell<u64>,
+    pub(crate) is_listed: Cell<bool>,
+    /// Whose status may have to be written.
+    pub(crate) changed: RefCell<HashSet<String>>,
+}
+
+impl Functions {
+    /// Its status has to be looked at.
+    pub(crate) fn is_changed(&self, name: &str) {
+        if self.known.borrow().contains_key(name) {
+            self.changed.borrow_mut().insert(name.to_owned());
+        }
+    }
+
+    /// Reads or changes what is known of an object.
+    pub(crate) fn with<T>(&self, name: &str, act: impl FnOnce(&mut Known) -> T) -> Option<T> {
+        self.known.borrow_mut().get_mut(name).map(act)
+    }
+}
+
+/// What the watch says.
+pub(crate) fn hear(plane: &Plane, news: News<FunctionObject>) {
+    let functions = &plane.functions;
+    match news {
+        News::Listing => functions.listing.set(functions.listing.get() + 1),
+        News::There(object) => hear_of(plane, News::There(object)),
+        News::Gone(object) => hear_of(plane, News::Gone(object)),
+        News::Listed(names) => {
+            let listing = functions.listing.get();
+            let known = functions.known.borrow();
+            let is_missing =
+                |name: &str, known: &Known| known.listing < listing && !names.contains(name);
+            let missing = known.iter().filter(|(name, known)| is_missing(name, known));
+            let missing: Vec<String> = missing.map(|(name, _)| name.clone()).collect();
+            drop(known);
+            missing.iter().for_each(|name| forget(plane, name));
+            functions.is_listed.set(true);
+            plane.progress.notify_one();
+        }
+    }
+}
+
+fn hear_of(plane: &Plane, news: News<FunctionObject>) {
+    let (News::There(object) | News::Gone(object)) = &news else {
+        return;
+    };
+    if let Some(writing) = plane.functions.writing.borrow_mut().get_mut(object.name()) {
+        writing.heard.push(news);
+        return;
+    }
+    if let News::There(object) = &news
+        && !object.is_going()
+    {
+        take(plane, object);
+    } else {
+        let uid = object.uid().to_owned();
+        plane.functions.deleted.borrow_mut().remove(&uid);
+        let is_same = plane
+            .functions
+            .with(object.name(), |known| known.uid == uid);
+        if is_same == Some(true) {
+            forget(plane, object.name());
+        }
+    }
+}
+
+/// Looks at an object; the table follows where it says something new and valid.
+fn take(plane: &Plane, object: &FunctionObject) {
+    let functions = &plane.functions;
+    if functions.deleted.borrow().contains(object.uid()) {
+        return;
+    }
+    let (name, listing) = (object.name(), functions.listing.get());
+    let is_known = functions.with(name, |known| {
+        known.listing = listing;
+        let is_same = known.uid == object.uid();
+        if is_same && known.generation == object.generation() {
+            known.status.clone_from(&object.status);
+        }
+        is_same && known.generation >= object.generation()
+    });
+    if is_known == Some(true) {
+        return;
+    }
+    let verdict = match judge(plane, object) {
+        Ok(draft) => {
+            if let Some(draft) = draft {
+                let change = Change::Register {
+                    draft: Box::new(draft),
+                    replace: true,
+                };
+                plane.say(|desk| desk.apply(change, None));
+            }
+            Verdict::Accepted
+        }
+        Err(refused) => {
+            let why = refusal(&refused);
+            tracing::warn!(function = name, "the Function is not accepted: {why}");
+            Verdict::Rejected(why)
+        }
+    };
+    note(plane, object, verdict);
+}
+
+fn note(plane: &Plane, object: &FunctionObject, verdict: Verdict) {
+    let known = Known {
+        uid: object.uid().to_owned(),
+        generation: object.generation(),
+        verdict,
+        listing: plane.functions.listing.get(),
+        status: object.status.clone(),
+    };
+    let name = object.name().to_owned();
+    plane.functions.known.borrow_mut().insert(name, known);
+    plane.functions.is_changed(object.name());
+}
+
+/// The draft to register, none where the table has just that; or what is wrong with it.
+fn judge(plane: &Plane, object: &FunctionObject) -> Result<Option<FunctionDraft>, Refused> {
+    let draft = object
+        .draft()
+        .map_err(|fault| Refused::Invalid(vec![fault]))?;
+    let differs = plane.say(|desk| desk.differs(&draft))?;
+    Ok(differs.then_some(draft))
+}
+
+/// The object is gone, and with it the function.
+fn forget(plane: &Plane, name: &str) {
+    plane.functions.known.borrow_mut().remove(name);
+    plane.functions.changed.borrow_mut().remove(name);
+    let name: Arc<str> = name.into();
+    plane.say(|desk| {
+        if desk.functions().contains_key(&name) {
+            desk.apply(Change::Remove { name }, None);
+        }
+    });
+}
+
+/// A refusal in the API's words.
+fn refusal(refused: &Refused) -> String {
+    match refused {
+        Refused::Invalid(faults) => {
+            let faults = faults.iter().map(ToString::to_string);
+            faults.collect::<Vec<_>>().join("; ")
+        }
+        Refused::TooMany => "the table of functions is full".to_owned(),
+        Refused::Unavailable(why) => why.clone(),
+        Refused::NotFound | Refused::Exists | Refused::Forbidden => "it was refused".to_owned(),
+    }
+}
+
+/// A change that a client asked for: one at a time for each function.
+pub(crate) fn change(plane: &Rc<Plane>, change: Change, reply: ReplyTo) {
+    let name = match &change {
+        Change::Register { draft, .. } => name_of(draft),
+        Change::Remove { name } | Change::Scale { name, .. } => name.clone(),
+    };
+    let mut writing = plane.functions.writing.borrow_mut();
+    if let Some(writing) = writing.get_mut(&name) {
+        writing.next.push_back((change, reply));
+        return;
+    }
+    writing.insert(name.clone(), Writing::default());
+    let plane = plane.clone();
+    spawn_local(async move { write_all(&plane, name, change, reply).await });
+}
+
+/// Writes a change, and whatever else is wanted of the same function meanwhile.
+async fn write_all(plane: &Rc<Plane>, name: Arc<str>, change: Change, reply: ReplyTo) {
+    let mut next = Some((change, reply));
+    while let Some((change, reply)) = next {
+        match change {
+            Change::Register { draft, replace } => {
+                let written = register(&plane.cluster, &name, &draft, replace).await;
+                registered(plane, written, draft, replace, reply);
+            }
+            Change::Scale { replicas, .. } => {
+                let written = scale(&plane.cluster, &name, replicas).await;
+                let name = name.clone();
+                let change = Change::Scale { name, replicas };
+                made(plane, written, change, reply);
+            }
+            Change::Remove { .. } => match remove(&plane.cluster, &name).await {
+                Ok(uid) => removed(plane, &name, uid, reply),
+                Err(refused) => plane.say(|desk| desk.reply(reply, Reply::Refused(refused))),
+            },
+        }
+        let mut writing = plane.functions.writing.borrow_mut();
+        let waiting = writing.get_mut(&name);
+        next = waiting.and_then(|writing| writing.next.pop_front());
+    }
+    let writing = plane.functions.writing.borrow_mut().remove(&name);
+    for news in writing.into_iter().flat_map(|writing| writing.heard) {
+        hear_of(plane, news);
+    }
+}
+
+fn registered(
+    plane: &Plane,
+    written: Result<FunctionObject, Refused>,
+    draft: Box<FunctionDraft>,
+    replace: bool,
+    reply: ReplyTo,
+) {
+    // The table may know a function of that name whose removal is still on its way here.
+    let replace = replace || written.is_ok();
+    made(plane, written, Change::Register { draft, replace }, reply);
+}
+
+/// A change was written, or not: the table follows and the client hears of it.
+fn made(plane: &Plane, written: Result<FunctionObject, Refused>, change: Change, reply: ReplyTo) {
+    match written {
+        Ok(object) => {
+            plane.say(|desk| desk.apply(change, Some(reply)));
+            note(plane, &object, Verdict::Accepted);
+        }
+        Err(refused) => plane.say(|desk| desk.reply(reply, Reply::Refused(refused))),
+    }
+}
+
+fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) {
+    let functions = &plane.functions;
+    let known = functions.known.borrow_mut().remove(&**name);
+    functions.changed.borrow_mut().remove(&**name);
+    let uid = known.map(|known| known.uid).or(uid);
+    functions.deleted.borrow_mut().extend(uid);
+    let name = name.clone();
+    plane.say(|desk| {
+        if desk.functions().contains_key(&name) {
+            desk.apply(Change::Remove { name }, Some(reply));
+        } else {
+            // It was never accepted, so the table does not know it.
+            desk.reply(reply, Reply::Removed);
+        }
+    });
+}
+
+fn until() -> Instant {
+    Instant::now() + CHANGE
+}
+
+async fn register(
+    cluster: &Cluster,
+    name: &str,
+    draft: &FunctionDraft,
+    replace: bool,
+) -> Result<FunctionObject, Refused> {
+    let until = until();
+    let api = cluster.api::<FunctionObject>();
+    let parameters = PostParams::default();
+    let object = FunctionObject::of(name, draft);
+    for _ in 0..CONFLICTS_MAX {
+        if replace {
+            let found = cluster.ask(until, async |_| api.get(name).await).await;
+            match found {
+                Ok(mut found) => {
+                    found.spec = spec_of(draft);
+                    let put = async |_| api.replace(name, &parameters, &found).await;
+                    match cluster.change(until, put).await {
+                        Err(denied) if matches!(denied.code(), 404 | 409) => continue,
+                        put => return put.map_err(refused),
+                    }
+                }
+                Err(denied) if denied.code() == 404 => {}
+                Err(denied) => return Err(refused(denied)),
+            }
+        }
+        let post = async |is_doubtful| match api.create(&parameters, &object).await {
+            // It may be our own, whose answer got lost.
+            Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
+                let there = api.get(name).await?;
+                if there.spec == object.spec {
+                    return Ok(there);
+                }
+                Err(kube::Error::Api(status))
+            }
+            other => other,
+        };
+        match cluster.change(until, post).await {
+            Err(denied) if denied.code() == 409 && replace => {}
+            Err(denied) if denied.code() == 409 => return Err(Refused::Exists),
+            post => return post.map_err(refused),
+        }
+    }
+    let why = "others keep changing the same Function; try again";
+    Err(Refused::Unavailable(why.to_owned()))
+}
+
+async fn scale(cluster: &Cluster, name: &str, replicas: u32) -> Result<FunctionObject, Refused> {
+    let api = cluster.api::<FunctionObject>();
+    let patch = Patch::Merge(json!({"spec": {"scalingConfig": {"minReplicas": replicas}}}));
+    let parameters = PatchParams::default();
+    let write = async |_| api.patch(name, &parameters, &patch).await;
+    cluster.change(until(), write).await.map_err(refused)
+}
+
+/// Deletes the object; its uid where the server says it.
+async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, Refused> {
+    let api = cluster.api::<FunctionObject>();
+    let parameters = DeleteParams::background();
+    let delete = async |is_doubtful| match api.delete(name, &parameters).await {
+        Err(kube::Error::Api(status)) if is_doubtful && status.code == 404 => Ok(None),
+        Ok(answer) => Ok(answer.either(
+            |object| object.metadata.uid,
+            |status| status.details.map(|details| details.uid),
+        )),
+        Err(error) => Err(error),
+    };
+    let uid = cluster.change(until(), delete).await.map_err(refused)?;
+    Ok(uid.filter(|uid| !uid.is_empty()))
+}
+
+/// What a client hears of a request that the cluster did not take.
+fn refused(denied: Denied) -> Refused {
+    match denied.code() {
+        404 => Refused::NotFound,
+        400 | 413 | 422 => Refused::Invalid(vec![FieldFault::new("function", denied.message())]),
+        _ => Refused::Unavailable(denied.message()),
+    }
+}
+
+/// Writes the functions that the plane was started with, where the cluster has none of the name.
+pub(crate) async fn seed(plane: &Plane) {
+    for draft in &plane.config.functions {
+        let name = name_of(draft);
+        if plane.functions.known.borrow().contains_key(&*name) {
+            tracing::info!(function = %name, "the cluster has this function; its file is not read");
+            continue;
+        }
+        match register(&plane.cluster, &name, draft, false).await {
+            Ok(object) => take(plane, &object),
+            Err(Refused::Exists) => {}
+            Err(refused) => {
+                let why = refusal(&refused);
+                tracing::error!(function = %name, "it is not registered: {why}");
+            }
+        }
+    }
+}

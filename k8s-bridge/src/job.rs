@@ -1,0 +1,416 @@
+//! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
+//! It never learns the result; the io thread that owns the call does, and says when it is over.
+//! What it decides it decides from the pod: a Job's conditions come at other times in other
+//! releases.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job as JobObject;
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::id::pod_name;
+use nanofaas_core::message::{JobStart, Message, ReadyStamps};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::CallRef;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::backoff::random;
+use crate::bridge::Plane;
+use crate::cluster::Denied;
+use crate::podspec::{
+    self, ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
+    Parts,
+};
+use crate::seen::{Ended, Seen};
+
+/// How long the container of an answered attempt may take to end by itself.
+const STOP: Duration = Duration::from_secs(5);
+/// How long the container of any other attempt that is over has, in seconds.
+const STOP_S: u32 = 2;
+/// How far the io thread's word may be behind the end of a container that exited with status 0.
+const WORD_BEHIND: Duration = Duration::from_millis(500);
+/// The io thread ends a call at its deadline; a Job so much older was forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// The cluster's own backstop comes this much after the deadline, in seconds.
+const BACKSTOP_S: u64 = 30;
+/// How long a Job may be without a pod before its controller's words are looked up; doubling.
+const PODLESS: Duration = Duration::from_secs(1);
+/// How long that look-up may take.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Which attempt.
+pub(crate) type JobKey = (CallRef, u32);
+
+/// A Job as everybody but its own task sees it.
+pub(crate) struct Job {
+    pub(crate) name: String,
+    pub(crate) start: Box<JobStart>,
+    wanted_ns: u64,
+    bell: Notify,
+    /// The name of its pod, once that was seen.
+    pod: RefCell<Option<String>>,
+    seen: RefCell<Seen>,
+    is_gone: Cell<bool>,
+    was_created: Cell<bool>,
+    /// The io thread needs to hear nothing more.
+    is_over: Cell<bool>,
+    stop: Cell<bool>,
+    stamps: Cell<Option<ReadyStamps>>,
+}
+
+/// All Jobs that run.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    by_key: HashMap<JobKey, Rc<Job>>,
+    by_name: HashMap<String, JobKey>,
+}
+
+impl Jobs {
+    /// Adds one; the earlier one of the same attempt, if there is any.
+    pub(crate) fn add(&mut self, job: &Rc<Job>) -> Option<Rc<Job>> {
+        self.by_name.insert(job.name.clone(), job.key());
+        self.by_key.insert(job.key(), job.clone())
+    }
+
+    fn remove(&mut self, job: &Job) {
+        self.by_name.remove(&job.name);
+        self.by_key.remove(&job.key());
+    }
+
+    pub(crate) fn get(&self, key: JobKey) -> Option<&Rc<Job>> {
+        self.by_key.get(&key)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&Rc<Job>> {
+        self.by_key.get(self.by_name.get(name)?)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Rc<Job>> {
+        self.by_key.values().cloned().collect()
+    }
+}
+
+impl Job {
+    pub(crate) fn new(start: Box<JobStart>, wanted_ns: u64) -> Self {
+        Self {
+            // Longer than a pod's, since there are many more of them; 63 characters at the most,
+            // as its pods carry it as a label.
+            name: pod_name::<9>(start.function.name(), random()),
+            start,
+            wanted_ns,
+            bell: Notify::new(),
+            pod: RefCell::default(),
+            seen: RefCell::default(),
+            is_gone: Cell::new(false),
+            was_created: Cell::new(false),
+            is_over: Cell::new(false),
+            stop: Cell::new(false),
+            stamps: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn key(&self) -> JobKey {
+        (self.start.call, self.start.attempt)
+    }
+
+    /// The attempt is over; its runtime may have said how it came up.
+    pub(crate) fn stop(&self, stamps: Option<ReadyStamps>) {
+        self.stamps.set(stamps);
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    /// The cluster showed its pod.
+    pub(crate) fn see(&self, plane: &Plane, pod: String, seen: Seen) {
+        self.pod.replace(Some(pod));
+        for (phase, is_reached) in [
+            (Phase::Scheduled, seen.scheduled),
+            (Phase::Address, seen.address.is_some()),
+            (Phase::Running, seen.running_since_ms.is_some()),
+        ] {
+            if is_reached {
+                plane.reached(&self.start.function, &self.name, phase);
+            }
+        }
+        self.seen.replace(seen);
+        self.bell.notify_one();
+    }
+
+    /// The cluster has its pod no more.
+    pub(crate) fn is_no_more(&self) {
+        self.is_gone.set(true);
+        self.bell.notify_one();
+    }
+
+    /// The cluster listed its pods: one that was there and is missing is gone.
+    pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
+        let pod = self.pod.borrow();
+        if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
+            self.is_no_more();
+        }
+    }
+
+    fn has_pod(&self) -> bool {
+        self.pod.borrow().is_some()
+    }
+
+    /// From its start to its end; everything is told on the way. It goes on where it was when the
+    /// bridge was built anew in between.
+    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
+        let function = self.start.function.name();
+        if !self.is_over.get() {
+            let ended = self.run(&plane).await;
+            self.is_over.set(true);
+            if let Some((failure, oom)) = ended {
+                self.tell_end(&plane, failure, oom);
+            }
+        }
+        if let Some(stamps) = self.stamps.get() {
+            plane.say(|desk| desk.starts.stamped(function, &self.name, stamps));
+            self.wait_for_exit().await;
+        }
+        plane.cluster.delete::<JobObject>(&self.name, None).await;
+        // The collector would give a call that nobody waits for all of its function's grace. Not
+        // before its Job is gone: that one's controller might make another pod.
+        let pod = self.pod.borrow().clone();
+        if let Some(pod) = pod.filter(|_| !self.has_exited()) {
+            plane.cluster.delete::<PodObject>(&pod, Some(STOP_S)).await;
+        }
+        plane.memory.jobs.borrow_mut().remove(&self);
+    }
+
+    fn tell_end(&self, plane: &Plane, failure: Failure, oom: bool) {
+        let (call, attempt) = self.key();
+        let function = self.start.function.name();
+        let (id, why) = (&self.start.execution_id, failure.message());
+        tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
+        plane.say(|desk| {
+            if let Failure::ColdStart(why) = &failure {
+                desk.starts.failed(function, &self.name, why.clone());
+            }
+            let ended = Message::JobEnded {
+                call,
+                attempt,
+                failure,
+                oom,
+            };
+            desk.tell(call.thread, ended);
+        });
+    }
+
+    fn has_exited(&self) -> bool {
+        self.is_gone.get() || self.seen.borrow().ended.is_some()
+    }
+
+    /// An answered call's container is about to exit; deleting its Job would kill it.
+    async fn wait_for_exit(&self) {
+        let until = Instant::now() + STOP;
+        while !self.has_exited() {
+            if timeout_at(until, self.bell.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The failure, unless the attempt was over before its pod was.
+    async fn run(&self, plane: &Rc<Plane>) -> Option<(Failure, bool)> {
+        let begun = Instant::now();
+        let start_by = begun + plane.config.start_timeout;
+        let left = Duration::from_millis(self.start.deadline_ms);
+        if !self.was_created.get() {
+            let function = self.start.function.name();
+            plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+            if let Err(failure) = self.create(plane, start_by.min(begun + left)).await {
+                return (!self.stop.get()).then_some((failure, false));
+            }
+            self.was_created.set(true);
+        }
+        let over = self
+            .running(plane, start_by, begun + left + FORGOTTEN)
+            .await;
+        let failure = match over {
+            Over::Stopped => return None,
+            Over::NotStarted(why) => (Failure::ColdStart(why.into()), false),
+            Over::Lost(why) => (Failure::PodLost(why.into()), false),
+            Over::Ended(ended) if ended.well && self.is_stopped_soon().await => return None,
+            Over::Ended(ended) => {
+                let why = format!("the call's pod gave no result: {}", ended.message);
+                (Failure::PodLost(why.into()), ended.oom)
+            }
+        };
+        (!self.stop.get()).then_some(failure)
+    }
+
+    async fn create(&self, plane: &Rc<Plane>, until: Instant) -> Result<(), Failure> {
+        let object = self.object(plane);
+        let object: JobObject = serde_json::from_value(object).map_err(|error| {
+            Failure::ColdStart(format!("podTemplate does not make a pod: {error}").into())
+        })?;
+        let created = plane.cluster.create(&object, until).await;
+        created.map_err(|denied| {
+            let why = denied.message();
+            Failure::ColdStart(match denied {
+                Denied::Refused(_) => format!("the Job was refused: {why}").into(),
+                Denied::Unreachable(_) => format!("the Job could not be created: {why}").into(),
+            })
+        })?;
+        plane.reached(&self.start.function, &self.name, Phase::Created);
+        Ok(())
+    }
+
+    fn object(&self, plane: &Plane) -> Value {
+        let start = &self.start;
+        let mut labels = BTreeMap::from([
+            (LABEL_KIND, "job".to_owned()),
+            (LABEL_EXECUTION, start.execution_id.to_string()),
+            (LABEL_JOB, self.name.clone()),
+        ]);
+        let identity = plane.identity();
+        if let Some(own) = &identity {
+            labels.insert(LABEL_INSTANCE, own.instance.clone());
+        }
+        let trace = start.trace_id.as_deref();
+        let annotations = trace.map(|id| (ANNOTATION_TRACE, id.to_owned()));
+        let parts = Parts {
+            labels,
+            annotations: annotations.into_iter().collect(),
+            env: self.env(&plane.config.callback_base),
+            expanded_env: Vec::new(),
+        };
+        let template = podspec::template(&start.function, &parts);
+        let mut labels = template["metadata"]["labels"].clone();
+        labels[LABEL_FUNCTION] = json!(start.function.name());
+        let mut job = json!({
+            "metadata": {
+                "name": self.name,
+                "labels": labels,
+                "annotations": template["metadata"]["annotations"],
+            },
+            "spec": {
+                "backoffLimit": 0,
+                "activeDeadlineSeconds": start.deadline_ms.div_ceil(1000) + BACKSTOP_S,
+                "template": template,
+            },
+        });
+        if let Some(owner) = identity.and_then(|own| own.pod.clone()) {
+            job["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        job
+    }
+
+    fn env(&self, base: &str) -> Vec<(&'static str, String)> {
+        let start = &self.start;
+        let callback = format!("{base}/v1/internal/{}/executions", start.token);
+        let timeout_ms = u64::from(start.function.spec.timeout_ms).min(start.deadline_ms);
+        let mut env = vec![
+            ("EXECUTION_ID", start.execution_id.to_string()),
+            ("DISPATCH_ATTEMPT", start.attempt.to_string()),
+            ("TIMEOUT_MS", start.deadline_ms.to_string()),
+            ("INVOCATION_TIMEOUT_MS", timeout_ms.to_string()),
+        ];
+        let trace = start.trace_id.as_deref();
+        env.extend(trace.map(|id| ("TRACE_ID", id.to_owned())));
+        env.push(match &start.payload {
+            Some(payload) => ("INVOCATION_PAYLOAD", payload.to_string()),
+            None => {
+                let url = format!("{callback}/{}/input", start.execution_id);
+                ("INVOCATION_PAYLOAD_URL", url)
+            }
+        });
+        env.push(("CALLBACK_URL", callback));
+        env
+    }
+
+    /// Until the attempt or its pod is over.
+    async fn running(&self, plane: &Rc<Plane>, start_by: Instant, until: Instant) -> Over {
+        let mut was_told = false;
+        let mut podless = PODLESS;
+        let mut look_at = Instant::now() + podless;
+        loop {
+            let seen = self.seen.borrow().clone();
+            if let Some(since_ms) = seen.running_since_ms
+                && !std::mem::replace(&mut was_told, true)
+            {
+                self.tell_start(plane, since_ms);
+            }
+            if self.stop.get() {
+                return Over::Stopped;
+            }
+            if let Some(why) = seen.stuck {
+                return Over::NotStarted(why);
+            }
+            if let Some(ended) = seen.ended {
+                return Over::Ended(ended);
+            }
+            if self.is_gone.get() {
+                return Over::Lost("somebody deleted the call's pod".to_owned());
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Over::Lost("the call's pod was forgotten".to_owned());
+            }
+            if now >= start_by && !was_told {
+                let why = seen
+                    .waiting
+                    .unwrap_or_else(|| "it is still starting".to_owned());
+                let limit = plane.config.start_timeout.as_millis();
+                return Over::NotStarted(format!("the pod did not run within {limit} ms: {why}"));
+            }
+            if now >= look_at && !self.has_pod() {
+                if let Some(why) = plane.cluster.refusal_of_job(&self.name, now + LOOK).await {
+                    return Over::NotStarted(why);
+                }
+                podless *= 2;
+                look_at = Instant::now() + podless;
+                continue;
+            }
+            let mut next = if was_told { until } else { until.min(start_by) };
+            if !self.has_pod() {
+                next = next.min(look_at);
+            }
+            let _ = timeout_at(next, self.bell.notified()).await;
+        }
+    }
+
+    /// The kubelet's stamp is whole seconds of another clock: the call gets the rest of its second.
+    fn tell_start(&self, plane: &Plane, since_ms: u64) {
+        let (call, attempt) = self.key();
+        let function = self.start.function.name();
+        let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
+        let at_ns = stamped_ns.max(self.wanted_ns).min(plane.now_ns());
+        plane.say(|desk| {
+            let start = desk.starts.phases(function, &self.name);
+            let started = Message::JobStarted {
+                call,
+                attempt,
+                at_ns,
+                start,
+            };
+            desk.tell(call.thread, started);
+        });
+    }
+
+    /// Whether the word that a result came is only a little behind the container's end.
+    async fn is_stopped_soon(&self) -> bool {
+        let deadline = Instant::now() + WORD_BEHIND;
+        while !self.stop.get() {
+            if timeout_at(deadline, self.bell.notified()).await.is_err() {
+                break;
+            }
+        }
+        self.stop.get()
+    }
+}
+
+enum Over {
+    /// The io thread said so.
+    Stopped,
+    NotStarted(String),
+    Ended(Ended),
+    Lost(String),
+}

@@ -1,0 +1,234 @@
+//! The Lease: one plane acts at a time. It is needed to begin; a holder that cannot renew it goes
+//! on serving but changes nothing, and steps down only when it reads another holder's name.
+//! Times of other machines are never compared with ours: a Lease is stale when it did not change
+//! for its duration as we saw it.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use jiff_0_2::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{ObjectMeta, PostParams};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::Backoff;
+use crate::cluster::{Cluster, Denied};
+
+/// Its name, in the plane's namespace.
+pub(crate) const NAME: &str = "nanofaas";
+/// How long it holds without a renewal.
+const DURATION: Duration = Duration::from_secs(15);
+/// Between two renewals.
+const RENEWAL: Duration = Duration::from_secs(4);
+/// Between two looks at somebody else's.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long one renewal may be tried.
+const TRY: Duration = Duration::from_secs(8);
+/// How long giving it back may take at the end.
+const RELEASE: Duration = Duration::from_secs(3);
+
+/// Whether this plane holds the Lease now. Writer: the task that keeps it.
+#[derive(Default)]
+pub(crate) struct Tenure {
+    until: Cell<Option<Instant>>,
+    renewed: Notify,
+}
+
+impl Tenure {
+    fn renew(&self, asked: Instant) {
+        self.until.set(Some(asked + DURATION));
+        self.renewed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.until.set(None);
+    }
+
+    /// Waits until it is held.
+    pub(crate) async fn is_held(&self) {
+        loop {
+            let renewed = self.renewed.notified();
+            if self.until.get().is_some_and(|until| Instant::now() < until) {
+                return;
+            }
+            renewed.await;
+        }
+    }
+}
+
+/// Waits until the Lease is `holder`'s.
+pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
+    let mut backoff = Backoff::new(LOOK, 4 * LOOK);
+    // Somebody else's Lease as it was when it last changed, and when we saw that.
+    let mut theirs: Option<(String, Instant)> = None;
+    let mut was_told = false;
+    loop {
+        let asked = Instant::now();
+        let wait = match step(cluster, holder, &mut theirs).await {
+            Ok(None) => {
+                cluster.tenure.renew(asked);
+                return;
+            }
+            Ok(Some(other)) => {
+                if !std::mem::replace(&mut was_told, true) {
+                    tracing::info!(holder = other, "another control plane holds the Lease");
+                }
+                backoff.reset();
+                LOOK
+            }
+            Err(denied) => {
+                let why = denied.message();
+                tracing::warn!("the Lease cannot be had: {why}");
+                backoff.wait()
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+/// One try; the name of whoever holds it.
+async fn step(
+    cluster: &Cluster,
+    holder: &str,
+    theirs: &mut Option<(String, Instant)>,
+) -> Result<Option<String>, Denied> {
+    let until = Instant::now() + TRY;
+    let Some(lease) = read(cluster, until).await? else {
+        return match create(cluster, holder, until).await {
+            Err(denied) if denied.code() == 409 => Ok(Some("somebody".to_owned())),
+            other => other.map(|()| None),
+        };
+    };
+    let other = holder_of(&lease);
+    if !other.is_empty() && other != holder {
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        let same = theirs.as_ref().filter(|(seen, _)| *seen == version);
+        let since = same.map_or_else(Instant::now, |(_, since)| *since);
+        *theirs = Some((version, since));
+        if since.elapsed() < DURATION {
+            return Ok(Some(other.to_owned()));
+        }
+    }
+    let other = other.to_owned();
+    match write(cluster, lease, holder, until).await {
+        Err(denied) if denied.code() == 409 => Ok(Some(other)),
+        written => written.map(|()| None),
+    }
+}
+
+/// Keeps the Lease until another holder's name is read in it.
+pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
+    let mut is_late = false;
+    loop {
+        sleep(RENEWAL).await;
+        let asked = Instant::now();
+        match renew(cluster, holder).await {
+            Ok(None) => {
+                cluster.tenure.renew(asked);
+                if std::mem::take(&mut is_late) {
+                    tracing::info!("the Lease is renewed again");
+                }
+            }
+            Ok(Some(other)) => {
+                cluster.tenure.end();
+                return other;
+            }
+            Err(denied) => {
+                if !std::mem::replace(&mut is_late, true) {
+                    let why = denied.message();
+                    tracing::warn!("the Lease cannot be renewed; calls go on: {why}");
+                }
+            }
+        }
+    }
+}
+
+/// Renews it; or the name of whoever has it now.
+async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Denied> {
+    let until = Instant::now() + TRY;
+    let Some(lease) = read(cluster, until).await? else {
+        // Somebody deleted it: it is nobody else's.
+        return create(cluster, holder, until).await.map(|()| None);
+    };
+    let other = holder_of(&lease);
+    if !other.is_empty() && other != holder {
+        return Ok(Some(other.to_owned()));
+    }
+    // A conflict is looked at again at the next renewal.
+    write(cluster, lease, holder, until).await.map(|()| None)
+}
+
+/// Gives it back, so that a successor need not wait.
+pub(crate) async fn release(cluster: &Cluster, holder: &str) {
+    cluster.tenure.end();
+    let until = Instant::now() + RELEASE;
+    if let Ok(Some(lease)) = read(cluster, until).await
+        && holder_of(&lease) == holder
+    {
+        let _ = write(cluster, lease, "", until).await;
+    }
+}
+
+fn holder_of(lease: &Lease) -> &str {
+    let spec = lease.spec.as_ref();
+    let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+    holder.unwrap_or_default()
+}
+
+async fn read(cluster: &Cluster, until: Instant) -> Result<Option<Lease>, Denied> {
+    let api = cluster.api::<Lease>();
+    match cluster.ask(until, async |_| api.get(NAME).await).await {
+        Err(denied) if denied.code() == 404 => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), Denied> {
+    let api = cluster.api::<Lease>();
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(NAME.to_owned()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec(holder, 0)),
+    };
+    let create = async |_| api.create(&PostParams::default(), &lease).await.map(drop);
+    cluster.ask(until, create).await
+}
+
+/// Writes it as it was read, under another holder's name: a change in between is a conflict.
+async fn write(
+    cluster: &Cluster,
+    mut lease: Lease,
+    holder: &str,
+    until: Instant,
+) -> Result<(), Denied> {
+    let old = lease.spec.take().unwrap_or_default();
+    let was_ours = old.holder_identity.as_deref() == Some(holder);
+    let transitions = old.lease_transitions.unwrap_or_default() + i32::from(!was_ours);
+    let mut new = spec(holder, transitions);
+    if was_ours {
+        new.acquire_time = old.acquire_time;
+    }
+    lease.spec = Some(new);
+    let api = cluster.api::<Lease>();
+    let write = async |_| {
+        let parameters = PostParams::default();
+        api.replace(NAME, &parameters, &lease).await.map(drop)
+    };
+    cluster.ask(until, write).await
+}
+
+fn spec(holder: &str, transitions: i32) -> LeaseSpec {
+    let now = MicroTime(Timestamp::now());
+    LeaseSpec {
+        holder_identity: Some(holder.to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: Some(now.clone()),
+        renew_time: Some(now),
+        lease_transitions: Some(transitions),
+        ..LeaseSpec::default()
+    }
+}

@@ -1,0 +1,26 @@
+//! Acts for Kubernetes: Jobs, warm Pods, and the function registry in the cluster.
+//! It never decides how many pods there are (the scheduler does), never touches a call's bytes, and
+//! is never on a warm call's path: with the API server gone, warm calls go on.
+//! The process has a `KubernetesBridge` on the bridge's thread.
+
+mod bridge;
+mod identity;
+mod lease;
+mod adoption;
+
+mod functions;
+mod object;
+mod status;
+
+mod pods;
+mod warm;
+mod job;
+mod podspec;
+mod seen;
+mod health;
+
+mod cluster;
+mod watch;
+mod backoff;
+
+pub use bridge::{KubernetesBridge, KubernetesConfig, Memory, OpenError};

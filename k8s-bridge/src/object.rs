@@ -1,0 +1,192 @@
+//! The `Function` object in the cluster (`functions.nanofaas.io`, v1): how it is read into a draft,
+//! how a draft is written as one, and its status. It checks no field; the table's registry does.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use kube::Resource;
+use kube::core::NamespaceResourceScope;
+use nanofaas_core::spec::{API_VERSION, FieldFault, FunctionDraft, KIND};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+pub(crate) const GROUP: &str = "nanofaas.io";
+pub(crate) const VERSION: &str = "v1";
+pub(crate) const PLURAL: &str = "functions";
+
+/// A function as the API server keeps it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct FunctionObject {
+    #[serde(default)]
+    pub(crate) api_version: Word<0>,
+    #[serde(default)]
+    pub(crate) kind: Word<1>,
+    #[serde(default)]
+    pub(crate) metadata: ObjectMeta,
+    /// As somebody wrote it.
+    #[serde(default)]
+    pub(crate) spec: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) status: Option<FunctionStatus>,
+}
+
+/// `apiVersion` and `kind`, which every object of the type has and lists leave out.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(from = "serde::de::IgnoredAny")]
+pub(crate) struct Word<const KIND: u8>;
+
+impl<const N: u8> From<serde::de::IgnoredAny> for Word<N> {
+    fn from(_: serde::de::IgnoredAny) -> Self {
+        Self
+    }
+}
+
+impl<const N: u8> Serialize for Word<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if N == 0 { API_VERSION } else { KIND })
+    }
+}
+
+/// What the plane says of a function.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct FunctionStatus {
+    pub(crate) conditions: Vec<Condition>,
+    pub(crate) ready_pods: u32,
+    pub(crate) observed_generation: i64,
+}
+
+impl Resource for FunctionObject {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        KIND.into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        GROUP.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        VERSION.into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl FunctionObject {
+    /// A new object for a draft.
+    pub(crate) fn of(name: &str, draft: &FunctionDraft) -> Self {
+        Self {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: spec_of(draft),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn generation(&self) -> i64 {
+        self.metadata.generation.unwrap_or_default()
+    }
+
+    /// Whether it is about to go: somebody's finalizer may keep it a while.
+    pub(crate) const fn is_going(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// What it says, unchecked.
+    pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldFault> {
+        let object = json!({
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": self.name()},
+            "spec": self.spec,
+        });
+        // A value nested too deep is the one thing that no draft can hold.
+        serde_json::from_value(object)
+            .map_err(|error| FieldFault::new("spec", format!("cannot be taken: {error}")))
+    }
+}
+
+/// A draft's fields as the object's `spec`: without its name, which is the object's own, and
+/// without nulls, which mean the same as absent here and are a fault to the API server.
+pub(crate) fn spec_of(draft: &FunctionDraft) -> Map<String, Value> {
+    let fields = serde_json::to_value(draft).unwrap_or_default();
+    let Value::Object(mut fields) = fields else {
+        return Map::new();
+    };
+    fields.remove("name");
+    let template = fields
+        .remove("podTemplate")
+        .filter(|value| !value.is_null());
+    drop_nulls(&mut fields);
+    fields.extend(template.map(|template| ("podTemplate".to_owned(), template)));
+    fields
+}
+
+fn drop_nulls(fields: &mut Map<String, Value>) {
+    fields.retain(|_, value| !value.is_null());
+    for value in fields.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_nulls(inner);
+        }
+    }
+}
+
+/// The name as the table keys it.
+pub(crate) fn name_of(draft: &FunctionDraft) -> Arc<str> {
+    draft.name().unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_comes_back_from_its_object_without_nulls() {
+        let draft: FunctionDraft = serde_json::from_value(json!({
+            "name": "echo", "image": "i", "timeoutMs": null, "env": {"A": "b"},
+            "scalingConfig": {"minReplicas": 2, "maxReplicas": null},
+            "podTemplate": {"spec": {"nodeSelector": null}},
+        }))
+        .expect("a draft");
+        let object = FunctionObject::of("echo", &draft);
+        let written = serde_json::to_value(&object).expect("JSON");
+        let spec = json!({
+            "image": "i", "env": {"A": "b"}, "scalingConfig": {"minReplicas": 2},
+            "podTemplate": {"spec": {"nodeSelector": null}},
+        });
+        let whole = json!({
+            "apiVersion": "nanofaas.io/v1", "kind": "Function",
+            "metadata": {"name": "echo"}, "spec": spec,
+        });
+        assert_eq!(written, whole);
+        let read: FunctionObject = serde_json::from_value(written).expect("an object");
+        let back = read.draft().expect("a draft");
+        assert_eq!(back.name(), Some("echo"));
+        assert_eq!(Value::Object(spec_of(&back)), spec);
+    }
+}

@@ -1,0 +1,127 @@
+//! The pods of the cluster that are ours: what the watch shows reaches the task of each. A warm pod
+//! that nobody here knows is deleted, once it is certain that nobody will.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use nanofaas_core::ticket::PodRef;
+use tokio::task::spawn_local;
+
+use crate::bridge::{Plane, Stage};
+use crate::podspec::{LABEL_JOB, LABEL_KIND};
+use crate::seen::Seen;
+use crate::warm::Pod;
+use crate::watch::News;
+
+/// Warm pods by place and by name.
+#[derive(Default)]
+pub(crate) struct Pods {
+    by_place: HashMap<PodRef, Rc<Pod>>,
+    by_name: HashMap<String, Rc<Pod>>,
+}
+
+impl Pods {
+    pub(crate) fn add(&mut self, pod: &Rc<Pod>) {
+        self.by_place.insert(pod.place, pod.clone());
+        self.by_name.insert(pod.name.clone(), pod.clone());
+    }
+
+    pub(crate) fn remove(&mut self, pod: &Pod) {
+        self.by_place.remove(&pod.place);
+        self.by_name.remove(&pod.name);
+    }
+
+    pub(crate) fn at(&self, place: PodRef) -> Option<Rc<Pod>> {
+        self.by_place.get(&place).cloned()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Rc<Pod>> {
+        self.by_name.get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Rc<Pod>> {
+        self.by_place.values().cloned().collect()
+    }
+
+    /// Pods of a function that take calls.
+    pub(crate) fn ready(&self, function: &str) -> u32 {
+        let of = |pod: &&Rc<Pod>| pod.is_up.get() && &**pod.function.name() == function;
+        let count = self.by_place.values().filter(of).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+}
+
+fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
+    let labels = object.metadata.labels.as_ref()?;
+    labels.get(name).map(String::as_str)
+}
+
+/// What the watch says.
+pub(crate) fn hear(plane: &Rc<Plane>, news: News<PodObject>) {
+    match news {
+        News::Listing => plane.listing.set(plane.listing.get() + 1),
+        News::There(object) => there(plane, object),
+        News::Gone(object) => gone(plane, &object),
+        News::Listed(names) => {
+            let listing = plane.listing.get();
+            for pod in plane.memory.pods.borrow().all() {
+                // One that was created since the list began need not be in it.
+                if pod.since_listing.get() < listing && !names.contains(&pod.name) {
+                    pod.is_no_more();
+                }
+            }
+            for job in plane.memory.jobs.borrow().all() {
+                job.look_for_pod(&names);
+            }
+            plane.pods_listed.set(true);
+            plane.progress.notify_one();
+        }
+    }
+}
+
+fn there(plane: &Rc<Plane>, object: PodObject) {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    if label(&object, LABEL_KIND) == Some("job") {
+        let job = label(&object, LABEL_JOB).unwrap_or_default();
+        if let Some(job) = plane.memory.jobs.borrow().named(job) {
+            job.see(plane, name, Seen::of(&object));
+        }
+        return;
+    }
+    let known = plane.memory.pods.borrow().named(&name);
+    if let Some(pod) = known {
+        pod.see(plane, Seen::of(&object));
+    } else if plane.stage.get() == Stage::Acting {
+        if object.metadata.deletion_timestamp.is_none() {
+            stray(plane, name);
+        }
+    } else {
+        plane.adoption.borrow_mut().find(name, object);
+    }
+}
+
+fn gone(plane: &Plane, object: &PodObject) {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    if label(object, LABEL_KIND) == Some("job") {
+        let job = label(object, LABEL_JOB).unwrap_or_default();
+        if let Some(job) = plane.memory.jobs.borrow().named(job) {
+            job.see(plane, name.to_owned(), Seen::of(object));
+            job.is_no_more();
+        }
+        return;
+    }
+    plane.adoption.borrow_mut().lose(name);
+    let known = plane.memory.pods.borrow().named(name);
+    if let Some(pod) = known {
+        pod.see(plane, Seen::of(object));
+        pod.is_no_more();
+    }
+}
+
+/// A pod whose creation nobody heard of, or whose function is gone.
+pub(crate) fn stray(plane: &Rc<Plane>, name: String) {
+    tracing::info!(pod = name, "a pod that no function has is deleted");
+    let plane = plane.clone();
+    spawn_local(async move { plane.cluster.delete::<PodObject>(&name, None).await });
+}

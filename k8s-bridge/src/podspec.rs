@@ -1,0 +1,299 @@
+//! The Pod that runs a function's calls, made from its spec: what WARM pods and Jobs share, and
+//! the user's `podTemplate` merged over it. It creates nothing.
+
+use std::collections::BTreeMap;
+
+use nanofaas_core::function::Function;
+use nanofaas_core::spec::{Platform, SpecFields};
+use serde_json::{Map, Value, json};
+
+/// The container that runs the function.
+pub(crate) const CONTAINER: &str = "function";
+/// Where a pod listens.
+pub(crate) const PORT: u16 = 8080;
+
+/// On the control plane's own pods, and on no other.
+const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
+/// On everything that the platform makes.
+pub(crate) const LABEL_APP: (&str, &str) = ("app", "nanofaas");
+pub(crate) const LABEL_FUNCTION: &str = "nanofaas.io/function";
+/// `warm` or `job`.
+pub(crate) const LABEL_KIND: &str = "nanofaas.io/kind";
+pub(crate) const LABEL_EXECUTION: &str = "nanofaas.io/execution";
+/// The process that made a Job.
+pub(crate) const LABEL_INSTANCE: &str = "nanofaas.io/instance";
+/// The Job that a pod is of.
+pub(crate) const LABEL_JOB: &str = "nanofaas.io/job";
+/// What a pod was made from: another one has to be replaced.
+pub(crate) const ANNOTATION_SHAPE: &str = "nanofaas.io/shape";
+pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
+
+/// Which pods and Jobs are ours, for lists and watches.
+pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
+
+/// What differs from pod to pod of a function.
+pub(crate) struct Parts {
+    pub(crate) labels: BTreeMap<&'static str, String>,
+    pub(crate) annotations: BTreeMap<&'static str, String>,
+    /// Goes over the function's own variables; values are taken as they are.
+    pub(crate) env: Vec<(&'static str, String)>,
+    /// The same, but Kubernetes puts variables in: `$(NAME)`.
+    pub(crate) expanded_env: Vec<(&'static str, String)>,
+}
+
+/// The shape of a function's pods, as pods carry it.
+pub(crate) fn shape(spec: &SpecFields) -> String {
+    format!("{:016x}", spec.shape_hash(Platform::Kubernetes))
+}
+
+/// `metadata` (labels and annotations) and `spec` of the pod.
+pub(crate) fn template(function: &Function, parts: &Parts) -> Value {
+    let spec = &function.spec;
+    let mut template = json!({
+        "metadata": {},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": spec.grace_s(),
+            "containers": [container(spec)],
+        },
+    });
+    if !spec.image_pull_secrets.is_empty() {
+        let secrets = spec.image_pull_secrets.iter();
+        let secrets: Vec<Value> = secrets.map(|name| json!({"name": name})).collect();
+        template["spec"]["imagePullSecrets"] = secrets.into();
+    }
+    if let Some(over) = &spec.pod_template {
+        let over = serde_json::to_value(over).unwrap_or_default();
+        merge(&mut template, over);
+    }
+    ours(&mut template, function, parts);
+    template
+}
+
+fn container(spec: &SpecFields) -> Value {
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": spec.image,
+        "imagePullPolicy": spec.image_pull_policy,
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        // The last lines of its log say why it ended.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    });
+    if !spec.command.is_empty() {
+        let words: Vec<String> = spec.command.iter().map(|word| literal(word)).collect();
+        container["command"] = words.into();
+    }
+    let env = spec.env.iter();
+    let env: Vec<Value> = env.map(|(name, value)| variable(name, value)).collect();
+    container["env"] = env.into();
+    let mut requests = Map::new();
+    let mut limits = Map::new();
+    if let Some(cpu) = &spec.resources.cpu {
+        requests.insert("cpu".into(), cpu.as_str().into());
+    }
+    if let Some(memory) = &spec.resources.memory {
+        requests.insert("memory".into(), memory.as_str().into());
+        limits.insert("memory".into(), memory.as_str().into());
+    }
+    container["resources"] = json!({"requests": requests, "limits": limits});
+    container
+}
+
+fn variable(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": literal(value)})
+}
+
+/// Kubernetes would put variables in for `$(NAME)`; a function's own text stays what it is.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// What no template may change: whose pod it is, and what the platform tells it.
+fn ours(template: &mut Value, function: &Function, parts: &Parts) {
+    let metadata = object(&mut template["metadata"]);
+    metadata.retain(|name, _| name == "labels" || name == "annotations");
+    let labels = object(metadata.entry("labels").or_insert(Value::Null));
+    // Services and network policies know the control plane by this one.
+    labels.remove(LABEL_COMPONENT);
+    labels.insert(LABEL_APP.0.into(), LABEL_APP.1.into());
+    labels.insert(LABEL_FUNCTION.into(), (&**function.name()).into());
+    for (name, value) in &parts.labels {
+        labels.insert((*name).into(), value.as_str().into());
+    }
+    let annotations = object(metadata.entry("annotations").or_insert(Value::Null));
+    for (name, value) in &parts.annotations {
+        annotations.insert((*name).into(), value.as_str().into());
+    }
+    template["spec"]["restartPolicy"] = "Never".into();
+    let spec = &function.spec;
+    let mut env = vec![json!({"name": "NANOFAAS_POD_IP",
+        "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})];
+    env.push(variable("PORT", &PORT.to_string()));
+    env.push(variable("FUNCTION_NAME", function.name()));
+    env.push(variable("EXECUTION_MODE", spec.runtime_mode.as_str()));
+    let watchdog = spec.runtime_command.as_deref();
+    env.extend(watchdog.map(|line| variable("WATCHDOG_CMD", line)));
+    let own = parts.env.iter();
+    env.extend(own.map(|(name, value)| variable(name, value)));
+    let expanded = parts.expanded_env.iter();
+    env.extend(expanded.map(|(name, value)| json!({"name": name, "value": value})));
+    let containers = template["spec"]["containers"].as_array_mut();
+    let ours = containers
+        .into_iter()
+        .flatten()
+        .find(|container| container["name"] == CONTAINER);
+    if let Some(container) = ours {
+        let theirs = container["env"].take();
+        let names: Vec<String> = env.iter().filter_map(name_of).map(str::to_owned).collect();
+        let theirs = theirs.as_array().cloned().unwrap_or_default();
+        let kept = theirs.into_iter().filter(|one| {
+            let name = name_of(one).unwrap_or_default();
+            !names.iter().any(|ours| ours == name)
+        });
+        // Ours go first: theirs may refer to them.
+        env.extend(kept);
+        container["env"] = env.into();
+    }
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().expect("it is one now")
+}
+
+/// Objects are merged field by field, lists of named things by their names; all else is replaced.
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                if value.is_null() {
+                    base.remove(&name);
+                } else {
+                    merge(base.entry(name).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (Value::Array(base), Value::Array(over)) if is_named(base) && is_named(&over) => {
+            for value in over {
+                let name = name_of(&value).map(str::to_owned);
+                match base.iter_mut().find(|one| name_of(one) == name.as_deref()) {
+                    Some(known) => merge(known, value),
+                    None => base.push(value),
+                }
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+fn name_of(value: &Value) -> Option<&str> {
+    value.get("name").and_then(Value::as_str)
+}
+
+fn is_named(list: &[Value]) -> bool {
+    list.iter().all(|value| name_of(value).is_some())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use nanofaas_core::spec::{Defaults, FunctionSpec};
+    use nanofaas_core::view::LaneView;
+    use std::sync::Arc;
+
+    pub(crate) fn function(fields: Value) -> Function {
+        let draft = serde_json::from_value(fields).expect("a draft");
+        let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Kubernetes);
+        Function {
+            spec: spec.expect("a sound spec"),
+            lane: 0,
+            view: Arc::new(LaneView::new(1)),
+            version: 1,
+        }
+    }
+
+    fn parts() -> Parts {
+        Parts {
+            labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
+            annotations: BTreeMap::new(),
+            env: vec![("EXECUTION_ID", "a$(PORT)".to_owned())],
+            expanded_env: vec![("NANOFAAS_READY_URL", "http://$(NANOFAAS_POD_IP)".to_owned())],
+        }
+    }
+
+    fn env<'a>(template: &'a Value, name: &str) -> &'a Value {
+        let env = template["spec"]["containers"][0]["env"].as_array();
+        let found = env
+            .expect("a list")
+            .iter()
+            .filter(|one| one["name"] == name);
+        let found: Vec<_> = found.collect();
+        assert_eq!(found.len(), 1, "{name} is there {} times", found.len());
+        &found[0]["value"]
+    }
+
+    #[test]
+    fn a_spec_becomes_a_pod() {
+        let function = function(
+            json!({"name": "f", "image": "i:1", "imagePullPolicy": "Never",
+            "imagePullSecrets": ["s"], "command": ["run", "$HOME"], "env": {"A": "$(B)"},
+            "resources": {"cpu": "100m", "memory": "64Mi"}, "timeoutMs": 5000,
+            "runtimeMode": "STDIO", "runtimeCommand": "wc -w"}),
+        );
+        let template = template(&function, &parts());
+        let spec = &template["spec"];
+        assert_eq!(spec["restartPolicy"], "Never");
+        assert_eq!(spec["automountServiceAccountToken"], false);
+        assert_eq!(spec["terminationGracePeriodSeconds"], 15);
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "s"}]));
+        let container = &spec["containers"][0];
+        assert_eq!(container["image"], "i:1");
+        assert_eq!(container["imagePullPolicy"], "Never");
+        assert_eq!(container["command"], json!(["run", "$$HOME"]));
+        let resources = json!({"requests": {"cpu": "100m", "memory": "64Mi"},
+            "limits": {"memory": "64Mi"}});
+        assert_eq!(container["resources"], resources);
+        assert_eq!(env(&template, "A"), "$$(B)");
+        assert_eq!(env(&template, "EXECUTION_ID"), "a$$(PORT)");
+        assert_eq!(
+            env(&template, "NANOFAAS_READY_URL"),
+            "http://$(NANOFAAS_POD_IP)"
+        );
+        assert_eq!(env(&template, "WATCHDOG_CMD"), "wc -w");
+        assert_eq!(env(&template, "EXECUTION_MODE"), "STDIO");
+        assert_eq!(template["metadata"]["labels"]["nanofaas.io/function"], "f");
+    }
+
+    #[test]
+    fn a_template_is_merged_over_it_but_for_what_is_the_platforms() {
+        let function = function(json!({"name": "f", "image": "i", "podTemplate": {
+            "metadata": {"name": "mine", "labels": {"team": "a", "app": "mine",
+                "app.kubernetes.io/component": "control-plane"}},
+            "spec": {
+                "restartPolicy": "Always", "nodeSelector": {"disk": "ssd"},
+                "volumes": [{"name": "v", "emptyDir": {}}],
+                "containers": [
+                    {"name": "function", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                     "env": [{"name": "PORT", "value": "1"}, {"name": "B", "value": "$(PORT)"}]},
+                    {"name": "sidecar", "image": "s"}]}}}));
+        let template = template(&function, &parts());
+        let metadata = &template["metadata"];
+        assert_eq!(metadata.get("name"), None);
+        assert_eq!(metadata["labels"]["team"], "a");
+        assert_eq!(metadata["labels"]["app"], "nanofaas");
+        assert_eq!(metadata["labels"].get("app.kubernetes.io/component"), None);
+        let spec = &template["spec"];
+        assert_eq!(spec["restartPolicy"], "Never");
+        assert_eq!(spec["nodeSelector"]["disk"], "ssd");
+        assert_eq!(spec["containers"][1]["name"], "sidecar");
+        let container = &spec["containers"][0];
+        assert_eq!(container["image"], "i");
+        assert_eq!(container["volumeMounts"][0]["mountPath"], "/v");
+        assert_eq!(env(&template, "PORT"), "8080");
+        assert_eq!(env(&template, "B"), "$(PORT)");
+    }
+}

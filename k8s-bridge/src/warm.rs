@@ -1,0 +1,421 @@
+//! The life of one warm pod: created, ready, in use, asked whether it is well, drained, gone.
+//! It never decides when: the scheduler's orders, the cluster and the pod itself do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::function::Function;
+use nanofaas_core::id::pod_token;
+use nanofaas_core::message::{Message, PodAddress, PodEnd};
+use nanofaas_core::ticket::PodRef;
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, timeout_at};
+
+use crate::backoff::random;
+use crate::bridge::Plane;
+use crate::cluster::Denied;
+use crate::health::until_healthy;
+use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
+use crate::seen::Seen;
+
+/// How long a quarantined pod, or one of an earlier plane, has to answer.
+const PROBE: Duration = Duration::from_secs(5);
+/// For a pod that never served: nothing in it has to end well.
+const NO_GRACE_S: u32 = 1;
+/// Over a pod's own grace, until the cluster must have shown that it is gone.
+const GONE_BEHIND: Duration = Duration::from_secs(30);
+
+/// How a pod came to this bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It has to be created.
+    New,
+    /// An earlier plane created it.
+    Adopted,
+    /// This plane created it, and its bridge was built anew since.
+    Resumed { is_up: bool },
+}
+
+/// A pod as everybody but its own task sees it.
+pub(crate) struct Pod {
+    pub(crate) place: PodRef,
+    pub(crate) name: String,
+    /// Who knows it may say that the pod is ready.
+    pub(crate) token: String,
+    pub(crate) function: Arc<Function>,
+    pub(crate) wanted_ns: u64,
+    /// In which of the pods' listings it was created: an earlier one cannot know it.
+    pub(crate) since_listing: Cell<u64>,
+    pub(crate) is_up: Cell<bool>,
+    /// Rings for everything below.
+    bell: Notify,
+    seen: RefCell<Seen>,
+    is_gone: Cell<bool>,
+    stop: Cell<bool>,
+    probe: Cell<bool>,
+    /// It said so, or answered.
+    ready: Cell<bool>,
+    said_address: Cell<Option<IpAddr>>,
+    was_asked: Cell<bool>,
+}
+
+enum Fate {
+    StartFailed(StartFailure),
+    Ended(PodEnd),
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(
+        place: PodRef,
+        name: String,
+        function: Arc<Function>,
+        wanted_ns: u64,
+    ) -> Self {
+        Self {
+            place,
+            name,
+            token: pod_token(u128::from_ne_bytes(random())),
+            function,
+            wanted_ns,
+            since_listing: Cell::new(u64::MAX),
+            is_up: Cell::new(false),
+            bell: Notify::new(),
+            seen: RefCell::default(),
+            is_gone: Cell::new(false),
+            stop: Cell::new(false),
+            probe: Cell::new(false),
+            ready: Cell::new(false),
+            said_address: Cell::new(None),
+            was_asked: Cell::new(false),
+        }
+    }
+
+    /// Ends it; nothing runs in it any more.
+    pub(crate) fn stop(&self) {
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    /// Asks whether it is well.
+    pub(crate) fn probe(&self) {
+        self.probe.set(true);
+        self.bell.notify_one();
+    }
+
+    /// It said so; perhaps also where it is.
+    pub(crate) fn says_ready(&self, address: Option<IpAddr>) {
+        self.said_address.set(address);
+        self.answered();
+    }
+
+    fn answered(&self) {
+        self.ready.set(true);
+        self.bell.notify_one();
+    }
+
+    /// The cluster showed it.
+    pub(crate) fn see(&self, plane: &Plane, seen: Seen) {
+        for (phase, is_reached) in [
+            (Phase::Scheduled, seen.scheduled),
+            (Phase::Address, seen.address.is_some()),
+            (Phase::Running, seen.running_since_ms.is_some()),
+        ] {
+            if is_reached {
+                plane.reached(&self.function, &self.name, phase);
+            }
+        }
+        // A later word on an image that cannot be pulled says less than the first one.
+        let before = self.seen.borrow().stuck.clone();
+        let stuck = before.or_else(|| seen.stuck.clone());
+        self.seen.replace(Seen { stuck, ..seen });
+        self.bell.notify_one();
+    }
+
+    /// The cluster has it no more.
+    pub(crate) fn is_no_more(&self) {
+        self.is_gone.set(true);
+        self.bell.notify_one();
+    }
+
+    /// From its creation to its end; everything is told on the way.
+    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, origin: Origin) {
+        let function = self.function.name();
+        if origin == Origin::New {
+            plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+        }
+        let fate = self.run(&plane, origin).await;
+        self.is_up.set(false);
+        self.is_asked(&plane);
+        plane.forget(&self);
+        plane.functions.is_changed(function);
+        match fate {
+            Fate::StartFailed(failure) => {
+                let why = failure.message.clone();
+                tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
+                let pod = self.place;
+                plane.say(|desk| {
+                    desk.starts.failed(function, &self.name, why);
+                    desk.event(Event::StartFailed { pod, failure });
+                });
+            }
+            Fate::Ended(end) => {
+                if !self.stop.get() {
+                    let why = &end.message;
+                    tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
+                }
+                plane.gone(self.place, &end);
+            }
+        }
+    }
+
+    async fn run(self: &Rc<Self>, plane: &Rc<Plane>, origin: Origin) -> Fate {
+        let limit = match origin {
+            Origin::Adopted if self.seen.borrow().running_since_ms.is_some() => PROBE,
+            _ => plane.config.start_timeout,
+        };
+        let deadline = Instant::now() + limit;
+        if origin == Origin::New
+            && let Some(fate) = self.create(plane, deadline).await
+        {
+            return fate;
+        }
+        if origin != (Origin::Resumed { is_up: true }) {
+            match self.starting(plane, deadline, limit).await {
+                Ok(address) => self.up(plane, address),
+                Err(fate) => {
+                    self.delete(plane, Some(NO_GRACE_S));
+                    return fate;
+                }
+            }
+        }
+        Fate::Ended(self.serving(plane).await)
+    }
+
+    /// The failure, where it cannot be created.
+    async fn create(&self, plane: &Rc<Plane>, deadline: Instant) -> Option<Fate> {
+        let object = match self.object(plane) {
+            Ok(object) => object,
+            Err(why) => return Some(failed(true, why)),
+        };
+        let created = plane.cluster.create(&object, deadline).await;
+        self.since_listing.set(plane.listing.get());
+        match created {
+            Ok(()) => {
+                plane.reached(&self.function, &self.name, Phase::Created);
+                None
+            }
+            Err(denied) => {
+                if let Denied::Unreachable(_) = denied {
+                    // It may have been created all the same.
+                    self.delete(plane, Some(NO_GRACE_S));
+                }
+                Some(failed(denied.is_permanent(), denied.message()))
+            }
+        }
+    }
+
+    fn object(&self, plane: &Plane) -> Result<PodObject, String> {
+        let base = &plane.config.callback_base;
+        let (token, name) = (&self.token, &self.name);
+        let ready =
+            format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
+        let parts = Parts {
+            labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
+            annotations: BTreeMap::from([(ANNOTATION_SHAPE, podspec::shape(&self.function.spec))]),
+            env: vec![("NANOFAAS_POD", name.clone())],
+            expanded_env: vec![("NANOFAAS_READY_URL", ready)],
+        };
+        let mut object = podspec::template(&self.function, &parts);
+        object["metadata"]["name"] = json!(name);
+        if let Some(owner) = plane.identity().and_then(|own| own.deployment.clone()) {
+            object["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        serde_json::from_value(object)
+            .map_err(|error| format!("podTemplate does not make a pod: {error}"))
+    }
+
+    /// Deletes it, however long that takes.
+    fn delete(&self, plane: &Rc<Plane>, grace_s: Option<u32>) {
+        let (plane, name) = (plane.clone(), self.name.clone());
+        spawn_local(async move { plane.cluster.delete::<PodObject>(&name, grace_s).await });
+    }
+
+    /// Asks `/health` until it is well, for as long as the answer is kept.
+    fn ask(self: &Rc<Self>, plane: &Rc<Plane>, address: IpAddr) -> AbortOnDrop {
+        let (pod, plane) = (self.clone(), plane.clone());
+        AbortOnDrop(spawn_local(async move {
+            let asked = || pod.is_asked(&plane);
+            until_healthy(SocketAddr::new(address, PORT), asked).await;
+            pod.answered();
+        }))
+    }
+
+    fn is_asked(&self, plane: &Plane) {
+        if !self.was_asked.replace(true) {
+            plane.pod_was_asked(self);
+        }
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.said_address.get().or(self.seen.borrow().address)
+    }
+
+    /// Until it is ready, and where; or how it ended before.
+    async fn starting(
+        self: &Rc<Self>,
+        plane: &Rc<Plane>,
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<IpAddr, Fate> {
+        let mut asking: Option<AbortOnDrop> = None;
+        loop {
+            let seen = self.seen.borrow().clone();
+            if self.stop.get() {
+                return Err(ended("it was stopped before it was ready"));
+            }
+            if let Some(why) = seen.stuck {
+                return Err(failed(true, why));
+            }
+            if let Some(end) = seen.ended {
+                let why = format!("the pod was not ready yet when {}", end.message);
+                return Err(failed(false, why));
+            }
+            if self.is_gone.get() || seen.leaving {
+                let why = "somebody deleted the pod before it was ready";
+                return Err(failed(false, why.to_owned()));
+            }
+            let address = self.address();
+            if let Some(address) = address.filter(|_| self.ready.get()) {
+                return Ok(address);
+            }
+            if let Some(address) = address
+                && asking.is_none()
+            {
+                asking = Some(self.ask(plane, address));
+            }
+            if timeout_at(deadline, self.bell.notified()).await.is_err() {
+                let why = seen.waiting.unwrap_or_else(|| {
+                    let what = "it neither said so nor answered 200 to GET /health";
+                    format!("{what} on port {PORT}")
+                });
+                let limit = limit.as_millis();
+                let why = format!("the pod was not ready within {limit} ms: {why}");
+                return Err(failed(false, why));
+            }
+        }
+    }
+
+    /// Io threads know where it listens before the scheduler lets anybody go there.
+    fn up(&self, plane: &Plane, address: IpAddr) {
+        let function = self.function.name();
+        plane.reached(&self.function, &self.name, Phase::Usable);
+        self.is_up.set(true);
+        plane.functions.is_changed(function);
+        let (pod, address) = (self.place, SocketAddr::new(address, PORT));
+        plane.say(|desk| {
+            let start = desk.starts.phases(function, &self.name);
+            desk.broadcast(|| Message::PodAddress {
+                pod,
+                address: PodAddress::Tcp(address),
+                start: start.clone(),
+            });
+            desk.event(Event::PodUp(pod));
+        });
+    }
+
+    /// Until it is gone.
+    async fn serving(self: &Rc<Self>, plane: &Rc<Plane>) -> PodEnd {
+        let mut asking: Option<(AbortOnDrop, Instant)> = None;
+        let mut was_said = false;
+        loop {
+            let seen = self.seen.borrow().clone();
+            if let Some(ended) = seen.ended {
+                self.delete(plane, Some(NO_GRACE_S));
+                let (oom, message) = (ended.oom, ended.message.into());
+                return PodEnd { oom, message };
+            }
+            if self.is_gone.get() {
+                return end("the pod was deleted");
+            }
+            if self.stop.get() {
+                drop(asking);
+                return self.stopping(plane).await;
+            }
+            if seen.leaving && !std::mem::replace(&mut was_said, true) {
+                let pod = self.place;
+                plane.say(|desk| desk.event(Event::PodLeaving(pod)));
+            }
+            if self.probe.take()
+                && let Some(address) = self.address()
+            {
+                self.ready.set(false);
+                asking = Some((self.ask(plane, address), Instant::now() + PROBE));
+            }
+            if asking.is_some() && self.ready.get() {
+                asking = None;
+                let pod = self.place;
+                plane.say(|desk| desk.event(Event::PodUp(pod)));
+            }
+            let Some((_, deadline)) = &asking else {
+                self.bell.notified().await;
+                continue;
+            };
+            if timeout_at(*deadline, self.bell.notified()).await.is_err() {
+                self.delete(plane, Some(NO_GRACE_S));
+                return end("it did not answer GET /health for 5 s");
+            }
+        }
+    }
+
+    /// Deletes it, and waits until it is gone.
+    async fn stopping(&self, plane: &Rc<Plane>) -> PodEnd {
+        let grace = Duration::from_secs(u64::from(self.function.spec.grace_s()));
+        self.delete(plane, None);
+        let until = Instant::now() + grace + GONE_BEHIND;
+        while !self.is_over() {
+            if timeout_at(until, self.bell.notified()).await.is_err() {
+                break;
+            }
+        }
+        end("it was not needed any more")
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_gone.get() || self.seen.borrow().ended.is_some()
+    }
+}
+
+fn failed(permanent: bool, message: String) -> Fate {
+    Fate::StartFailed(StartFailure {
+        permanent,
+        message: message.into(),
+    })
+}
+
+fn ended(message: &str) -> Fate {
+    Fate::Ended(end(message))
+}
+
+fn end(message: &str) -> PodEnd {
+    PodEnd {
+        oom: false,
+        message: message.into(),
+    }
+}

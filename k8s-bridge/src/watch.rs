@@ -1,0 +1,171 @@
+//! A list and then a watch of one kind of object, for ever: it comes back after drops, expiry and
+//! silence, with backoff that only a watch which lived for a while resets, so that a server that
+//! ends each one at once is not asked in a loop. It never interprets an object.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::Resource;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::NamespaceResourceScope;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backoff::Backoff;
+use crate::cluster::{Cluster, Denied, chain};
+
+/// The server ends a watch after this; a silent one is given up a little later.
+const WATCH_S: u32 = 60;
+const SILENT: Duration = Duration::from_secs(WATCH_S as u64 + 10);
+/// A watch that lived so long was sound.
+const SOUND: Duration = Duration::from_secs(5);
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long the server may take to list, or to begin a watch.
+const LISTING: Duration = Duration::from_secs(30);
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+
+/// What is heard of objects.
+pub(crate) enum News<K> {
+    /// A list begins: what is not in it by its end is gone.
+    Listing,
+    There(K),
+    Gone(K),
+    /// The list is complete; the names of all that are there.
+    Listed(HashSet<String>),
+}
+
+/// Follows the objects that `selector` names, and tells `take`. It has no end.
+pub(crate) async fn follow<K>(cluster: &Cluster, selector: &str, mut take: impl FnMut(News<K>))
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + 'static,
+{
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let mut version: Option<String> = None;
+    loop {
+        let began = Instant::now();
+        let why = match &version {
+            None => match list(cluster, selector, &mut take).await {
+                Ok(listed) => {
+                    version = Some(listed);
+                    continue;
+                }
+                Err(denied) => denied.message(),
+            },
+            Some(from) => {
+                let (reached, end) = watch(cluster, selector, from, &mut take).await;
+                version = reached;
+                if began.elapsed() > SOUND {
+                    backoff.reset();
+                }
+                match end {
+                    // As agreed, after its time.
+                    None if began.elapsed() > SOUND => continue,
+                    None => "the server ended the watch at once".to_owned(),
+                    Some(why) => why,
+                }
+            }
+        };
+        let (kind, wait) = (K::kind(&()), backoff.wait());
+        tracing::debug!(%kind, waitMs = wait.as_millis() as u64, "the watch is begun anew: {why}");
+        sleep(wait).await;
+    }
+}
+
+/// Lists all; the version from which to watch.
+async fn list<K>(
+    cluster: &Cluster,
+    selector: &str,
+    take: &mut impl FnMut(News<K>),
+) -> Result<String, Denied>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + 'static,
+{
+    let api = cluster.api::<K>();
+    let mut parameters = ListParams::default().labels(selector).limit(PAGE);
+    let mut names = HashSet::new();
+    take(News::Listing);
+    loop {
+        let until = Instant::now() + LISTING;
+        let page = cluster.ask(until, async |_| api.list(&parameters).await);
+        let page = page.await?;
+        for object in page.items {
+            names.extend(object.meta().name.clone());
+            take(News::There(object));
+        }
+        let next = page.metadata.continue_.filter(|token| !token.is_empty());
+        if let Some(token) = next {
+            parameters = parameters.continue_token(&token);
+            continue;
+        }
+        take(News::Listed(names));
+        return Ok(page.metadata.resource_version.unwrap_or_default());
+    }
+}
+
+/// Watches from a version on until something ends that. The version reached (none where a list is
+/// needed), and what went wrong, if anything did.
+async fn watch<K>(
+    cluster: &Cluster,
+    selector: &str,
+    from: &str,
+    take: &mut impl FnMut(News<K>),
+) -> (Option<String>, Option<String>)
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + 'static,
+{
+    let api = cluster.api::<K>();
+    let parameters = WatchParams::default().labels(selector).timeout(WATCH_S);
+    let mut reached = from.to_owned();
+    let begun = in_time(LISTING, api.watch(&parameters, from)).await;
+    let mut events = match begun {
+        Ok(Ok(events)) => events.boxed(),
+        Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
+            return (None, Some(status.message));
+        }
+        Ok(Err(error)) => return (Some(reached), Some(chain(&error))),
+        Err(why) => return (Some(reached), Some(why)),
+    };
+    loop {
+        let event = match in_time(SILENT, events.next()).await {
+            Ok(Some(Ok(event))) => event,
+            Ok(Some(Err(error))) => return (Some(reached), Some(chain(&error))),
+            Ok(None) => return (Some(reached), None),
+            Err(why) => return (Some(reached), Some(why)),
+        };
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                reached = object.meta().resource_version.clone().unwrap_or(reached);
+                take(News::There(object));
+            }
+            WatchEvent::Deleted(object) => {
+                reached = object.meta().resource_version.clone().unwrap_or(reached);
+                take(News::Gone(object));
+            }
+            WatchEvent::Bookmark(bookmark) => reached = bookmark.metadata.resource_version,
+            // 410 Gone, or worse: what was missed has to be listed.
+            WatchEvent::Error(status) => return (None, Some(status.message)),
+        }
+    }
+}
+
+async fn in_time<T>(longest: Duration, work: impl Future<Output = T>) -> Result<T, String> {
+    let done = timeout(longest, work).await;
+    done.map_err(|_| format!("the server was silent for {} s", longest.as_secs()))
+}

@@ -1,0 +1,38 @@
+//! The bridge to Kubernetes against a scripted API server, as named scenarios: what a cluster
+//! does, and what goes wrong with it. No test of it needs a cluster, and none waits for a clock:
+//! time goes on when nothing else does.
+
+#[path = "scenarios/bench.rs"]
+mod bench;
+#[path = "scenarios/rings.rs"]
+mod rings;
+
+#[path = "scenarios/server.rs"]
+mod server;
+#[path = "scenarios/http.rs"]
+mod http;
+#[path = "scenarios/store.rs"]
+mod store;
+#[path = "scenarios/stream.rs"]
+mod stream;
+#[path = "scenarios/script.rs"]
+mod script;
+#[path = "scenarios/kubelet.rs"]
+mod kubelet;
+
+#[path = "scenarios/lease.rs"]
+mod lease;
+#[path = "scenarios/begin.rs"]
+mod begin;
+#[path = "scenarios/registry.rs"]
+mod registry;
+#[path = "scenarios/status.rs"]
+mod status;
+#[path = "scenarios/warm.rs"]
+mod warm;
+#[path = "scenarios/job.rs"]
+mod job;
+#[path = "scenarios/robust.rs"]
+mod robust;
+#[path = "scenarios/anew.rs"]
+mod anew;

@@ -1,0 +1,275 @@
+//! A bridge that is built anew around the same desk and memory, as after a panic: pods keep their
+//! places, Jobs go on, nothing is doubled, and nobody waits for ever.
+
+use std::time::Duration;
+
+use nanofaas_core::event::Order;
+use nanofaas_core::message::Message;
+use serde_json::json;
+
+use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::job;
+use crate::kubelet::Fate;
+use crate::script::{Fault, of};
+use crate::server::Server;
+
+async fn ready(server: &Server) -> Bench {
+    let mut bench = Bench::new(server);
+    bench.ready().await;
+    bench
+}
+
+#[test]
+fn running_pods_keep_their_places_and_are_not_touched() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (first, _) = bench.running(&function).await;
+        let (second, name) = bench.running(&function).await;
+        bench.end();
+        pass(5.0).await;
+        bench.ready().await;
+        pass(20.0).await;
+        assert!(bench.is_quiet(), "the scheduler hears nothing of it");
+        assert!(bench.rings.adopted.borrow().is_empty());
+        assert_eq!(
+            (server.ever("pods"), server.count(of("delete", "pods"))),
+            (2, 0)
+        );
+        // They are still followed.
+        server.end(&name, 137, "OOMKilled", "");
+        bench.down(second).await;
+        bench.rings.order(Order::Stop { pod: first });
+        bench.down(first).await;
+        until("no pod is left", || server.names("pods").is_empty()).await;
+    });
+}
+
+#[test]
+fn a_pod_that_starts_goes_on_and_is_up_once() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.kubelet().next(Fate::Nothing);
+        let place = bench.start(&function);
+        until("it is created", || server.names("pods").len() == 1).await;
+        pass(1.0).await;
+        bench.end();
+        let name = server.names("pods").remove(0);
+        server.runs(&name, true).await;
+        bench.ready().await;
+        bench.up(place).await;
+        pass(10.0).await;
+        assert!(bench.is_quiet() && server.names("pods") == [name]);
+    });
+}
+
+#[test]
+fn a_pod_whose_creation_is_on_its_way_is_created_once() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let late = Fault::DoneLate(Duration::from_secs(2));
+        server.script(of("create", "pods"), 1, late);
+        let place = bench.start(&function);
+        until("it is asked for", || bench.created("pods") == 1).await;
+        bench.end();
+        bench.ready().await;
+        bench.up(place).await;
+        pass(10.0).await;
+        assert_eq!(server.names("pods").len(), 1);
+        assert!(bench.is_quiet());
+    });
+}
+
+#[test]
+fn a_pod_that_ended_meanwhile_is_down() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        // The pods of a plane that has listed often.
+        for _ in 0..3 {
+            server.compact();
+            server.slam(true).await;
+            server.slam(false).await;
+            pass(15.0).await;
+        }
+        let (first, gone) = bench.running(&function).await;
+        bench.end();
+        server.remove("pods", &gone);
+        bench.ready().await;
+        bench.down(first).await;
+        let (second, ended) = bench.running(&function).await;
+        bench.end();
+        server.end(&ended, 1, "Error", "");
+        bench.ready().await;
+        bench.down(second).await;
+        until("no pod is left", || server.names("pods").is_empty()).await;
+    });
+}
+
+#[test]
+fn orders_that_came_between_two_bridges_are_carried_out() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (first, name) = bench.running(&function).await;
+        bench.end();
+        bench.rings.order(Order::Stop { pod: first });
+        let second = bench.start(&function);
+        bench.ready().await;
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            match bench.event().await {
+                nanofaas_core::event::Event::PodUp(pod) => heard.push((pod, true)),
+                nanofaas_core::event::Event::PodDown(pod) => heard.push((pod, false)),
+                _ => panic!("another event"),
+            }
+        }
+        assert!(heard.contains(&(first, false)) && heard.contains(&(second, true)));
+        until("one pod is left", || {
+            server.names("pods").len() == 1 && !server.names("pods").contains(&name)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_start_that_was_put_off_is_not_forgotten() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        bench.end();
+        // The next one begins, but is not there yet when the order comes, and falls, too.
+        server.script(of("list", "functions"), 1, Fault::Hang);
+        let before = server.count(of("list", "functions"));
+        bench.begin();
+        until("it begins", || {
+            server.count(of("list", "functions")) > before
+        })
+        .await;
+        let place = bench.start(&function);
+        pass(1.0).await;
+        bench.end();
+        bench.ready().await;
+        bench.up(place).await;
+    });
+}
+
+#[test]
+fn a_job_that_runs_goes_on() {
+    scenario(|server| async move {
+        let (mut bench, function) = job::with_function(&server).await;
+        job::start(&bench, &function, job::call(1));
+        let started = bench.message(1).await;
+        assert!(matches!(started, Message::JobStarted { .. }));
+        let pods = server.names("pods");
+        bench.end();
+        pass(1.0).await;
+        bench.ready().await;
+        pass(20.0).await;
+        assert_eq!(server.names("pods"), pods, "nobody ended it");
+        assert_eq!(server.count(of("delete", "jobs")), 0);
+        job::stop(&bench, job::call(1), None);
+        until("it is gone", || server.names("jobs").is_empty()).await;
+    });
+}
+
+#[test]
+fn a_job_that_ended_meanwhile_is_told_of() {
+    scenario(|server| async move {
+        let (mut bench, function) = job::with_function(&server).await;
+        for (index, is_removed) in [(1, false), (2, true)] {
+            job::start(&bench, &function, job::call(index));
+            let started = bench.message(1).await;
+            assert!(matches!(started, Message::JobStarted { .. }));
+            bench.end();
+            let pod = server.names("pods").remove(0);
+            if is_removed {
+                server.remove("pods", &pod);
+            } else {
+                server.end(&pod, 1, "Error", "");
+            }
+            bench.ready().await;
+            loop {
+                match bench.message(1).await {
+                    Message::JobStarted { .. } => {}
+                    Message::JobEnded { call, .. } => break assert_eq!(call, job::call(index)),
+                    _ => panic!("another message"),
+                }
+            }
+            until("nothing is left", || {
+                server.names("jobs").is_empty() && server.names("pods").is_empty()
+            })
+            .await;
+        }
+    });
+}
+
+#[test]
+fn functions_are_the_clusters_again() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        for name in ["a", "b", "c"] {
+            bench.warm(name).await;
+        }
+        bench.end();
+        server.remove("functions", "a");
+        server.edit("functions", "b", |there| {
+            there["spec"]["image"] = json!("i:2")
+        });
+        server.create("functions", object(warm("d")));
+        bench.ready().await;
+        let table = bench.table();
+        let names: Vec<&str> = table.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["b", "c", "d"]);
+        assert!(bench.knows("b", "i:2"));
+    });
+}
+
+#[test]
+fn a_scheduler_of_its_own_sees_no_difference() {
+    scenario(|server| async move {
+        let mut spec = warm("f");
+        spec["scalingConfig"]["minReplicas"] = json!(3);
+        server.create("functions", object(spec));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        until("they are there", || server.names("pods").len() == 3).await;
+        pass(5.0).await;
+        let pods = server.names("pods");
+        for _ in 0..5 {
+            bench.end();
+            bench.ready().await;
+            pass(5.0).await;
+            assert_eq!(server.names("pods"), pods);
+        }
+        assert_eq!(server.ever("pods"), 3);
+    });
+}
+
+#[test]
+fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
+    scenario(|server| async move {
+        let mut spec = warm("f");
+        spec["scalingConfig"]["minReplicas"] = json!(3);
+        server.create("functions", object(spec));
+        let mut bench = Bench::scheduled(&server);
+        for step in 0..40 {
+            bench.begin();
+            pass(f64::from(step) * 0.004).await;
+            bench.end();
+            pass(0.05).await;
+        }
+        bench.ready().await;
+        until("three pods run", || {
+            let store = server.0.store.borrow();
+            let pods = store.all("pods");
+            let runs = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
+            pods.len() == 3 && pods.iter().all(runs)
+        })
+        .await;
+        pass(30.0).await;
+        assert_eq!(server.names("pods").len(), 3);
+    });
+}

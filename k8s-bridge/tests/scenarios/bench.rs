@@ -1,0 +1,430 @@
+//! A plane in a test's hands: a bridge to the scripted API server, with a real desk. Time is the
+//! test's: it goes on when nothing else does, so that a wait costs next to nothing.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Once;
+use std::time::{Duration, SystemTime};
+
+use nanofaas_core::cold_start::WallClock;
+use nanofaas_core::desk::{Desk, attend};
+use nanofaas_core::event::{Event, Order, StartFailure};
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, Message, PodAddress, PodEnd, Reply, ReplyTo, Request};
+use nanofaas_core::ticket::PodRef;
+use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
+use serde_json::{Value, json};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
+
+use crate::rings::{IO_THREADS, LOOK, Rings, desk_and_rings};
+use crate::script::of;
+use crate::server::Server;
+
+/// Longest wait for anything, of the test's time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+thread_local! {
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs a test on a thread of its own time; a panic in any task of it is its failure.
+pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            before(info);
+        }));
+        let logs = tracing_subscriber::fmt().with_test_writer().without_time();
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        logs.with_env_filter(filter).init();
+    });
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(LocalSet::new().run_until(async {
+        let server = Server::start().await;
+        test(server).await;
+    }));
+    assert_eq!(PANICS.get(), 0, "a task panicked");
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < PATIENCE, "it never was that {what}");
+        sleep(LOOK).await;
+    }
+}
+
+/// Lets time pass.
+pub(crate) async fn pass(seconds: f64) {
+    sleep(Duration::from_secs_f64(seconds)).await;
+}
+
+/// What the test holds of a plane.
+pub(crate) struct Bench {
+    pub(crate) server: Server,
+    pub(crate) desk: Rc<RefCell<Desk>>,
+    pub(crate) rings: Rc<Rings>,
+    memory: Rc<Memory>,
+    bridge: Rc<RefCell<Option<Rc<KubernetesBridge>>>>,
+    is_deposed: Rc<Cell<bool>>,
+    running: Option<JoinHandle<()>>,
+    turning: JoinHandle<()>,
+    kubeconfig: PathBuf,
+    token: u64,
+    own_pod: Option<(String, String)>,
+    pub(crate) start_timeout: Duration,
+    pub(crate) seeds: Vec<Value>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.turning.abort();
+        self.end();
+        let _ = std::fs::remove_file(&self.kubeconfig);
+    }
+}
+
+impl Bench {
+    /// A plane that is not running yet, whose scheduler is the test's word.
+    pub(crate) fn new(server: &Server) -> Self {
+        Self::with(server, false)
+    }
+
+    /// One with a scheduler of its own.
+    pub(crate) fn scheduled(server: &Server) -> Self {
+        Self::with(server, true)
+    }
+
+    fn with(server: &Server, is_real: bool) -> Self {
+        let (desk, rings) = desk_and_rings(is_real);
+        let kubeconfig = write_kubeconfig(&server.url());
+        Self {
+            server: server.clone(),
+            desk: Rc::new(RefCell::new(desk)),
+            turning: spawn_local(rings.clone().turn()),
+            rings,
+            memory: Rc::default(),
+            bridge: Rc::default(),
+            is_deposed: Rc::default(),
+            running: None,
+            kubeconfig,
+            token: 0,
+            own_pod: Some(("plane-0".to_owned(), "plane-uid".to_owned())),
+            start_timeout: START_TIMEOUT,
+            seeds: Vec::new(),
+        }
+    }
+
+    /// Another Pod's plane.
+    pub(crate) fn named(mut self, holder: &str) -> Self {
+        self.own_pod = Some((format!("pod-of-{holder}"), holder.to_owned()));
+        self
+    }
+
+    /// One that runs outside the cluster.
+    pub(crate) fn outside(mut self) -> Self {
+        self.own_pod = None;
+        self
+    }
+
+    fn config(&self) -> KubernetesConfig {
+        let drafts = self.seeds.iter().cloned();
+        KubernetesConfig {
+            kubeconfig: Some(self.kubeconfig.clone()),
+            namespace: Some("test".to_owned()),
+            own_pod: self.own_pod.clone(),
+            callback_base: "http://127.0.0.1:1".to_owned(),
+            start_timeout: self.start_timeout,
+            functions: drafts
+                .map(|draft| serde_json::from_value(draft).expect("a draft"))
+                .collect(),
+            origin: std::time::Instant::now(),
+            clock: WallClock(SystemTime::now()),
+        }
+    }
+
+    /// Builds the bridge, around the same desk and memory each time.
+    pub(crate) fn begin(&mut self) {
+        assert!(self.running.is_none(), "it runs");
+        let (config, memory, desk) = (self.config(), self.memory.clone(), self.desk.clone());
+        let (slot, is_deposed) = (self.bridge.clone(), self.is_deposed.clone());
+        let living = async move {
+            let bridge = KubernetesBridge::open(config, memory, desk.clone()).await;
+            let bridge = Rc::new(bridge.expect("a bridge"));
+            slot.replace(Some(bridge.clone()));
+            let heard = bridge.clone();
+            spawn_local(async move {
+                heard.deposed().await;
+                is_deposed.set(true);
+            });
+            // It looks often, so nothing has to wake it.
+            let pause = async |_| sleep(LOOK).await;
+            attend(&desk, |work| bridge.take(work), pause).await;
+        };
+        let tasks = LocalSet::new();
+        self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
+    }
+
+    /// Drops the bridge with all its tasks, as a panic in it would.
+    pub(crate) fn end(&mut self) {
+        self.bridge.replace(None);
+        if let Some(running) = self.running.take() {
+            running.abort();
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        let bridge = self.bridge.borrow();
+        bridge.as_ref().is_some_and(|bridge| bridge.is_ready())
+    }
+
+    pub(crate) fn is_deposed(&self) -> bool {
+        self.is_deposed.get()
+    }
+
+    pub(crate) async fn stop(&self) {
+        let bridge = self.bridge.borrow().clone();
+        bridge.expect("it runs").stop().await;
+    }
+
+    /// Begins, and waits until it acts.
+    pub(crate) async fn ready(&mut self) {
+        self.begin();
+        until("the plane is ready", || self.is_ready()).await;
+    }
+
+    /// Names of registered functions, and the images that they run.
+    pub(crate) fn table(&self) -> Vec<(String, String)> {
+        let desk = self.desk.borrow();
+        let all = desk.functions().iter();
+        let of = |function: &Function| function.spec.image.clone().map(|image| image.to_string());
+        all.map(|(name, function)| (name.to_string(), of(function).unwrap_or_default()))
+            .collect()
+    }
+
+    pub(crate) fn knows(&self, name: &str, image: &str) -> bool {
+        let table = self.table();
+        table.contains(&(name.to_owned(), image.to_owned()))
+    }
+
+    pub(crate) fn function(&self, name: &str) -> Arc<Function> {
+        self.desk.borrow().functions()[name].clone()
+    }
+
+    /// Sends a request; `reply` gives the answer.
+    pub(crate) fn request(&mut self, request: Request) -> u64 {
+        self.token += 1;
+        let reply = ReplyTo {
+            thread: 0,
+            token: self.token,
+        };
+        self.rings.send(BridgeMessage::Request { request, reply });
+        self.token
+    }
+
+    /// The answer to a request, if it is there.
+    pub(crate) fn try_reply(&self, token: u64) -> Option<Reply> {
+        let mut messages = self.rings.messages.borrow_mut();
+        let is_it =
+            |message: &Message| matches!(message, Message::Reply { token: of, .. } if *of == token);
+        let at = messages[0].iter().position(is_it)?;
+        match messages[0].remove(at) {
+            Some(Message::Reply { reply, .. }) => Some(reply),
+            _ => None,
+        }
+    }
+
+    pub(crate) async fn reply(&self, token: u64) -> Reply {
+        let mut found = None;
+        until("somebody answers", || {
+            found = self.try_reply(token);
+            found.is_some()
+        })
+        .await;
+        found.expect("there")
+    }
+
+    pub(crate) async fn ask(&mut self, request: Request) -> Reply {
+        let token = self.request(request);
+        self.reply(token).await
+    }
+
+    /// A function as the API registers it.
+    pub(crate) async fn register(&mut self, spec: Value, replace: bool) -> Reply {
+        self.ask(registration(spec, replace)).await
+    }
+
+    /// A WARM function of an image `i:1`, registered.
+    pub(crate) async fn warm(&mut self, name: &str) -> Arc<Function> {
+        let reply = self.register(warm(name), false).await;
+        match reply {
+            Reply::Registered { function, .. } => function,
+            Reply::Refused(refused) => panic!("{refused:?}"),
+            _ => panic!("another reply"),
+        }
+    }
+
+    /// Orders a pod.
+    pub(crate) fn start(&self, function: &Function) -> PodRef {
+        let pod = self.rings.place();
+        let lane = function.lane;
+        self.rings.order(Order::Start {
+            lane,
+            pod,
+            wanted_ns: 0,
+        });
+        pod
+    }
+
+    /// A pod that takes calls, and its name.
+    pub(crate) async fn running(&mut self, function: &Function) -> (PodRef, String) {
+        let before = self.server.names("pods");
+        let pod = self.start(function);
+        self.up(pod).await;
+        self.address(pod).await;
+        let mut new = self.server.names("pods");
+        new.retain(|name| !before.contains(name));
+        (pod, new.pop().expect("a pod"))
+    }
+
+    pub(crate) async fn event(&self) -> Event {
+        let mut found = None;
+        until("the scheduler hears something", || {
+            found = self.rings.events.borrow_mut().pop_front();
+            found.is_some()
+        })
+        .await;
+        found.expect("there")
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.rings.events.borrow().is_empty()
+    }
+
+    pub(crate) async fn up(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodUp(up) => assert_eq!(up, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event than PodUp"),
+        }
+    }
+
+    pub(crate) async fn down(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodDown(down) => assert_eq!(down, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event than PodDown"),
+        }
+    }
+
+    pub(crate) async fn leaving(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodLeaving(leaving) => assert_eq!(leaving, pod),
+            _ => panic!("another event than PodLeaving"),
+        }
+    }
+
+    pub(crate) async fn failure(&self, pod: PodRef) -> StartFailure {
+        match self.event().await {
+            Event::StartFailed { pod: of, failure } => {
+                assert_eq!(of, pod);
+                failure
+            }
+            _ => panic!("another event than StartFailed"),
+        }
+    }
+
+    /// The next thing that an io thread hears.
+    pub(crate) async fn message(&self, thread: usize) -> Message {
+        let mut found = None;
+        until("the io thread hears something", || {
+            found = self.rings.messages.borrow_mut()[thread].pop_front();
+            found.is_some()
+        })
+        .await;
+        found.expect("there")
+    }
+
+    /// Where all io threads were told that a pod is.
+    pub(crate) async fn address(&self, pod: PodRef) -> String {
+        let mut known = String::new();
+        for thread in 0..IO_THREADS {
+            match self.message(thread).await {
+                Message::PodAddress {
+                    pod: of,
+                    address: PodAddress::Tcp(address),
+                    ..
+                } => {
+                    assert_eq!(of, pod);
+                    known = address.to_string();
+                }
+                _ => panic!("another message than an address"),
+            }
+        }
+        known
+    }
+
+    /// How all io threads were told that a pod ended.
+    pub(crate) async fn gone(&self, pod: PodRef) -> PodEnd {
+        let mut known = None;
+        for thread in 0..IO_THREADS {
+            match self.message(thread).await {
+                Message::PodGone { pod: of, end } => {
+                    assert_eq!(of, pod);
+                    known = Some(end);
+                }
+                _ => panic!("another message than an end"),
+            }
+        }
+        known.expect("an end")
+    }
+
+    /// How often an object of a kind was created.
+    pub(crate) fn created(&self, resource: &'static str) -> usize {
+        self.server.count(of("create", resource))
+    }
+}
+
+pub(crate) fn registration(spec: Value, replace: bool) -> Request {
+    let draft = Box::new(serde_json::from_value(spec).expect("a draft"));
+    Request::Register { draft, replace }
+}
+
+/// A WARM function that wants no pod by itself.
+pub(crate) fn warm(name: &str) -> Value {
+    json!({"name": name, "image": "i:1", "executionMode": "WARM", "timeoutMs": 1000,
+        "scalingConfig": {"minReplicas": 0, "maxReplicas": 4}})
+}
+
+/// The same as an object of the cluster.
+pub(crate) fn object(mut spec: Value) -> Value {
+    let name = spec["name"].take();
+    spec.as_object_mut().expect("an object").remove("name");
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+fn write_kubeconfig(url: &str) -> PathBuf {
+    let port = url.rsplit(':').next().unwrap_or_default();
+    static FILES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = FILES.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("k8s-bridge-{}-{port}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": url}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    std::fs::write(&path, config.to_string()).expect("written");
+    path
+}

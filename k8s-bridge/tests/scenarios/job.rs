@@ -1,0 +1,417 @@
+//! Jobs: how they are made, how each end without a callback is told, and that none is left.
+
+use std::time::Duration;
+
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Reply};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::CallRef;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use crate::bench::{Bench, pass, scenario, until};
+use crate::kubelet::Fate;
+use crate::script::{Fault, QUOTA, answer, of, refuse};
+use crate::server::Server;
+
+const DEADLINE_MS: u64 = 60_000;
+
+pub(crate) fn call(index: u32) -> CallRef {
+    CallRef {
+        index,
+        generation: 1,
+        thread: 1,
+    }
+}
+
+/// A plane with a JOB function.
+pub(crate) async fn with_function(server: &Server) -> (Bench, Arc<Function>) {
+    let mut bench = Bench::new(server);
+    bench.ready().await;
+    let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});
+    match bench.register(spec, false).await {
+        Reply::Registered { function, .. } => (bench, function),
+        _ => panic!("it is not registered"),
+    }
+}
+
+pub(crate) fn start(bench: &Bench, function: &Arc<Function>, call: CallRef) {
+    start_with(bench, function, call, DEADLINE_MS);
+}
+
+fn start_with(bench: &Bench, function: &Arc<Function>, call: CallRef, deadline_ms: u64) {
+    bench.rings.send(BridgeMessage::Job(Box::new(JobStart {
+        call,
+        function: function.clone(),
+        execution_id: "0e".into(),
+        attempt: 1,
+        trace_id: Some("t1".into()),
+        token: "1.abc".into(),
+        payload: Some("{\"input\":1}".into()),
+        deadline_ms,
+    })));
+}
+
+pub(crate) fn stop(bench: &Bench, call: CallRef, stamps: Option<ReadyStamps>) {
+    bench.rings.send(BridgeMessage::JobStop {
+        call,
+        attempt: 1,
+        stamps,
+    });
+}
+
+async fn started(bench: &Bench, of: CallRef) {
+    match bench.message(1).await {
+        Message::JobStarted { call, attempt, .. } => assert_eq!((call, attempt), (of, 1)),
+        _ => panic!("another message than a start"),
+    }
+}
+
+async fn ended(bench: &Bench, of: CallRef) -> (Failure, bool) {
+    loop {
+        match bench.message(1).await {
+            Message::JobStarted { .. } => {}
+            Message::JobEnded {
+                call, failure, oom, ..
+            } => {
+                assert_eq!(call, of);
+                return (failure, oom);
+            }
+            _ => panic!("another message than an end"),
+        }
+    }
+}
+
+fn is_quiet(bench: &Bench) -> bool {
+    let messages = bench.rings.messages.borrow();
+    let is_end = |message: &Message| matches!(message, Message::JobEnded { .. });
+    !messages[1].iter().any(is_end)
+}
+
+async fn nothing_left(server: &Server) {
+    until("no Job and no pod is left", || {
+        server.names("jobs").is_empty() && server.names("pods").is_empty()
+    })
+    .await;
+}
+
+async fn only_pod(server: &Server) -> String {
+    until("there is a pod", || server.names("pods").len() == 1).await;
+    server.names("pods").remove(0)
+}
+
+#[test]
+fn a_job_is_made_as_the_contract_says_and_deleted_when_it_is_over() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        let name = server.names("jobs").remove(0);
+        assert!(name.starts_with("fn-j-") && name.len() <= 63, "{name}");
+        let job = server.get("jobs", &name).expect("there");
+        let spec = &job["spec"];
+        assert_eq!(spec["backoffLimit"], 0);
+        assert_eq!(spec["activeDeadlineSeconds"], 90);
+        for metadata in [&job["metadata"], &spec["template"]["metadata"]] {
+            let labels = &metadata["labels"];
+            assert_eq!(labels["app"], "nanofaas");
+            assert_eq!(labels["nanofaas.io/function"], "j");
+            assert_eq!(labels["nanofaas.io/kind"], "job");
+            assert_eq!(labels["nanofaas.io/execution"], "0e");
+            assert!(labels["nanofaas.io/instance"].is_string());
+            assert_eq!(metadata["annotations"]["nanofaas.io/trace-id"], "t1");
+        }
+        let owner = &job["metadata"]["ownerReferences"][0];
+        assert_eq!(
+            (&owner["kind"], &owner["uid"]),
+            (&json!("Pod"), &json!("plane-uid"))
+        );
+        let pod = &spec["template"]["spec"];
+        assert_eq!(pod["restartPolicy"], "Never");
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let env = pod["containers"][0]["env"].as_array().expect("a list");
+        let value = |name: &str| -> &Value {
+            let found = env.iter().find(|one| one["name"] == name);
+            &found.unwrap_or_else(|| panic!("there is no {name}"))["value"]
+        };
+        assert_eq!(value("EXECUTION_ID"), "0e");
+        assert_eq!(value("INVOCATION_PAYLOAD"), "{\"input\":1}");
+        let callback = "http://127.0.0.1:1/v1/internal/1.abc/executions";
+        assert_eq!(value("CALLBACK_URL"), callback);
+        assert_eq!(value("INVOCATION_TIMEOUT_MS"), "30000");
+        stop(&bench, call(1), None);
+        nothing_left(&server).await;
+        let deleted = server.asked(of("delete", "jobs"));
+        assert_eq!(deleted.len(), 1);
+        assert_eq!(deleted[0].body["propagationPolicy"], "Background");
+        assert!(is_quiet(&bench));
+    });
+}
+
+#[test]
+fn a_job_whose_creation_was_not_answered_is_one_job() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        pass(3.0).await;
+        assert_eq!(server.names("jobs").len(), 1);
+        assert_eq!(server.names("pods").len(), 1);
+        stop(&bench, call(1), None);
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ImagePullBackOff", "no such image"));
+        let began = tokio::time::Instant::now();
+        start(&bench, &function, call(1));
+        let (failure, oom) = ended(&bench, call(1)).await;
+        assert!(began.elapsed() < Duration::from_secs(5) && !oom);
+        let why = "ImagePullBackOff: no such image".into();
+        assert_eq!(failure, Failure::ColdStart(why));
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn an_end_without_a_callback_is_told_in_the_clusters_words() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        for (index, exit, reason, words, is_oom) in [
+            (1, 137, "OOMKilled", "OOMKilled", true),
+            (2, 3, "Error", "status 3", false),
+            (3, 0, "Completed", "status 0", false),
+        ] {
+            start(&bench, &function, call(index));
+            started(&bench, call(index)).await;
+            let pod = only_pod(&server).await;
+            server.end(&pod, exit, reason, "");
+            let (failure, oom) = ended(&bench, call(index)).await;
+            assert_eq!(oom, is_oom);
+            assert!(
+                matches!(&failure, Failure::PodLost(why) if why.contains(words)),
+                "{failure:?}"
+            );
+            nothing_left(&server).await;
+        }
+        start(&bench, &function, call(4));
+        started(&bench, call(4)).await;
+        let pod = only_pod(&server).await;
+        server.evict(&pod);
+        let (failure, _) = ended(&bench, call(4)).await;
+        assert!(matches!(&failure, Failure::PodLost(why) if why.contains("Evicted")));
+        nothing_left(&server).await;
+        start(&bench, &function, call(5));
+        started(&bench, call(5)).await;
+        let pod = only_pod(&server).await;
+        server.remove("pods", &pod);
+        let (failure, _) = ended(&bench, call(5)).await;
+        assert!(matches!(&failure, Failure::PodLost(_)), "{failure:?}");
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_word_that_comes_a_little_after_the_exit_is_in_time() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        let pod = only_pod(&server).await;
+        server.end(&pod, 0, "Completed", "");
+        pass(0.3).await;
+        stop(&bench, call(1), Some(ReadyStamps::default()));
+        nothing_left(&server).await;
+        assert!(is_quiet(&bench));
+    });
+}
+
+#[test]
+fn an_answered_job_may_exit_before_it_is_deleted() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        let pod = only_pod(&server).await;
+        stop(&bench, call(1), Some(ReadyStamps::default()));
+        pass(2.0).await;
+        assert_eq!(server.count(of("delete", "jobs")), 0);
+        server.end(&pod, 0, "Completed", "");
+        nothing_left(&server).await;
+        assert_eq!(server.count(of("delete", "pods")), 0);
+        // One that does not is not waited for long.
+        start(&bench, &function, call(2));
+        started(&bench, call(2)).await;
+        stop(&bench, call(2), Some(ReadyStamps::default()));
+        pass(8.0).await;
+        nothing_left(&server).await;
+        assert!(is_quiet(&bench));
+    });
+}
+
+#[test]
+fn a_cancelled_job_is_deleted_wherever_it_is() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        // While it is created.
+        server.script(of("create", "jobs"), 1, Fault::Late(Duration::from_secs(3)));
+        start(&bench, &function, call(1));
+        pass(1.0).await;
+        stop(&bench, call(1), None);
+        pass(5.0).await;
+        nothing_left(&server).await;
+        // While its pod waits for a node.
+        server.kubelet().next(Fate::Unschedulable("no nodes"));
+        start(&bench, &function, call(2));
+        only_pod(&server).await;
+        stop(&bench, call(2), None);
+        nothing_left(&server).await;
+        // At once, before anything.
+        start(&bench, &function, call(3));
+        stop(&bench, call(3), None);
+        pass(5.0).await;
+        nothing_left(&server).await;
+        assert!(is_quiet(&bench));
+    });
+}
+
+#[test]
+fn a_quota_that_refuses_the_pod_is_read_from_events() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server.kubelet().next(Fate::Refused(QUOTA));
+        let began = tokio::time::Instant::now();
+        start(&bench, &function, call(1));
+        let (failure, _) = ended(&bench, call(1)).await;
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(failure, Failure::ColdStart(QUOTA.into()));
+        nothing_left(&server).await;
+        let asked = server.asked(of("list", "events"));
+        assert!(
+            asked[0].query.contains("involvedObject.name=fn-j-"),
+            "{}",
+            asked[0].query
+        );
+    });
+}
+
+#[test]
+fn a_quota_that_refuses_the_job_is_told() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", QUOTA));
+        start(&bench, &function, call(1));
+        let (failure, _) = ended(&bench, call(1)).await;
+        assert!(matches!(&failure, Failure::ColdStart(why) if why.contains(QUOTA)));
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server
+            .kubelet()
+            .next(Fate::Unschedulable("0/1 nodes are available"));
+        start(&bench, &function, call(1));
+        let (failure, _) = ended(&bench, call(1)).await;
+        let has_words = |why: &str| why.contains("0/1 nodes") && why.contains("20000 ms");
+        assert!(
+            matches!(&failure, Failure::ColdStart(why) if has_words(why)),
+            "{failure:?}"
+        );
+        nothing_left(&server).await;
+        // Its events are looked up, but not for ever.
+        assert!(server.count(of("list", "events")) <= 1);
+    });
+}
+
+#[test]
+fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server.0.watch_delay.set(Duration::from_secs(3600));
+        start(&bench, &function, call(1));
+        let (failure, _) = ended(&bench, call(1)).await;
+        assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
+        let count = server.count(of("list", "events"));
+        assert!((1..=6).contains(&count), "{count} looks in 20 s");
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_job_of_a_server_that_is_gone_fails_at_the_calls_deadline_and_is_not_left() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
+        server.script(of("create", "jobs"), usize::MAX, Fault::Close);
+        let began = tokio::time::Instant::now();
+        start_with(&bench, &function, call(1), 5000);
+        let (failure, _) = ended(&bench, call(1)).await;
+        assert!(began.elapsed() <= Duration::from_millis(5500));
+        assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
+    scenario(|server| async move {
+        let (mut bench, function) = with_function(&server).await;
+        let warm = bench.warm("w").await;
+        let (_, pod) = bench.running(&warm).await;
+        start(&bench, &function, call(1));
+        until("its pod runs", || server.names("pods").len() == 2).await;
+        bench.stop().await;
+        bench.end();
+        until("the Job's pod is gone", || {
+            server.names("pods") == [pod.clone()]
+        })
+        .await;
+        assert!(server.names("jobs").is_empty());
+    });
+}
+
+#[test]
+fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        for index in 0..50 {
+            start(&bench, &function, call(index));
+        }
+        for _ in 0..50 {
+            match bench.message(1).await {
+                Message::JobStarted { call, .. } => stop(&bench, call, None),
+                _ => panic!("another message"),
+            }
+        }
+        nothing_left(&server).await;
+        assert_eq!(bench.created("jobs"), 50);
+        assert!(is_quiet(&bench));
+    });
+}
+
+#[test]
+fn a_deletion_that_the_server_does_not_take_is_tried_until_it_does() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        server.script(of("delete", "jobs"), usize::MAX, answer(500));
+        stop(&bench, call(1), None);
+        pass(60.0).await;
+        let count = server.count(of("delete", "jobs"));
+        assert!((5..=40).contains(&count), "{count} tries in 60 s");
+        server.mend();
+        nothing_left(&server).await;
+    });
+}

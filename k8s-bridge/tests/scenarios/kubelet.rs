@@ -1,0 +1,292 @@
+//! What a cluster does with pods and Jobs: a pod runs at a loopback address of its own with a
+//! `/health` there, or comes to another fate; a Job gets a pod; what is deleted goes a little
+//! later. It decides nothing that a test could want to decide.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::sleep;
+
+use crate::server::Server;
+use crate::store::{Refusal, name_of};
+
+/// Between two steps of a pod.
+const STEP: Duration = Duration::from_millis(2);
+/// Where pods listen.
+const PORT: u16 = 8080;
+
+/// What becomes of a new pod.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Fate {
+    #[default]
+    Runs,
+    /// It runs, and nobody answers on its port.
+    RunsMute,
+    /// Its container waits, for a reason and with a message.
+    Waits(&'static str, &'static str),
+    Unschedulable(&'static str),
+    /// Nothing happens to it.
+    Nothing,
+    /// A Job's pods are refused in these words.
+    Refused(&'static str),
+}
+
+/// What a test decides of pods.
+#[derive(Default)]
+pub(crate) struct Kubelet {
+    next: RefCell<VecDeque<Fate>>,
+    otherwise: RefCell<Fate>,
+    running: RefCell<HashMap<String, Running>>,
+    /// Pods that are deleted stay, for so long.
+    pub(crate) lingering: Cell<Duration>,
+    jobs: Cell<u32>,
+}
+
+struct Running {
+    is_well: Rc<Cell<bool>>,
+    listening: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+/// A listener at an address that no other test has.
+async fn own_address() -> (Ipv4Addr, TcpListener) {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = u8::try_from(std::process::id() % 199).expect("small") + 20;
+        let [.., high, low] = number.to_be_bytes();
+        let address = Ipv4Addr::new(127, process, high, low);
+        if let Ok(listener) = TcpListener::bind((address, PORT)).await {
+            return (address, listener);
+        }
+    }
+}
+
+async fn answer_health(listener: TcpListener, is_well: Rc<Cell<bool>>) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            return;
+        };
+        let is_well = is_well.clone();
+        spawn_local(async move {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).await;
+            let code = if is_well.get() { 200 } else { 503 };
+            let answer = format!("HTTP/1.1 {code} Health\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+    }
+}
+
+fn container(state: &Value) -> Value {
+    json!([{"name": "function", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": state}])
+}
+
+impl Kubelet {
+    /// What becomes of the pods that come next, in order.
+    pub(crate) fn next(&self, fate: Fate) {
+        self.next.borrow_mut().push_back(fate);
+    }
+
+    /// What becomes of all others.
+    pub(crate) fn otherwise(&self, fate: Fate) {
+        self.otherwise.replace(fate);
+    }
+
+    fn fate(&self) -> Fate {
+        let next = self.next.borrow_mut().pop_front();
+        next.unwrap_or_else(|| self.otherwise.borrow().clone())
+    }
+
+    /// Somebody created an object.
+    pub(crate) fn created(&self, server: &Server, resource: &str, name: &str) {
+        let (server, name) = (server.clone(), name.to_owned());
+        match resource {
+            "pods" => {
+                let fate = self.fate();
+                spawn_local(async move { server.run(&name, fate).await });
+            }
+            "jobs" => {
+                let fate = self.fate();
+                self.jobs.set(self.jobs.get() + 1);
+                spawn_local(async move { server.run_job(&name, fate).await });
+            }
+            _ => {}
+        }
+    }
+
+    /// Somebody wants a pod gone: it goes a little later.
+    pub(crate) fn deleted(
+        &self,
+        server: &Server,
+        name: &str,
+        grace_s: u64,
+    ) -> Result<Value, Refusal> {
+        let pod = server.0.store.borrow_mut().condemn("pods", name, grace_s)?;
+        let lingering = self.lingering.get();
+        let (server, name) = (server.clone(), name.to_owned());
+        spawn_local(async move {
+            sleep(STEP + lingering).await;
+            server.0.kubelet.running.borrow_mut().remove(&name);
+            // Another deletion may have been as fast.
+            let _ = server.0.store.borrow_mut().remove("pods", &name);
+            server.0.changed.notify_waiters();
+        });
+        Ok(pod)
+    }
+
+    /// A Job is gone: its pods go, too.
+    pub(crate) fn collect(&self, server: &Server, job: &str) {
+        let (server, job) = (server.clone(), job.to_owned());
+        spawn_local(async move {
+            sleep(STEP).await;
+            for pod in server.pods_of_job(&job) {
+                let _ = server.0.kubelet.deleted(&server, &pod, 30);
+            }
+            server.0.changed.notify_waiters();
+        });
+    }
+}
+
+impl Server {
+    pub(crate) fn kubelet(&self) -> &Kubelet {
+        &self.0.kubelet
+    }
+
+    pub(crate) fn pods_of_job(&self, job: &str) -> Vec<String> {
+        let store = self.0.store.borrow();
+        let all = store.all("pods").into_iter();
+        let of = all.filter(|pod| pod["metadata"]["labels"]["job-name"] == job);
+        of.map(|pod| name_of(pod).to_owned()).collect()
+    }
+
+    fn set_status(&self, pod: &str, status: &Value) {
+        let status = status.as_object().expect("an object");
+        self.0.store.borrow_mut().edit("pods", pod, |object| {
+            for (name, value) in status {
+                object["status"][name] = value.clone();
+            }
+        });
+        self.0.changed.notify_waiters();
+    }
+
+    async fn run(&self, pod: &str, fate: Fate) {
+        sleep(STEP).await;
+        if let Fate::Nothing = fate {
+            return;
+        }
+        if let Fate::Unschedulable(message) = fate {
+            let condition = json!({"type": "PodScheduled", "status": "False",
+                "reason": "Unschedulable", "message": message});
+            return self.set_status(pod, &json!({"phase": "Pending", "conditions": [condition]}));
+        }
+        let condition = json!({"type": "PodScheduled", "status": "True"});
+        self.set_status(pod, &json!({"phase": "Pending", "conditions": [condition]}));
+        sleep(STEP).await;
+        match fate {
+            Fate::Waits(reason, message) => {
+                let waiting = json!({"waiting": {"reason": reason, "message": message}});
+                let statuses = container(&waiting);
+                self.set_status(pod, &json!({"containerStatuses": statuses}));
+            }
+            fate => self.runs(pod, matches!(fate, Fate::Runs)).await,
+        }
+    }
+
+    /// The pod runs now.
+    pub(crate) async fn runs(&self, pod: &str, answers: bool) {
+        let (address, listener) = own_address().await;
+        let is_well = Rc::new(Cell::new(true));
+        let listening = if answers {
+            spawn_local(answer_health(listener, is_well.clone()))
+        } else {
+            // Nobody accepts; the address stays taken.
+            spawn_local(async move {
+                let _kept = listener;
+                std::future::pending().await
+            })
+        };
+        let running = Running { is_well, listening };
+        let mut all = self.0.kubelet.running.borrow_mut();
+        all.insert(pod.to_owned(), running);
+        let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+        let status = json!({"phase": "Running", "podIP": address.to_string(),
+            "containerStatuses": container(&state)});
+        drop(all);
+        self.set_status(pod, &status);
+    }
+
+    /// Whether a pod's `/health` is to say so.
+    pub(crate) fn set_well(&self, pod: &str, is_well: bool) {
+        self.0.kubelet.running.borrow()[pod].is_well.set(is_well);
+    }
+
+    pub(crate) fn address(&self, pod: &str) -> String {
+        let pod = self.get("pods", pod).expect("a pod");
+        pod["status"]["podIP"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// A pod's container ends.
+    pub(crate) fn end(&self, pod: &str, exit: i32, reason: &str, words: &str) {
+        self.0.kubelet.running.borrow_mut().remove(pod);
+        let state = json!({"terminated": {"exitCode": exit, "reason": reason, "message": words,
+            "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}});
+        let phase = if exit == 0 { "Succeeded" } else { "Failed" };
+        let status = json!({"phase": phase, "containerStatuses": container(&state)});
+        self.set_status(pod, &status);
+    }
+
+    /// Its node wants it gone.
+    pub(crate) fn evict(&self, pod: &str) {
+        self.0.kubelet.running.borrow_mut().remove(pod);
+        let why = "The node was low on resource: memory.";
+        let status = json!({"phase": "Failed", "reason": "Evicted", "message": why});
+        self.set_status(pod, &status);
+    }
+
+    /// Somebody deletes a pod, as `kubectl` does.
+    pub(crate) fn delete_pod(&self, pod: &str) {
+        let deleted = self.0.kubelet.deleted(self, pod, 30);
+        assert!(deleted.is_ok(), "there is no {pod}");
+        self.0.changed.notify_waiters();
+    }
+
+    async fn run_job(&self, job: &str, fate: Fate) {
+        sleep(STEP).await;
+        // It may be deleted by now.
+        let Some(object) = self.get("jobs", job) else {
+            return;
+        };
+        if let Fate::Refused(words) = fate {
+            let event = json!({"metadata": {"name": format!("{job}.1")}, "type": "Warning",
+                "reason": "FailedCreate", "message": words,
+                "involvedObject": {"kind": "Job", "name": job}});
+            self.create("events", event);
+            return;
+        }
+        let mut pod = object["spec"]["template"].clone();
+        let number = self.0.kubelet.jobs.get();
+        let name = format!("{job}-{number:05}");
+        pod["metadata"]["name"] = json!(name);
+        pod["metadata"]["labels"]["job-name"] = json!(job);
+        self.create("pods", pod);
+        self.run(&name, fate).await;
+    }
+}

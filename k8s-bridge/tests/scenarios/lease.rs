@@ -1,0 +1,180 @@
+//! The Lease: who may act, and when nobody may.
+
+use nanofaas_core::message::{Refused, Reply};
+use serde_json::json;
+
+use crate::bench::{Bench, pass, scenario, until, warm};
+use crate::script::{answer, any, of};
+use crate::server::Server;
+
+fn held_by(server: &Server, holder: &str) {
+    let lease = json!({"metadata": {"name": "nanofaas"}, "spec": {"holderIdentity": holder,
+        "leaseDurationSeconds": 15, "leaseTransitions": 3,
+        "renewTime": "2020-01-01T00:00:00.000000Z", "acquireTime": "2020-01-01T00:00:00.000000Z"}});
+    server.create("leases", lease);
+}
+
+fn holder(server: &Server) -> String {
+    let lease = server.get("leases", "nanofaas");
+    let lease = lease.unwrap_or_default();
+    lease["spec"]["holderIdentity"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[test]
+fn a_free_lease_is_taken_before_anything_else_is_done() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        assert_eq!(holder(&server), "plane-uid");
+        let first = server.changes().into_iter().next().expect("a change");
+        assert_eq!((first.verb, &*first.resource), ("create", "leases"));
+        let listed = &server.asked(of("list", "pods"))[0];
+        assert!(listed.at >= first.at);
+    });
+}
+
+#[test]
+fn a_restarted_container_takes_its_lease_back_at_once() {
+    scenario(|server| async move {
+        held_by(&server, "plane-uid");
+        let began = tokio::time::Instant::now();
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        assert!(began.elapsed().as_secs() < 5);
+        assert_eq!(holder(&server), "plane-uid");
+        let lease = server.get("leases", "nanofaas").expect("there");
+        assert_eq!(lease["spec"]["leaseTransitions"], 3);
+        assert_eq!(lease["spec"]["acquireTime"], "2020-01-01T00:00:00.000000Z");
+    });
+}
+
+#[test]
+fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
+    scenario(|server| async move {
+        held_by(&server, "other");
+        let mut bench = Bench::new(&server);
+        bench.begin();
+        // Its time stamp is years old; that is another machine's clock.
+        pass(8.0).await;
+        server.edit("leases", "nanofaas", |lease| {
+            lease["spec"]["renewTime"] = json!("2020-01-01T00:00:08.000000Z");
+        });
+        pass(13.0).await;
+        assert_eq!(holder(&server), "other");
+        assert!(server.changes().is_empty() && !bench.is_ready());
+        until("it is ready", || bench.is_ready()).await;
+        assert_eq!(holder(&server), "plane-uid");
+        let lease = server.get("leases", "nanofaas").expect("there");
+        assert_eq!(lease["spec"]["leaseTransitions"], 4);
+    });
+}
+
+#[test]
+fn a_lease_that_was_given_back_is_taken_at_once() {
+    scenario(|server| async move {
+        let mut first = Bench::new(&server);
+        first.ready().await;
+        let mut second = Bench::new(&server).named("second");
+        second.begin();
+        pass(30.0).await;
+        assert!(!second.is_ready() && holder(&server) == "plane-uid");
+        first.stop().await;
+        first.end();
+        let began = tokio::time::Instant::now();
+        until("the second acts", || second.is_ready()).await;
+        assert!(began.elapsed().as_secs() < 5);
+        assert_eq!(holder(&server), "second");
+    });
+}
+
+#[test]
+fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        let function = bench.warm("f").await;
+        let (pod, _) = bench.running(&function).await;
+        server.script(of("update", "leases"), usize::MAX, answer(500));
+        // The tenure runs out at some time in here.
+        pass(16.0).await;
+        server.forget_asked();
+        let second = bench.start(&function);
+        let token = bench.request(crate::bench::registration(warm("g"), false));
+        pass(10.0).await;
+        let changes: Vec<_> = server.changes();
+        let others = changes.iter().filter(|one| one.resource != "leases");
+        assert_eq!(others.count(), 0, "{changes:?}");
+        assert!(!bench.is_deposed() && bench.is_ready());
+        assert!(bench.is_quiet(), "pods are not touched");
+        match bench.reply(token).await {
+            Reply::Refused(Refused::Unavailable(_)) => {}
+            _ => panic!("nobody may change anything"),
+        }
+        server.mend();
+        match bench.event().await {
+            nanofaas_core::event::Event::PodUp(up) => assert_eq!(up, second),
+            _ => panic!("the pod that waited is started"),
+        }
+        assert_ne!(pod, second);
+    });
+}
+
+#[test]
+fn a_lease_that_cannot_be_read_is_asked_for_in_bounds() {
+    scenario(|server| async move {
+        server.script(any(), usize::MAX, answer(500));
+        let mut bench = Bench::new(&server).outside();
+        bench.begin();
+        pass(30.0).await;
+        let count = server.count(any());
+        assert!(count < 60, "{count} requests in 30 s");
+        server.mend();
+        until("it is ready", || bench.is_ready()).await;
+    });
+}
+
+#[test]
+fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        let function = bench.warm("f").await;
+        server.edit("leases", "nanofaas", |lease| {
+            lease["spec"]["holderIdentity"] = json!("other");
+        });
+        until("it is deposed", || bench.is_deposed()).await;
+        server.forget_asked();
+        bench.start(&function);
+        pass(10.0).await;
+        assert_eq!(server.changes().len(), 0);
+        assert_eq!(holder(&server), "other");
+    });
+}
+
+#[test]
+fn of_two_planes_that_begin_at_once_one_acts() {
+    scenario(|server| async move {
+        let mut first = Bench::new(&server).outside();
+        let mut second = Bench::new(&server).outside();
+        first.begin();
+        second.begin();
+        until("one is ready", || first.is_ready() || second.is_ready()).await;
+        pass(30.0).await;
+        assert!(first.is_ready() != second.is_ready());
+        assert!(!first.is_deposed() && !second.is_deposed());
+    });
+}
+
+#[test]
+fn a_lease_that_somebody_deleted_is_made_again() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server);
+        bench.ready().await;
+        server.remove("leases", "nanofaas");
+        until("it is there", || holder(&server) == "plane-uid").await;
+        assert!(!bench.is_deposed());
+    });
+}

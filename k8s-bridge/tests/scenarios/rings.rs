@@ -1,0 +1,164 @@
+//! The other ends of a plane's rings: io threads that take functions over at once and keep what
+//! else they hear, and a scheduler, which is either the test's own word or the real one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use nanofaas_core::desk::{Desk, Home};
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, Order, Outbox};
+use nanofaas_core::message::{BridgeMessage, Message};
+use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
+use nanofaas_core::registry::Registry;
+use nanofaas_core::scheduler::Scheduler;
+use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_core::ticket::PodRef;
+use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
+use tokio::time::{Instant, sleep};
+
+pub(crate) const IO_THREADS: usize = 2;
+/// Between two looks into the rings.
+pub(crate) const LOOK: Duration = Duration::from_millis(4);
+/// How long a look takes in the world's own time: the kernel needs some for what is on its way.
+const PACE: Duration = Duration::from_micros(20);
+
+/// What the scheduler was offered, and where it put it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Adopted {
+    pub(crate) stale: bool,
+    pub(crate) pod: PodRef,
+}
+
+/// The rings.
+pub(crate) struct Rings {
+    post: BridgePost,
+    io: RefCell<Vec<IoInbox>>,
+    scheduler: RefCell<PinnedInbox>,
+    real: RefCell<Option<Scheduler>>,
+    began: Instant,
+    /// What the scheduler heard of pods, where it is the test's.
+    pub(crate) events: RefCell<VecDeque<Event>>,
+    pub(crate) messages: RefCell<Vec<VecDeque<Message>>>,
+    pub(crate) adopted: RefCell<Vec<Adopted>>,
+    /// What a real scheduler ordered.
+    pub(crate) orders: RefCell<Vec<Order>>,
+    places: Cell<u32>,
+}
+
+fn silent_bell() -> Arc<Doorbell> {
+    Arc::new(Doorbell::new(Waker::noop().clone()))
+}
+
+/// A desk for a cluster, and its rings.
+pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
+    let (post, inbox) = BridgePost::pair(silent_bell());
+    let pairs = (0..IO_THREADS).map(|_| IoPost::pair(silent_bell(), true));
+    let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
+    let (pinned, scheduler) = PinnedPost::pair(silent_bell(), IO_THREADS);
+    let registry = Registry::new(IO_THREADS, Defaults::DEFAULT, Platform::Kubernetes);
+    let registry = (registry, Home::Cluster);
+    let starts = ColdStarts::new(WallClock(std::time::SystemTime::now()));
+    let pinned = SchedulerPost::Pinned(pinned);
+    let desk = Desk::new(inbox, posts, pinned, registry, starts);
+    let real = is_real.then(|| Scheduler::new(Arc::new(Entries::new(IO_THREADS))));
+    let rings = Rings {
+        post,
+        io: RefCell::new(io),
+        scheduler: RefCell::new(scheduler),
+        real: RefCell::new(real),
+        began: Instant::now(),
+        events: RefCell::default(),
+        messages: RefCell::new((0..IO_THREADS).map(|_| VecDeque::new()).collect()),
+        adopted: RefCell::default(),
+        orders: RefCell::default(),
+        places: Cell::new(0),
+    };
+    (desk, Rc::new(rings))
+}
+
+impl Rings {
+    /// Looks into the rings, for ever.
+    pub(crate) async fn turn(self: Rc<Self>) {
+        loop {
+            self.take_messages();
+            self.take_events();
+            std::thread::sleep(PACE);
+            sleep(LOOK).await;
+        }
+    }
+
+    pub(crate) fn send(&self, message: BridgeMessage) {
+        assert!(self.post.send(message).is_ok(), "the inbox is full");
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.send(BridgeMessage::Order(order));
+    }
+
+    /// A place for a pod.
+    pub(crate) fn place(&self) -> PodRef {
+        self.places.set(self.places.get() + 1);
+        PodRef {
+            index: self.places.get(),
+            generation: 7,
+        }
+    }
+
+    /// Functions are acknowledged at once.
+    fn take_messages(&self) {
+        let mut kept = self.messages.borrow_mut();
+        for (inbox, kept) in self.io.borrow_mut().iter_mut().zip(&mut *kept) {
+            while let Some(message) = inbox.messages.pop() {
+                let version = match &message {
+                    Message::Function(function) => function.version,
+                    Message::FunctionRemoved { version, .. } => *version,
+                    _ => {
+                        kept.push_back(message);
+                        continue;
+                    }
+                };
+                self.send(BridgeMessage::Ack { version });
+            }
+        }
+    }
+
+    fn take_events(&self) {
+        let mut inbox = self.scheduler.borrow_mut();
+        let mut real = self.real.borrow_mut();
+        let Some(scheduler) = &mut *real else {
+            while let Some(event) = inbox.events.pop() {
+                self.hear(event);
+            }
+            return;
+        };
+        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).expect("a short test");
+        let mut out = Outbox::default();
+        while let Some(event) = inbox.events.pop() {
+            scheduler.event(event, now_ns, &mut out);
+        }
+        scheduler.tick(now_ns, &mut out);
+        for order in out.orders {
+            self.orders.borrow_mut().push(order);
+            self.order(order);
+        }
+    }
+
+    /// What a scheduler without calls says at once; the rest is the test's.
+    fn hear(&self, event: Event) {
+        match event {
+            Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}
+            Event::LaneRemoved { lane, epoch } => self.order(Order::LaneGone { lane, epoch }),
+            Event::Adopt { lane, token, stale } => {
+                let pod = self.place();
+                self.adopted.borrow_mut().push(Adopted { stale, pod });
+                self.order(Order::Adopted { lane, token, pod });
+            }
+            event => self.events.borrow_mut().push_back(event),
+        }
+    }
+}

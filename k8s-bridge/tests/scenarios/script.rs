@@ -1,0 +1,134 @@
+//! What goes wrong between a plane and its API server, for the next so many requests of a kind.
+//! It holds no object; the server looks at it before it answers.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::store::{Refusal, refusal};
+
+/// Which requests; nothing means any.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Which {
+    pub(crate) verb: Option<&'static str>,
+    /// With its subresource: `functions/status`.
+    pub(crate) resource: Option<&'static str>,
+}
+
+impl Which {
+    pub(crate) fn matches(self, verb: &str, resource: &str) -> bool {
+        self.verb.is_none_or(|wanted| wanted == verb)
+            && self.resource.is_none_or(|wanted| wanted == resource)
+    }
+}
+
+pub(crate) const fn any() -> Which {
+    Which {
+        verb: None,
+        resource: None,
+    }
+}
+
+pub(crate) const fn of(verb: &'static str, resource: &'static str) -> Which {
+    Which {
+        verb: Some(verb),
+        resource: Some(resource),
+    }
+}
+
+/// What is done in place of an answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// Another answer; nothing is done.
+    Answer {
+        refusal: Refusal,
+        retry_after_s: Option<u32>,
+    },
+    /// The connection is closed; nothing is done.
+    Close,
+    /// It is done, and the connection closed without a word.
+    LoseAnswer,
+    /// No answer, ever; nothing is done.
+    Hang,
+    /// It is done and answered, later.
+    Late(Duration),
+    /// It is done later, and never answered.
+    DoneLate(Duration),
+    /// A watch ends as soon as it has begun.
+    EndAtOnce,
+    /// A watch says that its version is too old, in an event.
+    ExpireByEvent,
+    /// A watch begins and says nothing, ever.
+    Mute,
+    /// A watch breaks off within its first line.
+    CutLine,
+}
+
+pub(crate) fn answer(code: u16) -> Fault {
+    let reason = match code {
+        403 => "Forbidden",
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        _ => "InternalError",
+    };
+    Fault::Answer {
+        refusal: refusal(code, reason, "as scripted"),
+        retry_after_s: None,
+    }
+}
+
+pub(crate) fn refuse(code: u16, reason: &str, message: &str) -> Fault {
+    Fault::Answer {
+        refusal: refusal(code, reason, message),
+        retry_after_s: None,
+    }
+}
+
+pub(crate) fn too_many(retry_after_s: u32) -> Fault {
+    Fault::Answer {
+        refusal: refusal(429, "TooManyRequests", "as scripted"),
+        retry_after_s: Some(retry_after_s),
+    }
+}
+
+/// The words of a quota.
+pub(crate) const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
+
+/// What a test wants to go wrong.
+#[derive(Default)]
+pub(crate) struct Script {
+    faults: Vec<(Which, usize, Fault)>,
+}
+
+impl Script {
+    pub(crate) fn add(&mut self, which: Which, times: usize, fault: Fault) {
+        self.faults.push((which, times, fault));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.faults.clear();
+    }
+
+    /// The fault of a request, if it has one.
+    pub(crate) fn next(&mut self, verb: &str, resource: &str) -> Option<Fault> {
+        let mut faults = self.faults.iter_mut();
+        let found = faults.find(|(which, times, _)| *times > 0 && which.matches(verb, resource))?;
+        found.1 -= 1;
+        Some(found.2.clone())
+    }
+}
+
+/// A request as the server saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) at: tokio::time::Instant,
+    pub(crate) verb: &'static str,
+    pub(crate) group: String,
+    pub(crate) resource: String,
+    pub(crate) name: String,
+    pub(crate) query: String,
+    pub(crate) body: Value,
+}

@@ -1,0 +1,316 @@
+//! A scripted API server over plain HTTP on loopback: list, watch, get, create, update, patch and
+//! delete of what a plane uses, every request written down, and whatever a script wants to go
+//! wrong. It lives on the test's own thread, so that time is the test's.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::BufReader;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, sleep};
+
+use crate::http::{Request, read_request, write_answer};
+use crate::kubelet::Kubelet;
+use crate::script::{Asked, Fault, Script, Which, any};
+use crate::store::{Refusal, Store, has_fields, kind_of, name_of, refusal, selects};
+use crate::stream;
+
+/// The server, in everybody's hands.
+#[derive(Clone)]
+pub(crate) struct Server(pub(crate) Rc<State>);
+
+/// What its tasks share.
+pub(crate) struct State {
+    pub(crate) store: RefCell<Store>,
+    pub(crate) asked: RefCell<Vec<Asked>>,
+    pub(crate) kubelet: Kubelet,
+    pub(crate) changed: Notify,
+    /// How late watches tell what happened.
+    pub(crate) watch_delay: Cell<Duration>,
+    /// Objects in one page of a list, at the most.
+    pub(crate) page: Cell<usize>,
+    pub(crate) watches: RefCell<Vec<String>>,
+    script: RefCell<Script>,
+    address: Cell<SocketAddr>,
+    accepted: Cell<usize>,
+    is_slamming: Cell<bool>,
+    tasks: RefCell<Vec<AbortHandle>>,
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        let server = Self(Rc::new(State {
+            store: RefCell::default(),
+            asked: RefCell::default(),
+            kubelet: Kubelet::default(),
+            changed: Notify::new(),
+            watch_delay: Cell::default(),
+            page: Cell::new(usize::MAX),
+            watches: RefCell::default(),
+            script: RefCell::default(),
+            address: Cell::new(([127, 0, 0, 1], 0).into()),
+            accepted: Cell::new(0),
+            is_slamming: Cell::new(false),
+            tasks: RefCell::default(),
+        }));
+        server.come_back().await;
+        server
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.0.address.get())
+    }
+
+    /// Listens, where it did before.
+    pub(crate) async fn come_back(&self) {
+        let listener = TcpListener::bind(self.0.address.get()).await;
+        let listener = listener.expect("the port is free");
+        self.0.address.set(listener.local_addr().expect("bound"));
+        let server = self.clone();
+        self.keep(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                server.0.accepted.set(server.0.accepted.get() + 1);
+                if !server.0.is_slamming.get() {
+                    server.keep(server.clone().serve(stream));
+                }
+            }
+        });
+    }
+
+    fn keep(&self, task: impl Future<Output = ()> + 'static) {
+        let task = spawn_local(task).abort_handle();
+        let mut tasks = self.0.tasks.borrow_mut();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// Nobody listens, and all connections are lost.
+    pub(crate) fn leave(&self) {
+        self.0
+            .tasks
+            .borrow_mut()
+            .drain(..)
+            .for_each(|task| task.abort());
+    }
+
+    /// Loses all connections, and closes new ones at once, or takes them again.
+    pub(crate) async fn slam(&self, is_slamming: bool) {
+        self.0.is_slamming.set(is_slamming);
+        self.leave();
+        sleep(Duration::from_millis(1)).await;
+        self.come_back().await;
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.0.accepted.get()
+    }
+
+    /// The next so many requests of a kind go wrong.
+    pub(crate) fn script(&self, which: Which, times: usize, fault: Fault) {
+        self.0.script.borrow_mut().add(which, times, fault);
+    }
+
+    /// Nothing goes wrong any more.
+    pub(crate) fn mend(&self) {
+        self.0.script.borrow_mut().clear();
+    }
+
+    /// The requests of a kind so far.
+    pub(crate) fn asked(&self, which: Which) -> Vec<Asked> {
+        let asked = self.0.asked.borrow();
+        let of = asked
+            .iter()
+            .filter(|one| which.matches(one.verb, &one.resource));
+        of.cloned().collect()
+    }
+
+    pub(crate) fn count(&self, which: Which) -> usize {
+        self.asked(which).len()
+    }
+
+    /// Forgets what was asked so far.
+    pub(crate) fn forget_asked(&self) {
+        self.0.asked.borrow_mut().clear();
+    }
+
+    pub(crate) fn changes(&self) -> Vec<Asked> {
+        let reads = ["get", "list", "watch"];
+        let mut all = self.asked(any());
+        all.retain(|one| !reads.contains(&one.verb));
+        all
+    }
+
+    pub(crate) fn get(&self, resource: &str, name: &str) -> Option<Value> {
+        self.0.store.borrow().get(resource, name).cloned()
+    }
+
+    pub(crate) fn names(&self, resource: &str) -> Vec<String> {
+        let store = self.0.store.borrow();
+        let all = store.all(resource);
+        all.into_iter().map(|one| name_of(one).to_owned()).collect()
+    }
+
+    /// How many objects there ever were.
+    pub(crate) fn ever(&self, resource: &str) -> usize {
+        let store = self.0.store.borrow();
+        let all = store.history.iter();
+        let added = all.filter(|one| one.resource == resource && one.what == "ADDED");
+        added.count()
+    }
+
+    /// Creates an object as somebody else would.
+    pub(crate) fn create(&self, resource: &str, object: Value) -> Value {
+        let created = self.0.store.borrow_mut().create(resource, object);
+        self.0.changed.notify_waiters();
+        created.expect("it is new")
+    }
+
+    /// Edits an object as somebody else would.
+    pub(crate) fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
+        assert!(self.get(resource, name).is_some(), "there is no {name}");
+        self.0.store.borrow_mut().edit(resource, name, edit);
+        self.0.changed.notify_waiters();
+    }
+
+    /// Removes an object as somebody else would, at once.
+    pub(crate) fn remove(&self, resource: &str, name: &str) {
+        let removed = self.0.store.borrow_mut().remove(resource, name);
+        assert!(removed.is_ok(), "there is no {name}");
+        self.0.changed.notify_waiters();
+    }
+
+    /// All watches have expired.
+    pub(crate) fn compact(&self) {
+        self.0.store.borrow_mut().compact();
+    }
+
+    async fn serve(self, stream: TcpStream) {
+        let mut stream = BufReader::new(stream);
+        while let Some(request) = read_request(&mut stream).await {
+            if !self.answer(request, &mut stream).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether the connection is kept.
+    async fn answer(&self, request: Request, stream: &mut BufReader<TcpStream>) -> bool {
+        let asked = request.asked(Instant::now());
+        let (verb, resource) = (asked.verb, asked.resource.clone());
+        self.0.asked.borrow_mut().push(asked);
+        let fault = self.0.script.borrow_mut().next(verb, &resource);
+        match fault {
+            Some(Fault::Answer {
+                refusal: (code, body),
+                retry_after_s,
+            }) => return write_answer(stream, code, &body, retry_after_s).await,
+            Some(Fault::Close) => return false,
+            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Late(late)) => sleep(late).await,
+            Some(Fault::DoneLate(late)) => {
+                let server = self.clone();
+                spawn_local(async move {
+                    sleep(late).await;
+                    let _ = server.act(&request);
+                });
+                return std::future::pending().await;
+            }
+            Some(Fault::LoseAnswer) => {
+                let _ = self.act(&request);
+                return false;
+            }
+            Some(fault) => return stream::broken(&fault, stream).await,
+            None => {}
+        }
+        if verb == "watch" {
+            return stream::watch(self, &request, stream).await;
+        }
+        let (code, body) = match self.act(&request) {
+            Ok(done) => done,
+            Err(refused) => refused,
+        };
+        write_answer(stream, code, &body, None).await
+    }
+
+    fn act(&self, request: &Request) -> Result<(u16, Value), Refusal> {
+        let (resource, name) = (&*request.resource, &*request.name);
+        let body = &request.body;
+        let done = match request.verb {
+            "list" => Ok((200, self.list(request))),
+            "get" => {
+                let found = self.get(resource, name);
+                let why = || refusal(404, "NotFound", &format!("{resource} \"{name}\" not found"));
+                found.map(|object| (200, object)).ok_or_else(why)
+            }
+            "create" => {
+                let created = self.0.store.borrow_mut().create(resource, body.clone())?;
+                self.0.kubelet.created(self, resource, name_of(&created));
+                Ok((201, created))
+            }
+            "update" => {
+                let written = self.0.store.borrow_mut().replace(resource, name, body);
+                written.map(|object| (200, object))
+            }
+            "patch" => {
+                let half = request.subresource.as_deref();
+                let mut store = self.0.store.borrow_mut();
+                let written = store.patch(resource, name, half, body);
+                written.map(|object| (200, object))
+            }
+            "delete" => self.delete(request).map(|answer| (200, answer)),
+            verb => panic!("no such verb: {verb}"),
+        };
+        self.0.changed.notify_waiters();
+        done
+    }
+
+    fn list(&self, request: &Request) -> Value {
+        let store = self.0.store.borrow();
+        let labels = request.parameter("labelSelector").unwrap_or_default();
+        let fields = request.parameter("fieldSelector").unwrap_or_default();
+        let all = store.all(&request.resource).into_iter();
+        let found = all.filter(|one| selects(&labels, one) && has_fields(&fields, one));
+        let found: Vec<Value> = found.cloned().collect();
+        let limit = request
+            .parameter("limit")
+            .and_then(|limit| limit.parse().ok());
+        let limit = limit.unwrap_or(usize::MAX).min(self.0.page.get());
+        let from = request
+            .parameter("continue")
+            .and_then(|from| from.parse().ok());
+        let from: usize = from.unwrap_or_default();
+        let mut metadata = json!({"resourceVersion": store.version().to_string()});
+        let to = from.saturating_add(limit);
+        if to < found.len() {
+            metadata["continue"] = json!(to.to_string());
+        }
+        let page: Vec<Value> = found.into_iter().skip(from).take(limit).collect();
+        let (api, kind) = kind_of(&request.resource);
+        json!({"apiVersion": api, "kind": format!("{kind}List"), "metadata": metadata,
+            "items": page})
+    }
+
+    fn delete(&self, request: &Request) -> Result<Value, Refusal> {
+        let (resource, name) = (&*request.resource, &*request.name);
+        if resource == "pods" {
+            let grace_s = request.body["gracePeriodSeconds"].as_u64();
+            return self.0.kubelet.deleted(self, name, grace_s.unwrap_or(30));
+        }
+        let removed = self.0.store.borrow_mut().remove(resource, name)?;
+        if resource == "jobs" && request.body["propagationPolicy"] != "Orphan" {
+            self.0.kubelet.collect(self, name);
+        }
+        let uid = &removed["metadata"]["uid"];
+        Ok(
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+            "details": {"name": name, "kind": resource, "uid": uid}}),
+        )
+    }
+}

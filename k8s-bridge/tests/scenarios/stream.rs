@@ -1,0 +1,155 @@
+//! Watches: what happened to objects, line by line as it happens, and the ways in which that
+//! breaks. The server begins them.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use crate::http::{Request, write_answer};
+use crate::script::Fault;
+use crate::server::Server;
+use crate::store::{refusal, selects};
+
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+const END: &str = "0\r\n\r\n";
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// A watch that does not work; never keeps the connection after half a line.
+pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> bool {
+    let text = match fault {
+        Fault::EndAtOnce => [HEAD, END].concat(),
+        Fault::ExpireByEvent => {
+            let (_, status) = refusal(410, "Expired", "too old resource version");
+            let event = json!({"type": "ERROR", "object": status});
+            [HEAD, &chunk(&format!("{event}\n")), END].concat()
+        }
+        Fault::CutLine => {
+            let half = r#"{"type":"MODIFIED","object":{"metadata":{"name":"ha"#;
+            [HEAD, &chunk(half)].concat()
+        }
+        Fault::Mute => HEAD.to_owned(),
+        fault => panic!("no fault of a watch: {fault:?}"),
+    };
+    let is_written = stream.write_all(text.as_bytes()).await.is_ok();
+    if matches!(fault, Fault::Mute) {
+        // Until the client has enough of it.
+        let _ = stream.fill_buf().await;
+        return false;
+    }
+    is_written && !matches!(fault, Fault::CutLine)
+}
+
+/// Tells what happens until its time is over or the client is gone.
+pub(crate) async fn watch(
+    server: &Server,
+    request: &Request,
+    stream: &mut BufReader<TcpStream>,
+) -> bool {
+    let from = request.parameter("resourceVersion");
+    let mut reached: u64 = from.and_then(|from| from.parse().ok()).unwrap_or_default();
+    if reached < server.0.store.borrow().oldest {
+        let (code, status) = refusal(410, "Expired", "too old resource version");
+        return write_answer(stream, code, &status, None).await;
+    }
+    let seconds = request.parameter("timeoutSeconds");
+    let seconds = seconds
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(300);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    if stream.write_all(HEAD.as_bytes()).await.is_err() {
+        return false;
+    }
+    let _open = Open::new(server, &request.resource);
+    let selector = request.parameter("labelSelector").unwrap_or_default();
+    loop {
+        let changed = server.0.changed.notified();
+        let (events, next) = due(server, request, &selector, &mut reached);
+        for event in events {
+            let line = chunk(&format!("{event}\n"));
+            if stream.write_all(line.as_bytes()).await.is_err() {
+                return false;
+            }
+        }
+        if Instant::now() >= until {
+            return stream.write_all(END.as_bytes()).await.is_ok();
+        }
+        let again = next.unwrap_or(until).min(until);
+        let wait = first_of(first_of(changed, sleep_until(again)), async {
+            // A client says nothing more but that it is gone.
+            let _ = stream.fill_buf().await;
+        });
+        if wait.await == Which::Second {
+            return false;
+        }
+    }
+}
+
+/// What may be told by now, and when there will be more.
+fn due(
+    server: &Server,
+    request: &Request,
+    selector: &str,
+    reached: &mut u64,
+) -> (Vec<Value>, Option<Instant>) {
+    let store = server.0.store.borrow();
+    let delay = server.0.watch_delay.get();
+    let mut events = Vec::new();
+    for happened in store.history.iter().filter(|one| one.version > *reached) {
+        let at = happened.at + delay;
+        if at > Instant::now() {
+            *reached = happened.version - 1;
+            return (events, Some(at));
+        }
+        if happened.resource == request.resource && selects(selector, &happened.object) {
+            events.push(json!({"type": happened.what, "object": happened.object}));
+        }
+    }
+    *reached = store.version().max(*reached);
+    (events, None)
+}
+
+/// Counts a watch while it is open.
+struct Open<'a>(&'a Server, String);
+
+impl<'a> Open<'a> {
+    fn new(server: &'a Server, resource: &str) -> Self {
+        server.0.watches.borrow_mut().push(resource.to_owned());
+        Self(server, resource.to_owned())
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut watches = self.0.0.watches.borrow_mut();
+        if let Some(at) = watches.iter().position(|one| *one == self.1) {
+            watches.swap_remove(at);
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Which {
+    First,
+    Second,
+}
+
+async fn first_of(one: impl Future, other: impl Future) -> Which {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    poll_fn(|context| {
+        if one.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Which::First);
+        }
+        other.as_mut().poll(context).map(|_| Which::Second)
+    })
+    .await
+}

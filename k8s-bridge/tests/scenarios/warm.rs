@@ -1,0 +1,486 @@
+//! Warm pods: how they are made, when they are ready, and how each of their ends is told.
+
+use std::time::Duration;
+
+use nanofaas_core::event::Order;
+use nanofaas_core::message::{ReadyStamps, Refused, Reply, Request};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, pass, scenario, until, warm};
+use crate::kubelet::Fate;
+use crate::script::{Fault, QUOTA, answer, of, refuse, too_many};
+use crate::server::Server;
+
+async fn ready(server: &Server) -> Bench {
+    let mut bench = Bench::new(server);
+    bench.ready().await;
+    bench
+}
+
+fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
+    let env = pod["spec"]["containers"][0]["env"]
+        .as_array()
+        .expect("a list");
+    let found = env.iter().find(|one| one["name"] == name);
+    let found = found.unwrap_or_else(|| panic!("there is no {name}"));
+    found["value"].as_str().unwrap_or_default()
+}
+
+/// The token that a pod was given.
+fn token(server: &Server, pod: &str) -> String {
+    let pod = server.get("pods", pod).expect("there");
+    let url = env(&pod, "NANOFAAS_READY_URL");
+    let (_, rest) = url.split_once("/v1/internal/").expect("our path");
+    rest.split('/').next().expect("a token").to_owned()
+}
+
+fn word(token: &str, pod: &str, address: Option<&str>) -> Request {
+    Request::PodReady {
+        token: token.into(),
+        pod: pod.into(),
+        address: address.map(|text| text.parse().expect("an address")),
+        stamps: ReadyStamps::default(),
+    }
+}
+
+async fn only_pod(server: &Server) -> String {
+    until("there is a pod", || server.names("pods").len() == 1).await;
+    server.names("pods").remove(0)
+}
+
+async fn no_pod(server: &Server) {
+    until("no pod is left", || server.names("pods").is_empty()).await;
+}
+
+#[test]
+fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let place = bench.start(&function);
+        bench.up(place).await;
+        let name = only_pod(&server).await;
+        assert_eq!(
+            bench.address(place).await,
+            format!("{}:8080", server.address(&name))
+        );
+        assert!(
+            name.starts_with("fn-f-") && name.len() == "fn-f-".len() + 5,
+            "{name}"
+        );
+        let pod = server.get("pods", &name).expect("there");
+        let labels = json!({"app": "nanofaas", "nanofaas.io/function": "f",
+            "nanofaas.io/kind": "warm"});
+        assert_eq!(pod["metadata"]["labels"], labels);
+        assert!(pod["metadata"]["annotations"]["nanofaas.io/shape"].is_string());
+        assert_eq!(pod["spec"]["restartPolicy"], "Never");
+        assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 11);
+        assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+        assert_eq!(env(&pod, "PORT"), "8080");
+        assert_eq!(env(&pod, "FUNCTION_NAME"), "f");
+        let url = env(&pod, "NANOFAAS_READY_URL");
+        let end = format!("/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
+        assert!(url.starts_with("http://127.0.0.1:1/v1/internal/") && url.ends_with(&end));
+        let reply = bench.ask(Request::ColdStarts { name: "f".into() }).await;
+        let Reply::ColdStarts(starts) = reply else {
+            panic!("no cold starts");
+        };
+        let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
+        assert_eq!(
+            phases,
+            ["created", "scheduled", "address", "running", "usable"]
+        );
+    });
+}
+
+#[test]
+fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.kubelet().next(Fate::RunsMute);
+        let place = bench.start(&function);
+        let name = only_pod(&server).await;
+        pass(3.0).await;
+        let token = token(&server, &name);
+        for (token, name, why) in [
+            ("0123", &*name, Refused::Forbidden),
+            (&*token, "fn-f-00000", Refused::NotFound),
+        ] {
+            let reply = bench.ask(word(token, name, None)).await;
+            assert!(matches!(reply, Reply::Refused(refused) if refused == why));
+        }
+        assert!(bench.is_quiet());
+        assert!(matches!(
+            bench.ask(word(&token, &name, None)).await,
+            Reply::Ready
+        ));
+        bench.up(place).await;
+    });
+}
+
+#[test]
+fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.0.watch_delay.set(Duration::from_secs(15));
+        server.kubelet().next(Fate::RunsMute);
+        let place = bench.start(&function);
+        let name = only_pod(&server).await;
+        let token = token(&server, &name);
+        let said = bench.ask(word(&token, &name, Some("127.9.9.9"))).await;
+        assert!(matches!(said, Reply::Ready));
+        bench.up(place).await;
+        assert_eq!(bench.address(place).await, "127.9.9.9:8080");
+        pass(40.0).await;
+        assert!(bench.is_quiet() && server.names("pods") == [name]);
+    });
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "manifest unknown"));
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        assert!(failure.permanent, "{failure:?}");
+        assert_eq!(&*failure.message, "ErrImagePull: manifest unknown");
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_quota_is_a_failure_in_its_own_words() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(
+            of("create", "pods"),
+            usize::MAX,
+            refuse(403, "Forbidden", QUOTA),
+        );
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        assert!(failure.message.contains(QUOTA), "{failure:?}");
+        assert_eq!(bench.created("pods"), 1);
+    });
+}
+
+#[test]
+fn a_quota_that_others_are_taking_from_is_asked_again() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 2, answer(409));
+        let place = bench.start(&function);
+        bench.up(place).await;
+        assert_eq!(bench.created("pods"), 3);
+    });
+}
+
+#[test]
+fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server
+            .kubelet()
+            .next(Fate::Unschedulable("0/1 nodes are available"));
+        let began = tokio::time::Instant::now();
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        assert!(began.elapsed() >= bench.start_timeout);
+        assert!(!failure.permanent);
+        assert!(
+            failure.message.contains("0/1 nodes are available"),
+            "{failure:?}"
+        );
+        assert!(failure.message.contains("20000 ms"), "{failure:?}");
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.kubelet().next(Fate::RunsMute);
+        let place = bench.start(&function);
+        let name = only_pod(&server).await;
+        pass(0.5).await;
+        server.end(&name, 3, "Error", "Traceback\nboom");
+        let failure = bench.failure(place).await;
+        assert!(!failure.permanent);
+        assert!(failure.message.contains("status 3") && failure.message.ends_with("boom"));
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        server.kubelet().lingering.set(Duration::from_secs(5));
+        server.delete_pod(&name);
+        bench.leaving(place).await;
+        pass(3.0).await;
+        assert!(bench.is_quiet(), "calls may still run in it");
+        bench.down(place).await;
+        assert!(!bench.gone(place).await.oom);
+    });
+}
+
+#[test]
+fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.kubelet().next(Fate::RunsMute);
+        let place = bench.start(&function);
+        let name = only_pod(&server).await;
+        pass(0.5).await;
+        server.delete_pod(&name);
+        assert!(!bench.failure(place).await.permanent);
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        let (_, other) = bench.running(&function).await;
+        server.kubelet().lingering.set(Duration::from_secs(3));
+        bench.rings.order(Order::Stop { pod: place });
+        pass(2.0).await;
+        assert!(bench.is_quiet());
+        bench.down(place).await;
+        bench.gone(place).await;
+        let deleted = server.asked(of("delete", "pods"));
+        assert_eq!(deleted.len(), 1);
+        assert_eq!(deleted[0].name, name);
+        assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
+        assert_eq!(server.names("pods"), [other]);
+        // Whoever asks for what is gone hears that it is.
+        for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
+            bench.rings.order(order);
+            bench.down(place).await;
+        }
+    });
+}
+
+#[test]
+fn a_pod_may_be_stopped_while_it_is_created() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 1, Fault::Late(Duration::from_secs(3)));
+        let place = bench.start(&function);
+        pass(1.0).await;
+        bench.rings.order(Order::Stop { pod: place });
+        bench.down(place).await;
+        pass(10.0).await;
+        no_pod(&server).await;
+        assert!(bench.is_quiet());
+    });
+}
+
+#[test]
+fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        server.end(&name, 137, "OOMKilled", "");
+        bench.down(place).await;
+        assert!(bench.gone(place).await.oom);
+        let (place, name) = bench.running(&function).await;
+        server.end(&name, 1, "Error", "last words");
+        bench.down(place).await;
+        let end = bench.gone(place).await;
+        assert!(!end.oom && end.message.contains("last words"), "{end:?}");
+        let (place, name) = bench.running(&function).await;
+        server.evict(&name);
+        bench.down(place).await;
+        let end = bench.gone(place).await;
+        assert!(end.message.contains("Evicted"), "{end:?}");
+        let (place, name) = bench.running(&function).await;
+        server.remove("pods", &name);
+        bench.down(place).await;
+        bench.gone(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_whose_creation_was_not_answered_is_one_pod() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 1, Fault::LoseAnswer);
+        let place = bench.start(&function);
+        bench.up(place).await;
+        pass(5.0).await;
+        assert_eq!(server.names("pods").len(), 1);
+        assert_eq!(server.count(of("delete", "pods")), 0);
+    });
+}
+
+#[test]
+fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 1, Fault::LoseAnswer);
+        server.script(of("create", "pods"), usize::MAX, Fault::Close);
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        assert!(!failure.permanent, "{failure:?}");
+        no_pod(&server).await;
+        // It is done long after everybody gave it up.
+        server.mend();
+        server.script(
+            of("create", "pods"),
+            1,
+            Fault::DoneLate(Duration::from_secs(40)),
+        );
+        server.script(of("create", "pods"), usize::MAX, answer(500));
+        let place = bench.start(&function);
+        bench.failure(place).await;
+        until("it comes", || server.ever("pods") == 2).await;
+        no_pod(&server).await;
+        assert!(bench.is_quiet());
+    });
+}
+
+#[test]
+fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        bench.warm("f").await;
+        let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "warm",
+            "nanofaas.io/function": "f"});
+        let spec = json!({"containers": []});
+        server.create(
+            "pods",
+            json!({"metadata": {"name": "fn-f-xxxxx", "labels": labels},
+            "spec": spec}),
+        );
+        server.create(
+            "pods",
+            json!({"metadata": {"name": "mine", "labels": {"app": "nanofaas"}},
+            "spec": spec}),
+        );
+        until("it is gone", || server.names("pods") == ["mine"]).await;
+        pass(5.0).await;
+        assert_eq!(server.count(of("delete", "pods")), 1);
+    });
+}
+
+#[test]
+fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        for _ in 0..3 {
+            bench.rings.order(Order::Probe { pod: place });
+            bench.up(place).await;
+        }
+        server.set_well(&name, false);
+        bench.rings.order(Order::Probe { pod: place });
+        pass(3.0).await;
+        assert!(bench.is_quiet(), "it has 5 s");
+        server.set_well(&name, true);
+        bench.up(place).await;
+        server.set_well(&name, false);
+        let began = tokio::time::Instant::now();
+        bench.rings.order(Order::Probe { pod: place });
+        bench.down(place).await;
+        assert!(began.elapsed() >= Duration::from_secs(5));
+        bench.gone(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 1, too_many(2));
+        let place = bench.start(&function);
+        bench.up(place).await;
+        let asked = server.asked(of("create", "pods"));
+        assert_eq!(asked.len(), 2);
+        assert!(asked[1].at - asked[0].at >= Duration::from_secs(2));
+        server.forget_asked();
+        server.script(of("create", "pods"), usize::MAX, answer(500));
+        let place = bench.start(&function);
+        bench.failure(place).await;
+        let count = bench.created("pods");
+        assert!(count <= 20, "{count} tries in 20 s");
+    });
+}
+
+#[test]
+fn a_template_that_makes_no_pod_is_a_permanent_failure() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let mut spec = warm("f");
+        spec["podTemplate"] = json!({"spec": {"nodeSelector": ["no", "map"]}});
+        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+            return;
+        };
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        assert!(failure.permanent && failure.message.contains("podTemplate"));
+        assert_eq!(bench.created("pods"), 0);
+    });
+}
+
+#[test]
+fn a_pod_is_stopped_when_the_server_is_back() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let (place, _) = bench.running(&function).await;
+        server.leave();
+        bench.rings.order(Order::Stop { pod: place });
+        pass(20.0).await;
+        assert!(bench.is_quiet());
+        server.come_back().await;
+        bench.down(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn many_pods_at_once_are_all_up() {
+    scenario(|server| async move {
+        let mut bench = ready(&server).await;
+        let function = bench.warm("f").await;
+        let places: Vec<_> = (0..60).map(|_| bench.start(&function)).collect();
+        let mut up = Vec::new();
+        for _ in &places {
+            match bench.event().await {
+                nanofaas_core::event::Event::PodUp(pod) => up.push(pod.index),
+                _ => panic!("another event"),
+            }
+        }
+        up.sort_unstable();
+        let wanted: Vec<u32> = places.iter().map(|pod| pod.index).collect();
+        assert_eq!(up, wanted);
+        assert_eq!(bench.created("pods"), 60);
+    });
+}

@@ -1,0 +1,27 @@
+# Base of functions in Python:
+#   FROM localhost/nanofaas-python:0.1.0
+#   COPY handler.py .
+#   RUN python3 -m compileall -q .
+# Packages are installed as root: `USER root`, `RUN pip install --no-cache-dir ...`, `USER 65532`.
+FROM python:3.11-slim-bookworm
+
+COPY python-runtime/src/nanofaas_runtime /opt/nanofaas/nanofaas_runtime
+
+# A link in the site folder, and not PYTHONPATH, which a function may want to set itself.
+# Byte code is made here, because a container that compiles at each start spends most of the start
+# on it; Python's own images come without that of the standard library, too. The runtime's is never
+# checked against its source: nobody changes that in place, and builders may reset file times.
+RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
+    stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" && \
+    mkdir -p "$site" && \
+    ln -s /opt/nanofaas/nanofaas_runtime "$site/nanofaas_runtime" && \
+    python3 -m compileall -q --invalidation-mode unchecked-hash /opt/nanofaas && \
+    python3 -m compileall -q -j 0 "$stdlib" \
+        -x '/(test|tests|idlelib|lib2to3|turtledemo|site-packages|dist-packages)/' && \
+    install -d -o 65532 -g 65532 /function
+
+WORKDIR /function
+# A number: with a name the kubelet could not tell that it is not root.
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["python3", "-m", "nanofaas_runtime"]

@@ -1,0 +1,192 @@
+//! Where POOL functions' calls go: names are resolved here, every 30 s, off the calls' path.
+//! It never connects anywhere. One look-up serves all functions of a host. The bridge's loop tells
+//! it of every function, whatever runs the pods.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nanofaas_core::desk::Desk;
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{Message, PodAddress};
+use nanofaas_core::spec::{Endpoint, ExecutionMode};
+use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+/// Between look-ups of a name that has an address, and of one that has none yet.
+const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN_UNKNOWN: Duration = Duration::from_secs(2);
+/// How long one look-up may take.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// Each has a thread while it lasts.
+const LOOKUPS_AT_ONCE: usize = 8;
+
+type HostKey = (String, u16);
+
+struct Host {
+    lanes: RefCell<BTreeSet<u32>>,
+    /// What the io threads were told.
+    told: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
+    is_failing: Cell<bool>,
+}
+
+/// The endpoints of all POOL functions.
+pub(super) struct Endpoints {
+    desk: Rc<RefCell<Desk>>,
+    hosts: RefCell<HashMap<HostKey, Rc<Host>>>,
+    lanes: RefCell<HashMap<u32, HostKey>>,
+    lookups: Semaphore,
+}
+
+impl Endpoints {
+    pub(super) fn new(desk: Rc<RefCell<Desk>>) -> Rc<Self> {
+        Rc::new(Self {
+            desk,
+            hosts: RefCell::new(HashMap::new()),
+            lanes: RefCell::new(HashMap::new()),
+            lookups: Semaphore::new(LOOKUPS_AT_ONCE),
+        })
+    }
+
+    /// Takes a new or changed function in, and says where its calls go as soon as that is known.
+    pub(super) fn follow(self: &Rc<Self>, function: &Function) {
+        let lane = function.lane;
+        self.forget(lane);
+        if function.spec.execution_mode != ExecutionMode::Pool {
+            return;
+        }
+        match &function.spec.endpoint_url {
+            None => {}
+            Some(Endpoint::Unix { socket, .. }) => {
+                self.tell(lane, &Ok(PodAddress::Unix(PathBuf::from(socket))));
+            }
+            Some(Endpoint::Http { host, port, .. }) => match host.parse::<IpAddr>() {
+                Ok(ip) => {
+                    let address = SocketAddr::new(ip, *port);
+                    self.tell(lane, &Ok(PodAddress::Tcp(address)));
+                }
+                Err(_) => self.join(lane, (host.clone(), *port)),
+            },
+        }
+    }
+
+    /// A function is no more, or goes elsewhere.
+    pub(super) fn forget(&self, lane: u32) {
+        let key = self.lanes.borrow_mut().remove(&lane);
+        if let Some(host) = key.and_then(|key| self.hosts.borrow().get(&key).cloned()) {
+            host.lanes.borrow_mut().remove(&lane);
+        }
+    }
+
+    fn tell(&self, lane: u32, address: &Result<PodAddress, Arc<str>>) {
+        self.desk.borrow_mut().broadcast(|| Message::Endpoint {
+            lane,
+            address: address.clone(),
+        });
+    }
+
+    fn join(self: &Rc<Self>, lane: u32, key: HostKey) {
+        self.lanes.borrow_mut().insert(lane, key.clone());
+        let known = self.hosts.borrow().get(&key).cloned();
+        if let Some(host) = known {
+            host.lanes.borrow_mut().insert(lane);
+            if let Some(told) = &*host.told.borrow() {
+                self.tell(lane, &told.clone().map(PodAddress::Tcp));
+            }
+            return;
+        }
+        let host = Rc::new(Host {
+            lanes: RefCell::new(BTreeSet::from([lane])),
+            told: RefCell::new(None),
+            is_failing: Cell::new(false),
+        });
+        self.hosts.borrow_mut().insert(key.clone(), host.clone());
+        let this = self.clone();
+        spawn_local(async move { this.resolve(&key, &host).await });
+    }
+
+    /// Looks a name up again and again, until no function needs it.
+    async fn resolve(&self, key: &HostKey, host: &Host) {
+        loop {
+            let found = self.look_up(key).await;
+            if host.lanes.borrow().is_empty() {
+                self.hosts.borrow_mut().remove(key);
+                return;
+            }
+            self.take(key, host, found);
+            let is_known = matches!(&*host.told.borrow(), Some(Ok(_)));
+            sleep(if is_known { AGAIN } else { AGAIN_UNKNOWN }).await;
+        }
+    }
+
+    async fn look_up(&self, (host, port): &HostKey) -> Result<Vec<SocketAddr>, Arc<str>> {
+        let _permit = self.lookups.acquire().await;
+        match timeout(LOOKUP, lookup_host((host.as_str(), *port))).await {
+            Err(_) => Err(format!("looking up {host} took longer than 5 s").into()),
+            Ok(Err(error)) => Err(format!("cannot look up {host}: {error}").into()),
+            Ok(Ok(found)) => Ok(found.collect()),
+        }
+    }
+
+    fn take(&self, key: &HostKey, host: &Host, found: Result<Vec<SocketAddr>, Arc<str>>) {
+        let was = host.told.borrow().clone();
+        let now = choose(was.as_ref(), found);
+        if let Err(why) = &now {
+            // Said once: the last good address stays in use.
+            if !host.is_failing.replace(true) {
+                tracing::warn!(host = key.0, "{why}");
+            }
+            if matches!(was, Some(Ok(_))) {
+                return;
+            }
+        } else {
+            host.is_failing.set(false);
+        }
+        if was.as_ref() == Some(&now) {
+            return;
+        }
+        for lane in host.lanes.borrow().iter() {
+            self.tell(*lane, &now.clone().map(PodAddress::Tcp));
+        }
+        *host.told.borrow_mut() = Some(now);
+    }
+}
+
+/// An address that is still among those found stays.
+fn choose(
+    was: Option<&Result<SocketAddr, Arc<str>>>,
+    found: Result<Vec<SocketAddr>, Arc<str>>,
+) -> Result<SocketAddr, Arc<str>> {
+    let found = found?;
+    if let Some(Ok(was)) = was
+        && found.contains(was)
+    {
+        return Ok(*was);
+    }
+    found
+        .first()
+        .copied()
+        .ok_or_else(|| "its host name has no address".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_stays_as_long_as_it_is_named() {
+        let a: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        let b: SocketAddr = "127.0.0.2:80".parse().expect("an address");
+        assert_eq!(choose(None, Ok(vec![a, b])), Ok(a));
+        assert_eq!(choose(Some(&Ok(b)), Ok(vec![a, b])), Ok(b));
+        assert_eq!(choose(Some(&Ok(b)), Ok(vec![a])), Ok(a));
+        assert!(choose(Some(&Ok(b)), Ok(vec![])).is_err());
+        assert_eq!(choose(Some(&Ok(b)), Err("down".into())), Err("down".into()));
+    }
+}
