@@ -213,10 +213,8 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
             .found
             .map(|found| spread_of(&found, show))
             .unwrap_or_default(),
-        goal.must.to_string(),
-        goal.reach
-            .map(|limit| limit.to_string())
-            .unwrap_or_default(),
+        goal.must.show(show),
+        goal.reach.map(|limit| limit.show(show)).unwrap_or_default(),
         word.to_owned(),
     ]
 }

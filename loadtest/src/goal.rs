@@ -79,6 +79,17 @@ impl From<Limit> for String {
     }
 }
 
+impl Limit {
+    /// With its value in the figure's unit.
+    pub(crate) fn show(self, show: impl Fn(f64) -> String) -> String {
+        format!(
+            "{} {}",
+            if self.at_least { "≥" } else { "≤" },
+            show(self.value)
+        )
+    }
+}
+
 impl fmt::Display for Limit {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
