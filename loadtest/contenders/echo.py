@@ -1,0 +1,5 @@
+"""Gives back what it gets, from Python."""
+
+
+def handle(input):
+    return input

@@ -1,0 +1,238 @@
+//! The command line: one command, what was typed for it, and where its result goes.
+//! It measures nothing. `main` calls it once.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::compare::{self, Conduct};
+use crate::contender::Contender;
+use crate::run_args::RunArgs;
+use crate::scenario::Scenario;
+use crate::stage::Places;
+use crate::trace::Shape;
+use crate::{comparison_view, cores, footprint};
+
+/// Load over HTTP/1.1, measured from the time at which each request was meant to go out
+///
+/// The client is one thread. On a 2-core EPYC virtual machine a request of 256 bytes costs it
+/// 7.6 µs over TCP and 3.5 µs over a Unix socket at 64 connections: one core of it saturates at about
+/// 130,000 and 280,000 requests a second. A run in which it used over 90 % of a core says so. Only
+/// this machine is called unless --allow-remote is given.
+#[derive(Debug, Parser)]
+#[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
+pub(crate) struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes load on one or more URLs and reports what came of it
+    Run(Box<RunArgs>),
+    /// Runs contenders in turns, round by round, and shows medians and paired ratios
+    Compare(CompareArgs),
+    /// Starts a contender several times: time to ready, idle memory, memory of idle connections
+    Footprint(FootprintArgs),
+    /// Writes a made-up trace: heavy-tailed popularity, bursts, log-normal durations
+    Trace(TraceArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// What to compare: one of loadtest/scenarios, or your own
+    #[arg(value_name = "FILE")]
+    scenario: PathBuf,
+    /// Rounds, instead of those in the file
+    #[arg(short, long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Seconds that each run is measured, instead of those in the file
+    #[arg(short, long, value_name = "S")]
+    duration: Option<f64>,
+    /// Seconds of warm-up of each run, instead of those in the file
+    #[arg(long, value_name = "S")]
+    warm_up: Option<f64>,
+    #[command(flatten)]
+    programs: Programs,
+    /// Counts rounds in which the machine was disturbed: to try a scenario out, not for figures
+    #[arg(long)]
+    keep_disturbed: bool,
+    #[command(flatten)]
+    output: Output,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+struct FootprintArgs {
+    /// Whom to look at: one of loadtest/contenders, or your own
+    #[arg(value_name = "FILE")]
+    contender: PathBuf,
+    /// How often it is started
+    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    times: usize,
+    /// Idle connections that are held open
+    #[arg(short, long, value_name = "N", default_value_t = 1000)]
+    connections: usize,
+    #[command(flatten)]
+    programs: Programs,
+    /// Prints JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where contenders find their programs.
+#[derive(Debug, Args)]
+struct Programs {
+    /// The repository
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    root: PathBuf,
+    /// Where the release binaries are [default: target/release in the repository]
+    #[arg(long, value_name = "FOLDER")]
+    bin: Option<PathBuf>,
+}
+
+impl Programs {
+    fn places(&self) -> Result<Places, String> {
+        let absolute = |path: &Path| {
+            path.canonicalize()
+                .map_err(|fault| format!("{}: {fault}", path.display()))
+        };
+        let root = absolute(&self.root)?;
+        let bin = match &self.bin {
+            Some(bin) => absolute(bin)?,
+            None => root.join("target/release"),
+        };
+        Ok(Places {
+            root,
+            bin,
+            cores: cores::allowed(),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+struct TraceArgs {
+    /// Where to write it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+impl Line {
+    pub(crate) fn run(self) -> Result<(), String> {
+        match self.command {
+            Command::Run(args) => args.run(),
+            Command::Compare(args) => args.run(),
+            Command::Footprint(args) => args.run(),
+            Command::Trace(args) => args.run(),
+        }
+    }
+}
+
+impl CompareArgs {
+    fn run(self) -> Result<(), String> {
+        let mut scenario = Scenario::read(&self.scenario)?;
+        if let Some(rounds) = self.rounds {
+            scenario.rounds = rounds;
+        }
+        for (field, seconds) in [("duration_s", self.duration), ("warm_up_s", self.warm_up)] {
+            if let Some(seconds) = seconds {
+                scenario.last(field, seconds);
+            }
+        }
+        scenario.check()?;
+        let conduct = Conduct {
+            places: self.programs.places()?,
+            quiet: self.quiet,
+            keep_disturbed: self.keep_disturbed,
+        };
+        let home = self.scenario.parent().unwrap_or_else(|| Path::new("."));
+        let comparison = compare::compare(&scenario, home, &conduct)?;
+        self.output.write(
+            &comparison,
+            || comparison_view::html(&comparison),
+            || comparison_view::print(&comparison),
+        )?;
+        if comparison.rounds.is_empty() {
+            return Err("no round counts; make the machine quiet and run it again".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl FootprintArgs {
+    fn run(self) -> Result<(), String> {
+        let contender = Contender::read(&self.contender)?;
+        let places = self.programs.places()?;
+        let footprint = footprint::measure(&contender, &places, self.times, self.connections)?;
+        if self.json {
+            let text = serde_json::to_string(&footprint).map_err(|fault| fault.to_string())?;
+            println!("{text}");
+        } else {
+            footprint.print();
+        }
+        Ok(())
+    }
+}
+
+impl TraceArgs {
+    fn run(self) -> Result<(), String> {
+        let rows = self.shape.make()?;
+        let mut text = Vec::new();
+        rows.write(&mut text).map_err(|fault| fault.to_string())?;
+        std::fs::write(&self.file, text)
+            .map_err(|fault| format!("cannot write {}: {fault}", self.file.display()))?;
+        println!(
+            "{}: {} calls of {} functions",
+            self.file.display(),
+            rows.rows.len(),
+            rows.names.len()
+        );
+        Ok(())
+    }
+}
+
+/// Where a result goes.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Writes the result there as JSON; - is the standard output, without the tables
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes a page with plots there
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl Output {
+    pub(crate) fn write(
+        &self,
+        result: &impl Serialize,
+        page: impl FnOnce() -> String,
+        print: impl FnOnce(),
+    ) -> Result<(), String> {
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string(result).map_err(|fault| fault.to_string())?;
+            write(path, &text)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &page())?;
+        }
+        if self.json.as_deref() != Some(Path::new("-")) {
+            print();
+        }
+        Ok(())
+    }
+}
+
+/// Writes a result; `-` is the standard output.
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    if path == Path::new("-") {
+        println!("{text}");
+        return Ok(());
+    }
+    std::fs::write(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+}

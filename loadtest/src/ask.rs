@@ -1,0 +1,108 @@
+//! A single request, blocking, with a deadline: is a server ready, and register a function.
+//! It measures nothing and is not the load client. Contenders and footprints use it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::address::{Address, Place};
+use crate::load::{Load, Target};
+use crate::plan::{Call, Plan};
+use crate::wire::Reader;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection that can be asked again and again.
+pub(crate) struct Line {
+    stream: Box<dyn Stream>,
+}
+
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
+impl Line {
+    pub(crate) fn open(address: &Address) -> io::Result<Self> {
+        let stream: Box<dyn Stream> = match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, PATIENCE)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                Box::new(stream)
+            }
+        };
+        Ok(Self { stream })
+    }
+
+    /// Sends a whole request; the answer's status, and what it is made of.
+    pub(crate) fn ask(&mut self, request: &[u8], bodiless: bool) -> io::Result<(u16, Vec<u8>)> {
+        self.stream.write_all(request)?;
+        let mut reader = Reader::new();
+        reader.begin(bodiless);
+        let mut text = Vec::new();
+        let mut piece = [0; 16 * 1024];
+        loop {
+            let length = self.stream.read(&mut piece)?;
+            text.extend_from_slice(&piece[..length]);
+            let answer = if length == 0 {
+                reader.close().ok_or(ErrorKind::UnexpectedEof)?
+            } else {
+                match reader.feed(&piece[..length]) {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => continue,
+                    Err(_) => return Err(ErrorKind::InvalidData.into()),
+                }
+            };
+            return Ok((answer.status, text));
+        }
+    }
+}
+
+/// A request's address and its bytes.
+pub(crate) fn request(target: Target) -> Result<(Address, Vec<u8>), String> {
+    let load = Load {
+        targets: vec![target],
+        ..Load::default()
+    };
+    let plan = Plan::new(&load, Vec::new(), false)?;
+    let mut bytes = Vec::new();
+    plan.write(
+        Call {
+            target: 0,
+            function: 0,
+            duration_ms: 0.0,
+        },
+        &mut bytes,
+    );
+    Ok((plan.places[0].address.clone(), bytes))
+}
+
+/// Asks until the answer is 2xx, as quickly as it comes, until `end`. False where it never is, or
+/// where `alive` says that there is no point.
+pub(crate) fn until_ready(
+    url: &str,
+    end: Instant,
+    alive: impl Fn() -> bool,
+) -> Result<bool, String> {
+    let place = Place::parse(url, false)?;
+    let target = Target {
+        url: url.to_owned(),
+        method: "GET".to_owned(),
+        ..Target::default()
+    };
+    let (_, request) = request(target)?;
+    while Instant::now() < end && alive() {
+        let answer = Line::open(&place.address).and_then(|mut line| line.ask(&request, false));
+        if answer.is_ok_and(|(status, _)| (200..300).contains(&status)) {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(false)
+}

@@ -1,0 +1,64 @@
+//! A request's body: as it was given, read from a file, or made up in a size.
+//! It is made once, before the clock runs. Plans hold it.
+
+use crate::load::Target;
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Its length is in the head already.
+    Fixed(Vec<u8>),
+    /// Around the duration, which changes the length.
+    Timed(String, String),
+}
+
+/// What stands for the duration of a trace's row.
+const DURATION: &str = "{duration_ms}";
+
+impl Body {
+    /// Nothing where the target has none.
+    pub(crate) fn of(target: &Target) -> Result<Option<Self>, String> {
+        let given = usize::from(target.body.is_some())
+            + usize::from(target.body_file.is_some())
+            + usize::from(target.body_bytes.is_some());
+        if given > 1 {
+            return Err(format!(
+                "{}: give one of body, body file and body size",
+                target.url
+            ));
+        }
+        if let Some(text) = &target.body {
+            return Ok(Some(match text.split_once(DURATION) {
+                Some((before, after)) => Self::Timed(before.to_owned(), after.to_owned()),
+                None => Self::Fixed(text.clone().into_bytes()),
+            }));
+        }
+        if let Some(file) = &target.body_file {
+            let bytes = std::fs::read(file)
+                .map_err(|fault| format!("cannot read the body {}: {fault}", file.display()))?;
+            return Ok(Some(Self::Fixed(bytes)));
+        }
+        let Some(size) = target.body_bytes else {
+            return Ok(None);
+        };
+        let json = target.headers.iter().all(|(name, value)| {
+            !name.eq_ignore_ascii_case("content-type") || value.starts_with("application/json")
+        });
+        let (before, after) = if json {
+            (r#"{"input":""#, r#""}"#)
+        } else {
+            ("", "")
+        };
+        let Some(letters) = size.checked_sub(before.len() + after.len()) else {
+            return Err(format!(
+                "{}: a JSON body takes at least {} bytes",
+                target.url,
+                before.len() + after.len()
+            ));
+        };
+        let mut bytes = before.as_bytes().to_vec();
+        bytes.resize(before.len() + letters, b'x');
+        bytes.extend_from_slice(after.as_bytes());
+        Ok(Some(Self::Fixed(bytes)))
+    }
+}

@@ -1,0 +1,220 @@
+//! A comparison: contenders take turns, round by round, on the same cores under the same load. A
+//! round in which the machine was disturbed is dropped as a whole and repeated.
+//! It shows nothing but progress; `comparison` makes sense of the rounds.
+
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+
+use crate::comparison::{Comparison, Dropped, Part, Round, Taker};
+use crate::contender::Contender;
+use crate::figures::{self, Growth};
+use crate::load::Arrivals;
+use crate::report::Report;
+use crate::run::{self, Run, Setting};
+use crate::scenario::{Capacity, Entry, Scenario};
+use crate::stage::{Places, Stage};
+use crate::{cores, show, tally};
+
+/// How a comparison is made, beside what its file says.
+#[derive(Clone, Debug)]
+pub(crate) struct Conduct {
+    pub(crate) places: Places,
+    pub(crate) quiet: bool,
+    /// Keeps disturbed rounds: for trying a scenario out, not for figures.
+    pub(crate) keep_disturbed: bool,
+}
+
+/// An entry with its contender's file read.
+struct Player<'a> {
+    entry: &'a Entry,
+    contender: Contender,
+    /// Over all kept rounds.
+    latency: Histogram<u64>,
+}
+
+pub(crate) fn compare(
+    scenario: &Scenario,
+    home: &Path,
+    conduct: &Conduct,
+) -> Result<Comparison, String> {
+    let mut players = Vec::new();
+    for entry in &scenario.contenders {
+        let contender = Contender::read(&home.join(&entry.file))?;
+        players.push(Player {
+            entry,
+            contender,
+            latency: tally::histogram(),
+        });
+    }
+    let mut theatre = Theatre {
+        scenario: scenario.clone(),
+        conduct,
+    };
+    let mut capacity_per_s = None;
+    if let Some(capacity) = &scenario.capacity {
+        let per_s = theatre.measure(capacity, &players)?;
+        theatre
+            .scenario
+            .offer(&Arrivals::Poisson(per_s * capacity.share))?;
+        capacity_per_s = Some(per_s);
+    }
+    let mut comparison = Comparison::begin(&theatre.scenario, capacity_per_s, &conduct.places.root);
+    while comparison.rounds.len() < scenario.rounds {
+        let number = comparison.rounds.len();
+        match theatre.round(number, &mut players)? {
+            Ok(round) => comparison.rounds.push(round),
+            Err(dropped) => {
+                theatre.say(&format!("round {} dropped: {}", number + 1, dropped.reason));
+                comparison.dropped.push(dropped);
+                if comparison.dropped.len() > scenario.disturbance.repeats {
+                    break;
+                }
+            }
+        }
+    }
+    comparison.takers = players
+        .iter()
+        .map(|player| Taker::new(player.entry, &player.contender, &player.latency))
+        .collect();
+    comparison.conclude();
+    Ok(comparison)
+}
+
+struct Theatre<'a> {
+    /// With the rate that was found.
+    scenario: Scenario,
+    conduct: &'a Conduct,
+}
+
+impl Theatre<'_> {
+    /// Every contender once. The first one of a round is the last of the next, so that what drifts
+    /// with time meets all alike.
+    fn round(
+        &self,
+        number: usize,
+        players: &mut [Player<'_>],
+    ) -> Result<Result<Round, Dropped>, String> {
+        let mut order: Vec<usize> = (0..players.len()).collect();
+        if number % 2 == 1 {
+            order.reverse();
+        }
+        let shift = number / 2 % players.len().max(1);
+        order.rotate_left(shift);
+        let mut parts: Vec<Option<(Part, Histogram<u64>)>> = vec![None; players.len()];
+        for at in order {
+            let player = &players[at];
+            let (part, run) = self.turn(number, player)?;
+            if let Some(reason) = self.disturbance(&run)
+                && !self.conduct.keep_disturbed
+            {
+                let reason = format!("{}: {reason}", player.entry.name);
+                return Ok(Err(Dropped {
+                    round: number + 1,
+                    reason,
+                }));
+            }
+            parts[at] = Some((part, run.tally.latency));
+        }
+        let mut round = Round::default();
+        for (player, (part, latency)) in players.iter_mut().zip(parts.into_iter().flatten()) {
+            player.latency += latency;
+            round.parts.insert(player.entry.name.clone(), part);
+        }
+        round.add_what_proxies_add(self.scenario.direct.as_deref());
+        Ok(Ok(round))
+    }
+
+    /// One contender in one round.
+    fn turn(&self, number: usize, player: &Player<'_>) -> Result<(Part, Run), String> {
+        let entry = player.entry;
+        let named = |fault: String| format!("{}: {fault}", entry.name);
+        let stage = self.stage(player).map_err(named)?;
+        let load = self.scenario.load(entry, stage.url.clone())?;
+        let before = stage.memory().bytes;
+        let setting = Setting {
+            quiet: self.conduct.quiet,
+            watched: stage.watched(),
+            title: format!("{}/{} {}", number + 1, self.scenario.rounds, entry.name),
+            ..Setting::default()
+        };
+        let run = run::run(&load, &setting).map_err(named)?;
+        stage.check().map_err(named)?;
+        let report = Report::new(&run);
+        let memory = Growth {
+            before,
+            after: stage.memory().bytes,
+        };
+        let figures = figures::of(&report, stage.measured(), memory);
+        self.say(&format!(
+            "{} {}: {}/s, p50 {}, p99 {}, errors {}",
+            number + 1,
+            entry.name,
+            show::rate(report.answers_per_s),
+            show::duration(report.latency.p50_us * 1e3),
+            show::duration(report.latency.p99_us * 1e3),
+            report.errors
+        ));
+        Ok((Part::new(figures, &report), run))
+    }
+
+    /// Starts a contender, and puts this thread, whose client it will be, on the load's cores.
+    fn stage(&self, player: &Player<'_>) -> Result<Stage, String> {
+        let mut cores = self.scenario.cores.clone();
+        cores.extend(player.entry.cores.clone());
+        cores::pin(cores.get("load").unwrap_or(&self.conduct.places.cores))?;
+        Stage::set_up(
+            &player.contender,
+            &player.entry.set,
+            &cores,
+            &self.conduct.places,
+        )
+    }
+
+    /// What one contender does in a closed loop, a second.
+    fn measure(&self, capacity: &Capacity, players: &[Player<'_>]) -> Result<f64, String> {
+        let player = players
+            .iter()
+            .find(|player| player.entry.name == capacity.of)
+            .ok_or_else(|| format!("{} is not the name of a contender", capacity.of))?;
+        let stage = self.stage(player)?;
+        let mut load = self.scenario.load(player.entry, stage.url.clone())?;
+        load.arrivals = None;
+        load.connections = capacity.connections;
+        let title = format!("capacity of {}", capacity.of);
+        let setting = Setting {
+            quiet: self.conduct.quiet,
+            title,
+            ..Setting::default()
+        };
+        let report = Report::new(&run::run(&load, &setting)?);
+        if report.answers_per_s < 1.0 || report.errors > 0 {
+            return Err(format!("{}: its capacity cannot be measured", capacity.of));
+        }
+        self.say(&format!(
+            "capacity of {}: {}/s",
+            capacity.of,
+            show::rate(report.answers_per_s)
+        ));
+        Ok(report.answers_per_s)
+    }
+
+    fn disturbance(&self, run: &Run) -> Option<String> {
+        let limits = self.scenario.disturbance;
+        let percent = |cpu_s: f64| cpu_s / run.cpu.length_s.max(1e-9) * 100.0;
+        let (steal, foreign) = (percent(run.cpu.steal_s), percent(run.cpu.foreign_s()));
+        if steal > limits.steal_percent {
+            Some(format!("the hypervisor took {steal:.0} % of a core"))
+        } else if foreign > limits.foreign_percent {
+            Some(format!("other processes used {foreign:.0} % of a core"))
+        } else {
+            None
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.conduct.quiet {
+            eprintln!("{text}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What a comparison found: figures of each round, medians, paired ratios, goals met or missed.
+//! It measures nothing. Table, page and JSON show it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::contender::Contender;
+use crate::figures::{Figure, Figures, Spread};
+use crate::goal::{Goal, Kind};
+use crate::machine;
+use crate::page;
+use crate::report::{Latency, Report};
+use crate::scenario::{Entry, Scenario};
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) tool: &'static str,
+    pub(crate) scenario: Scenario,
+    pub(crate) machine: machine::Kind,
+    /// Of the repository, with a mark where it was changed since.
+    pub(crate) commit: String,
+    pub(crate) at: String,
+    /// What the contender named in the scenario did in a closed loop.
+    pub(crate) capacity_per_s: Option<f64>,
+    pub(crate) takers: Vec<Taker>,
+    pub(crate) rounds: Vec<Round>,
+    pub(crate) dropped: Vec<Dropped>,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// A contender over all rounds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Taker {
+    pub(crate) name: String,
+    pub(crate) about: String,
+    /// All kept rounds together.
+    pub(crate) latency: Latency,
+    pub(crate) figures: BTreeMap<Figure, Spread>,
+    /// Of each round, this contender's figure over the baseline's.
+    pub(crate) ratios: BTreeMap<Figure, Spread>,
+}
+
+impl Taker {
+    pub(crate) fn new(entry: &Entry, contender: &Contender, latency: &Histogram<u64>) -> Self {
+        Self {
+            name: entry.name.clone(),
+            about: contender.about.clone(),
+            latency: Latency::new(latency),
+            figures: BTreeMap::new(),
+            ratios: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Round {
+    /// By the contender's name.
+    pub(crate) parts: BTreeMap<String, Part>,
+}
+
+/// One contender in one round.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Part {
+    pub(crate) figures: Figures,
+    /// In cores.
+    pub(crate) cpu: BTreeMap<String, f64>,
+    pub(crate) statuses: BTreeMap<u16, u64>,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+}
+
+impl Part {
+    pub(crate) fn new(figures: Figures, report: &Report) -> Self {
+        let watched = report.cpu.watched.iter();
+        let mut cpu: BTreeMap<String, f64> = watched
+            .map(|process| (process.name.clone(), process.cores))
+            .collect();
+        cpu.insert("load generator".to_owned(), report.cpu.load_cores);
+        cpu.insert("everything else".to_owned(), report.cpu.foreign_cores);
+        Self {
+            figures,
+            cpu,
+            statuses: report.statuses.clone(),
+            faults: report.faults.clone(),
+        }
+    }
+}
+
+impl Round {
+    /// The median of a proxy less that of the direct call in the same round.
+    pub(crate) fn add_what_proxies_add(&mut self, direct: Option<&str>) {
+        let Some(direct) = direct else {
+            return;
+        };
+        let Some(without) = self.figure(direct, Figure::P50Us) else {
+            return;
+        };
+        for (_, part) in self.parts.iter_mut().filter(|(name, _)| *name != direct) {
+            if let Some(with) = part.figures.get(&Figure::P50Us).copied() {
+                part.figures.insert(Figure::AddedP50Us, with - without);
+            }
+        }
+    }
+
+    pub(crate) fn figure(&self, contender: &str, figure: Figure) -> Option<f64> {
+        self.parts.get(contender)?.figures.get(&figure).copied()
+    }
+}
+
+/// A round that does not count.
+#[derive(Debug, Serialize)]
+pub(crate) struct Dropped {
+    pub(crate) round: usize,
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) goal: Goal,
+    /// Over the rounds; nothing where the figure was not measured.
+    pub(crate) found: Option<Spread>,
+    /// The value of each round.
+    pub(crate) rounds: Vec<f64>,
+    pub(crate) met: bool,
+    pub(crate) reached: bool,
+}
+
+impl Comparison {
+    pub(crate) fn begin(scenario: &Scenario, capacity_per_s: Option<f64>, root: &Path) -> Self {
+        Self {
+            tool: concat!("nanofaas-loadtest ", env!("CARGO_PKG_VERSION")),
+            scenario: scenario.clone(),
+            machine: machine::Kind::read(),
+            commit: commit(root),
+            at: page::now(),
+            capacity_per_s,
+            takers: Vec::new(),
+            rounds: Vec::new(),
+            dropped: Vec::new(),
+            verdicts: Vec::new(),
+        }
+    }
+
+    /// Medians, ratios and verdicts from the rounds.
+    pub(crate) fn conclude(&mut self) {
+        let rounds = &self.rounds;
+        let baseline = &self.scenario.baseline;
+        for taker in &mut self.takers {
+            let name = taker.name.as_str();
+            for figure in rounds.iter().flat_map(|round| {
+                let part = round.parts.get(name);
+                part.into_iter()
+                    .flat_map(|part| part.figures.keys().copied())
+            }) {
+                let values = rounds.iter().filter_map(|round| round.figure(name, figure));
+                taker
+                    .figures
+                    .extend(Spread::of(values).map(|spread| (figure, spread)));
+                let ratios = rounds.iter().filter_map(|round| {
+                    Some(round.figure(name, figure)? / round.figure(baseline, figure)?)
+                });
+                taker
+                    .ratios
+                    .extend(Spread::of(ratios).map(|spread| (figure, spread)));
+            }
+        }
+        let goals = self.scenario.goals.iter();
+        self.verdicts = goals.map(|goal| self.judge(goal)).collect();
+    }
+
+    fn judge(&self, goal: &Goal) -> Verdict {
+        let against = goal.against.as_ref().unwrap_or(&self.scenario.baseline);
+        let values = self.rounds.iter().filter_map(|round| {
+            let own = round.figure(&goal.contender, goal.figure)?;
+            Some(match goal.kind {
+                Kind::Value => own,
+                Kind::Ratio => own / round.figure(against, goal.figure)?,
+                Kind::Difference => own - round.figure(against, goal.figure)?,
+            })
+        });
+        let rounds: Vec<f64> = values.collect();
+        let found = Spread::of(rounds.iter().copied());
+        let holds =
+            |limit: crate::goal::Limit| found.is_some_and(|found| limit.holds(found.median));
+        Verdict {
+            goal: goal.clone(),
+            found,
+            rounds,
+            met: holds(goal.must),
+            reached: goal.reach.is_some_and(holds),
+        }
+    }
+
+    /// What a reader has to know before believing the figures.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let (kept, wanted) = (self.rounds.len(), self.scenario.rounds);
+        if kept < wanted {
+            warnings.push(format!(
+                "only {kept} of {wanted} rounds count: the machine was disturbed too often"
+            ));
+        }
+        if let Some(last) = self.dropped.last() {
+            warnings.push(format!(
+                "{} rounds were disturbed and dropped; the last: {}",
+                self.dropped.len(),
+                last.reason
+            ));
+        }
+        for taker in &self.takers {
+            let median = |figure| {
+                taker
+                    .figures
+                    .get(&figure)
+                    .map_or(0.0, |spread| spread.median)
+            };
+            if median(Figure::LoadCores) > 0.9 {
+                warnings.push(format!(
+                    "{}: the load generator was busy for {:.0} % of a core and may be the limit",
+                    taker.name,
+                    median(Figure::LoadCores) * 100.0
+                ));
+            }
+            if median(Figure::Errors) > 0.0 {
+                warnings.push(format!(
+                    "{}: {:.0} requests failed in a round",
+                    taker.name,
+                    median(Figure::Errors)
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+fn commit(root: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(arguments)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (
+        git(&["rev-parse", "--short", "HEAD"]),
+        git(&["status", "--porcelain"]),
+    ) {
+        (Some(commit), Some(changes)) if changes.is_empty() => commit,
+        (Some(commit), _) => format!("{commit}, changed"),
+        _ => "unknown".to_owned(),
+    }
+}

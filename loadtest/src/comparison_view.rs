@@ -1,0 +1,282 @@
+//! A comparison for people: tables in the terminal, and a page with plots.
+//! It decides nothing; what it shows is in the comparison.
+
+use crate::comparison::{Comparison, Round, Taker, Verdict};
+use crate::figures::{Figure, Spread};
+use crate::goal::{Goal, Kind};
+use crate::page::Page;
+use crate::plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+use crate::run_page::by_percentile;
+use crate::show;
+use crate::table::table;
+
+/// Rows of cells under columns: the same for the terminal and the page.
+struct Rows {
+    title: String,
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+pub(crate) fn print(comparison: &Comparison) {
+    println!("{}", title(comparison));
+    for rows in tables(comparison) {
+        println!("{}", rows.title);
+        let mut shown = table(&rows.columns);
+        shown.add_rows(rows.rows);
+        println!("{shown}");
+    }
+    for warning in comparison.warnings() {
+        println!("note: {warning}");
+    }
+}
+
+pub(crate) fn html(comparison: &Comparison) -> String {
+    let scenario = &comparison.scenario;
+    let mut page = Page::new(&scenario.name, &about(comparison));
+    page.notes(&comparison.warnings());
+    for rows in tables(comparison) {
+        page.table(&rows.title, &rows.columns, &rows.rows);
+    }
+    let latencies: Vec<_> = comparison
+        .takers
+        .iter()
+        .filter(|taker| taker.latency.count > 0)
+        .map(|taker| (taker.name.clone(), &taker.latency))
+        .collect();
+    let mut plots = vec![by_percentile(&latencies)];
+    plots.extend(
+        comparison
+            .verdicts
+            .iter()
+            .map(|found| by_goal(comparison, found)),
+    );
+    plots.extend([
+        by_round(
+            comparison,
+            Figure::AnswersPerS,
+            Unit::Rate,
+            "answers per second",
+        ),
+        by_round(comparison, Figure::P50Us, Unit::Time, "median latency"),
+        by_round(
+            comparison,
+            Figure::CpuUsPerAnswer,
+            Unit::Time,
+            "CPU of its processes",
+        ),
+    ]);
+    page.plots(&plots);
+    let takers = comparison.takers.iter();
+    page.list(
+        "Contenders",
+        takers.map(|taker| (taker.name.as_str(), taker.about.as_str())),
+    );
+    page.finish(&comparison.machine)
+}
+
+fn title(comparison: &Comparison) -> String {
+    format!("{}: {}", comparison.scenario.name, about(comparison))
+}
+
+fn about(comparison: &Comparison) -> String {
+    let scenario = &comparison.scenario;
+    let mut text = scenario.about.trim().to_owned();
+    if let (Some(capacity), Some(per_s)) = (&scenario.capacity, comparison.capacity_per_s) {
+        text.push_str(&format!(
+            " {} did {} answers/s in a closed loop; {:.0} % of that are offered.",
+            capacity.of,
+            show::rate(per_s),
+            capacity.share * 100.0
+        ));
+    }
+    text.push_str(&format!(
+        " Medians of {} interleaved rounds, {} dropped; commit {}.",
+        comparison.rounds.len(),
+        comparison.dropped.len(),
+        comparison.commit
+    ));
+    text.trim().to_owned()
+}
+
+fn tables(comparison: &Comparison) -> Vec<Rows> {
+    let figures: Vec<Figure> = Figure::SHOWN
+        .into_iter()
+        .filter(|figure| {
+            comparison
+                .takers
+                .iter()
+                .any(|taker| taker.figures.contains_key(figure))
+        })
+        .collect();
+    let columns = || {
+        let names = figures.iter().map(|figure| figure.name());
+        std::iter::once("").chain(names).collect::<Vec<_>>()
+    };
+    let mut tables = vec![Rows {
+        title: "Medians, and lowest – highest".to_owned(),
+        columns: columns(),
+        rows: rows(comparison, &figures, |taker, figure| {
+            let spread = taker.figures.get(&figure)?;
+            Some(spread_of(spread, |value| figure.show(value)))
+        }),
+    }];
+    if comparison.takers.len() > 1 {
+        tables.push(Rows {
+            title: format!(
+                "Over {}, round by round: median, and lowest – highest",
+                comparison.scenario.baseline
+            ),
+            columns: columns(),
+            rows: rows(comparison, &figures, |taker, figure| {
+                Some(spread_of(taker.ratios.get(&figure)?, |value| {
+                    format!("{value:.2}")
+                }))
+            }),
+        });
+    }
+    if !comparison.verdicts.is_empty() {
+        tables.push(Rows {
+            title: "Goals".to_owned(),
+            columns: vec!["", "found", "must", "reach for", ""],
+            rows: comparison
+                .verdicts
+                .iter()
+                .map(|found| verdict(comparison, found))
+                .collect(),
+        });
+    }
+    tables
+}
+
+fn rows(
+    comparison: &Comparison,
+    figures: &[Figure],
+    cell: impl Fn(&Taker, Figure) -> Option<String>,
+) -> Vec<Vec<String>> {
+    let row = |taker: &Taker| {
+        let cells = figures
+            .iter()
+            .map(|figure| cell(taker, *figure).unwrap_or_default());
+        std::iter::once(taker.name.clone()).chain(cells).collect()
+    };
+    comparison.takers.iter().map(row).collect()
+}
+
+fn spread_of(spread: &Spread, show: impl Fn(f64) -> String) -> String {
+    if spread.min == spread.max {
+        return show(spread.median);
+    }
+    format!(
+        "{}\n{} – {}",
+        show(spread.median),
+        show(spread.min),
+        show(spread.max)
+    )
+}
+
+/// What a goal is about.
+fn what(comparison: &Comparison, goal: &Goal) -> String {
+    let against = goal
+        .against
+        .as_ref()
+        .unwrap_or(&comparison.scenario.baseline);
+    match goal.kind {
+        Kind::Ratio => format!(
+            "{} of {} over {against}",
+            goal.figure.name(),
+            goal.contender
+        ),
+        Kind::Difference => format!(
+            "{} of {} less {against}",
+            goal.figure.name(),
+            goal.contender
+        ),
+        Kind::Value => format!("{} of {}", goal.figure.name(), goal.contender),
+    }
+}
+
+fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
+    let goal = &verdict.goal;
+    let show = |value: f64| match goal.kind {
+        Kind::Ratio => format!("{value:.2}"),
+        Kind::Difference | Kind::Value => goal.figure.show(value),
+    };
+    let word = match (verdict.found, verdict.met, verdict.reached) {
+        (None, ..) => "not measured",
+        (_, _, true) => "reached",
+        (_, true, false) => "met",
+        (_, false, false) => "MISSED",
+    };
+    vec![
+        what(comparison, goal),
+        verdict
+            .found
+            .map(|found| spread_of(&found, show))
+            .unwrap_or_default(),
+        goal.must.show(show),
+        goal.reach.map(|limit| limit.show(show)).unwrap_or_default(),
+        word.to_owned(),
+    ]
+}
+
+/// A dot for what each round found, and a line where the goal is.
+fn by_goal(comparison: &Comparison, verdict: &Verdict) -> Plot {
+    let goal = &verdict.goal;
+    let label = match goal.kind {
+        Kind::Ratio => "ratio".to_owned(),
+        Kind::Difference | Kind::Value => goal.figure.axis().to_owned(),
+    };
+    let points = verdict.rounds.iter().enumerate();
+    Plot {
+        title: what(comparison, goal),
+        note: format!("dashed: must be {}", goal.must),
+        x: Axis::new("round", Scale::Linear, Unit::Plain),
+        y: Axis::new(&label, Scale::Linear, Unit::Plain),
+        series: vec![Series {
+            name: "each round".to_owned(),
+            colour: COLOURS[0],
+            mark: Mark::Dots,
+            points: points
+                .map(|(at, value)| (at as f64 + 1.0, *value))
+                .collect(),
+        }],
+        shade_before: None,
+        level: Some(goal.must.value),
+    }
+}
+
+/// A dot for each contender in each round.
+fn by_round(comparison: &Comparison, figure: Figure, unit: Unit, label: &str) -> Plot {
+    let dots = |taker: &Taker| {
+        let place = |(at, round): (usize, &Round)| {
+            round
+                .figure(&taker.name, figure)
+                .map(|value| (at as f64 + 1.0, value))
+        };
+        comparison
+            .rounds
+            .iter()
+            .enumerate()
+            .filter_map(place)
+            .collect()
+    };
+    Plot {
+        title: format!("{} in each round", figure.name()),
+        note: "near each other: a quiet machine".to_owned(),
+        x: Axis::new("round", Scale::Linear, Unit::Plain),
+        y: Axis::new(label, Scale::Linear, unit),
+        series: comparison
+            .takers
+            .iter()
+            .zip(COLOURS.iter().cycle())
+            .map(|(taker, colour)| Series {
+                name: taker.name.clone(),
+                colour,
+                mark: Mark::Dots,
+                points: dots(taker),
+            })
+            .collect(),
+        shade_before: None,
+        level: None,
+    }
+}

@@ -1,0 +1,217 @@
+//! One kept-alive connection, with at most one request on it. Nothing here blocks, except the very
+//! first connect, before the clock runs.
+//! It knows nothing of plans and times. The client drives it.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, connect,
+    getsockopt, setsockopt, socket, sockopt,
+};
+
+use crate::address::Address;
+use crate::tally::Fault;
+use crate::wire::{Answer, Reader};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Not connected; tried again at this time.
+    Resting {
+        until_ns: u64,
+    },
+    Connecting,
+    Idle,
+    Busy,
+}
+
+pub(crate) struct Connection {
+    pub(crate) state: State,
+    socket: Option<OwnedFd>,
+    reader: Reader,
+    /// The request that goes out, and how much of it has.
+    pub(crate) out: Vec<u8>,
+    sent: usize,
+}
+
+/// What a look at the socket brought.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Nothing,
+    Answer(Answer),
+    /// The peer has closed: of an idle connection, its good right.
+    Closed,
+    Fault(Fault),
+}
+
+/// How long the first connect may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+impl Connection {
+    /// Connects before the run, so that the first requests do not pay for it.
+    pub(crate) fn open(address: &Address) -> Result<Self, String> {
+        let socket: OwnedFd = match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, CONNECT_MAX).map_err(|fault| {
+                    format!("nobody answers at {address} ({fault}); start the server first")
+                })?;
+                // Both hold for a socket that is connected.
+                stream
+                    .set_nodelay(true)
+                    .and_then(|()| stream.set_nonblocking(true))
+                    .map_err(|fault| format!("{address}: {fault}"))?;
+                stream.into()
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).map_err(|fault| match fault.kind() {
+                    ErrorKind::PermissionDenied => {
+                        format!("{}: {fault}; run as its owner", path.display())
+                    }
+                    _ => format!(
+                        "nobody answers at {} ({fault}); start the server first",
+                        path.display()
+                    ),
+                })?;
+                stream
+                    .set_nonblocking(true)
+                    .map_err(|fault| format!("{}: {fault}", path.display()))?;
+                stream.into()
+            }
+        };
+        Ok(Self {
+            state: State::Idle,
+            socket: Some(socket),
+            reader: Reader::new(),
+            out: Vec::new(),
+            sent: 0,
+        })
+    }
+
+    /// Begins to connect anew, without waiting.
+    pub(crate) fn reopen(&mut self, address: &Address) -> Result<(), Errno> {
+        self.close();
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let make = |family| socket(family, SockType::Stream, flags, None);
+        let (socket, begun) = match address {
+            Address::Tcp(SocketAddr::V4(address)) => {
+                let socket = make(AddressFamily::Inet)?;
+                let begun = dial(&socket, &SockaddrIn::from(*address));
+                (socket, begun)
+            }
+            Address::Tcp(SocketAddr::V6(address)) => {
+                let socket = make(AddressFamily::Inet6)?;
+                let begun = dial(&socket, &SockaddrIn6::from(*address));
+                (socket, begun)
+            }
+            Address::Unix(path) => {
+                let socket = make(AddressFamily::Unix)?;
+                let begun = dial(&socket, &UnixAddr::new(path.as_path())?);
+                (socket, begun)
+            }
+        };
+        begun?;
+        if matches!(address, Address::Tcp(_)) {
+            setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        }
+        self.socket = Some(socket);
+        self.reader = Reader::new();
+        self.state = State::Connecting;
+        Ok(())
+    }
+
+    /// The socket became writable while connecting: is it connected?
+    pub(crate) fn connected(&mut self) -> Result<(), Errno> {
+        let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
+        match getsockopt(socket, sockopt::SocketError)? {
+            0 => {
+                self.state = State::Idle;
+                Ok(())
+            }
+            error => Err(Errno::from_raw(error)),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
+    }
+
+    /// Closing also takes it out of the epoll set: nobody else holds the descriptor.
+    pub(crate) fn close(&mut self) {
+        self.socket = None;
+        self.out.clear();
+        self.sent = 0;
+    }
+
+    /// The request is in `out`: sends it, as far as it goes. True when all is out.
+    pub(crate) fn begin(&mut self, bodiless: bool) -> Result<bool, Fault> {
+        self.state = State::Busy;
+        self.sent = 0;
+        self.reader.begin(bodiless);
+        self.write()
+    }
+
+    pub(crate) fn write(&mut self) -> Result<bool, Fault> {
+        let Some(socket) = &self.socket else {
+            return Err(Fault::Closed);
+        };
+        while self.sent < self.out.len() {
+            match nix::unistd::write(socket, &self.out[self.sent..]) {
+                Ok(length) => self.sent += length,
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(Errno::EINTR) => {}
+                Err(_) => return Err(Fault::Closed),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what is there through `scratch`, which keeps nothing.
+    pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Read {
+        let Some(socket) = &self.socket else {
+            return Read::Nothing;
+        };
+        loop {
+            let length = match nix::unistd::read(socket, scratch) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => return Read::Nothing,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return self.ended(),
+            };
+            if length == 0 {
+                return self.ended();
+            }
+            if self.state != State::Busy {
+                return Read::Fault(Fault::NoAnswer);
+            }
+            match self.reader.feed(&scratch[..length]) {
+                Ok(Some(answer)) => {
+                    // An answer to half a request: the other half has no place any more.
+                    let closes = answer.closes || self.sent < self.out.len();
+                    return Read::Answer(Answer { closes, ..answer });
+                }
+                Ok(None) if length == scratch.len() => {}
+                Ok(None) => return Read::Nothing,
+                Err(_) => return Read::Fault(Fault::NoAnswer),
+            }
+        }
+    }
+
+    fn ended(&self) -> Read {
+        match (self.state, self.reader.close()) {
+            (State::Busy, Some(answer)) => Read::Answer(answer),
+            (State::Busy, None) => Read::Fault(Fault::Closed),
+            _ => Read::Closed,
+        }
+    }
+}
+
+fn dial(socket: &OwnedFd, address: &dyn SockaddrLike) -> Result<(), Errno> {
+    match connect(socket.as_raw_fd(), address) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,140 @@
+//! A contender as its file describes it: processes, how to see that they are ready, what to ask of
+//! them first, and where to call them.
+//! It starts nothing by itself; `stage` does that from what is filled in here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::scenario::yaml;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contender {
+    #[serde(default)]
+    pub(crate) about: String,
+    /// What its variables are where nobody says otherwise.
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, String>,
+    /// Names of ports on loopback: `proxy` makes `{port.proxy}`.
+    #[serde(default)]
+    pub(crate) ports: Vec<String>,
+    /// Files that are filled in and put into `{folder}`, from the contender's own folder.
+    #[serde(default)]
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) processes: Vec<Process>,
+    /// Requests before the load, in this order.
+    #[serde(default)]
+    pub(crate) prepare: Vec<Step>,
+    /// Where the load goes.
+    pub(crate) url: String,
+    /// Where the file lies.
+    #[serde(skip)]
+    pub(crate) home: PathBuf,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Process {
+    /// Its cores go by this name, too.
+    pub(crate) name: String,
+    pub(crate) command: Vec<String>,
+    /// A variable whose value is empty is not set.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Answers 2xx as soon as the process is ready.
+    pub(crate) ready: String,
+    /// Its CPU and memory are the contender's.
+    #[serde(default)]
+    pub(crate) measured: bool,
+}
+
+/// A request that has to succeed, or several: `{n}` counts them from 0.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Step {
+    #[serde(default = "post")]
+    pub(crate) method: String,
+    pub(crate) url: String,
+    #[serde(default)]
+    pub(crate) body: Option<String>,
+    #[serde(default = "once")]
+    pub(crate) repeat: String,
+}
+
+fn post() -> String {
+    "POST".to_owned()
+}
+
+fn once() -> String {
+    "1".to_owned()
+}
+
+/// How far `like` may lead.
+const LIKENESS: usize = 4;
+
+impl Contender {
+    /// Reads its file. `like` in it names another one, whose fields hold where this one says
+    /// nothing; `set` adds to the other's.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let fields = fields(path, LIKENESS)?;
+        let mut contender: Self = serde_json::from_value(Value::Object(fields))
+            .map_err(|fault| format!("{}: {fault}", path.display()))?;
+        contender.home = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        if !contender.processes.iter().any(|process| process.measured) {
+            return Err(format!(
+                "{}: no process is `measured: true`",
+                path.display()
+            ));
+        }
+        Ok(contender)
+    }
+}
+
+fn fields(path: &Path, depth: usize) -> Result<Map<String, Value>, String> {
+    let mut own: Map<String, Value> = yaml(path)?;
+    let Some(like) = own.remove("like") else {
+        return Ok(own);
+    };
+    let like = like.as_str().filter(|_| depth > 0).ok_or_else(|| {
+        format!(
+            "{}: `like` names one other file, at most {LIKENESS} deep",
+            path.display()
+        )
+    })?;
+    let mut all = fields(&path.with_file_name(like), depth - 1)?;
+    for (name, field) in own {
+        match (all.get_mut(&name), field) {
+            (Some(Value::Object(set)), Value::Object(more)) if name == "set" => set.extend(more),
+            (_, field) => {
+                all.insert(name, field);
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contenders_that_come_along_are_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("contenders");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).expect("the folder") {
+            let path = entry.expect("an entry").path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "yaml")
+            {
+                let contender = Contender::read(&path).expect("a contender");
+                assert!(!contender.about.is_empty(), "{}", path.display());
+                count += 1;
+            }
+        }
+        assert!(count >= 8, "{count}");
+    }
+}

@@ -1,0 +1,78 @@
+//! CPU that the machine, this tool and the watched processes used between two moments.
+//! It decides nothing about it. Runs read it at their begin and end, the watcher ten times a second.
+
+use std::time::Instant;
+
+use crate::machine::{self, Machine};
+use crate::watcher::Watched;
+
+/// CPU time in seconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) length_s: f64,
+    pub(crate) machine_s: f64,
+    pub(crate) steal_s: f64,
+    pub(crate) load_s: f64,
+    pub(crate) watched_s: Vec<f64>,
+    /// Of all other processes, one by one.
+    others_s: f64,
+}
+
+impl Cpu {
+    /// What ran on the machine and was neither the load nor a watched server. The machine's own sum
+    /// is sampled by the tick and misses short work; the sum over processes misses those that came
+    /// and went without a parent that waited. The larger one is nearer to the truth.
+    pub(crate) fn foreign_s(&self) -> f64 {
+        let rest_s = self.machine_s - self.load_s - self.watched_s.iter().sum::<f64>();
+        rest_s.max(self.others_s)
+    }
+}
+
+/// What had been used at one moment.
+pub(crate) struct Counter {
+    pub(crate) at: Instant,
+    machine: Machine,
+    load_s: f64,
+    watched_s: Vec<f64>,
+    others_s: f64,
+}
+
+impl Counter {
+    pub(crate) fn read(watched: &[Watched]) -> Self {
+        Self {
+            at: Instant::now(),
+            machine: Machine::read(),
+            load_s: machine::own_cpu_s(),
+            watched_s: watched
+                .iter()
+                .map(|watched| machine::cpu_s(watched.pid))
+                .collect(),
+            others_s: 0.0,
+        }
+    }
+
+    /// Looks at every other process, too: too much to do ten times a second.
+    pub(crate) fn read_all(watched: &[Watched]) -> Self {
+        let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
+        Self {
+            others_s: machine::others_cpu_s(&pids),
+            ..Self::read(watched)
+        }
+    }
+
+    pub(crate) fn until(&self, end: &Self) -> Cpu {
+        Cpu {
+            length_s: (end.at - self.at).as_secs_f64(),
+            machine_s: end.machine.busy_s - self.machine.busy_s,
+            steal_s: end.machine.steal_s - self.machine.steal_s,
+            load_s: end.load_s - self.load_s,
+            watched_s: self
+                .watched_s
+                .iter()
+                .zip(&end.watched_s)
+                .map(|(begin, end)| (end - begin).max(0.0))
+                .collect(),
+            others_s: (end.others_s - self.others_s).max(0.0),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The figures that contenders are compared by, and their spread over rounds.
+//! It measures nothing; it takes them out of a run's report.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::Report;
+use crate::show;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Figure {
+    /// Expected answers a second.
+    AnswersPerS,
+    /// The same for each core that the measured processes used.
+    AnswersPerCoreS,
+    /// CPU of the measured processes for each answer.
+    CpuUsPerAnswer,
+    P50Us,
+    P99Us,
+    MeanUs,
+    /// What the median is above that of the direct call.
+    AddedP50Us,
+    /// Of the most frequent status that was not expected.
+    RefusedP99Us,
+    Errors,
+    /// How busy the measured processes were.
+    CpuCores,
+    LoadCores,
+    /// Of the measured processes, at the end of the run.
+    MemoryMib,
+    /// What the run added to it.
+    MemoryGrowthMib,
+}
+
+impl Figure {
+    pub(crate) const SHOWN: [Self; 8] = [
+        Self::AnswersPerS,
+        Self::AnswersPerCoreS,
+        Self::CpuUsPerAnswer,
+        Self::P50Us,
+        Self::P99Us,
+        Self::AddedP50Us,
+        Self::RefusedP99Us,
+        Self::MemoryMib,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::AnswersPerS => "answers/s",
+            Self::AnswersPerCoreS => "answers/s and core",
+            Self::CpuUsPerAnswer => "CPU an answer",
+            Self::P50Us => "p50",
+            Self::P99Us => "p99",
+            Self::MeanUs => "mean",
+            Self::AddedP50Us => "p50 added",
+            Self::RefusedP99Us => "p99 of refusals",
+            Self::Errors => "errors",
+            Self::CpuCores => "CPU (cores)",
+            Self::LoadCores => "load generator (cores)",
+            Self::MemoryMib => "memory",
+            Self::MemoryGrowthMib => "memory growth",
+        }
+    }
+
+    /// Its unit, for an axis of plain numbers.
+    pub(crate) fn axis(self) -> &'static str {
+        match self {
+            Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",
+            Self::CpuUsPerAnswer => "CPU (µs)",
+            Self::P50Us | Self::P99Us | Self::MeanUs | Self::AddedP50Us | Self::RefusedP99Us => {
+                "latency (µs)"
+            }
+            Self::Errors => "requests",
+            Self::CpuCores | Self::LoadCores => "CPU (cores)",
+            Self::MemoryMib | Self::MemoryGrowthMib => "memory (MiB)",
+        }
+    }
+
+    /// A value with its unit.
+    pub(crate) fn show(self, value: f64) -> String {
+        match self {
+            Self::AnswersPerS | Self::AnswersPerCoreS => show::rate(value),
+            Self::CpuUsPerAnswer
+            | Self::P50Us
+            | Self::P99Us
+            | Self::MeanUs
+            | Self::AddedP50Us
+            | Self::RefusedP99Us => show::duration(value * 1e3),
+            Self::Errors | Self::CpuCores | Self::LoadCores => show::digits(value),
+            Self::MemoryMib | Self::MemoryGrowthMib => format!("{} MiB", show::digits(value)),
+        }
+    }
+}
+
+/// The figures of one contender in one round.
+pub(crate) type Figures = BTreeMap<Figure, f64>;
+
+/// Memory of the measured processes around a run, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Growth {
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+}
+
+/// `measured` says which watched processes count.
+pub(crate) fn of(report: &Report, measured: &[bool], memory: Growth) -> Figures {
+    let watched = || {
+        report
+            .cpu
+            .watched
+            .iter()
+            .zip(measured)
+            .filter(|(_, measured)| **measured)
+    };
+    let cores: f64 = watched().map(|(process, _)| process.cores).sum();
+    let cpu_us: f64 = watched().map(|(process, _)| process.us_per_answer).sum();
+    let mib = |bytes: f64| bytes / 1024.0 / 1024.0;
+    let mut figures = Figures::from([
+        (Figure::AnswersPerS, report.answers_per_s),
+        (Figure::P50Us, report.latency.p50_us),
+        (Figure::P99Us, report.latency.p99_us),
+        (Figure::MeanUs, report.latency.mean_us),
+        (Figure::Errors, report.errors as f64),
+        (Figure::CpuCores, cores),
+        (Figure::LoadCores, report.cpu.load_cores),
+        (Figure::MemoryMib, mib(memory.after as f64)),
+        (
+            Figure::MemoryGrowthMib,
+            mib(memory.after as f64 - memory.before as f64),
+        ),
+    ]);
+    if cpu_us > 0.0 {
+        figures.insert(Figure::CpuUsPerAnswer, cpu_us);
+        figures.insert(Figure::AnswersPerCoreS, 1e6 / cpu_us);
+    }
+    if let Some(refused) = report
+        .unexpected
+        .values()
+        .max_by_key(|latency| latency.count)
+    {
+        figures.insert(Figure::RefusedP99Us, refused.p99_us);
+    }
+    figures
+}
+
+/// The middle of some values, and how far they lie apart.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    /// The middle half of them lies between these.
+    pub(crate) lower_quartile: f64,
+    pub(crate) upper_quartile: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
+        values.sort_by(f64::total_cmp);
+        let last = values.len().checked_sub(1)?;
+        // Between two values, in proportion.
+        let at = |share: f64| {
+            let place = share * last as f64;
+            let (low, high) = (
+                values[place.floor() as usize],
+                values[place.ceil() as usize],
+            );
+            low + (high - low) * place.fract()
+        };
+        Some(Self {
+            median: at(0.5),
+            min: values[0],
+            max: values[last],
+            lower_quartile: at(0.25),
+            upper_quartile: at(0.75),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_of_the_values() {
+        let spread = Spread::of([3.0, 1.0, f64::NAN, 2.0, 10.0].into_iter()).expect("a spread");
+        assert_eq!((spread.median, spread.min, spread.max), (2.5, 1.0, 10.0));
+        assert_eq!((spread.lower_quartile, spread.upper_quartile), (1.75, 4.75));
+        assert_eq!(Spread::of([].into_iter()), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! What a contender takes before anybody calls it: time to ready, idle memory, memory for each idle
+//! connection.
+//! It makes no load. The command line calls it.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::address::Place;
+use crate::ask::{self, Line};
+use crate::contender::Contender;
+use crate::figures::Spread;
+use crate::load::Target;
+use crate::run::raise_descriptor_limit;
+use crate::show;
+use crate::stage::{Places, Stage};
+use crate::table::table;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Footprint {
+    about: String,
+    connections: usize,
+    /// Of the measured processes, from the start of the program until its health check answers.
+    ready_ms: Spread,
+    idle_mib: Spread,
+    /// What of it is not pages of the program's file, which the system can drop.
+    idle_private_mib: Spread,
+    /// Of connections that never sent a byte.
+    silent_bytes: Spread,
+    /// Of the same connections after one answer each.
+    used_bytes: Spread,
+}
+
+/// How long a process may settle before its memory is read.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// Each of `times` starts is a process of its own.
+pub(crate) fn measure(
+    contender: &Contender,
+    places: &Places,
+    times: usize,
+    connections: usize,
+) -> Result<Footprint, String> {
+    raise_descriptor_limit();
+    let mut found: [Vec<f64>; 5] = Default::default();
+    for _ in 0..times {
+        for (values, value) in found.iter_mut().zip(once(contender, places, connections)?) {
+            values.push(value);
+        }
+    }
+    let [
+        ready_ms,
+        idle_mib,
+        idle_private_mib,
+        silent_bytes,
+        used_bytes,
+    ] = found.map(|values| Spread::of(values.into_iter()));
+    let need = "measure it at least once, with a connection";
+    Ok(Footprint {
+        about: contender.about.clone(),
+        connections,
+        ready_ms: ready_ms.ok_or(need)?,
+        idle_mib: idle_mib.ok_or(need)?,
+        idle_private_mib: idle_private_mib.ok_or(need)?,
+        silent_bytes: silent_bytes.ok_or(need)?,
+        used_bytes: used_bytes.ok_or(need)?,
+    })
+}
+
+/// One start: the figures in the order of the struct.
+fn once(contender: &Contender, places: &Places, connections: usize) -> Result<[f64; 5], String> {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let stage = Stage::set_up(contender, &Default::default(), &Default::default(), places)?;
+    let ready = stage.ready_after.iter().zip(stage.measured());
+    let ready: Duration = ready
+        .filter(|(_, own)| **own)
+        .map(|(after, _)| *after)
+        .sum();
+    sleep(SETTLE);
+    let idle = stage.memory();
+    let target = Target {
+        url: stage.url.clone(),
+        body_bytes: Some(64),
+        ..Target::default()
+    };
+    let address = Place::parse(&stage.url, false)?.address;
+    let (_, request) = ask::request(target)?;
+    let mut lines = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let line = Line::open(&address);
+        lines.push(line.map_err(|fault| format!("connection {}: {fault}", number + 1))?);
+    }
+    sleep(SETTLE);
+    let silent = stage.memory();
+    for line in &mut lines {
+        let (status, _) = line
+            .ask(&request, false)
+            .map_err(|fault| fault.to_string())?;
+        if !(200..300).contains(&status) {
+            return Err(format!("{}: status {status}", stage.url));
+        }
+    }
+    sleep(SETTLE);
+    let used = stage.memory();
+    let each = |now: u64| now.saturating_sub(idle.private_bytes) as f64 / connections as f64;
+    Ok([
+        ready.as_secs_f64() * 1e3,
+        idle.bytes as f64 / MIB,
+        idle.private_bytes as f64 / MIB,
+        each(silent.private_bytes),
+        each(used.private_bytes),
+    ])
+}
+
+impl Footprint {
+    pub(crate) fn print(&self) {
+        println!("{}", self.about);
+        let mut shown = table(&["", "median", "lowest", "highest"]);
+        let mut row = |name: &str, spread: &Spread, unit: fn(f64) -> String| {
+            shown.add_row([
+                name.to_owned(),
+                unit(spread.median),
+                unit(spread.min),
+                unit(spread.max),
+            ]);
+        };
+        let mib = |mib: f64| show::bytes(mib * 1024.0 * 1024.0);
+        row("start to ready", &self.ready_ms, |ms| {
+            show::duration(ms * 1e6)
+        });
+        row("idle memory (PSS)", &self.idle_mib, mib);
+        row("of it private", &self.idle_private_mib, mib);
+        row(
+            "a connection that never spoke",
+            &self.silent_bytes,
+            show::bytes,
+        );
+        row("the same after one answer", &self.used_bytes, show::bytes);
+        println!("{} connections", self.connections);
+        println!("{shown}");
+    }
+}

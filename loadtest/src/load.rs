@@ -1,0 +1,189 @@
+//! What load to make, as the user wrote it: the same fields on the command line and in a scenario.
+//! It sends nothing; `plan` makes requests and arrivals of it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// No run is longer, whatever is asked for.
+pub(crate) const RUN_S_MAX: f64 = 3600.0;
+pub(crate) const CONNECTIONS_MAX: usize = 10_000;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Load {
+    pub(crate) targets: Vec<Target>,
+    pub(crate) connections: usize,
+    /// How requests arrive; nothing is a closed loop: each connection sends its next request when
+    /// it has the answer to the last.
+    pub(crate) arrivals: Option<Arrivals>,
+    pub(crate) warm_up_s: f64,
+    pub(crate) duration_s: f64,
+    /// How long answers are waited for after the end.
+    pub(crate) drain_s: f64,
+    /// A request without an answer for so long is an error.
+    pub(crate) timeout_s: f64,
+    /// The names that `{function}` in a URL stands for.
+    pub(crate) functions: Option<Functions>,
+    /// Statuses that are no error; empty: 200 to 299.
+    pub(crate) expect: Vec<u16>,
+    /// Never sleeps between requests: exact send times, for a whole core.
+    pub(crate) spin: bool,
+    pub(crate) seed: u64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            targets: Vec::new(),
+            connections: 1,
+            arrivals: None,
+            warm_up_s: 1.0,
+            duration_s: 10.0,
+            drain_s: 2.0,
+            timeout_s: 10.0,
+            functions: None,
+            expect: Vec::new(),
+            spin: false,
+            seed: 1,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Target {
+    /// `{function}` in it stands for a drawn name.
+    pub(crate) url: String,
+    pub(crate) method: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) weight: f64,
+    /// The body; `{duration_ms}` in it stands for the duration of a trace's row.
+    pub(crate) body: Option<String>,
+    pub(crate) body_file: Option<PathBuf>,
+    /// A made-up body of this size: `{"input":"xx…"}` under JSON, else so many letters.
+    pub(crate) body_bytes: Option<usize>,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            method: "POST".to_owned(),
+            headers: Vec::new(),
+            weight: 1.0,
+            body: None,
+            body_file: None,
+            body_bytes: None,
+        }
+    }
+}
+
+/// An open loop: requests arrive when the plan says, whether or not answers have come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(crate) enum Arrivals {
+    /// So many a second, evenly.
+    Fixed(f64),
+    /// So many a second on average, each on its own.
+    Poisson(f64),
+    /// As the rows of a file say.
+    Trace(Trace),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trace {
+    pub(crate) file: PathBuf,
+    /// 2 replays a minute in 30 seconds.
+    #[serde(default = "as_recorded")]
+    pub(crate) speed: f64,
+}
+
+fn as_recorded() -> f64 {
+    1.0
+}
+
+/// Functions that are called unequally: the n-th most popular in proportion to n^-exponent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Functions {
+    pub(crate) count: u32,
+    #[serde(default = "usual_exponent")]
+    pub(crate) exponent: f64,
+    /// `{}` stands for the number, from 0.
+    #[serde(default = "usual_name")]
+    pub(crate) name: String,
+}
+
+fn usual_exponent() -> f64 {
+    1.1
+}
+
+fn usual_name() -> String {
+    "f{}".to_owned()
+}
+
+impl Load {
+    /// What is wrong with it, if anything.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(text.to_owned()) };
+        rule(!self.targets.is_empty(), "name at least one URL to call")?;
+        rule(
+            self.targets.len() <= 64,
+            "at most 64 targets fit in one run",
+        )?;
+        rule(
+            (1..=CONNECTIONS_MAX).contains(&self.connections),
+            "connections: 1 to 10000",
+        )?;
+        rule(
+            self.duration_s > 0.0 && self.warm_up_s >= 0.0,
+            "duration: more than 0 seconds; warm-up: 0 or more",
+        )?;
+        rule(
+            self.duration_s + self.warm_up_s <= RUN_S_MAX,
+            "warm-up and duration together: at most 3600 seconds; make several runs",
+        )?;
+        rule(
+            (0.0..=60.0).contains(&self.drain_s),
+            "drain: 0 to 60 seconds",
+        )?;
+        rule(
+            self.timeout_s > 0.0 && self.timeout_s <= RUN_S_MAX,
+            "timeout: more than 0, at most 3600 seconds",
+        )?;
+        for target in &self.targets {
+            rule(
+                target.weight > 0.0 && target.weight.is_finite(),
+                "a target's weight is a number above 0",
+            )?;
+        }
+        match &self.arrivals {
+            Some(Arrivals::Fixed(rate) | Arrivals::Poisson(rate)) => rule(
+                (0.01..=10_000_000.0).contains(rate),
+                "rate: 0.01 to 10000000 a second",
+            )?,
+            Some(Arrivals::Trace(trace)) => rule(
+                trace.speed > 0.0 && trace.speed.is_finite(),
+                "a trace's speed is a number above 0",
+            )?,
+            None => {}
+        }
+        if let Some(functions) = &self.functions {
+            rule(
+                (1..=1_000_000).contains(&functions.count),
+                "functions: 1 to 1000000",
+            )?;
+            rule(
+                (0.0..=10.0).contains(&functions.exponent),
+                "the Zipf exponent: 0 (all alike) to 10",
+            )?;
+            rule(
+                functions.name.contains("{}"),
+                "a name template holds {} for the number, like f{}",
+            )?;
+        }
+        Ok(())
+    }
+}

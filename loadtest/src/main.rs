@@ -1,0 +1,57 @@
+//! Makes load over HTTP/1.1 and says honestly how long answers took. A black box: it shares no code
+//! with the servers that it measures.
+//! It decides nothing about the load; exit code 2 says that the command line was wrong.
+
+mod args;
+mod run_args;
+mod address;
+mod load;
+mod trace;
+mod plan;
+mod body;
+mod arrivals;
+
+mod run;
+mod client;
+mod pool;
+mod connection;
+mod wire;
+mod tally;
+mod watcher;
+mod cpu;
+mod machine;
+mod cores;
+
+mod report;
+mod show;
+mod table;
+mod plot;
+mod page;
+mod run_page;
+
+mod compare;
+mod scenario;
+mod goal;
+mod contender;
+mod variables;
+mod stage;
+mod process;
+mod ask;
+mod figures;
+mod comparison;
+mod comparison_view;
+mod footprint;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    match args::Line::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("nanofaas-loadtest: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The connections of a run, and the epoll set that watches them: client times address.
+//! It sends no request and knows no time of one. The client owns it.
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use crate::address::{Address, Place};
+use crate::connection::{Connection, State};
+
+pub(crate) struct Pool {
+    pub(crate) epoll: Epoll,
+    /// Without repeats; each client has one connection to each.
+    addresses: Vec<Address>,
+    /// Which address a target has.
+    address_of: Vec<usize>,
+    /// Connection `client * addresses + address`.
+    pub(crate) connections: Vec<Connection>,
+}
+
+impl Pool {
+    /// Connects every client to every address.
+    pub(crate) fn open(places: &[Place], clients: usize) -> Result<Self, String> {
+        let mut addresses: Vec<Address> = Vec::new();
+        let mut address_of = Vec::new();
+        for place in places {
+            let known = addresses
+                .iter()
+                .position(|address| *address == place.address);
+            address_of.push(known.unwrap_or_else(|| {
+                addresses.push(place.address.clone());
+                addresses.len() - 1
+            }));
+        }
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
+        let count = clients * addresses.len();
+        let mut connections = Vec::with_capacity(count);
+        for index in 0..count {
+            let connection = Connection::open(&addresses[index % addresses.len()])?;
+            if let Some(socket) = connection.socket() {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
+                epoll.add(socket, event).map_err(refused)?;
+            }
+            connections.push(connection);
+        }
+        Ok(Self {
+            epoll,
+            addresses,
+            address_of,
+            connections,
+        })
+    }
+
+    pub(crate) fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// The address of a target.
+    pub(crate) fn address_of(&self, target: u32) -> usize {
+        self.address_of[target as usize]
+    }
+
+    /// The address that a connection leads to.
+    pub(crate) fn address_at(&self, index: usize) -> usize {
+        index % self.addresses.len()
+    }
+
+    /// Whose connection it is.
+    pub(crate) fn client_at(&self, index: usize) -> usize {
+        index / self.addresses.len()
+    }
+
+    /// A client's connection to the address of a target.
+    pub(crate) fn index(&self, client: usize, target: u32) -> usize {
+        client * self.addresses.len() + self.address_of(target)
+    }
+
+    pub(crate) fn is_idle(&self, index: usize) -> bool {
+        self.connections[index].state == State::Idle
+    }
+
+    /// Closes it; it is tried again at this time.
+    pub(crate) fn rest(&mut self, index: usize, until_ns: u64) {
+        self.connections[index].close();
+        self.connections[index].state = State::Resting { until_ns };
+    }
+
+    /// Begins to connect anew. False where that failed at once.
+    pub(crate) fn reopen(&mut self, index: usize) -> bool {
+        let address = &self.addresses[index % self.addresses.len()];
+        let connection = &mut self.connections[index];
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT, index as u64);
+        connection.reopen(address).is_ok()
+            && connection
+                .socket()
+                .is_some_and(|socket| self.epoll.add(socket, event).is_ok())
+    }
+
+    /// Changes what is waited for. False where the kernel refuses.
+    pub(crate) fn watch(&self, index: usize, flags: EpollFlags) -> bool {
+        let mut event = EpollEvent::new(flags, index as u64);
+        let socket = self.connections[index].socket();
+        socket.is_none_or(|socket| self.epoll.modify(socket, &mut event).is_ok())
+    }
+}
+
+pub(crate) fn refused(fault: Errno) -> String {
+    format!("the kernel refuses a descriptor: {fault}")
+}

@@ -1,0 +1,119 @@
+//! One server process: started on its cores, its output kept in a file, ended with all that it
+//! started.
+//! It never outlives us: a small shell that holds a pipe to us ends it when we are gone, however we
+//! went, and takes its folder away. Stages own them.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::cores;
+
+pub(crate) struct Server {
+    child: Child,
+    /// Waits on its stdin, which closes with us.
+    guard: Child,
+    log: PathBuf,
+}
+
+/// How long a server may take to end by itself.
+const GRACE: Duration = Duration::from_millis(500);
+/// The last lines of a log that an error shows.
+const LINES: usize = 12;
+
+impl Server {
+    /// Starts it in a process group of its own; its log goes into `folder`.
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        cores: &[usize],
+        folder: &Path,
+    ) -> Result<Self, String> {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log).map_err(|fault| format!("{}: {fault}", log.display()))?;
+        let errors = file.try_clone().map_err(|fault| fault.to_string())?;
+        command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(errors)
+            .process_group(0);
+        // A child runs where the thread may that starts it, so a thread is set aside for it.
+        let spawn = || {
+            cores::pin(cores)?;
+            command.spawn().map_err(|fault| {
+                let program = command.get_program().to_string_lossy();
+                format!("cannot start {program} ({fault}); build or install it first")
+            })
+        };
+        let child = std::thread::scope(|scope| scope.spawn(spawn).join())
+            .map_err(|_| format!("{name}: the thread that starts it panicked"))??;
+        let guard = Command::new("/bin/sh")
+            .args([
+                "-c",
+                "read -r end; kill -s KILL -- \"-$1\" 2>/dev/null; rm -rf -- \"$2\"",
+                "sh",
+            ])
+            .arg(child.id().to_string())
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Ctrl-C ends us; the guard has work to do then.
+            .process_group(0)
+            .spawn();
+        let guard = match guard {
+            Ok(guard) => guard,
+            Err(fault) => {
+                let _ = killpg(group(&child), Signal::SIGKILL);
+                return Err(format!("cannot start /bin/sh: {fault}"));
+            }
+        };
+        Ok(Self { child, guard, log })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Looks without reaping: as long as nobody waits for it, its number is not another's.
+    pub(crate) fn is_alive(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        matches!(
+            waitid(Id::Pid(group(&self.child)), flags),
+            Ok(WaitStatus::StillAlive)
+        )
+    }
+
+    /// The last lines that it wrote.
+    pub(crate) fn last_words(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+}
+
+fn group(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().unwrap_or(i32::MAX))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = killpg(group(&self.child), Signal::SIGTERM);
+        let end = Instant::now() + GRACE;
+        while self.is_alive() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Whatever is left of the group.
+        let _ = killpg(group(&self.child), Signal::SIGKILL);
+        let _ = self.child.wait();
+        let _ = self.guard.kill();
+        let _ = self.guard.wait();
+    }
+}

@@ -1,0 +1,198 @@
+//! The command line of `run`: what was typed, turned into a load.
+//! It measures nothing. `args` calls it once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::args::Output;
+use crate::load::{Arrivals, Functions, Load, Target, Trace};
+use crate::report::Report;
+use crate::run::{self, Setting};
+use crate::watcher::Watched;
+use crate::{cores, run_page, table};
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// http://127.0.0.1:8080/path or http+unix:///run/a.sock:/path, with =WEIGHT behind a blank
+    /// for several, like 'http://127.0.0.1:8080/a 3'. {function} stands for a drawn name
+    #[arg(required = true, value_name = "URL [WEIGHT]")]
+    urls: Vec<String>,
+    /// Connections to each address; without a rate, each is a client of a closed loop
+    #[arg(short, long, default_value_t = 1, value_name = "N")]
+    connections: usize,
+    /// Open loop: so many requests a second, evenly
+    #[arg(short, long, value_name = "PER_S")]
+    rate: Option<f64>,
+    /// Open loop: so many requests a second on average, each on its own
+    #[arg(long, value_name = "PER_S", conflicts_with = "rate")]
+    poisson: Option<f64>,
+    /// Open loop: requests as the rows of this file say (function,start_ms,duration_ms)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "poisson", "functions_zipf"])]
+    trace: Option<PathBuf>,
+    /// Replays a trace so many times faster
+    #[arg(long, default_value_t = 1.0, value_name = "TIMES", requires = "trace")]
+    speed: f64,
+    /// Seconds before anything is measured
+    #[arg(long, default_value_t = 1.0, value_name = "S")]
+    warm_up: f64,
+    /// Seconds that are measured; with the warm-up at most 3600
+    #[arg(short, long, value_name = "S", default_value_t = 10.0)]
+    duration: f64,
+    /// Seconds that answers are waited for after the end
+    #[arg(long, default_value_t = 2.0, value_name = "S")]
+    drain: f64,
+    /// Seconds after which a request without an answer is an error
+    #[arg(long, default_value_t = 10.0, value_name = "S")]
+    timeout: f64,
+    /// The method; POST with a body, else GET
+    #[arg(short = 'X', long)]
+    method: Option<String>,
+    /// A header, like 'content-type: text/plain'; repeatable
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    headers: Vec<String>,
+    /// The body; {duration_ms} in it stands for the duration of a trace's row
+    #[arg(short = 'b', long, conflicts_with_all = ["body_file", "body_bytes"])]
+    body: Option<String>,
+    /// A file that holds the body
+    #[arg(long, value_name = "FILE", conflicts_with = "body_bytes")]
+    body_file: Option<PathBuf>,
+    /// A body of this size: {"input":"xx…"} under JSON, which is the default, else so many letters
+    #[arg(long, value_name = "N")]
+    body_bytes: Option<usize>,
+    /// Draws {function} among so many names by Zipf
+    #[arg(long, value_name = "N")]
+    functions_zipf: Option<u32>,
+    /// The exponent: 0 draws all names alike
+    #[arg(
+        long,
+        default_value_t = 1.1,
+        value_name = "S",
+        requires = "functions_zipf"
+    )]
+    zipf_s: f64,
+    /// The names; {} stands for the number, from 0
+    #[arg(
+        long,
+        default_value = "f{}",
+        value_name = "NAME",
+        requires = "functions_zipf"
+    )]
+    name_template: String,
+    /// Statuses that are no error [default: 200 to 299]; repeatable
+    #[arg(long, value_name = "STATUS")]
+    expect: Vec<u16>,
+    /// Another seed draws other names, targets and times
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Never sleeps: exact send times, for a whole core
+    #[arg(long)]
+    spin: bool,
+    /// Runs on these cores only, like 0 or 2-3
+    #[arg(long, value_name = "CORES")]
+    cores: Option<String>,
+    /// Watches the CPU of a process and its descendants, like server=1234; repeatable
+    #[arg(long, value_name = "NAME=PID")]
+    watch: Vec<String>,
+    #[command(flatten)]
+    output: Output,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+    /// Lets it call other machines: only ones whose owners want it
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+impl RunArgs {
+    pub(crate) fn run(self) -> Result<(), String> {
+        let load = self.load()?;
+        let setting = Setting {
+            allow_remote: self.allow_remote,
+            quiet: self.quiet,
+            watched: self.watched()?,
+            title: String::new(),
+        };
+        if let Some(text) = &self.cores {
+            cores::pin(&cores::parse(text)?)?;
+        }
+        let report = Report::new(&run::run(&load, &setting)?);
+        self.output.write(
+            &report,
+            || run_page::html(&report),
+            || table::print(&report),
+        )
+    }
+
+    fn load(&self) -> Result<Load, String> {
+        let has_body = self.body.is_some() || self.body_file.is_some() || self.body_bytes.is_some();
+        let usual = if has_body { "POST" } else { "GET" };
+        let headers: Vec<(String, String)> = self
+            .headers
+            .iter()
+            .map(|header| {
+                let (name, value) = header
+                    .split_once(':')
+                    .ok_or_else(|| format!("header {header:?}: write it as 'name: value'"))?;
+                Ok((name.trim().to_owned(), value.trim().to_owned()))
+            })
+            .collect::<Result<_, String>>()?;
+        let targets = self.urls.iter().map(|text| {
+            let (url, weight) = text.split_once(' ').unwrap_or((text, "1"));
+            let weight = weight
+                .trim()
+                .parse()
+                .map_err(|_| format!("{text:?}: behind the URL's blank stands a weight"))?;
+            Ok(Target {
+                url: url.to_owned(),
+                method: self.method.clone().unwrap_or_else(|| usual.to_owned()),
+                headers: headers.clone(),
+                weight,
+                body: self.body.clone(),
+                body_file: self.body_file.clone(),
+                body_bytes: self.body_bytes,
+            })
+        });
+        let trace = self.trace.clone().map(|file| {
+            Arrivals::Trace(Trace {
+                file,
+                speed: self.speed,
+            })
+        });
+        Ok(Load {
+            targets: targets.collect::<Result<_, String>>()?,
+            connections: self.connections,
+            arrivals: trace
+                .or_else(|| self.rate.map(Arrivals::Fixed))
+                .or_else(|| self.poisson.map(Arrivals::Poisson)),
+            warm_up_s: self.warm_up,
+            duration_s: self.duration,
+            drain_s: self.drain,
+            timeout_s: self.timeout,
+            functions: self.functions_zipf.map(|count| Functions {
+                count,
+                exponent: self.zipf_s,
+                name: self.name_template.clone(),
+            }),
+            expect: self.expect.clone(),
+            spin: self.spin,
+            seed: self.seed,
+        })
+    }
+
+    fn watched(&self) -> Result<Vec<Watched>, String> {
+        self.watch
+            .iter()
+            .map(|text| {
+                let (name, pid) = text.split_once('=').unwrap_or(("server", text));
+                let pid = pid
+                    .parse()
+                    .map_err(|_| format!("--watch {text:?}: write it like server=1234"))?;
+                Ok(Watched {
+                    name: name.to_owned(),
+                    pid,
+                })
+            })
+            .collect()
+    }
+}

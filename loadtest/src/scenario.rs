@@ -1,0 +1,246 @@
+//! What a comparison compares, as its file says: contenders, the load, cores, goals.
+//! It starts nothing. `compare` follows it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::goal::Goal;
+use crate::load::{Arrivals, Load, Target};
+
+/// Fields that one file leaves to another.
+type Partial = Map<String, Value>;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Scenario {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) about: String,
+    #[serde(default = "usual_rounds")]
+    pub(crate) rounds: usize,
+    /// Cores of the load generator (`load`) and of each process, by its name.
+    #[serde(default)]
+    pub(crate) cores: BTreeMap<String, Vec<usize>>,
+    /// Fields of the load that all contenders share.
+    #[serde(default)]
+    load: Partial,
+    /// Fields of the request that all contenders share; the URL is the contender's.
+    #[serde(default)]
+    request: Partial,
+    pub(crate) contenders: Vec<Entry>,
+    /// Whom the others are divided by.
+    pub(crate) baseline: String,
+    /// Who shows the latency without a proxy; then `added_p50_us` says what a proxy adds.
+    #[serde(default)]
+    pub(crate) direct: Option<String>,
+    /// An open loop at a share of what one contender was measured to do.
+    #[serde(default)]
+    pub(crate) capacity: Option<Capacity>,
+    #[serde(default)]
+    pub(crate) disturbance: Disturbance,
+    #[serde(default)]
+    pub(crate) goals: Vec<Goal>,
+}
+
+fn usual_rounds() -> usize {
+    5
+}
+
+/// A contender as it takes part here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    /// Its file, from the scenario's folder.
+    #[serde(rename = "use")]
+    pub(crate) file: PathBuf,
+    #[serde(default)]
+    pub(crate) set: BTreeMap<String, String>,
+    #[serde(default)]
+    load: Partial,
+    #[serde(default)]
+    request: Partial,
+    #[serde(default)]
+    pub(crate) cores: BTreeMap<String, Vec<usize>>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Capacity {
+    pub(crate) of: String,
+    pub(crate) share: f64,
+    /// Connections of the closed loop that measures it.
+    #[serde(default = "usual_connections")]
+    pub(crate) connections: usize,
+}
+
+fn usual_connections() -> usize {
+    64
+}
+
+/// From where on a round does not count, in percent of one core.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Disturbance {
+    /// Taken by the hypervisor.
+    pub(crate) steal_percent: f64,
+    /// Used by processes that do not take part.
+    pub(crate) foreign_percent: f64,
+    /// How many rounds may be dropped and repeated.
+    pub(crate) repeats: usize,
+}
+
+impl Default for Disturbance {
+    fn default() -> Self {
+        Self {
+            steal_percent: 2.0,
+            foreign_percent: 10.0,
+            repeats: 10,
+        }
+    }
+}
+
+impl Scenario {
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let scenario: Self = yaml(path)?;
+        scenario
+            .check()
+            .map_err(|fault| format!("{}: {fault}", path.display()))?;
+        Ok(scenario)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !(1..=1000).contains(&self.rounds) {
+            return Err("rounds: 1 to 1000".to_owned());
+        }
+        let capacity = self.capacity.iter().map(|capacity| &capacity.of);
+        let goals = self
+            .goals
+            .iter()
+            .flat_map(|goal| [Some(&goal.contender), goal.against.as_ref()]);
+        let named = [Some(&self.baseline), self.direct.as_ref()];
+        for name in named.into_iter().chain(goals).flatten().chain(capacity) {
+            if !self.contenders.iter().any(|entry| entry.name == *name) {
+                return Err(format!("{name} is not the name of a contender"));
+            }
+        }
+        for (at, entry) in self.contenders.iter().enumerate() {
+            if self.contenders[..at]
+                .iter()
+                .any(|other| other.name == entry.name)
+            {
+                return Err(format!("two contenders are called {}", entry.name));
+            }
+            self.load(entry, String::new())?
+                .check()
+                .map_err(|fault| format!("the load of {}: {fault}", entry.name))?;
+        }
+        Ok(())
+    }
+
+    /// All contenders get these arrivals.
+    pub(crate) fn offer(&mut self, arrivals: &Arrivals) -> Result<(), String> {
+        let value = serde_json::to_value(arrivals).map_err(|fault| fault.to_string())?;
+        self.load.insert("arrivals".to_owned(), value);
+        Ok(())
+    }
+
+    /// Another length than the file says.
+    pub(crate) fn last(&mut self, field: &str, seconds: f64) {
+        self.load.insert(field.to_owned(), seconds.into());
+    }
+
+    /// The load on one contender, which is called at `url`.
+    pub(crate) fn load(&self, entry: &Entry, url: String) -> Result<Load, String> {
+        let mut target: Target = merge(&Target::default(), &[&self.request, &entry.request])?;
+        target.url = url;
+        let mut load: Load = merge(&Load::default(), &[&self.load, &entry.load])?;
+        load.targets = vec![target];
+        Ok(load)
+    }
+}
+
+/// Each field from the last that names it.
+fn merge<T: Serialize + DeserializeOwned>(usual: &T, over: &[&Partial]) -> Result<T, String> {
+    let mut value = serde_json::to_value(usual).map_err(|fault| fault.to_string())?;
+    for partial in over {
+        for (name, field) in *partial {
+            value[name] = field.clone();
+        }
+    }
+    serde_json::from_value(value).map_err(|fault| fault.to_string())
+}
+
+/// Reads a file that says something else only in words that it knows.
+pub(crate) fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|fault| format!("cannot read {}: {fault}", path.display()))?;
+    serde_saphyr::from_str(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contender::Contender;
+
+    const TEXT: &str = "
+name: a
+baseline: b
+load: {connections: 64, arrivals: {poisson: 100}}
+request: {body_bytes: 256}
+contenders:
+  - {name: b, use: b.yaml}
+  - {name: c, use: b.yaml, load: {connections: 1}, set: {x: y}}
+goals:
+  - {contender: c, figure: p50_us, must: '<= 0.75'}
+";
+
+    #[test]
+    fn a_contender_may_differ_from_the_rest() {
+        let scenario: Scenario = serde_saphyr::from_str(TEXT).expect("a scenario");
+        scenario.check().expect("sound");
+        let load = |at: usize| {
+            let url = "http://127.0.0.1:1/".to_owned();
+            scenario
+                .load(&scenario.contenders[at], url)
+                .expect("a load")
+        };
+        assert_eq!((load(0).connections, load(1).connections), (64, 1));
+        assert_eq!(load(1).arrivals, Some(Arrivals::Poisson(100.0)));
+        assert_eq!(load(1).targets[0].body_bytes, Some(256));
+    }
+
+    #[test]
+    fn the_scenarios_that_come_along_are_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut count = 0;
+        for entry in std::fs::read_dir(&folder).expect("the folder") {
+            let scenario = Scenario::read(&entry.expect("an entry").path()).expect("a scenario");
+            for entry in &scenario.contenders {
+                Contender::read(&folder.join(&entry.file)).expect("its contender");
+            }
+            count += 1;
+        }
+        assert!(count >= 12, "{count}");
+    }
+
+    #[test]
+    fn slips_are_told() {
+        for (from, to) in [
+            ("baseline: b", "baseline: x"),
+            ("connections: 64", "conections: 64"),
+            ("name: c", "name: b"),
+            ("contender: c", "contender: x"),
+            ("connections: 1}", "connections: 0}"),
+        ] {
+            let scenario: Scenario =
+                serde_saphyr::from_str(&TEXT.replace(from, to)).expect("a scenario");
+            assert!(scenario.check().is_err(), "{to}");
+        }
+        assert!(serde_saphyr::from_str::<Scenario>(&TEXT.replace("0.75", "x")).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! A contender on stage: its folder, ports and processes, ready to be called; gone when dropped.
+//! It makes no load. Rounds and footprints set stages up.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::ask::{self, Line};
+use crate::contender::{Contender, Process, Step};
+use crate::load::Target;
+use crate::machine::Memory;
+use crate::process::Server;
+use crate::variables::Variables;
+use crate::watcher::Watched;
+
+/// Where the programs of contenders are, and where they may run.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// The repository: `{root}`.
+    pub(crate) root: PathBuf,
+    /// The release binaries: `{bin}`.
+    pub(crate) bin: PathBuf,
+    /// The cores of processes for which nobody names any: all that this tool was given.
+    pub(crate) cores: Vec<usize>,
+}
+
+pub(crate) struct Stage {
+    /// In the order of their start; they end in the opposite one.
+    servers: Vec<Server>,
+    measured: Vec<bool>,
+    names: Vec<String>,
+    pub(crate) url: String,
+    /// From the start of each process until it was ready.
+    pub(crate) ready_after: Vec<Duration>,
+    // Last, so that the processes are gone when it goes.
+    _folder: Folder,
+}
+
+const START_MAX: Duration = Duration::from_secs(30);
+
+impl Stage {
+    /// Starts the processes one after another, each ready before the next, and asks what the
+    /// contender wants asked first.
+    pub(crate) fn set_up(
+        contender: &Contender,
+        set: &BTreeMap<String, String>,
+        cores: &BTreeMap<String, Vec<usize>>,
+        places: &Places,
+    ) -> Result<Self, String> {
+        let folder = Folder::new()?;
+        let mut variables = Variables::default();
+        for (name, value) in contender.set.iter().chain(set) {
+            variables.set(name, value.as_str());
+        }
+        variables.set("root", places.root.to_string_lossy());
+        variables.set("bin", places.bin.to_string_lossy());
+        variables.set("user", user()?);
+        variables.set("folder", folder.0.to_string_lossy());
+        for (name, port) in contender
+            .ports
+            .iter()
+            .zip(free_ports(contender.ports.len())?)
+        {
+            variables.set(&format!("port.{name}"), port.to_string());
+        }
+        for file in &contender.files {
+            fill_file(&contender.home.join(file), &folder.0, &variables)?;
+        }
+        let mut stage = Self {
+            servers: Vec::new(),
+            measured: contender
+                .processes
+                .iter()
+                .map(|process| process.measured)
+                .collect(),
+            names: contender
+                .processes
+                .iter()
+                .map(|process| process.name.clone())
+                .collect(),
+            url: variables.fill(&contender.url)?,
+            ready_after: Vec::new(),
+            _folder: folder,
+        };
+        for process in &contender.processes {
+            let cores = cores.get(&process.name).unwrap_or(&places.cores);
+            stage.start(process, cores, &variables)?;
+        }
+        for step in &contender.prepare {
+            prepare(step, &mut variables)?;
+        }
+        Ok(stage)
+    }
+
+    fn start(
+        &mut self,
+        process: &Process,
+        cores: &[usize],
+        variables: &Variables,
+    ) -> Result<(), String> {
+        let words = variables.words(&process.command)?;
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| format!("process {}: its command is empty", process.name))?;
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&self._folder.0);
+        // A variable of this shell must not set up a server of a comparison.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NANOFAAS_")) {
+            command.env_remove(name);
+        }
+        for (name, value) in &process.environment {
+            let value = variables.fill(value)?;
+            if !value.is_empty() {
+                command.env(name, value);
+            }
+        }
+        let ready = variables.fill(&process.ready)?;
+        let begun = Instant::now();
+        let server = Server::start(&process.name, command, cores, &self._folder.0)?;
+        let is_ready = ask::until_ready(&ready, begun + START_MAX, || server.is_alive())?;
+        if !is_ready {
+            return Err(format!(
+                "{} did not become ready at {ready}; its last lines:\n{}",
+                process.name,
+                server.last_words()
+            ));
+        }
+        self.ready_after.push(begun.elapsed());
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// Its processes, for a run to watch.
+    pub(crate) fn watched(&self) -> Vec<Watched> {
+        let servers = self.names.iter().zip(&self.servers);
+        servers
+            .map(|(name, server)| Watched {
+                name: name.clone(),
+                pid: server.pid(),
+            })
+            .collect()
+    }
+
+    /// Which of them are the contender's own.
+    pub(crate) fn measured(&self) -> &[bool] {
+        &self.measured
+    }
+
+    /// Memory of the measured processes.
+    pub(crate) fn memory(&self) -> Memory {
+        let mut sum = Memory::default();
+        for (server, measured) in self.servers.iter().zip(&self.measured) {
+            if *measured {
+                sum += Memory::of(server.pid());
+            }
+        }
+        sum
+    }
+
+    /// Fails where a process has ended in the meantime.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (name, server) in self.names.iter().zip(&self.servers) {
+            if !server.is_alive() {
+                return Err(format!(
+                    "{name} ended during the run:\n{}",
+                    server.last_words()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        while self.servers.pop().is_some() {}
+    }
+}
+
+/// Ports that were free a moment ago; all are held until the last is found, so they differ.
+fn free_ports(count: usize) -> Result<Vec<u16>, String> {
+    let listeners: Result<Vec<TcpListener>, _> = (0..count)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect();
+    let listeners = listeners.map_err(|fault| format!("no free port on loopback: {fault}"))?;
+    let ports = listeners
+        .iter()
+        .map(|listener| listener.local_addr().map(|at| at.port()));
+    ports
+        .collect::<Result<_, _>>()
+        .map_err(|fault| fault.to_string())
+}
+
+/// The name of who runs this: servers that change their user should stay it.
+fn user() -> Result<String, String> {
+    let uid = nix::unistd::geteuid();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => Ok(user.name),
+        _ => Err(format!("user {uid} has no name; add it to /etc/passwd")),
+    }
+}
+
+fn fill_file(from: &Path, folder: &Path, variables: &Variables) -> Result<(), String> {
+    let named = |fault: std::io::Error| format!("{}: {fault}", from.display());
+    let text = std::fs::read_to_string(from).map_err(named)?;
+    let name = from
+        .file_name()
+        .ok_or_else(|| format!("{} is no file", from.display()))?;
+    let text = variables
+        .fill(&text)
+        .map_err(|fault| format!("{}: {fault}", from.display()))?;
+    std::fs::write(folder.join(name), text).map_err(named)
+}
+
+fn prepare(step: &Step, variables: &mut Variables) -> Result<(), String> {
+    let repeat = variables.fill(&step.repeat)?;
+    let repeat: u32 = repeat
+        .parse()
+        .map_err(|_| format!("repeat: {repeat:?} is no number of requests"))?;
+    let mut line: Option<Line> = None;
+    for number in 0..repeat {
+        variables.set("n", number.to_string());
+        let target = Target {
+            url: variables.fill(&step.url)?,
+            method: step.method.clone(),
+            body: step
+                .body
+                .as_deref()
+                .map(|body| variables.fill(body))
+                .transpose()?,
+            ..Target::default()
+        };
+        let url = target.url.clone();
+        let (address, request) = ask::request(target)?;
+        let answer = match &mut line {
+            Some(line) => line.ask(&request, false),
+            None => {
+                Line::open(&address).and_then(|opened| line.insert(opened).ask(&request, false))
+            }
+        };
+        let (status, text) = answer.map_err(|fault| format!("{} {url}: {fault}", step.method))?;
+        if !(200..300).contains(&status) {
+            return Err(format!(
+                "{} {url}: {}",
+                step.method,
+                String::from_utf8_lossy(&text)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A folder in the system's temporary one, with a short name: sockets in it have to fit.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self, String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lt-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|fault| format!("{}: {fault}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

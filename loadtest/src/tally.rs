@@ -1,0 +1,204 @@
+//! What became of every request, and how long it took. Times are nanoseconds from the start.
+//! It takes no time itself. The client tells it each end; reports read it.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+/// Three digits from 1 µs (in ns) to an hour.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("these bounds are sound")
+}
+
+/// Longer than the longest value that is told apart counts as that value.
+fn record(histogram: &mut Histogram<u64>, ns: u64) {
+    histogram.saturating_record(ns);
+}
+
+/// How a request ends without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// The server closed the connection before its answer was whole.
+    Closed,
+    /// What came is no HTTP/1.1 answer.
+    NoAnswer,
+    /// No answer within the request's time.
+    Timeout,
+    /// The run was over before the answer, or before the request could be sent.
+    Unfinished,
+    /// More requests waited in the client than it holds.
+    QueueFull,
+}
+
+impl Fault {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::NoAnswer => "no_answer",
+            Self::Timeout => "timeout",
+            Self::Unfinished => "unfinished",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
+/// What is measured: requests meant to be sent from `begin_ns` on and before `end_ns`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) begin_ns: u64,
+    pub(crate) end_ns: u64,
+}
+
+impl Span {
+    fn holds(self, ns: u64) -> bool {
+        (self.begin_ns..self.end_ns).contains(&ns)
+    }
+}
+
+/// A tenth of a second of the run, by when the answers came.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) begin_ns: u64,
+    pub(crate) end_ns: u64,
+    pub(crate) answers: u64,
+    pub(crate) errors: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+pub(crate) struct Tally {
+    span: Span,
+    expect: Vec<u16>,
+    /// Requests that were meant to be sent within the span.
+    pub(crate) requests: u64,
+    /// Expected answers that came within the span, whenever their request was meant.
+    pub(crate) answered_in_span: u64,
+    /// Of expected answers; a timeout or an unfinished request is in it with the time that it had
+    /// lasted, so that what never came does not make the rest look good.
+    pub(crate) latency: Histogram<u64>,
+    /// Of each status that was not expected.
+    pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
+    pub(crate) by_target: Vec<Histogram<u64>>,
+    /// From the intended time to the first byte out: the wait in this client.
+    pub(crate) wait: Histogram<u64>,
+    pub(crate) statuses: BTreeMap<u16, u64>,
+    pub(crate) faults: BTreeMap<Fault, u64>,
+    /// Connections that could not be made.
+    pub(crate) connect_errors: u64,
+    /// Bytes and failures on connections that had no request.
+    pub(crate) unasked: u64,
+    /// Connections that were made anew.
+    pub(crate) reconnects: u64,
+    pub(crate) windows: Vec<Window>,
+    window: Histogram<u64>,
+    window_begin_ns: u64,
+    window_errors: u64,
+}
+
+const WINDOW_NS: u64 = 100_000_000;
+
+impl Tally {
+    pub(crate) fn new(span: Span, targets: usize, expect: &[u16]) -> Self {
+        Self {
+            span,
+            expect: expect.to_vec(),
+            requests: 0,
+            answered_in_span: 0,
+            latency: histogram(),
+            unexpected: BTreeMap::new(),
+            by_target: vec![histogram(); targets],
+            wait: histogram(),
+            statuses: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            connect_errors: 0,
+            unasked: 0,
+            reconnects: 0,
+            windows: Vec::new(),
+            window: Histogram::new_with_bounds(1_000, 3_600_000_000_000, 2)
+                .expect("these bounds are sound"),
+            window_begin_ns: 0,
+            window_errors: 0,
+        }
+    }
+
+    fn is_expected(&self, status: u16) -> bool {
+        if self.expect.is_empty() {
+            (200..300).contains(&status)
+        } else {
+            self.expect.contains(&status)
+        }
+    }
+
+    pub(crate) fn answer(&mut self, target: u32, status: u16, times: Times) {
+        let expected = self.is_expected(status);
+        let latency_ns = times.now_ns.saturating_sub(times.intended_ns);
+        if expected {
+            record(&mut self.window, latency_ns);
+            self.answered_in_span += u64::from(self.span.holds(times.now_ns));
+        } else {
+            self.window_errors += 1;
+        }
+        if !self.span.holds(times.intended_ns) {
+            return;
+        }
+        self.requests += 1;
+        *self.statuses.entry(status).or_default() += 1;
+        record(
+            &mut self.wait,
+            times.sent_ns.saturating_sub(times.intended_ns),
+        );
+        if expected {
+            record(&mut self.latency, latency_ns);
+            record(&mut self.by_target[target as usize], latency_ns);
+        } else {
+            record(
+                self.unexpected.entry(status).or_insert_with(histogram),
+                latency_ns,
+            );
+        }
+    }
+
+    /// A request that ends without an answer.
+    pub(crate) fn fault(&mut self, fault: Fault, target: u32, times: Times) {
+        self.window_errors += 1;
+        if !self.span.holds(times.intended_ns) {
+            return;
+        }
+        self.requests += 1;
+        *self.faults.entry(fault).or_default() += 1;
+        if matches!(fault, Fault::Timeout | Fault::Unfinished) {
+            let lasted_ns = times.now_ns.saturating_sub(times.intended_ns);
+            record(&mut self.latency, lasted_ns);
+            record(&mut self.by_target[target as usize], lasted_ns);
+        }
+    }
+
+    /// Closes the window where it is over.
+    pub(crate) fn tick(&mut self, now_ns: u64) -> Option<&Window> {
+        if now_ns < self.window_begin_ns + WINDOW_NS {
+            return None;
+        }
+        self.windows.push(Window {
+            begin_ns: self.window_begin_ns,
+            end_ns: now_ns,
+            answers: self.window.len(),
+            errors: self.window_errors,
+            p50_ns: self.window.value_at_quantile(0.5),
+            p99_ns: self.window.value_at_quantile(0.99),
+            max_ns: self.window.max(),
+        });
+        self.window.reset();
+        self.window_errors = 0;
+        self.window_begin_ns = now_ns;
+        self.windows.last()
+    }
+}
+
+/// The times of one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub(crate) intended_ns: u64,
+    pub(crate) sent_ns: u64,
+    pub(crate) now_ns: u64,
+}

@@ -1,0 +1,295 @@
+//! Traces: which function was called when, and how long it ran. Read from CSV, and made up in the
+//! shape of the public Azure Functions traces.
+//! A trace says nothing of where to send it. `run` replays one, `trace` writes one.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_distr::{Distribution, Exp, LogNormal};
+
+/// The first line of every trace.
+const TITLE: &str = "function,start_ms,duration_ms";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) function: u32,
+    pub(crate) start_ms: f64,
+    pub(crate) duration_ms: f32,
+}
+
+/// Rows in the order of their start.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Rows {
+    pub(crate) names: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Rows {
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|fault| format!("cannot read the trace {}: {fault}", path.display()))?;
+        Self::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut lines = text.lines();
+        if lines.next().map(str::trim) != Some(TITLE) {
+            return Err(format!("the first line of a trace is {TITLE}"));
+        }
+        let mut trace = Self::default();
+        let mut known = HashMap::new();
+        for (number, line) in lines
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
+            let row = Self::row(line, &mut known, &mut trace.names)
+                .ok_or_else(|| format!("line {}: {line:?} is not {TITLE}", number + 2))?;
+            trace.rows.push(row);
+        }
+        trace.rows.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
+        if trace.rows.is_empty() {
+            return Err("the trace has no rows".to_owned());
+        }
+        Ok(trace)
+    }
+
+    fn row(line: &str, known: &mut HashMap<String, u32>, names: &mut Vec<String>) -> Option<Row> {
+        let mut fields = line.split(',').map(str::trim);
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let start_ms = fields.next()?.parse().ok().filter(|ms: &f64| *ms >= 0.0)?;
+        let duration_ms = fields.next()?.parse().ok().filter(|ms: &f32| *ms >= 0.0)?;
+        if fields.next().is_some() || !f64::is_finite(start_ms) {
+            return None;
+        }
+        let function = *known.entry(name.to_owned()).or_insert_with(|| {
+            names.push(name.to_owned());
+            names.len() as u32 - 1
+        });
+        Some(Row {
+            function,
+            start_ms,
+            duration_ms,
+        })
+    }
+
+    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        writeln!(out, "{TITLE}")?;
+        for row in &self.rows {
+            let name = &self.names[row.function as usize];
+            writeln!(out, "{name},{:.3},{:.3}", row.start_ms, row.duration_ms)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a made-up trace should look like.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Shape {
+    /// How many functions there are
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) functions: u32,
+    /// How long the trace is, in seconds
+    #[arg(long, default_value_t = 60.0)]
+    pub(crate) seconds: f64,
+    /// Calls a second of all functions together, on average
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) rate: f64,
+    /// How unequal the functions are: the n-th is called in proportion to n^-S
+    #[arg(long, default_value_t = 1.5)]
+    pub(crate) popularity: f64,
+    /// The share of functions that are called in bursts; the rest is called by timers or evenly
+    #[arg(long, default_value_t = 0.4)]
+    pub(crate) bursty: f64,
+    /// The median duration of all functions' medians, in milliseconds
+    #[arg(long, default_value_t = 100.0)]
+    pub(crate) duration_ms: f64,
+    /// Another seed is another trace; the same seed is the same one
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+/// Rows that one trace may have: they are held in memory.
+const ROWS_MAX: f64 = 20_000_000.0;
+
+impl Shape {
+    /// Popularity by a power law; of the functions a part is called by timers, a part evenly and a
+    /// part in bursts with pauses between; durations are log-normal around a median of each
+    /// function's own, which is log-normal too.
+    pub(crate) fn make(&self) -> Result<Rows, String> {
+        let sound = self.seconds > 0.0
+            && self.rate > 0.0
+            && (0.0..=10.0).contains(&self.popularity)
+            && (0.0..=1.0).contains(&self.bursty)
+            && self.duration_ms > 0.0;
+        if !sound || self.seconds * self.rate > ROWS_MAX {
+            return Err(
+                "seconds, rate and duration are above 0, popularity 0 to 10, bursty 0 to 1, and a \
+                 trace has at most 20 million calls"
+                    .to_owned(),
+            );
+        }
+        let mut dice = SmallRng::seed_from_u64(self.seed);
+        let weights: Vec<f64> = (1..=self.functions)
+            .map(|rank| f64::from(rank).powf(-self.popularity))
+            .collect();
+        let total: f64 = weights.iter().sum();
+        let medians = log_normal(self.duration_ms, 1.5)?;
+        let mut rows = Vec::new();
+        for (function, weight) in (0_u32..).zip(&weights) {
+            let rate = self.rate * weight / total;
+            let durations = log_normal(medians.sample(&mut dice).clamp(0.1, 600_000.0), 0.7)?;
+            for start_ms in self.starts(rate, &mut dice)? {
+                let duration_ms = durations.sample(&mut dice).min(600_000.0) as f32;
+                rows.push(Row {
+                    function,
+                    start_ms,
+                    duration_ms,
+                });
+            }
+        }
+        rows.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
+        let names = (0..self.functions)
+            .map(|number| format!("f{number}"))
+            .collect();
+        Ok(Rows { names, rows })
+    }
+
+    /// When one function is called.
+    fn starts(&self, rate: f64, dice: &mut SmallRng) -> Result<Vec<f64>, String> {
+        let end_ms = self.seconds * 1000.0;
+        let exponential = |mean_ms: f64| Exp::new(1.0 / mean_ms).map_err(|fault| fault.to_string());
+        let mut starts = Vec::new();
+        let kind: f64 = dice.random();
+        if kind < self.bursty {
+            // On for 2 s and off for 18 s on average, ten times its rate while it is on.
+            let (on, off) = (exponential(2_000.0)?, exponential(18_000.0)?);
+            let gap = exponential(100.0 / rate)?;
+            let mut at = if dice.random::<f64>() < 0.1 {
+                0.0
+            } else {
+                off.sample(dice)
+            };
+            while at < end_ms {
+                let stop = at + on.sample(dice);
+                let mut call = at + gap.sample(dice);
+                while call < stop.min(end_ms) {
+                    starts.push(call);
+                    call += gap.sample(dice);
+                }
+                at = stop + off.sample(dice);
+            }
+        } else if kind < self.bursty + (1.0 - self.bursty) / 2.0 {
+            // A timer: even gaps from a phase of its own.
+            let gap = 1000.0 / rate;
+            let mut at = dice.random::<f64>() * gap;
+            while at < end_ms {
+                starts.push(at);
+                at += gap;
+            }
+        } else {
+            let gap = exponential(1000.0 / rate)?;
+            let mut at = gap.sample(dice);
+            while at < end_ms {
+                starts.push(at);
+                at += gap.sample(dice);
+            }
+        }
+        Ok(starts)
+    }
+}
+
+fn log_normal(median: f64, sigma: f64) -> Result<impl Distribution<f64>, String> {
+    LogNormal::new(median.ln(), sigma).map_err(|fault| fault.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape {
+            functions: 200,
+            seconds: 600.0,
+            rate: 50.0,
+            popularity: 1.5,
+            bursty: 0.4,
+            duration_ms: 100.0,
+            seed: 7,
+        }
+    }
+
+    #[test]
+    fn a_trace_survives_its_file() {
+        let made = shape().make().expect("a trace");
+        let mut file = Vec::new();
+        made.write(&mut file).expect("memory takes it");
+        let read = Rows::parse(std::str::from_utf8(&file).expect("text")).expect("a trace");
+        assert_eq!(read.rows.len(), made.rows.len());
+        let name = |rows: &Rows, at: usize| rows.names[rows.rows[at].function as usize].clone();
+        assert_eq!(name(&read, 100), name(&made, 100));
+        assert!(read.rows.is_sorted_by(|a, b| a.start_ms <= b.start_ms));
+    }
+
+    #[test]
+    fn seeds_decide_and_the_tail_is_heavy() {
+        let made = shape().make().expect("a trace");
+        assert_eq!(made, shape().make().expect("a trace"));
+        assert_ne!(made, Shape { seed: 8, ..shape() }.make().expect("a trace"));
+        let calls = made.rows.len() as f64;
+        assert!((12_000.0..60_000.0).contains(&calls), "{calls}");
+        let top = made.rows.iter().filter(|row| row.function < 10).count() as f64;
+        assert!(
+            top / calls > 0.6,
+            "the ten most popular make {top} of {calls}"
+        );
+        let mut durations: Vec<f32> = made.rows.iter().map(|row| row.duration_ms).collect();
+        durations.sort_by(f32::total_cmp);
+        let (median, high) = (
+            durations[durations.len() / 2],
+            durations[durations.len() * 99 / 100],
+        );
+        assert!(high > 5.0 * median, "{median} {high}");
+    }
+
+    #[test]
+    fn bursts_are_bursts() {
+        let one = Shape {
+            functions: 1,
+            ..shape()
+        };
+        // The variance of calls a second over their mean: 1 for Poisson, far above it in bursts.
+        let dispersion = |shape: &Shape| {
+            let rows = shape.make().expect("a trace").rows;
+            let mut seconds = vec![0.0; shape.seconds as usize];
+            for row in &rows {
+                seconds[(row.start_ms / 1000.0) as usize] += 1.0;
+            }
+            let mean = seconds.iter().sum::<f64>() / shape.seconds;
+            seconds.iter().map(|n| (n - mean) * (n - mean)).sum::<f64>() / shape.seconds / mean
+        };
+        let bursty = dispersion(&Shape {
+            bursty: 1.0,
+            ..one.clone()
+        });
+        let even = dispersion(&Shape { bursty: 0.0, ..one });
+        assert!(bursty > 20.0 && even < 2.0, "{bursty} {even}");
+    }
+
+    #[test]
+    fn broken_traces_name_the_line() {
+        for text in [
+            "",
+            "function,start,duration\n",
+            "function,start_ms,duration_ms\n",
+        ] {
+            assert!(Rows::parse(text).is_err(), "{text:?}");
+        }
+        for row in ["f", "f,1", "f,x,1", "f,-1,1", ",1,1", "f,1,1,1", "f,nan,1"] {
+            let fault = Rows::parse(&format!("{TITLE}\nf,1,1\n{row}\n")).expect_err(row);
+            assert!(fault.contains("line 3"), "{fault}");
+        }
+    }
+}

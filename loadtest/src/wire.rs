@@ -1,0 +1,398 @@
+//! Reads answers: finds where each one ends and what its status is, however the bytes are split.
+//! It keeps no body and never repairs: what is not HTTP/1.1 as the RFC has it is a fault. A
+//! connection feeds it what it reads.
+
+/// An answer that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// The server closes the connection after it.
+    pub(crate) closes: bool,
+}
+
+/// What the peer sent is not an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoAnswer;
+
+/// The longest head that is read.
+const HEAD_MAX: usize = 64 * 1024;
+const HEADERS_MAX: usize = 64;
+/// A chunk's size line, extensions included.
+const SIZE_LINE_MAX: usize = 1024;
+
+#[derive(Debug)]
+enum Await {
+    Head,
+    Body {
+        left: u64,
+    },
+    Size {
+        size: u64,
+        digits: u8,
+        part: Part,
+        length: usize,
+    },
+    Chunk {
+        left: u64,
+    },
+    ChunkEnd {
+        seen_cr: bool,
+    },
+    /// Trailers end with an empty line.
+    Trailers {
+        line: usize,
+    },
+    /// The end of the connection is the end of the body.
+    Close,
+}
+
+/// Where in a chunk's size line the next byte is.
+#[derive(Debug)]
+enum Part {
+    Digits,
+    Extension,
+    Return,
+}
+
+/// The reading side of one connection.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    await_: Await,
+    /// A head that has come in part.
+    carry: Vec<u8>,
+    answer: Answer,
+    /// Answers to HEAD have no body.
+    bodiless: bool,
+}
+
+impl Reader {
+    pub(crate) fn new() -> Self {
+        Self {
+            await_: Await::Head,
+            carry: Vec::new(),
+            answer: Answer {
+                status: 0,
+                closes: false,
+            },
+            bodiless: false,
+        }
+    }
+
+    /// A request goes out, and its answer is next.
+    pub(crate) fn begin(&mut self, bodiless: bool) {
+        self.bodiless = bodiless;
+    }
+
+    /// Takes bytes as they came. An answer must end exactly where the bytes end: one request is
+    /// under way at a time, so more is a fault.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answer>, NoAnswer> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (used, ended) = self.step(rest)?;
+            rest = &rest[used..];
+            if ended {
+                self.await_ = Await::Head;
+                return if rest.is_empty() {
+                    Ok(Some(self.answer))
+                } else {
+                    Err(NoAnswer)
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    /// The peer has closed: the end of an answer that has no other.
+    pub(crate) fn close(&self) -> Option<Answer> {
+        matches!(self.await_, Await::Close).then_some(Answer {
+            closes: true,
+            ..self.answer
+        })
+    }
+
+    /// Takes some bytes: how many, and whether the answer is complete.
+    fn step(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+        match &mut self.await_ {
+            Await::Head => self.head(bytes),
+            Await::Body { left } => {
+                let used = take(left, bytes);
+                Ok((used, *left == 0))
+            }
+            Await::Size { .. } => self.size(bytes),
+            Await::Chunk { left } => {
+                let used = take(left, bytes);
+                if *left == 0 {
+                    self.await_ = Await::ChunkEnd { seen_cr: false };
+                }
+                Ok((used, false))
+            }
+            Await::ChunkEnd { seen_cr } => {
+                match (bytes[0], *seen_cr) {
+                    (b'\r', false) => *seen_cr = true,
+                    (b'\n', true) => self.await_ = SIZE,
+                    _ => return Err(NoAnswer),
+                }
+                Ok((1, false))
+            }
+            Await::Trailers { line } => match bytes[0] {
+                b'\n' if *line == 0 => Ok((1, true)),
+                b'\n' => {
+                    *line = 0;
+                    Ok((1, false))
+                }
+                b'\r' => Ok((1, false)),
+                _ if *line == SIZE_LINE_MAX => Err(NoAnswer),
+                _ => {
+                    *line += 1;
+                    Ok((1, false))
+                }
+            },
+            Await::Close => Ok((bytes.len(), false)),
+        }
+    }
+
+    fn head(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+        // The usual case: a whole head in one read, parsed where it lies.
+        if self.carry.is_empty() {
+            return match self.parse_head(bytes)? {
+                Some((length, ended)) => Ok((length, ended)),
+                None => {
+                    self.carry.extend_from_slice(bytes);
+                    Ok((bytes.len(), false))
+                }
+            };
+        }
+        let before = self.carry.len();
+        let mut carry = std::mem::take(&mut self.carry);
+        carry.extend_from_slice(bytes);
+        match self.parse_head(&carry)? {
+            Some((length, ended)) => Ok((length - before, ended)),
+            None if carry.len() > HEAD_MAX => Err(NoAnswer),
+            None => {
+                self.carry = carry;
+                Ok((bytes.len(), false))
+            }
+        }
+    }
+
+    /// The head's length and whether the answer ends with it; nothing where it is not all there.
+    fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, NoAnswer> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        let length = match head.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(_) => return Err(NoAnswer),
+        };
+        let status = head.code.ok_or(NoAnswer)?;
+        let mut content_length = None;
+        let mut chunked = false;
+        let mut closes = head.version == Some(0);
+        for header in head.headers.iter() {
+            let name = header.name;
+            if name.eq_ignore_ascii_case("content-length") {
+                let text = std::str::from_utf8(header.value).map_err(|_| NoAnswer)?;
+                let value = text.trim().parse::<u64>().map_err(|_| NoAnswer)?;
+                if content_length.replace(value).is_some() {
+                    return Err(NoAnswer);
+                }
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                chunked = header.value.eq_ignore_ascii_case(b"chunked");
+                if !chunked {
+                    return Err(NoAnswer);
+                }
+            } else if name.eq_ignore_ascii_case("connection") {
+                closes = !header.value.eq_ignore_ascii_case(b"keep-alive")
+                    && (closes || header.value.eq_ignore_ascii_case(b"close"));
+            }
+        }
+        if status < 200 {
+            // 101 has no place here; the other 1xx come before the answer.
+            return if status == 101 {
+                Err(NoAnswer)
+            } else {
+                Ok(Some((length, false)))
+            };
+        }
+        self.answer = Answer { status, closes };
+        let ended = if self.bodiless || status == 204 || status == 304 {
+            true
+        } else if chunked && content_length.is_some() {
+            return Err(NoAnswer);
+        } else if chunked {
+            self.await_ = SIZE;
+            false
+        } else if let Some(left) = content_length {
+            self.await_ = Await::Body { left };
+            left == 0
+        } else {
+            self.await_ = Await::Close;
+            false
+        };
+        Ok(Some((length, ended)))
+    }
+
+    fn size(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+        let Await::Size {
+            size,
+            digits,
+            part,
+            length,
+        } = &mut self.await_
+        else {
+            return Err(NoAnswer);
+        };
+        *length += 1;
+        if *length > SIZE_LINE_MAX {
+            return Err(NoAnswer);
+        }
+        match (&*part, bytes[0]) {
+            (Part::Return, b'\n') => {
+                self.await_ = match *size {
+                    0 => Await::Trailers { line: 0 },
+                    left => Await::Chunk { left },
+                };
+            }
+            (Part::Return, _) | (_, b'\n') => return Err(NoAnswer),
+            (_, b'\r') if *digits > 0 => *part = Part::Return,
+            (Part::Extension, _) => {}
+            (Part::Digits, b';' | b' ' | b'\t') if *digits > 0 => *part = Part::Extension,
+            (Part::Digits, byte) => {
+                let digit = (byte as char).to_digit(16).ok_or(NoAnswer)?;
+                *digits += 1;
+                if *digits > 15 {
+                    return Err(NoAnswer);
+                }
+                *size = *size * 16 + u64::from(digit);
+            }
+        }
+        Ok((1, false))
+    }
+}
+
+const SIZE: Await = Await::Size {
+    size: 0,
+    digits: 0,
+    part: Part::Digits,
+    length: 0,
+};
+
+fn take(left: &mut u64, bytes: &[u8]) -> usize {
+    let used = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+    *left -= used as u64;
+    used
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: Answer = Answer {
+        status: 200,
+        closes: false,
+    };
+
+    /// The same result, however the bytes are split.
+    fn read(text: &str) -> Result<Option<Answer>, NoAnswer> {
+        let whole = Reader::new().feed(text.as_bytes());
+        for at in 1..text.len() {
+            let mut reader = Reader::new();
+            let (first, second) = text.as_bytes().split_at(at);
+            let split = match reader.feed(first) {
+                Ok(None) => reader.feed(second),
+                // Its end came before the bytes that should not be there.
+                Ok(Some(_)) => Err(NoAnswer),
+                Err(fault) => Err(fault),
+            };
+            assert_eq!(split, whole, "split at {at}: {text:?}");
+        }
+        let mut reader = Reader::new();
+        let mut last = Ok(None);
+        for (at, byte) in text.bytes().enumerate() {
+            last = reader.feed(&[byte]);
+            if last != Ok(None) && at + 1 < text.len() {
+                last = Err(NoAnswer);
+                break;
+            }
+        }
+        assert_eq!(last, whole, "byte by byte: {text:?}");
+        whole
+    }
+
+    #[test]
+    fn answers_end_where_they_say() {
+        assert_eq!(
+            read("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"),
+            Ok(Some(OK))
+        );
+        assert_eq!(
+            read("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"),
+            Ok(Some(OK))
+        );
+        assert_eq!(
+            read("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab"),
+            Ok(None)
+        );
+        let answer = Answer {
+            status: 204,
+            closes: true,
+        };
+        assert_eq!(
+            read("HTTP/1.1 204 No\r\nConnection: close\r\n\r\n"),
+            Ok(Some(answer))
+        );
+        assert_eq!(
+            read("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"),
+            Ok(Some(OK))
+        );
+    }
+
+    #[test]
+    fn chunks_are_put_together() {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for body in [
+            "0\r\n\r\n",
+            "3\r\nabc\r\n0\r\n\r\n",
+            "A;x=y\r\n0123456789\r\n0\r\nT: v\r\n\r\n",
+        ] {
+            assert_eq!(read(&format!("{head}{body}")), Ok(Some(OK)), "{body:?}");
+        }
+        for body in [
+            "\r\n",
+            "x\r\n",
+            "1\na\r\n",
+            "1\rx",
+            "3\r\nabcd\r\n",
+            "1\r\na\n0\r\n\r\n",
+        ] {
+            assert_eq!(read(&format!("{head}{body}")), Err(NoAnswer), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_fault() {
+        for text in [
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab",
+        ] {
+            assert_eq!(read(text), Err(NoAnswer), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_may_end_with_the_connection() {
+        let mut reader = Reader::new();
+        assert_eq!(reader.feed(b"HTTP/1.1 200 OK\r\n\r\nabc"), Ok(None));
+        assert_eq!(
+            reader.close(),
+            Some(Answer {
+                status: 200,
+                closes: true
+            })
+        );
+        assert_eq!(Reader::new().close(), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! The tool under test: started with arguments, read as JSON, timed from outside.
+//! Tests that look at times take turns, so that they do not disturb each other.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The result of a run.
+pub(crate) struct Outcome {
+    pub(crate) json: Value,
+    pub(crate) took: Duration,
+}
+
+pub(crate) fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_nanofaas-loadtest"))
+}
+
+fn output(arguments: &[&str]) -> Output {
+    program()
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+/// A run that ends well.
+#[track_caller]
+pub(crate) fn run(arguments: &[&str]) -> Outcome {
+    let begun = Instant::now();
+    let output = output(&[&["run", "--quiet", "--json", "-"], arguments].concat());
+    let took = begun.elapsed();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    let json = serde_json::from_slice(&output.stdout).expect("JSON");
+    let outcome = Outcome { json, took };
+    outcome.adds_up();
+    outcome
+}
+
+/// What a run that must not start says.
+#[track_caller]
+pub(crate) fn refusal(arguments: &[&str]) -> String {
+    let output = output(&[&["run", "--quiet"], arguments].concat());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{arguments:?} was not refused");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+impl Outcome {
+    /// A figure in milliseconds.
+    #[track_caller]
+    pub(crate) fn ms(&self, name: &str) -> f64 {
+        self.json["latency"][name].as_f64().expect("a figure") / 1e3
+    }
+
+    #[track_caller]
+    pub(crate) fn count(&self, pointer: &str) -> u64 {
+        match self.json.pointer(pointer) {
+            Some(value) => value.as_u64().expect("a count"),
+            None => 0,
+        }
+    }
+
+    /// Every request ended exactly once.
+    #[track_caller]
+    fn adds_up(&self) {
+        let sum = |name: &str| -> u64 {
+            let counts = self.json[name].as_object().expect("counts").values();
+            counts.map(|count| count.as_u64().expect("a count")).sum()
+        };
+        assert_eq!(
+            self.count("/requests"),
+            sum("statuses") + sum("faults"),
+            "{}",
+            self.json
+        );
+    }
+}
+
+/// One test of times at a time.
+pub(crate) fn quiet() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder that goes with the test.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("loadtest-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,121 @@
+//! The percentiles are right: where the service time is known, where it has two modes, and where
+//! the server stalls, which an open loop has to show and a closed loop cannot.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::server::{Server, ok, wait_ms};
+use crate::tool::{quiet, run};
+
+#[test]
+fn a_fixed_service_time_is_found() {
+    let _turn = quiet();
+    let server = Server::tcp(|_| {
+        wait_ms(5);
+        ok()
+    });
+    let outcome = run(&[&server.url, "--warm-up", "0.2", "-d", "2"]);
+    let (min, p50) = (outcome.ms("min_us"), outcome.ms("p50_us"));
+    assert!((5.0..6.5).contains(&min), "{min}");
+    assert!((5.0..8.0).contains(&p50), "{p50}");
+    // One connection, one request after another.
+    let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
+    let mean = outcome.ms("mean_us");
+    assert!(
+        (rate * mean / 1e3 - 1.0).abs() < 0.15,
+        "{rate}/s of {mean} ms"
+    );
+    assert_eq!(outcome.count("/errors"), 0);
+}
+
+#[test]
+fn two_modes_are_told_apart() {
+    let _turn = quiet();
+    // One in twenty is slow: p90 is of the fast ones, p99 of the slow ones.
+    let server = Server::tcp(|got| {
+        wait_ms(if got.number % 20 == 19 { 60 } else { 2 });
+        ok()
+    });
+    let outcome = run(&[&server.url, "-c", "2", "--warm-up", "0.2", "-d", "3"]);
+    let (p50, p90, p99) = (
+        outcome.ms("p50_us"),
+        outcome.ms("p90_us"),
+        outcome.ms("p99_us"),
+    );
+    assert!((2.0..12.0).contains(&p50), "{p50}");
+    assert!((2.0..30.0).contains(&p90), "{p90}");
+    assert!((60.0..100.0).contains(&p99), "{p99}");
+}
+
+/// Serves a request in about a millisecond, but stops for a second once, for everyone.
+fn stalling() -> Server {
+    let only_one = Mutex::new(());
+    Server::tcp(move |got| {
+        let _one = only_one.lock().unwrap_or_else(PoisonError::into_inner);
+        wait_ms(if got.number == 300 { 1000 } else { 1 });
+        ok()
+    })
+}
+
+#[test]
+fn an_open_loop_shows_a_stall() {
+    let _turn = quiet();
+    // 200/s for 4 s: a second's stall meets 200 of 800 requests, one after the other less.
+    let server = stalling();
+    let outcome = run(&[
+        &server.url,
+        "-c",
+        "4",
+        "-r",
+        "200",
+        "--warm-up",
+        "0.5",
+        "-d",
+        "4",
+    ]);
+    let (p50, p90, p99) = (
+        outcome.ms("p50_us"),
+        outcome.ms("p90_us"),
+        outcome.ms("p99_us"),
+    );
+    assert!(p50 < 100.0, "{p50}");
+    assert!((450.0..900.0).contains(&p90), "{p90}");
+    assert!((850.0..1500.0).contains(&p99), "{p99}");
+    // All but four waited in the client, and it says so.
+    let waited = outcome.json["client_wait"]["p90_us"]
+        .as_f64()
+        .expect("a figure")
+        / 1e3;
+    assert!(waited > 300.0, "{waited}");
+    assert_eq!(outcome.count("/requests"), 800);
+    assert_eq!(outcome.count("/statuses/200"), 800);
+}
+
+#[test]
+fn a_closed_loop_cannot_show_it() {
+    let _turn = quiet();
+    let outcome = run(&[&stalling().url, "--warm-up", "0.1", "-d", "3"]);
+    let (p99, max) = (outcome.ms("p99_us"), outcome.ms("max_us"));
+    assert!(p99 < 100.0, "{p99}");
+    assert!(max >= 1000.0, "{max}");
+}
+
+#[test]
+fn an_overload_is_not_hidden() {
+    let _turn = quiet();
+    // 4 ms one after another is at most 250/s; 500/s are offered.
+    let server = Server::tcp(|_| {
+        wait_ms(4);
+        ok()
+    });
+    let arguments = ["-r", "500", "--warm-up", "0", "-d", "2", "--drain", "0.2"];
+    let outcome = run(&[&[server.url.as_str()][..], &arguments].concat());
+    assert_eq!(outcome.count("/requests"), 1000);
+    let done = outcome.count("/statuses/200");
+    assert!((250..560).contains(&done), "{done}");
+    assert_eq!(outcome.count("/faults/unfinished"), 1000 - done);
+    let rate = outcome.json["answers_per_s"].as_f64().expect("a rate");
+    assert!((100.0..251.0).contains(&rate), "{rate}");
+    // What never came counts with the time that it had waited.
+    let p50 = outcome.ms("p50_us");
+    assert!((600.0..1500.0).contains(&p50), "{p50}");
+}
