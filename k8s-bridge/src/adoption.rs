@@ -117,10 +117,14 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
         return plane.is_unknown(place);
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
-    plane.adoption.borrow_mut().unasked.insert(name.clone());
+    let seen = Seen::of(&object);
+    // One that has no address yet cannot be asked, and the plane does not wait for it.
+    if seen.address.is_some() {
+        plane.adoption.borrow_mut().unasked.insert(name.clone());
+    }
     let pod = Rc::new(Pod::new(place, name, function, plane.now_ns()));
     pod.since_listing.set(plane.memory.listing.get());
-    pod.see(plane, Seen::of(&object));
+    pod.see(plane, seen);
     plane.run_pod(&pod, Origin::Adopted);
 }
 

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::backoff::Backoff;
 use crate::lease::Tenure;
 
-/// Requests at once; what comes on top waits its turn.
+/// Changes at once; what comes on top waits its turn. Nothing else does: a Lease has to be renewed
+/// however many pods an API server is slow to take.
 const AT_ONCE: usize = 32;
 /// How long one answer may take, with the waits that the server asks for (`Retry-After`).
 const ANSWER: Duration = Duration::from_secs(30);
@@ -93,14 +94,22 @@ impl Cluster {
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
     ) -> Result<T, Denied> {
+        self.tries(until, request, async || Ok(())).await
+    }
+
+    /// The same, with something to have before each try.
+    async fn tries<T, P>(
+        &self,
+        until: Instant,
+        request: impl AsyncFn(bool) -> kube::Result<T>,
+        permit: impl AsyncFn() -> Result<P, Denied>,
+    ) -> Result<T, Denied> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut why = "there was no time left to ask".to_owned();
         let mut is_doubtful = false;
         while Instant::now() < until {
             let tried = {
-                let Ok(_place) = timeout_at(until, self.places.acquire()).await else {
-                    break;
-                };
+                let _permit = permit().await?;
                 timeout_at(until.min(Instant::now() + ANSWER), request(is_doubtful)).await
             };
             why = match tried {
@@ -136,11 +145,15 @@ impl Cluster {
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
     ) -> Result<T, Denied> {
-        if timeout_at(until, self.tenure.is_held()).await.is_err() {
+        // Before every try: the Lease may have run out while the one before it hung.
+        let permit = async || {
+            let place = timeout_at(until, self.places.acquire()).await;
+            let place = place.map_err(|_| denied("too many changes wait for the API server"))?;
+            let held = timeout_at(until, self.tenure.is_held()).await;
             let why = "this control plane could not renew its Lease, so it changes nothing";
-            return Err(Denied::Unreachable(why.to_owned()));
-        }
-        self.ask(until, request).await
+            held.map(|()| place).map_err(|_| denied(why))
+        };
+        self.tries(until, request, permit).await
     }
 
     /// Creates an object under a name that nobody else picks: if it is there, it is ours, and an
@@ -230,6 +243,10 @@ impl Cluster {
         let api = self.api::<Pod>();
         self.ask(until, async |_| api.get(name).await).await
     }
+}
+
+fn denied(why: &str) -> Denied {
+    Denied::Unreachable(why.to_owned())
 }
 
 /// Whether the same request may be answered otherwise later.

@@ -76,8 +76,8 @@ struct Writing {
 pub(crate) struct Functions {
     known: RefCell<HashMap<String, Known>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
-    /// Objects that this plane deleted: news of them may still be on the way.
-    deleted: RefCell<HashSet<String>>,
+    /// Objects that this plane deleted, and in which listing: news of them may be on the way.
+    deleted: RefCell<HashMap<String, u64>>,
     listing: Cell<u64>,
     pub(crate) is_listed: Cell<bool>,
     /// Whose status may have to be written.
@@ -120,6 +120,11 @@ pub(crate) fn hear(plane: &Plane, news: News<FunctionObject>) {
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
             missing.iter().for_each(|name| forget(plane, name));
+            // News of what was deleted before the list began do not come any more.
+            functions
+                .deleted
+                .borrow_mut()
+                .retain(|_, at| *at >= listing);
             functions.is_listed.set(true);
             plane.progress.notify_one();
         }
@@ -153,7 +158,7 @@ fn hear_of(plane: &Plane, news: News<FunctionObject>) {
 /// Looks at an object; the table follows where it says something new and valid.
 fn take(plane: &Plane, object: &FunctionObject) {
     let functions = &plane.functions;
-    if functions.deleted.borrow().contains(object.uid()) {
+    if functions.deleted.borrow().contains_key(object.uid()) {
         return;
     }
     let (name, listing) = (object.name(), functions.listing.get());
@@ -309,7 +314,11 @@ fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) 
     let known = functions.known.borrow_mut().remove(&**name);
     functions.changed.borrow_mut().remove(&**name);
     let uid = known.map(|known| known.uid).or(uid);
-    functions.deleted.borrow_mut().extend(uid);
+    let listing = functions.listing.get();
+    functions
+        .deleted
+        .borrow_mut()
+        .extend(uid.map(|uid| (uid, listing)));
     let name = name.clone();
     plane.say(|desk| {
         if desk.functions().contains_key(&name) {

@@ -40,6 +40,8 @@ const FORGOTTEN: Duration = Duration::from_secs(60);
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may be without a pod before its controller's words are looked up; doubling.
 const PODLESS: Duration = Duration::from_secs(1);
+/// Counts as more phases than there are: whatever was told, that it runs is news.
+const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long that look-up may take.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -385,8 +387,10 @@ impl Job {
         });
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
-            if start.len() > *told {
-                *told = start.len();
+            // A busy function's later starts may have pushed this one out of the records.
+            let reached = start.len().max(usize::from(running_ns.is_some()) * RUNNING);
+            if reached > *told {
+                *told = reached;
                 let starting = Message::JobStarting {
                     call,
                     attempt,
