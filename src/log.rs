@@ -7,9 +7,9 @@ use std::io::{self, Write as _};
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -35,13 +35,16 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
         .finish(io::stderr());
     let dropped = writer.error_counter();
     let level = match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
     };
+    // Of libraries only what is wrong; kube's client calls every try that failed an error, and the
+    // bridge says by itself what comes of them.
+    let filter = EnvFilter::new(format!("warn,kube_client=off,nanofaas={level}"));
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+        .with_env_filter(filter)
         .with_writer(writer);
     match form {
         LogForm::Json => subscriber.event_format(Json).init(),
