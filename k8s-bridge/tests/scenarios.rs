@@ -4,6 +4,8 @@
 
 #[path = "scenarios/bench.rs"]
 mod bench;
+#[path = "scenarios/heard.rs"]
+mod heard;
 #[path = "scenarios/rings.rs"]
 mod rings;
 
@@ -26,16 +28,26 @@ mod lease;
 mod begin;
 #[path = "scenarios/registry.rs"]
 mod registry;
+#[path = "scenarios/follow.rs"]
+mod follow;
 #[path = "scenarios/status.rs"]
 mod status;
 #[path = "scenarios/warm.rs"]
 mod warm;
+#[path = "scenarios/ends.rs"]
+mod ends;
+#[path = "scenarios/attempt.rs"]
+mod attempt;
 #[path = "scenarios/job.rs"]
 mod job;
 #[path = "scenarios/rolling.rs"]
 mod rolling;
+#[path = "scenarios/agreement.rs"]
+mod agreement;
 #[path = "scenarios/robust.rs"]
 mod robust;
+#[path = "scenarios/watches.rs"]
+mod watches;
 #[path = "scenarios/anew.rs"]
 mod anew;
 #[path = "scenarios/role.rs"]

@@ -6,22 +6,15 @@ use std::time::Duration;
 use nanofaas_core::event::Order;
 use serde_json::json;
 
+use crate::attempt;
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::job;
 use crate::kubelet::Fate;
 use crate::script::{Fault, of};
-use crate::server::Server;
-
-async fn ready(server: &Server) -> Bench {
-    let mut bench = Bench::new(server);
-    bench.ready().await;
-    bench
-}
 
 #[test]
 fn running_pods_keep_their_places_and_are_not_touched() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let (first, _) = bench.running(&function).await;
         let (second, name) = bench.running(&function).await;
@@ -47,7 +40,7 @@ fn running_pods_keep_their_places_and_are_not_touched() {
 #[test]
 fn a_pod_that_starts_goes_on_and_is_up_once() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.kubelet().next(Fate::Nothing);
         let place = bench.start(&function);
@@ -66,7 +59,7 @@ fn a_pod_that_starts_goes_on_and_is_up_once() {
 #[test]
 fn a_pod_whose_creation_is_on_its_way_is_created_once() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let late = Fault::DoneLate(Duration::from_secs(2));
         server.script(of("create", "pods"), 1, late);
@@ -84,7 +77,7 @@ fn a_pod_whose_creation_is_on_its_way_is_created_once() {
 #[test]
 fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         // The pods of a plane that has listed often.
         for _ in 0..3 {
@@ -111,7 +104,7 @@ fn a_pod_that_ended_meanwhile_is_down() {
 #[test]
 fn orders_that_came_between_two_bridges_are_carried_out() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let (first, name) = bench.running(&function).await;
         bench.end();
@@ -137,7 +130,7 @@ fn orders_that_came_between_two_bridges_are_carried_out() {
 #[test]
 fn a_start_that_was_put_off_is_not_forgotten() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         bench.end();
         // The next one begins, but is not there yet when the order comes, and falls, too.
@@ -159,9 +152,9 @@ fn a_start_that_was_put_off_is_not_forgotten() {
 #[test]
 fn a_job_that_runs_goes_on() {
     scenario(|server| async move {
-        let (mut bench, function) = job::with_function(&server).await;
-        job::start(&bench, &function, job::call(1));
-        job::started(&bench, job::call(1)).await;
+        let (mut bench, function) = attempt::with_function(&server).await;
+        attempt::start(&bench, &function, attempt::call(1));
+        attempt::started(&bench, attempt::call(1)).await;
         let pods = server.names("pods");
         bench.end();
         pass(1.0).await;
@@ -169,7 +162,7 @@ fn a_job_that_runs_goes_on() {
         pass(20.0).await;
         assert_eq!(server.names("pods"), pods, "nobody ended it");
         assert_eq!(server.count(of("delete", "jobs")), 0);
-        job::stop(&bench, job::call(1), None);
+        attempt::stop(&bench, attempt::call(1), None);
         until("it is gone", || server.names("jobs").is_empty()).await;
     });
 }
@@ -177,10 +170,10 @@ fn a_job_that_runs_goes_on() {
 #[test]
 fn a_job_that_ended_meanwhile_is_told_of() {
     scenario(|server| async move {
-        let (mut bench, function) = job::with_function(&server).await;
+        let (mut bench, function) = attempt::with_function(&server).await;
         for (index, is_removed) in [(1, false), (2, true)] {
-            job::start(&bench, &function, job::call(index));
-            job::started(&bench, job::call(index)).await;
+            attempt::start(&bench, &function, attempt::call(index));
+            attempt::started(&bench, attempt::call(index)).await;
             bench.end();
             let pod = server.names("pods").remove(0);
             if is_removed {
@@ -189,7 +182,7 @@ fn a_job_that_ended_meanwhile_is_told_of() {
                 server.end(&pod, 1, "Error", "");
             }
             bench.ready().await;
-            job::ended(&bench, job::call(index)).await;
+            attempt::ended(&bench, attempt::call(index)).await;
             until("nothing is left", || {
                 server.names("jobs").is_empty() && server.names("pods").is_empty()
             })
@@ -201,7 +194,7 @@ fn a_job_that_ended_meanwhile_is_told_of() {
 #[test]
 fn functions_are_the_clusters_again() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         for name in ["a", "b", "c"] {
             bench.warm(name).await;
         }

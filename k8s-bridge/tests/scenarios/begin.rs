@@ -50,8 +50,7 @@ fn adopted(bench: &Bench) -> usize {
 fn pods_are_listed_and_watched_before_functions_are() {
     scenario(|server| async move {
         server.create("functions", object(warm("f")));
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         assert!(bench.knows("f", "i:1"));
         let pods = server.asked(of("list", "pods"))[0].clone();
         let functions = server.asked(of("list", "functions"))[0].clone();
@@ -105,15 +104,13 @@ fn pods_of_another_shape_are_adopted_as_stale_and_those_of_the_same_are_not() {
         server.edit("functions", "f", |function| {
             function["spec"]["concurrency"] = json!(9);
         });
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         assert!(!bench.rings.adopted.borrow()[0].stale, "it shapes no pod");
         bench.end();
         server.edit("functions", "f", |function| {
             function["spec"]["image"] = json!("i:2")
         });
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         assert_eq!(bench.rings.adopted.borrow().len(), 1);
         assert!(bench.rings.adopted.borrow()[0].stale);
     });
@@ -154,8 +151,7 @@ fn pods_of_functions_that_are_no_more_are_deleted() {
         other["spec"] = json!({"containers": []});
         server.create("pods", other);
         server.create("functions", object(warm("g")));
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         until("they are gone", || server.names("pods") == ["mine"]).await;
         let deleted = server.asked(of("delete", "pods"));
         assert_eq!(deleted.len(), pods.len());
@@ -169,8 +165,7 @@ fn a_pod_of_a_function_that_is_not_warm_any_more_is_deleted() {
         server.edit("functions", "f", |function| {
             function["spec"]["executionMode"] = json!("JOB");
         });
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         until("it is gone", || server.names("pods").is_empty()).await;
     });
 }
@@ -189,8 +184,7 @@ fn an_ended_pod_of_before_is_deleted_and_a_leaving_one_left_alone() {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(0);
         });
         server.forget_asked();
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         until("both are gone", || server.names("pods").is_empty()).await;
         let deleted = server.asked(of("delete", "pods"));
         let names: Vec<_> = deleted.iter().map(|one| &one.name).collect();
@@ -215,8 +209,7 @@ fn jobs_of_other_instances_are_deleted_with_their_pods() {
         pod["metadata"]["labels"]["job-name"] = json!("fn-f-1");
         server.create("pods", pod);
         server.create("jobs", json!({"metadata": {"name": "mine"}, "spec": {}}));
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         until("it is gone", || server.names("jobs") == ["mine"]).await;
         until("its pod is, too", || server.names("pods").is_empty()).await;
         let deleted = server.asked(of("delete", "jobs")).remove(0);
@@ -236,8 +229,7 @@ fn a_list_of_many_pages_is_read_whole() {
             server.create("functions", object(warm(&format!("f{number}"))));
         }
         server.0.page.set(2);
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         assert_eq!(bench.table().len(), 7);
         assert_eq!(server.count(of("list", "functions")), 4);
     });
@@ -307,8 +299,7 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         pod["spec"] = json!({"containers": []});
         server.create("pods", pod);
         server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let (_, name) = bench.running(&function).await;
         let pod = server.get("pods", &name).expect("there");
@@ -344,8 +335,7 @@ fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
 fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
     scenario(|server| async move {
         let name = pods_of_before(&server, "f", 1).await.remove(0);
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         let pod = bench.rings.adopted.borrow()[0].pod;
         bench.up(pod).await;
         let address = format!("{}:8080", server.address(&name));

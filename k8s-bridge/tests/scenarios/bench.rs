@@ -11,16 +11,16 @@ use std::time::{Duration, SystemTime};
 
 use nanofaas_core::cold_start::WallClock;
 use nanofaas_core::desk::{Desk, attend};
-use nanofaas_core::event::{Event, Order, StartFailure};
+use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
-use nanofaas_core::message::{BridgeMessage, Message, PodAddress, PodEnd, Reply, ReplyTo, Request};
+use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::ticket::PodRef;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::rings::{IO_THREADS, LOOK, Rings, desk_and_rings};
+use crate::rings::{LOOK, Rings, desk_and_rings};
 use crate::script::of;
 use crate::server::Server;
 
@@ -98,6 +98,13 @@ impl Bench {
     /// A plane that is not running yet, whose scheduler is the test's word.
     pub(crate) fn new(server: &Server) -> Self {
         Self::with(server, false)
+    }
+
+    /// The same, begun.
+    pub(crate) async fn acting(server: &Server) -> Self {
+        let mut bench = Self::new(server);
+        bench.ready().await;
+        bench
     }
 
     /// One with a scheduler of its own.
@@ -295,98 +302,6 @@ impl Bench {
         let mut new = self.server.names("pods");
         new.retain(|name| !before.contains(name));
         (pod, new.pop().expect("a pod"))
-    }
-
-    pub(crate) async fn event(&self) -> Event {
-        let mut found = None;
-        until("the scheduler hears something", || {
-            found = self.rings.events.borrow_mut().pop_front();
-            found.is_some()
-        })
-        .await;
-        found.expect("there")
-    }
-
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.rings.events.borrow().is_empty()
-    }
-
-    pub(crate) async fn up(&self, pod: PodRef) {
-        match self.event().await {
-            Event::PodUp(up) => assert_eq!(up, pod),
-            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
-            _ => panic!("another event than PodUp"),
-        }
-    }
-
-    pub(crate) async fn down(&self, pod: PodRef) {
-        match self.event().await {
-            Event::PodDown(down) => assert_eq!(down, pod),
-            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
-            _ => panic!("another event than PodDown"),
-        }
-    }
-
-    pub(crate) async fn leaving(&self, pod: PodRef) {
-        match self.event().await {
-            Event::PodLeaving(leaving) => assert_eq!(leaving, pod),
-            _ => panic!("another event than PodLeaving"),
-        }
-    }
-
-    pub(crate) async fn failure(&self, pod: PodRef) -> StartFailure {
-        match self.event().await {
-            Event::StartFailed { pod: of, failure } => {
-                assert_eq!(of, pod);
-                failure
-            }
-            _ => panic!("another event than StartFailed"),
-        }
-    }
-
-    /// The next thing that an io thread hears.
-    pub(crate) async fn message(&self, thread: usize) -> Message {
-        let mut found = None;
-        until("the io thread hears something", || {
-            found = self.rings.messages.borrow_mut()[thread].pop_front();
-            found.is_some()
-        })
-        .await;
-        found.expect("there")
-    }
-
-    /// Where all io threads were told that a pod is.
-    pub(crate) async fn address(&self, pod: PodRef) -> String {
-        let mut known = String::new();
-        for thread in 0..IO_THREADS {
-            match self.message(thread).await {
-                Message::PodAddress {
-                    pod: of,
-                    address: PodAddress::Tcp(address),
-                    ..
-                } => {
-                    assert_eq!(of, pod);
-                    known = address.to_string();
-                }
-                _ => panic!("another message than an address"),
-            }
-        }
-        known
-    }
-
-    /// How all io threads were told that a pod ended.
-    pub(crate) async fn gone(&self, pod: PodRef) -> PodEnd {
-        let mut known = None;
-        for thread in 0..IO_THREADS {
-            match self.message(thread).await {
-                Message::PodGone { pod: of, end } => {
-                    assert_eq!(of, pod);
-                    known = Some(end);
-                }
-                _ => panic!("another message than an end"),
-            }
-        }
-        known.expect("an end")
     }
 
     /// How often an object of a kind was created.

@@ -29,8 +29,7 @@ fn holder(server: &Server) -> String {
 #[test]
 fn a_free_lease_is_taken_before_anything_else_is_done() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         assert_eq!(holder(&server), "plane-uid");
         let first = server.changes().into_iter().next().expect("a change");
         assert_eq!((first.verb, &*first.resource), ("create", "leases"));
@@ -44,8 +43,7 @@ fn a_restarted_container_takes_its_lease_back_at_once() {
     scenario(|server| async move {
         held_by(&server, "plane-uid");
         let began = tokio::time::Instant::now();
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         assert!(began.elapsed().as_secs() < 5);
         assert_eq!(holder(&server), "plane-uid");
         let lease = server.get("leases", "nanofaas").expect("there");
@@ -96,8 +94,7 @@ fn a_lease_that_was_given_back_is_taken_at_once() {
 #[test]
 fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let (pod, _) = bench.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
@@ -142,8 +139,7 @@ fn a_lease_that_cannot_be_read_is_asked_for_in_bounds() {
 #[test]
 fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.edit("leases", "nanofaas", |lease| {
             lease["spec"]["holderIdentity"] = json!("other");
@@ -174,8 +170,7 @@ fn of_two_planes_that_begin_at_once_one_acts() {
 #[test]
 fn a_lease_that_somebody_deleted_is_made_again() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         server.remove("leases", "nanofaas");
         until("it is there", || holder(&server) == "plane-uid").await;
         assert!(!bench.is_deposed());
@@ -185,8 +180,7 @@ fn a_lease_that_somebody_deleted_is_made_again() {
 #[test]
 fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let (pod, _) = bench.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
@@ -206,8 +200,7 @@ fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
 #[test]
 fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         // As when an admission webhook does not answer.
         server.script(of("create", "pods"), usize::MAX, Fault::Hang);
@@ -225,8 +218,7 @@ fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
 #[test]
 fn a_plane_stops_in_time_with_the_server_gone() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let bench = Bench::acting(&server).await;
         server.leave();
         let began = tokio::time::Instant::now();
         bench.stop().await;

@@ -6,8 +6,8 @@ use nanofaas_core::event::Order;
 use nanofaas_core::message::{Reply, Request};
 use serde_json::{Value, json};
 
+use crate::attempt;
 use crate::bench::{pass, scenario, until, warm};
-use crate::job;
 use crate::kubelet::Fate;
 use crate::script::{QUOTA, any};
 
@@ -53,7 +53,7 @@ fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
             "jobs",
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
-        let (mut bench, function) = job::with_function(&server).await;
+        let (mut bench, function) = attempt::with_function(&server).await;
         // The registry.
         let warm_function = bench.warm("w").await;
         let mut spec = warm("w");
@@ -75,13 +75,13 @@ fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
         bench.down(place).await;
         // Jobs: one that is refused a pod, one that is cancelled, one that is answered.
         server.kubelet().next(Fate::Refused(QUOTA));
-        job::start(&bench, &function, job::call(1));
+        attempt::start(&bench, &function, attempt::call(1));
         until("its events are read", || server.names("events").len() == 1).await;
         pass(3.0).await;
-        job::start(&bench, &function, job::call(2));
+        attempt::start(&bench, &function, attempt::call(2));
         until("it has a pod", || server.names("pods").len() == 2).await;
         pass(1.0).await;
-        job::stop(&bench, job::call(2), None);
+        attempt::stop(&bench, attempt::call(2), None);
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = Request::Remove { name: "w".into() };
         assert!(matches!(bench.ask(remove).await, Reply::Removed));

@@ -17,8 +17,7 @@ fn status(server: &Server, name: &str) -> Value {
 fn a_status_is_written_once_and_not_again_while_nothing_changes() {
     scenario(|server| async move {
         server.create("functions", object(warm("f")));
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         until("it is written", || status(&server, "f")["readyPods"] == 0).await;
         let written = status(&server, "f");
         assert_eq!(written["conditions"][0]["type"], "Accepted");
@@ -28,8 +27,7 @@ fn a_status_is_written_once_and_not_again_while_nothing_changes() {
         assert_eq!(server.count(of("patch", "functions/status")), 1);
         // Another plane has nothing to add.
         bench.end();
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let _bench = Bench::acting(&server).await;
         pass(30.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
     });
@@ -38,8 +36,7 @@ fn a_status_is_written_once_and_not_again_while_nothing_changes() {
 #[test]
 fn many_changes_are_one_write_in_ten_seconds() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         for _ in 0..10 {
             let (pod, _) = bench.running(&function).await;
@@ -65,8 +62,7 @@ fn many_changes_are_one_write_in_ten_seconds() {
 #[test]
 fn a_status_that_cannot_be_written_is_tried_again_later() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         server.script(of("patch", "functions/status"), usize::MAX, answer(403));
         bench.warm("f").await;
         pass(45.0).await;
@@ -80,8 +76,7 @@ fn a_status_that_cannot_be_written_is_tried_again_later() {
 #[test]
 fn a_status_that_somebody_else_wrote_over_is_written_again() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server);
-        bench.ready().await;
+        let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         until("it is written", || status(&server, "f")["readyPods"] == 0).await;
         server.edit("functions", "f", |there| {

@@ -1,8 +1,7 @@
-//! Warm pods: how they are made, when they are ready, and how each of their ends is told.
+//! Warm pods, how they come: made, ready, or failed, and why.
 
 use std::time::Duration;
 
-use nanofaas_core::event::Order;
 use nanofaas_core::message::{ReadyStamps, Refused, Reply, Request};
 use serde_json::{Value, json};
 
@@ -10,12 +9,6 @@ use crate::bench::{Bench, pass, scenario, until, warm};
 use crate::kubelet::Fate;
 use crate::script::{Fault, QUOTA, answer, of, refuse, too_many};
 use crate::server::Server;
-
-async fn ready(server: &Server) -> Bench {
-    let mut bench = Bench::new(server);
-    bench.ready().await;
-    bench
-}
 
 fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     let env = pod["spec"]["containers"][0]["env"]
@@ -55,7 +48,7 @@ async fn no_pod(server: &Server) {
 #[test]
 fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let place = bench.start(&function);
         bench.up(place).await;
@@ -96,7 +89,7 @@ fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
 #[test]
 fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
         let place = bench.start(&function);
@@ -122,7 +115,7 @@ fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
 #[test]
 fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.0.watch_delay.set(Duration::from_secs(15));
         server.kubelet().next(Fate::RunsMute);
@@ -141,7 +134,7 @@ fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
 #[test]
 fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server
             .kubelet()
@@ -157,7 +150,7 @@ fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words()
 #[test]
 fn a_quota_is_a_failure_in_its_own_words() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.script(
             of("create", "pods"),
@@ -174,7 +167,7 @@ fn a_quota_is_a_failure_in_its_own_words() {
 #[test]
 fn a_quota_that_others_are_taking_from_is_asked_again() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.script(of("create", "pods"), 2, answer(409));
         let place = bench.start(&function);
@@ -186,7 +179,7 @@ fn a_quota_that_others_are_taking_from_is_asked_again() {
 #[test]
 fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server
             .kubelet()
@@ -208,7 +201,7 @@ fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
 #[test]
 fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
         let place = bench.start(&function);
@@ -223,25 +216,9 @@ fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
 }
 
 #[test]
-fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
-        server.kubelet().lingering.set(Duration::from_secs(5));
-        server.delete_pod(&name);
-        bench.leaving(place).await;
-        pass(3.0).await;
-        assert!(bench.is_quiet(), "calls may still run in it");
-        bench.down(place).await;
-        assert!(!bench.gone(place).await.oom);
-    });
-}
-
-#[test]
 fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
         let place = bench.start(&function);
@@ -254,78 +231,9 @@ fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
 }
 
 #[test]
-fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
-        let (_, other) = bench.running(&function).await;
-        server.kubelet().lingering.set(Duration::from_secs(3));
-        bench.rings.order(Order::Stop { pod: place });
-        pass(2.0).await;
-        assert!(bench.is_quiet());
-        bench.down(place).await;
-        bench.gone(place).await;
-        let deleted = server.asked(of("delete", "pods"));
-        assert_eq!(deleted.len(), 1);
-        assert_eq!(deleted[0].name, name);
-        assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
-        assert_eq!(server.names("pods"), [other]);
-        // Whoever asks for what is gone hears that it is.
-        for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
-            bench.rings.order(order);
-            bench.down(place).await;
-        }
-    });
-}
-
-#[test]
-fn a_pod_may_be_stopped_while_it_is_created() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        server.script(of("create", "pods"), 1, Fault::Late(Duration::from_secs(3)));
-        let place = bench.start(&function);
-        pass(1.0).await;
-        bench.rings.order(Order::Stop { pod: place });
-        bench.down(place).await;
-        pass(10.0).await;
-        no_pod(&server).await;
-        assert!(bench.is_quiet());
-    });
-}
-
-#[test]
-fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
-        server.end(&name, 137, "OOMKilled", "");
-        bench.down(place).await;
-        assert!(bench.gone(place).await.oom);
-        let (place, name) = bench.running(&function).await;
-        server.end(&name, 1, "Error", "last words");
-        bench.down(place).await;
-        let end = bench.gone(place).await;
-        assert!(!end.oom && end.message.contains("last words"), "{end:?}");
-        let (place, name) = bench.running(&function).await;
-        server.evict(&name);
-        bench.down(place).await;
-        let end = bench.gone(place).await;
-        assert!(end.message.contains("Evicted"), "{end:?}");
-        let (place, name) = bench.running(&function).await;
-        server.remove("pods", &name);
-        bench.down(place).await;
-        bench.gone(place).await;
-        no_pod(&server).await;
-    });
-}
-
-#[test]
 fn a_pod_whose_creation_was_not_answered_is_one_pod() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
         let place = bench.start(&function);
@@ -339,7 +247,7 @@ fn a_pod_whose_creation_was_not_answered_is_one_pod() {
 #[test]
 fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
         server.script(of("create", "pods"), usize::MAX, Fault::Close);
@@ -364,59 +272,9 @@ fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
 }
 
 #[test]
-fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        bench.warm("f").await;
-        let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "warm",
-            "nanofaas.io/function": "f"});
-        let spec = json!({"containers": []});
-        server.create(
-            "pods",
-            json!({"metadata": {"name": "fn-f-xxxxx", "labels": labels},
-            "spec": spec}),
-        );
-        server.create(
-            "pods",
-            json!({"metadata": {"name": "mine", "labels": {"app": "nanofaas"}},
-            "spec": spec}),
-        );
-        until("it is gone", || server.names("pods") == ["mine"]).await;
-        pass(5.0).await;
-        assert_eq!(server.count(of("delete", "pods")), 1);
-    });
-}
-
-#[test]
-fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
-        for _ in 0..3 {
-            bench.rings.order(Order::Probe { pod: place });
-            bench.up(place).await;
-        }
-        server.set_well(&name, false);
-        bench.rings.order(Order::Probe { pod: place });
-        pass(3.0).await;
-        assert!(bench.is_quiet(), "it has 5 s");
-        server.set_well(&name, true);
-        bench.up(place).await;
-        server.set_well(&name, false);
-        let began = tokio::time::Instant::now();
-        bench.rings.order(Order::Probe { pod: place });
-        bench.down(place).await;
-        assert!(began.elapsed() >= Duration::from_secs(5));
-        bench.gone(place).await;
-        no_pod(&server).await;
-    });
-}
-
-#[test]
 fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         server.script(of("create", "pods"), 1, too_many(2));
         let place = bench.start(&function);
@@ -436,7 +294,7 @@ fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
 #[test]
 fn a_template_that_makes_no_pod_is_a_permanent_failure() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let mut spec = warm("f");
         spec["podTemplate"] = json!({"spec": {"nodeSelector": ["no", "map"]}});
         let Reply::Registered { function, .. } = bench.register(spec, false).await else {
@@ -450,25 +308,9 @@ fn a_template_that_makes_no_pod_is_a_permanent_failure() {
 }
 
 #[test]
-fn a_pod_is_stopped_when_the_server_is_back() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, _) = bench.running(&function).await;
-        server.leave();
-        bench.rings.order(Order::Stop { pod: place });
-        pass(20.0).await;
-        assert!(bench.is_quiet());
-        server.come_back().await;
-        bench.down(place).await;
-        no_pod(&server).await;
-    });
-}
-
-#[test]
 fn many_pods_at_once_are_all_up() {
     scenario(|server| async move {
-        let mut bench = ready(&server).await;
+        let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         let places: Vec<_> = (0..60).map(|_| bench.start(&function)).collect();
         let mut up = Vec::new();
@@ -482,26 +324,5 @@ fn many_pods_at_once_are_all_up() {
         let wanted: Vec<u32> = places.iter().map(|pod| pod.index).collect();
         assert_eq!(up, wanted);
         assert_eq!(bench.created("pods"), 60);
-    });
-}
-
-#[test]
-fn a_pod_that_does_not_go_is_given_up_after_its_grace() {
-    scenario(|server| async move {
-        let mut bench = ready(&server).await;
-        let function = bench.warm("f").await;
-        let (place, _) = bench.running(&function).await;
-        // Its node is lost, for instance.
-        server.kubelet().lingering.set(Duration::from_secs(150));
-        let began = tokio::time::Instant::now();
-        bench.rings.order(Order::Stop { pod: place });
-        bench.down(place).await;
-        let took = began.elapsed();
-        assert!(
-            took > Duration::from_secs(11) && took < Duration::from_secs(60),
-            "{took:?}"
-        );
-        no_pod(&server).await;
-        assert!(bench.is_quiet());
     });
 }

@@ -1,0 +1,100 @@
+//! A plane with functions and pods, and whether its table, its pods and the cluster agree. Tests of
+//! an API server in trouble ask so afterwards.
+
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, object, pass, until, warm};
+use crate::script::Which;
+use crate::server::Server;
+use crate::store::name_of;
+
+pub(crate) const WATCHES: Which = Which {
+    verb: Some("watch"),
+    resource: None,
+};
+pub(crate) const LISTS: Which = Which {
+    verb: Some("list"),
+    resource: None,
+};
+
+fn wanting(name: &str, pods: u32) -> Value {
+    let mut spec = warm(name);
+    spec["scalingConfig"]["minReplicas"] = json!(pods);
+    spec
+}
+
+pub(crate) fn pods_of(server: &Server, function: &str) -> Vec<Value> {
+    let store = server.0.store.borrow();
+    let all = store.all("pods").into_iter();
+    let of = all.filter(|pod| pod["metadata"]["labels"]["nanofaas.io/function"] == function);
+    of.cloned().collect()
+}
+
+/// A plane with three functions, of which `a` has one pod and `b` two.
+pub(crate) async fn busy(server: &Server) -> Bench {
+    for spec in [wanting("a", 1), wanting("b", 2), warm("c")] {
+        server.create("functions", object(spec));
+    }
+    let mut bench = Bench::scheduled(server);
+    bench.ready().await;
+    agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+    bench
+}
+
+/// Whether the table has the cluster's functions, and each its pods, running.
+fn is_agreed(bench: &Bench, wanted: &[(&str, usize)]) -> bool {
+    let server = &bench.server;
+    let store = server.0.store.borrow();
+    let functions = store.all("functions");
+    let there: Vec<(String, String)> = functions
+        .iter()
+        .map(|one| {
+            let image = one["spec"]["image"].as_str().unwrap_or_default();
+            (name_of(one).to_owned(), image.to_owned())
+        })
+        .collect();
+    drop(store);
+    let names: Vec<&str> = there.iter().map(|(name, _)| &**name).collect();
+    let wanted_names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
+    let has_pods = wanted.iter().all(|(name, count)| {
+        let pods = pods_of(server, name);
+        let image = there
+            .iter()
+            .find(|(of, _)| of == name)
+            .map(|(_, image)| &**image);
+        let is_sound = |pod: &Value| {
+            pod["status"]["phase"] == "Running"
+                && pod["metadata"]["deletionTimestamp"].is_null()
+                && pod["spec"]["containers"][0]["image"].as_str() == image
+        };
+        pods.len() == *count && pods.iter().all(is_sound)
+    });
+    let count = wanted.iter().map(|(_, count)| count).sum::<usize>();
+    has_pods
+        && names == wanted_names
+        && bench.table() == there
+        && server.names("pods").len() == count
+}
+
+/// They agree, and go on to.
+pub(crate) async fn agree(bench: &Bench, wanted: &[(&str, usize)]) {
+    until("table and cluster agree", || is_agreed(bench, wanted)).await;
+    for _ in 0..20 {
+        pass(0.5).await;
+        assert!(is_agreed(bench, wanted), "they agree no more");
+    }
+}
+
+/// Things that happen while the plane cannot see them.
+pub(crate) async fn meanwhile(server: &Server) {
+    server.remove("functions", "c");
+    server.create("functions", object(wanting("d", 1)));
+    server.edit("functions", "a", |there| {
+        there["spec"]["image"] = json!("i:2")
+    });
+    let pods = pods_of(server, "b");
+    server.remove("pods", name_of(&pods[0]));
+    pass(0.1).await;
+}
+
+pub(crate) const AFTERWARDS: [(&str, usize); 3] = [("a", 1), ("b", 2), ("d", 1)];

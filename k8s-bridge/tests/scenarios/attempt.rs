@@ -1,0 +1,92 @@
+//! Attempts of JOB calls, as the io thread that owns them begins and ends them, and what it hears.
+
+use std::sync::Arc;
+
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Reply};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::CallRef;
+use serde_json::json;
+
+use crate::bench::Bench;
+use crate::server::Server;
+
+const DEADLINE_MS: u64 = 60_000;
+
+pub(crate) fn call(index: u32) -> CallRef {
+    CallRef {
+        index,
+        generation: 1,
+        thread: 1,
+    }
+}
+
+/// A plane with a JOB function.
+pub(crate) async fn with_function(server: &Server) -> (Bench, Arc<Function>) {
+    let mut bench = Bench::acting(server).await;
+    let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});
+    match bench.register(spec, false).await {
+        Reply::Registered { function, .. } => (bench, function),
+        _ => panic!("it is not registered"),
+    }
+}
+
+pub(crate) fn start(bench: &Bench, function: &Arc<Function>, call: CallRef) {
+    start_with(bench, function, call, DEADLINE_MS);
+}
+
+pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallRef, deadline_ms: u64) {
+    bench.rings.send(BridgeMessage::Job(Box::new(JobStart {
+        call,
+        function: function.clone(),
+        execution_id: "0e".into(),
+        attempt: 1,
+        trace_id: Some("t1".into()),
+        token: "1.abc".into(),
+        payload: Some("{\"input\":1}".into()),
+        deadline_ms,
+    })));
+}
+
+pub(crate) fn stop(bench: &Bench, call: CallRef, stamps: Option<ReadyStamps>) {
+    bench.rings.send(BridgeMessage::JobStop {
+        call,
+        attempt: 1,
+        stamps,
+    });
+}
+
+/// Waits until the io thread hears that the container runs.
+pub(crate) async fn started(bench: &Bench, of: CallRef) {
+    loop {
+        match bench.message(1).await {
+            Message::JobStarting {
+                call,
+                attempt,
+                running_ns,
+                ..
+            } => {
+                assert_eq!((call, attempt), (of, 1));
+                if running_ns.is_some() {
+                    return;
+                }
+            }
+            _ => panic!("another message than a start"),
+        }
+    }
+}
+
+pub(crate) async fn ended(bench: &Bench, of: CallRef) -> (Failure, bool) {
+    loop {
+        match bench.message(1).await {
+            Message::JobStarting { .. } => {}
+            Message::JobEnded {
+                call, failure, oom, ..
+            } => {
+                assert_eq!(call, of);
+                return (failure, oom);
+            }
+            _ => panic!("another message than an end"),
+        }
+    }
+}

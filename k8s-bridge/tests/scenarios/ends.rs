@@ -1,0 +1,186 @@
+//! Warm pods, how they go: deleted by others, stopped, ended, found sick, or never ordered.
+
+use std::time::Duration;
+
+use nanofaas_core::event::Order;
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, pass, scenario, until};
+use crate::script::{Fault, of};
+use crate::server::Server;
+
+async fn no_pod(server: &Server) {
+    until("no pod is left", || server.names("pods").is_empty()).await;
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        server.kubelet().lingering.set(Duration::from_secs(5));
+        server.delete_pod(&name);
+        bench.leaving(place).await;
+        pass(3.0).await;
+        assert!(bench.is_quiet(), "calls may still run in it");
+        bench.down(place).await;
+        assert!(!bench.gone(place).await.oom);
+    });
+}
+
+#[test]
+fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        let (_, other) = bench.running(&function).await;
+        server.kubelet().lingering.set(Duration::from_secs(3));
+        bench.rings.order(Order::Stop { pod: place });
+        pass(2.0).await;
+        assert!(bench.is_quiet());
+        bench.down(place).await;
+        bench.gone(place).await;
+        let deleted = server.asked(of("delete", "pods"));
+        assert_eq!(deleted.len(), 1);
+        assert_eq!(deleted[0].name, name);
+        assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
+        assert_eq!(server.names("pods"), [other]);
+        // Whoever asks for what is gone hears that it is.
+        for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
+            bench.rings.order(order);
+            bench.down(place).await;
+        }
+    });
+}
+
+#[test]
+fn a_pod_may_be_stopped_while_it_is_created() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        server.script(of("create", "pods"), 1, Fault::Late(Duration::from_secs(3)));
+        let place = bench.start(&function);
+        pass(1.0).await;
+        bench.rings.order(Order::Stop { pod: place });
+        bench.down(place).await;
+        pass(10.0).await;
+        no_pod(&server).await;
+        assert!(bench.is_quiet());
+    });
+}
+
+#[test]
+fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        server.end(&name, 137, "OOMKilled", "");
+        bench.down(place).await;
+        assert!(bench.gone(place).await.oom);
+        let (place, name) = bench.running(&function).await;
+        server.end(&name, 1, "Error", "last words");
+        bench.down(place).await;
+        let end = bench.gone(place).await;
+        assert!(!end.oom && end.message.contains("last words"), "{end:?}");
+        let (place, name) = bench.running(&function).await;
+        server.evict(&name);
+        bench.down(place).await;
+        let end = bench.gone(place).await;
+        assert!(end.message.contains("Evicted"), "{end:?}");
+        let (place, name) = bench.running(&function).await;
+        server.remove("pods", &name);
+        bench.down(place).await;
+        bench.gone(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "warm",
+            "nanofaas.io/function": "f"});
+        let spec = json!({"containers": []});
+        server.create(
+            "pods",
+            json!({"metadata": {"name": "fn-f-xxxxx", "labels": labels},
+            "spec": spec}),
+        );
+        server.create(
+            "pods",
+            json!({"metadata": {"name": "mine", "labels": {"app": "nanofaas"}},
+            "spec": spec}),
+        );
+        until("it is gone", || server.names("pods") == ["mine"]).await;
+        pass(5.0).await;
+        assert_eq!(server.count(of("delete", "pods")), 1);
+    });
+}
+
+#[test]
+fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        for _ in 0..3 {
+            bench.rings.order(Order::Probe { pod: place });
+            bench.up(place).await;
+        }
+        server.set_well(&name, false);
+        bench.rings.order(Order::Probe { pod: place });
+        pass(3.0).await;
+        assert!(bench.is_quiet(), "it has 5 s");
+        server.set_well(&name, true);
+        bench.up(place).await;
+        server.set_well(&name, false);
+        let began = tokio::time::Instant::now();
+        bench.rings.order(Order::Probe { pod: place });
+        bench.down(place).await;
+        assert!(began.elapsed() >= Duration::from_secs(5));
+        bench.gone(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_is_stopped_when_the_server_is_back() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, _) = bench.running(&function).await;
+        server.leave();
+        bench.rings.order(Order::Stop { pod: place });
+        pass(20.0).await;
+        assert!(bench.is_quiet());
+        server.come_back().await;
+        bench.down(place).await;
+        no_pod(&server).await;
+    });
+}
+
+#[test]
+fn a_pod_that_does_not_go_is_given_up_after_its_grace() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, _) = bench.running(&function).await;
+        // Its node is lost, for instance.
+        server.kubelet().lingering.set(Duration::from_secs(150));
+        let began = tokio::time::Instant::now();
+        bench.rings.order(Order::Stop { pod: place });
+        bench.down(place).await;
+        let took = began.elapsed();
+        assert!(
+            took > Duration::from_secs(11) && took < Duration::from_secs(60),
+            "{took:?}"
+        );
+        no_pod(&server).await;
+        assert!(bench.is_quiet());
+    });
+}

@@ -1,0 +1,220 @@
+//! The registry's home in the cluster, as others write it: the table follows, also where news is
+//! late, doubled, or of what the API has changed since.
+
+use std::time::Duration;
+
+use nanofaas_core::message::Reply;
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
+use crate::registry::{image_there, is_created, of_image, remove};
+use crate::script::{Fault, of};
+use crate::server::Server;
+
+fn set_image(server: &Server, name: &str, image: &str) {
+    server.edit("functions", name, |there| {
+        there["spec"]["image"] = json!(image)
+    });
+}
+
+fn condition(server: &Server, name: &str) -> Value {
+    let there = server.get("functions", name).expect("there");
+    there["status"]["conditions"][0].clone()
+}
+
+#[test]
+fn what_others_write_is_followed() {
+    scenario(|server| async move {
+        let bench = Bench::acting(&server).await;
+        server.create("functions", object(warm("f")));
+        until("it is there", || bench.knows("f", "i:1")).await;
+        set_image(&server, "f", "i:2");
+        until("it is edited", || bench.knows("f", "i:2")).await;
+        server.remove("functions", "f");
+        until("it is gone", || bench.table().is_empty()).await;
+    });
+}
+
+#[test]
+fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        until("it is accepted", || {
+            condition(&server, "f")["status"] == "True"
+        })
+        .await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["concurrency"] = json!(0);
+            there["spec"]["image"] = json!("i:2");
+        });
+        until("it is rejected", || {
+            condition(&server, "f")["status"] == "False"
+        })
+        .await;
+        let why = condition(&server, "f")["message"].to_string();
+        assert!(why.contains("concurrency"), "{why}");
+        assert!(bench.knows("f", "i:1"));
+        server.edit("functions", "f", |there| {
+            there["spec"]["concurrency"] = json!(1)
+        });
+        until("it is accepted", || {
+            condition(&server, "f")["status"] == "True"
+        })
+        .await;
+        assert!(bench.knows("f", "i:2"));
+        // A wrong one that was never accepted can be deleted through the API, too.
+        server.create(
+            "functions",
+            object(json!({"name": "g", "executionMode": "WARM"})),
+        );
+        until("it is rejected", || {
+            condition(&server, "g")["status"] == "False"
+        })
+        .await;
+        assert!(matches!(bench.ask(remove("g")).await, Reply::Removed));
+        assert_eq!(server.names("functions"), ["f"]);
+    });
+}
+
+#[test]
+fn an_older_event_after_a_newer_write_is_ignored() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        server.0.watch_delay.set(Duration::from_secs(5));
+        set_image(&server, "f", "i:2");
+        let replaced = bench.register(of_image("f", "i:3"), true).await;
+        assert_eq!(is_created(&replaced), Some(false));
+        for _ in 0..200 {
+            pass(0.05).await;
+            assert!(bench.knows("f", "i:3"), "{:?}", bench.table());
+        }
+        assert_eq!(image_there(&server, "f"), Some(json!("i:3")));
+    });
+}
+
+#[test]
+fn an_edit_by_others_while_the_api_writes_is_heard_afterwards() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        server.script(of("update", "functions"), 1, Fault::LoseAnswer);
+        server.script(
+            of("get", "functions"),
+            1,
+            Fault::Late(Duration::from_millis(100)),
+        );
+        let token = bench.request(registration(of_image("f", "i:2"), true));
+        bench.reply(token).await;
+        set_image(&server, "f", "i:3");
+        until("it is heard", || bench.knows("f", "i:3")).await;
+    });
+}
+
+#[test]
+fn a_late_event_does_not_bring_a_deleted_function_back() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        server.0.watch_delay.set(Duration::from_secs(5));
+        set_image(&server, "f", "i:2");
+        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
+        for _ in 0..200 {
+            pass(0.05).await;
+            assert!(bench.table().is_empty(), "{:?}", bench.table());
+        }
+    });
+}
+
+#[test]
+fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        server.0.watch_delay.set(Duration::from_secs(5));
+        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
+        let again = bench.register(of_image("f", "i:2"), false).await;
+        assert_eq!(is_created(&again), Some(true));
+        for _ in 0..200 {
+            pass(0.05).await;
+            assert!(bench.knows("f", "i:2"), "{:?}", bench.table());
+        }
+    });
+}
+
+#[test]
+fn a_function_that_others_deleted_and_made_again_is_the_new_one() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        // Between two watches, so that one list is all that the plane sees of it.
+        server.slam(true).await;
+        server.remove("functions", "f");
+        server.create("functions", object(of_image("f", "i:2")));
+        server.compact();
+        server.slam(false).await;
+        until("it is the new one", || bench.knows("f", "i:2")).await;
+        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
+        pass(5.0).await;
+        assert!(bench.table().is_empty());
+    });
+}
+
+#[test]
+fn a_list_that_misses_a_function_removes_it() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        bench.warm("g").await;
+        pass(1.0).await;
+        server.slam(true).await;
+        server.remove("functions", "f");
+        server.compact();
+        server.slam(false).await;
+        until("it is gone", || bench.table().len() == 1).await;
+        assert!(bench.knows("g", "i:1"));
+    });
+}
+
+#[test]
+fn a_function_that_is_made_during_a_list_survives_it() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        server.0.page.set(1);
+        for number in 0..3 {
+            server.create("functions", object(warm(&format!("m{number}"))));
+        }
+        // The second page comes late: what is created before it is in none, or may not be.
+        server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
+        server.script(
+            of("list", "functions"),
+            1,
+            Fault::Late(Duration::from_secs(3)),
+        );
+        server.slam(true).await;
+        server.compact();
+        server.slam(false).await;
+        server.forget_asked();
+        until("the second page is asked for", || {
+            server.count(of("list", "functions")) == 2
+        })
+        .await;
+        bench.warm("a").await;
+        let mut was_there = true;
+        until("the list is over", || {
+            was_there &= bench.knows("a", "i:1");
+            server.count(of("watch", "functions")) > 0
+        })
+        .await;
+        pass(5.0).await;
+        assert!(was_there && bench.knows("a", "i:1"));
+        assert_eq!(bench.table().len(), 5);
+    });
+}

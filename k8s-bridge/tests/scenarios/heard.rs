@@ -1,0 +1,103 @@
+//! What a plane says: to the scheduler of its pods, to io threads of their addresses and ends. Each
+//! of these waits for the next thing said, and fails where that is another.
+
+use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::message::{Message, PodAddress, PodEnd};
+use nanofaas_core::ticket::PodRef;
+
+use crate::bench::{Bench, until};
+use crate::rings::IO_THREADS;
+
+impl Bench {
+    pub(crate) async fn event(&self) -> Event {
+        let mut found = None;
+        until("the scheduler hears something", || {
+            found = self.rings.events.borrow_mut().pop_front();
+            found.is_some()
+        })
+        .await;
+        found.expect("there")
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.rings.events.borrow().is_empty()
+    }
+
+    pub(crate) async fn up(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodUp(up) => assert_eq!(up, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event than PodUp"),
+        }
+    }
+
+    pub(crate) async fn down(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodDown(down) => assert_eq!(down, pod),
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event than PodDown"),
+        }
+    }
+
+    pub(crate) async fn leaving(&self, pod: PodRef) {
+        match self.event().await {
+            Event::PodLeaving(leaving) => assert_eq!(leaving, pod),
+            _ => panic!("another event than PodLeaving"),
+        }
+    }
+
+    pub(crate) async fn failure(&self, pod: PodRef) -> StartFailure {
+        match self.event().await {
+            Event::StartFailed { pod: of, failure } => {
+                assert_eq!(of, pod);
+                failure
+            }
+            _ => panic!("another event than StartFailed"),
+        }
+    }
+
+    /// The next thing that an io thread hears.
+    pub(crate) async fn message(&self, thread: usize) -> Message {
+        let mut found = None;
+        until("the io thread hears something", || {
+            found = self.rings.messages.borrow_mut()[thread].pop_front();
+            found.is_some()
+        })
+        .await;
+        found.expect("there")
+    }
+
+    /// Where all io threads were told that a pod is.
+    pub(crate) async fn address(&self, pod: PodRef) -> String {
+        let mut known = String::new();
+        for thread in 0..IO_THREADS {
+            match self.message(thread).await {
+                Message::PodAddress {
+                    pod: of,
+                    address: PodAddress::Tcp(address),
+                    ..
+                } => {
+                    assert_eq!(of, pod);
+                    known = address.to_string();
+                }
+                _ => panic!("another message than an address"),
+            }
+        }
+        known
+    }
+
+    /// How all io threads were told that a pod ended.
+    pub(crate) async fn gone(&self, pod: PodRef) -> PodEnd {
+        let mut known = None;
+        for thread in 0..IO_THREADS {
+            match self.message(thread).await {
+                Message::PodGone { pod: of, end } => {
+                    assert_eq!(of, pod);
+                    known = Some(end);
+                }
+                _ => panic!("another message than an end"),
+            }
+        }
+        known.expect("an end")
+    }
+}

@@ -1,0 +1,191 @@
+//! Lists and watches that break, expire or fall silent: nothing is lost by it, nothing is doubled,
+//! and none is begun in a loop.
+
+use std::time::Duration;
+
+use nanofaas_core::event::Order;
+use serde_json::json;
+
+use crate::agreement::{AFTERWARDS, LISTS, WATCHES, agree, busy, meanwhile};
+use crate::bench::{pass, scenario, until};
+use crate::script::{Fault, answer, of};
+
+#[test]
+fn watches_that_have_expired_are_listed_anew() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.slam(true).await;
+        meanwhile(&server).await;
+        server.compact();
+        server.forget_asked();
+        server.slam(false).await;
+        agree(&bench, &AFTERWARDS).await;
+        assert_eq!(server.count(of("list", "pods")), 1);
+        assert_eq!(server.count(of("list", "functions")), 1);
+    });
+}
+
+#[test]
+fn watches_that_expire_by_an_event_are_listed_anew_and_not_in_a_loop() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.script(WATCHES, usize::MAX, Fault::ExpireByEvent);
+        server.slam(true).await;
+        server.slam(false).await;
+        server.forget_asked();
+        pass(20.0).await;
+        for which in [LISTS, WATCHES] {
+            let count = server.count(which);
+            assert!((2..=32).contains(&count), "{count} in 20 s for two kinds");
+        }
+        meanwhile(&server).await;
+        server.mend();
+        agree(&bench, &AFTERWARDS).await;
+    });
+}
+
+#[test]
+fn a_server_that_ends_each_watch_at_once_is_not_asked_in_a_loop() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.script(WATCHES, usize::MAX, Fault::EndAtOnce);
+        server.slam(true).await;
+        server.slam(false).await;
+        server.forget_asked();
+        pass(2.0).await;
+        let count = server.count(WATCHES);
+        assert!(count <= 14, "{count} in 2 s for two kinds");
+        pass(28.0).await;
+        let count = server.count(WATCHES);
+        assert!(count <= 30, "{count} in 30 s for two kinds");
+        server.mend();
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+    });
+}
+
+#[test]
+fn a_watch_that_breaks_within_a_line_loses_nothing() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.script(WATCHES, 6, Fault::CutLine);
+        server.slam(true).await;
+        server.slam(false).await;
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+        assert_eq!(
+            server.count(LISTS),
+            3,
+            "it went on from where it was: {:?}",
+            server.asked(LISTS)
+        );
+    });
+}
+
+#[test]
+fn a_watch_that_says_nothing_is_given_up() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.script(WATCHES, 2, Fault::Mute);
+        server.slam(true).await;
+        server.slam(false).await;
+        until("both are mute", || server.count(WATCHES) >= 4).await;
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+    });
+}
+
+#[test]
+fn a_watch_that_is_not_answered_is_given_up() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.script(WATCHES, 2, Fault::Hang);
+        server.slam(true).await;
+        server.slam(false).await;
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+    });
+}
+
+#[test]
+fn slow_watches_double_no_pod_and_lose_no_function() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.0.watch_delay.set(Duration::from_secs(7));
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+        server.edit("functions", "b", |there| {
+            there["spec"]["scalingConfig"]["minReplicas"] = json!(4);
+        });
+        agree(&bench, &[("a", 1), ("b", 4), ("d", 1)]).await;
+    });
+}
+
+#[test]
+fn a_list_that_fails_between_two_pages_takes_nothing_away() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.0.page.set(1);
+        server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
+        server.script(of("list", "functions"), 1, answer(410));
+        server.script(of("list", "pods"), 2, Fault::Late(Duration::ZERO));
+        server.script(of("list", "pods"), 3, answer(410));
+        server.slam(true).await;
+        server.compact();
+        server.slam(false).await;
+        let table = bench.table();
+        for _ in 0..200 {
+            pass(0.05).await;
+            assert_eq!(bench.table(), table);
+        }
+        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        assert_eq!(
+            server.ever("pods"),
+            0,
+            "the history began anew, and nothing was made"
+        );
+    });
+}
+
+#[test]
+fn each_kind_has_one_watch_whatever_happened() {
+    scenario(|server| async move {
+        let _bench = busy(&server).await;
+        for fault in [
+            Fault::CutLine,
+            Fault::EndAtOnce,
+            Fault::ExpireByEvent,
+            Fault::Hang,
+        ] {
+            server.script(WATCHES, 3, fault);
+            server.slam(true).await;
+            server.slam(false).await;
+            pass(100.0).await;
+        }
+        let mut open = server.0.watches.borrow().clone();
+        open.sort();
+        assert_eq!(open, ["functions", "pods"]);
+    });
+}
+
+#[test]
+fn a_watch_is_begun_anew_where_it_ended_and_lists_nothing() {
+    scenario(|server| async move {
+        let bench = busy(&server).await;
+        server.forget_asked();
+        pass(200.0).await;
+        assert_eq!(server.count(LISTS), 0);
+        let count = server.count(WATCHES);
+        assert!((4..=8).contains(&count), "{count} watches in 200 s");
+        // Its versions are those of bookmarks by now: older ones may go.
+        server.forget_history();
+        pass(120.0).await;
+        assert_eq!(server.count(LISTS), 0);
+        let stops = bench.rings.orders.borrow();
+        assert!(
+            !stops
+                .iter()
+                .any(|order| matches!(order, Order::Stop { .. }))
+        );
+    });
+}
