@@ -12,7 +12,7 @@ use crate::spec::{FieldFault, FunctionDraft};
 use crate::ticket::{CallRef, PodRef};
 
 /// Where a pod listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PodAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),

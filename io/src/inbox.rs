@@ -103,12 +103,6 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 }
                 _ => literal(&function),
             };
-            if old
-                .as_ref()
-                .is_some_and(|old| *old.endpoint.borrow() != endpoint)
-            {
-                thread.pods.clear_pool(function.lane);
-            }
             let known = Rc::new(Known {
                 function,
                 endpoint: RefCell::new(endpoint),
@@ -125,7 +119,6 @@ fn take(thread: &Rc<Thread>, message: Message) {
             if let Some(known) = thread.functions.borrow_mut().remove(&name) {
                 known.removed.set(true);
             }
-            thread.pods.clear_pool(lane);
             thread.calls.end_all(Some(lane), &End::Removed, |call| {
                 thread.entries.is_queued(call)
             });
@@ -139,10 +132,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
         Message::PodGone { pod, end } => thread.pods.gone(pod, end),
         Message::Endpoint { lane, address } => {
             if let Some(known) = thread.functions.borrow().at(lane) {
-                let old = known.endpoint.replace(address);
-                if old != *known.endpoint.borrow() {
-                    thread.pods.clear_pool(lane);
-                }
+                *known.endpoint.borrow_mut() = address.map(Rc::new);
             }
         }
         Message::JobStarting {
@@ -175,11 +165,11 @@ fn take(thread: &Rc<Thread>, message: Message) {
 
 /// Where a POOL function's endpoint is, if its URL names an address: then there is nothing to
 /// resolve, and the first call need not wait for the bridge.
-fn literal(function: &Function) -> Result<PodAddress, Arc<str>> {
+fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
     match &function.spec.endpoint_url {
-        Some(Endpoint::Unix { socket, .. }) => Ok(PodAddress::Unix(socket.into())),
+        Some(Endpoint::Unix { socket, .. }) => Ok(Rc::new(PodAddress::Unix(socket.into()))),
         Some(Endpoint::Http { host, port, .. }) => match host.parse() {
-            Ok(ip) => Ok(PodAddress::Tcp(SocketAddr::new(ip, *port))),
+            Ok(ip) => Ok(Rc::new(PodAddress::Tcp(SocketAddr::new(ip, *port)))),
             Err(_) => Err("the name of its endpoint was not resolved yet; call again".into()),
         },
         None => Err("it has no endpoint".into()),

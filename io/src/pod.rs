@@ -189,14 +189,20 @@ struct Stamps {
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let thread = call.thread;
     let owner = match call.known().function.spec.execution_mode {
-        ExecutionMode::Pool => thread.pods.pool(grant.lane),
+        ExecutionMode::Pool => match &*call.known().endpoint.borrow() {
+            Ok(address) => Owner::Endpoint(address.clone()),
+            Err(why) => {
+                let failure = Failure::PodUnreachable(why.clone());
+                return Attempt::not_begun(failure, PodVerdict::Lost);
+            }
+        },
         _ => Owner::Pod(grant.pod),
     };
     let began_ns = thread.now_ns();
     let stamps = Stamps::default();
     let done = {
         let deadline = || call.attempt_deadline_ns(began_ns);
-        let mut exchange = pin!(exchange(call, owner, deadline(), &stamps));
+        let mut exchange = pin!(exchange(call, &owner, deadline(), &stamps));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(attempt) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Ok(attempt));
@@ -226,17 +232,17 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 }
 
 /// Where the owner's connections go to.
-fn address(call: &Call<'_>, owner: Owner) -> Result<Rc<PodAddress>, Arc<str>> {
+fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
-        Owner::Pool { .. } => call.known().endpoint.borrow().clone().map(Rc::new),
-        Owner::Pod(pod) => thread.pods.address(pod).map_or_else(
+        Owner::Endpoint(address) => Ok(address.clone()),
+        Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
             || {
                 // The grant was faster than the message that introduces the pod, which is there.
                 crate::inbox::catch_up(thread);
                 thread
                     .pods
-                    .address(pod)
+                    .address(*pod)
                     .ok_or_else(|| "the pod is gone".into())
             },
             Ok,
@@ -245,7 +251,7 @@ fn address(call: &Call<'_>, owner: Owner) -> Result<Rc<PodAddress>, Arc<str>> {
 }
 
 /// The request out, the answer in.
-async fn exchange(call: &Call<'_>, owner: Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
+async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);

@@ -37,16 +37,8 @@ struct Inner {
     places: Vec<Place>,
     ends: HashMap<PodRef, PodEnd>,
     watchers: Vec<(PodRef, Waker)>,
-    /// POOL functions' endpoints, by lane.
-    pools: HashMap<u32, Pool>,
-}
-
-/// The connections to a POOL function's endpoint.
-#[derive(Default)]
-struct Pool {
-    /// Goes up when the endpoint is another one: connections of before are not kept.
-    epoch: u64,
-    idle: Vec<Idle>,
+    /// Connections to endpoints of POOL functions, of which many may share one.
+    endpoints: HashMap<Rc<PodAddress>, Vec<Idle>>,
 }
 
 /// The pods of a thread.
@@ -54,14 +46,12 @@ struct Pool {
 pub(crate) struct Pods(RefCell<Inner>);
 
 /// Whose connection it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Owner {
     Pod(PodRef),
-    /// A POOL function's endpoint, as it is at one time.
-    Pool {
-        lane: u32,
-        epoch: u64,
-    },
+    /// A POOL function's endpoint, by its address: a function that goes elsewhere takes no
+    /// connection of before.
+    Endpoint(Rc<PodAddress>),
 }
 
 impl Pods {
@@ -134,7 +124,7 @@ impl Pods {
     }
 
     /// An idle connection that is still good, the latest first.
-    pub(crate) fn take(&self, owner: Owner, now_ns: u64) -> Option<Connection> {
+    pub(crate) fn take(&self, owner: &Owner, now_ns: u64) -> Option<Connection> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
         while let Some(Idle {
@@ -150,8 +140,13 @@ impl Pods {
     }
 
     /// Keeps a connection for the next call.
-    pub(crate) fn give(&self, owner: Owner, connection: Connection, now_ns: u64) {
+    pub(crate) fn give(&self, owner: &Owner, connection: Connection, now_ns: u64) {
         let mut inner = self.0.borrow_mut();
+        if let Owner::Endpoint(address) = owner
+            && !inner.endpoints.contains_key(address)
+        {
+            inner.endpoints.insert(address.clone(), Vec::new());
+        }
         if let Some(idle) = inner.idle(owner)
             && idle.len() < IDLE_PER_POD
         {
@@ -159,20 +154,6 @@ impl Pods {
                 connection,
                 since_ns: now_ns,
             });
-        }
-    }
-
-    /// A POOL function's endpoint, as it is now.
-    pub(crate) fn pool(&self, lane: u32) -> Owner {
-        let epoch = self.0.borrow_mut().pools.entry(lane).or_default().epoch;
-        Owner::Pool { lane, epoch }
-    }
-
-    /// A function's endpoint is another one now, or gone.
-    pub(crate) fn clear_pool(&self, lane: u32) {
-        if let Some(pool) = self.0.borrow_mut().pools.get_mut(&lane) {
-            pool.epoch += 1;
-            pool.idle = Vec::new();
         }
     }
 
@@ -184,23 +165,22 @@ impl Pods {
             .places
             .iter_mut()
             .for_each(|place| place.idle.retain(keep));
-        let pools = inner.pools.values_mut();
-        pools.for_each(|pool| pool.idle.retain(keep));
+        inner.endpoints.retain(|_, idle| {
+            idle.retain(keep);
+            !idle.is_empty()
+        });
     }
 }
 
 impl Inner {
-    fn idle(&mut self, owner: Owner) -> Option<&mut Vec<Idle>> {
+    fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<Idle>> {
         match owner {
             Owner::Pod(pod) => {
                 let place = self.places.get_mut(pod.index as usize)?;
                 let same = place.generation == pod.generation && place.address.is_some();
                 same.then_some(&mut place.idle)
             }
-            Owner::Pool { lane, epoch } => {
-                let pool = self.pools.get_mut(&lane)?;
-                (pool.epoch == epoch).then_some(&mut pool.idle)
-            }
+            Owner::Endpoint(address) => self.endpoints.get_mut(address),
         }
     }
 }

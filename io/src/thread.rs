@@ -34,7 +34,7 @@ const ANSWER_NS_MAX: u64 = 30_000_000_000;
 pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
     /// Where a POOL function's endpoint is, once the bridge has resolved it.
-    pub(crate) endpoint: RefCell<Result<PodAddress, Arc<str>>>,
+    pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
     /// One flag for all versions of it.
     pub(crate) removed: Rc<Cell<bool>>,
 }

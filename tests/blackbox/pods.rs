@@ -30,6 +30,23 @@ fn kill_now(pid: i32) {
 }
 
 #[test]
+fn functions_of_one_endpoint_share_its_connections() {
+    let pod = Pod::echo();
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    for number in 0..50 {
+        let name = format!("shared-{number}");
+        plane.register(&pool(&name, &pod));
+        plane.invoke(&name, &json!(number)).expect(200);
+    }
+    // One after the other: what the first call left is there for all. Io threads share nothing.
+    let connections = pod.connections();
+    assert!(
+        connections <= 2,
+        "{connections} connections for 50 functions"
+    );
+}
+
+#[test]
 fn a_call_reaches_its_pod_with_everything_that_belongs_to_it() {
     let pod = Pod::echo();
     plane().register(&with(pool("headers", &pod), &json!({"timeoutMs": 5000})));
