@@ -7,7 +7,7 @@ use nanofaas_core::message::Reply;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
-use crate::registry::{image_there, is_created, of_image, remove};
+use crate::registry::{image_there, is_created, of_image, remove, scale};
 use crate::script::{Fault, of};
 use crate::server::Server;
 
@@ -216,5 +216,41 @@ fn a_function_that_is_made_during_a_list_survives_it() {
         pass(5.0).await;
         assert!(was_there && bench.knows("a", "i:1"));
         assert_eq!(bench.table().len(), 5);
+    });
+}
+
+#[test]
+fn an_edit_by_others_is_not_lost_to_a_scaling_that_comes_right_after_it() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        pass(1.0).await;
+        server.0.watch_delay.set(Duration::from_secs(3));
+        set_image(&server, "f", "i:2");
+        let scaled = bench.ask(scale("f", 2)).await;
+        assert!(matches!(scaled, Reply::Scaled { replicas: 2, .. }));
+        pass(10.0).await;
+        assert!(bench.knows("f", "i:2"), "{:?}", bench.table());
+        let floor = bench.function("f").spec.scaling_config.min_replicas;
+        assert_eq!(floor, 2);
+    });
+}
+
+#[test]
+fn scaling_makes_no_wrong_spec_an_accepted_one() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["concurrency"] = json!(0)
+        });
+        until("it is rejected", || {
+            condition(&server, "f")["status"] == "False"
+        })
+        .await;
+        bench.ask(scale("f", 2)).await;
+        pass(30.0).await;
+        let condition = condition(&server, "f");
+        assert_eq!(condition["status"], "False", "{condition}");
     });
 }

@@ -312,6 +312,39 @@ fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
 }
 
 #[test]
+fn many_jobs_are_deleted_and_the_lease_is_given_back_in_the_time_that_a_stop_has() {
+    scenario(|server| async move {
+        let (mut bench, function) = with_function(&server).await;
+        for index in 0..30 {
+            start(&bench, &function, call(index));
+        }
+        until("they run", || server.names("pods").len() == 30).await;
+        pass(2.0).await;
+        let slow = Fault::Late(Duration::from_millis(200));
+        server.script(of("delete", "jobs"), usize::MAX, slow);
+        bench.stop().await;
+        bench.end();
+        assert_eq!(server.names("jobs").len(), 0);
+        let lease = server.get("leases", "nanofaas").expect("there");
+        assert_eq!(lease["spec"]["holderIdentity"], "");
+    });
+}
+
+#[test]
+fn the_lease_is_given_back_though_a_job_cannot_be_deleted() {
+    scenario(|server| async move {
+        let (mut bench, function) = with_function(&server).await;
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);
+        bench.stop().await;
+        bench.end();
+        let lease = server.get("leases", "nanofaas").expect("there");
+        assert_eq!(lease["spec"]["holderIdentity"], "");
+    });
+}
+
+#[test]
 fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
     scenario(|server| async move {
         let (bench, function) = with_function(&server).await;

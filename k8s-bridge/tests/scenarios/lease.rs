@@ -230,3 +230,19 @@ fn a_plane_stops_in_time_with_the_server_gone() {
         assert!(began.elapsed() <= Duration::from_secs(5));
     });
 }
+
+#[test]
+fn one_renewal_that_hangs_does_not_lose_the_lease() {
+    scenario(|server| async move {
+        let first = Bench::acting(&server).await;
+        let mut second = Bench::new(&server).named("second");
+        second.begin();
+        pass(10.0).await;
+        for _ in 0..4 {
+            server.script(of("update", "leases"), 1, Fault::Hang);
+            pass(30.0).await;
+            assert!(!first.is_deposed() && !second.is_ready());
+            assert_eq!(holder(&server), "plane-uid");
+        }
+    });
+}

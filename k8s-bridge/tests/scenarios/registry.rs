@@ -26,6 +26,13 @@ pub(crate) fn remove(name: &str) -> Request {
     Request::Remove { name: name.into() }
 }
 
+pub(crate) fn scale(name: &str, replicas: u32) -> Request {
+    Request::Scale {
+        name: name.into(),
+        replicas,
+    }
+}
+
 pub(crate) fn is_created(reply: &Reply) -> Option<bool> {
     match reply {
         Reply::Registered { created, .. } => Some(*created),
@@ -85,18 +92,14 @@ fn scaling_writes_the_floor_alone() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
-        let scale = |replicas| Request::Scale {
-            name: "f".into(),
-            replicas,
-        };
-        let scaled = bench.ask(scale(3)).await;
+        let scaled = bench.ask(scale("f", 3)).await;
         assert!(matches!(scaled, Reply::Scaled { replicas: 3, .. }));
         let there = server.get("functions", "f").expect("there");
         let scaling = json!({"minReplicas": 3, "maxReplicas": 4});
         assert_eq!(there["spec"]["scalingConfig"], scaling);
         assert_eq!(bench.function("f").spec.scaling_config.min_replicas, 3);
         assert!(matches!(
-            bench.ask(scale(5)).await,
+            bench.ask(scale("f", 5)).await,
             Reply::Refused(Refused::Invalid(_))
         ));
     });
@@ -242,5 +245,25 @@ fn changes_of_one_function_are_made_in_order_and_those_of_others_beside_them() {
         assert_eq!(is_created(&bench.reply(tokens[3]).await), Some(true));
         pass(2.0).await;
         assert!(bench.knows("f", "i:4"));
+    });
+}
+
+#[test]
+fn an_answer_that_leaves_open_whether_it_was_done_is_found_out() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        for code in [500, 504] {
+            server.script(of("create", "functions"), 1, Fault::DoneAnswer(code));
+            let made = bench.register(warm("f"), false).await;
+            assert_eq!(is_created(&made), Some(true), "{code}");
+            server.script(of("update", "functions"), 1, Fault::DoneAnswer(code));
+            let replaced = bench.register(of_image("f", "i:2"), true).await;
+            assert_eq!(is_created(&replaced), Some(false), "{code}");
+            server.script(of("delete", "functions"), 1, Fault::DoneAnswer(code));
+            let removed = bench.ask(remove("f")).await;
+            assert!(matches!(removed, Reply::Removed), "{code}");
+            pass(1.0).await;
+        }
+        assert!(bench.table().is_empty() && server.names("functions").is_empty());
     });
 }

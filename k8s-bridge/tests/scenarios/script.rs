@@ -44,6 +44,8 @@ pub(crate) enum Fault {
         refusal: Refusal,
         retry_after_s: Option<u32>,
     },
+    /// It is done, and answered as if nobody knew.
+    DoneAnswer(u16),
     /// The connection is closed; nothing is done.
     Close,
     /// It is done, and the connection closed without a word.

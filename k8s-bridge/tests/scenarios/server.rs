@@ -219,6 +219,11 @@ impl Server {
                 refusal: (code, body),
                 retry_after_s,
             }) => return write_answer(stream, code, &body, retry_after_s).await,
+            Some(Fault::DoneAnswer(code)) => {
+                let _ = self.act(&request);
+                let (code, body) = refusal(code, "Timeout", "as scripted");
+                return write_answer(stream, code, &body, None).await;
+            }
             Some(Fault::Close) => return false,
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Late(late)) => sleep(late).await,

@@ -74,7 +74,7 @@ fn a_status_that_cannot_be_written_is_tried_again_later() {
 }
 
 #[test]
-fn a_status_that_somebody_else_wrote_over_is_written_again() {
+fn an_edit_that_is_taken_over_shows_in_the_status() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
