@@ -258,3 +258,54 @@ fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
         assert_eq!(server.names("pods").len(), 3);
     });
 }
+
+#[test]
+fn a_pod_that_was_being_asked_is_asked_again() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let (place, name) = bench.running(&function).await;
+        server.set_well(&name, false);
+        bench.rings.order(Order::Probe { pod: place });
+        pass(1.0).await;
+        bench.end();
+        server.set_well(&name, true);
+        bench.ready().await;
+        bench.up(place).await;
+        server.set_well(&name, false);
+        bench.rings.order(Order::Probe { pod: place });
+        pass(1.0).await;
+        bench.end();
+        bench.ready().await;
+        bench.down(place).await;
+    });
+}
+
+#[test]
+fn deletions_that_were_on_their_way_are_made() {
+    scenario(|server| async move {
+        let (mut bench, function) = attempt::with_function(&server).await;
+        attempt::start(&bench, &function, attempt::call(1));
+        attempt::started(&bench, attempt::call(1)).await;
+        let warm_function = bench.warm("w").await;
+        let place = bench.start(&warm_function);
+        bench.up(place).await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "no such image"));
+        let failing = bench.start(&warm_function);
+        server.script(of("delete", "pods"), usize::MAX, Fault::Hang);
+        server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);
+        bench.failure(failing).await;
+        bench.rings.order(Order::Stop { pod: place });
+        attempt::stop(&bench, attempt::call(1), None);
+        pass(2.0).await;
+        bench.end();
+        server.mend();
+        bench.ready().await;
+        until("nothing is left", || {
+            server.names("jobs").is_empty() && server.names("pods").is_empty()
+        })
+        .await;
+    });
+}

@@ -345,3 +345,20 @@ fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
         assert!(server.names("pods").is_empty());
     });
 }
+
+#[test]
+fn hundreds_of_functions_are_all_taken_over_and_their_status_written() {
+    scenario(|server| async move {
+        for number in 0..600 {
+            server.create("functions", object(warm(&format!("f{number}"))));
+        }
+        let bench = Bench::acting(&server).await;
+        assert_eq!(bench.table().len(), 600);
+        until("all are written", || {
+            server.count(of("patch", "functions/status")) >= 600
+        })
+        .await;
+        pass(30.0).await;
+        assert_eq!(server.count(of("patch", "functions/status")), 600);
+    });
+}

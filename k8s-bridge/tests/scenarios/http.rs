@@ -136,7 +136,9 @@ pub(crate) async fn write_answer(
     body: &Value,
     retry_after_s: Option<u32>,
 ) -> bool {
-    let body = body.to_string();
+    // The server's own limiter speaks plain text.
+    let text = body.as_str().map(str::to_owned);
+    let body = text.unwrap_or_else(|| body.to_string());
     let retry = retry_after_s.map(|after| format!("Retry-After: {after}\r\n"));
     let head = format!(
         "HTTP/1.1 {code} Scripted\r\nContent-Type: application/json\r\n{}Content-Length: {}\r\n\r\n",
@@ -145,4 +147,14 @@ pub(crate) async fn write_answer(
     );
     let whole = [head, body].concat();
     stream.write_all(whole.as_bytes()).await.is_ok()
+}
+
+/// Half an answer; the connection is to be closed.
+pub(crate) async fn cut_answer(stream: &mut BufReader<TcpStream>, body: &Value) -> bool {
+    let body = body.to_string();
+    let (half, whole) = (&body[..body.len() / 2], body.len());
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let text = format!("{head}Content-Length: {whole}\r\n\r\n{half}");
+    let _ = stream.write_all(text.as_bytes()).await;
+    false
 }

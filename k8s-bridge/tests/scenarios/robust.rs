@@ -131,3 +131,45 @@ fn pods_whose_creations_are_never_answered_are_not_doubled_in_the_end() {
         agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
     });
 }
+
+#[test]
+fn a_server_that_takes_its_time_for_everything_is_worked_with() {
+    scenario(|server| async move {
+        let slow = Fault::Late(Duration::from_secs(2));
+        server.script(any(), usize::MAX, slow);
+        let mut bench = busy(&server).await;
+        let made = bench.register(warm("e"), false).await;
+        assert!(matches!(made, Reply::Registered { .. }));
+        meanwhile(&server).await;
+        let wanted: Vec<_> = AFTERWARDS.into_iter().chain([("e", 0)]).collect();
+        agree(&bench, &wanted).await;
+        pass(60.0).await;
+        assert!(!bench.is_deposed());
+        assert_eq!(
+            server.ever("pods"),
+            6,
+            "three, one of them anew twice, and one more"
+        );
+    });
+}
+
+#[test]
+fn answers_that_break_off_are_asked_for_again() {
+    scenario(|server| async move {
+        for (verb, resource) in [
+            ("get", "leases"),
+            ("create", "leases"),
+            ("list", "pods"),
+            ("list", "functions"),
+            ("create", "pods"),
+            ("list", "jobs"),
+            ("delete", "pods"),
+        ] {
+            server.script(of(verb, resource), 2, Fault::CutAnswer);
+        }
+        let bench = busy(&server).await;
+        assert_eq!(server.ever("pods"), 3);
+        meanwhile(&server).await;
+        agree(&bench, &AFTERWARDS).await;
+    });
+}

@@ -48,6 +48,8 @@ pub(crate) enum Fault {
     DoneAnswer(u16),
     /// The connection is closed; nothing is done.
     Close,
+    /// It is done, and the connection breaks off within the answer.
+    CutAnswer,
     /// It is done, and the connection closed without a word.
     LoseAnswer,
     /// No answer, ever; nothing is done.
@@ -91,7 +93,7 @@ pub(crate) fn refuse(code: u16, reason: &str, message: &str) -> Fault {
 
 pub(crate) fn too_many(retry_after_s: u32) -> Fault {
     Fault::Answer {
-        refusal: refusal(429, "TooManyRequests", "as scripted"),
+        refusal: (429, "Too many requests, please try again later.".into()),
         retry_after_s: Some(retry_after_s),
     }
 }

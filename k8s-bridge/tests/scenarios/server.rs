@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::http::{Request, read_request, write_answer};
+use crate::http::{Request, cut_answer, read_request, write_answer};
 use crate::kubelet::Kubelet;
 use crate::script::{Asked, Fault, Script, Which, any};
 use crate::store::{Refusal, Store, has_fields, kind_of, name_of, refusal, selects};
@@ -234,6 +234,10 @@ impl Server {
                     let _ = server.act(&request);
                 });
                 return std::future::pending().await;
+            }
+            Some(Fault::CutAnswer) => {
+                let (Ok((_, body)) | Err((_, body))) = self.act(&request);
+                return cut_answer(stream, &body).await;
             }
             Some(Fault::LoseAnswer) => {
                 let _ = self.act(&request);
