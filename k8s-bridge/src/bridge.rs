@@ -4,13 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use nanofaas_core::cold_start::{Phase, WallClock};
 use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
@@ -25,18 +24,16 @@ use tokio::time::timeout;
 
 use crate::adoption::Adoption;
 use crate::backoff::random;
-use crate::cluster::{Cluster, chain};
+use crate::cluster::Cluster;
 use crate::functions::{self, Functions};
 use crate::identity::Identity;
 use crate::job::{Job, Jobs};
 use crate::podspec::SELECTOR;
 use crate::warm::{Origin, Pod};
-use crate::{adoption, lease, pods, status, watch};
+use crate::{adoption, client, lease, pods, status, watch};
 
-/// How long one try to connect to the API server may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long the last words to the API server may take when the plane stops.
-const STOP: Duration = Duration::from_secs(4);
+/// How long the deletion of Jobs may take when the plane stops.
+const STOP: Duration = Duration::from_secs(2);
 
 /// What the bridge is run with.
 pub struct KubernetesConfig {
@@ -142,15 +139,11 @@ impl KubernetesBridge {
         memory: Rc<Memory>,
         desk: Rc<RefCell<Desk>>,
     ) -> Result<Self, OpenError> {
-        let mut found = server(config.kubeconfig.as_deref()).await?;
-        found.connect_timeout = Some(CONNECT);
-        // Watches are silent for long; each request has a deadline of its own.
-        found.read_timeout = None;
+        let found = client::config(config.kubeconfig.as_deref()).await?;
         let namespace = config.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| found.default_namespace.clone());
         let server = found.cluster_url.to_string();
-        let client = kube::Client::try_from(found);
-        let client = client.map_err(|error| OpenError::Client(chain(&error)))?;
+        let client = client::client(found)?;
         tracing::info!(server, namespace, "waiting for the Lease");
         let plane = Rc::new(Plane {
             config,
@@ -188,21 +181,8 @@ impl KubernetesBridge {
     /// Ends what ends with this process: its Jobs. Warm pods are left to the next plane, which the
     /// Lease is given back for.
     pub async fn stop(&self) {
-        if timeout(STOP, self.0.stop()).await.is_err() {
-            tracing::warn!("the API server did not take this plane's last words in time");
-        }
+        self.0.stop().await;
     }
-}
-
-async fn server(kubeconfig: Option<&Path>) -> Result<kube::Config, OpenError> {
-    let Some(path) = kubeconfig else {
-        let found = kube::Config::infer().await;
-        return found.map_err(|error| OpenError::Config(chain(&error)));
-    };
-    let read = Kubeconfig::read_from(path);
-    let read = read.map_err(|error| OpenError::Config(chain(&error)))?;
-    let found = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    found.map_err(|error| OpenError::Config(chain(&error)))
 }
 
 impl Plane {
@@ -436,14 +416,27 @@ impl Plane {
         self.say(|desk| desk.reply(said.reply, reply));
     }
 
-    async fn stop(&self) {
+    async fn stop(self: &Rc<Self>) {
         let Some(identity) = self.identity() else {
             return;
         };
         let jobs = self.memory.jobs.borrow().all();
-        for job in jobs {
-            self.cluster.delete::<JobObject>(&job.name, None).await;
+        let deletions: Vec<_> = jobs
+            .into_iter()
+            .map(|job| {
+                let plane = self.clone();
+                spawn_local(async move { plane.cluster.delete::<JobObject>(&job.name, None).await })
+            })
+            .collect();
+        let all = async {
+            for deletion in deletions {
+                let _ = deletion.await;
+            }
+        };
+        if timeout(STOP, all).await.is_err() {
+            tracing::warn!("Jobs are left; the next control plane deletes them");
         }
+        // Whatever became of them: a successor waits for it.
         lease::release(&self.cluster, &identity.holder).await;
     }
 }

@@ -20,8 +20,8 @@ use crate::lease::Tenure;
 /// Changes at once; what comes on top waits its turn. Nothing else does: a Lease has to be renewed
 /// however many pods an API server is slow to take.
 const AT_ONCE: usize = 32;
-/// How long one answer may take, with the waits that the server asks for (`Retry-After`).
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
 /// After so long a deletion that is still tried says so.
 const DELETION: Duration = Duration::from_secs(600);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -112,6 +112,7 @@ impl Cluster {
                 let _permit = permit().await?;
                 timeout_at(until.min(Instant::now() + ANSWER), request(is_doubtful)).await
             };
+            let mut asked_for = Duration::ZERO;
             why = match tried {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(kube::Error::Api(status))) if !may_mend(status.code) => {
@@ -119,6 +120,7 @@ impl Cluster {
                 }
                 Ok(Err(kube::Error::Api(status))) => {
                     is_doubtful |= status.code >= 500;
+                    asked_for = retry_after(&status);
                     Denied::Refused(status).message()
                 }
                 Ok(Err(error)) => {
@@ -130,7 +132,7 @@ impl Cluster {
                     format!("it did not answer within {} s", ANSWER.as_secs())
                 }
             };
-            let wait = backoff.wait();
+            let wait = backoff.wait().max(asked_for);
             if Instant::now() + wait >= until {
                 break;
             }
@@ -243,6 +245,13 @@ impl Cluster {
         let api = self.api::<Pod>();
         self.ask(until, async |_| api.get(name).await).await
     }
+}
+
+/// How long the server wants to be left alone.
+pub(crate) fn retry_after(status: &Status) -> Duration {
+    let details = status.details.as_ref();
+    let seconds = details.map_or(0, |details| details.retry_after_seconds);
+    Duration::from_secs(seconds.into())
 }
 
 fn denied(why: &str) -> Denied {

@@ -267,9 +267,7 @@ async fn write_all(plane: &Rc<Plane>, name: Arc<str>, change: Change, reply: Rep
             }
             Change::Scale { replicas, .. } => {
                 let written = scale(&plane.cluster, &name, replicas).await;
-                let name = name.clone();
-                let change = Change::Scale { name, replicas };
-                made(plane, written, change, reply);
+                scaled(plane, written, &name, replicas, reply);
             }
             Change::Remove { .. } => match remove(&plane.cluster, &name).await {
                 Ok(uid) => removed(plane, &name, uid, reply),
@@ -307,6 +305,30 @@ fn made(plane: &Plane, written: Result<FunctionObject, Refused>, change: Change,
         }
         Err(refused) => plane.say(|desk| desk.reply(reply, Reply::Refused(refused))),
     }
+}
+
+/// The object came back with whatever others wrote into it meanwhile.
+fn scaled(
+    plane: &Plane,
+    written: Result<FunctionObject, Refused>,
+    name: &Arc<str>,
+    replicas: u32,
+    reply: ReplyTo,
+) {
+    let judged = written.and_then(|object| {
+        take(plane, &object);
+        match plane.functions.with(name, |known| known.verdict.clone()) {
+            Some(Verdict::Rejected(why)) => {
+                Err(Refused::Invalid(vec![FieldFault::new("function", why)]))
+            }
+            Some(Verdict::Accepted) | None => Ok(()),
+        }
+    });
+    let name = name.clone();
+    plane.say(|desk| match judged {
+        Ok(()) => desk.apply(Change::Scale { name, replicas }, Some(reply)),
+        Err(refused) => desk.reply(reply, Reply::Refused(refused)),
+    });
 }
 
 fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) {

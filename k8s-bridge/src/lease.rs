@@ -24,8 +24,10 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEWAL: Duration = Duration::from_secs(4);
 /// Between two looks at somebody else's.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one renewal may be tried.
-const TRY: Duration = Duration::from_secs(8);
+/// How long one request may take: with a hung one, a renewal still comes in time.
+const TRY: Duration = Duration::from_secs(3);
+/// Until a renewal that failed is tried again; doubling.
+const AGAIN: Duration = Duration::from_millis(250);
 /// How long giving it back may take at the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
@@ -121,12 +123,16 @@ async fn step(
 /// Keeps the Lease until another holder's name is read in it.
 pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     let mut is_late = false;
+    let mut backoff = Backoff::new(AGAIN, RENEWAL);
+    let mut wait = RENEWAL;
     loop {
-        sleep(RENEWAL).await;
+        sleep(wait).await;
         let asked = Instant::now();
         match renew(cluster, holder).await {
             Ok(None) => {
                 cluster.tenure.renew(asked);
+                backoff.reset();
+                wait = RENEWAL;
                 if std::mem::take(&mut is_late) {
                     tracing::info!("the Lease is renewed again");
                 }
@@ -136,6 +142,7 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
                 return other;
             }
             Err(denied) => {
+                wait = backoff.wait();
                 if !std::mem::replace(&mut is_late, true) {
                     let why = denied.message();
                     tracing::warn!("the Lease cannot be renewed; calls go on: {why}");
@@ -147,17 +154,19 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
 
 /// Renews it; or the name of whoever has it now.
 async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Denied> {
-    let until = Instant::now() + TRY;
-    let Some(lease) = read(cluster, until).await? else {
+    let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
         // Somebody deleted it: it is nobody else's.
+        let until = Instant::now() + TRY;
         return create(cluster, holder, until).await.map(|()| None);
     };
     let other = holder_of(&lease);
     if !other.is_empty() && other != holder {
         return Ok(Some(other.to_owned()));
     }
-    // A conflict is looked at again at the next renewal.
-    write(cluster, lease, holder, until).await.map(|()| None)
+    // A conflict is looked at again at the next try.
+    write(cluster, lease, holder, Instant::now() + TRY)
+        .await
+        .map(|()| None)
 }
 
 /// Gives it back, so that a successor need not wait.

@@ -19,6 +19,7 @@ mod podspec;
 mod seen;
 mod health;
 
+mod client;
 mod cluster;
 mod watch;
 mod backoff;

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use k8s_openapi::api::batch::v1::Job as JobObject;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::ticket::PodRef;
 use tokio::task::spawn_local;
 
 use crate::bridge::{Plane, Stage};
-use crate::podspec::{LABEL_JOB, LABEL_KIND};
+use crate::podspec::{LABEL_INSTANCE, LABEL_JOB, LABEL_KIND};
 use crate::seen::Seen;
 use crate::warm::Pod;
 use crate::watch::News;
@@ -86,6 +87,8 @@ fn there(plane: &Rc<Plane>, object: PodObject) {
         let job = label(&object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = plane.memory.jobs.borrow().named(job) {
             job.see(plane, name, Seen::of(&object));
+        } else if label(&object, LABEL_INSTANCE) != Some(&plane.memory.instance) {
+            end_job(plane, job.to_owned());
         }
         return;
     }
@@ -117,6 +120,12 @@ fn gone(plane: &Plane, object: &PodObject) {
         pod.see(plane, Seen::of(object));
         pod.is_no_more();
     }
+}
+
+/// The Job of a process that is no more: it may have been on its way when that one ended.
+fn end_job(plane: &Rc<Plane>, name: String) {
+    let plane = plane.clone();
+    spawn_local(async move { plane.cluster.delete::<JobObject>(&name, None).await });
 }
 
 /// A pod whose creation nobody heard of, or whose function is gone.

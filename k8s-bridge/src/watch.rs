@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::cluster::{Cluster, Denied, chain};
+use crate::cluster::{Cluster, Denied, chain, retry_after};
 
 /// The server ends a watch after this; a silent one is given up a little later.
 const WATCH_S: u32 = 60;
@@ -26,6 +26,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long the server may take to list, or to begin a watch.
 const LISTING: Duration = Duration::from_secs(30);
+/// Between two warnings of the same.
+const WARNING: Duration = Duration::from_secs(30);
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 
@@ -50,6 +52,7 @@ where
 {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut version: Option<String> = None;
+    let mut warned: Option<Instant> = None;
     loop {
         let began = Instant::now();
         let why = match &version {
@@ -58,7 +61,16 @@ where
                     version = Some(listed);
                     continue;
                 }
-                Err(denied) => denied.message(),
+                Err(denied) => {
+                    let why = denied.message();
+                    // Nothing goes on without a list, and a refusal does not mend by itself.
+                    if warned.is_none_or(|at| at.elapsed() > WARNING) {
+                        warned = Some(Instant::now());
+                        let kind = K::kind(&());
+                        tracing::warn!(%kind, "the cluster's objects cannot be listed: {why}");
+                    }
+                    why
+                }
             },
             Some(from) => {
                 let (reached, end) = watch(cluster, selector, from, &mut take).await;
@@ -138,6 +150,10 @@ where
         Ok(Ok(events)) => events.boxed(),
         Ok(Err(kube::Error::Api(status))) if status.code == 410 => {
             return (None, Some(status.message));
+        }
+        Ok(Err(kube::Error::Api(status))) => {
+            sleep(retry_after(&status)).await;
+            return (Some(reached), Some(status.message));
         }
         Ok(Err(error)) => return (Some(reached), Some(chain(&error))),
         Err(why) => return (Some(reached), Some(why)),

@@ -1,0 +1,74 @@
+//! The client of the API server: found as `kubectl` or a pod finds it, with the waits that the server
+//! asks for (`Retry-After`) put where errors carry them. It tries nothing again by itself: `cluster`
+//! does, which has to know what may have been done already.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use kube::client::{ClientBuilder, DynBody};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+use tower::util::MapResponseLayer;
+
+use crate::bridge::OpenError;
+use crate::cluster::chain;
+
+/// How long one try to connect to the API server may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How to reach the API server.
+pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, OpenError> {
+    let refused = |error: &dyn std::error::Error| OpenError::Config(chain(error));
+    let mut found = match kubeconfig {
+        None => Config::infer().await.map_err(|error| refused(&error))?,
+        Some(path) => {
+            let read = Kubeconfig::read_from(path).map_err(|error| refused(&error))?;
+            let options = KubeConfigOptions::default();
+            let found = Config::from_custom_kubeconfig(read, &options).await;
+            found.map_err(|error| refused(&error))?
+        }
+    };
+    found.connect_timeout = Some(CONNECT);
+    // Watches are silent for long; each request has a deadline of its own.
+    found.read_timeout = None;
+    found.default_retry = false;
+    Ok(found)
+}
+
+/// A client for it.
+pub(crate) fn client(config: Config) -> Result<Client, OpenError> {
+    let builder = ClientBuilder::try_from(config);
+    let builder = builder.map_err(|error| OpenError::Client(chain(&error)))?;
+    let layer = MapResponseLayer::new(keep_retry_after);
+    Ok(builder.with_layer(&layer).build())
+}
+
+/// An error keeps the body of an answer and none of its headers; the server's own limiter answers
+/// with the header alone.
+fn keep_retry_after(response: Response<Box<DynBody>>) -> Response<Box<DynBody>> {
+    let status = response.status();
+    let is_meant = matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    );
+    let after = response.headers().get(RETRY_AFTER);
+    let after = after.and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+    let Some(seconds) = after.filter(|_| is_meant) else {
+        return response;
+    };
+    let body = json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "message": format!("the API server asks to come back in {seconds} s"),
+        "reason": "TooManyRequests",
+        "details": {"retryAfterSeconds": seconds},
+        "code": status.as_u16(),
+    });
+    let body = Full::from(body.to_string()).map_err(Box::from);
+    response.map(|_| Box::new(body) as Box<DynBody>)
+}
