@@ -41,14 +41,8 @@ pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
         .iter()
         .filter_map(|phase| phase["name"].as_str())
         .collect();
-    for name in [
-        "created",
-        "scheduled",
-        "running",
-        "started",
-        "loaded",
-        "ready",
-    ] {
+    // It may have ended before the cluster showed that it ran.
+    for name in ["created", "scheduled", "started", "loaded", "ready"] {
         assert!(names.contains(&name), "no {name}: {ended}");
     }
     let times: Vec<_> = phases

@@ -138,9 +138,10 @@ fn main() -> ExitCode {
         failed.push(why);
     } else {
         failed.extend(chosen.iter().filter_map(|(name, test)| {
+            let begun = Instant::now();
             let result = check(name, *test);
             if result.is_err() {
-                plane::show_log();
+                plane::show_log(begun);
             }
             plane::clean();
             result.err()

@@ -56,6 +56,7 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     let scaling = json!({"minReplicas": 2, "maxReplicas": 2});
     plane.register(&spec("steady", "WARM", json!({"scalingConfig": scaling})));
     plane.register(&spec("doomed", "JOB", json!({})));
+    output(plane.invoke("steady", &json!({"do": "echo", "value": 1})));
     plane.wait_for_pods("steady", 2, STEP);
     let before = names("steady");
     let load = Load::start(plane.api, 32, "steady", &json!({"do": "sleep", "ms": 20}));

@@ -1,22 +1,19 @@
 //! A control plane of this machine, outside the cluster: a second one beside the installed one, or
 //! one with settings of its own in another namespace. It ends with the test that started it.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 
 use crate::cluster::until;
 use crate::node::own_address;
 use crate::plane::Plane;
 use crate::wire::Request;
 
-/// How long it may take to say where it listens.
+/// How long it may take until it listens.
 const BEGIN: Duration = Duration::from_secs(20);
 
 /// A running process, and what it is asked at.
@@ -26,47 +23,38 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts one; pods reach it at the address that this machine has towards `pod`.
+    /// Starts one, and does not wait until it is ready: it may have to wait itself. Pods reach it
+    /// at the address that this machine has towards `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
-        let internal = format!("{}:0", own_address(pod));
+        let here = IpAddr::from([127, 0, 0, 1]);
+        let plane = Plane {
+            pod: String::new(),
+            uid: String::new(),
+            api: free(here),
+            management: free(here),
+            internal: free(own_address(pod)),
+        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NANOFAAS_")) {
             command.env_remove(name);
         }
-        let mut child = command
+        let child = command
             .args(["serve", "--backend", "kubernetes", "--namespace", namespace])
-            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
-            .args(["--internal-listen", &internal])
+            .args(["--listen", &plane.api.to_string()])
+            .args(["--management", &plane.management.to_string()])
+            .args(["--internal-listen", &plane.internal.to_string()])
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
-        let (say, lines) = channel();
-        let log = BufReader::new(child.stderr.take().expect("a pipe"));
-        std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                let _ = say.send(line);
-            }
+        let outside = Self { child, plane };
+        until("the plane outside listens", BEGIN, || {
+            TcpStream::connect(outside.plane.management).is_ok()
         });
-        match addresses(&lines) {
-            Some([api, management, internal]) => {
-                let plane = Plane {
-                    pod: String::new(),
-                    uid: String::new(),
-                    api,
-                    management,
-                    internal,
-                };
-                Self { child, plane }
-            }
-            None => {
-                let _ = child.kill();
-                panic!("the plane outside never said where it listens");
-            }
-        }
+        outside
     }
 
     /// Status of `/readyz` or `/healthz`.
@@ -109,23 +97,8 @@ impl Drop for Outside {
     }
 }
 
-/// API, management and internal port, from the line that has them.
-fn addresses(lines: &Receiver<String>) -> Option<[SocketAddr; 3]> {
-    let end = Instant::now() + BEGIN;
-    loop {
-        let left = end.checked_duration_since(Instant::now())?;
-        let line = lines.recv_timeout(left).ok()?;
-        let Ok(line) = serde_json::from_str::<Value>(&line) else {
-            continue;
-        };
-        let find = |field: &str| {
-            let text = line[field].as_str()?;
-            text.strip_prefix("http://").unwrap_or(text).parse().ok()
-        };
-        if let (Some(api), Some(management), Some(internal)) =
-            (find("listen"), find("management"), find("internalListen"))
-        {
-            return Some([api, management, internal]);
-        }
-    }
+/// An address that nobody listens at.
+fn free(address: IpAddr) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).expect("a port");
+    listener.local_addr().expect("an address")
 }

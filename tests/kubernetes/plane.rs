@@ -94,9 +94,10 @@ pub(crate) fn scale(replicas: u32) {
     kubectl(&["-n", NAMESPACE, "scale", "deployment/nanofaas", &replicas]);
 }
 
-/// What the plane wrote last, for who reads of a test that failed.
-pub(crate) fn show_log() {
-    let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=25"];
+/// What the plane wrote since then, for who reads of a test that failed.
+pub(crate) fn show_log(since: Instant) {
+    let since = format!("--since={}s", since.elapsed().as_secs() + 1);
+    let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=20", &since];
     let output = cluster::kubectl_with(&args, "");
     println!(
         "the plane's last words:\n{}",
@@ -114,18 +115,23 @@ pub(crate) fn clean() {
     let begun = Instant::now();
     let all = ["-n", NAMESPACE, "delete", "functions", "--all"];
     cluster::kubectl_with(&all, "");
+    let left = || {
+        let mut left = pods("app=nanofaas,nanofaas.io/kind");
+        // A kubelet of 1.20 may take most of a minute to let go of one whose container never ran.
+        left.retain(|pod| !pod.leaving || pod.object["status"]["phase"] != "Pending");
+        left
+    };
     let is_clean = try_wait(Duration::from_secs(60), || {
-        let left = pods("app=nanofaas,nanofaas.io/kind");
-        (functions().is_empty() && left.is_empty()).then_some(())
+        (functions().is_empty() && left().is_empty()).then_some(())
     });
     if is_clean.is_none() {
-        let pods = pods("app=nanofaas,nanofaas.io/kind");
-        let names: Vec<_> = pods.iter().map(|pod| &pod.name).collect();
+        let names: Vec<_> = left().into_iter().map(|pod| pod.name).collect();
         let seconds = begun.elapsed().as_secs();
         println!("pods are left {seconds} s after their functions went: {names:?}");
-        let left = ["-n", NAMESPACE, "delete", "pods", "-l", "nanofaas.io/kind"];
-        cluster::kubectl_with(&left, "");
     }
+    let left = ["-n", NAMESPACE, "delete", "pods", "-l", "nanofaas.io/kind"];
+    let now = ["--grace-period=0", "--force"];
+    cluster::kubectl_with(&[&left[..], &now[..]].concat(), "");
 }
 
 /// An image that does what its input says; the tag is `1` or `2`.
@@ -246,7 +252,8 @@ impl Plane {
         });
     }
 
-    /// Waits until so many pods of a function are there, are of the image and take calls.
+    /// Waits until so many pods of a function are there and take calls. It must have been called:
+    /// there are no metrics of it before.
     #[track_caller]
     pub(crate) fn wait_for_pods(&self, function: &str, count: usize, patience: Duration) {
         let what = format!("{function} has {count} ready pods and no other");

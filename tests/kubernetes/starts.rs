@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, pods_of, until};
+use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until};
 use crate::outside::Outside;
 use crate::plane::{Plane, image, output, plane, spec};
 
@@ -44,10 +44,12 @@ fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     })
 }
 
+/// The Job is gone and nobody wants its pod any more; a kubelet of 1.20 may take most of a minute
+/// to let go of a pod whose container never ran.
 #[track_caller]
 fn gone(function: &str) {
     until("nothing of it is left", GONE, || {
-        jobs_of(function).is_empty() && pods_of(function).is_empty()
+        jobs_of(function).is_empty() && staying(function).is_empty()
     });
 }
 
