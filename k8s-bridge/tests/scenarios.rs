@@ -26,6 +26,8 @@ mod kubelet;
 mod lease;
 #[path = "scenarios/begin.rs"]
 mod begin;
+#[path = "scenarios/adoption.rs"]
+mod adoption;
 #[path = "scenarios/registry.rs"]
 mod registry;
 #[path = "scenarios/follow.rs"]

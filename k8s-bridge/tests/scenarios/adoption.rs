@@ -1,0 +1,226 @@
+//! What becomes of pods that an earlier plane left: adopted, replaced or deleted, and the plane
+//! begins whatever they do.
+
+use nanofaas_core::event::Order;
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::kubelet::Fate;
+use crate::script::of;
+use crate::server::Server;
+
+/// A WARM function that wants so many pods.
+fn wanting(name: &str, pods: u32) -> Value {
+    let mut spec = warm(name);
+    spec["scalingConfig"]["minReplicas"] = json!(pods);
+    spec
+}
+
+/// The pods that a plane before made of a function, running.
+async fn pods_of_before(server: &Server, name: &str, count: u32) -> Vec<String> {
+    server.create("functions", object(wanting(name, count)));
+    let mut before = Bench::scheduled(server);
+    before.ready().await;
+    until("they are up", || {
+        ready_pods(server, name) == u64::from(count)
+    })
+    .await;
+    before.end();
+    server.names("pods")
+}
+
+/// As the function's status says.
+fn ready_pods(server: &Server, name: &str) -> u64 {
+    let function = server.get("functions", name);
+    function.unwrap_or_default()["status"]["readyPods"]
+        .as_u64()
+        .unwrap_or_default()
+}
+
+fn adopted(bench: &Bench) -> usize {
+    let orders = bench.rings.orders.borrow();
+    let places = orders
+        .iter()
+        .filter(|order| matches!(order, Order::Adopted { pod, .. } if pod.is_some()));
+    places.count()
+}
+
+#[test]
+fn running_pods_are_adopted_and_none_is_touched_or_made() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 3).await;
+        assert_eq!(pods.len(), 3);
+        let versions = |server: &Server| -> Vec<Value> {
+            let store = server.0.store.borrow();
+            let of = |pod: &&Value| pod["metadata"]["resourceVersion"].clone();
+            store.all("pods").iter().map(of).collect()
+        };
+        let before = versions(&server);
+        server.forget_asked();
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        pass(30.0).await;
+        assert_eq!(server.names("pods"), pods);
+        assert_eq!(versions(&server), before);
+        let touched = server.changes();
+        let touched: Vec<_> = touched
+            .iter()
+            .filter(|one| one.resource == "pods")
+            .collect();
+        assert!(touched.is_empty(), "{touched:?}");
+        assert_eq!(adopted(&bench), 3);
+    });
+}
+
+#[test]
+fn pods_of_another_shape_are_adopted_as_stale_and_those_of_the_same_are_not() {
+    scenario(|server| async move {
+        pods_of_before(&server, "f", 1).await;
+        server.edit("functions", "f", |function| {
+            function["spec"]["concurrency"] = json!(9);
+        });
+        let mut bench = Bench::acting(&server).await;
+        assert!(!bench.rings.adopted.borrow()[0].stale, "it shapes no pod");
+        bench.end();
+        server.edit("functions", "f", |function| {
+            function["spec"]["image"] = json!("i:2")
+        });
+        let bench = Bench::acting(&server).await;
+        assert_eq!(bench.rings.adopted.borrow().len(), 1);
+        assert!(bench.rings.adopted.borrow()[0].stale);
+    });
+}
+
+#[test]
+fn a_stale_pod_is_replaced_and_the_new_one_comes_first() {
+    scenario(|server| async move {
+        let old = pods_of_before(&server, "f", 1).await.remove(0);
+        server.edit("functions", "f", |function| {
+            function["spec"]["image"] = json!("i:2")
+        });
+        server.forget_asked();
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        until("the old one is gone", || {
+            !server.names("pods").contains(&old)
+        })
+        .await;
+        pass(5.0).await;
+        let store = server.0.store.borrow();
+        let pods = store.all("pods");
+        assert_eq!(pods.len(), 1);
+        assert_eq!(pods[0]["spec"]["containers"][0]["image"], "i:2");
+        let changes = server.changes();
+        let of_pods = changes.iter().filter(|one| one.resource == "pods");
+        let verbs: Vec<_> = of_pods.map(|one| one.verb).collect();
+        assert_eq!(verbs, ["create", "delete"]);
+    });
+}
+
+#[test]
+fn pods_of_functions_that_are_no_more_are_deleted() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 2).await;
+        server.remove("functions", "f");
+        let mut other = json!({"metadata": {"name": "mine", "labels": {"app": "mine"}}});
+        other["spec"] = json!({"containers": []});
+        server.create("pods", other);
+        server.create("functions", object(warm("g")));
+        let _bench = Bench::acting(&server).await;
+        until("they are gone", || server.names("pods") == ["mine"]).await;
+        let deleted = server.asked(of("delete", "pods"));
+        assert_eq!(deleted.len(), pods.len());
+    });
+}
+
+#[test]
+fn a_pod_of_a_function_that_is_not_warm_any_more_is_deleted() {
+    scenario(|server| async move {
+        pods_of_before(&server, "f", 1).await;
+        server.edit("functions", "f", |function| {
+            function["spec"]["executionMode"] = json!("JOB");
+        });
+        let _bench = Bench::acting(&server).await;
+        until("it is gone", || server.names("pods").is_empty()).await;
+    });
+}
+
+#[test]
+fn an_ended_pod_of_before_is_deleted_and_a_leaving_one_left_alone() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 2).await;
+        server.end(&pods[0], 1, "Error", "");
+        server
+            .kubelet()
+            .lingering
+            .set(std::time::Duration::from_secs(20));
+        server.delete_pod(&pods[1]);
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(0);
+        });
+        server.forget_asked();
+        let bench = Bench::acting(&server).await;
+        until("both are gone", || server.names("pods").is_empty()).await;
+        let deleted = server.asked(of("delete", "pods"));
+        let names: Vec<_> = deleted.iter().map(|one| &one.name).collect();
+        assert_eq!(names, [&pods[0]]);
+        assert!(bench.rings.adopted.borrow().is_empty());
+    });
+}
+
+#[test]
+fn an_adopted_pod_that_does_not_answer_is_replaced_and_the_plane_begins_all_the_same() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 2).await;
+        server.set_well(&pods[0], false);
+        let mut bench = Bench::scheduled(&server);
+        let began = tokio::time::Instant::now();
+        bench.ready().await;
+        assert!(
+            began.elapsed().as_secs() < 4,
+            "it is not waited for: {:?}",
+            began.elapsed()
+        );
+        until("it is replaced", || {
+            let now = server.names("pods");
+            now.len() == 2 && !now.contains(&pods[0]) && now.contains(&pods[1])
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 1).await;
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(2);
+        });
+        server.kubelet().otherwise(Fate::Unschedulable("no nodes"));
+        let mut before = Bench::scheduled(&server);
+        before.ready().await;
+        until("the second is made", || server.names("pods").len() == 2).await;
+        pass(1.0).await;
+        before.end();
+        let mut bench = Bench::scheduled(&server);
+        let began = tokio::time::Instant::now();
+        bench.ready().await;
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        assert!(server.names("pods").contains(&pods[0]));
+    });
+}
+
+#[test]
+fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
+    scenario(|server| async move {
+        let name = pods_of_before(&server, "f", 1).await.remove(0);
+        let bench = Bench::acting(&server).await;
+        let pod = bench.rings.adopted.borrow()[0].pod;
+        bench.up(pod).await;
+        let address = format!("{}:8080", server.address(&name));
+        assert_eq!(bench.address(pod).await, address);
+        bench.rings.order(Order::Stop { pod });
+        bench.down(pod).await;
+        assert!(server.names("pods").is_empty());
+    });
+}
