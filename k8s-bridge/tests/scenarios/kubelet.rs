@@ -64,7 +64,8 @@ impl Drop for Running {
 /// A listener at an address that no other test has.
 async fn own_address() -> (Ipv4Addr, TcpListener) {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    loop {
+    // Another process may have some of them.
+    for _ in 0..1000 {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = u8::try_from(std::process::id() % 199).expect("small") + 20;
         let [.., high, low] = number.to_be_bytes();
@@ -73,6 +74,7 @@ async fn own_address() -> (Ipv4Addr, TcpListener) {
             return (address, listener);
         }
     }
+    panic!("port {PORT} is taken at every loopback address");
 }
 
 async fn answer_health(listener: TcpListener, is_well: Rc<Cell<bool>>) {
