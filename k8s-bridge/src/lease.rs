@@ -96,9 +96,8 @@ async fn step(
     holder: &str,
     theirs: &mut Option<(String, Instant)>,
 ) -> Result<Option<String>, Denied> {
-    let until = Instant::now() + TRY;
-    let Some(lease) = read(cluster, until).await? else {
-        return match create(cluster, holder, until).await {
+    let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
+        return match create(cluster, holder, Instant::now() + TRY).await {
             Err(denied) if denied.code() == 409 => Ok(Some("somebody".to_owned())),
             other => other.map(|()| None),
         };
@@ -114,7 +113,7 @@ async fn step(
         }
     }
     let other = other.to_owned();
-    match write(cluster, lease, holder, until).await {
+    match write(cluster, lease, holder, Instant::now() + TRY).await {
         Err(denied) if denied.code() == 409 => Ok(Some(other)),
         written => written.map(|()| None),
     }

@@ -362,7 +362,8 @@ impl Pod {
                 let pod = self.place;
                 plane.say(|desk| desk.event(Event::PodLeaving(pod)));
             }
-            if self.probe.take()
+            if self.probe.get()
+                && asking.is_none()
                 && let Some(address) = self.address()
             {
                 self.ready.set(false);
@@ -370,6 +371,7 @@ impl Pod {
             }
             if asking.is_some() && self.ready.get() {
                 asking = None;
+                self.probe.set(false);
                 let pod = self.place;
                 plane.say(|desk| desk.event(Event::PodUp(pod)));
             }
