@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nanofaas_core::cold_start::WallClock;
 use nanofaas_core::entries::Entries;
+use nanofaas_core::message::Message;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, SchedulerPost};
 use nanofaas_core::rate::RateBucket;
@@ -250,6 +251,7 @@ impl Serving {
             match told.recv_timeout(SETTLE_LOOK) {
                 Ok(settled) => {
                     settled?;
+                    self.tell_all(|| Message::Begun);
                     if !is_patient {
                         self.signals.serving();
                     }
@@ -353,6 +355,7 @@ fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoCon
         execution_ttl_ms: config.execution_ttl_ms,
         execution_store_bytes: config.execution_store_bytes,
         callback_base: config.callback_base(addresses.listen, addresses.internal),
+        begun: false,
         openapi: include_str!("../openapi.yaml"),
     }
 }

@@ -78,6 +78,8 @@ pub enum Message {
         token: u64,
         reply: Reply,
     },
+    /// Every function there is was told: one that is unknown from now on does not exist.
+    Begun,
     /// No new calls; what runs goes on.
     Drain,
     /// What is left ends as `SHUTDOWN`, is answered and counted; then the thread ends.

@@ -136,6 +136,9 @@ pub(crate) async fn scale(thread: &Rc<Thread>, name: &str, mut body: Vec<u8>) ->
 
 /// `GET /v1/functions`.
 pub(crate) fn list(thread: &Thread) -> Response {
+    if let Some(unknown) = thread.not_begun() {
+        return problem(&unknown);
+    }
     let all = thread.functions.borrow().sorted();
     let mut body = b"[".to_vec();
     for (at, known) in all.iter().enumerate() {
@@ -152,7 +155,7 @@ pub(crate) fn list(thread: &Thread) -> Response {
 pub(crate) fn show(thread: &Thread, name: &str) -> Response {
     match thread.function(name) {
         Some(known) => Response::json(shown(&known.function)),
-        None => problem(&Problem::NoSuchFunction(name.to_owned())),
+        None => problem(&thread.no_such(name)),
     }
 }
 

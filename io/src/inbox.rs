@@ -155,6 +155,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 .job(call, attempt, JobNews::Ended { failure, oom });
         }
         Message::Reply { token, reply } => thread.replies.answer(token, reply),
+        Message::Begun => thread.begin(),
         Message::Drain => thread.phase.set(Phase::Draining),
         Message::Stop => {
             thread.phase.set(Phase::Stopping);

@@ -63,7 +63,7 @@ pub(crate) fn at_head(
         .take(arrived_ns)
         .map_err(|wait_ns| reject(RejectReason::Rate, wait_ns))?;
     let Some(found) = known.clone() else {
-        return Err(Problem::NoSuchFunction(name.to_owned()));
+        return Err(thread.no_such(name));
     };
     let declared = match head.framing {
         Framing::Length(length) if length > thread.config.body_bytes_max => {

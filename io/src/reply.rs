@@ -285,7 +285,9 @@ pub(crate) fn problem(problem: &Problem) -> Response {
             "the attempt is over, or its execution has ended",
         ),
         Problem::NoOutput(why) => simple(410, "OUTPUT_NOT_KEPT", why),
-        Problem::RegistryUnavailable(why) => simple(503, "REGISTRY_UNAVAILABLE", why),
+        Problem::RegistryUnavailable(why) => {
+            simple(503, "REGISTRY_UNAVAILABLE", why).with("Retry-After", b"1")
+        }
         Problem::ShuttingDown => {
             let message = "the control plane is shutting down and takes no new calls; call again";
             simple(503, "SHUTTING_DOWN", message).with("Retry-After", b"1")

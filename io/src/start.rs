@@ -55,6 +55,8 @@ pub struct IoConfig {
     pub execution_store_bytes: u64,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
+    /// False where functions are still to come when the threads start: `Message::Begun` ends that.
+    pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
 }

@@ -22,6 +22,7 @@ use crate::executions::Executions;
 use crate::idempotency::Keys;
 use crate::peer::PeerPost;
 use crate::pods::Pods;
+use crate::problem::Problem;
 use crate::replies::Replies;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
@@ -144,6 +145,8 @@ pub(crate) struct Thread {
     pub(crate) buffers: Buffers,
     pub(crate) tokens: Tokens,
     pub(crate) phase: Cell<Phase>,
+    /// Whether the functions of the start are all known.
+    begun: Cell<bool>,
     pub(crate) spin: crate::spin::Spin,
     /// A turn left work; the inbox comes back to it.
     pub(crate) turn_left: Cell<bool>,
@@ -211,6 +214,7 @@ impl Thread {
             buffers: Buffers::default(),
             tokens: parts.tokens,
             phase: Cell::new(Phase::Serving),
+            begun: Cell::new(parts.config.begun),
             spin: crate::spin::Spin::default(),
             turn_left: Cell::new(false),
             inputs: RefCell::default(),
@@ -240,6 +244,24 @@ impl Thread {
     pub(crate) const fn process_ns(&self, epoch_ms: u64) -> u64 {
         let ns = epoch_ms.saturating_mul(1_000_000);
         ns.saturating_sub(self.origin_wall_ns)
+    }
+
+    /// From now on a function that is unknown does not exist.
+    pub(crate) fn begin(&self) {
+        self.begun.set(true);
+    }
+
+    /// Why the table of functions cannot be relied on, if it cannot: a client that is told of no
+    /// such function gives up.
+    pub(crate) fn not_begun(&self) -> Option<Problem> {
+        let why = "this control plane has not read the functions yet; try again in a second";
+        (!self.begun.get()).then(|| Problem::RegistryUnavailable(why.to_owned()))
+    }
+
+    /// What is said of a function that is not in the table.
+    pub(crate) fn no_such(&self, name: &str) -> Problem {
+        self.not_begun()
+            .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
     }
 
     pub(crate) fn ledger(&self) -> &ThreadLedger {

@@ -70,7 +70,7 @@ impl Serving {
         }
     }
 
-    fn tell_all(&self, message: fn() -> Message) {
+    pub(super) fn tell_all(&self, message: fn() -> Message) {
         for post in &self.io_posts {
             if !tell(post, message) {
                 tracing::error!("an io thread does not take messages");
