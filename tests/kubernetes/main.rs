@@ -1,7 +1,8 @@
 //! The platform on a real cluster, installed from `k8s/` as anybody would: what it promises there.
-//! Without KUBECONFIG it does nothing but say so. It leaves no trace in the cluster but its images,
-//! and ends no process but function pods', planes' and, where told so, the API server.
-//! `./ci kubernetes` builds the images and runs it; arguments pick tests by part of their name.
+//! It removes an installation that it finds, so it needs two words that it may: KUBECONFIG, and
+//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; without them it does nothing but say so.
+//! It leaves no trace in the cluster but its images, and ends no process but those of function pods
+//! and planes, and the API server's where that is one of this machine's.
 
 // A client of raw HTTP, shared with the tests of a plane without a cluster.
 #[path = "../blackbox/wire.rs"]
@@ -122,9 +123,11 @@ fn main() -> ExitCode {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    if std::env::var_os("KUBECONFIG").is_none() {
-        println!("the tests on a cluster are not run: KUBECONFIG is not set");
-        return ExitCode::SUCCESS;
+    for needed in ["KUBECONFIG", "NANOFAAS_TEST_CLUSTER"] {
+        if std::env::var_os(needed).is_none() {
+            println!("the tests on a cluster are not run: {needed} is not set");
+            return ExitCode::SUCCESS;
+        }
     }
     if chosen.is_empty() {
         println!("no test has such a name");

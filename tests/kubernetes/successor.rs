@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{NAMESPACE, function, kubectl, staying, until, wait};
+use crate::cluster::{NAMESPACE, function, jobs_of, kubectl, staying, until, wait};
 use crate::load::Load;
 use crate::node;
 use crate::outside::Outside;
@@ -31,7 +31,7 @@ fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
 fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
     let scaling = json!({"minReplicas": 2, "maxReplicas": 2});
     plane.register(&spec("kept", "WARM", json!({"scalingConfig": scaling})));
-    plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 12345})));
+    plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 123_450})));
     output(plane.invoke("kept", &json!({"do": "echo", "value": 1})));
     plane.wait_for_pods("kept", 2, STEP);
     // They may serve before the cluster shows that they run.
@@ -115,6 +115,9 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
+    // A Job whose result nobody will take.
+    let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
+    until("its Job is there", STEP, || !jobs_of("kept-job").is_empty());
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
     assert_eq!(killed, 1, "the plane is one process");
     // The same pod, and so the same address.
@@ -127,6 +130,12 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     let is_told = |what: &String| what.starts_with("503 ");
     assert!(report.bad.keys().all(is_told), "{report:#?}");
     assert_eq!(pods("kept"), before, "the pods were touched later");
+    first
+        .get(&format!("/v1/executions/{lost}"))
+        .expect_error(404, "EXECUTION_NOT_FOUND");
+    until("the dead plane's Job is gone", STEP, || {
+        jobs_of("kept-job").is_empty() && staying("kept-job").is_empty()
+    });
 }
 
 pub(crate) fn only_one_of_two_planes_acts() {
