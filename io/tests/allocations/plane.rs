@@ -95,7 +95,10 @@ impl Plane {
         let process = std::process::id();
         let socket = std::env::temp_dir().join(format!("nanofaas-allocations-{process}.sock"));
         let _ = std::fs::remove_file(&socket);
-        open(&mut desk, &[("tcp", pod::tcp()), ("unix", pod::unix(&socket))]);
+        open(
+            &mut desk,
+            &[("tcp", pod::tcp()), ("unix", pod::unix(&socket))],
+        );
         Some(Self {
             listen: io.listen,
             io,
