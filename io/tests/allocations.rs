@@ -58,8 +58,9 @@ fn count(driver: DriverChoice, function: &str, connections: usize, calls: impl F
     let blocks = dhat::HeapStats::get().total_blocks;
     println!("{driver:?} {function} {connections}: {blocks} allocations in {CALLS} calls");
     // Unlike the standard one, it keeps what was counted for a look.
-    dhat::assert!(
-        blocks <= CEILING,
+    dhat::assert_eq!(
+        blocks.saturating_sub(CEILING),
+        0,
         "{driver:?}, {function}, {connections} connections: {blocks} allocations in {CALLS} warm \
          calls, and {CEILING} are allowed. The file named above says where each was made (view it \
          with dh_view.html of valgrind, or search it for nanofaas_io). Take the buffer from \
