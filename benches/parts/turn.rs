@@ -1,0 +1,124 @@
+//! The scheduler's turn: a call comes, is granted and ends, among few or many functions, and with
+//! few or many others that wait.
+
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion};
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, LanePlan, Outbox};
+use nanofaas_core::scheduler::Scheduler;
+use nanofaas_core::ticket::{Class, Done, PodRef, PodVerdict, Ticket};
+use nanofaas_core::view::LaneView;
+
+/// Entries that calls use in turn; fewer than an io thread has.
+const CALLS: u32 = 8192;
+const QUEUE_SIZE: u32 = 10_000;
+
+struct Plane {
+    entries: Arc<Entries>,
+    scheduler: Scheduler,
+    views: Vec<Arc<LaneView>>,
+    out: Outbox,
+    calls: u32,
+    now_ns: u64,
+}
+
+impl Plane {
+    /// Functions without pods, one call at a time in each.
+    fn new(functions: u32) -> Self {
+        let entries = Arc::new(Entries::new(1));
+        let mut plane = Self {
+            scheduler: Scheduler::new(entries.clone()),
+            entries,
+            views: Vec::new(),
+            out: Outbox::with_room(),
+            calls: 0,
+            now_ns: 0,
+        };
+        let plan = LanePlan {
+            concurrency: 1,
+            queue_size: QUEUE_SIZE,
+            pods: None,
+        };
+        for lane in 0..functions {
+            let view = Arc::new(LaneView::new(1));
+            plane.views.push(view.clone());
+            plane.hear(Event::LaneOpened { lane, view, plan });
+        }
+        plane
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.scheduler.event(event, self.now_ns, &mut self.out);
+    }
+
+    fn call(&mut self, lane: u32) {
+        assert!(self.views[lane as usize].enter(QUEUE_SIZE), "it is full");
+        self.now_ns += 1000;
+        let ticket = Ticket {
+            queued_ns: self.now_ns,
+            index: self.calls % CALLS,
+            generation: self.calls / CALLS,
+            lane,
+            avoid: PodRef::NONE.index,
+            thread: 0,
+            class: Class::Sync,
+        };
+        self.calls = self.calls.wrapping_add(1);
+        self.entries.queue(ticket.call());
+        self.hear(Event::Ticket(ticket));
+    }
+
+    /// A turn, and the one call that it grants.
+    fn turn(&mut self) {
+        self.scheduler.turn(self.now_ns, &mut self.out);
+        let grant = self.out.grants.pop().expect("one slot is free");
+        assert!(self.out.is_empty(), "one slot, one grant");
+        self.entries.free(grant.call);
+    }
+
+    fn done(&mut self, lane: u32) {
+        self.hear(Event::Done(Done {
+            lane,
+            pod: PodRef::NONE,
+            verdict: PodVerdict::Healthy,
+            function_ns: Some(1000),
+        }));
+    }
+}
+
+pub(crate) fn functions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("turn by functions");
+    for functions in [1, 10_000] {
+        let mut plane = Plane::new(functions);
+        let mut lane = 0;
+        group.bench_function(BenchmarkId::from_parameter(functions), |bencher| {
+            bencher.iter(|| {
+                // A step that has no factor in common with their number meets all of them.
+                lane = (lane + 7919) % functions;
+                plane.call(lane);
+                plane.turn();
+                plane.done(lane);
+            });
+        });
+    }
+    group.finish();
+}
+
+pub(crate) fn waiting(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("turn by waiting calls");
+    for waiting in [1, 1000] {
+        let mut plane = Plane::new(1);
+        for _ in 0..waiting {
+            plane.call(0);
+        }
+        group.bench_function(BenchmarkId::from_parameter(waiting), |bencher| {
+            bencher.iter(|| {
+                plane.turn();
+                plane.done(0);
+                plane.call(0);
+            });
+        });
+    }
+    group.finish();
+}

@@ -1,0 +1,71 @@
+//! Counts that gate: heap allocations of a warm call, in the whole process and so in the io thread.
+//! Real io threads with the scheduler inline, asked over sockets; the test is client, bridge and
+//! pod at once and allocates nothing itself while it counts. `./ci counts` runs it.
+#![cfg(target_os = "linux")]
+
+#[path = "allocations/pod.rs"]
+mod pod;
+
+#[path = "allocations/plane.rs"]
+mod plane;
+
+#[path = "allocations/wire.rs"]
+mod wire;
+
+use nanofaas_io::start::DriverChoice;
+
+use plane::Plane;
+use wire::Client;
+
+#[global_allocator]
+static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Allocations over all `CALLS` of a case. A table that grows or a page of random bits that is
+/// fetched would be a handful; after the warm-up there is not even that.
+const CEILING: u64 = 0;
+const CALLS: usize = 2000;
+/// More than the records of plain calls (4096), so that their ring and its index are full.
+const FIRST_CALLS: usize = 10_000;
+/// For the pod's connections, and whatever else a case needs once.
+const WARM_UP_CALLS: usize = 1000;
+
+#[test]
+fn a_warm_call_allocates_nothing() {
+    // One test: there is one counter in the process.
+    for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
+        let Some(plane) = Plane::start(driver) else {
+            eprintln!("no {driver:?} on this machine: not counted");
+            continue;
+        };
+        Client::new(plane.listen, "local", 16).call(FIRST_CALLS);
+        for function in ["local", "tcp", "unix"] {
+            for connections in [1, 16] {
+                let mut client = Client::new(plane.listen, function, connections);
+                client.call(WARM_UP_CALLS);
+                count(driver, function, connections, || client.call(CALLS));
+            }
+        }
+        plane.stop();
+    }
+}
+
+fn count(driver: DriverChoice, function: &str, connections: usize, calls: impl FnOnce()) {
+    let profiler = dhat::Profiler::builder()
+        .file_name(std::env::temp_dir().join("nanofaas-allocations.json"))
+        .testing()
+        .build();
+    calls();
+    let blocks = dhat::HeapStats::get().total_blocks;
+    println!("{driver:?} {function} {connections}: {blocks} allocations in {CALLS} calls");
+    // Unlike the standard one, it keeps what was counted for a look.
+    dhat::assert_eq!(
+        blocks.saturating_sub(CEILING),
+        0,
+        "{driver:?}, {function}, {connections} connections: {blocks} allocations in {CALLS} warm \
+         calls, and {CEILING} are allowed. The file named above says where each was made (view it \
+         with dh_view.html of valgrind, or search it for nanofaas_io). Take the buffer from \
+         Thread::buffers, or keep it in the connection. If the allocation is worth it, raise \
+         CEILING in io/tests/allocations.rs in the same commit and say why."
+    );
+    drop(profiler);
+}

@@ -1,0 +1,148 @@
+//! One io thread with the scheduler inline, and the bridge that the test plays for it: functions
+//! are registered at a real desk, pods are started by naming a thread of the test.
+//! When `start` returns everything is warm enough to be called, and the desk is not attended again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use nanofaas_core::cold_start::{ColdStarts, WallClock};
+use nanofaas_core::desk::{Desk, Home, Work};
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::Event;
+use nanofaas_core::message::{Message, PodAddress};
+use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::post::{BridgePost, IoPost, SchedulerPost};
+use nanofaas_core::rate::{RateBucket, RateLimit};
+use nanofaas_core::registry::Registry;
+use nanofaas_core::spec::{Defaults, Platform};
+use nanofaas_io::start::{DriverChoice, IoConfig, IoThreads, Plumbing, SchedulerSeat, StartError};
+use nanofaas_io::start::{bell, start};
+
+use crate::pod;
+
+const FUNCTIONS: [&str; 3] = [
+    r#"{"name":"local","executionMode":"LOCAL","concurrency":64}"#,
+    r#"{"name":"tcp","executionMode":"WARM","command":["true"],"concurrency":64,
+        "scalingConfig":{"minReplicas":1,"maxReplicas":1,"targetInFlightPerPod":64}}"#,
+    r#"{"name":"unix","executionMode":"WARM","command":["true"],"concurrency":64,
+        "scalingConfig":{"minReplicas":1,"maxReplicas":1,"targetInFlightPerPod":64}}"#,
+];
+const PODS: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Plane {
+    io: IoThreads,
+    post: IoPost,
+    socket: PathBuf,
+    pub(crate) listen: SocketAddr,
+}
+
+fn config(driver: DriverChoice) -> IoConfig {
+    const LARGE: u64 = 1 << 26;
+    IoConfig {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        internal_listen: None,
+        driver,
+        pin: Vec::new(),
+        spin_us: 0,
+        body_bytes_max: LARGE,
+        response_bytes_max: LARGE,
+        inflight_bytes: LARGE,
+        async_max_age_ms: 3_600_000,
+        execution_ttl_ms: 900_000,
+        execution_store_bytes: LARGE,
+        callback_base: "http://127.0.0.1:9".to_owned(),
+        openapi: "",
+    }
+}
+
+impl Plane {
+    /// None where the machine has no such driver.
+    pub(crate) fn start(driver: DriverChoice) -> Option<Self> {
+        let (io_bell, waking) = bell().expect("a pair of sockets");
+        let (post, inbox) = IoPost::pair(io_bell, false);
+        // The desk is attended in a loop that never sleeps.
+        let nobody = Arc::new(Doorbell::new(Waker::noop().clone()));
+        let (bridge, bridge_inbox) = BridgePost::pair(nobody);
+        let origin_wall = SystemTime::now();
+        let plumbing = Plumbing {
+            origin: Instant::now(),
+            origin_wall,
+            entries: Arc::new(Entries::new(1)),
+            scheduler: SchedulerSeat::Inline,
+            inboxes: vec![(inbox, waking)],
+            bridge,
+            ledgers: Arc::new([ThreadLedger::default()]),
+            rate: Arc::new(RateBucket::new(RateLimit::Off)),
+        };
+        let io = match start(&config(driver), plumbing) {
+            Ok(io) => io,
+            Err(StartError::NoUring(_)) => return None,
+            Err(error) => panic!("{error}"),
+        };
+        let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);
+        let mut desk = Desk::new(
+            bridge_inbox,
+            vec![post.clone()],
+            SchedulerPost::Inline(post.clone()),
+            (registry, Home::Memory),
+            ColdStarts::new(WallClock(origin_wall)),
+        );
+        let process = std::process::id();
+        let socket = std::env::temp_dir().join(format!("nanofaas-allocations-{process}.sock"));
+        let _ = std::fs::remove_file(&socket);
+        open(
+            &mut desk,
+            &[("tcp", pod::tcp()), ("unix", pod::unix(&socket))],
+        );
+        Some(Self {
+            listen: io.listen,
+            io,
+            post,
+            socket,
+        })
+    }
+
+    pub(crate) fn stop(self) {
+        assert!(self.post.send(Message::Stop).is_ok(), "room for a message");
+        for thread in self.io.threads {
+            thread.join().expect("an io thread ends well");
+        }
+        let _ = std::fs::remove_file(self.socket);
+    }
+}
+
+/// Registers the functions, and starts what pods they want.
+fn open(desk: &mut Desk, addresses: &[(&str, PodAddress)]) {
+    for json in FUNCTIONS {
+        let draft = serde_json::from_str(json).expect("a draft");
+        desk.register(draft, false).expect("a function");
+    }
+    let begun = Instant::now();
+    let mut up = 0;
+    while up < PODS || !desk.is_settled() {
+        assert!(begun.elapsed() < PATIENCE, "pods are not wanted");
+        for work in desk.pump() {
+            let Work::Start { function, pod, .. } = work else {
+                continue;
+            };
+            let name = &**function.name();
+            let (_, address) = addresses
+                .iter()
+                .find(|(of, _)| *of == name)
+                .expect("a pod of a function");
+            desk.broadcast(|| Message::PodAddress {
+                pod,
+                address: address.clone(),
+                start: Arc::default(),
+            });
+            desk.event(Event::PodUp(pod));
+            up += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

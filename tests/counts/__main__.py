@@ -1,0 +1,96 @@
+"""Counts that gate: what one warm call costs in system calls, messages between threads, and
+instructions. Run by `./ci counts` after a release build; `python3 tests/counts` shows all counts.
+It measures no time, so a busy machine changes nothing."""
+
+import shutil
+import sys
+import tempfile
+
+import ceilings
+import instructions
+import system_calls
+from plane import Echo
+
+FUNCTIONS = ("local", "tcp", "unix")
+CONNECTIONS = (1, 16)
+DRIVERS = ("epoll", "uring")
+ADVICE = """\
+A warm call costs more than it did. Look at what the change added to its path: `strace -f`, or
+`valgrind --tool=callgrind` and callgrind_annotate, show it. If it is worth it, raise the ceiling in
+tests/counts/ceilings.py in the same commit, and say why."""
+
+
+class Verdict:
+    def __init__(self):
+        self.failed = 0
+
+    def hold(self, what, counted, ceiling, detail=""):
+        fine = counted <= ceiling
+        self.failed += not fine
+        mark = "" if fine else "  ABOVE"
+        print(f"{what:34} {counted:10.2f}  ceiling {ceiling:10.2f}{mark}  {detail}", flush=True)
+
+
+def shown(counts):
+    return " ".join(f"{name} {n:.2f}" for name, n in sorted(counts.items()) if n >= 0.005)
+
+
+def inline(verdict, folder, echo):
+    for driver in DRIVERS:
+        flags = ["--scheduler", "inline", "--io-driver", driver]
+        traced = system_calls.Traced(folder, flags, echo)
+        for function in FUNCTIONS:
+            for connections in CONNECTIONS:
+                (counts,) = system_calls.per_call(traced, ["io-0"], function, connections)
+                case = (driver, function, connections)
+                name = " ".join(map(str, case))
+                work, waits = system_calls.split(counts)
+                most_work, most_waits = ceilings.SYSTEM_CALLS.get(case, (0, 0))
+                verdict.hold(f"{name}, calls", work, most_work + ceilings.SLACK, shown(counts))
+                verdict.hold(f"{name}, waits", waits, most_waits + ceilings.SLACK_WAITS)
+                most = ceilings.INLINE_MESSAGES + ceilings.SLACK
+                verdict.hold(f"{name}, messages", system_calls.messages(counts), most)
+        traced.stop()
+
+
+def pinned(verdict, folder, echo):
+    flags = ["--scheduler", "pinned", "--io-threads", "2", "--io-driver", "epoll"]
+    traced = system_calls.Traced(folder, flags, echo)
+    threads = ["io-0", "io-1", "scheduler"]
+    one, other, scheduler = system_calls.per_call(traced, threads, "local", 1)
+    io = {name: one.get(name, 0) + other.get(name, 0) for name in one | other}
+    most = ceilings.PINNED_TO_SCHEDULER + ceilings.SLACK
+    verdict.hold("pinned, to the scheduler", system_calls.messages(io), most, shown(io))
+    most = ceilings.PINNED_TO_IO + ceilings.SLACK
+    to_io = scheduler.get("bell", 0)
+    verdict.hold("pinned, to the io thread", to_io, most, shown(scheduler))
+    traced.stop()
+
+
+def counted(verdict, folder, echo):
+    plane = instructions.Counted(folder, echo)
+    for function in ("local", "tcp"):
+        most = ceilings.INSTRUCTIONS.get(function, 0)
+        verdict.hold(f"instructions, {function}", plane.per_call(function), most)
+    plane.stop()
+
+
+def main():
+    for tool in ("strace", "valgrind"):
+        if shutil.which(tool) is None:
+            sys.exit(f"counts: {tool} is missing; install it (apt-get install {tool})")
+    verdict = Verdict()
+    with tempfile.TemporaryDirectory(prefix="nanofaas-counts-") as folder:
+        echo = Echo(folder)
+        try:
+            inline(verdict, folder, echo)
+            pinned(verdict, folder, echo)
+            counted(verdict, folder, echo)
+        finally:
+            echo.stop()
+    if verdict.failed:
+        print(f"\n{verdict.failed} counts are above their ceilings.\n{ADVICE}", file=sys.stderr)
+        sys.exit(1)
+
+
+main()
