@@ -56,6 +56,7 @@ fn config(driver: DriverChoice) -> IoConfig {
         execution_ttl_ms: 900_000,
         execution_store_bytes: LARGE,
         callback_base: "http://127.0.0.1:9".to_owned(),
+        begun: true,
         openapi: "",
     }
 }
