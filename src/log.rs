@@ -41,8 +41,9 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
         LogLevel::Debug => "debug",
     };
     // Of libraries only what is wrong; kube's client calls every try that failed an error, and the
-    // bridge says by itself what comes of them.
-    let filter = EnvFilter::new(format!("warn,kube_client=off,nanofaas={level}"));
+    // bridge says by itself what comes of them. `function` is what functions print.
+    let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
+    let filter = EnvFilter::new(filter);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);

@@ -43,8 +43,8 @@ fn an_execution_goes_from_queued_over_running_to_its_end() {
     let expected = json!({
         "executionId": id, "function": "life", "status": "queued", "attempt": 0,
         "enqueuedAt": queued["enqueuedAt"], "startedAt": null, "finishedAt": null,
-        "coldStart": false, "initDurationMs": null, "output": null, "outputKept": false,
-        "error": null,
+        "coldStart": false, "initDurationMs": null, "startPhases": null, "output": null,
+        "outputKept": false, "error": null,
     });
     assert_eq!(queued, expected);
     let running = plane().status(&blocker);
