@@ -13,7 +13,9 @@ use crate::event::{Event, Order};
 use crate::function::Function;
 use crate::limits::DESK_BACKLOG;
 use crate::message::Request;
-use crate::message::{BridgeMessage, JobStart, Message, ReadyStamps, Refused, Reply, ReplyTo};
+use crate::message::{
+    BridgeMessage, JobStart, Message, PodEnd, ReadyStamps, Refused, Reply, ReplyTo,
+};
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::registry::{Change, Registry, RegistryOut, Told};
 use crate::spec::FunctionDraft;
@@ -358,6 +360,15 @@ impl Desk {
     /// Says something to one io thread.
     pub fn tell(&mut self, thread: u16, message: Message) {
         self.send(Delivery::Io { thread, message });
+    }
+
+    /// Says that a pod is no more: first to who may have calls in it.
+    pub fn gone(&mut self, pod: PodRef, end: &PodEnd) {
+        self.broadcast(|| Message::PodGone {
+            pod,
+            end: end.clone(),
+        });
+        self.event(Event::PodDown(pod));
     }
 
     /// Answers a request.

@@ -15,7 +15,7 @@ use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::id::{is_same_token, pod_name, pod_token};
-use nanofaas_core::message::{JobStart, Message, PodEnd, Refused, Reply};
+use nanofaas_core::message::{JobStart, PodEnd, Refused, Reply};
 use nanofaas_core::spec::{ExecutionMode, FunctionDraft};
 use nanofaas_core::ticket::PodRef;
 use tokio::sync::Notify;
@@ -202,15 +202,9 @@ impl Plane {
         self.say(|desk| desk.starts.reached(function.name(), pod, phase, at_ns));
     }
 
-    /// Says that a pod is no more: first to who may have calls in it.
+    /// Says that a pod is no more.
     pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
-        self.say(|desk| {
-            desk.broadcast(|| Message::PodGone {
-                pod,
-                end: end.clone(),
-            });
-            desk.event(Event::PodDown(pod));
-        });
+        self.say(|desk| desk.gone(pod, end));
     }
 
     /// Who this plane is, once it found out.

@@ -61,6 +61,27 @@ impl Denied {
     }
 }
 
+/// What a namespace holds.
+pub(crate) trait Object:
+    Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+    + 'static
+{
+}
+
+impl<K> Object for K where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + 'static
+{
+}
+
 /// The way to the API server, in one namespace.
 pub(crate) struct Cluster {
     client: Client,
@@ -80,10 +101,7 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
-    {
+    pub(crate) fn api<K: Object>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -160,14 +178,7 @@ impl Cluster {
 
     /// Creates an object under a name that nobody else picks: if it is there, it is ours, and an
     /// answer got lost.
-    pub(crate) async fn create<K>(&self, object: &K, until: Instant) -> Result<(), Denied>
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
+    pub(crate) async fn create<K: Object>(&self, object: &K, until: Instant) -> Result<(), Denied> {
         let api = self.api::<K>();
         let create = async |_| {
             let created = api.create(&PostParams::default(), object).await;
@@ -185,13 +196,7 @@ impl Cluster {
     }
 
     /// Deletes an object, however long that takes. Its dependents go with it, later.
-    pub(crate) async fn delete<K>(&self, name: &str, grace_s: Option<u32>)
-    where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + Debug
-            + DeserializeOwned,
-    {
+    pub(crate) async fn delete<K: Object>(&self, name: &str, grace_s: Option<u32>) {
         let api = self.api::<K>();
         let parameters = DeleteParams {
             grace_period_seconds: grace_s,

@@ -3,19 +3,15 @@
 //! ends each one at once is not asked in a loop. It never interprets an object.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use kube::Resource;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::NamespaceResourceScope;
-use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
-use crate::cluster::{Cluster, Denied, chain, retry_after};
+use crate::cluster::{Cluster, Denied, Object, chain, retry_after};
 
 /// The server ends a watch after this; a silent one is given up a little later.
 const WATCH_S: u32 = 60;
@@ -42,14 +38,11 @@ pub(crate) enum News<K> {
 }
 
 /// Follows the objects that `selector` names, and tells `take`. It has no end.
-pub(crate) async fn follow<K>(cluster: &Cluster, selector: &str, mut take: impl FnMut(News<K>))
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + 'static,
-{
+pub(crate) async fn follow<K: Object>(
+    cluster: &Cluster,
+    selector: &str,
+    mut take: impl FnMut(News<K>),
+) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut version: Option<String> = None;
     let mut warned: Option<Instant> = None;
@@ -93,18 +86,11 @@ where
 }
 
 /// Lists all; the version from which to watch.
-async fn list<K>(
+async fn list<K: Object>(
     cluster: &Cluster,
     selector: &str,
     take: &mut impl FnMut(News<K>),
-) -> Result<String, Denied>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + 'static,
-{
+) -> Result<String, Denied> {
     let api = cluster.api::<K>();
     let mut parameters = ListParams::default().labels(selector).limit(PAGE);
     let mut names = HashSet::new();
@@ -129,19 +115,12 @@ where
 
 /// Watches from a version on until something ends that. The version reached (none where a list is
 /// needed), and what went wrong, if anything did.
-async fn watch<K>(
+async fn watch<K: Object>(
     cluster: &Cluster,
     selector: &str,
     from: &str,
     take: &mut impl FnMut(News<K>),
-) -> (Option<String>, Option<String>)
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + 'static,
-{
+) -> (Option<String>, Option<String>) {
     let api = cluster.api::<K>();
     let parameters = WatchParams::default().labels(selector).timeout(WATCH_S);
     let mut reached = from.to_owned();

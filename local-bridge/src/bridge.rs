@@ -14,7 +14,7 @@ use nanofaas_core::desk::{Desk, PodReady, Work};
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::id::{is_same_token, pod_name};
-use nanofaas_core::message::{JobStart, Message, PodEnd, Refused, Reply};
+use nanofaas_core::message::{JobStart, PodEnd, Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
 use nix::sys::prctl;
@@ -123,15 +123,9 @@ impl Plane {
         something(&mut self.desk.borrow_mut())
     }
 
-    /// Says that a pod is no more: first to who may have calls in it.
+    /// Says that a pod is no more.
     pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
-        self.say(|desk| {
-            desk.broadcast(|| Message::PodGone {
-                pod,
-                end: end.clone(),
-            });
-            desk.event(Event::PodDown(pod));
-        });
+        self.say(|desk| desk.gone(pod, end));
     }
 
     /// A name that no other pod has.

@@ -8,7 +8,6 @@ use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodEnd, Refused, Reply};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::PodRef;
 
 const NO_PODS: &str = "this control plane runs no pods; start it with another --backend, \
                        or give the function executionMode POOL or LOCAL";
@@ -25,7 +24,14 @@ pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
             desk.event(Event::StartFailed { pod, failure });
         }
         Work::Stop { pod } | Work::Probe { pod } | Work::Adopted { pod, .. } => {
-            gone(&mut desk, pod);
+            let message = NO_PODS.into();
+            desk.gone(
+                pod,
+                &PodEnd {
+                    oom: false,
+                    message,
+                },
+            );
         }
         Work::Job(job) => {
             let message = Message::JobEnded {
@@ -39,16 +45,4 @@ pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
         Work::PodReady(ready) => desk.reply(ready.reply, Reply::Refused(Refused::NotFound)),
         Work::Function(_) | Work::Removed { .. } | Work::JobStop { .. } | Work::Change { .. } => {}
     }
-}
-
-fn gone(desk: &mut Desk, pod: PodRef) {
-    let end = PodEnd {
-        oom: false,
-        message: NO_PODS.into(),
-    };
-    desk.broadcast(|| Message::PodGone {
-        pod,
-        end: end.clone(),
-    });
-    desk.event(Event::PodDown(pod));
 }
