@@ -397,8 +397,11 @@ fn a_full_call_table_is_refused_as_memory_and_empties_again() {
             let answer = wire.answer();
             if answer.status == 202 {
                 taken += 1;
-            } else {
+            } else if answer.header("x-queue-reject-reason") != Some("depth") {
                 first.get_or_insert(answer);
+            } else {
+                // The mailbox was full: a pinned scheduler is behind.
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
         if let Some(answer) = first {
