@@ -7,7 +7,7 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::rate::{RateBucket, RateLimit};
 
 pub(crate) fn execution_id(criterion: &mut Criterion) {
-    let id = ExecutionId::new(0x0123_4567_89AB_CDEF_0011_2233_4455_6677, 3);
+    let id = ExecutionId::new(0x0123_4567_89AB_CDEF_0011_2233_4455_6677, 3, 7);
     criterion.bench_function("execution id, text", |bencher| {
         bencher.iter(|| black_box(id).text());
     });

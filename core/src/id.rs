@@ -1,28 +1,38 @@
-//! Execution ids: 128 random bits and the io thread that owns the execution, in lower-case letters
-//! and digits. It never makes randomness: the bits are an argument.
+//! Execution ids: 128 random bits, the io thread that owns the execution, and where that thread keeps
+//! its record, in lower-case letters and digits. It never makes randomness: the bits are an argument.
 
-/// Characters of an id: 26 for 128 bits, 2 for the thread.
-pub const ID_LEN: usize = 28;
+/// Characters of an id: 26 for 128 bits, 2 for the thread, 3 for the place.
+pub const ID_LEN: usize = 31;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// The name of an execution, for clients. 28 characters of Crockford's base 32, lower case.
+/// The name of an execution, for clients. 31 characters of Crockford's base 32, lower case.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExecutionId {
     random: u128,
     thread: u16,
+    place: u16,
 }
 
 impl ExecutionId {
-    /// An id from 128 unguessable bits. `thread` is below 1024.
-    pub const fn new(random: u128, thread: u16) -> Self {
-        assert!(thread < 1024);
-        Self { random, thread }
+    /// An id from 128 unguessable bits. `thread` is below 1024, `place` below 32,768.
+    pub const fn new(random: u128, thread: u16, place: u16) -> Self {
+        assert!(thread < 1 << 10 && place < 1 << 15);
+        Self {
+            random,
+            thread,
+            place,
+        }
     }
 
     /// The io thread that owns the execution.
     pub const fn thread(self) -> u16 {
         self.thread
+    }
+
+    /// Where its thread would find it, which says nothing about whether it is there.
+    pub const fn place(self) -> u16 {
+        self.place
     }
 
     /// The random bits, which name the execution on its thread.
@@ -33,13 +43,15 @@ impl ExecutionId {
     /// The id as it is written.
     pub fn text(self) -> [u8; ID_LEN] {
         let mut text = [0; ID_LEN];
-        text[0] = ALPHABET[usize::from(self.thread >> 5) & 31];
-        text[1] = ALPHABET[usize::from(self.thread) & 31];
-        let mut bits = self.random;
-        for place in text[2..].iter_mut().rev() {
-            *place = ALPHABET[(bits & 31) as usize];
-            bits >>= 5;
-        }
+        spell(
+            &mut text[..5],
+            u64::from(self.thread) << 15 | u64::from(self.place),
+        );
+        // In words of 64 bits, which are shifted in one instruction: 12 letters take 60 of them.
+        const LETTERS: u128 = (1 << 60) - 1;
+        spell(&mut text[5..7], (self.random >> 120) as u64);
+        spell(&mut text[7..19], (self.random >> 60 & LETTERS) as u64);
+        spell(&mut text[19..], (self.random & LETTERS) as u64);
         text
     }
 
@@ -49,13 +61,28 @@ impl ExecutionId {
             return None;
         }
         let value = |place: u8| ALPHABET.iter().position(|letter| *letter == place);
-        let thread = u16::try_from(value(text[0])? << 5 | value(text[1])?).ok()?;
+        let number = |letters: &[u8]| {
+            letters.iter().try_fold(0u128, |bits, letter| {
+                Some(bits << 5 | value(*letter)? as u128)
+            })
+        };
+        let thread = u16::try_from(number(&text[..2])?).ok()?;
+        let place = u16::try_from(number(&text[2..5])?).ok()?;
         // 26 letters carry 130 bits: the first one has only three of its own.
-        let mut random = value(text[2]).filter(|first| *first < 8)? as u128;
-        for place in &text[3..] {
-            random = random << 5 | value(*place)? as u128;
-        }
-        Some(Self { random, thread })
+        value(text[5]).filter(|first| *first < 8)?;
+        Some(Self {
+            random: number(&text[5..])?,
+            thread,
+            place,
+        })
+    }
+}
+
+#[inline(always)]
+fn spell(letters: &mut [u8], mut bits: u64) {
+    for letter in letters.iter_mut().rev() {
+        *letter = ALPHABET[(bits & 31) as usize];
+        bits >>= 5;
     }
 }
 
@@ -114,23 +141,25 @@ mod tests {
     fn what_is_written_is_read_back() {
         for random in [0, 1, u128::MAX, 0x0123_4567_89AB_CDEF_0011_2233_4455_6677] {
             for thread in [0, 1, 31, 32, 1023] {
-                let id = ExecutionId::new(random, thread);
-                assert_eq!(ExecutionId::parse(&id.text()), Some(id));
-                let fine = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
-                assert!(id.text().iter().all(fine));
+                for place in [0, 1, 31, 32, 4095, 32_767] {
+                    let id = ExecutionId::new(random, thread, place);
+                    assert_eq!(ExecutionId::parse(&id.text()), Some(id));
+                    let fine = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+                    assert!(id.text().iter().all(fine));
+                }
             }
         }
     }
 
     #[test]
     fn nothing_else_is_an_id() {
-        let text = ExecutionId::new(7, 1).text();
+        let text = ExecutionId::new(7, 1, 2).text();
         for bad in [
             &b""[..],
             b"x",
             &text[1..],
-            b"0100000000000000000000000U00",
-            &[b'z'; 28],
+            b"0100000000000000000000000000U00",
+            &[b'z'; ID_LEN],
         ] {
             assert_eq!(ExecutionId::parse(bad), None);
         }

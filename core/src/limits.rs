@@ -60,7 +60,7 @@ pub const START_BACKOFF_NS_MAX: u64 = 60_000_000_000;
 pub const CALL_OVERHEAD_BYTES: usize = 1024;
 
 /// Finished plain sync calls that an io thread remembers, without their outputs.
-pub const SYNC_RECORDS: usize = 4096;
+pub const SYNC_RECORDS: u16 = 4096;
 
 /// Levels of JSON in a body.
 pub const JSON_DEPTH: usize = 128;

@@ -96,15 +96,14 @@ impl Scheduler {
 
     /// A call waits.
     pub fn ticket(&mut self, ticket: Ticket, now_ns: u64, out: &mut Outbox) {
-        let entries = self.entries.clone();
-        let Some(lane) = self.lane(ticket.lane) else {
+        let Some(Some(lane)) = self.lanes.get_mut(ticket.lane as usize) else {
             assert!(
-                !entries.is_queued(ticket.call()),
+                !self.entries.is_queued(ticket.call()),
                 "a call waits for a function that is gone"
             );
             return;
         };
-        lane.push(ticket, &entries);
+        lane.push(ticket, &self.entries);
         if lane.lacks_pods() {
             self.reconcile(ticket.lane, now_ns, out);
         }

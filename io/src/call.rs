@@ -337,7 +337,11 @@ async fn run(call: &Call<'_>, grant: &Grant, times: &mut Times) -> Attempt {
         ExecutionMode::Job => Box::pin(crate::job::run(call, grant)).await,
         ExecutionMode::Warm | ExecutionMode::Pool => crate::pod::run(call, grant).await,
     };
-    let now_ns = thread.now_ns();
+    let now_ns = if done.answered_ns.is_some() {
+        thread.last_ns()
+    } else {
+        thread.now_ns()
+    };
     let sent_ns = done.sent_ns.unwrap_or(now_ns);
     times.start_ns += done.start_ns;
     times.dispatch_ns += sent_ns.saturating_sub(grant.granted_ns + done.start_ns);

@@ -21,7 +21,7 @@ use crate::execution_api::{self, About};
 use crate::function_api;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
-use crate::invoke::{self, Answering, Client, Entrant};
+use crate::invoke::{self, Answering, Client, Entrant, Manner};
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
 use crate::request::{Head, Method, parse_head};
@@ -204,9 +204,8 @@ impl Conn {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
-        let now_ns = thread.now_ns();
         self.alarm
-            .set(now_ns + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
+            .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
         let mut begun = !idle;
         loop {
             let seen = {
@@ -219,7 +218,7 @@ impl Conn {
                     }
                     if !begun {
                         begun = true;
-                        self.alarm.set(thread.now_ns() + HEAD_NS_MAX);
+                        self.alarm.set(thread.last_ns() + HEAD_NS_MAX);
                     }
                 }
                 pending.len()
@@ -241,26 +240,34 @@ impl Conn {
     /// The request with its body of `length` bytes.
     async fn sized(&self, head: Head, length: u64) -> Result<Incoming, Stop> {
         let whole = head.len + length as usize;
-        let began_ns = self.thread.now_ns();
-        let slow_ns = length * SECOND_NS / BODY_BYTES_PER_S;
         if self.pending.borrow().len() < whole {
-            self.alarm.set(began_ns + HEAD_NS_MAX + slow_ns);
+            let slow_ns = length * SECOND_NS / BODY_BYTES_PER_S;
+            self.alarm
+                .set(self.thread.last_ns() + HEAD_NS_MAX + slow_ns);
             self.set_room(whole.max(PIPELINED_MAX));
             self.read_size
                 .set(LARGE_READ.min(length as usize).max(self.read_size.get()));
-            let mut pending = self.pending.borrow_mut();
-            let missing = whole - pending.len();
-            pending.reserve(missing);
+            {
+                let mut pending = self.pending.borrow_mut();
+                let missing = whole - pending.len();
+                pending.reserve(missing);
+            }
+            self.rest_of_body(whole).await?;
+            self.set_room(PIPELINED_MAX);
         }
+        Ok(Incoming::new(self.split(whole), head, length as usize))
+    }
+
+    async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
-                break;
+                // The call's time in the queue begins now, not with its head.
+                let _whole_ns = self.thread.now_ns();
+                return Ok(());
             }
             self.body_bytes(seen).await?;
         }
-        self.set_room(PIPELINED_MAX);
-        Ok(Incoming::new(self.split(whole), head, length as usize))
     }
 
     async fn body_bytes(&self, seen: usize) -> Result<(), Stop> {
@@ -297,7 +304,7 @@ impl Conn {
         let head_bytes = self.split(head.len);
         let mut decoder = Chunked::default();
         let mut body = self.thread.buffers.take(SMALL);
-        let began_ns = self.thread.now_ns();
+        let began_ns = self.thread.last_ns();
         self.alarm.set(began_ns + HEAD_NS_MAX);
         loop {
             let before = body.len() as u64;
@@ -313,6 +320,7 @@ impl Conn {
             self.drop_bytes(progress.consumed);
             grown(body.len() as u64 - before)?;
             if progress.done {
+                let _whole_ns = self.thread.now_ns();
                 return Ok(Incoming::chunked(head_bytes, head, body));
             }
             // On average, from the beginning: a trickle does not get ahead of it.
@@ -346,7 +354,7 @@ impl Conn {
         }
         self.drop_bytes(head.len);
         let mut left = length as usize;
-        self.alarm.set(self.thread.now_ns() + HEAD_NS_MAX);
+        self.alarm.set(self.thread.last_ns() + HEAD_NS_MAX);
         while left > 0 {
             let some = left.min(self.pending.borrow().len());
             self.drop_bytes(some);
@@ -407,7 +415,7 @@ async fn send(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>, bytes: Vec<u8>
     if bytes.is_empty() {
         return true;
     }
-    conn.alarm.set(conn.thread.now_ns() + WRITE_NS_MAX);
+    conn.alarm.set(conn.thread.last_ns() + WRITE_NS_MAX);
     let mut writing = pin!(write.write_all(bytes));
     let sent = std::future::poll_fn(|cx| {
         if let Poll::Ready((wrote, bytes)) = writing.as_mut().poll(cx) {
@@ -442,7 +450,7 @@ async fn last_words(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>, response
 /// Reads what still comes, for a while, before the connection is closed.
 async fn linger(conn: &Conn) {
     let _ = shutdown(conn.fd, Shutdown::Write);
-    conn.alarm.set(conn.thread.now_ns() + LINGER_NS);
+    conn.alarm.set(conn.thread.last_ns() + LINGER_NS);
     loop {
         let unread = conn.pending.borrow().len();
         conn.drop_bytes(unread);
@@ -471,16 +479,28 @@ async fn answer(
     // The path is needed while the buffer goes on: a small copy off the warm path.
     let entrant = admit(conn, head, arrived_ns);
     let done = match entrant {
-        Ok(Admitted::Call(entrant)) => match read_call(conn, write, head, entrant).await {
-            Ok((entrant, incoming)) => {
-                let answering = Answering {
+        Ok(Admitted::Call(mut entrant)) => match read_call(conn, write, head, &mut entrant).await {
+            Ok(mut incoming) => {
+                let mut answering = Answering {
                     client: conn,
                     alarm: &conn.alarm,
                     wire,
                     out,
                     scratch,
                 };
-                invoke::invoke(thread, entrant, incoming, answering).await;
+                match invoke::begin(&entrant, &mut incoming) {
+                    Ok(Manner::Plain) => {
+                        invoke::plain_call(thread, &entrant, &incoming, &mut answering).await;
+                        thread.buffers.give(incoming.into_buffer());
+                    }
+                    Ok(Manner::Kept { detached }) => {
+                        let answering = &mut answering;
+                        let kept =
+                            invoke::kept_call(thread, entrant, incoming, detached, answering);
+                        Box::pin(kept).await;
+                    }
+                    Err(fault) => answering.send(&problem(&fault)),
+                }
                 return if keep_alive { Stays::Yes } else { Stays::No };
             }
             Err(stop) => Err(stop),
@@ -573,7 +593,8 @@ fn is_loopback(host: &[u8]) -> bool {
         return rest.split(']').next().is_some_and(|ip| ip == "::1");
     }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name.eq_ignore_ascii_case("localhost")
+    name == "127.0.0.1"
+        || name.eq_ignore_ascii_case("localhost")
         || name
             .parse::<std::net::Ipv4Addr>()
             .is_ok_and(|ip| ip.is_loopback())
@@ -601,15 +622,15 @@ async fn read_call(
     conn: &Conn,
     write: &mut OwnedWriteHalf<TcpStream>,
     head: &Head,
-    mut entrant: Entrant,
-) -> Result<(Entrant, Incoming), Stop> {
+    entrant: &mut Entrant,
+) -> Result<Incoming, Stop> {
     invite(conn, write, head).await?;
     let thread = &conn.thread;
-    let incoming = match head.framing {
-        Framing::Length(length) => conn.sized(*head, length).await?,
+    match head.framing {
+        Framing::Length(length) => conn.sized(*head, length).await,
         Framing::Chunked => {
             let limit = thread.config.inflight_bytes;
-            let Entrant { charge, known, .. } = &mut entrant;
+            let Entrant { charge, known, .. } = entrant;
             let grown = |bytes| {
                 let fits = charge.grow(bytes, limit);
                 if fits {
@@ -619,11 +640,10 @@ async fn read_call(
                 }
             };
             conn.chunked(*head, thread.config.body_bytes_max, grown)
-                .await?
+                .await
         }
-        Framing::None => return Err(Problem::LengthRequired.into()),
-    };
-    Ok((entrant, incoming))
+        Framing::None => Err(Problem::LengthRequired.into()),
+    }
 }
 
 /// Reads the body of a request that is not a call.

@@ -137,6 +137,9 @@ impl Kept {
     }
 }
 
+/// The id of a record that was taken back; no execution gets it.
+const NOBODY: ExecutionId = ExecutionId::new(0, 1023, 0);
+
 /// What a kept execution weighs besides its output.
 const KEPT_BYTES: u64 = 512;
 
@@ -146,8 +149,7 @@ struct Inner {
     leaving: VecDeque<(u64, u128)>,
     held_bytes: u64,
     ring: Vec<Record>,
-    ring_next: usize,
-    ring_index: HashMap<u128, u32>,
+    ring_next: u16,
 }
 
 /// All executions of a thread.
@@ -172,7 +174,6 @@ impl Executions {
             held_bytes: 0,
             ring: Vec::new(),
             ring_next: 0,
-            ring_index: HashMap::with_capacity(2 * SYNC_RECORDS),
         };
         Self {
             bytes_max,
@@ -181,33 +182,36 @@ impl Executions {
         }
     }
 
-    /// Remembers a plain sync call in place of the oldest one.
+    /// Where the next plain sync call's record will stand: a part of its id, so that nothing has to be
+    /// searched for it.
+    pub(crate) fn next_place(&self) -> u16 {
+        self.inner.borrow().ring_next
+    }
+
+    /// Remembers a plain sync call, which was given the next place, instead of the oldest one.
     pub(crate) fn put_plain(&self, record: Record) {
         let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
         let at = inner.ring_next;
+        assert!(record.id.place() == at, "a record has its id's place");
         inner.ring_next = (at + 1) % SYNC_RECORDS;
-        inner.ring_index.insert(record.id.random(), at as u32);
-        if let Some(old) = inner.ring.get_mut(at) {
-            let old = std::mem::replace(old, record);
-            inner.ring_index.remove(&old.id.random());
-        } else {
-            inner.ring.push(record);
+        match inner.ring.get_mut(usize::from(at)) {
+            Some(old) => *old = record,
+            None => inner.ring.push(record),
         }
     }
 
     /// Changes a plain sync call's record, if it is still remembered.
     pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut Record)) {
         let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        if let Some(at) = inner.ring_index.get(&id.random()) {
-            change(&mut inner.ring[*at as usize]);
+        let record = inner.ring.get_mut(usize::from(id.place()));
+        if let Some(record) = record.filter(|record| record.id == id) {
+            change(record);
         }
     }
 
-    /// Forgets a plain sync call that was refused before it was queued.
+    /// Forgets a plain sync call that was refused after it had been remembered.
     pub(crate) fn forget_plain(&self, id: ExecutionId) {
-        self.inner.borrow_mut().ring_index.remove(&id.random());
+        self.with_plain(id, |record| record.id = NOBODY);
     }
 
     /// Keeps an execution until some time after its end.
@@ -233,8 +237,8 @@ impl Executions {
         if let Some(kept) = inner.kept.get(&id.random()) {
             return Some(Found::Kept(kept.clone()));
         }
-        let at = inner.ring_index.get(&id.random())?;
-        Some(Found::Plain(Box::new(inner.ring[*at as usize].clone())))
+        let record = inner.ring.get(usize::from(id.place()))?;
+        (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
     }
 
     /// A kept execution ended: its output counts from now on, and its time runs.

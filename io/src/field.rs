@@ -100,6 +100,10 @@ pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], BadValue> {
 
 /// The value of `Content-Type`; an empty one is as good as none.
 pub fn media_type(value: Option<&[u8]>) -> MediaType {
+    // As nearly everybody spells it.
+    if value == Some(b"application/json") {
+        return MediaType::Json;
+    }
     let Some(value) = value.map(trim).filter(|value| !value.is_empty()) else {
         return MediaType::None;
     };

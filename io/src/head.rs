@@ -113,7 +113,7 @@ impl HeadScan {
                     "a header line begins with white space: send each header on one line",
                 ));
             }
-            at = scan::first(seen, at, is_control);
+            at = scan::first::<scan::Control>(seen, at);
             if seen.get(at) == Some(&b'\t') {
                 at += 1;
                 continue;
@@ -162,12 +162,6 @@ impl HeadScan {
             self.line = at as u32;
         }
     }
-}
-
-/// Control characters, the tab among them.
-#[inline(always)]
-fn is_control(word: u64) -> u64 {
-    scan::below(word, b' ') | scan::equal(word, 0x7f)
 }
 
 /// How long a message's body is.

@@ -120,31 +120,31 @@ pub(crate) struct Answering<'a> {
 }
 
 impl Answering<'_> {
-    fn send(&mut self, response: &Response) {
+    pub(crate) fn send(&mut self, response: &Response) {
         response.write(self.out, self.wire);
     }
 }
 
-/// Serves a call whose body is there. Whatever happens, an answer is in `out` afterwards.
-pub(crate) async fn invoke(
-    thread: &Rc<Thread>,
-    entrant: Entrant,
-    mut incoming: Incoming,
-    mut answering: Answering<'_>,
-) {
-    if let Err(fault) = read_envelope(&mut incoming) {
-        return answering.send(&problem(&fault));
-    }
+/// How a call is served.
+pub(crate) enum Manner {
+    /// It lives and dies with its client's wait: `plain_call`.
+    Plain,
+    /// It runs by itself, and its client follows it: `kept_call`.
+    Kept { detached: bool },
+}
+
+/// Reads a call's body as far as the platform does, and says how it is served.
+pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
+    read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
     // Both together mean the wait.
     let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s.is_none());
     let keyed = incoming.head.idempotency_key.is_some();
-    if detached || keyed || prefer.wait_s.is_some() {
-        let kept = kept_call(thread, entrant, incoming, detached, &mut answering);
-        return Box::pin(kept).await;
-    }
-    plain_call(thread, &entrant, &incoming, &mut answering).await;
-    thread.buffers.give(incoming.into_buffer());
+    Ok(if detached || keyed || prefer.wait_s.is_some() {
+        Manner::Kept { detached }
+    } else {
+        Manner::Plain
+    })
 }
 
 /// Checks a JSON body and finds its `input`.
@@ -215,16 +215,17 @@ fn record(known: &Rc<Known>, id: ExecutionId, enqueued_ns: u64, call: Option<Cal
     }
 }
 
-/// The warm path: the call lives and dies with its client's wait.
-async fn plain_call(
+/// The warm path: the call lives and dies with its client's wait. An answer is in `out` afterwards,
+/// whatever happens.
+pub(crate) async fn plain_call(
     thread: &Rc<Thread>,
     entrant: &Entrant,
     incoming: &Incoming,
     answering: &mut Answering<'_>,
 ) {
     let known = &entrant.known;
-    let id = thread.new_id();
-    let queued_ns = thread.now_ns();
+    let id = thread.new_plain_id();
+    let queued_ns = thread.last_ns();
     // The record is there before the call can begin.
     let begin = |place| {
         thread
@@ -356,7 +357,7 @@ fn log_failure(call: &Call<'_>, failure: &Failure) {
 }
 
 /// Async, keyed and `Prefer` calls: the call runs by itself, and its client follows it.
-async fn kept_call(
+pub(crate) async fn kept_call(
     thread: &Rc<Thread>,
     entrant: Entrant,
     incoming: Incoming,
@@ -364,7 +365,7 @@ async fn kept_call(
     answering: &mut Answering<'_>,
 ) {
     let id = thread.new_id();
-    let queued_ns = thread.now_ns();
+    let queued_ns = thread.last_ns();
     let async_deadline_ns = entrant.arrived_ns + thread.config.async_max_age_ms * MS;
     let deadline_ns = if detached {
         async_deadline_ns

@@ -118,7 +118,7 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut at = 0;
     loop {
-        let stop = scan::first(bytes, at, ends_run);
+        let stop = scan::first::<scan::RunEnd>(bytes, at);
         out.extend_from_slice(&bytes[at..stop]);
         let Some(&byte) = bytes.get(stop) else {
             break;
@@ -156,12 +156,6 @@ fn utf8(bytes: &[u8]) -> Result<&str, JsonFault> {
     str::from_utf8(bytes).map_err(|error| fault(JsonFaultKind::Utf8, error.valid_up_to()))
 }
 
-/// What a string cannot simply run over: its end, an escape, a control character.
-#[inline(always)]
-fn ends_run(word: u64) -> u64 {
-    scan::equal(word, b'"') | scan::equal(word, b'\\') | scan::below(word, b' ')
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Key {
     Input,
@@ -177,7 +171,10 @@ struct Cursor<'b> {
 
 impl<'b> Cursor<'b> {
     fn new(bytes: &'b [u8]) -> Result<Self, JsonFault> {
-        utf8(bytes)?;
+        // Most JSON is ASCII, which is told sooner.
+        if !bytes.is_ascii() {
+            utf8(bytes)?;
+        }
         Ok(Self { bytes, at: 0 })
     }
 
@@ -341,7 +338,7 @@ impl<'b> Cursor<'b> {
         let mut escaped = false;
         self.at += 1;
         loop {
-            self.at = scan::first(self.bytes, self.at, ends_run);
+            self.at = scan::first::<scan::RunEnd>(self.bytes, self.at);
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;

@@ -38,6 +38,7 @@ mod problem;
 mod token;
 
 mod calls;
+mod clock;
 mod alarm;
 mod ticker;
 mod spin;

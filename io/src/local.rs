@@ -10,7 +10,7 @@ use crate::output::Output;
 /// Gives the input back: the very bytes of `input`, or the raw body under its own content type.
 pub(crate) fn echo(call: &Call<'_>) -> Attempt {
     let request = call.request;
-    let now_ns = call.thread.now_ns();
+    let now_ns = call.thread.last_ns();
     let result = if let Some(input) = request.input() {
         let mut buffer = call.thread.buffers.take(input.len());
         buffer.extend_from_slice(input);

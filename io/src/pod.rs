@@ -1,13 +1,15 @@
 //! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
-//! A read stays armed on every connection, so a pod that dies is noticed at once, also an idle one.
+//! A read stays armed on every connection: a pod that dies is noticed at once by the call in it, and
+//! by the next one before anything is sent. The call itself polls it, so an answer wakes one task.
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::os::fd::{AsRawFd, RawFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll};
 
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
 use monoio::io::{Split, Splitable};
@@ -66,7 +68,8 @@ async fn write_all<W: AsyncWriteRent>(
         Ok(n) if n == length => (Ok(()), bytes),
         Ok(n) => {
             use monoio::buf::IoBuf;
-            let (rest, slice) = half.write_all(bytes.slice(n..)).await;
+            // Boxed: hardly any request needs it, and every one would carry its room.
+            let (rest, slice) = Box::pin(half.write_all(bytes.slice(n..))).await;
             let sent = rest.map(|_| ()).map_err(|why| Unsent {
                 nothing: false,
                 why,
@@ -77,61 +80,69 @@ async fn write_all<W: AsyncWriteRent>(
     }
 }
 
-/// What the reading task and the call share of a connection.
+/// What the reading side and the call share of a connection.
 struct Shared {
     fd: RawFd,
     received: RefCell<Vec<u8>>,
     closed: Cell<bool>,
     /// A call waits for an answer; bytes at any other time spoil the connection.
     busy: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Shared {
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
 }
 
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
 pub(crate) struct Connection {
     shared: Rc<Shared>,
     write: WriteHalf,
+    /// Reads to the end; polled by whoever has the connection.
+    reading: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 impl Connection {
     /// Whether it can carry a call: open, and with nothing unread.
-    pub(crate) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&mut self, cx: &mut Context<'_>) -> bool {
+        self.poll_read(cx);
         !self.shared.closed.get()
     }
 
+    /// Takes in what came.
+    fn poll_read(&mut self, cx: &mut Context<'_>) {
+        if !self.shared.closed.get() && self.reading.as_mut().poll(cx).is_ready() {
+            self.shared.closed.set(true);
+        }
+    }
+
     async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        let (write, shared) = match address {
+        match address {
             PodAddress::Tcp(address) => {
                 let stream = TcpStream::connect_addr(*address).await?;
                 stream.set_nodelay(true)?;
                 let shared = shared(&stream);
                 let (read, write) = stream.into_split();
-                monoio::spawn(receive(thread.clone(), read, shared.clone()));
-                (WriteHalf::Tcp(write), shared)
+                let reading = receive(thread.clone(), read, shared.clone());
+                Ok(Self {
+                    shared,
+                    write: WriteHalf::Tcp(write),
+                    reading: Box::pin(reading),
+                })
             }
             PodAddress::Unix(path) => {
                 let stream = UnixStream::connect(path).await?;
                 let shared = shared(&stream);
                 let (read, write) = stream.into_split();
-                monoio::spawn(receive(thread.clone(), read, shared.clone()));
-                (WriteHalf::Unix(write), shared)
+                let reading = receive(thread.clone(), read, shared.clone());
+                Ok(Self {
+                    shared,
+                    write: WriteHalf::Unix(write),
+                    reading: Box::pin(reading),
+                })
             }
-        };
-        Ok(Self { shared, write })
+        }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The reading task sees the end and goes; an error means that the peer was faster.
+        // The read that is armed ends at once; an error means that the peer was faster.
         let _ = shutdown(self.shared.fd, Shutdown::Both);
     }
 }
@@ -142,7 +153,6 @@ fn shared(stream: &impl AsRawFd) -> Rc<Shared> {
         received: RefCell::default(),
         closed: Cell::new(false),
         busy: Cell::new(false),
-        waker: RefCell::new(None),
     })
 }
 
@@ -172,11 +182,7 @@ where
             received.extend_from_slice(&buffer);
             thread.buffers.give(buffer);
         }
-        drop(received);
-        shared.wake();
     }
-    shared.closed.set(true);
-    shared.wake();
 }
 
 /// When the request was out and the answer in.
@@ -198,12 +204,12 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         },
         _ => Owner::Pod(grant.pod),
     };
-    let began_ns = thread.now_ns();
+    let began_ns = thread.last_ns();
     let stamps = Stamps::default();
     let done = {
         let deadline = || call.attempt_deadline_ns(began_ns);
         let mut exchange = pin!(exchange(call, &owner, deadline(), &stamps));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if let Poll::Ready(attempt) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Ok(attempt));
             }
@@ -255,7 +261,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
-    let taken = thread.pods.take(owner, thread.now_ns());
+    let taken = poll_fn(|cx| Poll::Ready(thread.pods.take(owner, thread.last_ns(), cx))).await;
     let mut connection = match taken {
         Some(connection) => connection,
         None => {
@@ -286,17 +292,16 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     }
     stamps.sent_ns.set(Some(thread.now_ns()));
     let max = thread.config.response_bytes_max as usize;
-    let answer = read_answer(&connection, max).await;
+    let answer = read_answer(&mut connection, max).await;
     let answered_ns = thread.now_ns();
     match answer {
         Ok((buffer, head, body)) => {
-            let exact = body.exact && head.keep_alive && connection.is_fresh();
+            let exact = body.exact && head.keep_alive && !connection.shared.closed.get();
             let mut attempt = interpret(thread, buffer, &head, body);
             attempt.sent_ns = stamps.sent_ns.get();
             attempt.answered_ns = Some(answered_ns);
             if exact {
                 connection.shared.busy.set(false);
-                connection.shared.waker.replace(None);
                 thread.pods.give(owner, connection, answered_ns);
             }
             attempt
@@ -378,7 +383,7 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
         }
     }
     let left_ms = deadline_ns
-        .saturating_sub(thread.now_ns())
+        .saturating_sub(thread.last_ns())
         .div_ceil(1_000_000);
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
@@ -410,10 +415,10 @@ struct AnswerBytes {
 
 /// Reads one answer whole, at most `max` bytes of body.
 async fn read_answer(
-    connection: &Connection,
+    connection: &mut Connection,
     max: usize,
 ) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
-    let shared = &connection.shared;
+    let shared = &*connection.shared.clone();
     let mut scan = HeadScan::default();
     let mut interim = 0;
     let head = loop {
@@ -429,48 +434,48 @@ async fn read_answer(
                 shared.received.borrow_mut().drain(..head.len);
                 scan = HeadScan::default();
             }
-            None => more(shared).await?,
+            None => more(connection).await?,
         }
     };
     let body = match head.body {
-        AnswerBody::None => known_length(shared, head.len, 0).await?,
+        AnswerBody::None => known_length(connection, head.len, 0).await?,
         AnswerBody::Length(length) => {
             if length > max as u64 {
                 return Err(Broken::TooLarge);
             }
-            known_length(shared, head.len, length as usize).await?
+            known_length(connection, head.len, length as usize).await?
         }
-        AnswerBody::Chunked => chunks(shared, head.len, max).await?,
-        AnswerBody::UntilClose => until_close(shared, head.len, max).await?,
+        AnswerBody::Chunked => chunks(connection, head.len, max).await?,
+        AnswerBody::UntilClose => until_close(connection, head.len, max).await?,
     };
     Ok((shared.received.take(), head, body))
 }
 
 /// Waits for more bytes.
-async fn more(shared: &Shared) -> Result<(), Broken> {
-    let before = shared.received.borrow().len();
-    std::future::poll_fn(|cx| {
-        if shared.received.borrow().len() > before {
+async fn more(connection: &mut Connection) -> Result<(), Broken> {
+    let before = connection.shared.received.borrow().len();
+    poll_fn(|cx| {
+        connection.poll_read(cx);
+        if connection.shared.received.borrow().len() > before {
             return Poll::Ready(Ok(()));
         }
-        if shared.closed.get() {
+        if connection.shared.closed.get() {
             return Poll::Ready(Err(Broken::Closed));
-        }
-        let mut waker = shared.waker.borrow_mut();
-        match &*waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => *waker = Some(cx.waker().clone()),
         }
         Poll::Pending
     })
     .await
 }
 
-async fn known_length(shared: &Shared, head: usize, length: usize) -> Result<AnswerBytes, Broken> {
-    while shared.received.borrow().len() < head + length {
-        more(shared).await?;
+async fn known_length(
+    connection: &mut Connection,
+    head: usize,
+    length: usize,
+) -> Result<AnswerBytes, Broken> {
+    while connection.shared.received.borrow().len() < head + length {
+        more(connection).await?;
     }
-    let exact = shared.received.borrow().len() == head + length;
+    let exact = connection.shared.received.borrow().len() == head + length;
     Ok(AnswerBytes {
         chunked: None,
         length,
@@ -478,12 +483,16 @@ async fn known_length(shared: &Shared, head: usize, length: usize) -> Result<Ans
     })
 }
 
-async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes, Broken> {
+async fn chunks(
+    connection: &mut Connection,
+    head: usize,
+    max: usize,
+) -> Result<AnswerBytes, Broken> {
     let mut decoder = Chunked::default();
     let mut body = Vec::new();
     loop {
         let progress = {
-            let received = shared.received.borrow();
+            let received = connection.shared.received.borrow();
             decoder
                 .decode(&received[head..], &mut body, max)
                 .map_err(|fault| match fault {
@@ -491,7 +500,7 @@ async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes,
                     fault => Broken::Nonsense(fault),
                 })?
         };
-        if let Some(exact) = drop_chunks(shared, head, progress) {
+        if let Some(exact) = drop_chunks(&connection.shared, head, progress) {
             let length = body.len();
             return Ok(AnswerBytes {
                 chunked: Some(body),
@@ -499,7 +508,7 @@ async fn chunks(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes,
                 exact,
             });
         }
-        more(shared).await?;
+        more(connection).await?;
     }
 }
 
@@ -514,20 +523,24 @@ fn drop_chunks(shared: &Shared, head: usize, progress: Progress) -> Option<bool>
     })
 }
 
-async fn until_close(shared: &Shared, head: usize, max: usize) -> Result<AnswerBytes, Broken> {
+async fn until_close(
+    connection: &mut Connection,
+    head: usize,
+    max: usize,
+) -> Result<AnswerBytes, Broken> {
     loop {
-        let length = shared.received.borrow().len() - head;
+        let length = connection.shared.received.borrow().len() - head;
         if length > max {
             return Err(Broken::TooLarge);
         }
-        if shared.closed.get() {
+        if connection.shared.closed.get() {
             return Ok(AnswerBytes {
                 chunked: None,
                 length,
                 exact: false,
             });
         }
-        match more(shared).await {
+        match more(connection).await {
             Ok(()) | Err(Broken::Closed) => {}
             Err(other) => return Err(other),
         }

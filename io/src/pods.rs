@@ -124,15 +124,20 @@ impl Pods {
     }
 
     /// An idle connection that is still good, the latest first.
-    pub(crate) fn take(&self, owner: &Owner, now_ns: u64) -> Option<Connection> {
+    pub(crate) fn take(
+        &self,
+        owner: &Owner,
+        now_ns: u64,
+        cx: &mut Context<'_>,
+    ) -> Option<Connection> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
         while let Some(Idle {
-            connection,
+            mut connection,
             since_ns,
         }) = idle.pop()
         {
-            if connection.is_fresh() && now_ns < since_ns + IDLE_NS_MAX {
+            if connection.is_fresh(cx) && now_ns < since_ns + IDLE_NS_MAX {
                 return Some(connection);
             }
         }
@@ -160,13 +165,16 @@ impl Pods {
     /// Closes what is idle for too long; the ticker calls it.
     pub(crate) fn sweep(&self, now_ns: u64) {
         let mut inner = self.0.borrow_mut();
-        let keep = |idle: &Idle| idle.connection.is_fresh() && now_ns < idle.since_ns + IDLE_NS_MAX;
+        // Whoever takes a connection polls it again; nobody has to be woken before.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut keep =
+            |idle: &mut Idle| now_ns < idle.since_ns + IDLE_NS_MAX && idle.connection.is_fresh(cx);
         inner
             .places
             .iter_mut()
-            .for_each(|place| place.idle.retain(keep));
+            .for_each(|place| place.idle.retain_mut(&mut keep));
         inner.endpoints.retain(|_, idle| {
-            idle.retain(keep);
+            idle.retain_mut(&mut keep);
             !idle.is_empty()
         });
     }

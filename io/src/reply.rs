@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use nanofaas_core::admission::Refusal;
-use nanofaas_core::id::ExecutionId;
+use nanofaas_core::id::{ExecutionId, ID_LEN};
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
 
@@ -332,33 +332,41 @@ pub(crate) struct Invocation<'a> {
     pub(crate) replay: bool,
 }
 
-fn millis(out: &mut Vec<u8>, name: &str, ns: u64) {
+/// An execution's id as it is written; spelled once for all the places where it stands.
+type Id = [u8; ID_LEN];
+
+#[inline(always)]
+fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], ns: u64) {
     let us = ns / 1000;
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b";dur=");
-    number(out, us / 1000);
+    out.extend_from_slice(name);
+    let ms = us / 1000;
+    if ms < 10 {
+        out.push(b'0' + ms as u8);
+    } else {
+        number(out, ms);
+    }
     let digit = |of: u64| b'0' + (of % 10) as u8;
     out.extend_from_slice(&[b'.', digit(us / 100), digit(us / 10), digit(us)]);
 }
 
 impl Invocation<'_> {
     /// The headers of every answer to a call that got an id.
-    fn headers(&self, out: &mut Vec<u8>) {
+    fn headers(&self, out: &mut Vec<u8>, id: &Id) {
         out.extend_from_slice(b"X-Execution-Id: ");
-        out.extend_from_slice(&self.id.text());
+        out.extend_from_slice(id);
         if let Some(trace_id) = self.trace_id {
             out.extend_from_slice(b"\r\nX-Trace-Id: ");
             out.extend_from_slice(trace_id);
         }
         out.extend_from_slice(b"\r\nServer-Timing: ");
         let times = &self.times;
-        millis(out, "queue", times.queue_ns);
+        millis(out, b"queue;dur=", times.queue_ns);
         if times.start_ns > 0 {
-            millis(out, ", start", times.start_ns);
+            millis(out, b", start;dur=", times.start_ns);
         }
-        millis(out, ", dispatch", times.dispatch_ns);
-        millis(out, ", function", times.function_ns);
-        millis(out, ", total", self.total_ns);
+        millis(out, b", dispatch;dur=", times.dispatch_ns);
+        millis(out, b", function;dur=", times.function_ns);
+        millis(out, b", total;dur=", self.total_ns);
         out.extend_from_slice(b"\r\n");
         if self.replay {
             out.extend_from_slice(b"Idempotent-Replay: true\r\n");
@@ -367,54 +375,60 @@ impl Invocation<'_> {
 
     /// Appends the whole answer. `scratch` is for bodies whose length is not known before.
     pub(crate) fn write(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, wire: Wire) {
+        let id = &self.id.text();
         match self.result {
-            Ok(output) if output.form == Form::Raw => self.raw(out, output, wire),
-            Ok(output) if output.form == Form::Json => self.json(out, output.bytes(), wire),
+            Ok(output) if output.form == Form::Raw => self.raw(out, id, output, wire),
+            Ok(output) if output.form == Form::Json => self.json(out, id, output.bytes(), wire),
             Ok(output) => {
                 scratch.clear();
                 let text = std::str::from_utf8(output.bytes()).expect("it was checked");
                 write_string(scratch, text);
-                self.json(out, scratch, wire);
+                self.json(out, id, scratch, wire);
             }
-            Err(failure) => self.failure(out, scratch, failure, wire),
+            Err(failure) => self.failure((out, scratch), id, failure, wire),
         }
     }
 
-    fn raw(&self, out: &mut Vec<u8>, output: &Output, wire: Wire) {
+    fn raw(&self, out: &mut Vec<u8>, id: &Id, output: &Output, wire: Wire) {
         start(out, 200);
         out.extend_from_slice(b"Content-Type: ");
         out.extend_from_slice(output.raw_content_type());
         length(out, output.bytes().len());
         out.extend_from_slice(b"X-Execution-Status: success\r\n");
-        self.headers(out);
+        self.headers(out, id);
         end(out, wire);
         if !wire.head_only {
             out.extend_from_slice(output.bytes());
         }
     }
 
-    fn json(&self, out: &mut Vec<u8>, output: &[u8], wire: Wire) {
+    fn json(&self, out: &mut Vec<u8>, id: &Id, output: &[u8], wire: Wire) {
         const BEFORE_ID: &[u8] = b"{\"executionId\":\"";
         const BEFORE_OUTPUT: &[u8] = b"\",\"status\":\"success\",\"output\":";
         const AFTER: &[u8] = b",\"error\":null}";
-        let id = self.id.text();
         start(out, 200);
         out.extend_from_slice(b"Content-Type: application/json");
         let fixed = BEFORE_ID.len() + id.len() + BEFORE_OUTPUT.len() + AFTER.len();
         length(out, fixed + output.len());
-        self.headers(out);
+        self.headers(out, id);
         end(out, wire);
         if !wire.head_only {
-            for part in [BEFORE_ID, &id, BEFORE_OUTPUT, output, AFTER] {
+            for part in [BEFORE_ID, id, BEFORE_OUTPUT, output, AFTER] {
                 out.extend_from_slice(part);
             }
         }
     }
 
-    fn failure(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, failure: &Failure, wire: Wire) {
+    fn failure(
+        &self,
+        (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
+        id: &Id,
+        failure: &Failure,
+        wire: Wire,
+    ) {
         scratch.clear();
         scratch.extend_from_slice(b"{\"executionId\":\"");
-        scratch.extend_from_slice(&self.id.text());
+        scratch.extend_from_slice(id);
         scratch.extend_from_slice(b"\",\"status\":\"");
         scratch.extend_from_slice(self.status.as_str().as_bytes());
         scratch.extend_from_slice(b"\",\"output\":null,\"error\":{\"code\":");
@@ -430,7 +444,7 @@ impl Invocation<'_> {
         start(out, outcome_status(failure));
         out.extend_from_slice(b"Content-Type: application/json");
         length(out, scratch.len());
-        self.headers(out);
+        self.headers(out, id);
         end(out, wire);
         if !wire.head_only {
             out.extend_from_slice(scratch);
@@ -443,7 +457,7 @@ impl Invocation<'_> {
         if matches!(self.result, Ok(output) if output.form == Form::Raw) {
             headers.extend_from_slice(b"X-Execution-Status: success\r\n");
         }
-        self.headers(&mut headers);
+        self.headers(&mut headers, &self.id.text());
         let wire = Wire {
             keep_alive: true,
             old: false,

@@ -256,11 +256,9 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, F
         authority = Some(Span::new(start + scheme.len(), start + at));
     }
     let end = target.len();
-    let mark = scan::first(target, at, |word| {
-        scan::equal(word, b'?') | is_foreign(word)
-    });
+    let mark = scan::first::<scan::PathEnd>(target, at);
     let query = (target.get(mark) == Some(&b'?')).then_some(mark + 1);
-    if scan::first(target, query.unwrap_or(mark), is_foreign) < end {
+    if scan::first::<scan::Foreign>(target, query.unwrap_or(mark)) < end {
         return Err(Fault::Malformed(
             "a # or a non-ASCII byte in the URL: write it as %XX",
         ));
@@ -270,12 +268,6 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, F
         query: query.map(|query| Span::new(start + query, start + end)),
         authority,
     })
-}
-
-/// What no target may hold, though httparse lets it: a fragment, bytes that are not ASCII.
-#[inline(always)]
-fn is_foreign(word: u64) -> u64 {
-    scan::equal(word, b'#') | word
 }
 
 /// The third word of the request line.

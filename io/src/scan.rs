@@ -1,62 +1,121 @@
-//! Finds the first byte of a kind, eight bytes at a time in one word.
+//! Finds the first byte of a kind, eight bytes at a time in one word, and in long pieces 32 at once.
 //!
 //! Plain arithmetic, so it needs no intrinsics and nothing unsafe, and answers sooner than vector
-//! compares do on the short pieces that heads and JSON are made of. Called by `head` and `json`,
-//! whose inner loops it is.
+//! compares do on the short pieces that heads and JSON are made of; the compiler makes vectors of
+//! the long ones. Called by `head`, `request` and `json`, whose inner loops it is.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
 
-/// Tells for eight bytes at once which of them end a search: bit 7 of a byte is set for the first
-/// that does; what the bytes after it show means nothing.
-pub(crate) trait Stop: Copy {
-    fn in_word(self, word: u64) -> u64;
+/// Which bytes end a search.
+pub(crate) trait Stop {
+    /// Tells for eight bytes at once: bit 7 of a byte is set for the first that does; the other bits,
+    /// and what the bytes after it show, mean nothing.
+    fn in_word(word: u64) -> u64;
+
+    /// The same for one byte, without a branch, so that many are told at once.
+    fn is(byte: u8) -> bool;
 }
 
-impl<F: Fn(u64) -> u64 + Copy> Stop for F {
+/// Control characters, the tab among them.
+pub(crate) struct Control;
+
+impl Stop for Control {
     #[inline(always)]
-    fn in_word(self, word: u64) -> u64 {
-        self(word) & HIGHS
+    fn in_word(word: u64) -> u64 {
+        below(word, b' ') | equal(word, 0x7f)
+    }
+
+    #[inline(always)]
+    fn is(byte: u8) -> bool {
+        (byte < b' ') | (byte == 0x7f)
+    }
+}
+
+/// What a JSON string cannot simply run over: its end, an escape, a control character.
+pub(crate) struct RunEnd;
+
+impl Stop for RunEnd {
+    #[inline(always)]
+    fn in_word(word: u64) -> u64 {
+        equal(word, b'"') | equal(word, b'\\') | below(word, b' ')
+    }
+
+    #[inline(always)]
+    fn is(byte: u8) -> bool {
+        (byte == b'"') | (byte == b'\\') | (byte < b' ')
+    }
+}
+
+/// What no target may hold, though httparse lets it: a fragment, bytes that are not ASCII.
+pub(crate) struct Foreign;
+
+impl Stop for Foreign {
+    #[inline(always)]
+    fn in_word(word: u64) -> u64 {
+        equal(word, b'#') | word
+    }
+
+    #[inline(always)]
+    fn is(byte: u8) -> bool {
+        (byte == b'#') | (byte >= 0x80)
+    }
+}
+
+/// The end of a target's path: its query, or what may not be there.
+pub(crate) struct PathEnd;
+
+impl Stop for PathEnd {
+    #[inline(always)]
+    fn in_word(word: u64) -> u64 {
+        equal(word, b'?') | Foreign::in_word(word)
+    }
+
+    #[inline(always)]
+    fn is(byte: u8) -> bool {
+        (byte == b'?') | Foreign::is(byte)
     }
 }
 
 /// Bytes below `limit`, which is at most 0x80.
 #[inline(always)]
-pub(crate) fn below(word: u64, limit: u8) -> u64 {
+fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word
 }
 
 /// Bytes equal to `byte`.
 #[inline(always)]
-pub(crate) fn equal(word: u64, byte: u8) -> u64 {
+fn equal(word: u64, byte: u8) -> u64 {
     below(word ^ (ONES * u64::from(byte)), 1)
 }
 
-/// The offset at or after `from` of the first byte that `stop` tells; `bytes.len()` when there is
-/// none.
+/// The offset at or after `from` of the first byte that ends the search; `bytes.len()` when none does.
 #[inline(always)]
-pub(crate) fn first(bytes: &[u8], from: usize, stop: impl Stop) -> usize {
+pub(crate) fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
+    let long = from + 32;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let stops = stop.in_word(u64::from_le_bytes(*word));
+        let stops = S::in_word(u64::from_le_bytes(*word)) & HIGHS;
         // A branch, so that the next word is loaded before this one's verdict is in.
         if stops != 0 {
             return at + stops.trailing_zeros() as usize / 8;
         }
         at += size_of::<u64>();
-        // What is long goes four words at a time, as far as there is nothing in any of them.
-        while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) {
-            let mut stops = 0;
-            for word in block.chunks_exact(8) {
-                stops |= stop.in_word(u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        // What is long goes 32 bytes at a time from there, as far as nothing is in any of them.
+        if at == long {
+            while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) {
+                if block
+                    .iter()
+                    .fold(0, |any, byte| any | u8::from(S::is(*byte)))
+                    != 0
+                {
+                    break;
+                }
+                at += block.len();
             }
-            if stops != 0 {
-                break;
-            }
-            at += block.len();
         }
     }
-    while at < bytes.len() && stop.in_word(u64::from(bytes[at])) & 0x80 == 0 {
+    while at < bytes.len() && !S::is(bytes[at]) {
         at += 1;
     }
     at
@@ -66,16 +125,18 @@ pub(crate) fn first(bytes: &[u8], from: usize, stop: impl Stop) -> usize {
 mod tests {
     use super::*;
 
-    #[test]
-    fn finds_the_first_stop_at_every_place_and_length() {
-        for length in 0..40 {
+    fn finds<S: Stop>() {
+        let stop = (0..=255)
+            .find(|byte| S::is(*byte))
+            .expect("a byte that ends");
+        for length in 0..80 {
             for place in 0..=length {
                 let mut bytes = vec![b'a'; length];
                 for byte in bytes.iter_mut().skip(place) {
-                    *byte = b'!';
+                    *byte = stop;
                 }
                 for from in 0..=length {
-                    let found = first(&bytes, from, |word| equal(word, b'!'));
+                    let found = first::<S>(&bytes, from);
                     assert_eq!(found, place.max(from), "length {length} from {from}");
                 }
             }
@@ -83,22 +144,37 @@ mod tests {
     }
 
     #[test]
-    fn stops_on_exactly_the_bytes_asked_for_whatever_stands_around_them() {
-        let stop = |word| below(word, 0x20) | equal(word, b'"') | equal(word, 0x7f);
+    fn finds_the_first_stop_at_every_place_and_length() {
+        finds::<Control>();
+        finds::<RunEnd>();
+        finds::<Foreign>();
+        finds::<PathEnd>();
+    }
+
+    fn stops_on<S: Stop>(meant: impl Fn(u8) -> bool) {
         for byte in 0..=255u8 {
-            let stops = byte < 0x20 || byte == b'"' || byte == 0x7f;
-            for around in [b' ', b'!', 0x7e, 0x80, 0xff] {
-                for place in 0..8 {
-                    let mut bytes = [around; 11];
+            assert_eq!(S::is(byte), meant(byte), "{byte}");
+            for around in [b' ', b'!', 0x7e, 0x80, 0xff]
+                .into_iter()
+                .filter(|byte| !meant(*byte))
+            {
+                for place in 0..48 {
+                    let mut bytes = [around; 51];
                     bytes[place] = byte;
-                    let expected = if stops { place } else { bytes.len() };
-                    assert_eq!(first(&bytes, 0, stop), expected, "{byte} among {around}");
-                    assert_eq!(
-                        first(&bytes[..=place], place, stop),
-                        expected.min(place + 1)
-                    );
+                    let expected = if meant(byte) { place } else { bytes.len() };
+                    assert_eq!(first::<S>(&bytes, 0), expected, "{byte} among {around}");
+                    let end = first::<S>(&bytes[..=place], place);
+                    assert_eq!(end, expected.min(place + 1));
                 }
             }
         }
+    }
+
+    #[test]
+    fn stops_on_exactly_the_bytes_meant_whatever_stands_around_them() {
+        stops_on::<Control>(|byte| byte.is_ascii_control());
+        stops_on::<RunEnd>(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'));
+        stops_on::<Foreign>(|byte| byte == b'#' || !byte.is_ascii());
+        stops_on::<PathEnd>(|byte| matches!(byte, b'#' | b'?') || !byte.is_ascii());
     }
 }

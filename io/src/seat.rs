@@ -60,32 +60,32 @@ impl Thread {
     pub(crate) fn submit(&self, ticket: Ticket, view: &LaneView) -> bool {
         match &self.seat {
             Seat::Inline(inline) => {
+                let inline = &mut *inline.borrow_mut();
                 let now_ns = ticket.queued_ns;
-                let Inline { scheduler, out, .. } = &mut *inline.borrow_mut();
-                scheduler.ticket(ticket, now_ns, out);
+                inline.scheduler.ticket(ticket, now_ns, &mut inline.out);
+                self.turn(inline, now_ns);
+                true
             }
             Seat::Pinned(post) => {
                 if view.post(ticket).is_err() {
                     return false;
                 }
                 post.posted(&ticket);
-                return true;
+                true
             }
         }
-        self.turn(ticket.queued_ns);
-        true
     }
 
     /// Tells the scheduler something: the end of an attempt, a retry, or what the bridge said.
     pub(crate) fn schedule(&self, event: Event, now_ns: u64) {
         match &self.seat {
             Seat::Inline(inline) => {
-                let Inline { scheduler, out, .. } = &mut *inline.borrow_mut();
-                scheduler.event(event, now_ns, out);
+                let inline = &mut *inline.borrow_mut();
+                inline.scheduler.event(event, now_ns, &mut inline.out);
+                self.turn(inline, now_ns);
             }
-            Seat::Pinned(post) => return post.event(event),
+            Seat::Pinned(post) => post.event(event),
         }
-        self.turn(now_ns);
     }
 
     /// A slot is free again.
@@ -96,79 +96,59 @@ impl Thread {
             verdict,
             function_ns,
         };
-        self.schedule(Event::Done(done), self.now_ns());
+        self.schedule(Event::Done(done), self.last_ns());
     }
 
     /// What is due by the clock, and work that an earlier turn left. Inline only.
     pub(crate) fn tick(&self, now_ns: u64) {
-        let Seat::Inline(inline) = &self.seat else {
-            return;
-        };
-        {
-            let Inline { scheduler, out, .. } = &mut *inline.borrow_mut();
-            scheduler.tick(now_ns, out);
-        }
-        self.turn(now_ns);
-    }
-
-    /// When `tick` has something to do.
-    fn next_tick_ns(&self) -> Option<u64> {
-        match &self.seat {
-            Seat::Inline(inline) => {
-                let inline = inline.borrow();
-                let soon = (!inline.held_back.is_empty()).then(|| self.now_ns() + 1_000_000);
-                inline.scheduler.next_due_ns().into_iter().chain(soon).min()
-            }
-            Seat::Pinned(_) => None,
+        if let Seat::Inline(inline) = &self.seat {
+            let inline = &mut *inline.borrow_mut();
+            inline.scheduler.tick(now_ns, &mut inline.out);
+            self.turn(inline, now_ns);
         }
     }
 
-    /// One turn, and its outcome delivered. What it leaves comes back through the bell, so that
-    /// the loop looks at I/O in between.
-    fn turn(&self, now_ns: u64) {
-        let Seat::Inline(inline) = &self.seat else {
-            return;
-        };
+    /// One turn, and its outcome delivered: that wakes tasks and fills rings, but runs nothing, so the
+    /// scheduler stays borrowed. What a turn leaves comes back through the bell, so that the loop looks
+    /// at I/O in between.
+    fn turn(&self, inline: &mut Inline, now_ns: u64) {
         // Giving back the slots of calls that are gone may make more grants: a bounded number of
         // times, since each has lost its call.
-        loop {
-            let (turn, mut out) = {
-                let mut inline = inline.borrow_mut();
-                let Inline { scheduler, out, .. } = &mut *inline;
-                let turn = scheduler.turn(now_ns, out);
-                (turn, std::mem::take(out))
-            };
-            let unwanted = self.deliver(inline, &mut out);
-            {
-                let mut inline = inline.borrow_mut();
-                // Deliveries may have put something into the empty box meanwhile.
-                out.grants.append(&mut inline.out.grants);
-                out.orders.append(&mut inline.out.orders);
-                out.notices.append(&mut inline.out.notices);
-                inline.out = out;
-            }
-            if !unwanted {
-                self.turn_left.set(turn == Turn::Busy);
-                self.plan_tick();
-                if turn == Turn::Busy {
-                    self.peers[usize::from(self.index)].ring();
-                }
-                return;
-            }
+        let mut turn = inline.scheduler.turn(now_ns, &mut inline.out);
+        while self.deliver_grants(inline) {
+            turn = inline.scheduler.turn(now_ns, &mut inline.out);
+        }
+        self.deliver_orders(inline);
+        for notice in inline.out.notices.drain(..) {
+            self.heed(&notice);
+        }
+        self.turn_left.set(turn == Turn::Busy);
+        self.plan_tick(inline, now_ns);
+        if turn == Turn::Busy {
+            self.peers[usize::from(self.index)].ring();
         }
     }
 
-    /// The ticker wakes for what the scheduler has to do by the clock.
-    fn plan_tick(&self) {
-        let next_ns = self.next_tick_ns().unwrap_or(u64::MAX);
+    /// The ticker wakes for what the scheduler has to do by the clock, and for orders held back.
+    fn plan_tick(&self, inline: &Inline, now_ns: u64) {
+        let soon_ns = (!inline.held_back.is_empty()).then_some(now_ns + 1_000_000);
+        let next_ns = inline
+            .scheduler
+            .next_due_ns()
+            .into_iter()
+            .chain(soon_ns)
+            .min();
+        let next_ns = next_ns.unwrap_or(u64::MAX);
         if self.tick_planned_ns.replace(next_ns) != next_ns && next_ns != u64::MAX {
             self.tick_alarm.set(next_ns);
         }
     }
 
-    fn deliver(&self, inline: &RefCell<Inline>, out: &mut Outbox) -> bool {
+    /// Whether a grant found its call gone.
+    fn deliver_grants(&self, inline: &mut Inline) -> bool {
         let mut unwanted = false;
-        for grant in out.grants.drain(..) {
+        let mut grants = std::mem::take(&mut inline.out.grants);
+        for grant in grants.drain(..) {
             if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
                 unwanted = true;
                 let done = Done {
@@ -177,24 +157,29 @@ impl Thread {
                     verdict: PodVerdict::Healthy,
                     function_ns: None,
                 };
-                let Inline { scheduler, out, .. } = &mut *inline.borrow_mut();
-                scheduler.event(Event::Done(done), grant.granted_ns, out);
+                let event = Event::Done(done);
+                inline
+                    .scheduler
+                    .event(event, grant.granted_ns, &mut inline.out);
             }
         }
-        let held_back = std::mem::take(&mut inline.borrow_mut().held_back);
-        let mut full = Vec::new();
-        for order in held_back.into_iter().chain(out.orders.drain(..)) {
-            if !full.is_empty() || self.bridge.send(BridgeMessage::Order(order)).is_err() {
-                full.push(order);
-            }
-        }
-        if !full.is_empty() {
-            inline.borrow_mut().held_back = full;
-        }
-        for notice in out.notices.drain(..) {
-            self.heed(&notice);
-        }
+        assert!(inline.out.grants.is_empty(), "only a turn makes grants");
+        // For its room.
+        inline.out.grants = grants;
         unwanted
+    }
+
+    fn deliver_orders(&self, inline: &mut Inline) {
+        if inline.out.orders.is_empty() && inline.held_back.is_empty() {
+            return;
+        }
+        let held_back = std::mem::take(&mut inline.held_back);
+        for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
+            let behind = !inline.held_back.is_empty();
+            if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
+                inline.held_back.push(order);
+            }
+        }
     }
 
     /// What the scheduler tells every io thread.

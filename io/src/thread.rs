@@ -18,6 +18,7 @@ use nanofaas_core::rate::RateBucket;
 use crate::alarm::Alarms;
 use crate::buffers::Buffers;
 use crate::calls::Calls;
+use crate::clock::Clock;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
 use crate::peer::PeerPost;
@@ -121,7 +122,7 @@ pub(crate) struct Thread {
     pub(crate) index: u16,
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
-    origin: Instant,
+    clock: Clock,
     origin_wall_ns: u64,
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
@@ -182,17 +183,17 @@ fn nanos(duration: Duration) -> u64 {
 
 impl Thread {
     pub(crate) fn new(parts: Parts) -> Rc<Self> {
-        let now_ns = nanos(parts.origin.elapsed());
+        let clock = Clock::since(parts.origin);
         let wall = parts
             .origin_wall
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let alarms = Alarms::new(now_ns);
+        let alarms = Alarms::new(clock.last_ns());
         let store_bytes = parts.config.execution_store_bytes / u64::from(parts.threads);
         Rc::new(Self {
             index: parts.index,
             threads: parts.threads,
-            origin: parts.origin,
+            clock,
             origin_wall_ns: nanos(wall),
             rate: parts.rate,
             ledgers: parts.ledgers,
@@ -230,8 +231,15 @@ impl Thread {
     }
 
     /// Nanoseconds of the process's clock; it never runs backwards.
+    #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
-        nanos(self.origin.elapsed())
+        self.clock.now_ns()
+    }
+
+    /// What the clock showed when this thread last read it, which it does at every request, for every
+    /// answer of a pod and whenever it wakes: good enough for deadlines of seconds.
+    pub(crate) const fn last_ns(&self) -> u64 {
+        self.clock.last_ns()
     }
 
     /// The same as nanoseconds since the epoch, by the wall clock as it was at start: a wall clock
@@ -272,9 +280,14 @@ impl Thread {
         self.random.borrow_mut().next()
     }
 
-    /// A new execution of this thread.
+    /// A new execution of this thread, which is kept.
     pub(crate) fn new_id(&self) -> ExecutionId {
-        ExecutionId::new(self.random(), self.index)
+        ExecutionId::new(self.random(), self.index, 0)
+    }
+
+    /// A new execution of this thread that leaves a small record only.
+    pub(crate) fn new_plain_id(&self) -> ExecutionId {
+        ExecutionId::new(self.random(), self.index, self.executions.next_place())
     }
 
     /// The function, as clients name it.

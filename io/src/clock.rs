@@ -1,0 +1,76 @@
+//! The process's clock, as one io thread reads it: nanoseconds since the process began.
+//! It never runs backwards. Whoever needs a time to count with reads it; whoever sets a deadline of
+//! seconds takes the last reading, which is as old as the step that the thread is in.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use nix::time::{ClockId, clock_gettime};
+
+pub(crate) struct Clock {
+    /// The process's origin on the system's monotonic clock.
+    origin_ns: u64,
+    read_ns: Cell<u64>,
+}
+
+impl Clock {
+    /// A clock that counts from `origin`.
+    pub(crate) fn since(origin: Instant) -> Self {
+        // Each is too early by the time between its two readings: the latest is the best.
+        let origin_ns = (0..8)
+            .map(|_| monotonic_ns() - elapsed_ns(origin))
+            .max()
+            .expect("eight readings");
+        Self {
+            origin_ns,
+            read_ns: Cell::new(monotonic_ns() - origin_ns),
+        }
+    }
+
+    /// Reads it.
+    #[inline]
+    pub(crate) fn now_ns(&self) -> u64 {
+        let now_ns = monotonic_ns() - self.origin_ns;
+        self.read_ns.set(now_ns);
+        now_ns
+    }
+
+    /// What it showed when it was last read.
+    pub(crate) const fn last_ns(&self) -> u64 {
+        self.read_ns.get()
+    }
+}
+
+fn elapsed_ns(origin: Instant) -> u64 {
+    origin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+/// An `Instant` is this clock too, but takes its difference in seconds and nanoseconds apart.
+#[inline]
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the system has a monotonic clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn it_agrees_with_the_standard_librarys() {
+        let origin = Instant::now();
+        let clock = Clock::since(origin);
+        std::thread::sleep(Duration::from_millis(2));
+        let before = elapsed_ns(origin);
+        let now = clock.now_ns();
+        let after = elapsed_ns(origin);
+        // However long the machine was busy between two readings.
+        let apart = Duration::from_secs(1).as_nanos() as u64;
+        assert!(
+            now + apart >= before && now <= after + apart,
+            "{before} {now} {after}"
+        );
+        assert_eq!(clock.last_ns(), now);
+    }
+}
