@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::io::{AsyncReadRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 use nanofaas_core::ticket::CallRef;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -22,6 +22,7 @@ use crate::function_api;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Client, Entrant, Manner};
+use crate::outgoing::send_all;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
 use crate::request::{Head, Method, parse_head};
@@ -415,12 +416,16 @@ async fn send(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>, bytes: Vec<u8>
     if bytes.is_empty() {
         return true;
     }
-    conn.alarm.set(conn.thread.last_ns() + WRITE_NS_MAX);
-    let mut writing = pin!(write.write_all(bytes));
+    let mut sending = pin!(send_all(&conn.thread, conn.fd, write, bytes));
+    let mut waits = false;
     let sent = std::future::poll_fn(|cx| {
-        if let Poll::Ready((wrote, bytes)) = writing.as_mut().poll(cx) {
+        if let Poll::Ready((sent, bytes)) = sending.as_mut().poll(cx) {
             conn.thread.buffers.give(bytes);
-            return Poll::Ready(wrote.is_ok());
+            return Poll::Ready(sent.is_ok());
+        }
+        if !waits {
+            waits = true;
+            conn.alarm.set(conn.thread.last_ns() + WRITE_NS_MAX);
         }
         conn.alarm.poll(cx).map(|()| false)
     })

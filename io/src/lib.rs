@@ -20,6 +20,7 @@ mod local;
 mod reply;
 
 mod incoming;
+mod outgoing;
 mod output;
 pub mod answer;
 pub mod head;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf};
+use monoio::io::{AsyncReadRent, OwnedReadHalf, OwnedWriteHalf};
 use monoio::io::{Split, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use nanofaas_core::message::PodAddress;
@@ -26,6 +26,7 @@ use crate::buffers::SMALL;
 use crate::call::{Attempt, Call, Cut, cut_off};
 use crate::chunked::{Chunked, Progress};
 use crate::head::HeadScan;
+use crate::outgoing::{Unsent, send_all};
 use crate::output::Output;
 use crate::pods::Owner;
 use crate::reply::number;
@@ -44,39 +45,11 @@ enum WriteHalf {
 }
 
 impl WriteHalf {
-    /// Writes all of `bytes`. An error says whether nothing at all was taken.
-    async fn write_all(&mut self, bytes: Vec<u8>) -> (Result<(), Unsent>, Vec<u8>) {
+    async fn send_all(&mut self, fd: RawFd, bytes: Vec<u8>) -> (Result<(), Unsent>, Vec<u8>) {
         match self {
-            Self::Tcp(half) => write_all(half, bytes).await,
-            Self::Unix(half) => write_all(half, bytes).await,
+            Self::Tcp(half) => send_all(fd, half, bytes).await,
+            Self::Unix(half) => send_all(fd, half, bytes).await,
         }
-    }
-}
-
-struct Unsent {
-    nothing: bool,
-    why: std::io::Error,
-}
-
-async fn write_all<W: AsyncWriteRent>(
-    half: &mut W,
-    bytes: Vec<u8>,
-) -> (Result<(), Unsent>, Vec<u8>) {
-    let length = bytes.len();
-    let (wrote, bytes) = half.write(bytes).await;
-    match wrote {
-        Ok(n) if n == length => (Ok(()), bytes),
-        Ok(n) => {
-            use monoio::buf::IoBuf;
-            // Boxed: hardly any request needs it, and every one would carry its room.
-            let (rest, slice) = Box::pin(half.write_all(bytes.slice(n..))).await;
-            let sent = rest.map(|_| ()).map_err(|why| Unsent {
-                nothing: false,
-                why,
-            });
-            (sent, slice.into_inner())
-        }
-        Err(why) => (Err(Unsent { nothing: true, why }), bytes),
     }
 }
 
@@ -280,7 +253,10 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     };
     connection.shared.busy.set(true);
     let request = write_request(call, deadline_ns);
-    let (sent, request) = connection.write.write_all(request).await;
+    let (sent, request) = connection
+        .write
+        .send_all(thread, connection.shared.fd, request)
+        .await;
     thread.buffers.give(request);
     if let Err(Unsent { nothing, why }) = sent {
         let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
