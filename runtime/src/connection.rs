@@ -202,10 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn fill(&mut self) -> Result<(), Gone> {
-        match read_more(&mut self.stream, &mut self.buffer).await? {
-            0 => Err(Gone),
-            _ => Ok(()),
-        }
+        let count = read_more(&mut self.stream, &mut self.buffer).await?;
+        (count > 0).then_some(()).ok_or(Gone)
     }
 
     /// `fill` between two requests.
@@ -232,10 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Pending
         })
         .await?;
-        match count {
-            0 => Err(Gone),
-            _ => Ok(()),
-        }
+        (count > 0).then_some(()).ok_or(Gone)
     }
 
     // --- what was asked ---
