@@ -117,7 +117,7 @@ impl Client {
         self.next = self.following();
         if self.arrivals.is_none() {
             for client in 0..self.pending.len() {
-                self.draw(client);
+                self.draw(client, self.now_ns());
             }
         }
         loop {
@@ -200,8 +200,8 @@ impl Client {
     }
 
     /// Closed loop: the next request of a client, sent as soon as its connection is idle.
-    fn draw(&mut self, client: usize) {
-        if self.now_ns() >= self.end_ns {
+    fn draw(&mut self, client: usize, now_ns: u64) {
+        if now_ns >= self.end_ns {
             return;
         }
         let call = self.plan.draw();
@@ -217,7 +217,7 @@ impl Client {
         let connection = &mut self.pool.connections[index];
         connection.out.clear();
         self.plan.write(call, &mut connection.out);
-        let sent_ns = self.start.elapsed().as_nanos() as u64;
+        let sent_ns = self.now_ns();
         let intended_ns = intended_ns.unwrap_or(sent_ns);
         self.flights[index] = Some(Flight {
             call,
@@ -277,7 +277,7 @@ impl Client {
             self.pool.connections[index].state = State::Idle;
             self.ready(index);
         }
-        self.follow(index);
+        self.follow(index, now_ns);
     }
 
     /// The request on this connection ends without an answer, and the connection with it.
@@ -290,7 +290,7 @@ impl Client {
             self.tally.unasked += 1;
         }
         self.pool.rest(index, now_ns + REST_NS);
-        self.follow(index);
+        self.follow(index, now_ns);
     }
 
     fn land(&mut self, index: usize) -> Option<Flight> {
@@ -299,12 +299,12 @@ impl Client {
         flight
     }
 
-    /// Closed loop: a client whose request has ended makes its next one.
-    fn follow(&mut self, index: usize) {
+    /// Closed loop: a client whose request has ended just now makes its next one.
+    fn follow(&mut self, index: usize, now_ns: u64) {
         if self.arrivals.is_none() {
             let client = self.pool.client_at(index);
             if self.pending[client].is_none() {
-                self.draw(client);
+                self.draw(client, now_ns);
             }
         }
     }

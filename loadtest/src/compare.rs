@@ -8,13 +8,14 @@ use hdrhistogram::Histogram;
 
 use crate::comparison::{Comparison, Dropped, Part, Round, Taker};
 use crate::contender::Contender;
+use crate::cpu::{Counter, Cpu};
 use crate::figures::{self, Growth};
 use crate::load::Arrivals;
 use crate::report::Report;
-use crate::run::{self, Run, Setting};
-use crate::scenario::{Capacity, Entry, Scenario};
+use crate::run::{self, Setting};
+use crate::scenario::{Capacity, Entry, Measure, Scenario};
 use crate::stage::{Places, Stage};
-use crate::{cores, show, tally};
+use crate::{cores, first, show, tally};
 
 /// How a comparison is made, beside what its file says.
 #[derive(Clone, Debug)]
@@ -31,6 +32,13 @@ struct Player<'a> {
     contender: Contender,
     /// Over all kept rounds.
     latency: Histogram<u64>,
+}
+
+/// One contender in one round.
+struct Turn {
+    part: Part,
+    latency: Histogram<u64>,
+    cpu: Cpu,
 }
 
 pub(crate) fn compare(
@@ -58,6 +66,12 @@ pub(crate) fn compare(
             .scenario
             .offer(&Arrivals::Poisson(per_s * capacity.share))?;
         capacity_per_s = Some(per_s);
+    }
+    if scenario.measure == Measure::FirstAnswer {
+        // What one start leaves to the next, such as compiled byte code, is there for all rounds.
+        for player in &players {
+            theatre.turn(0, player)?;
+        }
     }
     let mut comparison = Comparison::begin(&theatre.scenario, capacity_per_s, &conduct.places.root);
     while comparison.rounds.len() < scenario.rounds {
@@ -101,11 +115,11 @@ impl Theatre<'_> {
         }
         let shift = number / 2 % players.len().max(1);
         order.rotate_left(shift);
-        let mut parts: Vec<Option<(Part, Histogram<u64>)>> = vec![None; players.len()];
+        let mut turns: Vec<Option<Turn>> = players.iter().map(|_| None).collect();
         for at in order {
             let player = &players[at];
-            let (part, run) = self.turn(number, player)?;
-            if let Some(reason) = self.disturbance(&run)
+            let turn = self.turn(number, player)?;
+            if let Some(reason) = self.disturbance(&turn.cpu)
                 && !self.conduct.keep_disturbed
             {
                 let reason = format!("{}: {reason}", player.entry.name);
@@ -114,22 +128,48 @@ impl Theatre<'_> {
                     reason,
                 }));
             }
-            parts[at] = Some((part, run.tally.latency));
+            turns[at] = Some(turn);
         }
         let mut round = Round::default();
-        for (player, (part, latency)) in players.iter_mut().zip(parts.into_iter().flatten()) {
-            player.latency += latency;
-            round.parts.insert(player.entry.name.clone(), part);
+        for (player, turn) in players.iter_mut().zip(turns.into_iter().flatten()) {
+            player.latency += turn.latency;
+            round.parts.insert(player.entry.name.clone(), turn.part);
         }
         round.add_what_proxies_add(self.scenario.direct.as_deref());
         Ok(Ok(round))
     }
 
-    /// One contender in one round.
-    fn turn(&self, number: usize, player: &Player<'_>) -> Result<(Part, Run), String> {
+    fn turn(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
+        let turn = match self.scenario.measure {
+            Measure::Load => self.bear_load(number, player),
+            Measure::FirstAnswer => self.answer_first(number, player),
+        };
+        turn.map_err(|fault| format!("{}: {fault}", player.entry.name))
+    }
+
+    fn answer_first(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
         let entry = player.entry;
-        let named = |fault: String| format!("{}: {fault}", entry.name);
-        let stage = self.stage(player).map_err(named)?;
+        let begin = Counter::read_all(&[]);
+        let stage = self.stage(player)?;
+        let load = self.scenario.load(entry, stage.url.clone())?;
+        let target = load.targets.into_iter().next().unwrap_or_default();
+        let took = first::answer(&stage, target)?;
+        let cpu = begin.until(&Counter::read_all(&stage.watched()));
+        let took_ns = took.as_nanos() as u64;
+        let shown = show::duration(took_ns as f64);
+        self.say(&format!("{} {}: {shown}", number + 1, entry.name));
+        let mut latency = tally::histogram();
+        latency.saturating_record(took_ns);
+        Ok(Turn {
+            part: Part::of_first_answer(took),
+            latency,
+            cpu,
+        })
+    }
+
+    fn bear_load(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
+        let entry = player.entry;
+        let stage = self.stage(player)?;
         let load = self.scenario.load(entry, stage.url.clone())?;
         let before = stage.memory().bytes;
         let setting = Setting {
@@ -138,8 +178,8 @@ impl Theatre<'_> {
             title: format!("{}/{} {}", number + 1, self.scenario.rounds, entry.name),
             ..Setting::default()
         };
-        let run = run::run(&load, &setting).map_err(named)?;
-        stage.check().map_err(named)?;
+        let run = run::run(&load, &setting)?;
+        stage.check()?;
         let report = Report::new(&run);
         let memory = Growth {
             before,
@@ -155,7 +195,11 @@ impl Theatre<'_> {
             show::duration(report.latency.p99_us * 1e3),
             report.errors
         ));
-        Ok((Part::new(figures, &report), run))
+        Ok(Turn {
+            part: Part::new(figures, &report),
+            latency: run.tally.latency,
+            cpu: run.cpu,
+        })
     }
 
     /// Starts a contender, and puts this thread, whose client it will be, on the load's cores.
@@ -199,10 +243,10 @@ impl Theatre<'_> {
         Ok(report.answers_per_s)
     }
 
-    fn disturbance(&self, run: &Run) -> Option<String> {
+    fn disturbance(&self, cpu: &Cpu) -> Option<String> {
         let limits = self.scenario.disturbance;
-        let percent = |cpu_s: f64| cpu_s / run.cpu.length_s.max(1e-9) * 100.0;
-        let (steal, foreign) = (percent(run.cpu.steal_s), percent(run.cpu.foreign_s()));
+        let percent = |cpu_s: f64| cpu_s / cpu.length_s.max(1e-9) * 100.0;
+        let (steal, foreign) = (percent(cpu.steal_s), percent(cpu.foreign_s()));
         if steal > limits.steal_percent {
             Some(format!("the hypervisor took {steal:.0} % of a core"))
         } else if foreign > limits.foreign_percent {

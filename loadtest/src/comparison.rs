@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -85,6 +86,16 @@ impl Part {
             cpu,
             statuses: report.statuses.clone(),
             faults: report.faults.clone(),
+        }
+    }
+
+    /// Of a turn that was one request.
+    pub(crate) fn of_first_answer(took: Duration) -> Self {
+        Self {
+            figures: Figures::from([(Figure::FirstAnswerUs, took.as_secs_f64() * 1e6)]),
+            cpu: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            faults: BTreeMap::new(),
         }
     }
 }

@@ -50,21 +50,18 @@ pub(crate) fn html(comparison: &Comparison) -> String {
             .iter()
             .map(|found| by_goal(comparison, found)),
     );
-    plots.extend([
-        by_round(
-            comparison,
-            Figure::AnswersPerS,
-            Unit::Rate,
-            "answers per second",
-        ),
-        by_round(comparison, Figure::P50Us, Unit::Time, "median latency"),
-        by_round(
-            comparison,
-            Figure::CpuUsPerAnswer,
-            Unit::Time,
-            "CPU of its processes",
-        ),
-    ]);
+    let by_rounds = [
+        (Figure::AnswersPerS, Unit::Rate, "answers per second"),
+        (Figure::P50Us, Unit::Time, "median latency"),
+        (Figure::CpuUsPerAnswer, Unit::Time, "CPU of its processes"),
+        (Figure::FirstAnswerUs, Unit::Time, "time to it"),
+    ];
+    plots.extend(
+        by_rounds
+            .into_iter()
+            .filter(|(figure, ..)| is_measured(comparison, *figure))
+            .map(|(figure, unit, label)| by_round(comparison, figure, unit, label)),
+    );
     page.plots(&plots);
     let takers = comparison.takers.iter();
     page.list(
@@ -98,15 +95,15 @@ fn about(comparison: &Comparison) -> String {
     text.trim().to_owned()
 }
 
+fn is_measured(comparison: &Comparison, figure: Figure) -> bool {
+    let mut takers = comparison.takers.iter();
+    takers.any(|taker| taker.figures.contains_key(&figure))
+}
+
 fn tables(comparison: &Comparison) -> Vec<Rows> {
     let figures: Vec<Figure> = Figure::SHOWN
         .into_iter()
-        .filter(|figure| {
-            comparison
-                .takers
-                .iter()
-                .any(|taker| taker.figures.contains_key(figure))
-        })
+        .filter(|figure| is_measured(comparison, *figure))
         .collect();
     let columns = || {
         let names = figures.iter().map(|figure| figure.name());

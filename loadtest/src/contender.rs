@@ -44,8 +44,10 @@ pub(crate) struct Process {
     /// A variable whose value is empty is not set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
-    /// Answers 2xx as soon as the process is ready.
-    pub(crate) ready: String,
+    /// Answers 2xx as soon as the process is ready. Where it is left out nobody waits, and a first
+    /// answer is counted from the start of this process.
+    #[serde(default)]
+    pub(crate) ready: Option<String>,
     /// Its CPU and memory are the contender's.
     #[serde(default)]
     pub(crate) measured: bool,

@@ -66,11 +66,12 @@ impl Counter {
             machine_s: end.machine.busy_s - self.machine.busy_s,
             steal_s: end.machine.steal_s - self.machine.steal_s,
             load_s: end.load_s - self.load_s,
-            watched_s: self
+            watched_s: end
                 .watched_s
                 .iter()
-                .zip(&end.watched_s)
-                .map(|(begin, end)| (end - begin).max(0.0))
+                .enumerate()
+                // Whoever was not there yet had used nothing.
+                .map(|(at, end)| (end - self.watched_s.get(at).unwrap_or(&0.0)).max(0.0))
                 .collect(),
             others_s: (end.others_s - self.others_s).max(0.0),
         }

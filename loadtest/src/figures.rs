@@ -20,6 +20,9 @@ pub(crate) enum Figure {
     P50Us,
     P99Us,
     MeanUs,
+    /// From the start of a process, or from the call, until the only answer: of comparisons that
+    /// measure it.
+    FirstAnswerUs,
     /// What the median is above that of the direct call.
     AddedP50Us,
     /// Of the most frequent status that was not expected.
@@ -35,12 +38,13 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
-    pub(crate) const SHOWN: [Self; 8] = [
+    pub(crate) const SHOWN: [Self; 9] = [
         Self::AnswersPerS,
         Self::AnswersPerCoreS,
         Self::CpuUsPerAnswer,
         Self::P50Us,
         Self::P99Us,
+        Self::FirstAnswerUs,
         Self::AddedP50Us,
         Self::RefusedP99Us,
         Self::MemoryMib,
@@ -54,6 +58,7 @@ impl Figure {
             Self::P50Us => "p50",
             Self::P99Us => "p99",
             Self::MeanUs => "mean",
+            Self::FirstAnswerUs => "first answer",
             Self::AddedP50Us => "p50 added",
             Self::RefusedP99Us => "p99 of refusals",
             Self::Errors => "errors",
@@ -69,9 +74,12 @@ impl Figure {
         match self {
             Self::AnswersPerS | Self::AnswersPerCoreS => "answers per second",
             Self::CpuUsPerAnswer => "CPU (µs)",
-            Self::P50Us | Self::P99Us | Self::MeanUs | Self::AddedP50Us | Self::RefusedP99Us => {
-                "latency (µs)"
-            }
+            Self::P50Us
+            | Self::P99Us
+            | Self::MeanUs
+            | Self::FirstAnswerUs
+            | Self::AddedP50Us
+            | Self::RefusedP99Us => "latency (µs)",
             Self::Errors => "requests",
             Self::CpuCores | Self::LoadCores => "CPU (cores)",
             Self::MemoryMib | Self::MemoryGrowthMib => "memory (MiB)",
@@ -86,6 +94,7 @@ impl Figure {
             | Self::P50Us
             | Self::P99Us
             | Self::MeanUs
+            | Self::FirstAnswerUs
             | Self::AddedP50Us
             | Self::RefusedP99Us => show::duration(value * 1e3),
             Self::Errors | Self::CpuCores | Self::LoadCores => show::digits(value),

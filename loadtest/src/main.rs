@@ -37,6 +37,7 @@ mod variables;
 mod stage;
 mod process;
 mod ask;
+mod first;
 mod figures;
 mod comparison;
 mod comparison_view;

@@ -129,7 +129,8 @@ impl Report {
             }
         };
         let cores = |cpu_s: f64| cpu_s / run.cpu.length_s.max(1e-9);
-        let targets = run.load.targets.iter().zip(&tally.by_target);
+        let targets = run.load.targets.iter().enumerate();
+        let targets = targets.map(|(at, target)| (target, tally.of_target(at)));
         let watched = run.watched.iter().zip(&run.cpu.watched_s);
         Self {
             tool: concat!("nanofaas-loadtest ", env!("CARGO_PKG_VERSION")),

@@ -22,6 +22,8 @@ pub(crate) struct Scenario {
     pub(crate) about: String,
     #[serde(default = "usual_rounds")]
     pub(crate) rounds: usize,
+    #[serde(default)]
+    pub(crate) measure: Measure,
     /// Cores of the load generator (`load`) and of each process, by its name.
     #[serde(default)]
     pub(crate) cores: BTreeMap<String, Vec<usize>>,
@@ -48,6 +50,17 @@ pub(crate) struct Scenario {
 
 fn usual_rounds() -> usize {
     5
+}
+
+/// What one contender does in one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Measure {
+    /// Bears the load.
+    #[default]
+    Load,
+    /// Answers one request, its first.
+    FirstAnswer,
 }
 
 /// A contender as it takes part here.

@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     pub(crate) url: String,
     /// From the start of each process until it was ready.
     pub(crate) ready_after: Vec<Duration>,
+    /// When the first process started that nobody waited for.
+    pub(crate) unawaited: Option<Instant>,
     // Last, so that the processes are gone when it goes.
     _folder: Folder,
 }
@@ -83,6 +85,7 @@ impl Stage {
                 .collect(),
             url: variables.fill(&contender.url)?,
             ready_after: Vec::new(),
+            unawaited: None,
             _folder: folder,
         };
         for process in &contender.processes {
@@ -108,7 +111,7 @@ impl Stage {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self._folder.0);
         // A variable of this shell must not set up a server of a comparison.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("NANOFAAS_")) {
+        for (name, _) in std::env::vars().filter(|(name, _)| sets_up(name)) {
             command.env_remove(name);
         }
         for (name, value) in &process.environment {
@@ -117,16 +120,14 @@ impl Stage {
                 command.env(name, value);
             }
         }
-        let ready = variables.fill(&process.ready)?;
+        let ready = process.ready.as_deref();
+        let ready = ready.map(|url| variables.fill(url)).transpose()?;
         let begun = Instant::now();
         let server = Server::start(&process.name, command, cores, &self._folder.0)?;
-        let is_ready = ask::until_ready(&ready, begun + START_MAX, || server.is_alive())?;
-        if !is_ready {
-            return Err(format!(
-                "{} did not become ready at {ready}; its last lines:\n{}",
-                process.name,
-                server.last_words()
-            ));
+        if let Some(ready) = ready {
+            await_ready(&process.name, &server, &ready, begun + START_MAX)?;
+        } else {
+            self.unawaited.get_or_insert(begun);
         }
         self.ready_after.push(begun.elapsed());
         self.servers.push(server);
@@ -178,6 +179,21 @@ impl Drop for Stage {
     fn drop(&mut self) {
         while self.servers.pop().is_some() {}
     }
+}
+
+/// Environment that changes what nanofaas or a Python function does.
+fn sets_up(name: &str) -> bool {
+    name.starts_with("NANOFAAS_") || name.starts_with("PYTHON")
+}
+
+fn await_ready(name: &str, server: &Server, url: &str, end: Instant) -> Result<(), String> {
+    if ask::until_ready(url, end, || server.is_alive())? {
+        return Ok(());
+    }
+    let words = server.last_words();
+    Err(format!(
+        "{name} did not become ready at {url}; its last lines:\n{words}"
+    ))
 }
 
 /// Ports that were free a moment ago; all are held until the last is found, so they differ.

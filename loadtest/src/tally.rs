@@ -79,7 +79,8 @@ pub(crate) struct Tally {
     pub(crate) latency: Histogram<u64>,
     /// Of each status that was not expected.
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
-    pub(crate) by_target: Vec<Histogram<u64>>,
+    /// Empty where there is but one target: all latency is its.
+    by_target: Vec<Histogram<u64>>,
     /// From the intended time to the first byte out: the wait in this client.
     pub(crate) wait: Histogram<u64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
@@ -107,7 +108,10 @@ impl Tally {
             answered_in_span: 0,
             latency: histogram(),
             unexpected: BTreeMap::new(),
-            by_target: vec![histogram(); targets],
+            by_target: match targets {
+                1 => Vec::new(),
+                more => vec![histogram(); more],
+            },
             wait: histogram(),
             statuses: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -149,8 +153,7 @@ impl Tally {
             times.sent_ns.saturating_sub(times.intended_ns),
         );
         if expected {
-            record(&mut self.latency, latency_ns);
-            record(&mut self.by_target[target as usize], latency_ns);
+            self.lasted(target, latency_ns);
         } else {
             record(
                 self.unexpected.entry(status).or_insert_with(histogram),
@@ -169,9 +172,20 @@ impl Tally {
         *self.faults.entry(fault).or_default() += 1;
         if matches!(fault, Fault::Timeout | Fault::Unfinished) {
             let lasted_ns = times.now_ns.saturating_sub(times.intended_ns);
-            record(&mut self.latency, lasted_ns);
-            record(&mut self.by_target[target as usize], lasted_ns);
+            self.lasted(target, lasted_ns);
         }
+    }
+
+    fn lasted(&mut self, target: u32, ns: u64) {
+        record(&mut self.latency, ns);
+        if let Some(own) = self.by_target.get_mut(target as usize) {
+            record(own, ns);
+        }
+    }
+
+    /// The latency of one target.
+    pub(crate) fn of_target(&self, target: usize) -> &Histogram<u64> {
+        self.by_target.get(target).unwrap_or(&self.latency)
     }
 
     /// Closes the window where it is over.

@@ -2,6 +2,8 @@
 //! It keeps no body and never repairs: what is not HTTP/1.1 as the RFC has it is a fault. A
 //! connection feeds it what it reads.
 
+use std::mem::MaybeUninit;
+
 /// An answer that is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -177,9 +179,11 @@ impl Reader {
 
     /// The head's length and whether the answer ends with it; nothing where it is not all there.
     fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, NoAnswer> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut head = httparse::Response::new(&mut headers);
-        let length = match head.parse(bytes) {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut []);
+        let usual = httparse::ParserConfig::default();
+        let length = match usual.parse_response_with_uninit_headers(&mut head, bytes, &mut headers)
+        {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(_) => return Err(NoAnswer),

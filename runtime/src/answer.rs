@@ -1,7 +1,5 @@
 //! Writes the heads of answers. It never sends them. Called by `connection`.
 
-use std::io::Write;
-
 use crate::output::JSON;
 
 /// What an answer's head says besides its status and length.
@@ -27,29 +25,30 @@ impl Extra<'_> {
 
 /// Appends a head for a body of `length` bytes.
 pub(crate) fn put_head(out: &mut Vec<u8>, status: u16, length: usize, extra: &Extra<'_>) {
-    let reason = reason(status);
-    let content_type = extra.content_type;
-    // Writing into a Vec cannot fail.
-    let _ = write!(
-        out,
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n"
-    );
+    // Piece by piece: `write!` of the same takes four times as long.
+    let mut number = itoa::Buffer::new();
+    let mut put = |pieces: &[&str]| {
+        for piece in pieces {
+            out.extend_from_slice(piece.as_bytes());
+        }
+    };
+    put(&["HTTP/1.1 ", number.format(status), " ", reason(status)]);
+    put(&["\r\nContent-Type: ", extra.content_type]);
+    put(&["\r\nContent-Length: ", number.format(length), "\r\n"]);
     if let Some(init_ms) = extra.init_ms {
-        let _ = write!(
-            out,
-            "X-Cold-Start: true\r\nX-Init-Duration-Ms: {init_ms}\r\n"
-        );
+        put(&["X-Cold-Start: true\r\nX-Init-Duration-Ms: "]);
+        put(&[number.format(init_ms), "\r\n"]);
     }
     if extra.not_started {
-        out.extend_from_slice(b"X-Not-Started: true\r\n");
+        put(&["X-Not-Started: true\r\n"]);
     }
     if let Some(allow) = extra.allow {
-        let _ = write!(out, "Allow: {allow}\r\n");
+        put(&["Allow: ", allow, "\r\n"]);
     }
     if extra.close {
-        out.extend_from_slice(b"Connection: close\r\n");
+        put(&["Connection: close\r\n"]);
     }
-    out.extend_from_slice(b"\r\n");
+    put(&["\r\n"]);
 }
 
 fn reason(status: u16) -> &'static str {

@@ -119,18 +119,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn request(&mut self) -> Result<Request, Stop> {
         let head = self.head().await?;
-        let until = tokio::time::Instant::now() + BODY_WAIT;
         let bytes = match head.framing {
             Framing::Length(length) => {
                 let whole = head.len + length;
                 if self.buffer.len() < whole {
-                    let rest = timeout_at(until, self.read_to(whole, &head));
+                    let rest = timeout(BODY_WAIT, self.read_to(whole, &head));
                     rest.await.map_err(|_| Gone)??;
                 }
                 self.take(whole)
             }
             Framing::Chunked => {
-                let body = timeout_at(until, self.chunked_body(&head));
+                let body = timeout(BODY_WAIT, self.chunked_body(&head));
                 body.await.map_err(|_| Gone)??
             }
         };
@@ -203,10 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn fill(&mut self) -> Result<(), Gone> {
-        match read_more(&mut self.stream, &mut self.buffer).await? {
-            0 => Err(Gone),
-            _ => Ok(()),
-        }
+        let count = read_more(&mut self.stream, &mut self.buffer).await?;
+        (count > 0).then_some(()).ok_or(Gone)
     }
 
     /// `fill` between two requests.
@@ -233,10 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Pending
         })
         .await?;
-        match count {
-            0 => Err(Gone),
-            _ => Ok(()),
-        }
+        (count > 0).then_some(()).ok_or(Gone)
     }
 
     // --- what was asked ---
@@ -451,7 +445,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         } else {
             body
         };
-        let written = write_both(&mut self.stream, &self.out, rest);
+        let mut written = pin!(write_both(&mut self.stream, &self.out, rest));
+        // As a rule the socket takes it all at once, and that costs no timer.
+        if let Poll::Ready(result) = poll_fn(|task| Poll::Ready(written.as_mut().poll(task))).await
+        {
+            return Ok(result?);
+        }
         timeout(WRITE_WAIT, written).await.map_err(|_| Gone)??;
         Ok(())
     }

@@ -69,7 +69,7 @@ impl Output {
     /// The content type fits into one line of a head.
     pub(crate) fn check(self) -> Result<Self, Error> {
         let sound = |byte: u8| byte == b'\t' || (0x20..0x7f).contains(&byte);
-        if self.content_type.bytes().all(sound) {
+        if self.content_type == JSON || self.content_type.bytes().all(sound) {
             return Ok(self);
         }
         let message = format!("{:?} is no content type", self.content_type);

@@ -7,3 +7,4 @@ mod truth;
 mod faults;
 mod shapes;
 mod turns;
+mod first;

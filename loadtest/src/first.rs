@@ -1,0 +1,44 @@
+//! A contender's first answer: from the start of a process that nobody waited for, or from the call
+//! where all processes are ready.
+//! It makes no load: one request, asked until somebody listens. Comparisons take one in each turn.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::ask::{self, Line};
+use crate::load::Target;
+use crate::stage::Stage;
+
+/// How long what is ready may settle before it is called.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Between two attempts to reach a process that starts: short against any start.
+const PAUSE: Duration = Duration::from_micros(200);
+/// How long a process may take until somebody listens.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How long it took. An answer that is not 2xx is a fault.
+pub(crate) fn answer(stage: &Stage, target: Target) -> Result<Duration, String> {
+    let url = target.url.clone();
+    let named = |fault: std::io::Error| format!("{url}: {fault}");
+    let (address, request) = ask::request(target)?;
+    let (begun, (status, text)) = if let Some(begun) = stage.unawaited {
+        let ask = || Line::open(&address).and_then(|mut line| line.ask(&request, false));
+        let mut answer = ask();
+        while answer.is_err() && begun.elapsed() < START_MAX {
+            stage.check()?;
+            sleep(PAUSE);
+            answer = ask();
+        }
+        (begun, answer.map_err(named)?)
+    } else {
+        sleep(SETTLE);
+        let mut line = Line::open(&address).map_err(named)?;
+        let begun = Instant::now();
+        (begun, line.ask(&request, false).map_err(named)?)
+    };
+    let took = begun.elapsed();
+    if !(200..300).contains(&status) {
+        return Err(format!("{url}: {}", String::from_utf8_lossy(&text)));
+    }
+    Ok(took)
+}
