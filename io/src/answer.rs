@@ -6,7 +6,12 @@
 use std::mem::MaybeUninit;
 
 use crate::field;
-use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, Span};
+use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
+use crate::lines;
+use crate::scan;
+
+/// The place after `HTTP/1.1 200`.
+const STATUS_END: usize = 12;
 
 /// Where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,38 @@ pub struct AnswerHead {
 /// The answer's head at the start of `bytes`, or none while it is not there whole. Hand the same
 /// `scan` in again with more bytes, and a new one after an interim answer.
 pub fn parse_answer(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHead>, Fault> {
+    if *scan == HeadScan::default()
+        && let Some(head) = plain(bytes)
+    {
+        return Ok(Some(head));
+    }
+    careful(bytes, scan)
+}
+
+/// A head that came whole and has nothing unusual in it, by `lines`.
+fn plain(bytes: &[u8]) -> Option<AnswerHead> {
+    let status = match bytes.strip_prefix(b"HTTP/1.1 ")? {
+        [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => [a, b, c],
+        _ => return None,
+    };
+    let status = status
+        .into_iter()
+        .fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
+    let end = scan::first::<scan::Control>(bytes, STATUS_END);
+    if end > START_LINE_MAX || bytes.get(end..end + 2)? != b"\r\n" {
+        return None;
+    }
+    let mut head = AnswerHead::new(status);
+    let mut ending = Ending::default();
+    let end = lines::headers(bytes, end + 2, |name, value| {
+        head.take(bytes, name, value, &mut ending).ok()
+    })?;
+    head.settle(end, 1, &ending).ok()?;
+    Some(head)
+}
+
+/// Any head: line discipline, httparse, and the headers that mean something.
+fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHead>, Fault> {
     let end = scan.end(bytes, false).map_err(|fault| match fault {
         Fault::TargetTooLong => Fault::Malformed("the status line is over 8 KiB"),
         fault => fault,
@@ -67,27 +104,12 @@ pub fn parse_answer(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHe
             "the answer's status must be from 100 to 599",
         ));
     };
-    if status == 101 {
-        return Err(Fault::Malformed(
-            "the pod switched protocols, which nobody asked for",
-        ));
-    }
-    let mut head = AnswerHead {
-        len: end,
-        status,
-        body: AnswerBody::None,
-        keep_alive: false,
-        content_type: None,
-        cold_start: false,
-        init_duration_ms: None,
-        not_started: false,
-    };
+    let mut head = AnswerHead::new(status);
     let mut ending = Ending::default();
     for header in response.headers.iter() {
-        head.take(bytes, header, &mut ending)?;
+        head.take(bytes, header.name.as_bytes(), header.value, &mut ending)?;
     }
-    head.body = body_of(status, ending.framing(minor)?)?;
-    head.keep_alive = ending.keep_alive(minor) && head.body != AnswerBody::UntilClose;
+    head.settle(end, minor, &ending)?;
     Ok(Some(head))
 }
 
@@ -102,13 +124,39 @@ fn body_of(status: u16, framing: Framing) -> Result<AnswerBody, Fault> {
 }
 
 impl AnswerHead {
+    const fn new(status: u16) -> Self {
+        Self {
+            len: 0,
+            status,
+            body: AnswerBody::None,
+            keep_alive: false,
+            content_type: None,
+            cold_start: false,
+            init_duration_ms: None,
+            not_started: false,
+        }
+    }
+
+    /// What all headers together say of a head of `len` bytes.
+    fn settle(&mut self, len: usize, minor: u8, ending: &Ending) -> Result<(), Fault> {
+        if self.status == 101 {
+            return Err(Fault::Malformed(
+                "the pod switched protocols, which nobody asked for",
+            ));
+        }
+        self.len = len;
+        self.body = body_of(self.status, ending.framing(minor)?)?;
+        self.keep_alive = ending.keep_alive(minor) && self.body != AnswerBody::UntilClose;
+        Ok(())
+    }
+
     fn take(
         &mut self,
         bytes: &[u8],
-        header: &httparse::Header<'_>,
+        name: &[u8],
+        value: &[u8],
         ending: &mut Ending,
     ) -> Result<(), Fault> {
-        let (name, value) = (header.name.as_bytes(), header.value);
         match (name.len(), name[0] | 0x20) {
             (10, b'c') if field::is_named(name, b"connection") => ending.connection(value),
             (14, b'c') if field::is_named(name, b"content-length") => {
@@ -148,7 +196,6 @@ fn says_true(value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::START_LINE_MAX;
 
     fn parse(text: &str) -> Result<AnswerHead, Fault> {
         parse_answer(text.as_bytes(), &mut HeadScan::default())

@@ -147,6 +147,13 @@ pub fn parse_prefer(value: &[u8]) -> Prefer {
 }
 
 impl Prefer {
+    /// Nothing is preferred.
+    pub(crate) const NONE: Self = Self {
+        respond_async: false,
+        wait_s: None,
+        wait_seen: false,
+    };
+
     /// Several headers are read as one list.
     pub(crate) fn add(&mut self, value: &[u8]) {
         let mut rest = value;

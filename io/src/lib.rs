@@ -24,6 +24,7 @@ mod outgoing;
 mod output;
 pub mod answer;
 pub mod head;
+mod lines;
 pub mod field;
 pub mod chunked;
 pub mod json;

@@ -45,10 +45,15 @@ enum WriteHalf {
 }
 
 impl WriteHalf {
-    async fn send_all(&mut self, fd: RawFd, bytes: Vec<u8>) -> (Result<(), Unsent>, Vec<u8>) {
+    async fn send_all(
+        &mut self,
+        thread: &Thread,
+        fd: RawFd,
+        bytes: Vec<u8>,
+    ) -> (Result<(), Unsent>, Vec<u8>) {
         match self {
-            Self::Tcp(half) => send_all(fd, half, bytes).await,
-            Self::Unix(half) => send_all(fd, half, bytes).await,
+            Self::Tcp(half) => send_all(thread, fd, half, bytes).await,
+            Self::Unix(half) => send_all(thread, fd, half, bytes).await,
         }
     }
 }

@@ -32,6 +32,21 @@ impl Stop for Control {
     }
 }
 
+/// What ends a word: white space, or a control character.
+pub(crate) struct WordEnd;
+
+impl Stop for WordEnd {
+    #[inline(always)]
+    fn in_word(word: u64) -> u64 {
+        below(word, b'!') | equal(word, 0x7f)
+    }
+
+    #[inline(always)]
+    fn is(byte: u8) -> bool {
+        (byte < b'!') | (byte == 0x7f)
+    }
+}
+
 /// What a JSON string cannot simply run over: its end, an escape, a control character.
 pub(crate) struct RunEnd;
 
@@ -146,6 +161,7 @@ mod tests {
     #[test]
     fn finds_the_first_stop_at_every_place_and_length() {
         finds::<Control>();
+        finds::<WordEnd>();
         finds::<RunEnd>();
         finds::<Foreign>();
         finds::<PathEnd>();
@@ -173,6 +189,7 @@ mod tests {
     #[test]
     fn stops_on_exactly_the_bytes_meant_whatever_stands_around_them() {
         stops_on::<Control>(|byte| byte.is_ascii_control());
+        stops_on::<WordEnd>(|byte| byte.is_ascii_control() || byte == b' ');
         stops_on::<RunEnd>(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'));
         stops_on::<Foreign>(|byte| byte == b'#' || !byte.is_ascii());
         stops_on::<PathEnd>(|byte| matches!(byte, b'#' | b'?') || !byte.is_ascii());
