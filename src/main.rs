@@ -21,9 +21,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// A function-as-a-service platform in one small, very fast process
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas", version, args_override_self = true)]

@@ -12,6 +12,7 @@ use nix::sys::socket::{
 };
 
 use crate::client::{self, Port};
+use crate::rooms::Rooms;
 use crate::start::StartError;
 use crate::thread::{Phase, Thread};
 
@@ -68,6 +69,7 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
 /// Accepts connections until the thread stops.
 pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
     let listener = TcpListener::from_std(listener).expect("a listener is a socket");
+    let rooms = Rc::new(Rooms::default());
     let alarm = thread.alarms.alarm();
     let mut paused = false;
     loop {
@@ -78,7 +80,9 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
                     tracing::info!("accepting connections again");
                 }
                 let _ = stream.set_nodelay(true);
-                monoio::spawn(client::serve(thread.clone(), stream, port));
+                let rooms = rooms.clone();
+                let serving = client::serve(thread.clone(), stream, port, rooms, client::answer);
+                monoio::spawn(serving);
             }
             Err(error) => {
                 // Out of descriptors, mostly: whoever waits in the backlog waits a little longer.

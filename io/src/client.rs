@@ -26,6 +26,7 @@ use crate::outgoing::send_all;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
 use crate::request::{Head, Method, parse_head};
+use crate::rooms::Rooms;
 use crate::route::{Route, Verb, route};
 use crate::thread::{Phase, Thread};
 
@@ -55,7 +56,7 @@ pub(crate) enum Port {
 }
 
 /// What the reading and the serving half share.
-struct Conn {
+pub(crate) struct Conn {
     thread: Rc<Thread>,
     port: Port,
     fd: RawFd,
@@ -89,12 +90,18 @@ impl Client for Conn {
     }
 }
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, port: Port) {
+/// Serves a connection to its end; `answer` answers each request, in a room.
+pub(crate) async fn serve<F: Future<Output = Answered>>(
+    thread: Rc<Thread>,
+    stream: TcpStream,
+    port: Port,
+    rooms: Rc<Rooms<F>>,
+    answer: impl Fn(Rc<Conn>, OwnedWriteHalf<TcpStream>, Head, u64) -> F,
+) {
     let loopback = stream
         .local_addr()
         .is_ok_and(|address| address.ip().is_loopback());
-    let conn = Conn {
+    let conn = Rc::new(Conn {
         port,
         fd: stream.as_raw_fd(),
         pending: RefCell::default(),
@@ -106,14 +113,14 @@ pub(crate) async fn serve(thread: Rc<Thread>, stream: TcpStream, port: Port) {
         alarm: thread.alarms.alarm(),
         loopback,
         thread,
-    };
+    });
     conn.thread
         .connections
         .set(conn.thread.connections.get() + 1);
     let (read, write) = stream.into_split();
     {
         let mut reader = pin!(read_all(&conn, read));
-        let mut server = pin!(answer_and_close(&conn, write));
+        let mut server = pin!(answer_and_close(&conn, write, &rooms, answer));
         let mut reading = true;
         std::future::poll_fn(|cx| {
             loop {
@@ -374,35 +381,47 @@ enum Late {
 }
 
 /// Answers requests, and then ends the read that is still armed.
-async fn answer_and_close(conn: &Conn, mut write: OwnedWriteHalf<TcpStream>) {
-    answer_all(conn, &mut write).await;
+async fn answer_and_close<F: Future<Output = Answered>>(
+    conn: &Rc<Conn>,
+    mut write: OwnedWriteHalf<TcpStream>,
+    rooms: &Rooms<F>,
+    answer: impl Fn(Rc<Conn>, OwnedWriteHalf<TcpStream>, Head, u64) -> F,
+) {
+    let thread = &conn.thread;
+    let last = loop {
+        let (head, arrived_ns) = match conn.head().await {
+            Ok(found) => found,
+            Err(Stop::Quiet) => break None,
+            Err(Stop::Problem(error)) => break Some(problem(&error)),
+        };
+        thread.answering.set(thread.answering.get() + 1);
+        let answered = rooms
+            .run(|| answer(conn.clone(), write, head, arrived_ns))
+            .await;
+        write = answered.write;
+        let sent = send(conn, &mut write, answered.out).await;
+        thread.answering.set(thread.answering.get() - 1);
+        match answered.stays {
+            Stays::Yes if sent => {}
+            Stays::No if sent => {
+                Box::pin(linger(conn)).await;
+                break None;
+            }
+            Stays::Yes | Stays::No => break None,
+        }
+    };
+    if let Some(last) = last {
+        Box::pin(last_words(conn, &mut write, &last)).await;
+    }
     // While a half is still there: once both are gone, the number may be another connection's.
     let _ = shutdown(conn.fd, Shutdown::Both);
 }
 
-/// Answers requests until the connection ends.
-async fn answer_all(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>) {
-    let thread = &conn.thread;
-    let mut scratch = Vec::new();
-    loop {
-        let (head, arrived_ns) = match conn.head().await {
-            Ok(found) => found,
-            Err(Stop::Quiet) => return,
-            Err(Stop::Problem(error)) => {
-                return Box::pin(last_words(conn, write, &problem(&error))).await;
-            }
-        };
-        let mut out = thread.buffers.take(SMALL);
-        thread.answering.set(thread.answering.get() + 1);
-        let stays = answer(conn, write, &head, arrived_ns, &mut out, &mut scratch).await;
-        let sent = send(conn, write, out).await;
-        thread.answering.set(thread.answering.get() - 1);
-        match stays {
-            Stays::Yes if sent => {}
-            Stays::No if sent => return Box::pin(linger(conn)).await,
-            Stays::Yes | Stays::No => return,
-        }
-    }
+/// What became of a request: the answer, to be sent by the half that it gives back.
+pub(crate) struct Answered {
+    write: OwnedWriteHalf<TcpStream>,
+    out: Vec<u8>,
+    stays: Stays,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -465,14 +484,25 @@ async fn linger(conn: &Conn) {
     }
 }
 
-/// Routes and answers one request; the answer is in `out`.
-async fn answer(
+/// Routes and answers one request.
+pub(crate) async fn answer(
+    conn: Rc<Conn>,
+    mut write: OwnedWriteHalf<TcpStream>,
+    head: Head,
+    arrived_ns: u64,
+) -> Answered {
+    let mut out = conn.thread.buffers.take(SMALL);
+    let stays = answer_into(&conn, &mut write, &head, arrived_ns, &mut out).await;
+    Answered { write, out, stays }
+}
+
+/// The answer is in `out`.
+async fn answer_into(
     conn: &Conn,
     write: &mut OwnedWriteHalf<TcpStream>,
     head: &Head,
     arrived_ns: u64,
     out: &mut Vec<u8>,
-    scratch: &mut Vec<u8>,
 ) -> Stays {
     let thread = &conn.thread;
     let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
@@ -491,7 +521,6 @@ async fn answer(
                     alarm: &conn.alarm,
                     wire,
                     out,
-                    scratch,
                 };
                 match invoke::begin(&entrant, &mut incoming) {
                     Ok(Manner::Plain) => {

@@ -116,7 +116,6 @@ pub(crate) struct Answering<'a> {
     pub(crate) alarm: &'a Alarm,
     pub(crate) wire: Wire,
     pub(crate) out: &'a mut Vec<u8>,
-    pub(crate) scratch: &'a mut Vec<u8>,
 }
 
 impl Answering<'_> {
@@ -279,7 +278,11 @@ pub(crate) async fn plain_call(
         total_ns: now_ns.saturating_sub(entrant.arrived_ns),
         replay: false,
     }
-    .write(answering.out, answering.scratch, answering.wire);
+    .write(
+        answering.out,
+        &mut thread.scratch.borrow_mut(),
+        answering.wire,
+    );
     if let Ok(output) = finished.result {
         give_back(thread, output);
     }

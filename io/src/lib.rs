@@ -7,6 +7,7 @@ mod thread;
 
 mod accept;
 mod client;
+mod rooms;
 pub mod request;
 mod route;
 mod invoke;

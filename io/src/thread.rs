@@ -144,6 +144,8 @@ pub(crate) struct Thread {
     pub(crate) replies: Replies<nanofaas_core::message::Reply>,
     pub(crate) answers: Replies<crate::peer::Answer>,
     pub(crate) buffers: Buffers,
+    /// For bodies whose length is not known before they are written.
+    pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) tokens: Tokens,
     pub(crate) phase: Cell<Phase>,
     /// Whether the functions of the start are all known.
@@ -213,6 +215,7 @@ impl Thread {
             replies: Replies::default(),
             answers: Replies::default(),
             buffers: Buffers::default(),
+            scratch: RefCell::default(),
             tokens: parts.tokens,
             phase: Cell::new(Phase::Serving),
             begun: Cell::new(parts.config.begun),

@@ -1,0 +1,70 @@
+//! Room for requests that are being served, used again. What a request needs while it is served is
+//! several times what its connection needs while it is idle, and most connections are idle: so it does
+//! not live in the connection's own task. `accept` has one for its connections, which are its users.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+
+/// Rooms that wait to be used again.
+const KEPT: usize = 1024;
+
+pub(crate) struct Rooms<F>(RefCell<Vec<Pin<Box<Option<F>>>>>);
+
+impl<F> Default for Rooms<F> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<F: Future> Rooms<F> {
+    /// Runs what `make` makes to its end, in a room.
+    pub(crate) async fn run(&self, make: impl FnOnce() -> F) -> F::Output {
+        let spare = self.0.borrow_mut().pop();
+        let mut room = spare.unwrap_or_else(|| Box::pin(None));
+        room.set(Some(make()));
+        let output = poll_fn(|cx| {
+            let serving = room.as_mut().as_pin_mut();
+            serving.expect("it was put there").poll(cx)
+        })
+        .await;
+        room.set(None);
+        let mut spare = self.0.borrow_mut();
+        if spare.len() < KEPT {
+            spare.push(room);
+        }
+        output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    #[test]
+    fn a_room_is_used_again_and_its_guest_is_gone() {
+        let guest = std::rc::Rc::new(());
+        let make = |rooms: &Rooms<_>| {
+            let guest = guest.clone();
+            let mut running = pin!(rooms.run(|| async move {
+                let _stays = guest;
+                7
+            }));
+            running
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+        };
+        let rooms = Rooms::default();
+        let mut at = None;
+        for _ in 0..3 {
+            assert_eq!(make(&rooms), Poll::Ready(7));
+            assert_eq!(std::rc::Rc::strong_count(&guest), 1);
+            let spare = rooms.0.borrow();
+            assert_eq!(spare.len(), 1);
+            let now = std::ptr::from_ref(&*spare[0]).cast::<()>();
+            assert_eq!(*at.get_or_insert(now), now);
+        }
+    }
+}
