@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ struct Plane {
 
 impl Plane {
     fn start(seat: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_nanofaas"))
+        let mut process = Command::new(program())
             .env_clear()
             .args(FLAGS)
             .args(seat)
@@ -95,6 +96,16 @@ fn request(path: &str, body: &str) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+/// The release build, whatever the bench itself was built as: it is in `target/*/deps`.
+fn program() -> PathBuf {
+    let bench = std::env::current_exe().expect("a path");
+    let target = bench.ancestors().nth(3).map(Path::to_path_buf);
+    let program = target.unwrap_or_default().join("release/nanofaas");
+    let built = program.is_file();
+    assert!(built, "no {program:?}: cargo build --release comes first");
+    program
 }
 
 /// Where it says that it listens.

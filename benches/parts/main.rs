@@ -1,7 +1,8 @@
 //! What the parts of a call cost in time, by criterion: advice, not gates; those are
 //! `tests/counts` and `io/tests/allocations.rs`. Look at them on a machine that is quiet.
 //! Not reachable from here, since they are private to `io`: routing, admission, the reply's encoding;
-//! `hop` has them all in it. `cargo bench --bench parts`, and `./ci benches` runs each once.
+//! `hop` has them all in it. `cargo build --release && cargo bench -p nanofaas-benches` for figures;
+//! `./ci benches` runs each once, unoptimised.
 
 mod ring;
 mod parse;

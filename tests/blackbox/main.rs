@@ -28,5 +28,6 @@ mod pods;
 mod deaths;
 mod jobs;
 mod settings;
+mod unanswered;
 mod operations;
 mod robust;

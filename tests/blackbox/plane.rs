@@ -3,7 +3,8 @@
 //! small shell that holds a pipe to us ends what is left, however we went.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -103,13 +104,13 @@ pub(crate) struct Plane {
 
 /// The flags of every plane, before those of the test.
 fn flags() -> Vec<String> {
-    let mut flags = vec![
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--management",
-        "127.0.0.1:0",
-    ];
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    flags_at(any, any)
+}
+
+fn flags_at(listen: SocketAddr, management: SocketAddr) -> Vec<String> {
+    let (listen, management) = (listen.to_string(), management.to_string());
+    let mut flags = vec!["serve", "--listen", &listen, "--management", &management];
     if is_pinned() {
         flags.extend(["--io-threads", "2", "--scheduler", "pinned"]);
     } else {
@@ -118,6 +119,26 @@ fn flags() -> Vec<String> {
     let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
     flags.extend(["--io-driver".to_owned(), io_driver()]);
     flags
+}
+
+/// The process, with its log kept.
+#[track_caller]
+fn spawn(mut command: Command) -> (Child, Pid, Arc<Log>) {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+    Mourner::get().watch(pid);
+    let log = Arc::new(Log::default());
+    let (stderr, writer) = (child.stderr.take().expect("a pipe"), log.clone());
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            writer.push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    (child, pid, log)
 }
 
 impl Plane {
@@ -142,22 +163,36 @@ impl Plane {
         Self::from(command)
     }
 
+    /// Starts one for a cluster that has not answered. It does not say where it listens before that,
+    /// so it is told: on an address of its own, where nobody is given the port meanwhile.
     #[track_caller]
-    fn from(mut command: Command) -> Self {
+    pub(crate) fn start_unanswered(kubeconfig: &Path) -> Self {
+        let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
+        let [listen, management] = free.map(|free| free.local_addr().expect("an address"));
+        let mut command = program();
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
-        Mourner::get().watch(pid);
-        let log = Arc::new(Log::default());
-        let (stderr, writer) = (child.stderr.take().expect("a pipe"), log.clone());
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                writer.push(String::from_utf8_lossy(&line).into_owned());
-            }
-        });
+            .env("KUBECONFIG", kubeconfig)
+            .args(flags_at(listen, management))
+            .args(["--backend", "kubernetes", "--namespace", "default"])
+            .args(["--callback-url", "http://pods.invalid"]);
+        let (child, pid, log) = spawn(command);
+        let plane = Self {
+            child: Mutex::new(child),
+            pid,
+            listen,
+            management,
+            internal: None,
+            log,
+        };
+        for address in [listen, management] {
+            eventually("it listens", || TcpStream::connect(address).is_ok());
+        }
+        plane
+    }
+
+    #[track_caller]
+    fn from(command: Command) -> Self {
+        let (mut child, pid, log) = spawn(command);
         let Some(line) = log.wait(PATIENCE, addresses) else {
             let _ = child.kill();
             panic!("it never said where it listens: {:#?}", log.lines());

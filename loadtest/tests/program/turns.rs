@@ -11,7 +11,7 @@ use crate::tool::{Folder, program, quiet};
 
 /// A contender that takes so long, and two of them in a scenario.
 fn scenario(folder: &Folder, more: &str) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/blackbox/sleeper.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let contender = format!(
         "about: takes its time
 set: {{delay_ms: '3'}}

@@ -1,0 +1,237 @@
+//! The desk with the test in the place of io threads, scheduler and backend.
+
+use super::*;
+use crate::cold_start::WallClock;
+use crate::doorbell::Doorbell;
+use crate::limits::MESSAGES_DEPTH;
+use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
+use crate::spec::{Defaults, Platform};
+use std::task::Waker;
+use std::time::SystemTime;
+
+struct Bench {
+    desk: Desk,
+    bridge: BridgePost,
+    io: Vec<IoInbox>,
+    scheduler: Option<PinnedInbox>,
+}
+
+fn bell() -> Arc<Doorbell> {
+    Arc::new(Doorbell::new(Waker::noop().clone()))
+}
+
+fn bench(io_threads: usize) -> Bench {
+    let pairs = (0..io_threads).map(|_| IoPost::pair(bell(), io_threads > 1));
+    let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
+    let (bridge, inbox) = BridgePost::pair(bell());
+    let (post, scheduler) = if io_threads == 1 {
+        (SchedulerPost::Inline(posts[0].clone()), None)
+    } else {
+        let (post, inbox) = PinnedPost::pair(bell(), io_threads);
+        (SchedulerPost::Pinned(post), Some(inbox))
+    };
+    let registry = Registry::new(io_threads, Defaults::DEFAULT, Platform::Local);
+    let starts = ColdStarts::new(WallClock(SystemTime::UNIX_EPOCH));
+    Bench {
+        desk: Desk::new(inbox, posts, post, (registry, Home::Memory), starts),
+        bridge,
+        io,
+        scheduler,
+    }
+}
+
+fn draft(name: &str) -> Box<FunctionDraft> {
+    let json = format!(r#"{{"name":"{name}","executionMode":"LOCAL"}}"#);
+    Box::new(serde_json::from_str(&json).expect("a draft"))
+}
+
+fn to(thread: u16, token: u64) -> ReplyTo {
+    ReplyTo { thread, token }
+}
+
+fn register(bench: &Bench, name: &str, reply: ReplyTo) {
+    let request = Request::Register {
+        draft: draft(name),
+        replace: false,
+    };
+    let message = BridgeMessage::Request { request, reply };
+    assert!(bench.bridge.send(message).is_ok());
+}
+
+fn ack(bench: &Bench, version: u64) {
+    assert!(bench.bridge.send(BridgeMessage::Ack { version }).is_ok());
+}
+
+fn order(bench: &Bench, order: Order) {
+    assert!(bench.bridge.send(BridgeMessage::Order(order)).is_ok());
+}
+
+const POD: PodRef = PodRef {
+    index: 3,
+    generation: 1,
+};
+
+#[test]
+fn a_registration_is_answered_when_all_threads_have_it() {
+    let mut bench = bench(2);
+    register(&bench, "echo", to(1, 7));
+    assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+    let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+    assert!(matches!(
+        events.pop(),
+        Some(Event::LaneOpened { lane: 0, .. })
+    ));
+    for inbox in &mut bench.io {
+        assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
+    }
+    ack(&bench, 1);
+    bench.desk.pump();
+    assert!(bench.io[1].messages.pop().is_none(), "one has not said so");
+    ack(&bench, 1);
+    bench.desk.pump();
+    let Some(Message::Reply { token: 7, reply }) = bench.io[1].messages.pop() else {
+        panic!("no reply");
+    };
+    assert!(matches!(reply, Reply::Registered { created: true, .. }));
+    assert!(bench.io[0].messages.pop().is_none());
+    assert!(bench.desk.is_settled());
+}
+
+#[test]
+fn inline_the_scheduler_hears_before_the_thread_it_lives_on() {
+    let mut bench = bench(1);
+    assert_eq!(bench.desk.register(draft("echo"), false), Ok(()));
+    let refused = bench.desk.register(draft("echo"), false);
+    assert_eq!(refused, Err(Refused::Exists));
+    let messages = &mut bench.io[0].messages;
+    assert!(matches!(
+        messages.pop(),
+        Some(Message::Event(Event::LaneOpened { .. }))
+    ));
+    assert!(matches!(messages.pop(), Some(Message::Function(_))));
+    assert!(messages.pop().is_none());
+}
+
+#[test]
+fn a_lane_keeps_its_function_until_it_is_gone() {
+    let mut bench = bench(1);
+    bench.desk.register(draft("echo"), false).expect("new");
+    bench.desk.pump();
+    let remove = Request::Remove {
+        name: "echo".into(),
+    };
+    let message = BridgeMessage::Request {
+        request: remove,
+        reply: to(0, 1),
+    };
+    assert!(bench.bridge.send(message).is_ok());
+    let start = Order::Start {
+        lane: 0,
+        pod: POD,
+        wanted_ns: 5,
+    };
+    order(&bench, start);
+    let work = bench.desk.pump();
+    assert!(matches!(
+        &work[..],
+        [
+            Work::Removed { lane: 0, .. },
+            Work::Start { pod: POD, wanted_ns: 5, function },
+        ] if &**function.name() == "echo"
+    ));
+    ack(&bench, 1);
+    ack(&bench, 2);
+    bench.desk.pump();
+    assert_eq!(bench.desk.leaving_views().count(), 1);
+    order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+    order(&bench, start);
+    assert!(bench.desk.pump().is_empty());
+    assert_eq!(bench.desk.leaving_views().count(), 0);
+    let mut last = None;
+    while let Some(message) = bench.io[0].messages.pop() {
+        last = Some(message);
+    }
+    assert!(matches!(last, Some(Message::Event(Event::PodDown(POD)))));
+}
+
+#[test]
+fn a_lane_that_was_taken_over_outlives_the_old_removal() {
+    let mut bench = bench(1);
+    bench.desk.register(draft("echo"), false).expect("new");
+    let remove = Request::Remove {
+        name: "echo".into(),
+    };
+    let message = BridgeMessage::Request {
+        request: remove,
+        reply: to(0, 1),
+    };
+    assert!(bench.bridge.send(message).is_ok());
+    ack(&bench, 1);
+    ack(&bench, 2);
+    bench.desk.pump();
+    bench.desk.register(draft("echo"), false).expect("again");
+    order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+    bench.desk.pump();
+    assert!(bench.desk.function_at(0).is_some());
+    assert!(bench.desk.functions().contains_key("echo"));
+}
+
+#[test]
+fn what_finds_a_full_ring_goes_out_later_and_in_order() {
+    let mut bench = bench(2);
+    let stop = MESSAGES_DEPTH as u64 + 10;
+    for at_ns in 0..stop {
+        let call = CallRef {
+            index: 0,
+            generation: 0,
+            thread: 1,
+        };
+        let message = Message::JobStarting {
+            call,
+            attempt: 1,
+            running_ns: Some(at_ns),
+            start: Arc::default(),
+        };
+        bench.desk.tell(1, message);
+    }
+    bench.desk.event(Event::PodUp(POD));
+    assert_eq!(bench.desk.waiting(), 11);
+    assert_eq!(bench.desk.rest(), Rest::Shortly);
+    let events = &mut bench.scheduler.as_mut().expect("pinned").events;
+    assert!(events.pop().is_none(), "it waits behind the others");
+    let mut seen = 0;
+    while seen < stop {
+        while let Some(message) = bench.io[1].messages.pop() {
+            assert!(
+                matches!(message, Message::JobStarting { running_ns, .. } if running_ns == Some(seen))
+            );
+            seen += 1;
+        }
+        bench.desk.pump();
+    }
+    assert!(matches!(events.pop(), Some(Event::PodUp(POD))));
+    assert_eq!(bench.desk.rest(), Rest::UntilBell);
+}
+
+#[test]
+fn nothing_is_taken_in_while_too_much_waits_to_go_out() {
+    let mut bench = bench(1);
+    for _ in 0..MESSAGES_DEPTH + DESK_BACKLOG {
+        bench.desk.tell(0, Message::Drain);
+    }
+    register(&bench, "echo", to(0, 1));
+    assert!(bench.desk.pump().is_empty());
+    assert!(bench.io[0].messages.pop().is_some());
+    assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
+}
+
+#[test]
+fn a_message_keeps_it_from_sleeping() {
+    let mut bench = bench(1);
+    assert_eq!(bench.desk.rest(), Rest::UntilBell);
+    order(&bench, Order::Stop { pod: POD });
+    assert_eq!(bench.desk.rest(), Rest::No);
+    assert!(matches!(&bench.desk.pump()[..], [Work::Stop { pod: POD }]));
+    bench.desk.register(draft("echo"), false).expect("new");
+    assert_eq!(bench.desk.rest(), Rest::No, "work waits for the backend");
+}

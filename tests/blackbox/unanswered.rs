@@ -1,0 +1,43 @@
+//! A plane of a cluster whose API server takes connections and never answers: what it says before it
+//! has read the functions.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::plane::{Plane, io_driver, is_pinned};
+use crate::wire::{PATIENCE, Request};
+
+#[test]
+fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = server.local_addr().expect("an address");
+    let name = format!("unanswered-{}-{}.json", is_pinned(), io_driver());
+    let kubeconfig = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "silent",
+        "clusters": [{"name": "silent", "cluster": {"server": format!("http://{address}")}}],
+        "contexts": [{"name": "silent", "context": {"cluster": "silent", "user": "nobody"}}],
+        "users": [{"name": "nobody", "user": {}}],
+    });
+    std::fs::write(&kubeconfig, config.to_string()).expect("a file");
+    let plane = Plane::start_unanswered(&kubeconfig);
+    let enqueue = Request::enqueue("echo", &json!(1));
+    let answers = [
+        plane.invoke("echo", &json!(1)),
+        plane.send(&enqueue),
+        plane.get("/v1/functions/echo"),
+        plane.get("/v1/functions"),
+    ];
+    for answer in answers {
+        let answer = answer.expect_error(503, "REGISTRY_UNAVAILABLE");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    let health = |path| Request::get(path).send(plane.management).status;
+    assert_eq!((health("/healthz"), health("/readyz")), (200, 503));
+    plane.signal(Signal::SIGTERM);
+    let exit = plane.exit_within(PATIENCE).expect("it ends");
+    assert!(exit.success(), "{exit}");
+}
