@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use nanofaas_core::cold_start::Phase;
-use nanofaas_core::histogram::{BUCKETS, Histogram};
-use nanofaas_core::metrics::{Counter, FunctionMetrics, RejectReason, ThreadLedger};
+use nanofaas_core::cold_start::{Phase, StartTimes};
+use nanofaas_core::histogram::BUCKETS;
+use nanofaas_core::metrics::{CallTime, Counter, FunctionMetrics, RejectReason, ThreadLedger};
 use nanofaas_core::view::LaneView;
 
 pub(crate) use process::Process;
@@ -30,7 +30,7 @@ pub(crate) struct Functions {
     /// Lanes of removed functions whose last calls still run.
     pub(crate) leaving: Vec<Arc<LaneView>>,
     /// How long cold starts took to each phase.
-    pub(crate) cold_starts: Arc<[Histogram; Phase::ALL.len()]>,
+    pub(crate) cold_starts: Arc<StartTimes>,
 }
 
 /// What a scrape reads of the process.
@@ -105,32 +105,34 @@ const COUNTERS: [CounterRow; 8] = [
     }),
 ];
 
-type TimeRow = (
-    &'static str,
-    &'static str,
-    fn(&FunctionMetrics) -> &Histogram,
-);
+type TimeRow = (&'static str, &'static str, CallTime);
 
-const TIMES: [TimeRow; 5] = [
+const TIMES: [TimeRow; CallTime::COUNT] = [
     (
         "function_queue_wait_seconds",
         "From admitted to granted, less the start.",
-        |m| &m.queue_wait,
+        CallTime::QueueWait,
     ),
     (
         "function_start_wait_seconds",
         "What calls waited for pods to start.",
-        |m| &m.start_wait,
+        CallTime::StartWait,
     ),
-    ("function_dispatch_seconds", "From granted to sent.", |m| {
-        &m.dispatch_time
-    }),
-    ("function_handler_seconds", "From sent to answered.", |m| {
-        &m.handler
-    }),
-    ("function_e2e_seconds", "From arrived to replied.", |m| {
-        &m.e2e
-    }),
+    (
+        "function_dispatch_seconds",
+        "From granted to sent.",
+        CallTime::Dispatch,
+    ),
+    (
+        "function_handler_seconds",
+        "From sent to answered.",
+        CallTime::Handler,
+    ),
+    (
+        "function_e2e_seconds",
+        "From arrived to replied.",
+        CallTime::E2e,
+    ),
 ];
 
 /// States of `function_pods`, as `LaneView::pods` has them.
@@ -176,8 +178,8 @@ impl Totals {
         for (total, counter) in self.rejected.iter_mut().zip(&metrics.rejected) {
             *total += counter.get();
         }
-        for (times, (_, _, histogram)) in self.times.iter_mut().zip(TIMES) {
-            times.sum_ns += histogram(metrics).add_to(&mut times.buckets);
+        for (times, (_, _, time)) in self.times.iter_mut().zip(TIMES) {
+            times.sum_ns += metrics.times.add_to(time as usize, &mut times.buckets);
         }
     }
 
@@ -318,9 +320,9 @@ fn write_cold_starts(page: &mut Page, functions: &Functions) {
         "histogram",
         "From a pod wanted to each phase of its start.",
     );
-    for (phase, times) in Phase::ALL.iter().zip(&*functions.cold_starts) {
+    for phase in Phase::ALL {
         let mut buckets = [0; BUCKETS];
-        let sum_ns = times.add_to(&mut buckets);
+        let sum_ns = functions.cold_starts.add_to(phase as usize, &mut buckets);
         if buckets.iter().any(|count| *count > 0) {
             page.histogram(NAME, ("phase", phase.as_str()), &buckets, sum_ns);
         }

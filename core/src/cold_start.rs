@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::histogram::Histogram;
+use crate::histogram::Histograms;
 use crate::limits::COLD_STARTS_KEPT;
 use crate::message::{ColdStart, Phases, ReadyStamps};
 
@@ -126,11 +126,14 @@ impl Record {
     }
 }
 
+/// From wanted to each phase, by its place among them.
+pub type StartTimes = Histograms<{ Phase::ALL.len() }>;
+
 /// The last starts of each function.
 pub struct ColdStarts {
     clock: WallClock,
     records: HashMap<Arc<str>, VecDeque<Record>>,
-    times: Arc<[Histogram; Phase::ALL.len()]>,
+    times: Arc<StartTimes>,
 }
 
 impl ColdStarts {
@@ -143,7 +146,7 @@ impl ColdStarts {
     }
 
     /// From wanted to each phase, over all functions.
-    pub fn times(&self) -> Arc<[Histogram; Phase::ALL.len()]> {
+    pub fn times(&self) -> Arc<StartTimes> {
         self.times.clone()
     }
 
@@ -175,7 +178,7 @@ impl ColdStarts {
         if place.is_none() {
             *place = Some(at_ns);
             let took_ns = at_ns.saturating_sub(record.wanted_ns);
-            self.times[phase as usize].record(took_ns);
+            self.times.record(phase as usize, took_ns);
         }
     }
 
@@ -289,7 +292,7 @@ mod tests {
         }
         starts.reached("f", "nobody", Phase::Created, MS);
         let mut counts = [0; crate::histogram::BUCKETS];
-        let sum_ns = starts.times()[Phase::Created as usize].add_to(&mut counts);
+        let sum_ns = starts.times().add_to(Phase::Created as usize, &mut counts);
         assert_eq!((counts.iter().sum::<u64>(), sum_ns), (1, MS));
     }
 

@@ -1,5 +1,6 @@
 //! Counts of times in fixed buckets, 10 µs to 60 s. One writer (an io thread), any reader.
-//! It never locks and never allocates.
+//! It never locks and never allocates. Times that are taken together lie side by side: with ten
+//! thousand functions, what a call costs is the cache lines that it touches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,11 +32,22 @@ pub const BOUNDS_NS: [u64; 21] = [
 /// Buckets, with the one that has no upper bound.
 pub const BUCKETS: usize = BOUNDS_NS.len() + 1;
 
-/// A histogram of times.
-#[derive(Default)]
-pub struct Histogram {
-    counts: [AtomicU64; BUCKETS],
-    sum_ns: AtomicU64,
+/// Histograms of `N` times, each named by its place.
+#[repr(C)]
+pub struct Histograms<const N: usize> {
+    sums_ns: [AtomicU64; N],
+    /// By bucket first: times of one call are often in the same one.
+    counts: [[AtomicU64; N]; BUCKETS],
+}
+
+impl<const N: usize> Default for Histograms<N> {
+    fn default() -> Self {
+        let row = || std::array::from_fn(|_| AtomicU64::new(0));
+        Self {
+            sums_ns: row(),
+            counts: std::array::from_fn(|_| row()),
+        }
+    }
 }
 
 /// Adds without a locked instruction: there is one writer.
@@ -43,20 +55,20 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
 }
 
-impl Histogram {
+impl<const N: usize> Histograms<N> {
     /// Counts one time. Only the owning thread may call it.
-    pub fn record(&self, ns: u64) {
+    pub fn record(&self, which: usize, ns: u64) {
         let at = BOUNDS_NS.partition_point(|bound| *bound < ns);
-        bump(&self.counts[at], 1);
-        bump(&self.sum_ns, ns);
+        bump(&self.counts[at][which], 1);
+        bump(&self.sums_ns[which], ns);
     }
 
     /// Adds the counts to `into`, bucket by bucket, and gives the sum of all times in nanoseconds.
-    pub fn add_to(&self, into: &mut [u64; BUCKETS]) -> u64 {
-        for (sum, count) in into.iter_mut().zip(&self.counts) {
-            *sum += count.load(Ordering::Relaxed);
+    pub fn add_to(&self, which: usize, into: &mut [u64; BUCKETS]) -> u64 {
+        for (sum, counts) in into.iter_mut().zip(&self.counts) {
+            *sum += counts[which].load(Ordering::Relaxed);
         }
-        self.sum_ns.load(Ordering::Relaxed)
+        self.sums_ns[which].load(Ordering::Relaxed)
     }
 }
 
@@ -66,12 +78,13 @@ mod tests {
 
     #[test]
     fn a_time_counts_in_the_first_bucket_that_holds_it() {
-        let histogram = Histogram::default();
+        let histograms = Histograms::<2>::default();
         for ns in [0, 10_000, 10_001, 60_000_000_000, u64::MAX / 2] {
-            histogram.record(ns);
+            histograms.record(1, ns);
         }
+        assert_eq!(histograms.add_to(0, &mut [0; BUCKETS]), 0);
         let mut counts = [0; BUCKETS];
-        let sum = histogram.add_to(&mut counts);
+        let sum = histograms.add_to(1, &mut counts);
         assert_eq!((counts[0], counts[1]), (2, 1));
         assert_eq!((counts[BUCKETS - 2], counts[BUCKETS - 1]), (1, 1));
         assert_eq!(sum, 20_001 + 60_000_000_000 + u64::MAX / 2);

@@ -6,7 +6,8 @@ use std::cell::RefCell;
 /// The first buffer of an idle connection: small, since there may be ten thousand of them.
 pub(crate) const SMALL: usize = 1024;
 const MEDIUM: usize = 16 * 1024;
-const LARGEST_KEPT: usize = 64 * 1024;
+/// A large read, or a body as large with a head before it.
+const LARGEST_KEPT: usize = 80 * 1024;
 const KEPT: usize = 256;
 
 /// A thread's spare buffers, empty ones.
@@ -30,7 +31,8 @@ impl Buffers {
         } else {
             room.max(MEDIUM)
         };
-        buffer.reserve(room);
+        // Exactly: what grew in steps would soon be too large to be kept.
+        buffer.reserve_exact(room);
         buffer
     }
 

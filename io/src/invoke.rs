@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nanofaas_core::admission::{self, Refusal};
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
-use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Class};
 
@@ -325,15 +325,15 @@ fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
         }
     };
     let times = &finished.times;
-    metrics.queue_wait.record(times.queue_ns);
+    metrics.record(CallTime::QueueWait, times.queue_ns);
     if times.start_ns > 0 {
-        metrics.start_wait.record(times.start_ns);
+        metrics.record(CallTime::StartWait, times.start_ns);
     }
     if call.attempt.get() > 0 {
-        metrics.dispatch_time.record(times.dispatch_ns);
-        metrics.handler.record(times.function_ns);
+        metrics.record(CallTime::Dispatch, times.dispatch_ns);
+        metrics.record(CallTime::Handler, times.function_ns);
     }
-    metrics.e2e.record(now_ns.saturating_sub(call.arrived_ns));
+    metrics.record(CallTime::E2e, now_ns.saturating_sub(call.arrived_ns));
     thread.ledger().finished.add();
     thread.calls.close(call.place, &thread.entries);
     status

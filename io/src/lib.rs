@@ -42,6 +42,7 @@ mod token;
 
 mod calls;
 mod clock;
+mod pace;
 mod alarm;
 mod ticker;
 mod spin;

@@ -1,6 +1,6 @@
-//! Bytes out of a socket, in one of two ways. A thread with a single call sends at once, in a system
-//! call of its own: in the ring the send would wake it once more, for nothing. A thread with more to do
-//! leaves the sends of a whole pass to the driver, which makes one system call of them.
+//! Bytes out of a socket, in one of two ways. A thread with little to do sends at once, in a system
+//! call of its own: in the ring the send would wake it once more, for nothing. A busy thread leaves the
+//! sends of a whole pass to the driver, which makes one system call of them.
 //! `client` and `pod` send with it.
 
 use std::os::fd::RawFd;
@@ -26,10 +26,10 @@ pub(crate) async fn send_all<W: AsyncWriteRent>(
     half: &mut W,
     bytes: Vec<u8>,
 ) -> (Result<(), Unsent>, Vec<u8>) {
-    let (sent, bytes) = if thread.calls.len() <= 1 {
-        (send_now(fd, &bytes), bytes)
-    } else {
+    let (sent, bytes) = if thread.pace.is_busy() {
         half.write(bytes).await
+    } else {
+        (send_now(fd, &bytes), bytes)
     };
     let taken = match sent {
         Ok(taken) if taken == bytes.len() => return (Ok(()), bytes),

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use nanofaas_core::metrics::CallTime;
+
 use super::*;
 
 fn plane(threads: usize) -> Plane {
@@ -95,8 +97,8 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
         let metrics = view.metrics(thread);
         metrics.success.add();
         metrics.rejected[RejectReason::Depth as usize].add();
-        metrics.e2e.record(20_000);
-        metrics.e2e.record(70_000_000_000);
+        metrics.record(CallTime::E2e, 20_000);
+        metrics.record(CallTime::E2e, 70_000_000_000);
     }
     assert!(view.enter(10));
     view.running.store(3, Relaxed);
