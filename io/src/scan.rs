@@ -1,8 +1,8 @@
-//! Finds the first byte of a kind, eight bytes at a time in one word, and in long pieces 32 at once.
+//! Finds the first byte of a kind, eight bytes at a time in one word, and in long pieces many at once.
 //!
 //! Plain arithmetic, so it needs no intrinsics and nothing unsafe, and answers sooner than vector
-//! compares do on the short pieces that heads and JSON are made of; the compiler makes vectors of
-//! the long ones. Called by `head`, `request` and `json`, whose inner loops it is.
+//! compares do on the short pieces that heads and JSON are made of; the compiler, or memchr, makes
+//! vectors of the long ones. Called by `head`, `lines`, `request` and `json`, whose inner loops it is.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
@@ -15,7 +15,26 @@ pub(crate) trait Stop {
 
     /// The same for one byte, without a branch, so that many are told at once.
     fn is(byte: u8) -> bool;
+
+    /// How many of these bytes, which may be many, can be passed over; fewer than could be is fine.
+    #[inline(always)]
+    fn pass(bytes: &[u8]) -> usize {
+        let (blocks, _) = bytes.as_chunks::<32>();
+        let stops = |block: &[u8; 32]| {
+            block
+                .iter()
+                .fold(0, |any, byte| any | u8::from(Self::is(*byte)))
+        };
+        32 * blocks
+            .iter()
+            .position(|block| stops(block) != 0)
+            .unwrap_or(blocks.len())
+    }
 }
+
+/// A window of a long text: large enough to be searched fast, and small enough that a text with a
+/// stop in every line is not searched many times.
+const WINDOW: usize = 256;
 
 /// Control characters, the tab among them.
 pub(crate) struct Control;
@@ -59,6 +78,25 @@ impl Stop for RunEnd {
     #[inline(always)]
     fn is(byte: u8) -> bool {
         (byte == b'"') | (byte == b'\\') | (byte < b' ')
+    }
+
+    /// With the widest vectors that the machine has.
+    fn pass(bytes: &[u8]) -> usize {
+        let mut at = 0;
+        for window in bytes.chunks(WINDOW) {
+            let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
+            let lowest = window[..end]
+                .iter()
+                .fold(u8::MAX, |lowest, byte| lowest.min(*byte));
+            if lowest < b' ' {
+                break;
+            }
+            at += end;
+            if end < window.len() {
+                break;
+            }
+        }
+        at
     }
 }
 
@@ -116,18 +154,8 @@ pub(crate) fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
             return at + stops.trailing_zeros() as usize / 8;
         }
         at += size_of::<u64>();
-        // What is long goes 32 bytes at a time from there, as far as nothing is in any of them.
         if at == long {
-            while let Some(block) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) {
-                if block
-                    .iter()
-                    .fold(0, |any, byte| any | u8::from(S::is(*byte)))
-                    != 0
-                {
-                    break;
-                }
-                at += block.len();
-            }
+            at += S::pass(&bytes[at..]);
         }
     }
     while at < bytes.len() && !S::is(bytes[at]) {
@@ -144,13 +172,13 @@ mod tests {
         let stop = (0..=255)
             .find(|byte| S::is(*byte))
             .expect("a byte that ends");
-        for length in 0..80 {
+        for length in (0..80).chain([WINDOW + 32, 2 * WINDOW + 40]) {
             for place in 0..=length {
                 let mut bytes = vec![b'a'; length];
                 for byte in bytes.iter_mut().skip(place) {
                     *byte = stop;
                 }
-                for from in 0..=length {
+                for from in (0..=length).step_by(1 + length / 80 * 7) {
                     let found = first::<S>(&bytes, from);
                     assert_eq!(found, place.max(from), "length {length} from {from}");
                 }
