@@ -11,7 +11,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use crate::client::{self, Port};
+use crate::client;
+use crate::conn::Port;
 use crate::rooms::Rooms;
 use crate::start::StartError;
 use crate::thread::{Phase, Thread};

@@ -7,6 +7,8 @@ mod thread;
 
 mod accept;
 mod client;
+mod conn;
+mod api;
 mod rooms;
 pub mod request;
 mod route;
@@ -15,6 +17,7 @@ mod call;
 mod seat;
 mod inbox;
 mod pod;
+mod connection;
 mod pods;
 mod job;
 mod local;

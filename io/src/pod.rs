@@ -1,167 +1,34 @@
 //! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
-//! A read stays armed on every connection: a pod that dies is noticed at once by the call in it, and
-//! by the next one before anything is sent. The call itself polls it, so an answer wakes one task.
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::os::fd::{AsRawFd, RawFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use monoio::io::{AsyncReadRent, OwnedReadHalf, OwnedWriteHalf};
-use monoio::io::{Split, Splitable};
-use monoio::net::{TcpStream, UnixStream};
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
-use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::answer::{AnswerBody, AnswerHead, parse_answer};
-use crate::buffers::SMALL;
 use crate::call::{Attempt, Call, Cut, cut_off};
 use crate::chunked::{Chunked, Progress};
+use crate::connection::Connection;
 use crate::head::HeadScan;
-use crate::outgoing::{Unsent, send_all};
+use crate::outgoing::Unsent;
 use crate::output::Output;
 use crate::pods::Owner;
 use crate::reply::number;
 use crate::thread::Thread;
 
-/// A connection that carries answers in one read is read with small buffers; others with these.
-const LARGE_READ: usize = 64 * 1024;
 /// `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
 /// A pod's error text beyond this is cut.
 const MESSAGE_MAX: usize = 16 * 1024;
-
-enum WriteHalf {
-    Tcp(OwnedWriteHalf<TcpStream>),
-    Unix(OwnedWriteHalf<UnixStream>),
-}
-
-impl WriteHalf {
-    async fn send_all(
-        &mut self,
-        thread: &Thread,
-        fd: RawFd,
-        bytes: Vec<u8>,
-    ) -> (Result<(), Unsent>, Vec<u8>) {
-        match self {
-            Self::Tcp(half) => send_all(thread, fd, half, bytes).await,
-            Self::Unix(half) => send_all(thread, fd, half, bytes).await,
-        }
-    }
-}
-
-/// What the reading side and the call share of a connection.
-struct Shared {
-    fd: RawFd,
-    received: RefCell<Vec<u8>>,
-    closed: Cell<bool>,
-    /// A call waits for an answer; bytes at any other time spoil the connection.
-    busy: Cell<bool>,
-}
-
-/// A connection to a pod. Dropping it closes it, whatever is in flight.
-pub(crate) struct Connection {
-    shared: Rc<Shared>,
-    write: WriteHalf,
-    /// Reads to the end; polled by whoever has the connection.
-    reading: Pin<Box<dyn Future<Output = ()>>>,
-}
-
-impl Connection {
-    /// Whether it can carry a call: open, and with nothing unread.
-    pub(crate) fn is_fresh(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll_read(cx);
-        !self.shared.closed.get()
-    }
-
-    /// Takes in what came.
-    fn poll_read(&mut self, cx: &mut Context<'_>) {
-        if !self.shared.closed.get() && self.reading.as_mut().poll(cx).is_ready() {
-            self.shared.closed.set(true);
-        }
-    }
-
-    async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        match address {
-            PodAddress::Tcp(address) => {
-                let stream = TcpStream::connect_addr(*address).await?;
-                stream.set_nodelay(true)?;
-                let shared = shared(&stream);
-                let (read, write) = stream.into_split();
-                let reading = receive(thread.clone(), read, shared.clone());
-                Ok(Self {
-                    shared,
-                    write: WriteHalf::Tcp(write),
-                    reading: Box::pin(reading),
-                })
-            }
-            PodAddress::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
-                let shared = shared(&stream);
-                let (read, write) = stream.into_split();
-                let reading = receive(thread.clone(), read, shared.clone());
-                Ok(Self {
-                    shared,
-                    write: WriteHalf::Unix(write),
-                    reading: Box::pin(reading),
-                })
-            }
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // The read that is armed ends at once; an error means that the peer was faster.
-        let _ = shutdown(self.shared.fd, Shutdown::Both);
-    }
-}
-
-fn shared(stream: &impl AsRawFd) -> Rc<Shared> {
-    Rc::new(Shared {
-        fd: stream.as_raw_fd(),
-        received: RefCell::default(),
-        closed: Cell::new(false),
-        busy: Cell::new(false),
-    })
-}
-
-/// Reads a connection to its end.
-async fn receive<S>(thread: Rc<Thread>, mut half: OwnedReadHalf<S>, shared: Rc<Shared>)
-where
-    S: AsyncReadRent + Split,
-{
-    let mut room = SMALL;
-    loop {
-        let buffer = thread.buffers.take(room);
-        let (read, buffer) = half.read(buffer).await;
-        let count = read.unwrap_or(0);
-        if count == 0 || !shared.busy.get() {
-            thread.buffers.give(buffer);
-            break;
-        }
-        room = if count == buffer.capacity() {
-            LARGE_READ
-        } else {
-            room
-        };
-        let mut received = shared.received.borrow_mut();
-        if received.capacity() == 0 {
-            *received = buffer;
-        } else {
-            received.extend_from_slice(&buffer);
-            thread.buffers.give(buffer);
-        }
-    }
-}
 
 /// When the request was out and the answer in.
 #[derive(Default)]
@@ -256,12 +123,9 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
         }
     };
-    connection.shared.busy.set(true);
+    connection.set_busy(true);
     let request = write_request(call, deadline_ns);
-    let (sent, request) = connection
-        .write
-        .send_all(thread, connection.shared.fd, request)
-        .await;
+    let (sent, request) = connection.send(thread, request).await;
     thread.buffers.give(request);
     if let Err(Unsent { nothing, why }) = sent {
         let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
@@ -277,12 +141,12 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let answered_ns = thread.now_ns();
     match answer {
         Ok((buffer, head, body)) => {
-            let exact = body.exact && head.keep_alive && !connection.shared.closed.get();
+            let exact = body.exact && head.keep_alive && !connection.is_closed();
             let mut attempt = interpret(thread, buffer, &head, body);
             attempt.sent_ns = stamps.sent_ns.get();
             attempt.answered_ns = Some(answered_ns);
             if exact {
-                connection.shared.busy.set(false);
+                connection.set_busy(false);
                 thread.pods.give(owner, connection, answered_ns);
             }
             attempt
@@ -399,11 +263,10 @@ async fn read_answer(
     connection: &mut Connection,
     max: usize,
 ) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
-    let shared = &*connection.shared.clone();
     let mut scan = HeadScan::default();
     let mut interim = 0;
     let head = loop {
-        let parsed = parse_answer(&shared.received.borrow(), &mut scan);
+        let parsed = parse_answer(&connection.received().borrow(), &mut scan);
         match parsed.map_err(Broken::Nonsense)? {
             Some(head) if head.status >= 200 => break head,
             Some(head) => {
@@ -412,7 +275,7 @@ async fn read_answer(
                     let why = "there are too many 1xx answers before the real one";
                     return Err(Broken::Nonsense(crate::head::Fault::Malformed(why)));
                 }
-                shared.received.borrow_mut().drain(..head.len);
+                connection.received().borrow_mut().drain(..head.len);
                 scan = HeadScan::default();
             }
             None => more(connection).await?,
@@ -429,18 +292,18 @@ async fn read_answer(
         AnswerBody::Chunked => chunks(connection, head.len, max).await?,
         AnswerBody::UntilClose => until_close(connection, head.len, max).await?,
     };
-    Ok((shared.received.take(), head, body))
+    Ok((connection.received().take(), head, body))
 }
 
 /// Waits for more bytes.
 async fn more(connection: &mut Connection) -> Result<(), Broken> {
-    let before = connection.shared.received.borrow().len();
+    let before = connection.received().borrow().len();
     poll_fn(|cx| {
         connection.poll_read(cx);
-        if connection.shared.received.borrow().len() > before {
+        if connection.received().borrow().len() > before {
             return Poll::Ready(Ok(()));
         }
-        if connection.shared.closed.get() {
+        if connection.is_closed() {
             return Poll::Ready(Err(Broken::Closed));
         }
         Poll::Pending
@@ -453,10 +316,10 @@ async fn known_length(
     head: usize,
     length: usize,
 ) -> Result<AnswerBytes, Broken> {
-    while connection.shared.received.borrow().len() < head + length {
+    while connection.received().borrow().len() < head + length {
         more(connection).await?;
     }
-    let exact = connection.shared.received.borrow().len() == head + length;
+    let exact = connection.received().borrow().len() == head + length;
     Ok(AnswerBytes {
         chunked: None,
         length,
@@ -473,7 +336,7 @@ async fn chunks(
     let mut body = Vec::new();
     loop {
         let progress = {
-            let received = connection.shared.received.borrow();
+            let received = connection.received().borrow();
             decoder
                 .decode(&received[head..], &mut body, max)
                 .map_err(|fault| match fault {
@@ -481,7 +344,7 @@ async fn chunks(
                     fault => Broken::Nonsense(fault),
                 })?
         };
-        if let Some(exact) = drop_chunks(&connection.shared, head, progress) {
+        if let Some(exact) = drop_chunks(connection.received(), head, progress) {
             let length = body.len();
             return Ok(AnswerBytes {
                 chunked: Some(body),
@@ -494,8 +357,8 @@ async fn chunks(
 }
 
 /// Forgets decoded bytes; at the end, whether nothing came after them.
-fn drop_chunks(shared: &Shared, head: usize, progress: Progress) -> Option<bool> {
-    let mut received = shared.received.borrow_mut();
+fn drop_chunks(received: &RefCell<Vec<u8>>, head: usize, progress: Progress) -> Option<bool> {
+    let mut received = received.borrow_mut();
     received.drain(head..head + progress.consumed);
     progress.done.then(|| {
         let exact = received.len() == head;
@@ -510,11 +373,11 @@ async fn until_close(
     max: usize,
 ) -> Result<AnswerBytes, Broken> {
     loop {
-        let length = connection.shared.received.borrow().len() - head;
+        let length = connection.received().borrow().len() - head;
         if length > max {
             return Err(Broken::TooLarge);
         }
-        if connection.shared.closed.get() {
+        if connection.is_closed() {
             return Ok(AnswerBytes {
                 chunked: None,
                 length,

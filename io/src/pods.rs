@@ -9,7 +9,7 @@ use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
 
-use crate::pod::Connection;
+use crate::connection::Connection;
 
 /// Connections that wait for a call, for one pod.
 const IDLE_PER_POD: usize = 1024;

@@ -20,7 +20,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::ring;
 
-use crate::client::Port;
+use crate::conn::Port;
 use crate::inbox::Inbox;
 use crate::peer::PeerPost;
 use crate::seat::SeatPlan;

@@ -16,6 +16,8 @@ use crate::wire::Request;
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
+/// A kubelet now and then sees the end of a pod late.
+const GONE: Duration = Duration::from_secs(120);
 
 /// Takes what bare pods post, and when it came.
 struct Sink {
@@ -119,7 +121,7 @@ fn delete(path: &str) {
 }
 
 fn bare_pods_are_gone() {
-    until("the bare pod is gone", STEP, || {
+    until("the bare pod is gone", GONE, || {
         crate::cluster::pods("nanofaas-test=bare").is_empty()
     });
 }
@@ -135,7 +137,7 @@ pub(crate) fn a_job_call_against_a_bare_job() {
         let begun = Instant::now();
         output(plane.invoke("measured", &json!({"do": "echo", "value": 1})));
         let our = begun.elapsed();
-        until("its Job is gone", STEP, || {
+        until("its Job is gone", GONE, || {
             jobs_of("measured").is_empty() && pods_of("measured").is_empty()
         });
         let env = json!([
@@ -189,7 +191,7 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
         plane
             .send(&Request::delete("/v1/functions/measured"))
             .expect(204);
-        until("its pod is gone", STEP, || pods_of("measured").is_empty());
+        until("its pod is gone", GONE, || pods_of("measured").is_empty());
         let url = format!("http://{}/ready", sink.address);
         let env = json!([
             {"name": "PORT", "value": "8080"},

@@ -1,0 +1,315 @@
+//! One client's connection as whoever answers on it sees it: what came and was not taken, the next
+//! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use monoio::io::{AsyncReadRent, OwnedReadHalf};
+use monoio::net::TcpStream;
+use nanofaas_core::ticket::CallRef;
+
+use crate::alarm::Alarm;
+use crate::buffers::SMALL;
+use crate::calls::End;
+use crate::chunked::Chunked;
+use crate::head::{Fault, Framing, HeadScan};
+use crate::incoming::Incoming;
+use crate::invoke::Client;
+use crate::problem::Problem;
+use crate::request::{Head, parse_head};
+use crate::thread::{Phase, Thread};
+
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
+const IDLE_NS_MAX: u64 = 75 * SECOND_NS;
+const HEAD_NS_MAX: u64 = 10 * SECOND_NS;
+/// A body that comes more slowly is not waited for.
+const BODY_BYTES_PER_S: u64 = 16 * 1024;
+/// What a client may send ahead of its answers.
+pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
+/// A refused body up to this size is read and dropped, so that the connection lives on.
+const SKIPPED_MAX: u64 = 256 * 1024;
+const LARGE_READ: usize = 64 * 1024;
+
+/// Which listener a connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// Clients; and pods too, where there is no other.
+    Public { internal: bool },
+    /// Pods alone.
+    Internal,
+}
+
+/// What the reading and the serving half share.
+pub(crate) struct Conn {
+    pub(crate) thread: Rc<Thread>,
+    pub(crate) port: Port,
+    pub(crate) fd: RawFd,
+    /// Bytes that came and were not taken.
+    pub(crate) pending: RefCell<Vec<u8>>,
+    /// The reader stops while more than this is pending.
+    pub(crate) room: Cell<usize>,
+    pub(crate) read_size: Cell<usize>,
+    pub(crate) eof: Cell<bool>,
+    /// The reader has a reason to be asked again.
+    pub(crate) kick: Cell<bool>,
+    /// The call that ends when the client leaves.
+    pub(crate) serving: Cell<Option<CallRef>>,
+    pub(crate) alarm: Alarm,
+    /// An address of this machine alone: `Host` has to be one too.
+    pub(crate) loopback: bool,
+}
+
+impl Client for Conn {
+    fn serving(&self, place: Option<CallRef>) {
+        self.serving.set(place);
+        if let Some(place) = place
+            && self.eof.get()
+        {
+            self.thread.calls.end(place, End::Left);
+        }
+    }
+
+    fn poll_gone(&self) -> bool {
+        self.eof.get()
+    }
+}
+/// Reads to the end of what the client sends.
+pub(crate) async fn read_all(conn: &Conn, mut half: OwnedReadHalf<TcpStream>) {
+    loop {
+        std::future::poll_fn(|_| {
+            let full = conn.pending.borrow().len() > conn.room.get();
+            if full { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        let buffer = conn.thread.buffers.take(conn.read_size.get());
+        let (read, buffer) = half.read(buffer).await;
+        if read.unwrap_or(0) == 0 {
+            conn.thread.buffers.give(buffer);
+            break;
+        }
+        if buffer.len() == buffer.capacity() {
+            conn.read_size.set(LARGE_READ);
+        }
+        let mut pending = conn.pending.borrow_mut();
+        if pending.capacity() == 0 {
+            *pending = buffer;
+        } else {
+            pending.extend_from_slice(&buffer);
+            conn.thread.buffers.give(buffer);
+        }
+    }
+    conn.eof.set(true);
+    if let Some(place) = conn.serving.get() {
+        conn.thread.calls.end(place, End::Left);
+    }
+}
+
+/// Why no further request is read.
+pub(crate) enum Stop {
+    /// The client left, or stayed idle.
+    Quiet,
+    Problem(Problem),
+}
+
+impl<P: Into<Problem>> From<P> for Stop {
+    fn from(problem: P) -> Self {
+        Self::Problem(problem.into())
+    }
+}
+
+impl Conn {
+    /// Waits until more than `seen` bytes are pending.
+    pub(crate) async fn more(&self, seen: usize) -> Result<(), Late> {
+        std::future::poll_fn(|cx: &mut Context<'_>| {
+            if self.pending.borrow().len() > seen {
+                return Poll::Ready(Ok(()));
+            }
+            if self.eof.get() {
+                return Poll::Ready(Err(Late::Eof));
+            }
+            self.alarm.poll(cx).map(|()| Err(Late::Alarm))
+        })
+        .await
+    }
+
+    /// Lets the reader take up to `room` bytes ahead.
+    pub(crate) fn set_room(&self, room: usize) {
+        self.room.set(room);
+        self.kick.set(true);
+    }
+
+    /// The next request's head.
+    pub(crate) async fn head(&self) -> Result<(Head, u64), Stop> {
+        let thread = &self.thread;
+        let mut scan = HeadScan::default();
+        let idle = self.pending.borrow().is_empty();
+        self.alarm
+            .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
+        let mut begun = !idle;
+        loop {
+            let seen = {
+                let pending = self.pending.borrow();
+                if !pending.is_empty() {
+                    if let Some(head) = parse_head(&pending, &mut scan)? {
+                        let now_ns = thread.now_ns();
+                        thread.active(now_ns);
+                        thread.pace.request(now_ns);
+                        return Ok((head, now_ns));
+                    }
+                    if !begun {
+                        begun = true;
+                        self.alarm.set(thread.last_ns() + HEAD_NS_MAX);
+                    }
+                }
+                pending.len()
+            };
+            if thread.phase.get() == Phase::Stopping && !begun {
+                return Err(Stop::Quiet);
+            }
+            match self.more(seen).await {
+                Ok(()) => {}
+                Err(Late::Alarm) if begun => {
+                    let why = "the request's head did not come within 10 s; send it at once";
+                    return Err(Problem::TooSlow(why).into());
+                }
+                Err(Late::Alarm | Late::Eof) => return Err(Stop::Quiet),
+            }
+        }
+    }
+
+    /// The request with its body of `length` bytes.
+    pub(crate) async fn sized(&self, head: Head, length: u64) -> Result<Incoming, Stop> {
+        let whole = head.len + length as usize;
+        if self.pending.borrow().len() < whole {
+            let slow_ns = length * SECOND_NS / BODY_BYTES_PER_S;
+            self.alarm
+                .set(self.thread.last_ns() + HEAD_NS_MAX + slow_ns);
+            self.set_room(whole.max(PIPELINED_MAX));
+            self.read_size
+                .set(LARGE_READ.min(length as usize).max(self.read_size.get()));
+            {
+                let mut pending = self.pending.borrow_mut();
+                let missing = whole - pending.len();
+                pending.reserve(missing);
+            }
+            self.rest_of_body(whole).await?;
+            self.set_room(PIPELINED_MAX);
+        }
+        Ok(Incoming::new(self.split(whole), head, length as usize))
+    }
+
+    pub(crate) async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
+        loop {
+            let seen = self.pending.borrow().len();
+            if seen >= whole {
+                // The call's time in the queue begins now, not with its head.
+                let _whole_ns = self.thread.now_ns();
+                return Ok(());
+            }
+            self.body_bytes(seen).await?;
+        }
+    }
+
+    pub(crate) async fn body_bytes(&self, seen: usize) -> Result<(), Stop> {
+        match self.more(seen).await {
+            Ok(()) => Ok(()),
+            Err(Late::Eof) => Err(Stop::Quiet),
+            Err(Late::Alarm) => {
+                let why = "the body came at less than 16 KiB a second; send it faster";
+                Err(Problem::TooSlow(why).into())
+            }
+        }
+    }
+
+    /// Takes the first `whole` bytes; what a client sent ahead stays.
+    pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.len() == whole {
+            return std::mem::take(&mut *pending);
+        }
+        let mut ahead = self.thread.buffers.take(pending.len() - whole);
+        ahead.extend_from_slice(&pending[whole..]);
+        pending.truncate(whole);
+        std::mem::replace(&mut *pending, ahead)
+    }
+
+    /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of each
+    /// piece and may refuse it.
+    pub(crate) async fn chunked(
+        &self,
+        head: Head,
+        max: u64,
+        mut grown: impl FnMut(u64) -> Result<(), Problem>,
+    ) -> Result<Incoming, Stop> {
+        let head_bytes = self.split(head.len);
+        let mut decoder = Chunked::default();
+        let mut body = self.thread.buffers.take(SMALL);
+        let began_ns = self.thread.last_ns();
+        self.alarm.set(began_ns + HEAD_NS_MAX);
+        loop {
+            let before = body.len() as u64;
+            let progress = {
+                let pending = self.pending.borrow();
+                decoder
+                    .decode(&pending, &mut body, max as usize)
+                    .map_err(|fault| match fault {
+                        Fault::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
+                        fault => Problem::Http(fault),
+                    })?
+            };
+            self.drop_bytes(progress.consumed);
+            grown(body.len() as u64 - before)?;
+            if progress.done {
+                let _whole_ns = self.thread.now_ns();
+                return Ok(Incoming::chunked(head_bytes, head, body));
+            }
+            // On average, from the beginning: a trickle does not get ahead of it.
+            let slow_ns = body.len() as u64 * SECOND_NS / BODY_BYTES_PER_S;
+            self.alarm.set(began_ns + HEAD_NS_MAX + slow_ns);
+            let seen = self.pending.borrow().len();
+            self.body_bytes(seen).await?;
+        }
+    }
+
+    /// Forgets the first bytes.
+    pub(crate) fn drop_bytes(&self, count: usize) {
+        let mut pending = self.pending.borrow_mut();
+        if count == pending.len() {
+            self.thread.buffers.give(std::mem::take(&mut *pending));
+        } else {
+            pending.drain(..count);
+        }
+        self.kick.set(true);
+    }
+
+    /// Reads and drops the body of a refused request; false where the connection has to end.
+    pub(crate) async fn skip(&self, head: &Head) -> bool {
+        let length = match head.framing {
+            Framing::None => 0,
+            Framing::Length(length) => length,
+            Framing::Chunked => return false,
+        };
+        if head.expect_continue || length > SKIPPED_MAX {
+            return false;
+        }
+        self.drop_bytes(head.len);
+        let mut left = length as usize;
+        self.alarm.set(self.thread.last_ns() + HEAD_NS_MAX);
+        while left > 0 {
+            let some = left.min(self.pending.borrow().len());
+            self.drop_bytes(some);
+            left -= some;
+            if left > 0 && self.more(0).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+pub(crate) enum Late {
+    Eof,
+    Alarm,
+}
