@@ -43,6 +43,6 @@ SLACK_WAITS = 0.5
 # Instructions of the io thread per warm call over one connection, epoll, in user space: parse,
 # route, admit, grant, reply. What was measured, and 3 % for compilers.
 INSTRUCTIONS = {
-    "local": 14_084 * 1.03,
-    "tcp": 22_026 * 1.03,
+    "local": 9_996 * 1.03,
+    "tcp": 16_007 * 1.03,
 }
