@@ -12,6 +12,7 @@ use monoio::io::{OwnedWriteHalf, Splitable};
 use monoio::net::TcpStream;
 use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::alarm::Alarm;
 use crate::api;
 use crate::buffers::SMALL;
 use crate::conn::{Conn, PIPELINED_MAX, Port, SECOND_NS, Stop, read_all};
@@ -26,6 +27,9 @@ use crate::rooms::Rooms;
 use crate::route::{Route, route};
 use crate::thread::{Phase, Thread};
 
+/// With epoll a client that sends ahead, and reads its answers as fast, would have the thread to itself:
+/// after so many passes, of up to 64 KiB each, the others have their turn.
+const PASSES_MAX: usize = 8;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
@@ -64,8 +68,10 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
         let mut reader = pin!(read_all(&conn, read));
         let mut server = pin!(answer_and_close(&conn, write, &rooms, answer));
         let mut reading = true;
+        // Made by the first client that sends ahead for so long.
+        let mut pause: Option<Alarm> = None;
         std::future::poll_fn(|cx| {
-            loop {
+            for _ in 0..PASSES_MAX {
                 conn.kick.set(false);
                 reading = reading && reader.as_mut().poll(cx).is_pending();
                 if server.as_mut().poll(cx).is_ready() {
@@ -73,6 +79,13 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
                 }
                 // The server made room that the reader waits for.
                 if !(reading && conn.kick.get()) {
+                    return Poll::Pending;
+                }
+            }
+            let pause = pause.get_or_insert_with(|| conn.thread.alarms.alarm());
+            loop {
+                pause.set(conn.thread.now_ns());
+                if pause.poll(cx).is_pending() {
                     return Poll::Pending;
                 }
             }

@@ -226,6 +226,10 @@ impl Conn {
     /// Takes the first `whole` bytes; what a client sent ahead stays.
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
+        if pending.len() > self.room.get() {
+            // The reader waits for the room that is made here.
+            self.kick.set(true);
+        }
         if pending.len() == whole {
             return std::mem::take(&mut *pending);
         }

@@ -272,6 +272,25 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
+fn however_much_a_client_sends_ahead_all_of_it_is_answered() {
+    const CALLS: usize = 6000;
+    plane().register(&local("ahead"));
+    let mut wire = Wire::connect(plane().listen);
+    let mut sender = wire.stream.try_clone().expect("a second handle");
+    // Some 900 KiB: far more than is read ahead.
+    let sending = std::thread::spawn(move || {
+        let bytes: Vec<u8> = (0..CALLS)
+            .flat_map(|number| Request::invoke("ahead", &json!(number)).bytes())
+            .collect();
+        std::io::Write::write_all(&mut sender, &bytes)
+    });
+    for number in 0..CALLS {
+        assert_eq!(wire.answer().expect(200).json()["output"], number);
+    }
+    sending.join().expect("no panic").expect("all was taken");
+}
+
+#[test]
 fn a_client_that_expects_100_continue_is_told_before_it_sends() {
     plane().register(&local("expect"));
     let body = br#"{"input":"later"}"#;

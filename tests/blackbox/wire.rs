@@ -174,7 +174,7 @@ impl Request {
 
 /// One connection.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    pub(crate) stream: TcpStream,
     unread: Vec<u8>,
 }
 
