@@ -235,7 +235,8 @@ impl Executions {
     pub(crate) fn find(&self, id: ExecutionId) -> Option<Found> {
         let inner = self.inner.borrow();
         if let Some(kept) = inner.kept.get(&id.random()) {
-            return Some(Found::Kept(kept.clone()));
+            let same = kept.record.borrow().id == id;
+            return same.then(|| Found::Kept(kept.clone()));
         }
         let record = inner.ring.get(usize::from(id.place()))?;
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))

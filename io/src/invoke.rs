@@ -27,6 +27,8 @@ use crate::request::Head;
 use crate::thread::{Charge, Known, Phase, Thread};
 
 const MS: u64 = 1_000_000;
+/// What a thread keeps for the next text output.
+const SCRATCH_KEPT: usize = 64 * 1024;
 /// What stands around an output in its answer, but for a client's long trace id.
 const HEAD_ROOM: usize = 640;
 
@@ -288,6 +290,7 @@ pub(crate) async fn plain_call(
         &mut thread.scratch.borrow_mut(),
         answering.wire,
     );
+    thread.scratch.borrow_mut().shrink_to(SCRATCH_KEPT);
     if let Ok(output) = finished.result {
         give_back(thread, output);
     }

@@ -115,7 +115,11 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
                 Err(why) => return unreachable(why, PodVerdict::Lost),
             };
             match Box::pin(Connection::open(thread, &address)).await {
-                Ok(connection) => connection,
+                Ok(connection) => {
+                    // However long that took, the pod is told what is left now.
+                    let _connected_ns = thread.now_ns();
+                    connection
+                }
                 Err(error) => {
                     let why = format!("no connection to the pod: {error}");
                     return unreachable(why.into(), PodVerdict::Lost);

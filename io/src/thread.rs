@@ -243,7 +243,7 @@ impl Thread {
     }
 
     /// What the clock showed when this thread last read it, which it does at every request, for every
-    /// answer of a pod and whenever it wakes: good enough for deadlines of seconds.
+    /// answer of a pod and at least once a second: good enough for deadlines of seconds.
     pub(crate) const fn last_ns(&self) -> u64 {
         self.clock.last_ns()
     }

@@ -354,6 +354,27 @@ fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
 }
 
 #[test]
+fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("large-left", &pod));
+    // The first grows the connection's reads past what is taken ahead of a call.
+    let large = json!("x".repeat(70 * 1024));
+    for cuts in 1..=3 {
+        let mut wire = crate::wire::Wire::connect(plane().listen);
+        for _ in 0..3 {
+            wire.send(&Request::get("/openapi.yaml").bytes());
+            wire.answer().expect(200);
+        }
+        wire.send(&Request::invoke("large-left", &large).bytes());
+        eventually("it runs", || pod.calls().len() == cuts);
+        drop(wire);
+        eventually("it is cut off", || pod.cuts() == cuts);
+    }
+    gate.open();
+}
+
+#[test]
 fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
