@@ -463,7 +463,7 @@ fn a_chunked_request_reaches_the_pod_whole() {
 #[test]
 fn large_bodies_follow_each_other_on_one_connection() {
     plane().register(&local("large-row"));
-    let mut wire = crate::wire::Wire::connect(plane().listen);
+    let mut wire = Wire::connect(plane().listen);
     for kib in [70, 64, 1, 200, 65, 70, 70] {
         let text = json!("x".repeat(kib * 1024));
         wire.send(&Request::invoke("large-row", &text).bytes());
