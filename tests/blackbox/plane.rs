@@ -2,7 +2,7 @@
 //! It never looks inside. A plane that several tests share lives until the test process ends; a
 //! small shell that holds a pipe to us ends what is left, however we went.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -184,8 +184,21 @@ impl Plane {
             internal: None,
             log,
         };
-        for address in [listen, management] {
-            eventually("it listens", || TcpStream::connect(address).is_ok());
+        // A listener alone says nothing: a plane that fails to start had one, too.
+        for (address, path) in [(listen, "/openapi.yaml"), (management, "/healthz")] {
+            let request = Request::get(path).bytes();
+            let serves = || {
+                let mut stream = TcpStream::connect(address)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.write_all(&request)?;
+                stream.read_exact(&mut [0; 12])
+            };
+            let log = || plane.log.lines();
+            let begun = Instant::now();
+            while let Err(error) = serves() {
+                assert!(begun.elapsed() < PATIENCE, "{path}: {error}: {:#?}", log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
         plane
     }
