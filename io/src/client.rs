@@ -29,7 +29,7 @@ use crate::thread::{Phase, Thread};
 
 /// With epoll a client that sends ahead, and reads its answers as fast, would have the thread to itself:
 /// after so many passes, of up to 64 KiB each, the others have their turn.
-const PASSES_MAX: usize = 8;
+const PASSES_MAX: usize = 2;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 /// After the last answer, bytes that still come are read for so long: closing at once would reset

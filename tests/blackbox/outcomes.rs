@@ -411,7 +411,7 @@ fn outcomes_are_counted_by_function() {
         0 => line.json("1"),
         1 => line.answer(500, "", b""),
         _ => {
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_secs(5));
             After::Close
         }
     });
