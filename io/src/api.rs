@@ -80,8 +80,7 @@ pub(crate) async fn other(
             Poll::Pending
         }
     });
-    let answered = pin!(respond(thread, &route, &incoming, body));
-    let mut answered = answered;
+    let mut answered = pin!(respond(thread, &route, &incoming, body));
     let mut gone = pin!(gone);
     // A client that leaves a long poll takes it along; a change goes on by itself.
     let quits = matches!(route, Route::Execution(_, Verb::Get));

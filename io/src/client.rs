@@ -19,6 +19,7 @@ use crate::conn::{Conn, PIPELINED_MAX, Port, SECOND_NS, Stop, read_all};
 use crate::head::Framing;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
+use crate::kept;
 use crate::outgoing::send_all;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
@@ -97,6 +98,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
         .connections
         .set(conn.thread.connections.get() - 1);
 }
+
 /// Answers requests, and then ends the read that is still armed.
 async fn answer_and_close<F: Future<Output = Answered>>(
     conn: &Rc<Conn>,
@@ -246,8 +248,7 @@ async fn answer_into(
                     }
                     Ok(Manner::Kept { detached }) => {
                         let answering = &mut answering;
-                        let kept =
-                            invoke::kept_call(thread, entrant, incoming, detached, answering);
+                        let kept = kept::serve(thread, entrant, incoming, detached, answering);
                         Box::pin(kept).await;
                     }
                     Err(fault) => answering.send(&problem(&fault)),

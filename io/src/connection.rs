@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Context;
 
-use monoio::io::{AsyncReadRent, OwnedReadHalf, OwnedWriteHalf, Split, Splitable};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Split, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use nanofaas_core::message::PodAddress;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -84,30 +84,38 @@ impl Connection {
     }
 
     pub(crate) async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        match address {
+        Ok(match address {
             PodAddress::Tcp(address) => {
                 let stream = TcpStream::connect_addr(*address).await?;
                 stream.set_nodelay(true)?;
-                let shared = shared(&stream);
-                let (read, write) = stream.into_split();
-                let reading = receive(thread.clone(), read, shared.clone());
-                Ok(Self {
-                    shared,
-                    write: WriteHalf::Tcp(write),
-                    reading: Box::pin(reading),
-                })
+                Self::over(thread, stream, WriteHalf::Tcp)
             }
             PodAddress::Unix(path) => {
-                let stream = UnixStream::connect(path).await?;
-                let shared = shared(&stream);
-                let (read, write) = stream.into_split();
-                let reading = receive(thread.clone(), read, shared.clone());
-                Ok(Self {
-                    shared,
-                    write: WriteHalf::Unix(write),
-                    reading: Box::pin(reading),
-                })
+                Self::over(thread, UnixStream::connect(path).await?, WriteHalf::Unix)
             }
+        })
+    }
+
+    fn over<S>(
+        thread: &Rc<Thread>,
+        stream: S,
+        half: impl FnOnce(OwnedWriteHalf<S>) -> WriteHalf,
+    ) -> Self
+    where
+        S: AsRawFd + AsyncReadRent + AsyncWriteRent + Split + 'static,
+    {
+        let shared = Rc::new(Shared {
+            fd: stream.as_raw_fd(),
+            received: RefCell::default(),
+            closed: Cell::new(false),
+            busy: Cell::new(false),
+        });
+        let (read, write) = stream.into_split();
+        let reading = receive(thread.clone(), read, shared.clone());
+        Self {
+            shared,
+            write: half(write),
+            reading: Box::pin(reading),
         }
     }
 }
@@ -117,15 +125,6 @@ impl Drop for Connection {
         // The read that is armed ends at once; an error means that the peer was faster.
         let _ = shutdown(self.shared.fd, Shutdown::Both);
     }
-}
-
-fn shared(stream: &impl AsRawFd) -> Rc<Shared> {
-    Rc::new(Shared {
-        fd: stream.as_raw_fd(),
-        received: RefCell::default(),
-        closed: Cell::new(false),
-        busy: Cell::new(false),
-    })
 }
 
 /// Reads a connection to its end.

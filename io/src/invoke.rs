@@ -1,5 +1,6 @@
-//! From a request to a call: admission at the head and after the body, keys, `Prefer`, and the end
-//! of the call in metrics, ledger and record. It runs no attempt; `call` does. `client` calls it.
+//! From a request to a call: admission at the head and after the body, the warm path of a plain call,
+//! and the end of any call in metrics, ledger and record. It runs no attempt; `call` does, and calls
+//! that outlive their client's wait are those of `kept`. `client` calls it.
 
 use std::rc::Rc;
 
@@ -12,21 +13,18 @@ use nanofaas_core::ticket::{CallRef, Class};
 
 use crate::alarm::Alarm;
 use crate::call::{self, Call, Finished};
-use crate::executions::{Kept, Key, Record, Status};
+use crate::executions::{Record, Status};
 use crate::field::{MediaType, media_type, parse_idempotency_key, parse_timeout_ms};
-use crate::follow::{self, Follower};
 use crate::head::Framing;
-use crate::idempotency::{Claim, fingerprint};
 use crate::incoming::Incoming;
 use crate::json;
 use crate::output::Output;
-use crate::peer;
 use crate::problem::Problem;
 use crate::reply::{Invocation, Response, Wire, problem};
 use crate::request::Head;
 use crate::thread::{Charge, Known, Phase, Thread};
 
-const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 /// What a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
 /// What stands around an output in its answer, but for a client's long trace id.
@@ -38,7 +36,7 @@ pub(crate) struct Entrant {
     pub(crate) charge: Charge,
     pub(crate) arrived_ns: u64,
     /// Of a sync call.
-    deadline_ns: u64,
+    pub(crate) deadline_ns: u64,
     enqueue: bool,
 }
 
@@ -132,7 +130,7 @@ impl Answering<'_> {
 pub(crate) enum Manner {
     /// It lives and dies with its client's wait: `plain_call`.
     Plain,
-    /// It runs by itself, and its client follows it: `kept_call`.
+    /// It runs by itself, and its client follows it: `kept::serve`.
     Kept { detached: bool },
 }
 
@@ -165,7 +163,7 @@ fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
 }
 
 /// Lets a call into its function's queue, or says why not; a refusal leaves no trace.
-fn enter(
+pub(crate) fn enter(
     thread: &Thread,
     known: &Known,
     class: Class,
@@ -201,7 +199,12 @@ fn enter(
     Ok(place)
 }
 
-fn record(known: &Rc<Known>, id: ExecutionId, enqueued_ns: u64, call: Option<CallRef>) -> Record {
+pub(crate) fn record(
+    known: &Rc<Known>,
+    id: ExecutionId,
+    enqueued_ns: u64,
+    call: Option<CallRef>,
+) -> Record {
     Record {
         id,
         known: known.clone(),
@@ -312,7 +315,12 @@ fn give_back(thread: &Thread, output: Output) {
     }
 }
 
-fn end_record(record: &mut Record, status: Status, failure: Option<&Failure>, now_ns: u64) {
+pub(crate) fn end_record(
+    record: &mut Record,
+    status: Status,
+    failure: Option<&Failure>,
+    now_ns: u64,
+) {
     record.status = status;
     record.failure = failure.cloned();
     record.finished_ns = Some(now_ns);
@@ -320,7 +328,7 @@ fn end_record(record: &mut Record, status: Status, failure: Option<&Failure>, no
 }
 
 /// The end of a call in its place, the metrics and the ledger.
-fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
+pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
     let thread = call.thread;
     let known = call.known();
     let metrics = known.metrics(thread);
@@ -373,219 +381,4 @@ fn log_failure(call: &Call<'_>, failure: &Failure) {
             executionId = %id, function = %function, traceId = %trace, attempt, code, "{message}"
         ),
     }
-}
-
-/// Async, keyed and `Prefer` calls: the call runs by itself, and its client follows it.
-pub(crate) async fn kept_call(
-    thread: &Rc<Thread>,
-    entrant: Entrant,
-    incoming: Incoming,
-    detached: bool,
-    answering: &mut Answering<'_>,
-) {
-    let id = thread.new_id();
-    let queued_ns = thread.last_ns();
-    let async_deadline_ns = entrant.arrived_ns + thread.config.async_max_age_ms * MS;
-    let deadline_ns = if detached {
-        async_deadline_ns
-    } else {
-        entrant.deadline_ns
-    };
-    let kept = Kept::new(
-        record(&entrant.known, id, queued_ns, None),
-        deadline_ns,
-        detached,
-    );
-    thread.executions.put(&kept);
-    if let Some(key) = incoming.idempotency_key() {
-        let key: Key = (entrant.known.function.name().clone(), key.into());
-        let body = fingerprint(incoming.content_type().unwrap_or_default(), incoming.body());
-        let claim = peer::claim(thread, &key, body, id).await;
-        if claim != Some(Claim::Run) {
-            thread.executions.forget(id);
-            return follow_other(thread, &entrant, &incoming, detached, claim, answering).await;
-        }
-        kept.key.replace(Some(key));
-    }
-    let class = if detached { Class::Async } else { Class::Sync };
-    let now_ns = thread.now_ns();
-    let begin = |place| kept.record.borrow_mut().call = Some(place);
-    let place = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
-        Ok(place) => place,
-        Err(refused) => {
-            refuse_followers(thread, &kept, &refused);
-            return answering.send(&problem(&refused));
-        }
-    };
-    let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
-    let wait_s = incoming.head.prefer.wait_s;
-    let arrived_ns = entrant.arrived_ns;
-    let own = (entrant.known, entrant.charge);
-    // A first call is queued as far as its client is concerned, however fast it is granted.
-    let queued = follow::accepted(&kept, trace_id.as_deref());
-    monoio::spawn(run_kept(
-        thread.clone(),
-        kept.clone(),
-        place,
-        own,
-        incoming,
-        class,
-        arrived_ns,
-    ));
-    if detached {
-        return answering.send(&queued);
-    }
-    let patience_ns = wait_s.map_or(u64::MAX, |wait_s| {
-        arrived_ns + u64::from(wait_s) * 1000 * MS
-    });
-    let over = follow_own(thread, &kept, patience_ns, answering).await;
-    if over {
-        let response = follow::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
-        return answering.send(&response);
-    }
-    // Its client's patience is over, or its client: it goes on by the async deadlines.
-    kept.detached.set(true);
-    kept.deadline_ns.set(async_deadline_ns);
-    let keeps_on = kept.key.borrow().is_some() || kept.followers.get() > 0;
-    if answering.client.poll_gone() && !keeps_on {
-        thread.calls.end(place, crate::calls::End::Left);
-    }
-    answering.send(&follow::accepted(&kept, trace_id.as_deref()));
-}
-
-/// Waits for one's own call; false where patience, or the client, went first.
-async fn follow_own(
-    thread: &Thread,
-    kept: &Kept,
-    patience_ns: u64,
-    answering: &Answering<'_>,
-) -> bool {
-    let alarm = thread.alarms.alarm();
-    alarm.set(patience_ns);
-    std::future::poll_fn(|cx| {
-        if kept.is_over() {
-            return std::task::Poll::Ready(true);
-        }
-        if answering.client.poll_gone() {
-            return std::task::Poll::Ready(false);
-        }
-        kept.watch(cx);
-        alarm.poll(cx).map(|()| false)
-    })
-    .await
-}
-
-/// A key that somebody else's execution holds.
-async fn follow_other(
-    thread: &Rc<Thread>,
-    entrant: &Entrant,
-    incoming: &Incoming,
-    enqueue: bool,
-    claim: Option<Claim>,
-    answering: &mut Answering<'_>,
-) {
-    let response = match claim {
-        Some(Claim::Follow(id)) => {
-            let follower = Follower {
-                trace_id: incoming.trace_id().map(Into::into),
-                deadline_ns: entrant.deadline_ns,
-                enqueue,
-                arrived_ns: entrant.arrived_ns,
-            };
-            let about = crate::execution_api::About::Follow(follower);
-            crate::execution_api::answer_anywhere(thread, id, about).await
-        }
-        Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),
-        Some(Claim::Run) => unreachable!("its own claim is not another's"),
-        None => problem(&Problem::Busy),
-    };
-    answering.send(&response);
-}
-
-/// The first caller was refused: the key is free again, and who followed hears the same.
-fn refuse_followers(thread: &Thread, kept: &Rc<Kept>, refused: &Problem) {
-    let id = kept.record.borrow().id;
-    if let Problem::Refused(refusal) = refused {
-        kept.refused.set(Some(*refusal));
-    } else {
-        // The function was removed meanwhile.
-        let now_ns = thread.now_ns();
-        let removed = Some(&Failure::FunctionRemoved);
-        end_record(
-            &mut kept.record.borrow_mut(),
-            Status::Error,
-            removed,
-            now_ns,
-        );
-    }
-    if let Some(key) = kept.key.take() {
-        peer::release_key(thread, key, id);
-    }
-    thread.executions.forget(id);
-    kept.announce();
-}
-
-/// The task of a kept call.
-async fn run_kept(
-    thread: Rc<Thread>,
-    kept: Rc<Kept>,
-    place: CallRef,
-    own: (Rc<Known>, Charge),
-    incoming: Incoming,
-    class: Class,
-    arrived_ns: u64,
-) {
-    let (known, charge) = own;
-    let alarm = thread.alarms.alarm();
-    let (id, queued_ns) = {
-        let record = kept.record.borrow();
-        (record.id, record.enqueued_ns)
-    };
-    let call = Call {
-        thread: &thread,
-        known: known.into(),
-        place,
-        id,
-        class,
-        arrived_ns,
-        queued_ns,
-        deadline_ns: kept.deadline_ns.get(),
-        kept: Some(kept.clone()),
-        request: &incoming,
-        alarm: &alarm,
-        attempt: 0.into(),
-    };
-    let finished = call::serve(&call).await;
-    let now_ns = thread.now_ns();
-    let status = finish(&call, &finished, now_ns);
-    drop(charge);
-    kept.times.set(finished.times);
-    end_record(
-        &mut kept.record.borrow_mut(),
-        status,
-        finished.result.as_ref().err(),
-        now_ns,
-    );
-    if finished.never_ran
-        && let Some(key) = kept.key.take()
-    {
-        peer::release_key(&thread, key, id);
-    }
-    thread
-        .executions
-        .finished(&kept, finished.result.ok().map(Rc::new), now_ns);
-    kept.announce();
-    expire(&thread, now_ns);
-}
-
-/// Drops executions that are past their time or the byte budget, and their keys.
-pub(crate) fn expire(thread: &Thread, now_ns: u64) {
-    thread.executions.expire(now_ns, |gone, early| {
-        if early {
-            thread.ledger().evicted.add();
-        }
-        if let Some(key) = gone.key.take() {
-            peer::release_key(thread, key, gone.record.borrow().id);
-        }
-    });
 }

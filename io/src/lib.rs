@@ -13,6 +13,7 @@ mod rooms;
 pub mod request;
 mod route;
 mod invoke;
+mod kept;
 mod call;
 mod seat;
 mod inbox;

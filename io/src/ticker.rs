@@ -23,7 +23,7 @@ pub(crate) async fn run(thread: Rc<Thread>) {
         if now_ns >= swept_ns + BEAT_NS {
             swept_ns = now_ns;
             thread.pods.sweep(now_ns);
-            crate::invoke::expire(&thread, now_ns);
+            crate::kept::expire(&thread, now_ns);
         }
         let plan = |cx: &mut Context<'_>| {
             let until_ns = thread.alarms.plan(now_ns + BEAT_NS, cx.waker());
