@@ -294,3 +294,21 @@ fn a_cancel_that_races_the_end_leaves_one_end() {
     }
     plane().wait_for("race", 0, 0);
 }
+
+#[test]
+fn an_id_is_known_whole_or_not_at_all() {
+    plane().register(&local("whole-id"));
+    let kept = plane()
+        .send(&Request::enqueue("whole-id", &json!(1)))
+        .expect(202);
+    let plain = plane().invoke("whole-id", &json!(1)).expect(200);
+    for id in [kept.id(), plain.id()] {
+        plane().get(&format!("/v1/executions/{id}")).expect(200);
+        // Each letter counts: thread, place and random bits.
+        for at in 2..id.len() {
+            let other = if &id[at..=at] == "0" { "1" } else { "0" };
+            let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);
+            plane().get(&format!("/v1/executions/{wrong}")).expect(404);
+        }
+    }
+}
