@@ -1,15 +1,58 @@
 //! The pods: threads that answer every request of a connection with the same bytes.
-//! They never allocate for a request. The bridge of the test says where they listen.
+//! They never allocate for a request. The bridge of the test says where they listen, and the test
+//! how many requests have to be in their hands before any is answered.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::{Condvar, Mutex};
 use std::thread::spawn;
+use std::time::Duration;
 
 use nanofaas_core::message::PodAddress;
 
 use crate::wire::Messages;
+
+/// Where requests wait for each other.
+pub(crate) static MEETING: Meeting = Meeting {
+    size: Mutex::new(1),
+    there: Mutex::new((0, 0)),
+    met: Condvar::new(),
+};
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Meeting {
+    /// Requests that have to be there.
+    size: Mutex<usize>,
+    /// Requests that wait, and meetings that were.
+    there: Mutex<(usize, usize)>,
+    met: Condvar,
+}
+
+impl Meeting {
+    /// From now on no request is answered before `size` are there. None may be there now.
+    pub(crate) fn of(&self, size: usize) {
+        *self.size.lock().expect("nothing panics with it") = size;
+    }
+
+    fn join(&self) {
+        let size = *self.size.lock().expect("nothing panics with it");
+        let mut there = self.there.lock().expect("nothing panics with it");
+        let (_, meeting) = *there;
+        there.0 += 1;
+        if there.0 == size {
+            *there = (0, meeting + 1);
+            self.met.notify_all();
+            return;
+        }
+        let (_there, waited) = self
+            .met
+            .wait_timeout_while(there, PATIENCE, |there| there.1 == meeting)
+            .expect("nothing panics with it");
+        assert!(!waited.timed_out(), "under {size} calls are with pods");
+    }
+}
 
 /// A pod behind a port of this machine.
 pub(crate) fn tcp() -> PodAddress {
@@ -43,6 +86,7 @@ fn serve(stream: impl Read + Write) {
     );
     let mut requests = Messages::new(stream);
     while requests.next().is_some() {
+        MEETING.join();
         if requests.stream.write_all(answer.as_bytes()).is_err() {
             return;
         }
