@@ -86,7 +86,7 @@ impl Client {
             idle[pool.address_at(index)].push_back(index);
         }
         Ok(Self {
-            tally: Tally::new(span, plan.places.len(), &load.expect),
+            tally: Tally::new(span, plan.places.len(), load),
             plan,
             arrivals,
             next: None,

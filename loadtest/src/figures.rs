@@ -25,7 +25,7 @@ pub(crate) enum Figure {
     FirstAnswerUs,
     /// What the median is above that of the direct call.
     AddedP50Us,
-    /// Of the most frequent status that was not expected.
+    /// Of the most frequent refusal, or status that was not expected where nobody names refusals.
     RefusedP99Us,
     Errors,
     /// How busy the measured processes were.
@@ -144,9 +144,12 @@ pub(crate) fn of(report: &Report, measured: &[bool], memory: Growth) -> Figures 
         figures.insert(Figure::CpuUsPerAnswer, cpu_us);
         figures.insert(Figure::AnswersPerCoreS, 1e6 / cpu_us);
     }
+    let refusals = &report.load.refusals;
     if let Some(refused) = report
         .unexpected
-        .values()
+        .iter()
+        .filter(|(status, _)| refusals.is_empty() || refusals.contains(status))
+        .map(|(_, latency)| latency)
         .max_by_key(|latency| latency.count)
     {
         figures.insert(Figure::RefusedP99Us, refused.p99_us);

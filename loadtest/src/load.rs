@@ -27,6 +27,8 @@ pub(crate) struct Load {
     pub(crate) functions: Option<Functions>,
     /// Statuses that are no error; empty: 200 to 299.
     pub(crate) expect: Vec<u16>,
+    /// Statuses that a server refuses by what it cannot take: no answers, and no errors either.
+    pub(crate) refusals: Vec<u16>,
     /// Never sleeps between requests: exact send times, for a whole core.
     pub(crate) spin: bool,
     pub(crate) seed: u64,
@@ -44,6 +46,7 @@ impl Default for Load {
             timeout_s: 10.0,
             functions: None,
             expect: Vec::new(),
+            refusals: Vec::new(),
             spin: false,
             seed: 1,
         }
@@ -152,6 +155,13 @@ impl Load {
         rule(
             self.timeout_s > 0.0 && self.timeout_s <= RUN_S_MAX,
             "timeout: more than 0, at most 3600 seconds",
+        )?;
+        rule(
+            !self
+                .refusals
+                .iter()
+                .any(|status| self.expect.contains(status)),
+            "a status is expected or a refusal, not both",
         )?;
         for target in &self.targets {
             rule(

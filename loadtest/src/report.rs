@@ -20,6 +20,7 @@ pub(crate) struct Report {
     /// Requests meant to be sent within the measured time. It is the sum of `statuses` and `faults`.
     pub(crate) requests: u64,
     pub(crate) answers_per_s: f64,
+    /// Neither expected answers nor refusals.
     pub(crate) errors: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -27,7 +28,7 @@ pub(crate) struct Report {
     pub(crate) unasked: u64,
     pub(crate) reconnects: u64,
     pub(crate) latency: Latency,
-    /// Of answers with a status that was not expected.
+    /// Of answers with a status that was not expected, refusals among them.
     pub(crate) unexpected: BTreeMap<u16, Latency>,
     pub(crate) targets: Vec<TargetReport>,
     /// From the intended time until the request went out.
@@ -120,7 +121,6 @@ impl Report {
     pub(crate) fn new(run: &Run) -> Self {
         let tally = &run.tally;
         let answers = tally.answered_in_span as f64;
-        let unexpected: u64 = tally.unexpected.values().map(Histogram::len).sum();
         let per_answer = |cpu_s: f64| {
             if answers > 0.0 {
                 cpu_s * 1e6 / answers
@@ -143,7 +143,7 @@ impl Report {
             },
             requests: tally.requests,
             answers_per_s: answers / run.load.duration_s,
-            errors: unexpected + tally.faults.values().sum::<u64>(),
+            errors: tally.unwanted() + tally.faults.values().sum::<u64>(),
             statuses: tally.statuses.clone(),
             faults: tally
                 .faults

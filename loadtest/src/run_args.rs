@@ -82,6 +82,9 @@ pub(crate) struct RunArgs {
     /// Statuses that are no error [default: 200 to 299]; repeatable
     #[arg(long, value_name = "STATUS")]
     expect: Vec<u16>,
+    /// Statuses that refuse what is too much: no answers, and no errors either; repeatable
+    #[arg(long, value_name = "STATUS")]
+    refusal: Vec<u16>,
     /// Another seed draws other names, targets and times
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -175,6 +178,7 @@ impl RunArgs {
                 name: self.name_template.clone(),
             }),
             expect: self.expect.clone(),
+            refusals: self.refusal.clone(),
             spin: self.spin,
             seed: self.seed,
         })

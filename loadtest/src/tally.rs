@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
+use crate::load::Load;
+
 /// Three digits from 1 µs (in ns) to an hour.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("these bounds are sound")
@@ -70,6 +72,7 @@ pub(crate) struct Window {
 pub(crate) struct Tally {
     span: Span,
     expect: Vec<u16>,
+    refusals: Vec<u16>,
     /// Requests that were meant to be sent within the span.
     pub(crate) requests: u64,
     /// Expected answers that came within the span, whenever their request was meant.
@@ -77,7 +80,7 @@ pub(crate) struct Tally {
     /// Of expected answers; a timeout or an unfinished request is in it with the time that it had
     /// lasted, so that what never came does not make the rest look good.
     pub(crate) latency: Histogram<u64>,
-    /// Of each status that was not expected.
+    /// Of each status that was not expected, refusals among them.
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,
     /// Empty where there is but one target: all latency is its.
     by_target: Vec<Histogram<u64>>,
@@ -100,10 +103,11 @@ pub(crate) struct Tally {
 const WINDOW_NS: u64 = 100_000_000;
 
 impl Tally {
-    pub(crate) fn new(span: Span, targets: usize, expect: &[u16]) -> Self {
+    pub(crate) fn new(span: Span, targets: usize, load: &Load) -> Self {
         Self {
             span,
-            expect: expect.to_vec(),
+            expect: load.expect.clone(),
+            refusals: load.refusals.clone(),
             requests: 0,
             answered_in_span: 0,
             latency: histogram(),
@@ -134,13 +138,22 @@ impl Tally {
         }
     }
 
+    /// Answers that nobody counts on: neither expected nor refusals.
+    pub(crate) fn unwanted(&self) -> u64 {
+        let unwanted = self.unexpected.iter();
+        unwanted
+            .filter(|(status, _)| !self.refusals.contains(status))
+            .map(|(_, latency)| latency.len())
+            .sum()
+    }
+
     pub(crate) fn answer(&mut self, target: u32, status: u16, times: Times) {
         let expected = self.is_expected(status);
         let latency_ns = times.now_ns.saturating_sub(times.intended_ns);
         if expected {
             record(&mut self.window, latency_ns);
             self.answered_in_span += u64::from(self.span.holds(times.now_ns));
-        } else {
+        } else if !self.refusals.contains(&status) {
             self.window_errors += 1;
         }
         if !self.span.holds(times.intended_ns) {

@@ -68,6 +68,34 @@ fn a_status_that_was_not_expected_is_an_error() {
 }
 
 #[test]
+fn a_refusal_is_neither_an_answer_nor_an_error() {
+    let server = Server::tcp(|got| {
+        status(match got.number % 3 {
+            0 => 429,
+            1 => 503,
+            _ => 200,
+        })
+    });
+    let outcome = run(&[
+        &server.url,
+        "--warm-up",
+        "0",
+        "-d",
+        "0.5",
+        "--refusal",
+        "429",
+    ]);
+    let count = |status: u16| outcome.count(&format!("/statuses/{status}"));
+    assert!(count(429) > 10, "{}", outcome.json);
+    // 503 was not named.
+    assert_eq!(outcome.count("/errors"), count(503));
+    assert_eq!(outcome.count("/latency/count"), count(200));
+    assert_eq!(outcome.count("/unexpected/429/count"), count(429));
+    let text = refusal(&[&server.url, "--expect", "429", "--refusal", "429"]);
+    assert!(text.contains("not both"), "{text}");
+}
+
+#[test]
 fn nonsense_is_an_error() {
     let server = Server::tcp(|_| raw("SSH-2.0-OpenSSH\r\n\r\n", false));
     let outcome = run(&[&server.url, "--warm-up", "0", "-d", "0.5"]);
