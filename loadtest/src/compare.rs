@@ -14,6 +14,7 @@ use crate::load::Arrivals;
 use crate::report::Report;
 use crate::run::{self, Setting};
 use crate::scenario::{Capacity, Entry, Measure, Scenario};
+use crate::speed::{self, Around, WorkNs};
 use crate::stage::{Places, Stage};
 use crate::{cores, first, show, tally};
 
@@ -116,10 +117,17 @@ impl Theatre<'_> {
         let shift = number / 2 % players.len().max(1);
         order.rotate_left(shift);
         let mut turns: Vec<Option<Turn>> = players.iter().map(|_| None).collect();
+        let mut probes = vec![self.probe()?];
         for at in order {
             let player = &players[at];
-            let turn = self.turn(number, player)?;
-            if let Some(reason) = self.disturbance(&turn.cpu)
+            let mut turn = self.turn(number, player)?;
+            let after = self.probe()?;
+            turn.part.work_ns = Around {
+                before: probes.last().cloned().unwrap_or_default(),
+                after: after.clone(),
+            };
+            probes.push(after);
+            if let Some(reason) = self.disturbance(&turn.cpu, &probes)
                 && !self.conduct.keep_disturbed
             {
                 let reason = format!("{}: {reason}", player.entry.name);
@@ -243,7 +251,18 @@ impl Theatre<'_> {
         Ok(report.answers_per_s)
     }
 
-    fn disturbance(&self, cpu: &Cpu) -> Option<String> {
+    /// How fast the cores are while no contender is there.
+    fn probe(&self) -> Result<WorkNs, String> {
+        let named = self.scenario.named_cores();
+        if named.is_empty() {
+            speed::probe(&self.conduct.places.cores)
+        } else {
+            speed::probe(&named)
+        }
+    }
+
+    /// In the turn that is over, or since the round began.
+    fn disturbance(&self, cpu: &Cpu, probes: &[WorkNs]) -> Option<String> {
         let limits = self.scenario.disturbance;
         let percent = |cpu_s: f64| cpu_s / cpu.length_s.max(1e-9) * 100.0;
         let (steal, foreign) = (percent(cpu.steal_s), percent(cpu.foreign_s()));
@@ -252,7 +271,7 @@ impl Theatre<'_> {
         } else if foreign > limits.foreign_percent {
             Some(format!("other processes used {foreign:.0} % of a core"))
         } else {
-            None
+            speed::disturbance(probes, limits.speed_percent)
         }
     }
 

@@ -16,6 +16,7 @@ use crate::machine;
 use crate::page;
 use crate::report::{Latency, Report};
 use crate::scenario::{Entry, Scenario};
+use crate::speed::{Around, Differences, WorkNs};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
@@ -31,6 +32,8 @@ pub(crate) struct Comparison {
     pub(crate) rounds: Vec<Round>,
     pub(crate) dropped: Vec<Dropped>,
     pub(crate) verdicts: Vec<Verdict>,
+    /// Of the machine's speed in the rounds that count.
+    pub(crate) speed: Option<Differences>,
 }
 
 /// A contender over all rounds.
@@ -71,6 +74,8 @@ pub(crate) struct Part {
     pub(crate) cpu: BTreeMap<String, f64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// What the cores took for a unit of work before and after.
+    pub(crate) work_ns: Around,
 }
 
 impl Part {
@@ -86,6 +91,7 @@ impl Part {
             cpu,
             statuses: report.statuses.clone(),
             faults: report.faults.clone(),
+            work_ns: Around::default(),
         }
     }
 
@@ -96,6 +102,7 @@ impl Part {
             cpu: BTreeMap::new(),
             statuses: BTreeMap::new(),
             faults: BTreeMap::new(),
+            work_ns: Around::default(),
         }
     }
 }
@@ -114,6 +121,14 @@ impl Round {
                 part.figures.insert(Figure::AddedP50Us, with - without);
             }
         }
+    }
+
+    /// Of the machine's speed.
+    fn probes(&self) -> Vec<&WorkNs> {
+        let around = self.parts.values().map(|part| &part.work_ns);
+        around
+            .flat_map(|around| [&around.before, &around.after])
+            .collect()
     }
 
     pub(crate) fn figure(&self, contender: &str, figure: Figure) -> Option<f64> {
@@ -152,6 +167,7 @@ impl Comparison {
             rounds: Vec::new(),
             dropped: Vec::new(),
             verdicts: Vec::new(),
+            speed: None,
         }
     }
 
@@ -180,6 +196,8 @@ impl Comparison {
         }
         let goals = self.scenario.goals.iter();
         self.verdicts = goals.map(|goal| self.judge(goal)).collect();
+        let probes: Vec<_> = self.rounds.iter().map(Round::probes).collect();
+        self.speed = Differences::of(&probes);
     }
 
     fn judge(&self, goal: &Goal) -> Verdict {

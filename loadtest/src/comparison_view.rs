@@ -86,8 +86,12 @@ fn about(comparison: &Comparison) -> String {
             capacity.share * 100.0
         ));
     }
+    let speed = comparison
+        .speed
+        .map(|speed| format!("{}; ", speed.tell()))
+        .unwrap_or_default();
     text.push_str(&format!(
-        " Medians of {} interleaved rounds, {} dropped; commit {}.",
+        " Medians of {} interleaved rounds, {} dropped; {speed}commit {}.",
         comparison.rounds.len(),
         comparison.dropped.len(),
         comparison.commit

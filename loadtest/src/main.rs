@@ -38,6 +38,7 @@ mod stage;
 mod process;
 mod ask;
 mod first;
+mod speed;
 mod figures;
 mod comparison;
 mod comparison_view;

@@ -1,7 +1,7 @@
 //! What a comparison compares, as its file says: contenders, the load, cores, goals.
 //! It starts nothing. `compare` follows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -95,15 +95,18 @@ fn usual_connections() -> usize {
     64
 }
 
-/// From where on a round does not count, in percent of one core.
+/// From where on a round does not count.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Disturbance {
-    /// Taken by the hypervisor.
+    /// Taken by the hypervisor, in percent of one core.
     pub(crate) steal_percent: f64,
-    /// Used by processes that do not take part.
+    /// Used by processes that do not take part, in percent of one core.
     pub(crate) foreign_percent: f64,
-    /// How many rounds may be dropped and repeated.
+    /// How much longer a core took for a fixed piece of work than at another time in the round.
+    pub(crate) speed_percent: f64,
+    /// How many rounds may be dropped and repeated. On a shared host five of eight rounds of two
+    /// contenders were lost to its speed alone: for five that count, ten would often be too few.
     pub(crate) repeats: usize,
 }
 
@@ -112,7 +115,8 @@ impl Default for Disturbance {
         Self {
             steal_percent: 2.0,
             foreign_percent: 10.0,
-            repeats: 10,
+            speed_percent: 10.0,
+            repeats: 20,
         }
     }
 }
@@ -153,6 +157,14 @@ impl Scenario {
                 .map_err(|fault| format!("the load of {}: {fault}", entry.name))?;
         }
         Ok(())
+    }
+
+    /// Every core that anything is put on.
+    pub(crate) fn named_cores(&self) -> Vec<usize> {
+        let entries = self.contenders.iter().map(|entry| &entry.cores);
+        let all = std::iter::once(&self.cores).chain(entries);
+        let numbers: BTreeSet<usize> = all.flat_map(BTreeMap::values).flatten().copied().collect();
+        numbers.into_iter().collect()
     }
 
     /// All contenders get these arrivals.
@@ -203,11 +215,12 @@ mod tests {
     const TEXT: &str = "
 name: a
 baseline: b
+cores: {load: [3], proxy: [0, 1]}
 load: {connections: 64, arrivals: {poisson: 100}}
 request: {body_bytes: 256}
 contenders:
   - {name: b, use: b.yaml}
-  - {name: c, use: b.yaml, load: {connections: 1}, set: {x: y}}
+  - {name: c, use: b.yaml, load: {connections: 1}, cores: {load: [1]}, set: {x: y}}
 goals:
   - {contender: c, figure: p50_us, must: '<= 0.75'}
 ";
@@ -225,6 +238,7 @@ goals:
         assert_eq!((load(0).connections, load(1).connections), (64, 1));
         assert_eq!(load(1).arrivals, Some(Arrivals::Poisson(100.0)));
         assert_eq!(load(1).targets[0].body_bytes, Some(256));
+        assert_eq!(scenario.named_cores(), [0, 1, 3]);
     }
 
     #[test]

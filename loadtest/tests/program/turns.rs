@@ -81,6 +81,17 @@ goals:
     );
     let found = json(&to_json);
     assert_eq!(found["rounds"].as_array().map(Vec::len), Some(3));
+    for name in ["fast", "slow"] {
+        let work_ns = &found["rounds"][2]["parts"][name]["work_ns"];
+        for probe in [&work_ns["before"], &work_ns["after"]] {
+            let cores = probe.as_object().expect("a probe");
+            let is_time = |ns: &Value| ns.as_f64().is_some_and(|ns| ns > 0.0);
+            assert!(
+                !cores.is_empty() && cores.values().all(is_time),
+                "{work_ns}"
+            );
+        }
+    }
     let slow = &found["takers"][1];
     let ratio = slow["ratios"]["p50_us"]["median"]
         .as_f64()
@@ -108,6 +119,9 @@ goals:
         "{text}"
     );
     let page = std::fs::read_to_string(to_html).expect("a page");
+    for shown in [&text, &page] {
+        assert!(shown.contains("speed differed by at most"), "{shown}");
+    }
     assert!(page.matches("<svg").count() == 7 && page.contains("slow against fast"));
 }
 
@@ -127,6 +141,34 @@ fn disturbed_rounds_do_not_count() {
     let found = json(&to_json);
     assert_eq!(found["rounds"].as_array().map(Vec::len), Some(0));
     assert_eq!(found["dropped"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn rounds_in_which_the_speed_changed_do_not_count() {
+    let _turn = quiet();
+    let folder = Folder::new();
+    // No core takes the same time twice, to the nanosecond; of anything else the machine has enough.
+    let file = scenario(
+        &folder,
+        "disturbance: {speed_percent: 0, steal_percent: 1e9, foreign_percent: 1e9, repeats: 2}",
+    );
+    let to_json = folder.path("c.json");
+    let output = compare(&[&file, "--json", &to_json]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success(), "{text}");
+    assert!(text.contains("note: 3 rounds were disturbed"), "{text}");
+    let found = json(&to_json);
+    assert_eq!(found["rounds"].as_array().map(Vec::len), Some(0));
+    assert!(found["speed"].is_null());
+    let dropped = found["dropped"].as_array().expect("rounds");
+    assert_eq!(dropped.len(), 3, "as many as may be repeated, and one");
+    for round in dropped {
+        let reason = round["reason"].as_str().expect("a reason");
+        assert!(
+            reason.contains(": core ") && reason.contains(" % slower "),
+            "{reason}"
+        );
+    }
 }
 
 #[test]
