@@ -12,6 +12,7 @@
 //! ```
 
 mod settings;
+mod unix_stream;
 mod server;
 mod pod;
 mod connection;

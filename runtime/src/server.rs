@@ -21,6 +21,7 @@ use crate::log;
 use crate::pod::{CALLS_MAX, Pod};
 use crate::run::caught;
 use crate::settings::Listen;
+use crate::unix_stream::Arrivals;
 
 /// Idle connections besides those with a call: the platform keeps some per io thread.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
@@ -193,6 +194,7 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
+                let stream = Arrivals::of(stream)?;
                 tokio::spawn(async move {
                     connection::serve(stream, pod).await;
                     drop(held);
