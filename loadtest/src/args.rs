@@ -53,6 +53,9 @@ struct CompareArgs {
     /// Seconds of warm-up of each run, instead of those in the file
     #[arg(long, value_name = "S")]
     warm_up: Option<f64>,
+    /// Counts only rounds with cores that are so near: nanoseconds for a word's way to and fro
+    #[arg(long, value_name = "NS")]
+    way_ns: Option<f64>,
     #[command(flatten)]
     programs: Programs,
     /// Counts rounds in which the machine was disturbed: to try a scenario out, not for figures
@@ -139,6 +142,7 @@ impl CompareArgs {
         if let Some(rounds) = self.rounds {
             scenario.rounds = rounds;
         }
+        scenario.disturbance.way_ns = self.way_ns.or(scenario.disturbance.way_ns);
         for (field, seconds) in [("duration_s", self.duration), ("warm_up_s", self.warm_up)] {
             if let Some(seconds) = seconds {
                 scenario.last(field, seconds);

@@ -1,8 +1,9 @@
 //! A comparison: contenders take turns, round by round, on the same cores under the same load. A
-//! round in which the machine was disturbed is dropped as a whole and repeated.
+//! turn in which the machine was disturbed is tried again, and a round is dropped where that fails.
 //! It shows nothing but progress; `comparison` makes sense of the rounds.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -117,9 +118,44 @@ impl Theatre<'_> {
         let shift = number / 2 % players.len().max(1);
         order.rotate_left(shift);
         let mut turns: Vec<Option<Turn>> = players.iter().map(|_| None).collect();
-        let mut probes = vec![self.probe()?];
+        let mut probes = Vec::new();
+        let mut repeated = Vec::new();
+        self.settle(&mut probes)?;
         for at in order {
             let player = &players[at];
+            let turn = self.try_turn(number, player, &mut probes, &mut repeated)?;
+            match turn {
+                Ok(turn) => turns[at] = Some(turn),
+                Err(reason) => {
+                    let reason = format!("{}: {reason}", player.entry.name);
+                    return Ok(Err(Dropped {
+                        round: number + 1,
+                        reason,
+                    }));
+                }
+            }
+        }
+        let mut round = Round {
+            repeated,
+            ..Round::default()
+        };
+        for (player, turn) in players.iter_mut().zip(turns.into_iter().flatten()) {
+            player.latency += turn.latency;
+            round.parts.insert(player.entry.name.clone(), turn.part);
+        }
+        round.add_what_proxies_add(self.scenario.direct.as_deref());
+        Ok(Ok(round))
+    }
+
+    /// A turn that nothing disturbed, or what did.
+    fn try_turn(
+        &self,
+        number: usize,
+        player: &Player<'_>,
+        probes: &mut Vec<WorkNs>,
+        repeated: &mut Vec<String>,
+    ) -> Result<Result<Turn, String>, String> {
+        for attempt in 1.. {
             let mut turn = self.turn(number, player)?;
             let after = self.probe()?;
             turn.part.work_ns = Around {
@@ -127,24 +163,38 @@ impl Theatre<'_> {
                 after: after.clone(),
             };
             probes.push(after);
-            if let Some(reason) = self.disturbance(&turn.cpu, &probes)
-                && !self.conduct.keep_disturbed
-            {
-                let reason = format!("{}: {reason}", player.entry.name);
-                return Ok(Err(Dropped {
-                    round: number + 1,
-                    reason,
-                }));
+            let Some(reason) = self.disturbance(&turn.cpu, probes) else {
+                return Ok(Ok(turn));
+            };
+            if self.conduct.keep_disturbed {
+                return Ok(Ok(turn));
             }
-            turns[at] = Some(turn);
+            probes.pop();
+            if attempt >= self.scenario.disturbance.tries || !self.settle(probes)? {
+                return Ok(Err(reason));
+            }
+            self.say(&format!("{} again: {reason}", player.entry.name));
+            repeated.push(format!("{}: {reason}", player.entry.name));
         }
-        let mut round = Round::default();
-        for (player, turn) in players.iter_mut().zip(turns.into_iter().flatten()) {
-            player.latency += turn.latency;
-            round.parts.insert(player.entry.name.clone(), turn.part);
+        unreachable!("attempts end")
+    }
+
+    /// Waits until the machine is as it was at the round's other probes, and its cores near enough;
+    /// whether it is.
+    fn settle(&self, probes: &mut Vec<WorkNs>) -> Result<bool, String> {
+        let limits = &self.scenario.disturbance;
+        let end = Instant::now() + Duration::from_secs_f64(limits.patience_s);
+        loop {
+            probes.push(self.probe()?);
+            let fine = speed::disturbance(probes, limits).is_none();
+            let late = Instant::now() > end || self.conduct.keep_disturbed;
+            if probes.len() > 1 || !(fine || late) {
+                probes.pop();
+            }
+            if fine || late {
+                return Ok(fine);
+            }
         }
-        round.add_what_proxies_add(self.scenario.direct.as_deref());
-        Ok(Ok(round))
     }
 
     fn turn(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
@@ -271,7 +321,7 @@ impl Theatre<'_> {
         } else if foreign > limits.foreign_percent {
             Some(format!("other processes used {foreign:.0} % of a core"))
         } else {
-            speed::disturbance(probes, limits.speed_percent)
+            speed::disturbance(probes, &limits)
         }
     }
 

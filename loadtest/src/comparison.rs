@@ -64,6 +64,8 @@ impl Taker {
 pub(crate) struct Round {
     /// By the contender's name.
     pub(crate) parts: BTreeMap<String, Part>,
+    /// Turns that were tried again, and why.
+    pub(crate) repeated: Vec<String>,
 }
 
 /// One contender in one round.

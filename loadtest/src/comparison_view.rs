@@ -90,8 +90,10 @@ fn about(comparison: &Comparison) -> String {
         .speed
         .map(|speed| format!("{}; ", speed.tell()))
         .unwrap_or_default();
+    let rounds = comparison.rounds.iter();
+    let repeated: usize = rounds.map(|round| round.repeated.len()).sum();
     text.push_str(&format!(
-        " Medians of {} interleaved rounds, {} dropped; {speed}commit {}.",
+        " Medians of {} interleaved rounds, {} dropped, {repeated} turns repeated; {speed}commit {}.",
         comparison.rounds.len(),
         comparison.dropped.len(),
         comparison.commit

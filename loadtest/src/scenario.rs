@@ -105,6 +105,11 @@ pub(crate) struct Disturbance {
     pub(crate) foreign_percent: f64,
     /// How much longer a core took for a fixed piece of work than at another time in the round.
     pub(crate) speed_percent: f64,
+    /// How far apart the cores may be: nanoseconds for a word's way to and fro. No limit where absent.
+    pub(crate) way_ns: Option<f64>,
+    /// How often a turn is tried in a round, and how long the machine may take to be again as it was.
+    pub(crate) tries: usize,
+    pub(crate) patience_s: f64,
     /// How many rounds may be dropped and repeated. On a shared host five of eight rounds of two
     /// contenders were lost to its speed alone: for five that count, ten would often be too few.
     pub(crate) repeats: usize,
@@ -116,6 +121,9 @@ impl Default for Disturbance {
             steal_percent: 2.0,
             foreign_percent: 10.0,
             speed_percent: 10.0,
+            way_ns: None,
+            tries: 4,
+            patience_s: 15.0,
             repeats: 20,
         }
     }

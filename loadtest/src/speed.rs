@@ -1,22 +1,26 @@
-//! How fast each core is just now: a fixed piece of work, timed on one core after another. Neighbours
-//! on the same physical core and its frequency change that by a third within seconds, and no counter
-//! tells. Also what such a change means for a round, and how far rounds lie apart.
+//! How fast the machine is just now: a fixed piece of work, timed on all cores at once, and a word that
+//! two cores pass to and fro. A virtual core moves: to a physical one that it shares, or away from the
+//! other's cache, and what crosses cores costs several times as much. That changes figures by a third
+//! within seconds, and no counter tells. Also what it means for a round, and how far rounds lie apart.
 //! It never looks at contenders, and finds something out only while their processes are gone.
 //! Comparisons probe before the first turn of a round and after each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hint::black_box;
+use std::hint::{black_box, spin_loop};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::thread::sleep;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{ScopedJoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::cores;
+use crate::scenario::Disturbance;
 
-/// Nanoseconds for a unit of work, by core. They mean something beside each other only.
-pub(crate) type WorkNs = BTreeMap<usize, f64>;
+/// Nanoseconds for a unit of work, by where it was done. They mean something beside each other only.
+pub(crate) type WorkNs = BTreeMap<String, f64>;
 
 /// The probes around a turn.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -25,43 +29,128 @@ pub(crate) struct Around {
     pub(crate) after: WorkNs,
 }
 
+const WAY: &str = "the way";
 /// Words that a unit computes over: 256 KiB, which stay in a core's own cache.
 const WORDS: usize = 32 * 1024;
 /// Bytes that a unit sends through a socket, one by one: about as long as the computation.
 const TRIPS: usize = 6;
 /// Units that are timed together: 0.3 ms.
 const UNITS: u32 = 16;
-/// Timings of a visit; the first one finds caches cold and the clock low.
-const TIMINGS: usize = 4;
+/// Timings of a visit.
+const TIMINGS: usize = 6;
+/// A word's ways to and fro before they are timed, until the other core is there, and timed.
+const WARM_UP: u32 = 50;
+const PASSES: u32 = 500;
+/// Both cores are idle, so hardly any of it is needed.
+const PASS_MAX: Duration = Duration::from_secs(1);
+/// The first one finds caches cold and the clock low, and at both ends another core may be idle.
+const ALONE: [usize; 2] = [0, TIMINGS - 1];
 /// A core is visited so often, so far apart: a neighbour's burst of less than a tenth of a second is
 /// short against a turn, and should not cost a round. The least time counts: where nothing changed,
 /// it was the same to 1.5 %, the median to 29 %.
 const VISITS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// Takes an eighth of a second, and 6 ms of each core.
+/// Takes an eighth of a second, and 10 ms of each core.
 pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
-    // A thread is set aside for it, so that the caller stays where it may run.
-    std::thread::scope(|scope| scope.spawn(|| visit(cores)).join())
-        .map_err(|_| "the thread that probes the speed panicked".to_owned())?
-}
-
-fn visit(cores: &[usize]) -> Result<WorkNs, String> {
     let named = |fault: std::io::Error| format!("cannot probe the speed: {fault}");
-    let mut work = Work::new().map_err(named)?;
+    let mut works = Vec::new();
+    for core in cores {
+        works.push((*core, Work::new().map_err(named)?));
+    }
     let mut least = WorkNs::new();
     for _ in 0..VISITS {
         sleep(PAUSE);
-        for core in cores {
-            cores::pin(&[*core])?;
-            for _ in 0..TIMINGS {
-                let ns = work.time().map_err(named)?;
-                let known = least.entry(*core).or_insert(ns);
-                *known = known.min(ns);
-            }
+        let mut found = visit(&mut works)?;
+        for pair in cores.windows(2) {
+            found.push(pass(pair[0], pair[1])?);
+        }
+        for (place, ns) in found {
+            let known = least.entry(place).or_insert(ns);
+            *known = known.min(ns);
         }
     }
     Ok(least)
+}
+
+/// All cores at once, each with a thread that is set aside for it, so that the caller stays where it
+/// may run.
+fn visit(works: &mut [(usize, Work)]) -> Result<Vec<(String, f64)>, String> {
+    let start = Barrier::new(works.len());
+    std::thread::scope(|scope| {
+        let visits: Vec<_> = works
+            .iter_mut()
+            .map(|(core, work)| scope.spawn(|| visit_one(*core, work, &start)))
+            .collect();
+        visits.into_iter().map(join).collect()
+    })
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String> {
+    let panicked = |_| Err("a thread that probes the speed panicked".to_owned());
+    thread.join().unwrap_or_else(panicked)
+}
+
+fn visit_one(core: usize, work: &mut Work, start: &Barrier) -> Result<(String, f64), String> {
+    let pinned = cores::pin(&[core]);
+    // Also where that failed: the others wait.
+    start.wait();
+    pinned?;
+    let mut least = f64::INFINITY;
+    for timing in 0..TIMINGS {
+        let ns = work
+            .time()
+            .map_err(|fault| format!("cannot probe the speed: {fault}"))?;
+        if ALONE.contains(&timing) {
+            continue;
+        }
+        least = least.min(ns);
+    }
+    Ok((format!("core {core}"), least))
+}
+
+/// Nanoseconds for a word's way from one core to another and back.
+fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
+    let word = AtomicU32::new(0);
+    let end = Instant::now() + PASS_MAX;
+    let wait = |until: u32| {
+        let mut looks = 0_u32;
+        while word.load(Ordering::Acquire) != until {
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(4096) && Instant::now() > end {
+                return Err(format!(
+                    "cores {one} and {other} do not run at the same time"
+                ));
+            }
+            spin_loop();
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let echo = scope.spawn(|| {
+            cores::pin(&[other])?;
+            for trip in 0..WARM_UP + PASSES {
+                wait(2 * trip + 1)?;
+                word.store(2 * trip + 2, Ordering::Release);
+            }
+            Ok(())
+        });
+        let timed = scope.spawn(|| {
+            cores::pin(&[one])?;
+            let mut begun = Instant::now();
+            for trip in 0..WARM_UP + PASSES {
+                if trip == WARM_UP {
+                    begun = Instant::now();
+                }
+                word.store(2 * trip + 1, Ordering::Release);
+                wait(2 * trip + 2)?;
+            }
+            Ok(begun.elapsed().as_nanos() as f64 / f64::from(PASSES))
+        });
+        let (echoed, timed) = (join(echo), join(timed));
+        echoed?;
+        Ok((format!("{WAY} between cores {one} and {other}"), timed?))
+    })
 }
 
 /// Half computation, half entries into the kernel, which neighbours slow most.
@@ -104,15 +193,25 @@ fn mix(words: &[u64]) -> u64 {
 }
 
 /// Why a round with these probes, in the order in which they were taken, does not count: what the
-/// slowest one of a core took is more than so many percent above the fastest one's.
-pub(crate) fn disturbance(probes: &[WorkNs], limit_percent: f64) -> Option<String> {
+/// slowest one of a place took is more than so many percent above the fastest one's, or cores were too
+/// far apart.
+pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
+    let far = |probe: &WorkNs| {
+        let limit = limits.way_ns?;
+        let ways = probe.iter().filter(|(place, _)| place.starts_with(WAY));
+        let (way, ns) = ways.max_by(|one, other| one.1.total_cmp(other.1))?;
+        (*ns > limit).then(|| format!("{way} took {ns:.0} ns"))
+    };
+    if let Some(far) = probes.iter().find_map(far) {
+        return Some(far);
+    }
     let worst = known(probes.iter())
         .into_iter()
-        .filter_map(|core| {
+        .filter_map(|place| {
             let times = || {
                 probes
                     .iter()
-                    .filter_map(|probe| probe.get(&core))
+                    .filter_map(|probe| probe.get(&place))
                     .enumerate()
             };
             let (fast_at, fast) = times().min_by(|one, other| one.1.total_cmp(other.1))?;
@@ -122,14 +221,14 @@ pub(crate) fn disturbance(probes: &[WorkNs], limit_percent: f64) -> Option<Strin
             } else {
                 "at first than later in the round"
             };
-            Some((percent(*fast, *slow), core, when))
+            Some((percent(*fast, *slow), place, when))
         })
         .max_by(|one, other| one.0.total_cmp(&other.0));
-    let (percent, core, when) = worst?;
-    (percent > limit_percent).then(|| format!("core {core} was {percent:.0} % slower {when}"))
+    let (percent, place, when) = worst?;
+    (percent > limits.speed_percent).then(|| format!("{place} was {percent:.0} % slower {when}"))
 }
 
-/// How far the speed of a core lay apart, at most.
+/// How far the speed of a place lay apart, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Differences {
     /// Among the probes of a round.
@@ -145,13 +244,13 @@ impl Differences {
             within_percent: 0.0,
             between_percent: (rounds.len() > 1).then_some(0.0),
         };
-        let cores = known(rounds.iter().flatten().copied());
-        for core in &cores {
+        let places = known(rounds.iter().flatten().copied());
+        for place in &places {
             let mut means = Vec::new();
             for probes in rounds {
                 let times: Vec<f64> = probes
                     .iter()
-                    .filter_map(|probe| probe.get(core).copied())
+                    .filter_map(|probe| probe.get(place).copied())
                     .collect();
                 let within = &mut differences.within_percent;
                 *within = within.max(apart_percent(&times));
@@ -161,7 +260,7 @@ impl Differences {
                 *between = between.max(apart_percent(&means));
             }
         }
-        (!cores.is_empty()).then_some(differences)
+        (!places.is_empty()).then_some(differences)
     }
 
     /// For the end of a sentence.
@@ -176,9 +275,9 @@ impl Differences {
     }
 }
 
-/// The cores that were probed.
-fn known<'a>(probes: impl Iterator<Item = &'a WorkNs>) -> BTreeSet<usize> {
-    probes.flat_map(WorkNs::keys).copied().collect()
+/// What was probed.
+fn known<'a>(probes: impl Iterator<Item = &'a WorkNs>) -> BTreeSet<String> {
+    probes.flat_map(WorkNs::keys).cloned().collect()
 }
 
 fn apart_percent(times: &[f64]) -> f64 {
@@ -197,7 +296,9 @@ mod tests {
     use super::*;
 
     fn probes(times: &[[f64; 2]]) -> Vec<WorkNs> {
-        let probe = |[zero, one]: &[f64; 2]| WorkNs::from([(0, *zero), (1, *one)]);
+        let probe = |[zero, one]: &[f64; 2]| {
+            WorkNs::from([("core 0".to_owned(), *zero), ("core 1".to_owned(), *one)])
+        };
         times.iter().map(probe).collect()
     }
 
@@ -225,9 +326,26 @@ mod tests {
             (&[[100.0, 50.0]], 0.0, None),
             (&[], 0.0, None),
         ] {
-            let found = disturbance(&probes(times), limit);
+            let limits = Disturbance {
+                speed_percent: limit,
+                ..Disturbance::default()
+            };
+            let found = disturbance(&probes(times), &limits);
             assert_eq!(found.as_deref(), told, "{times:?}");
         }
+    }
+
+    #[test]
+    fn cores_that_are_too_far_apart_do_not_count() {
+        let way = |ns| WorkNs::from([("the way between cores 0 and 1".to_owned(), ns)]);
+        let probes = [way(301.0), way(300.0)];
+        let mut limits = Disturbance::default();
+        assert_eq!(disturbance(&probes, &limits), None);
+        limits.way_ns = Some(300.5);
+        let told = "the way between cores 0 and 1 took 301 ns";
+        assert_eq!(disturbance(&probes, &limits).as_deref(), Some(told));
+        limits.way_ns = Some(302.0);
+        assert_eq!(disturbance(&probes, &limits), None);
     }
 
     #[test]
@@ -250,11 +368,16 @@ mod tests {
     fn every_core_takes_some_time_and_the_caller_stays_where_it_is() {
         let allowed = cores::allowed();
         let found = probe(&allowed).expect("a probe");
-        assert_eq!(found.keys().copied().collect::<Vec<_>>(), allowed);
-        for (core, ns) in found {
+        for core in &allowed {
+            let ns = found[&format!("core {core}")];
             // Twelve system calls take longer than that, and a second is more than any machine needs.
             assert!((500.0..1e9).contains(&ns), "core {core}: {ns} ns");
         }
+        for pair in allowed.windows(2) {
+            let ns = found[&format!("the way between cores {} and {}", pair[0], pair[1])];
+            assert!((1.0..1e9).contains(&ns), "{pair:?}: {ns} ns");
+        }
+        assert_eq!(found.len(), allowed.len() * 2 - 1);
         assert_eq!(cores::allowed(), allowed);
         assert!(probe(&[100_000]).is_err());
     }

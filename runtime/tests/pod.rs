@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
@@ -303,6 +305,31 @@ fn an_unknown_handler_stops_the_start() {
     assert!(pod.said().contains("PORT"), "{}", pod.said());
 }
 
+/// A count, so it says the same on a busy machine: an answer that is taken wakes nobody.
+#[test]
+fn a_call_wakes_the_pod_once() {
+    const CALLS: u64 = 200;
+    let pod = Program::several("echo");
+    let mut wire = pod.connect();
+    let sleeps = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pod.pid()));
+        let status = status.expect("it runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let count = line.and_then(|count| count.trim().parse::<u64>().ok());
+        count.expect("Linux counts them")
+    };
+    let before = sleeps();
+    for _ in 0..CALLS {
+        assert_eq!(wire.invoke("1").status, 200);
+        // Long enough that a second wake-up would not pass for that of the next call.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let slept = sleeps() - before;
+    assert!(slept < CALLS * 3 / 2, "{CALLS} calls, {slept} wake-ups");
+}
+
 #[test]
 fn a_port_will_do_as_well() {
     let env = [
@@ -412,7 +439,7 @@ fn a_running_call_holds_the_end_up() {
     until_file(&pod.path("began"));
     pod.signal(Signal::SIGTERM);
     // Longer than it has to be quiet for.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     assert!(pod.exited().is_none());
     std::fs::write(pod.path("gate"), "").expect("the gate opens");
     assert_eq!(long.answer().status, 200);

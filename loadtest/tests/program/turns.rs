@@ -150,7 +150,8 @@ fn rounds_in_which_the_speed_changed_do_not_count() {
     // No core takes the same time twice, to the nanosecond; of anything else the machine has enough.
     let file = scenario(
         &folder,
-        "disturbance: {speed_percent: 0, steal_percent: 1e9, foreign_percent: 1e9, repeats: 2}",
+        "disturbance: {speed_percent: 0, steal_percent: 1e9, foreign_percent: 1e9, repeats: 2, \
+         tries: 2, patience_s: 0}",
     );
     let to_json = folder.path("c.json");
     let output = compare(&[&file, "--json", &to_json]);
@@ -164,10 +165,7 @@ fn rounds_in_which_the_speed_changed_do_not_count() {
     assert_eq!(dropped.len(), 3, "as many as may be repeated, and one");
     for round in dropped {
         let reason = round["reason"].as_str().expect("a reason");
-        assert!(
-            reason.contains(": core ") && reason.contains(" % slower "),
-            "{reason}"
-        );
+        assert!(reason.contains(" % slower "), "{reason}");
     }
 }
 
