@@ -82,13 +82,15 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.end().has_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
     // What was asked for in vain may have been done by a server that woke up: then it is known.
-    apply(&manifest("applied", "JOB", json!({}))).expect("a good one");
+    apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    let answer = plane.invoke("applied", &json!({"do": "echo", "value": 1}));
+    // The cluster's own controllers look again in their own time, which may be half a minute.
+    let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
+    let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);
     // Also changes of pods are heard of again.
     plane.replace(&spec(
