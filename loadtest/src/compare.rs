@@ -155,7 +155,9 @@ impl Theatre<'_> {
         probes: &mut Vec<WorkNs>,
         repeated: &mut Vec<String>,
     ) -> Result<Result<Turn, String>, String> {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let mut turn = self.turn(number, player)?;
             let after = self.probe()?;
             turn.part.work_ns = Around {
@@ -176,7 +178,6 @@ impl Theatre<'_> {
             self.say(&format!("{} again: {reason}", player.entry.name));
             repeated.push(format!("{}: {reason}", player.entry.name));
         }
-        unreachable!("attempts end")
     }
 
     /// Waits until the machine is as it was at the round's other probes, and its cores near enough;

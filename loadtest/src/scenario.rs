@@ -142,6 +142,9 @@ impl Scenario {
         if !(1..=1000).contains(&self.rounds) {
             return Err("rounds: 1 to 1000".to_owned());
         }
+        if !(0.0..=3600.0).contains(&self.disturbance.patience_s) {
+            return Err("disturbance: patience_s: 0 to 3600 seconds".to_owned());
+        }
         let capacity = self.capacity.iter().map(|capacity| &capacity.of);
         let goals = self
             .goals

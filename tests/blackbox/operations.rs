@@ -310,3 +310,14 @@ fn a_signal_ends_running_functions_with_the_plane() {
     assert_eq!(status.code(), Some(0));
     eventually("its process is ended", || !crate::functions::is_alive(pid));
 }
+
+/// What it does between two calls must not keep it from them.
+#[test]
+fn a_thread_that_spins_serves_on() {
+    let plane = Plane::start(&["--io-spin-us", "10000"]);
+    plane.register(&local("spinning"));
+    for number in 0..50 {
+        let answer = plane.invoke("spinning", &json!(number)).expect(200);
+        assert_eq!(answer.json()["output"], number);
+    }
+}
