@@ -36,27 +36,27 @@ fn each_package_knows_only_what_it_may() {
         (
             "nanofaas-core",
             &["serde", "thiserror"],
-            &["tokio", "monoio", "nix", "mio", "kube"],
+            &["tokio", "nix", "mio", "kube"],
         ),
         (
             "nanofaas-io",
-            &["monoio", "nanofaas-core"],
+            &["nanofaas-core"],
             &["tokio", "kube", "axum"],
         ),
         (
             "nanofaas-local-bridge",
             &["tokio", "nanofaas-core"],
-            &["monoio", "nanofaas-io", "kube", "axum"],
+            &["nanofaas-io", "kube", "axum"],
         ),
         (
             "nanofaas-k8s-bridge",
             &["tokio", "kube", "nanofaas-core"],
-            &["monoio", "nanofaas-io", "nanofaas-local-bridge", "axum"],
+            &["nanofaas-io", "nanofaas-local-bridge", "axum"],
         ),
         (
             "nanofaas-runtime",
             &["tokio"],
-            &["nanofaas-core", "nanofaas-io", "monoio"],
+            &["nanofaas-core", "nanofaas-io"],
         ),
         (
             // It measures ours as it measures others.
@@ -68,7 +68,6 @@ fn each_package_knows_only_what_it_may() {
                 "nanofaas-runtime",
                 "nanofaas",
                 "tokio",
-                "monoio",
             ],
         ),
     ];

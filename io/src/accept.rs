@@ -1,24 +1,28 @@
 //! Listening: one listener for each io thread and port, each connection a task of its own.
 //! Running out of descriptors pauses accepting, with a log line, and stops nothing.
 
+use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::task::Poll;
 
-use monoio::net::TcpListener;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
     socket, sockopt,
 };
 
 use crate::client;
-use crate::conn::Port;
+use crate::conn::{Conn, Port};
+use crate::reactor::{self, Socket};
 use crate::rooms::Rooms;
 use crate::start::StartError;
 use crate::thread::{Phase, Thread};
 
 const BACKLOG: i32 = 4096;
 const PAUSE_NS: u64 = 100_000_000;
+/// Connections in a row before others have their turn.
+const BURST: u32 = 64;
 
 fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv4() {
@@ -69,21 +73,29 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
 
 /// Accepts connections until the thread stops.
 pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
-    let listener = TcpListener::from_std(listener).expect("a listener is a socket");
+    let reactor = &thread.reactor;
+    let listener = Socket::new(reactor, listener).expect("a listener is a socket");
     let rooms = Rc::new(Rooms::default());
     let alarm = thread.alarms.alarm();
     let mut paused = false;
+    let mut burst = 0;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        let accepted = poll_fn(|cx| {
+            burst = (burst + 1) % BURST;
+            if burst == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reactor::accept(reactor, &listener, cx)
+        });
+        match accepted.await {
+            Ok((socket, loopback)) => {
                 if paused {
                     paused = false;
                     tracing::info!("accepting connections again");
                 }
-                let _ = stream.set_nodelay(true);
-                let rooms = rooms.clone();
-                let serving = client::serve(thread.clone(), stream, port, rooms, client::answer);
-                monoio::spawn(serving);
+                let conn = Conn::new(thread.clone(), socket, port, loopback);
+                reactor.spawn(client::serve(conn, rooms.clone(), client::answer));
             }
             Err(error) => {
                 // Out of descriptors, mostly: whoever waits in the backlog waits a little longer.

@@ -5,9 +5,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use monoio::io::OwnedWriteHalf;
-use monoio::net::TcpStream;
-
 use crate::client::invite;
 use crate::conn::{Conn, Stop};
 use crate::execution_api::{self, About};
@@ -22,39 +19,30 @@ use crate::route::{Route, Verb, route};
 use crate::thread::Thread;
 
 /// Reads the body of a request that is not a call.
-async fn read_body(
-    conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: &Head,
-    max: u64,
-) -> Result<Incoming, Stop> {
+async fn read_body(conn: &Conn, head: &Head, max: u64) -> Result<Incoming, Stop> {
     match head.framing {
         Framing::None => Ok(Incoming::new(conn.split(head.len), *head, 0)),
         Framing::Length(length) if length > max => {
             Err(Problem::BodyTooLarge { bytes_max: max }.into())
         }
         Framing::Length(length) => {
-            invite(conn, write, head).await?;
+            invite(conn, head).await?;
             conn.sized(*head, length).await
         }
         Framing::Chunked => {
-            invite(conn, write, head).await?;
+            invite(conn, head).await?;
             conn.chunked(*head, max, |_| Ok(())).await
         }
     }
 }
 
 /// Everything but calls.
-pub(crate) async fn other(
-    conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: &Head,
-) -> Result<Response, Stop> {
+pub(crate) async fn other(conn: &Conn, head: &Head) -> Result<Response, Stop> {
     let thread = &conn.thread;
     let path = head.path.of(&conn.pending.borrow()).to_vec();
     let route = route(head.method, &path)?;
     if let Route::Complete { token, id } = route {
-        return complete(conn, write, head, token, id).await;
+        return complete(conn, head, token, id).await;
     }
     let wants_json = matches!(
         route,
@@ -71,7 +59,7 @@ pub(crate) async fn other(
         }
     }
     let max = thread.config.body_bytes_max;
-    let incoming = read_body(conn, write, head, max).await?;
+    let incoming = read_body(conn, head, max).await?;
     let body = incoming.body().to_vec();
     let gone = std::future::poll_fn(|_| {
         if conn.poll_gone() {
@@ -158,7 +146,6 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
 /// A Job's result: over its limit it still ends the call.
 async fn complete(
     conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
     head: &Head,
     token: &[u8],
     id: nanofaas_core::id::ExecutionId,
@@ -172,7 +159,7 @@ async fn complete(
         head.content_type.map(|span| span.of(&pending).into())
     };
     let token: Box<[u8]> = token.into();
-    match read_body(conn, write, head, thread.config.response_bytes_max).await {
+    match read_body(conn, head, thread.config.response_bytes_max).await {
         Ok(incoming) => {
             let body = Some(incoming.body().to_vec());
             let about = About::Complete {

@@ -2,84 +2,56 @@
 //! armed all the while (`conn`), so a client that leaves is noticed at once and pipelined requests are
 //! there when they are wanted. It decides no call; `accept` starts it.
 
-use std::cell::{Cell, RefCell};
-use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use monoio::io::{OwnedWriteHalf, Splitable};
-use monoio::net::TcpStream;
-use nix::sys::socket::{Shutdown, shutdown};
+use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::api;
 use crate::buffers::SMALL;
-use crate::conn::{Conn, PIPELINED_MAX, Port, SECOND_NS, Stop, read_all};
+use crate::conn::{Conn, Port, SECOND_NS, Stop};
 use crate::head::Framing;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
-use crate::outgoing::send_all;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
 use crate::request::{Head, Method};
 use crate::rooms::Rooms;
 use crate::route::{Route, route};
-use crate::thread::{Phase, Thread};
+use crate::thread::Phase;
 
 /// With epoll a client that sends ahead, and reads its answers as fast, would have the thread to itself:
 /// after so many passes, of up to 64 KiB each, the others have their turn.
 const PASSES_MAX: usize = 2;
-/// An answer that the client does not read.
-const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
 const LINGER_NS: u64 = 2 * SECOND_NS;
 
 /// Serves a connection to its end; `answer` answers each request, in a room.
 pub(crate) async fn serve<F: Future<Output = Answered>>(
-    thread: Rc<Thread>,
-    stream: TcpStream,
-    port: Port,
+    conn: Conn,
     rooms: Rc<Rooms<F>>,
-    answer: impl Fn(Rc<Conn>, OwnedWriteHalf<TcpStream>, Head, u64) -> F,
+    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
 ) {
-    let loopback = stream
-        .local_addr()
-        .is_ok_and(|address| address.ip().is_loopback());
-    let conn = Rc::new(Conn {
-        port,
-        fd: stream.as_raw_fd(),
-        pending: RefCell::default(),
-        room: Cell::new(PIPELINED_MAX),
-        read_size: Cell::new(SMALL),
-        eof: Cell::new(false),
-        kick: Cell::new(false),
-        serving: Cell::new(None),
-        alarm: thread.alarms.alarm(),
-        loopback,
-        thread,
-    });
-    conn.thread
-        .connections
-        .set(conn.thread.connections.get() + 1);
-    let (read, write) = stream.into_split();
+    let conn = Rc::new(conn);
+    let connections = &conn.thread.connections;
+    connections.set(connections.get() + 1);
     {
-        let mut reader = pin!(read_all(&conn, read));
-        let mut server = pin!(answer_and_close(&conn, write, &rooms, answer));
-        let mut reading = true;
+        let mut server = pin!(answer_and_close(&conn, &rooms, answer));
         // Made by the first client that sends ahead for so long.
         let mut pause: Option<Alarm> = None;
         std::future::poll_fn(|cx| {
             for _ in 0..PASSES_MAX {
                 conn.kick.set(false);
-                reading = reading && reader.as_mut().poll(cx).is_pending();
+                conn.poll_read(cx);
                 if server.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                // The server made room that the reader waits for.
-                if !(reading && conn.kick.get()) {
+                // The server made room that is waited for.
+                if conn.eof.get() || !conn.kick.get() {
                     return Poll::Pending;
                 }
             }
@@ -94,17 +66,14 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
         .await;
     }
     conn.thread.buffers.give(conn.pending.take());
-    conn.thread
-        .connections
-        .set(conn.thread.connections.get() - 1);
+    connections.set(connections.get() - 1);
 }
 
-/// Answers requests, and then ends the read that is still armed.
+/// Answers requests, and then ends the connection.
 async fn answer_and_close<F: Future<Output = Answered>>(
     conn: &Rc<Conn>,
-    mut write: OwnedWriteHalf<TcpStream>,
     rooms: &Rooms<F>,
-    answer: impl Fn(Rc<Conn>, OwnedWriteHalf<TcpStream>, Head, u64) -> F,
+    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
 ) {
     let thread = &conn.thread;
     let last = loop {
@@ -114,13 +83,10 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Err(Stop::Problem(error)) => break Some(problem(&error)),
         };
         thread.answering.set(thread.answering.get() + 1);
-        let answered = rooms
-            .run(|| answer(conn.clone(), write, head, arrived_ns))
-            .await;
-        write = answered.write;
-        let sent = send(conn, &mut write, answered.out).await;
+        let Answered { out, stays } = rooms.run(|| answer(conn.clone(), head, arrived_ns)).await;
+        let sent = send(conn, out).await;
         thread.answering.set(thread.answering.get() - 1);
-        match answered.stays {
+        match stays {
             Stays::Yes if sent => {}
             Stays::No if sent => {
                 Box::pin(linger(conn)).await;
@@ -129,16 +95,12 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Stays::Yes | Stays::No => break None,
         }
     };
-    if let Some(last) = last {
-        Box::pin(last_words(conn, &mut write, &last)).await;
-    }
-    // While a half is still there: once both are gone, the number may be another connection's.
-    let _ = shutdown(conn.fd, Shutdown::Both);
+    Box::pin(last_words(conn, last)).await;
+    conn.socket.shutdown(Shutdown::Both);
 }
 
-/// What became of a request: the answer, to be sent by the half that it gives back.
+/// What became of a request: the answer, to be sent.
 pub(crate) struct Answered {
-    write: OwnedWriteHalf<TcpStream>,
     out: Vec<u8>,
     stays: Stays,
 }
@@ -150,49 +112,42 @@ enum Stays {
 }
 
 /// Sends bytes; false where the client did not take them.
-async fn send(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>, bytes: Vec<u8>) -> bool {
-    if bytes.is_empty() {
+async fn send(conn: &Conn, bytes: Vec<u8>) -> bool {
+    if bytes.is_empty() || conn.socket.post(bytes) {
         return true;
     }
-    let mut sending = pin!(send_all(&conn.thread, conn.fd, write, bytes));
-    let mut waits = false;
-    let sent = std::future::poll_fn(|cx| {
-        if let Poll::Ready((sent, bytes)) = sending.as_mut().poll(cx) {
-            conn.thread.buffers.give(bytes);
-            return Poll::Ready(sent.is_ok());
-        }
-        if !waits {
-            waits = true;
-            conn.alarm.set(conn.thread.last_ns() + WRITE_NS_MAX);
-        }
-        conn.alarm.poll(cx).map(|()| false)
-    })
-    .await;
+    let sent = conn.sent().await;
     if !sent {
-        let _ = shutdown(conn.fd, Shutdown::Both);
+        conn.socket.shutdown(Shutdown::Both);
     }
     sent
 }
 
-/// The answer to bytes that are no request, and then the end.
-async fn last_words(conn: &Conn, write: &mut OwnedWriteHalf<TcpStream>, response: &Response) {
-    let mut out = conn.thread.buffers.take(SMALL);
-    response.write(
-        &mut out,
-        Wire {
-            keep_alive: false,
-            old: false,
-            head_only: false,
-        },
-    );
-    if send(conn, write, out).await {
-        linger(conn).await;
+/// What is still to go out, and the answer to bytes that are no request.
+async fn last_words(conn: &Conn, response: Option<Response>) {
+    if let Some(response) = response {
+        let mut out = conn.thread.buffers.take(SMALL);
+        response.write(
+            &mut out,
+            Wire {
+                keep_alive: false,
+                old: false,
+                head_only: false,
+            },
+        );
+        if send(conn, out).await {
+            linger(conn).await;
+        }
     }
+    conn.sent().await;
 }
 
 /// Reads what still comes, for a while, before the connection is closed.
 async fn linger(conn: &Conn) {
-    let _ = shutdown(conn.fd, Shutdown::Write);
+    if !conn.sent().await {
+        return;
+    }
+    conn.socket.shutdown(Shutdown::Write);
     conn.alarm.set(conn.thread.last_ns() + LINGER_NS);
     loop {
         let unread = conn.pending.borrow().len();
@@ -204,25 +159,14 @@ async fn linger(conn: &Conn) {
 }
 
 /// Routes and answers one request.
-pub(crate) async fn answer(
-    conn: Rc<Conn>,
-    mut write: OwnedWriteHalf<TcpStream>,
-    head: Head,
-    arrived_ns: u64,
-) -> Answered {
+pub(crate) async fn answer(conn: Rc<Conn>, head: Head, arrived_ns: u64) -> Answered {
     let mut out = conn.thread.buffers.take(SMALL);
-    let stays = answer_into(&conn, &mut write, &head, arrived_ns, &mut out).await;
-    Answered { write, out, stays }
+    let stays = answer_into(&conn, &head, arrived_ns, &mut out).await;
+    Answered { out, stays }
 }
 
 /// The answer is in `out`.
-async fn answer_into(
-    conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: &Head,
-    arrived_ns: u64,
-    out: &mut Vec<u8>,
-) -> Stays {
+async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8>) -> Stays {
     let thread = &conn.thread;
     let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
     let wire = Wire {
@@ -233,7 +177,7 @@ async fn answer_into(
     // The path is needed while the buffer goes on: a small copy off the warm path.
     let entrant = admit(conn, head, arrived_ns);
     let done = match entrant {
-        Ok(Admitted::Call(mut entrant)) => match read_call(conn, write, head, &mut entrant).await {
+        Ok(Admitted::Call(mut entrant)) => match read_call(conn, head, &mut entrant).await {
             Ok(mut incoming) => {
                 let mut answering = Answering {
                     client: conn,
@@ -258,7 +202,7 @@ async fn answer_into(
             Err(stop) => Err(stop),
         },
         // Boxed, as everything off the warm path: an idle connection holds room for what is not.
-        Ok(Admitted::Other) => Box::pin(api::other(conn, write, head)).await,
+        Ok(Admitted::Other) => Box::pin(api::other(conn, head)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
             let response = problem(&error);
@@ -353,30 +297,21 @@ fn is_loopback(host: &[u8]) -> bool {
 }
 
 /// Invites the body where the client waits for that.
-pub(crate) async fn invite(
-    conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: &Head,
-) -> Result<(), Stop> {
+pub(crate) async fn invite(conn: &Conn, head: &Head) -> Result<(), Stop> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,
         Framing::Chunked => head.len + 1,
         Framing::None => 0,
     };
     if head.expect_continue && conn.pending.borrow().len() < whole {
-        let sent = send(conn, write, reply::CONTINUE.to_vec()).await;
+        let sent = send(conn, reply::CONTINUE.to_vec()).await;
         return if sent { Ok(()) } else { Err(Stop::Quiet) };
     }
     Ok(())
 }
 
-async fn read_call(
-    conn: &Conn,
-    write: &mut OwnedWriteHalf<TcpStream>,
-    head: &Head,
-    entrant: &mut Entrant,
-) -> Result<Incoming, Stop> {
-    invite(conn, write, head).await?;
+async fn read_call(conn: &Conn, head: &Head, entrant: &mut Entrant) -> Result<Incoming, Stop> {
+    invite(conn, head).await?;
     let thread = &conn.thread;
     match head.framing {
         Framing::Length(length) => conn.sized(*head, length).await,

@@ -2,12 +2,9 @@
 //! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, OwnedReadHalf};
-use monoio::net::TcpStream;
 use nanofaas_core::ticket::CallRef;
 
 use crate::alarm::Alarm;
@@ -18,6 +15,7 @@ use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::Client;
 use crate::problem::Problem;
+use crate::reactor::Socket;
 use crate::request::{Head, parse_head};
 use crate::thread::{Phase, Thread};
 
@@ -31,6 +29,8 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// A refused body up to this size is read and dropped, so that the connection lives on.
 const SKIPPED_MAX: u64 = 256 * 1024;
 const LARGE_READ: usize = 64 * 1024;
+/// An answer that the client does not read.
+const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Port {
 pub(crate) struct Conn {
     pub(crate) thread: Rc<Thread>,
     pub(crate) port: Port,
-    pub(crate) fd: RawFd,
+    pub(crate) socket: Socket,
     /// Bytes that came and were not taken.
     pub(crate) pending: RefCell<Vec<u8>>,
     /// The reader stops while more than this is pending.
@@ -75,36 +75,6 @@ impl Client for Conn {
         self.eof.get()
     }
 }
-/// Reads to the end of what the client sends.
-pub(crate) async fn read_all(conn: &Conn, mut half: OwnedReadHalf<TcpStream>) {
-    loop {
-        std::future::poll_fn(|_| {
-            let full = conn.pending.borrow().len() > conn.room.get();
-            if full { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        let buffer = conn.thread.buffers.take(conn.read_size.get());
-        let (read, buffer) = half.read(buffer).await;
-        if read.unwrap_or(0) == 0 {
-            conn.thread.buffers.give(buffer);
-            break;
-        }
-        if buffer.len() == buffer.capacity() {
-            conn.read_size.set(LARGE_READ);
-        }
-        let mut pending = conn.pending.borrow_mut();
-        if pending.capacity() == 0 {
-            *pending = buffer;
-        } else {
-            pending.extend_from_slice(&buffer);
-            conn.thread.buffers.give(buffer);
-        }
-    }
-    conn.eof.set(true);
-    if let Some(place) = conn.serving.get() {
-        conn.thread.calls.end(place, End::Left);
-    }
-}
 
 /// Why no further request is read.
 pub(crate) enum Stop {
@@ -120,16 +90,88 @@ impl<P: Into<Problem>> From<P> for Stop {
 }
 
 impl Conn {
+    /// A connection from which nothing came yet.
+    pub(crate) fn new(thread: Rc<Thread>, socket: Socket, port: Port, loopback: bool) -> Self {
+        Self {
+            alarm: thread.alarms.alarm(),
+            thread,
+            port,
+            socket,
+            pending: RefCell::default(),
+            room: Cell::new(PIPELINED_MAX),
+            read_size: Cell::new(SMALL),
+            eof: Cell::new(false),
+            kick: Cell::new(false),
+            serving: Cell::new(None),
+            loopback,
+        }
+    }
+
+    /// Takes in what the client sent, as far as there is room for it.
+    pub(crate) fn poll_read(&self, cx: &Context<'_>) {
+        while !self.eof.get() && self.pending.borrow().len() <= self.room.get() {
+            let Poll::Ready(read) = self.socket.poll_recv(self.read_size.get(), cx) else {
+                return;
+            };
+            let buffer = read.unwrap_or_default();
+            if buffer.is_empty() {
+                self.eof.set(true);
+                if let Some(place) = self.serving.get() {
+                    self.thread.calls.end(place, End::Left);
+                }
+                return;
+            }
+            if buffer.len() == buffer.capacity() {
+                self.read_size.set(LARGE_READ);
+            }
+            let mut pending = self.pending.borrow_mut();
+            if pending.capacity() == 0 {
+                *pending = buffer;
+            } else {
+                pending.extend_from_slice(&buffer);
+                self.thread.buffers.give(buffer);
+            }
+        }
+    }
+
+    /// Waits until all that was posted is out; false where the client does not take it.
+    pub(crate) async fn sent(&self) -> bool {
+        let mut waits = false;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(sent) = self.socket.poll_sent(cx) {
+                return Poll::Ready(sent.is_ok());
+            }
+            if !waits {
+                waits = true;
+                self.alarm.set(self.thread.last_ns() + WRITE_NS_MAX);
+            }
+            self.alarm.poll(cx).map(|()| false)
+        })
+        .await
+    }
+
     /// Waits until more than `seen` bytes are pending.
     pub(crate) async fn more(&self, seen: usize) -> Result<(), Late> {
-        std::future::poll_fn(|cx: &mut Context<'_>| {
-            if self.pending.borrow().len() > seen {
-                return Poll::Ready(Ok(()));
+        std::future::poll_fn(|cx| self.poll_more(seen, cx)).await
+    }
+
+    fn poll_more(&self, seen: usize, cx: &Context<'_>) -> Poll<Result<(), Late>> {
+        if self.pending.borrow().len() > seen {
+            return Poll::Ready(Ok(()));
+        }
+        if self.eof.get() {
+            return Poll::Ready(Err(Late::Eof));
+        }
+        self.alarm.poll(cx).map(|()| Err(Late::Alarm))
+    }
+
+    /// The same between two requests: no other is begun before the last one's answer is out.
+    async fn more_in_turn(&self, seen: usize) -> Result<(), Late> {
+        std::future::poll_fn(|cx| {
+            if self.socket.is_behind() {
+                return Poll::Ready(Err(Late::Behind));
             }
-            if self.eof.get() {
-                return Poll::Ready(Err(Late::Eof));
-            }
-            self.alarm.poll(cx).map(|()| Err(Late::Alarm))
+            self.poll_more(seen, cx)
         })
         .await
     }
@@ -155,7 +197,6 @@ impl Conn {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
                         let now_ns = thread.now_ns();
                         thread.active(now_ns);
-                        thread.pace.request(now_ns);
                         return Ok((head, now_ns));
                     }
                     if !begun {
@@ -168,13 +209,14 @@ impl Conn {
             if thread.phase.get() == Phase::Stopping && !begun {
                 return Err(Stop::Quiet);
             }
-            match self.more(seen).await {
+            match self.more_in_turn(seen).await {
                 Ok(()) => {}
+                Err(Late::Behind) if self.sent().await => {}
                 Err(Late::Alarm) if begun => {
                     let why = "the request's head did not come within 10 s; send it at once";
                     return Err(Problem::TooSlow(why).into());
                 }
-                Err(Late::Alarm | Late::Eof) => return Err(Stop::Quiet),
+                Err(Late::Alarm | Late::Eof | Late::Behind) => return Err(Stop::Quiet),
             }
         }
     }
@@ -215,7 +257,7 @@ impl Conn {
     pub(crate) async fn body_bytes(&self, seen: usize) -> Result<(), Stop> {
         match self.more(seen).await {
             Ok(()) => Ok(()),
-            Err(Late::Eof) => Err(Stop::Quiet),
+            Err(Late::Eof | Late::Behind) => Err(Stop::Quiet),
             Err(Late::Alarm) => {
                 let why = "the body came at less than 16 KiB a second; send it faster";
                 Err(Problem::TooSlow(why).into())
@@ -316,4 +358,6 @@ impl Conn {
 pub(crate) enum Late {
     Eof,
     Alarm,
+    /// Of what was posted, not everything is out.
+    Behind,
 }

@@ -2,156 +2,112 @@
 //! noticed at once by the call in it, and by the next one before anything is sent. The call itself
 //! polls it, so an answer wakes one task. `pods` keeps idle ones; `pod` speaks over them.
 
-use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, RawFd};
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Split, Splitable};
-use monoio::net::{TcpStream, UnixStream};
 use nanofaas_core::message::PodAddress;
-use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::buffers::SMALL;
-use crate::outgoing::{Unsent, send_all};
+use crate::reactor::{self, Socket, Unsent};
 use crate::thread::Thread;
 
 /// A connection that carries answers in one read is read with small buffers; others with these.
 const LARGE_READ: usize = 64 * 1024;
-
-enum WriteHalf {
-    Tcp(OwnedWriteHalf<TcpStream>),
-    Unix(OwnedWriteHalf<UnixStream>),
-}
-
-/// What the reading side and the call share of a connection.
-struct Shared {
-    fd: RawFd,
-    received: RefCell<Vec<u8>>,
-    closed: Cell<bool>,
-    /// A call waits for an answer; bytes at any other time spoil the connection.
-    busy: Cell<bool>,
-}
+/// A pod on a Unix socket has more connections to accept than its queue holds: so long until another try.
+const QUEUE_FULL_NS: u64 = 1_000_000;
 
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
 pub(crate) struct Connection {
-    shared: Rc<Shared>,
-    write: WriteHalf,
-    /// Reads to the end; polled by whoever has the connection.
-    reading: Pin<Box<dyn Future<Output = ()>>>,
+    socket: Socket,
+    thread: Rc<Thread>,
+    /// What came and was not taken.
+    pub(crate) received: Vec<u8>,
+    /// What a read has room for.
+    room: usize,
+    closed: bool,
+    /// A call waits for an answer; bytes at any other time spoil the connection.
+    busy: bool,
 }
 
 impl Connection {
     /// Whether it can carry a call: open, and with nothing unread.
-    pub(crate) fn is_fresh(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_fresh(&mut self, cx: &Context<'_>) -> bool {
         self.poll_read(cx);
-        !self.shared.closed.get()
+        !self.closed
     }
 
     /// A call begins or ends on it; bytes that come in between spoil it.
-    pub(crate) fn set_busy(&self, busy: bool) {
-        self.shared.busy.set(busy);
+    pub(crate) const fn set_busy(&mut self, busy: bool) {
+        self.busy = busy;
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.shared.closed.get()
+    /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.closed && !self.socket.is_behind()
     }
 
-    /// What came and was not taken.
-    pub(crate) fn received(&self) -> &RefCell<Vec<u8>> {
-        &self.shared.received
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.closed
     }
 
-    /// Sends all of `bytes`, and gives the buffer back.
-    pub(crate) async fn send(
-        &mut self,
-        thread: &Thread,
-        bytes: Vec<u8>,
-    ) -> (Result<(), Unsent>, Vec<u8>) {
-        let fd = self.shared.fd;
-        match &mut self.write {
-            WriteHalf::Tcp(half) => send_all(thread, fd, half, bytes).await,
-            WriteHalf::Unix(half) => send_all(thread, fd, half, bytes).await,
+    /// Sends all of `bytes`, or sees to it that they go out at the end of this pass.
+    pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<(), Unsent> {
+        if self.socket.post(bytes) {
+            return Ok(());
         }
+        poll_fn(|cx| self.socket.poll_sent(cx)).await
+    }
+
+    /// Why what was sent did not go out after all.
+    pub(crate) fn unsent(&self) -> Option<Unsent> {
+        self.socket.unsent()
     }
 
     /// Takes in what came.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) {
-        if !self.shared.closed.get() && self.reading.as_mut().poll(cx).is_ready() {
-            self.shared.closed.set(true);
+    pub(crate) fn poll_read(&mut self, cx: &Context<'_>) {
+        while !self.closed {
+            let Poll::Ready(read) = self.socket.poll_recv(self.room, cx) else {
+                return;
+            };
+            let buffer = read.unwrap_or_default();
+            self.closed = buffer.is_empty() || !self.busy;
+            if buffer.len() == buffer.capacity() {
+                self.room = LARGE_READ;
+            }
+            if self.received.capacity() == 0 && !self.closed {
+                self.received = buffer;
+            } else {
+                if self.busy {
+                    self.received.extend_from_slice(&buffer);
+                }
+                self.thread.buffers.give(buffer);
+            }
         }
     }
 
     pub(crate) async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        Ok(match address {
-            PodAddress::Tcp(address) => {
-                let stream = TcpStream::connect_addr(*address).await?;
-                stream.set_nodelay(true)?;
-                Self::over(thread, stream, WriteHalf::Tcp)
-            }
-            PodAddress::Unix(path) => {
-                Self::over(thread, UnixStream::connect(path).await?, WriteHalf::Unix)
-            }
-        })
-    }
-
-    fn over<S>(
-        thread: &Rc<Thread>,
-        stream: S,
-        half: impl FnOnce(OwnedWriteHalf<S>) -> WriteHalf,
-    ) -> Self
-    where
-        S: AsRawFd + AsyncReadRent + AsyncWriteRent + Split + 'static,
-    {
-        let shared = Rc::new(Shared {
-            fd: stream.as_raw_fd(),
-            received: RefCell::default(),
-            closed: Cell::new(false),
-            busy: Cell::new(false),
-        });
-        let (read, write) = stream.into_split();
-        let reading = receive(thread.clone(), read, shared.clone());
-        Self {
-            shared,
-            write: half(write),
-            reading: Box::pin(reading),
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // The read that is armed ends at once; an error means that the peer was faster.
-        let _ = shutdown(self.shared.fd, Shutdown::Both);
-    }
-}
-
-/// Reads a connection to its end.
-async fn receive<S>(thread: Rc<Thread>, mut half: OwnedReadHalf<S>, shared: Rc<Shared>)
-where
-    S: AsyncReadRent + Split,
-{
-    let mut room = SMALL;
-    loop {
-        let buffer = thread.buffers.take(room);
-        let (read, buffer) = half.read(buffer).await;
-        let count = read.unwrap_or(0);
-        if count == 0 || !shared.busy.get() {
-            thread.buffers.give(buffer);
-            break;
-        }
-        room = if count == buffer.capacity() {
-            LARGE_READ
-        } else {
-            room
+        let reactor = &thread.reactor;
+        let socket = match address {
+            PodAddress::Tcp(address) => reactor::connect_tcp(reactor, *address).await?,
+            PodAddress::Unix(path) => loop {
+                match reactor::connect_unix(reactor, path).await {
+                    Err(full) if full.kind() == ErrorKind::WouldBlock => {
+                        let alarm = thread.alarms.alarm();
+                        alarm.until(thread.now_ns() + QUEUE_FULL_NS).await;
+                    }
+                    connected => break connected?,
+                }
+            },
         };
-        let mut received = shared.received.borrow_mut();
-        if received.capacity() == 0 {
-            *received = buffer;
-        } else {
-            received.extend_from_slice(&buffer);
-            thread.buffers.give(buffer);
-        }
+        Ok(Self {
+            socket,
+            thread: thread.clone(),
+            received: Vec::new(),
+            room: SMALL,
+            closed: false,
+            busy: false,
+        })
     }
 }

@@ -25,7 +25,6 @@ mod local;
 mod reply;
 
 mod incoming;
-mod outgoing;
 mod output;
 pub mod answer;
 pub mod head;
@@ -46,10 +45,10 @@ mod token;
 
 mod calls;
 mod clock;
-mod pace;
 mod alarm;
 mod ticker;
 mod spin;
 mod buffers;
+mod reactor;
 mod peer;
 mod replies;

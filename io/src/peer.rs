@@ -162,8 +162,9 @@ pub(crate) fn take(thread: &Rc<Thread>, message: PeerMessage) {
                 answer_to(thread, from, token, answer);
             }
             Question::Execution { id, about } => {
+                let reactor = thread.reactor.clone();
                 let thread = thread.clone();
-                monoio::spawn(async move {
+                reactor.spawn(async move {
                     let response = execution_api::answer(&thread, id, about).await;
                     answer_to(&thread, from, token, Answer::Response(Box::new(response)));
                 });

@@ -1,7 +1,7 @@
 //! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,9 +19,9 @@ use crate::call::{Attempt, Call, Cut, cut_off};
 use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
 use crate::head::HeadScan;
-use crate::outgoing::Unsent;
 use crate::output::Output;
 use crate::pods::Owner;
+use crate::reactor::Unsent;
 use crate::reply::number;
 use crate::thread::Thread;
 
@@ -129,15 +129,16 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     };
     connection.set_busy(true);
     let request = write_request(call, deadline_ns);
-    let (sent, request) = connection.send(thread, request).await;
-    thread.buffers.give(request);
-    if let Err(Unsent { nothing, why }) = sent {
+    let undelivered = |Unsent { nothing, why }| {
         let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
-        return if nothing {
+        if nothing {
             unreachable(why, PodVerdict::Lost)
         } else {
             lost(why, stamps)
-        };
+        }
+    };
+    if let Err(unsent) = connection.send(request).await {
+        return undelivered(unsent);
     }
     stamps.sent_ns.set(Some(thread.now_ns()));
     let max = thread.config.response_bytes_max as usize;
@@ -145,7 +146,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let answered_ns = thread.now_ns();
     match answer {
         Ok((buffer, head, body)) => {
-            let exact = body.exact && head.keep_alive && !connection.is_closed();
+            let exact = body.exact && head.keep_alive && connection.is_sound();
             let mut attempt = interpret(thread, buffer, &head, body);
             attempt.sent_ns = stamps.sent_ns.get();
             attempt.answered_ns = Some(answered_ns);
@@ -155,10 +156,13 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
             attempt
         }
-        Err(Broken::Closed) => lost(
-            "the pod closed the connection before it answered".into(),
-            stamps,
-        ),
+        Err(Broken::Closed) => match connection.unsent() {
+            Some(unsent) => undelivered(unsent),
+            None => lost(
+                "the pod closed the connection before it answered".into(),
+                stamps,
+            ),
+        },
         Err(Broken::TooLarge) => {
             let bytes_max = thread.config.response_bytes_max;
             failed(Failure::OutputTooLarge { bytes_max }, stamps)
@@ -270,7 +274,7 @@ async fn read_answer(
     let mut scan = HeadScan::default();
     let mut interim = 0;
     let head = loop {
-        let parsed = parse_answer(&connection.received().borrow(), &mut scan);
+        let parsed = parse_answer(&connection.received, &mut scan);
         match parsed.map_err(Broken::Nonsense)? {
             Some(head) if head.status >= 200 => break head,
             Some(head) => {
@@ -279,7 +283,7 @@ async fn read_answer(
                     let why = "there are too many 1xx answers before the real one";
                     return Err(Broken::Nonsense(crate::head::Fault::Malformed(why)));
                 }
-                connection.received().borrow_mut().drain(..head.len);
+                connection.received.drain(..head.len);
                 scan = HeadScan::default();
             }
             None => more(connection).await?,
@@ -296,15 +300,15 @@ async fn read_answer(
         AnswerBody::Chunked => chunks(connection, head.len, max).await?,
         AnswerBody::UntilClose => until_close(connection, head.len, max).await?,
     };
-    Ok((connection.received().take(), head, body))
+    Ok((std::mem::take(&mut connection.received), head, body))
 }
 
 /// Waits for more bytes.
 async fn more(connection: &mut Connection) -> Result<(), Broken> {
-    let before = connection.received().borrow().len();
+    let before = connection.received.len();
     poll_fn(|cx| {
         connection.poll_read(cx);
-        if connection.received().borrow().len() > before {
+        if connection.received.len() > before {
             return Poll::Ready(Ok(()));
         }
         if connection.is_closed() {
@@ -320,10 +324,10 @@ async fn known_length(
     head: usize,
     length: usize,
 ) -> Result<AnswerBytes, Broken> {
-    while connection.received().borrow().len() < head + length {
+    while connection.received.len() < head + length {
         more(connection).await?;
     }
-    let exact = connection.received().borrow().len() == head + length;
+    let exact = connection.received.len() == head + length;
     Ok(AnswerBytes {
         chunked: None,
         length,
@@ -340,15 +344,14 @@ async fn chunks(
     let mut body = Vec::new();
     loop {
         let progress = {
-            let received = connection.received().borrow();
             decoder
-                .decode(&received[head..], &mut body, max)
+                .decode(&connection.received[head..], &mut body, max)
                 .map_err(|fault| match fault {
                     crate::head::Fault::BodyTooLarge => Broken::TooLarge,
                     fault => Broken::Nonsense(fault),
                 })?
         };
-        if let Some(exact) = drop_chunks(connection.received(), head, progress) {
+        if let Some(exact) = drop_chunks(&mut connection.received, head, progress) {
             let length = body.len();
             return Ok(AnswerBytes {
                 chunked: Some(body),
@@ -361,8 +364,7 @@ async fn chunks(
 }
 
 /// Forgets decoded bytes; at the end, whether nothing came after them.
-fn drop_chunks(received: &RefCell<Vec<u8>>, head: usize, progress: Progress) -> Option<bool> {
-    let mut received = received.borrow_mut();
+fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Progress) -> Option<bool> {
     received.drain(head..head + progress.consumed);
     progress.done.then(|| {
         let exact = received.len() == head;
@@ -377,7 +379,7 @@ async fn until_close(
     max: usize,
 ) -> Result<AnswerBytes, Broken> {
     loop {
-        let length = connection.received().borrow().len() - head;
+        let length = connection.received.len() - head;
         if length > max {
             return Err(Broken::TooLarge);
         }

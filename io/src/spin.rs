@@ -1,6 +1,6 @@
 //! Spinning after recent activity, for `--io-spin-us`: the thread looks at its I/O and its rings
-//! again and again before it parks. Off unless asked for. Two tasks wake each other in turn, since
-//! one that wakes itself would go to the front of the run queue and starve all others.
+//! again and again before it parks. Off unless asked for. A task that wakes itself does it; the loop looks
+//! at its I/O between two of its turns.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use crate::thread::Thread;
 pub(crate) struct Spin {
     until_ns: Cell<u64>,
     spinning: Cell<bool>,
-    wakers: [RefCell<Option<Waker>>; 2],
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Thread {
@@ -26,35 +26,24 @@ impl Thread {
         }
         self.spin.until_ns.set(now_ns + spin_ns);
         if !self.spin.spinning.get() {
-            wake(&self.spin.wakers[0]);
+            self.spin.wake();
         }
     }
 }
 
-fn wake(waker: &RefCell<Option<Waker>>) {
-    if let Some(waker) = &*waker.borrow() {
-        waker.wake_by_ref();
+impl Spin {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
     }
 }
 
-/// Starts the two tasks.
-pub(crate) fn start(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>) {
-    for side in 0..2 {
-        monoio::spawn(run(thread.clone(), inbox.clone(), side));
-    }
-}
-
-async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, side: usize) {
+/// Runs for ever.
+pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
     std::future::poll_fn(|cx| {
         let spin = &thread.spin;
-        let mut own = spin.wakers[side].borrow_mut();
-        if !own
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            *own = Some(cx.waker().clone());
-        }
-        drop(own);
+        spin.waker.replace(Some(cx.waker().clone()));
         let now_ns = thread.now_ns();
         if now_ns < spin.until_ns.get() {
             if !spin.spinning.replace(true) {
@@ -62,7 +51,7 @@ async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, side: usize) {
                 inbox.borrow().rings.bell.awake();
             }
             pass(&thread, &inbox, now_ns);
-            wake(&spin.wakers[1 - side]);
+            spin.wake();
         } else if spin.spinning.replace(false) {
             let bell = inbox.borrow().rings.bell.clone();
             if !bell.sleep(|| inbox.borrow().has_mail()) {

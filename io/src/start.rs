@@ -10,8 +10,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Instant, SystemTime};
 
-use monoio::time::TimeDriver;
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::MESSAGES_DEPTH;
@@ -20,9 +18,11 @@ use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::ring;
 
+use crate::buffers::Buffers;
 use crate::conn::Port;
 use crate::inbox::Inbox;
 use crate::peer::PeerPost;
+use crate::reactor::{Reactor, Socket};
 use crate::seat::SeatPlan;
 use crate::thread::{Parts, Phase, Thread};
 use crate::token::Tokens;
@@ -121,11 +121,6 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-enum Runtime {
-    Uring(monoio::Runtime<TimeDriver<IoUringDriver>>),
-    Epoll(monoio::Runtime<TimeDriver<LegacyDriver>>),
-}
-
 /// A rung of the set-up ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rung {
@@ -134,33 +129,10 @@ enum Rung {
 }
 
 impl Rung {
-    fn build(self, spins: bool) -> std::io::Result<Runtime> {
+    fn build(self, buffers: &Rc<Buffers>) -> std::io::Result<Rc<Reactor>> {
         match self {
-            Self::Uring { entries } => {
-                let over = |ring: io_uring::Builder| {
-                    RuntimeBuilder::<IoUringDriver>::new()
-                        .uring_builder(ring)
-                        .with_entries(entries)
-                        .enable_timer()
-                        .build()
-                        .map(Runtime::Uring)
-                };
-                // Completions are made when the thread asks for them, not at every system call on the
-                // way. A thread that spins never asks, so it would wait for ever.
-                let mut deferred = io_uring::IoUring::builder();
-                deferred.setup_single_issuer().setup_defer_taskrun();
-                if !spins && let Ok(runtime) = over(deferred) {
-                    return Ok(runtime);
-                }
-                // An eighth to a fifth less CPU a call than the default flags.
-                let mut polite = io_uring::IoUring::builder();
-                polite.setup_coop_taskrun();
-                over(polite)
-            }
-            Self::Epoll => RuntimeBuilder::<LegacyDriver>::new()
-                .enable_timer()
-                .build()
-                .map(Runtime::Epoll),
+            Self::Uring { entries } => Reactor::uring(entries, buffers.clone()),
+            Self::Epoll => Reactor::epoll(buffers.clone()),
         }
     }
 
@@ -168,15 +140,6 @@ impl Rung {
         match self {
             Self::Uring { .. } => "uring",
             Self::Epoll => "epoll",
-        }
-    }
-}
-
-impl Runtime {
-    fn run(&mut self, life: impl Future<Output = ()>) {
-        match self {
-            Self::Uring(runtime) => runtime.block_on(life),
-            Self::Epoll(runtime) => runtime.block_on(life),
         }
     }
 }
@@ -216,21 +179,21 @@ fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
     let name = format!("io-{}", parts.index);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         pin_to(&parts);
-        let mut runtime = None;
+        let buffers = Rc::new(Buffers::default());
+        let mut reactor = None;
         for rung in wanted {
             let Some(rung) = rung else { break };
-            runtime = None;
-            let said = rung
-                .build(parts.config.spin_us > 0)
-                .map(|built| runtime = Some(built));
+            reactor = None;
+            let said = rung.build(&buffers).map(|built| reactor = Some(built));
             if report.send(said).is_err() {
                 return;
             }
         }
-        if let Some(mut runtime) = runtime {
-            runtime.run(live(parts, ends));
+        if let Some(reactor) = reactor {
+            let thread = Thread::new(parts, reactor.clone(), buffers);
+            reactor.run(live(thread, ends));
             // Operations may be in flight: the end of the process takes them along.
-            std::mem::forget(runtime);
+            std::mem::forget(reactor);
         }
     })?;
     Ok(Starting {
@@ -255,18 +218,18 @@ fn pin_to(parts: &Parts) {
 }
 
 /// A thread's life.
-async fn live(parts: Parts, ends: Ends) {
-    let thread = Thread::new(parts);
+async fn live(thread: Rc<Thread>, ends: Ends) {
+    let reactor = &thread.reactor;
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
-    let bell = monoio::net::UnixStream::from_std(ends.bell).expect("a bell is a socket");
+    let bell = Socket::new(reactor, ends.bell).expect("a bell is a socket");
     if thread.config.spin_us > 0 {
-        crate::spin::start(&thread, &inbox);
+        reactor.spawn(crate::spin::run(thread.clone(), inbox.clone()));
     }
-    monoio::spawn(crate::inbox::run(thread.clone(), inbox, bell));
-    monoio::spawn(crate::ticker::run(thread.clone()));
+    reactor.spawn(crate::inbox::run(thread.clone(), inbox, bell));
+    reactor.spawn(crate::ticker::run(thread.clone()));
     for (listener, port) in ends.listeners {
-        monoio::spawn(crate::accept::run(thread.clone(), listener, port));
+        reactor.spawn(crate::accept::run(thread.clone(), listener, port));
     }
     // Until it is told to stop, and what it owes was answered.
     let alarm = thread.alarms.alarm();
@@ -275,7 +238,8 @@ async fn live(parts: Parts, ends: Ends) {
         let now_ns = thread.now_ns();
         if thread.phase.get() == Phase::Stopping {
             let since_ns = *stopping_ns.get_or_insert(now_ns);
-            let quiet = thread.answering.get() == 0 && thread.calls.len() == 0;
+            let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
+            let quiet = ended && reactor.is_settled();
             if quiet || now_ns > since_ns + LAST_ANSWERS_NS {
                 return;
             }

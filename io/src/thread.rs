@@ -21,10 +21,10 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
-use crate::pace::Pace;
 use crate::peer::PeerPost;
 use crate::pods::Pods;
 use crate::problem::Problem;
+use crate::reactor::Reactor;
 use crate::replies::Replies;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
@@ -124,7 +124,6 @@ pub(crate) struct Thread {
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
     clock: Clock,
-    pub(crate) pace: Pace,
     origin_wall_ns: u64,
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
@@ -145,7 +144,8 @@ pub(crate) struct Thread {
     pub(crate) keys: Keys,
     pub(crate) replies: Replies<nanofaas_core::message::Reply>,
     pub(crate) answers: Replies<crate::peer::Answer>,
-    pub(crate) buffers: Buffers,
+    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) buffers: Rc<Buffers>,
     /// For bodies whose length is not known before they are written.
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) tokens: Tokens,
@@ -186,7 +186,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Thread {
-    pub(crate) fn new(parts: Parts) -> Rc<Self> {
+    pub(crate) fn new(parts: Parts, reactor: Rc<Reactor>, buffers: Rc<Buffers>) -> Rc<Self> {
         let clock = Clock::since(parts.origin);
         let wall = parts
             .origin_wall
@@ -198,7 +198,6 @@ impl Thread {
             index: parts.index,
             threads: parts.threads,
             clock,
-            pace: Pace::default(),
             origin_wall_ns: nanos(wall),
             rate: parts.rate,
             ledgers: parts.ledgers,
@@ -217,7 +216,8 @@ impl Thread {
             keys: Keys::default(),
             replies: Replies::default(),
             answers: Replies::default(),
-            buffers: Buffers::default(),
+            reactor,
+            buffers,
             scratch: RefCell::default(),
             tokens: parts.tokens,
             phase: Cell::new(Phase::Serving),

@@ -2,18 +2,19 @@
 //! most a second, and shows that the thread lives.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::reactor::Timer;
 use crate::thread::Thread;
 
 const BEAT_NS: u64 = 1_000_000_000;
 
 /// Runs for ever.
 pub(crate) async fn run(thread: Rc<Thread>) {
+    let timer = Timer::new(&thread.reactor).expect("the system has timers");
     let mut swept_ns = 0;
     loop {
         let now_ns = thread.now_ns();
@@ -31,13 +32,12 @@ pub(crate) async fn run(thread: Rc<Thread>) {
         };
         let until_ns = poll_fn(plan).await;
         let left_ns = until_ns.saturating_sub(thread.now_ns());
-        // In place, for it is made twenty times a second.
-        let mut nap = pin!(monoio::time::sleep(Duration::from_nanos(left_ns)));
+        timer.set(Duration::from_nanos(left_ns));
         poll_fn(|cx| {
             if thread.alarms.plan_is_late(until_ns) {
                 return Poll::Ready(());
             }
-            nap.as_mut().poll(cx)
+            timer.poll(cx)
         })
         .await;
     }

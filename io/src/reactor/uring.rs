@@ -1,0 +1,329 @@
+//! A reactor's kernel side on io_uring. One system call a pass hands over all sends and receives and
+//! waits. A receive waits before it tries, for it is armed when nothing can have come; a send that goes
+//! out whole, as nearly all do, makes no completion. Needs Linux 6.1 (deferred task work).
+#![allow(unsafe_code)] // Handing a buffer to the kernel is a promise that the compiler cannot check.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll};
+
+use io_uring::types::Fd;
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use super::Direction;
+use super::sockets::{Backlog, Entry, Recv, Sockets, keep};
+use crate::buffers::Buffers;
+
+/// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h.
+const POLL_FIRST: u16 = 1;
+/// `MSG_WAITALL`: a send that is cut short is an error, which makes a completion.
+const WHOLE: u32 = 0x100;
+
+/// What an operation is, in the low byte of its number.
+const NOTHING: u8 = 0;
+const RECV: u8 = 1;
+const SEND: u8 = 2;
+const IN: u8 = 3;
+const OUT: u8 = 4;
+
+/// Bytes that go out at the end of the pass.
+struct Passing {
+    index: u32,
+    bytes: Vec<u8>,
+    /// As the kernel says it, where they did not go out whole.
+    result: Option<i32>,
+}
+
+pub(super) struct Uring {
+    ring: IoUring,
+    passing: Vec<Passing>,
+    completions: Vec<cqueue::Entry>,
+}
+
+const fn number(index: u32, kind: u8) -> u64 {
+    (index as u64) << 8 | kind as u64
+}
+
+impl Uring {
+    pub(super) fn new(entries: u32) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .build(entries)?;
+        // A ring that is named by its place spares a lookup at each entry; one by its descriptor will do.
+        let _ = ring.submitter().register_ring_fd();
+        Ok(Self {
+            ring,
+            passing: Vec::new(),
+            completions: Vec::new(),
+        })
+    }
+
+    pub(super) const fn is_settled(&self) -> bool {
+        self.passing.is_empty()
+    }
+
+    /// Sends at the end of the pass, after what the socket was given before.
+    pub(super) fn pass(
+        &mut self,
+        entry: &mut Entry,
+        index: u32,
+        bytes: Vec<u8>,
+        buffers: &Buffers,
+    ) {
+        if let Some(at) = entry.passing {
+            self.passing[at as usize].bytes.extend_from_slice(&bytes);
+            buffers.give(bytes);
+            return;
+        }
+        entry.passing = Some(self.passing.len() as u32);
+        self.passing.push(Passing {
+            index,
+            bytes,
+            result: None,
+        });
+    }
+
+    /// What came, if anything did; nothing at all is the end. Else a receive is armed.
+    pub(super) fn poll_recv(
+        &mut self,
+        entry: &mut Entry,
+        index: u32,
+        buffers: &Buffers,
+        room: usize,
+        cx: &Context<'_>,
+    ) -> Poll<Result<Vec<u8>, Errno>> {
+        match std::mem::take(&mut entry.recv) {
+            Recv::Done(mut buffer, result) => {
+                let Ok(count) = usize::try_from(result) else {
+                    buffers.give(buffer);
+                    return Poll::Ready(Err(Errno::from_raw_os_error(-result)));
+                };
+                if count == 0 {
+                    buffers.give(buffer);
+                    return Poll::Ready(Ok(Vec::new()));
+                }
+                // SAFETY: the kernel has written so many bytes to it, from its beginning.
+                unsafe { buffer.set_len(count) };
+                return Poll::Ready(Ok(buffer));
+            }
+            armed @ Recv::Armed(_) => entry.recv = armed,
+            Recv::None => {
+                let mut buffer = buffers.take(room);
+                let operation = opcode::Recv::new(
+                    Fd(entry.fd.as_raw_fd()),
+                    buffer.as_mut_ptr(),
+                    u32::try_from(buffer.capacity()).unwrap_or(u32::MAX),
+                )
+                .ioprio(if entry.more { 0 } else { POLL_FIRST })
+                .build()
+                .user_data(number(index, RECV));
+                entry.recv = Recv::Armed(buffer);
+                entry.in_flight += 1;
+                self.push(&operation);
+            }
+        }
+        keep(&mut entry.reader, cx);
+        Poll::Pending
+    }
+
+    /// Asks to be told when the descriptor is ready.
+    pub(super) fn ask(&mut self, entry: &mut Entry, index: u32, direction: Direction) {
+        let (armed, flags, kind) = match direction {
+            Direction::In => (&mut entry.armed_in, PollFlags::IN, IN),
+            Direction::Out => (&mut entry.armed_out, PollFlags::OUT, OUT),
+        };
+        if std::mem::replace(armed, true) {
+            return;
+        }
+        let operation = opcode::PollAdd::new(Fd(entry.fd.as_raw_fd()), flags.bits().into())
+            .build()
+            .user_data(number(index, kind));
+        entry.in_flight += 1;
+        self.push(&operation);
+    }
+
+    /// Takes back what was asked: a descriptor that is about to be closed may never be ready.
+    pub(super) fn ask_no_more(&mut self, entry: &Entry, index: u32) {
+        for (armed, kind) in [(entry.armed_in, IN), (entry.armed_out, OUT)] {
+            if armed {
+                let operation = opcode::AsyncCancel::new(number(index, kind))
+                    .build()
+                    .user_data(number(index, NOTHING));
+                self.push(&operation);
+            }
+        }
+    }
+
+    fn push(&mut self, operation: &squeue::Entry) {
+        // SAFETY: the buffer of a receive is the entry's, and that of a send is `passing`'s, until the
+        // kernel says that it is done with it: a receive by its completion, a send when the entry to the
+        // kernel that hands it over returns (it never waits). Neither is touched before, and a vector
+        // that moves leaves its bytes where they are. The descriptor is open as long.
+        while unsafe { self.ring.submission().push(operation) }.is_err() {
+            self.enter(0);
+        }
+    }
+
+    /// Hands over what is queued, and takes over what is completed, to be looked at later.
+    fn enter(&mut self, want: usize) {
+        match self.ring.submit_and_wait(want) {
+            Ok(_) => {}
+            // The kernel has no memory, or no room for completions: taking them makes some.
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::INTR | Errno::AGAIN | Errno::BUSY | Errno::NOMEM) => {}
+                _ => panic!("io_uring cannot be entered: {error}"),
+            },
+        }
+        self.completions.extend(self.ring.completion());
+    }
+
+    pub(super) fn turn(&mut self, sockets: &mut Sockets, buffers: &Buffers, wait: bool) {
+        self.hand_over(sockets);
+        if wait || self.has_work() {
+            self.enter(usize::from(wait && self.completions.is_empty()));
+            // A send's failure may wait for room among the completions.
+            while self.is_unfinished() {
+                self.enter(0);
+            }
+        }
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            self.complete(sockets, buffers, &completion);
+        }
+        // Asking for room to send may have found more of them.
+        if self.completions.is_empty() {
+            self.completions = completions;
+        }
+        self.settle(sockets, buffers);
+    }
+
+    /// Whether the kernel has not taken everything, or not said everything.
+    fn is_unfinished(&mut self) -> bool {
+        let submission = self.ring.submission();
+        !submission.is_empty() || submission.cq_overflow()
+    }
+
+    /// Whether an entry to the kernel would do anything.
+    fn has_work(&mut self) -> bool {
+        let submission = self.ring.submission();
+        let queued = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        queued || !self.ring.completion().is_empty()
+    }
+
+    fn hand_over(&mut self, sockets: &mut Sockets) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        for at in 0..self.passing.len() {
+            let Passing { index, bytes, .. } = &self.passing[at];
+            let fd = Fd(sockets.at(*index).fd.as_raw_fd());
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let operation = opcode::Send::new(fd, bytes.as_ptr(), length)
+                .flags((flags.bits() | WHOLE) as i32)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(number(at as u32, SEND));
+            self.push(&operation);
+        }
+    }
+
+    fn complete(&mut self, sockets: &mut Sockets, buffers: &Buffers, completion: &cqueue::Entry) {
+        let number = completion.user_data();
+        let (index, kind) = ((number >> 8) as u32, number as u8);
+        if kind == NOTHING {
+            return;
+        }
+        if kind == SEND {
+            self.passing[index as usize].result = Some(completion.result());
+            return;
+        }
+        let entry = sockets.at(index);
+        entry.in_flight -= 1;
+        match kind {
+            RECV => {
+                entry.more = cqueue::sock_nonempty(completion.flags());
+                if let Recv::Armed(buffer) = std::mem::take(&mut entry.recv) {
+                    entry.recv = Recv::Done(buffer, completion.result());
+                }
+                if let Some(waker) = &entry.reader {
+                    waker.wake_by_ref();
+                }
+            }
+            IN => {
+                entry.armed_in = false;
+                entry.readable = true;
+                if let Some(waker) = &entry.reader {
+                    waker.wake_by_ref();
+                }
+            }
+            _ => {
+                entry.armed_out = false;
+                entry.writable = true;
+                if let Some(waker) = &entry.writer {
+                    waker.wake_by_ref();
+                }
+                if !entry.dropped && sockets.catch_up(index, buffers) {
+                    self.ask(sockets.at(index), index, Direction::Out);
+                }
+            }
+        }
+        sockets.release(index, buffers);
+    }
+
+    /// The kernel is done with everything that was handed over in this pass.
+    fn settle(&mut self, sockets: &mut Sockets, buffers: &Buffers) {
+        let mut passing = std::mem::take(&mut self.passing);
+        for Passing {
+            index,
+            bytes,
+            result,
+        } in passing.drain(..)
+        {
+            let entry = sockets.at(index);
+            entry.passing = None;
+            if let Some(waker) = &entry.writer {
+                waker.wake_by_ref();
+            }
+            match result {
+                None => buffers.give(bytes),
+                Some(result) => self.cut_short(sockets, buffers, index, bytes, result),
+            }
+            if sockets.at(index).dropped {
+                sockets.release(index, buffers);
+            }
+        }
+        self.passing = passing;
+    }
+
+    #[cold]
+    fn cut_short(
+        &mut self,
+        sockets: &mut Sockets,
+        buffers: &Buffers,
+        index: u32,
+        bytes: Vec<u8>,
+        result: i32,
+    ) {
+        let entry = sockets.at(index);
+        let sent = match Errno::from_raw_os_error(-result.min(0)) {
+            _ if result >= 0 => result as usize,
+            Errno::AGAIN | Errno::INTR => 0,
+            why => {
+                entry.fail(true, why);
+                return buffers.give(bytes);
+            }
+        };
+        if sent == bytes.len() {
+            return buffers.give(bytes);
+        }
+        entry.backlog = Some(Box::new(Backlog { bytes, sent }));
+        entry.wake_both();
+        sockets.behind += 1;
+        self.ask(sockets.at(index), index, Direction::Out);
+    }
+}
