@@ -4,6 +4,7 @@
 
 mod dial;
 mod epoll;
+mod provided;
 mod socket;
 mod sockets;
 mod tasks;
@@ -53,7 +54,7 @@ enum Direction {
 impl Reactor {
     /// On io_uring, with room for so many operations to be handed over at once.
     pub(crate) fn uring(entries: u32, buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
-        Ok(Self::over(System::Uring(Uring::new(entries)?), buffers))
+        Ok(Self::over(System::Uring(Uring::new(entries, &buffers)?), buffers))
     }
 
     pub(crate) fn epoll(buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {

@@ -129,6 +129,7 @@ impl Socket {
             && (bytes.len() <= PASSING_MAX || entry.passing.is_some())
         {
             uring.pass(entry, self.index, bytes, buffers);
+            uring.pass_on(sockets);
             return true;
         }
         entry.send_from(bytes, 0, buffers);

@@ -15,7 +15,11 @@ use crate::buffers::Buffers;
 pub(super) enum Recv {
     #[default]
     None,
-    /// The kernel has the buffer.
+    /// Again and again, into buffers that the kernel chooses.
+    Stream,
+    /// The same, but the kernel was asked to end it.
+    Ending,
+    /// Once; the kernel has the buffer.
     Armed(Vec<u8>),
     /// It is over: so many bytes, or an error as a negative number.
     Done(Vec<u8>, i32),
@@ -42,6 +46,12 @@ pub(super) struct Entry {
     /// Operations that the kernel has.
     pub(super) in_flight: u8,
     pub(super) recv: Recv,
+    /// What came of a stream and was not taken.
+    pub(super) arrived: Vec<u8>,
+    /// How the last stream of it ended: nothing, or an error as a negative number.
+    pub(super) ended: Option<i32>,
+    /// So much comes at once that it is received into buffers of its own.
+    pub(super) large: bool,
     /// As far as is known, there is more to be read at once (io_uring), or the end (epoll).
     pub(super) more: bool,
     pub(super) readable: bool,
@@ -64,6 +74,9 @@ impl Entry {
             dropped: false,
             in_flight: 0,
             recv: Recv::None,
+            arrived: Vec::new(),
+            ended: None,
+            large: false,
             more: false,
             readable: false,
             writable: false,
@@ -158,6 +171,7 @@ impl Sockets {
         if let Recv::Done(buffer, _) = std::mem::take(&mut entry.recv) {
             buffers.give(buffer);
         }
+        buffers.give(std::mem::take(&mut entry.arrived));
         if entry.backlog.take().is_some() {
             self.behind -= 1;
         }

@@ -14,13 +14,20 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::Direction;
+use super::provided::{GROUP, Provided};
 use super::sockets::{Backlog, Entry, Recv, Sockets, keep};
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, SMALL};
 
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h.
 const POLL_FIRST: u16 = 1;
 /// `MSG_WAITALL`: a send that is cut short is an error, which makes a completion.
 const WHOLE: u32 = 0x100;
+
+/// What is received at once where much comes; a stream that has as much waiting is ended.
+const LARGE: usize = 64 * 1024;
+
+/// So many sends go out together while the pass goes on: the peers need not wait for its end.
+const TOGETHER: usize = 8;
 
 /// What an operation is, in the low byte of its number.
 const NOTHING: u8 = 0;
@@ -35,12 +42,22 @@ struct Passing {
     bytes: Vec<u8>,
     /// As the kernel says it, where they did not go out whole.
     result: Option<i32>,
+    /// Posted to the same socket when the kernel had the others already.
+    next: Vec<u8>,
 }
 
 pub(super) struct Uring {
     ring: IoUring,
     passing: Vec<Passing>,
+    /// So many of them are the kernel's.
+    handed_over: usize,
     completions: Vec<cqueue::Entry>,
+    provided: Provided,
+}
+
+/// What an operation came to.
+fn outcome(result: i32) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
 }
 
 const fn number(index: u32, kind: u8) -> u64 {
@@ -48,7 +65,7 @@ const fn number(index: u32, kind: u8) -> u64 {
 }
 
 impl Uring {
-    pub(super) fn new(entries: u32) -> io::Result<Self> {
+    pub(super) fn new(entries: u32, buffers: &Buffers) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -57,10 +74,13 @@ impl Uring {
             .build(entries)?;
         // A ring that is named by its place spares a lookup at each entry; one by its descriptor will do.
         let _ = ring.submitter().register_ring_fd();
+        let provided = Provided::new(&ring.submitter(), buffers)?;
         Ok(Self {
             ring,
             passing: Vec::new(),
+            handed_over: 0,
             completions: Vec::new(),
+            provided,
         })
     }
 
@@ -77,16 +97,30 @@ impl Uring {
         buffers: &Buffers,
     ) {
         if let Some(at) = entry.passing {
-            self.passing[at as usize].bytes.extend_from_slice(&bytes);
-            buffers.give(bytes);
-            return;
+            let passing = &mut self.passing[at as usize];
+            let place = if (at as usize) < self.handed_over {
+                &mut passing.next
+            } else {
+                &mut passing.bytes
+            };
+            place.extend_from_slice(&bytes);
+            return buffers.give(bytes);
         }
         entry.passing = Some(self.passing.len() as u32);
         self.passing.push(Passing {
             index,
             bytes,
             result: None,
+            next: Vec::new(),
         });
+    }
+
+    /// Hands over what is to go out, if it is worth a system call already.
+    pub(super) fn pass_on(&mut self, sockets: &mut Sockets) {
+        if self.passing.len() >= self.handed_over + TOGETHER {
+            self.hand_over(sockets);
+            self.enter(0);
+        }
     }
 
     /// What came, if anything did; nothing at all is the end. Else a receive is armed.
@@ -98,38 +132,71 @@ impl Uring {
         room: usize,
         cx: &Context<'_>,
     ) -> Poll<Result<Vec<u8>, Errno>> {
+        if !entry.arrived.is_empty() {
+            return Poll::Ready(Ok(std::mem::take(&mut entry.arrived)));
+        }
+        if let Some(result) = entry.ended {
+            return Poll::Ready(outcome(result).map(|_| Vec::new()));
+        }
         match std::mem::take(&mut entry.recv) {
             Recv::Done(mut buffer, result) => {
-                let Ok(count) = usize::try_from(result) else {
-                    buffers.give(buffer);
-                    return Poll::Ready(Err(Errno::from_raw_os_error(-result)));
-                };
-                if count == 0 {
-                    buffers.give(buffer);
-                    return Poll::Ready(Ok(Vec::new()));
+                let count = outcome(result);
+                if let Ok(count) = count
+                    && count > 0
+                {
+                    // SAFETY: the kernel has written so many bytes to it, from its beginning.
+                    unsafe { buffer.set_len(count) };
+                    return Poll::Ready(Ok(buffer));
                 }
-                // SAFETY: the kernel has written so many bytes to it, from its beginning.
-                unsafe { buffer.set_len(count) };
-                return Poll::Ready(Ok(buffer));
+                buffers.give(buffer);
+                return Poll::Ready(count.map(|_| Vec::new()));
             }
-            armed @ Recv::Armed(_) => entry.recv = armed,
+            Recv::Stream if room > SMALL => {
+                entry.large = true;
+                self.end_stream(entry, index);
+            }
+            Recv::None if room > SMALL || entry.large => {
+                self.receive_once(entry, index, buffers.take(room.max(LARGE)));
+            }
             Recv::None => {
-                let mut buffer = buffers.take(room);
-                let operation = opcode::Recv::new(
-                    Fd(entry.fd.as_raw_fd()),
-                    buffer.as_mut_ptr(),
-                    u32::try_from(buffer.capacity()).unwrap_or(u32::MAX),
-                )
-                .ioprio(if entry.more { 0 } else { POLL_FIRST })
-                .build()
-                .user_data(number(index, RECV));
-                entry.recv = Recv::Armed(buffer);
+                let operation = opcode::RecvMulti::new(Fd(entry.fd.as_raw_fd()), GROUP)
+                    .build()
+                    .user_data(number(index, RECV));
+                entry.recv = Recv::Stream;
                 entry.in_flight += 1;
                 self.push(&operation);
             }
+            waits => entry.recv = waits,
         }
         keep(&mut entry.reader, cx);
         Poll::Pending
+    }
+
+    fn receive_once(&mut self, entry: &mut Entry, index: u32, mut buffer: Vec<u8>) {
+        let operation = opcode::Recv::new(
+            Fd(entry.fd.as_raw_fd()),
+            buffer.as_mut_ptr(),
+            u32::try_from(buffer.capacity()).unwrap_or(u32::MAX),
+        )
+        .ioprio(if entry.more { 0 } else { POLL_FIRST })
+        .build()
+        .user_data(number(index, RECV));
+        entry.recv = Recv::Armed(buffer);
+        entry.in_flight += 1;
+        self.push(&operation);
+    }
+
+    fn end_stream(&mut self, entry: &mut Entry, index: u32) {
+        entry.recv = Recv::Ending;
+        self.cancel(number(index, RECV));
+    }
+
+    fn cancel(&mut self, operation: u64) {
+        let cancel = opcode::AsyncCancel::new(operation)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(NOTHING.into());
+        self.push(&cancel);
     }
 
     /// Asks to be told when the descriptor is ready.
@@ -152,10 +219,7 @@ impl Uring {
     pub(super) fn ask_no_more(&mut self, entry: &Entry, index: u32) {
         for (armed, kind) in [(entry.armed_in, IN), (entry.armed_out, OUT)] {
             if armed {
-                let operation = opcode::AsyncCancel::new(number(index, kind))
-                    .build()
-                    .user_data(number(index, NOTHING));
-                self.push(&operation);
+                self.cancel(number(index, kind));
             }
         }
     }
@@ -219,7 +283,7 @@ impl Uring {
 
     fn hand_over(&mut self, sockets: &mut Sockets) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        for at in 0..self.passing.len() {
+        for at in self.handed_over..self.passing.len() {
             let Passing { index, bytes, .. } = &self.passing[at];
             let fd = Fd(sockets.at(*index).fd.as_raw_fd());
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -230,6 +294,7 @@ impl Uring {
                 .user_data(number(at as u32, SEND));
             self.push(&operation);
         }
+        self.handed_over = self.passing.len();
     }
 
     fn complete(&mut self, sockets: &mut Sockets, buffers: &Buffers, completion: &cqueue::Entry) {
@@ -243,17 +308,12 @@ impl Uring {
             return;
         }
         let entry = sockets.at(index);
+        if kind == RECV {
+            self.received(entry, index, completion, buffers);
+            return sockets.release(index, buffers);
+        }
         entry.in_flight -= 1;
         match kind {
-            RECV => {
-                entry.more = cqueue::sock_nonempty(completion.flags());
-                if let Recv::Armed(buffer) = std::mem::take(&mut entry.recv) {
-                    entry.recv = Recv::Done(buffer, completion.result());
-                }
-                if let Some(waker) = &entry.reader {
-                    waker.wake_by_ref();
-                }
-            }
             IN => {
                 entry.armed_in = false;
                 entry.readable = true;
@@ -275,13 +335,59 @@ impl Uring {
         sockets.release(index, buffers);
     }
 
+    fn received(
+        &mut self,
+        entry: &mut Entry,
+        index: u32,
+        completion: &cqueue::Entry,
+        buffers: &Buffers,
+    ) {
+        let (result, flags) = (completion.result(), completion.flags());
+        entry.more = cqueue::sock_nonempty(flags);
+        let over = !cqueue::more(flags);
+        entry.in_flight -= u8::from(over);
+        if let Some(waker) = &entry.reader {
+            waker.wake_by_ref();
+        }
+        if let Recv::Armed(buffer) = &mut entry.recv {
+            let buffer = std::mem::take(buffer);
+            entry.recv = Recv::Done(buffer, result);
+            return;
+        }
+        if over {
+            entry.recv = Recv::None;
+        }
+        if let Some(chosen) = cqueue::buffer_select(flags) {
+            let count = usize::try_from(result).unwrap_or(0);
+            let bytes = self.provided.take(chosen, count, buffers);
+            entry.large |= count == bytes.capacity();
+            if entry.arrived.capacity() == 0 {
+                entry.arrived = bytes;
+            } else {
+                entry.arrived.extend_from_slice(&bytes);
+                buffers.give(bytes);
+            }
+        }
+        match outcome(result) {
+            // None was left, or it was asked to end.
+            Ok(1..) | Err(Errno::NOBUFS | Errno::CANCELED) => {}
+            Ok(0) | Err(_) => entry.ended = Some(result),
+        }
+        // Who sends so much gets buffers of its own; who sends it in small pieces waits for its turn.
+        if matches!(entry.recv, Recv::Stream) && (entry.large || entry.arrived.len() > LARGE) {
+            self.end_stream(entry, index);
+        }
+    }
+
     /// The kernel is done with everything that was handed over in this pass.
     fn settle(&mut self, sockets: &mut Sockets, buffers: &Buffers) {
         let mut passing = std::mem::take(&mut self.passing);
+        self.handed_over = 0;
         for Passing {
             index,
             bytes,
             result,
+            next,
         } in passing.drain(..)
         {
             let entry = sockets.at(index);
@@ -293,11 +399,31 @@ impl Uring {
                 None => buffers.give(bytes),
                 Some(result) => self.cut_short(sockets, buffers, index, bytes, result),
             }
+            if !next.is_empty() {
+                self.follow(sockets, buffers, index, next);
+            }
             if sockets.at(index).dropped {
                 sockets.release(index, buffers);
             }
         }
         self.passing = passing;
+    }
+
+    /// Sends what was posted after something that the kernel had already.
+    fn follow(&mut self, sockets: &mut Sockets, buffers: &Buffers, index: u32, bytes: Vec<u8>) {
+        let entry = sockets.at(index);
+        if entry.failed.is_some() {
+            return buffers.give(bytes);
+        }
+        if let Some(backlog) = &mut entry.backlog {
+            backlog.bytes.extend_from_slice(&bytes);
+            return buffers.give(bytes);
+        }
+        entry.send_from(bytes, 0, buffers);
+        if entry.backlog.is_some() {
+            sockets.behind += 1;
+            self.ask(sockets.at(index), index, Direction::Out);
+        }
     }
 
     #[cold]
@@ -310,10 +436,10 @@ impl Uring {
         result: i32,
     ) {
         let entry = sockets.at(index);
-        let sent = match Errno::from_raw_os_error(-result.min(0)) {
-            _ if result >= 0 => result as usize,
-            Errno::AGAIN | Errno::INTR => 0,
-            why => {
+        let sent = match outcome(result) {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(why) => {
                 entry.fail(true, why);
                 return buffers.give(bytes);
             }
