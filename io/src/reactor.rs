@@ -8,7 +8,8 @@ mod provided;
 mod socket;
 mod sockets;
 mod tasks;
-
+#[cfg(test)]
+mod tests;
 mod timer;
 mod uring;
 
@@ -54,7 +55,10 @@ enum Direction {
 impl Reactor {
     /// On io_uring, with room for so many operations to be handed over at once.
     pub(crate) fn uring(entries: u32, buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
-        Ok(Self::over(System::Uring(Uring::new(entries, &buffers)?), buffers))
+        Ok(Self::over(
+            System::Uring(Uring::new(entries, &buffers)?),
+            buffers,
+        ))
     }
 
     pub(crate) fn epoll(buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {

@@ -115,7 +115,9 @@ pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
 pub enum StartError {
     #[error("cannot listen on {address}: {why}")]
     Listen { address: SocketAddr, why: String },
-    #[error("io_uring is not to be had here ({0}); use --io-driver auto or epoll")]
+    #[error(
+        "io_uring is not to be had here ({0}); it takes Linux 6.1 and a sandbox that allows it: use --io-driver auto or epoll"
+    )]
     NoUring(std::io::Error),
     #[error("cannot start an io thread: {0}")]
     Thread(#[from] std::io::Error),

@@ -18,7 +18,9 @@ PAUSE_S = 0.0005
 # An io thread's bell is a byte of value 1 on a socket, here as strace writes it; the bridge's is a
 # number written to an eventfd. Nothing else is written: messages are sent.
 BELL = ', "\\1", 1'
-WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter")
+# Of the ticker, which sets its timer before it waits.
+TIMER = "timerfd_settime"
+WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 
 
 class Traced:
@@ -55,7 +57,7 @@ def count(lines):
     counts = collections.Counter()
     for line in lines:
         name, _, arguments = line.partition("(")
-        if name == "write" or BELL in arguments:
+        if name == "write" or name == "sendto" and BELL in arguments:
             name = "bell"
         if name.isidentifier():
             counts[name] += 1

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use rustix::net::{Shutdown, shutdown};
 
-use super::sockets::{Entry, keep};
+use super::sockets::{Entry, Failed, keep};
 use super::{Direction, Kernel, Reactor, System};
 
 /// More bytes than this go out at once and alone: copying them takes longer than the system call.
@@ -20,6 +20,15 @@ pub(crate) struct Unsent {
     /// Not one of them was taken.
     pub(crate) nothing: bool,
     pub(crate) why: io::Error,
+}
+
+impl From<Failed> for Unsent {
+    fn from(failed: Failed) -> Self {
+        Self {
+            nothing: failed.nothing,
+            why: failed.why.into(),
+        }
+    }
 }
 
 pub(crate) struct Socket {
@@ -151,28 +160,27 @@ impl Socket {
 
     /// Why something that was posted did not go out, where that is known.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
-        self.with(|entry| entry.failed).map(|failed| Unsent {
-            nothing: failed.nothing,
-            why: failed.why.into(),
-        })
+        self.with(|entry| entry.failed).map(Unsent::from)
     }
 
     /// Ready once all that was posted is out, or cannot be.
     pub(crate) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
-        let waits = self.with(|entry| {
-            let waits =
-                entry.failed.is_none() && (entry.backlog.is_some() || entry.passing.is_some());
-            if waits {
-                keep(&mut entry.writer, cx);
-            } else {
-                entry.writer = None;
-            }
-            waits
-        });
-        if waits {
-            return Poll::Pending;
+        let Kernel { sockets, system } = &mut *self.reactor.kernel.borrow_mut();
+        let entry = sockets.at(self.index);
+        if let Some(failed) = entry.failed {
+            return Poll::Ready(Err(failed.into()));
         }
-        Poll::Ready(self.unsent().map_or(Ok(()), Err))
+        if entry.backlog.is_none() && entry.passing.is_none() {
+            entry.writer = None;
+            return Poll::Ready(Ok(()));
+        }
+        if let System::Uring(uring) = system
+            && entry.passing.is_some()
+        {
+            uring.await_passing();
+        }
+        keep(&mut entry.writer, cx);
+        Poll::Pending
     }
 
     /// Ends one direction, or both. An error means that the peer was faster.

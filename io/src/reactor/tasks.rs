@@ -81,6 +81,12 @@ impl Tasks {
         READY.with_borrow(|ready| ready.queue.len())
     }
 
+    /// How many places there are, taken or free.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.borrow().tasks.len()
+    }
+
     /// The next that is to run.
     pub(super) fn next(&self) -> Option<u32> {
         READY.with_borrow_mut(|ready| {

@@ -51,6 +51,8 @@ pub(super) struct Uring {
     passing: Vec<Passing>,
     /// So many of them are the kernel's.
     handed_over: usize,
+    /// Somebody waits for one of them to be out, which the kernel does not say.
+    awaited: bool,
     completions: Vec<cqueue::Entry>,
     provided: Provided,
 }
@@ -79,6 +81,7 @@ impl Uring {
             ring,
             passing: Vec::new(),
             handed_over: 0,
+            awaited: false,
             completions: Vec::new(),
             provided,
         })
@@ -121,6 +124,11 @@ impl Uring {
             self.hand_over(sockets);
             self.enter(0);
         }
+    }
+
+    /// Whoever waits for what is passing is to be woken at the end of the pass.
+    pub(super) const fn await_passing(&mut self) {
+        self.awaited = true;
     }
 
     /// What came, if anything did; nothing at all is the end. Else a receive is armed.
@@ -249,6 +257,7 @@ impl Uring {
 
     pub(super) fn turn(&mut self, sockets: &mut Sockets, buffers: &Buffers, wait: bool) {
         self.hand_over(sockets);
+        let wait = wait && !std::mem::take(&mut self.awaited);
         if wait || self.has_work() {
             self.enter(usize::from(wait && self.completions.is_empty()));
             // A send's failure may wait for room among the completions.
