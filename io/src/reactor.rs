@@ -40,6 +40,8 @@ struct Kernel {
     system: System,
 }
 
+// There is one of it a thread, and it is asked a hundred thousand times a second.
+#[expect(clippy::large_enum_variant)]
 enum System {
     Uring(Uring),
     Epoll(Epoll),
