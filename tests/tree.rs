@@ -36,22 +36,22 @@ fn each_package_knows_only_what_it_may() {
         (
             "nanofaas-core",
             &["serde", "thiserror"],
-            &["tokio", "nix", "mio", "kube"],
+            &["tokio", "nix", "rustix", "io-uring", "kube"],
         ),
         (
             "nanofaas-io",
-            &["nanofaas-core"],
+            &["io-uring", "rustix", "nanofaas-core"],
             &["tokio", "kube", "axum"],
         ),
         (
             "nanofaas-local-bridge",
             &["tokio", "nanofaas-core"],
-            &["nanofaas-io", "kube", "axum"],
+            &["nanofaas-io", "io-uring", "kube", "axum"],
         ),
         (
             "nanofaas-k8s-bridge",
             &["tokio", "kube", "nanofaas-core"],
-            &["nanofaas-io", "nanofaas-local-bridge", "axum"],
+            &["nanofaas-io", "io-uring", "nanofaas-local-bridge", "axum"],
         ),
         (
             "nanofaas-runtime",
