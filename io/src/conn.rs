@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::ticket::CallRef;
+use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
@@ -145,7 +146,11 @@ impl Conn {
                 waits = true;
                 self.alarm.set(self.thread.last_ns() + WRITE_NS_MAX);
             }
-            self.alarm.poll(cx).map(|()| false)
+            self.alarm.poll(cx).map(|()| {
+                // Whoever asks again need not wait as long again.
+                self.socket.shutdown(Shutdown::Both);
+                false
+            })
         })
         .await
     }
@@ -211,7 +216,10 @@ impl Conn {
             }
             match self.more_in_turn(seen).await {
                 Ok(()) => {}
-                Err(Late::Behind) if self.sent().await => {}
+                Err(Late::Behind) if self.sent().await => {
+                    let patience_ns = if begun { HEAD_NS_MAX } else { IDLE_NS_MAX };
+                    self.alarm.set(thread.last_ns() + patience_ns);
+                }
                 Err(Late::Alarm) if begun => {
                     let why = "the request's head did not come within 10 s; send it at once";
                     return Err(Problem::TooSlow(why).into());

@@ -65,25 +65,26 @@ impl Connection {
         self.socket.unsent()
     }
 
-    /// Takes in what came.
+    /// Takes in what came, a buffer of it: who wants more looks at it first, and asks again.
     pub(crate) fn poll_read(&mut self, cx: &Context<'_>) {
-        while !self.closed {
-            let Poll::Ready(read) = self.socket.poll_recv(self.room, cx) else {
-                return;
-            };
-            let buffer = read.unwrap_or_default();
-            self.closed = buffer.is_empty() || !self.busy;
-            if buffer.len() == buffer.capacity() {
-                self.room = LARGE_READ;
+        if self.closed {
+            return;
+        }
+        let Poll::Ready(read) = self.socket.poll_recv(self.room, cx) else {
+            return;
+        };
+        let buffer = read.unwrap_or_default();
+        self.closed = buffer.is_empty() || !self.busy;
+        if buffer.len() == buffer.capacity() {
+            self.room = LARGE_READ;
+        }
+        if self.received.capacity() == 0 && self.busy {
+            self.received = buffer;
+        } else {
+            if self.busy {
+                self.received.extend_from_slice(&buffer);
             }
-            if self.received.capacity() == 0 && !self.closed {
-                self.received = buffer;
-            } else {
-                if self.busy {
-                    self.received.extend_from_slice(&buffer);
-                }
-                self.thread.buffers.give(buffer);
-            }
+            self.thread.buffers.give(buffer);
         }
     }
 

@@ -28,7 +28,8 @@ pub(super) struct Provided {
 impl Provided {
     pub(super) fn new(submitter: &Submitter<'_>, buffers: &Buffers) -> io::Result<Self> {
         let size = usize::from(COUNT) * size_of::<BufRingEntry>();
-        let layout = Layout::from_size_align(size, 4096).map_err(io::Error::other)?;
+        let layout =
+            Layout::from_size_align(size, rustix::param::page_size()).map_err(io::Error::other)?;
         // SAFETY: the layout has a size, and an entry of zeros is one.
         let memory = unsafe { alloc_zeroed(layout) };
         let Some(ring) = NonNull::new(memory.cast()) else {

@@ -12,7 +12,7 @@ use super::sockets::{Entry, Failed, keep};
 use super::{Direction, Kernel, Reactor, System};
 
 /// More bytes than this go out at once and alone: copying them takes longer than the system call.
-const PASSING_MAX: usize = 16 * 1024;
+const COPIED_MAX: usize = 16 * 1024;
 
 /// The bytes did not all go out.
 #[derive(Debug)]
@@ -135,11 +135,11 @@ impl Socket {
             return false;
         }
         if let System::Uring(uring) = system
-            && (bytes.len() <= PASSING_MAX || entry.passing.is_some())
+            && (bytes.len() <= COPIED_MAX || entry.passing.is_some())
         {
-            uring.pass(entry, self.index, bytes, buffers);
+            let fits = uring.pass(entry, self.index, bytes, buffers);
             uring.pass_on(sockets);
-            return true;
+            return fits;
         }
         entry.send_from(bytes, 0, buffers);
         if entry.backlog.is_none() {

@@ -52,6 +52,12 @@ pub(super) struct Entry {
     pub(super) ended: Option<i32>,
     /// So much comes at once that it is received into buffers of its own.
     pub(super) large: bool,
+    /// The kernel was asked to tell of its end, which a stream may miss.
+    pub(super) watched: bool,
+    /// It has told.
+    pub(super) hung_up: bool,
+    /// There was no buffer left for it.
+    pub(super) starved: bool,
     /// As far as is known, there is more to be read at once (io_uring), or the end (epoll).
     pub(super) more: bool,
     pub(super) readable: bool,
@@ -77,6 +83,9 @@ impl Entry {
             arrived: Vec::new(),
             ended: None,
             large: false,
+            watched: false,
+            hung_up: false,
+            starved: false,
             more: false,
             readable: false,
             writable: false,

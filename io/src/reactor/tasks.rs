@@ -139,7 +139,8 @@ const _: () = assert!(
     "a waker holds two numbers of 32 bits"
 );
 
-const VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_data, wake_data, nothing);
+// One place for all: wakers are told apart by it, too.
+static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, wake_data, wake_data, nothing);
 
 fn clone(data: *const ()) -> RawWaker {
     RawWaker::new(data, &VTABLE)

@@ -425,3 +425,80 @@ fn clients_that_reset_at_any_byte_leave_nothing_behind() {
         assert!(reactor.is_settled());
     });
 }
+
+/// A socket whose peer sends some bytes and ends at once, in a thread of its own, again and again.
+fn ends_at_once<P: Send + 'static>(
+    pair: impl Fn(&Rc<Reactor>) -> (Socket, P) + Copy + 'static,
+    end: impl Fn(P) + Copy + Send + 'static,
+) {
+    both(|reactor| {
+        let (to_writer, peers) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || peers.into_iter().for_each(end));
+        let own = reactor.clone();
+        run(&reactor, async move {
+            for _ in 0..10_000 {
+                let (socket, peer) = pair(&own);
+                let first = poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx))).await;
+                assert!(first.is_pending());
+                to_writer.send(peer).unwrap();
+                receive_all(&socket).await;
+            }
+        });
+        writer.join().unwrap();
+    });
+}
+
+fn tcp_pair(reactor: &Rc<Reactor>) -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    (Socket::new(reactor, ours).unwrap(), theirs)
+}
+
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_not_missed_unix() {
+    ends_at_once(pair, |mut peer| {
+        peer.write_all(&[5; 123]).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+}
+
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_not_missed_tcp() {
+    ends_at_once(tcp_pair, |mut peer| {
+        peer.write_all(&[5; 123]).unwrap();
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+}
+
+#[test]
+fn a_reset_that_comes_with_the_last_bytes_is_not_missed() {
+    ends_at_once(tcp_pair, |mut peer| {
+        peer.write_all(&[5; 123]).unwrap();
+        rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+    });
+}
+
+#[test]
+fn who_posts_much_before_any_of_it_is_out_is_told_to_wait() {
+    both(|reactor| {
+        let (socket, mut theirs) = pair(&reactor);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        run(&reactor, async move {
+            let mut told = 0;
+            for _ in 0..2_000 {
+                if !socket.post(vec![1; 10_000]) {
+                    told += 1;
+                    poll_fn(|cx| socket.poll_sent(cx)).await.unwrap();
+                }
+            }
+            assert!(told > 10, "{told} times");
+            socket.shutdown(rustix::net::Shutdown::Write);
+        });
+        assert!(reader.join().unwrap() > 19_000_000);
+    });
+}

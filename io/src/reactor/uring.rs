@@ -25,6 +25,9 @@ const WHOLE: u32 = 0x100;
 
 /// What is received at once where much comes; a stream that has as much waiting is ended.
 const LARGE: usize = 64 * 1024;
+/// What one socket may have waiting for the end of the pass: a client that sends many requests at once, and
+/// reads nothing, has no more answers made than that.
+const PASSING_MAX: usize = 64 * 1024;
 
 /// So many sends go out together while the pass goes on: the peers need not wait for its end.
 const TOGETHER: usize = 8;
@@ -35,6 +38,7 @@ const RECV: u8 = 1;
 const SEND: u8 = 2;
 const IN: u8 = 3;
 const OUT: u8 = 4;
+const END: u8 = 5;
 
 /// Bytes that go out at the end of the pass.
 struct Passing {
@@ -91,14 +95,15 @@ impl Uring {
         self.passing.is_empty()
     }
 
-    /// Sends at the end of the pass, after what the socket was given before.
+    /// Sends at the end of the pass, after what the socket was given before. False where that is so much
+    /// that no more should come before it is out.
     pub(super) fn pass(
         &mut self,
         entry: &mut Entry,
         index: u32,
         bytes: Vec<u8>,
         buffers: &Buffers,
-    ) {
+    ) -> bool {
         if let Some(at) = entry.passing {
             let passing = &mut self.passing[at as usize];
             let place = if (at as usize) < self.handed_over {
@@ -107,7 +112,8 @@ impl Uring {
                 &mut passing.bytes
             };
             place.extend_from_slice(&bytes);
-            return buffers.give(bytes);
+            buffers.give(bytes);
+            return passing.bytes.len() + passing.next.len() <= PASSING_MAX;
         }
         entry.passing = Some(self.passing.len() as u32);
         self.passing.push(Passing {
@@ -116,6 +122,7 @@ impl Uring {
             result: None,
             next: Vec::new(),
         });
+        true
     }
 
     /// Hands over what is to go out, if it is worth a system call already.
@@ -159,12 +166,16 @@ impl Uring {
                 buffers.give(buffer);
                 return Poll::Ready(count.map(|_| Vec::new()));
             }
-            Recv::Stream if room > SMALL => {
-                entry.large = true;
+            Recv::Stream if room > SMALL || entry.hung_up => {
+                entry.large |= room > SMALL;
                 self.end_stream(entry, index);
             }
             Recv::None if room > SMALL || entry.large => {
                 self.receive_once(entry, index, buffers.take(room.max(LARGE)));
+            }
+            // Others took all that were provided, or there is only the end to come.
+            Recv::None if std::mem::take(&mut entry.starved) || entry.hung_up => {
+                self.receive_once(entry, index, buffers.take(SMALL));
             }
             Recv::None => {
                 let operation = opcode::RecvMulti::new(Fd(entry.fd.as_raw_fd()), GROUP)
@@ -173,11 +184,26 @@ impl Uring {
                 entry.recv = Recv::Stream;
                 entry.in_flight += 1;
                 self.push(&operation);
+                self.watch(entry, index);
             }
             waits => entry.recv = waits,
         }
         keep(&mut entry.reader, cx);
         Poll::Pending
+    }
+
+    /// A stream that is told of bytes and of the end at once takes the bytes and forgets the end: resets on
+    /// TCP, any end on Unix sockets (seen on Linux 6.18). So the end is asked for apart.
+    fn watch(&mut self, entry: &mut Entry, index: u32) {
+        if std::mem::replace(&mut entry.watched, true) {
+            return;
+        }
+        let flags = PollFlags::RDHUP.bits().into();
+        let operation = opcode::PollAdd::new(Fd(entry.fd.as_raw_fd()), flags)
+            .build()
+            .user_data(number(index, END));
+        entry.in_flight += 1;
+        self.push(&operation);
     }
 
     fn receive_once(&mut self, entry: &mut Entry, index: u32, mut buffer: Vec<u8>) {
@@ -225,6 +251,12 @@ impl Uring {
 
     /// Takes back what was asked: a descriptor that is about to be closed may never be ready.
     pub(super) fn ask_no_more(&mut self, entry: &Entry, index: u32) {
+        if matches!(entry.recv, Recv::Stream) {
+            self.cancel(number(index, RECV));
+        }
+        if entry.watched && !entry.hung_up {
+            self.cancel(number(index, END));
+        }
         for (armed, kind) in [(entry.armed_in, IN), (entry.armed_out, OUT)] {
             if armed {
                 self.cancel(number(index, kind));
@@ -323,6 +355,12 @@ impl Uring {
         }
         entry.in_flight -= 1;
         match kind {
+            END => {
+                entry.hung_up = true;
+                if let Some(waker) = &entry.reader {
+                    waker.wake_by_ref();
+                }
+            }
             IN => {
                 entry.armed_in = false;
                 entry.readable = true;
@@ -378,8 +416,8 @@ impl Uring {
             }
         }
         match outcome(result) {
-            // None was left, or it was asked to end.
-            Ok(1..) | Err(Errno::NOBUFS | Errno::CANCELED) => {}
+            Ok(1..) | Err(Errno::CANCELED) => {}
+            Err(Errno::NOBUFS) => entry.starved = true,
             Ok(0) | Err(_) => entry.ended = Some(result),
         }
         // Who sends so much gets buffers of its own; who sends it in small pieces waits for its turn.
