@@ -45,6 +45,7 @@ mod token;
 
 mod calls;
 mod clock;
+mod pace;
 mod alarm;
 mod ticker;
 mod spin;

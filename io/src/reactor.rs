@@ -31,6 +31,8 @@ use uring::Uring;
 pub(crate) struct Reactor {
     tasks: Tasks,
     kernel: RefCell<Kernel>,
+    /// Sends wait for the end of the pass, to go out with others.
+    together: Cell<bool>,
     buffers: Rc<Buffers>,
 }
 
@@ -72,6 +74,7 @@ impl Reactor {
         Rc::new(Self {
             tasks: Tasks::new(),
             kernel: RefCell::new(Kernel { sockets, system }),
+            together: Cell::new(true),
             buffers,
         })
     }
@@ -101,6 +104,12 @@ impl Reactor {
             }
             self.look(self.tasks.ready() == 0 && !over.get());
         }
+    }
+
+    /// Whether there are sends enough for it to be worth their while to go out together, on io_uring: a
+    /// lone one is cheaper by a system call of its own.
+    pub(crate) fn send_together(&self, together: bool) {
+        self.together.set(together);
     }
 
     /// Whether everything that was posted is out.

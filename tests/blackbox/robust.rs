@@ -426,3 +426,22 @@ fn garbage_on_many_connections_harms_nobody() {
     let answer: Value = plane().invoke("beside", &json!(1)).expect(200).json();
     assert_eq!(answer["status"], "success");
 }
+
+#[test]
+fn a_client_that_asks_for_much_and_reads_nothing_costs_little() {
+    const MANY: usize = 1_500;
+    let plane = Plane::start(&[]);
+    let mut wire = Wire::connect(plane.listen);
+    let large = Request::new("GET", "/openapi.yaml").bytes();
+    // A small answer first, which is on its way out when the large ones are made.
+    let mut asked = Request::new("GET", "/v1/nothing").bytes();
+    asked.extend(large.repeat(MANY));
+    let before = plane.resident_bytes();
+    wire.send(&asked);
+    std::thread::sleep(Duration::from_millis(500));
+    let grown = plane.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{} MiB for one client", grown >> 20);
+    plane.get("/v1/functions").expect(200);
+    wire.answer().expect(404);
+    (0..MANY).for_each(|_| _ = wire.answer().expect(200));
+}

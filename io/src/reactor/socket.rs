@@ -135,7 +135,7 @@ impl Socket {
             return false;
         }
         if let System::Uring(uring) = system
-            && (bytes.len() <= COPIED_MAX || entry.passing.is_some())
+            && (self.reactor.together.get() && bytes.len() <= COPIED_MAX || entry.passing.is_some())
         {
             let fits = uring.pass(entry, self.index, bytes, buffers);
             uring.pass_on(sockets);
