@@ -113,14 +113,7 @@ enum Stays {
 
 /// Sends bytes; false where the client did not take them.
 async fn send(conn: &Conn, bytes: Vec<u8>) -> bool {
-    if bytes.is_empty() || conn.socket.post(bytes) {
-        return true;
-    }
-    let sent = conn.sent().await;
-    if !sent {
-        conn.socket.shutdown(Shutdown::Both);
-    }
-    sent
+    bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
 
 /// What is still to go out, and the answer to bytes that are no request.

@@ -14,7 +14,7 @@ use crate::buffers::{Buffers, SMALL};
 
 /// The only group there is.
 pub(super) const GROUP: u16 = 0;
-/// A power of two. More receives than that in one pass are told that there is none, and try again.
+/// A power of two. More receives than that in one pass are told that there is none, and bring their own.
 const COUNT: u16 = 256;
 
 pub(super) struct Provided {

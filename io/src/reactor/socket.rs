@@ -125,32 +125,24 @@ impl Socket {
         let Kernel { sockets, system } = &mut *self.reactor.kernel.borrow_mut();
         let buffers = &self.reactor.buffers;
         let entry = sockets.at(self.index);
-        if entry.failed.is_some() {
-            buffers.give(bytes);
-            return false;
-        }
-        if let Some(backlog) = &mut entry.backlog {
-            backlog.bytes.extend_from_slice(&bytes);
-            buffers.give(bytes);
-            return false;
-        }
         if let System::Uring(uring) = system
+            && entry.failed.is_none()
+            && entry.backlog.is_none()
             && (self.reactor.together.get() && bytes.len() <= COPIED_MAX || entry.passing.is_some())
         {
             let fits = uring.pass(entry, self.index, bytes, buffers);
             uring.pass_on(sockets);
             return fits;
         }
-        entry.send_from(bytes, 0, buffers);
-        if entry.backlog.is_none() {
-            return entry.failed.is_none();
+        let begun = sockets.send(self.index, bytes, buffers);
+        let entry = sockets.at(self.index);
+        if begun {
+            match system {
+                System::Uring(uring) => uring.ask(entry, self.index, Direction::Out),
+                System::Epoll(epoll) => epoll.ask_out(entry, self.index, true),
+            }
         }
-        match system {
-            System::Uring(uring) => uring.ask(entry, self.index, Direction::Out),
-            System::Epoll(epoll) => epoll.ask_out(entry, self.index, true),
-        }
-        sockets.behind += 1;
-        false
+        entry.backlog.is_none() && entry.failed.is_none()
     }
 
     /// Whether something that was posted in an earlier pass is still to go out, or never will.

@@ -113,7 +113,7 @@ impl Entry {
     }
 
     /// Sends what the socket takes now, from `sent` on. What is left waits in the backlog.
-    pub(super) fn send_from(&mut self, bytes: Vec<u8>, mut sent: usize, buffers: &Buffers) {
+    fn send_from(&mut self, bytes: Vec<u8>, mut sent: usize, buffers: &Buffers) {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         while sent < bytes.len() {
             match send(&self.fd, &bytes[sent..], flags) {
@@ -186,6 +186,25 @@ impl Sockets {
         }
         self.entries[index as usize] = None;
         self.free.push(index);
+    }
+
+    /// Sends what the socket takes now, after what waits. True where a backlog began with it, for which
+    /// room has to be asked.
+    pub(super) fn send(&mut self, index: u32, bytes: Vec<u8>, buffers: &Buffers) -> bool {
+        let entry = self.at(index);
+        if entry.failed.is_some() {
+            buffers.give(bytes);
+            return false;
+        }
+        if let Some(backlog) = &mut entry.backlog {
+            backlog.bytes.extend_from_slice(&bytes);
+            buffers.give(bytes);
+            return false;
+        }
+        entry.send_from(bytes, 0, buffers);
+        let begun = entry.backlog.is_some();
+        self.behind += usize::from(begun);
+        begun
     }
 
     /// Goes on with a backlog, now that there may be room. True where some is left.

@@ -1,6 +1,6 @@
-//! A reactor's kernel side on io_uring. One system call a pass hands over all sends and receives and
-//! waits. A receive waits before it tries, for it is armed when nothing can have come; a send that goes
-//! out whole, as nearly all do, makes no completion. Needs Linux 6.1 (deferred task work).
+//! A reactor's kernel side on io_uring. One system call a pass hands over sends, takes in what came and
+//! waits. A receive stays armed and takes its buffer when something comes; where much comes it has one of its
+//! own. A send that goes out whole, as nearly all do, makes no completion. Needs Linux 6.1 (deferred task work).
 #![allow(unsafe_code)] // Handing a buffer to the kernel is a promise that the compiler cannot check.
 
 use std::io;
@@ -446,31 +446,14 @@ impl Uring {
                 None => buffers.give(bytes),
                 Some(result) => self.cut_short(sockets, buffers, index, bytes, result),
             }
-            if !next.is_empty() {
-                self.follow(sockets, buffers, index, next);
+            if !next.is_empty() && sockets.send(index, next, buffers) {
+                self.ask(sockets.at(index), index, Direction::Out);
             }
             if sockets.at(index).dropped {
                 sockets.release(index, buffers);
             }
         }
         self.passing = passing;
-    }
-
-    /// Sends what was posted after something that the kernel had already.
-    fn follow(&mut self, sockets: &mut Sockets, buffers: &Buffers, index: u32, bytes: Vec<u8>) {
-        let entry = sockets.at(index);
-        if entry.failed.is_some() {
-            return buffers.give(bytes);
-        }
-        if let Some(backlog) = &mut entry.backlog {
-            backlog.bytes.extend_from_slice(&bytes);
-            return buffers.give(bytes);
-        }
-        entry.send_from(bytes, 0, buffers);
-        if entry.backlog.is_some() {
-            sockets.behind += 1;
-            self.ask(sockets.at(index), index, Direction::Out);
-        }
     }
 
     #[cold]
