@@ -25,6 +25,16 @@ pub(super) enum Recv {
     Done(Vec<u8>, i32),
 }
 
+/// A receive's end, which a stream may miss: what the kernel was asked of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    #[default]
+    Unasked,
+    Asked,
+    /// It has come.
+    Told,
+}
+
 /// What was not taken at once.
 pub(super) struct Backlog {
     pub(super) bytes: Vec<u8>,
@@ -52,10 +62,7 @@ pub(super) struct Entry {
     pub(super) ended: Option<i32>,
     /// So much comes at once that it is received into buffers of its own.
     pub(super) large: bool,
-    /// The kernel was asked to tell of its end, which a stream may miss.
-    pub(super) watched: bool,
-    /// It has told.
-    pub(super) hung_up: bool,
+    pub(super) end: End,
     /// There was no buffer left for it.
     pub(super) starved: bool,
     /// As far as is known, there is more to be read at once (io_uring), or the end (epoll).
@@ -83,8 +90,7 @@ impl Entry {
             arrived: Vec::new(),
             ended: None,
             large: false,
-            watched: false,
-            hung_up: false,
+            end: End::Unasked,
             starved: false,
             more: false,
             readable: false,

@@ -15,7 +15,7 @@ use rustix::net::SendFlags;
 
 use super::Direction;
 use super::provided::{GROUP, Provided};
-use super::sockets::{Backlog, Entry, Recv, Sockets, keep};
+use super::sockets::{Backlog, End, Entry, Recv, Sockets, keep};
 use crate::buffers::{Buffers, SMALL};
 
 /// `IORING_RECVSEND_POLL_FIRST` of linux/io_uring.h.
@@ -38,7 +38,7 @@ const RECV: u8 = 1;
 const SEND: u8 = 2;
 const IN: u8 = 3;
 const OUT: u8 = 4;
-const END: u8 = 5;
+const HANGUP: u8 = 5;
 
 /// Bytes that go out at the end of the pass.
 struct Passing {
@@ -166,7 +166,7 @@ impl Uring {
                 buffers.give(buffer);
                 return Poll::Ready(count.map(|_| Vec::new()));
             }
-            Recv::Stream if room > SMALL || entry.hung_up => {
+            Recv::Stream if room > SMALL || entry.end == End::Told => {
                 entry.large |= room > SMALL;
                 self.end_stream(entry, index);
             }
@@ -174,7 +174,7 @@ impl Uring {
                 self.receive_once(entry, index, buffers.take(room.max(LARGE)));
             }
             // Others took all that were provided, or there is only the end to come.
-            Recv::None if std::mem::take(&mut entry.starved) || entry.hung_up => {
+            Recv::None if std::mem::take(&mut entry.starved) || entry.end == End::Told => {
                 self.receive_once(entry, index, buffers.take(SMALL));
             }
             Recv::None => {
@@ -195,13 +195,14 @@ impl Uring {
     /// A stream that is told of bytes and of the end at once takes the bytes and forgets the end: resets on
     /// TCP, any end on Unix sockets (seen on Linux 6.18). So the end is asked for apart.
     fn watch(&mut self, entry: &mut Entry, index: u32) {
-        if std::mem::replace(&mut entry.watched, true) {
+        if entry.end != End::Unasked {
             return;
         }
+        entry.end = End::Asked;
         let flags = PollFlags::RDHUP.bits().into();
         let operation = opcode::PollAdd::new(Fd(entry.fd.as_raw_fd()), flags)
             .build()
-            .user_data(number(index, END));
+            .user_data(number(index, HANGUP));
         entry.in_flight += 1;
         self.push(&operation);
     }
@@ -254,8 +255,8 @@ impl Uring {
         if matches!(entry.recv, Recv::Stream) {
             self.cancel(number(index, RECV));
         }
-        if entry.watched && !entry.hung_up {
-            self.cancel(number(index, END));
+        if entry.end == End::Asked {
+            self.cancel(number(index, HANGUP));
         }
         for (armed, kind) in [(entry.armed_in, IN), (entry.armed_out, OUT)] {
             if armed {
@@ -355,8 +356,8 @@ impl Uring {
         }
         entry.in_flight -= 1;
         match kind {
-            END => {
-                entry.hung_up = true;
+            HANGUP => {
+                entry.end = End::Told;
                 if let Some(waker) = &entry.reader {
                     waker.wake_by_ref();
                 }
