@@ -202,8 +202,7 @@ impl Conn {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
                         let now_ns = thread.now_ns();
                         thread.active(now_ns);
-                        thread.pace.request(now_ns);
-                        thread.reactor.send_together(thread.pace.is_busy());
+                        thread.reactor.request(now_ns);
                         return Ok((head, now_ns));
                     }
                     if !begun {

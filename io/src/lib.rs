@@ -45,7 +45,6 @@ mod token;
 
 mod calls;
 mod clock;
-mod pace;
 mod alarm;
 mod ticker;
 mod spin;

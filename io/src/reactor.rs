@@ -4,6 +4,7 @@
 
 mod dial;
 mod epoll;
+mod pace;
 mod provided;
 mod socket;
 mod sockets;
@@ -23,6 +24,7 @@ pub(crate) use timer::Timer;
 
 use crate::buffers::Buffers;
 use epoll::Epoll;
+use pace::Pace;
 use sockets::Sockets;
 use tasks::Tasks;
 use uring::Uring;
@@ -31,8 +33,7 @@ use uring::Uring;
 pub(crate) struct Reactor {
     tasks: Tasks,
     kernel: RefCell<Kernel>,
-    /// Sends wait for the end of the pass, to go out with others.
-    together: Cell<bool>,
+    pace: Pace,
     buffers: Rc<Buffers>,
 }
 
@@ -74,7 +75,7 @@ impl Reactor {
         Rc::new(Self {
             tasks: Tasks::new(),
             kernel: RefCell::new(Kernel { sockets, system }),
-            together: Cell::new(true),
+            pace: Pace::default(),
             buffers,
         })
     }
@@ -106,10 +107,10 @@ impl Reactor {
         }
     }
 
-    /// Whether there are sends enough for it to be worth their while to go out together, on io_uring: a
-    /// lone one is cheaper by a system call of its own.
-    pub(crate) fn send_together(&self, together: bool) {
-        self.together.set(together);
+    /// A request came. Where many do, sends go out together on io_uring; a lone one is cheaper by a system
+    /// call of its own.
+    pub(crate) fn request(&self, now_ns: u64) {
+        self.pace.request(now_ns);
     }
 
     /// Whether everything that was posted is out.

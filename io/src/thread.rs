@@ -21,7 +21,6 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
-use crate::pace::Pace;
 use crate::peer::PeerPost;
 use crate::pods::Pods;
 use crate::problem::Problem;
@@ -125,7 +124,6 @@ pub(crate) struct Thread {
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
     clock: Clock,
-    pub(crate) pace: Pace,
     origin_wall_ns: u64,
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
@@ -200,7 +198,6 @@ impl Thread {
             index: parts.index,
             threads: parts.threads,
             clock,
-            pace: Pace::default(),
             origin_wall_ns: nanos(wall),
             rate: parts.rate,
             ledgers: parts.ledgers,

@@ -128,7 +128,7 @@ impl Socket {
         if let System::Uring(uring) = system
             && entry.failed.is_none()
             && entry.backlog.is_none()
-            && (self.reactor.together.get() && bytes.len() <= COPIED_MAX || entry.passing.is_some())
+            && (self.reactor.pace.is_busy() && bytes.len() <= COPIED_MAX || entry.passing.is_some())
         {
             let fits = uring.pass(entry, self.index, bytes, buffers);
             uring.pass_on(sockets);

@@ -130,6 +130,29 @@ fn more_sends_in_one_pass_than_the_kernel_is_handed_at_once() {
 }
 
 #[test]
+fn sends_wait_for_one_another_only_where_requests_are_close() {
+    both(|reactor| {
+        let (socket, mut theirs) = pair(&reactor);
+        theirs.set_nonblocking(true).unwrap();
+        let passes = matches!(reactor.kernel.borrow().system, System::Uring(_));
+        let own = reactor.clone();
+        run(&reactor, async move {
+            let mut now_ns = 1_000_000_000;
+            for (gap_ns, waits) in [(50_000, false), (10_000, passes), (50_000, false)] {
+                for _ in 0..100 {
+                    now_ns += gap_ns;
+                    own.request(now_ns);
+                }
+                assert!(socket.post(vec![1; 100]));
+                assert_eq!(theirs.read(&mut [0; 200]).is_err(), waits, "{gap_ns} ns");
+                poll_fn(|cx| socket.poll_sent(cx)).await.unwrap();
+                assert_eq!(theirs.read(&mut [0; 200]).is_ok(), waits);
+            }
+        });
+    });
+}
+
+#[test]
 fn what_comes_is_taken_whole_however_it_is_cut() {
     // Small pieces, pieces that fill a buffer exactly, and so much that larger buffers are used.
     for cut in [1, 100, SMALL - 1, SMALL, SMALL + 1, 30_000, 1_000_000] {

@@ -1,5 +1,5 @@
 //! How close together requests come to an io thread: the one thing that tells a thread with a single
-//! caller from a busy one before it looks at its sockets. `conn` reports, and tells the reactor, which
+//! caller from a busy one before it looks at its sockets. `conn` reports each, through the reactor, which
 //! sends at once where little is going on.
 
 use std::cell::Cell;
@@ -9,14 +9,14 @@ const BUSY_GAP_NS: u64 = 30_000;
 
 /// The mean time between the last requests; old gaps weigh seven eighths.
 #[derive(Default)]
-pub(crate) struct Pace {
+pub(super) struct Pace {
     last_ns: Cell<u64>,
     gap_ns: Cell<u64>,
 }
 
 impl Pace {
     /// A request came.
-    pub(crate) fn request(&self, now_ns: u64) {
+    pub(super) fn request(&self, now_ns: u64) {
         // A long pause counts for no more than a quiet time does.
         let gap_ns = (now_ns - self.last_ns.replace(now_ns)).min(8 * BUSY_GAP_NS);
         let mean_ns = self.gap_ns.get();
@@ -24,7 +24,7 @@ impl Pace {
     }
 
     /// Whether so many come that what goes out had better go together.
-    pub(crate) const fn is_busy(&self) -> bool {
+    pub(super) const fn is_busy(&self) -> bool {
         self.gap_ns.get() < BUSY_GAP_NS
     }
 }
