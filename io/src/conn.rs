@@ -5,12 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nanofaas_core::call::End;
 use nanofaas_core::ticket::CallRef;
 use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
-use crate::calls::End;
 use crate::chunked::Chunked;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
@@ -68,7 +68,7 @@ impl Client for Conn {
         if let Some(place) = place
             && self.eof.get()
         {
-            self.thread.calls.end(place, End::Left);
+            self.thread.calls.end(place, End::ClientLeft);
         }
     }
 
@@ -118,7 +118,7 @@ impl Conn {
             if buffer.is_empty() {
                 self.eof.set(true);
                 if let Some(place) = self.serving.get() {
-                    self.thread.calls.end(place, End::Left);
+                    self.thread.calls.end(place, End::ClientLeft);
                 }
                 return;
             }

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::call::End;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::Failure;
 
-use crate::calls::{End, JobAnswer, JobNews};
+use crate::calls::{JobAnswer, JobNews};
 use crate::executions::{Found, Kept, Record};
 use crate::problem::Problem;
 use crate::reply::{Response, problem};

@@ -89,7 +89,7 @@ pub(crate) struct Kept {
     /// Clients that wait for it now.
     pub(crate) followers: Cell<u32>,
     pub(crate) key: RefCell<Option<Key>>,
-    pub(crate) times: Cell<crate::call::Times>,
+    pub(crate) times: Cell<nanofaas_core::call::Times>,
     waiters: RefCell<Vec<Waker>>,
 }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nanofaas_core::call::End;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress};
 use nanofaas_core::post::IoInbox;
@@ -15,7 +16,7 @@ use nanofaas_core::ring::Consumer;
 use nanofaas_core::spec::Endpoint;
 
 use crate::buffers::SMALL;
-use crate::calls::{End, JobNews};
+use crate::calls::JobNews;
 use crate::peer::PeerMessage;
 use crate::reactor::Socket;
 use crate::thread::{Known, Phase, Thread};
@@ -104,7 +105,6 @@ fn take(thread: &Rc<Thread>, message: Message) {
             let known = Rc::new(Known {
                 function,
                 endpoint: RefCell::new(endpoint),
-                removed: old.map(|old| old.removed.clone()).unwrap_or_default(),
             });
             thread.functions.borrow_mut().put(known);
             acknowledge(thread, version);
@@ -114,12 +114,8 @@ fn take(thread: &Rc<Thread>, message: Message) {
             name,
             version,
         } => {
-            if let Some(known) = thread.functions.borrow_mut().remove(&name) {
-                known.removed.set(true);
-            }
-            thread.calls.end_all(Some(lane), &End::Removed, |call| {
-                thread.entries.is_queued(call)
-            });
+            thread.functions.borrow_mut().remove(&name);
+            thread.calls.end_all(Some(lane), &End::Removed);
             acknowledge(thread, version);
         }
         Message::PodAddress {
@@ -157,7 +153,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
         Message::Drain => thread.phase.set(Phase::Draining),
         Message::Stop => {
             thread.phase.set(Phase::Stopping);
-            thread.calls.end_all(None, &End::Shutdown, |_| true);
+            thread.calls.end_all(None, &End::Shutdown);
         }
     }
 }

@@ -6,11 +6,11 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::call::{End, goes_on_without_client};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_core::ticket::Class;
 
-use crate::call::{self, Call};
-use crate::calls::End;
+use crate::call::{self, Call, Life};
 use crate::execution_api::{self, About};
 use crate::executions::{Kept, Key, Status};
 use crate::follow::{self, Follower};
@@ -18,9 +18,10 @@ use crate::idempotency::{Claim, fingerprint};
 use crate::incoming::Incoming;
 use crate::invoke::{Answering, Entrant, MS, end_record, enter, finish, record};
 use crate::peer;
+use crate::pod::Stamps;
 use crate::problem::Problem;
 use crate::reply::problem;
-use crate::thread::{Charge, Known, Thread};
+use crate::thread::{Charge, Thread};
 
 /// Lets the call in, and has its client follow it.
 pub(crate) async fn serve(
@@ -57,8 +58,8 @@ pub(crate) async fn serve(
     let class = if detached { Class::Async } else { Class::Sync };
     let now_ns = thread.now_ns();
     let begin = |place| kept.record.borrow_mut().call = Some(place);
-    let place = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
-        Ok(place) => place,
+    let life = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
+        Ok(life) => life,
         Err(refused) => {
             refuse_followers(thread, &kept, &refused);
             return answering.send(&problem(&refused));
@@ -67,16 +68,15 @@ pub(crate) async fn serve(
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let wait_s = incoming.head.prefer.wait_s;
     let arrived_ns = entrant.arrived_ns;
-    let own = (entrant.known, entrant.charge);
+    let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
     thread.reactor.spawn(run_kept(
         thread.clone(),
         kept.clone(),
-        place,
-        own,
+        life,
+        entrant.charge,
         incoming,
-        class,
         arrived_ns,
     ));
     if detached {
@@ -93,9 +93,9 @@ pub(crate) async fn serve(
     // Its client's patience is over, or its client: it goes on by the async deadlines.
     kept.detached.set(true);
     kept.deadline_ns.set(async_deadline_ns);
-    let keeps_on = kept.key.borrow().is_some() || kept.followers.get() > 0;
-    if answering.client.poll_gone() && !keeps_on {
-        thread.calls.end(place, End::Left);
+    let goes_on = goes_on_without_client(kept.key.borrow().is_some(), kept.followers.get());
+    if answering.client.poll_gone() && !goes_on {
+        thread.calls.end(place, End::ClientLeft);
     }
     answering.send(&follow::accepted(&kept, trace_id.as_deref()));
 }
@@ -176,31 +176,23 @@ fn refuse_followers(thread: &Thread, kept: &Rc<Kept>, refused: &Problem) {
 async fn run_kept(
     thread: Rc<Thread>,
     kept: Rc<Kept>,
-    place: CallRef,
-    own: (Rc<Known>, Charge),
+    life: Life,
+    charge: Charge,
     incoming: Incoming,
-    class: Class,
     arrived_ns: u64,
 ) {
-    let (known, charge) = own;
     let alarm = thread.alarms.alarm();
-    let (id, queued_ns) = {
-        let record = kept.record.borrow();
-        (record.id, record.enqueued_ns)
-    };
+    let id = kept.record.borrow().id;
     let call = Call {
         thread: &thread,
-        known: known.into(),
-        place,
+        place: life.place(),
+        life: life.into(),
         id,
-        class,
         arrived_ns,
-        queued_ns,
-        deadline_ns: kept.deadline_ns.get(),
         kept: Some(kept.clone()),
         request: &incoming,
         alarm: &alarm,
-        attempt: 0.into(),
+        stamps: Stamps::default(),
     };
     let finished = call::serve(&call).await;
     let now_ns = thread.now_ns();

@@ -14,6 +14,7 @@ use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
 use nanofaas_core::metrics::{FunctionMetrics, ThreadLedger};
 use nanofaas_core::post::BridgePost;
 use nanofaas_core::rate::RateBucket;
+use nanofaas_core::ticket::LaneId;
 
 use crate::alarm::Alarms;
 use crate::buffers::Buffers;
@@ -38,8 +39,6 @@ pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
     /// Where a POOL function's endpoint is, once the bridge has resolved it.
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
-    /// One flag for all versions of it.
-    pub(crate) removed: Rc<Cell<bool>>,
 }
 
 impl Known {
@@ -60,12 +59,14 @@ impl Functions {
         self.by_name.get(name)
     }
 
-    pub(crate) fn at(&self, lane: u32) -> Option<&Rc<Known>> {
-        self.by_lane.get(lane as usize)?.as_ref()
+    /// The function that has the lane, if it is still the one that is meant.
+    pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<Known>> {
+        let known = self.by_lane.get(lane.index as usize)?.as_ref();
+        known.filter(|known| known.function.lane == lane)
     }
 
     pub(crate) fn put(&mut self, known: Rc<Known>) {
-        let lane = known.function.lane as usize;
+        let lane = known.function.lane.index as usize;
         if self.by_lane.len() <= lane {
             self.by_lane.resize(lane + 1, None);
         }
@@ -73,10 +74,10 @@ impl Functions {
         self.by_name.insert(known.function.name().clone(), known);
     }
 
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Rc<Known>> {
-        let known = self.by_name.remove(name)?;
-        self.by_lane[known.function.lane as usize] = None;
-        Some(known)
+    pub(crate) fn remove(&mut self, name: &str) {
+        if let Some(known) = self.by_name.remove(name) {
+            self.by_lane[known.function.lane.index as usize] = None;
+        }
     }
 
     /// All functions, by name.
