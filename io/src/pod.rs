@@ -75,8 +75,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
-    let taken = poll_fn(|cx| Poll::Ready(thread.pods.take(owner, thread.last_ns(), cx))).await;
-    let mut connection = match taken {
+    let mut connection = match thread.pods.take(owner, thread.last_ns()) {
         Some(connection) => connection,
         None => {
             let address = match address(call, owner) {
