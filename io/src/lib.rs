@@ -8,6 +8,7 @@ mod thread;
 mod accept;
 mod client;
 mod conn;
+mod pending;
 mod api;
 mod rooms;
 pub mod request;
