@@ -38,6 +38,7 @@ mod scan;
 mod function_api;
 mod execution_api;
 mod executions;
+mod store;
 mod follow;
 mod idempotency;
 mod status;
@@ -53,3 +54,6 @@ mod buffers;
 mod reactor;
 mod peer;
 mod replies;
+
+#[cfg(test)]
+mod fleet;
