@@ -15,6 +15,7 @@ use crate::chunked::Chunked;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::Client;
+use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::reactor::Socket;
 use crate::request::{Head, parse_head};
@@ -47,8 +48,7 @@ pub(crate) struct Conn {
     pub(crate) thread: Rc<Thread>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
-    /// Bytes that came and were not taken.
-    pub(crate) pending: RefCell<Vec<u8>>,
+    pub(crate) pending: RefCell<Pending>,
     /// The reader stops while more than this is pending.
     pub(crate) room: Cell<usize>,
     pub(crate) read_size: Cell<usize>,
@@ -125,13 +125,9 @@ impl Conn {
             if buffer.len() == buffer.capacity() {
                 self.read_size.set(LARGE_READ);
             }
-            let mut pending = self.pending.borrow_mut();
-            if pending.capacity() == 0 {
-                *pending = buffer;
-            } else {
-                pending.extend_from_slice(&buffer);
-                self.thread.buffers.give(buffer);
-            }
+            self.pending
+                .borrow_mut()
+                .append(buffer, &self.thread.buffers);
         }
     }
 
@@ -281,13 +277,7 @@ impl Conn {
             // The reader waits for the room that is made here.
             self.kick.set(true);
         }
-        if pending.len() == whole {
-            return std::mem::take(&mut *pending);
-        }
-        let mut ahead = self.thread.buffers.take(pending.len() - whole);
-        ahead.extend_from_slice(&pending[whole..]);
-        pending.truncate(whole);
-        std::mem::replace(&mut *pending, ahead)
+        pending.split(whole, &self.thread.buffers)
     }
 
     /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of each
@@ -331,11 +321,7 @@ impl Conn {
     /// Forgets the first bytes.
     pub(crate) fn drop_bytes(&self, count: usize) {
         let mut pending = self.pending.borrow_mut();
-        if count == pending.len() {
-            self.thread.buffers.give(std::mem::take(&mut *pending));
-        } else {
-            pending.drain(..count);
-        }
+        pending.skip(count, &self.thread.buffers);
         self.kick.set(true);
     }
 

@@ -12,12 +12,11 @@ use nanofaas_core::call::End;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress};
 use nanofaas_core::post::IoInbox;
-use nanofaas_core::ring::Consumer;
 use nanofaas_core::spec::Endpoint;
 
 use crate::buffers::SMALL;
 use crate::calls::JobNews;
-use crate::peer::PeerMessage;
+use crate::peer::{self, PeerInbox};
 use crate::reactor::Socket;
 use crate::thread::{Known, Phase, Thread};
 
@@ -27,13 +26,13 @@ const PASS_MAX: usize = 512;
 /// The receiving ends.
 pub(crate) struct Inbox {
     pub(crate) rings: IoInbox,
-    pub(crate) peers: Consumer<PeerMessage>,
+    pub(crate) peers: PeerInbox,
 }
 
 impl Inbox {
     pub(crate) fn has_mail(&self) -> bool {
         let rings = &self.rings;
-        rings.messages.is_published() || rings.grants.is_published() || self.peers.is_published()
+        rings.messages.is_published() || rings.grants.is_published() || self.peers.has_mail()
     }
 }
 
@@ -81,10 +80,16 @@ pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
         thread.take_grant(grant);
     }
     for _ in 0..PASS_MAX {
-        let Some(message) = inbox.borrow_mut().peers.pop() else {
+        let Some(message) = inbox.borrow_mut().peers.messages.pop() else {
             break;
         };
-        crate::peer::take(thread, message);
+        peer::take(thread, message);
+    }
+    for _ in 0..PASS_MAX {
+        let Some((token, answer)) = inbox.borrow_mut().peers.answers.pop() else {
+            break;
+        };
+        peer::take_answer(thread, token, answer);
     }
 }
 
@@ -148,7 +153,10 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 .calls
                 .job(call, attempt, JobNews::Ended { failure, oom });
         }
-        Message::Reply { token, reply } => thread.replies.answer(token, reply),
+        Message::Reply { token, reply } => {
+            // A change that comes too late for its client was made all the same.
+            let _late = thread.replies.answer(token, reply);
+        }
         Message::Begun => thread.begin(),
         Message::Drain => thread.phase.set(Phase::Draining),
         Message::Stop => {

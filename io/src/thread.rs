@@ -22,13 +22,14 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
-use crate::peer::PeerPost;
+use crate::peer::{Peer, PeerPost};
 use crate::pods::Pods;
 use crate::problem::Problem;
 use crate::reactor::Reactor;
 use crate::replies::Replies;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
+use crate::store::{Budget, Store};
 use crate::token::Tokens;
 
 /// The bridge answers sooner, or not at all.
@@ -136,7 +137,9 @@ pub(crate) struct Thread {
     pub(crate) tick_alarm: crate::alarm::Alarm,
     pub(crate) tick_planned_ns: Cell<u64>,
     pub(crate) bridge: BridgePost,
-    pub(crate) peers: Box<[PeerPost]>,
+    pub(crate) peers: Box<[Peer]>,
+    /// Wakes the ticker for what is owed to peers.
+    pub(crate) owed_alarm: crate::alarm::Alarm,
     pub(crate) functions: RefCell<Functions>,
     pub(crate) calls: Calls,
     pub(crate) alarms: Rc<Alarms>,
@@ -176,6 +179,7 @@ pub(crate) struct Parts {
     pub(crate) rate: Arc<RateBucket>,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     pub(crate) memory: Arc<AtomicU64>,
+    pub(crate) store: Arc<Store>,
     pub(crate) seat: SeatPlan,
     pub(crate) bridge: BridgePost,
     pub(crate) peers: Box<[PeerPost]>,
@@ -194,7 +198,7 @@ impl Thread {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let alarms = Alarms::new(clock.last_ns());
-        let store_bytes = parts.config.execution_store_bytes / u64::from(parts.threads);
+        let budget = Budget::new(parts.store, parts.index);
         Rc::new(Self {
             index: parts.index,
             threads: parts.threads,
@@ -208,15 +212,16 @@ impl Thread {
             tick_planned_ns: Cell::new(u64::MAX),
             entries: parts.entries,
             bridge: parts.bridge,
-            peers: parts.peers,
+            peers: parts.peers.into_iter().map(Peer::new).collect(),
+            owed_alarm: alarms.alarm(),
             functions: RefCell::default(),
             calls: Calls::new(parts.index),
             alarms,
             pods: Pods::default(),
-            executions: Executions::new(store_bytes, parts.config.execution_ttl_ms),
+            executions: Executions::new(budget, parts.config.execution_ttl_ms),
             keys: Keys::default(),
-            replies: Replies::default(),
-            answers: Replies::default(),
+            replies: Replies::uncertain(),
+            answers: Replies::certain(),
             reactor,
             buffers,
             scratch: RefCell::default(),
