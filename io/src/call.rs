@@ -163,8 +163,12 @@ impl Call<'_> {
         self.known.borrow().clone()
     }
 
-    /// A call that begins to run takes the spec that holds now, not the one that it came under.
+    /// A call that begins to run takes the spec that holds now, not the one that it came under. One
+    /// whose function was removed after the grant keeps its own: its lane may have been opened anew.
     fn take_spec(&self) {
+        if self.known.borrow().removed.get() {
+            return;
+        }
         let lane = self.known.borrow().function.lane;
         if let Some(now) = self.thread.functions.borrow().at(lane) {
             self.known.replace(now.clone());
@@ -214,6 +218,11 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
                 call.known().metrics(thread).retry.add();
                 if let Err(failure) = Box::pin(back_off(call, after_ns)).await {
                     break Err(failure);
+                }
+                // While the call was in no queue, its function may have been removed and its lane
+                // given to another one.
+                if call.known().removed.get() {
+                    break Err(Failure::FunctionRemoved);
                 }
                 queued_ns = thread.now_ns();
                 queue_again(call, queued_ns, grant.pod.index);

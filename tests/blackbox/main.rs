@@ -23,6 +23,7 @@ mod admission;
 mod idempotency;
 mod executions;
 mod deadlines;
+mod removal;
 mod spec;
 mod pods;
 mod deaths;
