@@ -40,11 +40,11 @@ pub(crate) fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The program, without any variable that would set it.
+/// The program, without any variable that would set it. A planted bug is no setting: it stays.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("NANOFAAS_") {
+        if name.starts_with("NANOFAAS_") && name != "NANOFAAS_PLANTED_BUG" {
             command.env_remove(name);
         }
     }
@@ -147,6 +147,16 @@ impl Plane {
     pub(crate) fn start(more: &[&str]) -> Self {
         let mut command = program();
         command.args(flags()).args(more);
+        Self::from(command)
+    }
+
+    /// Starts one whose io threads, scheduler and driver are given, whatever this pass tests.
+    #[track_caller]
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn start_in(form: &[&str], more: &[&str]) -> Self {
+        let mut command = program();
+        let any = ["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"];
+        command.arg("serve").args(any).args(form).args(more);
         Self::from(command)
     }
 
