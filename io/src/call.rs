@@ -407,8 +407,9 @@ async fn next(
 /// How the pod ended, as far as the bridge says within two seconds.
 async fn pod_ran_out_of_memory(call: &Call<'_>, pod: PodRef) -> bool {
     let until_ns = call.thread.now_ns() + POD_END_NS_MAX;
+    let mut ended = call.thread.pods.until_ended(pod);
     std::future::poll_fn(|cx| {
-        if let Some(end) = call.thread.pods.poll_end(pod, cx) {
+        if let Some(end) = ended.poll(cx) {
             return Poll::Ready(end.oom);
         }
         let deadline = || until_ns.min(call.deadline_ns());

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use foldhash::{HashMap, HashMapExt};
 use nanofaas_core::admission::Refusal;
@@ -17,6 +17,7 @@ use nanofaas_core::ticket::CallRef;
 
 use crate::output::Output;
 use crate::thread::Known;
+use crate::waiters::{Waiter, Waiters};
 
 /// The states of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub(crate) struct Kept {
     pub(crate) followers: Cell<u32>,
     pub(crate) key: RefCell<Option<Key>>,
     pub(crate) times: Cell<crate::call::Times>,
-    waiters: RefCell<Vec<Waker>>,
+    waiters: Waiters<()>,
 }
 
 impl Kept {
@@ -105,7 +106,7 @@ impl Kept {
             followers: Cell::new(0),
             key: RefCell::default(),
             times: Cell::default(),
-            waiters: RefCell::default(),
+            waiters: Waiters::default(),
         })
     }
 
@@ -118,22 +119,39 @@ impl Kept {
         self.status().is_terminal() || self.refused.get().is_some()
     }
 
-    /// Wakes the task when the execution ends.
-    pub(crate) fn watch(&self, cx: &Context<'_>) {
-        let mut waiters = self.waiters.borrow_mut();
-        if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiters.push(cx.waker().clone());
+    /// A wait for the end.
+    pub(crate) const fn until_over(&self) -> UntilOver<'_> {
+        UntilOver {
+            kept: self,
+            waiter: self.waiters.wait(()),
         }
     }
 
     /// Wakes everybody who waits for the end.
     pub(crate) fn announce(&self) {
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiters.wake(());
     }
 
     fn held_bytes(&self) -> u64 {
         let output = self.output.borrow();
         KEPT_BYTES + output.as_ref().map_or(0, |output| output.held_bytes())
+    }
+}
+
+/// A wait for a kept execution's end, which may be given up.
+pub(crate) struct UntilOver<'a> {
+    kept: &'a Kept,
+    waiter: Waiter<'a, ()>,
+}
+
+impl UntilOver<'_> {
+    /// Whether it is over; else the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.kept.is_over();
+        if !over {
+            self.waiter.keep(cx);
+        }
+        over
     }
 }
 

@@ -52,3 +52,4 @@ mod buffers;
 mod reactor;
 mod peer;
 mod replies;
+mod waiters;
