@@ -13,6 +13,7 @@ use crate::api;
 use crate::buffers::SMALL;
 use crate::conn::{Conn, Port, SECOND_NS, Stop};
 use crate::head::Framing;
+use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
@@ -259,7 +260,7 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     if conn.loopback
         && !internal
         && let Some(host) = head.host
-        && !is_loopback(host.of(&pending))
+        && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
     {
         let why = "while listening on loopback, Host has to be localhost or a loopback address";
         return Err(Problem::Forbidden(why));
@@ -271,22 +272,6 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     };
     let thread = &conn.thread;
     invoke::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_ns).map(Admitted::Call)
-}
-
-/// Whether a `Host` value names this machine by a name that no stranger can give to an address.
-fn is_loopback(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else {
-        return false;
-    };
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().is_some_and(|ip| ip == "::1");
-    }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "127.0.0.1"
-        || name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Invites the body where the client waits for that.

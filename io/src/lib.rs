@@ -30,6 +30,7 @@ pub mod answer;
 pub mod head;
 mod lines;
 pub mod field;
+mod host;
 pub mod chunked;
 pub mod json;
 mod scan;
