@@ -31,6 +31,7 @@ pub mod head;
 mod lines;
 pub mod field;
 mod host;
+mod media_type;
 pub mod chunked;
 pub mod json;
 mod scan;
