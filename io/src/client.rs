@@ -15,7 +15,7 @@ use crate::conn::{Conn, Port, SECOND_NS, Stop};
 use crate::head::Framing;
 use crate::host::Host;
 use crate::incoming::Incoming;
-use crate::invoke::{self, Answering, Entrant, Manner};
+use crate::invoke::{self, Answering, Client, Entrant, Manner};
 use crate::kept;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
@@ -180,6 +180,13 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                     out,
                 };
                 match invoke::begin(&entrant, &mut incoming) {
+                    // Its FIN is there already, so the client has left: the call is not begun.
+                    // What was sent behind it is not answered either, since an answer to that would
+                    // be taken for this one's.
+                    Ok(manner) if conn.poll_gone() && !manner.outlives_client(&incoming) => {
+                        thread.buffers.give(incoming.into_buffer());
+                        return Stays::No;
+                    }
                     Ok(Manner::Plain) => {
                         invoke::plain_call(thread, &entrant, &incoming, &mut answering).await;
                         thread.buffers.give(incoming.into_buffer());

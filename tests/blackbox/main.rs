@@ -23,6 +23,7 @@ mod admission;
 mod idempotency;
 mod executions;
 mod deadlines;
+mod leaving;
 mod spec;
 mod pods;
 mod deaths;
