@@ -17,7 +17,7 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodVerdict};
+use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef, PodVerdict};
 
 use crate::alarm::Alarm;
 use crate::executions::{Kept, Record, Status};
@@ -159,12 +159,6 @@ impl Call<'_> {
             life.end(&end, thread);
             return Poll::Ready(());
         }
-        if let Some(pod) = life.awaited_pod()
-            && let Some(end) = thread.pods.poll_end(pod, cx)
-        {
-            life.pod_ended(end.oom, thread.now_ns(), thread);
-            return Poll::Ready(());
-        }
         self.alarm.set(life.until_ns());
         self.alarm
             .poll(cx)
@@ -178,7 +172,10 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
     let mut output = None;
     loop {
         match call.step() {
-            Step::Wait => poll_fn(|cx| call.poll_news(cx)).await,
+            Step::Wait => match awaited_pod(call) {
+                None => poll_fn(|cx| call.poll_news(cx)).await,
+                Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
+            },
             Step::Run(grant) => output = run(call, &grant).await,
             Step::Stop => unreachable!("an attempt that is stopped was running"),
             Step::Release(done) => release(call, done),
@@ -199,6 +196,25 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
         times: *life.times(),
         never_ran: life.never_ran(),
     }
+}
+
+fn awaited_pod(call: &Call<'_>) -> Option<PodRef> {
+    call.life.borrow().awaited_pod()
+}
+
+/// Waits to hear how the pod ended, or for whatever else comes first.
+async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
+    let thread = call.thread;
+    let mut ended = thread.pods.until_ended(pod);
+    poll_fn(|cx| {
+        if let Some(end) = ended.poll(cx) {
+            let mut life = call.life.borrow_mut();
+            life.pod_ended(end.oom, thread.now_ns(), thread);
+            return Poll::Ready(());
+        }
+        call.poll_news(cx)
+    })
+    .await
 }
 
 /// An attempt ended: its slot is free before the client, or the next attempt, knows.

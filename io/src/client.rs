@@ -13,8 +13,9 @@ use crate::api;
 use crate::buffers::SMALL;
 use crate::conn::{Conn, Port, SECOND_NS, Stop};
 use crate::head::Framing;
+use crate::host::Host;
 use crate::incoming::Incoming;
-use crate::invoke::{self, Answering, Entrant, Manner};
+use crate::invoke::{self, Answering, Client, Entrant, Manner};
 use crate::kept;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
@@ -180,6 +181,13 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                     out,
                 };
                 match invoke::begin(&entrant, &mut incoming) {
+                    // Its FIN is there already, so the client has left: the call is not begun.
+                    // What was sent behind it is not answered either, since an answer to that would
+                    // be taken for this one's.
+                    Ok(manner) if conn.poll_gone() && !manner.outlives_client(&incoming) => {
+                        thread.buffers.give(incoming.into_buffer());
+                        return Stays::No;
+                    }
                     Ok(Manner::Plain) => {
                         invoke::plain_call(thread, &entrant, &incoming, &mut answering).await;
                         thread.buffers.give(incoming.into_buffer());
@@ -260,7 +268,7 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     if conn.loopback
         && !internal
         && let Some(host) = head.host
-        && !is_loopback(host.of(&pending))
+        && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
     {
         let why = "while listening on loopback, Host has to be localhost or a loopback address";
         return Err(Problem::Forbidden(why));
@@ -272,22 +280,6 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     };
     let thread = &conn.thread;
     invoke::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_ns).map(Admitted::Call)
-}
-
-/// Whether a `Host` value names this machine by a name that no stranger can give to an address.
-fn is_loopback(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else {
-        return false;
-    };
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().is_some_and(|ip| ip == "::1");
-    }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "127.0.0.1"
-        || name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Invites the body where the client waits for that.

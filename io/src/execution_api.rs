@@ -149,11 +149,11 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
     }
     let alarm = thread.alarms.alarm();
     alarm.set(thread.now_ns() + wait_ms * 1_000_000);
+    let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(());
         }
-        kept.watch(cx);
         alarm.poll(cx)
     })
     .await;

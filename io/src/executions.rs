@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use foldhash::{HashMap, HashMapExt};
 use nanofaas_core::id::ExecutionId;
@@ -18,6 +18,7 @@ use crate::idempotency::Keys;
 use crate::output::Output;
 use crate::store::{Budget, Oldest};
 use crate::thread::Known;
+use crate::waiters::{Waiter, Waiters};
 
 /// The states of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ pub(crate) struct Kept {
     pub(crate) times: Cell<nanofaas_core::call::Times>,
     /// What the store's account has for it.
     weighed: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    waiters: Waiters<()>,
 }
 
 impl Kept {
@@ -108,7 +109,7 @@ impl Kept {
             key: RefCell::new(key),
             times: Cell::default(),
             weighed: Cell::new(0),
-            waiters: RefCell::default(),
+            waiters: Waiters::default(),
         })
     }
 
@@ -121,17 +122,17 @@ impl Kept {
         self.status().is_terminal()
     }
 
-    /// Wakes the task when the execution ends.
-    pub(crate) fn watch(&self, cx: &Context<'_>) {
-        let mut waiters = self.waiters.borrow_mut();
-        if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiters.push(cx.waker().clone());
+    /// A wait for the end.
+    pub(crate) const fn until_over(&self) -> UntilOver<'_> {
+        UntilOver {
+            kept: self,
+            waiter: self.waiters.wait(()),
         }
     }
 
     /// Wakes everybody who waits for the end.
     pub(crate) fn announce(&self) {
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiters.wake(());
     }
 
     /// Bytes that it takes, all that is kept for it counted.
@@ -149,6 +150,23 @@ impl Kept {
         let output = self.output.borrow();
         let output = output.as_ref().map_or(0, |output| output.held_bytes());
         (KEPT_BYTES + failure + start + key) as u64 + output
+    }
+}
+
+/// A wait for a kept execution's end, which may be given up.
+pub(crate) struct UntilOver<'a> {
+    kept: &'a Kept,
+    waiter: Waiter<'a, ()>,
+}
+
+impl UntilOver<'_> {
+    /// Whether it is over; else the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.kept.is_over();
+        if !over {
+            self.waiter.keep(cx);
+        }
+        over
     }
 }
 

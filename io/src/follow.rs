@@ -41,11 +41,11 @@ impl Drop for Waiting<'_> {
 pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline_ns: u64) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline_ns);
+    let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(true);
         }
-        kept.watch(cx);
         alarm.poll(cx).map(|()| false)
     })
     .await

@@ -10,6 +10,7 @@ use nanofaas_core::id::ExecutionId;
 use sha2::{Digest, Sha256};
 
 use crate::executions::Key;
+use crate::media_type::normal_form;
 use crate::problem::Problem;
 
 /// What a claim of a key led to.
@@ -57,11 +58,12 @@ pub(crate) fn owner(key: &Key, threads: u16) -> u16 {
     (hasher.finish() % u64::from(threads)) as u16
 }
 
-/// What a repeat has to have in common with the first: content type and body.
+/// What a repeat has to have in common with the first: content type, however it is spelt, and body.
 pub(crate) fn fingerprint(content_type: &[u8], body: &[u8]) -> [u8; 32] {
+    let content_type = normal_form(content_type);
     let mut sha = Sha256::new();
     sha.update((content_type.len() as u64).to_le_bytes());
-    sha.update(content_type);
+    sha.update(&content_type);
     sha.update(body);
     sha.finalize().into()
 }

@@ -136,6 +136,16 @@ pub(crate) enum Manner {
     Kept { detached: bool },
 }
 
+impl Manner {
+    /// Whether the call goes on when its client leaves.
+    pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Kept { detached } => *detached || incoming.head.idempotency_key.is_some(),
+        }
+    }
+}
+
 /// Reads a call's body as far as the platform does, and says how it is served.
 pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
     read_envelope(incoming)?;

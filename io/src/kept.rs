@@ -106,14 +106,14 @@ async fn follow_own(
 ) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(patience_ns);
+    let mut over = kept.until_over();
     poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(true);
         }
         if answering.client.poll_gone() {
             return Poll::Ready(false);
         }
-        kept.watch(cx);
         alarm.poll(cx).map(|()| false)
     })
     .await

@@ -31,6 +31,8 @@ pub mod answer;
 pub mod head;
 mod lines;
 pub mod field;
+mod host;
+mod media_type;
 pub mod chunked;
 pub mod json;
 mod scan;
@@ -54,6 +56,7 @@ mod buffers;
 mod reactor;
 mod peer;
 mod replies;
+mod waiters;
 
 #[cfg(test)]
 mod fleet;

@@ -24,6 +24,7 @@ mod idempotency;
 mod executions;
 mod deadlines;
 mod removal;
+mod leaving;
 mod spec;
 mod pods;
 mod deaths;
