@@ -65,7 +65,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
         })
         .await;
     }
-    conn.thread.buffers.give(conn.pending.take());
+    let left = conn.pending.take().into_buffer();
+    conn.thread.buffers.give(left);
     connections.set(connections.get() - 1);
 }
 

@@ -5,16 +5,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nanofaas_core::call::End;
 use nanofaas_core::ticket::CallRef;
 use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
-use crate::calls::End;
 use crate::chunked::Chunked;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::Client;
+use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::reactor::Socket;
 use crate::request::{Head, parse_head};
@@ -47,8 +48,7 @@ pub(crate) struct Conn {
     pub(crate) thread: Rc<Thread>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
-    /// Bytes that came and were not taken.
-    pub(crate) pending: RefCell<Vec<u8>>,
+    pub(crate) pending: RefCell<Pending>,
     /// The reader stops while more than this is pending.
     pub(crate) room: Cell<usize>,
     pub(crate) read_size: Cell<usize>,
@@ -68,7 +68,7 @@ impl Client for Conn {
         if let Some(place) = place
             && self.eof.get()
         {
-            self.thread.calls.end(place, End::Left);
+            self.thread.calls.end(place, End::ClientLeft);
         }
     }
 
@@ -118,20 +118,16 @@ impl Conn {
             if buffer.is_empty() {
                 self.eof.set(true);
                 if let Some(place) = self.serving.get() {
-                    self.thread.calls.end(place, End::Left);
+                    self.thread.calls.end(place, End::ClientLeft);
                 }
                 return;
             }
             if buffer.len() == buffer.capacity() {
                 self.read_size.set(LARGE_READ);
             }
-            let mut pending = self.pending.borrow_mut();
-            if pending.capacity() == 0 {
-                *pending = buffer;
-            } else {
-                pending.extend_from_slice(&buffer);
-                self.thread.buffers.give(buffer);
-            }
+            self.pending
+                .borrow_mut()
+                .append(buffer, &self.thread.buffers);
         }
     }
 
@@ -281,13 +277,7 @@ impl Conn {
             // The reader waits for the room that is made here.
             self.kick.set(true);
         }
-        if pending.len() == whole {
-            return std::mem::take(&mut *pending);
-        }
-        let mut ahead = self.thread.buffers.take(pending.len() - whole);
-        ahead.extend_from_slice(&pending[whole..]);
-        pending.truncate(whole);
-        std::mem::replace(&mut *pending, ahead)
+        pending.split(whole, &self.thread.buffers)
     }
 
     /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of each
@@ -331,11 +321,7 @@ impl Conn {
     /// Forgets the first bytes.
     pub(crate) fn drop_bytes(&self, count: usize) {
         let mut pending = self.pending.borrow_mut();
-        if count == pending.len() {
-            self.thread.buffers.give(std::mem::take(&mut *pending));
-        } else {
-            pending.drain(..count);
-        }
+        pending.skip(count, &self.thread.buffers);
         self.kick.set(true);
     }
 

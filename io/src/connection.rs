@@ -33,9 +33,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Whether it can carry a call: open, and with nothing unread.
-    pub(crate) fn is_fresh(&mut self, cx: &Context<'_>) -> bool {
-        self.poll_read(cx);
-        !self.closed
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.closed && self.received.is_empty() && self.socket.is_quiet()
     }
 
     /// A call begins or ends on it; bytes that come in between spoil it.

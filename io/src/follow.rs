@@ -7,8 +7,7 @@ use std::task::Poll;
 use nanofaas_core::outcome::{Failure, Stage};
 
 use crate::executions::Kept;
-use crate::problem::Problem;
-use crate::reply::{Invocation, Response, problem};
+use crate::reply::{Invocation, Response};
 use crate::thread::Thread;
 
 /// A repeat of a keyed call.
@@ -76,9 +75,6 @@ pub(crate) fn result(
     arrived_ns: u64,
     replay: bool,
 ) -> Response {
-    if let Some(refusal) = kept.refused.get() {
-        return problem(&Problem::Refused(refusal));
-    }
     let record = kept.record.borrow();
     let output = kept.output.borrow();
     let over = record.status.is_terminal();
@@ -106,9 +102,6 @@ pub(crate) fn result(
 pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Follower) -> Response {
     let trace_id = follower.trace_id.as_deref();
     if follower.enqueue {
-        if let Some(refusal) = kept.refused.get() {
-            return problem(&Problem::Refused(refusal));
-        }
         return accepted(kept, trace_id).with("Idempotent-Replay", b"true");
     }
     let _waiting = Waiting::new(kept);

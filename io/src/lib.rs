@@ -8,6 +8,7 @@ mod thread;
 mod accept;
 mod client;
 mod conn;
+mod pending;
 mod api;
 mod rooms;
 pub mod request;
@@ -37,6 +38,7 @@ mod scan;
 mod function_api;
 mod execution_api;
 mod executions;
+mod store;
 mod follow;
 mod idempotency;
 mod status;
@@ -52,3 +54,6 @@ mod buffers;
 mod reactor;
 mod peer;
 mod replies;
+
+#[cfg(test)]
+mod fleet;

@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +14,7 @@ use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 
 use crate::answer::{AnswerBody, AnswerHead, parse_answer};
-use crate::call::{Attempt, Call, Cut, cut_off};
+use crate::call::{Attempt, Call};
 use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
 use crate::head::HeadScan;
@@ -32,13 +31,12 @@ const MESSAGE_MAX: usize = 16 * 1024;
 
 /// When the request was out and the answer in.
 #[derive(Default)]
-struct Stamps {
-    sent_ns: Cell<Option<u64>>,
+pub(crate) struct Stamps {
+    pub(crate) sent_ns: Cell<Option<u64>>,
 }
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
-    let thread = call.thread;
     let owner = match call.known().function.spec.execution_mode {
         ExecutionMode::Pool => match &*call.known().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
@@ -49,37 +47,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         },
         _ => Owner::Pod(grant.pod),
     };
-    let began_ns = thread.last_ns();
-    let stamps = Stamps::default();
-    let done = {
-        let deadline = || call.attempt_deadline_ns(began_ns);
-        let mut exchange = pin!(exchange(call, &owner, deadline(), &stamps));
-        poll_fn(|cx| {
-            if let Poll::Ready(attempt) = exchange.as_mut().poll(cx) {
-                return Poll::Ready(Ok(attempt));
-            }
-            call.poll_cut(cx, deadline).map(Err::<Attempt, Cut>)
-        })
-        .await
-    };
-    done.unwrap_or_else(|cut| {
-        let sent_ns = stamps.sent_ns.get();
-        let (failure, kind, verdict) = cut_off(cut, sent_ns.is_some());
-        let result = Err(failure);
-        let (cold_start, init_ms) = (false, None);
-        let (answered_ns, start_ns) = (None, 0);
-        Attempt {
-            result,
-            failure: kind,
-            verdict,
-            sent_ns,
-            answered_ns,
-            cold_start,
-            init_ms,
-            start_ns,
-            start: None,
-        }
-    })
+    let until_ns = call.life.borrow().running_until_ns();
+    exchange(call, &owner, until_ns, &call.stamps).await
 }
 
 /// Where the owner's connections go to.
@@ -106,8 +75,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
-    let taken = poll_fn(|cx| Poll::Ready(thread.pods.take(owner, thread.last_ns(), cx))).await;
-    let mut connection = match taken {
+    let mut connection = match thread.pods.take(owner, thread.last_ns()) {
         Some(connection) => connection,
         None => {
             let address = match address(call, owner) {
@@ -192,7 +160,6 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
         cold_start: false,
         init_ms: None,
         start_ns: 0,
-        start: None,
     }
 }
 
@@ -240,7 +207,7 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
         .div_ceil(1_000_000);
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
-        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt.get())),
+        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt())),
         (b"\r\nX-Deadline-Ms: ", left_ms),
     ] {
         out.extend_from_slice(name);
@@ -435,7 +402,6 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
         cold_start: head.cold_start,
         init_ms: head.init_duration_ms,
         start_ns: 0,
-        start: None,
     }
 }
 

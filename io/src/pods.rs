@@ -124,20 +124,15 @@ impl Pods {
     }
 
     /// An idle connection that is still good, the latest first.
-    pub(crate) fn take(
-        &self,
-        owner: &Owner,
-        now_ns: u64,
-        cx: &mut Context<'_>,
-    ) -> Option<Connection> {
+    pub(crate) fn take(&self, owner: &Owner, now_ns: u64) -> Option<Connection> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
         while let Some(Idle {
-            mut connection,
+            connection,
             since_ns,
         }) = idle.pop()
         {
-            if connection.is_fresh(cx) && now_ns < since_ns + IDLE_NS_MAX {
+            if connection.is_fresh() && now_ns < since_ns + IDLE_NS_MAX {
                 return Some(connection);
             }
         }
@@ -165,10 +160,8 @@ impl Pods {
     /// Closes what is idle for too long; the ticker calls it.
     pub(crate) fn sweep(&self, now_ns: u64) {
         let mut inner = self.0.borrow_mut();
-        // Whoever takes a connection polls it again; nobody has to be woken before.
-        let cx = &mut Context::from_waker(Waker::noop());
         let mut keep =
-            |idle: &mut Idle| now_ns < idle.since_ns + IDLE_NS_MAX && idle.connection.is_fresh(cx);
+            |idle: &mut Idle| now_ns < idle.since_ns + IDLE_NS_MAX && idle.connection.is_fresh();
         inner
             .places
             .iter_mut()

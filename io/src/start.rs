@@ -12,11 +12,9 @@ use std::time::{Instant, SystemTime};
 
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
-use nanofaas_core::limits::MESSAGES_DEPTH;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
-use nanofaas_core::ring;
 
 use crate::buffers::Buffers;
 use crate::conn::Port;
@@ -24,6 +22,7 @@ use crate::inbox::Inbox;
 use crate::peer::PeerPost;
 use crate::reactor::{Reactor, Socket};
 use crate::seat::SeatPlan;
+use crate::store::Store;
 use crate::thread::{Parts, Phase, Thread};
 use crate::token::Tokens;
 
@@ -276,11 +275,10 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     let (peers, mut peer_inboxes): (Vec<_>, Vec<_>) = plumbing
         .inboxes
         .iter()
-        .map(|(inbox, _)| {
-            let (producer, consumer) = ring::channel(MESSAGES_DEPTH);
-            (PeerPost::new(producer, inbox.bell.clone()), consumer)
-        })
+        .map(|(inbox, _)| PeerPost::pair(inbox.bell.clone()))
         .unzip();
+    let store = Store::new(config.execution_store_bytes, plumbing.ledgers.clone());
+    let store = Arc::new(store);
     let memory = Arc::new(AtomicU64::new(0));
     let tokens = Tokens::new();
     let mut starting = Vec::new();
@@ -299,6 +297,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             rate: plumbing.rate.clone(),
             ledgers: plumbing.ledgers.clone(),
             memory: memory.clone(),
+            store: store.clone(),
             seat,
             bridge: plumbing.bridge.clone(),
             peers: peers.clone().into(),

@@ -94,6 +94,17 @@ impl Socket {
         received.map_err(io::Error::from)
     }
 
+    /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. Unlike
+    /// a receive that is pending it may be relied on: a receive that was armed just now knows nothing.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let Kernel { sockets, system } = &mut *self.reactor.kernel.borrow_mut();
+        let entry = sockets.at(self.index);
+        match system {
+            System::Uring(_) => super::Uring::is_quiet(entry),
+            System::Epoll(_) => !entry.readable || entry.is_empty(),
+        }
+    }
+
     /// Whether it is ready, as was asked since `not_ready`.
     pub(super) fn poll_ready(&self, direction: Direction, cx: &Context<'_>) -> Poll<()> {
         let Kernel { sockets, system } = &mut *self.reactor.kernel.borrow_mut();

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Waker};
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use crate::buffers::Buffers;
 
@@ -115,6 +115,17 @@ impl Entry {
     pub(super) fn wake_both(&self) {
         for waker in [&self.reader, &self.writer].into_iter().flatten() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// Whether a receive would find nothing, not even an end.
+    pub(super) fn is_empty(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        loop {
+            match recv(&self.fd, &mut [0; 1], flags) {
+                Err(Errno::INTR) => {}
+                looked => return matches!(looked, Err(Errno::AGAIN)),
+            }
         }
     }
 

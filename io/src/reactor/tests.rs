@@ -16,6 +16,7 @@ use super::*;
 use crate::buffers::SMALL;
 
 mod ends;
+mod quiet;
 
 /// Longer than anything here takes; a loop that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);

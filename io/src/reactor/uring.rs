@@ -192,6 +192,19 @@ impl Uring {
         Poll::Pending
     }
 
+    /// Whether nothing had come when the kernel was last asked. Only a receive that is armed makes the loop hear
+    /// of what comes; where there is none, as between two receives into buffers of their own, the socket is
+    /// looked at.
+    pub(super) fn is_quiet(entry: &Entry) -> bool {
+        let nothing = entry.arrived.is_empty() && entry.ended.is_none() && entry.end != End::Told;
+        nothing
+            && match entry.recv {
+                Recv::Stream | Recv::Armed(_) => true,
+                Recv::Done(..) => false,
+                Recv::None | Recv::Ending => entry.is_empty(),
+            }
+    }
+
     /// A stream that is told of bytes and of the end at once takes the bytes and forgets the end: resets on
     /// TCP, any end on Unix sockets (seen on Linux 6.18). So the end is asked for apart.
     fn watch(&mut self, entry: &mut Entry, index: u32) {

@@ -58,7 +58,7 @@ fn ends_at_once<P: Send + 'static>(
     });
 }
 
-fn tcp_pair(reactor: &Rc<Reactor>) -> (Socket, TcpStream) {
+pub(super) fn tcp_pair(reactor: &Rc<Reactor>) -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
