@@ -1,7 +1,7 @@
 //! What is known of the functions: every change, with when it was sent and when it was answered.
 //! It says what could be true of a function at some moment of an interval, and never guesses: a
 //! change counts from its sending on and a state until the change after it was answered. Written by
-//! `registrar`; asked by everybody who judges an answer or a body in a pod.
+//! `registrar`; asked by `clients` and `ledger`, which judge answers and bodies in pods.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

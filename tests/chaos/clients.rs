@@ -289,10 +289,16 @@ impl<'a> Client<'a> {
         self.tally.count("step cancel");
         self.ledger.cancel(&id);
         let answer = self.send(&Request::delete(&format!("/v1/executions/{id}")))?;
-        if answer.status == 202 {
-            self.tally.count("cancel taken");
-        }
         self.expect(&id, &answer, &[200, 202]);
+        if answer.status != 202 {
+            return Ok(());
+        }
+        self.tally.count("cancel taken");
+        let answer = self.send(&Request::get(&format!("/v1/executions/{id}")))?;
+        self.expect(&id, &answer, &[200]);
+        if answer.status == 200 {
+            self.ledger.stop_at(&id, attempts(&answer.json()));
+        }
         Ok(())
     }
 
@@ -391,6 +397,9 @@ pub(crate) fn status(
     if status["executionId"] != id {
         return Err(format!("the status of {id} is {status}"));
     }
+    if !ledger.allows(id, attempts(status)) {
+        return Err(format!("an attempt after a cancel was taken: {status}"));
+    }
     let over = matches!(state.as_str(), "success" | "error" | "timeout");
     if !over && !matches!(state.as_str(), "queued" | "running") {
         return Err(format!("the status of {id} is {status}"));
@@ -423,6 +432,14 @@ pub(crate) fn status(
     tally.count(&format!("end {code}"));
     judge::failure(&sent, &possible, ledger.is_cancelled(id), &outcome)?;
     Ok(true)
+}
+
+/// How many attempts a status shows.
+fn attempts(status: &Value) -> u32 {
+    let attempts = status["attempt"]
+        .as_u64()
+        .and_then(|count| u32::try_from(count).ok());
+    attempts.expect("a status has a number of attempts")
 }
 
 fn request(call: &Call, canary: &Canary, key: Option<&str>, raw: bool) -> Request {

@@ -52,6 +52,12 @@ struct Execution {
     spans: Vec<Span>,
     /// The attempt whose answer became its result.
     succeeded: Option<u32>,
+    /// Attempts in which a peer closed in place of an answer.
+    losses: u32,
+    /// What held when the last peer answered: the next attempt is under no older specification.
+    next_floor: u64,
+    /// How many attempts it had when its cancel had been taken: there is no further one.
+    attempts_max: Option<u32>,
 }
 
 #[derive(Default)]
@@ -124,19 +130,39 @@ impl Ledger {
             tally.wrong(describe(&what));
         }
         let before = known.accepted;
+        let is_old = receipt.mode == "POOL" && identity.version.revision < known.next_floor;
+        let losses = known.losses;
+        let over = known
+            .attempts_max
+            .is_some_and(|most| receipt.attempt > most);
         drop(executions);
+        if is_old {
+            tally.wrong(describe(
+                "an attempt under a specification that was replaced before",
+            ));
+        }
+        // One is allowed, and one more may have been the end of the attempt's time.
+        if losses > 2 {
+            tally.wrong(describe(&format!("tried again after {losses} losses")));
+        }
+        if over {
+            tally.wrong(describe("an attempt after a cancel was taken"));
+        }
         if before.is_some_and(|accepted| book.began_after(function, life, accepted)) {
             tally.wrong(describe("accepted before this registration was sent"));
         }
         self.remember(&receipt.execution);
     }
 
-    /// A scripted pod is about to answer an attempt.
-    pub(crate) fn span(&self, execution: &str, attempt: u32, from: At, to: At) {
-        let span = Span { attempt, from, to };
+    /// A scripted pod is about to answer an attempt, or to close in place of an answer.
+    pub(crate) fn answer(&self, receipt: &Receipt, from: At, book: &Book, closes: bool) {
+        let (attempt, to) = (receipt.attempt, book.now());
+        let floor = book.floor(receipt.identity.function).revision;
         let mut executions = lock(&self.executions);
-        let known = executions.entry(execution.to_owned()).or_default();
-        known.spans.push(span);
+        let known = executions.entry(receipt.execution.clone()).or_default();
+        known.spans.push(Span { attempt, from, to });
+        known.losses += u32::from(closes);
+        known.next_floor = floor;
     }
 
     /// The plane accepted a call that goes on without its client.
@@ -157,11 +183,27 @@ impl Ledger {
         known.succeeded = Some(attempt);
     }
 
-    /// Somebody is about to cancel it.
+    /// A client is about to cancel it.
     pub(crate) fn cancel(&self, execution: &str) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.cancelled = true;
+    }
+
+    /// Its cancel was taken before it was seen to have so many attempts.
+    pub(crate) fn stop_at(&self, execution: &str, attempts: u32) {
+        let mut executions = lock(&self.executions);
+        let known = executions.entry(execution.to_owned()).or_default();
+        known.attempts_max.get_or_insert(attempts);
+    }
+
+    /// Whether it may have so many attempts.
+    pub(crate) fn allows(&self, execution: &str, attempts: u32) -> bool {
+        let executions = lock(&self.executions);
+        let most = executions
+            .get(execution)
+            .and_then(|known| known.attempts_max);
+        most.is_none_or(|most| attempts <= most)
     }
 
     pub(crate) fn is_cancelled(&self, execution: &str) -> bool {

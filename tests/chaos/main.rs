@@ -9,7 +9,7 @@
 //! shows that it finds the planted bugs that `planted.txt` names.
 //!
 //! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution that
-//! got an id ends; no body reaches a pod that it was not sent to; nobody gets another's answer, or
+//! got an id ends; no body reaches a pod that it was not sent to; no caller gets another's answer, or
 //! one that the contract does not allow; no function runs more calls than its concurrency; no
 //! descriptor and no process is left.
 

@@ -7,6 +7,8 @@ use crate::rng::Rng;
 
 /// How many functions there are at most, by the names that `name` gives.
 pub(crate) const FUNCTIONS: usize = 8;
+/// The longest `timeoutMs` of any function: no attempt has more.
+pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
 /// Different idempotency keys of one function that are in use at a time.
 const KEYS: u64 = 6;
 
@@ -230,7 +232,7 @@ fn spec(rng: &mut Rng) -> Spec {
         broken: rng.chance(8),
         concurrency: rng.weighted(&[(40, 1), (30, 2), (20, 4), (10, 32)]),
         queue_size: rng.weighted(&[(20, 1), (40, 10), (40, 100)]),
-        timeout_ms: rng.between(300, 1500),
+        timeout_ms: rng.between(300, TIMEOUT_MS_MAX),
         max_retries: rng.weighted(&[(15, 0), (25, 1), (30, 3), (30, 10)]),
         retry_on,
         min_replicas: rng.below(3),

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::book::Book;
 use crate::canary::{Canary, Identity, echo};
 use crate::ledger::{Ledger, Receipt};
-use crate::plan::{Act, Endpoint};
+use crate::plan::{Act, Endpoint, TIMEOUT_MS_MAX};
 use crate::pod::{After, Got, Line, Pod};
 use crate::tally::Tally;
 
@@ -91,7 +91,7 @@ fn answer(
     let (Some(identity), Some((body, canary))) = parts else {
         let text = String::from_utf8_lossy(&got.body).into_owned();
         tally.wrong(format!(
-            "a request that nobody sent: {} {text:.200}",
+            "a request that no client sent: {} {text:.200}",
             got.first_line
         ));
         return After::Close;
@@ -110,6 +110,12 @@ fn answer(
     };
     ledger.receive(&receipt, book, tally);
     let execution = &receipt.execution;
+    let left_ms: u64 = header("x-deadline-ms").parse().unwrap_or(u64::MAX);
+    if left_ms > TIMEOUT_MS_MAX {
+        tally.wrong(format!(
+            "attempt {attempt} of {execution} may run {left_ms} ms"
+        ));
+    }
     let raw = !header("content-type").starts_with("application/json");
     let kind = if raw {
         "application/octet-stream"
@@ -129,7 +135,8 @@ fn answer(
         Act::Late if line.is_cut_within(LATE) => return After::Close,
         _ => {}
     }
-    ledger.span(execution, attempt, from, book.now());
+    let closes = matches!(act, Act::Die | Act::Reset);
+    ledger.answer(&receipt, from, book, closes);
     match act {
         Act::Fail => {
             let error = json!({"code": "CHAOS", "message": call}).to_string();

@@ -82,7 +82,7 @@ pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> boo
 }
 
 impl Run {
-    /// Everybody at once, until the time is over, or the plane.
+    /// Runs registrars, clients and the killer, until the time is over or the plane has died.
     fn act(&self, registrar: &Registrar<'_>, seed: u64, length: Duration, reports: &mut Reports) {
         std::thread::scope(|scope| {
             let (mut registrars, mut clients) = (Vec::new(), Vec::new());
@@ -118,7 +118,7 @@ impl Run {
                     Err(panic) => unanswered.push(words(panic)),
                 }
             }
-            // A plane that died answers nobody, and says so by itself.
+            // A plane that died answers no request; `stop` reports its death.
             if self.subject.is_alive() {
                 unanswered
                     .into_iter()
@@ -146,7 +146,7 @@ impl Run {
         }
     }
 
-    /// With nobody left: executions end, functions go, and nothing is kept.
+    /// After the last client: executions end, functions go, and nothing is kept.
     fn end(&self, registrar: &Registrar<'_>, reports: &mut Reports, remove_first: bool) {
         if remove_first {
             registrar.remove_all();
@@ -172,8 +172,11 @@ impl Run {
 
     fn all_end(&self) {
         let mut wire = Wire::connect(self.subject.plane.listen);
+        let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs=30000")).bytes());
+            // All of them together have the time that one has.
+            let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
+            wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
             let answer = match wire.read(true) {
                 Ok(answer) => answer,
                 Err(error) => return self.tally.wrong(format!("status of {id}: {error}")),

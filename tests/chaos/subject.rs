@@ -130,7 +130,8 @@ impl Subject {
         println!("the plane's last lines:\n{}", tail.join("\n"));
     }
 
-    /// What they are: a socket's has its number in it.
+    /// What they are: a socket's has its number in it. Those that an io thread makes once for itself
+    /// do not count, since it may make them when it first has something to do.
     fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);

@@ -1,6 +1,6 @@
 //! What happened how often, and what was wrong. A run that is not rich proves nothing, so the tally
-//! of all forms together must have every kind of operation and every kind of end. Everybody counts
-//! here; `main` prints and asserts.
+//! of all forms together must have every kind of operation and every kind of end. All parts of a
+//! run count here; `main` prints and asserts.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
