@@ -83,7 +83,7 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
         let accepted = poll_fn(|cx| {
             burst = (burst + 1) % BURST;
             if burst == 0 {
-                cx.waker().wake_by_ref();
+                thread.give_way(cx);
                 return Poll::Pending;
             }
             reactor::accept(reactor, &listener, cx)

@@ -2,13 +2,15 @@
 //! armed all the while (`conn`), so a client that leaves is noticed at once and pipelined requests are
 //! there when they are wanted. It decides no call; `accept` starts it.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use rustix::net::Shutdown;
 
-use crate::alarm::Alarm;
 use crate::api;
 use crate::buffers::SMALL;
 use crate::conn::{Conn, Port, SECOND_NS, Stop};
@@ -24,9 +26,6 @@ use crate::rooms::Rooms;
 use crate::route::{Route, route};
 use crate::thread::Phase;
 
-/// With epoll a client that sends ahead, and reads its answers as fast, would have the thread to itself:
-/// after so many passes, of up to 64 KiB each, the others have their turn.
-const PASSES_MAX: usize = 2;
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
 const LINGER_NS: u64 = 2 * SECOND_NS;
@@ -42,24 +41,22 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     connections.set(connections.get() + 1);
     {
         let mut server = pin!(answer_and_close(&conn, &rooms, answer));
-        // Made by the first client that sends ahead for so long.
-        let mut pause: Option<Alarm> = None;
         std::future::poll_fn(|cx| {
-            for _ in 0..PASSES_MAX {
+            if !conn.begin() {
+                return Poll::Pending;
+            }
+            loop {
                 conn.kick.set(false);
                 conn.poll_read(cx);
                 if server.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                // The server made room that is waited for.
-                if conn.eof.get() || !conn.kick.get() {
+                if conn.share.is_used_up() {
+                    conn.share.give_way(&conn.thread, cx);
                     return Poll::Pending;
                 }
-            }
-            let pause = pause.get_or_insert_with(|| conn.thread.alarms.alarm());
-            loop {
-                pause.set(conn.thread.now_ns());
-                if pause.poll(cx).is_pending() {
+                // Else the server made room that is waited for.
+                if conn.eof.get() || !conn.kick.get() {
                     return Poll::Pending;
                 }
             }

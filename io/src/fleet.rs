@@ -2,6 +2,7 @@
 //! can be late, or find a full inbox, exactly where a test wants it. No client and no pod is there.
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -26,21 +27,23 @@ use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Client, Manner};
 use crate::kept;
 use crate::peer::{self, PeerPost};
-use crate::reactor::Reactor;
+use crate::reactor::{Reactor, Socket};
 use crate::reply::Wire;
 use crate::request::parse_head;
 use crate::seat::SeatPlan;
-use crate::start::{DriverChoice, IoConfig};
+use crate::start::{DriverChoice, IoConfig, bell};
 use crate::store::Store;
 use crate::thread::{Parts, Thread};
 use crate::token::Tokens;
 
 /// The io threads of a test, and the ends of what they speak to.
 pub(crate) struct Fleet {
-    reactor: Rc<Reactor>,
+    pub(crate) reactor: Rc<Reactor>,
     pub(crate) threads: Vec<Rc<Thread>>,
     pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
     posts: Vec<IoPost>,
+    /// Those that no thread listens to yet.
+    bells: RefCell<Vec<UnixStream>>,
     view: Arc<LaneView>,
     /// Kept, so that what is sent there is not lost at once.
     _scheduler: PinnedInbox,
@@ -69,6 +72,7 @@ fn config() -> IoConfig {
     }
 }
 
+/// For a thread that is not there.
 fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(std::task::Waker::noop().clone()))
 }
@@ -93,8 +97,10 @@ impl Fleet {
         let reactor = Reactor::epoll(buffers.clone()).expect("epoll");
         let (scheduler, scheduler_inbox) = PinnedPost::pair(silent_bell(), count);
         let (bridge, bridge_inbox) = BridgePost::pair(silent_bell());
-        let (posts, rings): (Vec<_>, Vec<_>) = (0..count)
-            .map(|_| IoPost::pair(silent_bell(), true))
+        let (bells, ends): (Vec<_>, Vec<_>) = (0..count).map(|_| bell().expect("sockets")).unzip();
+        let (posts, rings): (Vec<_>, Vec<_>) = bells
+            .into_iter()
+            .map(|bell| IoPost::pair(bell, true))
             .unzip();
         let (peers, peer_inboxes): (Vec<_>, Vec<_>) = rings
             .iter()
@@ -135,6 +141,7 @@ impl Fleet {
                 .collect(),
             reactor,
             posts,
+            bells: RefCell::new(ends),
             view,
             _scheduler: scheduler_inbox,
             _bridge: bridge_inbox,
@@ -146,6 +153,15 @@ impl Fleet {
             fleet.take(index);
         }
         fleet
+    }
+
+    /// From now on the only thread takes what it is told by itself.
+    pub(crate) fn attend(&self) {
+        assert_eq!(self.threads.len(), 1);
+        let bell = self.bells.borrow_mut().pop().expect("it is not attended");
+        let bell = Socket::new(&self.reactor, bell).expect("a socket");
+        let (thread, inbox) = (self.threads[0].clone(), self.inboxes[0].clone());
+        self.reactor.spawn(inbox::run(thread, inbox, bell));
     }
 
     /// The thread takes what the others told it.

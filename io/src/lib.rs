@@ -52,6 +52,7 @@ mod clock;
 mod alarm;
 mod ticker;
 mod spin;
+mod share;
 mod buffers;
 mod reactor;
 mod peer;

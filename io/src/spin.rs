@@ -54,7 +54,7 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
             spin.wake();
         } else if spin.spinning.replace(false) {
             let bell = inbox.borrow().rings.bell.clone();
-            if !bell.sleep(|| inbox.borrow().has_mail()) {
+            if !bell.sleep(|| inbox.borrow().has_mail() || thread.has_work_left()) {
                 let _announced = bell.sleep(|| false);
                 bell.ring();
             }
@@ -66,8 +66,10 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
 
 fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now_ns: u64) {
     thread.alarms.advance(now_ns);
+    // While the thread spins its bell is silent, also for what it left itself.
+    thread.given_way.wake();
     let has_mail = inbox.borrow().has_mail();
-    if has_mail {
+    if has_mail || thread.turn_left.get() {
         crate::inbox::pump(thread, inbox);
         thread.tick(now_ns);
     }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Instant, SystemTime};
 
@@ -172,6 +172,8 @@ struct Ends {
     inbox: Inbox,
     bell: UnixStream,
     listeners: Vec<(TcpListener, Port)>,
+    /// By io thread: it was told to stop, and owes nothing any more.
+    settled: Arc<[AtomicBool]>,
 }
 
 fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
@@ -232,7 +234,8 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     for (listener, port) in ends.listeners {
         reactor.spawn(crate::accept::run(thread.clone(), listener, port));
     }
-    // Until it is told to stop, and what it owes was answered.
+    // Until it is told to stop, and what all threads owe was answered: until then another one's client
+    // may ask for what belongs to this one.
     let alarm = thread.alarms.alarm();
     let mut stopping_ns = None;
     loop {
@@ -241,7 +244,9 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
             let since_ns = *stopping_ns.get_or_insert(now_ns);
             let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
             let quiet = ended && reactor.is_settled();
-            if quiet || now_ns > since_ns + LAST_ANSWERS_NS {
+            ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
+            let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
+            if all || now_ns > since_ns + LAST_ANSWERS_NS {
                 return;
             }
         }
@@ -281,6 +286,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     let store = Arc::new(store);
     let memory = Arc::new(AtomicU64::new(0));
     let tokens = Tokens::new();
+    let settled: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
     let mut starting = Vec::new();
     for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
         let seat = match &plumbing.scheduler {
@@ -317,6 +323,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
                 inbox,
                 bell,
                 listeners,
+                settled: settled.clone(),
             },
         )?);
     }

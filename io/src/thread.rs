@@ -28,6 +28,7 @@ use crate::problem::Problem;
 use crate::reactor::Reactor;
 use crate::replies::Replies;
 use crate::seat::{Seat, SeatPlan};
+use crate::share::GivenWay;
 use crate::start::IoConfig;
 use crate::store::{Budget, Store};
 use crate::token::Tokens;
@@ -159,6 +160,7 @@ pub(crate) struct Thread {
     pub(crate) spin: crate::spin::Spin,
     /// A turn left work; the inbox comes back to it.
     pub(crate) turn_left: Cell<bool>,
+    pub(crate) given_way: GivenWay,
     /// Bodies that Jobs fetch, by execution.
     pub(crate) inputs: RefCell<HashMap<u128, Rc<crate::job::Input>>>,
     pub(crate) inbox: std::cell::OnceCell<Rc<RefCell<crate::inbox::Inbox>>>,
@@ -230,6 +232,7 @@ impl Thread {
             begun: Cell::new(parts.config.begun),
             spin: crate::spin::Spin::default(),
             turn_left: Cell::new(false),
+            given_way: GivenWay::default(),
             inputs: RefCell::default(),
             inbox: std::cell::OnceCell::new(),
             answering: Cell::new(0),
@@ -282,6 +285,11 @@ impl Thread {
     pub(crate) fn no_such(&self, name: &str) -> Problem {
         self.not_begun()
             .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
+    }
+
+    /// Whether there is work that comes back once the loop has looked at I/O.
+    pub(crate) fn has_work_left(&self) -> bool {
+        self.turn_left.get() || !self.given_way.is_empty()
     }
 
     pub(crate) fn ledger(&self) -> &ThreadLedger {
