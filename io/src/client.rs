@@ -2,13 +2,11 @@
 //! armed all the while (`conn`), so a client that leaves is noticed at once and pipelined requests are
 //! there when they are wanted. It decides no call; `accept` starts it.
 
+use std::net::Shutdown;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use rustix::net::Shutdown;
-
-use crate::alarm::Alarm;
 use crate::api;
 use crate::buffers::SMALL;
 use crate::conn::{Conn, Port, SECOND_NS, Stop};
@@ -41,29 +39,28 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     connections.set(connections.get() + 1);
     {
         let mut server = pin!(answer_and_close(&conn, &rooms, answer));
-        // Made by the first client that sends ahead for so long.
-        let mut pause: Option<Alarm> = None;
-        std::future::poll_fn(|cx| {
-            for _ in 0..PASSES_MAX {
-                conn.kick.set(false);
-                conn.poll_read(cx);
-                if server.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
+        let event_loop = &conn.thread.event_loop;
+        loop {
+            let over = std::future::poll_fn(|cx| {
+                for _ in 0..PASSES_MAX {
+                    conn.kick.set(false);
+                    conn.poll_read(cx);
+                    if server.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    // The server made room that is waited for.
+                    if conn.eof.get() || !conn.kick.get() {
+                        return Poll::Pending;
+                    }
                 }
-                // The server made room that is waited for.
-                if conn.eof.get() || !conn.kick.get() {
-                    return Poll::Pending;
-                }
+                Poll::Ready(false)
+            })
+            .await;
+            if over {
+                break;
             }
-            let pause = pause.get_or_insert_with(|| conn.thread.alarms.alarm());
-            loop {
-                pause.set(conn.thread.now_ns());
-                if pause.poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await;
+            event_loop.yield_now().await;
+        }
     }
     conn.thread.buffers.give(conn.pending.take());
     connections.set(connections.get() - 1);

@@ -2,11 +2,11 @@
 //! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
 
 use std::cell::{Cell, RefCell};
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::ticket::CallRef;
-use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
@@ -16,8 +16,8 @@ use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::Client;
 use crate::problem::Problem;
-use crate::reactor::Socket;
 use crate::request::{Head, parse_head};
+use crate::runtime::net::Socket;
 use crate::thread::{Phase, Thread};
 
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
@@ -122,9 +122,9 @@ impl Conn {
                 }
                 return;
             }
-            if buffer.len() == buffer.capacity() {
-                self.read_size.set(LARGE_READ);
-            }
+            // The next receive may stay armed for long: only one that follows a full one has much room.
+            let is_full = buffer.len() == buffer.capacity();
+            self.read_size.set(if is_full { LARGE_READ } else { SMALL });
             let mut pending = self.pending.borrow_mut();
             if pending.capacity() == 0 {
                 *pending = buffer;
@@ -202,7 +202,6 @@ impl Conn {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
                         let now_ns = thread.now_ns();
                         thread.active(now_ns);
-                        thread.reactor.request(now_ns);
                         return Ok((head, now_ns));
                     }
                     if !begun {

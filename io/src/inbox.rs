@@ -17,7 +17,7 @@ use nanofaas_core::spec::Endpoint;
 use crate::buffers::SMALL;
 use crate::calls::{End, JobNews};
 use crate::peer::PeerMessage;
-use crate::reactor::Socket;
+use crate::runtime::net::Socket;
 use crate::thread::{Known, Phase, Thread};
 
 /// Messages in a row before the loop looks at I/O.

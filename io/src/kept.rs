@@ -70,7 +70,7 @@ pub(crate) async fn serve(
     let own = (entrant.known, entrant.charge);
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
-    thread.reactor.spawn(run_kept(
+    thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
         place,

@@ -162,9 +162,9 @@ pub(crate) fn take(thread: &Rc<Thread>, message: PeerMessage) {
                 answer_to(thread, from, token, answer);
             }
             Question::Execution { id, about } => {
-                let reactor = thread.reactor.clone();
+                let event_loop = thread.event_loop.clone();
                 let thread = thread.clone();
-                reactor.spawn(async move {
+                event_loop.spawn(async move {
                     let response = execution_api::answer(&thread, id, about).await;
                     answer_to(&thread, from, token, Answer::Response(Box::new(response)));
                 });

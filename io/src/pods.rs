@@ -140,7 +140,8 @@ impl Pods {
     }
 
     /// Keeps a connection for the next call.
-    pub(crate) fn give(&self, owner: &Owner, connection: Connection, now_ns: u64) {
+    pub(crate) fn give(&self, owner: &Owner, mut connection: Connection, now_ns: u64) {
+        connection.rest();
         let mut inner = self.0.borrow_mut();
         if let Owner::Endpoint(address) = owner
             && !inner.endpoints.contains_key(address)

@@ -24,8 +24,8 @@ use crate::idempotency::Keys;
 use crate::peer::PeerPost;
 use crate::pods::Pods;
 use crate::problem::Problem;
-use crate::reactor::Reactor;
 use crate::replies::Replies;
+use crate::runtime::net::EventLoop;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
 use crate::token::Tokens;
@@ -144,7 +144,7 @@ pub(crate) struct Thread {
     pub(crate) keys: Keys,
     pub(crate) replies: Replies<nanofaas_core::message::Reply>,
     pub(crate) answers: Replies<crate::peer::Answer>,
-    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) event_loop: Rc<EventLoop>,
     pub(crate) buffers: Rc<Buffers>,
     /// For bodies whose length is not known before they are written.
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -186,7 +186,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Thread {
-    pub(crate) fn new(parts: Parts, reactor: Rc<Reactor>, buffers: Rc<Buffers>) -> Rc<Self> {
+    pub(crate) fn new(parts: Parts, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Self> {
         let clock = Clock::since(parts.origin);
         let wall = parts
             .origin_wall
@@ -216,7 +216,7 @@ impl Thread {
             keys: Keys::default(),
             replies: Replies::default(),
             answers: Replies::default(),
-            reactor,
+            event_loop,
             buffers,
             scratch: RefCell::default(),
             tokens: parts.tokens,
