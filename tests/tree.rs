@@ -36,22 +36,22 @@ fn each_package_knows_only_what_it_may() {
         (
             "nanofaas-core",
             &["serde", "thiserror"],
-            &["tokio", "nix", "rustix", "io-uring", "kube"],
+            &["tokio", "nix", "rustix", "monoio", "kube"],
         ),
         (
             "nanofaas-io",
-            &["io-uring", "rustix", "nanofaas-core"],
+            &["monoio", "rustix", "nanofaas-core"],
             &["tokio", "kube", "axum"],
         ),
         (
             "nanofaas-local-bridge",
             &["tokio", "nanofaas-core"],
-            &["nanofaas-io", "io-uring", "kube", "axum"],
+            &["nanofaas-io", "monoio", "kube", "axum"],
         ),
         (
             "nanofaas-k8s-bridge",
             &["tokio", "kube", "nanofaas-core"],
-            &["nanofaas-io", "io-uring", "nanofaas-local-bridge", "axum"],
+            &["nanofaas-io", "monoio", "nanofaas-local-bridge", "axum"],
         ),
         (
             "nanofaas-runtime",

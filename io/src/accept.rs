@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::task::Poll;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
@@ -14,8 +13,8 @@ use nix::sys::socket::{
 
 use crate::client;
 use crate::conn::{Conn, Port};
-use crate::reactor::{self, Socket};
 use crate::rooms::Rooms;
+use crate::runtime::net::Listener;
 use crate::start::StartError;
 use crate::thread::{Phase, Thread};
 
@@ -73,29 +72,25 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
 
 /// Accepts connections until the thread stops.
 pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
-    let reactor = &thread.reactor;
-    let listener = Socket::new(reactor, listener).expect("a listener is a socket");
+    let event_loop = &thread.event_loop;
+    let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
     let rooms = Rc::new(Rooms::default());
     let alarm = thread.alarms.alarm();
     let mut paused = false;
     let mut burst = 0;
     loop {
-        let accepted = poll_fn(|cx| {
-            burst = (burst + 1) % BURST;
-            if burst == 0 {
-                thread.give_way(cx);
-                return Poll::Pending;
-            }
-            reactor::accept(reactor, &listener, cx)
-        });
-        match accepted.await {
+        burst = (burst + 1) % BURST;
+        if burst == 0 {
+            event_loop.yield_now().await;
+        }
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((socket, loopback)) => {
                 if paused {
                     paused = false;
                     tracing::info!("accepting connections again");
                 }
                 let conn = Conn::new(thread.clone(), socket, port, loopback);
-                reactor.spawn(client::serve(conn, rooms.clone(), client::answer));
+                event_loop.spawn(client::serve(conn, rooms.clone(), client::answer));
             }
             Err(error) => {
                 // Out of descriptors, mostly: whoever waits in the backlog waits a little longer.

@@ -5,15 +5,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::net::Shutdown;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use rustix::net::Shutdown;
-
 use crate::api;
 use crate::buffers::SMALL;
-use crate::conn::{Conn, Port, SECOND_NS, Stop};
+use crate::conn::{Conn, Port, SECOND_NS, SHARE, Stop};
 use crate::head::Framing;
 use crate::host::Host;
 use crate::incoming::Incoming;
@@ -41,27 +40,32 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     connections.set(connections.get() + 1);
     {
         let mut server = pin!(answer_and_close(&conn, &rooms, answer));
-        std::future::poll_fn(|cx| {
-            if !conn.begin() {
-                return Poll::Pending;
+        let event_loop = &conn.thread.event_loop;
+        loop {
+            let over = std::future::poll_fn(|cx| {
+                conn.share.renew(SHARE);
+                loop {
+                    conn.kick.set(false);
+                    conn.poll_read(cx);
+                    if server.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    if conn.share.is_used_up() {
+                        return Poll::Ready(false);
+                    }
+                    // Else the server made room that is waited for.
+                    if conn.eof.get() || !conn.kick.get() {
+                        return Poll::Pending;
+                    }
+                }
+            })
+            .await;
+            if over {
+                break;
             }
-            loop {
-                conn.kick.set(false);
-                conn.poll_read(cx);
-                if server.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                if conn.share.is_used_up() {
-                    conn.share.give_way(&conn.thread, cx);
-                    return Poll::Pending;
-                }
-                // Else the server made room that is waited for.
-                if conn.eof.get() || !conn.kick.get() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await;
+            // The client has more to do; the others have their turn first.
+            event_loop.yield_now().await;
+        }
     }
     let left = conn.pending.take().into_buffer();
     conn.thread.buffers.give(left);

@@ -2,12 +2,12 @@
 //! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
 
 use std::cell::{Cell, RefCell};
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::call::End;
 use nanofaas_core::ticket::CallRef;
-use rustix::net::Shutdown;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
@@ -17,8 +17,8 @@ use crate::incoming::Incoming;
 use crate::invoke::Client;
 use crate::pending::Pending;
 use crate::problem::Problem;
-use crate::reactor::Socket;
 use crate::request::{Head, parse_head};
+use crate::runtime::net::Socket;
 use crate::share::Share;
 use crate::thread::{Phase, Thread};
 
@@ -34,7 +34,7 @@ const SKIPPED_MAX: u64 = 256 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 /// Bytes that a connection takes in before the others have their turn, and what a request counts as:
 /// so at most 16 requests. Eight clients that send ahead make another one wait for a millisecond or two.
-const SHARE: usize = 256 * 1024;
+pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 16;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
@@ -109,15 +109,10 @@ impl Conn {
             read_size: Cell::new(SMALL),
             eof: Cell::new(false),
             kick: Cell::new(false),
-            share: Share::new(),
+            share: Share::default(),
             serving: Cell::new(None),
             loopback,
         }
-    }
-
-    /// Whether the connection's task may go on: not until its turn, where it has given way.
-    pub(crate) fn begin(&self) -> bool {
-        self.share.begin(&self.thread, SHARE)
     }
 
     /// Takes in what the client sent, as far as there is room for it and the share goes.
@@ -137,9 +132,9 @@ impl Conn {
                 }
                 return;
             }
-            if buffer.len() == buffer.capacity() {
-                self.read_size.set(LARGE_READ);
-            }
+            // The next receive may stay armed for long: only one that follows a full one has much room.
+            let is_full = buffer.len() == buffer.capacity();
+            self.read_size.set(if is_full { LARGE_READ } else { SMALL });
             self.share.take(buffer.len());
             self.pending
                 .borrow_mut()
@@ -228,7 +223,6 @@ impl Conn {
                         self.share.take(REQUEST_SHARE);
                         let now_ns = thread.now_ns();
                         thread.active(now_ns);
-                        thread.reactor.request(now_ns);
                         return Ok((head, now_ns));
                     }
                     if !begun {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use nanofaas_core::message::PodAddress;
 
 use crate::buffers::SMALL;
-use crate::reactor::{self, Socket, Unsent};
+use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 use crate::thread::Thread;
 
 /// A connection that carries answers in one read is read with small buffers; others with these.
@@ -27,8 +27,6 @@ pub(crate) struct Connection {
     /// What a read has room for.
     room: usize,
     closed: bool,
-    /// A call waits for an answer; bytes at any other time spoil the connection.
-    busy: bool,
 }
 
 impl Connection {
@@ -37,9 +35,10 @@ impl Connection {
         !self.closed && self.received.is_empty() && self.socket.is_quiet()
     }
 
-    /// A call begins or ends on it; bytes that come in between spoil it.
-    pub(crate) const fn set_busy(&mut self, busy: bool) {
-        self.busy = busy;
+    /// A call ended on it, and none has begun: what comes now spoils it.
+    pub(crate) fn rest(&mut self) {
+        self.room = SMALL;
+        self.socket.rest();
     }
 
     /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
@@ -51,7 +50,7 @@ impl Connection {
         self.closed
     }
 
-    /// Sends all of `bytes`, or sees to it that they go out at the end of this pass.
+    /// Sends all of `bytes`.
     pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<(), Unsent> {
         if self.socket.post(bytes) {
             return Ok(());
@@ -73,26 +72,24 @@ impl Connection {
             return;
         };
         let buffer = read.unwrap_or_default();
-        self.closed = buffer.is_empty() || !self.busy;
+        self.closed = buffer.is_empty();
         if buffer.len() == buffer.capacity() {
             self.room = LARGE_READ;
         }
-        if self.received.capacity() == 0 && self.busy {
+        if self.received.capacity() == 0 {
             self.received = buffer;
         } else {
-            if self.busy {
-                self.received.extend_from_slice(&buffer);
-            }
+            self.received.extend_from_slice(&buffer);
             self.thread.buffers.give(buffer);
         }
     }
 
     pub(crate) async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        let reactor = &thread.reactor;
+        let event_loop = &thread.event_loop;
         let socket = match address {
-            PodAddress::Tcp(address) => reactor::connect_tcp(reactor, *address).await?,
+            PodAddress::Tcp(address) => connect_tcp(event_loop, *address).await?,
             PodAddress::Unix(path) => loop {
-                match reactor::connect_unix(reactor, path).await {
+                match connect_unix(event_loop, path) {
                     Err(full) if full.kind() == ErrorKind::WouldBlock => {
                         let alarm = thread.alarms.alarm();
                         alarm.until(thread.now_ns() + QUEUE_FULL_NS).await;
@@ -107,7 +104,6 @@ impl Connection {
             received: Vec::new(),
             room: SMALL,
             closed: false,
-            busy: false,
         })
     }
 }

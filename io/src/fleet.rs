@@ -16,7 +16,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPost};
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::{CallRef, LaneId};
 use nanofaas_core::view::LaneView;
 
 use crate::buffers::Buffers;
@@ -27,9 +27,9 @@ use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Client, Manner};
 use crate::kept;
 use crate::peer::{self, PeerPost};
-use crate::reactor::{Reactor, Socket};
 use crate::reply::Wire;
 use crate::request::parse_head;
+use crate::runtime::net::{EventLoop, Socket};
 use crate::seat::SeatPlan;
 use crate::start::{DriverChoice, IoConfig, bell};
 use crate::store::Store;
@@ -38,7 +38,7 @@ use crate::token::Tokens;
 
 /// The io threads of a test, and the ends of what they speak to.
 pub(crate) struct Fleet {
-    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) event_loop: Rc<EventLoop>,
     pub(crate) threads: Vec<Rc<Thread>>,
     pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
     posts: Vec<IoPost>,
@@ -85,7 +85,7 @@ fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
     let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
     Arc::new(Function {
         spec: spec.expect("a spec"),
-        lane: 0,
+        lane: LaneId { index: 0, epoch: 1 },
         view,
         version: 1,
     })
@@ -94,7 +94,7 @@ fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
 impl Fleet {
     fn new(count: usize) -> Self {
         let buffers = Rc::new(Buffers::default());
-        let reactor = Reactor::epoll(buffers.clone()).expect("epoll");
+        let event_loop = EventLoop::epoll(buffers.clone()).expect("epoll");
         let (scheduler, scheduler_inbox) = PinnedPost::pair(silent_bell(), count);
         let (bridge, bridge_inbox) = BridgePost::pair(silent_bell());
         let (bells, ends): (Vec<_>, Vec<_>) = (0..count).map(|_| bell().expect("sockets")).unzip();
@@ -129,7 +129,7 @@ impl Fleet {
                 peers: peers.clone().into(),
                 tokens: tokens.clone(),
             };
-            Thread::new(parts, reactor.clone(), buffers.clone())
+            Thread::new(parts, event_loop.clone(), buffers.clone())
         };
         let view = Arc::new(LaneView::new(count));
         let fleet = Self {
@@ -139,7 +139,7 @@ impl Fleet {
                 .zip(peer_inboxes)
                 .map(|(rings, peers)| Rc::new(RefCell::new(Inbox { rings, peers })))
                 .collect(),
-            reactor,
+            event_loop,
             posts,
             bells: RefCell::new(ends),
             view,
@@ -159,9 +159,9 @@ impl Fleet {
     pub(crate) fn attend(&self) {
         assert_eq!(self.threads.len(), 1);
         let bell = self.bells.borrow_mut().pop().expect("it is not attended");
-        let bell = Socket::new(&self.reactor, bell).expect("a socket");
+        let bell = Socket::new(&self.event_loop, bell).expect("a socket");
         let (thread, inbox) = (self.threads[0].clone(), self.inboxes[0].clone());
-        self.reactor.spawn(inbox::run(thread, inbox, bell));
+        self.event_loop.spawn(inbox::run(thread, inbox, bell));
     }
 
     /// The thread takes what the others told it.
@@ -197,7 +197,7 @@ impl Fleet {
         let head = head.expect("a head").expect("the whole of it");
         let answer = Rc::new(RefCell::new(String::new()));
         let (thread, heard) = (self.threads[index].clone(), answer.clone());
-        self.reactor.spawn(async move {
+        self.event_loop.spawn(async move {
             let now_ns = thread.now_ns();
             let entrant = invoke::at_head(&thread, "f", false, &head, &bytes, now_ns);
             let entrant = entrant.expect("it is let in at the head");
@@ -256,7 +256,7 @@ pub(crate) fn with_fleet<F: Future<Output = ()> + 'static>(
     steps: impl FnOnce(Rc<Fleet>) -> F,
 ) {
     let fleet = Rc::new(Fleet::new(count));
-    fleet.reactor.run(steps(fleet.clone()));
+    fleet.event_loop.run(steps(fleet.clone()));
 }
 
 pub(crate) fn status(answer: &RefCell<String>) -> String {

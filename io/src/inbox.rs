@@ -17,7 +17,7 @@ use nanofaas_core::spec::Endpoint;
 use crate::buffers::SMALL;
 use crate::calls::JobNews;
 use crate::peer::{self, PeerInbox};
-use crate::reactor::Socket;
+use crate::runtime::net::Socket;
 use crate::thread::{Known, Phase, Thread};
 
 /// Messages in a row before the loop looks at I/O.
@@ -46,13 +46,12 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Soc
         thread.tick(now_ns);
         // With work left it rings for itself: the read of the bell is then the I/O completion that
         // gives everybody else their turn.
-        if !doorbell.sleep(|| inbox.borrow().has_mail() || thread.has_work_left()) {
+        if !doorbell.sleep(|| inbox.borrow().has_mail() || thread.turn_left.get()) {
             let _announced = doorbell.sleep(|| false);
             doorbell.ring();
         }
         let rung = poll_fn(|cx| bell.poll_recv(SMALL, cx)).await;
         doorbell.awake();
-        thread.given_way.wake();
         let bytes = rung.unwrap_or_default();
         assert!(!bytes.is_empty(), "an io thread lost its bell");
         thread.buffers.give(bytes);

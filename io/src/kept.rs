@@ -68,7 +68,7 @@ pub(crate) async fn serve(
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
-    thread.reactor.spawn(run_kept(
+    thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
         life,

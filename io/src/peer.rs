@@ -354,11 +354,11 @@ fn take_question(thread: &Rc<Thread>, from: u16, token: u64, question: Question)
                 },
             ),
         },
-        Question::Execution { id, about } => thread.reactor.spawn(async move {
+        Question::Execution { id, about } => thread.event_loop.spawn(async move {
             let response = execution_api::answer(&answering, id, about).await;
             answering.peers[peer].answer(token, Answer::Response(Box::new(response)));
         }),
-        Question::Follow { id, follower } => thread.reactor.spawn(async move {
+        Question::Follow { id, follower } => thread.event_loop.spawn(async move {
             let answer = match execution_api::follow(&answering, id, &follower).await {
                 Ok(response) => Answer::Response(Box::new(response)),
                 Err(why) => Answer::NotFollowed(why),

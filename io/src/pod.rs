@@ -20,8 +20,8 @@ use crate::connection::Connection;
 use crate::head::HeadScan;
 use crate::output::Output;
 use crate::pods::Owner;
-use crate::reactor::Unsent;
 use crate::reply::number;
+use crate::runtime::net::Unsent;
 use crate::thread::Thread;
 
 /// `1xx` answers before the real one.
@@ -95,7 +95,6 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
         }
     };
-    connection.set_busy(true);
     let request = write_request(call, deadline_ns);
     let undelivered = |Unsent { nothing, why }| {
         let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
@@ -119,7 +118,6 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             attempt.sent_ns = stamps.sent_ns.get();
             attempt.answered_ns = Some(answered_ns);
             if exact {
-                connection.set_busy(false);
                 thread.pods.give(owner, connection, answered_ns);
             }
             attempt

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
@@ -132,7 +132,8 @@ impl Pods {
     }
 
     /// Keeps a connection for the next call.
-    pub(crate) fn give(&self, owner: &Owner, connection: Connection, now_ns: u64) {
+    pub(crate) fn give(&self, owner: &Owner, mut connection: Connection, now_ns: u64) {
+        connection.rest();
         let mut inner = self.0.borrow_mut();
         if let Owner::Endpoint(address) = owner
             && !inner.endpoints.contains_key(address)

@@ -1,8 +1,9 @@
 //! Spinning after recent activity, for `--io-spin-us`: the thread looks at its I/O and its rings
-//! again and again before it parks. Off unless asked for. A task that wakes itself does it; the loop looks
-//! at its I/O between two of its turns.
+//! again and again before it parks. Off unless asked for. A task that yields again and again does it; the
+//! loop looks at its I/O between two of its turns.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -41,33 +42,38 @@ impl Spin {
 
 /// Runs for ever.
 pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
-    std::future::poll_fn(|cx| {
-        let spin = &thread.spin;
-        spin.waker.replace(Some(cx.waker().clone()));
-        let now_ns = thread.now_ns();
-        if now_ns < spin.until_ns.get() {
-            if !spin.spinning.replace(true) {
-                // Whoever publishes now need not ring: this thread looks.
-                inbox.borrow().rings.bell.awake();
+    let spin = &thread.spin;
+    loop {
+        poll_fn(|cx| {
+            spin.waker.replace(Some(cx.waker().clone()));
+            if thread.now_ns() < spin.until_ns.get() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        spin.spinning.set(true);
+        // Others that publish now need not ring: this thread looks.
+        inbox.borrow().rings.bell.awake();
+        loop {
+            let now_ns = thread.now_ns();
+            if now_ns >= spin.until_ns.get() {
+                break;
             }
             pass(&thread, &inbox, now_ns);
-            spin.wake();
-        } else if spin.spinning.replace(false) {
-            let bell = inbox.borrow().rings.bell.clone();
-            if !bell.sleep(|| inbox.borrow().has_mail() || thread.has_work_left()) {
-                let _announced = bell.sleep(|| false);
-                bell.ring();
-            }
+            thread.event_loop.yield_now().await;
         }
-        Poll::<()>::Pending
-    })
-    .await;
+        spin.spinning.set(false);
+        let bell = inbox.borrow().rings.bell.clone();
+        if !bell.sleep(|| inbox.borrow().has_mail()) {
+            let _announced = bell.sleep(|| false);
+            bell.ring();
+        }
+    }
 }
 
 fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now_ns: u64) {
     thread.alarms.advance(now_ns);
-    // While the thread spins its bell is silent, also for what it left itself.
-    thread.given_way.wake();
     let has_mail = inbox.borrow().has_mail();
     if has_mail || thread.turn_left.get() {
         crate::inbox::pump(thread, inbox);

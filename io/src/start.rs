@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use nanofaas_core::doorbell::Doorbell;
@@ -15,16 +15,18 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
+use nix::unistd::{Pid, gettid};
 
 use crate::buffers::Buffers;
 use crate::conn::Port;
 use crate::inbox::Inbox;
 use crate::peer::PeerPost;
-use crate::reactor::{Reactor, Socket};
+use crate::runtime::net::{EventLoop, RingSetup, Socket};
 use crate::seat::SeatPlan;
 use crate::store::Store;
 use crate::thread::{Parts, Phase, Thread};
 use crate::token::Tokens;
+use crate::watchdog::{self, Seen, Watched};
 
 /// Which system interface an io thread sits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +117,7 @@ pub enum StartError {
     #[error("cannot listen on {address}: {why}")]
     Listen { address: SocketAddr, why: String },
     #[error(
-        "io_uring is not to be had here ({0}); it takes Linux 6.1 and a sandbox that allows it: use --io-driver auto or epoll"
+        "io_uring is not to be had here ({0}); it takes Linux 5.19 and a sandbox that allows it: use --io-driver auto or epoll"
     )]
     NoUring(std::io::Error),
     #[error("cannot start an io thread: {0}")]
@@ -130,10 +132,20 @@ enum Rung {
 }
 
 impl Rung {
-    fn build(self, buffers: &Rc<Buffers>) -> std::io::Result<Rc<Reactor>> {
+    fn build(self, spins: bool, buffers: &Rc<Buffers>) -> std::io::Result<Rc<EventLoop>> {
         match self {
-            Self::Uring { entries } => Reactor::uring(entries, buffers.clone()),
-            Self::Epoll => Reactor::epoll(buffers.clone()),
+            Self::Uring { entries } => {
+                EventLoop::probe_uring()?;
+                let build =
+                    |deferred| EventLoop::uring(RingSetup { entries, deferred }, buffers.clone());
+                // From Linux 6.1 on.
+                if spins {
+                    build(false)
+                } else {
+                    build(true).or_else(|_| build(false))
+                }
+            }
+            Self::Epoll => EventLoop::epoll(buffers.clone()),
         }
     }
 
@@ -163,7 +175,9 @@ impl DriverChoice {
 /// An io thread that waits for its runtime to be chosen.
 struct Starting {
     rungs: Sender<Option<Rung>>,
-    built: Receiver<std::io::Result<()>>,
+    built: Receiver<std::io::Result<Pid>>,
+    /// Gone with the thread.
+    alive: Weak<()>,
     thread: std::thread::JoinHandle<()>,
 }
 
@@ -180,28 +194,35 @@ fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
     let (rungs, wanted) = channel::<Option<Rung>>();
     let (report, built) = channel();
     let name = format!("io-{}", parts.index);
+    let life = Arc::new(());
+    let alive = Arc::downgrade(&life);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let _alive = life;
         pin_to(&parts);
         let buffers = Rc::new(Buffers::default());
-        let mut reactor = None;
+        let mut event_loop = None;
         for rung in wanted {
             let Some(rung) = rung else { break };
-            reactor = None;
-            let said = rung.build(&buffers).map(|built| reactor = Some(built));
+            event_loop = None;
+            let said = rung.build(parts.config.spin_us > 0, &buffers).map(|built| {
+                event_loop = Some(built);
+                gettid()
+            });
             if report.send(said).is_err() {
                 return;
             }
         }
-        if let Some(reactor) = reactor {
-            let thread = Thread::new(parts, reactor.clone(), buffers);
-            reactor.run(live(thread, ends));
+        if let Some(event_loop) = event_loop {
+            let thread = Thread::new(parts, event_loop.clone(), buffers);
+            event_loop.run(live(thread, ends));
             // Operations may be in flight: the end of the process takes them along.
-            std::mem::forget(reactor);
+            std::mem::forget(event_loop);
         }
     })?;
     Ok(Starting {
         rungs,
         built,
+        alive,
         thread,
     })
 }
@@ -214,7 +235,7 @@ fn pin_to(parts: &Parts) {
     let mut set = CpuSet::new();
     let pinned = set
         .set(*cpu)
-        .and_then(|()| sched_setaffinity(nix::unistd::Pid::from_raw(0), &set));
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     if let Err(error) = pinned {
         tracing::warn!(cpu, "an io thread could not be pinned: {error}");
     }
@@ -222,17 +243,17 @@ fn pin_to(parts: &Parts) {
 
 /// A thread's life.
 async fn live(thread: Rc<Thread>, ends: Ends) {
-    let reactor = &thread.reactor;
+    let event_loop = &thread.event_loop;
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
-    let bell = Socket::new(reactor, ends.bell).expect("a bell is a socket");
+    let bell = Socket::new(event_loop, ends.bell).expect("a bell is a socket");
     if thread.config.spin_us > 0 {
-        reactor.spawn(crate::spin::run(thread.clone(), inbox.clone()));
+        event_loop.spawn(crate::spin::run(thread.clone(), inbox.clone()));
     }
-    reactor.spawn(crate::inbox::run(thread.clone(), inbox, bell));
-    reactor.spawn(crate::ticker::run(thread.clone()));
+    event_loop.spawn(crate::inbox::run(thread.clone(), inbox, bell));
+    event_loop.spawn(crate::ticker::run(thread.clone()));
     for (listener, port) in ends.listeners {
-        reactor.spawn(crate::accept::run(thread.clone(), listener, port));
+        event_loop.spawn(crate::accept::run(thread.clone(), listener, port));
     }
     // Until it is told to stop, and what all threads owe was answered: until then another one's client
     // may ask for what belongs to this one.
@@ -243,7 +264,7 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
         if thread.phase.get() == Phase::Stopping {
             let since_ns = *stopping_ns.get_or_insert(now_ns);
             let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
-            let quiet = ended && reactor.is_settled();
+            let quiet = ended && event_loop.is_settled();
             ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
             let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
             if all || now_ns > since_ns + LAST_ANSWERS_NS {
@@ -327,39 +348,46 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             },
         )?);
     }
-    let driver = climb(config.driver, &starting)?;
+    let (rung, tids) = climb(config.driver, &starting)?;
+    if matches!(rung, Rung::Uring { .. }) {
+        let threads = starting.iter().zip(tids).enumerate();
+        let watched = threads.map(|(index, (one, tid))| Watched {
+            index,
+            tid,
+            alive: one.alive.clone(),
+            seen: Seen::default(),
+        });
+        watchdog::start(watched.collect(), plumbing.ledgers)?;
+    }
     let threads = starting.into_iter().map(|one| one.thread).collect();
     Ok(IoThreads {
         threads,
-        driver,
+        driver: rung.name(),
         listen,
         internal_listen,
     })
 }
 
-/// Down the ladder until all threads stand on one rung.
-fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<&'static str, StartError> {
+/// Down the ladder until all threads stand on one rung: which one, and the threads' numbers.
+fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), StartError> {
     let mut last = None;
     for rung in choice.ladder() {
         for one in starting {
             let _gone = one.rungs.send(Some(*rung));
         }
-        let mut all = true;
+        let mut tids = Vec::new();
         for one in starting {
             match one.built.recv() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    all = false;
-                    last = Some(error);
-                }
-                Err(_) => all = false,
+                Ok(Ok(tid)) => tids.push(tid),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => {}
             }
         }
-        if all {
+        if tids.len() == starting.len() {
             for one in starting {
                 let _gone = one.rungs.send(None);
             }
-            return Ok(rung.name());
+            return Ok((*rung, tids));
         }
     }
     let error = last.unwrap_or_else(|| std::io::Error::other("an io thread ended at once"));

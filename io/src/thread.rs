@@ -25,10 +25,9 @@ use crate::idempotency::Keys;
 use crate::peer::{Peer, PeerPost};
 use crate::pods::Pods;
 use crate::problem::Problem;
-use crate::reactor::Reactor;
 use crate::replies::Replies;
+use crate::runtime::net::EventLoop;
 use crate::seat::{Seat, SeatPlan};
-use crate::share::GivenWay;
 use crate::start::IoConfig;
 use crate::store::{Budget, Store};
 use crate::token::Tokens;
@@ -149,7 +148,7 @@ pub(crate) struct Thread {
     pub(crate) keys: Keys,
     pub(crate) replies: Replies<nanofaas_core::message::Reply>,
     pub(crate) answers: Replies<crate::peer::Answer>,
-    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) event_loop: Rc<EventLoop>,
     pub(crate) buffers: Rc<Buffers>,
     /// For bodies whose length is not known before they are written.
     pub(crate) scratch: RefCell<Vec<u8>>,
@@ -160,7 +159,6 @@ pub(crate) struct Thread {
     pub(crate) spin: crate::spin::Spin,
     /// A turn left work; the inbox comes back to it.
     pub(crate) turn_left: Cell<bool>,
-    pub(crate) given_way: GivenWay,
     /// Bodies that Jobs fetch, by execution.
     pub(crate) inputs: RefCell<HashMap<u128, Rc<crate::job::Input>>>,
     pub(crate) inbox: std::cell::OnceCell<Rc<RefCell<crate::inbox::Inbox>>>,
@@ -193,7 +191,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 impl Thread {
-    pub(crate) fn new(parts: Parts, reactor: Rc<Reactor>, buffers: Rc<Buffers>) -> Rc<Self> {
+    pub(crate) fn new(parts: Parts, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Self> {
         let clock = Clock::since(parts.origin);
         let wall = parts
             .origin_wall
@@ -224,7 +222,7 @@ impl Thread {
             keys: Keys::default(),
             replies: Replies::uncertain(),
             answers: Replies::certain(),
-            reactor,
+            event_loop,
             buffers,
             scratch: RefCell::default(),
             tokens: parts.tokens,
@@ -232,7 +230,6 @@ impl Thread {
             begun: Cell::new(parts.config.begun),
             spin: crate::spin::Spin::default(),
             turn_left: Cell::new(false),
-            given_way: GivenWay::default(),
             inputs: RefCell::default(),
             inbox: std::cell::OnceCell::new(),
             answering: Cell::new(0),
@@ -285,11 +282,6 @@ impl Thread {
     pub(crate) fn no_such(&self, name: &str) -> Problem {
         self.not_begun()
             .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
-    }
-
-    /// Whether there is work that comes back once the loop has looked at I/O.
-    pub(crate) fn has_work_left(&self) -> bool {
-        self.turn_left.get() || !self.given_way.is_empty()
     }
 
     pub(crate) fn ledger(&self) -> &ThreadLedger {

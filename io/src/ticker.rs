@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::reactor::Timer;
+use crate::runtime::net::Timer;
 use crate::thread::Thread;
 
 const BEAT_NS: u64 = 1_000_000_000;
 
 /// Runs for ever.
 pub(crate) async fn run(thread: Rc<Thread>) {
-    let timer = Timer::new(&thread.reactor).expect("the system has timers");
+    let timer = Timer::new(&thread.event_loop).expect("the system has timers");
     let mut swept_ns = 0;
     loop {
         let now_ns = thread.now_ns();

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::fleet::{Fleet, settle, with_fleet};
-use crate::reactor::Socket;
+use crate::runtime::net::Socket;
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Few enough that all answers fit into the socket.
@@ -18,7 +18,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.set_nonblocking(true).expect("a socket");
     ours.write_all(&REQUEST.repeat(requests)).expect("room");
-    let socket = Socket::new(&fleet.reactor, theirs).expect("a socket");
+    let socket = Socket::new(&fleet.event_loop, theirs).expect("a socket");
     let port = Port::Public { internal: true };
     let conn = Conn::new(fleet.threads[0].clone(), socket, port, true);
     let seen = seen.clone();
@@ -27,7 +27,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
         answer(conn, head, arrived_ns)
     };
     let serving = serve(conn, Rc::new(Rooms::default()), noted);
-    fleet.reactor.spawn(serving);
+    fleet.event_loop.spawn(serving);
     ours
 }
 

@@ -1,9 +1,10 @@
 //! Whether something has come on a socket that is not read: asked before a connection is used again.
 
+use std::os::fd::OwnedFd;
+
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SendFlags, send};
 
-use super::ends::tcp_pair;
 use super::*;
 
 /// What the peer does after its answer.
@@ -17,18 +18,9 @@ enum Then {
 }
 
 /// Waits until the kernel has something for the socket, by a descriptor of the test's own.
-fn until_readable(socket: &Socket) {
-    socket.with_fd(|fd| {
-        let own = rustix::io::dup(fd).unwrap();
-        let mut asked = [PollFd::new(&own, PollFlags::IN | PollFlags::RDHUP)];
-        assert!(poll(&mut asked, Some(&PATIENCE.try_into().unwrap())).unwrap() > 0);
-    });
-}
-
-/// Lets the loop look at the kernel: a task that woke itself could be the next to run.
-async fn one_iteration(timer: &Timer) {
-    timer.set(Duration::from_nanos(1));
-    poll_fn(|cx| timer.poll(cx)).await;
+fn until_readable(own: &OwnedFd) {
+    let mut asked = [PollFd::new(own, PollFlags::IN | PollFlags::RDHUP)];
+    assert!(poll(&mut asked, Some(&PATIENCE.try_into().unwrap())).unwrap() > 0);
 }
 
 async fn answered(socket: &Socket, size: usize) {
@@ -40,21 +32,19 @@ async fn answered(socket: &Socket, size: usize) {
 
 /// One answer of `size` bytes is read, and then the peer does something, or nothing.
 async fn after_an_answer(
-    timer: &Timer,
-    (socket, peer): (Socket, impl std::os::fd::AsFd + 'static),
+    event_loop: &Rc<EventLoop>,
+    (ours, peer): (OwnedFd, OwnedFd),
     size: usize,
     then: Then,
 ) {
+    let own = ours.try_clone().unwrap();
+    let socket = Socket::new(event_loop, ours).unwrap();
     let say = |bytes: &[u8], flags| assert_eq!(send(&peer, bytes, flags).unwrap(), bytes.len());
     let end = || rustix::net::shutdown(&peer, rustix::net::Shutdown::Write).unwrap();
     let none = SendFlags::empty();
     // A receive is armed, as it is while a call waits, when the answer comes.
-    assert!(
-        poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx)))
-            .await
-            .is_pending()
-    );
-    one_iteration(timer).await;
+    assert!(look_once(&socket).await.is_pending());
+    event_loop.yield_now().await;
     if then == Then::EndWithIt {
         say(&pattern(size, 0), SendFlags::MORE);
         end();
@@ -66,35 +56,33 @@ async fn after_an_answer(
         Then::Nothing => {
             for _ in 0..3 {
                 assert!(socket.is_quiet(), "{size} bytes and nothing else");
-                one_iteration(timer).await;
+                event_loop.yield_now().await;
             }
             return;
         }
         Then::Byte => {
-            one_iteration(timer).await;
+            event_loop.yield_now().await;
             say(b"x", none);
         }
         Then::End => {
-            one_iteration(timer).await;
+            event_loop.yield_now().await;
             end();
         }
-        Then::EndWithIt => {}
+        // In the iteration that brought the answer, and below in a later one.
+        Then::EndWithIt => assert!(!socket.is_quiet(), "{size} bytes and the end"),
     }
-    until_readable(&socket);
-    one_iteration(timer).await;
+    until_readable(&own);
+    event_loop.yield_now().await;
     assert!(!socket.is_quiet(), "{size} bytes, then {then:?}");
 }
 
-fn for_each_size_and_end<P: std::os::fd::AsFd + 'static>(
-    pair: impl Fn(&Rc<Reactor>) -> (Socket, P) + Copy + 'static,
-) {
-    both(|reactor| {
-        let own = reactor.clone();
-        run(&reactor, async move {
-            let timer = Timer::new(&own).unwrap();
+fn for_each_size_and_end(pair: fn() -> (OwnedFd, OwnedFd)) {
+    both(|event_loop| {
+        let own = event_loop.clone();
+        run(&event_loop, async move {
             for size in [1, 20, SMALL - 1, SMALL, SMALL + 1, 2_000, 70_000] {
                 for then in [Then::Nothing, Then::Byte, Then::End, Then::EndWithIt] {
-                    after_an_answer(&timer, pair(&own), size, then).await;
+                    after_an_answer(&own, pair(), size, then).await;
                 }
             }
         });
@@ -103,10 +91,17 @@ fn for_each_size_and_end<P: std::os::fd::AsFd + 'static>(
 
 #[test]
 fn what_came_on_an_idle_socket_is_known_tcp() {
-    for_each_size_and_end(tcp_pair);
+    for_each_size_and_end(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0.into(), theirs.into())
+    });
 }
 
 #[test]
 fn what_came_on_an_idle_socket_is_known_unix() {
-    for_each_size_and_end(pair);
+    for_each_size_and_end(|| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours.into(), theirs.into())
+    });
 }

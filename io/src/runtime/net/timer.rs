@@ -1,19 +1,24 @@
 //! Wakes a thread that sleeps, at a time: a descriptor like any other, so that the wait itself needs no
-//! time of its own. The ticker has one.
+//! time of its own, and one implementation serves both loops. The ticker has one.
 
+use std::cell::Cell;
 use std::io;
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 
-use super::{Direction, Reactor, Socket};
+use super::{EventLoop, Watch};
 
-pub(crate) struct Timer(Socket);
+pub(crate) struct Timer {
+    fd: OwnedFd,
+    watch: Watch,
+    due: Cell<Option<Instant>>,
+}
 
 const ZERO: Timespec = Timespec {
     tv_sec: 0,
@@ -22,16 +27,22 @@ const ZERO: Timespec = Timespec {
 
 impl Timer {
     /// One that is not set.
-    pub(crate) fn new(reactor: &Rc<Reactor>) -> io::Result<Self> {
+    pub(crate) fn new(event_loop: &EventLoop) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Socket::new(reactor, fd).map(Self)
+        let watch = Watch::new(event_loop, fd.try_clone()?)?;
+        Ok(Self {
+            fd,
+            watch,
+            due: Cell::new(None),
+        })
     }
 
     /// Sets it, in place of any earlier setting.
     pub(crate) fn set(&self, after: Duration) {
         // Zero would switch it off.
         let after = after.max(Duration::from_nanos(1));
+        self.due.set(Instant::now().checked_add(after));
         let it_value = Timespec {
             tv_sec: after.as_secs() as i64,
             tv_nsec: i64::from(after.subsec_nanos()),
@@ -40,14 +51,19 @@ impl Timer {
             it_interval: ZERO,
             it_value,
         };
-        self.0.not_ready(Direction::In);
-        self.0
-            .with_fd(|fd| timerfd_settime(fd, TimerfdTimerFlags::empty(), &once))
+        timerfd_settime(&self.fd, TimerfdTimerFlags::empty(), &once)
             .expect("a timer takes any time");
     }
 
-    /// Ready once the time has come.
+    /// Ready once the time has come, once for each setting.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        self.0.poll_ready(Direction::In, cx)
+        while self.watch.poll_readable(cx).is_ready() {
+            // That may be of an earlier setting.
+            if self.due.get().is_some_and(|due| due <= Instant::now()) {
+                self.due.set(None);
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 
 #[test]
 fn clients_that_reset_at_any_byte_leave_nothing_behind() {
-    both(|reactor| {
+    both(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -19,37 +19,33 @@ fn clients_that_reset_at_any_byte_leave_nothing_behind() {
                 }
             }
         });
-        let own = reactor.clone();
-        run(&reactor, async move {
-            let listener = Socket::new(&own, listener).unwrap();
+        let own = event_loop.clone();
+        run(&event_loop, async move {
+            let listener = Listener::new(&own, listener).unwrap();
             for _ in 0..60 {
-                let (served, _) = poll_fn(|cx| accept(&own, &listener, cx)).await.unwrap();
-                served
-                    .with_fd(|fd| set_socket_recv_buffer_size(fd, 4096))
-                    .unwrap();
+                let (served, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
                 served.post(vec![3; 100]);
                 let _ = receive_all(&served).await;
             }
         });
         clients.join().unwrap();
-        assert!(reactor.is_settled());
+        assert!(event_loop.is_settled());
     });
 }
 
 /// A socket whose peer sends some bytes and ends at once, in a thread of its own, again and again.
 fn ends_at_once<P: Send + 'static>(
-    pair: impl Fn(&Rc<Reactor>) -> (Socket, P) + Copy + 'static,
+    pair: impl Fn(&Rc<EventLoop>) -> (Socket, P) + Copy + 'static,
     end: impl Fn(P) + Copy + Send + 'static,
 ) {
-    both(|reactor| {
+    both(|event_loop| {
         let (to_writer, peers) = std::sync::mpsc::channel();
         let writer = std::thread::spawn(move || peers.into_iter().for_each(end));
-        let own = reactor.clone();
-        run(&reactor, async move {
+        let own = event_loop.clone();
+        run(&event_loop, async move {
             for _ in 0..10_000 {
                 let (socket, peer) = pair(&own);
-                let first = poll_fn(|cx| Poll::Ready(socket.poll_recv(SMALL, cx))).await;
-                assert!(first.is_pending());
+                assert!(look_once(&socket).await.is_pending());
                 to_writer.send(peer).unwrap();
                 receive_all(&socket).await;
             }
@@ -58,18 +54,18 @@ fn ends_at_once<P: Send + 'static>(
     });
 }
 
-pub(super) fn tcp_pair(reactor: &Rc<Reactor>) -> (Socket, TcpStream) {
+fn tcp_pair(event_loop: &Rc<EventLoop>) -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
-    (Socket::new(reactor, ours).unwrap(), theirs)
+    (Socket::new(event_loop, ours).unwrap(), theirs)
 }
 
 #[test]
 fn an_end_that_comes_with_the_last_bytes_is_not_missed_unix() {
     ends_at_once(pair, |mut peer| {
         peer.write_all(&[5; 123]).unwrap();
-        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
     });
 }
 
@@ -77,7 +73,7 @@ fn an_end_that_comes_with_the_last_bytes_is_not_missed_unix() {
 fn an_end_that_comes_with_the_last_bytes_is_not_missed_tcp() {
     ends_at_once(tcp_pair, |mut peer| {
         peer.write_all(&[5; 123]).unwrap();
-        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
     });
 }
 

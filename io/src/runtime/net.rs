@@ -1,0 +1,105 @@
+//! The event loop of an io thread, and everything that it waits for: sockets, listeners, timers. On io_uring
+//! it is monoio's (`uring`), elsewhere a small one over epoll (`epoll`). Both keep the same promises, and what
+//! stands above sees neither. It knows nothing of HTTP or calls. Each io thread has one.
+
+mod connect;
+mod epoll;
+mod listener;
+mod outbox;
+mod probe;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod timer;
+mod uring;
+mod watch;
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+pub(crate) use connect::{connect_tcp, connect_unix};
+pub(crate) use listener::Listener;
+pub(crate) use outbox::Unsent;
+pub(crate) use socket::Socket;
+pub(crate) use timer::Timer;
+pub(crate) use watch::Watch;
+
+use crate::buffers::Buffers;
+use epoll::Epoll;
+use uring::Uring;
+
+/// A thread's event loop.
+pub(crate) enum EventLoop {
+    Uring(Rc<Uring>),
+    Epoll(Rc<Epoll>),
+}
+
+/// How io_uring is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingSetup {
+    /// Operations that can be handed over at once.
+    pub(crate) entries: u32,
+    /// The kernel completes operations when the loop asks for completions, not at each system call on the
+    /// way. A loop that spins never asks.
+    pub(crate) deferred: bool,
+}
+
+impl EventLoop {
+    pub(crate) fn uring(setup: RingSetup, buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self::Uring(Uring::new(setup, buffers)?)))
+    }
+
+    pub(crate) fn epoll(buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self::Epoll(Epoll::new(buffers)?)))
+    }
+
+    /// Whether io_uring can be used here: set-up, entry, and each operation that connections need.
+    pub(crate) fn probe_uring() -> io::Result<()> {
+        probe::probe()
+    }
+
+    /// Starts a task, from within `run`.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        match self {
+            Self::Uring(uring) => uring.spawn(task),
+            Self::Epoll(epoll) => epoll.spawn(task),
+        }
+    }
+
+    /// Runs tasks until `life` is over.
+    pub(crate) fn run(&self, life: impl Future<Output = ()> + 'static) {
+        match self {
+            Self::Uring(uring) => uring.run(life),
+            Self::Epoll(epoll) => epoll.run(life),
+        }
+    }
+
+    /// Goes on after the loop has looked at its sockets and other tasks had their turn. A task that wakes
+    /// itself instead would be the next to run on monoio, for ever.
+    pub(crate) async fn yield_now(&self) {
+        match self {
+            Self::Uring(uring) => uring.yield_now().await,
+            Self::Epoll(epoll) => epoll.yield_now().await,
+        }
+    }
+
+    /// Whether everything that was posted is out.
+    pub(crate) fn is_settled(&self) -> bool {
+        match self {
+            Self::Uring(uring) => uring.is_settled(),
+            Self::Epoll(epoll) => epoll.is_settled(),
+        }
+    }
+}
+
+/// Keeps a waker, which costs nothing where it is the one of before.
+fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => {}
+        _ => *place = Some(cx.waker().clone()),
+    }
+}
+
+/// What a receive found: bytes, or the end. An end that is an error was no orderly one.
+type Received = Poll<io::Result<Vec<u8>>>;

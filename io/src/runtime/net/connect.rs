@@ -1,0 +1,27 @@
+//! Connections to pods. It names no address by itself, and keeps no connection. A caller that gives up
+//! drops the future, which takes the attempt back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::{EventLoop, Socket, epoll, uring};
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+pub(crate) async fn connect_tcp(event_loop: &EventLoop, address: SocketAddr) -> io::Result<Socket> {
+    Ok(match event_loop {
+        EventLoop::Uring(uring) => Socket::Uring(uring::connect_tcp(uring, address).await?),
+        EventLoop::Epoll(epoll) => Socket::Epoll(epoll::connect_tcp(epoll, address).await?),
+    })
+}
+
+/// `WouldBlock` where the listener's queue is full. A Unix socket is connected at once or not at all, so it
+/// needs no loop; through io_uring a full queue would hold a thread of the kernel's until there is room.
+pub(crate) fn connect_unix(event_loop: &EventLoop, path: &Path) -> io::Result<Socket> {
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    connect(&fd, &SocketAddrUnix::new(path)?)?;
+    Socket::new(event_loop, fd)
+}

@@ -1,0 +1,342 @@
+//! The event loop on epoll, edge-triggered, for where io_uring may not be used. It keeps account: a receive
+//! that did not fill its buffer has emptied the socket, so none is tried in vain. It asks for room to send
+//! only where a send did not go out whole.
+
+mod sockets;
+mod tasks;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, connect, recv, socket_with};
+
+use super::outbox::Posted;
+use super::{Received, Unsent, keep};
+use crate::buffers::Buffers;
+use sockets::{Entry, Sockets};
+use tasks::Tasks;
+
+/// Events of one iteration.
+const EVENTS: usize = 256;
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+pub(crate) struct Epoll {
+    tasks: Tasks,
+    sockets: RefCell<Sockets>,
+    fd: OwnedFd,
+    events: RefCell<Vec<epoll::Event>>,
+    buffers: Rc<Buffers>,
+    iteration: Cell<u64>,
+    /// Those of tasks that go on in the next iteration.
+    yielded: RefCell<Vec<Waker>>,
+}
+
+impl Epoll {
+    pub(super) fn new(buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            tasks: Tasks::new(),
+            sockets: RefCell::default(),
+            fd: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            events: RefCell::new(Vec::with_capacity(EVENTS)),
+            buffers,
+            iteration: Cell::new(0),
+            yielded: RefCell::default(),
+        }))
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(Box::pin(task));
+    }
+
+    pub(super) fn run(&self, life: impl Future<Output = ()> + 'static) {
+        let over = Rc::new(Cell::new(false));
+        let ended = over.clone();
+        self.spawn(async move {
+            life.await;
+            ended.set(true);
+        });
+        while !over.get() {
+            // Tasks that wake one another for ever let the kernel in all the same.
+            let mut left = 2 * self.tasks.ready() + 1;
+            while left > 0
+                && !over.get()
+                && let Some(index) = self.tasks.next()
+            {
+                self.tasks.run(index);
+                left -= 1;
+            }
+            let idle = self.tasks.ready() == 0 && self.yielded.borrow().is_empty();
+            self.look(idle && !over.get());
+            self.iteration.set(self.iteration.get() + 1);
+            self.yielded.borrow_mut().drain(..).for_each(Waker::wake);
+        }
+    }
+
+    pub(super) async fn yield_now(&self) {
+        let before = self.iteration.get();
+        poll_fn(|cx| {
+            if self.iteration.get() != before {
+                return Poll::Ready(());
+            }
+            self.yielded.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.sockets.borrow().behind == 0
+    }
+
+    /// How many places for tasks there are, taken or free.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.tasks.places()
+    }
+
+    fn look(&self, wait: bool) {
+        let events = &mut *self.events.borrow_mut();
+        events.clear();
+        let timeout = (!wait).then_some(&AT_ONCE);
+        match epoll::wait(&self.fd, spare_capacity(events), timeout) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(why) => panic!("epoll cannot be waited for: {why}"),
+        }
+        let sockets = &mut *self.sockets.borrow_mut();
+        for event in events {
+            let epoll::Event { flags, data } = *event;
+            self.event(sockets, data.u64() as u32, flags);
+        }
+    }
+
+    fn event(&self, sockets: &mut Sockets, index: u32, flags: epoll::EventFlags) {
+        // A process that was forked meanwhile keeps a closed descriptor in epoll until it executes.
+        let Some(entry) = sockets.find(index) else {
+            return;
+        };
+        let end = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+        if flags.intersects(end) {
+            entry.ended = true;
+        }
+        if flags.intersects(end | epoll::EventFlags::IN) {
+            entry.readable = true;
+            if let Some(waker) = &entry.reader {
+                waker.wake_by_ref();
+            }
+        }
+        if flags.intersects(end | epoll::EventFlags::OUT) {
+            entry.writable = true;
+            if let Some(waker) = &entry.connector {
+                waker.wake_by_ref();
+            }
+            if entry.outbox.is_behind() {
+                let left = entry.outbox.catch_up(&self.buffers);
+                if !left {
+                    self.ask_out(entry, index, false);
+                    sockets.behind -= 1;
+                }
+            }
+        }
+    }
+
+    fn register(&self, fd: OwnedFd, out: bool) -> io::Result<u32> {
+        let sockets = &mut *self.sockets.borrow_mut();
+        let index = sockets.put(fd);
+        let entry = sockets.at(index);
+        entry.armed_out = out;
+        let data = epoll::EventData::new_u64(index.into());
+        if let Err(why) = epoll::add(&self.fd, &entry.fd, data, interest(out)) {
+            sockets.remove(index, &self.buffers);
+            return Err(why.into());
+        }
+        Ok(index)
+    }
+
+    /// Asks for room to send, or asks no more.
+    fn ask_out(&self, entry: &mut Entry, index: u32, on: bool) {
+        if entry.armed_out == on {
+            return;
+        }
+        entry.armed_out = on;
+        let data = epoll::EventData::new_u64(index.into());
+        if let Err(why) = epoll::modify(&self.fd, &entry.fd, data, interest(on)) {
+            entry
+                .outbox
+                .fail(false, nix::errno::Errno::from_raw(why.raw_os_error()));
+        }
+    }
+}
+
+fn interest(out: bool) -> epoll::EventFlags {
+    let arrivals = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+    if out {
+        arrivals | epoll::EventFlags::OUT
+    } else {
+        arrivals
+    }
+}
+
+/// A descriptor that the loop has events of. Dropping it closes it.
+struct Registered {
+    epoll: Rc<Epoll>,
+    index: u32,
+}
+
+impl Registered {
+    fn with<T>(&self, ask: impl FnOnce(&mut Entry) -> T) -> T {
+        ask(self.epoll.sockets.borrow_mut().at(self.index))
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let sockets = &mut *self.epoll.sockets.borrow_mut();
+        sockets.remove(self.index, &self.epoll.buffers);
+    }
+}
+
+pub(crate) struct Watch(Registered);
+
+impl Watch {
+    pub(super) fn new(epoll: &Rc<Epoll>, fd: OwnedFd) -> io::Result<Self> {
+        let index = epoll.register(fd, false)?;
+        let epoll = epoll.clone();
+        Ok(Self(Registered { epoll, index }))
+    }
+
+    pub(super) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.with(|entry| {
+            if std::mem::take(&mut entry.readable) {
+                return Poll::Ready(());
+            }
+            keep(&mut entry.reader, cx);
+            Poll::Pending
+        })
+    }
+}
+
+pub(crate) struct Stream(Registered);
+
+impl Stream {
+    pub(super) fn new(epoll: &Rc<Epoll>, fd: OwnedFd) -> io::Result<Self> {
+        Self::register(epoll, fd, false)
+    }
+
+    fn register(epoll: &Rc<Epoll>, fd: OwnedFd, connecting: bool) -> io::Result<Self> {
+        let index = epoll.register(fd, connecting)?;
+        let epoll = epoll.clone();
+        Ok(Self(Registered { epoll, index }))
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.0.with(|entry| entry.fd.as_raw_fd())
+    }
+
+    pub(super) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
+        let buffers = &self.0.epoll.buffers;
+        self.0.with(|entry| {
+            while entry.readable {
+                let mut buffer = buffers.take(room);
+                let space = buffer.capacity();
+                let received = recv(&entry.fd, spare_capacity(&mut buffer), RecvFlags::DONTWAIT);
+                match received {
+                    Ok((_, count)) if count > 0 => {
+                        // Less than there was room for is all that there was; but an end may follow.
+                        entry.readable = count == space || entry.ended;
+                        return Poll::Ready(Ok(buffer));
+                    }
+                    Ok(_) => {
+                        buffers.give(buffer);
+                        return Poll::Ready(Ok(Vec::new()));
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => entry.readable = false,
+                    Err(why) => {
+                        buffers.give(buffer);
+                        return Poll::Ready(Err(why.into()));
+                    }
+                }
+                buffers.give(buffer);
+            }
+            keep(&mut entry.reader, cx);
+            Poll::Pending
+        })
+    }
+
+    pub(super) fn rest(&self) {
+        self.0.with(|entry| entry.reader = None);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.0.with(|entry| !entry.readable || entry.is_empty())
+    }
+
+    pub(super) fn post(&self, bytes: Vec<u8>) -> bool {
+        let Registered { epoll, index } = &self.0;
+        let sockets = &mut *epoll.sockets.borrow_mut();
+        let entry = sockets.at(*index);
+        let posted = entry.outbox.post(bytes, &epoll.buffers);
+        if posted == Posted::Begun {
+            epoll.ask_out(entry, *index, true);
+            sockets.behind += 1;
+        }
+        posted == Posted::Out
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.0
+            .with(|entry| entry.outbox.is_behind() || entry.outbox.has_failed())
+    }
+
+    pub(super) fn unsent(&self) -> Option<Unsent> {
+        self.0.with(|entry| entry.outbox.unsent())
+    }
+
+    pub(super) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.0.with(|entry| entry.outbox.poll_sent(cx))
+    }
+}
+
+pub(super) async fn connect_tcp(epoll: &Rc<Epoll>, address: SocketAddr) -> io::Result<Stream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(family, SocketType::STREAM, flags, None)?;
+    set_tcp_nodelay(&fd, true)?;
+    match connect(&fd, &address) {
+        Ok(()) => return Stream::new(epoll, fd),
+        Err(Errno::INPROGRESS | Errno::INTR) => {}
+        Err(why) => return Err(why.into()),
+    }
+    let stream = Stream::register(epoll, fd, true)?;
+    poll_fn(|cx| {
+        stream.0.with(|entry| {
+            if entry.writable {
+                return Poll::Ready(());
+            }
+            keep(&mut entry.connector, cx);
+            Poll::Pending
+        })
+    })
+    .await;
+    stream.0.with(|entry| {
+        entry.connector = None;
+        epoll.ask_out(entry, stream.0.index, false);
+        socket_error(&entry.fd)
+    })??;
+    Ok(stream)
+}

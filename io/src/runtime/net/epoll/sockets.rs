@@ -1,0 +1,91 @@
+//! What the epoll loop knows of each descriptor: what came, and what has still to go out. It makes no
+//! system call but to look and to close.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::task::Waker;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use crate::buffers::Buffers;
+use crate::runtime::net::outbox::Outbox;
+
+pub(super) struct Entry {
+    pub(super) fd: OwnedFd,
+    /// There may be something to read.
+    pub(super) readable: bool,
+    /// The peer sends nothing more.
+    pub(super) ended: bool,
+    pub(super) writable: bool,
+    /// Whether room to send was asked for.
+    pub(super) armed_out: bool,
+    pub(super) reader: Option<Waker>,
+    pub(super) connector: Option<Waker>,
+    pub(super) outbox: Outbox,
+}
+
+impl Entry {
+    /// Whether a receive would find nothing, not even an end.
+    pub(super) fn is_empty(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        loop {
+            match recv(&self.fd, &mut [0; 1], flags) {
+                Err(Errno::INTR) => {}
+                looked => return matches!(looked, Err(Errno::AGAIN)),
+            }
+        }
+    }
+}
+
+/// All descriptors of a loop.
+#[derive(Default)]
+pub(super) struct Sockets {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// Those with something still to go out.
+    pub(super) behind: usize,
+}
+
+impl Sockets {
+    pub(super) fn put(&mut self, fd: OwnedFd) -> u32 {
+        let outbox = Outbox::new(fd.as_raw_fd());
+        let entry = Some(Entry {
+            fd,
+            readable: false,
+            ended: false,
+            writable: false,
+            armed_out: false,
+            reader: None,
+            connector: None,
+            outbox,
+        });
+        if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = entry;
+            return index;
+        }
+        self.entries.push(entry);
+        u32::try_from(self.entries.len() - 1).expect("fewer sockets than 2^32")
+    }
+
+    /// One that is known to be there.
+    pub(super) fn at(&mut self, index: u32) -> &mut Entry {
+        self.find(index)
+            .expect("an entry is there while its socket is")
+    }
+
+    pub(super) fn find(&mut self, index: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Closes it.
+    pub(super) fn remove(&mut self, index: u32, buffers: &Buffers) {
+        let Some(entry) = self.entries[index as usize].take() else {
+            return;
+        };
+        if entry.outbox.is_behind() {
+            self.behind -= 1;
+        }
+        entry.outbox.give_back(buffers);
+        self.free.push(index);
+    }
+}

@@ -1,0 +1,175 @@
+//! The executor of the epoll loop: its tasks, and which of them are to run. A waker names a task by its
+//! number. One that comes late wakes the task that has the number now, which looks and finds nothing. A
+//! waker never crosses threads: one that does stops the process.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Wake, Waker};
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Tells the loops of a process apart, so that no task of another one is woken.
+static LOOPS: AtomicU32 = AtomicU32::new(1);
+
+thread_local! {
+    static READY: RefCell<Ready> = const {
+        RefCell::new(Ready {
+            of_loop: 0,
+            queue: VecDeque::new(),
+            queued: Vec::new(),
+        })
+    };
+}
+
+/// The tasks that are to run, each once.
+struct Ready {
+    of_loop: u32,
+    queue: VecDeque<u32>,
+    queued: Vec<bool>,
+}
+
+/// All tasks of a loop.
+pub(super) struct Tasks {
+    of_loop: u32,
+    slots: RefCell<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+struct Slot {
+    /// None while it runs, and where it has ended.
+    task: Option<Task>,
+    /// Made with the slot and used by each of its tasks; none while one runs.
+    waker: Option<Waker>,
+}
+
+impl Tasks {
+    /// For this thread, which has one loop at a time.
+    pub(super) fn new() -> Self {
+        let of_loop = LOOPS.fetch_add(1, Ordering::Relaxed);
+        READY.with_borrow_mut(|ready| {
+            *ready = Ready {
+                of_loop,
+                queue: VecDeque::new(),
+                queued: Vec::new(),
+            };
+        });
+        Self {
+            of_loop,
+            slots: RefCell::default(),
+        }
+    }
+
+    pub(super) fn spawn(&self, task: Task) {
+        let index = {
+            let Slots { slots, free } = &mut *self.slots.borrow_mut();
+            if let Some(index) = free.pop() {
+                slots[index as usize].task = Some(task);
+                index
+            } else {
+                let index = u32::try_from(slots.len()).expect("fewer tasks than 2^32");
+                let of_loop = self.of_loop;
+                slots.push(Slot {
+                    task: Some(task),
+                    waker: Some(Arc::new(Number { of_loop, index }).into()),
+                });
+                index
+            }
+        };
+        wake(self.of_loop, index);
+    }
+
+    /// How many are to run.
+    pub(super) fn ready(&self) -> usize {
+        READY.with_borrow(|ready| ready.queue.len())
+    }
+
+    /// How many places there are, taken or free.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.borrow().slots.len()
+    }
+
+    /// The next that is to run.
+    pub(super) fn next(&self) -> Option<u32> {
+        READY.with_borrow_mut(|ready| {
+            let index = ready.queue.pop_front()?;
+            ready.queued[index as usize] = false;
+            Some(index)
+        })
+    }
+
+    pub(super) fn run(&self, index: u32) {
+        let at = index as usize;
+        // Out of its place meanwhile: it may start others.
+        let taken = {
+            let slot = &mut self.slots.borrow_mut().slots[at];
+            slot.task
+                .take()
+                .and_then(|task| Some((task, slot.waker.take()?)))
+        };
+        // A late wake-up of a task that has ended finds none; one of a task that runs does not come.
+        let Some((mut task, waker)) = taken else {
+            return;
+        };
+        let over = task
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready();
+        // What it held may wake others, or start them, so it is dropped while its place is not borrowed.
+        let task = if over {
+            drop(task);
+            None
+        } else {
+            Some(task)
+        };
+        let Slots { slots, free } = &mut *self.slots.borrow_mut();
+        slots[at].task = task;
+        slots[at].waker = Some(waker);
+        if over {
+            free.push(index);
+        }
+    }
+}
+
+/// What a waker is: the number of a task. It is counted, since a waker without a count takes unsafe code;
+/// nothing is allocated for it but once for each slot.
+struct Number {
+    of_loop: u32,
+    index: u32,
+}
+
+impl Wake for Number {
+    fn wake(self: Arc<Self>) {
+        wake(self.of_loop, self.index);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        wake(self.of_loop, self.index);
+    }
+}
+
+fn wake(of_loop: u32, index: u32) {
+    // A thread that ends runs no task any more.
+    let _ending = READY.try_with(|ready| {
+        let ready = &mut *ready.borrow_mut();
+        assert_eq!(
+            ready.of_loop, of_loop,
+            "a task is woken by its own thread alone"
+        );
+        let at = index as usize;
+        if ready.queued.len() <= at {
+            ready.queued.resize(at + 1, false);
+        }
+        if !std::mem::replace(&mut ready.queued[at], true) {
+            ready.queue.push_back(index);
+        }
+    });
+}

@@ -1,0 +1,184 @@
+//! What is to go out of one socket: sent at once as far as the socket takes it, the rest in order after
+//! that. Both event loops send by it; how each hears that there is room again is its own business.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::task::{Context, Poll, Waker};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+
+use super::keep;
+use crate::buffers::Buffers;
+
+/// The bytes did not all go out.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    /// Not one byte of the message was taken.
+    pub(crate) nothing: bool,
+    pub(crate) why: io::Error,
+}
+
+/// Why nothing more goes out.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    nothing: bool,
+    why: Errno,
+}
+
+/// Of one socket.
+pub(super) struct Outbox {
+    fd: RawFd,
+    /// What the socket did not take. On io_uring the kernel may have bytes that go before these.
+    waiting: Vec<u8>,
+    /// So many of them are out.
+    sent: usize,
+    behind: bool,
+    failed: Option<Failed>,
+    waiter: Option<Waker>,
+}
+
+/// What became of bytes that were posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Posted {
+    Out,
+    /// Not all of them; the loop has to see to the rest.
+    Begun,
+    /// Behind others, or never.
+    Behind,
+}
+
+impl Outbox {
+    pub(super) const fn new(fd: RawFd) -> Self {
+        Self {
+            fd,
+            waiting: Vec::new(),
+            sent: 0,
+            behind: false,
+            failed: None,
+            waiter: None,
+        }
+    }
+
+    pub(super) const fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    pub(super) fn unsent(&self) -> Option<Unsent> {
+        self.failed.map(|Failed { nothing, why }| Unsent {
+            nothing,
+            why: why.into(),
+        })
+    }
+
+    /// Sends what the socket takes now, after what waits.
+    pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers) -> Posted {
+        if self.failed.is_some() {
+            buffers.give(bytes);
+            return Posted::Behind;
+        }
+        if self.behind {
+            if self.waiting.is_empty() {
+                self.waiting = bytes;
+            } else {
+                self.waiting.extend_from_slice(&bytes);
+                buffers.give(bytes);
+            }
+            return Posted::Behind;
+        }
+        self.send_from(bytes, 0, buffers);
+        if self.behind {
+            Posted::Begun
+        } else if self.failed.is_some() {
+            Posted::Behind
+        } else {
+            Posted::Out
+        }
+    }
+
+    /// Goes on now that there may be room. True where some is left.
+    pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
+        if self.behind {
+            self.behind = false;
+            let (bytes, sent) = (std::mem::take(&mut self.waiting), self.sent);
+            self.send_from(bytes, sent, buffers);
+            if !self.behind {
+                self.wake();
+            }
+        }
+        self.behind
+    }
+
+    fn send_from(&mut self, bytes: Vec<u8>, mut sent: usize, buffers: &Buffers) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        while sent < bytes.len() {
+            match send(self.fd, &bytes[sent..], flags) {
+                Ok(taken) => sent += taken,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    self.behind = true;
+                    self.waiting = bytes;
+                    self.sent = sent;
+                    return;
+                }
+                Err(why) => {
+                    self.fail(sent == 0, why);
+                    break;
+                }
+            }
+        }
+        buffers.give(bytes);
+    }
+
+    /// The bytes that wait, and how many of them are out: the loop sends them itself. None where nothing
+    /// waits any more, or nothing can go out.
+    pub(super) fn take(&mut self) -> Option<(Vec<u8>, usize)> {
+        if self.failed.is_some() || self.waiting.is_empty() {
+            self.behind = false;
+            self.waiting = Vec::new();
+            self.wake();
+            return None;
+        }
+        Some((
+            std::mem::take(&mut self.waiting),
+            std::mem::take(&mut self.sent),
+        ))
+    }
+
+    /// Nothing goes out any more. The reading side hears of it too, by the end that this makes.
+    pub(super) fn fail(&mut self, nothing: bool, why: Errno) {
+        self.failed.get_or_insert(Failed { nothing, why });
+        self.behind = false;
+        self.waiting = Vec::new();
+        let _ = shutdown(self.fd, Shutdown::Both);
+        self.wake();
+    }
+
+    /// What is not out is lost.
+    pub(super) fn give_back(self, buffers: &Buffers) {
+        buffers.give(self.waiting);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waiter {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ready once all that was posted is out, or cannot be.
+    pub(super) fn poll_sent(&mut self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        if let Some(unsent) = self.unsent() {
+            return Poll::Ready(Err(unsent));
+        }
+        if !self.behind {
+            self.waiter = None;
+            return Poll::Ready(Ok(()));
+        }
+        keep(&mut self.waiter, cx);
+        Poll::Pending
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection: what comes is polled, what goes out is posted. `conn` and `connection` speak over one
+//! each; the bell is one more. Dropping it ends it, whatever is in flight: what was not sent is lost.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll};
+
+use super::{EventLoop, Received, Unsent, epoll, uring};
+
+pub(crate) enum Socket {
+    Uring(uring::Stream),
+    Epoll(epoll::Stream),
+}
+
+impl Socket {
+    /// Over a descriptor that is connected.
+    pub(crate) fn new(event_loop: &EventLoop, fd: impl Into<OwnedFd>) -> io::Result<Self> {
+        Ok(match event_loop {
+            EventLoop::Uring(uring) => Self::Uring(uring::Stream::new(uring, fd.into())?),
+            EventLoop::Epoll(epoll) => Self::Epoll(epoll::Stream::new(epoll, fd.into())?),
+        })
+    }
+
+    /// What came, if anything did, in a buffer with room for at least `room` bytes; no bytes are the end.
+    /// Else the task is woken once something does. At most one receive is in flight: it keeps the room
+    /// that it was asked for first.
+    pub(crate) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
+        match self {
+            Self::Uring(stream) => stream.poll_recv(room, cx),
+            Self::Epoll(stream) => stream.poll_recv(room, cx),
+        }
+    }
+
+    /// No task waits for it for now, and none is woken by it: what comes is found by `is_quiet`.
+    pub(crate) fn rest(&self) {
+        match self {
+            Self::Uring(stream) => stream.rest(),
+            Self::Epoll(stream) => stream.rest(),
+        }
+    }
+
+    /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. Not
+    /// the same as a receive that is pending: one that was armed just now knows nothing.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Uring(stream) => stream.is_quiet(),
+            Self::Epoll(stream) => stream.is_quiet(),
+        }
+    }
+
+    /// Sends all of `bytes`, after what was posted before, and never waits. True where they are out; else
+    /// they go out as the peer takes them, and `poll_sent` tells.
+    pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {
+        match self {
+            Self::Uring(stream) => stream.post(bytes),
+            Self::Epoll(stream) => stream.post(bytes),
+        }
+    }
+
+    /// Whether something that was posted is still to go out, or never will.
+    pub(crate) fn is_behind(&self) -> bool {
+        match self {
+            Self::Uring(stream) => stream.is_behind(),
+            Self::Epoll(stream) => stream.is_behind(),
+        }
+    }
+
+    /// Why something that was posted did not go out, where that is known.
+    pub(crate) fn unsent(&self) -> Option<Unsent> {
+        match self {
+            Self::Uring(stream) => stream.unsent(),
+            Self::Epoll(stream) => stream.unsent(),
+        }
+    }
+
+    /// Ready once all that was posted is out, or cannot be.
+    pub(crate) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        match self {
+            Self::Uring(stream) => stream.poll_sent(cx),
+            Self::Epoll(stream) => stream.poll_sent(cx),
+        }
+    }
+
+    /// Ends one direction, or both. An error means that the peer was faster.
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        use nix::sys::socket::Shutdown as Nix;
+        let how = match how {
+            Shutdown::Read => Nix::Read,
+            Shutdown::Write => Nix::Write,
+            Shutdown::Both => Nix::Both,
+        };
+        let _ = nix::sys::socket::shutdown(self.fd(), how);
+    }
+
+    /// It is open as long as the socket is there.
+    fn fd(&self) -> std::os::fd::RawFd {
+        match self {
+            Self::Uring(stream) => stream.fd(),
+            Self::Epoll(stream) => stream.fd(),
+        }
+    }
+}

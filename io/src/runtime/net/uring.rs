@@ -1,0 +1,139 @@
+//! The event loop on io_uring: monoio's runtime, executor and operations. Nothing above `net` sees a type
+//! of monoio. A task must yield through an operation (`yield_now`) and never wake itself: monoio would run
+//! it next, for ever, and look at no socket.
+
+mod stream;
+mod watch;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Waker;
+
+use io_uring::IoUring;
+use monoio::net::{TcpStream, UnixStream};
+use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
+
+use super::{RingSetup, keep};
+use crate::buffers::Buffers;
+pub(crate) use stream::Stream;
+pub(crate) use watch::Watch;
+
+pub(crate) struct Uring {
+    /// None while it runs.
+    runtime: RefCell<Option<Runtime<IoUringDriver>>>,
+    buffers: Rc<Buffers>,
+    /// Always readable: a byte that is never taken.
+    ready: RefCell<Option<Rc<UnixStream>>>,
+    _ready_writer: StdStream,
+    entries: u32,
+    /// How often the ring was handed over to the kernel.
+    iteration: Cell<u64>,
+    /// Operations that were pushed to the ring since.
+    pushed: Cell<u32>,
+    /// Monoio polls the future that it blocks on, if that was woken, after all tasks and before it hands the
+    /// ring over.
+    end_of_iteration: RefCell<Option<Waker>>,
+    /// Sockets with something still to go out.
+    behind: Cell<usize>,
+}
+
+fn build(setup: RingSetup) -> io::Result<Runtime<IoUringDriver>> {
+    let builder = RuntimeBuilder::<IoUringDriver>::new().with_entries(setup.entries);
+    let mut options = IoUring::builder();
+    if setup.deferred {
+        options.setup_single_issuer().setup_defer_taskrun();
+    } else {
+        options.setup_coop_taskrun();
+    }
+    builder.uring_builder(options).build()
+}
+
+impl Uring {
+    pub(super) fn new(setup: RingSetup, buffers: Rc<Buffers>) -> io::Result<Rc<Self>> {
+        let runtime = build(setup)?;
+        let (ready, mut writer) = StdStream::pair()?;
+        io::Write::write_all(&mut writer, &[1])?;
+        Ok(Rc::new(Self {
+            runtime: RefCell::new(Some(runtime)),
+            buffers,
+            ready: RefCell::new(Some(Rc::new(UnixStream::from_std(ready)?))),
+            _ready_writer: writer,
+            entries: setup.entries,
+            iteration: Cell::new(0),
+            pushed: Cell::new(0),
+            end_of_iteration: RefCell::new(None),
+            behind: Cell::new(0),
+        }))
+    }
+
+    // Its own is one more name that the handle would have.
+    #[expect(clippy::unused_self)]
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        monoio::spawn(task);
+    }
+
+    pub(super) fn run(self: &Rc<Self>, life: impl Future<Output = ()> + 'static) {
+        let mut runtime = self.runtime.take().expect("a loop runs once at a time");
+        let own = self.clone();
+        runtime.block_on(async move {
+            // A task like others: the runtime's own waker does not tell threads apart.
+            let mut life = monoio::spawn(life);
+            poll_fn(|cx| {
+                keep(&mut own.end_of_iteration.borrow_mut(), cx);
+                own.iteration.set(own.iteration.get() + 1);
+                own.pushed.set(0);
+                Pin::new(&mut life).poll(cx)
+            })
+            .await;
+            // Closing is an operation, which needs the runtime.
+            own.ready.take();
+        });
+        self.runtime.replace(Some(runtime));
+    }
+
+    pub(super) async fn yield_now(&self) {
+        let ready = self.ready.borrow().clone();
+        if let Some(ready) = ready {
+            self.push(1);
+            // The error of a loop that ends.
+            let _ = ready.readable(true).await;
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.behind.get() == 0
+    }
+
+    /// Operations are pushed to the ring; says in which iteration.
+    fn push(&self, count: u32) -> u64 {
+        if self.pushed.replace(self.pushed.get() + count) == 0
+            && let Some(waker) = &*self.end_of_iteration.borrow()
+        {
+            waker.wake_by_ref();
+        }
+        self.iteration.get()
+    }
+
+    /// Whether what was pushed in that iteration was handed over, and what it found at once looked at.
+    fn was_handed_over(&self, iteration: u64) -> bool {
+        iteration < self.iteration.get()
+    }
+
+    /// Whether the ring may have been handed over in the midst of this iteration, because it was full.
+    fn may_have_been_full(&self) -> bool {
+        self.pushed.get() >= self.entries
+    }
+}
+
+pub(super) async fn connect_tcp(uring: &Rc<Uring>, address: SocketAddr) -> io::Result<Stream> {
+    // Its cancellation may be one, and so may the descriptor's end.
+    uring.push(3);
+    let stream = TcpStream::connect_addr(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::tcp(uring, stream))
+}

@@ -1,0 +1,283 @@
+//! A connection on io_uring. One receive is in flight at most, made by one future that lives as long as the
+//! socket: a receive that were dropped could have taken bytes already. Sends are system calls that do not
+//! wait; only what the peer did not take at once becomes an operation, in a task of its own.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use monoio::buf::IoBuf;
+use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedWriteHalf, Splitable};
+use monoio::net::{TcpStream, UnixStream};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+
+use super::Uring;
+use crate::buffers::SMALL;
+use crate::runtime::net::outbox::{Outbox, Posted};
+use crate::runtime::net::{Received, Unsent};
+
+type Reader = Pin<Box<dyn Future<Output = ()>>>;
+
+pub(crate) struct Stream {
+    shared: Rc<Shared>,
+    /// Polled by the task that has the socket, so that what comes wakes that task alone.
+    reader: RefCell<Reader>,
+}
+
+/// What the socket, its reader and its writer share.
+struct Shared {
+    uring: Rc<Uring>,
+    fd: RawFd,
+    came: RefCell<Came>,
+    /// What the next receive has room for.
+    room: Cell<usize>,
+    /// The iteration in which the receive that is in flight was made.
+    received_in: Cell<u64>,
+    outbox: RefCell<Outbox>,
+    /// None while a task writes.
+    writer: RefCell<Option<Writer>>,
+    /// Among the loop's sockets with something to go out.
+    is_counted: Cell<bool>,
+}
+
+/// What a receive found and nobody took.
+enum Came {
+    Nothing,
+    Bytes(Vec<u8>),
+    /// An orderly one, or why not; it stays.
+    End(Option<Errno>),
+}
+
+enum Writer {
+    Tcp(OwnedWriteHalf<TcpStream>),
+    Unix(OwnedWriteHalf<UnixStream>),
+}
+
+impl Stream {
+    /// Over a connected descriptor of any kind: monoio's Unix streams hold a descriptor and nothing else.
+    pub(in crate::runtime::net) fn new(uring: &Rc<Uring>, fd: OwnedFd) -> io::Result<Self> {
+        let stream = UnixStream::from_std(StdStream::from(fd))?;
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Ok(Self::over(uring, fd, read, Writer::Unix(write)))
+    }
+
+    pub(super) fn tcp(uring: &Rc<Uring>, stream: TcpStream) -> Self {
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Self::over(uring, fd, read, Writer::Tcp(write))
+    }
+
+    fn over(
+        uring: &Rc<Uring>,
+        fd: RawFd,
+        read: impl AsyncReadRent + 'static,
+        writer: Writer,
+    ) -> Self {
+        let shared = Rc::new(Shared {
+            uring: uring.clone(),
+            fd,
+            came: RefCell::new(Came::Nothing),
+            room: Cell::new(SMALL),
+            received_in: Cell::new(0),
+            outbox: RefCell::new(Outbox::new(fd)),
+            writer: RefCell::new(Some(writer)),
+            is_counted: Cell::new(false),
+        });
+        let reader = RefCell::new(Box::pin(receive(shared.clone(), read)) as Reader);
+        Self { shared, reader }
+    }
+
+    pub(in crate::runtime::net) fn fd(&self) -> RawFd {
+        self.shared.fd
+    }
+
+    /// Looks at the receive that is in flight, or makes one.
+    fn look(&self, waker: &Waker) {
+        let cx = &mut Context::from_waker(waker);
+        let _goes_on = self.reader.borrow_mut().as_mut().poll(cx);
+    }
+
+    pub(in crate::runtime::net) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
+        if let Some(came) = self.shared.take() {
+            return Poll::Ready(came);
+        }
+        self.shared.room.set(room);
+        self.look(cx.waker());
+        self.shared.take().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    pub(in crate::runtime::net) fn rest(&self) {
+        // A small one: there may be thousands that rest.
+        self.shared.room.set(SMALL);
+        // In place of the task's own waker, which would keep the task's memory.
+        self.look(Waker::noop());
+    }
+
+    pub(in crate::runtime::net) fn is_quiet(&self) -> bool {
+        self.rest();
+        if self.shared.has_come() {
+            return false;
+        }
+        let uring = &self.shared.uring;
+        if uring.was_handed_over(self.shared.received_in.get()) {
+            return true;
+        }
+        // The receive is still in the ring, where it finds nothing, so the socket itself is asked. It cannot
+        // be where the kernel may have the receive already, and have filled it, unseen.
+        !uring.may_have_been_full() && is_empty(self.shared.fd)
+    }
+
+    pub(in crate::runtime::net) fn post(&self, bytes: Vec<u8>) -> bool {
+        let shared = &self.shared;
+        let posted = shared
+            .outbox
+            .borrow_mut()
+            .post(bytes, &shared.uring.buffers);
+        if posted == Posted::Begun
+            && let Some(writer) = shared.writer.take()
+        {
+            shared.uring.behind.set(shared.uring.behind.get() + 1);
+            shared.is_counted.set(true);
+            monoio::spawn(write_rest(shared.clone(), writer));
+        }
+        posted == Posted::Out
+    }
+
+    pub(in crate::runtime::net) fn is_behind(&self) -> bool {
+        let outbox = self.shared.outbox.borrow();
+        outbox.is_behind() || outbox.has_failed()
+    }
+
+    pub(in crate::runtime::net) fn unsent(&self) -> Option<Unsent> {
+        self.shared.outbox.borrow().unsent()
+    }
+
+    pub(in crate::runtime::net) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.shared.outbox.borrow_mut().poll_sent(cx)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // The receive is cancelled, and the descriptor closed, by an operation each.
+        self.shared.uring.push(3);
+        // This shuts it down, so that neither a receive nor the writer's send waits for the peer any more.
+        self.shared
+            .outbox
+            .borrow_mut()
+            .fail(false, Errno::ECANCELED);
+        self.shared.settle();
+    }
+}
+
+impl Shared {
+    fn has_come(&self) -> bool {
+        !matches!(*self.came.borrow(), Came::Nothing)
+    }
+
+    fn take_waiting(&self) -> Option<(Vec<u8>, usize)> {
+        self.outbox.borrow_mut().take()
+    }
+
+    /// Nothing is to go out any more, or will.
+    fn settle(&self) {
+        if self.is_counted.take() {
+            self.uring.behind.set(self.uring.behind.get() - 1);
+        }
+    }
+
+    fn take(&self) -> Option<io::Result<Vec<u8>>> {
+        let came = &mut *self.came.borrow_mut();
+        match came {
+            Came::Nothing => None,
+            Came::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *came = Came::Nothing;
+                Some(Ok(bytes))
+            }
+            Came::End(None) => Some(Ok(Vec::new())),
+            Came::End(Some(why)) => Some(Err((*why).into())),
+        }
+    }
+}
+
+/// Whether a receive would find nothing, not even an end.
+fn is_empty(fd: RawFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    loop {
+        match recv(fd, &mut [0; 1], flags) {
+            Err(Errno::EINTR) => {}
+            looked => return matches!(looked, Err(Errno::EAGAIN)),
+        }
+    }
+}
+
+/// Receives for ever, one buffer at a time: the next once the last was taken.
+async fn receive(shared: Rc<Shared>, mut half: impl AsyncReadRent) {
+    let uring = shared.uring.clone();
+    loop {
+        let buffer = uring.buffers.take(shared.room.get());
+        shared.received_in.set(uring.push(1));
+        let (received, buffer) = half.read(buffer).await;
+        let came = match received {
+            Ok(1..) => Came::Bytes(buffer),
+            Ok(0) => {
+                uring.buffers.give(buffer);
+                Came::End(None)
+            }
+            Err(why) => {
+                uring.buffers.give(buffer);
+                match Errno::try_from(why) {
+                    Ok(Errno::EINTR | Errno::EAGAIN) => continue,
+                    why => Came::End(Some(why.unwrap_or(Errno::EIO))),
+                }
+            }
+        };
+        shared.came.replace(came);
+        poll_fn(|_| {
+            if shared.has_come() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+}
+
+/// Sends what waits, until nothing does.
+async fn write_rest(shared: Rc<Shared>, mut writer: Writer) {
+    let uring = shared.uring.clone();
+    while let Some((mut bytes, mut sent)) = shared.take_waiting() {
+        while sent < bytes.len() {
+            uring.push(1);
+            let piece = bytes.slice(sent..);
+            let (written, piece) = match &mut writer {
+                Writer::Tcp(half) => half.write(piece).await,
+                Writer::Unix(half) => half.write(piece).await,
+            };
+            bytes = piece.into_inner();
+            match written {
+                Ok(taken) => sent += taken,
+                Err(why) => match Errno::try_from(why) {
+                    Ok(Errno::EINTR | Errno::EAGAIN) => {}
+                    why => {
+                        let why = why.unwrap_or(Errno::EIO);
+                        shared.outbox.borrow_mut().fail(sent == 0, why);
+                        break;
+                    }
+                },
+            }
+        }
+        uring.buffers.give(bytes);
+    }
+    shared.settle();
+    shared.writer.replace(Some(writer));
+}
