@@ -200,6 +200,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Waker;
 
     #[test]
     fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
