@@ -30,9 +30,16 @@ pub(crate) fn is_pinned() -> bool {
     }
 }
 
-/// The io threads of this pass.
+/// The io threads of this pass: one where the scheduler is inline, else two, or as many as are asked for.
 pub(crate) fn io_threads() -> usize {
-    if is_pinned() { 2 } else { 1 }
+    let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
+        return if is_pinned() { 2 } else { 1 };
+    };
+    let threads = asked.parse().ok();
+    let Some(threads) = threads.filter(|threads| *threads == 1 || is_pinned()) else {
+        panic!("NANOFAAS_TEST_IO_THREADS must be a number, and 1 where the scheduler is inline");
+    };
+    threads
 }
 
 /// The io driver of this pass: `auto`, `uring` or `epoll`.
@@ -111,11 +118,9 @@ fn flags() -> Vec<String> {
 fn flags_at(listen: SocketAddr, management: SocketAddr) -> Vec<String> {
     let (listen, management) = (listen.to_string(), management.to_string());
     let mut flags = vec!["serve", "--listen", &listen, "--management", &management];
-    if is_pinned() {
-        flags.extend(["--io-threads", "2", "--scheduler", "pinned"]);
-    } else {
-        flags.extend(["--scheduler", "inline"]);
-    }
+    let scheduler = if is_pinned() { "pinned" } else { "inline" };
+    let threads = io_threads().to_string();
+    flags.extend(["--io-threads", &threads, "--scheduler", scheduler]);
     let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
     flags.extend(["--io-driver".to_owned(), io_driver()]);
     flags

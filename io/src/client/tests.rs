@@ -1,3 +1,5 @@
+//! Several clients at once, by the order in which their requests are answered.
+
 use std::cell::RefCell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,5 @@
+//! Messages between io threads that come late, come to a full inbox, or cross.
+
 use std::task::Poll;
 
 use super::*;

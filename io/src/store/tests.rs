@@ -1,3 +1,5 @@
+//! One budget for all io threads: what goes first, and what everything weighs.
+
 use std::rc::Rc;
 
 use nanofaas_core::id::ExecutionId;
