@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_execution_id_is_found_in_every_whole_head() {
+    fn the_first_execution_id_is_found() {
         fn found(text: &str) -> Option<&[u8]> {
             id(&parse(text.as_bytes()), text.as_bytes())
         }

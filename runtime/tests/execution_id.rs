@@ -104,7 +104,7 @@ fn refused_requests_get_it_too() {
 }
 
 #[test]
-fn a_call_that_was_not_started_and_one_over_its_deadline() {
+fn calls_not_started_or_over_their_deadline() {
     let scratch = Scratch::new();
     let gate = scratch.path("gate");
     let env = [
@@ -144,7 +144,6 @@ fn a_program_by_stdio_cannot_change_it() {
     let mut wire = pod.connect();
     for (number, status) in [(1, 200), (7, 500), (2, 200)] {
         let own = format!("e{number}");
-        // `read` wants a line's end, which the input does not have: a JSON value spans the space.
         let got = call(&mut wire, &format!("{number}"), &own);
         assert_eq!(got, said(status, &own));
     }
@@ -261,7 +260,7 @@ impl Scripted {
 }
 
 #[test]
-fn the_relay_writes_it_in_the_place_of_the_programs() {
+fn the_relay_replaces_the_programs_own() {
     let program = Scripted::start();
     let mut wire = program.pod.connect();
     for (number, headers, status, length) in [
@@ -324,7 +323,7 @@ fn everything(program: &Scripted, body: &[u8], script: impl FnOnce()) -> String 
 }
 
 #[test]
-fn an_answer_that_the_end_would_end_comes_in_chunks_and_a_cut_one_shows() {
+fn a_cut_answer_without_length_shows() {
     let program = Scripted::start();
     let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n";
     let whole = everything(&program, b"ab", || {
@@ -344,7 +343,7 @@ fn an_answer_that_the_end_would_end_comes_in_chunks_and_a_cut_one_shows() {
 }
 
 #[test]
-fn chunks_pass_and_what_is_said_unasked_is_nobodys_answer() {
+fn a_second_answer_is_not_the_next_calls() {
     let program = Scripted::start();
     let mut wire = program.pod.connect();
     wire.send(&request("POST", "/invoke", &id("first"), b"{}"));
@@ -370,7 +369,7 @@ fn chunks_pass_and_what_is_said_unasked_is_nobodys_answer() {
 }
 
 #[test]
-fn an_early_answer_passes_while_the_request_still_goes_out() {
+fn an_early_answer_passes_while_the_request_goes() {
     let program = Scripted::start();
     let mut stream = UnixStream::connect(program.pod.path("s")).expect("it listens");
     let body = vec![b'x'; 8 << 20];
@@ -379,7 +378,7 @@ fn an_early_answer_passes_while_the_request_still_goes_out() {
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("a timeout");
     writer.set_write_timeout(patience).expect("a timeout");
-    // More than the sockets between hold: it cannot be sent before somebody reads.
+    // More than the sockets between hold: it is not all sent before the program reads.
     let sends = thread::spawn(move || writer.write_all(&bytes));
     program.head();
     program.say(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\n{}");

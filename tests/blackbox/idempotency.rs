@@ -123,7 +123,7 @@ fn the_same_key_with_another_body_is_422_and_for_another_function_a_call_of_its_
 }
 
 #[test]
-fn another_spelling_of_the_content_type_is_the_same_body() {
+fn another_spelling_of_a_content_type_matches() {
     let pod = Pod::echo();
     plane().register(&pool("spelling", &pod));
     let send = |key: &str, content_type: &str| {

@@ -58,7 +58,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
 }
 
 #[test]
-fn requests_that_are_no_calls_are_answered_after_a_fin() {
+fn other_requests_are_answered_after_a_fin() {
     let plane = Plane::start(&[]);
     let mut bytes = Request::get("/v1/functions").bytes();
     let register = Request::new("POST", "/v1/functions").json(&local("half-all"));
@@ -77,7 +77,7 @@ fn requests_that_are_no_calls_are_answered_after_a_fin() {
 }
 
 #[test]
-fn a_call_whose_fin_came_with_it_does_not_run() {
+fn a_call_with_its_fin_does_not_run() {
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let pod = Pod::echo();
     plane.register(&pool("fin", &pod));
