@@ -149,8 +149,9 @@ impl Call<'_> {
         {
             life.detach(kept.deadline_ns.get());
         }
+        // A call that is ended in the moment of its grant must not begin: the pod would see it.
         if life.is_queued()
-            && let Some(grant) = thread.calls.take_grant(self.place)
+            && let Some(grant) = thread.calls.take_grant_to_run(self.place)
         {
             life.granted(grant, thread.last_ns(), thread);
             return Poll::Ready(());

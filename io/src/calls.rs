@@ -167,6 +167,15 @@ impl Calls {
         Delivered::Taken
     }
 
+    /// The grant, when it is there and nothing ends the call first.
+    pub(crate) fn take_grant_to_run(&self, call: CallRef) -> Option<Grant> {
+        self.with(call, |slot| {
+            let runs = slot.end.is_none();
+            slot.grant.take_if(|_| runs)
+        })
+        .flatten()
+    }
+
     /// The grant, when it is there.
     pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
         self.with(call, |slot| slot.grant.take()).flatten()

@@ -185,7 +185,7 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                     // Its FIN is there already, so the client has left: the call is not begun.
                     // What was sent behind it is not answered either, since an answer to that would
                     // be taken for this one's.
-                    Ok(manner) if conn.poll_gone() && !manner.outlives_client(&incoming) => {
+                    Ok(manner) if conn.has_left() && !manner.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
                         return Stays::No;
                     }

@@ -115,6 +115,12 @@ impl Conn {
         }
     }
 
+    /// Whether the client left before a call of its begins: its FIN may have come with the request, and
+    /// the loop has not seen it yet.
+    pub(crate) fn has_left(&self) -> bool {
+        self.eof.get() || self.socket.has_ended()
+    }
+
     /// Takes in what the client sent, as far as there is room for it and the share goes.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         while !self.eof.get()
