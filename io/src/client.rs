@@ -16,7 +16,7 @@ use crate::conn::{Conn, Port, SECOND_NS, SHARE, Stop};
 use crate::head::Framing;
 use crate::host::Host;
 use crate::incoming::Incoming;
-use crate::invoke::{self, Answering, Client, Entrant, Manner};
+use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
 use crate::problem::Problem;
 use crate::reply::{self, Response, Wire, problem};
