@@ -155,7 +155,7 @@ impl<E: Environment> Call<E> {
 
     /// The lane's mailbox had no room for the first ticket: the call was never accepted.
     pub fn turned_away(self, env: &E) {
-        // Nobody but the owner has heard of the ticket.
+        // Only the owner has heard of the ticket, so no grant can have come first.
         assert!(env.entries().leave(self.place), "a call left a queue twice");
         self.function().view.leave();
     }
@@ -310,7 +310,7 @@ impl<E: Environment> Call<E> {
         self.attempted(report, now_ns, env);
     }
 
-    /// The grant that came after all, or a slot that nobody uses.
+    /// The end of a grant that is not used: its call is over.
     pub const fn give_back(grant: &Grant) -> Done {
         Done {
             lane: grant.lane,
@@ -431,7 +431,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Whether it ended before any attempt can have begun: whoever asks with the same key runs anew.
+    /// Whether it ended before any attempt can have begun: a call with the same key runs anew.
     pub const fn never_ran(&self) -> bool {
         !self.has_run
     }

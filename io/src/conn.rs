@@ -33,9 +33,10 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 const SKIPPED_MAX: u64 = 256 * 1024;
 const LARGE_READ: usize = 64 * 1024;
 /// Bytes that a connection takes in before the others have their turn, and what a request counts as:
-/// so at most 16 requests. Eight clients that send ahead make another one wait for a millisecond or two.
+/// so at most 8 requests. Each is a system call on epoll, and a new connection's first call waits for
+/// some four turns of all the others.
 pub(crate) const SHARE: usize = 256 * 1024;
-const REQUEST_SHARE: usize = SHARE / 16;
+const REQUEST_SHARE: usize = SHARE / 8;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 

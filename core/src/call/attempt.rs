@@ -134,7 +134,7 @@ impl<E: Environment> Call<E> {
             Failure::Timeout(_) => AttemptFailure::TimedOut,
             _ => AttemptFailure::Final,
         };
-        // What the pod still does with a call that nobody waits for is not known.
+        // The pod may still work on the call, which has no reader any more.
         let disturbed = sent_ns.is_some() && !attempt.is_job;
         let report = Report {
             failure: Some((failure, kind)),

@@ -12,7 +12,7 @@ const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Few enough that all answers fit into the socket.
 const AHEAD: usize = 150;
 /// What `conn` gives to one connection before the others have their turn.
-const SHARE_REQUESTS: usize = 16;
+const SHARE_REQUESTS: usize = 8;
 
 /// A connection with so many requests on it, each of which is noted by its connection's name as it is
 /// answered. The client's end is to be kept.
