@@ -221,7 +221,9 @@ impl Conn {
         self.alarm
             .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
         let mut begun = !idle;
-        self.own_turn().await;
+        if self.share.is_used_up() {
+            self.own_turn().await;
+        }
         loop {
             let seen = {
                 let pending = self.pending.borrow();

@@ -24,9 +24,8 @@ impl Deref for Pending {
 impl Pending {
     /// Takes in what came.
     pub(crate) fn append(&mut self, came: Vec<u8>, buffers: &Buffers) {
-        if self.is_empty() {
+        if self.buffer.is_empty() {
             buffers.give(std::mem::replace(&mut self.buffer, came));
-            self.from = 0;
             return;
         }
         if self.from >= self.len() {
@@ -49,14 +48,14 @@ impl Pending {
 
     /// Takes the first `count` bytes, in a buffer that begins with them.
     pub(crate) fn split(&mut self, count: usize, buffers: &Buffers) -> Vec<u8> {
+        // A request that has come alone, as most do, is all there is.
+        if self.from == 0 && count == self.buffer.len() {
+            return std::mem::take(&mut self.buffer);
+        }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
-            // The smaller part moves. A request that has come alone is all there is, and moves nothing.
-            let rest = if ahead == 0 {
-                Vec::new()
-            } else {
-                copied(&self[count..], buffers)
-            };
+            // The smaller part moves.
+            let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
             return std::mem::replace(&mut self.buffer, rest);
         }
