@@ -119,8 +119,12 @@ impl Book {
 
     /// The earliest version that a call which is sent now may meet.
     pub(crate) fn floor(&self, function: usize) -> Version {
+        self.floor_at(function, self.now())
+    }
+
+    /// The earliest version that a call which was sent then may meet.
+    pub(crate) fn floor_at(&self, function: usize, now: At) -> Version {
         let states = lock(&self.functions[function]);
-        let now = self.now();
         let mut rest = states.iter().rev().skip_while(|state| state.answered > now);
         let last = rest.next().expect("the first state was always answered");
         Version {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::book::{Book, Version};
+use crate::book::{At, Book, Version};
 use crate::canary::Canary;
 use crate::judge::{self, Outcome};
 use crate::ledger::{Ledger, Sent};
@@ -318,10 +318,18 @@ impl<'a> Client<'a> {
         };
         self.tally.count("step status");
         let path = format!("/v1/executions/{id}?waitMs={wait_ms}");
+        let asked = self.book.now();
         let answer = self.send(&Request::get(&path))?;
         self.expect(&id, &answer, &[200]);
         if answer.status == 200 {
-            let state = status(self.book, self.ledger, self.tally, &id, &answer.json());
+            let state = status(
+                self.book,
+                self.ledger,
+                self.tally,
+                &id,
+                asked,
+                &answer.json(),
+            );
             self.tally.check(state.map(drop));
         }
         Ok(())
@@ -384,12 +392,14 @@ fn succeeded(
     Ok(())
 }
 
-/// Whether a status is one that the contract allows, and whether the execution has ended.
+/// Whether a status that was asked for then is one that the contract allows, and whether the
+/// execution has ended.
 pub(crate) fn status(
     book: &Book,
     ledger: &Ledger,
     tally: &Tally,
     id: &str,
+    asked: At,
     status: &Value,
 ) -> Result<bool, String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -403,6 +413,12 @@ pub(crate) fn status(
     let over = matches!(state.as_str(), "success" | "error" | "timeout");
     if !over && !matches!(state.as_str(), "queued" | "running") {
         return Err(format!("the status of {id} is {status}"));
+    }
+    if state == "queued"
+        && let Some(sent) = ledger.sent(id)
+    {
+        tally.count("status queued");
+        ledger.waited(id, book.floor_at(sent.canary.function, asked).revision);
     }
     // What a plain call was sent is known to its client alone, who judges its answer.
     let Some(sent) = ledger.sent(id).filter(|_| over) else {

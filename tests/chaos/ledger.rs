@@ -162,7 +162,7 @@ impl Ledger {
         let known = executions.entry(receipt.execution.clone()).or_default();
         known.spans.push(Span { attempt, from, to });
         known.losses += u32::from(closes);
-        known.next_floor = floor;
+        known.next_floor = known.next_floor.max(floor);
     }
 
     /// The plane accepted a call that goes on without its client.
@@ -188,6 +188,29 @@ impl Ledger {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.cancelled = true;
+    }
+
+    /// It waited when this was the floor: what runs next is under no older specification.
+    pub(crate) fn waited(&self, execution: &str, floor: u64) {
+        let mut executions = lock(&self.executions);
+        let known = executions.entry(execution.to_owned()).or_default();
+        known.next_floor = known.next_floor.max(floor);
+    }
+
+    /// The latest of a function's executions that go on without their clients.
+    pub(crate) fn latest_of(&self, function: usize, count: usize) -> Vec<String> {
+        let recent = lock(&self.recent).clone();
+        let is_of = |id: &&String| {
+            let sent = self.sent(id);
+            sent.is_some_and(|sent| sent.canary.function == function)
+        };
+        recent
+            .iter()
+            .rev()
+            .filter(is_of)
+            .take(count)
+            .cloned()
+            .collect()
     }
 
     /// Its cancel was taken before it was seen to have so many attempts.

@@ -229,7 +229,7 @@ fn spec(rng: &mut Rng) -> Spec {
     Spec {
         mode,
         endpoint,
-        broken: rng.chance(8),
+        broken: rng.chance(15),
         concurrency: rng.weighted(&[(40, 1), (30, 2), (20, 4), (10, 32)]),
         queue_size: rng.weighted(&[(20, 1), (40, 10), (40, 100)]),
         timeout_ms: rng.between(300, TIMEOUT_MS_MAX),

@@ -10,15 +10,21 @@ use serde_json::{Value, json};
 
 use crate::book::{Book, Version};
 use crate::canary::Identity;
+use crate::clients::status as status_of;
+use crate::ledger::Ledger;
 use crate::plan::{Change, Changes, FUNCTIONS, Mode, Spec, name};
 use crate::plane::Plane;
 use crate::pods::{IDENTITY, Peers, RECEIPTS};
 use crate::tally::Tally;
 use crate::wire::Request;
 
+/// Executions whose status a registrar looks at after a change.
+const LOOKED_AT: usize = 6;
+
 pub(crate) struct Registrar<'a> {
     pub(crate) plane: &'a Plane,
     pub(crate) book: &'a Arc<Book>,
+    pub(crate) ledger: &'a Ledger,
     pub(crate) tally: &'a Tally,
     pub(crate) peers: &'a Peers,
     pub(crate) receipts: PathBuf,
@@ -76,6 +82,20 @@ impl Registrar<'_> {
         let what = if status == 200 { "replace" } else { "register" };
         self.expect(&Request::new(method, path).json(&body), &[status], what);
         self.book.end(function);
+        self.look_at_waiting(function);
+    }
+
+    /// Calls that wait now, after the change was answered, run as it says.
+    fn look_at_waiting(&self, function: usize) {
+        for id in self.ledger.latest_of(function, LOOKED_AT) {
+            let asked = self.book.now();
+            let answer = self.plane.get(&format!("/v1/executions/{id}"));
+            if answer.status == 200 {
+                let status = answer.json();
+                let seen = status_of(self.book, self.ledger, self.tally, &id, asked, &status);
+                self.tally.check(seen.map(drop));
+            }
+        }
     }
 
     fn remove(&self, function: usize) {

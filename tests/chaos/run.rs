@@ -61,6 +61,7 @@ pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> boo
     let registrar = Registrar {
         plane: &run.subject.plane,
         book: &run.book,
+        ledger: &run.ledger,
         tally: &run.tally,
         peers: &peers,
         receipts: folder.path().join("receipts"),
@@ -176,6 +177,7 @@ impl Run {
         for id in self.ledger.all() {
             // All of them together have the time that one has.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
+            let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
             let answer = match wire.read(true) {
                 Ok(answer) => answer,
@@ -193,7 +195,7 @@ impl Run {
                 continue;
             }
             let status = answer.json();
-            match clients::status(&self.book, &self.ledger, &self.tally, &id, &status) {
+            match clients::status(&self.book, &self.ledger, &self.tally, &id, asked, &status) {
                 Ok(true) => {}
                 Ok(false) => self
                     .tally

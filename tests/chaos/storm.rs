@@ -47,7 +47,7 @@ pub(crate) fn run(connections: u64) -> bool {
     ];
     for what in needed {
         if total.of(what) == 0 {
-            println!("WRONG a storm without {what}");
+            println!("NOT RICH: a storm without {what}");
             sound = false;
         }
     }
