@@ -28,6 +28,7 @@ mod pods;
 mod deaths;
 mod jobs;
 mod settings;
+mod drivers;
 mod unanswered;
 mod operations;
 mod robust;
