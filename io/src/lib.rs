@@ -18,6 +18,7 @@ mod call;
 mod seat;
 mod inbox;
 mod pod;
+mod pod_answer;
 mod connection;
 mod pods;
 mod job;

@@ -17,6 +17,7 @@ mod wire;
 mod routes;
 mod paths;
 mod outcomes;
+mod answers;
 mod bodies;
 mod refusals;
 mod admission;
