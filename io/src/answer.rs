@@ -40,6 +40,8 @@ pub struct AnswerHead {
     pub cold_start: bool,
     /// `X-Init-Duration-Ms`, milliseconds; what is not a whole number is no figure.
     pub init_duration_ms: Option<u32>,
+    /// `X-Execution-Id`: whose answer it is.
+    pub execution_id: Option<Span>,
     /// `X-Not-Started: true`: the pod says that nothing was run.
     pub not_started: bool,
 }
@@ -133,6 +135,7 @@ impl AnswerHead {
             content_type: None,
             cold_start: false,
             init_duration_ms: None,
+            execution_id: None,
             not_started: false,
         }
     }
@@ -179,6 +182,14 @@ impl AnswerHead {
             (13, b'x') if field::is_named(name, b"x-not-started") => {
                 self.not_started |= says_true(value)
             }
+            (14, b'x') if field::is_named(name, b"x-execution-id") => {
+                let span = Span::of_piece(bytes, value);
+                if self.execution_id.replace(span).is_some() {
+                    return Err(Fault::Malformed(
+                        "X-Execution-Id is there twice: send it once",
+                    ));
+                }
+            }
             (18, b'x') if field::is_named(name, b"x-init-duration-ms") => {
                 self.init_duration_ms =
                     field::digits(value).and_then(|number| u32::try_from(number).ok());
@@ -213,13 +224,15 @@ mod tests {
     #[test]
     fn finds_everything_that_a_pod_says_of_its_call() {
         let text = "HTTP/1.1 200 OK\r\ncontent-type: image/png \r\nContent-Length: 7\r\n\
-            X-Cold-Start: TRUE\r\nX-Init-Duration-Ms: 120\r\nx-not-started:true\r\n\r\n";
+            X-Cold-Start: TRUE\r\nX-Init-Duration-Ms: 120\r\nx-not-started:true\r\n\
+            X-EXECUTION-ID: abc\r\n\r\n";
         let head = parse(text).unwrap();
         assert_eq!((head.len, head.status), (text.len(), 200));
         assert_eq!(head.body, AnswerBody::Length(7));
         assert_eq!(head.content_type.unwrap().of(text.as_bytes()), b"image/png");
         assert!(head.keep_alive && head.cold_start && head.not_started);
         assert_eq!(head.init_duration_ms, Some(120));
+        assert_eq!(head.execution_id.unwrap().of(text.as_bytes()), b"abc");
         let head = with("503", "X-Cold-Start: yes\r\nX-Init-Duration-Ms: 1.5\r\n").unwrap();
         assert!(!head.cold_start && !head.not_started);
         assert_eq!(
@@ -278,6 +291,7 @@ mod tests {
             ("200 OK", "Transfer-Encoding: chunked, gzip\r\n"),
             ("200 OK", "Transfer-Encoding: gzip\r\n"),
             ("200 OK", "Content-Type: a\r\nContent-Type: a\r\n"),
+            ("200 OK", "X-Execution-Id: a\r\nx-execution-id: a\r\n"),
             ("200 OK", "A: b\r\n c\r\n"),
             ("200 OK", "A : b\r\n"),
             ("200 OK", "A: b\nC: d\r\n"),

@@ -2,7 +2,6 @@
 //! noticed at once by the call in it, and by the next one before anything is sent. The call itself
 //! polls it, so an answer wakes one task. `pods` keeps idle ones; `pod` speaks over them.
 
-use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -26,13 +25,24 @@ pub(crate) struct Connection {
     pub(crate) received: Vec<u8>,
     /// What a read has room for.
     room: usize,
-    closed: bool,
+    end: End,
+    /// When the last request was out.
+    out_ns: Option<u64>,
+}
+
+/// How the pod has ended its side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotYet,
+    InOrder,
+    /// By a reset, or whatever else is no end of an answer.
+    Broken,
 }
 
 impl Connection {
     /// Whether it can carry a call: open, and with nothing unread.
     pub(crate) fn is_fresh(&self) -> bool {
-        !self.closed && self.received.is_empty() && self.socket.is_quiet()
+        self.end == End::NotYet && self.received.is_empty() && self.socket.is_quiet()
     }
 
     /// A call ended on it, and none has begun: what comes now spoils it.
@@ -43,19 +53,27 @@ impl Connection {
 
     /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
     pub(crate) fn is_sound(&self) -> bool {
-        !self.closed && !self.socket.is_behind()
+        self.end == End::NotYet && !self.socket.is_behind()
     }
 
-    pub(crate) const fn is_closed(&self) -> bool {
-        self.closed
+    pub(crate) fn is_closed(&self) -> bool {
+        self.end != End::NotYet
     }
 
-    /// Sends all of `bytes`.
-    pub(crate) async fn send(&self, bytes: Vec<u8>) -> Result<(), Unsent> {
-        if self.socket.post(bytes) {
-            return Ok(());
-        }
-        poll_fn(|cx| self.socket.poll_sent(cx)).await
+    /// Whether the pod has ended its side as it does after a whole answer. A send that failed has ended both
+    /// sides, which then looks the same.
+    pub(crate) fn has_ended_in_order(&self) -> bool {
+        self.end == End::InOrder && self.socket.unsent().is_none()
+    }
+
+    /// Sends all of `bytes`, as fast as the pod takes them.
+    pub(crate) fn post(&mut self, bytes: Vec<u8>) {
+        self.out_ns = self.socket.post(bytes).then(|| self.thread.now_ns());
+    }
+
+    /// When all that was posted was out.
+    pub(crate) const fn out_ns(&self) -> Option<u64> {
+        self.out_ns
     }
 
     /// Why what was sent did not go out after all.
@@ -63,16 +81,28 @@ impl Connection {
         self.socket.unsent()
     }
 
+    /// Notes when all is out.
+    pub(crate) fn poll_sent(&mut self, cx: &Context<'_>) {
+        if self.out_ns.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
+            self.out_ns = Some(self.thread.now_ns());
+        }
+    }
+
     /// Takes in what came, a buffer of it: who wants more looks at it first, and asks again.
     pub(crate) fn poll_read(&mut self, cx: &Context<'_>) {
-        if self.closed {
+        if self.is_closed() {
             return;
         }
         let Poll::Ready(read) = self.socket.poll_recv(self.room, cx) else {
             return;
         };
-        let buffer = read.unwrap_or_default();
-        self.closed = buffer.is_empty();
+        let Ok(buffer) = read else {
+            self.end = End::Broken;
+            return;
+        };
+        if buffer.is_empty() {
+            self.end = End::InOrder;
+        }
         if buffer.len() == buffer.capacity() {
             self.room = LARGE_READ;
         }
@@ -103,7 +133,8 @@ impl Connection {
             thread: thread.clone(),
             received: Vec::new(),
             room: SMALL,
-            closed: false,
+            end: End::NotYet,
+            out_ns: None,
         })
     }
 }

@@ -19,6 +19,7 @@ mod call;
 mod seat;
 mod inbox;
 mod pod;
+mod pod_answer;
 mod connection;
 mod pods;
 mod job;

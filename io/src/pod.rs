@@ -13,19 +13,16 @@ use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 
-use crate::answer::{AnswerBody, AnswerHead, parse_answer};
+use crate::answer::AnswerHead;
 use crate::call::{Attempt, Call};
-use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
-use crate::head::HeadScan;
 use crate::output::Output;
+use crate::pod_answer::{AnswerBytes, Broken, Expected, read_answer};
 use crate::pods::Owner;
 use crate::reply::number;
 use crate::runtime::net::Unsent;
 use crate::thread::Thread;
 
-/// `1xx` answers before the real one.
-const INTERIM_MAX: u32 = 8;
 /// A pod's error text beyond this is cut.
 const MESSAGE_MAX: usize = 16 * 1024;
 
@@ -86,6 +83,11 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
                 Ok(connection) => {
                     // However long that took, the pod is told what is left now.
                     let _connected_ns = thread.now_ns();
+                    if !connection.is_fresh() {
+                        // What comes before the request is no answer to it.
+                        let why = "the pod sent something, or closed, before it was asked";
+                        return unreachable(why.into(), PodVerdict::Lost);
+                    }
                     connection
                 }
                 Err(error) => {
@@ -95,7 +97,6 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
         }
     };
-    let request = write_request(call, deadline_ns);
     let undelivered = |Unsent { nothing, why }| {
         let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
         if nothing {
@@ -104,12 +105,17 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             lost(why, stamps)
         }
     };
-    if let Err(unsent) = connection.send(request).await {
-        return undelivered(unsent);
-    }
+    connection.post(write_request(call, deadline_ns));
+    // The pod may begin from now on, though it may take a large request more slowly than it answers.
     stamps.sent_ns.set(Some(thread.now_ns()));
-    let max = thread.config.response_bytes_max as usize;
-    let answer = read_answer(&mut connection, max).await;
+    let expected = Expected {
+        execution_id: &call.id.text(),
+        bytes_max: thread.config.response_bytes_max as usize,
+    };
+    let answer = read_answer(&mut connection, &expected).await;
+    stamps
+        .sent_ns
+        .update(|sent_ns| connection.out_ns().or(sent_ns));
     let answered_ns = thread.now_ns();
     match answer {
         Ok((buffer, head, body)) => {
@@ -129,6 +135,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
                 stamps,
             ),
         },
+        Err(Broken::Foreign) => lost("the pod answered another call".into(), stamps),
         Err(Broken::TooLarge) => {
             let bytes_max = thread.config.response_bytes_max;
             failed(Failure::OutputTooLarge { bytes_max }, stamps)
@@ -214,152 +221,6 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
     out.extend_from_slice(b"\r\n\r\n");
     out.extend_from_slice(body);
     out
-}
-
-enum Broken {
-    Closed,
-    TooLarge,
-    Nonsense(crate::head::Fault),
-}
-
-/// Where an answer's body is.
-struct AnswerBytes {
-    /// In the buffer of the head, from its end on, unless it came in chunks.
-    chunked: Option<Vec<u8>>,
-    length: usize,
-    /// Nothing came after it.
-    exact: bool,
-}
-
-/// Reads one answer whole, at most `max` bytes of body.
-async fn read_answer(
-    connection: &mut Connection,
-    max: usize,
-) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
-    let mut scan = HeadScan::default();
-    let mut interim = 0;
-    let head = loop {
-        let parsed = parse_answer(&connection.received, &mut scan);
-        match parsed.map_err(Broken::Nonsense)? {
-            Some(head) if head.status >= 200 => break head,
-            Some(head) => {
-                interim += 1;
-                if interim > INTERIM_MAX {
-                    let why = "there are too many 1xx answers before the real one";
-                    return Err(Broken::Nonsense(crate::head::Fault::Malformed(why)));
-                }
-                connection.received.drain(..head.len);
-                scan = HeadScan::default();
-            }
-            None => more(connection).await?,
-        }
-    };
-    let body = match head.body {
-        AnswerBody::None => known_length(connection, head.len, 0).await?,
-        AnswerBody::Length(length) => {
-            if length > max as u64 {
-                return Err(Broken::TooLarge);
-            }
-            known_length(connection, head.len, length as usize).await?
-        }
-        AnswerBody::Chunked => chunks(connection, head.len, max).await?,
-        AnswerBody::UntilClose => until_close(connection, head.len, max).await?,
-    };
-    Ok((std::mem::take(&mut connection.received), head, body))
-}
-
-/// Waits for more bytes.
-async fn more(connection: &mut Connection) -> Result<(), Broken> {
-    let before = connection.received.len();
-    poll_fn(|cx| {
-        connection.poll_read(cx);
-        if connection.received.len() > before {
-            return Poll::Ready(Ok(()));
-        }
-        if connection.is_closed() {
-            return Poll::Ready(Err(Broken::Closed));
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-async fn known_length(
-    connection: &mut Connection,
-    head: usize,
-    length: usize,
-) -> Result<AnswerBytes, Broken> {
-    while connection.received.len() < head + length {
-        more(connection).await?;
-    }
-    let exact = connection.received.len() == head + length;
-    Ok(AnswerBytes {
-        chunked: None,
-        length,
-        exact,
-    })
-}
-
-async fn chunks(
-    connection: &mut Connection,
-    head: usize,
-    max: usize,
-) -> Result<AnswerBytes, Broken> {
-    let mut decoder = Chunked::default();
-    let mut body = Vec::new();
-    loop {
-        let progress = {
-            decoder
-                .decode(&connection.received[head..], &mut body, max)
-                .map_err(|fault| match fault {
-                    crate::head::Fault::BodyTooLarge => Broken::TooLarge,
-                    fault => Broken::Nonsense(fault),
-                })?
-        };
-        if let Some(exact) = drop_chunks(&mut connection.received, head, progress) {
-            let length = body.len();
-            return Ok(AnswerBytes {
-                chunked: Some(body),
-                length,
-                exact,
-            });
-        }
-        more(connection).await?;
-    }
-}
-
-/// Forgets decoded bytes; at the end, whether nothing came after them.
-fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Progress) -> Option<bool> {
-    received.drain(head..head + progress.consumed);
-    progress.done.then(|| {
-        let exact = received.len() == head;
-        received.truncate(head);
-        exact
-    })
-}
-
-async fn until_close(
-    connection: &mut Connection,
-    head: usize,
-    max: usize,
-) -> Result<AnswerBytes, Broken> {
-    loop {
-        let length = connection.received.len() - head;
-        if length > max {
-            return Err(Broken::TooLarge);
-        }
-        if connection.is_closed() {
-            return Ok(AnswerBytes {
-                chunked: None,
-                length,
-                exact: false,
-            });
-        }
-        match more(connection).await {
-            Ok(()) | Err(Broken::Closed) => {}
-            Err(other) => return Err(other),
-        }
-    }
 }
 
 /// What an answer means.

@@ -1,0 +1,133 @@
+//! What becomes of io_uring where a sandbox allows its set-up and refuses its use. strace plays the sandbox;
+//! where it is not installed, nothing is tested and that is said.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::plane::program;
+use crate::wire::{PATIENCE, Request};
+
+/// A plane that the kernel refuses to let use its ring, after `allowed` entries. Kept out of `Plane`, which
+/// holds that none panics.
+struct Sandboxed {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Sandboxed {
+    fn start(driver: &str, allowed: u32) -> Option<Self> {
+        if Command::new("strace").arg("-V").output().is_err() {
+            println!("strace is not installed: nothing is tested");
+            return None;
+        }
+        // Beside the program (-D), so that the child is the plane and its end is seen.
+        let inject = format!("inject=io_uring_enter:error=EPERM:when={}+", allowed + 1);
+        let serve = program();
+        let mut command = Command::new("strace");
+        command
+            .args(["-D", "-f", "-qq", "-o", "/dev/null"])
+            .args(["-e", "trace=io_uring_enter", "-e", &inject])
+            .arg(serve.get_program())
+            .args(["serve", "--backend", "none", "--io-driver", driver])
+            .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
+            .args(["--rate-max-per-second", "off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        for (name, _) in serve.get_envs() {
+            command.env_remove(name);
+        }
+        let mut child = command.spawn().expect("strace starts");
+        let stderr = child.stderr.take().expect("a pipe");
+        let lines = BufReader::new(stderr).lines();
+        Some(Self { child, lines })
+    }
+
+    /// The next line of its log of which `find` makes something.
+    fn wait<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref().map_while(Result::ok) {
+            if let Some(found) = find(&line) {
+                return found;
+            }
+            seen.push(line);
+        }
+        panic!("it ended: {seen:#?}");
+    }
+
+    /// Once it is ready: the driver that it took, and where it listens.
+    fn ready(&mut self) -> (String, SocketAddr) {
+        self.wait(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let driver = line["ioDriver"].as_str()?.to_owned();
+            Some((driver, line["listen"].as_str()?.parse().ok()?))
+        })
+    }
+
+    fn exit(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child") {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Sandboxed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn auto_takes_epoll_where_a_ring_is_set_up_and_cannot_be_entered() {
+    let Some(mut plane) = Sandboxed::start("auto", 0) else {
+        return;
+    };
+    let (driver, listen) = plane.ready();
+    assert_eq!(driver, "epoll");
+    assert_eq!(Request::get("/v1/functions").send(listen).status, 200);
+}
+
+#[test]
+fn a_ring_that_cannot_be_entered_is_no_ring_and_the_start_says_so() {
+    let Some(mut plane) = Sandboxed::start("uring", 0) else {
+        return;
+    };
+    plane.wait(|line| line.contains("--io-driver auto or epoll").then_some(()));
+    assert!(!plane.exit().success());
+}
+
+#[test]
+fn a_thread_whose_ring_is_refused_later_ends_the_process_with_a_word() {
+    // Enough for the start, and a few calls.
+    let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
+        return;
+    };
+    let (driver, listen) = plane.ready();
+    if driver != "uring" {
+        println!("there is no io_uring here: nothing is tested");
+        return;
+    }
+    std::thread::spawn(move || {
+        while let Ok(stream) = std::net::TcpStream::connect(listen) {
+            use std::io::{Read, Write};
+            let mut stream = stream;
+            let _ = stream.set_read_timeout(Some(PATIENCE));
+            let asked = stream.write_all(&Request::get("/v1/functions").bytes());
+            if asked.is_err() || !matches!(stream.read(&mut [0; 16]), Ok(1..)) {
+                return;
+            }
+        }
+    });
+    plane.wait(|line| line.contains("refuses to be entered").then_some(()));
+    assert!(!plane.exit().success());
+}
