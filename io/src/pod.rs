@@ -2,10 +2,8 @@
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::{Failure, Stage};
