@@ -20,10 +20,22 @@ impl<'a> Host<'a> {
             let address = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
             return is_port_or_nothing(&rest[end + 1..]).then_some(Self::Ip6(address));
         }
-        let end = value.iter().position(|&byte| byte == b':');
-        let (name, port) = value.split_at(end.unwrap_or(value.len()));
-        let sound =
-            is_name(name) && is_port_or_nothing(port) && (!name.is_empty() || port.is_empty());
+        // One pass, because every request has one.
+        let (mut end, mut has_escapes) = (value.len(), false);
+        for (at, &byte) in value.iter().enumerate() {
+            match CLASS[usize::from(byte)] {
+                IN_NAME => {}
+                PERCENT => has_escapes = true,
+                COLON => {
+                    end = at;
+                    break;
+                }
+                _ => return None,
+            }
+        }
+        let (name, port) = value.split_at(end);
+        let is_whole = !has_escapes || has_whole_escapes(name);
+        let sound = is_whole && is_port_or_nothing(port) && (!name.is_empty() || port.is_empty());
         sound.then_some(Self::Name(name))
     }
 
@@ -31,6 +43,8 @@ impl<'a> Host<'a> {
     pub(crate) fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),
+            // What nearly all clients of a machine's own server say.
+            Self::Name(b"127.0.0.1" | b"localhost") => true,
             Self::Name(name) => {
                 let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
                 name.eq_ignore_ascii_case(b"localhost")
@@ -56,25 +70,27 @@ fn is_port_or_nothing(rest: &[u8]) -> bool {
     }
 }
 
-fn is_name(name: &[u8]) -> bool {
-    let sound = name.iter().all(|&byte| IN_NAME[usize::from(byte)]);
-    sound && (!name.contains(&b'%') || has_whole_escapes(name))
-}
-
 fn has_whole_escapes(name: &[u8]) -> bool {
     let mut after = name.split(|&byte| byte == b'%').skip(1);
     after.all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
-/// The bytes of a name, but the comma: two parsers could take it for a list.
-static IN_NAME: [bool; 256] = {
-    let (mut table, mut byte) = ([false; 256], 0);
+const OTHER: u8 = 0;
+const IN_NAME: u8 = 1;
+const PERCENT: u8 = 2;
+const COLON: u8 = 3;
+
+/// What each byte is in a host. No comma is in a name: two parsers could take it for a list.
+static CLASS: [u8; 256] = {
+    let (mut table, mut byte) = ([OTHER; 256], 0);
     while byte < table.len() {
-        table[byte] = matches!(
-            byte as u8,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~'
-                | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
-        );
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => IN_NAME,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => IN_NAME,
+            b'%' => PERCENT,
+            b':' => COLON,
+            _ => OTHER,
+        };
         byte += 1;
     }
     table

@@ -103,11 +103,12 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             lost(why, stamps)
         }
     };
-    connection.post(write_request(call, deadline_ns));
+    let execution_id = call.id.text();
+    connection.post(write_request(call, &execution_id, deadline_ns));
     // The pod may begin from now on, though it may take a large request more slowly than it answers.
     stamps.sent_ns.set(Some(thread.now_ns()));
     let expected = Expected {
-        execution_id: &call.id.text(),
+        execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,
     };
     let answer = read_answer(&mut connection, &expected).await;
@@ -167,7 +168,7 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
 }
 
 /// The request as the pod gets it.
-fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
+fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
     let head = &incoming.head;
@@ -188,12 +189,11 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
             .content_type()
             .unwrap_or(b"application/octet-stream"),
     );
-    let id = call.id.text();
     let mut line = |name: &[u8], value: &[u8]| {
         out.extend_from_slice(name);
         out.extend_from_slice(value);
     };
-    line(b"\r\nX-Execution-Id: ", &id);
+    line(b"\r\nX-Execution-Id: ", execution_id);
     let passed_on = [
         (&b"\r\nX-Trace-Id: "[..], head.trace_id),
         (b"\r\ntraceparent: ", head.traceparent),
