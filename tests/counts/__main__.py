@@ -51,10 +51,6 @@ def inline(verdict, folder, echo):
                 most_work, most_waits = ceilings.SYSTEM_CALLS.get(case, (0, 0))
                 verdict.hold(f"{name}, calls", work, most_work + ceilings.SLACK, shown(counts))
                 verdict.hold(f"{name}, waits", waits, most_waits + ceilings.SLACK_WAITS)
-                if driver == "uring" and connections == 1:
-                    # All that it calls for are sends; with one client none waits for another.
-                    waiting = most_work - counts.get("sendto", 0)
-                    verdict.hold(f"{name}, sends that wait", waiting, ceilings.SLACK)
                 most = ceilings.INLINE_MESSAGES + ceilings.SLACK
                 verdict.hold(f"{name}, messages", system_calls.messages(counts), most)
         traced.stop()

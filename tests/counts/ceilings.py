@@ -8,8 +8,7 @@ worth it, raise the ceiling here, in the same commit, and say why in its message
 # connections. `local` answers inside the plane; `tcp` and `unix` are POOL functions whose echo
 # listens on such a socket. A wait is epoll_wait or io_uring_enter; over 16 connections one serves many
 # calls, how many is up to the timing of echo and client (0.06 to 0.38 was seen), so that there the
-# ceiling has room. With io_uring the wait receives too. Sends are system calls where requests are far
-# apart, as under strace they are; on a busy thread the wait sends as well, which may be less.
+# ceiling has room. With io_uring the wait receives too.
 SYSTEM_CALLS = {
     ("epoll", "local", 1): (2, 1),
     ("epoll", "local", 16): (2, 0.4),
