@@ -465,7 +465,7 @@ impl IoThread {
                 self.happens(index, Happening::Detached, hall.now);
                 let deadline_ns = hall.now + ASYNC_MAX_AGE_NS;
                 let served = self.served(index);
-                served.judge.detached(deadline_ns);
+                served.judge.detached(deadline_ns, hall.now);
                 served.life.detach(deadline_ns);
                 self.drive(index, hall);
             }

@@ -113,6 +113,7 @@ pub(crate) struct Judge {
     attempt_from_ns: Option<u64>,
     lost_retries: u32,
     has_run: bool,
+    detached_ns: u64,
 }
 
 impl Judge {
@@ -132,6 +133,7 @@ impl Judge {
             attempt_from_ns: None,
             lost_retries: 0,
             has_run: false,
+            detached_ns: 0,
         }
     }
 
@@ -174,9 +176,10 @@ impl Judge {
     }
 
     /// It will not wait for a client any more.
-    pub(crate) const fn detached(&mut self, deadline_ns: u64) {
+    pub(crate) const fn detached(&mut self, deadline_ns: u64, now_ns: u64) {
         self.is_async = true;
         self.deadline_ns = deadline_ns;
+        self.detached_ns = now_ns;
     }
 
     /// A grant came; `newest` is the function as its thread knows it, if that registration is there.
@@ -263,7 +266,7 @@ impl Judge {
 
     /// The call is queued for another attempt; `newest` as in `granted`.
     pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now_ns: u64) {
-        assert!(newest.is_some(), "it waits for a function that is gone");
+        let newest = newest.expect("it waits for a function that is gone");
         assert!(self.is_ended.is_none(), "a call that ended is tried again");
         assert!(self.allows_retry(), "{:?} must not be retried", self.last);
         let is_lost = matches!(self.last, Last::Failed(AttemptFailure::Lost { .. }));
@@ -277,6 +280,8 @@ impl Judge {
             0
         };
         assert!(waited_ns >= least_ns, "it did not back off");
+        // What it runs under if its function is removed between its grant and its attempt.
+        self.rules = Rules::of(newest);
     }
 
     /// By when the call has to leave the phase.
@@ -297,7 +302,8 @@ impl Judge {
                 self.waits_from_ns + back_off_ns(first_ns, most_ns, self.attempts)
             }
         };
-        own_ns.min(self.deadline_ns)
+        // An attempt may have outlived the time of its own when that begins to hold.
+        own_ns.min(self.deadline_ns).max(self.detached_ns)
     }
 
     /// What was due when a pass began was done in it.
