@@ -365,6 +365,12 @@ fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
         "Finished executions dropped before their time for --execution-store-bytes.",
         sum(plane, |ledger| ledger.evicted.get()),
     );
+    page.one(
+        "nanofaas_store_bytes",
+        "gauge",
+        "What kept executions weigh, of --execution-store-bytes.",
+        sum(plane, |ledger| ledger.store_bytes.load(Relaxed)),
+    );
 }
 
 #[cfg(test)]

@@ -7,12 +7,16 @@ use criterion::{BenchmarkId, Criterion};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::scheduler::Scheduler;
-use nanofaas_core::ticket::{Class, Done, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 /// Entries that calls use in turn; fewer than an io thread has.
 const CALLS: u32 = 8192;
 const QUEUE_SIZE: u32 = 10_000;
+
+const fn id(index: u32) -> LaneId {
+    LaneId { index, epoch: 1 }
+}
 
 struct Plane {
     entries: Arc<Entries>,
@@ -43,6 +47,7 @@ impl Plane {
         for lane in 0..functions {
             let view = Arc::new(LaneView::new(1));
             plane.views.push(view.clone());
+            let lane = id(lane);
             plane.hear(Event::LaneOpened { lane, view, plan });
         }
         plane
@@ -59,7 +64,7 @@ impl Plane {
             queued_ns: self.now_ns,
             index: self.calls % CALLS,
             generation: self.calls / CALLS,
-            lane,
+            lane: id(lane),
             avoid: PodRef::NONE.index,
             thread: 0,
             class: Class::Sync,
@@ -79,7 +84,7 @@ impl Plane {
 
     fn done(&mut self, lane: u32) {
         self.hear(Event::Done(Done {
-            lane,
+            lane: id(lane),
             pod: PodRef::NONE,
             verdict: PodVerdict::Healthy,
             function_ns: Some(1000),

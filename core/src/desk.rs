@@ -19,7 +19,7 @@ use crate::message::{
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::registry::{Change, Registry, RegistryOut, Told};
 use crate::spec::FunctionDraft;
-use crate::ticket::{CallRef, PodRef};
+use crate::ticket::{CallRef, LaneId, PodRef};
 use crate::view::LaneView;
 
 /// Messages of one pump, so that whoever shares the thread gets his turn.
@@ -31,7 +31,7 @@ pub enum Work {
     Function(Arc<Function>),
     /// A function is no longer registered; its lane may still have calls and pods.
     Removed {
-        lane: u32,
+        lane: LaneId,
         name: Arc<str>,
     },
     /// Start a pod; answered by `PodUp` or `StartFailed`, once.
@@ -50,7 +50,7 @@ pub enum Work {
     },
     /// The place of a pod of an earlier plane.
     Adopted {
-        lane: u32,
+        lane: LaneId,
         token: u64,
         pod: PodRef,
     },
@@ -231,20 +231,15 @@ impl Desk {
             Order::Adopted { lane, token, pod } => {
                 self.work.push(Work::Adopted { lane, token, pod });
             }
-            Order::LaneGone { lane, epoch } => self.lane_gone(lane, epoch),
+            Order::LaneGone { lane } => self.lane_gone(lane),
         }
     }
 
-    fn lane_gone(&mut self, lane: u32, epoch: u32) {
-        self.registry.lane_gone(lane, epoch);
+    fn lane_gone(&mut self, lane: LaneId) {
+        self.registry.lane_gone(lane);
         // A function of the same name may have taken the lane over meanwhile.
-        let name = self.function_at(lane).map(|function| function.name());
-        let in_use = name.is_some_and(|name| {
-            let now = self.registry.functions().get(name);
-            now.is_some_and(|function| function.lane == lane)
-        });
-        if !in_use && let Some(place) = self.lanes.get_mut(lane as usize) {
-            *place = None;
+        if let Some(place) = self.lanes.get_mut(lane.index as usize) {
+            place.take_if(|function| function.lane == lane);
         }
     }
 
@@ -338,7 +333,7 @@ impl Desk {
     }
 
     fn keep(&mut self, function: &Arc<Function>) {
-        let place = function.lane as usize;
+        let place = function.lane.index as usize;
         if self.lanes.len() <= place {
             self.lanes.resize(place + 1, None);
         }
@@ -388,8 +383,9 @@ impl Desk {
     }
 
     /// The function of a lane, also of a removed one whose calls or pods are not gone yet.
-    pub fn function_at(&self, lane: u32) -> Option<&Arc<Function>> {
-        self.lanes.get(lane as usize)?.as_ref()
+    pub fn function_at(&self, lane: LaneId) -> Option<&Arc<Function>> {
+        let function = self.lanes.get(lane.index as usize)?.as_ref();
+        function.filter(|function| function.lane == lane)
     }
 
     /// Whether every change so far was taken over by all io threads, and nothing waits to go out.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::spec::{ExecutionMode, FunctionSpec};
-use crate::ticket::{Done, Grant, PodRef, Ticket};
+use crate::ticket::{Done, Grant, LaneId, PodRef, Ticket};
 use crate::view::LaneView;
 
 /// What the scheduler has to know of a spec.
@@ -60,20 +60,19 @@ pub enum Event {
     /// An attempt ended.
     Done(Done),
     LaneOpened {
-        lane: u32,
+        lane: LaneId,
         view: Arc<LaneView>,
         plan: LanePlan,
     },
     /// A spec was replaced; `reshaped` where its pods have to be replaced too.
     LaneChanged {
-        lane: u32,
+        lane: LaneId,
         plan: LanePlan,
         reshaped: bool,
     },
     /// The function is gone: its pods drain, and `Order::LaneGone` says when all is quiet.
     LaneRemoved {
-        lane: u32,
-        epoch: u32,
+        lane: LaneId,
     },
     /// A pod may be used, for the first time or again.
     PodUp(PodRef),
@@ -87,7 +86,7 @@ pub enum Event {
     },
     /// A running pod of an earlier plane; `Order::Adopted` answers with its place.
     Adopt {
-        lane: u32,
+        lane: LaneId,
         token: u64,
         stale: bool,
     },
@@ -98,7 +97,7 @@ pub enum Event {
 pub enum Order {
     /// Start a pod; answered by `PodUp` or `StartFailed`, once.
     Start {
-        lane: u32,
+        lane: LaneId,
         pod: PodRef,
         wanted_ns: u64,
     },
@@ -107,16 +106,20 @@ pub enum Order {
     /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
     Probe { pod: PodRef },
     /// `PodRef::NONE` where the function is gone: the pod is to be ended.
-    Adopted { lane: u32, token: u64, pod: PodRef },
-    /// Nothing is left of a removed function; `epoch` is the removal's own.
-    LaneGone { lane: u32, epoch: u32 },
+    Adopted {
+        lane: LaneId,
+        token: u64,
+        pod: PodRef,
+    },
+    /// Nothing is left of a removed function.
+    LaneGone { lane: LaneId },
 }
 
 /// What the scheduler tells every io thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Calls that wait in this lane end: no pod can be started.
-    StartsFail { lane: u32, why: Arc<str> },
+    StartsFail { lane: LaneId, why: Arc<str> },
 }
 
 /// What a turn leaves for its driver to deliver.

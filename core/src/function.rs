@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use crate::spec::FunctionSpec;
+use crate::ticket::LaneId;
 use crate::view::LaneView;
 
 /// One version of a function.
 pub struct Function {
     pub spec: FunctionSpec,
-    pub lane: u32,
+    pub lane: LaneId,
     pub view: Arc<LaneView>,
     /// Grows with every change of any function.
     pub version: u64,

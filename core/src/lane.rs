@@ -11,7 +11,7 @@ use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACK
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
-use crate::ticket::{Class, Ticket};
+use crate::ticket::{Class, LaneId, Ticket};
 use crate::view::LaneView;
 
 /// How the last starts went.
@@ -64,11 +64,15 @@ impl Census {
 }
 
 pub(crate) struct Lane {
+    /// The registration that has it; the last one, where calls of earlier ones still run.
+    pub(crate) id: LaneId,
     pub(crate) view: Arc<LaneView>,
     pub(crate) plan: LanePlan,
     pub(crate) slots: Slots,
     fifos: [Fifo; 2],
     pub(crate) mailbox: Option<Consumer<Ticket>>,
+    /// Tickets of the registration that is about to take the lane over.
+    pub(crate) early: Vec<Ticket>,
     /// Places in the table of pods.
     pub(crate) pods: Vec<u32>,
     pub(crate) census: Census,
@@ -78,24 +82,26 @@ pub(crate) struct Lane {
     grants: u32,
     /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
     pub(crate) due_ns: u64,
-    pub(crate) removed: Option<u32>,
+    pub(crate) is_removed: bool,
 }
 
 impl Lane {
-    pub(crate) fn new(view: Arc<LaneView>, plan: LanePlan) -> Self {
+    pub(crate) fn new(id: LaneId, view: Arc<LaneView>, plan: LanePlan) -> Self {
         Self {
+            id,
             view,
             plan,
             slots: Slots::new(plan.concurrency),
             fifos: Default::default(),
             mailbox: None,
+            early: Vec::new(),
             pods: Vec::new(),
             census: Census::default(),
             starts: Starts::default(),
             listed: false,
             grants: 0,
             due_ns: u64::MAX,
-            removed: None,
+            is_removed: false,
         }
     }
 
@@ -151,7 +157,7 @@ impl Lane {
 
     /// Pods that waiting and running calls need, between the plan's floor and ceiling.
     pub(crate) fn pods_needed(&self) -> u32 {
-        let Some(pods) = self.plan.pods.filter(|_| self.removed.is_none()) else {
+        let Some(pods) = self.plan.pods.filter(|_| !self.is_removed) else {
             return 0;
         };
         let calls = (self.view.depth() + self.slots.held()).min(self.plan.concurrency);

@@ -28,6 +28,7 @@ mod slots;
 mod pods;
 mod scaling;
 
+pub mod call;
 pub mod retry;
 pub mod outcome;
 pub mod wheel;

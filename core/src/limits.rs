@@ -22,9 +22,17 @@ pub const LANE_RING_DEPTH: usize = 256;
 /// never has to wait for room.
 pub const GRANTS_DEPTH: usize = CALLS_PER_IO_THREAD_MAX;
 
-/// Messages to one io thread from the bridge and from its peers. Who finds it full answers 503
-/// (a peer) or tries again later (the bridge).
+/// Messages to one io thread from the bridge, and as many from its peers. Where there is no room, a
+/// peer's question is refused with 503, and what must arrive waits at its sender.
 pub const MESSAGES_DEPTH: usize = 1024;
+
+/// Questions of one io thread to its peers that have no answer yet, and as many to the bridge; more
+/// are refused with 503.
+pub const QUESTIONS_MAX: usize = 512;
+
+/// Answers of peers on their way to one io thread: each question has a place for its answer, because
+/// an answer that is lost would leave its client waiting, or its key held.
+pub const ANSWERS_DEPTH: usize = QUESTIONS_MAX;
 
 /// Places in the scheduler's event ring for each io thread: an entry may have the end of one
 /// attempt and, reused at once, the end of the next in flight before a turn looks.
@@ -78,6 +86,7 @@ pub const WAIT_MS_MAX: u64 = 60_000;
 pub const COLD_STARTS_KEPT: usize = 32;
 
 const _: () = assert!(GRANTS_DEPTH >= CALLS_PER_IO_THREAD_MAX);
+const _: () = assert!(ANSWERS_DEPTH >= QUESTIONS_MAX && ANSWERS_DEPTH.is_power_of_two());
 const _: () = assert!(EVENTS_PER_IO_THREAD >= 2 * CALLS_PER_IO_THREAD_MAX);
 const _: () = assert!(CALLS_PER_IO_THREAD_MAX >= 10_000 + 1_024);
 const _: () = assert!(GRANTS_PER_TURN >= GRANTS_PER_LANE);

@@ -9,7 +9,7 @@ use crate::event::{Event, Notice, Order};
 use crate::function::Function;
 use crate::outcome::Failure;
 use crate::spec::{FieldFault, FunctionDraft};
-use crate::ticket::{CallRef, PodRef};
+use crate::ticket::{CallRef, LaneId, PodRef};
 
 /// Where a pod listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +36,7 @@ pub enum Message {
     Function(Arc<Function>),
     /// A function is gone; answered by `BridgeMessage::Ack` with this version.
     FunctionRemoved {
-        lane: u32,
+        lane: LaneId,
         name: Arc<str>,
         version: u64,
     },
@@ -54,7 +54,7 @@ pub enum Message {
     },
     /// A POOL function's endpoint was resolved, or why not.
     Endpoint {
-        lane: u32,
+        lane: LaneId,
         address: Result<PodAddress, Arc<str>>,
     },
     /// A Job's start came further.

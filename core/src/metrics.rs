@@ -96,4 +96,8 @@ pub struct ThreadLedger {
     pub rejected_unknown: Counter,
     /// Finished async, keyed or `Prefer` executions dropped before their time for the byte budget.
     pub evicted: Counter,
+    /// Bytes that the thread's kept executions weigh.
+    pub store_bytes: AtomicU64,
+    /// When the oldest of its kept executions that are over ended; 0 where none is.
+    pub oldest_kept_ns: AtomicU64,
 }

@@ -94,6 +94,22 @@ impl Failure {
         }
     }
 
+    /// Bytes of the texts that it holds.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Handler { code, message } => code.len() + message.len(),
+            Self::PodLost(why)
+            | Self::PodUnreachable(why)
+            | Self::BadOutput(why)
+            | Self::ColdStart(why) => why.len(),
+            Self::OutputTooLarge { .. }
+            | Self::Timeout(_)
+            | Self::Cancelled
+            | Self::FunctionRemoved
+            | Self::Shutdown => 0,
+        }
+    }
+
     /// Whose doing it was.
     pub const fn blame(&self) -> Blame {
         match self {

@@ -1,7 +1,7 @@
 //! The scheduler's table of pods: state, calls in flight, stamps. It never starts or ends a pod;
 //! orders do, and a bridge obeys them. Only the scheduler calls it.
 
-use crate::ticket::PodRef;
+use crate::ticket::{LaneId, PodRef};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum PodState {
 /// One pod.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pod {
-    pub(crate) lane: u32,
+    pub(crate) lane: LaneId,
     pub(crate) state: PodState,
     pub(crate) in_flight: u32,
     pub(crate) wanted_ns: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Pods {
 
 impl Pods {
     /// A place for a pod that is being started, unless there are `PODS_MAX`.
-    pub(crate) fn add(&mut self, lane: u32, wanted_ns: u64) -> Option<PodRef> {
+    pub(crate) fn add(&mut self, lane: LaneId, wanted_ns: u64) -> Option<PodRef> {
         let pod = Pod {
             lane,
             state: PodState::Starting,

@@ -112,7 +112,7 @@ impl PinnedPost {
 
     /// Says that a lane's mailbox has a ticket.
     pub fn posted(&self, ticket: &Ticket) {
-        self.lanes.set(ticket.lane as usize);
+        self.lanes.set(ticket.lane.index as usize);
         self.bell.ring();
     }
 }

@@ -10,6 +10,7 @@ use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
 use crate::message::{Refused, Reply, ReplyTo};
 use crate::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use crate::ticket::LaneId;
 use crate::view::LaneView;
 
 /// A change of the table.
@@ -32,7 +33,7 @@ pub enum Change {
 pub enum Told {
     Function(Arc<Function>),
     Removed {
-        lane: u32,
+        lane: LaneId,
         name: Arc<str>,
         version: u64,
     },
@@ -57,8 +58,7 @@ enum Waiting {
     },
     Removed {
         name: Arc<str>,
-        lane: u32,
-        epoch: u32,
+        lane: LaneId,
     },
 }
 
@@ -69,9 +69,8 @@ struct Unacknowledged {
 }
 
 struct Leaving {
-    lane: u32,
+    lane: LaneId,
     view: Arc<LaneView>,
-    epoch: u32,
     /// Still being told to the io threads: changes of this name wait.
     in_progress: bool,
 }
@@ -241,19 +240,23 @@ impl Registry {
     }
 
     /// A removed function's lane where its last calls still run, else a free one.
-    fn lane_for(&mut self, name: &str) -> Option<(u32, Arc<LaneView>)> {
-        if let Some(gone) = self.leaving.remove(name) {
-            return Some((gone.lane, gone.view));
-        }
-        let lane = match self.free_lanes.pop() {
-            Some(lane) => lane,
-            None if (self.lanes as usize) < FUNCTIONS_MAX => {
-                self.lanes += 1;
-                self.lanes - 1
-            }
-            None => return None,
+    fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<LaneView>)> {
+        let (index, view) = if let Some(gone) = self.leaving.remove(name) {
+            (gone.lane.index, gone.view)
+        } else {
+            let index = match self.free_lanes.pop() {
+                Some(index) => index,
+                None if (self.lanes as usize) < FUNCTIONS_MAX => {
+                    self.lanes += 1;
+                    self.lanes - 1
+                }
+                None => return None,
+            };
+            (index, Arc::new(LaneView::new(self.io_threads)))
         };
-        Some((lane, Arc::new(LaneView::new(self.io_threads))))
+        self.epoch += 1;
+        let epoch = self.epoch;
+        Some((LaneId { index, epoch }, view))
     }
 
     fn replace(
@@ -308,8 +311,7 @@ impl Registry {
     ) -> Result<(), Refused> {
         let function = self.functions.remove(name).ok_or(Refused::NotFound)?;
         self.version += 1;
-        self.epoch += 1;
-        let (lane, epoch) = (function.lane, self.epoch);
+        let lane = function.lane;
         let name = function.name().clone();
         let view = function.view.clone();
         self.leaving.insert(
@@ -317,7 +319,6 @@ impl Registry {
             Leaving {
                 lane,
                 view,
-                epoch,
                 in_progress: true,
             },
         );
@@ -327,7 +328,7 @@ impl Registry {
             name: name.clone(),
             version,
         });
-        self.await_acks(version, reply, Waiting::Removed { name, lane, epoch });
+        self.await_acks(version, reply, Waiting::Removed { name, lane });
         Ok(())
     }
 
@@ -367,11 +368,11 @@ impl Registry {
         let reply = match change.then {
             Waiting::Registered { function, created } => Reply::Registered { function, created },
             Waiting::Scaled { function, replicas } => Reply::Scaled { function, replicas },
-            Waiting::Removed { name, lane, epoch } => {
+            Waiting::Removed { name, lane } => {
                 if let Some(gone) = self.leaving.get_mut(&name) {
                     gone.in_progress = false;
                 }
-                out.scheduler.push(Event::LaneRemoved { lane, epoch });
+                out.scheduler.push(Event::LaneRemoved { lane });
                 for (change, reply) in std::mem::take(&mut self.put_off) {
                     self.change(change, reply, out);
                 }
@@ -382,16 +383,15 @@ impl Registry {
     }
 
     /// The scheduler has nothing left of a removed function: its lane is free again.
-    pub fn lane_gone(&mut self, lane: u32, epoch: u32) {
-        let gone = |leaving: &Leaving| leaving.lane == lane && leaving.epoch == epoch;
+    pub fn lane_gone(&mut self, lane: LaneId) {
         let name = self
             .leaving
             .iter()
-            .find(|(_, leaving)| gone(leaving))
+            .find(|(_, leaving)| leaving.lane == lane)
             .map(|(name, _)| name.clone());
         if let Some(name) = name {
             self.leaving.remove(&name);
-            self.free_lanes.push(lane);
+            self.free_lanes.push(lane.index);
         }
     }
 }

@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering;
 use crate::event::{Notice, Order, Outbox};
 use crate::limits::START_BACKOFF_NS;
 use crate::pods::PodState;
-use crate::scheduler::Scheduler;
-use crate::ticket::PodRef;
+use crate::scheduler::{Scheduler, find};
+use crate::ticket::{LaneId, PodRef};
 
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
 const SHORT_LIFE_NS: u64 = 5_000_000_000;
 
 impl Scheduler {
-    fn mean_start(&mut self, lane: u32, sample_ns: u64) {
-        if let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+    fn mean_start(&mut self, id: LaneId, sample_ns: u64) {
+        if let Some(lane) = self.lane(id) {
             let old = lane.view.start_ns.load(Ordering::Relaxed);
             let new = if old == 0 {
                 sample_ns
@@ -65,7 +65,7 @@ impl Scheduler {
         if pod.in_flight == 0 {
             self.forget(pod_ref.index);
         }
-        if died_young && let Some(Some(lane)) = self.lanes.get_mut(lane as usize) {
+        if died_young && let Some(lane) = self.lane(lane) {
             let why: Arc<str> = "pods end right after they came up".into();
             lane.starts.fail(wanted_ns, now_ns, false, why);
         }
@@ -98,19 +98,19 @@ impl Scheduler {
         if pod.state != PodState::Starting {
             return self.pod_down(pod_ref, now_ns, out);
         }
-        let (lane_index, wanted_ns) = (pod.lane, pod.wanted_ns);
+        let (id, wanted_ns) = (pod.lane, pod.wanted_ns);
         self.forget(pod_ref.index);
-        if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+        if let Some(lane) = self.lane(id) {
             lane.starts.fail(wanted_ns, now_ns, permanent, why);
         }
-        self.recount(lane_index);
-        self.reconcile(lane_index, now_ns, out);
-        self.finish_close(lane_index, now_ns, out);
+        self.recount(id);
+        self.reconcile(id, now_ns, out);
+        self.finish_close(id, now_ns, out);
     }
 
     /// Ends the wait of a lane's calls where no pod is there and none will come.
-    fn give_up(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    fn give_up(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let census = lane.census;
@@ -122,10 +122,7 @@ impl Scheduler {
                 .why
                 .clone()
                 .unwrap_or_else(|| "no pod could be started".into());
-            out.notices.push(Notice::StartsFail {
-                lane: lane_index,
-                why,
-            });
+            out.notices.push(Notice::StartsFail { lane: id, why });
         }
     }
 
@@ -133,24 +130,23 @@ impl Scheduler {
     /// only ordered: the lane opened before anybody knew that there are pods.
     pub(crate) fn adopt(
         &mut self,
-        lane_index: u32,
+        id: LaneId,
         token: u64,
         stale: bool,
         now_ns: u64,
         out: &mut Outbox,
     ) {
         if !stale {
-            self.stop_ordered(lane_index, out);
+            self.stop_ordered(id, out);
         }
-        let lane = self.lanes.get_mut(lane_index as usize);
-        let place = lane.and_then(Option::as_mut).and_then(|lane| {
-            let pod = self.pods.add(lane_index, now_ns)?;
+        let place = find(&mut self.lanes, id).and_then(|lane| {
+            let pod = self.pods.add(id, now_ns)?;
             lane.pods.push(pod.index);
-            Some((pod, lane.plan.pods.is_some() && lane.removed.is_none()))
+            Some((pod, lane.plan.pods.is_some() && !lane.is_removed))
         });
         let (pod, wanted) = place.unwrap_or((PodRef::NONE, false));
         out.orders.push(Order::Adopted {
-            lane: lane_index,
+            lane: id,
             token,
             pod,
         });
@@ -161,13 +157,13 @@ impl Scheduler {
             if !wanted {
                 self.drain(pod.index, out);
             }
-            self.recount(lane_index);
+            self.recount(id);
         }
     }
 
     /// Stops one pod that starts for this plane.
-    fn stop_ordered(&mut self, lane_index: u32, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    fn stop_ordered(&mut self, id: LaneId, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let mut starting = lane.pods.clone().into_iter().filter(|index| {
@@ -180,18 +176,18 @@ impl Scheduler {
     }
 
     /// Starts what is missing, and drains old pods whose place new ones have taken.
-    pub(crate) fn reconcile(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    pub(crate) fn reconcile(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
-        if lane.plan.pods.is_none() || lane.removed.is_some() {
+        if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
         let surplus = lane.stale_surplus();
         if surplus > 0 {
-            self.drain_stale(lane_index, surplus, out);
+            self.drain_stale(id, surplus, out);
         }
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let missing = lane.pods_missing();
@@ -201,8 +197,8 @@ impl Scheduler {
         let failed = lane.starts.failed > 0;
         if failed && now_ns < lane.starts.retry_at_ns {
             let retry_at_ns = lane.starts.retry_at_ns;
-            self.arm(lane_index, retry_at_ns);
-            return self.give_up(lane_index, now_ns, out);
+            self.arm(id, retry_at_ns);
+            return self.give_up(id, now_ns, out);
         }
         // After a failure one start shows whether it mended.
         let at_once = match (failed, lane.census.starting) {
@@ -211,33 +207,33 @@ impl Scheduler {
             (true, _) => 0,
         };
         for _ in 0..at_once {
-            if !self.start(lane_index, now_ns, out) {
-                self.arm(lane_index, now_ns + START_BACKOFF_NS);
+            if !self.start(id, now_ns, out) {
+                self.arm(id, now_ns + START_BACKOFF_NS);
                 break;
             }
         }
-        self.recount(lane_index);
+        self.recount(id);
     }
 
     /// Orders one pod; false where the table of pods is full.
-    fn start(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) -> bool {
-        let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) else {
+    fn start(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) -> bool {
+        let Some(lane) = find(&mut self.lanes, id) else {
             return false;
         };
-        let Some(pod) = self.pods.add(lane_index, now_ns) else {
+        let Some(pod) = self.pods.add(id, now_ns) else {
             return false;
         };
         lane.pods.push(pod.index);
         out.orders.push(Order::Start {
-            lane: lane_index,
+            lane: id,
             pod,
             wanted_ns: now_ns,
         });
         true
     }
 
-    fn drain_stale(&mut self, lane_index: u32, most: u32, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    fn drain_stale(&mut self, id: LaneId, most: u32, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let mut left = most;
@@ -248,13 +244,13 @@ impl Scheduler {
                 self.drain(index, out);
             }
         }
-        self.recount(lane_index);
+        self.recount(id);
     }
 
     /// Drains what a lowered ceiling leaves no room for: old pods first, then those that serve
     /// least.
-    pub(crate) fn drain_surplus(&mut self, lane_index: u32, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    pub(crate) fn drain_surplus(&mut self, id: LaneId, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let Some(plan) = lane.plan.pods else { return };
@@ -271,7 +267,7 @@ impl Scheduler {
         for index in &serving[..surplus] {
             self.drain(*index, out);
         }
-        self.recount(lane_index);
+        self.recount(id);
     }
 
     /// No new grant for a pod; it is stopped with its last call.
@@ -300,29 +296,29 @@ impl Scheduler {
 
     /// Frees the place of a pod that is down and empty.
     pub(crate) fn forget(&mut self, index: u32) {
-        let lane_index = self.pods.at(index).lane;
+        let id = self.pods.at(index).lane;
         self.pods.remove(index);
-        if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+        if let Some(lane) = self.lane(id) {
             lane.pods.retain(|other| *other != index);
         }
-        self.recount(lane_index);
+        self.recount(id);
     }
 
     /// Sets the timer for pods that may fall idle.
-    pub(crate) fn retire_later(&mut self, lane_index: u32, now_ns: u64) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    pub(crate) fn retire_later(&mut self, id: LaneId, now_ns: u64) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         if let Some(plan) = lane.plan.pods
             && lane.census.usable > plan.min
         {
-            self.arm(lane_index, now_ns.saturating_add(plan.idle_ns));
+            self.arm(id, now_ns.saturating_add(plan.idle_ns));
         }
     }
 
     /// Drains pods that nobody called for long, down to the floor, and sets the next timer.
-    pub(crate) fn retire_idle(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get(lane_index as usize) else {
+    pub(crate) fn retire_idle(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let Some(plan) = lane.plan.pods else { return };
@@ -345,10 +341,10 @@ impl Scheduler {
                 next_ns = next_ns.min(now_ns.saturating_add(plan.idle_ns));
             }
         }
-        self.recount(lane_index);
+        self.recount(id);
         if usable > plan.min {
             let later = now_ns.saturating_add(plan.idle_ns.max(1_000_000));
-            self.arm(lane_index, next_ns.min(later));
+            self.arm(id, next_ns.min(later));
         }
     }
 }

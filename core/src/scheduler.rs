@@ -12,7 +12,8 @@ use crate::event::{Event, LanePlan, Outbox};
 use crate::lane::Lane;
 use crate::limits::{FUNCTIONS_MAX, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use crate::pods::{PodState, Pods};
-use crate::ticket::{Done, Grant, PodRef, PodVerdict, Ticket};
+use crate::sync::planted;
+use crate::ticket::{Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 use crate::view::LaneView;
 
 /// Whether a turn left work that could be done at once.
@@ -30,9 +31,15 @@ pub struct Scheduler {
     pub(crate) lanes: Vec<Option<Lane>>,
     pub(crate) pods: Pods,
     entries: Arc<Entries>,
-    ready: VecDeque<u32>,
+    ready: VecDeque<LaneId>,
     /// At most one timer for each lane: idle pods, and starts that wait.
-    due: BinaryHeap<Reverse<(u64, u32)>>,
+    due: BinaryHeap<Reverse<(u64, LaneId)>>,
+}
+
+/// The lane, if that registration has it.
+pub(crate) fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
+    let lane = lanes.get_mut(id.index as usize)?.as_mut();
+    lane.filter(|lane| lane.id == id)
 }
 
 /// Old samples weigh seven eighths.
@@ -56,18 +63,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether a lane is open; a ticket for one that is not may be ahead of its registration, and
-    /// is found by it.
-    pub fn knows(&self, lane: u32) -> bool {
-        self.lane_index(lane).is_some()
+    /// Whether a lane is open at this place; a ticket for one that is not may be ahead of its
+    /// registration, and is found by it.
+    pub fn knows(&self, index: u32) -> bool {
+        matches!(self.lanes.get(index as usize), Some(Some(_)))
     }
 
-    fn lane_index(&self, lane: u32) -> Option<&Lane> {
-        self.lanes.get(lane as usize)?.as_ref()
-    }
-
-    fn lane(&mut self, lane: u32) -> Option<&mut Lane> {
-        self.lanes.get_mut(lane as usize)?.as_mut()
+    pub(crate) fn lane(&mut self, id: LaneId) -> Option<&mut Lane> {
+        find(&mut self.lanes, id)
     }
 
     /// Takes one event in. `now_ns` never runs backwards by more than the clock does.
@@ -83,7 +86,7 @@ impl Scheduler {
             } => {
                 self.change(lane, plan, reshaped, now_ns, out);
             }
-            Event::LaneRemoved { lane, epoch } => self.close(lane, epoch, now_ns, out),
+            Event::LaneRemoved { lane } => self.close(lane, now_ns, out),
             Event::PodUp(pod) => self.pod_up(pod, now_ns, out),
             Event::PodDown(pod) => self.pod_down(pod, now_ns, out),
             Event::PodLeaving(pod) => self.pod_leaving(pod, now_ns, out),
@@ -96,13 +99,20 @@ impl Scheduler {
 
     /// A call waits.
     pub fn ticket(&mut self, ticket: Ticket, now_ns: u64, out: &mut Outbox) {
-        let Some(Some(lane)) = self.lanes.get_mut(ticket.lane as usize) else {
+        let lane = self.lanes.get_mut(ticket.lane.index as usize);
+        let lane = lane.and_then(Option::as_mut);
+        let Some(lane) = lane else {
             assert!(
                 !self.entries.is_queued(ticket.call()),
                 "a call waits for a function that is gone"
             );
             return;
         };
+        if ticket.lane.epoch > lane.id.epoch {
+            // Its function is registered again, and the removal of the old one is on its way here:
+            // under the old plan the call must not run.
+            return lane.early.push(ticket);
+        }
         lane.push(ticket, &self.entries);
         if lane.lacks_pods() {
             self.reconcile(ticket.lane, now_ns, out);
@@ -111,8 +121,8 @@ impl Scheduler {
     }
 
     /// Empties a lane's mailbox; called for every bit that the sweep found.
-    pub fn collect(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(lane) = self.lane(lane_index) else {
+    pub fn collect(&mut self, index: u32, now_ns: u64, out: &mut Outbox) {
+        let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
         };
         let Some(mut mailbox) = lane.mailbox.take().or_else(|| lane.view.take_mailbox()) else {
@@ -121,15 +131,21 @@ impl Scheduler {
         while let Some(ticket) = mailbox.pop() {
             self.ticket(ticket, now_ns, out);
         }
-        if let Some(lane) = self.lane(lane_index) {
+        if let Some(Some(lane)) = self.lanes.get_mut(index as usize) {
             lane.mailbox = Some(mailbox);
         }
     }
 
     fn done(&mut self, done: Done, now_ns: u64, out: &mut Outbox) {
-        let lane = self.lanes[done.lane as usize]
+        let lane = self.lanes[done.lane.index as usize]
             .as_mut()
             .expect("a lane outlives its calls");
+        assert!(
+            lane.id.epoch >= done.lane.epoch,
+            "a call ended in a lane that was not opened yet"
+        );
+        // The call may be one of a registration before this one.
+        let id = lane.id;
         lane.slots.release();
         lane.view
             .running
@@ -141,13 +157,13 @@ impl Scheduler {
                 .store(mean(old, sample), Ordering::Relaxed);
         }
         if done.pod.is_some() {
-            self.pod_done(done, now_ns, out);
+            self.pod_done(done, id, now_ns, out);
         }
-        self.list(done.lane);
-        self.finish_close(done.lane, now_ns, out);
+        self.list(id);
+        self.finish_close(id, now_ns, out);
     }
 
-    fn pod_done(&mut self, done: Done, now_ns: u64, out: &mut Outbox) {
+    fn pod_done(&mut self, done: Done, id: LaneId, now_ns: u64, out: &mut Outbox) {
         let pod = self
             .pods
             .get(done.pod)
@@ -159,19 +175,19 @@ impl Scheduler {
             (PodState::Usable, PodVerdict::Healthy) => {
                 if !pod.proven {
                     pod.proven = true;
-                    if let Some(lane) = self.lane(done.lane) {
+                    if let Some(lane) = self.lane(id) {
                         lane.starts.failed = 0;
                     }
                 }
                 if self.pods.at(done.pod.index).in_flight == 0 {
-                    self.arm_idle(done.lane, now_ns);
+                    self.arm_idle(id, now_ns);
                 }
             }
             (PodState::Usable, PodVerdict::Lost | PodVerdict::CutOff) => {
                 pod.state = PodState::Quarantined;
                 out.orders
                     .push(crate::event::Order::Probe { pod: done.pod });
-                self.recount(done.lane);
+                self.recount(id);
             }
             (PodState::Draining, _) if pod.in_flight == 0 => self.stop(done.pod.index, out),
             (PodState::Leaving, _) if pod.in_flight == 0 && pod.down => {
@@ -183,40 +199,61 @@ impl Scheduler {
 
     fn open(
         &mut self,
-        lane: u32,
+        id: LaneId,
         view: Arc<LaneView>,
         plan: LanePlan,
         now_ns: u64,
         out: &mut Outbox,
     ) {
-        let place = lane as usize;
+        let place = id.index as usize;
         if self.lanes.len() <= place {
             self.lanes.resize_with(place + 1, || None);
         }
         match &mut self.lanes[place] {
-            // Re-created while calls of the old one run: it takes the lane over with its counts.
-            Some(old) => {
-                old.removed = None;
-                old.replan(plan);
-            }
-            empty => *empty = Some(Lane::new(view, plan)),
+            Some(_) => self.take_over(id, plan),
+            empty => *empty = Some(Lane::new(id, view, plan)),
         }
-        self.recount(lane);
-        self.reconcile(lane, now_ns, out);
+        self.recount(id);
+        self.reconcile(id, now_ns, out);
         // A ticket may have been faster than this, and its bit taken when there was no lane.
-        self.collect(lane, now_ns, out);
-        self.list(lane);
+        self.collect(id.index, now_ns, out);
+        self.list(id);
+    }
+
+    /// Re-created while calls of the old function run: it takes the lane over with its counts, and
+    /// nothing names the lane by the old registration any more but those calls.
+    fn take_over(&mut self, id: LaneId, plan: LanePlan) {
+        let lane = self.lanes[id.index as usize].as_mut();
+        let lane = lane.expect("the caller found it");
+        assert!(
+            lane.is_removed && lane.id.epoch < id.epoch,
+            "a lane was opened twice"
+        );
+        let old = std::mem::replace(&mut lane.id, id);
+        lane.is_removed = false;
+        lane.replan(plan);
+        for index in &lane.pods {
+            self.pods.at(*index).lane = id;
+        }
+        // The timer's entry names the old registration, and is passed over.
+        lane.due_ns = u64::MAX;
+        if std::mem::take(&mut lane.listed) {
+            self.ready.retain(|listed| *listed != old);
+        }
+        for ticket in std::mem::take(&mut lane.early) {
+            lane.push(ticket, &self.entries);
+        }
     }
 
     fn change(
         &mut self,
-        lane_index: u32,
+        id: LaneId,
         plan: LanePlan,
         reshaped: bool,
         now_ns: u64,
         out: &mut Outbox,
     ) {
-        let Some(lane) = self.lane(lane_index) else {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         lane.replan(plan);
@@ -232,65 +269,60 @@ impl Scheduler {
                 }
             }
         }
-        self.recount(lane_index);
-        self.drain_surplus(lane_index, out);
-        self.reconcile(lane_index, now_ns, out);
+        self.recount(id);
+        self.drain_surplus(id, out);
+        self.reconcile(id, now_ns, out);
         // A lower floor leaves pods that no call will make the timer look at.
-        self.retire_later(lane_index, now_ns);
-        self.list(lane_index);
+        self.retire_later(id, now_ns);
+        self.list(id);
     }
 
-    fn close(&mut self, lane_index: u32, epoch: u32, now_ns: u64, out: &mut Outbox) {
+    fn close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
         let entries = self.entries.clone();
-        let Some(lane) = self.lane(lane_index) else {
-            out.orders.push(crate::event::Order::LaneGone {
-                lane: lane_index,
-                epoch,
-            });
-            return;
-        };
-        lane.removed = Some(epoch);
+        let lane = self
+            .lane(id)
+            .expect("a lane is removed once, after it was opened");
+        lane.is_removed = true;
         lane.clear(&entries);
         for index in lane.pods.clone() {
             self.drain(index, out);
         }
-        self.recount(lane_index);
-        self.finish_close(lane_index, now_ns, out);
+        self.recount(id);
+        self.finish_close(id, now_ns, out);
     }
 
     /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
     /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
-    pub(crate) fn finish_close(&mut self, lane_index: u32, now_ns: u64, out: &mut Outbox) {
-        let Some(lane) = self.lane(lane_index) else {
+    pub(crate) fn finish_close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
-        let Some(epoch) = lane.removed else { return };
+        if !lane.is_removed {
+            return;
+        }
         if lane.slots.held() == 0 && lane.pods.is_empty() {
             if lane.view.depth() > 0 {
-                return self.arm(lane_index, now_ns + LEFT_OVER_NS);
+                return self.arm(id, now_ns + LEFT_OVER_NS);
             }
             if let Some(mailbox) = lane.mailbox.take() {
                 lane.view.return_mailbox(mailbox);
             }
             if lane.listed {
-                self.ready.retain(|listed| *listed != lane_index);
+                self.ready.retain(|listed| *listed != id);
             }
-            self.lanes[lane_index as usize] = None;
-            out.orders.push(crate::event::Order::LaneGone {
-                lane: lane_index,
-                epoch,
-            });
+            self.lanes[id.index as usize] = None;
+            out.orders.push(crate::event::Order::LaneGone { lane: id });
         }
     }
 
     /// Puts a lane into the list of those a turn looks at.
-    pub(crate) fn list(&mut self, lane_index: u32) {
-        let Some(lane) = self.lane(lane_index) else {
+    pub(crate) fn list(&mut self, id: LaneId) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         if !lane.listed && lane.waiting() > 0 {
             lane.listed = true;
-            self.ready.push_back(lane_index);
+            self.ready.push_back(id);
         }
     }
 
@@ -298,26 +330,16 @@ impl Scheduler {
     pub fn turn(&mut self, now_ns: u64, out: &mut Outbox) -> Turn {
         let mut left = GRANTS_PER_TURN;
         while left > 0 {
-            let Some(lane_index) = self.ready.pop_front() else {
+            let Some(id) = self.ready.pop_front() else {
                 return Turn::Idle;
             };
-            let Some(lane) = self.lanes[lane_index as usize].as_mut() else {
-                continue;
-            };
+            let lane = find(&mut self.lanes, id).expect("a listed lane is open");
             let most = left.min(GRANTS_PER_LANE);
-            let looked = grant_lane(
-                lane,
-                lane_index,
-                &mut self.pods,
-                &self.entries,
-                most,
-                now_ns,
-                out,
-            );
+            let looked = grant_lane(lane, &mut self.pods, &self.entries, most, now_ns, out);
             // A lane that used all its looks may have more; one that did not has nothing to give.
             lane.listed = looked == most && lane.waiting() > 0;
             if lane.listed {
-                self.ready.push_back(lane_index);
+                self.ready.push_back(id);
             }
             left -= looked.max(1);
         }
@@ -335,47 +357,47 @@ impl Scheduler {
 
     /// Looks after what is due: idle pods, starts that were put off.
     pub fn tick(&mut self, now_ns: u64, out: &mut Outbox) {
-        while let Some(Reverse((at, lane_index))) = self.due.peek().copied() {
+        while let Some(Reverse((at, id))) = self.due.peek().copied() {
             if at > now_ns {
                 return;
             }
             self.due.pop();
-            let Some(lane) = self.lane(lane_index) else {
+            let Some(lane) = self.lane(id) else {
                 continue;
             };
             if lane.due_ns != at {
                 continue;
             }
             lane.due_ns = u64::MAX;
-            self.retire_idle(lane_index, now_ns, out);
-            self.reconcile(lane_index, now_ns, out);
-            self.finish_close(lane_index, now_ns, out);
+            self.retire_idle(id, now_ns, out);
+            self.reconcile(id, now_ns, out);
+            self.finish_close(id, now_ns, out);
         }
     }
 
     /// Sets the lane's timer, unless it fires earlier anyway.
-    pub(crate) fn arm(&mut self, lane_index: u32, at_ns: u64) {
-        let Some(lane) = self.lane(lane_index) else {
+    pub(crate) fn arm(&mut self, id: LaneId, at_ns: u64) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         if at_ns < lane.due_ns {
             lane.due_ns = at_ns;
-            self.due.push(Reverse((at_ns, lane_index)));
+            self.due.push(Reverse((at_ns, id)));
         }
     }
 
-    fn arm_idle(&mut self, lane_index: u32, now_ns: u64) {
-        let Some(lane) = self.lane(lane_index) else {
+    fn arm_idle(&mut self, id: LaneId, now_ns: u64) {
+        let Some(lane) = self.lane(id) else {
             return;
         };
         let Some(plan) = lane.plan.pods else { return };
         if lane.census.usable > plan.min && lane.due_ns == u64::MAX {
-            self.arm(lane_index, now_ns.saturating_add(plan.idle_ns));
+            self.arm(id, now_ns.saturating_add(plan.idle_ns));
         }
     }
 
-    pub(crate) fn recount(&mut self, lane_index: u32) {
-        if let Some(Some(lane)) = self.lanes.get_mut(lane_index as usize) {
+    pub(crate) fn recount(&mut self, id: LaneId) {
+        if let Some(lane) = find(&mut self.lanes, id) {
             lane.count(&mut self.pods);
         }
     }
@@ -393,7 +415,6 @@ impl Scheduler {
 /// Grants up to `most` tickets of a lane; gives how many were looked at.
 fn grant_lane(
     lane: &mut Lane,
-    lane_index: u32,
     pods: &mut Pods,
     entries: &Entries,
     most: usize,
@@ -401,7 +422,7 @@ fn grant_lane(
     out: &mut Outbox,
 ) -> usize {
     // A call that waits in a removed lane is its successor's, under a plan that is about to come.
-    if lane.removed.is_some() {
+    if lane.is_removed {
         return 0;
     }
     for looked in 0..most {
@@ -414,6 +435,10 @@ fn grant_lane(
             return looked;
         }
         let ticket = lane.pop().expect("something waits");
+        // Its function was removed and registered anew; the call's owner was told and ends it.
+        if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
+            continue;
+        }
         if !entries.grant(ticket.call()) {
             continue;
         }
@@ -438,7 +463,7 @@ fn grant_lane(
         let call = ticket.call();
         out.grants.push(Grant {
             call,
-            lane: lane_index,
+            lane: lane.id,
             pod,
             granted_ns: now_ns,
             start_ns,

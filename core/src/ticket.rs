@@ -9,6 +9,16 @@ pub enum Class {
     Async = 1,
 }
 
+/// A function's lane: a place in the tables of lanes, and the registration that has it. A place is
+/// used again when its function is gone, and a function that is removed and registered anew while old
+/// calls run keeps its place; the epoch tells these registrations apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId {
+    pub index: u32,
+    /// Grows with every registration of any function.
+    pub epoch: u32,
+}
+
 /// A call's entry in the table of the io thread that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallRef {
@@ -45,7 +55,7 @@ pub struct Ticket {
     pub queued_ns: u64,
     pub index: u32,
     pub generation: u32,
-    pub lane: u32,
+    pub lane: LaneId,
     /// The pod that a retry would rather not see again, by index; `PodRef::NONE.index` for none.
     pub avoid: u32,
     pub thread: u16,
@@ -69,7 +79,7 @@ impl Ticket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub call: CallRef,
-    pub lane: u32,
+    pub lane: LaneId,
     pub pod: PodRef,
     pub granted_ns: u64,
     /// How much of its wait was for a pod to start.
@@ -87,9 +97,9 @@ pub enum PodVerdict {
 }
 
 /// The end of an attempt: the slot is free.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
-    pub lane: u32,
+    pub lane: LaneId,
     pub pod: PodRef,
     pub verdict: PodVerdict,
     /// Sent to answered, where there was an answer to measure.

@@ -1,9 +1,7 @@
 //! Requests that are not calls: their bodies, and who answers them. It decides nothing about functions
 //! or executions; `function_api` and `execution_api` do. `client` calls it.
 
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 
 use crate::client::invite;
 use crate::conn::{Conn, Stop};
@@ -11,7 +9,6 @@ use crate::execution_api::{self, About};
 use crate::function_api;
 use crate::head::Framing;
 use crate::incoming::Incoming;
-use crate::invoke::Client;
 use crate::problem::Problem;
 use crate::reply::Response;
 use crate::request::Head;
@@ -61,27 +58,9 @@ pub(crate) async fn other(conn: &Conn, head: &Head) -> Result<Response, Stop> {
     let max = thread.config.body_bytes_max;
     let incoming = read_body(conn, head, max).await?;
     let body = incoming.body().to_vec();
-    let gone = std::future::poll_fn(|_| {
-        if conn.poll_gone() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    });
-    let mut answered = pin!(respond(thread, &route, &incoming, body));
-    let mut gone = pin!(gone);
-    // A client that leaves a long poll takes it along; a change goes on by itself.
-    let quits = matches!(route, Route::Execution(_, Verb::Get));
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(response) = answered.as_mut().poll(cx) {
-            return Poll::Ready(response);
-        }
-        if quits && gone.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Stop::Quiet));
-        }
-        Poll::Pending
-    })
-    .await
+    // A FIN after a whole request ends calls alone (contract 1.6): here the client may just have
+    // nothing more to send, a change goes on by itself, and a long poll has a deadline of its own.
+    respond(thread, &route, &incoming, body).await
 }
 
 async fn respond(

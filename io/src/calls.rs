@@ -3,27 +3,16 @@
 //! Written by that task, by the inbox and by whoever ends a call.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use nanofaas_core::call::End;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::{CallRef, Grant};
+use nanofaas_core::ticket::{CallRef, Grant, LaneId};
 
 use crate::output::Output;
-
-/// Why a call has to end before it is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Cancelled,
-    /// Its client went away and nobody else waits for it.
-    Left,
-    Removed,
-    StartsFail(Arc<str>),
-    Shutdown,
-}
 
 /// What is heard of a Job.
 pub(crate) enum JobNews {
@@ -49,7 +38,7 @@ pub(crate) struct JobAnswer {
 #[derive(Default)]
 struct Slot {
     generation: u32,
-    lane: u32,
+    lane: Option<LaneId>,
     used: bool,
     /// The task is gone, but a grant is on its way: its slot is given back when it arrives.
     orphan: bool,
@@ -98,7 +87,7 @@ impl Calls {
     }
 
     /// A place for a call, unless the table is full.
-    pub(crate) fn open(&self, lane: u32) -> Option<CallRef> {
+    pub(crate) fn open(&self, lane: LaneId) -> Option<CallRef> {
         let mut inner = self.inner.borrow_mut();
         let index = match inner.free.pop() {
             Some(index) => index,
@@ -113,7 +102,7 @@ impl Calls {
         let generation = slot.generation.wrapping_add(1);
         *slot = Slot {
             generation,
-            lane,
+            lane: Some(lane),
             used: true,
             ..Slot::default()
         };
@@ -178,35 +167,32 @@ impl Calls {
         Delivered::Taken
     }
 
+    /// The grant, when it is there and nothing ends the call first.
+    pub(crate) fn take_grant_to_run(&self, call: CallRef) -> Option<Grant> {
+        self.with(call, |slot| {
+            let runs = slot.end.is_none();
+            slot.grant.take_if(|_| runs)
+        })
+        .flatten()
+    }
+
     /// The grant, when it is there.
     pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
 
-    /// Ends a call from outside; the first reason counts. False where there is no such call.
+    /// Ends a call from outside. False where there is no such call.
     pub(crate) fn end(&self, call: CallRef, end: End) -> bool {
-        let found = self.with(call, |slot| {
-            slot.end.get_or_insert(end);
-            wake(slot);
-        });
-        found.is_some()
+        self.with(call, |slot| tell_end(slot, end)).is_some()
     }
 
-    /// Ends every call of `lane` (of all lanes without one) that `choose` says yes to.
-    pub(crate) fn end_all(&self, lane: Option<u32>, end: &End, choose: impl Fn(CallRef) -> bool) {
+    /// The same for every call of `lane`, or of all lanes.
+    pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
-        let thread = self.thread;
-        for (index, slot) in inner.slots.iter_mut().enumerate() {
-            let index = index as u32;
-            let call = CallRef {
-                index,
-                generation: slot.generation,
-                thread,
-            };
-            let meant = slot.used && !slot.orphan && lane.is_none_or(|lane| lane == slot.lane);
-            if meant && choose(call) {
-                slot.end.get_or_insert_with(|| end.clone());
-                wake(slot);
+        for slot in &mut inner.slots {
+            let is_meant = lane.is_none_or(|lane| slot.lane == Some(lane));
+            if slot.used && !slot.orphan && is_meant {
+                tell_end(slot, end.clone());
             }
         }
     }
@@ -256,11 +242,11 @@ impl Calls {
         self.with(call, |slot| slot.job.take()).flatten()
     }
 
-    /// The reason to end, when there is one; else the task is woken when there is news.
+    /// The reason to end, once, when there is one; else the task is woken when there is news.
     pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
-            if let Some(end) = &slot.end {
-                return Poll::Ready(end.clone());
+            if let Some(end) = slot.end.take() {
+                return Poll::Ready(end);
             }
             match &slot.waker {
                 Some(waker) if waker.will_wake(cx.waker()) => {}
@@ -270,6 +256,11 @@ impl Calls {
         })
         .expect("a call that is served has its place")
     }
+}
+
+fn tell_end(slot: &mut Slot, end: End) {
+    slot.end = Some(End::merge(slot.end.take(), end));
+    wake(slot);
 }
 
 fn wake(slot: &Slot) {

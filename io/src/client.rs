@@ -2,6 +2,9 @@
 //! armed all the while (`conn`), so a client that leaves is noticed at once and pipelined requests are
 //! there when they are wanted. It decides no call; `accept` starts it.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::Shutdown;
 use std::pin::pin;
 use std::rc::Rc;
@@ -9,8 +12,9 @@ use std::task::Poll;
 
 use crate::api;
 use crate::buffers::SMALL;
-use crate::conn::{Conn, Port, SECOND_NS, Stop};
+use crate::conn::{Conn, Port, SECOND_NS, SHARE, Stop};
 use crate::head::Framing;
+use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
@@ -21,9 +25,6 @@ use crate::rooms::Rooms;
 use crate::route::{Route, route};
 use crate::thread::Phase;
 
-/// With epoll a client that sends ahead, and reads its answers as fast, would have the thread to itself:
-/// after so many passes, of up to 64 KiB each, the others have their turn.
-const PASSES_MAX: usize = 2;
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
 const LINGER_NS: u64 = 2 * SECOND_NS;
@@ -42,27 +43,32 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
         let event_loop = &conn.thread.event_loop;
         loop {
             let over = std::future::poll_fn(|cx| {
-                for _ in 0..PASSES_MAX {
+                conn.share.renew(SHARE);
+                loop {
                     conn.kick.set(false);
                     conn.poll_read(cx);
                     if server.as_mut().poll(cx).is_ready() {
                         return Poll::Ready(true);
                     }
-                    // The server made room that is waited for.
+                    if conn.share.is_used_up() {
+                        return Poll::Ready(false);
+                    }
+                    // Else the server made room that is waited for.
                     if conn.eof.get() || !conn.kick.get() {
                         return Poll::Pending;
                     }
                 }
-                Poll::Ready(false)
             })
             .await;
             if over {
                 break;
             }
+            // The client has more to do; the others have their turn first.
             event_loop.yield_now().await;
         }
     }
-    conn.thread.buffers.give(conn.pending.take());
+    let left = conn.pending.take().into_buffer();
+    conn.thread.buffers.give(left);
     connections.set(connections.get() - 1);
 }
 
@@ -176,6 +182,13 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                     out,
                 };
                 match invoke::begin(&entrant, &mut incoming) {
+                    // Its FIN is there already, so the client has left: the call is not begun.
+                    // What was sent behind it is not answered either, since an answer to that would
+                    // be taken for this one's.
+                    Ok(manner) if conn.has_left() && !manner.outlives_client(&incoming) => {
+                        thread.buffers.give(incoming.into_buffer());
+                        return Stays::No;
+                    }
                     Ok(Manner::Plain) => {
                         invoke::plain_call(thread, &entrant, &incoming, &mut answering).await;
                         thread.buffers.give(incoming.into_buffer());
@@ -256,7 +269,7 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     if conn.loopback
         && !internal
         && let Some(host) = head.host
-        && !is_loopback(host.of(&pending))
+        && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
     {
         let why = "while listening on loopback, Host has to be localhost or a loopback address";
         return Err(Problem::Forbidden(why));
@@ -268,22 +281,6 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
     };
     let thread = &conn.thread;
     invoke::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_ns).map(Admitted::Call)
-}
-
-/// Whether a `Host` value names this machine by a name that no stranger can give to an address.
-fn is_loopback(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else {
-        return false;
-    };
-    if let Some(rest) = host.strip_prefix('[') {
-        return rest.split(']').next().is_some_and(|ip| ip == "::1");
-    }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name == "127.0.0.1"
-        || name.eq_ignore_ascii_case("localhost")
-        || name
-            .parse::<std::net::Ipv4Addr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Invites the body where the client waits for that.

@@ -6,18 +6,20 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nanofaas_core::call::End;
 use nanofaas_core::ticket::CallRef;
 
 use crate::alarm::Alarm;
 use crate::buffers::SMALL;
-use crate::calls::End;
 use crate::chunked::Chunked;
 use crate::head::{Fault, Framing, HeadScan};
 use crate::incoming::Incoming;
 use crate::invoke::Client;
+use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::request::{Head, parse_head};
 use crate::runtime::net::Socket;
+use crate::share::Share;
 use crate::thread::{Phase, Thread};
 
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
@@ -30,6 +32,11 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// A refused body up to this size is read and dropped, so that the connection lives on.
 const SKIPPED_MAX: u64 = 256 * 1024;
 const LARGE_READ: usize = 64 * 1024;
+/// Bytes that a connection takes in before the others have their turn, and what a request counts as:
+/// so at most 8 requests. Each is a system call on epoll, and a new connection's first call waits for
+/// some four turns of all the others.
+pub(crate) const SHARE: usize = 256 * 1024;
+const REQUEST_SHARE: usize = SHARE / 8;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 
@@ -47,14 +54,14 @@ pub(crate) struct Conn {
     pub(crate) thread: Rc<Thread>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
-    /// Bytes that came and were not taken.
-    pub(crate) pending: RefCell<Vec<u8>>,
+    pub(crate) pending: RefCell<Pending>,
     /// The reader stops while more than this is pending.
     pub(crate) room: Cell<usize>,
     pub(crate) read_size: Cell<usize>,
     pub(crate) eof: Cell<bool>,
     /// The reader has a reason to be asked again.
     pub(crate) kick: Cell<bool>,
+    pub(crate) share: Share,
     /// The call that ends when the client leaves.
     pub(crate) serving: Cell<Option<CallRef>>,
     pub(crate) alarm: Alarm,
@@ -68,7 +75,7 @@ impl Client for Conn {
         if let Some(place) = place
             && self.eof.get()
         {
-            self.thread.calls.end(place, End::Left);
+            self.thread.calls.end(place, End::ClientLeft);
         }
     }
 
@@ -103,14 +110,24 @@ impl Conn {
             read_size: Cell::new(SMALL),
             eof: Cell::new(false),
             kick: Cell::new(false),
+            share: Share::default(),
             serving: Cell::new(None),
             loopback,
         }
     }
 
-    /// Takes in what the client sent, as far as there is room for it.
+    /// Whether the client left before a call of its begins: its FIN may have come with the request, and
+    /// the loop has not seen it yet.
+    pub(crate) fn has_left(&self) -> bool {
+        self.eof.get() || self.socket.has_ended()
+    }
+
+    /// Takes in what the client sent, as far as there is room for it and the share goes.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
-        while !self.eof.get() && self.pending.borrow().len() <= self.room.get() {
+        while !self.eof.get()
+            && !self.share.is_used_up()
+            && self.pending.borrow().len() <= self.room.get()
+        {
             let Poll::Ready(read) = self.socket.poll_recv(self.read_size.get(), cx) else {
                 return;
             };
@@ -118,20 +135,17 @@ impl Conn {
             if buffer.is_empty() {
                 self.eof.set(true);
                 if let Some(place) = self.serving.get() {
-                    self.thread.calls.end(place, End::Left);
+                    self.thread.calls.end(place, End::ClientLeft);
                 }
                 return;
             }
             // The next receive may stay armed for long: only one that follows a full one has much room.
             let is_full = buffer.len() == buffer.capacity();
             self.read_size.set(if is_full { LARGE_READ } else { SMALL });
-            let mut pending = self.pending.borrow_mut();
-            if pending.capacity() == 0 {
-                *pending = buffer;
-            } else {
-                pending.extend_from_slice(&buffer);
-                self.thread.buffers.give(buffer);
-            }
+            self.share.take(buffer.len());
+            self.pending
+                .borrow_mut()
+                .append(buffer, &self.thread.buffers);
         }
     }
 
@@ -181,6 +195,18 @@ impl Conn {
         .await
     }
 
+    /// Waits while the connection's share is used up; its task gives way then.
+    async fn own_turn(&self) {
+        std::future::poll_fn(|_| {
+            if self.share.is_used_up() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
     /// Lets the reader take up to `room` bytes ahead.
     pub(crate) fn set_room(&self, room: usize) {
         self.room.set(room);
@@ -195,11 +221,15 @@ impl Conn {
         self.alarm
             .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
         let mut begun = !idle;
+        if self.share.is_used_up() {
+            self.own_turn().await;
+        }
         loop {
             let seen = {
                 let pending = self.pending.borrow();
                 if !pending.is_empty() {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
+                        self.share.take(REQUEST_SHARE);
                         let now_ns = thread.now_ns();
                         thread.active(now_ns);
                         return Ok((head, now_ns));
@@ -280,13 +310,7 @@ impl Conn {
             // The reader waits for the room that is made here.
             self.kick.set(true);
         }
-        if pending.len() == whole {
-            return std::mem::take(&mut *pending);
-        }
-        let mut ahead = self.thread.buffers.take(pending.len() - whole);
-        ahead.extend_from_slice(&pending[whole..]);
-        pending.truncate(whole);
-        std::mem::replace(&mut *pending, ahead)
+        pending.split(whole, &self.thread.buffers)
     }
 
     /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of each
@@ -330,11 +354,7 @@ impl Conn {
     /// Forgets the first bytes.
     pub(crate) fn drop_bytes(&self, count: usize) {
         let mut pending = self.pending.borrow_mut();
-        if count == pending.len() {
-            self.thread.buffers.give(std::mem::take(&mut *pending));
-        } else {
-            pending.drain(..count);
-        }
+        pending.skip(count, &self.thread.buffers);
         self.kick.set(true);
     }
 

@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::call::End;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::Failure;
 
-use crate::calls::{End, JobAnswer, JobNews};
+use crate::calls::{JobAnswer, JobNews};
 use crate::executions::{Found, Kept, Record};
+use crate::follow::Follower;
 use crate::problem::Problem;
 use crate::reply::{Response, problem};
 use crate::thread::Thread;
@@ -33,8 +35,6 @@ pub(crate) enum About {
     Input {
         token: Box<[u8]>,
     },
-    /// A repeat of a keyed call waits for its result.
-    Follow(follow::Follower),
 }
 
 /// What a stranger hears, whether there is such an execution or not.
@@ -97,10 +97,39 @@ pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -
             }
             _ => problem(&Problem::Stale),
         },
-        About::Follow(follower) => match found {
-            Found::Kept(kept) => follow::answer(thread, &kept, &follower).await,
-            Found::Plain(_) => problem(&Problem::NoSuchExecution),
-        },
+    }
+}
+
+/// Why a repeat of a call got no answer of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFollowed {
+    /// The execution is not kept any more, nor is its key.
+    Gone,
+    /// A queue inside the platform is full.
+    Busy,
+}
+
+/// Has a repeat of a call wait for it, wherever the execution belongs.
+pub(crate) async fn follow_anywhere(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    follower: Follower,
+) -> Result<Response, NotFollowed> {
+    if id.thread() == thread.index {
+        return follow(thread, id, &follower).await;
+    }
+    crate::peer::follow(thread, id, follower).await
+}
+
+/// Has a repeat wait for an execution of this thread.
+pub(crate) async fn follow(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    follower: &Follower,
+) -> Result<Response, NotFollowed> {
+    match thread.executions.find(id) {
+        Some(Found::Kept(kept)) => Ok(follow::answer(thread, &kept, follower).await),
+        Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
     }
 }
 
@@ -120,11 +149,11 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
     }
     let alarm = thread.alarms.alarm();
     alarm.set(thread.now_ns() + wait_ms * 1_000_000);
+    let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(());
         }
-        kept.watch(cx);
         alarm.poll(cx)
     })
     .await;

@@ -1,22 +1,24 @@
 //! The executions that this thread owns. Async, keyed and `Prefer` ones are kept with their output
-//! for a time and within a byte budget; plain sync ones leave a small record in a ring.
+//! for a time and within the process's byte budget (`store`); plain sync ones leave a small record in a ring.
 //! A terminal state never changes. It answers no request by itself; `execution_api` does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use foldhash::{HashMap, HashMapExt};
-use nanofaas_core::admission::Refusal;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
 
+use crate::idempotency::Keys;
 use crate::output::Output;
+use crate::store::{Budget, Oldest};
 use crate::thread::Known;
+use crate::waiters::{Waiter, Waiters};
 
 /// The states of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,34 +80,36 @@ pub(crate) type Key = (std::sync::Arc<str>, Box<[u8]>);
 pub(crate) struct Kept {
     pub(crate) record: RefCell<Record>,
     pub(crate) output: RefCell<Option<Rc<Output>>>,
-    /// The budget took the output before its time.
-    pub(crate) dropped: Cell<bool>,
     /// By when the call has to end; later once its client let go of it.
     pub(crate) deadline_ns: Cell<u64>,
     /// Nobody waits as a sync client any more: the async deadlines hold.
     pub(crate) detached: Cell<bool>,
-    /// The first caller was refused: his followers get the same answer.
-    pub(crate) refused: Cell<Option<Refusal>>,
     /// Clients that wait for it now.
     pub(crate) followers: Cell<u32>,
     pub(crate) key: RefCell<Option<Key>>,
-    pub(crate) times: Cell<crate::call::Times>,
-    waiters: RefCell<Vec<Waker>>,
+    pub(crate) times: Cell<nanofaas_core::call::Times>,
+    /// What the store's account has for it.
+    weighed: Cell<u64>,
+    waiters: Waiters<()>,
 }
 
 impl Kept {
-    pub(crate) fn new(record: Record, deadline_ns: u64, detached: bool) -> Rc<Self> {
+    pub(crate) fn new(
+        record: Record,
+        deadline_ns: u64,
+        key: Option<Key>,
+        detached: bool,
+    ) -> Rc<Self> {
         Rc::new(Self {
             record: RefCell::new(record),
             output: RefCell::default(),
-            dropped: Cell::new(false),
             deadline_ns: Cell::new(deadline_ns),
             detached: Cell::new(detached),
-            refused: Cell::new(None),
             followers: Cell::new(0),
-            key: RefCell::default(),
+            key: RefCell::new(key),
             times: Cell::default(),
-            waiters: RefCell::default(),
+            weighed: Cell::new(0),
+            waiters: Waiters::default(),
         })
     }
 
@@ -115,46 +119,83 @@ impl Kept {
 
     /// Whether it has ended, one way or another.
     pub(crate) fn is_over(&self) -> bool {
-        self.status().is_terminal() || self.refused.get().is_some()
+        self.status().is_terminal()
     }
 
-    /// Wakes the task when the execution ends.
-    pub(crate) fn watch(&self, cx: &Context<'_>) {
-        let mut waiters = self.waiters.borrow_mut();
-        if !waiters.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiters.push(cx.waker().clone());
+    /// A wait for the end.
+    pub(crate) const fn until_over(&self) -> UntilOver<'_> {
+        UntilOver {
+            kept: self,
+            waiter: self.waiters.wait(()),
         }
     }
 
     /// Wakes everybody who waits for the end.
     pub(crate) fn announce(&self) {
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiters.wake(());
     }
 
-    fn held_bytes(&self) -> u64 {
+    /// Bytes that it takes, all that is kept for it counted.
+    fn weight(&self) -> u64 {
+        let record = self.record.borrow();
+        let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
+        let start = record.start.as_ref().map_or(0, |phases| {
+            size_of_val::<[(&str, u64)]>(phases) + COUNTS_BYTES
+        });
+        // The thread that owns the key has it, too.
+        let key = self.key.borrow();
+        let key = key
+            .as_ref()
+            .map_or(0, |(_, key)| 2 * key.len() + Keys::ENTRY_BYTES);
         let output = self.output.borrow();
-        KEPT_BYTES + output.as_ref().map_or(0, |output| output.held_bytes())
+        let output = output.as_ref().map_or(0, |output| output.held_bytes());
+        (KEPT_BYTES + failure + start + key) as u64 + output
+    }
+}
+
+/// A wait for a kept execution's end, which may be given up.
+pub(crate) struct UntilOver<'a> {
+    kept: &'a Kept,
+    waiter: Waiter<'a, ()>,
+}
+
+impl UntilOver<'_> {
+    /// Whether it is over; else the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.kept.is_over();
+        if !over {
+            self.waiter.keep(cx);
+        }
+        over
     }
 }
 
 /// The id of a record that was taken back; no execution gets it.
 const NOBODY: ExecutionId = ExecutionId::new(0, 1023, 0);
 
-/// What a kept execution weighs besides its output.
-const KEPT_BYTES: u64 = 512;
+/// The two counts of an `Rc` or `Arc`.
+const COUNTS_BYTES: usize = 2 * size_of::<usize>();
+
+/// What a kept execution takes besides what it points to: itself, and its places in the table, which
+/// may be half empty, and among those that are over.
+const KEPT_BYTES: usize = size_of::<Kept>()
+    + COUNTS_BYTES
+    + 2 * size_of::<(u128, Rc<Kept>)>()
+    + size_of::<(u64, u128)>()
+    + size_of::<Output>()
+    + COUNTS_BYTES;
 
 struct Inner {
     kept: HashMap<u128, Rc<Kept>>,
-    /// Finished ones, the oldest first, with the time at which they go.
-    leaving: VecDeque<(u64, u128)>,
-    held_bytes: u64,
+    /// Finished ones, the oldest first, with the time of their end.
+    finished: VecDeque<(u64, u128)>,
     ring: Vec<Record>,
     ring_next: u16,
 }
 
 /// All executions of a thread.
 pub(crate) struct Executions {
-    bytes_max: u64,
+    budget: Budget,
     ttl_ns: u64,
     inner: RefCell<Inner>,
 }
@@ -167,16 +208,15 @@ pub(crate) enum Found {
 }
 
 impl Executions {
-    pub(crate) fn new(bytes_max: u64, ttl_ms: u64) -> Self {
+    pub(crate) fn new(budget: Budget, ttl_ms: u64) -> Self {
         let inner = Inner {
             kept: HashMap::new(),
-            leaving: VecDeque::new(),
-            held_bytes: 0,
+            finished: VecDeque::new(),
             ring: Vec::new(),
             ring_next: 0,
         };
         Self {
-            bytes_max,
+            budget,
             ttl_ns: ttl_ms.saturating_mul(1_000_000),
             inner: RefCell::new(inner),
         }
@@ -216,19 +256,15 @@ impl Executions {
 
     /// Keeps an execution until some time after its end.
     pub(crate) fn put(&self, kept: &Rc<Kept>) {
-        let mut inner = self.inner.borrow_mut();
-        inner.held_bytes += KEPT_BYTES;
-        inner
-            .kept
-            .insert(kept.record.borrow().id.random(), kept.clone());
+        let id = kept.record.borrow().id.random();
+        self.inner.borrow_mut().kept.insert(id, kept.clone());
+        self.weigh(kept);
     }
 
-    /// Forgets an execution that was refused before it was queued.
-    pub(crate) fn forget(&self, id: ExecutionId) {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(kept) = inner.kept.remove(&id.random()) {
-            inner.held_bytes -= kept.held_bytes();
-        }
+    /// Brings the store's account up to date with what an execution weighs.
+    fn weigh(&self, kept: &Kept) {
+        let is = kept.weight();
+        self.budget.change(kept.weighed.replace(is), is);
     }
 
     /// What is known of an execution, if it is still remembered.
@@ -244,39 +280,43 @@ impl Executions {
 
     /// A kept execution ended: its output counts from now on, and its time runs.
     pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Rc<Output>>, now_ns: u64) {
-        let mut inner = self.inner.borrow_mut();
-        if let Some(output) = output {
-            inner.held_bytes += output.held_bytes();
-            kept.output.replace(Some(output));
-        }
+        kept.output.replace(output);
         let id = kept.record.borrow().id.random();
-        inner
-            .leaving
-            .push_back((now_ns.saturating_add(self.ttl_ns), id));
+        let finished = &mut self.inner.borrow_mut().finished;
+        finished.push_back((now_ns, id));
+        self.budget.set_oldest(finished.front().map(|(ns, _)| *ns));
+        self.weigh(kept);
     }
 
-    /// Drops what is past its time, and the oldest finished ones past the byte budget; `gone` hears
-    /// of each, and whether the budget took it.
-    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) {
+    /// Drops what is past its time, and what was finished first while the budget is passed; `gone`
+    /// hears of each, and whether the budget took it. Where another thread has what was finished
+    /// first, that one has to be told.
+    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<u16> {
         loop {
-            let (kept, early) = {
-                let mut inner = self.inner.borrow_mut();
-                let Some((at, id)) = inner.leaving.front().copied() else {
-                    return;
-                };
-                let early = at > now_ns;
-                if early && inner.held_bytes <= self.bytes_max {
-                    return;
+            let first = self.inner.borrow().finished.front().copied();
+            let late = first.is_some_and(|(ns, _)| ns.saturating_add(self.ttl_ns) <= now_ns);
+            if !late {
+                match self.budget.passed()? {
+                    Oldest::Own => {}
+                    Oldest::Of(thread) => return self.budget.ask(thread).then_some(thread),
                 }
-                inner.leaving.pop_front();
-                let Some(kept) = inner.kept.remove(&id) else {
-                    continue;
-                };
-                inner.held_bytes -= kept.held_bytes();
-                (kept, early)
+            }
+            let kept = {
+                let inner = &mut *self.inner.borrow_mut();
+                let (_, id) = inner.finished.pop_front()?;
+                let next = inner.finished.front().map(|(ns, _)| *ns);
+                self.budget.set_oldest(next);
+                inner.kept.remove(&id)
             };
-            kept.dropped.set(true);
-            gone(&kept, early);
+            if let Some(kept) = kept {
+                self.budget.change(kept.weighed.take(), 0);
+                gone(&kept, !late);
+            }
         }
+    }
+
+    /// Another thread asked this one to drop what it finished first.
+    pub(crate) fn acknowledge_budget(&self) {
+        self.budget.acknowledge();
     }
 }

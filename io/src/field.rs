@@ -182,7 +182,7 @@ impl Prefer {
 }
 
 /// What stands before and after the first `mark` that is not inside a quoted string.
-fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
+pub(crate) fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut quoted = false;
     let mut at = 0;
     while at < value.len() {

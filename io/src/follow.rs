@@ -7,8 +7,7 @@ use std::task::Poll;
 use nanofaas_core::outcome::{Failure, Stage};
 
 use crate::executions::Kept;
-use crate::problem::Problem;
-use crate::reply::{Invocation, Response, problem};
+use crate::reply::{Invocation, Response};
 use crate::thread::Thread;
 
 /// A repeat of a keyed call.
@@ -42,11 +41,11 @@ impl Drop for Waiting<'_> {
 pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline_ns: u64) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline_ns);
+    let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(true);
         }
-        kept.watch(cx);
         alarm.poll(cx).map(|()| false)
     })
     .await
@@ -76,9 +75,6 @@ pub(crate) fn result(
     arrived_ns: u64,
     replay: bool,
 ) -> Response {
-    if let Some(refusal) = kept.refused.get() {
-        return problem(&Problem::Refused(refusal));
-    }
     let record = kept.record.borrow();
     let output = kept.output.borrow();
     let over = record.status.is_terminal();
@@ -106,9 +102,6 @@ pub(crate) fn result(
 pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Follower) -> Response {
     let trace_id = follower.trace_id.as_deref();
     if follower.enqueue {
-        if let Some(refusal) = kept.refused.get() {
-            return problem(&Problem::Refused(refusal));
-        }
         return accepted(kept, trace_id).with("Idempotent-Replay", b"true");
     }
     let _waiting = Waiting::new(kept);

@@ -1,6 +1,6 @@
 //! Idempotency keys: which execution holds which key. A key belongs to the thread that
 //! hash(function, key) names; one question there answers run, follow or mismatch. It keeps no
-//! output; a key goes when its execution goes.
+//! output; a key goes when its execution goes. `peer` brings the claims, and answers those that wait.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,21 +10,41 @@ use nanofaas_core::id::ExecutionId;
 use sha2::{Digest, Sha256};
 
 use crate::executions::Key;
+use crate::media_type::normal_form;
+use crate::problem::Problem;
 
 /// What a claim of a key led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Claim {
-    /// Nobody held it: the claimant's execution does now.
-    Run,
-    /// This execution holds it.
+    /// The key was free: it is the claimant's now, who says next whether its call was admitted.
+    Run { key: Box<Key>, id: ExecutionId },
+    /// The execution that has it, which was admitted.
     Follow(ExecutionId),
-    /// Held with another body.
+    /// It is held with another body.
     Mismatch,
+    /// The claimant who had it was refused, for this reason.
+    Refused(Box<Problem>),
+}
+
+/// A claim that waits until the first claimant was admitted or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) thread: u16,
+    /// Of the question, on that thread.
+    pub(crate) token: u64,
 }
 
 struct Held {
     id: ExecutionId,
     body: [u8; 32],
+    state: State,
+}
+
+enum State {
+    /// The claimant was told to run, and has not said yet whether it does. To follow it now could mean
+    /// to follow a call that is refused, of which nothing is kept: so later claims wait here.
+    Claimed(Vec<Asker>),
+    Admitted,
 }
 
 /// The keys that this thread owns.
@@ -38,34 +58,65 @@ pub(crate) fn owner(key: &Key, threads: u16) -> u16 {
     (hasher.finish() % u64::from(threads)) as u16
 }
 
-/// What a repeat has to have in common with the first: content type and body.
+/// What a repeat has to have in common with the first: content type, however it is spelt, and body.
 pub(crate) fn fingerprint(content_type: &[u8], body: &[u8]) -> [u8; 32] {
+    let content_type = normal_form(content_type);
     let mut sha = Sha256::new();
     sha.update((content_type.len() as u64).to_le_bytes());
-    sha.update(content_type);
+    sha.update(&content_type);
     sha.update(body);
     sha.finalize().into()
 }
 
 impl Keys {
-    /// Takes the key for `id`, or says who has it.
-    pub(crate) fn claim(&self, key: Key, body: [u8; 32], id: ExecutionId) -> Claim {
+    /// Takes the key for `id`, or says who has it; none while that is not certain.
+    pub(crate) fn claim(&self, key: &Key, body: [u8; 32], id: ExecutionId) -> Option<Claim> {
         let mut keys = self.0.borrow_mut();
-        match keys.get(&key) {
-            None => {
-                keys.insert(key, Held { id, body });
-                Claim::Run
-            }
-            Some(held) if held.body == body => Claim::Follow(held.id),
-            Some(_) => Claim::Mismatch,
+        let Some(held) = keys.get(key) else {
+            let state = State::Claimed(Vec::new());
+            keys.insert(key.clone(), Held { id, body, state });
+            let key = Box::new(key.clone());
+            return Some(Claim::Run { key, id });
+        };
+        match held.state {
+            _ if held.body != body => Some(Claim::Mismatch),
+            State::Admitted => Some(Claim::Follow(held.id)),
+            State::Claimed(_) => None,
         }
     }
 
-    /// Gives the key up, if `id` holds it.
-    pub(crate) fn release(&self, key: &Key, id: ExecutionId) {
-        let mut keys = self.0.borrow_mut();
-        if keys.get(key).is_some_and(|held| held.id == id) {
-            keys.remove(key);
+    /// Has a claim wait that got no answer.
+    pub(crate) fn wait(&self, key: &Key, asker: Asker) {
+        match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
+            Some(State::Claimed(waiting)) => waiting.push(asker),
+            _ => unreachable!("a claim waits for one that is not decided"),
         }
     }
+
+    /// The claimant was admitted: the claims that waited for it may follow it.
+    pub(crate) fn admit(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+        let mut keys = self.0.borrow_mut();
+        let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {
+            return Vec::new();
+        };
+        match std::mem::replace(&mut held.state, State::Admitted) {
+            State::Claimed(waiting) => waiting,
+            State::Admitted => Vec::new(),
+        }
+    }
+
+    /// Gives the key up, if `id` holds it, and names the claims that waited for it to be decided.
+    pub(crate) fn release(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+        let mut keys = self.0.borrow_mut();
+        if keys.get(key).is_none_or(|held| held.id != id) {
+            return Vec::new();
+        }
+        match keys.remove(key).map(|held| held.state) {
+            Some(State::Claimed(waiting)) => waiting,
+            Some(State::Admitted) | None => Vec::new(),
+        }
+    }
+
+    /// What one key takes here, besides its own bytes.
+    pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(Key, Held)>();
 }

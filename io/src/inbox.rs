@@ -8,15 +8,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nanofaas_core::call::End;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress};
 use nanofaas_core::post::IoInbox;
-use nanofaas_core::ring::Consumer;
 use nanofaas_core::spec::Endpoint;
 
 use crate::buffers::SMALL;
-use crate::calls::{End, JobNews};
-use crate::peer::PeerMessage;
+use crate::calls::JobNews;
+use crate::peer::{self, PeerInbox};
 use crate::runtime::net::Socket;
 use crate::thread::{Known, Phase, Thread};
 
@@ -26,13 +26,13 @@ const PASS_MAX: usize = 512;
 /// The receiving ends.
 pub(crate) struct Inbox {
     pub(crate) rings: IoInbox,
-    pub(crate) peers: Consumer<PeerMessage>,
+    pub(crate) peers: PeerInbox,
 }
 
 impl Inbox {
     pub(crate) fn has_mail(&self) -> bool {
         let rings = &self.rings;
-        rings.messages.is_published() || rings.grants.is_published() || self.peers.is_published()
+        rings.messages.is_published() || rings.grants.is_published() || self.peers.has_mail()
     }
 }
 
@@ -80,10 +80,16 @@ pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
         thread.take_grant(grant);
     }
     for _ in 0..PASS_MAX {
-        let Some(message) = inbox.borrow_mut().peers.pop() else {
+        let Some(message) = inbox.borrow_mut().peers.messages.pop() else {
             break;
         };
-        crate::peer::take(thread, message);
+        peer::take(thread, message);
+    }
+    for _ in 0..PASS_MAX {
+        let Some((token, answer)) = inbox.borrow_mut().peers.answers.pop() else {
+            break;
+        };
+        peer::take_answer(thread, token, answer);
     }
 }
 
@@ -104,7 +110,6 @@ fn take(thread: &Rc<Thread>, message: Message) {
             let known = Rc::new(Known {
                 function,
                 endpoint: RefCell::new(endpoint),
-                removed: old.map(|old| old.removed.clone()).unwrap_or_default(),
             });
             thread.functions.borrow_mut().put(known);
             acknowledge(thread, version);
@@ -114,12 +119,8 @@ fn take(thread: &Rc<Thread>, message: Message) {
             name,
             version,
         } => {
-            if let Some(known) = thread.functions.borrow_mut().remove(&name) {
-                known.removed.set(true);
-            }
-            thread.calls.end_all(Some(lane), &End::Removed, |call| {
-                thread.entries.is_queued(call)
-            });
+            thread.functions.borrow_mut().remove(&name);
+            thread.calls.end_all(Some(lane), &End::Removed);
             acknowledge(thread, version);
         }
         Message::PodAddress {
@@ -152,12 +153,15 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 .calls
                 .job(call, attempt, JobNews::Ended { failure, oom });
         }
-        Message::Reply { token, reply } => thread.replies.answer(token, reply),
+        Message::Reply { token, reply } => {
+            // A change that comes too late for its client was made all the same.
+            let _late = thread.replies.answer(token, reply);
+        }
         Message::Begun => thread.begin(),
         Message::Drain => thread.phase.set(Phase::Draining),
         Message::Stop => {
             thread.phase.set(Phase::Stopping);
-            thread.calls.end_all(None, &End::Shutdown, |_| true);
+            thread.calls.end_all(None, &End::Shutdown);
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use nanofaas_core::admission::{self, Refusal};
+use nanofaas_core::call::NotAdmitted;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
 use nanofaas_core::metrics::{CallTime, RejectReason};
@@ -12,13 +13,14 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Class};
 
 use crate::alarm::Alarm;
-use crate::call::{self, Call, Finished};
+use crate::call::{self, Call, Finished, Life};
 use crate::executions::{Record, Status};
 use crate::field::{MediaType, media_type, parse_idempotency_key, parse_timeout_ms};
 use crate::head::Framing;
 use crate::incoming::Incoming;
 use crate::json;
 use crate::output::Output;
+use crate::pod::Stamps;
 use crate::problem::Problem;
 use crate::reply::{Invocation, Response, Wire, problem};
 use crate::request::Head;
@@ -134,6 +136,16 @@ pub(crate) enum Manner {
     Kept { detached: bool },
 }
 
+impl Manner {
+    /// Whether the call goes on when its client leaves.
+    pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Kept { detached } => *detached || incoming.head.idempotency_key.is_some(),
+        }
+    }
+}
+
 /// Reads a call's body as far as the platform does, and says how it is served.
 pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
     read_envelope(incoming)?;
@@ -162,30 +174,36 @@ fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
     Problem::Refused(refusal)
 }
 
-/// Lets a call into its function's queue, or says why not; a refusal leaves no trace.
+/// Lets a call into its function's queue, or says why not; a refusal leaves no trace. `begin` is called
+/// before the call can be granted.
 pub(crate) fn enter(
     thread: &Thread,
-    known: &Known,
+    known: &Rc<Known>,
     class: Class,
     now_ns: u64,
     deadline_ns: u64,
     begin: impl FnOnce(CallRef),
-) -> Result<CallRef, Problem> {
+) -> Result<Life, Problem> {
     let function = &known.function;
-    if known.removed.get() {
-        return Err(Problem::NoSuchFunction(function.name().to_string()));
-    }
     let Some(place) = thread.calls.open(function.lane) else {
         return Err(refuse(thread, known, Refusal::new(RejectReason::Memory, 0)));
     };
-    let left_ns = deadline_ns.saturating_sub(now_ns);
-    let queue_size = function.spec.queue_size;
-    if let Err(refusal) = admission::admit(&function.view, queue_size, class, left_ns) {
-        thread.calls.close(place, &thread.entries);
-        return Err(refuse(thread, known, refusal));
-    }
+    let admitted = Life::admit(thread, known.clone(), place, class, now_ns, deadline_ns);
+    let (life, ticket) = match admitted {
+        Ok(admitted) => admitted,
+        Err(not_admitted) => {
+            thread.calls.close(place, &thread.entries);
+            return Err(match not_admitted {
+                NotAdmitted::Refused(refusal) => refuse(thread, known, refusal),
+                NotAdmitted::FunctionRemoved => {
+                    Problem::NoSuchFunction(function.name().to_string())
+                }
+            });
+        }
+    };
     begin(place);
-    if !call::enter(thread, function, place, class, now_ns) {
+    if !thread.submit(ticket, &function.view) {
+        life.turned_away(thread);
         thread.calls.close(place, &thread.entries);
         let wait_ns = admission::predicted_wait_ns(&function.view, class);
         return Err(refuse(
@@ -196,7 +214,7 @@ pub(crate) fn enter(
     }
     known.metrics(thread).enqueue.add();
     thread.ledger().accepted.add();
-    Ok(place)
+    Ok(life)
 }
 
 pub(crate) fn record(
@@ -246,27 +264,25 @@ pub(crate) async fn plain_call(
         entrant.deadline_ns,
         begin,
     );
-    let place = match entered {
-        Ok(place) => place,
+    let life = match entered {
+        Ok(life) => life,
         Err(refused) => {
             thread.executions.forget_plain(id);
             return answering.send(&problem(&refused));
         }
     };
+    let place = life.place();
     answering.client.serving(Some(place));
     let call = Call {
         thread,
-        known: known.clone().into(),
+        life: life.into(),
         place,
         id,
-        class: Class::Sync,
         arrived_ns: entrant.arrived_ns,
-        queued_ns,
-        deadline_ns: entrant.deadline_ns,
         kept: None,
         request: incoming,
         alarm: answering.alarm,
-        attempt: 0.into(),
+        stamps: Stamps::default(),
     };
     let finished = call::serve(&call).await;
     answering.client.serving(None);
@@ -353,7 +369,7 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Statu
     if times.start_ns > 0 {
         metrics.record(CallTime::StartWait, times.start_ns);
     }
-    if call.attempt.get() > 0 {
+    if call.attempt() > 0 {
         metrics.record(CallTime::Dispatch, times.dispatch_ns);
         metrics.record(CallTime::Handler, times.function_ns);
     }
@@ -366,7 +382,7 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Statu
 fn log_failure(call: &Call<'_>, failure: &Failure) {
     use nanofaas_core::outcome::Blame;
     let known = call.known();
-    let (function, attempt) = (known.function.name(), call.attempt.get());
+    let (function, attempt) = (known.function.name(), call.attempt());
     let trace = call
         .request
         .trace_id()

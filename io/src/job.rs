@@ -7,13 +7,13 @@ use std::task::Poll;
 
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
-use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::call::{Attempt, Call, Cut};
+use crate::call::{Attempt, Call};
 use crate::calls::{JobAnswer, JobNews};
 use crate::field::{MediaType, media_type};
 use crate::output::Output;
@@ -34,6 +34,7 @@ pub(crate) struct Input {
 /// Ends the attempt in every case: the Job is stopped and its body forgotten.
 struct Running<'a> {
     call: &'a Call<'a>,
+    grant: &'a Grant,
     attempt: u32,
     /// What the bridge is told of how it came up.
     stamps: Option<ReadyStamps>,
@@ -42,6 +43,13 @@ struct Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         let thread = self.call.thread;
+        // Also of an attempt that was stopped the record says how far its start came.
+        let seen = thread.calls.take_job_start(self.call.place);
+        let phases = phases(thread, self.grant, &seen, self.stamps);
+        self.call.note(|record| {
+            record.start = Some(phases);
+            record.cold_start = true;
+        });
         thread.calls.expect_job(self.call.place, 0);
         thread.inputs.borrow_mut().remove(&self.call.id.random());
         let stop = BridgeMessage::JobStop {
@@ -87,6 +95,8 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
         token: thread.tokens.issue(call.id, attempt).into(),
         payload: body.map(Into::into),
         deadline_ms: call
+            .life
+            .borrow()
             .deadline_ns()
             .saturating_sub(now_ns)
             .div_ceil(1_000_000),
@@ -96,10 +106,11 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
 /// Runs the attempt and waits for its callback, its end, or the deadline.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let thread = call.thread;
-    let attempt = call.attempt.get();
+    let attempt = call.attempt();
     thread.calls.expect_job(call.place, attempt);
     let mut running = Running {
         call,
+        grant,
         attempt,
         stamps: None,
     };
@@ -108,22 +119,20 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         let why = "the bridge is too busy to start a Job";
         return Attempt::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
     }
-    let deadline = || match thread.calls.job_running_ns(call.place) {
-        Some(started_ns) => call.attempt_deadline_ns(started_ns),
-        // Until it runs, its own time does not; the bridge bounds the start.
-        None => call.deadline_ns(),
-    };
-    let news = std::future::poll_fn(|cx| {
-        if let Some(news) = thread.calls.take_job(call.place) {
-            return Poll::Ready(Ok(news));
+    let news = std::future::poll_fn(|_| {
+        if let Some(since_ns) = thread.calls.job_running_ns(call.place) {
+            call.life.borrow_mut().job_runs(since_ns);
         }
-        call.poll_cut(cx, deadline).map(Err)
+        // The call's own place wakes the task.
+        thread
+            .calls
+            .take_job(call.place)
+            .map_or(Poll::Pending, Poll::Ready)
     })
     .await;
     let now_ns = thread.now_ns();
-    let seen = thread.calls.take_job_start(call.place);
     let seen_ns = thread.calls.job_running_ns(call.place);
-    let (result, failure, stamps) = outcome(news, seen_ns.is_some());
+    let (result, failure, stamps) = outcome(news);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
@@ -141,7 +150,6 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         cold_start: true,
         init_ms: stamps.and_then(init_ms),
         start_ns: sent_ns - grant.granted_ns,
-        start: Some(phases(thread, grant, &seen, stamps)),
     }
 }
 
@@ -164,28 +172,21 @@ fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadySta
 
 type Outcome = (Result<Output, Failure>, AttemptFailure, Option<ReadyStamps>);
 
-fn outcome(news: Result<JobNews, Cut>, started: bool) -> Outcome {
+fn outcome(news: JobNews) -> Outcome {
     match news {
-        Ok(JobNews::Answered(answer)) => {
+        JobNews::Answered(answer) => {
             let JobAnswer { result, stamps } = *answer;
             let kind = result.as_ref().err().map_or(AttemptFailure::Final, kind_of);
             (result, kind, stamps)
         }
-        Ok(JobNews::Ended { failure, oom }) => {
+        JobNews::Ended { failure, oom } => {
             let kind = match kind_of(&failure) {
                 AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom },
                 kind => kind,
             };
             (Err(failure), kind, None)
         }
-        Ok(JobNews::Starting { .. }) => unreachable!("a start is noted, not handed out"),
-        Err(cut) => {
-            let (mut failure, kind, _) = crate::call::cut_off(cut, started);
-            if !started && failure == Failure::Timeout(Stage::Running) {
-                failure = Failure::Timeout(Stage::Starting);
-            }
-            (Err(failure), kind, None)
-        }
+        JobNews::Starting { .. } => unreachable!("a start is noted, not handed out"),
     }
 }
 

@@ -6,21 +6,22 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_core::call::{End, goes_on_without_client};
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::ticket::Class;
 
-use crate::call::{self, Call};
-use crate::calls::End;
-use crate::execution_api::{self, About};
-use crate::executions::{Kept, Key, Status};
+use crate::call::{self, Call, Life};
+use crate::execution_api::{self, NotFollowed};
+use crate::executions::{Kept, Key};
 use crate::follow::{self, Follower};
 use crate::idempotency::{Claim, fingerprint};
 use crate::incoming::Incoming;
 use crate::invoke::{Answering, Entrant, MS, end_record, enter, finish, record};
 use crate::peer;
+use crate::pod::Stamps;
 use crate::problem::Problem;
-use crate::reply::problem;
-use crate::thread::{Charge, Known, Thread};
+use crate::reply::{Response, problem};
+use crate::thread::{Charge, Thread};
 
 /// Lets the call in, and has its client follow it.
 pub(crate) async fn serve(
@@ -31,52 +32,48 @@ pub(crate) async fn serve(
     answering: &mut Answering<'_>,
 ) {
     let id = thread.new_id();
-    let queued_ns = thread.last_ns();
+    let key = match claim_key(thread, &entrant, &incoming, detached, id).await {
+        Ok(key) => key,
+        Err(response) => return answering.send(&response),
+    };
     let async_deadline_ns = entrant.arrived_ns + thread.config.async_max_age_ms * MS;
     let deadline_ns = if detached {
         async_deadline_ns
     } else {
         entrant.deadline_ns
     };
-    let kept = Kept::new(
-        record(&entrant.known, id, queued_ns, None),
-        deadline_ns,
-        detached,
-    );
-    thread.executions.put(&kept);
-    if let Some(key) = incoming.idempotency_key() {
-        let key: Key = (entrant.known.function.name().clone(), key.into());
-        let body = fingerprint(incoming.content_type().unwrap_or_default(), incoming.body());
-        let claim = peer::claim(thread, &key, body, id).await;
-        if claim != Some(Claim::Run) {
-            thread.executions.forget(id);
-            return follow_other(thread, &entrant, &incoming, detached, claim, answering).await;
-        }
-        kept.key.replace(Some(key));
-    }
-    let class = if detached { Class::Async } else { Class::Sync };
     let now_ns = thread.now_ns();
+    let record = record(&entrant.known, id, now_ns, None);
+    let kept = Kept::new(record, deadline_ns, key, detached);
+    let class = if detached { Class::Async } else { Class::Sync };
     let begin = |place| kept.record.borrow_mut().call = Some(place);
-    let place = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
-        Ok(place) => place,
+    let life = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
+        Ok(life) => life,
         Err(refused) => {
-            refuse_followers(thread, &kept, &refused);
+            if let Some(key) = kept.key.take() {
+                peer::refuse_key(thread, key, id, &refused);
+            }
             return answering.send(&problem(&refused));
         }
     };
+    // Before the owner of the key tells others to follow it.
+    thread.executions.put(&kept);
+    if let Some(key) = &*kept.key.borrow() {
+        peer::admit_key(thread, key, id);
+    }
+    expire(thread, now_ns);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
     let wait_s = incoming.head.prefer.wait_s;
     let arrived_ns = entrant.arrived_ns;
-    let own = (entrant.known, entrant.charge);
+    let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
     thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
-        place,
-        own,
+        life,
+        entrant.charge,
         incoming,
-        class,
         arrived_ns,
     ));
     if detached {
@@ -93,9 +90,9 @@ pub(crate) async fn serve(
     // Its client's patience is over, or its client: it goes on by the async deadlines.
     kept.detached.set(true);
     kept.deadline_ns.set(async_deadline_ns);
-    let keeps_on = kept.key.borrow().is_some() || kept.followers.get() > 0;
-    if answering.client.poll_gone() && !keeps_on {
-        thread.calls.end(place, End::Left);
+    let goes_on = goes_on_without_client(kept.key.borrow().is_some(), kept.followers.get());
+    if answering.client.poll_gone() && !goes_on {
+        thread.calls.end(place, End::ClientLeft);
     }
     answering.send(&follow::accepted(&kept, trace_id.as_deref()));
 }
@@ -109,98 +106,80 @@ async fn follow_own(
 ) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(patience_ns);
+    let mut over = kept.until_over();
     poll_fn(|cx| {
-        if kept.is_over() {
+        if over.poll(cx) {
             return Poll::Ready(true);
         }
         if answering.client.poll_gone() {
             return Poll::Ready(false);
         }
-        kept.watch(cx);
         alarm.poll(cx).map(|()| false)
     })
     .await
 }
 
-/// A key that somebody else's execution holds.
-async fn follow_other(
+/// Claims the call's key for `id`, if it has one; else gives the answer of the execution that holds it.
+async fn claim_key(
     thread: &Rc<Thread>,
     entrant: &Entrant,
     incoming: &Incoming,
     enqueue: bool,
-    claim: Option<Claim>,
-    answering: &mut Answering<'_>,
-) {
-    let response = match claim {
-        Some(Claim::Follow(id)) => {
-            let follower = Follower {
-                trace_id: incoming.trace_id().map(Into::into),
-                deadline_ns: entrant.deadline_ns,
-                enqueue,
-                arrived_ns: entrant.arrived_ns,
-            };
-            let about = About::Follow(follower);
-            execution_api::answer_anywhere(thread, id, about).await
-        }
-        Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),
-        Some(Claim::Run) => unreachable!("its own claim is not another's"),
-        None => problem(&Problem::Busy),
+    id: ExecutionId,
+) -> Result<Option<Key>, Box<Response>> {
+    let Some(key) = incoming.idempotency_key() else {
+        return Ok(None);
     };
-    answering.send(&response);
-}
-
-/// The first caller was refused: the key is free again, and who followed hears the same.
-fn refuse_followers(thread: &Thread, kept: &Rc<Kept>, refused: &Problem) {
-    let id = kept.record.borrow().id;
-    if let Problem::Refused(refusal) = refused {
-        kept.refused.set(Some(*refusal));
-    } else {
-        // The function was removed meanwhile.
-        let now_ns = thread.now_ns();
-        let removed = Some(&Failure::FunctionRemoved);
-        end_record(
-            &mut kept.record.borrow_mut(),
-            Status::Error,
-            removed,
-            now_ns,
-        );
+    let key: Key = (entrant.known.function.name().clone(), key.into());
+    let body = fingerprint(incoming.content_type().unwrap_or_default(), incoming.body());
+    let deadline_ns = entrant.deadline_ns;
+    loop {
+        let response = match peer::claim(thread, &key, body, id, deadline_ns).await {
+            Some(Claim::Run { key, .. }) => return Ok(Some(*key)),
+            Some(Claim::Follow(holder)) => {
+                let follower = Follower {
+                    trace_id: incoming.trace_id().map(Into::into),
+                    deadline_ns,
+                    enqueue,
+                    arrived_ns: entrant.arrived_ns,
+                };
+                match execution_api::follow_anywhere(thread, holder, follower).await {
+                    Ok(response) => response,
+                    // The store dropped it after the claim was answered, and gave its key up before it
+                    // said so: the next claim finds another holder, or none.
+                    Err(NotFollowed::Gone) if thread.now_ns() < deadline_ns => continue,
+                    Err(NotFollowed::Gone | NotFollowed::Busy) => problem(&Problem::Busy),
+                }
+            }
+            Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),
+            Some(Claim::Refused(why)) => problem(&why),
+            None => problem(&Problem::Busy),
+        };
+        return Err(Box::new(response));
     }
-    if let Some(key) = kept.key.take() {
-        peer::release_key(thread, key, id);
-    }
-    thread.executions.forget(id);
-    kept.announce();
 }
 
 /// The task of a kept call.
 async fn run_kept(
     thread: Rc<Thread>,
     kept: Rc<Kept>,
-    place: CallRef,
-    own: (Rc<Known>, Charge),
+    life: Life,
+    charge: Charge,
     incoming: Incoming,
-    class: Class,
     arrived_ns: u64,
 ) {
-    let (known, charge) = own;
     let alarm = thread.alarms.alarm();
-    let (id, queued_ns) = {
-        let record = kept.record.borrow();
-        (record.id, record.enqueued_ns)
-    };
+    let id = kept.record.borrow().id;
     let call = Call {
         thread: &thread,
-        known: known.into(),
-        place,
+        place: life.place(),
+        life: life.into(),
         id,
-        class,
         arrived_ns,
-        queued_ns,
-        deadline_ns: kept.deadline_ns.get(),
         kept: Some(kept.clone()),
         request: &incoming,
         alarm: &alarm,
-        attempt: 0.into(),
+        stamps: Stamps::default(),
     };
     let finished = call::serve(&call).await;
     let now_ns = thread.now_ns();
@@ -227,7 +206,7 @@ async fn run_kept(
 
 /// Drops executions that are past their time or the byte budget, and their keys.
 pub(crate) fn expire(thread: &Thread, now_ns: u64) {
-    thread.executions.expire(now_ns, |gone, early| {
+    let older = thread.executions.expire(now_ns, |gone, early| {
         if early {
             thread.ledger().evicted.add();
         }
@@ -235,4 +214,14 @@ pub(crate) fn expire(thread: &Thread, now_ns: u64) {
             peer::release_key(thread, key, gone.record.borrow().id);
         }
     });
+    if let Some(older) = older {
+        peer::ask_to_drop(thread, older);
+    }
+}
+
+/// Another thread passed the byte budget, and the oldest finished execution is here.
+pub(crate) fn drop_oldest(thread: &Thread) {
+    // First: what passes the budget after the look asks anew.
+    thread.executions.acknowledge_budget();
+    expire(thread, thread.now_ns());
 }

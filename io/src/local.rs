@@ -42,6 +42,5 @@ pub(crate) fn echo(call: &Call<'_>) -> Attempt {
         cold_start: false,
         init_ms: None,
         start_ns: 0,
-        start: None,
     }
 }

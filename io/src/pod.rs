@@ -2,11 +2,8 @@
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::{Failure, Stage};
@@ -15,7 +12,7 @@ use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 
 use crate::answer::AnswerHead;
-use crate::call::{Attempt, Call, Cut, cut_off};
+use crate::call::{Attempt, Call};
 use crate::connection::Connection;
 use crate::output::Output;
 use crate::pod_answer::{AnswerBytes, Broken, Expected, read_answer};
@@ -29,13 +26,12 @@ const MESSAGE_MAX: usize = 16 * 1024;
 
 /// When the request was out and the answer in.
 #[derive(Default)]
-struct Stamps {
-    sent_ns: Cell<Option<u64>>,
+pub(crate) struct Stamps {
+    pub(crate) sent_ns: Cell<Option<u64>>,
 }
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
-    let thread = call.thread;
     let owner = match call.known().function.spec.execution_mode {
         ExecutionMode::Pool => match &*call.known().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
@@ -46,37 +42,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         },
         _ => Owner::Pod(grant.pod),
     };
-    let began_ns = thread.last_ns();
-    let stamps = Stamps::default();
-    let done = {
-        let deadline = || call.attempt_deadline_ns(began_ns);
-        let mut exchange = pin!(exchange(call, &owner, deadline(), &stamps));
-        poll_fn(|cx| {
-            if let Poll::Ready(attempt) = exchange.as_mut().poll(cx) {
-                return Poll::Ready(Ok(attempt));
-            }
-            call.poll_cut(cx, deadline).map(Err::<Attempt, Cut>)
-        })
-        .await
-    };
-    done.unwrap_or_else(|cut| {
-        let sent_ns = stamps.sent_ns.get();
-        let (failure, kind, verdict) = cut_off(cut, sent_ns.is_some());
-        let result = Err(failure);
-        let (cold_start, init_ms) = (false, None);
-        let (answered_ns, start_ns) = (None, 0);
-        Attempt {
-            result,
-            failure: kind,
-            verdict,
-            sent_ns,
-            answered_ns,
-            cold_start,
-            init_ms,
-            start_ns,
-            start: None,
-        }
-    })
+    let until_ns = call.life.borrow().running_until_ns();
+    exchange(call, &owner, until_ns, &call.stamps).await
 }
 
 /// Where the owner's connections go to.
@@ -136,12 +103,13 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             lost(why, stamps)
         }
     };
-    connection.post(write_request(call, deadline_ns));
+    let execution_id = call.id.text();
+    connection.post(write_request(call, &execution_id, deadline_ns));
     // The pod may begin from now on, though it may take a large request more slowly than it answers.
     let begun_ns = connection.out_ns().unwrap_or_else(|| thread.now_ns());
     stamps.sent_ns.set(Some(begun_ns));
     let expected = Expected {
-        execution_id: call.id,
+        execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,
     };
     let answer = read_answer(&mut connection, &expected).await;
@@ -197,12 +165,11 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
         cold_start: false,
         init_ms: None,
         start_ns: 0,
-        start: None,
     }
 }
 
 /// The request as the pod gets it.
-fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
+fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
     let head = &incoming.head;
@@ -223,12 +190,11 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
             .content_type()
             .unwrap_or(b"application/octet-stream"),
     );
-    let id = call.id.text();
     let mut line = |name: &[u8], value: &[u8]| {
         out.extend_from_slice(name);
         out.extend_from_slice(value);
     };
-    line(b"\r\nX-Execution-Id: ", &id);
+    line(b"\r\nX-Execution-Id: ", execution_id);
     let passed_on = [
         (&b"\r\nX-Trace-Id: "[..], head.trace_id),
         (b"\r\ntraceparent: ", head.traceparent),
@@ -245,7 +211,7 @@ fn write_request(call: &Call<'_>, deadline_ns: u64) -> Vec<u8> {
         .div_ceil(1_000_000);
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
-        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt.get())),
+        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt())),
         (b"\r\nX-Deadline-Ms: ", left_ms),
     ] {
         out.extend_from_slice(name);
@@ -294,7 +260,6 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
         cold_start: head.cold_start,
         init_ms: head.init_duration_ms,
         start_ns: 0,
-        start: None,
     }
 }
 

@@ -4,8 +4,6 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use nanofaas_core::id::ExecutionId;
-
 use crate::answer::{AnswerBody, AnswerHead, parse_answer};
 use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
@@ -34,9 +32,9 @@ pub(crate) struct AnswerBytes {
 }
 
 /// What an answer has to keep to.
-pub(crate) struct Expected {
+pub(crate) struct Expected<'a> {
     /// Of the call, in case the answer names one.
-    pub(crate) execution_id: ExecutionId,
+    pub(crate) execution_id: &'a [u8],
     /// Of the body.
     pub(crate) bytes_max: usize,
 }
@@ -45,7 +43,7 @@ pub(crate) struct Expected {
 /// or refuse before it reads.
 pub(crate) async fn read_answer(
     connection: &mut Connection,
-    expected: &Expected,
+    expected: &Expected<'_>,
 ) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
     let max = expected.bytes_max;
     let mut scan = HeadScan::default();
@@ -67,7 +65,7 @@ pub(crate) async fn read_answer(
         }
     };
     if let Some(named) = head.execution_id
-        && named.of(&connection.received) != expected.execution_id.text()
+        && named.of(&connection.received) != expected.execution_id
     {
         return Err(Broken::Foreign);
     }

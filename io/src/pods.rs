@@ -3,13 +3,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Context;
 
 use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
 
 use crate::connection::Connection;
+use crate::waiters::{Waiter, Waiters};
 
 /// Connections that wait for a call, for one pod.
 const IDLE_PER_POD: usize = 1024;
@@ -36,14 +37,13 @@ struct Place {
 struct Inner {
     places: Vec<Place>,
     ends: HashMap<PodRef, PodEnd>,
-    watchers: Vec<(PodRef, Waker)>,
     /// Connections to endpoints of POOL functions, of which many may share one.
     endpoints: HashMap<Rc<PodAddress>, Vec<Idle>>,
 }
 
 /// The pods of a thread.
 #[derive(Default)]
-pub(crate) struct Pods(RefCell<Inner>);
+pub(crate) struct Pods(RefCell<Inner>, Waiters<PodRef>);
 
 /// Whose connection it is.
 #[derive(Clone, Debug)]
@@ -94,24 +94,16 @@ impl Pods {
             inner.ends.clear();
         }
         inner.ends.insert(pod, end);
-        inner.watchers.retain(|(watched, waker)| {
-            if *watched == pod {
-                waker.wake_by_ref();
-            }
-            *watched != pod
-        });
+        self.1.wake(pod);
     }
 
-    /// How a pod ended, once that is known.
-    pub(crate) fn poll_end(&self, pod: PodRef, cx: &Context<'_>) -> Option<PodEnd> {
-        let mut inner = self.0.borrow_mut();
-        let end = inner.ends.get(&pod).cloned();
-        let same =
-            |(watched, waker): &(PodRef, Waker)| *watched == pod && waker.will_wake(cx.waker());
-        if end.is_none() && !inner.watchers.iter().any(same) {
-            inner.watchers.push((pod, cx.waker().clone()));
+    /// A wait to hear how a pod ended.
+    pub(crate) const fn until_ended(&self, pod: PodRef) -> UntilEnded<'_> {
+        UntilEnded {
+            pods: self,
+            pod,
+            waiter: self.1.wait(pod),
         }
-        end
     }
 
     /// Where the pod listens.
@@ -174,6 +166,24 @@ impl Pods {
     }
 }
 
+/// A wait to hear how a pod ended, which may be given up.
+pub(crate) struct UntilEnded<'a> {
+    pods: &'a Pods,
+    pod: PodRef,
+    waiter: Waiter<'a, PodRef>,
+}
+
+impl UntilEnded<'_> {
+    /// How it ended, once that is known; else the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<PodEnd> {
+        let end = self.pods.0.borrow().ends.get(&self.pod).cloned();
+        if end.is_none() {
+            self.waiter.keep(cx);
+        }
+        end
+    }
+}
+
 impl Inner {
     fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<Idle>> {
         match owner {
@@ -184,5 +194,24 @@ impl Inner {
             }
             Owner::Endpoint(address) => self.endpoints.get_mut(address),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
+        let (pods, cx) = (Pods::default(), &Context::from_waker(Waker::noop()));
+        for index in 0..100 {
+            let pod = PodRef {
+                index,
+                generation: 1,
+            };
+            assert!(pods.until_ended(pod).poll(cx).is_none());
+        }
+        assert_eq!(pods.1.len(), 0);
     }
 }

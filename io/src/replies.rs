@@ -1,15 +1,14 @@
 //! Questions to other threads that wait for their answers. Bounded, and every wait has a deadline.
-//! `Thread::ask` (the bridge) and `peer` (another io thread) ask; the inbox answers.
+//! `Thread::ask` (the bridge) and `peer` (another io thread) ask; the inbox brings the answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::alarm::Alarms;
+use nanofaas_core::limits::QUESTIONS_MAX;
 
-/// More changes at once are refused.
-const WAITING_MAX: usize = 512;
+use crate::alarm::Alarms;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,28 +22,42 @@ pub(crate) enum NoAnswer {
 struct Waiting<T> {
     reply: Option<T>,
     waker: Option<Waker>,
+    /// The wait ended before the answer came.
+    abandoned: bool,
 }
 
 /// The questions of a thread.
 pub(crate) struct Replies<T> {
+    /// Each question is answered in the end, however late: it keeps its place until then, so that
+    /// there are never more answers on their way than places.
+    certain: bool,
     next: Cell<u64>,
     waiting: RefCell<HashMap<u64, Waiting<T>>>,
 }
 
-impl<T> Default for Replies<T> {
-    fn default() -> Self {
+impl<T> Replies<T> {
+    /// For questions that may stay without an answer.
+    pub(crate) fn uncertain() -> Self {
+        Self::new(false)
+    }
+
+    /// For questions of which each is answered once.
+    pub(crate) fn certain() -> Self {
+        Self::new(true)
+    }
+
+    fn new(certain: bool) -> Self {
         Self {
+            certain,
             next: Cell::new(0),
             waiting: RefCell::default(),
         }
     }
-}
 
-impl<T> Replies<T> {
     /// A token for a new question.
     pub(crate) fn expect(&self) -> Option<u64> {
         let mut waiting = self.waiting.borrow_mut();
-        if waiting.len() >= WAITING_MAX {
+        if waiting.len() >= QUESTIONS_MAX {
             return None;
         }
         let token = self.next.get();
@@ -54,21 +67,40 @@ impl<T> Replies<T> {
             Waiting {
                 reply: None,
                 waker: None,
+                abandoned: false,
             },
         );
         Some(token)
     }
 
+    /// The question was not sent.
     pub(crate) fn forget(&self, token: u64) {
         self.waiting.borrow_mut().remove(&token);
     }
 
-    /// The answer came; nobody may wait for it any more.
-    pub(crate) fn answer(&self, token: u64, reply: T) {
-        if let Some(waiting) = self.waiting.borrow_mut().get_mut(&token) {
-            waiting.reply = Some(reply);
-            if let Some(waker) = waiting.waker.take() {
-                waker.wake();
+    /// The wait is over. One that has its answer has no place any more.
+    fn leave(&self, token: u64) {
+        let mut all = self.waiting.borrow_mut();
+        match all.get_mut(&token) {
+            Some(waiting) if self.certain && waiting.reply.is_none() => waiting.abandoned = true,
+            _ => drop(all.remove(&token)),
+        }
+    }
+
+    /// The answer came. It is given back where its wait has ended.
+    pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
+        let mut all = self.waiting.borrow_mut();
+        match all.get_mut(&token) {
+            Some(waiting) if !waiting.abandoned => {
+                waiting.reply = Some(reply);
+                if let Some(waker) = waiting.waker.take() {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            _ => {
+                all.remove(&token);
+                Err(reply)
             }
         }
     }
@@ -79,14 +111,14 @@ impl<T> Replies<T> {
         alarms: &Rc<Alarms>,
         until_ns: u64,
     ) -> Result<T, NoAnswer> {
-        /// However the wait ends, the question is forgotten.
-        struct Forget<'a, T>(&'a Replies<T>, u64);
-        impl<T> Drop for Forget<'_, T> {
+        /// However the wait ends, its place hears of it.
+        struct Leave<'a, T>(&'a Replies<T>, u64);
+        impl<T> Drop for Leave<'_, T> {
             fn drop(&mut self) {
-                self.0.forget(self.1);
+                self.0.leave(self.1);
             }
         }
-        let _forget = Forget(self, token);
+        let _leave = Leave(self, token);
         let alarm = alarms.alarm();
         alarm.set(until_ns);
         std::future::poll_fn(|cx| {
@@ -95,6 +127,7 @@ impl<T> Replies<T> {
                 .get_mut(&token)
                 .expect("it is forgotten only after the wait");
             if let Some(reply) = waiting.reply.take() {
+                all.remove(&token);
                 return Poll::Ready(Ok(reply));
             }
             waiting.waker = Some(cx.waker().clone());

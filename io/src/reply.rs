@@ -9,12 +9,12 @@ use nanofaas_core::id::{ExecutionId, ID_LEN};
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
 
-use crate::call::Times;
 use crate::executions::Status;
 use crate::head::Fault;
 use crate::json::write_string;
 use crate::output::{Form, Output};
 use crate::problem::Problem;
+use nanofaas_core::call::Times;
 
 /// A whole answer to a request that is not on the warm path.
 #[derive(Clone, Debug)]

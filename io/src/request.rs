@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 
 use crate::field::{self, Prefer};
 use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
+use crate::host::Host;
 use crate::lines;
 use crate::scan;
 
@@ -226,16 +227,9 @@ impl Head {
             (Some(_), None) => {}
         }
         match self.host {
-            Some(host)
-                if !host
-                    .of(bytes)
-                    .iter()
-                    .all(|&byte| IN_HOST[usize::from(byte)]) =>
-            {
-                Err(Fault::Malformed(
-                    "Host must be a name or an address, with :port where needed",
-                ))
-            }
+            Some(host) if Host::parse(host.of(bytes)).is_none() => Err(Fault::Malformed(
+                "Host must be a name or an address, with :port where needed",
+            )),
             _ => Ok(()),
         }
     }
@@ -247,20 +241,6 @@ fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(),
         Some(_) => Err(Fault::Malformed(twice)),
     }
 }
-
-/// The bytes of a host and port, but the comma: two parsers could take it for a list.
-static IN_HOST: [bool; 256] = {
-    let (mut table, mut byte) = ([false; 256], 0);
-    while byte < table.len() {
-        table[byte] = matches!(
-            byte as u8,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'['
-                | b']' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
-        );
-        byte += 1;
-    }
-    table
-};
 
 fn parse_method(bytes: &[u8], method: &str) -> Method {
     match method {

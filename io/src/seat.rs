@@ -3,15 +3,17 @@
 
 use std::cell::RefCell;
 
+use nanofaas_core::call::End;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, Notice, Order, Outbox};
 use nanofaas_core::message::BridgeMessage;
 use nanofaas_core::post::PinnedPost;
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::{Done, Grant, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Grant, Ticket};
 use nanofaas_core::view::LaneView;
 
-use crate::calls::{Delivered, End};
+use crate::call::Life;
+use crate::calls::Delivered;
 use crate::thread::Thread;
 
 /// The scheduler on this very thread.
@@ -88,17 +90,6 @@ impl Thread {
         }
     }
 
-    /// A slot is free again.
-    pub(crate) fn done(&self, grant: &Grant, verdict: PodVerdict, function_ns: Option<u64>) {
-        let done = Done {
-            lane: grant.lane,
-            pod: grant.pod,
-            verdict,
-            function_ns,
-        };
-        self.schedule(Event::Done(done), self.last_ns());
-    }
-
     /// What is due by the clock, and work that an earlier turn left. Inline only.
     pub(crate) fn tick(&self, now_ns: u64) {
         if let Seat::Inline(inline) = &self.seat {
@@ -151,13 +142,7 @@ impl Thread {
         for grant in grants.drain(..) {
             if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
                 unwanted = true;
-                let done = Done {
-                    lane: grant.lane,
-                    pod: grant.pod,
-                    verdict: PodVerdict::Healthy,
-                    function_ns: None,
-                };
-                let event = Event::Done(done);
+                let event = Event::Done(Life::give_back(&grant));
                 inline
                     .scheduler
                     .event(event, grant.granted_ns, &mut inline.out);
@@ -187,8 +172,7 @@ impl Thread {
         match notice {
             Notice::StartsFail { lane, why } => {
                 let end = End::StartsFail(why.clone());
-                let waits = |call| self.entries.is_queued(call);
-                self.calls.end_all(Some(*lane), &end, waits);
+                self.calls.end_all(Some(*lane), &end);
             }
         }
     }
@@ -196,7 +180,7 @@ impl Thread {
     /// A grant from the pinned scheduler.
     pub(crate) fn take_grant(&self, grant: Grant) {
         if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
-            self.done(&grant, PodVerdict::Healthy, None);
+            self.schedule(Event::Done(Life::give_back(&grant)), self.last_ns());
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
 fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now_ns: u64) {
     thread.alarms.advance(now_ns);
     let has_mail = inbox.borrow().has_mail();
-    if has_mail {
+    if has_mail || thread.turn_left.get() {
         crate::inbox::pump(thread, inbox);
         thread.tick(now_ns);
     }

@@ -5,18 +5,16 @@ use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
-use nanofaas_core::limits::MESSAGES_DEPTH;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
-use nanofaas_core::ring;
 use nix::unistd::{Pid, gettid};
 
 use crate::buffers::Buffers;
@@ -25,6 +23,7 @@ use crate::inbox::Inbox;
 use crate::peer::PeerPost;
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
 use crate::seat::SeatPlan;
+use crate::store::Store;
 use crate::thread::{Parts, Phase, Thread};
 use crate::token::Tokens;
 use crate::watchdog::{self, Seen, Watched};
@@ -187,6 +186,8 @@ struct Ends {
     inbox: Inbox,
     bell: UnixStream,
     listeners: Vec<(TcpListener, Port)>,
+    /// By io thread: it was told to stop, and owes nothing any more.
+    settled: Arc<[AtomicBool]>,
 }
 
 fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
@@ -254,7 +255,8 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     for (listener, port) in ends.listeners {
         event_loop.spawn(crate::accept::run(thread.clone(), listener, port));
     }
-    // Until it is told to stop, and what it owes was answered.
+    // Until it is told to stop, and what all threads owe was answered: until then another one's client
+    // may ask for what belongs to this one.
     let alarm = thread.alarms.alarm();
     let mut stopping_ns = None;
     loop {
@@ -263,7 +265,9 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
             let since_ns = *stopping_ns.get_or_insert(now_ns);
             let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
             let quiet = ended && event_loop.is_settled();
-            if quiet || now_ns > since_ns + LAST_ANSWERS_NS {
+            ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
+            let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
+            if all || now_ns > since_ns + LAST_ANSWERS_NS {
                 return;
             }
         }
@@ -297,13 +301,13 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     let (peers, mut peer_inboxes): (Vec<_>, Vec<_>) = plumbing
         .inboxes
         .iter()
-        .map(|(inbox, _)| {
-            let (producer, consumer) = ring::channel(MESSAGES_DEPTH);
-            (PeerPost::new(producer, inbox.bell.clone()), consumer)
-        })
+        .map(|(inbox, _)| PeerPost::pair(inbox.bell.clone()))
         .unzip();
+    let store = Store::new(config.execution_store_bytes, plumbing.ledgers.clone());
+    let store = Arc::new(store);
     let memory = Arc::new(AtomicU64::new(0));
     let tokens = Tokens::new();
+    let settled: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
     let mut starting = Vec::new();
     for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
         let seat = match &plumbing.scheduler {
@@ -320,6 +324,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             rate: plumbing.rate.clone(),
             ledgers: plumbing.ledgers.clone(),
             memory: memory.clone(),
+            store: store.clone(),
             seat,
             bridge: plumbing.bridge.clone(),
             peers: peers.clone().into(),
@@ -339,6 +344,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
                 inbox,
                 bell,
                 listeners,
+                settled: settled.clone(),
             },
         )?);
     }

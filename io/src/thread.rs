@@ -14,6 +14,7 @@ use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
 use nanofaas_core::metrics::{FunctionMetrics, ThreadLedger};
 use nanofaas_core::post::BridgePost;
 use nanofaas_core::rate::RateBucket;
+use nanofaas_core::ticket::LaneId;
 
 use crate::alarm::Alarms;
 use crate::buffers::Buffers;
@@ -21,13 +22,14 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
-use crate::peer::PeerPost;
+use crate::peer::{Peer, PeerPost};
 use crate::pods::Pods;
 use crate::problem::Problem;
 use crate::replies::Replies;
 use crate::runtime::net::EventLoop;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
+use crate::store::{Budget, Store};
 use crate::token::Tokens;
 
 /// The bridge answers sooner, or not at all.
@@ -38,8 +40,6 @@ pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
     /// Where a POOL function's endpoint is, once the bridge has resolved it.
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
-    /// One flag for all versions of it.
-    pub(crate) removed: Rc<Cell<bool>>,
 }
 
 impl Known {
@@ -60,12 +60,14 @@ impl Functions {
         self.by_name.get(name)
     }
 
-    pub(crate) fn at(&self, lane: u32) -> Option<&Rc<Known>> {
-        self.by_lane.get(lane as usize)?.as_ref()
+    /// The function that has the lane, if it is still the one that is meant.
+    pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<Known>> {
+        let known = self.by_lane.get(lane.index as usize)?.as_ref();
+        known.filter(|known| known.function.lane == lane)
     }
 
     pub(crate) fn put(&mut self, known: Rc<Known>) {
-        let lane = known.function.lane as usize;
+        let lane = known.function.lane.index as usize;
         if self.by_lane.len() <= lane {
             self.by_lane.resize(lane + 1, None);
         }
@@ -73,10 +75,10 @@ impl Functions {
         self.by_name.insert(known.function.name().clone(), known);
     }
 
-    pub(crate) fn remove(&mut self, name: &str) -> Option<Rc<Known>> {
-        let known = self.by_name.remove(name)?;
-        self.by_lane[known.function.lane as usize] = None;
-        Some(known)
+    pub(crate) fn remove(&mut self, name: &str) {
+        if let Some(known) = self.by_name.remove(name) {
+            self.by_lane[known.function.lane.index as usize] = None;
+        }
     }
 
     /// All functions, by name.
@@ -135,7 +137,9 @@ pub(crate) struct Thread {
     pub(crate) tick_alarm: crate::alarm::Alarm,
     pub(crate) tick_planned_ns: Cell<u64>,
     pub(crate) bridge: BridgePost,
-    pub(crate) peers: Box<[PeerPost]>,
+    pub(crate) peers: Box<[Peer]>,
+    /// Wakes the ticker for what is owed to peers.
+    pub(crate) owed_alarm: crate::alarm::Alarm,
     pub(crate) functions: RefCell<Functions>,
     pub(crate) calls: Calls,
     pub(crate) alarms: Rc<Alarms>,
@@ -175,6 +179,7 @@ pub(crate) struct Parts {
     pub(crate) rate: Arc<RateBucket>,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     pub(crate) memory: Arc<AtomicU64>,
+    pub(crate) store: Arc<Store>,
     pub(crate) seat: SeatPlan,
     pub(crate) bridge: BridgePost,
     pub(crate) peers: Box<[PeerPost]>,
@@ -193,7 +198,7 @@ impl Thread {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let alarms = Alarms::new(clock.last_ns());
-        let store_bytes = parts.config.execution_store_bytes / u64::from(parts.threads);
+        let budget = Budget::new(parts.store, parts.index);
         Rc::new(Self {
             index: parts.index,
             threads: parts.threads,
@@ -207,15 +212,16 @@ impl Thread {
             tick_planned_ns: Cell::new(u64::MAX),
             entries: parts.entries,
             bridge: parts.bridge,
-            peers: parts.peers,
+            peers: parts.peers.into_iter().map(Peer::new).collect(),
+            owed_alarm: alarms.alarm(),
             functions: RefCell::default(),
             calls: Calls::new(parts.index),
             alarms,
             pods: Pods::default(),
-            executions: Executions::new(store_bytes, parts.config.execution_ttl_ms),
+            executions: Executions::new(budget, parts.config.execution_ttl_ms),
             keys: Keys::default(),
-            replies: Replies::default(),
-            answers: Replies::default(),
+            replies: Replies::uncertain(),
+            answers: Replies::certain(),
             event_loop,
             buffers,
             scratch: RefCell::default(),

@@ -21,6 +21,7 @@ pub(crate) async fn run(thread: Rc<Thread>) {
         thread.ledger().beat_ns.store(now_ns, Ordering::Relaxed);
         thread.alarms.advance(now_ns);
         thread.tick(now_ns);
+        crate::peer::pay(&thread);
         if now_ns >= swept_ns + BEAT_NS {
             swept_ns = now_ns;
             thread.pods.sweep(now_ns);

@@ -202,6 +202,7 @@ fn is_named(list: &[Value]) -> bool {
 pub(crate) mod tests {
     use super::*;
     use nanofaas_core::spec::{Defaults, FunctionSpec};
+    use nanofaas_core::ticket::LaneId;
     use nanofaas_core::view::LaneView;
     use std::sync::Arc;
 
@@ -210,7 +211,7 @@ pub(crate) mod tests {
         let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Kubernetes);
         Function {
             spec: spec.expect("a sound spec"),
-            lane: 0,
+            lane: LaneId { index: 0, epoch: 1 },
             view: Arc::new(LaneView::new(1)),
             version: 1,
         }

@@ -71,6 +71,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
 mod tests {
     use super::*;
     use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
+    use nanofaas_core::ticket::LaneId;
     use nanofaas_core::view::LaneView;
     use std::sync::Arc;
 
@@ -79,7 +80,7 @@ mod tests {
         let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
         Function {
             spec: spec.expect("a sound spec"),
-            lane: 0,
+            lane: LaneId { index: 0, epoch: 1 },
             view: Arc::new(LaneView::new(1)),
             version: 1,
         }

@@ -27,10 +27,16 @@ PATIENCE_S = 30.0
 class Answer:
     """A whole HTTP answer."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def __init__(self, status: int, lines: list[str], body: bytes) -> None:
+        pairs = [line.partition(":")[::2] for line in lines]
         self.status = status
-        self.headers = headers
+        self._all = [(name.lower(), value.strip()) for name, value in pairs]
+        self.headers = dict(self._all)
         self.body = body
+
+    def all(self, name: str) -> list[str]:
+        """Each value of a header, also where it is there twice."""
+        return [value for known, value in self._all if known == name]
 
     def json(self) -> object:
         return json.loads(self.body)
@@ -63,16 +69,13 @@ class Client:
                 raise ConnectionError(f"closed after {self._data!r}")
         head, _, self._data = self._data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
-        headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            headers[name.lower()] = value.strip()
-        length = 0 if head_only else int(headers.get("content-length", 0))
+        answer = Answer(int(lines[0].split(" ")[1]), lines[1:], b"")
+        length = 0 if head_only else int(answer.headers.get("content-length", 0))
         while len(self._data) < length:
             if not self.more():
                 raise ConnectionError("closed within a body")
-        body, self._data = self._data[:length], self._data[length:]
-        return Answer(int(lines[0].split(" ")[1]), headers, body)
+        answer.body, self._data = self._data[:length], self._data[length:]
+        return answer
 
     def at_end(self) -> bool:
         """Waits for the pod to close; False where it says something instead."""

@@ -139,10 +139,23 @@ def test_mutated_heads_never_raise_anything_else() -> None:
                 pass
 
 
+def test_the_id_is_echoed_line_for_line() -> None:
+    line = "x-Execution-ID:  e 1\t\r\n"
+    it = head(GOOD + line + "X-Execution-Id: second\r\n\r\n")
+    assert it.echo() == line.encode()
+    assert head(GOOD + "\r\n").echo() == b""
+    assert wire.echo_of(it.raw + b"X-Execution-Id: in the body\r\n\r\n") == line.encode()
+    for data in (b"", b"\r\n\r\n", it.raw[:-2], it.raw[:-1], head(GOOD + "\r\n").raw + it.raw,
+                 it.raw.replace(b" 1", b"\n1").replace(b"second", b"\0")):
+        assert wire.echo_of(data) == b"", data
+
+
 def test_answers() -> None:
-    text = wire.failure(503, "NOT_READY", "later", wire.NOT_STARTED, close=True)
+    echo = b"X-Execution-Id: e\r\n"
+    text = wire.failure(echo, 503, "NOT_READY", "later", wire.NOT_STARTED, close=True)
     lines = text.split(b"\r\n")
     assert lines[0] == b"HTTP/1.1 503 Service Unavailable"
-    assert b"X-Not-Started: true" in lines and b"Connection: close" in lines
+    assert b"X-Not-Started: true" in lines and b"X-Execution-Id: e" in lines
+    assert b"Connection: close" in lines
     assert lines[-1] == b'{"code": "NOT_READY", "message": "later"}'
     assert wire.failure_body("C", "a\ud800b") == b'{"code": "C", "message": "a?b"}'

@@ -45,6 +45,8 @@ struct Connection<S> {
     /// Bytes that were read and not yet used.
     buffer: Vec<u8>,
     out: Vec<u8>,
+    /// The `X-Execution-Id` of the request that is answered; empty where it has none.
+    id: Vec<u8>,
     /// Set anew only when it fires, so that a request costs no timer.
     idle: Pin<Box<Sleep>>,
     last_use: Instant,
@@ -98,6 +100,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, pod: Arc
         pod,
         buffer: Vec::with_capacity(READ),
         out: Vec::new(),
+        id: Vec::new(),
         idle: Box::pin(sleep(IDLE)),
         last_use: Instant::now(),
     };
@@ -137,12 +140,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn head(&mut self) -> Result<Head, Stop> {
+        self.id.clear();
         if self.buffer.is_empty() {
             self.fill_or_idle().await?;
         }
         let mut until = None;
         loop {
-            if let Some(head) = request::parse(&self.buffer)? {
+            let parsed = request::parse(&self.buffer);
+            // Kept here, since the call takes the buffer: no answer can be without it.
+            let id = request::id(&parsed, &self.buffer);
+            self.id.extend_from_slice(id.unwrap_or_default());
+            if let Some(head) = parsed? {
                 return Ok(head);
             }
             let now = tokio::time::Instant::now();
@@ -194,9 +202,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn go_on(&mut self, head: &Head) -> Result<(), Gone> {
         if head.expects_continue {
-            timeout(WRITE_WAIT, self.stream.write_all(CONTINUE))
-                .await
-                .map_err(|_| Gone)??;
+            let sent = timeout(WRITE_WAIT, self.stream.write_all(CONTINUE));
+            sent.await.map_err(|_| Gone)??;
         }
         Ok(())
     }
@@ -259,9 +266,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             allow,
             ..Extra::JSON
         };
-        let length = body.len();
-        let sent = if head.headless { "" } else { &body };
-        self.send(status, length, sent.as_bytes(), &extra).await?;
+        let sent = if head.headless { "" } else { &body }.as_bytes();
+        self.send(status, body.len(), sent, &extra).await?;
         Ok(!close)
     }
 
@@ -383,9 +389,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             init_ms: self.pod.first_answer(),
             ..Extra::JSON
         };
-        let body = error.json();
-        let bytes = body.as_bytes();
-        self.send(error.status, bytes.len(), bytes, &extra).await?;
+        let (status, body) = (error.status, error.json());
+        self.send(status, body.len(), body.as_bytes(), &extra)
+            .await?;
         Ok(!extra.close)
     }
 
@@ -438,7 +444,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         extra: &Extra<'_>,
     ) -> Result<(), Gone> {
         self.out.clear();
-        put_head(&mut self.out, status, length, extra);
+        put_head(&mut self.out, status, length, &self.id, extra);
         let rest = if body.len() <= COPY_MAX {
             self.out.extend_from_slice(body);
             &[]

@@ -27,6 +27,7 @@ mod answer;
 mod job;
 pub mod announce;
 pub mod client;
+pub mod forward;
 pub mod log;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //! differently is refused. Called by `connection`.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::time::Duration;
 
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -39,6 +40,8 @@ pub(crate) struct Head {
     pub(crate) json: bool,
     /// `X-Deadline-Ms`.
     pub(crate) left: Option<Duration>,
+    /// Where in the head the value of `X-Execution-Id` lies.
+    pub(crate) id: Option<Range<usize>>,
 }
 
 /// A request that cannot be read; the connection closes after the answer.
@@ -90,13 +93,45 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
         expects_continue: false,
         json: false,
         left: None,
+        id: None,
     };
     let mut ending = Ending::default();
     for header in request.headers.iter() {
         head.take(header.name, header.value, &mut ending)?;
+        if header.name.len() == 14 && header.name.eq_ignore_ascii_case("x-execution-id") {
+            head.id.get_or_insert_with(|| place(bytes, header.value));
+        }
     }
     head.framing = ending.framing(minor)?;
     Ok(Some(head))
+}
+
+/// Where `part`, which was borrowed from `whole`, lies in it.
+fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let from = part.as_ptr() as usize - whole.as_ptr() as usize;
+    from..from + part.len()
+}
+
+/// The value of `X-Execution-Id` in what was `parsed` of `bytes`, a head that was refused included.
+pub(crate) fn id<'b>(parsed: &Result<Option<Head>, Refusal>, bytes: &'b [u8]) -> Option<&'b [u8]> {
+    match parsed {
+        Ok(head) => Some(&bytes[head.as_ref()?.id.clone()?]),
+        Err(_) => id_of_refused(bytes),
+    }
+}
+
+/// None while the head is not there whole.
+fn id_of_refused(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let lines = bytes[..end].split(|byte| *byte == b'\n').skip(1);
+    let mut ids = lines.filter_map(|line| {
+        let (name, value) = line.split_at_checked(15)?;
+        let sound = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
+        let value = value.strip_suffix(b"\r").unwrap_or(value).trim_ascii();
+        let is_id = name.eq_ignore_ascii_case(b"x-execution-id:") && value.iter().all(sound);
+        is_id.then_some(value)
+    });
+    ids.next()
 }
 
 fn route(method: &str, target: &str) -> Route {
@@ -112,7 +147,7 @@ fn route(method: &str, target: &str) -> Route {
 
 /// httparse takes a bare LF for a line's end. Looks at all pairs, without a way out on the first
 /// find, so that the compiler takes many at once.
-fn bare_line_end(head: &[u8]) -> bool {
+pub(crate) fn bare_line_end(head: &[u8]) -> bool {
     let pairs = head.iter().zip(head.iter().skip(1));
     let bare = |(before, byte): (&u8, &u8)| (*byte == b'\n') & (*before != b'\r');
     head.first() == Some(&b'\n') || pairs.fold(false, |found, pair| found | bare(pair))
@@ -229,6 +264,34 @@ mod tests {
         assert_eq!(head.framing, Framing::Length(5));
         assert!(head.json && head.keep && !head.expects_continue);
         assert_eq!(head.left, Some(Duration::from_millis(70)));
+    }
+
+    #[test]
+    fn the_first_execution_id_is_found() {
+        fn found(text: &str) -> Option<&[u8]> {
+            id(&parse(text.as_bytes()), text.as_bytes())
+        }
+        let text = "POST /invoke HTTP/1.1\r\nx-EXECUTION-id:  e 1\t \r\nX-Execution-Id: e2\r\n\r\n";
+        assert_eq!(found(text), Some(&b"e 1"[..]));
+        let refused = text.replace("\r\n\r\n", "\r\nExpect: more\r\n\r\n");
+        assert_eq!(
+            (status(&refused), found(&refused)),
+            (417, Some(&b"e 1"[..]))
+        );
+        assert_eq!(found(&text[..text.len() - 1]), None);
+        for none in [
+            "X-Execution-I: e",
+            "X-Execution-Id : e",
+            "a: b",
+            "X-Execution-Id: \0",
+        ] {
+            let text = format!("POST /invoke HTTP/1.1\r\n{none}\r\n\r\nX-Execution-Id: e\r\n\r\n");
+            assert_eq!(
+                (found(&text), id_of_refused(text.as_bytes())),
+                (None, None),
+                "{none}"
+            );
+        }
     }
 
     #[test]

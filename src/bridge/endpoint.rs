@@ -14,6 +14,7 @@ use nanofaas_core::desk::Desk;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{Message, PodAddress};
 use nanofaas_core::spec::{Endpoint, ExecutionMode};
+use nanofaas_core::ticket::LaneId;
 use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -30,7 +31,7 @@ const LOOKUPS_AT_ONCE: usize = 8;
 type HostKey = (String, u16);
 
 struct Host {
-    lanes: RefCell<BTreeSet<u32>>,
+    lanes: RefCell<BTreeSet<LaneId>>,
     /// What the io threads were told.
     told: RefCell<Option<Result<SocketAddr, Arc<str>>>>,
     is_failing: Cell<bool>,
@@ -40,7 +41,7 @@ struct Host {
 pub(super) struct Endpoints {
     desk: Rc<RefCell<Desk>>,
     hosts: RefCell<HashMap<HostKey, Rc<Host>>>,
-    lanes: RefCell<HashMap<u32, HostKey>>,
+    lanes: RefCell<HashMap<LaneId, HostKey>>,
     lookups: Semaphore,
 }
 
@@ -77,21 +78,21 @@ impl Endpoints {
     }
 
     /// A function is no more, or goes elsewhere.
-    pub(super) fn forget(&self, lane: u32) {
+    pub(super) fn forget(&self, lane: LaneId) {
         let key = self.lanes.borrow_mut().remove(&lane);
         if let Some(host) = key.and_then(|key| self.hosts.borrow().get(&key).cloned()) {
             host.lanes.borrow_mut().remove(&lane);
         }
     }
 
-    fn tell(&self, lane: u32, address: &Result<PodAddress, Arc<str>>) {
+    fn tell(&self, lane: LaneId, address: &Result<PodAddress, Arc<str>>) {
         self.desk.borrow_mut().broadcast(|| Message::Endpoint {
             lane,
             address: address.clone(),
         });
     }
 
-    fn join(self: &Rc<Self>, lane: u32, key: HostKey) {
+    fn join(self: &Rc<Self>, lane: LaneId, key: HostKey) {
         self.lanes.borrow_mut().insert(lane, key.clone());
         let known = self.hosts.borrow().get(&key).cloned();
         if let Some(host) = known {

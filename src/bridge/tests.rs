@@ -10,11 +10,17 @@ use nanofaas_core::event::{Event, Order};
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo, Request};
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::{LaneId, PodRef};
 
 use super::*;
 use crate::management::Health;
 use crate::metrics::{Plane, Process};
+
+/// The lane of the function that was registered as the `index`th, counted from 0.
+const fn id(index: u32) -> LaneId {
+    let epoch = index + 1;
+    LaneId { index, epoch }
+}
 
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -116,7 +122,7 @@ impl Bench {
     }
 
     /// Where calls of that lane go.
-    fn endpoint(&mut self, lane: u32) -> Result<PodAddress, Arc<str>> {
+    fn endpoint(&mut self, lane: LaneId) -> Result<PodAddress, Arc<str>> {
         self.next(|message| match message {
             Message::Endpoint { lane: of, address } if *of == lane => Some(address.clone()),
             _ => None,
@@ -178,7 +184,7 @@ fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
     };
     bench.function("warm");
     let start = Order::Start {
-        lane: 0,
+        lane: id(0),
         pod,
         wanted_ns: 0,
     };
@@ -227,17 +233,17 @@ fn where_calls_of_an_endpoint_go_is_told_once_it_is_known() {
     ] {
         let pool = format!(r#"{{"name":"p","executionMode":"POOL","endpointUrl":"{url}"}}"#);
         let mut bench = bench(Backend::None, &[&pool]);
-        assert_eq!(bench.endpoint(0), Ok(expected));
+        assert_eq!(bench.endpoint(id(0)), Ok(expected));
         bench.end();
     }
     let second = POOL.replace("far", "farther");
     let mut bench = bench(Backend::None, &[POOL, &second]);
-    let Ok(PodAddress::Tcp(address)) = bench.endpoint(0) else {
+    let Ok(PodAddress::Tcp(address)) = bench.endpoint(id(0)) else {
         panic!("no address");
     };
     assert!(address.ip().is_loopback() && address.port() == 9);
     // One look-up serves both.
-    assert_eq!(bench.endpoint(1), Ok(PodAddress::Tcp(address)));
+    assert_eq!(bench.endpoint(id(1)), Ok(PodAddress::Tcp(address)));
     bench.end();
 }
 

@@ -5,10 +5,14 @@ use std::task::Waker;
 use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
-use nanofaas_core::ticket::{Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 use super::*;
+
+const fn id(index: u32) -> LaneId {
+    LaneId { index, epoch: 1 }
+}
 
 const LONGEST: Duration = Duration::from_secs(60);
 const IO_THREADS: usize = 2;
@@ -58,7 +62,7 @@ impl Bench {
         let view = Arc::new(LaneView::new(IO_THREADS));
         let opened = view.clone();
         self.post.event(Event::LaneOpened {
-            lane,
+            lane: id(lane),
             view: opened,
             plan,
         });
@@ -71,7 +75,7 @@ impl Bench {
             queued_ns: 0,
             index,
             generation: 1,
-            lane,
+            lane: id(lane),
             avoid: PodRef::NONE.index,
             thread: 1,
             class: Class::Sync,
@@ -164,7 +168,7 @@ fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
     for lane in 0..2_000 {
         let view = bench.open(lane, plan(1));
         bench.call(lane, &view, lane);
-        assert_eq!(bench.granted().lane, lane);
+        assert_eq!(bench.granted().lane, id(lane));
     }
 }
 
@@ -201,7 +205,7 @@ fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
             orders.push(lane);
         }
     }
-    assert_eq!(orders, [0, 1, 2]);
+    assert_eq!(orders, [0, 1, 2].map(id));
 }
 
 #[test]
@@ -226,7 +230,7 @@ fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
             Some(Message::Notice(Notice::StartsFail { lane, .. })) => Some(lane),
             _ => None,
         });
-        assert_eq!(told, 7);
+        assert_eq!(told, id(7));
     }
 }
 

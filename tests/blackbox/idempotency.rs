@@ -123,6 +123,57 @@ fn the_same_key_with_another_body_is_422_and_for_another_function_a_call_of_its_
 }
 
 #[test]
+fn another_spelling_of_a_content_type_matches() {
+    let pod = Pod::echo();
+    plane().register(&pool("spelling", &pod));
+    let send = |key: &str, content_type: &str| {
+        let request = Request::new("POST", "/v1/functions/spelling:invoke");
+        let request = request.header("Idempotency-Key", key);
+        plane().send(&request.body(content_type, "{\"input\":1}"))
+    };
+    let same = [
+        [
+            "application/json",
+            "Application/JSON",
+            "application/json;charset=utf-8",
+            "application/json ; Charset=\"UTF-8\"",
+            "application/json;",
+            "application/json;charset=utf8 ;",
+        ],
+        [
+            "image/x-a; b=\"c d\"; e=f",
+            "image/x-a;e=f;b=\"c d\"",
+            "IMAGE/X-A ; E=f ; B=\"c\\ d\"",
+            "image/x-a; e=\"f\"; b=\"c d\"",
+            "image/x-a;;e=f;\tb=\"c d\";",
+            "image/x-a; b=\"c d\"; e=\"\\f\"",
+        ],
+    ];
+    for (number, spellings) in same.iter().enumerate() {
+        let key = format!("key-{number}");
+        let first = send(&key, spellings[0]).expect(200);
+        for spelling in spellings {
+            let again = send(&key, spelling).expect(200);
+            assert_eq!(again.id(), first.id(), "{spelling}");
+        }
+        assert_eq!(pod.calls().len(), number + 1);
+    }
+    for (key, other) in [
+        ("key-0", "application/json; v=1"),
+        ("key-0", "application/json; charset=utf-16"),
+        ("key-0", "text/plain"),
+        ("key-0", ""),
+        ("key-1", "image/x-a; b=\"C d\"; e=f"),
+        ("key-1", "image/x-a; b=\"c d\""),
+        ("key-1", "image/x-a; b=\"c d; e=f\""),
+        ("key-1", "image/x-a; b=\"c d\"; e=f, image/x-a"),
+    ] {
+        send(key, other).expect_error(422, "IDEMPOTENCY_MISMATCH");
+    }
+    assert_eq!(pod.calls().len(), 2);
+}
+
+#[test]
 fn a_failure_is_a_result_too() {
     let pod = Pod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"no\"}"));
     plane().register(&pool("failed", &pod));

@@ -1,8 +1,9 @@
 //! What clients, pods and operators may rely on, held against the real process over HTTP: it is
 //! started with flags, and everything else happens on sockets. Nothing here looks inside.
 //!
-//! `NANOFAAS_TEST_SCHEDULER` (inline, pinned) and `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll)
-//! choose what is tested; the promises are the same. Tests gate on order, counts and states.
+//! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
+//! `NANOFAAS_TEST_IO_THREADS` (with pinned, 2) choose what is tested; the promises are the same. Tests
+//! gate on order, counts and states.
 
 // Tests talk to whoever runs them, and give the process under test what it must refuse.
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
@@ -23,7 +24,10 @@ mod refusals;
 mod admission;
 mod idempotency;
 mod executions;
+mod threads;
 mod deadlines;
+mod removal;
+mod leaving;
 mod spec;
 mod pods;
 mod deaths;

@@ -142,6 +142,62 @@ fn a_browsers_cross_site_request_is_403_and_changes_nothing() {
 }
 
 #[test]
+fn a_host_that_cannot_be_one_is_400() {
+    for host in [
+        "[::1].evil.example",
+        "[::1]evil:80",
+        "[::1",
+        "::1",
+        "[]",
+        "[::1]]",
+        "[[::1]]",
+        "[::1%25lo]",
+        "[::1%lo]",
+        "[127.0.0.1]",
+        "[localhost]",
+        "[::1]:",
+        "[::1]:x",
+        "localhost:",
+        "localhost:abc",
+        "localhost:80:80",
+        "localhost:65536",
+        "localhost:-1",
+        "localhost:+80",
+        "localhost:000080",
+        "localhost:80 ,evil.example",
+        "localhost evil.example",
+        "evil.example@localhost",
+        "localhost%",
+        "localhost%zz",
+        ":80",
+    ] {
+        let get = Request::get("/v1/functions").host(host);
+        plane().send(&get).expect_error(400, "BAD_REQUEST");
+        let call = Request::invoke("routes-host", &json!(1)).host(host);
+        plane().send(&call).expect_error(400, "BAD_REQUEST");
+    }
+    for host in [
+        "[::1]:65535",
+        "[0:0:0:0:0:0:0:1]",
+        "localhost:0",
+        "127.1.2.3:80",
+    ] {
+        let get = Request::get("/v1/functions").host(host);
+        plane().send(&get).expect(200);
+    }
+    for host in [
+        "localhost.",
+        "[::2]",
+        "[::ffff:10.0.0.1]:80",
+        "%6cocalhost",
+        "",
+    ] {
+        let get = Request::get("/v1/functions").host(host);
+        plane().send(&get).expect(403);
+    }
+}
+
+#[test]
 fn head_is_answered_wherever_get_is_with_the_same_length_and_no_body() {
     plane().register(&local("routes-head"));
     let id = plane().enqueue("routes-head", &json!(1));

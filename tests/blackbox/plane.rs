@@ -30,9 +30,16 @@ pub(crate) fn is_pinned() -> bool {
     }
 }
 
-/// The io threads of this pass.
+/// The io threads of this pass: one where the scheduler is inline, else two, or as many as are asked for.
 pub(crate) fn io_threads() -> usize {
-    if is_pinned() { 2 } else { 1 }
+    let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
+        return if is_pinned() { 2 } else { 1 };
+    };
+    let threads = asked.parse().ok();
+    let Some(threads) = threads.filter(|threads| *threads == 1 || is_pinned()) else {
+        panic!("NANOFAAS_TEST_IO_THREADS must be a number, and 1 where the scheduler is inline");
+    };
+    threads
 }
 
 /// The io driver of this pass: `auto`, `uring` or `epoll`.
@@ -40,11 +47,11 @@ pub(crate) fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The program, without any variable that would set it.
+/// The program, without any variable that would set it. A planted bug is no setting: it stays.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
     for (name, _) in std::env::vars() {
-        if name.starts_with("NANOFAAS_") {
+        if name.starts_with("NANOFAAS_") && name != "NANOFAAS_PLANTED_BUG" {
             command.env_remove(name);
         }
     }
@@ -111,11 +118,9 @@ fn flags() -> Vec<String> {
 fn flags_at(listen: SocketAddr, management: SocketAddr) -> Vec<String> {
     let (listen, management) = (listen.to_string(), management.to_string());
     let mut flags = vec!["serve", "--listen", &listen, "--management", &management];
-    if is_pinned() {
-        flags.extend(["--io-threads", "2", "--scheduler", "pinned"]);
-    } else {
-        flags.extend(["--scheduler", "inline"]);
-    }
+    let scheduler = if is_pinned() { "pinned" } else { "inline" };
+    let threads = io_threads().to_string();
+    flags.extend(["--io-threads", &threads, "--scheduler", scheduler]);
     let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
     flags.extend(["--io-driver".to_owned(), io_driver()]);
     flags
@@ -147,6 +152,16 @@ impl Plane {
     pub(crate) fn start(more: &[&str]) -> Self {
         let mut command = program();
         command.args(flags()).args(more);
+        Self::from(command)
+    }
+
+    /// Starts one whose io threads, scheduler and driver are given, whatever this pass tests.
+    #[track_caller]
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn start_in(form: &[&str], more: &[&str]) -> Self {
+        let mut command = program();
+        let any = ["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"];
+        command.arg("serve").args(any).args(form).args(more);
         Self::from(command)
     }
 

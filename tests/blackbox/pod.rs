@@ -3,6 +3,7 @@
 //! They never share a line with the platform's own HTTP. Tests of what the platform does with pods
 //! make them.
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::plane::lock;
-use crate::wire::PATIENCE;
+use crate::wire::{PATIENCE, reset_on_close};
 
 /// A call as the pod got it. Header names are lower case.
 #[derive(Clone, Debug)]
@@ -96,6 +97,20 @@ impl Stream {
             Self::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
+
+    /// The close that follows is a reset, over TCP.
+    fn will_reset(&self) {
+        if let Self::Tcp(stream) = self {
+            reset_on_close(stream);
+        }
+    }
+
+    fn handle(&self) -> Self {
+        match self {
+            Self::Tcp(stream) => Self::Tcp(stream.try_clone().expect("a descriptor")),
+            Self::Unix(stream) => Self::Unix(stream.try_clone().expect("a descriptor")),
+        }
+    }
 }
 
 /// The pod's end of a connection.
@@ -140,6 +155,22 @@ impl Line {
             }
         }
         panic!("the gate never opened and the platform never closed");
+    }
+
+    /// Whether the platform closes within the time.
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn is_cut_within(&mut self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            if self.is_cut() {
+                return true;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(5)));
+        }
     }
 
     fn is_cut(&mut self) -> bool {
@@ -214,6 +245,8 @@ impl Line {
 pub(crate) enum After {
     Keep,
     Close,
+    /// Closed by a reset, over TCP.
+    Reset,
 }
 
 type Script = Arc<dyn Fn(&Got, &mut Line) -> After + Send + Sync>;
@@ -223,6 +256,9 @@ struct Seen {
     calls: Mutex<Vec<Got>>,
     more: Condvar,
     connections: AtomicUsize,
+    forgets: AtomicBool,
+    /// By their number.
+    open: Mutex<HashMap<usize, Stream>>,
 }
 
 /// A pod with a script.
@@ -332,6 +368,20 @@ impl Pod {
         })
     }
 
+    /// Keeps no call from now on: for tests of more calls than memory should hold.
+    #[must_use]
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn forgetful(self) -> Self {
+        self.seen.forgets.store(true, Ordering::SeqCst);
+        self
+    }
+
+    /// Closes every connection that is open now.
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn hang_up(&self) {
+        lock(&self.seen.open).values().for_each(Stream::close);
+    }
+
     /// All calls so far.
     pub(crate) fn calls(&self) -> Vec<Got> {
         lock(&self.seen.calls).clone()
@@ -368,24 +418,31 @@ impl Pod {
 fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
     let connection = seen.connections.fetch_add(1, Ordering::SeqCst);
     stream.set_patience(PATIENCE);
+    lock(&seen.open).insert(connection, stream.handle());
     let mut line = Line {
         stream,
         unread: Vec::new(),
         cuts,
     };
-    while let Some(mut got) = line.next() {
+    let mut after = After::Keep;
+    while after == After::Keep {
+        let Some(mut got) = line.next() else { break };
         got.connection = connection;
-        {
+        if !seen.forgets.load(Ordering::SeqCst) {
             let mut calls = lock(&seen.calls);
             got.number = calls.len();
             calls.push(got.clone());
         }
         seen.more.notify_all();
-        if script(&got, &mut line) == After::Close {
-            break;
-        }
+        after = script(&got, &mut line);
     }
-    line.stream.close();
+    // Before the close: only the last descriptor of a socket closes it, and a reset needs that.
+    lock(&seen.open).remove(&connection);
+    if after == After::Reset {
+        line.stream.will_reset();
+    } else {
+        line.stream.close();
+    }
 }
 
 impl Drop for Pod {

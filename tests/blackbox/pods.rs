@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::functions::{Folder, is_alive, pool, with};
 use crate::handlers;
-use crate::plane::{Plane, Shared};
+use crate::plane::{Plane, Shared, io_threads};
 use crate::pod::Pod;
 use crate::wire::{Request, Wire, eventually};
 
@@ -41,7 +41,7 @@ fn functions_of_one_endpoint_share_its_connections() {
     // One after the other: what the first call left is there for all. Io threads share nothing.
     let connections = pod.connections();
     assert!(
-        connections <= 2,
+        connections <= io_threads(),
         "{connections} connections for 50 functions"
     );
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::functions::{Folder, is_alive, local, pool, with};
 use crate::handlers;
-use crate::plane::{Plane, Shared, is_pinned};
+use crate::plane::{Plane, Shared, io_threads};
 use crate::pod::{Gate, Pod};
 use crate::wire::{Request, Wire, eventually};
 
@@ -315,8 +315,8 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
         resident >> 20,
         by_functions >> 20,
     );
-    // A second io thread has tables and rings of its own.
-    let most = if is_pinned() { 200 } else { 150 };
+    // Each io thread has tables and rings of its own.
+    let most = 100 + 50 * io_threads() as u64;
     assert!(resident < most << 20, "{} MiB", resident >> 20);
 }
 

@@ -7,14 +7,14 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::plane::{Plane, io_driver, is_pinned};
+use crate::plane::{Plane, io_driver, io_threads};
 use crate::wire::{PATIENCE, Request};
 
 #[test]
 fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = server.local_addr().expect("an address");
-    let name = format!("unanswered-{}-{}.json", is_pinned(), io_driver());
+    let name = format!("unanswered-{}-{}.json", io_threads(), io_driver());
     let kubeconfig = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "silent",

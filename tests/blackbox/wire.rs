@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 /// Longer than anything here should take on a busy machine.
@@ -182,6 +184,11 @@ impl Wire {
     #[track_caller]
     pub(crate) fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
+        Self::over(stream)
+    }
+
+    /// Speaks over a connection that is there.
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
@@ -199,6 +206,12 @@ impl Wire {
     /// Whether the peer still took the bytes.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Leaves by a reset.
+    #[allow(dead_code, reason = "for tests/chaos")]
+    pub(crate) fn reset(self) {
+        reset_on_close(&self.stream);
     }
 
     /// Says that nothing more is sent: a FIN.
@@ -324,6 +337,15 @@ impl Wire {
         self.set_patience(PATIENCE);
         quiet
     }
+}
+
+/// The close that follows sends a reset in place of a FIN, and leaves no TIME_WAIT.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    let now = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(stream, sockopt::Linger, &now).expect("a socket");
 }
 
 fn is_timeout(error: &io::Error) -> bool {

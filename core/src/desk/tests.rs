@@ -66,6 +66,9 @@ fn order(bench: &Bench, order: Order) {
     assert!(bench.bridge.send(BridgeMessage::Order(order)).is_ok());
 }
 
+/// The first function's.
+const LANE: LaneId = LaneId { index: 0, epoch: 1 };
+
 const POD: PodRef = PodRef {
     index: 3,
     generation: 1,
@@ -79,7 +82,7 @@ fn a_registration_is_answered_when_all_threads_have_it() {
     let events = &mut bench.scheduler.as_mut().expect("pinned").events;
     assert!(matches!(
         events.pop(),
-        Some(Event::LaneOpened { lane: 0, .. })
+        Some(Event::LaneOpened { lane: LANE, .. })
     ));
     for inbox in &mut bench.io {
         assert!(matches!(inbox.messages.pop(), Some(Message::Function(_))));
@@ -126,7 +129,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
     };
     assert!(bench.bridge.send(message).is_ok());
     let start = Order::Start {
-        lane: 0,
+        lane: LANE,
         pod: POD,
         wanted_ns: 5,
     };
@@ -135,7 +138,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
     assert!(matches!(
         &work[..],
         [
-            Work::Removed { lane: 0, .. },
+            Work::Removed { lane: LANE, .. },
             Work::Start { pod: POD, wanted_ns: 5, function },
         ] if &**function.name() == "echo"
     ));
@@ -143,7 +146,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
     ack(&bench, 2);
     bench.desk.pump();
     assert_eq!(bench.desk.leaving_views().count(), 1);
-    order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+    order(&bench, Order::LaneGone { lane: LANE });
     order(&bench, start);
     assert!(bench.desk.pump().is_empty());
     assert_eq!(bench.desk.leaving_views().count(), 0);
@@ -170,9 +173,11 @@ fn a_lane_that_was_taken_over_outlives_the_old_removal() {
     ack(&bench, 2);
     bench.desk.pump();
     bench.desk.register(draft("echo"), false).expect("again");
-    order(&bench, Order::LaneGone { lane: 0, epoch: 1 });
+    order(&bench, Order::LaneGone { lane: LANE });
     bench.desk.pump();
-    assert!(bench.desk.function_at(0).is_some());
+    let again = LaneId { epoch: 2, ..LANE };
+    assert!(bench.desk.function_at(LANE).is_none());
+    assert!(bench.desk.function_at(again).is_some());
     assert!(bench.desk.functions().contains_key("echo"));
 }
 

@@ -9,7 +9,7 @@ use nanofaas_core::event::{Event, Order, StartFailure};
 use nanofaas_core::message::Reply;
 use nanofaas_core::registry::{Change, Registry, RegistryOut};
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::{LaneId, PodRef};
 
 use crate::hall::{Hall, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, Starts, draft};
@@ -42,8 +42,8 @@ pub(crate) struct Bridge {
     acts: BinaryHeap<Reverse<(u64, u64)>>,
     what: BTreeMap<u64, Act>,
     sequence: u64,
-    lane_names: BTreeMap<u32, Arc<str>>,
-    gone: BTreeSet<u32>,
+    lane_names: BTreeMap<LaneId, Arc<str>>,
+    gone: BTreeSet<LaneId>,
     pub(crate) started: u64,
     pub(crate) deaths: u64,
     pub(crate) changes: u64,
@@ -145,7 +145,7 @@ impl Bridge {
         }
     }
 
-    fn nature(&self, lane: u32, hall: &Hall) -> Nature {
+    fn nature(&self, lane: LaneId, hall: &Hall) -> Nature {
         let mut natures = hall.natures.values();
         let any = natures.next().expect("there is a function");
         let name = self.lane_names.get(&lane);
@@ -184,14 +184,14 @@ impl Bridge {
                     self.later(hall.now + 5 * SECOND, Act::NeverAnswered(pod));
                 }
             }
-            Order::LaneGone { lane, epoch } => {
-                assert!(self.gone.insert(epoch), "a lane is gone twice");
-                self.registry.lane_gone(lane, epoch);
+            Order::LaneGone { lane } => {
+                assert!(self.gone.insert(lane), "a lane is gone twice");
+                self.registry.lane_gone(lane);
             }
         }
     }
 
-    fn start(&mut self, lane: u32, pod: PodRef, hall: &mut Hall) {
+    fn start(&mut self, lane: LaneId, pod: PodRef, hall: &mut Hall) {
         self.started += 1;
         let nature = self.nature(lane, hall);
         let rng = &mut hall.rng;

@@ -33,6 +33,8 @@ pub(crate) enum ToIo {
     Event(Event),
     Notice(Notice),
     Told(Told),
+    /// The process stops.
+    Stop,
 }
 
 /// To the bridge.
@@ -139,14 +141,14 @@ impl Hall {
         self.show(|| match &event {
             Event::Ticket(ticket) => format!("scheduler hears {ticket:?}"),
             Event::Done(done) => format!("scheduler hears {done:?}"),
-            Event::LaneOpened { lane, plan, .. } => format!("scheduler opens {lane} {plan:?}"),
-            Event::LaneChanged { lane, plan, .. } => format!("scheduler changes {lane} {plan:?}"),
-            Event::LaneRemoved { lane, epoch } => format!("scheduler removes {lane} {epoch}"),
+            Event::LaneOpened { lane, plan, .. } => format!("scheduler opens {lane:?} {plan:?}"),
+            Event::LaneChanged { lane, plan, .. } => format!("scheduler changes {lane:?} {plan:?}"),
+            Event::LaneRemoved { lane } => format!("scheduler removes {lane:?}"),
             Event::PodUp(pod) => format!("scheduler hears up {pod:?}"),
             Event::PodDown(pod) => format!("scheduler hears down {pod:?}"),
             Event::PodLeaving(pod) => format!("scheduler hears leaving {pod:?}"),
             Event::StartFailed { pod, .. } => format!("scheduler hears start failed {pod:?}"),
-            Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane}"),
+            Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane:?}"),
         });
         self.shadow.heard(&event, &self.entries);
         let stale = matches!(event, Event::Adopt { stale: true, .. });
@@ -282,7 +284,7 @@ impl Hall {
                 let posted = view.post(ticket).is_ok();
                 if posted {
                     self.shadow.posted(view, &ticket);
-                    self.bits.set(ticket.lane as usize);
+                    self.bits.set(ticket.lane.index as usize);
                 }
                 posted
             }
@@ -306,6 +308,17 @@ impl Hall {
                 self.events.push(Event::Done(done));
             }
         }
+    }
+
+    /// An io thread begins an attempt in a pod.
+    pub(crate) fn entered_pod(&mut self, pod: PodRef) {
+        *self.running_in.entry(crate::shadow::key(pod)).or_default() += 1;
+    }
+
+    /// An attempt in a pod ended.
+    pub(crate) fn left_pod(&mut self, pod: PodRef) {
+        let running = self.running_in.get_mut(&crate::shadow::key(pod));
+        *running.expect("it ran") -= 1;
     }
 
     pub(crate) fn is_alive(&self, pod: PodRef) -> bool {

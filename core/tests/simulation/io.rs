@@ -1,76 +1,94 @@
-//! An io thread: it admits calls, queues them, runs what is granted in scripted pods, retries, and
-//! ends each call exactly once, in time. Deadlines, backoff and attempts' times are in its wheel.
+//! An io thread: it admits calls, drives the machine of each (`core/call.rs`) with scripted pods on
+//! virtual time, and passes on what clients, the bridge and the scheduler say. It decides nothing that
+//! the product decides: `judge` holds what the machine does against rules of its own.
 
-mod attempt;
+mod client;
+mod environment;
+mod pod;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use nanofaas_core::admission;
+use nanofaas_core::call::{Call, End, Step};
 use nanofaas_core::event::Notice;
 use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::outcome::Failure;
 use nanofaas_core::registry::Told;
-use nanofaas_core::retry::AttemptFailure;
-use nanofaas_core::ticket::{CallRef, Class, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{CallRef, Grant, LaneId, PodRef};
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
 use crate::hall::{Hall, Mode, ToBridge, ToIo};
+use crate::judge::{Happening, Judge, Phase, phase};
 use crate::scenario::{MS, SECOND};
+use environment::ThreadEnvironment;
 
 const ASYNC_MAX_AGE_NS: u64 = 20 * SECOND;
 
 /// How a call can end, for the tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum End {
+pub(crate) enum Ended {
     Ok,
     Failed,
     ColdStart,
     Timeout,
-    Left,
+    Cancelled,
     Removed,
+    Shutdown,
 }
 
-pub(crate) enum State {
-    /// Ticket or grant is under way.
-    Queued,
-    Running {
-        lane: u32,
-        pod: PodRef,
-        sent_ns: u64,
-    },
-    BackingOff,
+impl Ended {
+    const fn of(outcome: &Result<(), Failure>) -> Self {
+        match outcome {
+            Ok(()) => Self::Ok,
+            Err(Failure::ColdStart(_)) => Self::ColdStart,
+            Err(Failure::Timeout(_)) => Self::Timeout,
+            Err(Failure::Cancelled) => Self::Cancelled,
+            Err(Failure::FunctionRemoved) => Self::Removed,
+            Err(Failure::Shutdown) => Self::Shutdown,
+            Err(_) => Self::Failed,
+        }
+    }
 }
 
-pub(crate) struct Call {
-    pub(crate) function: Arc<Function>,
-    pub(crate) state: State,
-    pub(crate) deadline_ns: u64,
-    class: Class,
-    attempts: u32,
-    lost: u32,
-    avoid: u32,
-    deadline: TimerRef,
-    /// The attempt's time or the backoff.
-    timer: Option<TimerRef>,
+pub(crate) struct Served {
+    pub(crate) life: Call<ThreadEnvironment>,
+    judge: Judge,
+    /// Where the attempt runs.
+    pub(crate) running: Option<Grant>,
+    timer: TimerRef,
+    timer_ns: u64,
 }
 
 #[derive(Default)]
 struct Place {
     generation: u32,
-    call: Option<Call>,
+    call: Option<Served>,
+    /// Its call is over, but a grant is on its way: the place is free when that has come.
+    is_owed_a_grant: bool,
 }
 
-/// What a pod or a client does at some time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a pod, a client or the bridge does at some time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
-    Leaves,
-    Removed,
+    Cancels,
+    ClientLeaves,
+    /// `Prefer: wait` ran out.
+    Detaches,
+    /// A word of the registry or the scheduler that the call's own task hears a little later.
+    HearsRemoved,
+    HearsStartsFail,
     Answers,
     Fails,
-    Lost,
+    Lost {
+        oom: bool,
+    },
     NotBegun,
+    JobRuns,
+    PodEnds {
+        oom: bool,
+    },
 }
 
 /// An act is for one attempt of one call; later ones do not know it.
@@ -81,19 +99,17 @@ pub(crate) struct IoThread {
     places: Vec<Place>,
     free: Vec<u32>,
     wheel: Wheel,
-    functions: BTreeMap<Arc<str>, Arc<Function>>,
+    env: ThreadEnvironment,
     acts: BinaryHeap<Reverse<Due>>,
     sequence: u64,
-    pub(crate) ledger: ThreadLedger,
     pub(crate) next_arrival_ns: u64,
     pub(crate) arrivals_left: u32,
     pub(crate) refused: u64,
     pub(crate) retries: u64,
-    pub(crate) ends: BTreeMap<End, u64>,
+    pub(crate) ends: BTreeMap<Ended, u64>,
+    /// What happened to calls, by where they were.
+    pub(crate) happened: BTreeMap<(Phase, Happening), u64>,
 }
-
-const DEADLINE: u64 = 0;
-const OTHER: u64 = 1;
 
 impl IoThread {
     pub(crate) fn new(number: u16, hall: &mut Hall) -> Self {
@@ -102,19 +118,23 @@ impl IoThread {
             places: Vec::new(),
             free: Vec::new(),
             wheel: Wheel::new(hall.now),
-            functions: BTreeMap::new(),
+            env: ThreadEnvironment::new(hall.entries.clone()),
             acts: BinaryHeap::new(),
             sequence: 0,
-            ledger: ThreadLedger::default(),
             next_arrival_ns: hall.now + hall.rng.time_ns(10 * MS),
             arrivals_left: hall.rng.within(10, 250) as u32,
             refused: 0,
             retries: 0,
             ends: BTreeMap::new(),
+            happened: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn calls(&self) -> impl Iterator<Item = (CallRef, &Call)> {
+    pub(crate) const fn ledger(&self) -> &ThreadLedger {
+        &self.env.ledger
+    }
+
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (CallRef, &Served)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
             let call = place.call.as_ref()?;
             Some((self.reference(index as u32), call))
@@ -129,9 +149,14 @@ impl IoThread {
         }
     }
 
-    fn call(&mut self, index: u32) -> &mut Call {
+    fn served(&mut self, index: u32) -> &mut Served {
         let place = &mut self.places[index as usize];
         place.call.as_mut().expect("a call that lives")
+    }
+
+    fn is_live(&self, call: CallRef) -> bool {
+        let place = &self.places[call.index as usize];
+        place.generation == call.generation && place.call.is_some()
     }
 
     pub(crate) fn next_ns(&self) -> Option<u64> {
@@ -172,44 +197,98 @@ impl IoThread {
         }
         // What came due meanwhile waits for the next pass; what was due at its start does not.
         let now = hall.now;
-        let late = self
-            .calls()
-            .find(|(_, call)| call.deadline_ns + 2 * MS < now);
-        assert!(
-            late.is_none(),
-            "{:?} outlives its deadline",
-            late.map(|(call, _)| call)
-        );
+        for (_, served) in self.calls() {
+            served.judge.check_in_time(&served.life, now);
+        }
     }
 
     fn timers(&mut self, hall: &mut Hall) {
         let mut due = Vec::new();
-        self.wheel.advance(hall.now, |key| due.push(key));
-        for key in due {
-            let index = key as u32;
-            // An earlier one of the same moment may have ended the call.
+        self.wheel.advance(hall.now, |index| due.push(index as u32));
+        for index in due {
             if self.places[index as usize].call.is_none() {
                 continue;
             }
-            if key >> 32 == DEADLINE {
-                assert!(
-                    self.call(index).deadline_ns <= hall.now,
-                    "a timer fired early"
-                );
-                self.end_anywhere(index, End::Timeout, hall);
-                continue;
+            let served = self.served(index);
+            // It fired: `drive` must set another one.
+            served.timer_ns = u64::MAX;
+            if served.life.until_ns() <= hall.now {
+                self.happens(index, Happening::Time, hall.now);
             }
-            match self.call(index).state {
-                State::BackingOff => {
-                    self.left_backoff();
-                    self.requeue(index, hall);
+            let (life, env) = self.life(index, hall);
+            life.time(hall.now, env);
+            self.drive(index, hall);
+        }
+    }
+
+    /// The machine of a call, and what it asks, with fresh dice.
+    fn life(
+        &mut self,
+        index: u32,
+        hall: &mut Hall,
+    ) -> (&mut Call<ThreadEnvironment>, &ThreadEnvironment) {
+        self.env.roll(&mut hall.rng);
+        let place = &mut self.places[index as usize];
+        let served = place.call.as_mut().expect("a call that lives");
+        (&mut served.life, &self.env)
+    }
+
+    /// Counts what a call is about to hear, and lets the judge know.
+    fn happens(&mut self, index: u32, happening: Happening, now_ns: u64) {
+        let served = self.served(index);
+        let phase = phase(&served.life);
+        served.judge.hears(happening, &served.life, now_ns);
+        *self.happened.entry((phase, happening)).or_default() += 1;
+    }
+
+    fn end(&mut self, index: u32, end: &End, hall: &mut Hall) {
+        self.happens(index, Happening::of(end), hall.now);
+        let (life, env) = self.life(index, hall);
+        life.end(end, env);
+        self.drive(index, hall);
+    }
+
+    /// Does what the machine says until it waits or is over.
+    fn drive(&mut self, index: u32, hall: &mut Hall) {
+        loop {
+            let served = self.served(index);
+            let step = served.life.step();
+            hall.show(|| format!("io {} {step:?}", served.life.place().index));
+            match step {
+                Step::Wait => break,
+                Step::Run(grant) => self.run(index, grant, hall),
+                Step::Stop => {
+                    let sent_ns = hall.rng.chance(800).then_some(hall.now);
+                    served.judge.stopped(sent_ns.is_some(), hall.now);
+                    let (life, env) = self.life(index, hall);
+                    life.stopped(sent_ns, hall.now, env);
                 }
-                State::Running { .. } => {
-                    self.end_attempt(index, PodVerdict::CutOff, None, hall);
-                    self.failed(index, AttemptFailure::TimedOut, hall);
+                Step::Release(done) => {
+                    let grant = served.running.take();
+                    served.judge.released(&done);
+                    if let Some(grant) = grant {
+                        hall.left_pod(grant.pod);
+                    }
+                    hall.done(done);
                 }
-                State::Queued => {}
+                Step::Queue(ticket) => {
+                    let now = self.env.newest(ticket.lane);
+                    let served = self.served(index);
+                    served.judge.queued_again(now.as_deref(), hall.now);
+                    self.retries += 1;
+                    hall.post_again(ticket);
+                }
+                Step::Over => return self.finish(index, hall),
             }
+        }
+        let served = self.served(index);
+        let until_ns = served.life.until_ns();
+        if served.timer_ns != until_ns {
+            let old = served.timer;
+            self.wheel.cancel(old);
+            let timer = self.wheel.set(until_ns, u64::from(index));
+            let served = self.served(index);
+            (served.timer, served.timer_ns) = (timer, until_ns);
         }
     }
 
@@ -221,28 +300,64 @@ impl IoThread {
             };
             match message {
                 ToIo::Event(event) => hall.feed_inline(event),
-                ToIo::Notice(Notice::StartsFail { lane, .. }) => {
-                    self.end_waiting(lane, End::ColdStart, hall);
+                ToIo::Notice(Notice::StartsFail { lane, why }) => {
+                    let end = End::StartsFail(why);
+                    self.end_all(lane, &end, Act::HearsStartsFail, hall);
                 }
-                ToIo::Told(Told::Function(function)) => {
-                    let version = function.version;
-                    self.functions.insert(function.name().clone(), function);
-                    hall.to_bridge.push(ToBridge::Ack(version));
-                }
+                ToIo::Told(Told::Function(function)) => self.registered(function, hall),
                 ToIo::Told(Told::Removed {
                     lane,
                     name,
                     version,
                 }) => {
-                    self.functions.remove(&name).expect("it was told of");
-                    self.end_backing_off(lane, hall);
-                    if hall.rng.chance(500) {
-                        self.end_waiting(lane, End::Removed, hall);
-                    } else {
-                        self.end_waiting_soon(lane, hall);
-                    }
+                    self.env.remove(&name);
+                    self.end_all(lane, &End::Removed, Act::HearsRemoved, hall);
                     hall.to_bridge.push(ToBridge::Ack(version));
                 }
+                ToIo::Stop => {
+                    self.arrivals_left = 0;
+                    let all: Vec<_> = self.calls().map(|(call, _)| call).collect();
+                    for call in all {
+                        self.end(call.index, &End::Shutdown, hall);
+                    }
+                }
+            }
+        }
+    }
+
+    fn registered(&mut self, function: Arc<Function>, hall: &mut Hall) {
+        let (name, version) = (function.name().clone(), function.version);
+        let of_name = self
+            .calls()
+            .filter(|(_, served)| served.life.function().name() == &name);
+        let affected: Vec<_> = of_name
+            .map(|(call, served)| (call.index, served.life.function().lane == function.lane))
+            .collect();
+        for (index, is_same) in affected {
+            let happening = if is_same {
+                Happening::Replaced
+            } else {
+                Happening::RegisteredAnew
+            };
+            self.happens(index, happening, hall.now);
+        }
+        self.env.put(function);
+        hall.to_bridge.push(ToBridge::Ack(version));
+    }
+
+    /// Tells all calls of a lane, some of them a little later, as their own tasks hear of it.
+    fn end_all(&mut self, lane: LaneId, end: &End, later: Act, hall: &mut Hall) {
+        let of_lane = self
+            .calls()
+            .filter(|(_, served)| served.life.function().lane == lane);
+        let of_lane: Vec<_> = of_lane.map(|(call, _)| call.index).collect();
+        let at_once = hall.rng.chance(500);
+        for index in of_lane {
+            if at_once {
+                self.end(index, end, hall);
+            } else {
+                let at = hall.now + hall.rng.time_ns(MS);
+                self.later(index, at, later.clone());
             }
         }
     }
@@ -257,170 +372,119 @@ impl IoThread {
                 return;
             };
             hall.grants_in_flight -= 1;
-            self.granted(grant, hall);
-        }
-    }
-
-    /// Ends a call wherever it is: its deadline passed, or nobody wants it any more.
-    fn end_anywhere(&mut self, index: u32, end: End, hall: &mut Hall) {
-        let reference = self.reference(index);
-        let call = self.call(index);
-        match call.state {
-            State::Queued => {
-                // Where a grant came first, it will find the call gone.
-                if hall.entries.leave(reference) {
-                    call.function.view.leave();
-                }
-            }
-            State::Running { .. } => self.end_attempt(index, PodVerdict::CutOff, None, hall),
-            State::BackingOff => self.left_backoff(),
-        }
-        self.finish(index, end, hall);
-    }
-
-    /// Ends what waits for a slot in a lane; what was granded meanwhile runs.
-    fn end_waiting(&mut self, lane: u32, end: End, hall: &mut Hall) {
-        let waiting = self
-            .calls()
-            .filter(|(_, call)| call.function.lane == lane && matches!(call.state, State::Queued));
-        let waiting: Vec<_> = waiting.map(|(call, _)| call).collect();
-        for call in waiting {
-            if hall.entries.leave(call) {
-                self.call(call.index).function.view.leave();
-                self.finish(call.index, end, hall);
-            }
-        }
-    }
-
-    /// The same when each call's own task sees to it, after the change was acknowledged.
-    fn end_waiting_soon(&mut self, lane: u32, hall: &mut Hall) {
-        let waiting = self
-            .calls()
-            .filter(|(call, known)| known.function.lane == lane && hall.entries.is_queued(*call));
-        let waiting: Vec<_> = waiting.map(|(call, _)| call.index).collect();
-        for index in waiting {
-            let at = hall.now + hall.rng.time_ns(MS);
-            self.later(index, at, Act::Removed);
-        }
-    }
-
-    fn end_backing_off(&mut self, lane: u32, hall: &mut Hall) {
-        let waiting = self.calls().filter(|(_, call)| {
-            call.function.lane == lane && matches!(call.state, State::BackingOff)
-        });
-        let waiting: Vec<_> = waiting.map(|(call, _)| call.index).collect();
-        for index in waiting {
-            self.left_backoff();
-            self.finish(index, End::Removed, hall);
-        }
-    }
-
-    fn finish(&mut self, index: u32, end: End, hall: &mut Hall) {
-        let reference = self.reference(index);
-        hall.show(|| format!("io ends {reference:?} {end:?}"));
-        let place = &mut self.places[index as usize];
-        let call = place.call.take().expect("a call ends once");
-        place.generation = place.generation.wrapping_add(1);
-        self.wheel.cancel(call.deadline);
-        if let Some(timer) = call.timer {
-            self.wheel.cancel(timer);
-        }
-        hall.entries.free(reference);
-        self.free.push(index);
-        self.ledger.finished.add();
-        *self.ends.entry(end).or_default() += 1;
-    }
-
-    fn arrivals(&mut self, hall: &mut Hall) {
-        while self.arrivals_left > 0 && self.next_arrival_ns <= hall.now {
-            let burst = if hall.rng.chance(60) {
-                hall.rng.within(5, 40)
+            if self.is_live(grant.call) {
+                let index = grant.call.index;
+                self.happens(index, Happening::Granted, hall.now);
+                let newest = self.env.newest(grant.lane);
+                let served = self.served(index);
+                served.judge.granted(newest.as_deref(), hall.now);
+                let (life, env) = self.life(index, hall);
+                life.granted(grant, hall.now, env);
+                self.drive(index, hall);
             } else {
-                1
-            };
-            for _ in 0..burst.min(u64::from(self.arrivals_left)) {
-                self.arrivals_left -= 1;
-                self.arrive(hall);
+                self.give_back(grant, hall);
             }
-            let most = hall.rng.pick(&[100_000, 10 * MS, 300 * MS]);
-            let quiet = if hall.rng.chance(10) { 3 * SECOND } else { 0 };
-            self.next_arrival_ns = hall.now + hall.rng.time_ns(most) + quiet;
         }
     }
 
-    fn arrive(&mut self, hall: &mut Hall) {
-        if self.functions.is_empty() {
-            return;
-        }
-        let at = hall.rng.below(self.functions.len() as u64) as usize;
-        let function = self.functions.values().nth(at).expect("below len").clone();
-        let nature = hall.natures[function.name()];
-        let class = if hall.rng.chance(nature.async_share) {
-            Class::Async
-        } else {
-            Class::Sync
-        };
-        let left_ns = match class {
-            Class::Sync => u64::from(function.spec.timeout_ms) * MS,
-            Class::Async => ASYNC_MAX_AGE_NS,
-        };
-        let (view, most) = (function.view.clone(), function.spec.queue_size);
-        if hall.bucket.take(hall.now).is_err() {
-            self.refused += 1;
-            return;
-        }
-        if let Err(refusal) = admission::admit(&view, most, class, left_ns) {
-            assert!(refusal.retry_after_s >= 1);
-            self.refused += 1;
-            return;
-        }
-        assert!(view.depth() > 0);
-        self.accept(function, class, left_ns, hall);
+    /// A grant for a call that is over.
+    fn give_back(&mut self, grant: Grant, hall: &mut Hall) {
+        hall.show(|| format!("io finds {:?} gone", grant.call));
+        let index = grant.call.index;
+        let place = &mut self.places[index as usize];
+        let is_owed = place.generation == grant.call.generation && place.is_owed_a_grant;
+        assert!(is_owed, "a grant for a call that waits for none");
+        place.is_owed_a_grant = false;
+        self.free_place(index, hall);
+        hall.done(Call::<ThreadEnvironment>::give_back(&grant));
     }
 
-    fn accept(&mut self, function: Arc<Function>, class: Class, left_ns: u64, hall: &mut Hall) {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place::default());
-            self.places.len() as u32 - 1
-        });
-        let deadline_ns = hall.now + left_ns;
-        let deadline = self
-            .wheel
-            .set(deadline_ns, DEADLINE << 32 | u64::from(index));
-        let (lane, view) = (function.lane, function.view.clone());
-        let fickle = hall.natures[function.name()].fickle;
-        self.places[index as usize].call = Some(Call {
-            function,
-            state: State::Queued,
-            deadline_ns,
-            class,
-            attempts: 0,
-            lost: 0,
-            avoid: PodRef::NONE.index,
-            deadline,
-            timer: None,
-        });
+    fn free_place(&mut self, index: u32, hall: &Hall) {
+        hall.entries.free(self.reference(index));
+        let place = &mut self.places[index as usize];
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+    }
+
+    fn finish(&mut self, index: u32, hall: &mut Hall) {
         let reference = self.reference(index);
-        if hall.rng.chance(fickle) {
-            let at = hall.now + hall.rng.time_ns(SECOND);
-            self.later(index, at, Act::Leaves);
+        let place = &mut self.places[index as usize];
+        let served = place.call.take().expect("a call ends once");
+        assert!(served.running.is_none(), "a call is over while it runs");
+        self.wheel.cancel(served.timer);
+        let is_current = self.env.newest(served.life.function().lane).is_some();
+        served.judge.over(&served.life, is_current, hall.now);
+        let outcome = served.life.outcome().expect("it is over");
+        hall.show(|| format!("io ends {reference:?} {outcome:?}"));
+        *self.ends.entry(Ended::of(outcome)).or_default() += 1;
+        self.env.ledger.finished.add();
+        if served.life.is_owed_a_grant() {
+            self.places[index as usize].is_owed_a_grant = true;
+        } else {
+            self.free_place(index, hall);
         }
-        hall.entries.queue(reference);
-        self.ledger.accepted.add();
-        let ticket = Ticket {
-            queued_ns: hall.now,
-            index,
-            generation: reference.generation,
-            lane,
-            avoid: PodRef::NONE.index,
-            thread: self.number,
-            class,
-        };
-        hall.show(|| format!("io accepts {ticket:?}"));
-        if !hall.post(&view, ticket) {
-            // A full mailbox is a refusal, though it is counted here as the end of an accepted call.
-            self.refused += 1;
-            self.end_anywhere(index, End::Left, hall);
+    }
+
+    fn later(&mut self, index: u32, at: u64, act: Act) {
+        self.sequence += 1;
+        let generation = self.places[index as usize].generation;
+        let attempt = self.served(index).life.attempt();
+        let due = (at, self.sequence, index, generation, attempt, act);
+        self.acts.push(Reverse(due));
+    }
+
+    fn acts(&mut self, hall: &mut Hall) {
+        while let Some(Reverse(due)) = self.acts.peek() {
+            if due.0 > hall.now {
+                return;
+            }
+            let Some(Reverse((_, _, index, generation, attempt, act))) = self.acts.pop() else {
+                return;
+            };
+            let thread = self.number;
+            let call = CallRef {
+                index,
+                generation,
+                thread,
+            };
+            if self.is_live(call) {
+                self.act(index, attempt, &act, hall);
+            }
+        }
+    }
+
+    fn act(&mut self, index: u32, attempt: u32, act: &Act, hall: &mut Hall) {
+        match act {
+            Act::Cancels => self.end(index, &End::Cancelled, hall),
+            Act::ClientLeaves => self.end(index, &End::ClientLeft, hall),
+            Act::HearsRemoved => self.end(index, &End::Removed, hall),
+            Act::HearsStartsFail => {
+                self.end(index, &End::StartsFail("heard late".into()), hall);
+            }
+            Act::Detaches => {
+                self.happens(index, Happening::Detached, hall.now);
+                let deadline_ns = hall.now + ASYNC_MAX_AGE_NS;
+                let served = self.served(index);
+                served.judge.detached(deadline_ns);
+                served.life.detach(deadline_ns);
+                self.drive(index, hall);
+            }
+            of_attempt if self.served(index).life.attempt() == attempt => {
+                self.act_of_pod(index, of_attempt, hall);
+            }
+            _ => {}
+        }
+    }
+
+    /// Its pod is dead: connections break.
+    pub(crate) fn pod_died(&mut self, dead: PodRef, hall: &mut Hall) {
+        let running = self
+            .calls()
+            .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == dead));
+        let running: Vec<_> = running.map(|(call, _)| call.index).collect();
+        for index in running {
+            let at = hall.now + hall.rng.time_ns(100_000);
+            self.later(index, at, Act::Lost { oom: false });
         }
     }
 }

@@ -8,6 +8,7 @@
 mod bridge;
 mod hall;
 mod io;
+mod judge;
 mod rng;
 mod scenario;
 mod shadow;

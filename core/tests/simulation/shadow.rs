@@ -1,14 +1,15 @@
 //! What the scheduler must know and must not do, kept from what it hears and says alone: tickets in
 //! their order, slots, pods. Every grant and order is held against it. It never asks the scheduler.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Order};
 use nanofaas_core::limits::ASYNC_SHARE;
-use nanofaas_core::ticket::{CallRef, Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 /// A pod's place, in an order.
@@ -31,7 +32,7 @@ enum State {
 
 #[derive(Debug)]
 struct Pod {
-    lane: u32,
+    lane: LaneId,
     state: State,
     in_flight: u32,
     stale: bool,
@@ -43,8 +44,11 @@ struct Lane {
     view: Arc<LaneView>,
     plan: LanePlan,
     fifos: [VecDeque<CallRef>; 2],
+    /// Calls of the registration that is about to take the lane over.
+    early: Vec<(CallRef, Class)>,
+    id: LaneId,
     held: u32,
-    removed: Option<u32>,
+    is_removed: bool,
     /// Sync grants in a row while an async call waited.
     sync_streak: u32,
     /// Grants since an async call went before a waiting sync one.
@@ -55,7 +59,7 @@ struct Lane {
     adopted: bool,
 }
 
-type Mailbox = (Arc<LaneView>, VecDeque<(CallRef, Class)>);
+type Mailbox = (Arc<LaneView>, VecDeque<Ticket>);
 
 /// The scheduler's duties.
 #[derive(Default)]
@@ -64,7 +68,7 @@ pub(crate) struct Shadow {
     pods: BTreeMap<PodKey, Pod>,
     /// What lies in each view's mailbox, with the view so that its address stays its own.
     mailboxes: BTreeMap<usize, Mailbox>,
-    gone: BTreeSet<u32>,
+    gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
     pub(crate) replacements: u64,
 }
@@ -88,18 +92,18 @@ impl Shadow {
         let address = Arc::as_ptr(view) as usize;
         let fresh = || (view.clone(), VecDeque::new());
         let (_, tickets) = self.mailboxes.entry(address).or_insert_with(fresh);
-        tickets.push_back((ticket.call(), ticket.class));
+        tickets.push_back(*ticket);
     }
 
     /// The scheduler was told to look into a lane's mailbox.
-    pub(crate) fn collected(&mut self, lane: u32) {
-        let Some(lane) = self.lanes.get_mut(&lane) else {
+    pub(crate) fn collected(&mut self, index: u32) {
+        let Some(lane) = self.lanes.get_mut(&index) else {
             return;
         };
         let address = Arc::as_ptr(&lane.view) as usize;
         if let Some((_, tickets)) = self.mailboxes.get_mut(&address) {
-            for (call, class) in tickets.drain(..) {
-                lane.fifos[class as usize].push_back(call);
+            for ticket in tickets.drain(..) {
+                lane.push(&ticket);
             }
         }
     }
@@ -107,8 +111,8 @@ impl Shadow {
     /// The scheduler hears this next.
     pub(crate) fn heard(&mut self, event: &Event, entries: &Entries) {
         match event {
-            Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane) {
-                Some(lane) => lane.fifos[ticket.class as usize].push_back(ticket.call()),
+            Event::Ticket(ticket) => match self.lanes.get_mut(&ticket.lane.index) {
+                Some(lane) => lane.push(ticket),
                 None => assert!(!entries.is_queued(ticket.call())),
             },
             Event::Done(done) => self.done(done),
@@ -118,9 +122,10 @@ impl Shadow {
                 plan,
                 reshaped,
             } => self.changed(*lane, *plan, *reshaped),
-            Event::LaneRemoved { lane, epoch } => {
-                let removed = self.lanes.get_mut(lane).expect("a lane was opened");
-                removed.removed = Some(*epoch);
+            Event::LaneRemoved { lane } => {
+                let removed = self.lanes.get_mut(&lane.index).expect("a lane was opened");
+                assert_eq!(removed.id, *lane, "another registration is removed");
+                removed.is_removed = true;
                 self.drain(*lane);
             }
             Event::PodUp(pod) => {
@@ -140,52 +145,67 @@ impl Shadow {
         }
     }
 
-    fn opened(&mut self, index: u32, view: &Arc<LaneView>, plan: LanePlan) {
-        if let Some(lane) = self.lanes.get_mut(&index) {
-            assert!(lane.removed.is_some(), "a lane was opened twice");
+    fn opened(&mut self, id: LaneId, view: &Arc<LaneView>, plan: LanePlan) {
+        if let Some(lane) = self.lanes.get_mut(&id.index) {
+            assert!(lane.is_removed, "a lane was opened twice");
             assert!(Arc::ptr_eq(&lane.view, view), "a lane's view was lost");
-            lane.removed = None;
+            lane.is_removed = false;
+            lane.id = id;
             lane.plan = plan;
             lane.failed = false;
+            // The owners of what waited were told before this; they end it.
+            lane.fifos = Default::default();
+            for (call, class) in std::mem::take(&mut lane.early) {
+                lane.fifos[class as usize].push_back(call);
+            }
+            let pods = self.pods.values_mut();
+            let of_lane = pods.filter(|pod| pod.lane.index == id.index);
+            of_lane.for_each(|pod| pod.lane = id);
         } else {
             let lane = Lane {
                 view: view.clone(),
                 plan,
                 fifos: Default::default(),
+                early: Vec::new(),
+                id,
                 held: 0,
-                removed: None,
+                is_removed: false,
                 sync_streak: 0,
                 since_jump: ASYNC_SHARE,
                 failed: false,
                 adopted: false,
             };
-            self.lanes.insert(index, lane);
+            self.lanes.insert(id.index, lane);
         }
         // What was posted before the scheduler knew the lane must not wait for another bit.
-        self.collected(index);
+        self.collected(id.index);
     }
 
-    fn changed(&mut self, index: u32, plan: LanePlan, reshaped: bool) {
-        let Some(lane) = self.lanes.get_mut(&index) else {
+    fn changed(&mut self, id: LaneId, plan: LanePlan, reshaped: bool) {
+        let Some(lane) = self.lanes.get_mut(&id.index) else {
             return;
         };
+        assert_eq!(lane.id, id, "another registration is changed");
         lane.plan = plan;
         lane.failed = false;
         if plan.pods.is_none() {
-            self.drain(index);
+            self.drain(id);
         } else if reshaped {
-            let of_lane = self.pods.values_mut().filter(|pod| pod.lane == index);
+            let of_lane = self.pods.values_mut().filter(|pod| pod.lane == id);
             of_lane.for_each(|pod| pod.stale = true);
         }
     }
 
-    fn drain(&mut self, lane: u32) {
+    fn drain(&mut self, lane: LaneId) {
         let of_lane = self.pods.values_mut().filter(|pod| pod.lane == lane);
         of_lane.for_each(Pod::drain);
     }
 
     fn done(&mut self, done: &Done) {
-        let lane = self.lanes.get_mut(&done.lane).expect("a lane of a call");
+        let lane = self
+            .lanes
+            .get_mut(&done.lane.index)
+            .expect("a lane of a call");
         lane.held -= 1;
         if !done.pod.is_some() {
             return;
@@ -205,7 +225,7 @@ impl Shadow {
         let Some(found) = self.pods.get_mut(&key(pod)) else {
             return;
         };
-        if let Some(lane) = self.lanes.get_mut(&found.lane) {
+        if let Some(lane) = self.lanes.get_mut(&found.lane.index) {
             lane.failed = true;
         }
         found.state = State::Down;
@@ -233,13 +253,13 @@ impl Shadow {
                     assert_eq!(pod.state, State::Quarantined, "a probe of a good pod");
                     pod.probed = true;
                 }
-                Order::LaneGone { lane, epoch } => {
-                    let gone = self.lanes.remove(&lane).expect("a lane goes once");
-                    assert_eq!(gone.removed, Some(epoch), "another removal's end");
+                Order::LaneGone { lane } => {
+                    let gone = self.lanes.remove(&lane.index).expect("a lane goes once");
+                    assert!(gone.is_removed && gone.id == lane, "another removal's end");
                     assert_eq!(gone.held, 0, "a lane went before its calls");
                     let has_pods = self.pods.values().any(|pod| pod.lane == lane);
                     assert!(!has_pods, "a lane went before its pods");
-                    assert!(self.gone.insert(epoch), "one removal ended twice");
+                    assert!(self.gone.insert(lane), "one removal ended twice");
                 }
             }
         }
@@ -253,11 +273,11 @@ impl Shadow {
             .for_each(|lane| self.check_starts(lane));
     }
 
-    fn started(&mut self, lane: u32, pod: PodRef, adopted: bool) {
-        let found = self.lanes.get_mut(&lane).expect("a lane of a pod");
+    fn started(&mut self, lane: LaneId, pod: PodRef, adopted: bool) {
+        let found = self.lanes.get_mut(&lane.index).expect("a lane of a pod");
         found.adopted |= adopted;
         assert!(
-            adopted || found.removed.is_none(),
+            adopted || (!found.is_removed && found.id == lane),
             "a pod for a removed function"
         );
         let state = State::Starting;
@@ -277,39 +297,40 @@ impl Shadow {
         self.pods.get_mut(&key(pod)).expect("an adopted pod").stale = true;
     }
 
-    fn census(&self, lane: u32, state: State) -> u32 {
+    fn census(&self, lane: LaneId, state: State) -> u32 {
         let of_lane = self.pods.values().filter(|pod| pod.lane == lane);
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
     /// Usable, starting and quarantined ones as the gauges have it, which know of every drain.
-    fn serving(&self, index: u32, lane: &Lane) -> u32 {
-        let gauge = |at: usize| lane.view.pods[at].load(Ordering::Relaxed);
-        gauge(0) + gauge(1) + self.census(index, State::Quarantined)
+    fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
+        let gauge = |at: usize| lane.view.pods[at].load(Relaxed);
+        gauge(0) + gauge(1) + self.census(id, State::Quarantined)
     }
 
     /// The same without quarantined ones that may be draining, which nobody said; with no call in it
     /// that would show.
-    fn surely_serving(&self, index: u32, lane: &Lane) -> u32 {
-        let doubtful = self.pods.values().filter(|pod| {
-            pod.lane == index && pod.state == State::Quarantined && pod.in_flight > 0
-        });
-        self.serving(index, lane) - doubtful.count() as u32
+    fn surely_serving(&self, id: LaneId, lane: &Lane) -> u32 {
+        let doubtful = self
+            .pods
+            .values()
+            .filter(|pod| pod.lane == id && pod.state == State::Quarantined && pod.in_flight > 0);
+        self.serving(id, lane) - doubtful.count() as u32
     }
 
-    fn has_stale(&self, index: u32) -> bool {
-        let of_lane = self.pods.values().filter(|pod| pod.lane == index);
+    fn has_stale(&self, id: LaneId) -> bool {
+        let of_lane = self.pods.values().filter(|pod| pod.lane == id);
         let mut kept = of_lane.filter(|pod| pod.state != State::Stopped);
         kept.any(|pod| pod.stale)
     }
 
-    fn check_starts(&self, index: u32) {
-        let lane = &self.lanes[&index];
+    fn check_starts(&self, id: LaneId) {
+        let lane = &self.lanes[&id.index];
         let plan = lane.plan.pods.expect("only functions with pods start some");
         let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
-        let stale = self.has_stale(index);
-        let serving = self.surely_serving(index, lane);
+        let stale = self.has_stale(id);
+        let serving = self.surely_serving(id, lane);
         // While old pods are replaced there may be one more than the most.
         let most = if stale { plan.max + 1 } else { needed };
         assert!(
@@ -327,8 +348,12 @@ impl Shadow {
 
     /// `waited` says whether a call that has no grant yet waited when this one was given.
     fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallRef) -> bool) {
-        let lane = self.lanes.get_mut(&grant.lane).expect("a lane of a grant");
-        assert!(lane.removed.is_none(), "a grant in a removed function");
+        let lane = self
+            .lanes
+            .get_mut(&grant.lane.index)
+            .expect("a lane of a grant");
+        assert!(!lane.is_removed, "a grant in a removed function");
+        assert_eq!(lane.id, grant.lane, "a grant for another registration");
         assert!(
             lane.held < lane.plan.concurrency,
             "more calls than concurrency allows"
@@ -371,19 +396,20 @@ impl Shadow {
             }
             let live = lane.fifos.iter().map(VecDeque::len).sum::<usize>() as u32;
             let lane = &self.lanes[&index];
-            let running = lane.view.running.load(Ordering::Relaxed);
+            let running = lane.view.running.load(Relaxed);
             assert_eq!(running, lane.held, "slots leaked or doubled");
-            if lane.removed.is_none() {
-                self.check_lane(index, lane, live, timer);
+            if !lane.is_removed {
+                self.check_lane(lane, live, timer);
             }
         }
     }
 
-    fn check_lane(&self, index: u32, lane: &Lane, live: u32, timer: bool) {
-        let gauge = |at: usize| lane.view.pods[at].load(Ordering::Relaxed);
-        let of_lane = || self.pods.values().filter(|pod| pod.lane == index);
+    fn check_lane(&self, lane: &Lane, live: u32, timer: bool) {
+        let id = lane.id;
+        let gauge = |at: usize| lane.view.pods[at].load(Relaxed);
+        let of_lane = || self.pods.values().filter(|pod| pod.lane == id);
         let usable = || of_lane().filter(|pod| pod.state == State::Usable);
-        let starting = self.census(index, State::Starting);
+        let starting = self.census(id, State::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
         // Pods that were drained for a newer one look usable from here.
         let drained = (usable().count() as u32)
@@ -403,10 +429,10 @@ impl Shadow {
         );
         let calls = (live + lane.held).min(lane.plan.concurrency);
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
-        let serving = self.serving(index, lane);
-        let most = plan.max + u32::from(self.has_stale(index));
+        let serving = self.serving(id, lane);
+        let most = plan.max + u32::from(self.has_stale(id));
         assert!(
-            lane.adopted || self.surely_serving(index, lane) <= most,
+            lane.adopted || self.surely_serving(id, lane) <= most,
             "more pods than the spec allows"
         );
         if serving < needed {
@@ -425,6 +451,16 @@ impl Pod {
 }
 
 impl Lane {
+    fn push(&mut self, ticket: &Ticket) {
+        let call = ticket.call();
+        match ticket.lane.epoch.cmp(&self.id.epoch) {
+            Ordering::Equal => self.fifos[ticket.class as usize].push_back(call),
+            Ordering::Greater => self.early.push((call, ticket.class)),
+            // Of a registration that is gone: its owner ends it.
+            Ordering::Less => {}
+        }
+    }
+
     /// Takes a granted call out, before which only those may be that have moved on.
     fn take(&mut self, call: CallRef, waited: &impl Fn(&CallRef) -> bool) -> Class {
         for class in [Class::Sync, Class::Async] {

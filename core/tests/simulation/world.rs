@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use nanofaas_core::registry::Change;
 
 use crate::bridge::Bridge;
-use crate::hall::{Hall, Mode, ToBridge};
-use crate::io::{End, IoThread, State};
+use crate::hall::{Hall, Mode, ToBridge, ToIo};
+use crate::io::{Ended, IoThread};
+use crate::judge::{Happening, Phase, phase};
 use crate::rng::Rng;
 use crate::scenario::{MS, Nature, SECOND, draft};
 
@@ -22,7 +23,8 @@ pub(crate) struct Tally {
     accepted: u64,
     refused: u64,
     retries: u64,
-    ends: BTreeMap<End, u64>,
+    ends: BTreeMap<Ended, u64>,
+    happened: BTreeMap<(Phase, Happening), u64>,
     pods_started: u64,
     pods_died: u64,
     changes: u64,
@@ -44,21 +46,29 @@ impl Tally {
         for (end, count) in &other.ends {
             *self.ends.entry(*end).or_default() += count;
         }
+        for (what, count) in &other.happened {
+            *self.happened.entry(*what).or_default() += count;
+        }
     }
 
     /// Everything that can happen did, and often.
     pub(crate) fn assert_rich(&self) {
         let ends = [
-            End::Ok,
-            End::Failed,
-            End::ColdStart,
-            End::Timeout,
-            End::Left,
-            End::Removed,
+            Ended::Ok,
+            Ended::Failed,
+            Ended::ColdStart,
+            Ended::Timeout,
+            Ended::Cancelled,
+            Ended::Removed,
+            Ended::Shutdown,
         ];
         for end in ends {
             let count = self.ends.get(&end).copied().unwrap_or(0);
             assert!(count >= 50, "only {count} calls ended as {end:?}");
+        }
+        for what in everything_that_happens() {
+            let count = self.happened.get(&what).copied().unwrap_or(0);
+            assert!(count >= 2, "{what:?} happened {count} times only");
         }
         let counts = [
             (self.refused, "refusals"),
@@ -71,6 +81,37 @@ impl Tally {
             assert!(count >= 50, "only {count} {what}");
         }
     }
+}
+
+/// What a call may hear in each phase.
+fn everything_that_happens() -> impl Iterator<Item = (Phase, Happening)> {
+    let everywhere = [
+        Happening::Time,
+        Happening::Cancelled,
+        Happening::ClientLeft,
+        Happening::Removed,
+        Happening::StartsFail,
+        Happening::Shutdown,
+        Happening::Detached,
+        Happening::Replaced,
+    ];
+    let phases = [
+        Phase::Queued,
+        Phase::Running,
+        Phase::AwaitingPodEnd,
+        Phase::BackingOff,
+    ];
+    let all = phases.into_iter().flat_map(move |phase| {
+        let of_phase = everywhere.into_iter();
+        of_phase.map(move |happening| (phase, happening))
+    });
+    all.chain([
+        (Phase::Queued, Happening::Granted),
+        (Phase::Running, Happening::Attempted),
+        (Phase::Running, Happening::RegisteredAnew),
+        (Phase::AwaitingPodEnd, Happening::PodEnded { oom: true }),
+        (Phase::AwaitingPodEnd, Happening::PodEnded { oom: false }),
+    ])
 }
 
 pub(crate) struct World {
@@ -194,6 +235,10 @@ impl World {
     fn change(&mut self) {
         if self.changes_left > 0 && self.next_change_ns <= self.hall.now {
             self.changes_left -= 1;
+            if self.hall.rng.chance(60) {
+                let all = self.hall.to_io.iter();
+                all.for_each(|ring| ring.push(ToIo::Stop));
+            }
             let names = &self.names;
             self.bridge.random_change(names, &mut self.hall);
             self.next_change_ns = self.hall.now + self.hall.rng.time_ns(2 * SECOND);
@@ -235,8 +280,9 @@ impl World {
         }
         let mut accepted = 0;
         for io in &self.io {
-            accepted += io.ledger.accepted.get();
-            known += io.ledger.finished.get() + io.ledger.backing_off.load(Ordering::Relaxed);
+            accepted += io.ledger().accepted.get();
+            known += io.ledger().finished.get();
+            known += io.ledger().backing_off.load(Ordering::Relaxed);
         }
         accepted as i64 - known as i64
     }
@@ -248,22 +294,22 @@ impl World {
         for io in &self.io {
             for (reference, call) in io.calls() {
                 live += 1;
-                match call.state {
-                    State::Queued if hall.entries.is_queued(reference) => {
-                        let view = Arc::as_ptr(&call.function.view) as usize;
+                match phase(&call.life) {
+                    Phase::Queued if hall.entries.is_queued(reference) => {
+                        let view = Arc::as_ptr(&call.life.function().view) as usize;
                         *depths.entry(view).or_default() += 1;
                     }
-                    State::Queued => granted += 1,
-                    State::Running { .. } => running += 1,
-                    State::BackingOff => backing_off += 1,
+                    Phase::Queued => granted += 1,
+                    Phase::Running => running += 1,
+                    Phase::AwaitingPodEnd | Phase::BackingOff => backing_off += 1,
                 }
             }
         }
         let sum = |of: &dyn Fn(&IoThread) -> u64| self.io.iter().map(of).sum::<u64>();
-        let accepted = sum(&|io| io.ledger.accepted.get());
-        let finished = sum(&|io| io.ledger.finished.get());
+        let accepted = sum(&|io| io.ledger().accepted.get());
+        let finished = sum(&|io| io.ledger().finished.get());
         assert_eq!(accepted, finished + live, "a call was lost or ended twice");
-        let counted = sum(&|io| io.ledger.backing_off.load(Ordering::Relaxed));
+        let counted = sum(&|io| io.ledger().backing_off.load(Ordering::Relaxed));
         assert_eq!(counted, backing_off, "backing off is miscounted");
         // Every slot has exactly one holder: a grant, a running attempt or its done.
         let held = hall.scheduler.held();
@@ -304,11 +350,14 @@ impl World {
             ..Tally::default()
         };
         for io in &self.io {
-            tally.accepted += io.ledger.accepted.get();
+            tally.accepted += io.ledger().accepted.get();
             tally.refused += io.refused;
             tally.retries += io.retries;
             for (end, count) in &io.ends {
                 *tally.ends.entry(*end).or_default() += count;
+            }
+            for (what, count) in &io.happened {
+                *tally.happened.entry(*what).or_default() += count;
             }
         }
         tally

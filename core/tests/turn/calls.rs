@@ -4,7 +4,7 @@ use nanofaas_core::limits::{ASYNC_SHARE, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use nanofaas_core::scheduler::Turn;
 use nanofaas_core::ticket::{Class, PodVerdict};
 
-use crate::plane::{Plane, podless};
+use crate::plane::{LANE, Plane, podless};
 
 #[test]
 fn a_class_is_first_in_first_out_and_skips_who_left() {
@@ -66,7 +66,7 @@ fn no_more_run_than_concurrency_allows_before_and_after_an_edit() {
     assert_eq!(running.len(), 3);
     let change = |plane: &mut Plane, concurrency| {
         plane.hear(nanofaas_core::event::Event::LaneChanged {
-            lane: 0,
+            lane: LANE,
             plan: podless(concurrency),
             reshaped: false,
         });
@@ -91,7 +91,11 @@ fn a_saturated_lane_delays_no_other_by_more_than_its_share_of_grants() {
     plane.calls(0, Class::Sync, 900);
     plane.calls(1, Class::Sync, 30);
     plane.call(2, Class::Sync);
-    let lanes: Vec<_> = plane.grants().iter().map(|grant| grant.lane).collect();
+    let lanes: Vec<_> = plane
+        .grants()
+        .iter()
+        .map(|grant| grant.lane.index)
+        .collect();
     assert_eq!(lanes.len(), 931);
     let last_of = |lane| lanes.iter().rposition(|other| *other == lane).unwrap();
     assert!(last_of(2) <= 2 * GRANTS_PER_LANE, "two others were before");

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::{CallRef, Class, Done, Grant, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const SECOND: u64 = 1000 * MS;
 const QUEUE_SIZE: u32 = 10_000;
+
+/// The first function of lane 0.
+pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
 pub(crate) struct Plane {
     pub(crate) entries: Arc<Entries>,
@@ -20,6 +23,8 @@ pub(crate) struct Plane {
     pub(crate) now: u64,
     out: Outbox,
     views: HashMap<u32, Arc<LaneView>>,
+    /// How often each lane was opened.
+    epochs: HashMap<u32, u32>,
     calls: u32,
 }
 
@@ -55,6 +60,7 @@ impl Plane {
             now: 1000 * SECOND,
             out: Outbox::with_room(),
             views: HashMap::new(),
+            epochs: HashMap::new(),
             calls: 0,
         }
     }
@@ -73,7 +79,15 @@ impl Plane {
 
     pub(crate) fn open_with(&mut self, lane: u32, view: Arc<LaneView>, plan: LanePlan) {
         self.views.insert(lane, view.clone());
+        *self.epochs.entry(lane).or_default() += 1;
+        let lane = self.id(lane);
         self.hear(Event::LaneOpened { lane, view, plan });
+    }
+
+    /// The lane as its last registration has it.
+    pub(crate) fn id(&self, lane: u32) -> LaneId {
+        let (index, epoch) = (lane, self.epochs[&lane]);
+        LaneId { index, epoch }
     }
 
     pub(crate) fn view(&self, lane: u32) -> Arc<LaneView> {
@@ -91,7 +105,7 @@ impl Plane {
             queued_ns: self.now,
             index: self.calls,
             generation: 0,
-            lane,
+            lane: self.id(lane),
             avoid: PodRef::NONE.index,
             thread: 0,
             class,

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, PodPlan};
 use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
-use nanofaas_core::ticket::{Class, PodRef, PodVerdict};
+use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict};
 
-use crate::plane::{MS, Plane, SECOND, warm};
+use crate::plane::{LANE, MS, Plane, SECOND, warm};
 
 #[test]
 fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
@@ -48,7 +48,7 @@ fn the_floor_is_started_without_a_call_and_follows_an_edit() {
     assert_eq!(first.len(), 2);
     let change = |plane: &mut Plane, min| {
         plane.hear(Event::LaneChanged {
-            lane: 0,
+            lane: LANE,
             plan: warm(5, min),
             reshaped: false,
         });
@@ -134,7 +134,7 @@ fn a_crash_loop_backs_off_and_ends_the_wait() {
         }
     }
     let notices = plane.notices();
-    let [Notice::StartsFail { lane: 0, why }] = &notices[..] else {
+    let [Notice::StartsFail { lane: LANE, why }] = &notices[..] else {
         panic!("one word for all calls that wait: {notices:?}");
     };
     assert_eq!(&**why, "no such program");
@@ -196,7 +196,7 @@ fn what_will_not_mend_ends_the_wait_at_the_first_failure() {
     assert_eq!(plane.notices().len(), 1);
     // A new spec is a new chance.
     plane.hear(Event::LaneChanged {
-        lane: 0,
+        lane: LANE,
         plan: warm(3, 0),
         reshaped: true,
     });
@@ -276,11 +276,11 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
         token: 7,
         stale: false,
     };
-    plane.hear(adopt(0));
+    plane.hear(adopt(LANE));
     let orders = plane.orders();
     let [
         Order::Adopted {
-            lane: 0,
+            lane: LANE,
             token: 7,
             pod,
         },
@@ -295,16 +295,17 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
     let grants = plane.grants();
     assert_eq!((grants[0].call, grants[0].pod), (call, pod));
     // A function that is no more, and one that is going.
-    plane.hear(adopt(1));
+    let gone = LaneId { index: 1, epoch: 1 };
+    plane.hear(adopt(gone));
     let none = PodRef::NONE;
     let refused = Order::Adopted {
-        lane: 1,
+        lane: gone,
         token: 7,
         pod: none,
     };
     assert_eq!(plane.orders(), [refused]);
-    plane.hear(Event::LaneRemoved { lane: 0, epoch: 1 });
-    plane.hear(adopt(0));
+    plane.hear(Event::LaneRemoved { lane: LANE });
+    plane.hear(adopt(LANE));
     let orders = plane.orders();
     let [
         Order::Adopted { pod: late, .. },
@@ -316,7 +317,7 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
     assert_eq!(late, stopped);
     plane.down(&[late, pod]);
     plane.done(&grants[0], PodVerdict::Healthy);
-    assert_eq!(plane.orders(), [Order::LaneGone { lane: 0, epoch: 1 }]);
+    assert_eq!(plane.orders(), [Order::LaneGone { lane: LANE }]);
 }
 
 #[test]
@@ -328,7 +329,7 @@ fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
     for token in 0..2 {
         let stale = false;
         plane.hear(Event::Adopt {
-            lane: 0,
+            lane: LANE,
             token,
             stale,
         });
@@ -343,7 +344,7 @@ fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
     // A third one is one too many, and stops no adopted one.
     let stale = false;
     plane.hear(Event::Adopt {
-        lane: 0,
+        lane: LANE,
         token: 2,
         stale,
     });

@@ -3,11 +3,11 @@
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodRef, PodVerdict};
 
-use crate::plane::{Plane, SECOND, podless, warm};
+use crate::plane::{LANE, Plane, SECOND, podless, warm};
 
 fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
     plane.hear(Event::LaneChanged {
-        lane: 0,
+        lane: LANE,
         plan,
         reshaped,
     });
@@ -147,7 +147,7 @@ fn a_pod_of_the_old_spec_that_was_adopted_waits_for_its_successor() {
     let adopted: Vec<_> = (0..3)
         .map(|token| {
             plane.hear(Event::Adopt {
-                lane: 0,
+                lane: LANE,
                 token,
                 stale: true,
             });

@@ -278,10 +278,27 @@ fn wants_one_host_that_can_be_one() {
     assert!(is_malformed(hosts(1, "")));
     assert!(hosts(0, "").is_ok());
     for minor in [0, 1] {
-        for good in ["a", "a.b-c:80", "[::1]:8080", "", "127.0.0.1"] {
+        for good in ["a", "a.b-c:80", "[::1]:8080", "", "127.0.0.1", "a%2fb:0"] {
             assert!(hosts(minor, &format!("Host: {good}\r\n")).is_ok(), "{good}");
         }
-        for bad in ["a, b", "a b", "a/b", "u@a", "a?b", "a#b", "\u{e9}", "a\\b"] {
+        for bad in [
+            "a, b",
+            "a b",
+            "a/b",
+            "u@a",
+            "a?b",
+            "a#b",
+            "\u{e9}",
+            "a\\b",
+            "a:b",
+            "a:",
+            "a:65536",
+            "[::1].a",
+            "[::1",
+            "::1",
+            "[::1%25a]",
+            "a%2",
+        ] {
             let lines = format!("Host: {bad}\r\n");
             assert!(is_malformed(hosts(minor, &lines)), "{bad}");
         }

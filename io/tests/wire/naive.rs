@@ -258,9 +258,35 @@ fn host(
         require(lower(host) == lower(authority), "two hosts")?;
     }
     let host = host.or(authority);
-    let in_host = |byte: &u8| byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(byte);
-    require(host.iter().flatten().all(in_host), "host's bytes")?;
+    require(
+        host.as_deref().is_none_or(is_host),
+        "no host that can be one",
+    )?;
     Ok(host)
+}
+
+/// Nothing, or a name or an address in brackets, with a port or without one.
+fn is_host(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else {
+        return false;
+    };
+    let (name, port) = match host.rfind(':') {
+        Some(at) if !host.ends_with(']') => (&host[..at], Some(&host[at + 1..])),
+        _ => (host, None),
+    };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |port: &str| port.len() <= 5 && digits(port) && port.parse::<u16>().is_ok();
+    let in_brackets = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let is_name = || {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&byte);
+        let mut escapes = name.split('%').skip(1);
+        let hex = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+        name.bytes().all(known) && escapes.all(hex) && (!name.is_empty() || port.is_none())
+    };
+    let is_ip = |ip: &str| ip.parse::<std::net::Ipv6Addr>().is_ok();
+    port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
 }
 
 /// A chunked body that is there whole: its data and its length as sent. Its limits are the tests'

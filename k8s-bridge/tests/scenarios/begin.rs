@@ -144,7 +144,7 @@ fn nothing_is_changed_before_the_plane_knows_what_there_is() {
         let reply = bench.register(warm("f"), false).await;
         assert!(matches!(reply, Reply::Refused(_)));
         until("it is ready", || bench.is_ready()).await;
-        assert!(bench.warm("f").await.lane == 0);
+        assert!(bench.warm("f").await.lane.index == 0);
     });
 }
 

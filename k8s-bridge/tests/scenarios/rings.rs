@@ -151,7 +151,7 @@ impl Rings {
     fn hear(&self, event: Event) {
         match event {
             Event::LaneOpened { .. } | Event::LaneChanged { .. } => {}
-            Event::LaneRemoved { lane, epoch } => self.order(Order::LaneGone { lane, epoch }),
+            Event::LaneRemoved { lane } => self.order(Order::LaneGone { lane }),
             Event::Adopt { lane, token, stale } => {
                 let pod = self.place();
                 self.adopted.borrow_mut().push(Adopted { stale, pod });

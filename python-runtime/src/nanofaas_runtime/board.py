@@ -1,8 +1,9 @@
 """The words that worker and watchdog share: what runs, until when, on which connection.
 
-An anonymous shared mapping of 64-bit words, each with one writer (named below). Publishing a call
-costs a few stores and no system call: the watchdog looks by itself while calls come, and only
-when it has gone to sleep is it woken by a byte on the link.
+An anonymous shared mapping of 64-bit words, each with one writer (named below), and after them a
+line of bytes for each slot. Publishing a call costs a few stores and no system call: the watchdog
+looks by itself while calls come, and only when it has gone to sleep is it woken by a byte on the
+link.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ IDLE = 0  # Nothing of a call has begun.
 RUNS = 1  # A call runs, and no byte of its answer was sent.
 TALKS = 2  # An answer is being sent.
 
+# For each slot: the header line that the answer to its call has to carry, ended by CR LF. Writer:
+# the worker, before it sets RUNS; the watchdog reads it once the worker is dead. The platform's
+# ids have 40 bytes at most; a line that does not fit is not there.
+ECHO_BYTES = 64
+ECHOES = (SLOTS + SLOTS_MAX) * 8  # Where they begin.
+NO_ECHO = b"\r\n"
+
 WHY_DEADLINE = 1
 WHY_LEFT = 2
 WHY_STOPPED = 3
@@ -43,4 +51,21 @@ STOP = b"T"  # watchdog → worker: finish what runs, then go.
 
 def new_board() -> memoryview:
     """Zeroed words, shared with every process forked from here on."""
-    return memoryview(mmap.mmap(-1, (SLOTS + SLOTS_MAX) * 8)).cast("Q")
+    return memoryview(mmap.mmap(-1, ECHOES + SLOTS_MAX * ECHO_BYTES)).cast("Q")
+
+
+def as_bytes(words: memoryview) -> memoryview:
+    """The same board by bytes."""
+    return words.cast("B")
+
+
+def echo_at(slot: int) -> int:
+    """Where the line of that slot word begins."""
+    return ECHOES + (slot - SLOTS) * ECHO_BYTES
+
+
+def get_echo(board: memoryview, slot: int) -> bytes:
+    """The line that was put last (`board` is `as_bytes`); empty where there was none."""
+    at = echo_at(slot)
+    line, end, _ = bytes(board[at:at + ECHO_BYTES]).partition(b"\r\n")
+    return line + end if line else b""

@@ -57,13 +57,15 @@ def decode(body: bytes | bytearray) -> Any:
 
 
 class Call:
-    """A call as it came in; `deadline_ns` is on the monotonic clock, 0 where there is none."""
+    """A call as it came in; `deadline_ns` is on the monotonic clock, 0 where there is none. `echo`
+    is the head's, taken before the function can touch anything."""
 
-    __slots__ = ("body", "deadline_ns", "head", "metadata", "stopped", "task")
+    __slots__ = ("body", "deadline_ns", "echo", "head", "metadata", "stopped", "task")
 
     def __init__(self, head: Head, body: bytes | bytearray) -> None:
         self.head = head
         self.body = body
+        self.echo = head.echo()
         self.metadata: dict[str, Any] | None = None
         self.stopped = 0
         self.task: Any = None

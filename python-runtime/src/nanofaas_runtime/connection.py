@@ -6,9 +6,10 @@ Requests of one connection are served one after the other; `Pod` decides what a 
 
 from __future__ import annotations
 
-from .board import IDLE, RUNS, TALKS
+from .board import ECHO_BYTES, IDLE, NO_ECHO, RUNS, TALKS, echo_at
 from .call import Call
-from .wire import (CONTINUE, Chunks, Head, Malformed, check_partial_head, failure, parse_head)
+from .wire import (CONTINUE, Chunks, Head, Malformed, check_partial_head, echo_of, failure,
+                   parse_head)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ AHEAD_BYTES_MAX = 256 * 1024
 class Connection:
     """`busy` from a call's start to its answer's end: what arrives meanwhile waits in `ahead`."""
 
-    __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "gone", "head", "number",
-                 "paused", "pending", "pod", "quiet", "slot", "sock", "transport")
+    __slots__ = ("ahead", "board", "body", "busy", "call", "chunks", "closed", "echo_at", "gone",
+                 "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
+                 "transport")
 
     def __init__(self, pod: Pod, sock: Any, slot: int, number: int) -> None:
         self.pod = pod
         self.sock = sock
         self.slot = slot
+        self.board = pod.board
+        self.echo_at = echo_at(slot)
         self.number = number
         self.transport: Any = None
         self.pending = b""
@@ -119,7 +123,8 @@ class Connection:
                 if head.expects and not data:
                     self.transport.write(CONTINUE)
         except Malformed as error:
-            self._refuse(failure(error.status, "BAD_REQUEST", str(error), close=True))
+            echo = echo_of(data) if self.head is None else self.head.echo()
+            self._refuse(failure(echo, error.status, "BAD_REQUEST", str(error), close=True))
 
     def _read_body(self, data: bytes) -> bytes | None:
         """What comes after the body, once it is whole; None while it is not."""
@@ -160,6 +165,12 @@ class Connection:
         """A call starts: from here on, its worker's death is the call's."""
         self.busy = True
         self.call = call
+        # Before RUNS: the watchdog answers with it as soon as it finds that word.
+        line = call.echo
+        if not 0 < len(line) <= ECHO_BYTES:
+            line = NO_ECHO
+        at = self.echo_at
+        self.board[at:at + len(line)] = line
         self.pod.words[self.slot] = self.number << 2 | RUNS
 
     def send(self, data: bytes, keep: bool) -> None:

@@ -15,12 +15,12 @@ from time import monotonic_ns
 
 from . import CallStopped, log
 from .board import (ANSWERED, ASLEEP, BEAT, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
-                    SLOTS_MAX, WHY_DEADLINE, WHY_LEFT)
+                    SLOTS_MAX, WHY_DEADLINE, WHY_LEFT, as_bytes)
 from .call import BadInput, Call, Context, describe, output
 from .connection import Connection
 from .stopping import MESSAGES, PlainRun
 from .stopsignal import STOP_SIGNAL
-from .wire import NOT_STARTED, OK_JSON, Head, answer, failure
+from .wire import OK_JSON, Head, answer, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Pod:
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         self.function = function
         self.words = words
+        self.board = as_bytes(words)
         self.link = link
         self.cold = b""
         if not words[ANSWERED]:
@@ -124,18 +125,20 @@ class Pod:
                 return
             self._method_not_allowed(connection, head, b"Allow: POST\r\n")
         else:
-            text = failure(404, "NOT_FOUND", "only POST /invoke and GET /health are here",
+            text = failure(head.echo(), 404, "NOT_FOUND",
+                           "only POST /invoke and GET /health are here",
                            close=not self.keeps(head))
             self._send_headless(connection, head, text)
 
     def _method_not_allowed(self, connection: Connection, head: Head, allow: bytes) -> None:
-        text = failure(405, "METHOD_NOT_ALLOWED", "see Allow", allow, not self.keeps(head))
+        text = failure(head.echo(), 405, "METHOD_NOT_ALLOWED", "see Allow", allow,
+                       not self.keeps(head))
         self._send_headless(connection, head, text)
 
     def _health(self, connection: Connection, head: Head) -> None:
         status, body = (503, b'{"status":"STOPPING"}') if self.stopping else (
             200, b'{"status":"UP"}')
-        text = answer(status, "application/json", body, close=not self.keeps(head))
+        text = answer(head.echo(), status, "application/json", body, close=not self.keeps(head))
         self._send_headless(connection, head, text)
 
     def _send_headless(self, connection: Connection, head: Head, text: bytes) -> None:
@@ -161,10 +164,10 @@ class Pod:
             return
         keep = call.head.keep and not self.stopping
         if content_type is None and keep and not self.cold:
-            connection.send(OK_JSON % (len(body), body), True)
+            connection.send(OK_JSON % (call.echo, len(body), body), True)
             return
         extra = self._first()
-        text = answer(200, content_type or "application/json", body, extra, not keep)
+        text = answer(call.echo, 200, content_type or "application/json", body, extra, not keep)
         connection.send(text, keep)
 
     def fail(self, connection: Connection, call: Call, error: BaseException) -> None:
@@ -184,7 +187,8 @@ class Pod:
     def _refuse(self, connection: Connection, call: Call, status: int, code: str,
                 message: str) -> None:
         keep = self.keeps(call.head)
-        connection.send(failure(status, code, message, self._first(), not keep), keep)
+        text = failure(call.echo, status, code, message, self._first(), not keep)
+        connection.send(text, keep)
 
     def _first(self) -> bytes:
         cold = self.cold
@@ -360,7 +364,3 @@ class AsyncPod(Pod):
             self._beats = False
             words[SEQ] = 0
 
-
-def not_started(message: str) -> bytes:
-    """The answer that says that nothing was run."""
-    return failure(503, "NOT_STARTED", message, NOT_STARTED, close=True)

@@ -11,7 +11,7 @@ import socket
 import time
 
 from .board import SERVES
-from .wire import HEAD_BYTES_MAX, NOT_STARTED, failure
+from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
 # How long a client may take to send something, and to go after its answer.
 PATIENCE_S = 2.0
@@ -19,10 +19,35 @@ PATIENCE_S = 2.0
 CLIENTS_MAX = 64
 
 
-def refusal() -> bytes:
-    """The answer to everything: nothing was run."""
-    return failure(503, "NOT_READY", "the function is not ready: nothing was run, try again",
-                   NOT_STARTED, close=True)
+def refusal(request: bytes) -> bytes:
+    """The answer to everything: nothing was run. `request` is what came of one."""
+    return failure(echo_of(request), 503, "NOT_READY",
+                   "the function is not ready: nothing was run, try again", NOT_STARTED,
+                   close=True)
+
+
+class Client:
+    """A connection that was accepted here, until `until`."""
+
+    __slots__ = ("answered", "request", "sock", "until")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.until = time.monotonic() + PATIENCE_S
+        self.request = b""
+        self.answered = False
+
+    def is_whole(self) -> bool:
+        """Whether the head is there, which has the id that the answer is to carry; a client that
+        sends none in a head's length is not waited for."""
+        return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
+
+    def answer(self) -> None:
+        """Raises OSError where the client has gone."""
+        self.answered = True
+        self.sock.send(refusal(self.request))
+        # Reads on until the client goes: unread bytes would reset the connection.
+        self.sock.shutdown(socket.SHUT_WR)
 
 
 class StandIn:
@@ -32,7 +57,7 @@ class StandIn:
         self._epoll = epoll
         self._words = words
         self._listener = listener
-        self._clients: dict[int, tuple[socket.socket, float]] = {}
+        self._clients: dict[int, Client] = {}
         self._listening = False
 
     def owns(self, fd: int) -> bool:
@@ -41,15 +66,20 @@ class StandIn:
 
     def next_at(self, begin_at: float | None) -> float | None:
         """When `turn` has something to do; `begin_at` is None while a worker is ready."""
-        ends = [until for _, until in self._clients.values()]
+        ends = [client.until for client in self._clients.values()]
         if begin_at is not None and not self._listening and len(ends) < CLIENTS_MAX:
             ends.append(begin_at)
         return min(ends) if ends else None
 
     def turn(self, begin_at: float | None, now: float) -> None:
         """Begins when the time has come, and lets go of clients that dawdle."""
-        for fd, (_, until) in list(self._clients.items()):
-            if now >= until:
+        for fd, client in list(self._clients.items()):
+            if now >= client.until:
+                if client.request and not client.answered:  # A head that never became whole.
+                    try:
+                        client.answer()
+                    except OSError:
+                        pass
                 self._drop(fd)
         full = len(self._clients) >= CLIENTS_MAX
         if begin_at is not None and not self._listening and not full and now >= begin_at:
@@ -71,26 +101,27 @@ class StandIn:
         except OSError:
             return
         sock.setblocking(False)
-        self._clients[sock.fileno()] = (sock, time.monotonic() + PATIENCE_S)
+        self._clients[sock.fileno()] = Client(sock)
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP)
 
     def _answer(self, fd: int) -> None:
-        sock, _ = self._clients[fd]
+        client = self._clients[fd]
         try:
-            data = sock.recv(HEAD_BYTES_MAX)
+            data = client.sock.recv(HEAD_BYTES_MAX)
             if data:
-                sock.send(refusal())
-                # Reads on until the client goes: unread bytes would reset the connection.
-                sock.shutdown(socket.SHUT_WR)
+                if not client.answered:
+                    client.request += data
+                    if client.is_whole():
+                        client.answer()
                 return
         except OSError:
             pass
         self._drop(fd)
 
     def _drop(self, fd: int) -> None:
-        sock, _ = self._clients.pop(fd)
+        client = self._clients.pop(fd)
         self._epoll.unregister(fd)
-        sock.close()
+        client.sock.close()
 
     def _unlisten(self) -> None:
         if self._listening:
@@ -113,8 +144,8 @@ class StandIn:
 
     def close(self) -> None:
         """In a forked worker: the clients are the parent's."""
-        for sock, _ in self._clients.values():
-            sock.close()
+        for client in self._clients.values():
+            client.sock.close()
         self._clients.clear()
 
 
@@ -122,8 +153,9 @@ def refuse(sock: socket.socket) -> None:
     """Takes what was sent without having been read, and answers that nothing was run."""
     try:
         sock.setblocking(False)
-        if sock.recv(HEAD_BYTES_MAX):
-            sock.send(refusal(), socket.MSG_NOSIGNAL)
+        request = sock.recv(HEAD_BYTES_MAX)
+        if request:
+            sock.send(refusal(request), socket.MSG_NOSIGNAL)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(HEAD_BYTES_MAX):
                 pass

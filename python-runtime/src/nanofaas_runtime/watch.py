@@ -13,7 +13,7 @@ import sys
 import time
 
 from .board import (BEAT, CONN, DEADLINE, IDLE, RUNS, SEQ, STOP_SEQ, STOP_WHY, WHY_DEADLINE,
-                    WHY_LEFT, WHY_STOPPED)
+                    WHY_LEFT, WHY_STOPPED, as_bytes, get_echo)
 from .standin import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
@@ -147,12 +147,13 @@ class Watch:
 
     def bury(self, oom: bool) -> None:
         """The worker is dead: answers for it where that is still true, and closes."""
+        board = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
                 refuse(sock)  # Only where a request lies unread: nothing of it was run.
             elif oom and word == number << 2 | RUNS:
-                text = failure(500, "OOM", "the worker was killed (SIGKILL), most likely "
+                text = failure(get_echo(board, slot), 500, "OOM", "the worker was killed (SIGKILL), most likely "
                                "because it ran out of memory", close=True)
                 try:
                     sock.send(text, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

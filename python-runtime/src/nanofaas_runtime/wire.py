@@ -19,13 +19,15 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])\r\n"
     rb"((?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"
 )
+_ECHO = re.compile(rb"(?i)\r\n(x-execution-id:[\t -~\x80-\xff]*\r\n)")
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# With the echo (see `Head.echo`), the length and the body.
 OK_JSON = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
 )
 REASONS = {
     200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
@@ -65,6 +67,14 @@ class Head:
             return None
         start += len(name) + 3
         return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
+
+    def echo(self) -> bytes:
+        """The request's `X-Execution-Id` line, which its answer carries: by it the platform knows
+        whose answer it is. Empty where the request has none."""
+        start = self.lower.find(b"\r\nx-execution-id:") + 2
+        if start < 2:
+            return b""
+        return self.raw[start:self.raw.index(b"\r\n", start) + 2]
 
     def headers(self) -> dict[str, str]:
         """All headers, names in lower case; a repeated one's values are joined by a comma."""
@@ -116,6 +126,12 @@ def parse_head(data: bytes, end: int) -> Head:
             raise Malformed(417, "the only expectation known is 100-continue")
         head.expects = True
     return head
+
+
+def echo_of(data: bytes) -> bytes:
+    """`Head.echo` of a request that was not parsed; empty while its head is not there whole."""
+    found = _ECHO.search(data, 0, data.find(b"\r\n\r\n") + 2)
+    return b"" if found is None else found[1]
 
 
 def _transfer_coding(head: Head, version_1_1: bool, has_length: bool) -> None:
@@ -215,21 +231,23 @@ class Chunks:
         return False
 
 
-def answer(status: int, content_type: str | None, body: bytes, extra: bytes = b"",
+def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extra: bytes = b"",
            close: bool = False) -> bytes:
-    """A whole answer. `extra` is ready-made header lines."""
+    """A whole answer. `echo` is the request's (no answer is made without thinking of it), `extra`
+    ready-made header lines."""
     parts = f"HTTP/1.1 {status} {REASONS[status]}\r\n"
     if content_type is not None:
         parts += f"Content-Type: {content_type}\r\n"
     parts += f"Content-Length: {len(body)}\r\n"
     if close:
         parts += "Connection: close\r\n"
-    return parts.encode("latin-1") + extra + b"\r\n" + body
+    return parts.encode("latin-1") + echo + extra + b"\r\n" + body
 
 
-def failure(status: int, code: str, message: str, extra: bytes = b"", close: bool = False) -> bytes:
+def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"",
+            close: bool = False) -> bytes:
     """An error's answer: `{"code","message"}`."""
-    return answer(status, "application/json", failure_body(code, message), extra, close)
+    return answer(echo, status, "application/json", failure_body(code, message), extra, close)
 
 
 def failure_body(code: str, message: str) -> bytes:

@@ -279,6 +279,10 @@ impl Stream {
         self.0.with(|entry| !entry.readable || entry.is_empty())
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.with(|entry| entry.ended && entry.is_empty())
+    }
+
     pub(super) fn post(&self, bytes: Vec<u8>) -> bool {
         let Registered { epoll, index } = &self.0;
         let sockets = &mut *epoll.sockets.borrow_mut();

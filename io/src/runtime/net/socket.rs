@@ -50,6 +50,15 @@ impl Socket {
         }
     }
 
+    /// Whether the peer has ended its direction, and all that it sent before was taken. It is known as soon
+    /// as the kernel knows, which on io_uring costs a system call.
+    pub(crate) fn has_ended(&self) -> bool {
+        match self {
+            Self::Uring(stream) => stream.has_ended(),
+            Self::Epoll(stream) => stream.has_ended(),
+        }
+    }
+
     /// Sends all of `bytes`, after what was posted before, and never waits. True where they are out; else
     /// they go out as the peer takes them, and `poll_sent` tells.
     pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {

@@ -1,11 +1,12 @@
-//! Joins the platform's Unix socket to a program that listens on a port alone. It looks into no
-//! byte. Called by `supervise`, where there is such a program; all others are called directly.
+//! Joins the platform's Unix socket to a program that listens on a port alone. It reads no request:
+//! the runtime's `forward` does. Called by `supervise`, where there is such a program; all others are
+//! called directly.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nanofaas_runtime::log;
+use nanofaas_runtime::{forward, log};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -55,12 +56,12 @@ async fn accept(listener: UnixListener, port: u16) {
 }
 
 /// Whichever side closes, or fails, the other one sees it.
-async fn join(mut platform: UnixStream, port: u16) {
-    let Ok(mut program) = TcpStream::connect(("127.0.0.1", port)).await else {
+async fn join(platform: UnixStream, port: u16) {
+    let Ok(program) = TcpStream::connect(("127.0.0.1", port)).await else {
         return;
     };
     // Without it small writes would wait for each other's acknowledgement.
     if program.set_nodelay(true).is_ok() {
-        let _ = tokio::io::copy_bidirectional(&mut platform, &mut program).await;
+        let _ = forward::forward(platform, program).await;
     }
 }

@@ -134,6 +134,11 @@ impl Stream {
         !uring.may_have_been_full() && is_empty(self.shared.fd)
     }
 
+    pub(in crate::runtime::net) fn has_ended(&self) -> bool {
+        // Its end may have come with the last bytes, and the next receive is still in the ring.
+        matches!(peek(self.shared.fd), Ok(0))
+    }
+
     pub(in crate::runtime::net) fn post(&self, bytes: Vec<u8>) -> bool {
         let shared = &self.shared;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -212,15 +217,20 @@ impl Shared {
     }
 }
 
-/// Whether a receive would find nothing, not even an end.
-fn is_empty(fd: RawFd) -> bool {
+/// What a receive would find, which takes nothing.
+fn peek(fd: RawFd) -> Result<usize, Errno> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     loop {
         match recv(fd, &mut [0; 1], flags) {
             Err(Errno::EINTR) => {}
-            looked => return matches!(looked, Err(Errno::EAGAIN)),
+            looked => return looked,
         }
     }
+}
+
+/// Whether a receive would find nothing, not even an end.
+fn is_empty(fd: RawFd) -> bool {
+    matches!(peek(fd), Err(Errno::EAGAIN))
 }
 
 /// Receives for ever, one buffer at a time: the next once the last was taken.

@@ -1,0 +1,443 @@
+//! The life of one call, from its admission to its end: it is queued, granted, tried, waits to hear how
+//! a pod ended, backs off, is queued again, and is over once. One state machine for every mode. It has no
+//! socket, task or clock: a driver does what `step` says, and tells what happened. `io` drives it with
+//! real sockets, the simulation with virtual time.
+//!
+//! The driver calls `step` after everything that it tells, until the answer is `Step::Wait`.
+
+mod attempt;
+mod end;
+mod times;
+
+use crate::admission::{self, Refusal};
+use crate::entries::Entries;
+use crate::function::Function;
+use crate::outcome::{Failure, Stage};
+use crate::spec::ExecutionMode;
+use crate::sync::planted;
+use crate::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+
+pub use attempt::Report;
+pub use end::{End, goes_on_without_client};
+pub use times::Times;
+
+use attempt::Attempt;
+
+/// What the machine asks of the thread that drives it.
+pub trait Environment {
+    /// A function as this thread knows it.
+    type Entry: Clone;
+
+    fn function(entry: &Self::Entry) -> &Function;
+
+    /// The function as it is now, while that registration of it is there.
+    fn current(&self, lane: LaneId) -> Option<Self::Entry>;
+
+    fn entries(&self) -> &Entries;
+
+    /// Uniform over all of `u64`.
+    fn random(&self) -> u64;
+
+    /// One call more (1) or less (-1) is between two attempts, in no queue; the ledger counts them.
+    fn between_attempts(&self, change: i64);
+}
+
+/// What the driver has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing before `until_ns` or the next thing to tell.
+    Wait,
+    /// Run an attempt where the grant points, and tell how it ended.
+    Run(Grant),
+    /// Stop the attempt that runs, and tell `stopped`.
+    Stop,
+    /// An attempt ended: the scheduler has to hear that the slot is free.
+    Release(Done),
+    /// The call waits again: the scheduler has to hear of the ticket.
+    Queue(Ticket),
+    /// It is over; `outcome` says how.
+    Over,
+}
+
+/// Why a call was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    Refused(Refusal),
+    /// Its function was removed before the call was whole.
+    FunctionRemoved,
+}
+
+enum State {
+    Queued,
+    Granted(Attempt),
+    Running(Attempt),
+    /// The attempt is to be stopped; the failure is what the call ends with if it is not tried again.
+    Stopping(Attempt, Failure),
+    /// The pod was lost: whether another attempt may follow depends on how the pod ended.
+    AwaitingPodEnd {
+        pod: PodRef,
+        until_ns: u64,
+        failure: Failure,
+    },
+    BackingOff {
+        until_ns: u64,
+    },
+    Over(Result<(), Failure>),
+}
+
+/// One call.
+pub struct Call<E: Environment> {
+    place: CallRef,
+    class: Class,
+    /// The function as it was when the last attempt began, or when the call was queued last.
+    entry: E::Entry,
+    state: State,
+    deadline_ns: u64,
+    /// Its client waits no longer, so the async deadlines hold; its class stays.
+    is_detached: bool,
+    /// Since when it waits.
+    queued_ns: u64,
+    /// The pod of the last attempt, which the next one avoids.
+    avoid: u32,
+    attempts: u32,
+    /// Attempts whose pod was lost.
+    lost: u32,
+    /// An attempt may have begun.
+    has_run: bool,
+    /// It ended while a grant was on its way.
+    is_owed_a_grant: bool,
+    release: Option<Done>,
+    ticket: Option<Ticket>,
+    times: Times,
+}
+
+impl<E: Environment> Call<E> {
+    /// Takes a place in the function's queue, or says why there is none. The first ticket comes with it:
+    /// the driver hands it over, or tells `turned_away`.
+    pub fn admit(
+        env: &E,
+        entry: E::Entry,
+        place: CallRef,
+        class: Class,
+        now_ns: u64,
+        deadline_ns: u64,
+    ) -> Result<(Self, Ticket), NotAdmitted> {
+        let function = E::function(&entry);
+        // Its body may have taken longer to come than its function lived.
+        if env.current(function.lane).is_none() {
+            return Err(NotAdmitted::FunctionRemoved);
+        }
+        let left_ns = deadline_ns.saturating_sub(now_ns);
+        let queue_size = function.spec.queue_size;
+        admission::admit(&function.view, queue_size, class, left_ns)
+            .map_err(NotAdmitted::Refused)?;
+        let call = Self {
+            place,
+            class,
+            entry,
+            state: State::Queued,
+            deadline_ns,
+            is_detached: false,
+            queued_ns: now_ns,
+            avoid: PodRef::NONE.index,
+            attempts: 0,
+            lost: 0,
+            has_run: false,
+            is_owed_a_grant: false,
+            release: None,
+            ticket: None,
+            times: Times::default(),
+        };
+        env.entries().queue(place);
+        let ticket = call.ticket();
+        Ok((call, ticket))
+    }
+
+    /// The lane's mailbox had no room for the first ticket: the call was never accepted.
+    pub fn turned_away(self, env: &E) {
+        // Only the owner has heard of the ticket, so no grant can have come first.
+        assert!(env.entries().leave(self.place), "a call left a queue twice");
+        self.function().view.leave();
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket {
+            queued_ns: self.queued_ns,
+            index: self.place.index,
+            generation: self.place.generation,
+            lane: self.function().lane,
+            avoid: self.avoid,
+            thread: self.place.thread,
+            class: self.class,
+        }
+    }
+
+    /// What to do now. What it gives is not given again.
+    pub fn step(&mut self) -> Step {
+        if let Some(done) = self.release.take() {
+            return Step::Release(done);
+        }
+        if let Some(ticket) = self.ticket.take() {
+            return Step::Queue(ticket);
+        }
+        match self.state {
+            State::Granted(attempt) => {
+                self.state = State::Running(attempt);
+                Step::Run(attempt.grant)
+            }
+            State::Stopping(..) => Step::Stop,
+            State::Over(_) => Step::Over,
+            State::Queued
+            | State::Running(_)
+            | State::AwaitingPodEnd { .. }
+            | State::BackingOff { .. } => Step::Wait,
+        }
+    }
+
+    /// When `time` has something to do. It may move; the driver asks anew when its timer fires.
+    pub fn until_ns(&self) -> u64 {
+        match &self.state {
+            State::Running(attempt) => self.attempt_deadline_ns(attempt),
+            State::BackingOff { until_ns } if planted("call_backs_off_past_its_deadline") => {
+                *until_ns
+            }
+            State::AwaitingPodEnd { until_ns, .. } | State::BackingOff { until_ns } => {
+                (*until_ns).min(self.deadline_ns)
+            }
+            State::Queued | State::Granted(_) | State::Stopping(..) | State::Over(_) => {
+                self.deadline_ns
+            }
+        }
+    }
+
+    /// The clock shows `now_ns`.
+    pub fn time(&mut self, now_ns: u64, env: &E) {
+        if now_ns < self.until_ns() {
+            return;
+        }
+        match &self.state {
+            State::Queued => {
+                self.is_owed_a_grant = !self.leave_queue(env);
+                self.over(Err(Failure::Timeout(self.waiting_stage())), env);
+            }
+            State::Running(attempt) => {
+                let stage = attempt.stage();
+                self.stop(Failure::Timeout(stage));
+            }
+            // The pod's end was not heard of in time; that it ran out of memory is not known.
+            State::AwaitingPodEnd { .. } if now_ns < self.deadline_ns => {
+                self.pod_ended(false, now_ns, env);
+            }
+            // No time is left for another attempt: the last one says why.
+            State::AwaitingPodEnd { failure, .. } => {
+                let failure = failure.clone();
+                self.over(Err(failure), env);
+            }
+            State::BackingOff { .. } if now_ns < self.deadline_ns => {
+                self.queue_again(now_ns, env);
+            }
+            State::BackingOff { .. } => self.over(Err(Failure::Timeout(Stage::Queued)), env),
+            State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
+        }
+    }
+
+    /// Somebody ends the call.
+    pub fn end(&mut self, end: &End, env: &E) {
+        let removed = *end == End::Removed;
+        match &self.state {
+            State::Queued => {
+                let has_left = self.leave_queue(env);
+                // One that was granted before runs, as it would if the grant had been here sooner.
+                if has_left || !end.spares_attempts() {
+                    self.is_owed_a_grant = !has_left;
+                    self.over(Err(end.failure()), env);
+                }
+            }
+            State::Running(_) if end.spares_attempts() => {}
+            State::Running(_) => self.stop(end.failure()),
+            // A removed function's attempt has ended all the same, and none follows: it tells why.
+            State::AwaitingPodEnd { failure, .. } if removed => {
+                let failure = failure.clone();
+                self.over(Err(failure), env);
+            }
+            State::BackingOff { .. } if removed => {
+                if !planted("call_backs_off_past_its_function") {
+                    self.over(Err(Failure::FunctionRemoved), env);
+                }
+            }
+            State::AwaitingPodEnd { .. } | State::BackingOff { .. } if end.spares_attempts() => {}
+            State::AwaitingPodEnd { .. } | State::BackingOff { .. } => {
+                if !planted("call_cancel_is_lost_between_attempts") {
+                    self.over(Err(end.failure()), env);
+                }
+            }
+            // The driver lets nothing come between a grant or a stop and its step.
+            State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
+        }
+    }
+
+    /// The client waits no longer, and the call goes on by the async deadlines.
+    pub fn detach(&mut self, deadline_ns: u64) {
+        self.is_detached = true;
+        self.deadline_ns = deadline_ns;
+    }
+
+    /// A slot: the call may run.
+    pub fn granted(&mut self, grant: Grant, now_ns: u64, env: &E) {
+        assert!(
+            matches!(self.state, State::Queued),
+            "a call was granted that does not wait"
+        );
+        self.times.waited(self.queued_ns, &grant);
+        // It runs under the spec that holds now. One whose function was removed after the grant keeps
+        // its own: the lane may belong to a namesake.
+        if !planted("call_keeps_its_first_spec")
+            && let Some(now) = env.current(self.function().lane)
+        {
+            self.entry = now;
+        }
+        self.attempts += 1;
+        let has_pods = self.function().spec.execution_mode == ExecutionMode::Warm;
+        let attempt = self.attempt_of(grant, now_ns);
+        if grant.pod.is_some() == has_pods {
+            self.state = State::Granted(attempt);
+            return;
+        }
+        // Granted under a spec of another mode, whose calls run elsewhere: this one cannot have begun.
+        let why = "the function's mode changed when the call was about to run";
+        let report = Report::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
+        self.state = State::Running(attempt);
+        self.attempted(report, now_ns, env);
+    }
+
+    /// The end of a grant that is not used: its call is over.
+    pub const fn give_back(grant: &Grant) -> Done {
+        Done {
+            lane: grant.lane,
+            pod: grant.pod,
+            verdict: PodVerdict::Healthy,
+            function_ns: None,
+        }
+    }
+
+    /// Takes the call out of the queue. False where a grant came first, and is on its way.
+    fn leave_queue(&self, env: &E) -> bool {
+        let has_left = env.entries().leave(self.place);
+        if has_left && !planted("call_stays_in_depth") {
+            self.function().view.leave();
+        }
+        has_left || planted("call_forgets_its_grant")
+    }
+
+    /// Where a call that waits is, for people.
+    fn waiting_stage(&self) -> Stage {
+        let function = self.function();
+        let slots = function
+            .view
+            .slots_now
+            .load(std::sync::atomic::Ordering::Relaxed);
+        let is_warm = function.spec.execution_mode == ExecutionMode::Warm;
+        if is_warm && slots == 0 {
+            Stage::Starting
+        } else {
+            Stage::Queued
+        }
+    }
+
+    /// Queues the call for another attempt, at its class's tail.
+    fn queue_again(&mut self, now_ns: u64, env: &E) {
+        let lane = self.function().lane;
+        // While the call was in no queue its function may have been removed, and its lane given to
+        // another one.
+        match env.current(lane) {
+            Some(entry) => self.entry = entry,
+            None if planted("call_is_tried_in_a_removed_function") => {}
+            None => return self.over(Err(Failure::FunctionRemoved), env),
+        }
+        self.set(State::Queued, env);
+        self.queued_ns = now_ns;
+        self.function().view.reenter();
+        env.entries().queue(self.place);
+        self.ticket = Some(self.ticket());
+    }
+
+    fn over(&mut self, result: Result<(), Failure>, env: &E) {
+        self.set(State::Over(result), env);
+    }
+
+    /// Changes the state, and counts a call that is in no queue and holds no slot.
+    fn set(&mut self, state: State, env: &E) {
+        let was = self.is_between_attempts();
+        self.state = state;
+        let is = self.is_between_attempts();
+        if was != is && !(planted("call_miscounts_back_off") && was) {
+            env.between_attempts(if is { 1 } else { -1 });
+        }
+    }
+
+    const fn is_between_attempts(&self) -> bool {
+        matches!(
+            self.state,
+            State::AwaitingPodEnd { .. } | State::BackingOff { .. }
+        )
+    }
+
+    pub fn function(&self) -> &Function {
+        E::function(&self.entry)
+    }
+
+    pub const fn entry(&self) -> &E::Entry {
+        &self.entry
+    }
+
+    pub const fn place(&self) -> CallRef {
+        self.place
+    }
+
+    /// Which attempt it is; 0 before the first.
+    pub const fn attempt(&self) -> u32 {
+        self.attempts
+    }
+
+    pub const fn times(&self) -> &Times {
+        &self.times
+    }
+
+    pub const fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    pub const fn is_running(&self) -> bool {
+        matches!(self.state, State::Running(_) | State::Stopping(..))
+    }
+
+    pub const fn is_queued(&self) -> bool {
+        matches!(self.state, State::Queued)
+    }
+
+    /// Whose end decides whether another attempt follows.
+    pub const fn awaited_pod(&self) -> Option<PodRef> {
+        match self.state {
+            State::AwaitingPodEnd { pod, .. } => Some(pod),
+            _ => None,
+        }
+    }
+
+    /// How it ended, once it did.
+    pub const fn outcome(&self) -> Option<&Result<(), Failure>> {
+        match &self.state {
+            State::Over(result) => Some(result),
+            _ => None,
+        }
+    }
+
+    /// Whether it ended before any attempt can have begun: a call with the same key runs anew.
+    pub const fn never_ran(&self) -> bool {
+        !self.has_run
+    }
+
+    /// Whether a grant is still to come, which `give_back` answers.
+    pub const fn is_owed_a_grant(&self) -> bool {
+        self.is_owed_a_grant
+    }
+}

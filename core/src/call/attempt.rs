@@ -1,0 +1,266 @@
+//! One attempt of a call: how long it may take, how it ended, and whether another one follows. It runs
+//! nothing; the driver does.
+
+use std::sync::atomic::Ordering;
+
+use super::{Call, Environment, State};
+use crate::outcome::{Failure, Stage};
+use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
+use crate::spec::ExecutionMode;
+use crate::sync::planted;
+use crate::ticket::{Class, Done, Grant, PodRef, PodVerdict};
+
+/// How long a retry waits for the bridge to say how a pod ended.
+const POD_END_NS_MAX: u64 = 2_000_000_000;
+
+/// An attempt that runs.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    pub(super) grant: Grant,
+    /// Since when its time counts: its dispatch, or for a Job the start of its container.
+    from_ns: Option<u64>,
+    is_job: bool,
+}
+
+impl Attempt {
+    pub(super) const fn stage(&self) -> Stage {
+        if self.from_ns.is_none() {
+            Stage::Starting
+        } else {
+            Stage::Running
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// None where the function answered.
+    pub failure: Option<(Failure, AttemptFailure)>,
+    pub verdict: PodVerdict,
+    pub sent_ns: Option<u64>,
+    pub answered_ns: Option<u64>,
+    /// How long it waited for a pod of its own.
+    pub start_ns: u64,
+}
+
+impl Report {
+    /// It failed before anything was sent.
+    pub const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
+        Self {
+            failure: Some((failure, AttemptFailure::NotBegun)),
+            verdict,
+            sent_ns: None,
+            answered_ns: None,
+            start_ns: 0,
+        }
+    }
+}
+
+impl<E: Environment> Call<E> {
+    pub(super) fn attempt_of(&self, grant: Grant, now_ns: u64) -> Attempt {
+        let is_job = self.function().spec.execution_mode == ExecutionMode::Job;
+        Attempt {
+            grant,
+            from_ns: (!is_job).then_some(now_ns),
+            is_job,
+        }
+    }
+
+    /// By when the attempt has to end, as things are now.
+    pub(super) fn attempt_deadline_ns(&self, attempt: &Attempt) -> u64 {
+        if !self.is_async() || planted("call_attempts_have_no_deadline") {
+            return self.deadline_ns;
+        }
+        // Until its container runs a Job's own time does not count; the bridge bounds the start.
+        let Some(from_ns) = attempt.from_ns else {
+            return self.deadline_ns;
+        };
+        let timeout_ns = u64::from(self.function().spec.timeout_ms) * 1_000_000;
+        self.deadline_ns.min(from_ns.saturating_add(timeout_ns))
+    }
+
+    /// The same for the attempt that runs, which the pod is told.
+    pub fn running_until_ns(&self) -> u64 {
+        match &self.state {
+            State::Running(attempt) => self.attempt_deadline_ns(attempt),
+            _ => self.deadline_ns,
+        }
+    }
+
+    /// Whether the async deadlines hold: each attempt has a time of its own.
+    pub const fn is_async(&self) -> bool {
+        matches!(self.class, Class::Async) || self.is_detached
+    }
+
+    /// The container of the Job that serves the attempt runs since then.
+    pub fn job_runs(&mut self, since_ns: u64) {
+        if let State::Running(attempt) = &mut self.state {
+            attempt.from_ns = Some(since_ns);
+        }
+    }
+
+    /// The attempt has to stop before it ended.
+    pub(super) fn stop(&mut self, failure: Failure) {
+        let state = std::mem::replace(&mut self.state, State::Queued);
+        let State::Running(attempt) = state else {
+            unreachable!("the caller saw it run");
+        };
+        self.state = State::Stopping(attempt, failure);
+    }
+
+    /// The attempt was stopped, as `Step::Stop` asked; `sent_ns` where the pod has the request.
+    pub fn stopped(&mut self, sent_ns: Option<u64>, now_ns: u64, env: &E) {
+        let state = std::mem::replace(&mut self.state, State::Queued);
+        let State::Stopping(attempt, failure) = state else {
+            panic!("an attempt was stopped that was not to be");
+        };
+        let granted_ns = attempt.grant.granted_ns;
+        // A Job is sent when its container runs; whether its handler began is not known.
+        let sent_ns = if attempt.is_job {
+            attempt
+                .from_ns
+                .map(|at_ns| at_ns.clamp(granted_ns, now_ns.max(granted_ns)))
+        } else {
+            sent_ns
+        };
+        let start_ns = if attempt.is_job {
+            sent_ns.unwrap_or(now_ns).saturating_sub(granted_ns)
+        } else {
+            0
+        };
+        let has_begun = attempt.is_job || sent_ns.is_some();
+        let kind = match failure {
+            Failure::Timeout(_) => AttemptFailure::TimedOut,
+            _ => AttemptFailure::Final,
+        };
+        // The pod may still work on the call, which has no reader any more.
+        let disturbed = sent_ns.is_some() && !attempt.is_job;
+        let report = Report {
+            failure: Some((failure, kind)),
+            verdict: if disturbed {
+                PodVerdict::CutOff
+            } else {
+                PodVerdict::Healthy
+            },
+            sent_ns,
+            answered_ns: None,
+            start_ns,
+        };
+        self.state = State::Running(attempt);
+        self.ended(report, has_begun, now_ns, env);
+    }
+
+    /// The attempt ended.
+    pub fn attempted(&mut self, report: Report, now_ns: u64, env: &E) {
+        let failure = report.failure.as_ref();
+        let has_begun = failure.is_none_or(|(_, kind)| *kind != AttemptFailure::NotBegun);
+        self.ended(report, has_begun, now_ns, env);
+    }
+
+    fn ended(&mut self, report: Report, has_begun: bool, now_ns: u64, env: &E) {
+        self.has_run |= has_begun;
+        let grant = match &self.state {
+            State::Running(attempt) => attempt.grant,
+            _ => panic!("an attempt ended that does not run"),
+        };
+        self.times.attempted(&grant, &report, now_ns);
+        let function_ns = report
+            .answered_ns
+            .zip(report.sent_ns)
+            .map(|(end, start)| end.saturating_sub(start));
+        // The slot is free before anything else: the next call may run at once.
+        self.release = Some(Done {
+            lane: grant.lane,
+            pod: grant.pod,
+            verdict: report.verdict,
+            function_ns,
+        });
+        self.avoid = grant.pod.index;
+        let Some((failure, kind)) = report.failure else {
+            return self.over(Ok(()), env);
+        };
+        self.failed(failure, kind, grant.pod, now_ns, env);
+    }
+
+    /// Whether another attempt follows, and what it waits for.
+    fn failed(
+        &mut self,
+        failure: Failure,
+        kind: AttemptFailure,
+        pod: PodRef,
+        now_ns: u64,
+        env: &E,
+    ) {
+        let is_ended = matches!(failure, Failure::Cancelled | Failure::Shutdown);
+        let is_removed = env.current(self.function().lane).is_none()
+            && !planted("call_is_tried_in_a_removed_function");
+        // A sync call has one deadline over everything, an async one over its attempts.
+        let is_late =
+            kind == AttemptFailure::TimedOut && (!self.is_async() || now_ns >= self.deadline_ns);
+        if is_ended || is_removed || is_late {
+            return self.over(Err(failure), env);
+        }
+        let next = self.decide(kind, env);
+        let is_lost = kind == AttemptFailure::Lost { oom: false };
+        if is_lost && pod.is_some() && next != Next::Give {
+            let until_ns = now_ns + POD_END_NS_MAX;
+            let waits = State::AwaitingPodEnd {
+                pod,
+                until_ns,
+                failure,
+            };
+            return self.set(waits, env);
+        }
+        self.follow(next, kind, failure, now_ns, env);
+    }
+
+    /// How the pod of the last attempt ended; `oom` where it ran out of memory.
+    pub fn pod_ended(&mut self, oom: bool, now_ns: u64, env: &E) {
+        let State::AwaitingPodEnd { failure, .. } = &self.state else {
+            return;
+        };
+        let failure = failure.clone();
+        let oom = oom && !planted("call_retries_after_oom");
+        let kind = AttemptFailure::Lost { oom };
+        let next = self.decide(kind, env);
+        self.follow(next, kind, failure, now_ns, env);
+    }
+
+    fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now_ns: u64, env: &E) {
+        self.lost += u32::from(matches!(kind, AttemptFailure::Lost { .. }));
+        match next {
+            Next::Give => self.over(Err(failure), env),
+            Next::Retry(0) => self.queue_again(now_ns, env),
+            Next::Retry(after_ns) => {
+                let until_ns = now_ns + after_ns;
+                self.set(State::BackingOff { until_ns }, env);
+            }
+        }
+    }
+
+    fn decide(&self, kind: AttemptFailure, env: &E) -> Next {
+        let function = self.function();
+        let spec = &function.spec;
+        let rule = RetryRule {
+            max_retries: spec.max_retries,
+            retry_on: spec.retry_on,
+            class: if self.is_async() {
+                Class::Async
+            } else {
+                Class::Sync
+            },
+        };
+        let usable = function.view.pods[0].load(Ordering::Relaxed);
+        let tried = Tried {
+            attempts: self.attempts,
+            lost: if planted("call_retries_every_loss") {
+                0
+            } else {
+                self.lost
+            },
+            other_pod: spec.execution_mode == ExecutionMode::Warm && usable > 0,
+        };
+        retry::decide(kind, rule, tried, env.random())
+    }
+}

@@ -1,0 +1,104 @@
+//! Clients: when their calls come, how each is let in, and what they do before they are answered.
+
+use nanofaas_core::call::{Call, NotAdmitted};
+use nanofaas_core::ticket::Class;
+
+use super::{ASYNC_MAX_AGE_NS, Act, IoThread, Place, Served};
+use crate::hall::Hall;
+use crate::judge::Judge;
+use crate::scenario::{MS, SECOND};
+
+impl IoThread {
+    pub(super) fn arrivals(&mut self, hall: &mut Hall) {
+        while self.arrivals_left > 0 && self.next_arrival_ns <= hall.now {
+            let burst = if hall.rng.chance(60) {
+                hall.rng.within(5, 40)
+            } else {
+                1
+            };
+            for _ in 0..burst.min(u64::from(self.arrivals_left)) {
+                self.arrivals_left -= 1;
+                self.arrive(hall);
+            }
+            let most = hall.rng.pick(&[100_000, 10 * MS, 300 * MS]);
+            let quiet = if hall.rng.chance(10) { 3 * SECOND } else { 0 };
+            self.next_arrival_ns = hall.now + hall.rng.time_ns(most) + quiet;
+        }
+    }
+
+    fn arrive(&mut self, hall: &mut Hall) {
+        let Some(function) = self.env.any(&mut hall.rng) else {
+            return;
+        };
+        let nature = hall.natures[function.name()];
+        let class = if hall.rng.chance(nature.async_share) {
+            Class::Async
+        } else {
+            Class::Sync
+        };
+        let left_ns = match class {
+            Class::Sync => u64::from(function.spec.timeout_ms) * MS,
+            Class::Async => ASYNC_MAX_AGE_NS,
+        };
+        if hall.bucket.take(hall.now).is_err() {
+            self.refused += 1;
+            return;
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            self.places.len() as u32 - 1
+        });
+        let place = self.reference(index);
+        let (now, deadline_ns) = (hall.now, hall.now + left_ns);
+        let admitted = Call::admit(&self.env, function.clone(), place, class, now, deadline_ns);
+        let (life, ticket) = match admitted {
+            Ok(admitted) => admitted,
+            Err(NotAdmitted::Refused(refusal)) => {
+                assert!(refusal.retry_after_s >= 1);
+                self.refused += 1;
+                return self.free.push(index);
+            }
+            Err(NotAdmitted::FunctionRemoved) => panic!("it was found a moment ago"),
+        };
+        assert!(function.view.depth() > 0);
+        hall.show(|| format!("io admits {ticket:?}"));
+        // The scheduler may grant it at once, so it has to be known before.
+        let timer_ns = life.until_ns();
+        let timer = self.wheel.set(timer_ns, u64::from(index));
+        self.places[index as usize].call = Some(Served {
+            judge: Judge::new(&life, now),
+            life,
+            running: None,
+            timer,
+            timer_ns,
+        });
+        if hall.post(&function.view, ticket) {
+            self.env.ledger.accepted.add();
+            self.plan_client(index, hall);
+        } else {
+            self.refused += 1;
+            let place = &mut self.places[index as usize];
+            let served = place.call.take().expect("it was put there");
+            served.life.turned_away(&self.env);
+            self.wheel.cancel(timer);
+            self.free_place(index, hall);
+        }
+    }
+
+    /// What the client of a call will do before it is answered.
+    fn plan_client(&mut self, index: u32, hall: &mut Hall) {
+        let name = self.served(index).life.function().name().clone();
+        let fickle = hall.natures[&name].fickle;
+        let acts = [
+            (Act::Cancels, fickle / 2),
+            (Act::ClientLeaves, fickle / 2),
+            (Act::Detaches, 100),
+        ];
+        for (act, share) in acts {
+            if hall.rng.chance(share) {
+                let at = hall.now + hall.rng.time_ns(3 * SECOND);
+                self.later(index, at, act);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A call's attempts as scripted pods serve them: each is answered, refused, lost or never answered, and
+//! the bridge says how a lost pod ended, late or not at all. Whether another attempt follows is the
+//! machine's business.
+
+use nanofaas_core::call::Report;
+use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::retry::AttemptFailure;
+use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::ticket::{Grant, PodVerdict};
+
+use super::{Act, IoThread};
+use crate::hall::Hall;
+use crate::judge::Happening;
+use crate::scenario::SECOND;
+
+impl IoThread {
+    /// An attempt begins.
+    pub(super) fn run(&mut self, index: u32, grant: Grant, hall: &mut Hall) {
+        let now = hall.now;
+        let served = self.served(index);
+        served.judge.runs(&served.life, &grant, now);
+        served.running = Some(grant);
+        hall.entered_pod(grant.pod);
+        let function = served.life.entry().clone();
+        let mode = function.spec.execution_mode;
+        if mode == ExecutionMode::Local {
+            return self.later(index, now, Act::Answers);
+        }
+        if grant.pod.is_some() && !hall.is_alive(grant.pod) {
+            return self.later(index, now, Act::NotBegun);
+        }
+        let nature = hall.natures[function.name()];
+        let mut service = hall.rng.time_ns(nature.service_ns_max);
+        if mode == ExecutionMode::Job && hall.rng.chance(900) {
+            let start = hall.rng.time_ns(nature.start_ns_max);
+            self.later(index, now + start, Act::JobRuns);
+            service += start;
+        }
+        let oom = hall.rng.chance(200);
+        let faults = [
+            Act::Fails,
+            Act::Lost {
+                oom: oom && mode == ExecutionMode::Job,
+            },
+            Act::NotBegun,
+            Act::NotBegun,
+        ];
+        let mut dice = hall.rng.below(1000);
+        for (at, share) in nature.faults.into_iter().enumerate() {
+            if dice < share {
+                // The last one never answers.
+                if let Some(fault) = faults.get(at) {
+                    let after = if at < 2 { service } else { service.min(20_000) };
+                    self.later(index, now + after, fault.clone());
+                }
+                return;
+            }
+            dice -= share;
+        }
+        self.later(index, now + service, Act::Answers);
+    }
+
+    /// What a pod does, or what the bridge says of it.
+    pub(super) fn act_of_pod(&mut self, index: u32, act: &Act, hall: &mut Hall) {
+        if let Act::PodEnds { oom } = *act {
+            if self.served(index).life.awaited_pod().is_none() {
+                return;
+            }
+            self.happens(index, Happening::PodEnded { oom }, hall.now);
+            let (life, env) = self.life(index, hall);
+            life.pod_ended(oom, hall.now, env);
+            return self.drive(index, hall);
+        }
+        let Some(grant) = self.served(index).running else {
+            return;
+        };
+        if *act == Act::JobRuns {
+            let served = self.served(index);
+            served.judge.job_runs(hall.now);
+            served.life.job_runs(hall.now);
+            return self.drive(index, hall);
+        }
+        let report = report(act, &grant, hall.now);
+        self.served(index).judge.attempted(&report, hall.now);
+        self.happens(index, Happening::Attempted, hall.now);
+        let (life, env) = self.life(index, hall);
+        life.attempted(report, hall.now, env);
+        self.drive(index, hall);
+        self.plan_pod_end(index, hall);
+    }
+
+    /// The bridge says how the pod ended: sooner than a call waits for it, later, or never.
+    fn plan_pod_end(&mut self, index: u32, hall: &mut Hall) {
+        let place = &self.places[index as usize];
+        let is_awaited = place
+            .call
+            .as_ref()
+            .is_some_and(|served| served.life.awaited_pod().is_some());
+        if is_awaited && hall.rng.chance(900) {
+            let at = hall.now + hall.rng.time_ns(4 * SECOND);
+            let oom = hall.rng.chance(300);
+            self.later(index, at, Act::PodEnds { oom });
+        }
+        // Few calls are here, so their clients do more than others'.
+        for act in [Act::Cancels, Act::ClientLeaves, Act::Detaches] {
+            if is_awaited && hall.rng.chance(80) {
+                let at = hall.now + hall.rng.time_ns(2 * SECOND);
+                self.later(index, at, act);
+            }
+        }
+    }
+}
+
+fn report(act: &Act, grant: &Grant, now_ns: u64) -> Report {
+    let sent_ns = Some(grant.granted_ns.min(now_ns));
+    let lost = |oom| AttemptFailure::Lost { oom };
+    let (verdict, failure) = match act {
+        Act::Answers => (PodVerdict::Healthy, None),
+        Act::Fails => {
+            let (code, message) = ("HANDLER_ERROR".into(), "it says no".into());
+            let failure = Failure::Handler { code, message };
+            (
+                PodVerdict::Healthy,
+                Some((failure, AttemptFailure::Handler)),
+            )
+        }
+        Act::NotBegun => {
+            let failure = Failure::PodUnreachable("refused".into());
+            (PodVerdict::Lost, Some((failure, AttemptFailure::NotBegun)))
+        }
+        Act::Lost { oom } => {
+            let failure = Failure::PodLost("gone".into());
+            (PodVerdict::Lost, Some((failure, lost(*oom))))
+        }
+        _ => (
+            PodVerdict::Healthy,
+            Some((Failure::Timeout(Stage::Running), AttemptFailure::TimedOut)),
+        ),
+    };
+    let is_answered = matches!(act, Act::Answers | Act::Fails);
+    Report {
+        answered_ns: is_answered.then_some(now_ns),
+        sent_ns: sent_ns.filter(|_| !matches!(act, Act::NotBegun)),
+        failure,
+        verdict,
+        start_ns: 0,
+    }
+}

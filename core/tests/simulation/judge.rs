@@ -1,0 +1,352 @@
+//! What a call must do and must not do, by rules of its own: it sees what a call hears and the steps that
+//! its machine takes, and never asks the machine what it would decide.
+
+use nanofaas_core::call::{Call, End, Environment, Report};
+use nanofaas_core::function::Function;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::retry::AttemptFailure;
+use nanofaas_core::spec::{ExecutionMode, RetryOn};
+use nanofaas_core::ticket::{Done, Grant};
+
+use crate::scenario::{MS, SECOND};
+
+/// Timers are a little late, and the clock may step back as much.
+const SLACK_NS: u64 = 8 * MS;
+
+/// Where a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Queued,
+    Running,
+    AwaitingPodEnd,
+    BackingOff,
+}
+
+pub(crate) fn phase<E: Environment>(life: &Call<E>) -> Phase {
+    if life.is_queued() {
+        Phase::Queued
+    } else if life.is_running() {
+        Phase::Running
+    } else if life.awaited_pod().is_some() {
+        Phase::AwaitingPodEnd
+    } else {
+        Phase::BackingOff
+    }
+}
+
+/// What a call hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Happening {
+    Granted,
+    Attempted,
+    PodEnded { oom: bool },
+    Time,
+    Cancelled,
+    ClientLeft,
+    Removed,
+    StartsFail,
+    Shutdown,
+    Detached,
+    Replaced,
+    RegisteredAnew,
+}
+
+impl Happening {
+    pub(crate) const fn of(end: &End) -> Self {
+        match end {
+            End::Cancelled => Self::Cancelled,
+            End::ClientLeft => Self::ClientLeft,
+            End::Removed => Self::Removed,
+            End::StartsFail(_) => Self::StartsFail,
+            End::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+/// How the last attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    None,
+    Answered,
+    Stopped,
+    Failed(AttemptFailure),
+}
+
+/// What holds for the attempts that a grant begins.
+#[derive(Clone, Copy)]
+struct Rules {
+    version: u64,
+    max_retries: u32,
+    retry_on: RetryOn,
+    mode: ExecutionMode,
+    timeout_ns: u64,
+}
+
+impl Rules {
+    fn of(function: &Function) -> Self {
+        let spec = &function.spec;
+        Self {
+            version: function.version,
+            max_retries: spec.max_retries,
+            retry_on: spec.retry_on,
+            mode: spec.execution_mode,
+            timeout_ns: u64::from(spec.timeout_ms) * MS,
+        }
+    }
+}
+
+pub(crate) struct Judge {
+    admitted_ns: u64,
+    rules: Rules,
+    deadline_ns: u64,
+    is_async: bool,
+    /// It must be over at once.
+    is_ended: Option<Happening>,
+    starts_failed: bool,
+    attempts: u32,
+    released: u32,
+    last: Last,
+    last_end_ns: u64,
+    /// When the wait after the last attempt may have begun: its pod's end was told, or not in time.
+    waits_from_ns: u64,
+    /// Since when the attempt's own time runs.
+    attempt_from_ns: Option<u64>,
+    lost_retries: u32,
+    has_run: bool,
+}
+
+impl Judge {
+    pub(crate) fn new<E: Environment>(life: &Call<E>, now_ns: u64) -> Self {
+        Self {
+            admitted_ns: now_ns,
+            rules: Rules::of(life.function()),
+            deadline_ns: life.deadline_ns(),
+            is_async: life.is_async(),
+            is_ended: None,
+            starts_failed: false,
+            attempts: 0,
+            released: 0,
+            last: Last::None,
+            last_end_ns: now_ns,
+            waits_from_ns: now_ns,
+            attempt_from_ns: None,
+            lost_retries: 0,
+            has_run: false,
+        }
+    }
+
+    /// The call is about to hear this.
+    pub(crate) fn hears<E: Environment>(
+        &mut self,
+        happening: Happening,
+        life: &Call<E>,
+        now_ns: u64,
+    ) {
+        assert!(
+            self.is_ended.is_none(),
+            "a call outlives {:?} and hears {happening:?}",
+            self.is_ended
+        );
+        let phase = phase(life);
+        if phase == Phase::AwaitingPodEnd {
+            self.waits_from_ns = now_ns;
+        }
+        match happening {
+            Happening::Cancelled | Happening::ClientLeft | Happening::Shutdown => {
+                self.is_ended = Some(happening);
+            }
+            Happening::Removed if phase != Phase::Running && phase != Phase::Queued => {
+                self.is_ended = Some(happening);
+            }
+            Happening::StartsFail => self.starts_failed = true,
+            Happening::PodEnded { oom: true } => {
+                self.last = Last::Failed(AttemptFailure::Lost { oom: true });
+            }
+            Happening::Attempted
+            | Happening::Granted
+            | Happening::PodEnded { .. }
+            | Happening::Time
+            | Happening::Removed
+            | Happening::Detached
+            | Happening::Replaced
+            | Happening::RegisteredAnew => {}
+        }
+    }
+
+    /// It will not wait for a client any more.
+    pub(crate) const fn detached(&mut self, deadline_ns: u64) {
+        self.is_async = true;
+        self.deadline_ns = deadline_ns;
+    }
+
+    /// A grant came; `newest` is the function as its thread knows it, if that registration is there.
+    pub(crate) fn granted(&mut self, newest: Option<&Function>, now_ns: u64) {
+        if let Some(newest) = newest {
+            self.rules = Rules::of(newest);
+        }
+        self.attempts += 1;
+        // Until it runs, for one whose grant was for a spec of another mode.
+        self.last = Last::Failed(AttemptFailure::NotBegun);
+        self.ends_at(now_ns);
+    }
+
+    pub(crate) fn runs<E: Environment>(&mut self, life: &Call<E>, grant: &Grant, now_ns: u64) {
+        assert!(self.is_ended.is_none(), "an attempt of a call that ended");
+        assert_eq!(
+            life.function().version,
+            self.rules.version,
+            "an attempt under another spec than the one that holds"
+        );
+        assert_eq!(life.attempt(), self.attempts, "attempts are miscounted");
+        let is_warm = self.rules.mode == ExecutionMode::Warm;
+        assert_eq!(grant.pod.is_some(), is_warm, "it runs where it must not");
+        self.last = Last::None;
+        let is_job = self.rules.mode == ExecutionMode::Job;
+        self.attempt_from_ns = (!is_job).then_some(now_ns);
+    }
+
+    pub(crate) const fn job_runs(&mut self, now_ns: u64) {
+        self.attempt_from_ns = Some(now_ns);
+    }
+
+    pub(crate) fn attempted(&mut self, report: &Report, now_ns: u64) {
+        self.last = match &report.failure {
+            None => Last::Answered,
+            Some((_, kind)) => Last::Failed(*kind),
+        };
+        self.has_run |= self.last != Last::Failed(AttemptFailure::NotBegun);
+        self.ends_at(now_ns);
+    }
+
+    pub(crate) fn stopped(&mut self, was_sent: bool, now_ns: u64) {
+        let is_due = self.latest_ns(Phase::Running) <= now_ns + SLACK_NS;
+        assert!(
+            self.is_ended.is_some() || is_due,
+            "an attempt was stopped for nothing"
+        );
+        self.last = Last::Stopped;
+        self.has_run |= was_sent || self.rules.mode == ExecutionMode::Job;
+        self.ends_at(now_ns);
+    }
+
+    /// An attempt ended.
+    const fn ends_at(&mut self, now_ns: u64) {
+        self.last_end_ns = now_ns;
+        self.waits_from_ns = now_ns;
+    }
+
+    pub(crate) fn released(&mut self, done: &Done) {
+        self.released += 1;
+        assert_eq!(self.released, self.attempts, "a slot is released twice");
+        let is_lost = matches!(self.last, Last::Failed(AttemptFailure::Lost { .. }));
+        assert!(
+            !is_lost || done.function_ns.is_none(),
+            "a lost attempt counts as service time"
+        );
+    }
+
+    fn allows_retry(&self) -> bool {
+        let retry_on = self.rules.retry_on;
+        let allowed = match self.last {
+            Last::Failed(AttemptFailure::NotBegun) => true,
+            Last::Failed(AttemptFailure::Lost { oom }) => {
+                !oom && self.lost_retries == 0 && retry_on.contains(RetryOn::POD)
+            }
+            Last::Failed(AttemptFailure::Handler) => retry_on.contains(RetryOn::ERROR),
+            Last::Failed(AttemptFailure::TimedOut) | Last::Stopped => {
+                self.is_async && retry_on.contains(RetryOn::TIMEOUT)
+            }
+            Last::Failed(AttemptFailure::Final) | Last::None | Last::Answered => false,
+        };
+        allowed && self.attempts <= self.rules.max_retries
+    }
+
+    /// The call is queued for another attempt; `newest` as in `granted`.
+    pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now_ns: u64) {
+        assert!(newest.is_some(), "it waits for a function that is gone");
+        assert!(self.is_ended.is_none(), "a call that ended is tried again");
+        assert!(self.allows_retry(), "{:?} must not be retried", self.last);
+        let is_lost = matches!(self.last, Last::Failed(AttemptFailure::Lost { .. }));
+        self.lost_retries += u32::from(is_lost);
+        let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
+        let waited_ns = now_ns.saturating_sub(self.last_end_ns) + SLACK_NS;
+        // Without pods there is no other one that could take it at once.
+        let least_ns = if is_refused && self.rules.mode != ExecutionMode::Warm {
+            back_off_ns(10 * MS, SECOND, self.attempts)
+        } else {
+            0
+        };
+        assert!(waited_ns >= least_ns, "it did not back off");
+    }
+
+    /// By when the call has to leave the phase.
+    fn latest_ns(&self, phase: Phase) -> u64 {
+        let own_ns = match phase {
+            Phase::Queued => u64::MAX,
+            Phase::Running if !self.is_async => u64::MAX,
+            Phase::Running => self
+                .attempt_from_ns
+                .map_or(u64::MAX, |from_ns| from_ns + self.rules.timeout_ns),
+            Phase::AwaitingPodEnd => self.last_end_ns + 2 * SECOND,
+            Phase::BackingOff => {
+                let (first_ns, most_ns) = if self.last == Last::Failed(AttemptFailure::NotBegun) {
+                    (10 * MS, SECOND)
+                } else {
+                    (100 * MS, 10 * SECOND)
+                };
+                self.waits_from_ns + back_off_ns(first_ns, most_ns, self.attempts)
+            }
+        };
+        own_ns.min(self.deadline_ns)
+    }
+
+    /// What was due when a pass began was done in it.
+    pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now_ns: u64) {
+        let phase = phase(life);
+        let latest_ns = self.latest_ns(phase);
+        assert!(
+            latest_ns + SLACK_NS >= now_ns,
+            "{:?} stays {phase:?} for too long",
+            life.place()
+        );
+    }
+
+    /// The call is over; `is_current` where its registration is there.
+    pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now_ns: u64) {
+        assert_eq!(self.released, self.attempts, "a slot was not released");
+        assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");
+        let is_late = self.deadline_ns <= now_ns + SLACK_NS;
+        match life.outcome().expect("it is over") {
+            Ok(()) => assert_eq!(self.last, Last::Answered, "a success of nothing"),
+            Err(Failure::Timeout(_)) => {
+                let own = self.last == Last::Stopped && self.is_async;
+                assert!(is_late || own, "a time-out before its time");
+            }
+            Err(Failure::Cancelled) => {
+                let told = [Happening::Cancelled, Happening::ClientLeft];
+                assert!(self.is_ended.is_some_and(|end| told.contains(&end)));
+            }
+            Err(Failure::Shutdown) => assert_eq!(self.is_ended, Some(Happening::Shutdown)),
+            Err(Failure::ColdStart(_)) => assert!(self.starts_failed, "starts do not fail"),
+            Err(Failure::FunctionRemoved) => assert!(!is_current, "its function is there"),
+            Err(_) => {
+                let is_failure = matches!(self.last, Last::Failed(_) | Last::Stopped);
+                assert!(is_failure, "the failure of no attempt");
+                let gave_up = self.allows_retry() && is_current && !is_late;
+                assert!(!gave_up, "{:?} was not retried", self.last);
+            }
+        }
+        let times = life.times();
+        let sum_ns = times.queue_ns + times.start_ns + times.dispatch_ns + times.function_ns;
+        let total_ns = now_ns.saturating_sub(self.admitted_ns);
+        assert!(
+            sum_ns <= total_ns + SECOND / 5,
+            "its parts took longer than the whole: {times:?} of {total_ns}"
+        );
+    }
+}
+
+/// The longest wait after the `attempt`th attempt.
+fn back_off_ns(first_ns: u64, most_ns: u64, attempt: u32) -> u64 {
+    (first_ns << attempt.saturating_sub(1).min(20)).min(most_ns)
+}

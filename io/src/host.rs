@@ -1,0 +1,191 @@
+//! What `Host` can be: a name or an address, with a port where one is needed (RFC 9110 §7.2), and
+//! whether it names this machine. It allocates nothing. Called by `request` and `client`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A host that is one, without its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host<'a> {
+    /// A name or an IPv4 address, escapes and all; empty where the target names no host.
+    Name(&'a [u8]),
+    Ip6(Ipv6Addr),
+}
+
+impl<'a> Host<'a> {
+    /// None where the value is no host, or one that two parsers could read differently.
+    pub(crate) fn parse(value: &'a [u8]) -> Option<Self> {
+        if let [b'[', rest @ ..] = value {
+            let end = rest.iter().position(|&byte| byte == b']')?;
+            // No zone: it means something on the client's machine alone (RFC 6874 §4).
+            let address = str::from_utf8(&rest[..end]).ok()?.parse().ok()?;
+            return is_port_or_nothing(&rest[end + 1..]).then_some(Self::Ip6(address));
+        }
+        // One pass, because every request has one.
+        let (mut end, mut has_escapes) = (value.len(), false);
+        for (at, &byte) in value.iter().enumerate() {
+            match CLASS[usize::from(byte)] {
+                IN_NAME => {}
+                PERCENT => has_escapes = true,
+                COLON => {
+                    end = at;
+                    break;
+                }
+                _ => return None,
+            }
+        }
+        let (name, port) = value.split_at(end);
+        let is_whole = !has_escapes || has_whole_escapes(name);
+        let sound = is_whole && is_port_or_nothing(port) && (!name.is_empty() || port.is_empty());
+        sound.then_some(Self::Name(name))
+    }
+
+    /// Whether it names this machine, by a name that cannot be given to another address.
+    pub(crate) fn is_loopback(self) -> bool {
+        match self {
+            Self::Ip6(address) => address.is_loopback(),
+            // What nearly all clients of a machine's own server say.
+            Self::Name(b"127.0.0.1" | b"localhost") => true,
+            Self::Name(name) => {
+                let ip = str::from_utf8(name).ok().and_then(|name| name.parse().ok());
+                name.eq_ignore_ascii_case(b"localhost")
+                    || ip.is_some_and(|ip: Ipv4Addr| ip.is_loopback())
+            }
+        }
+    }
+}
+
+/// `:` and a number that a port can be. A colon alone is not taken: some read it as port 80, others as
+/// none at all.
+fn is_port_or_nothing(rest: &[u8]) -> bool {
+    match rest {
+        [] => true,
+        [b':', digits @ ..] if (1..=5).contains(&digits.len()) => {
+            let number = digits.iter().try_fold(0u32, |number, byte| {
+                byte.is_ascii_digit()
+                    .then(|| number * 10 + u32::from(byte - b'0'))
+            });
+            number.is_some_and(|number| number <= u32::from(u16::MAX))
+        }
+        _ => false,
+    }
+}
+
+fn has_whole_escapes(name: &[u8]) -> bool {
+    let mut after = name.split(|&byte| byte == b'%').skip(1);
+    after.all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit))
+}
+
+const OTHER: u8 = 0;
+const IN_NAME: u8 = 1;
+const PERCENT: u8 = 2;
+const COLON: u8 = 3;
+
+/// What each byte is in a host. No comma is in a name: two parsers could take it for a list.
+static CLASS: [u8; 256] = {
+    let (mut table, mut byte) = ([OTHER; 256], 0);
+    while byte < table.len() {
+        table[byte] = match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => IN_NAME,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => IN_NAME,
+            b'%' => PERCENT,
+            b':' => COLON,
+            _ => OTHER,
+        };
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_taken_apart() {
+        let of = |value: &'static str| Host::parse(value.as_bytes());
+        for name in [
+            "",
+            "a",
+            "a.b-c_d",
+            "127.0.0.1",
+            "a%2Fb",
+            "a.",
+            "x!$&'()*+;=",
+        ] {
+            assert_eq!(of(name), Some(Host::Name(name.as_bytes())), "{name}");
+        }
+        assert_eq!(of("a:0"), Some(Host::Name(b"a")));
+        assert_eq!(of("a:65535"), Some(Host::Name(b"a")));
+        assert_eq!(of("[::1]"), Some(Host::Ip6(Ipv6Addr::LOCALHOST)));
+        assert_eq!(of("[::1]:8080"), Some(Host::Ip6(Ipv6Addr::LOCALHOST)));
+        for bad in [
+            "[::1].a",
+            "[::1]a",
+            "[::1",
+            "::1",
+            "[]",
+            "[",
+            "]",
+            "a]",
+            "[[::1]]",
+            "[::1]]",
+            "[::1%lo]",
+            "[::1%25lo]",
+            "[127.0.0.1]",
+            "[a]",
+            "[v1.a]",
+            "[::1]:",
+            "[::1]:a",
+            "a:",
+            "a:b",
+            "a:1:1",
+            "a:65536",
+            "a:99999",
+            "a:000080",
+            "a:-1",
+            "a:+1",
+            "a: 1",
+            "u@a",
+            "a%",
+            "a%2",
+            "a%zz",
+            ":1",
+            ":",
+            "a,b",
+            "a b",
+            "a/b",
+            "a?b",
+            "a#b",
+            "a\\b",
+            "\u{e9}",
+            "a:\u{664}",
+        ] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_by_every_name_of_its_own() {
+        let of = |value: &'static str| Host::parse(value.as_bytes()).map(Host::is_loopback);
+        for own in [
+            "localhost",
+            "LocalHost:1",
+            "127.0.0.1",
+            "127.9.9.9:80",
+            "[::1]:80",
+        ] {
+            assert_eq!(of(own), Some(true), "{own}");
+        }
+        assert_eq!(of("[0:0:0:0:0:0:0:1]"), Some(true));
+        for other in [
+            "",
+            "localhost.",
+            "%6cocalhost",
+            "a.localhost",
+            "10.0.0.1",
+            "[::2]",
+        ] {
+            assert_eq!(of(other), Some(false), "{other}");
+        }
+    }
+}

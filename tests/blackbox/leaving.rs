@@ -1,0 +1,144 @@
+//! Clients that say at once that they send no more: a call whose FIN came with it does not run, and
+//! any other request is answered. The plane stands still while they send, so that request and FIN are
+//! both there when it looks.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::functions::{local, pool};
+use crate::plane::{Plane, Shared};
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+/// The bytes and the FIN reach the connection before the plane sees either.
+fn send_with_fin(plane: &Plane, wire: &mut Wire, bytes: &[u8]) {
+    plane.signal(Signal::SIGSTOP);
+    eventually("all of its threads stand still", || stands_still(plane));
+    wire.send(bytes);
+    wire.finish();
+    plane.signal(Signal::SIGCONT);
+}
+
+/// A thread that still runs would see the bytes without the FIN.
+fn stands_still(plane: &Plane) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it lives");
+    let mut stats = threads
+        .flatten()
+        .map(|thread| std::fs::read_to_string(thread.path().join("stat")));
+    stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
+}
+
+/// A connection of which the plane has served one request.
+fn used(plane: &Plane) -> Wire {
+    let mut wire = Request::get("/v1/functions").begin(plane.listen);
+    wire.answer().expect(200);
+    wire
+}
+
+#[test]
+fn a_half_closed_long_poll_gets_its_answer() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("half-poll", &pod));
+    let id = plane().enqueue("half-poll", &json!("a"));
+    pod.wait_calls(1);
+    let path = format!("/v1/executions/{id}?waitMs=50000");
+    let mut poll = Request::get(&path).begin(plane().listen);
+    poll.finish();
+    // Another request after it has been answered: the FIN has been looked at.
+    plane().get("/v1/functions").expect(200);
+    gate.open();
+    assert_eq!(poll.answer().expect(200).json()["status"], "success");
+    assert!(poll.closes_within(std::time::Duration::from_secs(30)));
+}
+
+#[test]
+fn other_requests_are_answered_after_a_fin() {
+    let plane = Plane::start(&[]);
+    let mut bytes = Request::get("/v1/functions").bytes();
+    let register = Request::new("POST", "/v1/functions").json(&local("half-all"));
+    bytes.extend(register.bytes());
+    bytes.extend(Request::get("/v1/functions/half-all").bytes());
+    bytes.extend(Request::delete("/v1/functions/half-all").bytes());
+    bytes.extend(Request::get("/v1/executions/none?waitMs=1000").bytes());
+    bytes.extend(Request::get("/nowhere").bytes());
+    for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+        send_with_fin(&plane, &mut wire, &bytes);
+        for status in [200, 201, 200, 204, 404, 404] {
+            wire.answer().expect(status);
+        }
+        assert!(wire.closes_within(std::time::Duration::from_secs(30)));
+    }
+}
+
+#[test]
+fn a_call_with_its_fin_does_not_run() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = Pod::echo();
+    plane.register(&pool("fin", &pod));
+    plane.register(&local("fin-local"));
+    let call = |name| Request::invoke(name, &json!("left")).bytes();
+    let chunked = b"POST /v1/functions/fin:invoke HTTP/1.1\r\nHost: localhost\r\n\
+        Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+        B\r\n{\"input\":1}\r\n0\r\n\r\n";
+    let wait = Request::invoke("fin", &json!("left")).header("Prefer", "wait=5");
+    let calls = [
+        call("fin"),
+        call("fin-local"),
+        chunked.to_vec(),
+        wait.bytes(),
+    ];
+    for bytes in calls {
+        // Behind a request that is answered, too.
+        let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
+        let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
+        for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {
+            for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+                send_with_fin(&plane, &mut wire, &bytes);
+                for _ in 0..answers {
+                    wire.answer().expect(200);
+                }
+                let end = wire.read(true);
+                assert!(
+                    end.is_err(),
+                    "{end:?} to {}",
+                    String::from_utf8_lossy(&bytes)
+                );
+            }
+        }
+    }
+    plane.invoke("fin", &json!("stays")).expect(200);
+    plane.invoke("fin-local", &json!("stays")).expect(200);
+    assert_eq!(pod.calls().len(), 1, "calls of clients that had left");
+    let metrics = plane.settle();
+    assert_eq!(metrics.sum("function_success_total", &[]), 2.0);
+    assert_eq!(metrics.sum("nanofaas_executions_accepted", &[]), 2.0);
+}
+
+#[test]
+fn calls_that_outlive_their_client_run_after_a_fin() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = Pod::echo();
+    plane.register(&pool("fin-on", &pod));
+    let keyed = Request::invoke("fin-on", &json!("keyed")).header("Idempotency-Key", "k");
+    let prefer = Request::invoke("fin-on", &json!("prefer")).header("Prefer", "respond-async");
+    let queued = Request::enqueue("fin-on", &json!("queued"));
+    for (number, request) in [&queued, &prefer, &keyed].into_iter().enumerate() {
+        let mut wire = Wire::connect(plane.listen);
+        send_with_fin(&plane, &mut wire, &request.bytes());
+        let id = wire.answer().expect(202).id();
+        assert_eq!(plane.ended(&id)["status"], "success");
+        assert_eq!(pod.calls().len(), number + 1);
+    }
+    let again = plane.send(&keyed).expect(200);
+    assert_eq!(again.header("idempotent-replay"), Some("true"));
+    assert_eq!(
+        (&again.json()["output"], pod.calls().len()),
+        (&json!("keyed"), 3)
+    );
+}

@@ -1,0 +1,133 @@
+//! A call never outlives its function: it is removed, replaced or made anew while the call is between
+//! two attempts, in no queue.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::functions::{pool, with};
+use crate::plane::Plane;
+use crate::pod::{After, Gate, Pod};
+use crate::wire::eventually;
+
+/// A plane of its own for each test: the fault that these tests are about ended the process.
+fn plane() -> Plane {
+    Plane::start(&["--rate-max-per-second", "off"])
+}
+
+/// A function whose every attempt is refused at once.
+fn unreachable(name: &str) -> Value {
+    // The port is free again when the listener goes, and nothing else on this machine asks for it.
+    let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    json!({
+        "name": name, "executionMode": "POOL", "endpointUrl": format!("http://{address}/"),
+        "maxRetries": 10,
+    })
+}
+
+fn wait_for_attempt(plane: &Plane, id: &str, attempt: u64) {
+    eventually("the call was tried often enough", || {
+        plane.status(id)["attempt"].as_u64() >= Some(attempt)
+    });
+}
+
+#[test]
+fn a_call_that_backs_off_ends_when_its_function_is_removed() {
+    let plane = plane();
+    plane.register(&unreachable("gone"));
+    let id = plane.enqueue("gone", &json!(1));
+    wait_for_attempt(&plane, &id, 4);
+    plane.remove("gone");
+    let ended = plane.ended(&id);
+    assert_eq!(ended["error"]["code"], "FUNCTION_REMOVED", "{ended}");
+    plane.settle();
+}
+
+#[test]
+fn callers_of_a_function_that_is_removed_are_refused_or_told() {
+    let plane = plane();
+    plane.register(&unreachable("gone"));
+    let over = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let call = || {
+            let mut seen = BTreeSet::new();
+            while !over.load(Ordering::SeqCst) {
+                seen.insert(plane.invoke("gone", &json!(1)).status);
+            }
+            seen
+        };
+        let callers: Vec<_> = (0..3).map(|_| scope.spawn(call)).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        plane.remove("gone");
+        std::thread::sleep(Duration::from_millis(700));
+        over.store(true, Ordering::SeqCst);
+        let seen = callers.into_iter().map(|caller| caller.join());
+        seen.flat_map(|seen| seen.expect("a caller"))
+            .collect::<BTreeSet<_>>()
+    });
+    assert!(seen.is_subset(&BTreeSet::from([404, 410, 502])), "{seen:?}");
+    plane.settle();
+}
+
+#[test]
+fn another_function_gets_no_call_of_a_removed_one() {
+    let plane = plane();
+    let old_pod = Pod::tcp(|_, line| line.answer(500, "", b""));
+    let old = with(
+        pool("old", &old_pod),
+        &json!({"retryOn": ["ERROR"], "maxRetries": 10}),
+    );
+    plane.register(&old);
+    let id = plane.enqueue("old", &json!("of the old function"));
+    wait_for_attempt(&plane, &id, 3);
+    plane.remove("old");
+    let held = Gate::default();
+    let new_pod = {
+        let held = held.clone();
+        Pod::tcp(move |_, line| {
+            if line.wait(&held) {
+                line.json("\"new\"")
+            } else {
+                After::Close
+            }
+        })
+    };
+    // The lane of the removed function is free: this one takes it, and holds its only slot.
+    plane.register(&pool("new", &new_pod));
+    let own = plane.enqueue("new", &json!("of the new function"));
+    let ended = plane.ended(&id);
+    assert_eq!(ended["error"]["code"], "FUNCTION_REMOVED", "{ended}");
+    held.open();
+    assert_eq!(plane.ended(&own)["output"], "new");
+    let inputs: Vec<_> = new_pod.calls().iter().map(|got| got.input()).collect();
+    assert_eq!(inputs, [json!("of the new function")]);
+    plane.settle();
+}
+
+#[test]
+fn a_call_of_a_removed_function_is_not_tried_by_its_namesake() {
+    let plane = plane();
+    let old_pod = Pod::tcp(|_, line| line.answer(500, "", b""));
+    let old = with(
+        pool("same", &old_pod),
+        &json!({"retryOn": ["ERROR"], "maxRetries": 10}),
+    );
+    plane.register(&old);
+    let id = plane.enqueue("same", &json!("of the first"));
+    wait_for_attempt(&plane, &id, 3);
+    plane.remove("same");
+    let new_pod = Pod::answering(|_| "\"second\"".to_owned());
+    plane.register(&pool("same", &new_pod));
+    let ended = plane.ended(&id);
+    assert_eq!(ended["error"]["code"], "FUNCTION_REMOVED", "{ended}");
+    assert_eq!(
+        plane.invoke("same", &json!(2)).expect(200).json()["output"],
+        "second"
+    );
+    assert_eq!(new_pod.calls().len(), 1);
+    plane.settle();
+}

@@ -1,0 +1,186 @@
+//! What is known of the functions: every change, with when it was sent and when it was answered.
+//! It says what could be true of a function at some moment of an interval, and never guesses: a
+//! change counts from its sending on and a state until the change after it was answered. Written by
+//! `registrar`; asked by `clients` and `ledger`, which judge answers and bodies in pods.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::plan::{Endpoint, FUNCTIONS, Mode, Spec};
+use crate::plane::lock;
+
+/// A moment, in nanoseconds since the run began. Moments of different threads compare.
+pub(crate) type At = u64;
+
+/// A state of a function: what one change made of it.
+#[derive(Clone, Debug)]
+struct State {
+    sent: At,
+    /// `At::MAX` while the change is not answered.
+    answered: At,
+    /// None where the function is removed.
+    spec: Option<Spec>,
+    version: Version,
+}
+
+/// Which registration of a name: `life` counts removals, `revision` all changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Version {
+    pub(crate) life: u64,
+    pub(crate) revision: u64,
+}
+
+/// What could be true of a function at some moment of an interval.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Possible {
+    pub(crate) absent: bool,
+    pub(crate) removed: bool,
+    pub(crate) warm: bool,
+    pub(crate) job: bool,
+    pub(crate) pool: bool,
+    pub(crate) local: bool,
+    pub(crate) closed: bool,
+    pub(crate) rude: bool,
+}
+
+impl Possible {
+    pub(crate) fn process(&self) -> bool {
+        self.warm || self.job
+    }
+}
+
+pub(crate) struct Book {
+    begun: Instant,
+    functions: [Mutex<Vec<State>>; FUNCTIONS],
+    /// The largest `concurrency` of each life.
+    widest: Mutex<HashMap<(usize, u64), u64>>,
+}
+
+impl Book {
+    pub(crate) fn new() -> Self {
+        let absent = State {
+            sent: 0,
+            answered: 0,
+            spec: None,
+            version: Version::default(),
+        };
+        Self {
+            begun: Instant::now(),
+            functions: std::array::from_fn(|_| Mutex::new(vec![absent.clone()])),
+            widest: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> At {
+        u64::try_from(self.begun.elapsed().as_nanos()).expect("less than centuries")
+    }
+
+    /// A change that is about to be sent makes this of the function.
+    pub(crate) fn begin(&self, function: usize, spec: Option<Spec>) -> Version {
+        let mut states = lock(&self.functions[function]);
+        let last = states.last().expect("the first state stays");
+        // A life begins where a function is registered that was not there.
+        let begins = spec.is_some() && last.spec.is_none();
+        let version = Version {
+            life: last.version.life + u64::from(begins),
+            revision: last.version.revision + 1,
+        };
+        if let Some(spec) = &spec {
+            let mut widest = lock(&self.widest);
+            let most = widest.entry((function, version.life)).or_default();
+            *most = spec.concurrency.max(*most);
+        }
+        states.push(State {
+            sent: self.now(),
+            answered: At::MAX,
+            spec,
+            version,
+        });
+        version
+    }
+
+    /// The last change was answered, and done.
+    pub(crate) fn end(&self, function: usize) {
+        let mut states = lock(&self.functions[function]);
+        states.last_mut().expect("it was begun").answered = self.now();
+    }
+
+    pub(crate) fn is_present(&self, function: usize) -> bool {
+        let states = lock(&self.functions[function]);
+        states.last().is_some_and(|state| state.spec.is_some())
+    }
+
+    pub(crate) fn is_warm(&self, function: usize) -> bool {
+        let states = lock(&self.functions[function]);
+        let spec = states.last().and_then(|state| state.spec.as_ref());
+        spec.is_some_and(|spec| spec.mode == Mode::Warm)
+    }
+
+    /// The earliest version that a call which is sent now may meet.
+    pub(crate) fn floor(&self, function: usize) -> Version {
+        self.floor_at(function, self.now())
+    }
+
+    /// The earliest version that a call which was sent then may meet.
+    pub(crate) fn floor_at(&self, function: usize, now: At) -> Version {
+        let states = lock(&self.functions[function]);
+        let mut rest = states.iter().rev().skip_while(|state| state.answered > now);
+        let last = rest.next().expect("the first state was always answered");
+        Version {
+            // Removed: only a life that is yet to begin.
+            life: last.version.life + u64::from(last.spec.is_none()),
+            revision: last.version.revision,
+        }
+    }
+
+    /// Whether the life began, by the sending of its first registration, after this moment.
+    pub(crate) fn began_after(&self, function: usize, life: u64, at: At) -> bool {
+        let states = lock(&self.functions[function]);
+        let first = states.iter().find(|state| state.version.life == life);
+        first.is_none_or(|state| state.sent > at)
+    }
+
+    /// The largest concurrency that any specification of the life had.
+    pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
+        let widest = lock(&self.widest);
+        widest.get(&(function, life)).copied().unwrap_or(0)
+    }
+
+    /// What could be true of the function between two moments.
+    pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
+        let states = lock(&self.functions[function]);
+        let mut found = Possible::default();
+        // From the latest back to the one that was answered before the interval began.
+        for (at, state) in states.iter().enumerate().rev() {
+            if state.sent <= to {
+                found.add(state.spec.as_ref());
+                // A removal ends calls that were there when it was sent, however late they end.
+                found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
+            }
+            if state.answered < from {
+                break;
+            }
+        }
+        found
+    }
+}
+
+impl Possible {
+    fn add(&mut self, spec: Option<&Spec>) {
+        let Some(spec) = spec else {
+            self.absent = true;
+            return;
+        };
+        match spec.mode {
+            Mode::Warm => self.warm = true,
+            Mode::Job => self.job = true,
+            Mode::Local => self.local = true,
+            Mode::Pool => {
+                self.pool = true;
+                self.closed |= spec.endpoint == Endpoint::Closed;
+                self.rude |= matches!(spec.endpoint, Endpoint::RudeTcp | Endpoint::RudeUnix);
+            }
+        }
+    }
+}

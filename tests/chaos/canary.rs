@@ -1,0 +1,99 @@
+//! The canary in every body: which function it is for, since when, and which call it is; what the
+//! pod that receives it and the caller that gets it back compare. It judges nothing by itself.
+
+use serde_json::{Value, json};
+
+use crate::book::Version;
+use crate::plan::{Act, FUNCTIONS, name};
+
+/// A body's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Canary {
+    pub(crate) function: usize,
+    /// Of all calls of a run only calls with the same idempotency key share one.
+    pub(crate) call: String,
+    /// The earliest registration that may see it; the same body is sent under the same idempotency
+    /// key at different times, and there it is 0.
+    pub(crate) floor: Version,
+    pub(crate) acts: Vec<Act>,
+    pub(crate) pad: usize,
+}
+
+impl Canary {
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "function": name(self.function),
+            "call": self.call,
+            "life": self.floor.life,
+            "revision": self.floor.revision,
+            "acts": self.acts.iter().map(|act| act.as_str()).collect::<Vec<_>>(),
+            "pad": "x".repeat(self.pad),
+        })
+    }
+
+    pub(crate) fn parse(value: &Value) -> Option<Self> {
+        let number = |field: &str| value[field].as_u64();
+        let acts = value["acts"].as_array()?.iter();
+        Some(Self {
+            function: number_of(value["function"].as_str()?)?,
+            call: value["call"].as_str()?.to_owned(),
+            floor: Version {
+                life: number("life")?,
+                revision: number("revision")?,
+            },
+            acts: acts
+                .map(|act| Act::parse(act.as_str()?))
+                .collect::<Option<_>>()?,
+            pad: value["pad"].as_str()?.len(),
+        })
+    }
+
+    /// What the pod does with the attempt, counted from 1.
+    pub(crate) fn act(&self, attempt: u32) -> Act {
+        let last = self.acts.len() - 1;
+        self.acts[last.min(attempt.saturating_sub(1) as usize)]
+    }
+
+    pub(crate) fn has(&self, any: &[Act]) -> bool {
+        self.acts.iter().any(|act| any.contains(act))
+    }
+}
+
+/// The function that has this name.
+pub(crate) fn number_of(function: &str) -> Option<usize> {
+    (0..FUNCTIONS).find(|number| name(*number) == function)
+}
+
+/// Which registration a pod belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) function: usize,
+    pub(crate) version: Version,
+}
+
+impl Identity {
+    /// As it stands in an endpoint's path and in a process's environment.
+    pub(crate) fn path(&self) -> String {
+        let Version { life, revision } = self.version;
+        format!("{}/{life}/{revision}", name(self.function))
+    }
+
+    pub(crate) fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.split('/');
+        let function = number_of(parts.next()?)?;
+        let life = parts.next()?.parse().ok()?;
+        let revision = parts.next()?.parse().ok()?;
+        let version = Version { life, revision };
+        Some(Self { function, version })
+    }
+}
+
+/// What a pod answers with: who it is, which attempt it was, and the canary as it came.
+pub(crate) fn echo(identity: &Identity, attempt: u32, canary: &Value, large: bool) -> Value {
+    let more = if large {
+        "y".repeat(6000)
+    } else {
+        String::new()
+    };
+    json!({"by": identity.path(), "attempt": attempt, "echo": canary, "more": more})
+}

@@ -1,0 +1,122 @@
+//! Chaos: a real plane under random changes, calls, cancels, kills and departures, with a canary in
+//! every body; and storms of connections that break at any byte. It looks at the plane from outside
+//! only, and judges by what the contract allows, never by time.
+//!
+//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs all; `-- chaos` and
+//! `-- storm` run one of the two. `NANOFAAS_CHAOS_SEED` replays the operations of a seed (how they
+//! fall together in time is not replayed), `NANOFAAS_CHAOS_SECONDS` is the length of each of the four
+//! forms (15), `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted`
+//! shows that it finds the planted bugs that `planted.txt` names.
+//!
+//! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution that
+//! got an id ends; no body reaches a pod that it was not sent to; no caller gets another's answer, or
+//! one that the contract does not allow; no function runs more calls than its concurrency; no
+//! descriptor and no process is left.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "a run says what it did, and what was wrong"
+)]
+#![allow(
+    clippy::print_stderr,
+    reason = "a function's process has nothing else to speak with"
+)]
+
+// The fixture of the black-box tests, of which this needs a part.
+#[path = "../blackbox/functions.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod functions;
+#[path = "../blackbox/metrics.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod metrics;
+#[path = "../blackbox/plane.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod plane;
+#[path = "../blackbox/pod.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod pod;
+#[path = "../blackbox/wire.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod wire;
+
+mod rng;
+mod plan;
+mod canary;
+mod book;
+mod ledger;
+mod judge;
+mod tally;
+mod registrar;
+mod clients;
+mod pods;
+mod subject;
+mod run;
+mod storm;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tally::Tally;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["pod"] {
+        return pods::program();
+    }
+    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let is_chosen = |name: &str| filters.is_empty() || filters.iter().any(|word| *word == name);
+    let mut sound = true;
+    if is_chosen("chaos") {
+        sound &= chaos();
+    }
+    if is_chosen("storm") {
+        sound &= storm::run(setting("NANOFAAS_STORM_CONNECTIONS").unwrap_or(4000));
+    }
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A number from the environment.
+fn setting(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number, is {text:?}")),
+    )
+}
+
+/// How often all forms are run at most, until what happened is rich.
+const ROUNDS: u64 = 3;
+
+fn chaos() -> bool {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    let seed = setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()));
+    let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(15));
+    println!("chaos: NANOFAAS_CHAOS_SEED={seed}, {length:?} in each form");
+    let total = Tally::default();
+    for round in 0..ROUNDS {
+        for form in subject::FORMS {
+            // A plane that was wrong once says nothing more by being wrong again.
+            if !run::run(form, seed + round, length, &total) {
+                return false;
+            }
+        }
+        // On a busy machine less happens in the same time: it gets more of it.
+        if total.missing().is_empty() {
+            break;
+        }
+    }
+    total.print();
+    let missing = total.missing();
+    if !missing.is_empty() {
+        println!("NOT RICH, of seed {seed}: never happened: {missing:?}");
+        return false;
+    }
+    println!("chaos: passed");
+    true
+}

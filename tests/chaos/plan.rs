@@ -1,0 +1,302 @@
+//! What a run does: two endless lists of operations, of changes to functions and of calls, drawn
+//! from the seed. It knows no clock and no state of the plane, so that a seed replays the same
+//! operations; what an index means when its turn comes ("the third last execution") is decided
+//! where it is carried out. `registrar` and `clients` carry it out.
+
+use crate::rng::Rng;
+
+/// How many functions there are at most, by the names that `name` gives.
+pub(crate) const FUNCTIONS: usize = 8;
+/// The longest `timeoutMs` of any function: no attempt has more.
+pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
+/// Different idempotency keys of one function that are in use at a time.
+const KEYS: u64 = 6;
+
+/// The name of a function by its number.
+pub(crate) fn name(function: usize) -> String {
+    format!("chaos-{function}")
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Mode {
+    Warm,
+    Job,
+    Pool,
+    Local,
+}
+
+impl Mode {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "WARM",
+            Self::Job => "JOB",
+            Self::Pool => "POOL",
+            Self::Local => "LOCAL",
+        }
+    }
+}
+
+/// Where a POOL function's calls go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Tcp,
+    Unix,
+    /// Sends answers that were not asked for: `Act::Unasked` is obeyed there only.
+    RudeTcp,
+    RudeUnix,
+    /// Refuses connections.
+    Closed,
+}
+
+/// A function as it is registered.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) mode: Mode,
+    pub(crate) endpoint: Endpoint,
+    /// WARM and JOB: its program does not start.
+    pub(crate) broken: bool,
+    pub(crate) concurrency: u64,
+    pub(crate) queue_size: u64,
+    pub(crate) timeout_ms: u64,
+    pub(crate) max_retries: u64,
+    pub(crate) retry_on: Vec<&'static str>,
+    pub(crate) min_replicas: u64,
+    /// Another number is another pod.
+    pub(crate) shape: u64,
+}
+
+/// A change to a function.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Register(Spec),
+    Replace(Spec),
+    Remove,
+    Scale(u64),
+}
+
+/// What a pod does with an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Echo,
+    Slow,
+    Fail,
+    Late,
+    Die,
+    Reset,
+    Half,
+    Garbage,
+    NotStarted,
+    Chunked,
+    Close,
+    Large,
+    Unasked,
+}
+
+const ACTS: &[(u64, Act)] = &[
+    (30, Act::Echo),
+    (20, Act::Slow),
+    (16, Act::Fail),
+    (2, Act::Late),
+    (3, Act::Die),
+    (3, Act::Reset),
+    (3, Act::Half),
+    (3, Act::Garbage),
+    (8, Act::NotStarted),
+    (6, Act::Chunked),
+    (4, Act::Close),
+    (6, Act::Large),
+    (6, Act::Unasked),
+];
+
+impl Act {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Slow => "slow",
+            Self::Fail => "fail",
+            Self::Late => "late",
+            Self::Die => "die",
+            Self::Reset => "reset",
+            Self::Half => "half",
+            Self::Garbage => "garbage",
+            Self::NotStarted => "not-started",
+            Self::Chunked => "chunked",
+            Self::Close => "close",
+            Self::Large => "large",
+            Self::Unasked => "unasked",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let named = |(_, act): &&(u64, Self)| act.as_str() == text;
+        ACTS.iter().find(named).map(|(_, act)| *act)
+    }
+}
+
+/// Where in its exchange a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// After so many bytes of its request, in percent.
+    InRequest(u64),
+    /// So many milliseconds after its request.
+    Waiting(u64),
+    /// After its request, which ends with a FIN; it reads the answer if one comes.
+    HalfClosed,
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Invoke,
+    Enqueue,
+    /// With an idempotency key, by its number; `other` sends another body under the same key.
+    Keyed {
+        key: u64,
+        enqueue: bool,
+        other: bool,
+    },
+    PreferAsync,
+    PreferWait,
+    Leave(Leave),
+}
+
+/// A call.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) function: usize,
+    pub(crate) kind: Kind,
+    /// One for each attempt; the last one holds for all that follow.
+    pub(crate) acts: Vec<Act>,
+    pub(crate) raw: bool,
+    /// Bytes that the body has more than it needs.
+    pub(crate) pad: u64,
+    pub(crate) timeout_ms: Option<u64>,
+}
+
+/// What a client does. `back` counts from the latest execution that is known.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Call(Call),
+    Cancel { back: u64 },
+    Status { back: u64, wait_ms: u64 },
+    Output { back: u64 },
+    Show { function: usize },
+}
+
+/// Draws changes, each for one of `functions`.
+pub(crate) struct Changes {
+    rng: Rng,
+    functions: Vec<usize>,
+}
+
+impl Changes {
+    pub(crate) fn new(rng: Rng, functions: Vec<usize>) -> Self {
+        Self { rng, functions }
+    }
+
+    /// The next one, its function, and for how many milliseconds nothing follows.
+    pub(crate) fn next(&mut self) -> (usize, Change, u64) {
+        let rng = &mut self.rng;
+        let function = self.functions[rng.below(self.functions.len() as u64) as usize];
+        let change = match rng.weighted(&[(30, 0), (35, 1), (22, 2), (13, 3)]) {
+            0 => Change::Register(spec(rng)),
+            1 => Change::Replace(spec(rng)),
+            2 => Change::Remove,
+            _ => Change::Scale(rng.below(4)),
+        };
+        // Bursts leave no time between a removal and what follows; pauses let calls get somewhere.
+        let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
+        (function, change, pause)
+    }
+}
+
+fn spec(rng: &mut Rng) -> Spec {
+    let mode = rng.weighted(&[
+        (50, Mode::Pool),
+        (25, Mode::Warm),
+        (12, Mode::Job),
+        (13, Mode::Local),
+    ]);
+    let endpoint = rng.weighted(&[
+        (35, Endpoint::Tcp),
+        (25, Endpoint::Unix),
+        (15, Endpoint::RudeTcp),
+        (10, Endpoint::RudeUnix),
+        (15, Endpoint::Closed),
+    ]);
+    let all = ["POD", "TIMEOUT", "ERROR"];
+    let retry_on = all.into_iter().filter(|_| rng.chance(60)).collect();
+    Spec {
+        mode,
+        endpoint,
+        broken: rng.chance(15),
+        concurrency: rng.weighted(&[(40, 1), (30, 2), (20, 4), (10, 32)]),
+        queue_size: rng.weighted(&[(20, 1), (40, 10), (40, 100)]),
+        timeout_ms: rng.between(300, TIMEOUT_MS_MAX),
+        max_retries: rng.weighted(&[(15, 0), (25, 1), (30, 3), (30, 10)]),
+        retry_on,
+        min_replicas: rng.below(3),
+        shape: rng.below(2),
+    }
+}
+
+/// Draws what one client does.
+pub(crate) struct Steps {
+    rng: Rng,
+}
+
+impl Steps {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Self { rng }
+    }
+
+    pub(crate) fn next(&mut self) -> Step {
+        let rng = &mut self.rng;
+        match rng.weighted(&[(84, 0), (5, 1), (6, 2), (2, 3), (3, 4)]) {
+            0 => Step::Call(call(rng)),
+            1 => Step::Cancel {
+                back: rng.below(20),
+            },
+            2 => Step::Status {
+                back: rng.below(200),
+                wait_ms: rng.weighted(&[(50, 0), (50, 50)]),
+            },
+            3 => Step::Output {
+                back: rng.below(200),
+            },
+            _ => Step::Show {
+                function: rng.below(FUNCTIONS as u64) as usize,
+            },
+        }
+    }
+}
+
+fn call(rng: &mut Rng) -> Call {
+    let keyed = Kind::Keyed {
+        key: rng.below(KEYS),
+        enqueue: rng.chance(40),
+        other: rng.chance(10),
+    };
+    let leave = match rng.below(3) {
+        0 => Leave::InRequest(rng.below(100)),
+        1 => Leave::Waiting(rng.weighted(&[(50, 0), (30, 3), (20, 40)])),
+        _ => Leave::HalfClosed,
+    };
+    let kind = rng.weighted(&[
+        (45, Kind::Invoke),
+        (22, Kind::Enqueue),
+        (12, keyed),
+        (5, Kind::PreferAsync),
+        (4, Kind::PreferWait),
+        (12, Kind::Leave(leave)),
+    ]);
+    let count = rng.between(1, 4);
+    Call {
+        function: rng.below(FUNCTIONS as u64) as usize,
+        kind,
+        acts: (0..count).map(|_| rng.weighted(ACTS)).collect(),
+        raw: rng.chance(10),
+        pad: rng.weighted(&[(70, 0), (20, 2000), (8, 20_000), (2, 140_000)]),
+        timeout_ms: rng.chance(20).then(|| rng.between(20, 800)),
+    }
+}

@@ -1,0 +1,168 @@
+//! Registers, replaces, scales and removes functions. One registrar owns a function, so it knows
+//! what each of its changes must be answered with. It calls no function.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::book::{Book, Version};
+use crate::canary::Identity;
+use crate::clients::status as status_of;
+use crate::ledger::Ledger;
+use crate::plan::{Change, Changes, FUNCTIONS, Mode, Spec, name};
+use crate::plane::Plane;
+use crate::pods::{IDENTITY, Peers, RECEIPTS};
+use crate::tally::Tally;
+use crate::wire::Request;
+
+/// Executions whose status a registrar looks at after a change.
+const LOOKED_AT: usize = 6;
+
+pub(crate) struct Registrar<'a> {
+    pub(crate) plane: &'a Plane,
+    pub(crate) book: &'a Arc<Book>,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) tally: &'a Tally,
+    pub(crate) peers: &'a Peers,
+    pub(crate) receipts: PathBuf,
+}
+
+impl Registrar<'_> {
+    /// Carries the plan out until the run is over.
+    pub(crate) fn work(&self, mut changes: Changes, over: &AtomicBool) {
+        while !over.load(Ordering::Relaxed) {
+            let (function, change, pause) = changes.next();
+            self.change(function, &change);
+            std::thread::sleep(Duration::from_millis(pause));
+        }
+    }
+
+    fn change(&self, function: usize, change: &Change) {
+        let present = self.book.is_present(function);
+        let path = format!("/v1/functions/{}", name(function));
+        match (change, present) {
+            (Change::Register(spec), false) => {
+                self.put("POST", "/v1/functions", function, spec, 201)
+            }
+            (Change::Register(spec), true) => {
+                let other = self.json(function, spec, Version::default());
+                let request = Request::new("POST", "/v1/functions").json(&other);
+                self.expect(&request, &[409], "refused");
+            }
+            (Change::Replace(spec), present) => {
+                self.put(
+                    "PUT",
+                    &path,
+                    function,
+                    spec,
+                    if present { 200 } else { 201 },
+                );
+            }
+            (Change::Remove, true) => self.remove(function),
+            (Change::Remove, false) => self.expect(&Request::delete(&path), &[404], "refused"),
+            (Change::Scale(replicas), present) => {
+                let body = json!({"replicas": replicas});
+                let request = Request::new("PUT", &format!("{path}/replicas")).json(&body);
+                match (present, self.book.is_warm(function)) {
+                    (false, _) => self.expect(&request, &[404], "refused"),
+                    (true, true) => self.expect(&request, &[200], "scale"),
+                    // Replicas mean nothing here.
+                    (true, false) => self.expect(&request, &[200, 400], "scale of no WARM"),
+                }
+            }
+        }
+    }
+
+    fn put(&self, method: &str, path: &str, function: usize, spec: &Spec, status: u16) {
+        let version = self.book.begin(function, Some(spec.clone()));
+        let body = self.json(function, spec, version);
+        let what = if status == 200 { "replace" } else { "register" };
+        self.expect(&Request::new(method, path).json(&body), &[status], what);
+        self.book.end(function);
+        self.look_at_waiting(function);
+    }
+
+    /// Calls that wait now, after the change was answered, run as it says.
+    fn look_at_waiting(&self, function: usize) {
+        for id in self.ledger.latest_of(function, LOOKED_AT) {
+            let asked = self.book.now();
+            let answer = self.plane.get(&format!("/v1/executions/{id}"));
+            if answer.status == 200 {
+                let status = answer.json();
+                let seen = status_of(self.book, self.ledger, self.tally, &id, asked, &status);
+                self.tally.check(seen.map(drop));
+            }
+        }
+    }
+
+    fn remove(&self, function: usize) {
+        self.book.begin(function, None);
+        let path = format!("/v1/functions/{}", name(function));
+        self.expect(&Request::delete(&path), &[204], "remove");
+        self.book.end(function);
+    }
+
+    /// Removes whatever is there.
+    pub(crate) fn remove_all(&self) {
+        let present = |function: &usize| self.book.is_present(*function);
+        (0..FUNCTIONS)
+            .filter(present)
+            .for_each(|function| self.remove(function));
+        let list = self.plane.get("/v1/functions").expect(200).json();
+        if list != json!([]) {
+            self.tally
+                .wrong(format!("functions that were removed are listed: {list}"));
+        }
+    }
+
+    fn expect(&self, request: &Request, statuses: &[u16], what: &str) {
+        let answer = self.plane.send(request);
+        if statuses.contains(&answer.status) {
+            self.tally.count(&format!("change {what}"));
+        } else {
+            let text = answer.text();
+            let status = answer.status;
+            self.tally.wrong(format!(
+                "{request:?} got {status}, not {statuses:?}: {text}"
+            ));
+        }
+    }
+
+    fn json(&self, function: usize, spec: &Spec, version: Version) -> Value {
+        let mut body = json!({
+            "name": name(function), "executionMode": spec.mode.as_str(),
+            "concurrency": spec.concurrency, "queueSize": spec.queue_size,
+            "timeoutMs": spec.timeout_ms, "maxRetries": spec.max_retries, "retryOn": spec.retry_on,
+        });
+        let mut identity = Identity { function, version };
+        match spec.mode {
+            Mode::Local => {}
+            Mode::Pool => body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity)),
+            Mode::Warm | Mode::Job => {
+                // A pod outlives replacements that do not shape it.
+                identity.version.revision = 0;
+                let program = std::env::current_exe().expect("this program");
+                let command = if spec.broken {
+                    json!(["/bin/false"])
+                } else {
+                    json!([program, "pod"])
+                };
+                body["local"] = json!({"command": command, "directory": self.receipts.parent()});
+                body["env"] = json!({
+                    IDENTITY: identity.path(), RECEIPTS: self.receipts,
+                    "CHAOS_SHAPE": spec.shape.to_string(),
+                });
+            }
+        }
+        if spec.mode == Mode::Warm {
+            body["scalingConfig"] = json!({
+                "minReplicas": spec.min_replicas, "maxReplicas": 3, "idleTimeoutMs": 1000,
+                "targetInFlightPerPod": spec.concurrency.min(4),
+            });
+        }
+        body
+    }
+}

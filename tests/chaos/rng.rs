@@ -1,0 +1,49 @@
+//! A small seeded generator of random numbers (SplitMix64), so that a seed replays a plan on every
+//! machine. It never reads a clock. Plans and storms draw from it.
+
+/// A stream of numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    /// Streams of one seed with different numbers share nothing.
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+        let mut rng = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        rng.next();
+        rng
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to `count` - 1.
+    pub(crate) fn below(&mut self, count: u64) -> u64 {
+        self.next() % count
+    }
+
+    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+        from + self.below(to - from + 1)
+    }
+
+    /// True in `percent` of 100 draws.
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of a list in which each entry has a weight.
+    pub(crate) fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
+        let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
+        for (weight, value) in list {
+            if at < *weight {
+                return *value;
+            }
+            at -= weight;
+        }
+        unreachable!("the draw is below the sum of all weights")
+    }
+}

@@ -1,0 +1,234 @@
+//! One run: a plane in one form, its registrars, clients and the killer, and then the end of
+//! everything. What was accepted has to end, the ledger has to balance, and neither descriptors nor
+//! processes may be left. `main` calls it for each form.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::book::Book;
+use crate::clients::{self, Client};
+use crate::functions::Folder;
+use crate::ledger::Ledger;
+use crate::plan::{Changes, FUNCTIONS, Steps};
+use crate::pods::{Peers, Reports};
+use crate::registrar::Registrar;
+use crate::rng::Rng;
+use crate::subject::{Form, Subject};
+use crate::tally::Tally;
+use crate::wire::{PATIENCE, Request, Wire};
+
+const CLIENTS: usize = 10;
+const REGISTRARS: usize = 2;
+/// Streams of random numbers: clients count from here, registrars from 0.
+const CLIENT_STREAM: u64 = 100;
+const KILLER_STREAM: u64 = 99;
+const END_STREAM: u64 = 98;
+
+/// What a run shares.
+struct Run {
+    subject: Subject,
+    book: Arc<Book>,
+    ledger: Arc<Ledger>,
+    tally: Arc<Tally>,
+    over: AtomicBool,
+}
+
+/// Runs the plan of a seed in one form for so long; false where anything was wrong.
+pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> bool {
+    println!("-- {}", form.name);
+    let (book, ledger) = (Arc::new(Book::new()), Arc::default());
+    let tally = Arc::default();
+    let folder = Folder::new();
+    let more = [
+        ["--backend", "local"],
+        ["--rate-max-per-second", "off"],
+        ["--async-max-age-ms", "10000"],
+        ["--start-timeout-ms", "5000"],
+        ["--execution-store-bytes", "1GiB"],
+        ["--log-level", "info"],
+    ];
+    let run = Run {
+        subject: Subject::start(form, more.as_flattened(), &tally),
+        book,
+        ledger,
+        tally,
+        over: AtomicBool::new(false),
+    };
+    let peers = Peers::new(&run.ledger, &run.book, &run.tally);
+    let mut reports = Reports::new(folder.path().join("receipts"));
+    let registrar = Registrar {
+        plane: &run.subject.plane,
+        book: &run.book,
+        ledger: &run.ledger,
+        tally: &run.tally,
+        peers: &peers,
+        receipts: folder.path().join("receipts"),
+    };
+    run.act(&registrar, seed, length, &mut reports);
+    if run.subject.is_alive() {
+        let remove_first = Rng::new(seed, END_STREAM).chance(50);
+        run.end(&registrar, &mut reports, remove_first);
+    }
+    run.stop(&reports);
+    run.tally.print_wrongs(form.name);
+    total.add(&run.tally);
+    let sound = run.tally.wrongs() == 0;
+    if !sound {
+        run.subject.print_log();
+        println!("chaos: FAILED in {}, NANOFAAS_CHAOS_SEED={seed}", form.name);
+    }
+    sound
+}
+
+impl Run {
+    /// Runs registrars, clients and the killer, until the time is over or the plane has died.
+    fn act(&self, registrar: &Registrar<'_>, seed: u64, length: Duration, reports: &mut Reports) {
+        std::thread::scope(|scope| {
+            let (mut registrars, mut clients) = (Vec::new(), Vec::new());
+            for number in 0..REGISTRARS {
+                let own = (0..FUNCTIONS).filter(|function| function % REGISTRARS == number);
+                let changes = Changes::new(Rng::new(seed, number as u64), own.collect());
+                registrars.push(scope.spawn(move || registrar.work(changes, &self.over)));
+            }
+            for number in 0..CLIENTS {
+                let steps = Steps::new(Rng::new(seed, CLIENT_STREAM + number as u64));
+                let listen = self.subject.plane.listen;
+                let (book, ledger, tally) = (&self.book, &self.ledger, &self.tally);
+                clients.push(scope.spawn(move || {
+                    Client::new(number, listen, book, ledger, tally).work(steps, &self.over)
+                }));
+            }
+            let end = Instant::now() + length;
+            let mut rng = Rng::new(seed, KILLER_STREAM);
+            while Instant::now() < end && self.subject.is_alive() {
+                std::thread::sleep(Duration::from_millis(40));
+                reports.read(&self.ledger, &self.book, &self.tally);
+                self.kill(&mut rng, reports);
+            }
+            self.over.store(true, Ordering::Relaxed);
+            let mut unanswered = Vec::new();
+            for registrar in registrars {
+                unanswered.extend(registrar.join().err().map(words));
+            }
+            for client in clients {
+                match client.join() {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => unanswered.push(format!("no answer: {error}")),
+                    Err(panic) => unanswered.push(words(panic)),
+                }
+            }
+            // A plane that died answers no request; `stop` reports its death.
+            if self.subject.is_alive() {
+                unanswered
+                    .into_iter()
+                    .for_each(|what| self.tally.wrong(what));
+            }
+        });
+        reports.read(&self.ledger, &self.book, &self.tally);
+    }
+
+    /// Now and then one of the youngest processes.
+    fn kill(&self, rng: &mut Rng, reports: &Reports) {
+        let (hit, back) = (rng.chance(20), rng.below(6) as usize);
+        let youngest = reports
+            .started
+            .iter()
+            .rev()
+            .filter(|process| process.is_alive());
+        if hit
+            && youngest
+                .take(back + 1)
+                .last()
+                .is_some_and(|process| process.kill())
+        {
+            self.tally.count("kill");
+        }
+    }
+
+    /// After the last client: executions end, functions go, and nothing is kept.
+    fn end(&self, registrar: &Registrar<'_>, reports: &mut Reports, remove_first: bool) {
+        if remove_first {
+            registrar.remove_all();
+        }
+        self.all_end();
+        self.subject.balance();
+        if !remove_first {
+            registrar.remove_all();
+        }
+        self.subject.eventually("only the guard is left", || {
+            let left = self.subject.children();
+            if left.len() <= 1 {
+                Ok(())
+            } else {
+                Err(left.join("; "))
+            }
+        });
+        reports.read(&self.ledger, &self.book, &self.tally);
+        self.ledger.check_concurrency(&self.book, &self.tally);
+        registrar.peers.hang_up();
+        self.subject.check_descriptors();
+    }
+
+    fn all_end(&self) {
+        let mut wire = Wire::connect(self.subject.plane.listen);
+        let end = Instant::now() + PATIENCE;
+        for id in self.ledger.all() {
+            // All of them together have the time that one has.
+            let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
+            let asked = self.book.now();
+            wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
+            let answer = match wire.read(true) {
+                Ok(answer) => answer,
+                Err(error) => return self.tally.wrong(format!("status of {id}: {error}")),
+            };
+            if answer.status == 404 && self.ledger.sent(&id).is_none() {
+                continue; // Of plain calls only the last ones are remembered.
+            }
+            if answer.status != 200 {
+                self.tally.wrong(format!(
+                    "status of {id}: {} {}",
+                    answer.status,
+                    answer.text()
+                ));
+                continue;
+            }
+            let status = answer.json();
+            match clients::status(&self.book, &self.ledger, &self.tally, &id, asked, &status) {
+                Ok(true) => {}
+                Ok(false) => self
+                    .tally
+                    .wrong(format!("an execution does not end: {status}")),
+                Err(why) => self.tally.wrong(why),
+            }
+        }
+    }
+
+    /// The plane ends, and with it every process that it started.
+    fn stop(&self, reports: &Reports) {
+        self.subject.stop();
+        let end = Instant::now() + PATIENCE;
+        let alive = || {
+            reports
+                .started
+                .iter()
+                .filter(|process| process.is_alive())
+                .count()
+        };
+        while alive() > 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if alive() > 0 {
+            self.tally
+                .wrong(format!("{} processes of functions are left", alive()));
+        }
+    }
+}
+
+/// What a failed assertion says.
+fn words(panic: Box<dyn Any + Send>) -> String {
+    panic
+        .downcast::<String>()
+        .map_or_else(|_| "an assertion failed".to_owned(), |text| *text)
+}

@@ -1,0 +1,267 @@
+//! A kill storm: very many connections with a few calls each, pods that break one answer in ten at
+//! any byte, and clients that leave at any byte of their request or their answer. Every answer that
+//! comes whole has to be the caller's own; in the end nothing is held. It kills no process and
+//! changes no function while calls run. `main` calls it.
+
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+use serde_json::{Value, json};
+
+use crate::functions::{pool, with};
+use crate::pod::{After, Got, Line, Pod};
+use crate::rng::Rng;
+use crate::subject::{FORMS, Form, Subject};
+use crate::tally::Tally;
+use crate::wire::{Answer, Request, Wire};
+
+const CLIENTS: u64 = 12;
+const FUNCTIONS: [&str; 2] = ["storm-tcp", "storm-unix"];
+/// Of 100 answers of pods.
+const BROKEN: u64 = 10;
+/// Of 100 connections.
+const LEAVING: u64 = 30;
+
+/// Lets so many connections, over all forms, break over the plane.
+pub(crate) fn run(connections: u64) -> bool {
+    println!("storm: NANOFAAS_STORM_CONNECTIONS={connections}");
+    let total = Tally::default();
+    let forms = FORMS.len() as u64;
+    let mut sound = true;
+    for form in FORMS {
+        sound &= one(form, connections.div_ceil(forms), &total);
+    }
+    total.print();
+    // A storm in which nothing broke proves nothing.
+    let needed = [
+        "whole",
+        "broken",
+        "left in the request",
+        "left in the answer",
+        "answer 502",
+    ];
+    for what in needed {
+        if total.of(what) == 0 {
+            println!("NOT RICH: a storm without {what}");
+            sound = false;
+        }
+    }
+    println!("storm: {}", if sound { "passed" } else { "FAILED" });
+    sound
+}
+
+fn one(form: Form, connections: u64, total: &Tally) -> bool {
+    let begun = Instant::now();
+    let tally = Arc::new(Tally::default());
+    let more = ["--backend", "none", "--rate-max-per-second", "off"];
+    let subject = Subject::start(form, &more, &tally);
+    let script = || {
+        let tally = tally.clone();
+        move |got: &Got, line: &mut Line| answer(got, line, &tally)
+    };
+    let pods = [
+        Pod::tcp(script()).forgetful(),
+        Pod::unix(script()).forgetful(),
+    ];
+    for (name, pod) in FUNCTIONS.into_iter().zip(&pods) {
+        let more =
+            json!({"concurrency": 64, "queueSize": 1000, "maxRetries": 3, "retryOn": ["POD"]});
+        subject.plane.register(&with(pool(name, pod), &more));
+    }
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= connections || !subject.is_alive() {
+                        return;
+                    }
+                    if let Err(error) = connection(number, subject.plane.listen, &tally) {
+                        tally.wrong(format!("connection {number}: {error}"));
+                    }
+                }
+            });
+        }
+    });
+    if subject.is_alive() {
+        subject.balance();
+        FUNCTIONS
+            .into_iter()
+            .for_each(|name| subject.plane.remove(name));
+        pods.iter().for_each(Pod::hang_up);
+        subject.check_descriptors();
+    }
+    subject.stop();
+    tally.print_wrongs(form.name);
+    total.add(&tally);
+    println!(
+        "-- {}: {connections} connections in {:?}",
+        form.name,
+        begun.elapsed()
+    );
+    if tally.wrongs() > 0 {
+        subject.print_log();
+    }
+    tally.wrongs() == 0
+}
+
+/// A pod gives back what it gets, or breaks its answer.
+fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
+    let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
+    let header = |name| got.header(name).unwrap_or_default();
+    let (kind, body) = match (header("content-type"), envelope) {
+        ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
+        (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
+    };
+    // Another attempt of the same call draws anew.
+    let id = header("x-execution-id")
+        .bytes()
+        .chain(header("x-dispatch-attempt").bytes());
+    let mut rng = Rng::new(
+        id.fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte)),
+        0,
+    );
+    let chunked = rng.chance(20);
+    let framed = if chunked {
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        )
+    } else {
+        format!("Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let mut whole = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framed}").into_bytes();
+    if !rng.chance(BROKEN) {
+        return if line.send(&whole) {
+            After::Keep
+        } else {
+            After::Close
+        };
+    }
+    tally.count("broken");
+    let cut = rng.below(whole.len() as u64) as usize;
+    if rng.chance(25) {
+        // No HTTP from here on.
+        whole[..cut.min(12)].fill(b'\0');
+        line.send(&whole);
+    } else {
+        line.send(&whole[..cut]);
+    }
+    if rng.chance(50) {
+        After::Reset
+    } else {
+        After::Close
+    }
+}
+
+/// A connection from an address of its own range, since one address has too few ports.
+fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
+    let SocketAddr::V4(to) = to else {
+        return TcpStream::connect(to);
+    };
+    let [third, fourth] = [1 + number / 250 % 16, 1 + number % 250];
+    let from = SockaddrIn::new(127, 0, third as u8, fourth as u8, 0);
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    bind(socket.as_raw_fd(), &from)?;
+    connect(socket.as_raw_fd(), &SockaddrIn::from(to))?;
+    Ok(TcpStream::from(socket))
+}
+
+/// One connection from its begin to its end.
+fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
+    let mut rng = Rng::new(number, 1);
+    let mut wire = Wire::over(connect_from(number, to)?);
+    let calls = rng.between(1, 3);
+    let leaves_in = rng.chance(LEAVING).then(|| rng.below(calls));
+    for call in 0..calls {
+        let pad = rng.weighted(&[(60, 10), (30, 3000), (10, 40_000)]);
+        let text = format!(
+            "{number}-{call}-{}",
+            "z".repeat(rng.between(0, pad) as usize)
+        );
+        let input = json!({ "call": text });
+        let path = format!("/v1/functions/{}:invoke", FUNCTIONS[rng.below(2) as usize]);
+        let raw = rng.chance(30);
+        let request = Request::new("POST", &path);
+        let request = if raw {
+            request.body("application/octet-stream", text.clone())
+        } else {
+            request.json(&json!({ "input": input }))
+        };
+        let bytes = request.bytes();
+        if leaves_in == Some(call) {
+            return leave(wire, &bytes, &mut rng, tally);
+        }
+        wire.send(&bytes);
+        let answer = wire.read(true)?;
+        tally.count(&format!("answer {}", answer.status));
+        let own = if raw { Value::String(text) } else { input };
+        tally.check(judge(&answer, raw, &own));
+        if answer.header("connection") == Some("close") {
+            break;
+        }
+    }
+    tally.count("whole");
+    // Half of all ends leave nothing behind in the kernel either.
+    if rng.chance(50) {
+        wire.reset();
+    }
+    Ok(())
+}
+
+/// Goes after any byte of the request or of what comes back.
+fn leave(mut wire: Wire, bytes: &[u8], rng: &mut Rng, tally: &Tally) -> io::Result<()> {
+    if rng.chance(50) {
+        tally.count("left in the request");
+        wire.send(&bytes[..rng.below(bytes.len() as u64 + 1) as usize]);
+    } else {
+        tally.count("left in the answer");
+        wire.send(bytes);
+        let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
+        // An answer that is shorter than that is read whole, or not, and then nothing more comes.
+        let _ = wire.stream.read(&mut part);
+    }
+    if rng.chance(50) {
+        wire.reset();
+    }
+    Ok(())
+}
+
+/// Whether the answer is the caller's own, or a failure that broken answers explain.
+fn judge(answer: &Answer, raw: bool, own: &Value) -> Result<(), String> {
+    let text = || answer.text().chars().take(300).collect::<String>();
+    let wrong = || {
+        Err(format!(
+            "{} {} for {:.80}",
+            answer.status,
+            text(),
+            own.to_string()
+        ))
+    };
+    if answer.status == 200 {
+        let output = match raw {
+            true => Value::String(answer.text()),
+            false => answer.json()["output"].clone(),
+        };
+        return if output == *own { Ok(()) } else { wrong() };
+    }
+    let body = answer.json();
+    let code = &body["error"]["code"];
+    let code = code.as_str().or_else(|| body["error"].as_str());
+    match (answer.status, code) {
+        (502, Some("POD_LOST" | "BAD_OUTPUT")) | (408, Some("TIMEOUT")) => Ok(()),
+        (429, Some("TOO_MANY_REQUESTS")) => Ok(()),
+        _ => wrong(),
+    }
+}
