@@ -106,7 +106,8 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     let execution_id = call.id.text();
     connection.post(write_request(call, &execution_id, deadline_ns));
     // The pod may begin from now on, though it may take a large request more slowly than it answers.
-    stamps.sent_ns.set(Some(thread.now_ns()));
+    let begun_ns = connection.out_ns().unwrap_or_else(|| thread.now_ns());
+    stamps.sent_ns.set(Some(begun_ns));
     let expected = Expected {
         execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,

@@ -142,7 +142,7 @@ impl Epoll {
                 waker.wake_by_ref();
             }
             if entry.outbox.is_behind() {
-                let left = entry.outbox.catch_up(&self.buffers);
+                let left = entry.catch_up(&self.buffers);
                 if !left {
                     self.ask_out(entry, index, false);
                     sockets.behind -= 1;
@@ -275,10 +275,6 @@ impl Stream {
         })
     }
 
-    pub(super) fn rest(&self) {
-        self.0.with(|entry| entry.reader = None);
-    }
-
     pub(super) fn is_quiet(&self) -> bool {
         self.0.with(|entry| !entry.readable || entry.is_empty())
     }
@@ -291,7 +287,7 @@ impl Stream {
         let Registered { epoll, index } = &self.0;
         let sockets = &mut *epoll.sockets.borrow_mut();
         let entry = sockets.at(*index);
-        let posted = entry.outbox.post(bytes, &epoll.buffers);
+        let posted = entry.post(bytes, &epoll.buffers);
         if posted == Posted::Begun {
             epoll.ask_out(entry, *index, true);
             sockets.behind += 1;

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::keep;
 use crate::buffers::Buffers;
@@ -25,6 +25,11 @@ struct Failed {
     nothing: bool,
     why: Errno,
 }
+
+/// Sends what the socket takes now, and never waits.
+pub(super) trait SendNow: Fn(&[u8]) -> Result<usize, Errno> {}
+
+impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
 
 /// Of one socket.
 pub(super) struct Outbox {
@@ -76,7 +81,7 @@ impl Outbox {
     }
 
     /// Sends what the socket takes now, after what waits.
-    pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers) -> Posted {
+    pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers, send: impl SendNow) -> Posted {
         if self.failed.is_some() {
             buffers.give(bytes);
             return Posted::Behind;
@@ -90,7 +95,7 @@ impl Outbox {
             }
             return Posted::Behind;
         }
-        self.send_from(bytes, 0, buffers);
+        self.send_from(bytes, 0, buffers, send);
         if self.behind {
             Posted::Begun
         } else if self.failed.is_some() {
@@ -101,11 +106,11 @@ impl Outbox {
     }
 
     /// Goes on now that there may be room. True where some is left.
-    pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
+    pub(super) fn catch_up(&mut self, buffers: &Buffers, send: impl SendNow) -> bool {
         if self.behind {
             self.behind = false;
             let (bytes, sent) = (std::mem::take(&mut self.waiting), self.sent);
-            self.send_from(bytes, sent, buffers);
+            self.send_from(bytes, sent, buffers, send);
             if !self.behind {
                 self.wake();
             }
@@ -113,10 +118,15 @@ impl Outbox {
         self.behind
     }
 
-    fn send_from(&mut self, bytes: Vec<u8>, mut sent: usize, buffers: &Buffers) {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    fn send_from(
+        &mut self,
+        bytes: Vec<u8>,
+        mut sent: usize,
+        buffers: &Buffers,
+        send: impl SendNow,
+    ) {
         while sent < bytes.len() {
-            match send(self.fd, &bytes[sent..], flags) {
+            match send(&bytes[sent..]) {
                 Ok(taken) => sent += taken,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {

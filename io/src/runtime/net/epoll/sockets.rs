@@ -5,10 +5,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use crate::buffers::Buffers;
-use crate::runtime::net::outbox::Outbox;
+use crate::runtime::net::outbox::{Outbox, Posted};
 
 pub(super) struct Entry {
     pub(super) fd: OwnedFd,
@@ -25,6 +25,17 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers) -> Posted {
+        let Self { fd, outbox, .. } = self;
+        outbox.post(bytes, buffers, |bytes: &[u8]| send_now(fd, bytes))
+    }
+
+    /// True where some is left.
+    pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
+        let Self { fd, outbox, .. } = self;
+        outbox.catch_up(buffers, |bytes: &[u8]| send_now(fd, bytes))
+    }
+
     /// Whether a receive would find nothing, not even an end.
     pub(super) fn is_empty(&self) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -35,6 +46,12 @@ impl Entry {
             }
         }
     }
+}
+
+/// Without the C library, whose own is a point of cancellation and costs two locked instructions.
+fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, nix::errno::Errno> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    send(fd, bytes, flags).map_err(|why| nix::errno::Errno::from_raw(why.raw_os_error()))
 }
 
 /// All descriptors of a loop.

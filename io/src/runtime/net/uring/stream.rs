@@ -15,7 +15,7 @@ use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedWriteHalf, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::Uring;
 use crate::buffers::SMALL;
@@ -141,10 +141,14 @@ impl Stream {
 
     pub(in crate::runtime::net) fn post(&self, bytes: Vec<u8>) -> bool {
         let shared = &self.shared;
-        let posted = shared
-            .outbox
-            .borrow_mut()
-            .post(bytes, &shared.uring.buffers);
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let posted =
+            shared
+                .outbox
+                .borrow_mut()
+                .post(bytes, &shared.uring.buffers, |bytes: &[u8]| {
+                    send(shared.fd, bytes, flags)
+                });
         if posted == Posted::Begun
             && let Some(writer) = shared.writer.take()
         {
