@@ -106,6 +106,8 @@ def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
         assert (answer.json()["code"], ids(answer)) == ("OOM", ["mine"])
         if source is ASYNC:
             assert ids(other.answer()) == ["other"]
+    # The stand-in says 503 until the next worker is there.
+    pod.ready()
     with pod.connect() as client:
         assert client.invoke(1, x_execution_id="e" * 200).status == 200
         answer = client.invoke("oom")
