@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use support::{JSON, Program, Scratch, Wire, request, several, until_file, watchdog};
+use support::{JSON, Program, Scratch, Wire, request, several, until_written, watchdog};
 
 fn id(id: &str) -> [(&str, &str); 2] {
     [JSON, ("X-Execution-Id", id)]
@@ -227,7 +227,7 @@ impl Scripted {
         let env = [("EXECUTION_MODE", "HTTP"), ("D", &folder)];
         let line = ["--", script.to_str().expect("UTF-8")];
         let pod = Program::start_in(scratch, &watchdog(), &line, &env);
-        let port = until_file(&pod.path("port"));
+        let port = until_written(&pod.path("port"));
         let port: u16 = port.trim().parse().expect("a port");
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let (sender, heads) = mpsc::channel();

@@ -5,7 +5,7 @@ mod support;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
-use support::{Program, Scratch, several, until_file};
+use support::{Program, Scratch, several, until_file, until_written};
 
 const FAILED: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n";
@@ -216,7 +216,7 @@ fn told_to_stop_it_reports_nothing() {
     until_file(&job.path("began"));
     job.signal(Signal::SIGTERM);
     assert_eq!(job.exit().code(), Some(143));
-    assert_eq!(until_file(&job.path("ended")), "dropped");
+    assert_eq!(until_written(&job.path("ended")), "dropped");
     assert!(peer.rest().is_empty());
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
-use support::{JSON, Program, Scratch, Wire, request, several, until, until_file};
+use support::{JSON, Program, Scratch, Wire, request, several, until, until_file, until_written};
 
 #[test]
 fn health_is_up_only_after_the_initialisation() {
@@ -226,7 +226,7 @@ fn an_async_handler_is_dropped_at_its_deadline() {
     wire.send_invoke(&wait_input(&pod), &[("X-Deadline-Ms", "300")]);
     let answer = wire.answer();
     assert_eq!((answer.status, answer.code().as_str()), (504, "TIMEOUT"));
-    assert_eq!(until_file(&pod.path("ended")), "dropped");
+    assert_eq!(until_written(&pod.path("ended")), "dropped");
     // The connection and the pod go on.
     assert_eq!(wire.call("GET", "/health", &[], b"").status, 200);
 }
@@ -239,7 +239,7 @@ fn an_async_handler_is_dropped_when_its_caller_leaves() {
     until_file(&pod.path("began"));
     assert!(!pod.path("ended").exists());
     drop(wire);
-    assert_eq!(until_file(&pod.path("ended")), "dropped");
+    assert_eq!(until_written(&pod.path("ended")), "dropped");
     pod.until_up();
 }
 
@@ -249,14 +249,14 @@ fn a_blocking_handler_sees_deadline_and_leaving() {
     let mut wire = pod.connect();
     wire.send_invoke(&wait_input(&pod), &[("X-Deadline-Ms", "300")]);
     assert_eq!(wire.answer().status, 504);
-    assert_eq!(until_file(&pod.path("ended")), "cancelled");
+    assert_eq!(until_written(&pod.path("ended")), "cancelled");
 
     let pod = Program::several("spin");
     let mut wire = pod.connect();
     wire.send_invoke(&wait_input(&pod), &[]);
     until_file(&pod.path("began"));
     drop(wire);
-    assert_eq!(until_file(&pod.path("ended")), "cancelled");
+    assert_eq!(until_written(&pod.path("ended")), "cancelled");
     pod.until_up();
 }
 
@@ -284,7 +284,7 @@ fn other_calls_go_on_beside_a_long_one() {
         assert_eq!(other.invoke("3").code(), "BAD_INPUT");
         std::fs::write(pod.path("gate"), "").expect("the gate opens");
         assert_eq!(long.answer().text(), "\"done\"");
-        assert_eq!(until_file(&pod.path("ended")), "returned");
+        assert_eq!(until_written(&pod.path("ended")), "returned");
     }
 }
 

@@ -4,7 +4,9 @@ mod support;
 
 use nix::sys::signal::Signal;
 use support::peer::{NO_CONTENT, Peer};
-use support::{JSON, Program, Scratch, read_pid, until, until_file, until_gone, watchdog};
+use support::{
+    JSON, Program, Scratch, read_pid, until, until_file, until_gone, until_written, watchdog,
+};
 
 const STDIO: (&str, &str) = ("EXECUTION_MODE", "STDIO");
 
@@ -72,7 +74,7 @@ fn the_call_is_in_the_environment() {
         std::fs::read(pod.path("in")).expect("written"),
         b"\x00\xff raw"
     );
-    assert!(!until_file(&pod.path("env")).contains("s3cret"));
+    assert!(!until_written(&pod.path("env")).contains("s3cret"));
 }
 
 #[test]
@@ -325,8 +327,8 @@ fn a_job_runs_the_program_once() {
     let got = peer.next();
     assert_eq!(got.line, "POST /1.s3cret/executions/e1:complete HTTP/1.1");
     assert_eq!(got.json()["output"], serde_json::json!({"a": [1]}));
-    assert_eq!(until_file(&job.path("runs")), "run\n");
-    let env = until_file(&job.path("env"));
+    assert_eq!(until_written(&job.path("runs")), "run\n");
+    let env = until_written(&job.path("env"));
     assert!(
         env.contains("EXECUTION_ID=e1") && !env.contains("s3cret"),
         "{env}"

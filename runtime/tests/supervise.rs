@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::peer::{NO_CONTENT, Peer};
-use support::{Program, Scratch, read_pid, several, until, until_file, until_gone, watchdog};
+use support::{Program, Scratch, read_pid, several, until, until_gone, until_written, watchdog};
 
 fn path(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
@@ -73,7 +73,7 @@ fn a_crash_loop_ends_the_watchdog() {
     let env = [("EXECUTION_MODE", "HTTP"), ("D", &folder)];
     let mut pod = Program::start_in(scratch, &watchdog(), &["--", &path(&script)], &env);
     assert_eq!(pod.exit().code(), Some(1));
-    assert_eq!(until_file(&pod.path("runs")).lines().count(), 5);
+    assert_eq!(until_written(&pod.path("runs")).lines().count(), 5);
     let said = pod.said();
     let last = said.lines().last().expect("a line");
     for part in ["crash loop", "status 7", "no config"] {

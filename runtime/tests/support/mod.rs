@@ -42,6 +42,15 @@ pub(crate) fn until_file(path: &Path) -> String {
     })
 }
 
+/// The same for a file that says something: it is there before its content is.
+pub(crate) fn until_written(path: &Path) -> String {
+    until(&format!("{} says something", path.display()), || {
+        std::fs::read_to_string(path)
+            .ok()
+            .filter(|text| !text.is_empty())
+    })
+}
+
 /// A folder that goes with the test.
 pub(crate) struct Scratch(PathBuf);
 

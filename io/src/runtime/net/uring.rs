@@ -31,6 +31,8 @@ pub(crate) struct Uring {
     ready: RefCell<Option<Rc<UnixStream>>>,
     _ready_writer: StdStream,
     entries: u32,
+    /// Completions are made when the loop asks for them, and not before.
+    is_deferred: bool,
     /// How often the ring was handed over to the kernel.
     iteration: Cell<u64>,
     /// Operations that were pushed to the ring since.
@@ -64,6 +66,7 @@ impl Uring {
             ready: RefCell::new(Some(Rc::new(UnixStream::from_std(ready)?))),
             _ready_writer: writer,
             entries: setup.entries,
+            is_deferred: setup.deferred,
             iteration: Cell::new(0),
             pushed: Cell::new(0),
             end_of_iteration: RefCell::new(None),

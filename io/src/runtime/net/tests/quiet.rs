@@ -87,6 +87,45 @@ async fn after_an_answer(
     );
 }
 
+/// Runs the loop so often without letting it wait: a task that wakes itself is always ready.
+async fn without_a_wait(iterations: usize) {
+    let mut left = iterations;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(());
+        }
+        left -= 1;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A call may begin in a loop that does not wait, so that nothing of what came is completed.
+#[test]
+fn an_end_is_known_to_a_loop_that_does_not_wait() {
+    both(|event_loop| {
+        // The epoll loop looks whenever it comes around; it has nothing like this.
+        if matches!(*event_loop, EventLoop::Epoll(_)) {
+            return;
+        }
+        let own = event_loop.clone();
+        run(&event_loop, async move {
+            let (ours, peer) = UnixStream::pair().unwrap();
+            let ours = OwnedFd::from(ours);
+            let duplicate = ours.try_clone().unwrap();
+            let socket = Socket::new(&own, ours).unwrap();
+            socket.rest();
+            own.yield_now().await;
+            assert!(socket.is_quiet());
+            drop(peer);
+            until_readable(&duplicate);
+            without_a_wait(64).await;
+            assert!(!socket.is_quiet(), "the peer has ended");
+        });
+    });
+}
+
 fn for_each_size_and_end(pair: fn() -> (OwnedFd, OwnedFd)) {
     both(|event_loop| {
         let own = event_loop.clone();

@@ -127,7 +127,10 @@ impl Stream {
         }
         let uring = &self.shared.uring;
         if uring.was_handed_over(self.shared.received_in.get()) {
-            return true;
+            // With DEFER_TASKRUN an end that has reached the socket makes no completion before the ring is
+            // handed over to wait, which a busy loop does not do for a while. The receive has taken nothing
+            // then, so the socket shows it. Without it each hand-over makes all completions.
+            return !uring.is_deferred || is_empty(self.shared.fd);
         }
         // The receive is still in the ring, where it finds nothing, so the socket itself is asked. It cannot
         // be where the kernel may have the receive already, and have filled it, unseen.
