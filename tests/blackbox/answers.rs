@@ -11,7 +11,7 @@ use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use serde_json::{Value, json};
 
 use crate::functions::{Folder, with};
-use crate::plane::{Plane, Shared};
+use crate::plane::{Plane, Shared, io_threads};
 use crate::pod::Pod;
 use crate::wire::{Answer, PATIENCE, Request};
 
@@ -290,5 +290,10 @@ fn an_answer_that_names_another_call_is_lost_and_its_connection_dropped() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    assert_eq!(over, [0, 1, 1]);
+    // Each io thread has connections of its own.
+    if io_threads() == 1 {
+        assert_eq!(over, [0, 1, 1]);
+    } else {
+        assert!(!over[1..].contains(&over[0]), "{over:?}");
+    }
 }
