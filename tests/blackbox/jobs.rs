@@ -142,7 +142,8 @@ fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
         std::fs::remove_file(folder.path().join("pid")).expect("a file");
         text.trim().parse().expect("a pid")
     };
-    let late = Request::invoke("job-late", &json!(1)).header("X-Timeout-Ms", "1000");
+    // Longer than a process takes to start beside the other tests.
+    let late = Request::invoke("job-late", &json!(1)).header("X-Timeout-Ms", "5000");
     let mut wire = late.begin(plane().listen);
     let running = pid();
     wire.answer().expect_failure(408, "timeout", "TIMEOUT");
