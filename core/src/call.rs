@@ -241,7 +241,7 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// Somebody ends the call.
+    /// A client, the registry, the scheduler or a stop ends the call.
     pub fn end(&mut self, end: &End, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {

@@ -1,4 +1,4 @@
-//! Whose answer it is: connections to pods that send what nobody asked for, that end while they are idle or
+//! Whose answer it is: connections to pods that send unasked, that end while they are idle or
 //! with an answer, that answer before they have read, or that answer another call.
 
 use std::io::{Read, Write};
@@ -33,7 +33,7 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// The same on a Unix socket. It holds no more than 200 KiB that nobody reads, and what is done to one end
+/// The same on a Unix socket. It holds no more than 200 KiB unread, and what is done to one end
 /// is there at the other when the system call returns; over TCP a busy machine takes its time.
 fn unix_endpoint(folder: &Folder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");

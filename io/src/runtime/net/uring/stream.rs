@@ -46,7 +46,7 @@ struct Shared {
     is_counted: Cell<bool>,
 }
 
-/// What a receive found and nobody took.
+/// What a receive found and the task has not taken.
 enum Came {
     Nothing,
     Bytes(Vec<u8>),
