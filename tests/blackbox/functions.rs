@@ -3,6 +3,7 @@
 //! It never registers anything by itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::kill;
@@ -71,7 +72,7 @@ impl Folder {
         json!({
             "name": name, "executionMode": mode,
             "local": {
-                "command": ["python3", "-m", "nanofaas_runtime"],
+                "command": [interpreter(), "-m", "nanofaas_runtime"],
                 "env": {"PYTHONPATH": runtime, "PYTHONDONTWRITEBYTECODE": "1"},
                 "directory": self.0,
             },
@@ -91,6 +92,23 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The Python program that `python3` ends up in. A version manager puts a script there which forks
+/// some thirty times for each start; on a busy machine that takes longer than a call may wait.
+fn interpreter() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let program = "import sys; print(sys.executable)";
+        let asked = std::process::Command::new("python3")
+            .args(["-c", program])
+            .output();
+        let output = asked.expect("python3 starts");
+        String::from_utf8(output.stdout)
+            .expect("a path")
+            .trim()
+            .to_owned()
+    })
 }
 
 /// Whether a process is there and not a zombie.
