@@ -77,6 +77,7 @@ impl Epoll {
                 self.tasks.run(index);
                 left -= 1;
             }
+            self.release();
             let idle = self.tasks.ready() == 0 && self.yielded.borrow().is_empty();
             self.look(idle && !over.get());
             self.iteration.set(self.iteration.get() + 1);
@@ -104,6 +105,32 @@ impl Epoll {
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {
         self.tasks.places()
+    }
+
+    /// Sends what was held in this iteration.
+    fn release(&self) {
+        let sockets = &mut *self.sockets.borrow_mut();
+        let mut held = std::mem::take(&mut sockets.held);
+        for index in held.drain(..) {
+            self.release_one(sockets, index);
+        }
+        // The same buffer again and again.
+        sockets.held = held;
+    }
+
+    fn release_one(&self, sockets: &mut Sockets, index: u32) {
+        if let Some(entry) = sockets.find(index) {
+            let posted = entry.release(&self.buffers);
+            self.follow(sockets, index, posted);
+        }
+    }
+
+    /// Sees to the rest of what did not go out whole.
+    fn follow(&self, sockets: &mut Sockets, index: u32, posted: Posted) {
+        if posted == Posted::Begun {
+            self.ask_out(sockets.at(index), index, true);
+            sockets.behind += 1;
+        }
     }
 
     fn look(&self, wait: bool) {
@@ -288,11 +315,16 @@ impl Stream {
         let sockets = &mut *epoll.sockets.borrow_mut();
         let entry = sockets.at(*index);
         let posted = entry.post(bytes, &epoll.buffers);
-        if posted == Posted::Begun {
-            epoll.ask_out(entry, *index, true);
-            sockets.behind += 1;
+        epoll.follow(sockets, *index, posted);
+        if posted == Posted::Held {
+            sockets.held.push(*index);
         }
-        posted == Posted::Out
+        matches!(posted, Posted::Out | Posted::Held)
+    }
+
+    pub(super) fn release(&self) {
+        let Registered { epoll, index } = &self.0;
+        epoll.release_one(&mut epoll.sockets.borrow_mut(), *index);
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -305,6 +337,7 @@ impl Stream {
     }
 
     pub(super) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.release();
         self.0.with(|entry| entry.outbox.poll_sent(cx))
     }
 }

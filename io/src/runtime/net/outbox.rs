@@ -1,5 +1,7 @@
-//! What is to go out of one socket: sent at once as far as the socket takes it, the rest in order after
-//! that. Both event loops send by it; how each hears that there is room again is its own business.
+//! What is to go out of one socket: a small message is held to the end of the iteration, so that the sends
+//! of many go together and wake their peers once; the rest is sent at once as far as the socket takes it, and
+//! in order after that. Both event loops send by it; how each hears that there is room again is its own
+//! business.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -10,6 +12,9 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::keep;
 use crate::buffers::Buffers;
+
+/// A message up to this size is held.
+pub(super) const HELD_MAX: usize = 16 * 1024;
 
 /// The bytes did not all go out.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ impl<F: Fn(&[u8]) -> Result<usize, Errno>> SendNow for F {}
 /// Of one socket.
 pub(super) struct Outbox {
     fd: RawFd,
+    /// One small message at most, of which nothing was tried.
+    held: Vec<u8>,
     /// What the socket did not take. On io_uring the kernel may have bytes that go before these.
     waiting: Vec<u8>,
     /// So many of them are out.
@@ -47,6 +54,8 @@ pub(super) struct Outbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Posted {
     Out,
+    /// Not tried: the loop sees to it at the end of the iteration.
+    Held,
     /// Not all of them; the loop has to see to the rest.
     Begun,
     /// Behind others, or never.
@@ -57,6 +66,7 @@ impl Outbox {
     pub(super) const fn new(fd: RawFd) -> Self {
         Self {
             fd,
+            held: Vec::new(),
             waiting: Vec::new(),
             sent: 0,
             behind: false,
@@ -80,8 +90,12 @@ impl Outbox {
         })
     }
 
-    /// Sends what the socket takes now, after what waits.
+    /// Holds a small message, or sends what the socket takes now, after what was posted before.
     pub(super) fn post(&mut self, bytes: Vec<u8>, buffers: &Buffers, send: impl SendNow) -> Posted {
+        let mut posted = Posted::Out;
+        if !self.held.is_empty() {
+            posted = self.release(buffers, &send);
+        }
         if self.failed.is_some() {
             buffers.give(bytes);
             return Posted::Behind;
@@ -93,9 +107,32 @@ impl Outbox {
                 self.waiting.extend_from_slice(&bytes);
                 buffers.give(bytes);
             }
-            return Posted::Behind;
+            // Where the message before this one was the first that did not go out whole, it has begun.
+            return if posted == Posted::Begun {
+                posted
+            } else {
+                Posted::Behind
+            };
+        }
+        if bytes.len() <= HELD_MAX {
+            self.held = bytes;
+            return Posted::Held;
         }
         self.send_from(bytes, 0, buffers, send);
+        self.outcome()
+    }
+
+    /// Sends what was held, if anything is.
+    pub(super) fn release(&mut self, buffers: &Buffers, send: impl SendNow) -> Posted {
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return Posted::Out;
+        }
+        self.send_from(held, 0, buffers, send);
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Posted {
         if self.behind {
             Posted::Begun
         } else if self.failed.is_some() {
@@ -163,6 +200,7 @@ impl Outbox {
     pub(super) fn fail(&mut self, nothing: bool, why: Errno) {
         self.failed.get_or_insert(Failed { nothing, why });
         self.behind = false;
+        self.held = Vec::new();
         self.waiting = Vec::new();
         let _ = shutdown(self.fd, Shutdown::Both);
         self.wake();
@@ -170,6 +208,7 @@ impl Outbox {
 
     /// What is not out is lost.
     pub(super) fn give_back(self, buffers: &Buffers) {
+        buffers.give(self.held);
         buffers.give(self.waiting);
     }
 

@@ -59,8 +59,9 @@ impl Socket {
         }
     }
 
-    /// Sends all of `bytes`, after what was posted before, and never waits. True where they are out; else
-    /// they go out as the peer takes them, and `poll_sent` tells.
+    /// Sends all of `bytes`, after what was posted before, and never waits. True where they are out, or go
+    /// out with the other small messages of this iteration; else they go out as the peer takes them, and
+    /// `poll_sent` tells. Where a peer does not take a small message then, the task that receives is woken.
     pub(crate) fn post(&self, bytes: Vec<u8>) -> bool {
         match self {
             Self::Uring(stream) => stream.post(bytes),
@@ -92,8 +93,12 @@ impl Socket {
         }
     }
 
-    /// Ends one direction, or both. An error means that the peer was faster.
+    /// Ends one direction, or both, after what was posted as far as the peer takes it. An error means that the peer was faster.
     pub(crate) fn shutdown(&self, how: Shutdown) {
+        match self {
+            Self::Uring(stream) => stream.release(),
+            Self::Epoll(stream) => stream.release(),
+        }
         use nix::sys::socket::Shutdown as Nix;
         let how = match how {
             Shutdown::Read => Nix::Read,

@@ -1,5 +1,5 @@
-//! Both event loops against scripted peers: the same promises, one suite. what is posted arrives whole and in order, what
-//! comes is taken whole, and nothing that a peer does keeps the loop from going on.
+//! Both event loops against scripted peers: the same promises, one suite. What is posted arrives whole and in
+//! order, what comes is taken whole, and nothing that a peer does keeps the loop from going on.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -18,6 +18,7 @@ use super::*;
 use crate::buffers::SMALL;
 
 mod ends;
+mod held;
 mod quiet;
 mod turns;
 

@@ -42,6 +42,8 @@ pub(crate) struct Uring {
     end_of_iteration: RefCell<Option<Waker>>,
     /// Sockets with something still to go out.
     behind: Cell<usize>,
+    /// Streams with a message that goes out at the end of the iteration.
+    held: RefCell<Vec<Rc<stream::Shared>>>,
 }
 
 fn build(setup: RingSetup) -> io::Result<Runtime<IoUringDriver>> {
@@ -71,6 +73,7 @@ impl Uring {
             pushed: Cell::new(0),
             end_of_iteration: RefCell::new(None),
             behind: Cell::new(0),
+            held: RefCell::default(),
         }))
     }
 
@@ -88,6 +91,7 @@ impl Uring {
             let mut life = monoio::spawn(life);
             poll_fn(|cx| {
                 keep(&mut own.end_of_iteration.borrow_mut(), cx);
+                own.release();
                 own.iteration.set(own.iteration.get() + 1);
                 own.pushed.set(0);
                 Pin::new(&mut life).poll(cx)
@@ -112,12 +116,29 @@ impl Uring {
         self.behind.get() == 0
     }
 
+    /// This stream holds a message until the end of the iteration.
+    fn hold(&self, stream: &Rc<stream::Shared>) {
+        self.held.borrow_mut().push(stream.clone());
+        self.wake_at_end();
+    }
+
+    fn release(&self) {
+        // The same buffer again and again.
+        let mut held = self.held.take();
+        held.drain(..).for_each(|stream| stream.release());
+        self.held.replace(held);
+    }
+
+    fn wake_at_end(&self) {
+        if let Some(waker) = &*self.end_of_iteration.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
     /// Operations are pushed to the ring; says in which iteration.
     fn push(&self, count: u32) -> u64 {
-        if self.pushed.replace(self.pushed.get() + count) == 0
-            && let Some(waker) = &*self.end_of_iteration.borrow()
-        {
-            waker.wake_by_ref();
+        if self.pushed.replace(self.pushed.get() + count) == 0 {
+            self.wake_at_end();
         }
         self.iteration.get()
     }

@@ -30,6 +30,18 @@ impl Entry {
         outbox.post(bytes, buffers, |bytes: &[u8]| send_now(fd, bytes))
     }
 
+    /// Sends what was held, if anything is.
+    pub(super) fn release(&mut self, buffers: &Buffers) -> Posted {
+        let Self { fd, outbox, .. } = self;
+        let posted = outbox.release(buffers, |bytes: &[u8]| send_now(fd, bytes));
+        if posted != Posted::Out
+            && let Some(waker) = &self.reader
+        {
+            waker.wake_by_ref();
+        }
+        posted
+    }
+
     /// True where some is left.
     pub(super) fn catch_up(&mut self, buffers: &Buffers) -> bool {
         let Self { fd, outbox, .. } = self;
@@ -61,6 +73,8 @@ pub(super) struct Sockets {
     free: Vec<u32>,
     /// Those with something still to go out.
     pub(super) behind: usize,
+    /// Those with a message that goes out at the end of the iteration.
+    pub(super) held: Vec<u32>,
 }
 
 impl Sockets {

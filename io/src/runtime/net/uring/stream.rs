@@ -1,6 +1,7 @@
 //! A connection on io_uring. One receive is in flight at most, made by one future that lives as long as the
 //! socket: a receive that were dropped could have taken bytes already. Sends are system calls that do not
-//! wait; only what the peer did not take at once becomes an operation, in a task of its own.
+//! wait, small ones at the end of the iteration; only what the peer did not take at once becomes an operation,
+//! in a task of its own.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -20,7 +21,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use super::Uring;
 use crate::buffers::SMALL;
 use crate::runtime::net::outbox::{Outbox, Posted};
-use crate::runtime::net::{Received, Unsent};
+use crate::runtime::net::{Received, Unsent, keep};
 
 type Reader = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -31,7 +32,7 @@ pub(crate) struct Stream {
 }
 
 /// What the socket, its reader and its writer share.
-struct Shared {
+pub(super) struct Shared {
     uring: Rc<Uring>,
     fd: RawFd,
     came: RefCell<Came>,
@@ -40,6 +41,8 @@ struct Shared {
     /// The iteration in which the receive that is in flight was made.
     received_in: Cell<u64>,
     outbox: RefCell<Outbox>,
+    /// Of the task that waits for what comes: it hears where a held message did not go out.
+    reading: RefCell<Option<Waker>>,
     /// None while a task writes.
     writer: RefCell<Option<Writer>>,
     /// Among the loop's sockets with something to go out.
@@ -87,6 +90,7 @@ impl Stream {
             room: Cell::new(SMALL),
             received_in: Cell::new(0),
             outbox: RefCell::new(Outbox::new(fd)),
+            reading: RefCell::new(None),
             writer: RefCell::new(Some(writer)),
             is_counted: Cell::new(false),
         });
@@ -110,13 +114,18 @@ impl Stream {
         }
         self.shared.room.set(room);
         self.look(cx.waker());
-        self.shared.take().map_or(Poll::Pending, Poll::Ready)
+        if let Some(came) = self.shared.take() {
+            return Poll::Ready(came);
+        }
+        keep(&mut self.shared.reading.borrow_mut(), cx);
+        Poll::Pending
     }
 
     pub(in crate::runtime::net) fn rest(&self) {
         // A small one: there may be thousands that rest.
         self.shared.room.set(SMALL);
         // In place of the task's own waker, which would keep the task's memory.
+        self.shared.reading.take();
         self.look(Waker::noop());
     }
 
@@ -144,22 +153,21 @@ impl Stream {
 
     pub(in crate::runtime::net) fn post(&self, bytes: Vec<u8>) -> bool {
         let shared = &self.shared;
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let posted =
-            shared
-                .outbox
-                .borrow_mut()
-                .post(bytes, &shared.uring.buffers, |bytes: &[u8]| {
-                    send(shared.fd, bytes, flags)
-                });
-        if posted == Posted::Begun
-            && let Some(writer) = shared.writer.take()
-        {
-            shared.uring.behind.set(shared.uring.behind.get() + 1);
-            shared.is_counted.set(true);
-            monoio::spawn(write_rest(shared.clone(), writer));
+        let (fd, buffers) = (shared.fd, &shared.uring.buffers);
+        let posted = shared
+            .outbox
+            .borrow_mut()
+            .post(bytes, buffers, |bytes: &[u8]| send_now(fd, bytes));
+        shared.follow(posted);
+        if posted == Posted::Held {
+            shared.uring.hold(shared);
         }
-        posted == Posted::Out
+        matches!(posted, Posted::Out | Posted::Held)
+    }
+
+    /// Sends what is held to the end of the iteration, if anything is.
+    pub(in crate::runtime::net) fn release(&self) {
+        self.shared.release();
     }
 
     pub(in crate::runtime::net) fn is_behind(&self) -> bool {
@@ -172,6 +180,7 @@ impl Stream {
     }
 
     pub(in crate::runtime::net) fn poll_sent(&self, cx: &Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.shared.release();
         self.shared.outbox.borrow_mut().poll_sent(cx)
     }
 }
@@ -190,6 +199,31 @@ impl Drop for Stream {
 }
 
 impl Shared {
+    pub(super) fn release(self: &Rc<Self>) {
+        let (fd, buffers) = (self.fd, &self.uring.buffers);
+        let posted = self
+            .outbox
+            .borrow_mut()
+            .release(buffers, |bytes: &[u8]| send_now(fd, bytes));
+        if posted != Posted::Out
+            && let Some(waker) = &*self.reading.borrow()
+        {
+            waker.wake_by_ref();
+        }
+        self.follow(posted);
+    }
+
+    /// Sees to the rest of what did not go out whole.
+    fn follow(self: &Rc<Self>, posted: Posted) {
+        if posted == Posted::Begun
+            && let Some(writer) = self.writer.take()
+        {
+            self.uring.behind.set(self.uring.behind.get() + 1);
+            self.is_counted.set(true);
+            monoio::spawn(write_rest(self.clone(), writer));
+        }
+    }
+
     fn has_come(&self) -> bool {
         !matches!(*self.came.borrow(), Came::Nothing)
     }
@@ -218,6 +252,10 @@ impl Shared {
             Came::End(Some(why)) => Some(Err((*why).into())),
         }
     }
+}
+
+fn send_now(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
+    send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
 /// What a receive would find, which takes nothing.

@@ -1,0 +1,107 @@
+//! Small messages, which go out together at the end of the iteration.
+
+use std::io::ErrorKind;
+
+use super::*;
+
+/// What a peer that does not wait finds.
+fn arrived(peer: &mut UnixStream) -> Vec<u8> {
+    peer.set_nonblocking(true).unwrap();
+    let mut found = vec![0; 4096];
+    match peer.read(&mut found) {
+        Ok(count) => found.truncate(count),
+        Err(why) if why.kind() == ErrorKind::WouldBlock => found.clear(),
+        Err(why) => panic!("{why}"),
+    }
+    found
+}
+
+#[test]
+fn small_messages_go_out_together_at_the_end_of_the_iteration() {
+    both(|event_loop| {
+        let mut pairs = [pair(&event_loop), pair(&event_loop)];
+        let own = event_loop.clone();
+        run(&event_loop, async move {
+            own.yield_now().await;
+            for (socket, _) in &pairs {
+                assert!(socket.post(b"held".to_vec()));
+            }
+            for (_, peer) in &mut pairs {
+                assert_eq!(arrived(peer), b"");
+            }
+            own.yield_now().await;
+            for (_, peer) in &mut pairs {
+                assert_eq!(arrived(peer), b"held");
+            }
+        });
+    });
+}
+
+#[test]
+fn what_has_to_be_known_now_goes_out_now() {
+    both(|event_loop| {
+        let (asked, mut first) = pair(&event_loop);
+        let (ended, mut second) = pair(&event_loop);
+        let (followed, mut third) = pair(&event_loop);
+        run(&event_loop, async move {
+            asked.post(b"asked".to_vec());
+            poll_fn(|cx| asked.poll_sent(cx)).await.unwrap();
+            assert_eq!(arrived(&mut first), b"asked");
+            ended.post(b"ended".to_vec());
+            ended.shutdown(Shutdown::Write);
+            assert_eq!(arrived(&mut second), b"ended");
+            followed.post(b"one".to_vec());
+            followed.post(b"another".to_vec());
+            assert_eq!(arrived(&mut third), b"one");
+            poll_fn(|cx| followed.poll_sent(cx)).await.unwrap();
+            assert_eq!(arrived(&mut third), b"another");
+        });
+    });
+}
+
+#[test]
+fn the_task_that_receives_hears_of_a_message_that_did_not_go_out() {
+    both(|event_loop| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut full = ours.try_clone().unwrap();
+        full.set_nonblocking(true).unwrap();
+        let socket = Socket::new(&event_loop, ours).unwrap();
+        run(&event_loop, async move {
+            while full.write(&[7; 4096]).is_ok() {}
+            assert!(socket.post(b"late".to_vec()));
+            // It hangs where nobody wakes this task.
+            poll_fn(|cx| {
+                assert!(socket.poll_recv(SMALL, cx).is_pending());
+                if socket.is_behind() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            let reader = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                theirs.read_to_end(&mut all).unwrap();
+                all
+            });
+            poll_fn(|cx| socket.poll_sent(cx)).await.unwrap();
+            socket.shutdown(Shutdown::Write);
+            assert!(reader.join().unwrap().ends_with(b"late"));
+        });
+        assert!(event_loop.is_settled());
+    });
+}
+
+#[test]
+fn a_message_that_the_peer_cannot_get_is_unsent_and_ends_the_socket() {
+    both(|event_loop| {
+        let (socket, theirs) = pair(&event_loop);
+        run(&event_loop, async move {
+            theirs.shutdown(Shutdown::Read).unwrap();
+            assert!(socket.post(b"lost".to_vec()));
+            assert_eq!(receive(&socket, SMALL).await, b"");
+            assert!(socket.unsent().expect("it is known").nothing);
+            assert!(socket.is_behind());
+        });
+    });
+}
