@@ -37,6 +37,8 @@ const LARGE_READ: usize = 64 * 1024;
 /// some four turns of all the others.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
+/// How often the end of a client that has sent too much ahead is looked for.
+const END_LOOK_NS: u64 = SECOND_NS / 10;
 /// An answer that the client does not read.
 const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
 
@@ -65,6 +67,8 @@ pub(crate) struct Conn {
     /// The call that ends when the client leaves.
     pub(crate) serving: Cell<Option<CallRef>>,
     pub(crate) alarm: Alarm,
+    /// For the end of a client that has sent much ahead; made for the first one.
+    end_alarm: RefCell<Option<Alarm>>,
     /// An address of this machine alone: `Host` has to be one too.
     pub(crate) loopback: bool,
 }
@@ -110,6 +114,7 @@ impl Conn {
             read_size: Cell::new(SMALL),
             eof: Cell::new(false),
             kick: Cell::new(false),
+            end_alarm: RefCell::default(),
             share: Share::default(),
             serving: Cell::new(None),
             loopback,
@@ -124,6 +129,40 @@ impl Conn {
 
     /// Takes in what the client sent, as far as there is room for it and the share goes.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
+        self.poll_bytes(cx);
+        if self.serving.get().is_some()
+            && !self.eof.get()
+            && self.pending.borrow().len() > self.room.get()
+        {
+            self.look_for_end(cx);
+        }
+    }
+
+    /// While so much waits that nothing more is read, the client's end is looked for now and then.
+    fn look_for_end(&self, cx: &Context<'_>) {
+        let mut alarm = self.end_alarm.borrow_mut();
+        let alarm = alarm.get_or_insert_with(|| {
+            let alarm = self.thread.alarms.alarm();
+            alarm.set(self.thread.last_ns() + END_LOOK_NS);
+            alarm
+        });
+        while alarm.poll(cx).is_ready() {
+            if self.socket.has_ended() {
+                return self.end();
+            }
+            alarm.set(self.thread.now_ns() + END_LOOK_NS);
+        }
+    }
+
+    /// The client sends nothing more.
+    fn end(&self) {
+        self.eof.set(true);
+        if let Some(place) = self.serving.get() {
+            self.thread.calls.end(place, End::ClientLeft);
+        }
+    }
+
+    fn poll_bytes(&self, cx: &Context<'_>) {
         while !self.eof.get()
             && !self.share.is_used_up()
             && self.pending.borrow().len() <= self.room.get()
@@ -133,11 +172,7 @@ impl Conn {
             };
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {
-                self.eof.set(true);
-                if let Some(place) = self.serving.get() {
-                    self.thread.calls.end(place, End::ClientLeft);
-                }
-                return;
+                return self.end();
             }
             // The next receive may stay armed for long: only one that follows a full one has much room.
             let is_full = buffer.len() == buffer.capacity();
@@ -218,6 +253,10 @@ impl Conn {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
+        // A request that was sent ahead begins once the last answer is out.
+        if !idle && !self.sent().await {
+            return Err(Stop::Quiet);
+        }
         self.alarm
             .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
         let mut begun = !idle;

@@ -5,7 +5,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::functions::{local, pool};
+use crate::functions::{local, pool, with};
 use crate::plane::{Plane, Shared};
 use crate::pod::{Gate, Pod};
 use crate::wire::{Request, Wire, eventually};
@@ -141,4 +141,59 @@ fn calls_that_outlive_their_client_run_after_a_fin() {
         (&again.json()["output"], pod.calls().len()),
         (&json!("keyed"), 3)
     );
+}
+
+#[test]
+fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = Pod::echo();
+    plane.register(&pool("fin-ahead", &pod));
+    // More than one receive takes, and less than may be sent ahead.
+    for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
+        let call = Request::invoke("fin-ahead", &json!("x".repeat(length))).bytes();
+        let bytes = call.repeat(count);
+        assert!(bytes.len() < 60_000, "{} bytes", bytes.len());
+        for _ in 0..20 {
+            for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+                send_with_fin(&plane, &mut wire, &bytes);
+                assert!(wire.read(true).is_err());
+            }
+        }
+    }
+    assert_eq!(pod.calls().len(), 0, "calls of clients that had left");
+}
+
+fn waiting(plane: &Plane) -> f64 {
+    plane.metrics().sum("function_queue_depth", &[])
+}
+
+#[test]
+fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&with(pool("ahead", &pod), &json!({"concurrency": 1})));
+    let patient = Request::invoke("ahead", &json!(1)).header("X-Timeout-Ms", "300000");
+    for (round, is_reset) in [false, true].into_iter().enumerate() {
+        let mut running = patient.begin(plane.listen);
+        pod.wait_calls(round + 1);
+        let mut queued = patient.begin(plane.listen);
+        eventually("it waits", || waiting(&plane) == 1.0);
+        // Too much to be read before the first call has ended.
+        for wire in [&mut queued, &mut running] {
+            wire.send(&patient.bytes().repeat(500));
+        }
+        let leave = |wire: Wire| {
+            if is_reset {
+                wire.reset();
+            }
+        };
+        leave(queued);
+        eventually("nothing waits", || waiting(&plane) == 0.0);
+        leave(running);
+        eventually("the pod's call is cut off", || pod.cuts() == round + 1);
+    }
+    gate.open();
+    plane.settle();
+    assert_eq!(pod.calls().len(), 2, "calls of clients that had left");
 }

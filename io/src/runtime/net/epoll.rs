@@ -98,7 +98,8 @@ impl Epoll {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.sockets.borrow().behind == 0
+        let sockets = self.sockets.borrow();
+        sockets.behind == 0 && sockets.held.is_empty()
     }
 
     /// How many places for tasks there are, taken or free.
@@ -272,6 +273,10 @@ impl Stream {
     }
 
     pub(super) fn poll_recv(&self, room: usize, cx: &Context<'_>) -> Received {
+        if self.0.with(|entry| entry.readable && entry.outbox.holds()) {
+            // What is received now could be taken for the answer to a request that is still held.
+            self.release();
+        }
         let buffers = &self.0.epoll.buffers;
         self.0.with(|entry| {
             while entry.readable {
@@ -307,7 +312,7 @@ impl Stream {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.0.with(|entry| entry.ended && entry.is_empty())
+        self.0.with(|entry| entry.ended)
     }
 
     pub(super) fn post(&self, bytes: Vec<u8>) -> bool {

@@ -79,6 +79,10 @@ impl Outbox {
         self.behind
     }
 
+    pub(super) const fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     pub(super) const fn has_failed(&self) -> bool {
         self.failed.is_some()
     }

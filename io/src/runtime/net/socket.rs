@@ -50,8 +50,8 @@ impl Socket {
         }
     }
 
-    /// Whether the peer has ended its direction, and all that it sent before was taken. It is known as soon
-    /// as the kernel knows, which on io_uring costs a system call.
+    /// Whether the peer has ended its direction, also where not all that it sent before was taken. It is known
+    /// as soon as the kernel knows, which on io_uring costs a system call, or two where bytes wait.
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Uring(stream) => stream.has_ended(),

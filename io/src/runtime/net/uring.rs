@@ -2,6 +2,7 @@
 //! of monoio. A task must yield through an operation (`yield_now`) and never wake itself: monoio would run
 //! it next, for ever, and look at no socket.
 
+mod ends;
 mod stream;
 mod watch;
 
@@ -20,6 +21,7 @@ use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 
 use super::{RingSetup, keep};
 use crate::buffers::Buffers;
+use ends::Ends;
 pub(crate) use stream::Stream;
 pub(crate) use watch::Watch;
 
@@ -40,6 +42,7 @@ pub(crate) struct Uring {
     /// Monoio polls the future that it blocks on, if that was woken, after all tasks and before it hands the
     /// ring over.
     end_of_iteration: RefCell<Option<Waker>>,
+    ends: Ends,
     /// Sockets with something still to go out.
     behind: Cell<usize>,
     /// Streams with a message that goes out at the end of the iteration.
@@ -72,6 +75,7 @@ impl Uring {
             iteration: Cell::new(0),
             pushed: Cell::new(0),
             end_of_iteration: RefCell::new(None),
+            ends: Ends::default(),
             behind: Cell::new(0),
             held: RefCell::default(),
         }))
@@ -113,7 +117,7 @@ impl Uring {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.behind.get() == 0
+        self.behind.get() == 0 && self.held.borrow().is_empty()
     }
 
     /// This stream holds a message until the end of the iteration.

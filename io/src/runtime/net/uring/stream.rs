@@ -148,7 +148,12 @@ impl Stream {
 
     pub(in crate::runtime::net) fn has_ended(&self) -> bool {
         // Its end may have come with the last bytes, and the next receive is still in the ring.
-        matches!(peek(self.shared.fd), Ok(0))
+        match peek(self.shared.fd) {
+            Ok(0) => true,
+            // Or behind bytes that are not taken yet, which is rare.
+            Ok(_) => self.shared.uring.ends.has_come(self.shared.fd),
+            Err(why) => why != Errno::EAGAIN,
+        }
     }
 
     pub(in crate::runtime::net) fn post(&self, bytes: Vec<u8>) -> bool {
