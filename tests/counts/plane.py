@@ -13,6 +13,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 PATIENCE_S = 60
+PORTS_MAX = 10
 INPUT = json.dumps("x" * 256)
 
 
@@ -35,14 +36,30 @@ class Echo:
     """The echo function as two pods, on a port and on a Unix socket."""
 
     def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         self.path = str(pathlib.Path(folder) / "echo.sock")
-        self.pods = [
-            self.start({"PORT": str(self.port)}),
-            self.start({"NANOFAAS_SOCKET": self.path}),
-        ]
+        self.pods = [self.start_on_a_port(), self.start({"NANOFAAS_SOCKET": self.path})]
+        eventually("echo listens on its socket", pathlib.Path(self.path).exists)
+
+    def start_on_a_port(self):
+        """A port that was free may be somebody else's when echo takes it: then another one."""
+        for _ in range(PORTS_MAX):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            pod = self.start({"PORT": str(self.port)})
+            if eventually("echo listens, or has ended", lambda: self.listens(pod)) == "yes":
+                return pod
+            pod.wait()
+        raise SystemExit(f"counts: echo found no port in {PORTS_MAX} tries")
+
+    def listens(self, pod):
+        if pod.poll() is not None:
+            return "no"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return None
+        return "yes"
 
     @staticmethod
     def start(variables):
