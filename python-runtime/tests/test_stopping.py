@@ -92,7 +92,7 @@ def test_plain_caller_that_leaves_stops_the_function(start: Start, do: str) -> N
         wait_for(lambda: marks(pod))
     wait_for(lambda: len(marks(pod)) == 2)
     assert marks(pod) == ["started", "CallerLeft"]
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert pod.worker() == worker
 
 
@@ -102,7 +102,7 @@ def test_a_plain_call_over_tcp_is_stopped_too(start: Start) -> None:
         client.send(request({"do": "sleep"}))
         wait_for(lambda: marks(pod))
     wait_for(lambda: marks(pod) == ["started", "CallerLeft"])
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
 
 
 @pytest.mark.parametrize("do", ["ignore", "hold"])
@@ -118,7 +118,7 @@ def test_who_overstays_is_replaced(start: Start, do: str, leave: bool) -> None:
     else:
         assert client.at_end()
     pod.log_with(level="warn", message="the worker is replaced")
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert pod.worker() != worker
     assert "Traceback" not in pod.stderr()
 
@@ -144,7 +144,7 @@ def test_a_waiting_call_whose_caller_left_never_runs(start: Start) -> None:
         with pod.connect() as second:
             second.send(request({"do": "broad"}))
         assert first.answer().status == 504
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert marks(pod) == ["started", "DeadlineExceeded"]
 
 
@@ -207,7 +207,7 @@ def test_async_caller_that_leaves_cancels(start: Start, loop: str) -> None:
         client.send(request({"do": "sleep"}))
         wait_for(lambda: marks(pod))
     wait_for(lambda: marks(pod) == ["started", "CancelledError"])
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert pod.worker() == worker
 
 
@@ -222,7 +222,7 @@ def test_an_async_function_that_blocks_the_loop_is_replaced(
     if leave:
         client.close()
     pod.log_with(level="warn", message="blocks the loop")
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert pod.worker() != worker
 
 

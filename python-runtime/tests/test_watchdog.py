@@ -30,7 +30,7 @@ def test_a_sigkill_that_nobody_sent_is_oom(start: Start, source: str) -> None:
         answer = client.invoke("oom")
         assert (answer.status, answer.json()["code"]) == (500, "OOM")
         assert answer.headers["connection"] == "close" and client.at_end()
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert "OOM" in pod.log_with(level="error")["message"]
 
 
@@ -41,7 +41,7 @@ def test_another_death_closes_the_connection_and_the_worker_is_replaced(
     with pod.connect() as client:
         client.send(request(do))
         assert client.at_end()
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
     assert pod.process.poll() is None
     assert "is replaced" in pod.log_with(level="error")["message"]
 
@@ -191,13 +191,13 @@ def test_ready_is_announced_once_with_its_times(start: Start, plane: Platform) -
 def test_a_ready_url_that_fails_is_logged_and_ignored(start: Start, url: str) -> None:
     pod = start(ECHO, NANOFAAS_READY_URL=url).ready()
     pod.log_with(level="warn", message="could not say that the pod is ready")
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
 
 
 def test_a_silent_platform_delays_no_call(start: Start, plane: Platform) -> None:
     plane.statuses.append(0)  # Closes without an answer.
     pod = start(ECHO, NANOFAAS_READY_URL=plane.url).ready()
-    assert pod.invoke(1).json() == 1
+    assert pod.invoke_when_ready(1).json() == 1
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -250,7 +250,7 @@ def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
         for client in clients:
             assert client.answer().json() == 7
             client.close()
-        assert pod.invoke(1).json() == 1
+        assert pod.invoke_when_ready(1).json() == 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -1,6 +1,7 @@
 """The processes under the counts: nanofaas under a tool that counts, the echo that it calls, and a
 client that knows which connections it has. It counts nothing."""
 
+import atexit
 import json
 import os
 import pathlib
@@ -110,6 +111,8 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
+        # Where a count fails nobody stops it.
+        atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()
 
@@ -131,6 +134,11 @@ class Plane:
         pid = self.process.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else pid
+
+    def end(self):
+        if self.process.poll() is None:
+            os.kill(self.find_pid(), signal.SIGTERM)
+            self.process.wait(PATIENCE_S)
 
     def stop(self):
         os.kill(self.pid, signal.SIGTERM)
