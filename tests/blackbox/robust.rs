@@ -89,7 +89,8 @@ fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
     std::fs::create_dir(folder.path().join("pids")).expect("a folder");
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let function = folder.python("killed", "WARM", handlers::TO_BE_KILLED);
-    let more = json!({"concurrency": 4, "queueSize": 1000, "timeoutMs": 60_000, "maxRetries": 10});
+    let more =
+        json!({"concurrency": 4, "queueSize": 10_000, "timeoutMs": 60_000, "maxRetries": 10});
     plane.register(&with(function, &more));
     plane.invoke("killed", &json!(0)).expect(200);
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
