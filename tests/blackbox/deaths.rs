@@ -37,10 +37,12 @@ fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
     let answer = plane().invoke("exits", &json!("exit"));
     answer.expect_failure(502, "error", "POD_LOST");
     assert_eq!(folder.read("runs").as_deref(), Some("x"));
-    assert_eq!(
-        plane().invoke("exits", &json!(2)).expect(200).json()["output"],
-        2
-    );
+    // Without retries a call that comes before the next worker is there is not run.
+    eventually("another worker answers", || {
+        let answer = plane().invoke("exits", &json!(2));
+        assert!(matches!(answer.status, 200 | 502), "{}", answer.text());
+        answer.status == 200 && answer.json()["output"] == 2
+    });
 }
 
 #[test]
