@@ -42,7 +42,7 @@ class Echo:
         eventually("echo listens on its socket", pathlib.Path(self.path).exists)
 
     def start_on_a_port(self):
-        """A port that was free may be somebody else's when echo takes it: then another one."""
+        """A port that was free may be another process's when echo takes it: then another one."""
         for _ in range(PORTS_MAX):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -111,7 +111,7 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        # Where a count fails nobody stops it.
+        # A count that fails does not come to `stop`.
         atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()

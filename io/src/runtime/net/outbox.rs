@@ -14,7 +14,7 @@ use super::keep;
 use crate::buffers::Buffers;
 
 /// A message up to this size is held.
-pub(super) const HELD_MAX: usize = 16 * 1024;
+const HELD_MAX: usize = 16 * 1024;
 
 /// The bytes did not all go out.
 #[derive(Debug)]

@@ -29,10 +29,12 @@ fn small_messages_go_out_together_at_the_end_of_the_iteration() {
             for (_, peer) in &mut pairs {
                 assert_eq!(arrived(peer), b"");
             }
+            assert!(!own.is_settled(), "a thread that ends now would lose them");
             own.yield_now().await;
             for (_, peer) in &mut pairs {
                 assert_eq!(arrived(peer), b"held");
             }
+            assert!(own.is_settled());
         });
     });
 }
@@ -69,7 +71,7 @@ fn the_task_that_receives_hears_of_a_message_that_did_not_go_out() {
         run(&event_loop, async move {
             while full.write(&[7; 4096]).is_ok() {}
             assert!(socket.post(b"late".to_vec()));
-            // It hangs where nobody wakes this task.
+            // It hangs where the loop does not wake this task.
             poll_fn(|cx| {
                 assert!(socket.poll_recv(SMALL, cx).is_pending());
                 if socket.is_behind() {
