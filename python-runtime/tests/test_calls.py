@@ -82,18 +82,19 @@ def test_other_content_types_arrive_as_bytes(pod: Pod) -> None:
         assert client.answer().body == b"\2\1\0"
 
 
-@pytest.mark.parametrize(("do", "message"), [
-    ("raise", "ValueError: bad luck"), ("exit", "SystemExit: 3"),
-    ("nan", "the output is not JSON: output.a is nan"),
-    ("bytes", "the output is not JSON: output.a is of type bytes"),
-    ("cycle", "the output is not JSON: output[0] contains itself"),
+@pytest.mark.parametrize(("do", "code", "message"), [
+    ("raise", "HANDLER_ERROR", "ValueError: bad luck"), ("exit", "HANDLER_ERROR", "SystemExit: 3"),
+    ("nan", "BAD_OUTPUT", "the output is not JSON: output.a is nan"),
+    ("bytes", "BAD_OUTPUT", "the output is not JSON: output.a is of type bytes"),
+    ("cycle", "BAD_OUTPUT", "the output is not JSON: output[0] contains itself"),
 ])
-def test_errors_name_themselves_and_the_pod_goes_on(pod: Pod, do: str, message: str) -> None:
+def test_errors_name_themselves_and_the_pod_goes_on(pod: Pod, do: str, code: str,
+                                                    message: str) -> None:
     worker = pod.worker()
     with pod.connect() as client:
         answer = client.invoke({"do": do, "what": "luck"}, x_execution_id="e-7")
         assert answer.status == 500
-        assert answer.json() == {"code": "HANDLER_ERROR", "message": message}
+        assert answer.json() == {"code": code, "message": message}
         assert client.invoke(1).json() == 1
     assert pod.worker() == worker
     line = pod.log_with(executionId="e-7", level="error")

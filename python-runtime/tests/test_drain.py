@@ -90,6 +90,7 @@ def test_a_crash_while_draining_ends_the_drain(start: Start) -> None:
         wait_for((pod.folder / "started").exists)
         pod.term()
         os.kill(pod.worker(), signal.SIGSEGV)
+        assert client.answer().json()["code"] == "POD_LOST"
         assert client.at_end()
     assert pod.exit_status() == 0
 

@@ -23,6 +23,8 @@ FUNCTION = """
                     except BaseException: pass
             case "oom": os.kill(os.getpid(), signal.SIGKILL)
             case "exit": os._exit(7)
+            case "segv": os.kill(os.getpid(), signal.SIGSEGV)
+            case "sys.exit": raise SystemExit(3)
             case "png": return Response(b"PNG", "image/png")
             case "nan": return float("nan")
             case "wait":
@@ -85,13 +87,14 @@ def test_raw_output(job: Start, plane: Platform) -> None:
 
 
 @pytest.mark.parametrize(("do", "message"), [
-    ("raise", "ValueError: bad"), ("nan", "the output is not JSON: output is nan"),
+    ("raise", "ValueError: bad"), ("sys.exit", "SystemExit: 3"), ("nan", "the output is not JSON: output is nan"),
 ])
 def test_errors(job: Start, plane: Platform, do: str, message: str) -> None:
     pod = job({"do": do})
     it = result(plane)
     assert (it["success"], it["output"]) == (False, None)
-    assert it["error"] == {"code": "HANDLER_ERROR", "message": message}
+    code = "BAD_OUTPUT" if do == "nan" else "HANDLER_ERROR"
+    assert it["error"] == {"code": code, "message": message}
     assert pod.exit_status() == 0
     assert pod.log_with(executionId="e-1", traceId="t-1")["traceback"]
 
@@ -111,9 +114,27 @@ def test_oom_is_posted_for_the_dead_worker(job: Start, plane: Platform) -> None:
     assert pod.exit_status() == 0
 
 
-def test_a_crash_is_an_exit_without_callback(job: Start, plane: Platform) -> None:
-    assert job({"do": "exit"}).exit_status() == 7
+@pytest.mark.parametrize(("do", "how"), [
+    ("exit", "the worker exited with status 7"),
+    ("segv", "the worker was ended by signal 11 (SIGSEGV)"),
+])
+def test_a_crash_is_posted_for_the_dead_worker(job: Start, plane: Platform, do: str,
+                                               how: str) -> None:
+    pod = job({"do": do})
+    it = result(plane)
+    assert (it["success"], it["output"]) == (False, None)
+    assert it["error"] == {"code": "POD_LOST", "message": how}
+    assert pod.exit_status() == 0
     assert plane.got.empty()
+
+
+@pytest.mark.parametrize("do", ["oom", "exit"])
+def test_times_that_are_not_known_are_left_out(job: Start, plane: Platform, do: str) -> None:
+    """The platform takes whole numbers only."""
+    job({"do": do})
+    it = result(plane)
+    assert type(it["startedAt"]) is int
+    assert "loadedAt" not in it and "readyAt" not in it
 
 
 def test_bad_input(job: Start, plane: Platform) -> None:
@@ -155,13 +176,17 @@ def test_what_does_not_load_is_posted(start: Start, plane: Platform) -> None:
                    "def init(): raise KeyError('no_such_module_here')\nasync def handle(i): pass"):
         pod = start(source, EXECUTION_ID="e-1", INVOCATION_PAYLOAD='{"input":1}',
                     CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions")
-        error = result(plane)["error"]
-        assert error["code"] == "HANDLER_ERROR" and "no_such_module_here" in error["message"]
+        it = result(plane)
+        assert it["error"]["code"] == "HANDLER_ERROR"
+        assert "no_such_module_here" in it["error"]["message"]
+        assert all(type(at) is int for name, at in it.items() if name.endswith("At"))
         assert pod.exit_status() == 0
+        assert plane.got.empty()
 
 
-def test_loading_counts_against_the_deadline(start: Start, plane: Platform) -> None:
-    pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS="800",
+@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # Also before the worker can be told.
+def test_loading_counts_against_the_deadline(start: Start, plane: Platform, timeout_ms: str) -> None:
+    pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS=timeout_ms,
                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",
                 INVOCATION_PAYLOAD='{"input":1}')
     assert result(plane)["error"]["code"] == "TIMEOUT"

@@ -256,3 +256,56 @@ def test_functions_may_use_alarms_and_user_signals(start: Start) -> None:
     """).ready()
     assert pod.invoke().json() == ["usr1", "alrm"]
     assert signal.SIGRTMIN + 9 < signal.SIGRTMAX
+
+
+BLOCKS = """
+    import fcntl, os, queue, select, signal, socket, subprocess, threading, time
+    from nanofaas_runtime import DeadlineExceeded
+    def handle(input):
+        if not input: return "ok"
+        read, write = os.pipe()
+        one, two = socket.socketpair()
+        lock = threading.Lock(); lock.acquire()
+        child = os.open("held", os.O_CREAT | os.O_RDWR)
+        try:
+            match input:
+                case "run": subprocess.run(["sleep", "285"])
+                case "wait":
+                    with subprocess.Popen(["sleep", "285"]) as process:
+                        try: os.waitpid(process.pid, 0)
+                        finally: process.kill()
+                case "read": os.read(read, 1)
+                case "file": os.fdopen(read, "rb").read()
+                case "recv": one.recv(1)
+                case "connect":
+                    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+                    socks = [socket.socket() for _ in range(3)]
+                    for sock in socks: sock.connect(full.getsockname())
+                case "lock": lock.acquire()
+                case "queue": queue.Queue().get()
+                case "join": threading.Thread(target=time.sleep, args=(9,), daemon=True).run()
+                case "poll": select.poll().poll()
+                case "pause": signal.pause()
+                case "flock":
+                    other = os.open("held", os.O_RDWR)
+                    fcntl.flock(child, fcntl.LOCK_EX)
+                    fcntl.flock(other, fcntl.LOCK_EX)
+        except DeadlineExceeded:
+            with open("raised", "a") as raised: raised.write(f"{input} ")
+            raise
+        finally:
+            for each in (write, child): os.close(each)
+"""
+
+
+def test_a_deadline_is_raised_in_system_calls_that_block(start: Start) -> None:
+    pod = start(BLOCKS).ready()
+    worker = pod.worker()
+    calls = ["run", "wait", "read", "file", "recv", "connect", "lock", "queue", "join", "poll",
+             "pause", "flock"]
+    with pod.connect() as client:
+        for call in calls:
+            assert client.invoke(call, x_deadline_ms=100).json()["code"] == "TIMEOUT"
+            assert client.invoke().json() == "ok"
+    assert (pod.folder / "raised").read_text().split() == calls
+    assert pod.worker() == worker

@@ -16,6 +16,7 @@ ECHO = """
             case "oom": os.kill(os.getpid(), signal.SIGKILL)
             case "segv": os.kill(os.getpid(), signal.SIGSEGV)
             case "exit": os._exit(5)
+            case "realtime": os.kill(os.getpid(), 40)
             case "pid": return os.getpid()
             case "sleep": time.sleep(60)
         return input
@@ -34,13 +35,23 @@ def test_a_sigkill_that_nobody_sent_is_oom(start: Start, source: str) -> None:
     assert "OOM" in pod.log_with(level="error")["message"]
 
 
-@pytest.mark.parametrize("do", ["segv", "exit"])
-def test_another_death_closes_the_connection_and_the_worker_is_replaced(
-        start: Start, do: str) -> None:
-    pod = start(ECHO).ready()
+@pytest.mark.parametrize("source", [ECHO, ASYNC_ECHO])
+@pytest.mark.parametrize(("do", "how"), [
+    ("segv", "the worker was ended by signal 11 (SIGSEGV)"),
+    ("exit", "the worker exited with status 5"),
+    ("realtime", "the worker was ended by signal 40"),
+])
+def test_how_a_worker_ended_is_told_and_it_is_replaced(
+        start: Start, source: str, do: str, how: str) -> None:
+    pod = start(source).ready()
     with pod.connect() as client:
-        client.send(request(do))
-        assert client.at_end()
+        began = time.monotonic()
+        answer = client.invoke(do, x_execution_id="e-7")
+        assert time.monotonic() - began < 1
+        assert answer.status == 502
+        assert answer.json() == {"code": "POD_LOST", "message": how}
+        assert answer.all("x-execution-id") == ["e-7"]
+        assert answer.headers["connection"] == "close" and client.at_end()
     assert pod.invoke_when_ready(1).json() == 1
     assert pod.process.poll() is None
     assert "is replaced" in pod.log_with(level="error")["message"]
@@ -50,26 +61,64 @@ def test_idle_connections_close_with_their_worker(start: Start) -> None:
     pod = start(ECHO).ready()
     with pod.connect() as client, pod.connect() as idle:
         assert idle.invoke(1).json() == 1
-        client.send(request("exit"))
+        assert client.invoke("exit").status == 502
         assert client.at_end() and idle.at_end()
 
 
-def test_a_crash_loop_is_slowed_and_answered(start: Start) -> None:
+def test_each_call_of_a_crashed_async_worker_is_told(start: Start) -> None:
+    pod = start("""
+        import asyncio, os
+        async def handle(input):
+            if input == "exit": os._exit(5)
+            open(f"runs{input}", "w").close()
+            await asyncio.sleep(60)
+    """).ready()
+    with pod.connect() as one, pod.connect() as two, pod.connect() as three:
+        for number, client in enumerate((one, two)):
+            client.send(request(number, x_execution_id=f"e-{number}"))
+            wait_for((pod.folder / f"runs{number}").exists)
+        assert three.invoke("exit").status == 502
+        for number, client in enumerate((one, two)):
+            answer = client.answer()
+            assert (answer.status, answer.json()["code"]) == (502, "POD_LOST")
+            assert answer.headers["x-execution-id"] == f"e-{number}"
+
+
+def test_a_crash_in_a_call_makes_no_later_call_wait(start: Start) -> None:
     pod = start(ECHO).ready()
-    refused = 0
-    for _ in range(40):
-        with pod.connect() as client:
-            client.send(request("exit"))
-            try:
-                answer = client.answer()
-            except ConnectionError:
-                continue
-            assert (answer.status, answer.headers["x-not-started"]) == (503, "true")
-            refused += 1
-            if refused > 2:
-                break
-    assert refused > 2
-    wait_for(lambda: pod.invoke(1).status == 200)
+    for _ in range(8):
+        assert pod.invoke("exit").status == 502
+        assert pod.invoke(1).status == 200
+
+
+def test_only_deaths_while_loading_make_the_next_start_wait(start: Start) -> None:
+    pod = start("""
+        import os, time
+        with open("starts", "a") as starts:
+            starts.write(f"{time.monotonic()} ")
+        if os.path.exists("broken"): os.abort()
+        def handle(input):
+            if input == "exit": os._exit(5)
+            return input
+    """).ready()
+    (pod.folder / "broken").touch()
+    assert pod.invoke("exit").status == 502
+    starts = wait_for(lambda: (lambda at: at if len(at) == 4 else None)(
+        [float(at) for at in (pod.folder / "starts").read_text().split()]))
+    (pod.folder / "broken").unlink()
+    assert starts[3] - starts[2] >= 0.1
+    assert pod.invoke_when_ready(1).json() == 1
+
+
+def test_a_module_that_exits_like_a_failed_load_is_started_again(start: Start) -> None:
+    pod = start("""
+        import os
+        if not os.path.exists("second"):
+            open("second", "w").close()
+            os._exit(3)
+        def handle(input): return input
+    """).ready()
+    assert pod.invoke(1).json() == 1
 
 
 def test_calls_go_on_after_many_crashes_from_outside(start: Start) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from . import paths
+
+paths.hide_folder()  # Before all other imports, which a module in that folder could replace.
+
 from . import log
 from .settings import BadSetting, Settings
 
@@ -12,6 +16,7 @@ def main() -> int:
     """Runs until told to stop; the exit status is 0 after a drain, 1 after a failed start."""
     import os
 
+    log.reserve_stderr()
     try:
         settings = Settings.from_environment(os.environ)
     except BadSetting as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from socket import socket as Socket
 
 from . import log
 
@@ -31,7 +32,8 @@ def accept_some(listener: socket.socket, pod: Pod,
         if pod.full():
             return False
         try:
-            sock, _ = listener.accept()
+            # `accept` would make one of what `socket.socket` is by now: proxies replace that.
+            descriptor, _ = listener._accept()
         except BlockingIOError:
             return True
         except OSError as error:
@@ -39,6 +41,7 @@ def accept_some(listener: socket.socket, pod: Pod,
                 log.line("warn", f"accepting pauses: {error}")
                 return False
             continue  # The client is gone already.
+        sock = Socket(listener.family, listener.type, listener.proto, descriptor)
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,31 +1,67 @@
 """The loop under `async def` functions: asyncio, on uvloop where that is installed.
 
-Accepts by hand, so that each connection can be shown to the watchdog. Called by `worker`.
+Accepts by hand, so that each connection can be shown to the watchdog. Goes on whatever the
+function does to the loop: it has no task of its own that `asyncio.all_tasks()` lists. Called by
+`worker`, and by `job` for its one call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
+from . import faults, log, paths
 from .accept import PAUSE_S, accept_some
-from .pod import SWEEP_S, AsyncPod
+from .asyncpod import AsyncPod, hide
+from .pod import SWEEP_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
 
     from .connection import Connection
 
+    T = TypeVar("T")
+
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed."""
+    """uvloop's where it is installed, be it in the handler's folder."""
     try:
-        import uvloop
+        try:
+            with paths.Standard():
+                import uvloop
+        except ImportError:
+            import uvloop
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -> None:
+    """Runs the loop until `is_done`; that it was stopped by others is logged."""
+    while not is_done():
+        try:
+            loop.run_forever()
+        except BaseException as error:  # SystemExit of a background task, for example.
+            if is_done():
+                return
+            if loop.is_closed():
+                raise
+            log.failure("a task of the function would have ended the event loop, which goes on: "
+                        f"{faults.describe(error)}", error)
+        else:
+            if not is_done():
+                log.line("warn", "the function stopped the event loop, which goes on")
+
+
+def run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which neither `loop.stop()` nor another task can cut off."""
+    task = loop.create_task(work)
+    hide(task)
+    task.add_done_callback(lambda _: loop.stop())
+    keep_running(loop, task.done)
+    return task.result()
 
 
 class Server:
@@ -36,17 +72,24 @@ class Server:
         self._loop = pod.loop
         self._listener = listener
         self._link = link
-        self._done = self._loop.create_future()
+        self._done = False
+        self._is_orphan = False
         self._looks = False
         self._accepting: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
+    def run(self) -> None:
         """Returns when the pod may go; raises SystemExit when the watchdog is no more."""
         loop = self._loop
         loop.add_reader(self._listener.fileno(), self._accept)
         loop.add_reader(self._link.fileno(), self._told)
         loop.call_later(SWEEP_S, self._sweep)
-        await self._done
+        keep_running(loop, lambda: self._done)
+        if self._is_orphan:
+            raise SystemExit(1)
+
+    def _end(self) -> None:
+        self._done = True
+        self._loop.stop()
 
     def _accept(self) -> None:
         if not accept_some(self._listener, self._pod, self._take):
@@ -55,14 +98,15 @@ class Server:
 
     def _take(self, connection: Connection, sock: socket.socket) -> None:
         task = self._loop.create_task(self._connect(connection, sock))
+        hide(task)
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
             # A Protocol by shape: deriving from asyncio's would import it for plain functions.
-            await self._loop.connect_accepted_socket(
-                cast("Callable[[], asyncio.Protocol]", lambda: connection), sock)
+            shape: Any = connection
+            await self._loop.connect_accepted_socket(lambda: shape, sock)
         except OSError:
             connection.connection_lost(None)
             sock.close()
@@ -84,7 +128,8 @@ class Server:
             told = b""
         if not told:
             self._loop.remove_reader(self._link.fileno())
-            self._done.set_exception(SystemExit(1))
+            self._is_orphan = True
+            self._end()
         elif not self._looks:
             self._looks = True
             self._pod.begin_stop()
@@ -94,5 +139,5 @@ class Server:
         left = self._pod.quiet_left_s()
         if left > 0:
             self._loop.call_later(left, self._look_quiet)
-        elif not self._done.done():
-            self._done.set_result(None)
+        elif not self._done:
+            self._end()

@@ -7,9 +7,9 @@ takes no context and logs nothing pays for none of it.
 from __future__ import annotations
 
 import json
-import time
+from time import monotonic_ns
 
-from . import Response
+from . import Response, faults
 from .output import BadOutput, encode
 from .wire import Head
 
@@ -17,9 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-# Characters of an error that the client sees; the log has more.
-MESSAGE_MAX = 8192
 
 JSON_TYPE = b"application/json"
 
@@ -35,6 +32,7 @@ def _refuse_constant(name: str) -> object:
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 # What `decode` runs inside, without its two passes over white space.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(_decoder, "scan_once")
+_decode = _decoder.decode
 
 
 def decode(body: bytes | bytearray) -> Any:
@@ -47,7 +45,7 @@ def decode(body: bytes | bytearray) -> Any:
                 return value
         except StopIteration:
             pass
-        return _decoder.decode(text.strip(" \t\r\n"))
+        return _decode(text.strip(" \t\r\n"))
     except RecursionError:
         raise BadInput("the body's JSON is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -73,7 +71,7 @@ class Call:
         if head.lower.find(b"\r\nx-deadline-ms:") >= 0:
             left = head.header(b"x-deadline-ms") or b""
             if left.isdigit() and len(left) < 10:
-                self.deadline_ns = time.monotonic_ns() + int(left) * 1_000_000
+                self.deadline_ns = monotonic_ns() + int(left) * 1_000_000
 
     @property
     def execution_id(self) -> str | None:
@@ -82,6 +80,13 @@ class Call:
     @property
     def trace_id(self) -> str | None:
         return self._text(b"x-trace-id")
+
+    @property
+    def logged_trace_id(self) -> str | None:
+        """What ties the call to others in a log: `X-Trace-Id`, or the trace in `traceparent`."""
+        parts = (self._text(b"traceparent") or "").split("-")
+        of_parent = parts[1] if len(parts) > 2 and len(parts[1]) == 32 else None
+        return self.trace_id or of_parent
 
     @property
     def attempt(self) -> int:
@@ -158,7 +163,7 @@ class Context:
         deadline = self._call.deadline_ns
         if not deadline:
             return None
-        return max(0.0, (deadline - time.monotonic_ns()) / 1e6)
+        return max(0.0, (deadline - monotonic_ns()) / 1e6)
 
 
 def output(value: object) -> tuple[str | None, bytes]:
@@ -170,13 +175,13 @@ def output(value: object) -> tuple[str | None, bytes]:
     return None, encode(value)
 
 
+def code_of(error: BaseException) -> str:
+    """The code of a call that raised, or whose output cannot be sent."""
+    return "BAD_OUTPUT" if type(error) is BadOutput else "HANDLER_ERROR"
+
+
 def describe(error: BaseException) -> str:
     """`ValueError: bad`, whatever the exception's own `__str__` does."""
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    if isinstance(error, BadOutput):
-        return text[:MESSAGE_MAX]
-    return f"{name}: {text}"[:MESSAGE_MAX] if text else name
+    if type(error) is BadOutput:
+        return str(error)[:faults.MESSAGE_MAX]
+    return faults.describe(error)

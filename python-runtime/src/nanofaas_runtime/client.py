@@ -1,12 +1,16 @@
 """A small HTTP client for what a pod says to the platform: ready, and a Job's input and result.
 
-Plain `http` only, one request a connection, every wait bounded. Called by `announce` and `job`.
+Plain `http` only, one request a connection, every wait bounded. Uses the C module under `socket`,
+since a function may replace what is in `socket`, and a name as text would import `encodings.idna`
+late. Called by `announce` and `job`.
 """
 
 from __future__ import annotations
 
-import socket
-import time
+from _socket import IPPROTO_TCP, SOCK_STREAM, TCP_NODELAY, getaddrinfo, socket
+from time import monotonic
+
+from .wire import Chunks, Malformed
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
@@ -24,14 +28,33 @@ def request(method: str, url: str, body: bytes, content_type: str | None,
         head += f"Content-Type: {content_type}\r\n"
     if method != "GET":
         head += f"Content-Length: {len(body)}\r\n"
-    until = time.monotonic() + timeout_s
+    until = monotonic() + timeout_s
     try:
-        with socket.create_connection((host, port), timeout_s) as sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = _connect(host, port, timeout_s)
+        try:
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
             sock.sendall(head.encode("latin-1") + b"\r\n" + body)
             return _read_answer(sock, until)
+        finally:
+            sock.close()
     except (OSError, ValueError) as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from None
+
+
+def _connect(host: str, port: int, timeout_s: float) -> socket:
+    """To the first of the host's addresses that takes it. Raises OSError."""
+    name = host.encode() if host.isascii() else host
+    failed: OSError | None = None
+    for family, kind, protocol, _, address in getaddrinfo(name, port, 0, SOCK_STREAM):
+        sock = socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            failed = error
+    raise failed or OSError("the host has no address")
 
 
 def split(url: str) -> tuple[str, int, str]:
@@ -49,7 +72,7 @@ def split(url: str) -> tuple[str, int, str]:
     return host, int(port), slash + path or "/"
 
 
-def _read_answer(sock: socket.socket, until: float) -> tuple[int, str | None, bytes]:
+def _read_answer(sock: socket, until: float) -> tuple[int, str | None, bytes]:
     data = bytearray()
     while b"\r\n\r\n" not in data:
         if len(data) > 32 * 1024:
@@ -67,10 +90,8 @@ def _read_answer(sock: socket.socket, until: float) -> tuple[int, str | None, by
     return status, fields.get("content-type"), _read_body(sock, until, fields, body)
 
 
-def _read_body(sock: socket.socket, until: float, fields: dict[str, str], body: bytes) -> bytes:
+def _read_body(sock: socket, until: float, fields: dict[str, str], body: bytes) -> bytes:
     if fields.get("transfer-encoding", "").lower() == "chunked":
-        from .wire import Chunks, Malformed
-
         chunks = Chunks()
         try:
             while chunks.feed(body) is None:
@@ -90,8 +111,8 @@ def _read_body(sock: socket.socket, until: float, fields: dict[str, str], body: 
     return bytes(whole)
 
 
-def _receive(sock: socket.socket, until: float, more: bool) -> bytes:
-    left = until - time.monotonic()
+def _receive(sock: socket, until: float, more: bool) -> bytes:
+    left = until - monotonic()
     if left <= 0:
         raise TimeoutError("no answer in time")
     sock.settimeout(left)

@@ -5,9 +5,9 @@ Never catches what the module raises: `worker` and `job` report it.
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib import import_module
+
+from . import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ class Function:
     __slots__ = ("entry", "init", "is_async", "takes_context")
 
     def __init__(self, module: str, name: str) -> None:
-        here = os.getcwd()
-        if here not in sys.path:
-            sys.path.insert(0, here)
+        paths.show_folder()
         loaded = import_module(module)
         entry = getattr(loaded, name, None)
         if not callable(entry):
@@ -40,6 +38,24 @@ class Function:
         self.takes_context = _parameters(entry, name) >= 2
         init = getattr(loaded, "init", None)
         self.init: Callable[[], Any] | None = init if callable(init) else None
+
+
+# What a module that needs asyncio has at the start of a line, as a rule.
+ASYNC = (b"\nasync def ", b"\nimport asyncio", b"\nfrom asyncio")
+
+
+def mentions_asyncio(module: str) -> bool:
+    """Whether the source in the handler's folder will need asyncio. It may be wrong: then asyncio
+    is loaded later, or for nothing."""
+    parts = module.split(".")
+    for path in (paths.folder_file(*parts) + ".py", paths.folder_file(*parts, "__init__.py")):
+        try:
+            with open(path, "rb") as source:
+                text = b"\n" + source.read()
+                return any(each in text for each in ASYNC)
+        except OSError:
+            pass
+    return False
 
 
 def is_async(function: Any) -> bool:
@@ -62,7 +78,8 @@ def _parameters(function: Any, name: str) -> int:
         code = function.__code__
         if code.co_argcount in (1, 2) and not code.co_kwonlyargcount:
             return code.co_argcount
-    import inspect  # Only unusual signatures pay for it.
+    with paths.Standard():
+        import inspect  # Only unusual signatures pay for it.
 
     try:
         signature = inspect.signature(function)

@@ -1,27 +1,29 @@
 """Job mode: one call, its result posted to the platform, and the end.
 
 The deadline runs from the process's start, so loading counts. What the worker can no longer post
-(killed over its deadline, or for want of memory) the watchdog posts. Called by `__main__` in the
-worker and by `watchdog` in the parent.
+(it was killed, or ended by itself) the watchdog posts. Called by `__main__` in the worker and by
+`watchdog` in the parent.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
-import time
+from time import monotonic_ns, sleep, time
 
 from . import CallStopped, log
-from .board import CONN, DEADLINE, FINISHED, SEQ, WHY_DEADLINE
+from .board import CONN, DEADLINE, SEQ, WHY_DEADLINE
 from .client import Unreachable, request
+from .process import OOM_TEXT, how_ended, is_oom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .call import Call
+    from .child import Belongings
     from .function import Function
+    from .process import Link, Worker
     from .settings import Job, Settings
     from .stopping import PlainRun
-    from .watchdog import Link
 
 TRIES = 3
 PAUSES_S = (0.2, 1.0)
@@ -29,6 +31,8 @@ TRY_TIMEOUT_S = 10.0
 JOB_SEQ = 1  # The one call's number on the board.
 STATUS_STOPPED = 128 + signal.SIGTERM
 STATUS_LOST = 1
+# Descriptors that are kept free for the post: a name's look-up, and the connection.
+SPARE = 4
 
 
 class Outcome:
@@ -46,47 +50,51 @@ class Outcome:
 def publish(settings: Settings, job: Job, words: memoryview) -> None:
     """The watchdog, before it forks: the call begins here, with its deadline."""
     timeout_ms = job.timeout_ms
-    age_ns = int((time.time() - settings.started_at) * 1e9)
+    age_ns = int((time() - settings.started_at) * 1e9)
     words[CONN] = 0
-    words[DEADLINE] = time.monotonic_ns() - age_ns + timeout_ms * 1_000_000 if timeout_ms else 0
+    words[DEADLINE] = monotonic_ns() - age_ns + timeout_ms * 1_000_000 if timeout_ms else 0
     words[SEQ] = JOB_SEQ
 
 
 def run_job(settings: Settings, job: Job, link: Link) -> int:
     """The worker's exit status: 0 once the result was posted or finally refused."""
+    from . import child
     from .stopping import PlainRun
-    from .worker import LoadFailed, initialise_plain, init_failed, load, tie_to
+    from .worker import LoadFailed, finish, initialise_plain, init_failed, load, tie_to
 
     tie_to(link.lifeline)
+    own = child.guard(link)
+    spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(SPARE)]
     run = PlainRun(link.words)
     times = [settings.started_at, 0.0, 0.0]
     try:
         function = load(settings)
-        times[1] = time.time()
+        times[1] = time()
         if not function.is_async:
             try:
                 initialise_plain(function)
             except BaseException as error:
                 raise init_failed(error) from None
-            times[2] = time.time()
+            times[2] = time()
         call = _call(job)
         call.deadline_ns = link.words[DEADLINE]
         if function.is_async:
-            outcome = _run_async(function, call, times)
+            outcome = _run_async(function, call, times, own)
         else:
             outcome = _run_plain(run, function, call)
     except LoadFailed as error:
         outcome = Outcome(error=("HANDLER_ERROR", f"cannot load the function: {error}"))
     except Unreachable as error:
         log.line("error", f"cannot get the call's input: {error}", executionId=job.execution_id)
-        return STATUS_LOST
+        return finish(link, STATUS_LOST)
     except CallStopped:
-        return STATUS_STOPPED
+        child.leave_if_child(1)
+        return finish(link, STATUS_STOPPED)
+    child.leave_if_child(0 if outcome.error is None else 1)
     link.words[SEQ] = 0
-    status = 0 if post(job, outcome, times) else STATUS_LOST
-    link.sock.send(FINISHED + b"%d" % status)
-    sys.stdout.flush()
-    return status
+    for each in spare:
+        os.close(each)
+    return finish(link, 0 if post(job, outcome, times) else STATUS_LOST)
 
 
 def _call(job: Job) -> Call:
@@ -124,7 +132,7 @@ def _retried(method: str, url: str, body: bytes,
         else:
             if pause is None or not (answer[0] in (408, 429) or answer[0] >= 500):
                 return answer
-        time.sleep(pause)
+        sleep(pause)
     raise AssertionError("the last try returns or raises")
 
 
@@ -145,10 +153,13 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome:
         return _raised(error, call)
 
 
-def _run_async(function: Function, call: Call, times: list[float]) -> Outcome:
-    import asyncio
+def _run_async(function: Function, call: Call, times: list[float], own: Belongings) -> Outcome:
+    from . import child, paths
 
-    from .asyncloop import new_loop
+    with paths.Standard():
+        import asyncio
+
+        from .asyncloop import new_loop, run_to_end
     from .call import BadInput, Context
     from .worker import init_failed, initialise
 
@@ -157,7 +168,7 @@ def _run_async(function: Function, call: Call, times: list[float]) -> Outcome:
             await initialise(function)
         except BaseException as error:
             raise init_failed(error) from None
-        times[2] = time.time()
+        times[2] = time()
         argument = call.input()
         log.CURRENT.set(call)
         arguments = (argument, Context(call)) if function.takes_context else (argument,)
@@ -169,13 +180,15 @@ def _run_async(function: Function, call: Call, times: list[float]) -> Outcome:
                 return Outcome(error=("TIMEOUT", DEADLINE_TEXT))
             return _raised(error, call)
         except BaseException as error:
+            child.leave_if_child_for(error, call)
             return _raised(error, call)
+        child.leave_if_child()
         return _returned(value, call)
 
-    loop = new_loop()
+    own.loop = loop = new_loop()
     asyncio.set_event_loop(loop)
     try:
-        return loop.run_until_complete(run())
+        return run_to_end(loop, run())
     except BadInput as error:
         return Outcome(error=("BAD_INPUT", str(error)))
 
@@ -184,7 +197,7 @@ DEADLINE_TEXT = "the call's deadline passed while it was running"
 
 
 def _left_s(call: Call) -> float | None:
-    return max(0.0, (call.deadline_ns - time.monotonic_ns()) / 1e9) if call.deadline_ns else None
+    return max(0.0, (call.deadline_ns - monotonic_ns()) / 1e9) if call.deadline_ns else None
 
 
 def _stopped(stop: CallStopped, call: Call) -> Outcome:
@@ -197,10 +210,12 @@ def _stopped(stop: CallStopped, call: Call) -> Outcome:
 
 
 def _raised(error: BaseException, call: Call) -> Outcome:
-    from .call import describe
+    from .call import code_of, describe
+    from .child import leave_if_child_for
 
+    leave_if_child_for(error, call)
     log.failure("the function raised", error, call)
-    return Outcome(error=("HANDLER_ERROR", describe(error)))
+    return Outcome(error=(code_of(error), describe(error)))
 
 
 def _returned(value: object, call: Call) -> Outcome:
@@ -223,8 +238,8 @@ def post(job: Job, outcome: Outcome, times: list[float]) -> bool:
         error = failure_body(*outcome.error) if outcome.error else b"null"
         output = b"null" if outcome.error else body
         stamps = b"".join(
-            b',"%b":%b' % (name, b"%d" % (at * 1000) if at else b"null")
-            for name, at in zip((b"startedAt", b"loadedAt", b"readyAt"), times, strict=True))
+            b',"%b":%d' % (name, at * 1000)
+            for name, at in zip((b"startedAt", b"loadedAt", b"readyAt"), times, strict=True) if at)
         success = b"false" if outcome.error else b"true"
         body = b'{"success":%b,"output":%b,"error":%b%b}' % (success, output, error, stamps)
     url = f"{job.callback_url}/{job.execution_id}:complete"
@@ -239,24 +254,17 @@ def post(job: Job, outcome: Outcome, times: list[float]) -> bool:
     return status < 500 and status not in (408, 429)
 
 
-def after_worker(settings: Settings, job: Job, how: int, told_why: int, ran: bool,
-                 killed: bool) -> int:
-    """The parent's exit status, when its worker ended with `how`; posts what it could not.
-
-    `ran` is whether the call was still without a result, `killed` whether it was by us.
-    """
-    if how >= 0:
-        return how
-    times = [settings.started_at, 0.0, 0.0]
-    if killed and told_why == WHY_DEADLINE:
-        outcome = Outcome(error=("TIMEOUT", DEADLINE_TEXT))
-    elif killed:
+def after_worker(settings: Settings, job: Job, how: int, told_why: int, worker: Worker) -> int:
+    """The parent's exit status, when its worker ended with `how` and did not say that it would;
+    posts what the worker could not. The platform takes the first result it gets."""
+    if worker.killed_for is not None and told_why != WHY_DEADLINE:
         return STATUS_STOPPED
-    elif how == -signal.SIGKILL and ran:
-        outcome = Outcome(error=("OOM", "the worker was killed (SIGKILL), most likely because "
-                                 "it ran out of memory"))
+    if worker.killed_for is not None:
+        error = ("TIMEOUT", DEADLINE_TEXT)
+    elif is_oom(how, worker):
+        error = ("OOM", OOM_TEXT)
     else:
-        log.line("error", f"the worker died of signal {-how}",
-                 executionId=job.execution_id)
-        return STATUS_LOST
-    return 0 if post(job, outcome, times) else STATUS_LOST
+        error = ("POD_LOST", how_ended(how))
+        log.line("error", how_ended(how), executionId=job.execution_id)
+    times = [settings.started_at, 0.0, 0.0]
+    return 0 if post(job, Outcome(error=error), times) else STATUS_LOST

@@ -1,15 +1,21 @@
 """JSON lines on stderr, one write each, with the execution id of the call that is running.
 
-Never imports `logging` by itself: `adopt_logging` speaks up for a function that did. Called by
-everything else here; the platform reads the lines from the pod's stderr.
+Uses nothing that the function can replace: a descriptor of its own, and functions bound before
+the function is loaded. Never imports `logging` by itself: `adopt_logging` speaks up for a function
+that did. Called by everything else here; the platform reads the lines from the pod's stderr.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
-import time
 from contextvars import ContextVar
+from json.encoder import encode_basestring_ascii as quote
+from os import write
+from time import gmtime, strftime, time
+
+from .faults import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,51 +27,54 @@ plain_call: Call | None = None
 
 LINE_BYTES_MAX = 64 * 1024
 
+_function = os.environ.get("FUNCTION_NAME")
+_stderr = 2
+
+
+def reserve_stderr() -> None:
+    """Keeps a descriptor of stderr that the function does not close or redirect by accident."""
+    global _stderr
+    try:
+        _stderr = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        _stderr = -1  # There is none: the number 2 may become anything.
+
 
 def line(level: str, message: str, call: Call | None = None, **fields: object) -> None:
-    """Writes one line; `fields` with None are left out. Never raises."""
-    import json
-
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    record: dict[str, object] = {
-        "time": f"{stamp}.{int(now * 1000) % 1000:03d}Z",
-        "level": level,
-        "message": message[:LINE_BYTES_MAX],
-    }
-    call = call or plain_call or CURRENT.get()
-    if call is not None:
-        record["executionId"] = call.execution_id
-        record["traceId"] = call.trace_id
-        record["attempt"] = call.attempt
-    record["function"] = os.environ.get("FUNCTION_NAME")
-    record.update(fields)
-    kept = {name: value for name, value in record.items() if value is not None}
-    write_line(json.dumps(kept, default=str))
+    """Writes one line; `fields` with None are left out. Never raises an Exception."""
+    try:
+        now = time()
+        stamp = strftime("%Y-%m-%dT%H:%M:%S", gmtime(now))
+        record: dict[str, object] = {
+            "time": f"{stamp}.{int(now * 1000) % 1000:03d}Z",
+            "level": level,
+            "message": message[:LINE_BYTES_MAX],
+        }
+        call = call or plain_call or CURRENT.get()
+        if call is not None:
+            record["executionId"] = call.execution_id
+            record["traceId"] = call.logged_trace_id
+            record["attempt"] = call.attempt
+        record["function"] = _function
+        record.update(fields)
+        pairs = [f"{quote(name)}: {value if type(value) is int else quote(str(value))}"
+                 for name, value in record.items() if value is not None]
+        write_line("{" + ", ".join(pairs) + "}")
+    except Exception:
+        pass  # What cannot be told must not stop a call.
 
 
 def write_line(text: str) -> None:
     """Puts a line on stderr in one write, so that the lines of two processes do not mix."""
     try:
-        sys.stderr.flush()
-        os.write(2, text.encode("utf-8", "backslashreplace") + b"\n")
+        write(_stderr, text.encode("utf-8", "backslashreplace") + b"\n")
     except (OSError, ValueError):
         pass  # A closed stderr must not stop a call.
 
 
 def failure(message: str, error: BaseException, call: Call | None = None) -> None:
     """One line with the traceback, the runtime's own frames left out."""
-    import traceback
-
-    frames = error.__traceback__
-    here = os.path.dirname(__file__)
-    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(here):
-        frames = frames.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except Exception:  # A __str__ of the function's own may raise.
-        text = type(error).__name__
-    line("error", message, call, traceback=text[-LINE_BYTES_MAX:])
+    line("error", message, call, traceback=trace(error)[-LINE_BYTES_MAX:])
 
 
 _adopted = False
@@ -77,6 +86,13 @@ def adopt_logging() -> None:
     if _adopted or "logging" not in sys.modules:
         return
     _adopted = True
+    try:
+        _adopt()
+    except Exception as error:  # A `logging.py` of the function's own, for example.
+        line("warn", f"logging is left as it is: {type(error).__name__}")
+
+
+def _adopt() -> None:
     import logging
 
     root = logging.getLogger()

@@ -6,8 +6,8 @@ Uses the C encoder of `json` as it is; only a failure pays for finding the place
 from __future__ import annotations
 
 import json
-import json.encoder
-import math
+from json.encoder import c_make_encoder, encode_basestring
+from math import isfinite
 
 DEPTH_SHOWN_MAX = 200
 
@@ -26,10 +26,9 @@ _python = json.JSONEncoder(
 
 
 def _fresh_encoder():  # noqa: ANN202 - the C encoder's type has no name
-    make = json.encoder.c_make_encoder
-    if make is None:
+    if c_make_encoder is None:
         return None
-    return make({}, _refuse, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return c_make_encoder({}, _refuse, encode_basestring, None, ":", ",", False, False, False)
 
 
 _encoder = _fresh_encoder()
@@ -66,7 +65,7 @@ def _find(value: object, path: str, above: set[int], depth: int) -> str | None:
     if value is None or isinstance(value, (bool, int)):
         return None
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{path} is {value}"
+        return None if isfinite(value) else f"{path} is {value}"
     if isinstance(value, str):
         return f"{path} holds a lone surrogate" if _torn(value) else None
     if not isinstance(value, (dict, list, tuple)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
-import time
+from time import monotonic
 
 from .accept import PAUSE_S, accept_some
 from .pod import DRAIN_QUIET_S, SWEEP_S
@@ -126,26 +126,26 @@ class PlainLoop:
         self._pod = pod
         self._listener = listener
         self._link = link
-        self._epoll = select.epoll()
+        self.epoll = select.epoll()
         self._transports: dict[int, Transport] = {}
         self._accepts = False
         self._accept_again_at = 0.0
         self._set_accepting(True)
-        self._epoll.register(link.fileno(), select.EPOLLIN)
+        self.epoll.register(link.fileno(), select.EPOLLIN)
 
     def watch(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, events)
+        self.epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
-        self._epoll.unregister(fd)
+        self.epoll.unregister(fd)
         del self._transports[fd]
 
     def run(self) -> None:
         """Returns when the pod may go; raises SystemExit when the watchdog is no more."""
-        poll = self._epoll.poll
+        poll = self.epoll.poll
         transports = self._transports
         reads = select.EPOLLIN
-        sweep_at = time.monotonic() + SWEEP_S
+        sweep_at = monotonic() + SWEEP_S
         wait: float = SWEEP_S
         while True:
             events = poll(wait)
@@ -162,7 +162,7 @@ class PlainLoop:
                         transport.flush()
                     if event & reads and transport.fd >= 0:
                         self._read(transport)
-            now = time.monotonic()
+            now = monotonic()
             if now >= sweep_at:
                 self._pod.sweep()
                 sweep_at = now + SWEEP_S
@@ -205,19 +205,19 @@ class PlainLoop:
 
     def _accept(self) -> None:
         if not accept_some(self._listener, self._pod, self._take):
-            self._accept_again_at = time.monotonic() + PAUSE_S
+            self._accept_again_at = monotonic() + PAUSE_S
             self._set_accepting(False)
 
     def _take(self, connection: Connection, sock: socket.socket) -> None:
         transport = Transport(self, sock, connection)
         self._transports[transport.fd] = transport
-        self._epoll.register(transport.fd, READS)
+        self.epoll.register(transport.fd, READS)
         connection.connection_made(transport)
 
     def _set_accepting(self, on: bool) -> None:
         if on != self._accepts:
             self._accepts = on
             if on:
-                self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+                self.epoll.register(self._listener.fileno(), select.EPOLLIN)
             else:
-                self._epoll.unregister(self._listener.fileno())
+                self.epoll.unregister(self._listener.fileno())

@@ -1,25 +1,22 @@
 """What this pod does with a request: `/health`, `/invoke`, and the end of it all.
 
 Two kinds of function, two subclasses: `PlainPod` runs one call at a time right where its bytes
-were parsed; `AsyncPod` makes a task of each. Never accepts or polls: the loops do.
+were parsed; `AsyncPod` (in `asyncpod`) makes a task of each. Never accepts or polls: the loops do.
 """
 
 from __future__ import annotations
 
 import select
-import signal
 import sys
-import time
 from socket import SCM_RIGHTS, SOL_SOCKET
-from time import monotonic_ns
+from time import monotonic
 
 from . import CallStopped, log
-from .board import (ANSWERED, ASLEEP, BEAT, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
-                    SLOTS_MAX, WHY_DEADLINE, WHY_LEFT, as_bytes)
-from .call import BadInput, Call, Context, describe, output
+from .board import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
+                    SLOTS_MAX, WHY_DEADLINE, as_bytes)
+from .call import BadInput, Call, Context, code_of, describe, output
 from .connection import Connection
 from .stopping import MESSAGES, PlainRun
-from .stopsignal import STOP_SIGNAL
 from .wire import OK_JSON, Head, answer, failure
 
 TYPE_CHECKING = False
@@ -32,8 +29,6 @@ DRAIN_QUIET_S = 2.0
 # A connection is closed after this many sweeps of SWEEP_S without a byte: 90 to 120 s.
 QUIET_SWEEPS_MAX = 4
 SWEEP_S = 30.0
-# How often an async pod looks at its calls' deadlines, and tells the watchdog that it turns.
-BEAT_S = 0.02
 LINK_WAIT_S = 0.25
 BAD_INPUT = "BAD_INPUT"
 
@@ -173,7 +168,7 @@ class Pod:
     def fail(self, connection: Connection, call: Call, error: BaseException) -> None:
         """Answers with an error of the function's; its traceback goes to the log."""
         log.failure("the function raised", error, call)
-        self._refuse(connection, call, 500, "HANDLER_ERROR", describe(error))
+        self._refuse(connection, call, 500, code_of(error), describe(error))
 
     def stopped(self, connection: Connection, call: Call, why: int) -> None:
         """Answers a call that was stopped, in case somebody is still there to read it."""
@@ -203,13 +198,13 @@ class Pod:
     def begin_stop(self) -> None:
         """From now on `/health` is 503 and answers close; calls are still served."""
         self.stopping = True
-        self.quiet_since = time.monotonic()
+        self.quiet_since = monotonic()
 
     def quiet_left_s(self) -> float:
         """How long it has to stay quiet until the pod may go; 0 when it may."""
         if self.running:
             return DRAIN_QUIET_S
-        return max(0.0, self.quiet_since + DRAIN_QUIET_S - time.monotonic())
+        return max(0.0, self.quiet_since + DRAIN_QUIET_S - monotonic())
 
     def ring(self) -> None:
         """Wakes the watchdog, which sleeps while no calls come."""
@@ -252,8 +247,8 @@ class PlainPod(Pod):
             self._ended()
             self.bad_input(connection, call, error)
         except BaseException as error:  # SystemExit too: a call cannot end the pod.
+            self.fail(connection, call, error)  # First: its `__str__` is the function's code, too.
             self._ended()
-            self.fail(connection, call, error)
         else:
             self.finish(connection, call, value)
             self._ended()
@@ -262,7 +257,7 @@ class PlainPod(Pod):
         self.words[SEQ] = 0
         log.plain_call = None
         if self.stopping:
-            self.quiet_since = time.monotonic()
+            self.quiet_since = monotonic()
 
 
 def _why(stop: CallStopped) -> int:
@@ -270,97 +265,3 @@ def _why(stop: CallStopped) -> int:
         if stop.args == (message,):
             return why
     return 0
-
-
-class AsyncPod(Pod):
-    """Calls run as tasks, side by side, one per connection."""
-
-    def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float,
-                 loop: Any) -> None:
-        super().__init__(function, words, link, init_ms)
-        self.loop = loop
-        self._beats = False
-        self._seq = 0
-        signal.signal(STOP_SIGNAL, lambda *_: None)  # It is for plain calls.
-
-    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        call = Call(head, body)
-        connection.begin(call)
-        try:
-            argument = call.input()
-        except BadInput as error:
-            self.bad_input(connection, call, error)
-            return
-        self.running += 1
-        words = self.words
-        if not self._beats:
-            self._beats = True
-            self._seq += 1
-            words[BEAT] = monotonic_ns()
-            words[DEADLINE] = call.deadline_ns
-            words[SEQ] = self._seq
-            self.loop.call_later(BEAT_S, self._beat)
-        elif call.deadline_ns and not 0 < words[DEADLINE] <= call.deadline_ns:
-            words[DEADLINE] = call.deadline_ns
-        if words[ASLEEP]:
-            self.ring()
-        log.CURRENT.set(call)
-        call.task = self.loop.create_task(self._serve(connection, call, argument))
-        log.CURRENT.set(None)
-        call.task.add_done_callback(lambda _task: self._ended(connection, call))
-
-    def _ended(self, connection: Connection, call: Call) -> None:
-        """Not in `_serve`: a task that is cancelled before its first step runs none of it."""
-        self.running -= 1
-        call.task = None
-        if connection.call is call:
-            self.stopped(connection, call, call.stopped)
-        if self.stopping:
-            self.quiet_since = time.monotonic()
-
-    async def _serve(self, connection: Connection, call: Call, argument: object) -> None:
-        from asyncio import CancelledError
-
-        try:
-            if self.function.takes_context:
-                value = await self.function.entry(argument, Context(call))
-            else:
-                value = await self.function.entry(argument)
-        except CancelledError as error:
-            if call.stopped:
-                self.stopped(connection, call, call.stopped)
-            else:
-                self.fail(connection, call, error)
-        except BaseException as error:  # SystemExit too: a call cannot end the pod.
-            self.fail(connection, call, error)
-        else:
-            self.finish(connection, call, value)
-
-    def caller_left(self, call: Call) -> None:
-        if call.task is not None:
-            call.stopped = call.stopped or WHY_LEFT
-            call.task.cancel()
-
-    def _beat(self) -> None:
-        """Cancels what is overdue, and tells the watchdog that the loop turns."""
-        now = monotonic_ns()
-        soonest = 0
-        for connection in self.connections.values():
-            call = connection.call
-            if call is None or call.task is None or not call.deadline_ns:
-                continue
-            if call.deadline_ns <= now:
-                if not call.stopped:
-                    call.stopped = WHY_DEADLINE
-                    call.task.cancel()
-            elif not soonest or call.deadline_ns < soonest:
-                soonest = call.deadline_ns
-        words = self.words
-        words[BEAT] = now
-        words[DEADLINE] = soonest
-        if self.running:
-            self.loop.call_later(BEAT_S, self._beat)
-        else:
-            self._beats = False
-            words[SEQ] = 0
-

@@ -29,9 +29,9 @@ class PlainRun:
     def __init__(self, words: memoryview) -> None:
         self._words = words
         self._armed = 0
+        # It interrupts system calls (no SA_RESTART), or a `waitpid` or a `recv` would go on to wait
+        # and Python would never come to raise.
         signal.signal(STOP_SIGNAL, self._on_signal)
-        # System calls that libraries make are restarted; Python's own look for signals anyway.
-        signal.siginterrupt(STOP_SIGNAL, False)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         seq = self._armed

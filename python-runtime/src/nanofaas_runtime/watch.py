@@ -111,7 +111,11 @@ class Watch:
         if beat:
             return self._look_async(deadline, beat, now)
         if self._told == seq:
-            return TOLD[self.told_why] if now >= self._told_at + STOP_GRACE_NS else None
+            if now >= self._told_at + STOP_GRACE_NS:
+                return TOLD[self.told_why]
+            # Again: the first may have come just before a system call, which it did not interrupt.
+            self._signal()
+            return None
         if deadline and now >= deadline:
             self._tell(seq, WHY_DEADLINE, now)
         elif conn in self._left:
@@ -122,6 +126,9 @@ class Watch:
         self._words[STOP_WHY] = why
         self._words[STOP_SEQ] = seq
         self._told, self.told_why, self._told_at = seq, why, now
+        self._signal()
+
+    def _signal(self) -> None:
         try:
             os.kill(self._worker, STOP_SIGNAL)
         except ProcessLookupError:
@@ -145,16 +152,20 @@ class Watch:
                 return "an async function blocks the loop, and a caller has left"
         return None
 
-    def bury(self, oom: bool) -> None:
-        """The worker is dead: answers for it where that is still true, and closes."""
+    def has_told(self) -> bool:
+        """Whether the call that runs was told to end: its caller knows, or has left."""
+        return self._told != 0 and self._told == self._words[SEQ]
+
+    def bury(self, status: int, code: str, message: str) -> None:
+        """The worker is dead: answers its calls with that error, or not at all where the status
+        is 0, and closes."""
         board = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
                 refuse(sock)  # Only where a request lies unread: nothing of it was run.
-            elif oom and word == number << 2 | RUNS:
-                text = failure(get_echo(board, slot), 500, "OOM", "the worker was killed (SIGKILL), most likely "
-                               "because it ran out of memory", close=True)
+            elif status and word == number << 2 | RUNS:
+                text = failure(get_echo(board, slot), status, code, message, close=True)
                 try:
                     sock.send(text, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 except OSError:

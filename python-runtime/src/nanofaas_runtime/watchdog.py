@@ -16,6 +16,8 @@ import time
 from . import log
 from .board import ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, SERVES, STOP, new_board
 from .listen import bind, unbind
+from .process import OOM_TEXT, Link, Worker, how_ended, is_oom
+from .stopsignal import STOP_SIGNAL, StopHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +33,10 @@ LOOK_S = 0.025
 IDLE_LOOKS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
 STAND_IN_AFTER_S = 0.5
-# A worker that died young is replaced after a pause that doubles.
-YOUNG_S = 10.0
+# One that died in no call, but so soon after its start, is replaced after the first pause: else one
+# that always does would have the machine for itself.
+YOUNG_S = 1.0
+# A worker that died while it loaded is replaced after a pause that doubles.
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
@@ -42,49 +46,6 @@ EXIT_GRACE_S = 1.0
 JOB_STOP_S = 5.0
 # All slots, and as many for the function itself.
 DESCRIPTORS = 4096
-
-
-class Link:
-    """What a worker inherits: its end of the link, the board, the lifeline, the listener (none
-    for a Job)."""
-
-    __slots__ = ("lifeline", "listener", "sock", "words")
-
-    def __init__(self, sock: socket.socket, words: memoryview, lifeline: int,
-                 listener: socket.socket | None) -> None:
-        self.sock = sock
-        self.words = words
-        self.lifeline = lifeline
-        self.listener = listener
-
-
-class Worker:
-    """The parent's side of one worker. `kill_at` and `killed_for` are set by the parent alone: a
-    SIGKILL without them was somebody else's."""
-
-    __slots__ = ("born_at", "finished", "kill_at", "killed_for", "pid", "ready", "sock", "watch")
-
-    def __init__(self, pid: int, sock: socket.socket, ready: bool) -> None:
-        self.pid = pid
-        self.sock: socket.socket | None = sock
-        self.ready = ready
-        self.born_at = time.monotonic()
-        self.watch: Watch | None = None
-        self.kill_at: float | None = None
-        self.killed_for: str | None = None
-        self.finished: int | None = None  # The exit status that it said it will end with.
-
-    def kill_after(self, seconds: float, why: str) -> None:
-        """The first reason holds."""
-        if self.killed_for is None:
-            self.kill_at = time.monotonic() + seconds
-            self.killed_for = why
-
-    def kill_if_due(self, now: float) -> None:
-        """Kills once."""
-        if self.kill_at is not None and now >= self.kill_at:
-            self.kill_at = None
-            os.kill(self.pid, signal.SIGKILL)
 
 
 class Watchdog:
@@ -121,6 +82,8 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
+        # Inherited: a deadline that passes before the worker has a handler must not end it unnoticed.
+        signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
             return None
@@ -176,15 +139,20 @@ class Watchdog:
         if pid == 0:
             self._become_worker(ours, theirs)
             return None
+        try:
+            os.setpgid(pid, pid)  # The child does it, too: whichever of them comes first.
+        except OSError:
+            pass
         theirs.close()
         self._worker = Worker(pid, ours, self._settings.job is not None)
         return self._worker
 
     def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
+        os.setpgid(0, 0)  # Of its own, so that the function's children can be ended with it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for each in (signal.SIGTERM, signal.SIGINT):  # Until it can drain.
-            signal.signal(each, lambda *_: None)
+            signal.signal(each, StopHandler(lambda: None))
         ours.close()
         os.close(self._lifeline_write)
         if self._epoll is not None:
@@ -238,8 +206,8 @@ class Watchdog:
             kind = message[:1]
             if not kind:
                 self._drop_link(worker)
-                # Dead, as a rule; where it is not, nobody can tell it anything any more.
-                worker.kill_at = worker.kill_at or time.monotonic() + EXIT_GRACE_S
+                # Dead, as a rule; one that is not can no longer be told anything.
+                worker.kill_after(EXIT_GRACE_S, "its link to the watchdog was closed")
                 return
             if kind == CONNECTION and rights and worker.watch is not None:
                 worker.watch.add(message[1:], rights)
@@ -275,56 +243,70 @@ class Watchdog:
         """Buries what has died; as process 1 of a container, orphans of the function too."""
         while True:
             try:
-                pid, how = os.waitpid(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return None
-            if pid == 0:
+            if ended is None:
                 return None
-            if self._worker is not None and pid == self._worker.pid:
-                status = self._worker_died(self._worker, os.waitstatus_to_exitcode(how))
-                if status is not None:
-                    return status
+            worker = self._worker
+            if worker is None or ended.si_pid != worker.pid:
+                os.waitpid(ended.si_pid, 0)
+                continue
+            worker.kill_group()  # Its children, while its number still names the group.
+            _, how = os.waitpid(worker.pid, 0)
+            status = self._worker_died(worker, os.waitstatus_to_exitcode(how))
+            if status is not None:
+                return status
 
     def _worker_died(self, worker: Worker, how: int) -> int | None:
         self._worker = None
         self._read_link(worker)
         self._drop_link(worker)
-        oom = how == -signal.SIGKILL and worker.killed_for is None
         told_why = 0
         if worker.watch is not None:
             told_why = worker.watch.told_why
-            worker.watch.bury(oom)
+            worker.watch.bury(*self._fate(worker, worker.watch, how))
         if self._settings.job is not None:
             if worker.finished is not None:
                 return worker.finished
             from .job import after_worker
 
-            return after_worker(self._settings, self._settings.job, how, told_why,
-                                self._words[SEQ] != 0, worker.killed_for is not None)
-        if how == LOAD_FAILED and not worker.ready:
+            return after_worker(self._settings, self._settings.job, how, told_why, worker)
+        if worker.finished == LOAD_FAILED:
             return 1
         if self._stopping:
             return 0
-        if worker.killed_for is None:
-            what = "was killed, most likely for want of memory (OOM)," if oom else (
-                f"died of signal {-how}" if how < 0 else f"exited with status {how}")
-            log.line("error", f"the worker {what} and is replaced")
+        if worker.killed_for is None and worker.finished is None:
+            what = "the worker was killed, most likely for want of memory (OOM)," if is_oom(
+                how, worker) else how_ended(how)
+            log.line("error", f"{what} and is replaced")
         return self._plan_next(worker)
 
+    def _fate(self, worker: Worker, watch: Watch, how: int) -> tuple[int, str, str]:
+        """Status, code and message for the calls that ran in it; status 0: no answer."""
+        if is_oom(how, worker):
+            return 500, "OOM", OOM_TEXT
+        if worker.killed_for is None:
+            return 502, "POD_LOST", how_ended(how)
+        if watch.has_told():
+            return 0, "", ""
+        return 502, "POD_LOST", f"the worker was replaced: {worker.killed_for}"
+
     def _plan_next(self, dead: Worker) -> int | None:
-        """When the next worker starts: at once, unless they keep dying by themselves."""
+        """When the next worker starts: at once, unless they keep dying while they load."""
         now = time.monotonic()
-        if not dead.ready:
-            self._unready_deaths += 1
-            if self._unready_deaths >= UNREADY_DEATHS_MAX:
-                log.line("error", f"gave up: {UNREADY_DEATHS_MAX} workers died while loading")
-                return 1
-        by_us = dead.killed_for is not None
-        if by_us or (dead.ready and now - dead.born_at >= YOUNG_S):
+        if dead.ready:
             self._pause_s = 0.0
+            by_itself = dead.killed_for is None and self._words[SEQ] == 0
+            rests = by_itself and now - dead.born_at < YOUNG_S
+            self._spawn_at = now + PAUSE_FIRST_S if rests else now
+            return None
+        self._unready_deaths += 1
+        if self._unready_deaths >= UNREADY_DEATHS_MAX:
+            log.line("error", f"gave up: {UNREADY_DEATHS_MAX} workers died while loading")
+            return 1
         self._spawn_at = now + self._pause_s
-        if not by_us:
-            self._pause_s = min(max(self._pause_s * 2, PAUSE_FIRST_S), PAUSE_MAX_S)
+        self._pause_s = min(max(self._pause_s * 2, PAUSE_FIRST_S), PAUSE_MAX_S)
         return None
 
     # --- looking ---
@@ -368,11 +350,9 @@ class Watchdog:
         if watch is None or not worker.ready:
             return
         verdict = watch.look()
-        if verdict is not None and worker.killed_for != verdict:
+        if verdict is not None and worker.killed_for is None:
             log.line("warn", f"the worker is replaced: {verdict}")
-            worker.killed_for = verdict
-            worker.kill_at = now
-            worker.kill_if_due(now)
+            worker.kill_now(verdict)
         self._fall_asleep(watch)
 
     def _fall_asleep(self, watch: Watch) -> None:

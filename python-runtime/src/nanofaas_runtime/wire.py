@@ -7,6 +7,7 @@ could read differently is refused, as RFC 9112 asks.
 from __future__ import annotations
 
 import re
+from json.encoder import encode_basestring as quote
 
 HEAD_BYTES_MAX = 32 * 1024
 BODY_BYTES_MAX = 64 * 1024 * 1024
@@ -33,7 +34,7 @@ REASONS = {
     200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed",
     408: "Request Timeout", 411: "Length Required", 413: "Content Too Large",
     417: "Expectation Failed", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable",
     504: "Gateway Timeout", 505: "HTTP Version Not Supported",
 }
 
@@ -252,10 +253,8 @@ def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"
 
 def failure_body(code: str, message: str) -> bytes:
     """The JSON of an error; any text is carried, lone surrogates as `?`."""
-    import json
-
     text = message.encode("utf-8", "replace").decode()
-    return json.dumps({"code": code, "message": text}, ensure_ascii=False).encode()
+    return f'{{"code": {quote(code)}, "message": {quote(text)}}}'.encode()
 
 
 NOT_STARTED = b"X-Not-Started: true\r\n"

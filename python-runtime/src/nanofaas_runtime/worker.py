@@ -12,18 +12,21 @@ import io
 import os
 import signal
 import sys
-import time
+from time import time
 
-from . import log
+from . import child, faults, log, paths
 from .board import FINISHED, READY, SERVES
-from .function import Function, NoFunction
+from .function import Function, NoFunction, mentions_asyncio
+from .plainloop import PlainLoop
+from .pod import PlainPod
+from .stopsignal import StopHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .process import Link
     from .settings import Settings
-    from .watchdog import Link
 
 F_SETSIG = 10  # Linux; `fcntl` does not name it in Python 3.11.
 LOAD_FAILED = 3
@@ -34,11 +37,12 @@ class LoadFailed(Exception):
 
 
 def tie_to(lifeline: int) -> None:
-    """The kernel kills this process when the watchdog, the pipe's only writer, is gone.
+    """The kernel kills this process and its children when the watchdog, the pipe's only writer,
+    is gone. (It has a process group of its own by now; a negative owner is a group.)
 
     It holds while the interpreter is held by C code, and needs no ctypes for `prctl`.
     """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     try:
@@ -50,19 +54,24 @@ def tie_to(lifeline: int) -> None:
 
 def load(settings: Settings) -> Function:
     """The function, imported. Raises LoadFailed."""
+    if mentions_asyncio(settings.module):
+        import asyncio  # noqa: F401 - before modules of the function can take its parts' places
     # What the function prints shows at once, also where stdout is a pipe.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
         function = Function(settings.module, settings.entry)
     except NoFunction as error:
+        child.leave_if_child_for(error)
         log.line("error", f"cannot load the function: {error}")
         raise LoadFailed(str(error)) from None
     except BaseException as error:
-        text = f"{type(error).__name__}: {error}"
+        child.leave_if_child_for(error)
+        text = faults.describe(error)
         log.failure(f"cannot load the function: importing {settings.module!r} raised {text}",
                     error)
         raise LoadFailed(text) from None
+    child.leave_if_child()
     log.adopt_logging()
     return function
 
@@ -73,6 +82,7 @@ async def initialise(function: Function) -> None:
         result = function.init()
         if hasattr(result, "__await__"):
             await result
+        child.leave_if_child()
 
 
 def initialise_plain(function: Function) -> None:
@@ -80,7 +90,8 @@ def initialise_plain(function: Function) -> None:
     if function.init is not None:
         result = function.init()
         if hasattr(result, "__await__"):
-            import asyncio
+            with paths.Standard():
+                import asyncio
 
             async def wait() -> None:
                 await result
@@ -90,7 +101,8 @@ def initialise_plain(function: Function) -> None:
 
 def init_failed(error: BaseException) -> LoadFailed:
     """Logs what `init` raised."""
-    text = f"{type(error).__name__}: {error}"
+    child.leave_if_child_for(error)
+    text = faults.describe(error)
     log.failure(f"cannot load the function: init() raised {text}", error)
     return LoadFailed(f"init() raised {text}")
 
@@ -98,61 +110,77 @@ def init_failed(error: BaseException) -> LoadFailed:
 def run_worker(settings: Settings, link: Link) -> int:
     """The exit status: 0 after a drain, LOAD_FAILED where there is no function to run."""
     tie_to(link.lifeline)
+    own = child.guard(link)
     try:
         function = load(settings)
-        loaded_at = time.time()
+        loaded_at = time()
         if function.is_async:
-            _serve_async(settings, link, function, loaded_at)
+            _serve_async(settings, own, function, loaded_at)
         else:
-            _serve_plain(settings, link, function, loaded_at)
+            _serve_plain(settings, own, function, loaded_at)
     except LoadFailed:
-        return LOAD_FAILED
-    link.sock.send(FINISHED + b"0")
-    sys.stdout.flush()
-    return 0
+        return finish(link, LOAD_FAILED)
+    return finish(link, 0)
 
 
-def _say_ready(link: Link, pod: Any, loaded_at: float) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: pod.begin_stop())
+def finish(link: Link, status: int) -> int:
+    """Tells the watchdog that this process ends by itself, with that status."""
+    try:
+        link.sock.send(FINISHED + b"%d" % status)
+        sys.stdout.flush()
+    except Exception:
+        pass  # The watchdog is no more, or `stdout` is the function's own.
+    return status
+
+
+def _say_ready(own: child.Belongings, pod: Any, loaded_at: float) -> None:
+    link = own.link
+    own.pod = pod
+    signal.signal(signal.SIGTERM, StopHandler(pod.begin_stop))
     # What was loaded lives as long as the process: no collection has to look at it again.
     gc.freeze()
     link.words[SERVES] = 1
-    link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time.time() * 1000))
+    link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time() * 1000))
 
 
 def _init_ms(settings: Settings) -> float:
-    return (time.time() - settings.started_at) * 1000
+    return (time() - settings.started_at) * 1000
 
 
-def _serve_plain(settings: Settings, link: Link, function: Function, loaded_at: float) -> None:
+def _serve_plain(settings: Settings, own: child.Belongings, function: Function,
+                 loaded_at: float) -> None:
+    link = own.link
     assert link.listener is not None
     try:
         initialise_plain(function)
     except BaseException as error:
         raise init_failed(error) from None
-    from .plainloop import PlainLoop
-    from .pod import PlainPod
-
+    child.leave_if_child()
     pod = PlainPod(function, link.words, link.sock, _init_ms(settings))
     loop = PlainLoop(pod, link.listener, link.sock)
-    _say_ready(link, pod, loaded_at)
+    own.epoll = loop.epoll
+    _say_ready(own, pod, loaded_at)
     loop.run()
 
 
-def _serve_async(settings: Settings, link: Link, function: Function, loaded_at: float) -> None:
-    import asyncio
+def _serve_async(settings: Settings, own: child.Belongings, function: Function,
+                 loaded_at: float) -> None:
+    with paths.Standard():
+        import asyncio
 
-    from .asyncloop import Server, new_loop
-    from .pod import AsyncPod
+        from .asyncloop import Server, new_loop, run_to_end
+        from .asyncpod import AsyncPod
 
+    link = own.link
     assert link.listener is not None
-    loop = new_loop()
+    own.loop = loop = new_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(initialise(function))
+        run_to_end(loop, initialise(function))
     except BaseException as error:
         raise init_failed(error) from None
+    child.leave_if_child()
     pod = AsyncPod(function, link.words, link.sock, _init_ms(settings), loop)
     server = Server(pod, link.listener, link.sock)
-    _say_ready(link, pod, loaded_at)
-    loop.run_until_complete(server.run())
+    _say_ready(own, pod, loaded_at)
+    server.run()

@@ -1,0 +1,124 @@
+"""What a pod of an `async def` function does with calls: a task for each, side by side.
+
+Never lets the function's code reach the tasks of other calls by `asyncio.all_tasks()`: they are
+not listed there. Called by `worker`.
+"""
+
+from __future__ import annotations
+
+import signal
+from asyncio import CancelledError, tasks
+from time import monotonic, monotonic_ns
+
+from . import log
+from .board import ASLEEP, BEAT, DEADLINE, SEQ, WHY_DEADLINE, WHY_LEFT
+from .call import BadInput, Call, Context
+from .pod import Pod
+from .stopsignal import STOP_SIGNAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .connection import Connection
+    from .function import Function
+    from .wire import Head
+
+# How often the pod looks at its calls' deadlines, and tells the watchdog that the loop turns.
+BEAT_S = 0.02
+
+# Takes a task out of `asyncio.all_tasks()`: a function that cancels all tasks does not know that
+# the calls of others are among them.
+hide = tasks._unregister_task
+
+
+class AsyncPod(Pod):
+    """Calls run as tasks, side by side, one per connection."""
+
+    def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float,
+                 loop: Any) -> None:
+        super().__init__(function, words, link, init_ms)
+        self.loop = loop
+        self._beats = False
+        self._seq = 0
+        signal.signal(STOP_SIGNAL, lambda *_: None)  # It is for plain calls.
+
+    def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
+        call = Call(head, body)
+        connection.begin(call)
+        try:
+            argument = call.input()
+        except BadInput as error:
+            self.bad_input(connection, call, error)
+            return
+        self.running += 1
+        words = self.words
+        if not self._beats:
+            self._beats = True
+            self._seq += 1
+            words[BEAT] = monotonic_ns()
+            words[DEADLINE] = call.deadline_ns
+            words[SEQ] = self._seq
+            self.loop.call_later(BEAT_S, self._beat)
+        elif call.deadline_ns and not 0 < words[DEADLINE] <= call.deadline_ns:
+            words[DEADLINE] = call.deadline_ns
+        if words[ASLEEP]:
+            self.ring()
+        log.CURRENT.set(call)
+        call.task = task = self.loop.create_task(self._serve(connection, call, argument))
+        hide(task)
+        log.CURRENT.set(None)
+        task.add_done_callback(lambda _task: self._ended(connection, call))
+
+    def _ended(self, connection: Connection, call: Call) -> None:
+        """Not in `_serve`: a task that is cancelled before its first step runs none of it."""
+        self.running -= 1
+        call.task = None
+        if connection.call is call:
+            self.stopped(connection, call, call.stopped)
+        if self.stopping:
+            self.quiet_since = monotonic()
+
+    async def _serve(self, connection: Connection, call: Call, argument: object) -> None:
+        try:
+            if self.function.takes_context:
+                value = await self.function.entry(argument, Context(call))
+            else:
+                value = await self.function.entry(argument)
+        except CancelledError as error:
+            if call.stopped:
+                self.stopped(connection, call, call.stopped)
+            else:
+                self.fail(connection, call, error)
+        except BaseException as error:  # SystemExit too: a call cannot end the pod.
+            self.fail(connection, call, error)
+        else:
+            self.finish(connection, call, value)
+
+    def caller_left(self, call: Call) -> None:
+        if call.task is not None:
+            call.stopped = call.stopped or WHY_LEFT
+            call.task.cancel()
+
+    def _beat(self) -> None:
+        """Cancels what is overdue, and tells the watchdog that the loop turns."""
+        now = monotonic_ns()
+        soonest = 0
+        for connection in self.connections.values():
+            call = connection.call
+            if call is None or call.task is None or not call.deadline_ns:
+                continue
+            if call.deadline_ns <= now:
+                if not call.stopped:
+                    call.stopped = WHY_DEADLINE
+                    call.task.cancel()
+            elif not soonest or call.deadline_ns < soonest:
+                soonest = call.deadline_ns
+        words = self.words
+        words[BEAT] = now
+        words[DEADLINE] = soonest
+        if self.running:
+            self.loop.call_later(BEAT_S, self._beat)
+        else:
+            self._beats = False
+            words[SEQ] = 0

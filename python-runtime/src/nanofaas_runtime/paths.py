@@ -1,0 +1,88 @@
+"""The handler's folder on `sys.path`: away while the runtime imports, there for the function.
+
+`python3 -m` puts the current folder first, so that a `json.py` beside the handler would be taken
+for the standard library's. Never imports anything that is not loaded when Python starts. Called
+by `__main__` before every other import, and by `function` before the handler is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+_folder = ""
+_hidden: list[tuple[int, str]] = []  # Where on the path, and what stood there.
+# As they were before the handler was loaded.
+_standard = list(sys.path)
+_finders: list[Any] = sys.meta_path
+_modules: dict[str, ModuleType] = {}
+
+
+def hide_folder() -> None:
+    """Takes the current folder off the path, in whatever spelling it is there."""
+    global _folder, _standard
+    try:
+        _folder = os.getcwd()
+    except OSError:
+        return  # It was deleted: the import of the handler says so.
+    real = os.path.realpath(_folder)
+    for at, entry in enumerate(sys.path):
+        if entry in ("", _folder) or os.path.realpath(entry) == real:
+            _hidden.append((at, entry))
+    _standard = [entry for entry in sys.path if all(entry != each for _, each in _hidden)]
+    sys.path[:] = _standard
+
+
+def show_folder() -> None:
+    """Puts it back where it was; first, where it was not there (`python3 -P`)."""
+    global _finders, _modules
+    _finders, _modules = list(sys.meta_path), dict(sys.modules)
+    for at, entry in _hidden:
+        sys.path.insert(at, entry)
+    here = os.getcwd()
+    if not _hidden and here not in sys.path:
+        sys.path.insert(0, here)
+    _hidden.clear()
+
+
+def folder_file(*parts: str) -> str:
+    """The path of a file in the handler's folder."""
+    return os.path.join(_folder, *parts)
+
+
+class Standard:
+    """`with Standard():` imports as if the handler had not been loaded: by the path, the finders
+    and the modules that were there before it, and past its own modules of standard names."""
+
+    def __enter__(self) -> None:
+        self._path, self._finders = sys.path, sys.meta_path
+        sys.path, sys.meta_path = list(_standard), list(_finders)
+        modules = sys.modules
+        foreign = {name for name in modules.keys() & sys.stdlib_module_names
+                   if name not in _modules and not _is_standard(modules[name])}
+        self._hidden = {name: module for name, module in list(modules.items())
+                        if name.partition(".")[0] in foreign
+                        or module is not _modules.get(name, module)}
+        for name in self._hidden:
+            del modules[name]
+        for name, module in _modules.items():
+            modules.setdefault(name, module)
+
+    def __exit__(self, *_: object) -> None:
+        sys.path, sys.meta_path = self._path, self._finders
+        sys.modules.update(self._hidden)
+
+
+def _is_standard(module: object) -> bool:
+    spec = getattr(module, "__spec__", None)
+    origin = getattr(spec, "origin", None)
+    if not isinstance(origin, str):
+        return False
+    folder = os.path.dirname(origin)
+    return origin in ("built-in", "frozen") or folder in _standard or (
+        os.path.dirname(folder) in _standard)

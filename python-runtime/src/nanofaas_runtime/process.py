@@ -1,0 +1,93 @@
+"""A worker process as its parent sees it, what it inherits, and how its end is told.
+
+Never decides when a worker has to end: `watchdog` does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from .watch import Watch
+
+OOM_TEXT = "the worker was killed (SIGKILL), most likely because it ran out of memory"
+
+
+class Link:
+    """What a worker inherits: its end of the link, the board, the lifeline, the listener (none
+    for a Job)."""
+
+    __slots__ = ("lifeline", "listener", "sock", "words")
+
+    def __init__(self, sock: socket.socket, words: memoryview, lifeline: int,
+                 listener: socket.socket | None) -> None:
+        self.sock = sock
+        self.words = words
+        self.lifeline = lifeline
+        self.listener = listener
+
+
+class Worker:
+    """The parent's side of one worker, which leads a process group of its own: the children of
+    the function are in it. `killed_for` is set by the parent alone when it kills: a SIGKILL
+    without it came from elsewhere."""
+
+    __slots__ = ("_kill_why", "born_at", "finished", "kill_at", "killed_for", "pid", "ready",
+                 "sock", "watch")
+
+    def __init__(self, pid: int, sock: socket.socket, ready: bool) -> None:
+        self.pid = pid
+        self.sock: socket.socket | None = sock
+        self.ready = ready
+        self.born_at = time.monotonic()
+        self.watch: Watch | None = None
+        self.kill_at: float | None = None
+        self._kill_why: str | None = None
+        self.killed_for: str | None = None
+        self.finished: int | None = None  # The exit status that it said it will end with.
+
+    def kill_after(self, seconds: float, why: str) -> None:
+        """The first reason holds."""
+        if self._kill_why is None:
+            self.kill_at = time.monotonic() + seconds
+            self._kill_why = why
+
+    def kill_now(self, why: str) -> None:
+        """Kills once, whatever was planned."""
+        if self.killed_for is None:
+            self.kill_at = None
+            self.killed_for = why
+            self.kill_group()
+
+    def kill_if_due(self, now: float) -> None:
+        """Kills where the time of `kill_after` has come."""
+        if self.kill_at is not None and self._kill_why is not None and now >= self.kill_at:
+            self.kill_now(self._kill_why)
+
+    def kill_group(self) -> None:
+        """The worker and its children. The worker must not have been reaped: until then its
+        number is its own, and its group's."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            os.kill(self.pid, signal.SIGKILL)  # It was not made a leader.
+
+
+def is_oom(how: int, worker: Worker) -> bool:
+    """`how` is the exit code as in `os.waitstatus_to_exitcode`."""
+    return how == -signal.SIGKILL and worker.killed_for is None
+
+
+def how_ended(how: int) -> str:
+    """In words; `how` as above."""
+    if how >= 0:
+        return f"the worker exited with status {how}"
+    try:
+        return f"the worker was ended by signal {-how} ({signal.Signals(-how).name})"
+    except ValueError:
+        return f"the worker was ended by signal {-how}"

@@ -1,0 +1,220 @@
+"""Children of the function: forked ones answer no call, and none outlives a killed worker."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from pods import Pod, Start, gone, request, wait_for
+
+# "A" forks, and the child comes back from the function in the way of `how`.
+FORKS = """
+    import asyncio, os, sys, time
+    pending = None
+    def handle(input):
+        if input == "A":
+            if os.fork() == 0:
+                with open("child", "w") as child: child.write(str(os.getpid()))
+                time.sleep(0.3)
+                {how}
+            return "of A"
+        {wait}
+        return input
+"""
+HOWS = {"returns": "return 'of the child'", "raises": "raise RuntimeError('of the child')",
+        "exits": "sys.exit(0)", "loops": "await asyncio.sleep(0)\n                return 'looped'",
+        "waits": "await asyncio.get_event_loop_policy().get_event_loop().create_future()"}
+
+
+def child_of(pod: Pod) -> int:
+    return wait_for(lambda: int((pod.folder / "child").read_text() or 0)
+                    if (pod.folder / "child").exists() else 0)
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "exits"])
+def test_a_plain_functions_forked_child_answers_nobody(start: Start, how: str) -> None:
+    source = FORKS.format(how=HOWS[how], wait="time.sleep(0.6)")
+    pod = start(source.replace("await ", "")).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        assert client.invoke("A").json() == "of A"
+        child = child_of(pod)
+        # The child ends while B runs: it must not close B's connection, either.
+        assert client.invoke("B").json() == "B"
+        assert client.invoke("C").json() == "C"
+    wait_for(lambda: gone(child))
+    assert pod.worker() == worker
+    said = [line["message"] for line in pod.logs()]
+    assert said == (["a forked child of the function raised"] if how == "raises" else [])
+
+
+@pytest.mark.parametrize("how", list(HOWS))
+def test_an_async_functions_forked_child_answers_nobody(
+        start: Start, loop: str, how: str) -> None:
+    source = FORKS.format(how=HOWS[how], wait="await asyncio.sleep(0.6)")
+    pod = start(source.replace("def handle", "async def handle"), loop=loop).ready()
+    worker = pod.worker()
+    with pod.connect() as client, pod.connect() as other:
+        other.send(request("side by side"))
+        assert client.invoke("A").json() == "of A"
+        child = child_of(pod)
+        assert other.answer().json() == "side by side"
+        assert client.invoke("B").json() == "B"
+        assert client.invoke("C").json() == "C"
+    wait_for(lambda: gone(child))
+    assert pod.worker() == worker
+
+
+def test_tasks_of_other_calls_do_not_run_in_a_forked_child(start: Start) -> None:
+    pod = start("""
+        import asyncio, os
+        gate = asyncio.Event()
+        async def handle(input):
+            if input == "A":
+                gate.set()
+                if os.fork() == 0:
+                    await asyncio.sleep(0)
+                return "of A"
+            await gate.wait()
+            with open("runs", "a") as runs: runs.write(f"{os.getpid()} ")
+            return input
+    """, loop="asyncio").ready()
+    with pod.connect() as first, pod.connect() as second:
+        second.send(request("B"))
+        time.sleep(0.2)
+        assert first.invoke("A").json() == "of A"
+        assert second.answer().json() == "B"
+    time.sleep(0.3)
+    assert (pod.folder / "runs").read_text().split() == [str(pod.worker())]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_forked_child_keeps_no_descriptor_of_the_worker(start: Start, kind: str) -> None:
+    pod = start(f"""
+        import os, time
+        {kind} handle(input):
+            if input == "A":
+                if os.fork() == 0:
+                    with open("child", "w") as child: child.write(str(os.getpid()))
+                    time.sleep(60)
+                return "of A"
+            os._exit(5)
+    """).ready()
+    with pod.connect() as client:
+        assert client.invoke("A").json() == "of A"
+        child = child_of(pod)
+        held = [os.readlink(each.path) for each in os.scandir(f"/proc/{child}/fd")]
+        # asyncio has a pair of its own, on which the loop wakes itself.
+        sockets = [name for name in held if name.startswith("socket:")]
+        assert len(sockets) == (0 if kind == "def" else 2)
+        assert client.invoke("exit").status == 502
+    wait_for(lambda: gone(child))
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_multiprocessing_by_fork_works(start: Start, kind: str) -> None:
+    pod = start(f"""
+        import multiprocessing, signal, time
+        fork = multiprocessing.get_context("fork")
+        def double(number): return 2 * number
+        {kind} handle(input):
+            with fork.Pool(2) as pool:
+                doubled = pool.map(double, range(3))
+            quick = fork.Process(target=double, args=(1,))
+            quick.start(); quick.join()
+            slow = fork.Process(target=time.sleep, args=(60,))
+            slow.start(); slow.terminate(); slow.join(20)
+            return [doubled, quick.exitcode, slow.exitcode]
+    """).ready()
+    for _ in range(2):
+        assert pod.invoke().json() == [[0, 2, 4], 0, -15]
+
+
+@pytest.mark.parametrize("where", ["module", "init"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_child_forked_while_loading_does_not_serve(start: Start, where: str, kind: str) -> None:
+    fork = """if os.fork() == 0:
+    with open("child", "w") as child: child.write(str(os.getpid()))"""
+    inside = fork.replace("\n", "\n    ")
+    source = f"import os\n{fork}\n" if where == "module" else (
+        f"import os\n{kind} init():\n    {inside}\n")
+    pod = start(source + f"{kind} handle(input): return os.getpid()\n").ready()
+    child = child_of(pod)
+    wait_for(lambda: gone(child))
+    assert pod.invoke().json() == pod.worker()
+    assert not pod.logs()
+
+
+KEEPS = """
+    import subprocess, time
+    def handle(input):
+        child = subprocess.Popen(["sleep", "286"])
+        with open("child", "w") as out: out.write(str(child.pid))
+        {then}
+"""
+
+
+@pytest.mark.parametrize("then", [
+    "time.sleep(1e-3) or os._exit(5)", "os.kill(os.getpid(), 9)", "ignore()"])
+def test_children_go_with_the_worker_that_is_killed_or_dies(start: Start, then: str) -> None:
+    pod = start("""
+        import os
+        def ignore():
+            while True:
+                try: time.sleep(60)
+                except BaseException: pass
+    """.replace("\n    ", "\n") + KEEPS.format(then=then)).ready()
+    with pod.connect() as client:
+        client.send(request(x_deadline_ms=200))
+        child = child_of(pod)
+        wait_for(lambda: gone(child))
+    assert pod.process.poll() is None
+
+
+def test_children_go_with_the_watchdog(start: Start) -> None:
+    pod = start(KEEPS.format(then="return 1")).ready()
+    pod.invoke()
+    child = child_of(pod)
+    assert not gone(child)
+    pod.process.kill()
+    pod.process.wait(30)
+    wait_for(lambda: gone(child))
+
+
+def test_children_go_with_a_drained_worker(start: Start) -> None:
+    pod = start(KEEPS.format(then="return 1")).ready()
+    pod.invoke()
+    child = child_of(pod)
+    pod.term()
+    assert pod.exit_status() == 0
+    wait_for(lambda: gone(child))
+
+
+def test_a_group_of_their_own_lets_children_stay(start: Start) -> None:
+    source = KEEPS.format(then="import os; os._exit(5)").replace(
+        '"286"]', '"286"], start_new_session=True')
+    pod = start(source).ready()
+    assert pod.invoke().status == 502
+    child = child_of(pod)
+    time.sleep(0.2)
+    assert not gone(child)
+    os.kill(child, 9)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_child_forked_in_a_job_posts_nothing(start: Start, plane: object, kind: str) -> None:
+    pod = start(f"""
+        import os, time
+        {kind} handle(input):
+            child = os.fork()
+            if child == 0:
+                return "of the child"
+            os.waitpid(child, 0)
+            return "of the job"
+    """, EXECUTION_ID="e", INVOCATION_PAYLOAD='{"input":1}', CALLBACK_URL=plane.url)
+    assert b'"output":"of the job"' in plane.next()[2]
+    assert pod.exit_status() == 0
+    assert plane.got.empty()
+    assert Path(pod.stderr_path).read_text() == ""
