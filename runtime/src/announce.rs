@@ -15,36 +15,50 @@ pub struct Birth {
     pub started: SystemTime,
     /// The function's code is there.
     pub loaded: SystemTime,
-    /// The function is initialised: calls can come.
-    pub ready: SystemTime,
+    /// The function is initialised: calls can come. None where it is not, or never was.
+    pub ready: Option<SystemTime>,
 }
 
 impl Birth {
-    /// Ready now, as far as it is known yet.
+    /// Not ready yet.
     pub fn new(started: SystemTime, loaded: SystemTime) -> Self {
         Self {
             started,
             loaded,
-            ready: SystemTime::now(),
+            ready: None,
         }
     }
 
+    #[must_use]
+    pub fn ready_now(self) -> Self {
+        Self {
+            ready: Some(SystemTime::now()),
+            ..self
+        }
+    }
+
+    /// From the start until it was ready; nothing where it is not.
     pub(crate) fn init_ms(&self) -> u64 {
-        let init = self.ready.duration_since(self.started);
+        let init = self
+            .ready
+            .and_then(|ready| ready.duration_since(self.started).ok());
         u64::try_from(init.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms.
-    pub(crate) fn fields(&self) -> [(&'static str, u64); 3] {
+    /// `startedAt`, `loadedAt` and `readyAt` in epoch ms. A time that did not come is left out: the
+    /// platform takes no null for one.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let epoch_ms = |time: SystemTime| {
             let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
         };
-        [
-            ("startedAt", epoch_ms(self.started)),
-            ("loadedAt", epoch_ms(self.loaded)),
-            ("readyAt", epoch_ms(self.ready)),
-        ]
+        let times = [
+            ("startedAt", Some(self.started)),
+            ("loadedAt", Some(self.loaded)),
+            ("readyAt", self.ready),
+        ];
+        let times = times.into_iter();
+        times.filter_map(move |(name, time)| Some((name, epoch_ms(time?))))
     }
 }
 
@@ -52,7 +66,6 @@ impl Birth {
 pub async fn announce(url: String, birth: Birth) {
     let body: serde_json::Map<_, _> = birth
         .fields()
-        .into_iter()
         .map(|(name, value)| (name.to_owned(), value.into()))
         .collect();
     let body = serde_json::Value::from(body).to_string();

@@ -149,6 +149,11 @@ impl Input {
         &self.call.bytes[self.call.input.clone()]
     }
 
+    /// The whole body as it came: the envelope with its `metadata` where it was JSON.
+    pub fn body(&self) -> &[u8] {
+        &self.call.bytes[self.call.head..]
+    }
+
     /// The body's content type; `application/octet-stream` where none was sent.
     pub fn content_type(&self) -> &str {
         let found = self.call.header("content-type");

@@ -40,6 +40,8 @@ pub enum Fault {
     Url(String),
     Io(io::Error),
     TimedOut,
+    /// The connection ended in order, before the whole answer.
+    Closed(&'static str),
     /// The answer is not HTTP, or over its limits.
     Answer(&'static str),
 }
@@ -212,7 +214,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
             continue;
         }
         if read_more(stream, &mut buffer).await? == 0 {
-            return Err(Fault::Answer("the connection closed before the answer"));
+            return Err(Fault::Closed("the connection closed before the answer"));
         }
     };
     buffer.drain(..head.len);
@@ -221,7 +223,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
         Framing::Length(length) => {
             while buffer.len() < length {
                 if read_more(stream, &mut buffer).await? == 0 {
-                    return Err(Fault::Answer("the connection closed within the answer"));
+                    return Err(Fault::Closed("the connection closed within the answer"));
                 }
             }
             buffer.truncate(length);
@@ -258,7 +260,7 @@ async fn read_chunked<S: AsyncRead + Unpin>(
             return Ok(body);
         }
         if read_more(stream, &mut buffer).await? == 0 {
-            return Err(Fault::Answer("the connection closed within the answer"));
+            return Err(Fault::Closed("the connection closed within the answer"));
         }
     }
 }
@@ -330,7 +332,7 @@ impl fmt::Display for Fault {
             Self::Url(why) => out.write_str(why),
             Self::Io(error) => error.fmt(out),
             Self::TimedOut => out.write_str("no answer in time"),
-            Self::Answer(why) => out.write_str(why),
+            Self::Closed(why) | Self::Answer(why) => out.write_str(why),
         }
     }
 }

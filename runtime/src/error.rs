@@ -40,6 +40,14 @@ impl Error {
         Self::with_code("BAD_OUTPUT", message)
     }
 
+    /// `POD_LOST`: what ran the call ended in the middle of it.
+    pub fn pod_lost(message: impl Into<String>) -> Self {
+        Self {
+            status: 502,
+            ..Self::with_code("POD_LOST", message)
+        }
+    }
+
     pub(crate) fn timeout() -> Self {
         Self {
             status: 504,

@@ -1,7 +1,8 @@
 //! Passes HTTP/1.1 exchanges from the platform on to a program that knows nothing of it, and writes
 //! `X-Execution-Id` on the answers: by it the platform knows whose answer it reads. An answer that
-//! only the connection's end would end gets chunks, so that a cut one shows. No other byte is changed,
-//! and no request is judged here. Called by the watchdog's relay.
+//! only the connection's end would end gets chunks, so that a cut one shows. A request whose program
+//! ended before any of its answer came is answered here. No other byte is changed, and no request is
+//! judged here. Called by the watchdog's relay.
 
 use std::io;
 use std::pin::pin;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::timeout;
 
+use crate::answer::{Extra, put_head};
 use crate::chunked::Chunked;
+use crate::error::Error;
 use crate::request::{bare_line_end, digits};
 
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -63,10 +66,17 @@ enum After {
     End,
     /// What follows is not ours to read: another protocol, or nothing that is surely HTTP.
     Raw,
+    /// The program's connection ended before any of its answer was passed on.
+    Lost,
 }
 
-/// Serves the platform's connection from the program's, until either of them ends.
-pub async fn forward<A, B>(platform: A, program: B) -> io::Result<()>
+/// Serves the platform's connection from the program's, until either of them ends. `ended` says how
+/// the program itself ended, where it did; it is asked when an answer stays out.
+pub async fn forward<A, B>(
+    platform: A,
+    program: B,
+    ended: impl Future<Output = Option<Error>>,
+) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite,
     B: AsyncRead + AsyncWrite,
@@ -75,17 +85,30 @@ where
     let (answers, mut to_program) = split(program);
     let (mut requests, mut answers) = (Source::new(requests), Source::new(answers));
     loop {
-        let after = match next_request(&mut requests, &mut answers).await? {
-            Some(Ok(head)) => {
+        let Some(head) = next_request(&mut requests, &mut answers).await? else {
+            return Ok(());
+        };
+        let after = match &head {
+            Ok(head) => {
                 let platform = (&mut requests, &mut to_platform);
-                exchange(&head, platform, (&mut answers, &mut to_program)).await?
+                exchange(head, platform, (&mut answers, &mut to_program)).await?
             }
-            Some(Err(NotHttp)) => After::Raw,
-            None => return Ok(()),
+            Err(NotHttp) => After::Raw,
         };
         match after {
             After::NextRequest => {}
             After::End => return linger(&mut requests, &mut to_platform).await,
+            After::Lost => {
+                let id = head.ok().and_then(|head| head.id);
+                // A program that goes on and only closed its connection has no words for it: the
+                // connection ends as if the platform had one to the program.
+                let Some(error) = ended.await else {
+                    return Ok(());
+                };
+                let answer = own_answer(&error, id.as_deref(), Extra::JSON);
+                to_platform.write_all(&answer).await?;
+                return linger(&mut requests, &mut to_platform).await;
+            }
             After::Raw => {
                 let up = requests.pass_all(&mut to_program);
                 let down = answers.pass_all(&mut to_platform);
@@ -93,6 +116,45 @@ where
             }
         }
     }
+}
+
+/// Answers the first request of a connection that has no program behind it: 503, and nothing was
+/// begun.
+pub async fn not_started<A: AsyncRead + AsyncWrite>(platform: A) -> io::Result<()> {
+    let (requests, mut to_platform) = split(platform);
+    let mut requests = Source::new(requests);
+    let head = loop {
+        match request_head(&requests.buffer) {
+            Ok(Some(head)) => break head,
+            Ok(None) if requests.fill().await? > 0 => {}
+            Ok(None) | Err(NotHttp) => return Ok(()),
+        }
+    };
+    let message = "the program does not listen on its port; it is started anew where it ended";
+    let error = Error {
+        status: 503,
+        ..Error::with_code("NOT_STARTED", message)
+    };
+    let extra = Extra {
+        not_started: true,
+        ..Extra::JSON
+    };
+    let answer = own_answer(&error, head.id.as_deref(), extra);
+    to_platform.write_all(&answer).await?;
+    linger(&mut requests, &mut to_platform).await
+}
+
+/// An answer of this side, after which the connection closes.
+fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
+    let (mut out, body) = (Vec::new(), error.json());
+    let extra = Extra {
+        close: true,
+        ..extra
+    };
+    let id = id.unwrap_or_default();
+    put_head(&mut out, error.status, body.len(), id, &extra);
+    out.extend_from_slice(body.as_bytes());
+    out
 }
 
 /// The head of the next request, which is still in the buffer; none where there will be no other.
@@ -176,8 +238,11 @@ async fn answer<A: AsyncWrite, B: AsyncRead>(
     loop {
         let head = match answer_head(&answers.buffer, request, &mut out) {
             Ok(Some(head)) => head,
-            Ok(None) if answers.fill().await? == 0 => return Err(ended()),
-            Ok(None) => continue,
+            Ok(None) => match answers.fill().await {
+                Ok(1..) => continue,
+                // A program that is killed resets the connection where it left bytes unread.
+                Ok(0) | Err(_) => return Ok(After::Lost),
+            },
             Err(NotHttp) => return Ok(After::Raw),
         };
         let mut rest = head.framing;

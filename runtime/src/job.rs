@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::log;
 use crate::output::{JSON, Output};
-use crate::request::is_json;
+use crate::request::{is_json, is_plain_json};
 use crate::run;
 use crate::server::{StopSignals, initialise};
 use crate::settings::{Job, Payload};
@@ -63,10 +63,14 @@ async fn outcome(
     deadline: Instant,
 ) -> Result<Output, Error> {
     tokio::select! {
-        result = initialise(init) => result?,
+        // The result tells it once; the exit code says that it was reported.
+        result = initialise(init) => result.inspect_err(|error| {
+            let id = [("executionId", job.execution_id.as_str())];
+            log::line("error", &format!("the initialisation failed: {error}"), None, &id);
+        })?,
         () = sleep_until(deadline) => return Err(Error::timeout()),
     }
-    birth.ready = SystemTime::now();
+    *birth = birth.ready_now();
     let (content_type, body) = fetch(&job.payload).await?;
     let (bytes, head) = request_bytes(job, &content_type, &body);
     let json = is_json(content_type.as_bytes());
@@ -125,9 +129,10 @@ fn request_bytes(job: &Job, content_type: &str, body: &[u8]) -> (Vec<u8>, usize)
     (bytes, length)
 }
 
-async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
+/// Posts the result, whatever it is: 0 where the platform has it.
+pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
-        Ok(output) if !is_json(output.content_type().as_bytes()) => {
+        Ok(output) if !is_plain_json(output.content_type().as_bytes()) => {
             (output.content_type().to_owned(), output.bytes().to_vec())
         }
         outcome => (JSON.to_owned(), result_json(outcome, birth)),

@@ -50,7 +50,8 @@ use announce::Birth;
 use settings::Settings;
 
 /// Runs the function until it is told to stop (0), or until its one call is reported where
-/// `CALLBACK_URL` is set. A wrong setting is one log line and exit code 2.
+/// `CALLBACK_URL` is set. A wrong setting is one log line and exit code 2; where it is the handler's
+/// name, the call's result says so.
 ///
 /// Everything runs on this thread; blocking handlers have threads of their own.
 pub fn serve(handlers: Handlers) -> ExitCode {
@@ -74,19 +75,25 @@ pub fn serve(handlers: Handlers) -> ExitCode {
 
 async fn live(mut handlers: Handlers, loaded: SystemTime) -> ExitCode {
     run::adopt_panics();
-    let settings = Settings::read(|name| std::env::var(name).ok());
-    let chosen = settings.and_then(|settings| {
-        let handler = handlers.choose(settings.handler.as_deref())?;
-        Ok((settings, handler))
-    });
-    let (settings, handler) = match chosen {
-        Ok(chosen) => chosen,
+    let settings = match Settings::read(|name| std::env::var(name).ok()) {
+        Ok(settings) => settings,
         Err(message) => {
             log::line("error", &message, None, &[]);
             return ExitCode::from(2);
         }
     };
     let birth = Birth::new(handlers.made_at(), loaded);
+    let handler = match handlers.choose(settings.handler.as_deref()) {
+        Ok(handler) => handler,
+        Err(message) => {
+            log::line("error", &message, None, &[]);
+            return match settings.job {
+                // It would fail the same way in another try.
+                Some(job) => job::report(&job, Err(Error::new(message)), &birth).await,
+                None => ExitCode::from(2),
+            };
+        }
+    };
     let init = handlers.take_init();
     match settings.job {
         Some(job) => job::work(job, handler, init, birth).await,

@@ -21,7 +21,8 @@ pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str
         if let Some(id) = context.execution_id() {
             put(&mut line, "executionId", id);
         }
-        if let Some(id) = context.trace_id() {
+        let of_parent = || trace_of(context.header("traceparent")?);
+        if let Some(id) = context.trace_id().or_else(of_parent) {
             put(&mut line, "traceId", id);
         }
         line.push_str(&format!(r#","attempt":{}"#, context.attempt()));
@@ -35,6 +36,15 @@ pub fn line(level: &str, message: &str, context: Option<&Context>, more: &[(&str
     line.push_str("}\n");
     // Nothing can be done about a log that takes no more.
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+/// The id of the trace in a `traceparent`, `00-<32 digits>-<16 digits>-<flags>`.
+fn trace_of(traceparent: &str) -> Option<&str> {
+    let mut parts = traceparent.split('-');
+    let id = parts.nth(1)?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_id = id.len() == 32 && id.bytes().all(is_digit);
+    (parts.next().is_some() && is_id).then_some(id)
 }
 
 fn put(line: &mut String, name: &str, value: &str) {
@@ -72,6 +82,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_trace_is_named_by_its_parent() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let sound = format!("00-{id}-b7ad6b7169203331-01");
+        assert_eq!(trace_of(&sound), Some(id));
+        for no_trace in ["", "00", id, &format!("00-{id}"), "00-a-b-c"] {
+            assert_eq!(trace_of(no_trace), None, "{no_trace}");
+        }
+    }
 
     #[test]
     fn times_are_civil() {

@@ -227,10 +227,24 @@ impl Head {
 
 pub(crate) const TOO_LARGE: Refusal = Refusal::new(413, "the body is over 8 MiB");
 
+/// Whether a body of this type is JSON: by its name, or by its suffix (RFC 6839).
 pub(crate) fn is_json(content_type: &[u8]) -> bool {
+    let kind = essence(content_type).to_ascii_lowercase();
+    let subtype = kind.strip_prefix(b"application/").unwrap_or_default();
+    subtype == b"json"
+        || subtype
+            .strip_suffix(b"+json")
+            .is_some_and(|name| !name.is_empty())
+}
+
+/// Whether it is `application/json` itself, which has no type of its own to be told.
+pub(crate) fn is_plain_json(content_type: &[u8]) -> bool {
+    essence(content_type).eq_ignore_ascii_case(b"application/json")
+}
+
+fn essence(content_type: &[u8]) -> &[u8] {
     let kind = content_type.split(|byte| *byte == b';').next();
-    let kind = kind.unwrap_or_default().trim_ascii();
-    kind.eq_ignore_ascii_case(b"application/json")
+    kind.unwrap_or_default().trim_ascii()
 }
 
 pub(crate) fn digits(value: &[u8]) -> Option<u64> {
@@ -242,6 +256,27 @@ pub(crate) fn digits(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_told_by_name_and_suffix() {
+        for (content_type, json, plain) in [
+            ("application/json", true, true),
+            ("Application/JSON ; charset=utf-8", true, true),
+            ("application/vnd.api+json; ext=a", true, false),
+            ("application/problem+JSON", true, false),
+            ("application/+json", false, false),
+            ("application/jsonl", false, false),
+            ("image/a+json", false, false),
+            ("", false, false),
+        ] {
+            let bytes = content_type.as_bytes();
+            assert_eq!(
+                (is_json(bytes), is_plain_json(bytes)),
+                (json, plain),
+                "{content_type}"
+            );
+        }
+    }
 
     fn status(head: &str) -> u16 {
         match parse(head.as_bytes()) {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -81,7 +81,7 @@ pub(crate) async fn listen(
     let code = tokio::select! {
         result = initialise(init) => match result {
             Ok(()) => {
-                birth.ready = SystemTime::now();
+                birth = birth.ready_now();
                 pod.ready(birth.init_ms());
                 log::line("info", "ready", None, &[("address", &address)]);
                 if let Some(url) = ready_url {

@@ -221,6 +221,42 @@ fn told_to_stop_it_reports_nothing() {
 }
 
 #[test]
+fn a_job_that_cannot_begin_says_why_and_when_it_was_not_ready() {
+    let peer = Peer::start(&[NO_CONTENT]);
+    let body = payload("1");
+    let env = [("INVOCATION_PAYLOAD", body.as_str())];
+    let mut job = start("nobody", &peer, &env);
+    assert_eq!(job.exit().code(), Some(0), "{}", job.said());
+    let result = peer.next().json();
+    assert_eq!(result["error"]["code"], "HANDLER_ERROR");
+    let message = result["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("FUNCTION_HANDLER"), "{message}");
+    let times = result.as_object().expect("an object");
+    assert!(times["startedAt"].is_u64() && times["loadedAt"].is_u64());
+    assert!(!times.contains_key("readyAt"), "{result}");
+
+    let scratch = Scratch::new();
+    let gate = scratch.path("gate");
+    std::fs::write(&gate, "no such table").expect("the gate opens");
+    let fails = [env[0], ("INIT_GATE", gate.to_str().expect("UTF-8"))];
+    let mut job = start("echo", &peer, &fails);
+    assert_eq!(job.exit().code(), Some(0), "{}", job.said());
+    let result = peer.next().json();
+    let error = &result["error"];
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&json!("HANDLER_ERROR"), &json!("no such table"))
+    );
+    assert!(
+        !result
+            .as_object()
+            .expect("an object")
+            .contains_key("readyAt")
+    );
+    assert!(peer.rest().is_empty());
+}
+
+#[test]
 fn what_is_missing_stops_the_start() {
     let peer = Peer::start(&[NO_CONTENT]);
     let mut job = start("echo", &peer, &[("EXECUTION_ID", "")]);

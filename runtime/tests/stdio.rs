@@ -78,6 +78,119 @@ fn the_call_is_in_the_environment() {
 }
 
 #[test]
+fn the_whole_envelope_where_it_is_asked_for() {
+    let body = br#"{ "input":{"a":[1.50]}, "metadata":{"m":"n"}, "more":1 }"#;
+    for asked in [("WATCHDOG_STDIN", "envelope"), ("WARM", "true")] {
+        let pod = pod_with("cat", &[asked]);
+        let mut wire = pod.connect();
+        let answer = wire.call("POST", "/invoke", &[JSON], body);
+        assert_eq!(answer.body, body, "byte for byte");
+        let raw = wire.call("POST", "/invoke", &[("Content-Type", "a/b")], b"[1]");
+        assert_eq!(raw.text(), "[1]");
+        let wrong = wire.call("POST", "/invoke", &[JSON], b"[1]");
+        assert_eq!(wrong.code(), "BAD_INPUT");
+    }
+    let pod = pod_with("cat", &[("WARM", "true"), ("WATCHDOG_STDIN", "input")]);
+    assert_eq!(pod.invoke("7").text(), "7");
+}
+
+/// What the original's programs write where they choose a status of their own.
+#[test]
+fn an_output_with_a_status_of_its_own() {
+    let text = r#"
+        status=$(sed 's/[^0-9]//g')
+        echo '{"__nanofaas_envelope__":true,"output":{"error":"so"},"statusCode":'$status'}'"#;
+    let envelope = pod_with(text, &[("WATCHDOG_STDIN", "envelope")]);
+    assert_eq!(envelope.invoke("201").text(), r#"{"error":"so"}"#);
+    let answer = envelope.invoke("422");
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (500, "HANDLER_ERROR")
+    );
+    assert_eq!(answer.message(), "the function answered 422: so");
+    assert_eq!(envelope.invoke("777").code(), "BAD_OUTPUT");
+    // Programs that get the input alone know nothing of it.
+    let answer = pod(text).invoke("422");
+    assert_eq!(answer.json()["statusCode"], 422);
+}
+
+const FILE: (&str, &str) = ("EXECUTION_MODE", "FILE");
+
+#[test]
+fn two_files_will_do_as_well() {
+    let text = r#"
+        test -t 0 || cat > "$D/stdin"
+        echo "not the output"
+        case $(cat "$INPUT_FILE") in
+            *'"input":0'*) exit 0 ;;
+            *'"input":3'*) echo why >&2; exit 3 ;;
+            *'"input":4'*) echo '{"a":' > "$OUTPUT_FILE" ;;
+            *'"input":5'*) head -c 6291457 /dev/zero > "$OUTPUT_FILE" ;;
+            *) cp "$INPUT_FILE" "$OUTPUT_FILE" ;;
+        esac
+        echo "$INPUT_FILE" > "$D/where""#;
+    let pod = pod_with(text, &[FILE]);
+    let body = br#"{"input":"a", "metadata":{"m":"n"}}"#;
+    let answer = pod.connect().call("POST", "/invoke", &[JSON], body);
+    assert_eq!(answer.body, body, "the whole envelope");
+    let folder = until_written(&pod.path("where"));
+    let folder = std::path::Path::new(folder.trim()).parent().expect("one");
+    until("its folder is gone", || (!folder.exists()).then_some(()));
+    assert!(std::fs::read(pod.path("stdin")).expect("read").is_empty());
+    for (input, status, code, part) in [
+        ("0", 500, "BAD_OUTPUT", "OUTPUT_FILE"),
+        ("3", 500, "HANDLER_ERROR", "exited with status 3: why"),
+        ("4", 500, "BAD_OUTPUT", "to OUTPUT_FILE"),
+        ("5", 500, "OUTPUT_TOO_LARGE", "6291456"),
+    ] {
+        let answer = pod.invoke(input);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+        assert!(answer.message().contains(part), "{}", answer.message());
+    }
+    // Calls at once have files of their own.
+    std::thread::scope(|scope| {
+        for client in 10..18 {
+            let pod = &pod;
+            scope.spawn(move || {
+                let body = format!(r#"{{"input":{client}}}"#);
+                assert_eq!(pod.invoke(&client.to_string()).text(), body);
+            });
+        }
+    });
+}
+
+#[test]
+fn files_at_fixed_places_serve_one_call_at_a_time() {
+    let scratch = Scratch::new();
+    let file = |name: &str| scratch.path(name).to_str().expect("UTF-8").to_owned();
+    let (input, output) = (file("in.json"), file("out.json"));
+    // It knows the places by heart; two at once would see each other's mark.
+    let text = format!(
+        "test -e '{output}' && exit 9; mkdir '{0}.mark' || exit 8; sleep 0.02; \
+         cp '{input}' '{output}'; rmdir '{0}.mark'",
+        output
+    );
+    let script = scratch.script(&text);
+    let line = ["--", script.to_str().expect("UTF-8")];
+    let env = [
+        FILE,
+        ("INPUT_FILE", input.as_str()),
+        ("OUTPUT_FILE", &output),
+    ];
+    let pod = Program::start_in(scratch, &watchdog(), &line, &env);
+    pod.until_up();
+    std::thread::scope(|scope| {
+        for client in 0..6 {
+            let pod = &pod;
+            scope.spawn(move || {
+                let body = format!(r#"{{"input":{client}}}"#);
+                assert_eq!(pod.invoke(&client.to_string()).text(), body);
+            });
+        }
+    });
+}
+
+#[test]
 fn a_command_line_will_do_as_well() {
     let env = [
         STDIO,
@@ -114,9 +227,8 @@ fn an_exit_status_is_an_error_with_the_last_lines() {
         (answer.status, answer.code().as_str()),
         (500, "HANDLER_ERROR")
     );
-    let message = answer.message();
-    assert!(message.contains("status 3"), "{message}");
-    assert!(message.contains("first\nwent wrong"), "{message}");
+    let words = "the program exited with status 3: first\nwent wrong";
+    assert_eq!(answer.message(), words);
     pod.until_said("went wrong");
 }
 
@@ -162,7 +274,11 @@ fn a_kill_from_elsewhere_is_called_oom() {
     assert_eq!(answer.code(), "OOM");
     let answer = pod("kill -15 $$").invoke("1");
     assert_eq!(answer.code(), "HANDLER_ERROR");
-    assert!(answer.message().contains("SIGTERM"), "{}", answer.message());
+    let words = "the program was ended by signal 15 (SIGTERM)";
+    assert_eq!(answer.message(), words);
+    let answer = pod("echo bye >&2; kill -11 $$").invoke("1");
+    let words = "the program was ended by signal 11 (SIGSEGV): bye";
+    assert_eq!(answer.message(), words);
 }
 
 /// A script with a child, a grandchild, and a stray that left the group.
@@ -302,8 +418,8 @@ fn a_program_that_is_not_there_stops_the_start() {
         (&["cat"], &[STDIO], "--"),
         (
             &["--", "cat"],
-            &[("EXECUTION_MODE", "FILE")],
-            "HTTP or STDIO",
+            &[("EXECUTION_MODE", "SOCKET")],
+            "HTTP, STDIO or FILE",
         ),
     ] {
         let mut pod = Program::start(&watchdog(), arguments, env);
@@ -333,6 +449,34 @@ fn a_job_runs_the_program_once() {
         env.contains("EXECUTION_ID=e1") && !env.contains("s3cret"),
         "{env}"
     );
+}
+
+#[test]
+fn a_jobs_own_end_is_its_result() {
+    for (text, code, message) in [
+        (
+            "echo why >&2; exit 3",
+            "HANDLER_ERROR",
+            "the program exited with status 3: why",
+        ),
+        ("kill -9 $$", "OOM", "signal 9 (SIGKILL)"),
+        ("echo no JSON", "BAD_OUTPUT", "on stdout"),
+    ] {
+        let peer = Peer::start(&[NO_CONTENT]);
+        let callback = peer.url("/executions");
+        let env = [
+            ("CALLBACK_URL", callback.as_str()),
+            ("EXECUTION_ID", "e1"),
+            ("INVOCATION_PAYLOAD", r#"{"input":1}"#),
+        ];
+        let mut job = start(text, &env);
+        assert_eq!(job.exit().code(), Some(0), "{}", job.said());
+        let error = peer.next().json()["error"].clone();
+        assert_eq!(error["code"], code);
+        let said = error["message"].as_str().expect("a message");
+        assert!(said.contains(message), "{said}");
+        assert!(peer.rest().is_empty(), "told once");
+    }
 }
 
 #[test]

@@ -65,17 +65,48 @@ fn a_program_that_died_is_started_anew() {
     assert!(pod.said().contains("SIGKILL"), "{}", pod.said());
 }
 
+/// Runs a script until the watchdog gives up: how often that was, and what it said last.
+fn gives_up(script: &str) -> (usize, String) {
+    let scratch = Scratch::new();
+    let serves = script.contains("PROGRAM");
+    let script = scratch.script(script);
+    let (folder, program) = (path(&scratch.path("")), path(&several()));
+    let peer = Peer::start(&[NO_CONTENT]);
+    let ready = peer.url("/ready");
+    let env = [
+        ("EXECUTION_MODE", "HTTP"),
+        ("FUNCTION_HANDLER", "facts"),
+        ("NANOFAAS_READY_URL", &ready),
+        ("D", &folder),
+        ("PROGRAM", &program),
+    ];
+    let mut pod = Program::start_in(scratch, &watchdog(), &["--", &path(&script)], &env);
+    if serves {
+        peer.next();
+        kill(pid_of(&pod), Signal::SIGKILL).expect("it lives");
+    }
+    assert_eq!(pod.exit().code(), Some(1));
+    let runs = until_written(&pod.path("runs")).lines().count();
+    let said = pod.said();
+    (runs, said.lines().last().expect("a line").to_owned())
+}
+
+#[test]
+fn a_program_that_cannot_begin_ends_the_watchdog_at_once() {
+    let (runs, last) = gives_up(r#"echo run >> "$D/runs"; echo 'no config' >&2; exit 7"#);
+    assert_eq!(runs, 1);
+    for part in ["before it served", "status 7", "no config"] {
+        assert!(last.contains(part), "{last}");
+    }
+}
+
 #[test]
 fn a_crash_loop_ends_the_watchdog() {
-    let scratch = Scratch::new();
-    let script = scratch.script(r#"echo run >> "$D/runs"; echo 'no config' >&2; exit 7"#);
-    let folder = path(&scratch.path(""));
-    let env = [("EXECUTION_MODE", "HTTP"), ("D", &folder)];
-    let mut pod = Program::start_in(scratch, &watchdog(), &["--", &path(&script)], &env);
-    assert_eq!(pod.exit().code(), Some(1));
-    assert_eq!(until_written(&pod.path("runs")).lines().count(), 5);
-    let said = pod.said();
-    let last = said.lines().last().expect("a line");
+    let serves_once = r#"echo run >> "$D/runs"
+        [ "$(wc -l < "$D/runs")" = 1 ] && exec "$PROGRAM"
+        echo 'no config' >&2; exit 7"#;
+    let (runs, last) = gives_up(serves_once);
+    assert_eq!(runs, 5);
     for part in ["crash loop", "status 7", "no config"] {
         assert!(last.contains(part), "{last}");
     }
@@ -190,8 +221,165 @@ fn a_job_is_one_call_to_the_program() {
     assert_eq!(job.exit().code(), Some(0));
     let error = peer.next().json()["error"].clone();
     let message = error["message"].as_str().expect("a message");
+    assert_eq!(error["code"], "HANDLER_ERROR");
     assert!(
-        message.contains("status 2") && message.contains("FUNCTION_HANDLER"),
+        message.starts_with("the program exited with status 2 before it served: ")
+            && message.contains("FUNCTION_HANDLER"),
         "{message}"
     );
+}
+
+/// A server on `PORT` alone, whose input says what becomes of each call: `wait`, `exit` with a status,
+/// `kill` by a signal, `close`, or an answer's status and body.
+const ENDS: &str = r#"
+import http.server, json, os, sys, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer(200, b"{}")
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        how = json.loads(body)["input"]
+        if how == "wait":
+            open(os.environ["D"] + "/waits", "a").write("x")
+            threading.Event().wait()
+        if how[0] == "exit":
+            print("its last line", file=sys.stderr, flush=True)
+            os._exit(how[1])
+        if how[0] == "kill":
+            os.kill(os.getpid(), how[1])
+        if how[0] == "close":
+            self.close_connection = True
+            return
+        self.answer(how[0], json.dumps(how[1]).encode())
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+/// The watchdog over `ENDS`; the tests' other programs are Rust, and none ends like that.
+fn start_ends(more: &[(&str, &str)]) -> Program {
+    let scratch = Scratch::new();
+    let program = scratch.path("ends.py");
+    std::fs::write(&program, ENDS).expect("a program");
+    let (program, folder) = (path(&program), path(&scratch.path("")));
+    let mut env = vec![("EXECUTION_MODE", "HTTP"), ("D", folder.as_str())];
+    env.extend_from_slice(more);
+    let line = ["--", "python3", program.as_str()];
+    Program::start_in(scratch, &watchdog(), &line, &env)
+}
+
+#[test]
+fn a_relayed_programs_end_answers_its_calls_at_once() {
+    let pod = start_ends(&[]);
+    for (how, status, code, message) in [
+        (
+            r#"["exit",3]"#,
+            502,
+            "POD_LOST",
+            "the program exited with status 3",
+        ),
+        (
+            r#"["kill",11]"#,
+            502,
+            "POD_LOST",
+            "the program was ended by signal 11 (SIGSEGV)",
+        ),
+        (
+            r#"["kill",9]"#,
+            500,
+            "OOM",
+            "the program was ended by signal 9 (SIGKILL), most likely for its memory",
+        ),
+    ] {
+        pod.until_up();
+        let _ = std::fs::remove_file(pod.path("waits"));
+        let mut waits: Vec<_> = (0..3).map(|_| pod.connect()).collect();
+        for (number, wire) in waits.iter_mut().enumerate() {
+            wire.send_invoke("\"wait\"", &[("X-Execution-Id", &format!("e{number}"))]);
+        }
+        until("they run", || {
+            let waits = std::fs::read(pod.path("waits")).ok()?;
+            (waits.len() == 3).then_some(())
+        });
+        let answer = pod.invoke(how);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+        assert_eq!(answer.message(), message);
+        assert_eq!(answer.header("connection"), Some("close"));
+        for (number, wire) in waits.iter_mut().enumerate() {
+            let answer = wire.answer();
+            assert_eq!((answer.status, answer.code().as_str()), (status, code));
+            let id = format!("e{number}");
+            assert_eq!(answer.header("x-execution-id"), Some(id.as_str()));
+            assert!(wire.closed());
+        }
+    }
+    // A connection that the program closes while it goes on is closed, and says nothing.
+    pod.until_up();
+    let mut wire = pod.connect();
+    wire.send_invoke(r#"["close"]"#, &[]);
+    assert!(wire.closed());
+    assert_eq!(pod.invoke(r#"[200,"on"]"#).text(), "\"on\"");
+}
+
+#[test]
+fn a_relayed_program_that_is_stopped_answers_its_calls() {
+    let mut pod = start_ends(&[]);
+    pod.until_up();
+    let mut wire = pod.connect();
+    wire.send_invoke("\"wait\"", &[]);
+    until_written(&pod.path("waits"));
+    // Python has no handler for it: the program ends at once.
+    pod.signal(Signal::SIGTERM);
+    let answer = wire.answer();
+    assert_eq!((answer.status, answer.code().as_str()), (502, "POD_LOST"));
+    let words = "the program was ended by signal 15 (SIGTERM)";
+    assert_eq!(answer.message(), words);
+    assert_eq!(pod.exit().code(), Some(0));
+}
+
+#[test]
+fn a_jobs_program_that_ends_in_the_call_is_lost() {
+    for (how, code, message) in [
+        (
+            r#"["exit",3]"#,
+            "POD_LOST",
+            "the program exited with status 3: its last line",
+        ),
+        ("[\"kill\",9]", "OOM", "was ended by signal 9 (SIGKILL)"),
+        ("[\"close\"]", "POD_LOST", "closed before the answer"),
+        (
+            r#"[500,{"error":{"code":"MINE","message":"so"}}]"#,
+            "MINE",
+            "so",
+        ),
+        (
+            r#"[400,{"detail":"not that"}]"#,
+            "HANDLER_ERROR",
+            "not that",
+        ),
+        (r#"[422,{"error":"no"}]"#, "HANDLER_ERROR", "no"),
+        (r#"[500,[1]]"#, "HANDLER_ERROR", "[1]"),
+    ] {
+        let peer = Peer::start(&[NO_CONTENT]);
+        let callback = peer.url("/1.s3cret");
+        let payload = format!(r#"{{"input":{how}}}"#);
+        let mut job = start_ends(&[
+            ("CALLBACK_URL", &callback),
+            ("EXECUTION_ID", "e1"),
+            ("INVOCATION_PAYLOAD", &payload),
+            ("NANOFAAS_SOCKET", ""),
+        ]);
+        assert_eq!(job.exit().code(), Some(0), "{}", job.said());
+        let error = peer.next().json()["error"].clone();
+        assert_eq!(error["code"], code, "{error}");
+        let said = error["message"].as_str().expect("a message");
+        assert!(said.contains(message), "{said}");
+        assert!(peer.rest().is_empty(), "told once");
+    }
 }

@@ -17,8 +17,18 @@ const OURS: [&str; 4] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    Stdio,
+    Stdio(Given),
+    File,
     Http,
+}
+
+/// What a program has on its stdin where the call's body is JSON (`WATCHDOG_STDIN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// The envelope's `input`.
+    Input,
+    /// The whole body: `{"input":…,"metadata":…}`.
+    Envelope,
 }
 
 /// A program and its arguments; there is at least the program.
@@ -34,12 +44,14 @@ impl CommandLine {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<(Self, Mode), String> {
         let get = |name: &str| env(name).filter(|value| !value.is_empty());
-        let mode = match get("EXECUTION_MODE").as_deref() {
-            None | Some("HTTP") => Mode::Http,
-            Some("STDIO") => Mode::Stdio,
-            Some(other) => {
+        let mode = get("EXECUTION_MODE").unwrap_or_else(|| "HTTP".to_owned());
+        let mode = match mode.to_ascii_uppercase().as_str() {
+            "HTTP" => Mode::Http,
+            "STDIO" => Mode::Stdio(read_given(&get)?),
+            "FILE" => Mode::File,
+            _ => {
                 return Err(format!(
-                    "EXECUTION_MODE must be HTTP or STDIO, is {other:?}"
+                    "EXECUTION_MODE must be HTTP, STDIO or FILE, is {mode:?}"
                 ));
             }
         };
@@ -60,7 +72,7 @@ impl CommandLine {
         Ok((Self { words }, mode))
     }
 
-    /// Ready to be spawned, with the streams that are asked for.
+    /// Ready to be spawned; its stdin is empty and its stdout ours where nothing else is asked for.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
@@ -97,6 +109,22 @@ impl CommandLine {
     }
 }
 
+/// Images that were made for the original's watchdog have `WARM=true`, and their programs read the
+/// whole envelope.
+fn read_given(get: &impl Fn(&str) -> Option<String>) -> Result<Given, String> {
+    match get("WATCHDOG_STDIN").as_deref() {
+        Some("input") => Ok(Given::Input),
+        Some("envelope") => Ok(Given::Envelope),
+        Some(other) => Err(format!(
+            "WATCHDOG_STDIN must be input or envelope, is {other:?}"
+        )),
+        None => match get("WARM").as_deref() {
+            Some("1" | "true" | "TRUE" | "yes" | "YES") => Ok(Given::Envelope),
+            _ => Ok(Given::Input),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +143,8 @@ mod tests {
     fn arguments_go_before_the_environment() {
         let set = [("WATCHDOG_CMD", "a | b"), ("EXECUTION_MODE", "STDIO")];
         let (words, mode) = read(&["--", "x", "-y"], &set).expect("sound");
-        assert_eq!((words.join(" ").as_str(), mode), ("x -y", Mode::Stdio));
+        let stdio = Mode::Stdio(Given::Input);
+        assert_eq!((words.join(" ").as_str(), mode), ("x -y", stdio));
         let (words, mode) = read(&[], &set[..1]).expect("sound");
         assert_eq!(
             (words.join(" ").as_str(), mode),
@@ -130,8 +159,27 @@ mod tests {
         assert!(read(&["--"], &[]).is_err());
         let message = read(&["x"], &[]).expect_err("no dashes");
         assert!(message.contains("--") && message.contains('x'), "{message}");
-        let set = [("EXECUTION_MODE", "FILE"), ("WATCHDOG_CMD", "a")];
+        let set = [("EXECUTION_MODE", "SOCKET"), ("WATCHDOG_CMD", "a")];
         let message = read(&[], &set).expect_err("no such mode");
-        assert!(message.contains("HTTP or STDIO"), "{message}");
+        assert!(message.contains("HTTP, STDIO or FILE"), "{message}");
+        let set = [("EXECUTION_MODE", "STDIO"), ("WATCHDOG_STDIN", "json")];
+        let message = read(&[], &set).expect_err("no such choice");
+        assert!(message.contains("input or envelope"), "{message}");
+    }
+
+    #[test]
+    fn stdin_has_the_input_unless_more_is_asked_for() {
+        let given = |set: &[(&str, &str)]| {
+            let mut all = vec![("EXECUTION_MODE", "stdio"), ("WATCHDOG_CMD", "a")];
+            all.extend_from_slice(set);
+            read(&[], &all).expect("sound").1
+        };
+        assert_eq!(given(&[]), Mode::Stdio(Given::Input));
+        assert_eq!(given(&[("WARM", "false")]), Mode::Stdio(Given::Input));
+        assert_eq!(given(&[("WARM", "true")]), Mode::Stdio(Given::Envelope));
+        let asked = [("WATCHDOG_STDIN", "envelope")];
+        assert_eq!(given(&asked), Mode::Stdio(Given::Envelope));
+        let both = [("WATCHDOG_STDIN", "input"), ("WARM", "true")];
+        assert_eq!(given(&both), Mode::Stdio(Given::Input));
     }
 }

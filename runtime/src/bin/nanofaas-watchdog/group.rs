@@ -17,6 +17,8 @@ use nix::unistd::{Pid, getpgid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::ending::Ending;
+
 const END_ALL_WAIT: Duration = Duration::from_secs(5);
 
 /// When descendants that left their group and lost their parent are ended.
@@ -131,8 +133,8 @@ fn end_strays(live: &Live) {
 
 impl Leader {
     /// How the leader ended. The rest of its group has been sent SIGKILL then.
-    pub(crate) async fn ended(&mut self) -> io::Result<WaitStatus> {
-        (&mut self.ended).await.map_err(io::Error::other)
+    pub(crate) async fn ended(&mut self) -> Ending {
+        Ending((&mut self.ended).await.ok())
     }
 
     /// Signals the leader alone.

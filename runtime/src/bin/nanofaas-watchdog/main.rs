@@ -1,10 +1,14 @@
 //! Makes any program a function. `EXECUTION_MODE=STDIO`: one process per call, JSON on its stdin
-//! and stdout. `EXECUTION_MODE=HTTP`: the program serves by itself; this one starts it, watches it
-//! and starts it anew. No process outlives this one, however deep it was nested.
+//! and stdout; `FILE`: the same with two files. `EXECUTION_MODE=HTTP`: the program serves by itself;
+//! this one starts it, watches it and starts it anew. No process outlives this one, however deep it
+//! was nested.
 
 mod command;
+mod ending;
 mod group;
 mod tail;
+mod files;
+mod marked;
 mod stdio;
 mod supervise;
 mod relay;
@@ -15,6 +19,8 @@ use std::process::ExitCode;
 use nanofaas_runtime::{Handlers, log};
 
 use command::{CommandLine, Mode};
+use files::Places;
+use stdio::{Passing, Stdio};
 
 const USAGE: &str = "\
 Makes any program a function.
@@ -25,7 +31,10 @@ Without a program after -- the environment's WATCHDOG_CMD is run by /bin/sh -c.
 
 EXECUTION_MODE=STDIO  one process per call: the call's input is its stdin, JSON on its stdout is
                       the output; EXECUTION_ID, TRACE_ID, DISPATCH_ATTEMPT, TIMEOUT_MS and
-                      CONTENT_TYPE are in its environment
+                      CONTENT_TYPE are in its environment. WATCHDOG_STDIN=envelope: the whole
+                      {\"input\":…,\"metadata\":…} is its stdin
+EXECUTION_MODE=FILE   the same with two files: the whole envelope is in INPUT_FILE, and JSON in
+                      OUTPUT_FILE is the output
 EXECUTION_MODE=HTTP   the program serves POST /invoke and GET /health on PORT or NANOFAAS_SOCKET;
                       it is started anew when it ends (the default)
 ";
@@ -53,7 +62,15 @@ fn main() -> ExitCode {
     let found = line.clone();
     let handlers = handlers.init(move || found.check());
     let code = match (mode, one_call) {
-        (Mode::Stdio, _) => nanofaas_runtime::serve(handlers.add("stdio", stdio::Stdio::new(line))),
+        (Mode::Stdio(given), _) => {
+            let stdio = Stdio::new(line, Passing::Pipes(given));
+            nanofaas_runtime::serve(handlers.add("stdio", stdio))
+        }
+        (Mode::File, _) => {
+            let places = Places::read(|name| std::env::var(name).ok());
+            let file = Stdio::new(line, Passing::Files(places));
+            nanofaas_runtime::serve(handlers.add("file", file))
+        }
         (Mode::Http, true) => nanofaas_runtime::serve(handlers.add("http", once::Once::new(line))),
         (Mode::Http, false) => supervise::serve(&line),
     };

@@ -4,17 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nanofaas_runtime::client::{self, Answer, Request};
+use nanofaas_runtime::client::{self, Answer, Fault, Request};
 use nanofaas_runtime::{Context, Error, Handler, Input, Output, Running};
 use serde_json::Value;
+use tokio::time::{sleep, timeout};
 
 use crate::command::CommandLine;
 use crate::group::{Groups, Strays};
-use crate::supervise::{self, Address};
+use crate::supervise::{self, Address, LAST_WORDS};
 use crate::tail::Tail;
 
 /// The call's own deadline comes first.
 const CALL_WAIT: Duration = Duration::from_secs(3600);
+/// A program's connections close a moment before its end is known.
+const FATE_WAIT: Duration = Duration::from_millis(250);
+const MESSAGE_BYTES_MAX: usize = 1024;
 
 pub(crate) struct Once {
     line: Arc<CommandLine>,
@@ -40,41 +44,37 @@ async fn call(line: &CommandLine, input: &Input, context: &Context) -> Result<Ou
     let address = Address::private().map_err(Error::new)?;
     let tail = Tail::default();
     let mut leader = supervise::start(line, &groups, &address, &tail).map_err(Error::new)?;
-    let answered = async {
-        address.relayed_until_ready().await;
-        ask(&address, input, context).await
-    };
+    tokio::select! {
+        biased;
+        _ = address.relayed_until_ready() => {}
+        ending = leader.ended() => {
+            sleep(LAST_WORDS).await;
+            let said = format!(" before it served{}", tail.suffix());
+            return Err(ending.failed(&said));
+        }
+    }
     let answer = tokio::select! {
         biased;
-        answer = answered => answer?,
-        ended = leader.ended() => {
-            let program = line.program();
-            let how = match ended? {
-                nix::sys::wait::WaitStatus::Exited(_, code) => format!("status {code}"),
-                other => format!("{other:?}"),
-            };
-            let said = tail.suffix();
-            let message = format!("{program} ended before it answered ({how}){said}");
-            return Err(Error::new(message));
+        answer = ask(&address, input, context) => answer,
+        ending = leader.ended() => {
+            sleep(LAST_WORDS).await;
+            return Err(ending.lost(&tail.suffix()));
         }
     };
-    match answer.status {
-        200..300 => output(answer),
-        _ => Err(failure(&answer)),
+    match answer {
+        Ok(answer) if matches!(answer.status, 200..300) => output(answer),
+        Ok(answer) => Err(failure(&answer)),
+        Err(fault) => match timeout(FATE_WAIT, leader.ended()).await {
+            Ok(ending) => {
+                sleep(LAST_WORDS).await;
+                Err(ending.lost(&tail.suffix()))
+            }
+            Err(_) => Err(unanswered(&fault)),
+        },
     }
 }
 
-async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answer, Error> {
-    let body = match input.is_json() {
-        true => {
-            let mut body = br#"{"input":"#.to_vec();
-            body.extend_from_slice(input.bytes());
-            let metadata = serde_json::to_string(&context.metadata())?;
-            body.extend_from_slice(format!(r#","metadata":{metadata}}}"#).as_bytes());
-            body
-        }
-        false => input.bytes().to_vec(),
-    };
+async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answer, Fault> {
     let attempt = context.attempt().to_string();
     let left = context.remaining_ms().unwrap_or(0).to_string();
     let mut headers = vec![
@@ -85,7 +85,7 @@ async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answ
     headers.extend(context.execution_id().map(|id| ("X-Execution-Id", id)));
     headers.extend(context.trace_id().map(|id| ("X-Trace-Id", id)));
     let url = address.url("/invoke");
-    Ok(client::request(&url, Request::post(&headers, &body), CALL_WAIT).await?)
+    client::request(&url, Request::post(&headers, input.body()), CALL_WAIT).await
 }
 
 fn output(answer: Answer) -> Result<Output, Error> {
@@ -102,14 +102,39 @@ fn output(answer: Answer) -> Result<Output, Error> {
     }
 }
 
-/// `{"code","message"}`, `{"error":"text"}`, or whatever else the program said.
+/// The program goes on, and there is no answer that can be used.
+fn unanswered(fault: &Fault) -> Error {
+    match fault {
+        Fault::Answer(why) => Error::bad_output(format!("the program's answer: {why}")),
+        other => Error::pod_lost(format!("the program did not answer: {other}")),
+    }
+}
+
+/// `{"code","message"}`, `{"error":{"code","message"}}`, `{"error":"text"}`, `{"detail":"text"}`, or
+/// whatever else the program said.
 fn failure(answer: &Answer) -> Error {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
-    let message = text("message").or_else(|| text("error"));
-    let message = message.unwrap_or_else(|| format!("the program answered {}", answer.status));
-    match text("code") {
+    let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
+    let inner = body.get("error").filter(|error| error.is_object());
+    let inner = inner.unwrap_or(&body);
+    let message = ["message", "error", "detail"]
+        .into_iter()
+        .find_map(|name| text(inner, name));
+    let message = message
+        .or_else(|| plain(&answer.body))
+        .unwrap_or_else(|| format!("the program answered {}", answer.status));
+    match text(inner, "code") {
         Some(code) => Error::with_code(code, message),
         None => Error::new(message),
     }
+}
+
+/// The beginning of a body that is text.
+fn plain(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    let mut cut = text.len().min(MESSAGE_BYTES_MAX);
+    while !text.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    (cut > 0).then(|| text[..cut].to_owned())
 }

@@ -1,17 +1,23 @@
 //! Joins the platform's Unix socket to a program that listens on a port alone. It reads no request:
-//! the runtime's `forward` does. Called by `supervise`, where there is such a program; all others are
-//! called directly.
+//! the runtime's `forward` does. A call that the program had when it ended is answered at once, with
+//! how it ended. Called by `supervise`, where there is such a program; all others are called directly.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nanofaas_runtime::{forward, log};
+use nanofaas_runtime::{Error, forward, log};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 const CONNECTIONS_MAX: usize = 1024;
+/// A program's connections close a moment before its end is known.
+const FATE_WAIT: Duration = Duration::from_millis(250);
+
+/// How the program ended, once it has, as its calls are told.
+pub(crate) type Fate = watch::Receiver<Option<Error>>;
 
 /// A socket whose connections go on to a port; closed when it is dropped.
 pub(crate) struct Relay {
@@ -19,9 +25,9 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    pub(crate) fn open(socket: &Path, port: u16) -> std::io::Result<Self> {
+    pub(crate) fn open(socket: &Path, port: u16, fate: Fate) -> std::io::Result<Self> {
         let listener = UnixListener::bind(socket)?;
-        let task = tokio::spawn(accept(listener, port));
+        let task = tokio::spawn(accept(listener, port, fate));
         Ok(Self { task })
     }
 }
@@ -32,13 +38,14 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: UnixListener, port: u16) {
+async fn accept(listener: UnixListener, port: u16, fate: Fate) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Ok(held) = Arc::clone(&room).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let fate = fate.clone();
                 tokio::spawn(async move {
-                    join(stream, port).await;
+                    join(stream, port, fate).await;
                     drop(held);
                 });
             }
@@ -56,12 +63,18 @@ async fn accept(listener: UnixListener, port: u16) {
 }
 
 /// Whichever side closes, or fails, the other one sees it.
-async fn join(platform: UnixStream, port: u16) {
-    let Ok(program) = TcpStream::connect(("127.0.0.1", port)).await else {
-        return;
-    };
+async fn join(platform: UnixStream, port: u16, fate: Fate) {
+    let program = TcpStream::connect(("127.0.0.1", port)).await;
     // Without it small writes would wait for each other's acknowledgement.
-    if program.set_nodelay(true).is_ok() {
-        let _ = forward::forward(platform, program).await;
-    }
+    let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
+    // An error is one of the connections' ends; both close with it.
+    let _ = match program {
+        Ok(program) => forward::forward(platform, program, told(fate)).await,
+        Err(_) => forward::not_started(platform).await,
+    };
+}
+
+async fn told(mut fate: Fate) -> Option<Error> {
+    let told = timeout(FATE_WAIT, fate.wait_for(Option::is_some)).await;
+    told.ok()?.ok()?.clone()
 }

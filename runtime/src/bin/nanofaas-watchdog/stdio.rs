@@ -1,5 +1,6 @@
-//! STDIO mode: one process per call. Input on stdin, JSON on stdout; whatever the process left
-//! behind ends with it. It never keeps a process for a second call. Called by the runtime.
+//! STDIO and FILE mode: one process per call. Input on stdin and JSON on stdout, or both in files;
+//! what the process left behind ends with it. It never keeps a process for a second call. Called by
+//! the runtime.
 
 use std::os::fd::OwnedFd;
 use std::process::Stdio as Pipe;
@@ -7,18 +8,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nanofaas_runtime::{Context, Error, Handler, Input, Output, Running, log};
-use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time::timeout;
 
-use crate::command::CommandLine;
+use crate::command::{CommandLine, Given};
+use crate::files::{Files, Places};
 use crate::group::{Groups, Started, Strays};
+use crate::marked;
 use crate::tail::Tail;
 
 /// The most that the platform takes (`--max-response`).
-const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
+pub(crate) const OUTPUT_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// For what is still in the pipes when the process has ended.
 const PIPES_WAIT: Duration = Duration::from_secs(2);
 
@@ -26,17 +27,28 @@ pub(crate) struct Stdio {
     program: Arc<Program>,
 }
 
+/// How a call gets to the program and its output back.
+pub(crate) enum Passing {
+    /// On stdin and stdout.
+    Pipes(Given),
+    Files(Places),
+}
+
 struct Program {
     line: CommandLine,
+    passing: Passing,
     /// Made by the first call, within the runtime.
     groups: OnceLock<Groups>,
 }
 
 impl Stdio {
-    pub(crate) fn new(line: CommandLine) -> Self {
-        let groups = OnceLock::new();
+    pub(crate) fn new(line: CommandLine, passing: Passing) -> Self {
         Self {
-            program: Arc::new(Program { line, groups }),
+            program: Arc::new(Program {
+                line,
+                passing,
+                groups: OnceLock::new(),
+            }),
         }
     }
 }
@@ -59,7 +71,11 @@ impl Program {
     }
 
     async fn run(&self, input: Input, context: Context) -> Result<Output, Error> {
-        let mut started = self.start(&input, &context)?;
+        let files = match &self.passing {
+            Passing::Files(places) => Some(places.take(&input).await?),
+            Passing::Pipes(_) => None,
+        };
+        let mut started = self.start(&input, &context, files.as_ref())?;
         let tail = Tail::default();
         let (stdin, stdout, stderr) = (
             started.stdin.take(),
@@ -73,7 +89,7 @@ impl Program {
         let pipes = async {
             let fed = async {
                 if let Some(stdin) = stdin {
-                    feed(stdin.into(), input.bytes()).await;
+                    feed(stdin.into(), self.given(&input)).await;
                 }
                 Ok(())
             };
@@ -93,26 +109,47 @@ impl Program {
             tokio::try_join!(read, fed, followed).map(|(output, (), ())| output)
         };
         tokio::pin!(pipes);
-        let (status, output) = tokio::select! {
-            status = leader.ended() => {
+        let (ending, output) = tokio::select! {
+            ending = leader.ended() => {
                 let rest = timeout(PIPES_WAIT, &mut pipes).await;
                 let held = |_| Error::new("a process that the program left holds its output open");
-                (status?, rest.map_err(held)??)
+                (ending, rest.map_err(held)??)
             }
             output = &mut pipes => {
                 let output = output?;
-                (leader.ended().await?, output)
+                (leader.ended().await, output)
             }
         };
-        self.outcome(status, output, &tail)
+        match (ending.is_well(), files) {
+            (false, _) => Err(ending.failed(&tail.suffix())),
+            (true, None) => self.output(output, "on stdout"),
+            (true, Some(files)) => self.output(files.read().await?, "to OUTPUT_FILE"),
+        }
     }
 
-    fn start(&self, input: &Input, context: &Context) -> Result<Started, Error> {
+    /// What the program gets of the body.
+    fn given<'a>(&self, input: &'a Input) -> &'a [u8] {
+        match self.passing {
+            Passing::Pipes(Given::Input) => input.bytes(),
+            Passing::Pipes(Given::Envelope) | Passing::Files(_) => input.body(),
+        }
+    }
+
+    fn start(
+        &self,
+        input: &Input,
+        context: &Context,
+        files: Option<&Files>,
+    ) -> Result<Started, Error> {
         let mut command = self.line.command();
+        command.stderr(Pipe::piped());
+        match files {
+            Some(files) => command
+                .env("INPUT_FILE", &files.input)
+                .env("OUTPUT_FILE", &files.output),
+            None => command.stdin(Pipe::piped()).stdout(Pipe::piped()),
+        };
         command
-            .stdin(Pipe::piped())
-            .stdout(Pipe::piped())
-            .stderr(Pipe::piped())
             .env_remove("NANOFAAS_SOCKET")
             .env("CONTENT_TYPE", input.content_type())
             .env("DISPATCH_ATTEMPT", context.attempt().to_string());
@@ -134,36 +171,24 @@ impl Program {
         started.map_err(|error| Error::new(format!("cannot start {program}: {error}")))
     }
 
-    fn outcome(&self, status: WaitStatus, output: Vec<u8>, tail: &Tail) -> Result<Output, Error> {
-        let program = self.line.program();
-        let said = tail.suffix();
-        match status {
-            WaitStatus::Exited(_, 0) => {
-                let begin = String::from_utf8_lossy(&output[..output.len().min(60)]).into_owned();
-                Output::json_bytes(output).map_err(|error| {
-                    let message = error.message();
-                    Error::bad_output(format!(
-                        "{program} must write one JSON value on stdout ({message}); \
-                         it wrote {begin:?}"
-                    ))
-                })
-            }
-            // A shell reports the signal that ended its last command as 128 + signal.
-            WaitStatus::Signaled(_, Signal::SIGKILL, _) | WaitStatus::Exited(_, 137) => {
-                let message = format!("{program} was killed, most likely for its memory{said}");
-                Err(Error::with_code("OOM", message))
-            }
-            WaitStatus::Exited(_, code) => Err(Error::new(format!(
-                "{program} exited with status {code}{said}"
-            ))),
-            WaitStatus::Signaled(_, signal, _) => {
-                Err(Error::new(format!("{program} was ended by {signal}{said}")))
-            }
-            other => Err(Error::new(format!(
-                "{program} ended in a strange way: {other:?}"
-            ))),
+    fn output(&self, written: Vec<u8>, place: &str) -> Result<Output, Error> {
+        let begin = String::from_utf8_lossy(&written[..written.len().min(60)]).into_owned();
+        let output = Output::json_bytes(written).map_err(|error| {
+            let message = error.message();
+            Error::bad_output(format!(
+                "the program must write one JSON value {place} ({message}); it wrote {begin:?}"
+            ))
+        })?;
+        match self.passing {
+            Passing::Pipes(Given::Input) => Ok(output),
+            Passing::Pipes(Given::Envelope) | Passing::Files(_) => marked::unwrap(output),
         }
     }
+}
+
+pub(crate) fn too_large(place: &str) -> Error {
+    let message = format!("the output is larger than {OUTPUT_BYTES_MAX} bytes (of {place})");
+    Error::with_code("OUTPUT_TOO_LARGE", message)
 }
 
 /// A program need not read its input: a closed pipe is no fault.
@@ -179,8 +204,7 @@ async fn read_output(pipe: OwnedFd) -> Result<Vec<u8>, Error> {
     let most = OUTPUT_BYTES_MAX as u64 + 1;
     pipe.take(most).read_to_end(&mut bytes).await?;
     if bytes.len() > OUTPUT_BYTES_MAX {
-        let message = "the program wrote more than 6 MiB on stdout";
-        return Err(Error::with_code("OUTPUT_TOO_LARGE", message));
+        return Err(too_large("stdout"));
     }
     Ok(bytes)
 }

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nanofaas_runtime::announce::{Birth, announce};
 use nanofaas_runtime::client::{self, Request, Url};
-use nanofaas_runtime::log;
+use nanofaas_runtime::{Error, log};
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitStatus;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::command::CommandLine;
+use crate::ending::Ending;
 use crate::group::{Groups, Leader, Strays};
-use crate::relay::Relay;
+use crate::relay::{Fate, Relay};
 use crate::tail::Tail;
 
 /// Ends in a row before it is called a crash loop, and the waits between them.
@@ -27,6 +28,8 @@ const SOUND_LIFE: Duration = Duration::from_secs(10);
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_millis(250);
 const PROBE_WAIT: Duration = Duration::from_secs(2);
+/// When a program has ended: what it said last may still be in the pipe, and its calls are answered.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
 /// The longest call there is (300 s) and the platform's own allowance.
 const STOP_WAIT: Duration = Duration::from_secs(310);
 
@@ -39,7 +42,7 @@ pub(crate) struct Address {
 }
 
 enum Life {
-    Ended(String),
+    Ended(Ending),
     Stopped,
 }
 
@@ -70,29 +73,37 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
     let address = Address::from_environment()?;
     let mut ready_url = std::env::var("NANOFAAS_READY_URL").ok();
     let mut ends = 0;
+    let mut has_served = false;
     loop {
         address.clear();
         let tail = Tail::default();
         let begun = Instant::now();
+        let (ended, fate) = watch::channel(None);
         // Open as long as the program lives, while it stops too.
         let mut relay = None;
         let mut leader = start(line, &groups, &address, &tail)?;
         let life = tokio::select! {
-            life = live(&mut leader, &address, &mut ready_url, &mut relay, started) => life,
+            life = live(&mut leader, &address, &mut ready_url, (&mut relay, &fate), started, &mut has_served) => life,
             _ = term.recv() => Life::Stopped,
             _ = int.recv() => Life::Stopped,
         };
-        let how = match life {
-            Life::Ended(how) => how,
-            Life::Stopped => return Ok(stop(leader).await),
+        let ending = match life {
+            Life::Ended(ending) => ending,
+            Life::Stopped => return Ok(stop(leader, &ended).await),
         };
+        ended.send_replace(Some(ending.lost("")));
         if begun.elapsed() >= SOUND_LIFE {
             ends = 0;
         }
         ends += 1;
-        // What it said last may still be in the pipe.
-        sleep(Duration::from_millis(20)).await;
-        let message = format!("{} {how}{}", line.program(), tail.suffix());
+        sleep(LAST_WORDS).await;
+        // From here on the platform finds no one at the socket: no call of it can begin.
+        drop(relay);
+        let message = format!("{} {ending}{}", line.program(), tail.suffix());
+        // One that cannot begin is no better the next time, and its calls wait.
+        if !has_served {
+            return Err(format!("it ended before it served: {message}"));
+        }
         if ends >= ENDS_MAX {
             return Err(format!("crash loop, {ends} times in a row: {message}"));
         }
@@ -113,8 +124,10 @@ pub(crate) fn start(
     tail: &Tail,
 ) -> Result<Leader, String> {
     let mut command = line.command();
+    // Spring Boot reads the second one.
     command
         .env("PORT", address.port.to_string())
+        .env("SERVER_PORT", address.port.to_string())
         .stderr(Stdio::piped());
     let mut started = groups
         .start(&mut command)
@@ -131,40 +144,42 @@ async fn live(
     leader: &mut Leader,
     address: &Address,
     ready_url: &mut Option<String>,
-    relay: &mut Option<Relay>,
+    (relay, fate): (&mut Option<Relay>, &Fate),
     started: SystemTime,
+    has_served: &mut bool,
 ) -> Life {
     let loaded = SystemTime::now();
     let serving = async {
         if address.relayed_until_ready().await {
-            *relay = address.open_relay();
+            *relay = address.open_relay(fate);
         }
+        *has_served = true;
         if let Some(url) = ready_url.take() {
-            tokio::spawn(announce(url, Birth::new(started, loaded)));
+            let birth = Birth::new(started, loaded).ready_now();
+            tokio::spawn(announce(url, birth));
         }
         std::future::pending::<()>().await;
     };
-    let ended = tokio::select! {
-        ended = leader.ended() => ended,
-        () = serving => return Life::Stopped,
-    };
-    Life::Ended(match ended {
-        Ok(WaitStatus::Exited(_, code)) => format!("exited with status {code}"),
-        Ok(WaitStatus::Signaled(_, signal, _)) => format!("was ended by {signal}"),
-        other => format!("ended in a strange way ({other:?})"),
-    })
+    tokio::select! {
+        ending = leader.ended() => Life::Ended(ending),
+        () = serving => Life::Stopped,
+    }
 }
 
 /// The program drains by itself; whatever is left of its group after it ends with it.
-async fn stop(mut leader: Leader) -> ExitCode {
+async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
-    if timeout(STOP_WAIT, leader.ended()).await.is_err() {
-        log::line(
+    match timeout(STOP_WAIT, leader.ended()).await {
+        Ok(ending) => {
+            ended.send_replace(Some(ending.lost("")));
+            sleep(LAST_WORDS).await;
+        }
+        Err(_) => log::line(
             "warn",
             "the program ignored SIGTERM: it is killed",
             None,
             &[],
-        );
+        ),
     }
     ExitCode::SUCCESS
 }
@@ -222,9 +237,9 @@ impl Address {
         }
     }
 
-    fn open_relay(&self) -> Option<Relay> {
+    fn open_relay(&self, fate: &Fate) -> Option<Relay> {
         let socket: &Path = self.socket.as_deref()?;
-        match Relay::open(socket, self.port) {
+        match Relay::open(socket, self.port, fate.clone()) {
             Ok(relay) => Some(relay),
             Err(error) => {
                 let message = format!("cannot listen on {}: {error}", socket.display());

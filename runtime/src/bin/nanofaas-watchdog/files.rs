@@ -1,0 +1,140 @@
+//! FILE mode's two files of a call: the body as it came in one, the output in the other. It runs
+//! nothing. Called by `stdio`.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nanofaas_runtime::{Error, Input};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::spawn_blocking;
+
+use crate::stdio::{OUTPUT_BYTES_MAX, too_large};
+
+/// Where calls have their files.
+pub(crate) enum Places {
+    /// In a folder of each call's own.
+    Own,
+    /// Where `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment say, for programs that
+    /// know these paths by heart. Calls come one after the other then.
+    Fixed {
+        input: PathBuf,
+        output: PathBuf,
+        turn: Arc<Mutex<()>>,
+    },
+}
+
+/// The files of one call. A folder of its own goes with it.
+pub(crate) struct Files {
+    pub(crate) input: PathBuf,
+    pub(crate) output: PathBuf,
+    folder: Option<PathBuf>,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Places {
+    pub(crate) fn read(env: impl Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| env(name).filter(|value| !value.is_empty());
+        match (get("INPUT_FILE"), get("OUTPUT_FILE")) {
+            (None, None) => Self::Own,
+            (input, output) => Self::Fixed {
+                input: input.map_or_else(|| "/tmp/input.json".into(), PathBuf::from),
+                output: output.map_or_else(|| "/tmp/output.json".into(), PathBuf::from),
+                turn: Arc::default(),
+            },
+        }
+    }
+
+    /// The files for one call, its body written.
+    pub(crate) async fn take(&self, input: &Input) -> Result<Files, Error> {
+        let files = match self {
+            Self::Own => Files::in_a_folder()?,
+            Self::Fixed {
+                input,
+                output,
+                turn,
+            } => Files {
+                input: input.clone(),
+                output: output.clone(),
+                folder: None,
+                _turn: Some(Arc::clone(turn).lock_owned().await),
+            },
+        };
+        // At once and not on another thread: a call that is cut off meanwhile would leave its writing
+        // to come after that of the next call.
+        files.write(input.body()).map_err(|error| {
+            let path = files.input.display();
+            Error::new(format!("cannot write the call's input to {path}: {error}"))
+        })?;
+        Ok(files)
+    }
+}
+
+impl Files {
+    fn in_a_folder() -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("nanofaas-call-{}-{number}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            match DirBuilder::new().mode(0o700).create(&folder) {
+                Ok(()) => {
+                    return Ok(Self {
+                        input: folder.join("input.json"),
+                        output: folder.join("output.json"),
+                        folder: Some(folder),
+                        _turn: None,
+                    });
+                }
+                // A watchdog that was killed left it, under the same process id.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    let message = format!("cannot make the folder {}: {error}", folder.display());
+                    return Err(Error::new(message));
+                }
+            }
+        }
+    }
+
+    fn write(&self, body: &[u8]) -> io::Result<()> {
+        match fs::remove_file(&self.output) {
+            // An output that an earlier call left would be taken for this one's.
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => fs::write(&self.input, body),
+        }
+    }
+
+    /// What the program wrote.
+    pub(crate) async fn read(&self) -> Result<Vec<u8>, Error> {
+        let path = self.output.clone();
+        let read = spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            let most = OUTPUT_BYTES_MAX as u64 + 1;
+            File::open(path)?.take(most).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        });
+        let read = read.await.map_err(io::Error::other).and_then(|read| read);
+        let bytes = read.map_err(|error| {
+            let path = self.output.display();
+            Error::bad_output(format!(
+                "the program must write its output to OUTPUT_FILE ({path}): {error}"
+            ))
+        })?;
+        match bytes.len() {
+            ..=OUTPUT_BYTES_MAX => Ok(bytes),
+            _ => Err(too_large("OUTPUT_FILE")),
+        }
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            // The folder for temporary files may have been cleared.
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
