@@ -22,6 +22,7 @@ use nanofaas_core::cold_start::{ColdStarts, WallClock};
 use nanofaas_core::desk::{Desk, Home, Rest, Work, attend};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::message::Refused;
+use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgeInbox, IoPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::FunctionDraft;
@@ -108,11 +109,14 @@ impl BridgeThread {
 }
 
 /// Starts it.
-pub(crate) fn start(seat: Seat) -> io::Result<BridgeThread> {
+pub(crate) fn start(seat: Seat, on_end: OnEnd) -> io::Result<BridgeThread> {
     let (stop, stopped) = watch::channel(false);
     let thread = Builder::new()
         .name(panics::BRIDGE.to_owned())
-        .spawn(move || live(seat, &stopped))?;
+        .spawn(move || {
+            let _on_end = on_end;
+            live(seat, &stopped);
+        })?;
     Ok(BridgeThread { stop, thread })
 }
 
@@ -209,7 +213,9 @@ fn register(desk: &mut Desk, functions: Vec<FunctionDraft>) -> Result<(), StartE
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
                     .join("; "),
-                Refused::NotFound | Refused::Forbidden => "it was refused".to_owned(),
+                Refused::NotFound | Refused::Forbidden | Refused::NotWarm(_) => {
+                    "it was refused".to_owned()
+                }
             };
             return Err(StartError::Function { name, why });
         }

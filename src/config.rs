@@ -2,17 +2,18 @@
 //! what they mean together on this machine. `ServeArgs` is what was typed; `Config` is what holds.
 //! It never opens, reads or starts anything. `main` parses it, `serve` resolves it once.
 
+mod unknown;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
 use nanofaas_core::rate::RateLimit;
 use nanofaas_core::spec::Defaults;
 use nanofaas_io::start::DriverChoice;
 
+pub(crate) use unknown::unknown_variables;
 pub(crate) use value::name_the_variable;
 
 /// What runs the functions' pods.
@@ -188,7 +189,7 @@ pub(crate) struct ServeArgs {
         value_parser = value::message_size)]
     max_response: u64,
 
-    /// Memory that calls may hold at once; each is charged its body and 1 KiB
+    /// Memory that calls may hold at once; each is charged 1 KiB, its body and its answer
     #[arg(long, env = "NANOFAAS_INFLIGHT_BYTES", default_value = "64MiB", value_name = "SIZE",
         value_parser = value::size)]
     inflight_bytes: u64,
@@ -212,6 +213,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "NANOFAAS_START_TIMEOUT_MS", default_value = "120000", value_name = "MS",
         value_parser = value::short_ms)]
     start_timeout_ms: u64,
+
+    /// How long a connection to a pod may take to open, in milliseconds
+    #[arg(long, env = "NANOFAAS_CONNECT_TIMEOUT_MS", default_value = "1000", value_name = "MS",
+        value_parser = value::short_ms)]
+    connect_timeout_ms: u64,
 
     /// How long calls may go on after SIGTERM, in milliseconds
     #[arg(long, env = "NANOFAAS_DRAIN_MS", default_value = "25000", value_name = "MS",
@@ -284,6 +290,7 @@ pub(crate) struct Config {
     pub(crate) execution_store_bytes: u64,
     pub(crate) async_max_age_ms: u64,
     pub(crate) start_timeout_ms: u64,
+    pub(crate) connect_timeout_ms: u64,
     pub(crate) drain_ms: u64,
     pub(crate) defaults: Defaults,
     pub(crate) metrics_functions_max: usize,
@@ -327,6 +334,7 @@ impl ServeArgs {
             execution_store_bytes: self.execution_store_bytes,
             async_max_age_ms: self.async_max_age_ms,
             start_timeout_ms: self.start_timeout_ms,
+            connect_timeout_ms: self.connect_timeout_ms,
             drain_ms: self.drain_ms,
             defaults: Defaults {
                 timeout_ms: self.default_timeout_ms,
@@ -388,12 +396,21 @@ impl ServeArgs {
     }
 
     fn check_sizes(&self) -> Result<(), Contradiction> {
-        let (body, held) = (self.max_body, self.inflight_bytes);
-        let needed = body + CALL_OVERHEAD_BYTES as u64;
+        let (body, answer, held) = (self.max_body, self.max_response, self.inflight_bytes);
+        let needed = 2 * answer;
         if held < needed {
             return Err(Contradiction(format!(
-                "--inflight-bytes {held} and --max-body {body} contradict each other: the \
-                 largest body needs {needed} bytes; raise the first or lower the second"
+                "--inflight-bytes {held} and --max-response {answer} contradict each other: two of \
+                 the largest answers need {needed} bytes; raise the first or lower the second"
+            )));
+        }
+        // One function's waiting calls may hold half of it.
+        let needed = 2 * nanofaas_io::start::charge_for(body);
+        if held < needed {
+            return Err(Contradiction(format!(
+                "--inflight-bytes {held} and --max-body {body} contradict each other: a call with \
+                 the largest body may hold half of it, and needs {needed} bytes of it; raise the \
+                 first or lower the second"
             )));
         }
         Ok(())

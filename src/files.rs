@@ -67,7 +67,8 @@ impl FunctionFile {
         }
     }
 
-    fn place(&self) -> String {
+    /// `file:line`.
+    pub(crate) fn place(&self) -> String {
         format!("{}:{}", self.path.display(), self.line)
     }
 }

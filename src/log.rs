@@ -107,12 +107,23 @@ impl Fields {
         }
         match field.name() {
             "message" => self.message = text_of(&value),
+            "members" => self.put_members(&text_of(&value)),
             // The line's own names are not an event's to change.
             name @ ("timestamp" | "level") => {
                 self.rest.insert(format!("{name}_"), value);
             }
             name => {
                 self.rest.insert(name.to_owned(), value);
+            }
+        }
+    }
+
+    /// The members of an object that a function wrote: beside the event's own, of which none is theirs to change.
+    fn put_members(&mut self, object: &str) {
+        let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
+        for (name, value) in members {
+            if !matches!(&*name, "timestamp" | "level" | "message") && !value.is_null() {
+                self.rest.entry(name).or_insert(value);
             }
         }
     }
@@ -254,6 +265,27 @@ mod tests {
         }
         let bytes = kept.0.lock().expect("no panic").clone();
         String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn what_a_function_says_of_its_line_stands_beside_the_message() {
+        let members =
+            r#"{"executionId":"e","level":1,"function":"g","traceback":"a\nb","none":null}"#;
+        let say = || tracing::error!(function = "f", members, "raised");
+        let line = said(LogForm::Json, say);
+        let line: Value = serde_json::from_str(&line).expect("one JSON object");
+        assert_eq!(
+            (&line["level"], &line["message"]),
+            (&"ERROR".into(), &"raised".into())
+        );
+        assert_eq!(
+            (&line["executionId"], &line["function"]),
+            (&"e".into(), &"f".into())
+        );
+        assert_eq!(line["traceback"], "a\nb");
+        assert_eq!((line.get("members"), line.get("none")), (None, None));
+        let line = said(LogForm::Text, say);
+        assert!(line.contains("raised executionId=e function=f"), "{line}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The process: reads the command line and runs what it names.
 //! It decides nothing else; exit code 2 says that the command line was wrong.
 
+mod allocator;
 mod serve;
 mod signals;
 mod config;

@@ -10,25 +10,34 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::serve::Listener;
+use nanofaas_core::beat::Beat;
+use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_io::host::Host;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, Functions, Labels, Plane};
 
-/// A thread that has not beaten for so long is stuck.
+/// A thread that does not beat for so long after it was asked is stuck.
 const BEAT_MAX: Duration = Duration::from_secs(10);
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may be silent.
+/// Connections at once; past it the one that is silent for the longest goes. They come out of the descriptors
+/// that are kept back.
+const CONNECTIONS_MAX: usize = 16;
+/// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
+/// One that is silent for less is not ended for want of a descriptor.
+const BRIEF: Duration = Duration::from_secs(1);
+/// From the first byte of a request to the first byte of its answer.
+const HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long the bridge may take to say which functions there are; past it, the last answer holds.
 const ASK_MAX: Duration = Duration::from_secs(1);
 /// How soon a failed accept is tried again.
@@ -43,7 +52,9 @@ pub(crate) struct Health {
     pub(crate) origin: Instant,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     /// The pinned scheduler's beat; inline it is its io thread's.
-    pub(crate) scheduler_beat_ns: Option<Arc<AtomicU64>>,
+    pub(crate) scheduler_beat: Option<Arc<Beat>>,
+    /// Those of all these threads.
+    pub(crate) bells: Vec<Arc<Doorbell>>,
     /// Everything that the start waits for is there. Writer: the main thread.
     pub(crate) started: AtomicBool,
     /// No new calls. Writer: the main thread.
@@ -65,12 +76,16 @@ impl Health {
     /// Which thread does not live.
     fn not_alive(&self) -> Option<&'static str> {
         let now_ns = self.origin.elapsed().as_nanos() as u64;
-        let late = |beat: &AtomicU64| {
-            now_ns.saturating_sub(beat.load(Relaxed)) > BEAT_MAX.as_nanos() as u64
-        };
-        if self.ledgers.iter().any(|ledger| late(&ledger.beat_ns)) {
+        let is_late = |beat: &Beat| beat.ask(now_ns) > BEAT_MAX.as_nanos() as u64;
+        // All are asked, also behind one that is late.
+        let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
+        let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);
+        for bell in &self.bells {
+            bell.ring();
+        }
+        if late_io > 0 {
             Some("an io thread does not answer")
-        } else if self.scheduler_beat_ns.as_deref().is_some_and(late) {
+        } else if is_scheduler_late {
             Some("the scheduler does not answer")
         } else {
             None
@@ -136,9 +151,29 @@ pub(crate) async fn serve(
     listener.set_nonblocking(true)?;
     let listener = Bounded {
         listener: TcpListener::from_std(listener)?,
-        places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        open: Vec::new(),
+        began: Instant::now(),
     };
-    axum::serve(listener, routes(management)).await
+    let is_loopback = listener.listener.local_addr()?.ip().is_loopback();
+    let routes =
+        routes(management).layer(from_fn(move |request: Request, next: Next| async move {
+            match forbidden(request.headers(), is_loopback) {
+                Some(why) => error(StatusCode::FORBIDDEN, "FORBIDDEN", why),
+                None => next.run(request).await,
+            }
+        }));
+    axum::serve(listener, routes).await
+}
+
+/// Why a request is not taken, by the rule of the API: a page of another site may not ask here.
+fn forbidden(headers: &HeaderMap, is_loopback: bool) -> Option<&'static str> {
+    if headers.contains_key(header::ORIGIN) {
+        return Some("requests of browsers from other sites are not taken; send no Origin header");
+    }
+    let host = headers.get(header::HOST)?.as_bytes();
+    let is_own = !is_loopback || Host::parse(host).is_some_and(Host::is_loopback);
+    (!is_own)
+        .then_some("while listening on loopback, Host has to be localhost or a loopback address")
 }
 
 fn routes(management: Arc<Management>) -> Router {
@@ -192,8 +227,14 @@ async fn prometheus(State(management): State<Arc<Management>>) -> Response {
 
 async fn unknown() -> Response {
     let message = "here are /actuator/health and /metrics; the API is on another port";
-    let body = format!(r#"{{"error":"NOT_FOUND","message":"{message}"}}"#);
-    json(StatusCode::NOT_FOUND, body)
+    error(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    json(
+        status,
+        format!(r#"{{"error":"{code}","message":"{message}"}}"#),
+    )
 }
 
 fn json(status: StatusCode, body: String) -> Response {
@@ -203,7 +244,56 @@ fn json(status: StatusCode, body: String) -> Response {
 /// A listener with so many connections at once, each with a deadline for silence.
 struct Bounded {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    open: Vec<Open>,
+    began: Instant,
+}
+
+/// A connection, as its listener sees it.
+struct Open {
+    /// When something moved on it last, in milliseconds since the listener began.
+    moved_ms: Arc<AtomicU64>,
+    /// Ends it; closed once it is gone.
+    end: oneshot::Sender<()>,
+}
+
+impl Bounded {
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Ends the connection that is silent for the longest, if that is so long.
+    fn make_room(&mut self, silent: Duration) {
+        let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
+        let moved_ms = |open: &Open| open.moved_ms.load(Relaxed);
+        let all = self.open.iter().enumerate();
+        let longest = all.min_by_key(|(_, open)| moved_ms(open));
+        if let Some((at, open)) = longest
+            && moved_ms(open) <= latest_ms
+        {
+            let _gone = self.open.swap_remove(at).end.send(());
+        }
+    }
+
+    fn connection(&mut self, stream: TcpStream) -> Connection {
+        self.open.retain(|open| !open.end.is_closed());
+        if self.open.len() >= CONNECTIONS_MAX {
+            self.make_room(Duration::ZERO);
+        }
+        let moved_ms = Arc::new(AtomicU64::new(self.now_ms()));
+        let (end, is_ended) = oneshot::channel();
+        self.open.push(Open {
+            moved_ms: moved_ms.clone(),
+            end,
+        });
+        Connection {
+            stream,
+            began: self.began,
+            moved_ms,
+            is_ended,
+            deadline: Box::pin(sleep(SILENT_MAX)),
+            is_asked: false,
+        }
+    }
 }
 
 impl Listener for Bounded {
@@ -212,20 +302,12 @@ impl Listener for Bounded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            let Ok(place) = self.places.clone().acquire_owned().await else {
-                unreachable!("nobody closes the semaphore");
-            };
             match self.listener.accept().await {
-                Ok((stream, from)) => {
-                    let connection = Connection {
-                        stream,
-                        silent: Box::pin(sleep(SILENT_MAX)),
-                        _place: place,
-                    };
-                    return (connection, from);
-                }
+                Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
+                    // Also where no client waits: the system looks for a descriptor first.
+                    self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -237,29 +319,43 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends by itself when nothing moves on it.
+/// A connection that ends by itself when nothing moves on it, or a request does not come whole.
 struct Connection {
     stream: TcpStream,
-    silent: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    began: Instant,
+    moved_ms: Arc<AtomicU64>,
+    is_ended: oneshot::Receiver<()>,
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes of a request came, and none of its answer went.
+    is_asked: bool,
 }
 
 impl Connection {
-    /// The deadline moves on with each byte; past it, an operation that would wait fails.
+    fn moved(&mut self) {
+        let now_ms = self.began.elapsed().as_millis() as u64;
+        self.moved_ms.store(now_ms, Relaxed);
+    }
+
+    fn set_deadline(&mut self, after: Duration) {
+        let at = tokio::time::Instant::now() + after;
+        self.deadline.as_mut().reset(at);
+    }
+
+    /// An operation that would wait fails past the deadline, or where another connection needs its place.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            let next = tokio::time::Instant::now() + SILENT_MAX;
-            self.silent.as_mut().reset(next);
+            self.moved();
             return result;
         }
-        match self.silent.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        let is_ended = Pin::new(&mut self.is_ended).poll(context).is_ready();
+        if is_ended || self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        Poll::Pending
     }
 }
 
@@ -270,6 +366,10 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if result.is_ready() && !self.is_asked {
+            self.is_asked = true;
+            self.set_deadline(HEAD_MAX);
+        }
         self.bounded(context, result)
     }
 }
@@ -281,6 +381,10 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if result.is_ready() {
+            self.is_asked = false;
+            self.set_deadline(SILENT_MAX);
+        }
         self.bounded(context, result)
     }
 

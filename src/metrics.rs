@@ -97,12 +97,16 @@ const COUNTERS: [CounterRow; 8] = [
     ("function_retry_total", "Attempts after the first.", |m| {
         &m.retry
     }),
-    ("function_cold_start_total", "First calls of a pod.", |m| {
-        &m.cold_start
-    }),
-    ("function_warm_start_total", "Later calls of a pod.", |m| {
-        &m.warm_start
-    }),
+    (
+        "function_cold_start_total",
+        "Calls that waited for a pod to start, or were the first one in it.",
+        |m| &m.cold_start,
+    ),
+    (
+        "function_warm_start_total",
+        "The other calls that ran.",
+        |m| &m.warm_start,
+    ),
 ];
 
 type TimeRow = (&'static str, &'static str, CallTime);
@@ -364,6 +368,18 @@ fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
         "counter",
         "Finished executions dropped before their time for --execution-store-bytes.",
         sum(plane, |ledger| ledger.evicted.get()),
+    );
+    page.one(
+        "nanofaas_answers_cut_total",
+        "counter",
+        "Answers that their client did not read to the end, or not fast enough.",
+        sum(plane, |ledger| ledger.answers_cut.get()),
+    );
+    page.one(
+        "nanofaas_inflight_bytes",
+        "gauge",
+        "What is held for calls and their answers, of --inflight-bytes.",
+        sum(plane, |ledger| ledger.inflight_bytes.get()),
     );
     page.one(
         "nanofaas_store_bytes",

@@ -4,16 +4,18 @@
 //! `serve` starts it; a panic here ends the process.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::Wake;
-use std::thread::{Builder, JoinHandle, Thread, current, park_timeout};
+use std::thread::{Builder, JoinHandle, Thread, current, park, park_timeout};
 use std::time::{Duration, Instant};
 
+use nanofaas_core::beat::Beat;
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Notice, Order, Outbox};
 use nanofaas_core::message::{BridgeMessage, Message};
+use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgePost, IoPost, PinnedInbox};
 use nanofaas_core::scheduler::{Scheduler, Turn};
 
@@ -22,8 +24,6 @@ use crate::cores;
 /// How long it spins without work before it sleeps: above the pause between two calls of a plane
 /// that serves some hundred a second, so that only a plane at rest pays for a wake-up.
 const SPIN: Duration = Duration::from_millis(2);
-/// The longest sleep, so that it beats well within the time that liveness allows.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How soon a full ring of somebody else is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -64,24 +64,24 @@ pub(crate) struct Seat {
 
 /// The thread that runs.
 pub(crate) struct SchedulerThread {
-    /// Nanoseconds of the process's clock at which it last showed that it lives.
-    pub(crate) beat_ns: Arc<AtomicU64>,
+    pub(crate) beat: Arc<Beat>,
     bell: Arc<Doorbell>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 /// Starts it.
-pub(crate) fn start(seat: Seat) -> std::io::Result<SchedulerThread> {
-    let beat_ns = Arc::new(AtomicU64::new(0));
+pub(crate) fn start(seat: Seat, on_end: OnEnd) -> std::io::Result<SchedulerThread> {
+    let beat = Arc::new(Beat::default());
     let stop = Arc::new(AtomicBool::new(false));
     let bell = seat.inbox.bell.clone();
-    let mut driver = Driver::new(seat, beat_ns.clone(), stop.clone());
-    let thread = Builder::new()
-        .name("scheduler".to_owned())
-        .spawn(move || driver.run())?;
+    let mut driver = Driver::new(seat, beat.clone(), stop.clone());
+    let thread = Builder::new().name("scheduler".to_owned()).spawn(move || {
+        let _on_end = on_end;
+        driver.run();
+    })?;
     Ok(SchedulerThread {
-        beat_ns,
+        beat,
         bell,
         stop,
         thread,
@@ -107,7 +107,7 @@ impl SchedulerThread {
 struct Driver {
     scheduler: Scheduler,
     seat: Seat,
-    beat_ns: Arc<AtomicU64>,
+    beat: Arc<Beat>,
     stop: Arc<AtomicBool>,
     out: Outbox,
     /// Lanes that the last sweep found.
@@ -119,11 +119,11 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(seat: Seat, beat_ns: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Self {
+    fn new(seat: Seat, beat: Arc<Beat>, stop: Arc<AtomicBool>) -> Self {
         Self {
             scheduler: Scheduler::new(seat.entries.clone()),
             seat,
-            beat_ns,
+            beat,
             stop,
             out: Outbox::with_room(),
             swept: Vec::with_capacity(64),
@@ -149,7 +149,7 @@ impl Driver {
         let mut idle_since = None;
         while !self.stop.load(Relaxed) {
             let now_ns = self.now_ns();
-            self.beat_ns.store(now_ns, Relaxed);
+            self.beat.beat(now_ns);
             if self.round(now_ns) {
                 idle_since = None;
                 continue;
@@ -250,19 +250,19 @@ impl Driver {
     }
 
     fn sleep(&mut self) {
-        let longest = if self.orders.is_empty() && self.notices.is_empty() {
-            SLEEP_MAX
-        } else {
-            AGAIN
-        };
-        let due = self.scheduler.next_due_ns();
-        let until_due = due.map_or(longest, |due| {
-            Duration::from_nanos(due.saturating_sub(self.now_ns()))
-        });
+        let again = (!self.orders.is_empty() || !self.notices.is_empty()).then_some(AGAIN);
+        let until_due = self
+            .scheduler
+            .next_due_ns()
+            .map(|due| Duration::from_nanos(due.saturating_sub(self.now_ns())));
+        let longest = again.into_iter().chain(until_due).min();
         let inbox = &self.seat.inbox;
-        let published = || inbox.events.is_published() || inbox.lanes.any();
+        let published = || inbox.events.is_published() || inbox.lanes.any() || self.beat.is_owed();
         if inbox.bell.sleep(published) {
-            park_timeout(longest.min(until_due));
+            match longest {
+                Some(longest) => park_timeout(longest),
+                None => park(),
+            }
             inbox.bell.awake();
         }
     }

@@ -13,10 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::CommandFactory;
 use nanofaas_core::cold_start::WallClock;
+use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::message::Message;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, SchedulerPost};
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
@@ -28,7 +31,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
 
 use crate::bridge::{self, BridgeThread};
-use crate::config::{Backend, Config, Machine, SchedulerDriver, ServeArgs};
+use crate::config::{Backend, Config, Machine, SchedulerDriver, ServeArgs, unknown_variables};
 use crate::cores::{Cores, Pinning};
 use crate::log::Log;
 use crate::management::{Health, Management};
@@ -100,6 +103,10 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     // Before anything that has something to say; ends, and so flushes, after everything.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    for line in unknown_variables(&crate::Line::command(), names, machine.in_cluster) {
+        tracing::warn!("{line}");
+    }
     match Serving::start(config, &cores, &log) {
         Ok(serving) => serving.until_stopped(),
         Err(error) => {
@@ -167,6 +174,7 @@ impl Wiring {
 
 impl Serving {
     fn start(config: Config, cores: &Cores, log: &Log) -> Result<Self, StartError> {
+        crate::allocator::refuse_huge_pages();
         // Before builds, which take long: Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
         raise_file_limit();
@@ -180,11 +188,13 @@ impl Serving {
         let pinning = cores.plan(config.io_threads, config.scheduler);
         let wiring = Wiring::new(&config)?;
         let io_posts = wiring.io_posts.clone();
-        let (scheduler, seat, post) = start_scheduler(&config, &pinning, &wiring)?;
+        let (scheduler, seat, post) =
+            start_scheduler(&config, &pinning, &wiring, OnEnd(signals.on_end.clone()))?;
         let health = Arc::new(Health {
             origin: wiring.origin,
             ledgers: wiring.ledgers.clone(),
-            scheduler_beat_ns: scheduler.as_ref().map(|thread| thread.beat_ns.clone()),
+            scheduler_beat: scheduler.as_ref().map(|thread| thread.beat.clone()),
+            bells: bells(&io_posts, &post),
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         });
@@ -199,13 +209,14 @@ impl Serving {
             bridge: wiring.bridge_post,
             ledgers: wiring.ledgers,
             rate: Arc::new(RateBucket::new(config.rate)),
+            on_end: signals.on_end.clone(),
         };
         let io = io_start::start(&io_config(&config, &addresses, &pinning), plumbing)?;
         let (ask, asked) = mpsc::channel(ASKS_MAX);
         let plane = plane(&config, &io, &health, wiring.origin_wall, log);
         let management = Management::new(health.clone(), ask, plane, config.metrics_functions_max);
         let (settled, told) = sync_channel(1);
-        let bridge = bridge::start(bridge::Seat {
+        let seat = bridge::Seat {
             backend,
             inbox: wiring.bridge_inbox,
             wake: wiring.bridge_wake,
@@ -222,7 +233,8 @@ impl Serving {
             listener,
             management: Arc::new(management),
             asked,
-        })?;
+        };
+        let bridge = bridge::start(seat, OnEnd(signals.on_end.clone()))?;
         let serving = Self {
             config,
             signals,
@@ -321,6 +333,7 @@ fn start_scheduler(
     config: &Config,
     pinning: &Pinning,
     wiring: &Wiring,
+    on_end: OnEnd,
 ) -> std::io::Result<Scheduler> {
     if config.scheduler == SchedulerDriver::Inline {
         let post = SchedulerPost::Inline(wiring.io_posts[0].clone());
@@ -328,7 +341,7 @@ fn start_scheduler(
     }
     let (bell, alarm) = scheduler_thread::bell();
     let (post, inbox) = PinnedPost::pair(bell, config.io_threads);
-    let thread = scheduler_thread::start(scheduler_thread::Seat {
+    let seat = scheduler_thread::Seat {
         inbox,
         alarm,
         io: wiring.io_posts.clone(),
@@ -336,9 +349,19 @@ fn start_scheduler(
         entries: wiring.entries.clone(),
         origin: wiring.origin,
         cpu: pinning.scheduler,
-    })?;
+    };
+    let thread = scheduler_thread::start(seat, on_end)?;
     let seat = SchedulerSeat::Pinned(post.clone());
     Ok((Some(thread), seat, SchedulerPost::Pinned(post)))
+}
+
+/// Those of all threads that beat.
+fn bells(io: &[IoPost], scheduler: &SchedulerPost) -> Vec<Arc<Doorbell>> {
+    let mut bells: Vec<_> = io.iter().map(|post| post.bell().clone()).collect();
+    if let SchedulerPost::Pinned(post) = scheduler {
+        bells.push(post.bell().clone());
+    }
+    bells
 }
 
 fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoConfig {
@@ -351,11 +374,13 @@ fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoCon
         body_bytes_max: config.body_bytes_max,
         response_bytes_max: config.response_bytes_max,
         inflight_bytes: config.inflight_bytes,
+        connect_timeout_ms: config.connect_timeout_ms,
         async_max_age_ms: config.async_max_age_ms,
         execution_ttl_ms: config.execution_ttl_ms,
         execution_store_bytes: config.execution_store_bytes,
         callback_base: config.callback_base(addresses.listen, addresses.internal),
         begun: false,
+        collect_memory: crate::allocator::collect,
         openapi: include_str!("../openapi.yaml"),
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::task::Poll;
+use std::task::{Poll, Wake, Waker};
 use std::thread::Builder;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,10 +15,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::config::LogForm;
 use crate::log;
 
+/// What the main thread waits for.
+pub(crate) enum Heard {
+    /// The name of the signal that asks to stop.
+    Signal(&'static str),
+    /// A thread has ended.
+    End,
+}
+
+/// A signal, and every end that is heard of before the main thread waits.
+const HEARD_MAX: usize = 8;
+
 /// What the main thread hears of.
 pub(crate) struct Signals {
-    /// The name of the signal that asked to stop.
-    pub(crate) stop: Receiver<&'static str>,
+    pub(crate) heard: Receiver<Heard>,
+    /// For threads to wake when they end.
+    pub(crate) on_end: Waker,
     serving: Arc<AtomicBool>,
 }
 
@@ -43,7 +55,8 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     drop(inside);
-    let (ask, stop) = sync_channel(1);
+    let (ask, heard) = sync_channel(HEARD_MAX);
+    let on_end = Arc::new(Ended(ask.clone())).into();
     let serving = Arc::new(AtomicBool::new(false));
     let seen = serving.clone();
     Builder::new().name("signals".to_owned()).spawn(move || {
@@ -54,7 +67,20 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
             }
         });
     })?;
-    Ok(Signals { stop, serving })
+    Ok(Signals {
+        heard,
+        on_end,
+        serving,
+    })
+}
+
+struct Ended(SyncSender<Heard>);
+
+impl Wake for Ended {
+    fn wake(self: Arc<Self>) {
+        // Where it is full, the main thread looks all the same.
+        let _full = self.0.try_send(Heard::End);
+    }
 }
 
 /// The next signal's name, and the exit code of a process that it ends.
@@ -76,10 +102,10 @@ fn take(
     name: &'static str,
     code: i32,
     serving: &AtomicBool,
-    ask: &SyncSender<&'static str>,
+    ask: &SyncSender<Heard>,
 ) {
     // Only the first one while there are calls is a question.
-    if serving.swap(false, Relaxed) && ask.try_send(name).is_ok() {
+    if serving.swap(false, Relaxed) && ask.try_send(Heard::Signal(name)).is_ok() {
         return;
     }
     log::at_once(form, "WARN", &format!("{name}: the process ends at once"));

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 
 use nanofaas_core::spec::{
     API_VERSION, Defaults, ENV_RESERVED, ExecutionMode, FIELDS, FunctionDraft, FunctionSpec,
-    ImagePullPolicy, KIND, Platform, RetryOn, RuntimeMode, ScalingConfig, bound, check_name,
+    ImagePullPolicy, KIND, Platform, RESOLVED_FIELDS, RetryOn, RuntimeMode, ScalingConfig, bound,
+    check_name,
 };
 use serde_json::{Value, json};
 
@@ -52,19 +53,22 @@ fn it_has_every_path_with_every_code_and_no_other() {
         ("/v1/functions/{name} get", "200 404"),
         ("/v1/functions/{name} put", "200 201 415 body"),
         ("/v1/functions/{name} delete", "204 404"),
-        ("/v1/functions/{name}/replicas put", "200 404 415 body"),
+        ("/v1/functions/{name}/replicas put", "200 404 409 415 body"),
         ("/v1/functions/{name}/cold-starts get", "200 404"),
         (
             "/v1/functions/{name}:invoke post",
-            "200 202 404 408 409 410 422 429 500 502 body",
+            "200 202 404 408 409 410 415 422 429 500 502 body",
         ),
-        ("/v1/functions/{name}:enqueue post", "202 404 422 429 body"),
+        (
+            "/v1/functions/{name}:enqueue post",
+            "202 404 415 422 429 body",
+        ),
         ("/v1/executions/{id} get", "200 404"),
         ("/v1/executions/{id} delete", "200 202 404"),
         ("/v1/executions/{id}/output get", "200 404 409 410"),
         (
             "/v1/internal/{token}/executions/{id}:complete post",
-            "204 404 409 body",
+            "204 404 409 415 body",
         ),
         (
             "/v1/internal/{token}/executions/{id}/input get",
@@ -170,7 +174,9 @@ fn a_functions_fields_are_the_cores() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    assert_eq!(required, FIELDS);
+    assert_eq!(required, [&FIELDS[..], &RESOLVED_FIELDS[..]].concat());
+    let more = at(schema(&description, "ResolvedFunction"), "/properties");
+    assert_eq!(keys(more), BTreeSet::from(RESOLVED_FIELDS));
     let resolved = resolved(Platform::Local);
     for outer in ["resources", "scalingConfig", "local"] {
         let described = keys(at(spec, &format!("/{outer}/properties")));
@@ -232,6 +238,7 @@ fn a_functions_ranges_are_the_cores() {
         assert_eq!(field["maximum"], *range.end(), "{path}");
     }
     assert_eq!(spec["endpointUrl"]["maxLength"], bound::ENDPOINT_LEN_MAX);
+    assert_eq!(spec["healthPath"]["maxLength"], bound::HEALTH_PATH_LEN_MAX);
     let name = schema(&description, "FunctionName");
     assert_eq!(name["maxLength"], bound::NAME_LEN_MAX);
     assert_eq!(name["pattern"], "^[a-zA-Z][a-zA-Z0-9._-]{0,62}$");

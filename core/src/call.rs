@@ -6,6 +6,7 @@
 //! The driver calls `step` after everything that it tells, until the answer is `Step::Wait`.
 
 mod attempt;
+mod deadline;
 mod end;
 mod times;
 
@@ -18,6 +19,7 @@ use crate::sync::planted;
 use crate::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 
 pub use attempt::Report;
+pub use deadline::Deadline;
 pub use end::{End, goes_on_without_client};
 pub use times::Times;
 
@@ -92,11 +94,11 @@ pub struct Call<E: Environment> {
     /// The function as it was when the last attempt began, or when the call was queued last.
     entry: E::Entry,
     state: State,
-    deadline_ns: u64,
+    deadline: Deadline,
     /// Its client waits no longer, so the async deadlines hold; its class stays.
     is_detached: bool,
-    /// Since when it waits.
-    queued_ns: u64,
+    /// Since when it waits: its admission, or the end of its last attempt.
+    since_ns: u64,
     /// The pod of the last attempt, which the next one avoids.
     avoid: u32,
     attempts: u32,
@@ -120,14 +122,14 @@ impl<E: Environment> Call<E> {
         place: CallRef,
         class: Class,
         now_ns: u64,
-        deadline_ns: u64,
+        deadline: Deadline,
     ) -> Result<(Self, Ticket), NotAdmitted> {
         let function = E::function(&entry);
         // Its body may have taken longer to come than its function lived.
         if env.current(function.lane).is_none() {
             return Err(NotAdmitted::FunctionRemoved);
         }
-        let left_ns = deadline_ns.saturating_sub(now_ns);
+        let left_ns = deadline.at_ns.saturating_sub(now_ns);
         let queue_size = function.spec.queue_size;
         admission::admit(&function.view, queue_size, class, left_ns)
             .map_err(NotAdmitted::Refused)?;
@@ -136,9 +138,9 @@ impl<E: Environment> Call<E> {
             class,
             entry,
             state: State::Queued,
-            deadline_ns,
+            deadline,
             is_detached: false,
-            queued_ns: now_ns,
+            since_ns: now_ns,
             avoid: PodRef::NONE.index,
             attempts: 0,
             lost: 0,
@@ -149,7 +151,7 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(place);
-        let ticket = call.ticket();
+        let ticket = call.ticket(now_ns);
         Ok((call, ticket))
     }
 
@@ -160,9 +162,9 @@ impl<E: Environment> Call<E> {
         self.function().view.leave();
     }
 
-    fn ticket(&self) -> Ticket {
+    fn ticket(&self, queued_ns: u64) -> Ticket {
         Ticket {
-            queued_ns: self.queued_ns,
+            queued_ns,
             index: self.place.index,
             generation: self.place.generation,
             lane: self.function().lane,
@@ -197,15 +199,15 @@ impl<E: Environment> Call<E> {
     /// When `time` has something to do. It may move; the driver asks anew when its timer fires.
     pub fn until_ns(&self) -> u64 {
         match &self.state {
-            State::Running(attempt) => self.attempt_deadline_ns(attempt),
+            State::Running(attempt) => self.attempt_deadline(attempt).at_ns,
             State::BackingOff { until_ns } if planted("call_backs_off_past_its_deadline") => {
                 *until_ns
             }
             State::AwaitingPodEnd { until_ns, .. } | State::BackingOff { until_ns } => {
-                (*until_ns).min(self.deadline_ns)
+                (*until_ns).min(self.deadline.at_ns)
             }
             State::Queued | State::Granted(_) | State::Stopping(..) | State::Over(_) => {
-                self.deadline_ns
+                self.deadline.at_ns
             }
         }
     }
@@ -218,31 +220,32 @@ impl<E: Environment> Call<E> {
         match &self.state {
             State::Queued => {
                 self.is_owed_a_grant = !self.leave_queue(env);
-                self.over(Err(Failure::Timeout(self.waiting_stage())), env);
+                self.over(Err(self.too_late(self.waiting_stage())), now_ns, env);
             }
             State::Running(attempt) => {
+                let limit = Some(self.attempt_deadline(attempt).limit);
                 let stage = attempt.stage();
-                self.stop(Failure::Timeout(stage));
+                self.stop(Failure::Timeout { stage, limit });
             }
             // The pod's end was not heard of in time; that it ran out of memory is not known.
-            State::AwaitingPodEnd { .. } if now_ns < self.deadline_ns => {
+            State::AwaitingPodEnd { .. } if now_ns < self.deadline.at_ns => {
                 self.pod_ended(false, now_ns, env);
             }
             // No time is left for another attempt: the last one says why.
             State::AwaitingPodEnd { failure, .. } => {
                 let failure = failure.clone();
-                self.over(Err(failure), env);
+                self.over(Err(failure), now_ns, env);
             }
-            State::BackingOff { .. } if now_ns < self.deadline_ns => {
+            State::BackingOff { .. } if now_ns < self.deadline.at_ns => {
                 self.queue_again(now_ns, env);
             }
-            State::BackingOff { .. } => self.over(Err(Failure::Timeout(Stage::Queued)), env),
+            State::BackingOff { .. } => self.over(Err(self.too_late(Stage::Queued)), now_ns, env),
             State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
         }
     }
 
     /// A client, the registry, the scheduler or a stop ends the call.
-    pub fn end(&mut self, end: &End, env: &E) {
+    pub fn end(&mut self, end: &End, now_ns: u64, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {
             State::Queued => {
@@ -250,7 +253,7 @@ impl<E: Environment> Call<E> {
                 // One that was granted before runs, as it would if the grant had been here sooner.
                 if has_left || !end.spares_attempts() {
                     self.is_owed_a_grant = !has_left;
-                    self.over(Err(end.failure()), env);
+                    self.over(Err(end.failure()), now_ns, env);
                 }
             }
             State::Running(_) if end.spares_attempts() => {}
@@ -258,17 +261,17 @@ impl<E: Environment> Call<E> {
             // A removed function's attempt has ended all the same, and none follows: it tells why.
             State::AwaitingPodEnd { failure, .. } if removed => {
                 let failure = failure.clone();
-                self.over(Err(failure), env);
+                self.over(Err(failure), now_ns, env);
             }
             State::BackingOff { .. } if removed => {
                 if !planted("call_backs_off_past_its_function") {
-                    self.over(Err(Failure::FunctionRemoved), env);
+                    self.over(Err(Failure::FunctionRemoved), now_ns, env);
                 }
             }
             State::AwaitingPodEnd { .. } | State::BackingOff { .. } if end.spares_attempts() => {}
             State::AwaitingPodEnd { .. } | State::BackingOff { .. } => {
                 if !planted("call_cancel_is_lost_between_attempts") {
-                    self.over(Err(end.failure()), env);
+                    self.over(Err(end.failure()), now_ns, env);
                 }
             }
             // The driver lets nothing come between a grant or a stop and its step.
@@ -277,9 +280,9 @@ impl<E: Environment> Call<E> {
     }
 
     /// The client waits no longer, and the call goes on by the async deadlines.
-    pub fn detach(&mut self, deadline_ns: u64) {
+    pub fn detach(&mut self, deadline: Deadline) {
         self.is_detached = true;
-        self.deadline_ns = deadline_ns;
+        self.deadline = deadline;
     }
 
     /// A slot: the call may run.
@@ -288,7 +291,7 @@ impl<E: Environment> Call<E> {
             matches!(self.state, State::Queued),
             "a call was granted that does not wait"
         );
-        self.times.waited(self.queued_ns, &grant);
+        self.times.waited(self.since_ns, &grant);
         // It runs under the spec that holds now. One whose function was removed after the grant keeps
         // its own: the lane may belong to a namesake.
         if !planted("call_keeps_its_first_spec")
@@ -329,6 +332,12 @@ impl<E: Environment> Call<E> {
         has_left || planted("call_forgets_its_grant")
     }
 
+    /// The deadline of the whole call passed.
+    const fn too_late(&self, stage: Stage) -> Failure {
+        let limit = Some(self.deadline.limit);
+        Failure::Timeout { stage, limit }
+    }
+
     /// Where a call that waits is, for people.
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
@@ -352,16 +361,21 @@ impl<E: Environment> Call<E> {
         match env.current(lane) {
             Some(entry) => self.entry = entry,
             None if planted("call_is_tried_in_a_removed_function") => {}
-            None => return self.over(Err(Failure::FunctionRemoved), env),
+            None => return self.over(Err(Failure::FunctionRemoved), now_ns, env),
         }
         self.set(State::Queued, env);
-        self.queued_ns = now_ns;
         self.function().view.reenter();
         env.entries().queue(self.place);
-        self.ticket = Some(self.ticket());
+        self.ticket = Some(self.ticket(now_ns));
     }
 
-    fn over(&mut self, result: Result<(), Failure>, env: &E) {
+    fn over(&mut self, result: Result<(), Failure>, now_ns: u64, env: &E) {
+        let for_a_start = match &result {
+            Err(Failure::ColdStart(_)) => true,
+            Err(Failure::Timeout { stage, .. }) => *stage == Stage::Starting,
+            _ => false,
+        };
+        self.times.gave_up(self.since_ns, now_ns, for_a_start);
         self.set(State::Over(result), env);
     }
 
@@ -404,7 +418,7 @@ impl<E: Environment> Call<E> {
     }
 
     pub const fn deadline_ns(&self) -> u64 {
-        self.deadline_ns
+        self.deadline.at_ns
     }
 
     pub const fn is_running(&self) -> bool {

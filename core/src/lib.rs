@@ -10,6 +10,8 @@ pub mod registry;
 
 pub mod id;
 pub mod rate;
+pub mod memory;
+pub mod descriptors;
 pub mod admission;
 pub mod view;
 pub mod entries;
@@ -18,6 +20,8 @@ pub mod ticket;
 pub mod ring;
 pub mod bitmap;
 pub mod doorbell;
+pub mod on_end;
+pub mod beat;
 pub mod post;
 
 pub mod event;
@@ -37,5 +41,6 @@ pub mod histogram;
 
 pub mod message;
 pub mod cold_start;
+pub mod health;
 pub mod desk;
 pub mod sync;

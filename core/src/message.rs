@@ -1,6 +1,7 @@
 //! What io threads and the bridge say to each other. It holds no behaviour.
 //! Grants and dones have rings of their own; these messages are the cold rest.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use crate::event::{Event, Notice, Order};
 use crate::function::Function;
 use crate::outcome::Failure;
-use crate::spec::{FieldFault, FunctionDraft};
+use crate::spec::{ExecutionMode, FieldFault, FunctionDraft};
 use crate::ticket::{CallRef, LaneId, PodRef};
 
 /// Where a pod listens.
@@ -16,6 +17,15 @@ use crate::ticket::{CallRef, LaneId, PodRef};
 pub enum PodAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+impl fmt::Display for PodAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(out),
+            Self::Unix(path) => path.display().fmt(out),
+        }
+    }
 }
 
 /// How a pod ended.
@@ -190,6 +200,8 @@ pub enum Refused {
     Forbidden,
     /// The table of functions is full.
     TooMany,
+    /// It keeps no pods, being of this mode.
+    NotWarm(ExecutionMode),
 }
 
 /// A Job to start: one process or pod for one attempt of one call.
@@ -201,8 +213,9 @@ pub struct JobStart {
     pub trace_id: Option<Box<str>>,
     /// For the callback's URL.
     pub token: Box<str>,
-    /// The whole envelope, where it is JSON of at most 32 KiB; else the Job fetches it.
-    pub payload: Option<Box<str>>,
+    /// The whole envelope, where it is JSON that fits a variable; else the Job fetches it. Shared with the io
+    /// thread, of which the Job may fetch it all the same.
+    pub payload: Option<Arc<str>>,
     /// What the call has left, in milliseconds.
     pub deadline_ms: u64,
 }

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::beat::Beat;
 use crate::histogram::{Histograms, bump};
 
 /// A counter with one writer.
@@ -17,6 +18,23 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number with one writer, which goes up and down.
+#[derive(Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Only the owning thread may call it.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 
@@ -90,12 +108,16 @@ pub struct ThreadLedger {
     pub finished: Counter,
     /// Calls that wait between two attempts, in no lane's queue.
     pub backing_off: AtomicU64,
-    /// Nanoseconds of the process's clock at which the thread last showed that it lives.
-    pub beat_ns: AtomicU64,
+    pub beat: Beat,
     /// Refused before the function was known (`rate`), which no function's series can count.
     pub rejected_unknown: Counter,
     /// Finished async, keyed or `Prefer` executions dropped before their time for the byte budget.
     pub evicted: Counter,
+    /// Bytes that are charged for calls on the thread (`memory`).
+    pub inflight_bytes: Gauge,
+    /// Answers that were not sent to their end, because their client read too slowly, or read nothing
+    /// while others waited for memory.
+    pub answers_cut: Counter,
     /// Bytes that the thread's kept executions weigh.
     pub store_bytes: AtomicU64,
     /// When the oldest of its kept executions that are over ended; 0 where none is.

@@ -20,26 +20,64 @@ impl Stage {
     }
 }
 
+/// How long something may take, in milliseconds, and what says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// A client, of one call.
+    Client(u32),
+    /// A function's spec, of each call or of each attempt of an async one.
+    Function(u32),
+    /// The process's settings, of each async call.
+    Async(u64),
+}
+
+impl TimeLimit {
+    pub const fn ms(self) -> u64 {
+        match self {
+            Self::Client(ms) | Self::Function(ms) => ms as u64,
+            Self::Async(ms) => ms,
+        }
+    }
+
+    /// The name of the setting.
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Client(_) => "X-Timeout-Ms",
+            Self::Function(_) => "timeoutMs",
+            Self::Async(_) => "--async-max-age-ms",
+        }
+    }
+}
+
+/// What a function says of its failure. Apart, since failures are moved with every call, and most calls
+/// have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandlerFailure {
+    pub code: Arc<str>,
+    pub message: Arc<str>,
+    /// Of an answer with status 429: when the function wants to be called again, in its own words.
+    pub retry_after: Option<Arc<str>>,
+}
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The function raised, or answered non-2xx.
-    Handler {
-        code: Arc<str>,
-        message: Arc<str>,
-    },
+    Handler(Arc<HandlerFailure>),
     /// The pod went away in the middle of the call.
     PodLost(Arc<str>),
     /// No pod took the call, which cannot have begun.
     PodUnreachable(Arc<str>),
     /// The pod's answer was no answer.
     BadOutput(Arc<str>),
-    OutputTooLarge {
-        bytes_max: u64,
-    },
+    OutputTooLarge(Arc<str>),
     /// No pod could be started; the cluster's or the process's own words.
     ColdStart(Arc<str>),
-    Timeout(Stage),
+    Timeout {
+        stage: Stage,
+        /// None where a pod said that the time was over; the call knows which it was.
+        limit: Option<TimeLimit>,
+    },
     Cancelled,
     FunctionRemoved,
     Shutdown,
@@ -56,16 +94,22 @@ pub enum Blame {
 }
 
 impl Failure {
+    /// The output is larger than an answer may be.
+    pub fn output_too_large(bytes_max: u64) -> Self {
+        let why = format!("the output is larger than --max-response, {bytes_max} bytes");
+        Self::OutputTooLarge(why.into())
+    }
+
     /// The word on the wire.
     pub fn code(&self) -> &str {
         match self {
-            Self::Handler { code, .. } => code,
+            Self::Handler(failure) => &failure.code,
             Self::PodLost(_) => "POD_LOST",
             Self::PodUnreachable(_) => "POD_UNREACHABLE",
             Self::BadOutput(_) => "BAD_OUTPUT",
-            Self::OutputTooLarge { .. } => "OUTPUT_TOO_LARGE",
+            Self::OutputTooLarge(_) => "OUTPUT_TOO_LARGE",
             Self::ColdStart(_) => "COLD_START_FAILED",
-            Self::Timeout(_) => "TIMEOUT",
+            Self::Timeout { .. } => "TIMEOUT",
             Self::Cancelled => "CANCELLED",
             Self::FunctionRemoved => "FUNCTION_REMOVED",
             Self::Shutdown => "SHUTDOWN",
@@ -75,16 +119,18 @@ impl Failure {
     /// What happened, for people.
     pub fn message(&self) -> Arc<str> {
         match self {
-            Self::Handler { message, .. } => message.clone(),
+            Self::Handler(failure) => failure.message.clone(),
             Self::PodLost(why)
             | Self::PodUnreachable(why)
             | Self::BadOutput(why)
+            | Self::OutputTooLarge(why)
             | Self::ColdStart(why) => why.clone(),
-            Self::OutputTooLarge { bytes_max } => {
-                format!("the output is larger than --max-response, {bytes_max} bytes").into()
-            }
-            Self::Timeout(stage) => {
-                format!("the deadline passed while the call was {}", stage.as_str()).into()
+            Self::Timeout { stage, limit } => {
+                let stage = stage.as_str();
+                let after = limit.map_or_else(String::new, |limit| {
+                    format!(", after {} ms ({})", limit.ms(), limit.setting())
+                });
+                format!("the deadline passed while the call was {stage}{after}").into()
             }
             Self::Cancelled => "the call was cancelled".into(),
             Self::FunctionRemoved => "the function was deleted while the call waited".into(),
@@ -97,29 +143,31 @@ impl Failure {
     /// Bytes of the texts that it holds.
     pub fn text_bytes(&self) -> usize {
         match self {
-            Self::Handler { code, message } => code.len() + message.len(),
+            Self::Handler(failure) => {
+                let retry_after = failure.retry_after.as_ref();
+                let texts = failure.code.len() + failure.message.len();
+                size_of::<HandlerFailure>() + texts + retry_after.map_or(0, |text| text.len())
+            }
             Self::PodLost(why)
             | Self::PodUnreachable(why)
             | Self::BadOutput(why)
+            | Self::OutputTooLarge(why)
             | Self::ColdStart(why) => why.len(),
-            Self::OutputTooLarge { .. }
-            | Self::Timeout(_)
-            | Self::Cancelled
-            | Self::FunctionRemoved
-            | Self::Shutdown => 0,
+            Self::Timeout { .. } | Self::Cancelled | Self::FunctionRemoved | Self::Shutdown => 0,
         }
     }
 
     /// Whose doing it was.
     pub const fn blame(&self) -> Blame {
         match self {
-            Self::Handler { .. } | Self::BadOutput(_) | Self::OutputTooLarge { .. } => {
-                Blame::Function
-            }
+            Self::Handler(_) | Self::BadOutput(_) | Self::OutputTooLarge(_) => Blame::Function,
             Self::PodLost(_) | Self::PodUnreachable(_) => Blame::Pod,
             Self::ColdStart(_) => Blame::Cluster,
-            Self::Timeout(Stage::Running) => Blame::Function,
-            Self::Timeout(Stage::Queued | Stage::Starting) | Self::Shutdown => Blame::Plane,
+            Self::Timeout {
+                stage: Stage::Running,
+                ..
+            } => Blame::Function,
+            Self::Timeout { .. } | Self::Shutdown => Blame::Plane,
             Self::Cancelled | Self::FunctionRemoved => Blame::Client,
         }
     }

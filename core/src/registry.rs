@@ -9,7 +9,7 @@ use crate::event::{Event, LanePlan};
 use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
 use crate::message::{Refused, Reply, ReplyTo};
-use crate::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use crate::spec::{Defaults, ExecutionMode, FunctionDraft, FunctionSpec, Platform};
 use crate::ticket::LaneId;
 use crate::view::LaneView;
 
@@ -144,10 +144,7 @@ impl Registry {
             Change::Remove { .. } => Ok(()),
             Change::Scale { name, replicas } => {
                 let old = self.functions.get(name).ok_or(Refused::NotFound)?;
-                let scaled = old.spec.with_min_replicas(*replicas);
-                scaled
-                    .map(drop)
-                    .map_err(|fault| Refused::Invalid(vec![fault]))
+                scaled(&old.spec, *replicas).map(drop)
             }
         }
     }
@@ -340,10 +337,7 @@ impl Registry {
         out: &mut RegistryOut,
     ) -> Result<(), Refused> {
         let old = self.functions.get(name).ok_or(Refused::NotFound)?.clone();
-        let spec = old
-            .spec
-            .with_min_replicas(replicas)
-            .map_err(|fault| Refused::Invalid(vec![fault]))?;
+        let spec = scaled(&old.spec, replicas)?;
         let function = self.replace(&old, spec, false, out);
         let then = Waiting::Scaled {
             function: function.name().clone(),
@@ -394,4 +388,13 @@ impl Registry {
             self.free_lanes.push(lane.index);
         }
     }
+}
+
+/// The same function with another floor of pods, which only one that keeps pods has.
+fn scaled(spec: &FunctionSpec, replicas: u32) -> Result<FunctionSpec, Refused> {
+    if spec.execution_mode != ExecutionMode::Warm {
+        return Err(Refused::NotWarm(spec.execution_mode));
+    }
+    spec.with_min_replicas(replicas)
+        .map_err(|fault| Refused::Invalid(vec![fault]))
 }

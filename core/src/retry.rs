@@ -9,8 +9,9 @@ use crate::ticket::Class;
 pub enum AttemptFailure {
     /// It cannot have begun: refused, nothing sent, or the pod said so.
     NotBegun,
-    /// The pod went away in the middle of it; `oom` where it is known to have run out of memory.
-    Lost { oom: bool },
+    /// The pod, or the worker in it, went away in the middle of it. `oom` says whether it ran out of
+    /// memory; none while how it ended is not known.
+    Lost { oom: Option<bool> },
     /// The attempt's own time was over.
     TimedOut,
     /// The function said no.
@@ -68,7 +69,7 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
             return Next::Retry(if tried.other_pod { 0 } else { backoff });
         }
         AttemptFailure::Lost { oom } => {
-            !oom && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
+            oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
         }
         AttemptFailure::TimedOut => rule.retry_on.contains(RetryOn::TIMEOUT),
         AttemptFailure::Handler => rule.retry_on.contains(RetryOn::ERROR),
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn a_lost_pod_is_retried_once_and_never_after_oom() {
         let pod = rule(RetryOn::POD, Class::Sync);
-        let lost = AttemptFailure::Lost { oom: false };
+        let lost = AttemptFailure::Lost { oom: Some(false) };
         assert_eq!(decide(lost, pod, tried(1), 0), Next::Retry(0));
         assert_eq!(
             decide(
@@ -146,7 +147,7 @@ mod tests {
             Next::Give
         );
         assert_eq!(
-            decide(AttemptFailure::Lost { oom: true }, pod, tried(1), 0),
+            decide(AttemptFailure::Lost { oom: Some(true) }, pod, tried(1), 0),
             Next::Give
         );
         assert_eq!(

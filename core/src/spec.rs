@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use choice::{ExecutionMode, ImagePullPolicy, Platform, RetryOn, RuntimeMode};
-pub use draft::{API_VERSION, FIELDS, FieldFault, FunctionDraft, KIND};
+pub use choice::{ExecutionMode, GivenMode, ImagePullPolicy, Platform, RetryOn, RuntimeMode};
+pub use draft::{API_VERSION, FIELDS, FieldFault, FunctionDraft, KIND, RESOLVED_FIELDS};
 pub use endpoint::Endpoint;
 pub use json::{Json, JsonObject};
 pub use quantity::Quantity;
@@ -36,6 +36,9 @@ pub use schema::schema;
 
 use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
 use reader::{Reader, choose, one_of};
+
+/// Where our runtimes answer, and many other servers.
+pub const HEALTH_PATH_DEFAULT: &str = "/health";
 
 /// What a function has where its draft says nothing. Each value is within its `bound`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,10 @@ pub struct SpecFields {
     /// Merged over the pod that the platform would make.
     #[cfg_attr(feature = "schema", schemars(with = "schema::AnyObject"))]
     pub pod_template: Option<JsonObject>,
+    #[serde(rename = "executionMode")]
+    pub given_mode: GivenMode,
+    /// What that word means.
+    #[serde(rename = "effectiveExecutionMode")]
     pub execution_mode: ExecutionMode,
     /// There is one for every POOL function.
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
@@ -106,6 +113,8 @@ pub struct SpecFields {
     pub scaling_config: ScalingConfig,
     pub runtime_mode: RuntimeMode,
     pub runtime_command: Option<String>,
+    /// Where a warm pod is asked whether it is ready.
+    pub health_path: String,
     pub local: LocalRun,
 }
 
@@ -179,7 +188,7 @@ impl FunctionSpec {
             .number("concurrency", &CONCURRENCY)
             .unwrap_or(defaults.concurrency);
         let mode = read
-            .choice("executionMode", &ExecutionMode::WORDS)
+            .choice("executionMode", &GivenMode::WORDS)
             .unwrap_or_default();
         let fields = SpecFields {
             name: name.into(),
@@ -192,7 +201,8 @@ impl FunctionSpec {
             env: read_env(&mut read),
             resources: read_resources(&mut read),
             pod_template: read.any_object("podTemplate").cloned(),
-            execution_mode: mode,
+            given_mode: mode,
+            execution_mode: mode.mode,
             endpoint_url: read.checked("endpointUrl", Endpoint::parse),
             timeout_ms: read
                 .number("timeoutMs", &TIMEOUT_MS)
@@ -210,6 +220,9 @@ impl FunctionSpec {
                 .choice("runtimeMode", &RuntimeMode::WORDS)
                 .unwrap_or_default(),
             runtime_command: read.text("runtimeCommand").map(str::to_owned),
+            health_path: read
+                .checked("healthPath", rule::check_health_path)
+                .unwrap_or_else(|| HEALTH_PATH_DEFAULT.to_owned()),
             local: read_local(&mut read, platform),
         };
         rule::check_across(&fields, draft, platform, &mut faults);

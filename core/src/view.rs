@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::limits::LANE_RING_DEPTH;
+use crate::limits::{CALL_OVERHEAD_BYTES, LANE_RING_DEPTH};
 use crate::metrics::FunctionMetrics;
 use crate::ring::{Consumer, Producer, channel};
 use crate::ticket::Ticket;
@@ -16,6 +16,8 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 pub struct LaneView {
     /// Live waiting calls.
     depth: AtomicU32,
+    /// Bodies of calls that come or wait, of those over 1 KiB. Writers: io threads.
+    waiting_bytes: AtomicU64,
     /// Async tickets in the scheduler's queue, a few of them of calls that moved on; what is left of
     /// `depth` goes before them. Writer: scheduler.
     pub queued_async: AtomicU32,
@@ -41,6 +43,7 @@ impl LaneView {
     pub fn new(io_threads: usize) -> Self {
         Self {
             depth: AtomicU32::new(0),
+            waiting_bytes: AtomicU64::new(0),
             queued_async: AtomicU32::new(0),
             running: AtomicU32::new(0),
             slots_max: AtomicU32::new(0),
@@ -77,6 +80,23 @@ impl LaneView {
     pub fn leave(&self) {
         let was = self.depth.fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
+    }
+
+    /// What the calls that come or wait are charged: 1 KiB each, and their bodies where they are larger.
+    pub fn waiting_bytes(&self) -> u64 {
+        let calls = u64::from(self.depth()) * CALL_OVERHEAD_BYTES as u64;
+        calls + self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A body comes, or waits, from now on.
+    pub fn add_waiting(&self, bytes: u64) {
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It does no longer.
+    pub fn sub_waiting(&self, bytes: u64) {
+        let was = self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        assert!(was >= bytes, "more bytes left a queue than were in it");
     }
 
     fn mailbox(&self) -> &Mailbox {

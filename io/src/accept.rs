@@ -1,5 +1,6 @@
 //! Listening: one listener for each io thread and port, each connection a task of its own.
-//! Running out of descriptors pauses accepting, with a log line, and stops nothing.
+//! Where descriptors run out the clients that are idle for the longest make room; where none is idle
+//! accepting is paused, with a log line. It stops nothing.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -11,6 +12,9 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
+use nanofaas_core::descriptors;
+
+use crate::alarm::Alarm;
 use crate::client;
 use crate::conn::{Conn, Port};
 use crate::rooms::Rooms;
@@ -19,7 +23,10 @@ use crate::start::StartError;
 use crate::thread::{Phase, Thread};
 
 const BACKLOG: i32 = 4096;
-const PAUSE_NS: u64 = 100_000_000;
+/// How soon it is looked for room again.
+const LOOK_NS: u64 = 20_000_000;
+/// Iterations until a client that is closed has given its descriptor back.
+const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
 const BURST: u32 = 64;
 
@@ -70,6 +77,35 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
         .collect()
 }
 
+/// The last client has one of the descriptors for pods and health: before the next one is let in another one
+/// makes room.
+async fn until_room(thread: &Thread, alarm: &Alarm) {
+    while thread.phase.get() != Phase::Stopping && !has_room(thread) {
+        if !until_closed(thread).await {
+            thread.want_descriptor();
+            alarm.until(thread.now_ns() + LOOK_NS).await;
+        }
+    }
+}
+
+/// Closes the client that is idle for the longest, and waits for its descriptor; false where none is idle.
+async fn until_closed(thread: &Thread) -> bool {
+    let is_closing = thread.descriptors.make_room(thread.now_ns());
+    for _ in 0..CLOSED_WITHIN {
+        if !is_closing || has_room(thread) {
+            break;
+        }
+        thread.event_loop.yield_now().await;
+    }
+    is_closing
+}
+
+/// Whether the next descriptor is not one of those that are kept back.
+fn has_room(thread: &Thread) -> bool {
+    let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
+    next.is_ok_and(|next| !thread.descriptors.is_kept_back(next.as_raw_fd() as u64))
+}
+
 /// Accepts connections until the thread stops.
 pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
     let event_loop = &thread.event_loop;
@@ -84,21 +120,30 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
             event_loop.yield_now().await;
         }
         match poll_fn(|cx| listener.poll_accept(cx)).await {
-            Ok((socket, loopback)) => {
+            Ok(accepted) => {
                 if paused {
                     paused = false;
                     tracing::info!("accepting connections again");
                 }
-                let conn = Conn::new(thread.clone(), socket, port, loopback);
+                let is_kept_back = thread.descriptors.is_kept_back(accepted.descriptor);
+                let conn = Conn::new(thread.clone(), accepted, port);
                 event_loop.spawn(client::serve(conn, rooms.clone(), client::answer));
+                if is_kept_back {
+                    until_room(&thread, &alarm).await;
+                }
             }
             Err(error) => {
-                // Out of descriptors, mostly: whoever waits in the backlog waits a little longer.
+                // Tried without a client, too: the system looks for a descriptor first.
+                if descriptors::are_missing(&error) && until_closed(&thread).await {
+                    continue;
+                }
+                // Clients in the backlog wait a little longer.
                 if !paused {
                     paused = true;
                     tracing::error!("accepting connections is paused: {error}");
                 }
-                alarm.until(thread.now_ns() + PAUSE_NS).await;
+                thread.want_descriptor();
+                alarm.until(thread.now_ns() + LOOK_NS).await;
             }
         }
         if thread.phase.get() == Phase::Stopping {

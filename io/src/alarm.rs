@@ -113,18 +113,18 @@ impl Alarms {
         }
     }
 
-    /// When the ticker has to look next; it is woken where an earlier alarm is set.
-    pub(crate) fn plan(&self, latest_ns: u64, ticker: &Waker) -> u64 {
+    /// When the ticker has to look next, if ever; it is woken where an earlier alarm is set.
+    pub(crate) fn plan(&self, ticker: &Waker) -> Option<u64> {
         let mut inner = self.0.borrow_mut();
-        let next = inner.wheel.next_ns().unwrap_or(NEVER).min(latest_ns);
-        inner.ticker_ns = next;
+        let next = inner.wheel.next_ns();
+        inner.ticker_ns = next.unwrap_or(NEVER);
         inner.ticker = Some(ticker.clone());
         next
     }
 
     /// Whether an alarm was set that is earlier than the ticker's plan.
-    pub(crate) fn plan_is_late(&self, planned_ns: u64) -> bool {
-        self.0.borrow().ticker_ns < planned_ns
+    pub(crate) fn is_late(&self, planned_ns: Option<u64>) -> bool {
+        self.0.borrow().ticker_ns < planned_ns.unwrap_or(NEVER)
     }
 }
 

@@ -35,7 +35,12 @@ pub struct AnswerHead {
     pub body: AnswerBody,
     /// The connection may carry another call once the body is read.
     pub keep_alive: bool,
+    /// `Keep-Alive: timeout=`, seconds: for how long the pod keeps it without one.
+    pub keep_alive_s: Option<u32>,
     pub content_type: Option<Span>,
+    /// `Content-Encoding`, where it is not `identity`.
+    pub content_encoding: Option<Span>,
+    pub retry_after: Option<Span>,
     /// `X-Cold-Start: true`.
     pub cold_start: bool,
     /// `X-Init-Duration-Ms`, milliseconds; what is not a whole number is no figure.
@@ -132,7 +137,10 @@ impl AnswerHead {
             status,
             body: AnswerBody::None,
             keep_alive: false,
+            keep_alive_s: None,
             content_type: None,
+            content_encoding: None,
+            retry_after: None,
             cold_start: false,
             init_duration_ms: None,
             execution_id: None,
@@ -162,6 +170,9 @@ impl AnswerHead {
     ) -> Result<(), Fault> {
         match (name.len(), name[0] | 0x20) {
             (10, b'c') if field::is_named(name, b"connection") => ending.connection(value),
+            (10, b'k') if field::is_named(name, b"keep-alive") => {
+                self.keep_alive_s = field::parse_keep_alive(value).or(self.keep_alive_s);
+            }
             (14, b'c') if field::is_named(name, b"content-length") => {
                 ending.content_length(value)?
             }
@@ -175,6 +186,19 @@ impl AnswerHead {
                         "Content-Type is there twice: send it once",
                     ));
                 }
+            }
+            (16, b'c') if field::is_named(name, b"content-encoding") => {
+                let span = Span::of_piece(bytes, value);
+                if !field::is_identity(value) && self.content_encoding.replace(span).is_some() {
+                    return Err(Fault::Malformed(
+                        "Content-Encoding is there twice: send it once",
+                    ));
+                }
+            }
+            // Passed on: the first is as good as any.
+            (11, b'r') if field::is_named(name, b"retry-after") => {
+                self.retry_after
+                    .get_or_insert_with(|| Span::of_piece(bytes, value));
             }
             (12, b'x') if field::is_named(name, b"x-cold-start") => {
                 self.cold_start |= says_true(value)
@@ -225,7 +249,7 @@ mod tests {
     fn finds_everything_that_a_pod_says_of_its_call() {
         let text = "HTTP/1.1 200 OK\r\ncontent-type: image/png \r\nContent-Length: 7\r\n\
             X-Cold-Start: TRUE\r\nX-Init-Duration-Ms: 120\r\nx-not-started:true\r\n\
-            X-EXECUTION-ID: abc\r\n\r\n";
+            X-EXECUTION-ID: abc\r\nRetry-After: 7\r\nContent-Encoding: br\r\n\r\n";
         let head = parse(text).unwrap();
         assert_eq!((head.len, head.status), (text.len(), 200));
         assert_eq!(head.body, AnswerBody::Length(7));
@@ -233,6 +257,10 @@ mod tests {
         assert!(head.keep_alive && head.cold_start && head.not_started);
         assert_eq!(head.init_duration_ms, Some(120));
         assert_eq!(head.execution_id.unwrap().of(text.as_bytes()), b"abc");
+        assert_eq!(head.retry_after.unwrap().of(text.as_bytes()), b"7");
+        assert_eq!(head.content_encoding.unwrap().of(text.as_bytes()), b"br");
+        let head = with("200", "Content-Encoding: Identity\r\n").unwrap();
+        assert_eq!(head.content_encoding, None);
         let head = with("503", "X-Cold-Start: yes\r\nX-Init-Duration-Ms: 1.5\r\n").unwrap();
         assert!(!head.cold_start && !head.not_started);
         assert_eq!(
@@ -276,6 +304,8 @@ mod tests {
         assert!(stays(1, "") && !stays(0, ""));
         assert!(stays(1, "Connection: keep-alive\r\n") && stays(0, "Connection: Keep-Alive\r\n"));
         assert!(!stays(1, "Connection: x, Close\r\n"));
+        let head = with("200", "Keep-Alive: timeout=5, max=9\r\n").unwrap();
+        assert_eq!(head.keep_alive_s, Some(5));
     }
 
     #[test]
@@ -292,6 +322,10 @@ mod tests {
             ("200 OK", "Transfer-Encoding: gzip\r\n"),
             ("200 OK", "Content-Type: a\r\nContent-Type: a\r\n"),
             ("200 OK", "X-Execution-Id: a\r\nx-execution-id: a\r\n"),
+            (
+                "200 OK",
+                "Content-Encoding: gzip\r\nContent-Encoding: br\r\n",
+            ),
             ("200 OK", "A: b\r\n c\r\n"),
             ("200 OK", "A : b\r\n"),
             ("200 OK", "A: b\nC: d\r\n"),

@@ -3,38 +3,67 @@
 
 use std::rc::Rc;
 
+use nanofaas_core::memory::Charge;
+
+use crate::buffers::Buffers;
+use crate::charges::charge_for;
 use crate::client::invite;
 use crate::conn::{Conn, Stop};
-use crate::execution_api::{self, About};
+use crate::execution_api::{self, About, WRONG_TOKEN};
 use crate::function_api;
-use crate::head::Framing;
+use crate::head::{Framing, Span};
 use crate::incoming::Incoming;
+use crate::media_type::{MediaType, media_type};
+use crate::outgoing::{Outgoing, room_in_turn};
 use crate::problem::Problem;
-use crate::reply::Response;
+use crate::reply::{HEAD_ROOM, Response};
 use crate::request::Head;
 use crate::route::{Route, Verb, route};
 use crate::thread::Thread;
 
-/// Reads the body of a request that is not a call.
-async fn read_body(conn: &Conn, head: &Head, max: u64) -> Result<Incoming, Stop> {
+/// The fields that a description may leave out, as they are shown.
+const DEFAULTS_LEN_MAX: usize = 2048;
+
+/// Reads the body of a request that is not a call, as far as `charge` allows.
+async fn read_body(
+    conn: &Conn,
+    head: &Head,
+    max: u64,
+    charge: &mut Charge,
+) -> Result<Incoming, Stop> {
     match head.framing {
         Framing::None => Ok(Incoming::new(conn.split(head.len), *head, 0)),
         Framing::Length(length) if length > max => {
             Err(Problem::BodyTooLarge { bytes_max: max }.into())
         }
         Framing::Length(length) => {
+            let due = charge_for(length);
+            if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
+                return Err(Problem::NoMemory.into());
+            }
             invite(conn, head).await?;
             conn.sized(*head, length).await
         }
         Framing::Chunked => {
             invite(conn, head).await?;
-            conn.chunked(*head, max, |_| Ok(())).await
+            let mut held = 0;
+            let grown = |bytes| {
+                held += bytes;
+                let fits = held <= charge.bytes() || charge.grow(held - charge.bytes());
+                if fits { Ok(()) } else { Err(Problem::NoMemory) }
+            };
+            conn.chunked(*head, max, grown).await
         }
     }
 }
 
-/// Everything but calls.
-pub(crate) async fn other(conn: &Conn, head: &Head) -> Result<Response, Stop> {
+/// Everything but calls. What the answer to a change takes is charged before the change, into `outgoing`:
+/// an answer that found no room would say that nothing was done.
+pub(crate) async fn other(
+    conn: &Conn,
+    head: &Head,
+    outgoing: &mut Outgoing,
+) -> Result<Response, Stop> {
     let thread = &conn.thread;
     let path = head.path.of(&conn.pending.borrow()).to_vec();
     let route = route(head.method, &path)?;
@@ -48,19 +77,39 @@ pub(crate) async fn other(conn: &Conn, head: &Head) -> Result<Response, Stop> {
     if wants_json {
         let pending = conn.pending.borrow();
         let content_type = head.content_type.map(|span| span.of(&pending));
-        if crate::field::media_type(content_type) != crate::field::MediaType::Json {
+        if media_type(content_type) != MediaType::Json {
             return Err(Problem::UnsupportedMediaType.into());
+        }
+        if head.content_encoding.is_some() {
+            return Err(Problem::Encoded.into());
         }
         if head.framing == Framing::None {
             return Err(Problem::LengthRequired.into());
         }
     }
     let max = thread.config.body_bytes_max;
-    let incoming = read_body(conn, head, max).await?;
-    let body = incoming.body().to_vec();
+    let mut charge = thread.account.nothing();
+    let incoming = read_body(conn, head, max, &mut charge).await?;
+    if wants_json {
+        let room = thread.account.charge(answer_to(incoming.body().len()));
+        outgoing.charge = Some(room.ok_or(Problem::NoMemory)?);
+    }
+    // Of other requests it says nothing.
+    let body = if wants_json || matches!(route, Route::PodReady { .. }) {
+        incoming.body().to_vec()
+    } else {
+        Vec::new()
+    };
     // A FIN after a whole request ends calls alone (contract 1.6): here the client may just have
     // nothing more to send, a change goes on by itself, and a long poll has a deadline of its own.
     respond(thread, &route, &incoming, body).await
+}
+
+/// What an answer that shows a function takes, of which a description of so many bytes came. Most of it is no
+/// longer when it is written again, and the fields that it left out are there; one that is longer all the same
+/// (`1e15` becomes a number of 18 digits) waits for its room.
+fn answer_to(description: usize) -> u64 {
+    Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64
 }
 
 async fn respond(
@@ -122,6 +171,12 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
     Ok(asked)
 }
 
+/// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
+async fn room(conn: &Conn, length: u64) -> Result<Charge, Stop> {
+    let room = room_in_turn(conn, charge_for(length)).await;
+    room.ok_or_else(|| Problem::NoMemory.into())
+}
+
 /// A Job's result: over its limit it still ends the call.
 async fn complete(
     conn: &Conn,
@@ -133,18 +188,32 @@ async fn complete(
     if head.framing == Framing::None {
         return Err(Problem::LengthRequired.into());
     }
-    let content_type: Option<Box<[u8]>> = {
+    let (content_type, content_encoding) = {
         let pending = conn.pending.borrow();
-        head.content_type.map(|span| span.of(&pending).into())
+        let value = |span: Option<Span>| span.map(|span| Box::from(span.of(&pending)));
+        (value(head.content_type), value(head.content_encoding))
     };
+    // Before its body is read: a stranger's takes no room.
+    if thread.tokens.verify(id, token).is_none() {
+        return Err(Problem::Forbidden(WRONG_TOKEN).into());
+    }
     let token: Box<[u8]> = token.into();
-    match read_body(conn, head, thread.config.response_bytes_max).await {
+    let max = thread.config.response_bytes_max;
+    let mut charge = match head.framing {
+        Framing::Length(length) if length <= max => room(conn, length).await?,
+        Framing::Chunked => room(conn, max).await?,
+        Framing::Length(_) | Framing::None => thread.account.nothing(),
+    };
+    match read_body(conn, head, max, &mut charge).await {
         Ok(incoming) => {
-            let body = Some(incoming.body().to_vec());
+            let body = incoming.into_body();
+            charge.cut_to(body.capacity() as u64);
             let about = About::Complete {
                 token,
                 content_type,
-                body,
+                content_encoding,
+                body: Some(body),
+                charge: Some(charge.into_loose()),
             };
             Ok(execution_api::answer_anywhere(thread, id, about).await)
         }
@@ -152,7 +221,9 @@ async fn complete(
             let about = About::Complete {
                 token,
                 content_type,
+                content_encoding,
                 body: None,
+                charge: None,
             };
             Ok(execution_api::answer_anywhere(thread, id, about)
                 .await

@@ -1,56 +1,128 @@
-//! Buffers that requests and answers come in, used again so that a warm call allocates none.
-//! It keeps a bounded number and never a large one.
+//! Buffers that requests and answers come in, used again so that a warm call allocates none. They come in a
+//! few sizes, so that what a buffer holds is known before it is taken. A bounded number is kept, and none
+//! once the thread rests.
 
 use std::cell::RefCell;
 
 /// The first buffer of an idle connection: small, since there may be ten thousand of them.
 pub(crate) const SMALL: usize = 1024;
-const MEDIUM: usize = 16 * 1024;
-/// A large read, or a body as large with a head before it.
-const LARGEST_KEPT: usize = 80 * 1024;
-const KEPT: usize = 256;
+/// Room for one read of much.
+pub(crate) const LARGE: usize = 80 * 1024;
+
+/// The sizes, and how many of each are kept.
+const CLASSES: [(usize, usize); 5] = [
+    (SMALL, 256),
+    (4 * 1024, 256),
+    (16 * 1024, 64),
+    (32 * 1024, 64),
+    // A body or a read of 64 KiB, with a head before it.
+    (LARGE, 32),
+];
 
 /// A thread's spare buffers, empty ones.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    small: RefCell<Vec<Vec<u8>>>,
-    medium: RefCell<Vec<Vec<u8>>>,
+    spare: [RefCell<Vec<Vec<u8>>>; CLASSES.len()],
 }
 
 impl Buffers {
-    /// An empty buffer with room for at least `room` bytes.
+    /// What a buffer with room for `bytes` holds.
+    pub(crate) fn size_for(bytes: usize) -> usize {
+        let fitting = CLASSES.iter().find(|(size, _)| bytes <= *size);
+        fitting.map_or(bytes, |(size, _)| *size)
+    }
+
+    /// An empty buffer with room for `room` bytes, as large as `size_for` says.
     pub(crate) fn take(&self, room: usize) -> Vec<u8> {
-        let spare = if room <= SMALL {
-            &self.small
-        } else {
-            &self.medium
-        };
-        let mut buffer = spare.borrow_mut().pop().unwrap_or_default();
-        let room = if room <= SMALL {
-            SMALL
-        } else {
-            room.max(MEDIUM)
-        };
-        // Exactly: what grew in steps would soon be too large to be kept.
-        buffer.reserve_exact(room);
-        buffer
+        let class = CLASSES.iter().position(|(size, _)| room <= *size);
+        let kept = class.and_then(|class| self.spare[class].borrow_mut().pop());
+        kept.unwrap_or_else(|| Vec::with_capacity(Self::size_for(room)))
     }
 
     /// Takes a buffer back.
     pub(crate) fn give(&self, mut buffer: Vec<u8>) {
         let room = buffer.capacity();
-        if !(SMALL..=LARGEST_KEPT).contains(&room) {
+        let Some(class) = CLASSES.iter().position(|(size, _)| room == *size) else {
             return;
-        }
-        let spare = if room < MEDIUM {
-            &self.small
-        } else {
-            &self.medium
         };
-        let mut spare = spare.borrow_mut();
-        if spare.len() < KEPT {
+        let mut spare = self.spare[class].borrow_mut();
+        if spare.len() < CLASSES[class].1 {
             buffer.clear();
             spare.push(buffer);
         }
+    }
+
+    /// Puts what a buffer holds into one that is no larger than it has to be, where that saves much.
+    pub(crate) fn fitted(&self, buffer: Vec<u8>) -> Vec<u8> {
+        let size = Self::size_for(buffer.len());
+        if buffer.capacity() <= 2 * size {
+            return buffer;
+        }
+        let mut smaller = self.take(buffer.len());
+        smaller.extend_from_slice(&buffer);
+        self.give(buffer);
+        smaller
+    }
+
+    /// Keeps no buffer any more.
+    pub(crate) fn clear(&self) {
+        for spare in &self.spare {
+            spare.take();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_as_large_as_was_said() {
+        let buffers = Buffers::default();
+        for room in [
+            0,
+            1,
+            SMALL,
+            SMALL + 1,
+            5000,
+            20_000,
+            40_000,
+            LARGE,
+            LARGE + 1,
+        ] {
+            for _ in 0..2 {
+                let buffer = buffers.take(room);
+                assert_eq!(buffer.capacity(), Buffers::size_for(room));
+                assert!(buffer.is_empty() && buffer.capacity() >= room);
+                buffers.give(buffer);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_can_be_given_back() {
+        let buffers = Buffers::default();
+        for room in [SMALL, 4096, 16 * 1024, 32 * 1024, LARGE, 1 << 20] {
+            let many: Vec<_> = (0..1000).map(|_| buffers.take(room)).collect();
+            many.into_iter().for_each(|buffer| buffers.give(buffer));
+        }
+        let kept = || {
+            let of = |spare: &RefCell<Vec<Vec<u8>>>| {
+                spare.borrow().iter().map(Vec::capacity).sum::<usize>()
+            };
+            buffers.spare.iter().map(of).sum::<usize>()
+        };
+        assert!(kept() < 8 << 20, "{}", kept());
+        buffers.clear();
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn little_in_a_large_buffer_moves_to_a_small_one() {
+        let buffers = Buffers::default();
+        let mut large = buffers.take(LARGE);
+        large.extend_from_slice(b"little");
+        let fitted = buffers.fitted(large);
+        assert_eq!((&fitted[..], fitted.capacity()), (&b"little"[..], SMALL));
     }
 }

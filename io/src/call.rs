@@ -2,7 +2,7 @@
 //! It decides nothing: neither whether a call is tried again nor how it ends. It never touches a client's
 //! socket. `invoke` and `kept` call it, in the client's task or in one of its own.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -14,12 +14,14 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::Charge;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef, PodVerdict};
 
 use crate::alarm::Alarm;
+use crate::charges::WaitingBody;
 use crate::executions::{Kept, Record, Status};
 use crate::incoming::Incoming;
 use crate::output::Output;
@@ -55,9 +57,15 @@ impl Environment for Thread {
     }
 }
 
+/// An output, and the charge for what it holds.
+pub(crate) struct Answer {
+    pub(crate) output: Output,
+    pub(crate) charge: Option<Charge>,
+}
+
 /// How a call ended.
 pub(crate) struct Finished {
-    pub(crate) result: Result<Output, Failure>,
+    pub(crate) result: Result<Answer, Failure>,
     pub(crate) times: Times,
     /// No attempt can have begun.
     pub(crate) never_ran: bool,
@@ -73,13 +81,19 @@ pub(crate) struct Call<'a> {
     pub(crate) kept: Option<Rc<Kept>>,
     pub(crate) request: &'a Incoming,
     pub(crate) alarm: &'a Alarm,
+    /// Until it begins.
+    pub(crate) waiting: RefCell<Option<WaitingBody>>,
     /// Of the attempt that runs.
     pub(crate) stamps: Stamps,
+    /// An attempt waited for its pod to start, or was the first one in it.
+    pub(crate) is_cold: Cell<bool>,
 }
 
 /// What an attempt came to.
 pub(crate) struct Attempt {
     pub(crate) result: Result<Output, Failure>,
+    /// For what its output holds.
+    pub(crate) charge: Option<Charge>,
     pub(crate) failure: AttemptFailure,
     pub(crate) verdict: PodVerdict,
     pub(crate) sent_ns: Option<u64>,
@@ -95,6 +109,7 @@ impl Attempt {
     pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
         Self {
             result: Err(failure),
+            charge: None,
             failure: AttemptFailure::NotBegun,
             verdict,
             sent_ns: None,
@@ -147,7 +162,7 @@ impl Call<'_> {
             && kept.detached.get()
             && !life.is_async()
         {
-            life.detach(kept.deadline_ns.get());
+            life.detach(kept.deadline.get());
         }
         // A call that is ended in the moment of its grant must not begin: the pod would see it.
         if life.is_queued()
@@ -157,7 +172,7 @@ impl Call<'_> {
             return Poll::Ready(());
         }
         if let Poll::Ready(end) = thread.calls.poll_end(self.place, cx) {
-            life.end(&end, thread);
+            life.end(&end, thread.last_ns(), thread);
             return Poll::Ready(());
         }
         self.alarm.set(life.until_ns());
@@ -170,14 +185,14 @@ impl Call<'_> {
 /// Serves an admitted call to its end. Its place in the lane's depth was taken by admission.
 pub(crate) async fn serve(call: &Call<'_>) -> Finished {
     let thread = call.thread;
-    let mut output = None;
+    let mut answer = None;
     loop {
         match call.step() {
             Step::Wait => match awaited_pod(call) {
                 None => poll_fn(|cx| call.poll_news(cx)).await,
                 Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
             },
-            Step::Run(grant) => output = run(call, &grant).await,
+            Step::Run(grant) => answer = run(call, &grant).await,
             Step::Stop => unreachable!("an attempt that is stopped was running"),
             Step::Release(done) => release(call, done),
             Step::Queue(ticket) => {
@@ -193,7 +208,7 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
     }
     let outcome = life.outcome().cloned().expect("it is over");
     Finished {
-        result: outcome.map(|()| output.expect("a success has an output")),
+        result: outcome.map(|()| answer.expect("a success has an output")),
         times: *life.times(),
         never_ran: life.never_ran(),
     }
@@ -237,12 +252,12 @@ fn give_back_grant(call: &Call<'_>) {
 }
 
 /// Runs one attempt where the grant points, and tells the machine how it ended.
-async fn run(call: &Call<'_>, grant: &Grant) -> Option<Output> {
+async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
     let thread = call.thread;
     begin(call, grant);
     let mode = call.known().function.spec.execution_mode;
     let done = match mode {
-        ExecutionMode::Local => Some(crate::local::echo(call)),
+        ExecutionMode::Local => until_stopped(call, crate::local::echo(call)).await,
         ExecutionMode::Job => Box::pin(until_stopped(call, crate::job::run(call, grant))).await,
         ExecutionMode::Warm | ExecutionMode::Pool => {
             until_stopped(call, crate::pod::run(call, grant)).await
@@ -262,7 +277,8 @@ async fn run(call: &Call<'_>, grant: &Grant) -> Option<Output> {
     };
     let mut life = call.life.borrow_mut();
     life.attempted(attempt.report(), now_ns, thread);
-    attempt.result.ok()
+    let charge = attempt.charge;
+    attempt.result.ok().map(|output| Answer { output, charge })
 }
 
 /// Polls an attempt until it ends or the machine has it stopped.
@@ -283,21 +299,19 @@ async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> 
 }
 
 fn begin(call: &Call<'_>, grant: &Grant) {
+    call.waiting.take();
     let attempt = call.attempt();
     let known = call.known();
-    let metrics = known.metrics(call.thread);
-    metrics.dispatch.add();
-    if grant.start_ns > 0 {
-        metrics.cold_start.add()
-    } else {
-        metrics.warm_start.add()
-    }
+    known.metrics(call.thread).dispatch.add();
+    let is_job = known.function.spec.execution_mode == ExecutionMode::Job;
+    let is_cold = call.is_cold.get() || is_job || grant.start_ns > 0;
+    call.is_cold.set(is_cold);
     call.stamps.sent_ns.set(None);
     call.note(|record| {
         record.status = Status::Running;
         record.attempt = attempt;
         record.started_ns.get_or_insert(grant.granted_ns);
-        record.cold_start |= grant.start_ns > 0;
+        record.cold_start = is_cold;
     });
 }
 
@@ -306,9 +320,10 @@ fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
     if attempt.cold_start || grant.start_ns > 0 {
         let start = call.thread.pods.take_start(grant.pod);
         call.note(|record| record.start = start.or_else(|| record.start.take()));
+        call.is_cold.set(true);
     }
     call.note(|record| {
-        record.cold_start |= attempt.cold_start;
+        record.cold_start = call.is_cold.get();
         record.init_ms = record.init_ms.or(attempt.init_ms);
     });
 }

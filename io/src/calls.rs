@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use nanofaas_core::call::End;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
+use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId};
@@ -33,6 +34,8 @@ pub(crate) struct JobAnswer {
     pub(crate) result: Result<Output, Failure>,
     /// How its runtime came up, as far as it says.
     pub(crate) stamps: Option<ReadyStamps>,
+    /// For the body that it came in, which may have come to another thread.
+    pub(crate) charge: Option<Loose>,
 }
 
 #[derive(Default)]

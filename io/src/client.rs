@@ -12,17 +12,20 @@ use std::task::Poll;
 
 use crate::api;
 use crate::buffers::SMALL;
+use crate::charges;
 use crate::conn::{Conn, Port, SECOND_NS, SHARE, Stop};
 use crate::head::Framing;
 use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
+use crate::outgoing::Outgoing;
 use crate::problem::Problem;
-use crate::reply::{self, Response, Wire, problem};
+use crate::reply::{self, Heading, Response, Wire, problem};
 use crate::request::{Head, Method};
 use crate::rooms::Rooms;
 use crate::route::{Route, route};
+use crate::sending::{send, send_outgoing};
 use crate::thread::Phase;
 
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
@@ -36,6 +39,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     answer: impl Fn(Rc<Conn>, Head, u64) -> F,
 ) {
     let conn = Rc::new(conn);
+    let _began_ns = conn.thread.now_ns();
+    let _place = conn.thread.place(&conn);
     let connections = &conn.thread.connections;
     connections.set(connections.get() + 1);
     {
@@ -70,6 +75,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     let left = conn.pending.take().into_buffer();
     conn.thread.buffers.give(left);
     connections.set(connections.get() - 1);
+    // Many that leave together leave much memory behind.
+    conn.thread.upkeep.worked(conn.thread.last_ns());
 }
 
 /// Answers requests, and then ends the connection.
@@ -86,9 +93,12 @@ async fn answer_and_close<F: Future<Output = Answered>>(
             Err(Stop::Problem(error)) => break Some(problem(&error)),
         };
         thread.answering.set(thread.answering.get() + 1);
-        let Answered { out, stays } = rooms.run(|| answer(conn.clone(), head, arrived_ns)).await;
-        let sent = send(conn, out).await;
+        let Answered { outgoing, stays } =
+            rooms.run(|| answer(conn.clone(), head, arrived_ns)).await;
+        let sent = send_outgoing(conn, outgoing, arrived_ns).await;
+        conn.end_answer();
         thread.answering.set(thread.answering.get() - 1);
+        thread.upkeep.worked(thread.last_ns());
         match stays {
             Stays::Yes if sent => {}
             Stays::No if sent => {
@@ -104,7 +114,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
 
 /// What became of a request: the answer, to be sent.
 pub(crate) struct Answered {
-    out: Vec<u8>,
+    outgoing: Outgoing,
     stays: Stays,
 }
 
@@ -114,23 +124,16 @@ enum Stays {
     No,
 }
 
-/// Sends bytes; false where the client did not take them.
-async fn send(conn: &Conn, bytes: Vec<u8>) -> bool {
-    bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
-}
-
 /// What is still to go out, and the answer to bytes that are no request.
 async fn last_words(conn: &Conn, response: Option<Response>) {
     if let Some(response) = response {
         let mut out = conn.thread.buffers.take(SMALL);
-        response.write(
-            &mut out,
-            Wire {
-                keep_alive: false,
-                old: false,
-                head_only: false,
-            },
-        );
+        let wire = Wire {
+            keep_alive: false,
+            old: false,
+            head_only: false,
+        };
+        response.write(&mut out, &Heading::of(&conn.thread, wire));
         if send(conn, out).await {
             linger(conn).await;
         }
@@ -156,13 +159,16 @@ async fn linger(conn: &Conn) {
 
 /// Routes and answers one request.
 pub(crate) async fn answer(conn: Rc<Conn>, head: Head, arrived_ns: u64) -> Answered {
-    let mut out = conn.thread.buffers.take(SMALL);
-    let stays = answer_into(&conn, &head, arrived_ns, &mut out).await;
-    Answered { out, stays }
+    let mut outgoing = Outgoing {
+        out: conn.thread.buffers.take(SMALL),
+        ..Outgoing::default()
+    };
+    let stays = answer_into(&conn, &head, arrived_ns, &mut outgoing).await;
+    Answered { outgoing, stays }
 }
 
-/// The answer is in `out`.
-async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8>) -> Stays {
+/// The answer is in `outgoing`.
+async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, outgoing: &mut Outgoing) -> Stays {
     let thread = &conn.thread;
     let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
     let wire = Wire {
@@ -179,7 +185,7 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                     client: conn,
                     alarm: &conn.alarm,
                     wire,
-                    out,
+                    outgoing,
                 };
                 match invoke::begin(&entrant, &mut incoming) {
                     // Its FIN is there already, so the client has left: the call is not begun.
@@ -190,40 +196,46 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
                         return Stays::No;
                     }
                     Ok(Manner::Plain) => {
-                        invoke::plain_call(thread, &entrant, &incoming, &mut answering).await;
+                        let answered =
+                            invoke::plain_call(thread, &mut entrant, &incoming, &mut answering);
+                        answered.await;
                         thread.buffers.give(incoming.into_buffer());
                     }
                     Ok(Manner::Kept { detached }) => {
-                        let answering = &mut answering;
-                        let kept = kept::serve(thread, entrant, incoming, detached, answering);
-                        Box::pin(kept).await;
+                        let kept = kept::serve(thread, entrant, incoming, detached, &answering);
+                        let response = Box::pin(kept).await;
+                        let put = answering.outgoing.put_in_turn(conn, response, wire);
+                        Box::pin(put).await;
                     }
-                    Err(fault) => answering.send(&problem(&fault)),
+                    Err(fault) => answering.outgoing.put(thread, problem(&fault), wire),
                 }
                 return if keep_alive { Stays::Yes } else { Stays::No };
             }
             Err(stop) => Err(stop),
         },
         // Boxed, as everything off the warm path: an idle connection holds room for what is not.
-        Ok(Admitted::Other) => Box::pin(api::other(conn, head)).await,
+        Ok(Admitted::Other) => Box::pin(api::other(conn, head, outgoing)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
             let response = problem(&error);
             let stays = skipped && keep_alive && !response.closes();
-            response.write(
-                out,
-                Wire {
-                    keep_alive: stays,
-                    ..wire
-                },
-            );
+            let wire = Wire {
+                keep_alive: stays,
+                ..wire
+            };
+            outgoing.put(thread, response, wire);
             return if stays { Stays::Yes } else { Stays::No };
         }
     };
     match done {
         Ok(response) => {
-            response.write(out, wire);
-            if keep_alive && !response.closes() {
+            let closes = response.closes();
+            if outgoing.charge.is_some() {
+                Box::pin(outgoing.put_in_turn(conn, response, wire)).await;
+            } else {
+                outgoing.put(thread, response, wire);
+            }
+            if keep_alive && !closes {
                 Stays::Yes
             } else {
                 Stays::No
@@ -232,13 +244,11 @@ async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, out: &mut Vec<u8
         Err(Stop::Quiet) => Stays::No,
         Err(Stop::Problem(error)) => {
             // Its body was not read to the end.
-            problem(&error).write(
-                out,
-                Wire {
-                    keep_alive: false,
-                    ..wire
-                },
-            );
+            let wire = Wire {
+                keep_alive: false,
+                ..wire
+            };
+            outgoing.put(thread, problem(&error), wire);
             Stays::No
         }
     }
@@ -300,22 +310,22 @@ pub(crate) async fn invite(conn: &Conn, head: &Head) -> Result<(), Stop> {
 async fn read_call(conn: &Conn, head: &Head, entrant: &mut Entrant) -> Result<Incoming, Stop> {
     invite(conn, head).await?;
     let thread = &conn.thread;
-    match head.framing {
-        Framing::Length(length) => conn.sized(*head, length).await,
+    let incoming = match head.framing {
+        Framing::Length(length) => conn.sized(*head, length).await?,
         Framing::Chunked => {
-            let limit = thread.config.inflight_bytes;
             let Entrant { charge, known, .. } = entrant;
             let grown = |bytes| {
-                let fits = charge.grow(bytes, limit);
-                if fits {
+                if charge.grow(bytes) {
                     Ok(())
                 } else {
-                    Err(invoke::out_of_memory(thread, known))
+                    Err(charges::out_of_memory(thread, known))
                 }
             };
             conn.chunked(*head, thread.config.body_bytes_max, grown)
-                .await
+                .await?
         }
-        Framing::None => Err(Problem::LengthRequired.into()),
-    }
+        Framing::None => return Err(Problem::LengthRequired.into()),
+    };
+    charges::settle(thread, entrant, &incoming)?;
+    Ok(incoming)
 }

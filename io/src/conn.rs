@@ -1,37 +1,32 @@
 //! One client's connection as whoever answers on it sees it: what came and was not taken, the next
 //! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
 
+mod body;
+
 use std::cell::{Cell, RefCell};
-use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::call::End;
+use nanofaas_core::memory::Charge;
 use nanofaas_core::ticket::CallRef;
 
 use crate::alarm::Alarm;
-use crate::buffers::SMALL;
-use crate::chunked::Chunked;
-use crate::head::{Fault, Framing, HeadScan};
-use crate::incoming::Incoming;
+use crate::buffers::{LARGE, SMALL};
+use crate::head::HeadScan;
 use crate::invoke::Client;
 use crate::pending::Pending;
 use crate::problem::Problem;
 use crate::request::{Head, parse_head};
-use crate::runtime::net::Socket;
+use crate::runtime::net::{Accepted, Socket};
 use crate::share::Share;
 use crate::thread::{Phase, Thread};
 
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 const IDLE_NS_MAX: u64 = 75 * SECOND_NS;
 const HEAD_NS_MAX: u64 = 10 * SECOND_NS;
-/// A body that comes more slowly is not waited for.
-const BODY_BYTES_PER_S: u64 = 16 * 1024;
 /// What a client may send ahead of its answers.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
-/// A refused body up to this size is read and dropped, so that the connection lives on.
-const SKIPPED_MAX: u64 = 256 * 1024;
-const LARGE_READ: usize = 64 * 1024;
 /// Bytes that a connection takes in before the others have their turn, and what a request counts as:
 /// so at most 8 requests. Each is a system call on epoll, and a new connection's first call waits for
 /// some four turns of all the others.
@@ -39,8 +34,8 @@ pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
 /// How often the end of a client that has sent too much ahead is looked for.
 const END_LOOK_NS: u64 = SECOND_NS / 10;
-/// An answer that the client does not read.
-const WRITE_NS_MAX: u64 = 60 * SECOND_NS;
+
+const NEVER: u64 = u64::MAX;
 
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +54,14 @@ pub(crate) struct Conn {
     pub(crate) pending: RefCell<Pending>,
     /// The reader stops while more than this is pending.
     pub(crate) room: Cell<usize>,
-    pub(crate) read_size: Cell<usize>,
+    /// The last receive filled its buffer.
+    was_full: Cell<bool>,
+    /// While a body is read: the length of its whole request.
+    awaited: Cell<usize>,
+    /// A body is read that comes in chunks.
+    is_in_chunks: Cell<bool>,
+    /// For what the client sent ahead of its answers, or of a head that is not whole.
+    ahead: RefCell<Option<Charge>>,
     pub(crate) eof: Cell<bool>,
     /// The reader has a reason to be asked again.
     pub(crate) kick: Cell<bool>,
@@ -71,6 +73,15 @@ pub(crate) struct Conn {
     end_alarm: RefCell<Option<Alarm>>,
     /// An address of this machine alone: `Host` has to be one too.
     pub(crate) loopback: bool,
+    pub(crate) round_trip_ns: u64,
+    /// Since when it waits for a request; `NEVER` while one is on its way.
+    idle_ns: Cell<u64>,
+    /// What it waited before it was accepted.
+    silent_ns: Cell<u64>,
+    /// It has sent a request.
+    has_asked: Cell<bool>,
+    /// What the answer that goes out holds, and when its request came.
+    pub(crate) sending: Cell<(u64, u64)>,
 }
 
 impl Client for Conn {
@@ -103,22 +114,47 @@ impl<P: Into<Problem>> From<P> for Stop {
 
 impl Conn {
     /// A connection from which nothing came yet.
-    pub(crate) fn new(thread: Rc<Thread>, socket: Socket, port: Port, loopback: bool) -> Self {
+    pub(crate) fn new(thread: Rc<Thread>, accepted: Accepted, port: Port) -> Self {
         Self {
             alarm: thread.alarms.alarm(),
             thread,
             port,
-            socket,
+            socket: accepted.socket,
             pending: RefCell::default(),
             room: Cell::new(PIPELINED_MAX),
-            read_size: Cell::new(SMALL),
+            was_full: Cell::new(false),
+            awaited: Cell::new(0),
+            is_in_chunks: Cell::new(false),
+            ahead: RefCell::default(),
             eof: Cell::new(false),
             kick: Cell::new(false),
             end_alarm: RefCell::default(),
             share: Share::default(),
             serving: Cell::new(None),
-            loopback,
+            loopback: accepted.is_loopback,
+            round_trip_ns: accepted.round_trip_ns,
+            idle_ns: Cell::new(NEVER),
+            silent_ns: Cell::new(u64::from(accepted.silent_s) * SECOND_NS),
+            has_asked: Cell::new(false),
+            sending: Cell::default(),
         }
+    }
+
+    /// Since when the client is idle, if it may be sent away: one that never sent anything may after
+    /// `silent_ns`.
+    pub(crate) fn idle_since(&self, now_ns: u64, silent_ns: u64) -> Option<u64> {
+        let since_ns = self.idle_ns.get();
+        let quiet_ns = if self.has_asked.get() { 0 } else { silent_ns };
+        let is_idle = since_ns != NEVER && now_ns >= since_ns + quiet_ns;
+        let has_all = !self.socket.is_behind();
+        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since_ns)
+    }
+
+    /// It is sent away, as if it had been idle for long enough: its own task does it, which takes a request
+    /// first that has come meanwhile.
+    pub(crate) fn leave(&self) {
+        self.idle_ns.set(NEVER);
+        self.alarm.set(self.thread.last_ns());
     }
 
     /// Whether the client left before a call of its begins: its FIN may have come with the request, and
@@ -130,10 +166,7 @@ impl Conn {
     /// Takes in what the client sent, as far as there is room for it and the share goes.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         self.poll_bytes(cx);
-        if self.serving.get().is_some()
-            && !self.eof.get()
-            && self.pending.borrow().len() > self.room.get()
-        {
+        if self.serving.get().is_some() && !self.eof.get() && !self.has_room() {
             self.look_for_end(cx);
         }
     }
@@ -162,46 +195,74 @@ impl Conn {
         }
     }
 
+    /// Whether more is read from the client now. What it sends ahead of an answer is charged, beyond one
+    /// small buffer; where there is no room for that it waits in the client.
+    fn has_room(&self) -> bool {
+        let pending = self.pending.borrow();
+        if pending.len() > self.room.get() {
+            return false;
+        }
+        let is_of_body = self.is_in_chunks.get() || pending.len() < self.awaited.get();
+        pending.len() < SMALL || is_of_body || self.charge_pending(&pending, SMALL)
+    }
+
+    /// Charges what is no body that is read, with what the next read takes.
+    fn charge_pending(&self, pending: &Pending, next: usize) -> bool {
+        self.charge(pending.held_bytes() + next as u64)
+    }
+
+    /// Whether there is room for so much of what is no request yet.
+    fn charge(&self, due: u64) -> bool {
+        let mut ahead = self.ahead.borrow_mut();
+        let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
+        due <= ahead.bytes() || ahead.grow(due - ahead.bytes())
+    }
+
+    /// The answer is out, or waits to be: the reader may have waited with the next request.
+    pub(crate) fn end_answer(&self) {
+        if self.ahead.borrow().is_some() {
+            self.kick.set(true);
+        }
+    }
+
+    /// How much the next receive has room for. It may wait for long with its buffer, so that has much room
+    /// only where that will be filled: there is more than a small one takes, or a body is still to come.
+    fn next_read(&self) -> usize {
+        let missing = self
+            .awaited
+            .get()
+            .saturating_sub(self.pending.borrow().len());
+        if missing > 0 {
+            missing.clamp(SMALL, LARGE)
+        } else if self.was_full.get() && self.socket.has_much() && self.may_be_large() {
+            LARGE
+        } else {
+            SMALL
+        }
+    }
+
+    /// Whether there is room for a large read, which a body in chunks is charged for by itself.
+    fn may_be_large(&self) -> bool {
+        self.is_in_chunks.get() || self.charge_pending(&self.pending.borrow(), LARGE)
+    }
+
     fn poll_bytes(&self, cx: &Context<'_>) {
-        while !self.eof.get()
-            && !self.share.is_used_up()
-            && self.pending.borrow().len() <= self.room.get()
-        {
-            let Poll::Ready(read) = self.socket.poll_recv(self.read_size.get(), cx) else {
+        while !self.eof.get() && !self.share.is_used_up() && self.has_room() {
+            let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };
+            // What is done with it sets deadlines by this reading.
+            let _came_ns = self.thread.now_ns();
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {
                 return self.end();
             }
-            // The next receive may stay armed for long: only one that follows a full one has much room.
-            let is_full = buffer.len() == buffer.capacity();
-            self.read_size.set(if is_full { LARGE_READ } else { SMALL });
+            self.was_full.set(buffer.len() == buffer.capacity());
             self.share.take(buffer.len());
             self.pending
                 .borrow_mut()
                 .append(buffer, &self.thread.buffers);
         }
-    }
-
-    /// Waits until all that was posted is out; false where the client does not take it.
-    pub(crate) async fn sent(&self) -> bool {
-        let mut waits = false;
-        std::future::poll_fn(|cx| {
-            if let Poll::Ready(sent) = self.socket.poll_sent(cx) {
-                return Poll::Ready(sent.is_ok());
-            }
-            if !waits {
-                waits = true;
-                self.alarm.set(self.thread.last_ns() + WRITE_NS_MAX);
-            }
-            self.alarm.poll(cx).map(|()| {
-                // Whoever asks again need not wait as long again.
-                self.socket.shutdown(Shutdown::Both);
-                false
-            })
-        })
-        .await
     }
 
     /// Waits until more than `seen` bytes are pending.
@@ -260,6 +321,11 @@ impl Conn {
         self.alarm
             .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
         let mut begun = !idle;
+        let mut has_come = false;
+        if idle {
+            let silent_ns = self.silent_ns.take();
+            self.idle_ns.set(thread.last_ns().saturating_sub(silent_ns));
+        }
         if self.share.is_used_up() {
             self.own_turn().await;
         }
@@ -268,14 +334,33 @@ impl Conn {
                 let pending = self.pending.borrow();
                 if !pending.is_empty() {
                     if let Some(head) = parse_head(&pending, &mut scan)? {
+                        if pending.len() <= head.whole() {
+                            // All that came is this request, which is charged by itself.
+                            self.ahead.take();
+                        }
                         self.share.take(REQUEST_SHARE);
-                        let now_ns = thread.now_ns();
+                        self.idle_ns.set(NEVER);
+                        self.has_asked.set(true);
+                        // One that came just now was read by this clock; one that was sent ahead begins now.
+                        let now_ns = if has_come {
+                            thread.last_ns()
+                        } else {
+                            thread.now_ns()
+                        };
                         thread.active(now_ns);
+                        // However much there is to do before the thread's bell has its turn.
+                        thread.ledger().beat.beat(now_ns);
                         return Ok((head, now_ns));
                     }
                     if !begun {
                         begun = true;
                         self.alarm.set(thread.last_ns() + HEAD_NS_MAX);
+                    }
+                    if pending.len() >= SMALL {
+                        if !self.charge_pending(&pending, SMALL) {
+                            return Err(Problem::NoMemory.into());
+                        }
+                        self.kick.set(true);
                     }
                 }
                 pending.len()
@@ -284,7 +369,7 @@ impl Conn {
                 return Err(Stop::Quiet);
             }
             match self.more_in_turn(seen).await {
-                Ok(()) => {}
+                Ok(()) => has_come = true,
                 Err(Late::Behind) if self.sent().await => {
                     let patience_ns = if begun { HEAD_NS_MAX } else { IDLE_NS_MAX };
                     self.alarm.set(thread.last_ns() + patience_ns);
@@ -298,50 +383,6 @@ impl Conn {
         }
     }
 
-    /// The request with its body of `length` bytes.
-    pub(crate) async fn sized(&self, head: Head, length: u64) -> Result<Incoming, Stop> {
-        let whole = head.len + length as usize;
-        if self.pending.borrow().len() < whole {
-            let slow_ns = length * SECOND_NS / BODY_BYTES_PER_S;
-            self.alarm
-                .set(self.thread.last_ns() + HEAD_NS_MAX + slow_ns);
-            self.set_room(whole.max(PIPELINED_MAX));
-            self.read_size
-                .set(LARGE_READ.min(length as usize).max(self.read_size.get()));
-            {
-                let mut pending = self.pending.borrow_mut();
-                let missing = whole - pending.len();
-                pending.reserve(missing);
-            }
-            self.rest_of_body(whole).await?;
-            self.set_room(PIPELINED_MAX);
-        }
-        Ok(Incoming::new(self.split(whole), head, length as usize))
-    }
-
-    pub(crate) async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
-        loop {
-            let seen = self.pending.borrow().len();
-            if seen >= whole {
-                // The call's time in the queue begins now, not with its head.
-                let _whole_ns = self.thread.now_ns();
-                return Ok(());
-            }
-            self.body_bytes(seen).await?;
-        }
-    }
-
-    pub(crate) async fn body_bytes(&self, seen: usize) -> Result<(), Stop> {
-        match self.more(seen).await {
-            Ok(()) => Ok(()),
-            Err(Late::Eof | Late::Behind) => Err(Stop::Quiet),
-            Err(Late::Alarm) => {
-                let why = "the body came at less than 16 KiB a second; send it faster";
-                Err(Problem::TooSlow(why).into())
-            }
-        }
-    }
-
     /// Takes the first `whole` bytes; what a client sent ahead stays.
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
@@ -349,45 +390,19 @@ impl Conn {
             // The reader waits for the room that is made here.
             self.kick.set(true);
         }
-        pending.split(whole, &self.thread.buffers)
-    }
-
-    /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of each
-    /// piece and may refuse it.
-    pub(crate) async fn chunked(
-        &self,
-        head: Head,
-        max: u64,
-        mut grown: impl FnMut(u64) -> Result<(), Problem>,
-    ) -> Result<Incoming, Stop> {
-        let head_bytes = self.split(head.len);
-        let mut decoder = Chunked::default();
-        let mut body = self.thread.buffers.take(SMALL);
-        let began_ns = self.thread.last_ns();
-        self.alarm.set(began_ns + HEAD_NS_MAX);
-        loop {
-            let before = body.len() as u64;
-            let progress = {
-                let pending = self.pending.borrow();
-                decoder
-                    .decode(&pending, &mut body, max as usize)
-                    .map_err(|fault| match fault {
-                        Fault::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
-                        fault => Problem::Http(fault),
-                    })?
-            };
-            self.drop_bytes(progress.consumed);
-            grown(body.len() as u64 - before)?;
-            if progress.done {
-                let _whole_ns = self.thread.now_ns();
-                return Ok(Incoming::chunked(head_bytes, head, body));
+        let taken = pending.split(whole, &self.thread.buffers);
+        drop(pending);
+        let left = self.pending.borrow();
+        let mut ahead = self.ahead.borrow_mut();
+        if let Some(charge) = &mut *ahead {
+            self.kick.set(true);
+            if left.len() < SMALL {
+                *ahead = None;
+            } else {
+                charge.cut_to(left.held_bytes());
             }
-            // On average, from the beginning: a trickle does not get ahead of it.
-            let slow_ns = body.len() as u64 * SECOND_NS / BODY_BYTES_PER_S;
-            self.alarm.set(began_ns + HEAD_NS_MAX + slow_ns);
-            let seen = self.pending.borrow().len();
-            self.body_bytes(seen).await?;
         }
+        taken
     }
 
     /// Forgets the first bytes.
@@ -395,30 +410,6 @@ impl Conn {
         let mut pending = self.pending.borrow_mut();
         pending.skip(count, &self.thread.buffers);
         self.kick.set(true);
-    }
-
-    /// Reads and drops the body of a refused request; false where the connection has to end.
-    pub(crate) async fn skip(&self, head: &Head) -> bool {
-        let length = match head.framing {
-            Framing::None => 0,
-            Framing::Length(length) => length,
-            Framing::Chunked => return false,
-        };
-        if head.expect_continue || length > SKIPPED_MAX {
-            return false;
-        }
-        self.drop_bytes(head.len);
-        let mut left = length as usize;
-        self.alarm.set(self.thread.last_ns() + HEAD_NS_MAX);
-        while left > 0 {
-            let some = left.min(self.pending.borrow().len());
-            self.drop_bytes(some);
-            left -= some;
-            if left > 0 && self.more(0).await.is_err() {
-                return false;
-            }
-        }
-        true
     }
 }
 

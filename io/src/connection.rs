@@ -8,12 +8,10 @@ use std::task::{Context, Poll};
 
 use nanofaas_core::message::PodAddress;
 
-use crate::buffers::SMALL;
+use crate::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 use crate::thread::Thread;
 
-/// A connection that carries answers in one read is read with small buffers; others with these.
-const LARGE_READ: usize = 64 * 1024;
 /// A pod on a Unix socket has more connections to accept than its queue holds: so long until another try.
 const QUEUE_FULL_NS: u64 = 1_000_000;
 
@@ -26,8 +24,10 @@ pub(crate) struct Connection {
     /// What a read has room for.
     room: usize,
     end: End,
-    /// When the last request was out.
-    out_ns: Option<u64>,
+    /// How much of the last request's body was posted.
+    posted: usize,
+    /// When the last piece of the last request was posted.
+    sent_ns: Option<u64>,
 }
 
 /// How the pod has ended its side.
@@ -53,7 +53,7 @@ impl Connection {
 
     /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
     pub(crate) fn is_sound(&self) -> bool {
-        self.end == End::NotYet && !self.socket.is_behind()
+        self.end == End::NotYet && self.sent_ns.is_some() && !self.socket.is_behind()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -66,14 +66,38 @@ impl Connection {
         self.end == End::InOrder && self.socket.unsent().is_none()
     }
 
-    /// Sends all of `bytes`, as fast as the pod takes them.
-    pub(crate) fn post(&mut self, bytes: Vec<u8>) {
-        self.out_ns = self.socket.post(bytes).then(|| self.thread.now_ns());
+    /// Sends a request, a piece of a large body at a time, as fast as the pod takes it. `head` has room for
+    /// the body, or for a piece of it.
+    pub(crate) fn post(&mut self, mut head: Vec<u8>, body: &[u8]) {
+        let piece = body.len().min(head.capacity() - head.len());
+        head.extend_from_slice(&body[..piece]);
+        self.posted = 0;
+        self.post_piece(head, piece, body);
     }
 
-    /// When all that was posted was out.
-    pub(crate) const fn out_ns(&self) -> Option<u64> {
-        self.out_ns
+    /// `bytes` end with the next `piece` bytes of the body.
+    fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
+        self.posted += piece;
+        // Read before the send: on one core the pod may have run, and answered, when that returns.
+        let now_ns = self.thread.now_ns();
+        self.sent_ns = (self.posted == body.len()).then_some(now_ns);
+        self.socket.post(bytes);
+    }
+
+    /// Room for so many more bytes of an answer.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        let whole = self.received.len() + more;
+        if whole > self.received.capacity() {
+            let mut larger = self.thread.buffers.take(whole);
+            larger.extend_from_slice(&self.received);
+            let smaller = std::mem::replace(&mut self.received, larger);
+            self.thread.buffers.give(smaller);
+        }
+    }
+
+    /// When the last piece of the last request was posted, once it was.
+    pub(crate) const fn sent_ns(&self) -> Option<u64> {
+        self.sent_ns
     }
 
     /// Why what was sent did not go out after all.
@@ -81,10 +105,14 @@ impl Connection {
         self.socket.unsent()
     }
 
-    /// Notes when all is out.
-    pub(crate) fn poll_sent(&mut self, cx: &Context<'_>) {
-        if self.out_ns.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
-            self.out_ns = Some(self.thread.now_ns());
+    /// Sends more of the request's `body`, as far as the pod takes it.
+    pub(crate) fn poll_sent(&mut self, body: &[u8], cx: &Context<'_>) {
+        while self.sent_ns.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
+            let left = &body[self.posted..];
+            let length = left.len().min(LARGE);
+            let mut piece = self.thread.buffers.take(length);
+            piece.extend_from_slice(&left[..length]);
+            self.post_piece(piece, length, body);
         }
     }
 
@@ -104,10 +132,10 @@ impl Connection {
             self.end = End::InOrder;
         }
         if buffer.len() == buffer.capacity() {
-            self.room = LARGE_READ;
+            self.room = LARGE;
         }
         if self.received.capacity() == 0 {
-            self.received = buffer;
+            self.received = self.thread.buffers.fitted(buffer);
         } else {
             self.received.extend_from_slice(&buffer);
             self.thread.buffers.give(buffer);
@@ -134,7 +162,8 @@ impl Connection {
             received: Vec::new(),
             room: SMALL,
             end: End::NotYet,
-            out_ns: None,
+            posted: 0,
+            sent_ns: None,
         })
     }
 }

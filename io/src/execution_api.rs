@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use nanofaas_core::call::End;
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::Loose;
 use nanofaas_core::outcome::Failure;
 
 use crate::calls::{JobAnswer, JobNews};
@@ -30,7 +31,9 @@ pub(crate) enum About {
     Complete {
         token: Box<[u8]>,
         content_type: Option<Box<[u8]>>,
+        content_encoding: Option<Box<[u8]>>,
         body: Option<Vec<u8>>,
+        charge: Option<Loose>,
     },
     Input {
         token: Box<[u8]>,
@@ -38,7 +41,7 @@ pub(crate) enum About {
 }
 
 /// What a stranger hears, whether there is such an execution or not.
-const WRONG_TOKEN: &str = "the token is not that of this execution";
+pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
 /// Answers, wherever the execution belongs.
 pub(crate) async fn answer_anywhere(
@@ -83,17 +86,26 @@ pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -
             } else if wait_ms > 0 {
                 return plain_status(thread, id, wait_ms).await;
             }
-            Response::json(state(thread, &found))
+            state(thread, &found)
         }
         About::Output => output(&found),
         About::Cancel => cancel(thread, &found),
         About::Complete {
-            content_type, body, ..
-        } => complete(thread, &found, attempt, content_type.as_deref(), body),
+            content_type,
+            content_encoding,
+            body,
+            charge,
+            ..
+        } => {
+            let labels = (content_type.as_deref(), content_encoding.as_deref());
+            let body = body.map(|body| (body, charge));
+            complete(thread, &found, attempt, labels, body)
+        }
         About::Input { .. } => match thread.inputs.borrow().get(&id.random()) {
             Some(input) if input.attempt == attempt => {
                 let content_type = Cow::Owned(input.content_type.to_vec());
-                Response::bytes(content_type, input.body.to_vec())
+                let response = Response::bytes(content_type, input.body.to_vec());
+                response.encoded(input.content_encoding.as_deref())
             }
             _ => problem(&Problem::Stale),
         },
@@ -133,11 +145,11 @@ pub(crate) async fn follow(
     }
 }
 
-fn state(thread: &Thread, found: &Found) -> Vec<u8> {
+fn state(thread: &Thread, found: &Found) -> Response {
     match found {
         Found::Kept(kept) => {
             let output = kept.output.borrow();
-            status::execution(thread, &kept.record.borrow(), output.as_deref())
+            status::execution(thread, &kept.record.borrow(), output.as_ref())
         }
         Found::Plain(record) => status::execution(thread, record, None),
     }
@@ -171,7 +183,7 @@ async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Res
         let over = matches!(&found, Found::Plain(record) if record.status.is_terminal());
         let now_ns = thread.now_ns();
         if over || now_ns >= until_ns {
-            return Response::json(state(thread, &found));
+            return state(thread, &found);
         }
         alarm.until((now_ns + LOOK_NS).min(until_ns)).await;
     }
@@ -191,10 +203,7 @@ fn output(found: &Found) -> Response {
         return problem(&Problem::NotEnded);
     }
     match &*kept.output.borrow() {
-        Some(output) => {
-            let content_type = Cow::Owned(output.raw_content_type().to_vec());
-            Response::bytes(content_type, output.bytes().to_vec())
-        }
+        Some(output) => Response::output(output),
         None => problem(&Problem::NoOutput(
             "the execution has no output; its status says why",
         )),
@@ -207,20 +216,20 @@ fn cancel(thread: &Thread, found: &Found) -> Response {
         Found::Plain(record) => (**record).clone(),
     };
     if record.status.is_terminal() {
-        return Response::json(state(thread, found));
+        return state(thread, found);
     }
     if let Some(call) = record.call {
         thread.calls.end(call, End::Cancelled);
     }
-    Response::accepted(state(thread, found))
+    state(thread, found).but_accepted()
 }
 
 fn complete(
     thread: &Thread,
     found: &Found,
     attempt: u32,
-    content_type: Option<&[u8]>,
-    body: Option<Vec<u8>>,
+    (content_type, content_encoding): (Option<&[u8]>, Option<&[u8]>),
+    body: Option<(Vec<u8>, Option<Loose>)>,
 ) -> Response {
     let (call, over) = match found {
         Found::Kept(kept) => {
@@ -231,13 +240,16 @@ fn complete(
     };
     let bytes_max = thread.config.response_bytes_max;
     let too_large = body.is_none();
-    let answer = match body.map(|body| job::read_result(content_type, body)) {
+    let read =
+        body.map(|(body, charge)| job::read_result(content_type, content_encoding, body, charge));
+    let answer = match read {
         None => JobAnswer {
-            result: Err(Failure::OutputTooLarge { bytes_max }),
+            result: Err(Failure::output_too_large(bytes_max)),
             stamps: None,
+            charge: None,
         },
         Some(Ok(answer)) => answer,
-        Some(Err(why)) => return problem(&Problem::BadRequest(why)),
+        Some(Err(why)) => return problem(&why),
     };
     let recorded = !over
         && call.is_some_and(|call| {

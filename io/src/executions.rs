@@ -5,14 +5,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 
 use foldhash::{HashMap, HashMapExt};
+use nanofaas_core::call::Deadline;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::{CallRef, LaneId};
 
 use crate::idempotency::Keys;
 use crate::output::Output;
@@ -48,7 +50,7 @@ impl Status {
     /// The state that a failure ends in.
     pub(crate) const fn of(failure: &Failure) -> Self {
         match failure {
-            Failure::Timeout(_) => Self::Timeout,
+            Failure::Timeout { .. } => Self::Timeout,
             _ => Self::Error,
         }
     }
@@ -73,15 +75,17 @@ pub(crate) struct Record {
     pub(crate) call: Option<CallRef>,
 }
 
-/// The key that an execution holds: its function's name and the client's key.
-pub(crate) type Key = (std::sync::Arc<str>, Box<[u8]>);
+/// The key that an execution holds: its function's registration and the client's key. A function that is
+/// removed and made anew is another registration, in which nothing of the first is replayed.
+pub(crate) type Key = (LaneId, Box<[u8]>);
 
 /// An execution that somebody may ask for, or wait for.
 pub(crate) struct Kept {
     pub(crate) record: RefCell<Record>,
-    pub(crate) output: RefCell<Option<Rc<Output>>>,
+    /// Shared by all who ask for it, on whatever thread.
+    pub(crate) output: RefCell<Option<Arc<Output>>>,
     /// By when the call has to end; later once its client let go of it.
-    pub(crate) deadline_ns: Cell<u64>,
+    pub(crate) deadline: Cell<Deadline>,
     /// Nobody waits as a sync client any more: the async deadlines hold.
     pub(crate) detached: Cell<bool>,
     /// Clients that wait for it now.
@@ -96,14 +100,14 @@ pub(crate) struct Kept {
 impl Kept {
     pub(crate) fn new(
         record: Record,
-        deadline_ns: u64,
+        deadline: Deadline,
         key: Option<Key>,
         detached: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
             record: RefCell::new(record),
             output: RefCell::default(),
-            deadline_ns: Cell::new(deadline_ns),
+            deadline: Cell::new(deadline),
             detached: Cell::new(detached),
             followers: Cell::new(0),
             key: RefCell::new(key),
@@ -279,8 +283,9 @@ impl Executions {
     }
 
     /// A kept execution ended: its output counts from now on, and its time runs.
-    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Rc<Output>>, now_ns: u64) {
-        kept.output.replace(output);
+    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now_ns: u64) {
+        kept.output
+            .replace(output.map(|output| Arc::new(output.fitted())));
         let id = kept.record.borrow().id.random();
         let finished = &mut self.inner.borrow_mut().finished;
         finished.push_back((now_ns, id));
@@ -313,6 +318,16 @@ impl Executions {
                 gone(&kept, !late);
             }
         }
+    }
+
+    /// When the one that was finished first is past its time.
+    pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
+        let first = self.inner.borrow().finished.front().copied();
+        first.map(|(finished_ns, _)| finished_ns.saturating_add(self.ttl_ns))
+    }
+
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.budget.passed().is_some()
     }
 
     /// Another thread asked this one to drop what it finished first.

@@ -13,28 +13,14 @@ pub struct BadValue(pub &'static str);
 pub const TIMEOUT_MS_MAX: u32 = 300_000;
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
 
-/// What a body is, as far as its treatment differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaType {
-    /// `application/json`, in UTF-8. Not `application/*+json`: such a body has a type of its own,
-    /// which the function wants to see, and its content is not for the platform to read.
-    Json,
-    /// `text/plain`, in UTF-8.
-    Text,
-    /// Anything else, also the two above in another charset.
-    Other,
-    /// No type was named.
-    None,
-}
-
 /// RFC 7240, as far as it is honoured here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prefer {
     pub respond_async: bool,
-    /// Seconds; a number too large for the type is its largest.
-    pub wait_s: Option<u32>,
+    has_wait: bool,
     // The first `wait` counts, even when its value does not.
     wait_seen: bool,
+    wait_s: u32,
 }
 
 /// Whether a header is called so. `known` is in lower case; a header's name that was parsed holds
@@ -98,45 +84,19 @@ pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], BadValue> {
     Ok(value)
 }
 
-/// The value of `Content-Type`; an empty one is as good as none.
-pub fn media_type(value: Option<&[u8]>) -> MediaType {
-    // As nearly everybody spells it.
-    if value == Some(b"application/json") {
-        return MediaType::Json;
-    }
-    let Some(value) = value.map(trim).filter(|value| !value.is_empty()) else {
-        return MediaType::None;
-    };
-    let mut parts = value.split(|&byte| byte == b';').map(trim);
-    let essence = parts.next().unwrap_or_default();
-    let kind = if essence.eq_ignore_ascii_case(b"application/json") {
-        MediaType::Json
-    } else if essence.eq_ignore_ascii_case(b"text/plain") {
-        MediaType::Text
-    } else {
-        return MediaType::Other;
-    };
-    if parts.all(is_utf8_or_no_charset) {
-        kind
-    } else {
-        MediaType::Other
-    }
+/// Whether a `Content-Encoding` says that there is none.
+pub(crate) fn is_identity(value: &[u8]) -> bool {
+    value.is_empty() || value.eq_ignore_ascii_case(b"identity")
 }
 
-fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
-    let Some((name, charset)) = parameter.split_at_checked(8) else {
-        return true;
-    };
-    if !name.eq_ignore_ascii_case(b"charset=") {
-        return true;
-    }
-    let charset = charset
-        .strip_prefix(b"\"")
-        .and_then(|rest| rest.strip_suffix(b"\""))
-        .unwrap_or(charset);
-    [&b"utf-8"[..], b"utf8", b"us-ascii"]
-        .iter()
-        .any(|known| charset.eq_ignore_ascii_case(known))
+/// For how many seconds the sender keeps a connection without a message, as `Keep-Alive` says it.
+pub(crate) fn parse_keep_alive(value: &[u8]) -> Option<u32> {
+    list(value).find_map(|parameter| {
+        let (name, seconds) = split_unquoted(parameter, b'=');
+        let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
+        let seconds = digits(unquote(trim(seconds))).filter(|_| is_timeout)?;
+        Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+    })
 }
 
 /// The value of one `Prefer` header.
@@ -150,9 +110,19 @@ impl Prefer {
     /// Nothing is preferred.
     pub(crate) const NONE: Self = Self {
         respond_async: false,
-        wait_s: None,
+        has_wait: false,
         wait_seen: false,
+        wait_s: 0,
     };
+
+    /// Seconds; a number too large for the type is its largest.
+    pub const fn wait_s(self) -> Option<u32> {
+        if self.has_wait {
+            Some(self.wait_s)
+        } else {
+            None
+        }
+    }
 
     /// Several headers are read as one list.
     pub(crate) fn add(&mut self, value: &[u8]) {
@@ -171,12 +141,9 @@ impl Prefer {
             self.respond_async |= word.is_empty();
         } else if name.eq_ignore_ascii_case(b"wait") && !self.wait_seen {
             self.wait_seen = true;
-            let is_number = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
-            self.wait_s = is_number.then(|| {
-                digits(word)
-                    .and_then(|number| u32::try_from(number).ok())
-                    .unwrap_or(u32::MAX)
-            });
+            self.has_wait = !word.is_empty() && word.iter().all(u8::is_ascii_digit);
+            let seconds = digits(word).and_then(|number| u32::try_from(number).ok());
+            self.wait_s = seconds.unwrap_or(u32::MAX);
         }
     }
 }
@@ -282,9 +249,36 @@ fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
     })
 }
 
+/// The id of the trace in a `traceparent`: 32 digits after its version. None where it is no such header.
+pub(crate) fn trace_of(traceparent: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = traceparent.split_at_checked(3)?;
+    let (id, rest) = rest.split_at_checked(32)?;
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let is_id = id.iter().all(is_digit) && id.iter().any(|byte| *byte != b'0');
+    (traceparent[2] == b'-' && rest.first() == Some(&b'-') && is_id).then_some(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_is_named_by_its_parent() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let sound = format!("00-{id}-b7ad6b7169203331-01");
+        assert_eq!(trace_of(sound.as_bytes()), Some(id.as_bytes()));
+        for no_trace in [
+            "",
+            "00",
+            &sound[..34],
+            &format!("00-{id}"),
+            &format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            &format!("00-{}-b7ad6b7169203331-01", id.to_uppercase()),
+            &format!("00+{id}-b7ad6b7169203331-01"),
+        ] {
+            assert_eq!(trace_of(no_trace.as_bytes()), None, "{no_trace}");
+        }
+    }
 
     #[test]
     fn numbers_are_digits_within_their_bounds() {
@@ -330,26 +324,20 @@ mod tests {
     }
 
     #[test]
-    fn media_types_are_told_apart_by_essence_and_charset() {
-        for (value, expected) in [
-            ("application/json", MediaType::Json),
-            ("Application/JSON ; charset=UTF-8", MediaType::Json),
-            ("application/json;charset=\"utf-8\"", MediaType::Json),
-            ("application/json; v=1", MediaType::Json),
-            ("application/json; charset=utf-16", MediaType::Other),
-            ("application/json, text/plain", MediaType::Other),
-            ("application/problem+json", MediaType::Other),
-            ("application/jsonp", MediaType::Other),
-            ("text/plain", MediaType::Text),
-            ("text/plain; charset=us-ascii", MediaType::Text),
-            ("text/plain; charset=iso-8859-1", MediaType::Other),
-            ("image/png", MediaType::Other),
-            ("nonsense", MediaType::Other),
-            ("  ", MediaType::None),
+    fn a_keep_alive_says_seconds_or_nothing() {
+        for (value, seconds) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = \"7\"", Some(7)),
+            ("timeout=0", Some(0)),
+            ("timeout=99999999999", Some(u32::MAX)),
+            ("timeout=5.5", None),
+            ("timeout=-1", None),
+            ("timeout", None),
+            ("max=5", None),
+            ("", None),
         ] {
-            assert_eq!(media_type(Some(value.as_bytes())), expected, "{value}");
+            assert_eq!(parse_keep_alive(value.as_bytes()), seconds, "{value}");
         }
-        assert_eq!(media_type(None), MediaType::None);
     }
 
     #[test]
@@ -376,14 +364,14 @@ mod tests {
         ] {
             let prefer = parse_prefer(value.as_bytes());
             assert_eq!(
-                (prefer.respond_async, prefer.wait_s),
+                (prefer.respond_async, prefer.wait_s()),
                 (respond_async, wait_s),
                 "{value}"
             );
         }
         let mut two = parse_prefer(b"wait=5");
         two.add(b"respond-async, wait=6");
-        assert_eq!((two.respond_async, two.wait_s), (true, Some(5)));
+        assert_eq!((two.respond_async, two.wait_s()), (true, Some(5)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::function::Function;
+use nanofaas_core::memory::Account;
 use nanofaas_core::message::Message;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPost};
@@ -26,6 +27,7 @@ use crate::inbox::{self, Inbox};
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Client, Manner};
 use crate::kept;
+use crate::outgoing::Outgoing;
 use crate::peer::{self, PeerPost};
 use crate::reply::Wire;
 use crate::request::parse_head;
@@ -63,11 +65,13 @@ fn config() -> IoConfig {
         body_bytes_max: 1 << 20,
         response_bytes_max: 1 << 20,
         inflight_bytes: 1 << 26,
+        connect_timeout_ms: 1000,
         async_max_age_ms: 3_600_000,
         execution_ttl_ms: 900_000,
         execution_store_bytes: STORE_BYTES,
         callback_base: String::new(),
         begun: true,
+        collect_memory: || {},
         openapi: "",
     }
 }
@@ -77,6 +81,9 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(std::task::Waker::noop().clone()))
 }
 
+/// The lane of the only function.
+pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
+
 fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
     let spec = format!(
         r#"{{"name":"f","executionMode":"LOCAL","queueSize":{QUEUE_SIZE},"concurrency":{threads}}}"#
@@ -85,7 +92,7 @@ fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
     let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
     Arc::new(Function {
         spec: spec.expect("a spec"),
-        lane: LaneId { index: 0, epoch: 1 },
+        lane: LANE,
         view,
         version: 1,
     })
@@ -110,7 +117,8 @@ impl Fleet {
         let (origin, origin_wall) = (Instant::now(), SystemTime::now());
         let ledgers: Arc<[ThreadLedger]> = (0..count).map(|_| ThreadLedger::default()).collect();
         let rate = Arc::new(RateBucket::new(RateLimit::Off));
-        let memory = Arc::default();
+        let own_bells = rings.iter().map(|inbox| inbox.bell.clone());
+        let account = Account::new(config().inflight_bytes, own_bells);
         let store = Arc::new(Store::new(STORE_BYTES, ledgers.clone()));
         let make = |index| {
             let parts = Parts {
@@ -122,7 +130,8 @@ impl Fleet {
                 entries: entries.clone(),
                 rate: rate.clone(),
                 ledgers: ledgers.clone(),
-                memory: Arc::clone(&memory),
+                account: account.clone(),
+                scarcity: Arc::default(),
                 store: store.clone(),
                 seat: SeatPlan::Pinned(scheduler.clone()),
                 bridge: bridge.clone(),
@@ -179,7 +188,7 @@ impl Fleet {
     pub(crate) fn key_of(&self, index: usize) -> String {
         let count = self.threads.len() as u16;
         let belongs = |key: &String| {
-            let key: Key = ("f".into(), key.as_bytes().into());
+            let key: Key = (LANE, key.as_bytes().into());
             usize::from(crate::idempotency::owner(&key, count)) == index
         };
         let mut keys = (0..).map(|number| format!("key-{number}"));
@@ -206,19 +215,21 @@ impl Fleet {
             let Manner::Kept { detached } = manner else {
                 panic!("a keyed call is kept");
             };
-            let mut out = Vec::new();
-            let mut answering = Answering {
+            let wire = Wire {
+                keep_alive: true,
+                old: false,
+                head_only: false,
+            };
+            let answering = Answering {
                 client: &Stays,
                 alarm: &thread.alarms.alarm(),
-                wire: Wire {
-                    keep_alive: true,
-                    old: false,
-                    head_only: false,
-                },
-                out: &mut out,
+                wire,
+                outgoing: &mut Outgoing::default(),
             };
-            kept::serve(&thread, entrant, incoming, detached, &mut answering).await;
-            *heard.borrow_mut() = String::from_utf8(out).expect("text");
+            let kept = kept::serve(&thread, entrant, incoming, detached, &answering);
+            let mut outgoing = Outgoing::default();
+            outgoing.put(&thread, kept.await, wire);
+            *heard.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
         });
         answer
     }

@@ -7,7 +7,8 @@ use std::task::Poll;
 use nanofaas_core::outcome::{Failure, Stage};
 
 use crate::executions::Kept;
-use crate::reply::{Invocation, Response};
+use crate::invocation::Invocation;
+use crate::reply::{EXECUTION_ID, Response};
 use crate::thread::Thread;
 
 /// A repeat of a keyed call.
@@ -60,7 +61,7 @@ pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
     let body = format!("{{\"executionId\":\"{id}\",\"status\":\"{status}\"}}");
     let response = Response::accepted(body.into_bytes())
         .with("Location", format!("/v1/executions/{id}").as_bytes())
-        .with("X-Execution-Id", id.as_bytes());
+        .with(EXECUTION_ID, id.as_bytes());
     match trace_id {
         Some(trace_id) => response.with("X-Trace-Id", trace_id),
         None => response,
@@ -78,10 +79,13 @@ pub(crate) fn result(
     let record = kept.record.borrow();
     let output = kept.output.borrow();
     let over = record.status.is_terminal();
-    let gone = Failure::Timeout(Stage::Queued);
-    let result = match (&*output, &record.failure) {
+    let gone = Failure::Timeout {
+        stage: Stage::Queued,
+        limit: None,
+    };
+    let result = match (output.as_deref(), &record.failure) {
         (_, Some(failure)) => Err(failure),
-        (Some(output), None) => Ok(&**output),
+        (Some(output), None) => Ok(output),
         (None, None) => Err(&gone),
     };
     let total_ns = thread.now_ns().saturating_sub(arrived_ns);
@@ -95,7 +99,7 @@ pub(crate) fn result(
         total_ns,
         replay,
     }
-    .response()
+    .response(output.as_ref())
 }
 
 /// Answers a repeat on the thread that owns the execution.

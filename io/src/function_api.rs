@@ -16,6 +16,7 @@ use crate::replies::NoAnswer;
 use crate::reply::{Response, problem};
 use crate::status::write_phases;
 use crate::thread::{Phase, Thread};
+use crate::warnings;
 
 /// Asks the bridge; a refusal becomes the problem that it is.
 async fn ask(thread: &Thread, name: &str, request: Request) -> Result<Reply, Problem> {
@@ -28,6 +29,10 @@ async fn ask(thread: &Thread, name: &str, request: Request) -> Result<Reply, Pro
             }
             Refused::Unavailable(why) => Problem::RegistryUnavailable(why),
             Refused::Forbidden => Problem::Forbidden("the token is not that of this pod"),
+            Refused::NotWarm(mode) => Problem::NotWarm {
+                name: name.to_owned(),
+                mode,
+            },
             Refused::TooMany => {
                 Problem::RegistryUnavailable("the table of functions is full".to_owned())
             }
@@ -67,6 +72,7 @@ pub(crate) async fn register(thread: &Rc<Thread>, name: Option<&str>, body: Vec<
             draft.name_by_path(name);
         }
         let named = draft.name().unwrap_or_default().to_owned();
+        let warnings = warnings::of(&draft);
         let replace = name.is_some();
         let request = Request::Register {
             draft: Box::new(draft),
@@ -77,11 +83,14 @@ pub(crate) async fn register(thread: &Rc<Thread>, name: Option<&str>, body: Vec<
             return Err(Problem::Busy);
         };
         let body = shown(&function);
-        if !created {
-            return Ok(Response::json(body));
-        }
-        let location = format!("/v1/functions/{}", function.name());
-        Ok(Response::created(body).with("Location", location.as_bytes()))
+        let response = if created {
+            let location = format!("/v1/functions/{}", function.name());
+            Response::created(body).with("Location", location.as_bytes())
+        } else {
+            Response::json(body)
+        };
+        let with = |response: Response, text: String| response.with("Warning", text.as_bytes());
+        Ok(warnings.into_iter().fold(response, with))
     };
     finish(change.await)
 }
@@ -92,6 +101,10 @@ pub(crate) async fn remove(thread: &Rc<Thread>, name: &str) -> Response {
         return problem(&Problem::ShuttingDown);
     }
     let reply = ask(thread, name, Request::Remove { name: name.into() }).await;
+    let reply = reply.map_err(|problem| match problem {
+        Problem::NoSuchFunction(name) => Problem::NothingToRemove(name),
+        other => other,
+    });
     finish(reply.map(|_| Response::no_content()))
 }
 
@@ -146,6 +159,8 @@ pub(crate) fn list(thread: &Thread) -> Response {
             body.push(b',');
         }
         body.extend_from_slice(&shown(&known.function));
+        // All together may take longer than the watchdog waits.
+        thread.ledger().beat.beat(thread.now_ns());
     }
     body.push(b']');
     Response::json(body)

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A host that is one, without its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Host<'a> {
+pub enum Host<'a> {
     /// A name or an IPv4 address, escapes and all; empty where the target names no host.
     Name(&'a [u8]),
     Ip6(Ipv6Addr),
@@ -13,7 +13,7 @@ pub(crate) enum Host<'a> {
 
 impl<'a> Host<'a> {
     /// None where the value is no host, or one that two parsers could read differently.
-    pub(crate) fn parse(value: &'a [u8]) -> Option<Self> {
+    pub fn parse(value: &'a [u8]) -> Option<Self> {
         if let [b'[', rest @ ..] = value {
             let end = rest.iter().position(|&byte| byte == b']')?;
             // No zone: it means something on the client's machine alone (RFC 6874 §4).
@@ -40,7 +40,7 @@ impl<'a> Host<'a> {
     }
 
     /// Whether it names this machine, by a name that cannot be given to another address.
-    pub(crate) fn is_loopback(self) -> bool {
+    pub fn is_loopback(self) -> bool {
         match self {
             Self::Ip6(address) => address.is_loopback(),
             // What nearly all clients of a machine's own server say.

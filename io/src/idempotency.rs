@@ -1,5 +1,5 @@
 //! Idempotency keys: which execution holds which key. A key belongs to the thread that
-//! hash(function, key) names; one question there answers run, follow or mismatch. It keeps no
+//! hash(registration, key) names; one question there answers run, follow or mismatch. It keeps no
 //! output; a key goes when its execution goes. `peer` brings the claims, and answers those that wait.
 
 use std::cell::RefCell;
@@ -58,9 +58,18 @@ pub(crate) fn owner(key: &Key, threads: u16) -> u16 {
     (hasher.finish() % u64::from(threads)) as u16
 }
 
-/// What a repeat has to have in common with the first: content type, however it is spelt, and body.
-pub(crate) fn fingerprint(content_type: &[u8], body: &[u8]) -> [u8; 32] {
-    let content_type = normal_form(content_type);
+/// What a repeat has to have in common with the first: content type, however it is spelt, encoding, and body.
+pub(crate) fn fingerprint(
+    content_type: &[u8],
+    content_encoding: Option<&[u8]>,
+    body: &[u8],
+) -> [u8; 32] {
+    let mut content_type = normal_form(content_type);
+    if let Some(content_encoding) = content_encoding {
+        // No header has a LF, so it cannot be taken for a part of the type.
+        content_type.push(b'\n');
+        content_type.extend(content_encoding.to_ascii_lowercase());
+    }
     let mut sha = Sha256::new();
     sha.update((content_type.len() as u64).to_le_bytes());
     sha.update(&content_type);

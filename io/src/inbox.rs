@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 
 use nanofaas_core::call::End;
 use nanofaas_core::function::Function;
@@ -41,12 +42,22 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Soc
     let doorbell = inbox.borrow().rings.bell.clone();
     loop {
         let now_ns = thread.now_ns();
+        thread.ledger().beat.beat(now_ns);
         thread.alarms.advance(now_ns);
         pump(&thread, &inbox);
         thread.tick(now_ns);
+        make_room(&thread);
         // With work left it rings for itself: the read of the bell is then the I/O completion that
         // gives everybody else their turn.
-        if !doorbell.sleep(|| inbox.borrow().has_mail() || thread.turn_left.get()) {
+        let is_wanted = || {
+            let has_mail = inbox.borrow().has_mail();
+            has_mail
+                || thread.turn_left.get()
+                || thread.ledger().beat.is_owed()
+                || thread.account.is_wanted()
+                || thread.readers.is_wanted(&thread)
+        };
+        if !doorbell.sleep(is_wanted) {
             let _announced = doorbell.sleep(|| false);
             doorbell.ring();
         }
@@ -55,6 +66,16 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Soc
         let bytes = rung.unwrap_or_default();
         assert!(!bytes.is_empty(), "an io thread lost its bell");
         thread.buffers.give(bytes);
+    }
+}
+
+/// Tells those who waited for memory, and does what this thread can for those who still do.
+fn make_room(thread: &Thread) {
+    thread.account.wake();
+    thread.grant_descriptor();
+    if thread.account.is_short() {
+        thread.account.give_back_spare();
+        thread.readers.plan(thread);
     }
 }
 
@@ -108,6 +129,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
                 _ => literal(&function),
             };
             let known = Rc::new(Known {
+                host: crate::pod::host_of(&function.spec),
                 function,
                 endpoint: RefCell::new(endpoint),
             });
@@ -161,6 +183,7 @@ fn take(thread: &Rc<Thread>, message: Message) {
         Message::Drain => thread.phase.set(Phase::Draining),
         Message::Stop => {
             thread.phase.set(Phase::Stopping);
+            let _told = thread.until_stopping.take().map(Waker::wake);
             thread.calls.end_all(None, &End::Shutdown);
         }
     }

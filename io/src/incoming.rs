@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::field;
 use crate::request::Head;
 
 /// A request with its body.
@@ -70,12 +71,47 @@ impl Incoming {
         self.head.content_type.map(|span| span.of(&self.buffer))
     }
 
+    pub(crate) fn content_encoding(&self) -> Option<&[u8]> {
+        self.head.content_encoding.map(|span| span.of(&self.buffer))
+    }
+
     pub(crate) fn trace_id(&self) -> Option<&[u8]> {
         self.head.trace_id.map(|span| span.of(&self.buffer))
     }
 
+    /// What ties the call to others in a log: `X-Trace-Id`, or the trace that `traceparent` is of.
+    pub(crate) fn logged_trace_id(&self) -> Option<&[u8]> {
+        let of_parent = || {
+            let traceparent = self.head.traceparent?.of(&self.buffer);
+            field::trace_of(traceparent)
+        };
+        self.trace_id().or_else(of_parent)
+    }
+
     pub(crate) fn idempotency_key(&self) -> Option<&[u8]> {
         self.head.idempotency_key.map(|span| span.of(&self.buffer))
+    }
+
+    /// Bytes that it holds in memory.
+    pub(crate) const fn held_bytes(&self) -> u64 {
+        let own = match &self.body {
+            Body::Here(_) => 0,
+            Body::Own(body) => body.capacity(),
+        };
+        (self.buffer.capacity() + own) as u64
+    }
+
+    /// The body alone, in the buffer that it came in.
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        match self.body {
+            Body::Own(body) => body,
+            Body::Here(range) => {
+                let mut buffer = self.buffer;
+                buffer.truncate(range.end);
+                buffer.drain(..range.start);
+                buffer
+            }
+        }
     }
 
     /// Gives its buffer up for reuse.

@@ -2,43 +2,49 @@
 //! and the end of any call in metrics, ledger and record. It runs no attempt; `call` does, and calls
 //! that outlive their client's wait are those of `kept`. `client` calls it.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use nanofaas_core::admission::{self, Refusal};
-use nanofaas_core::call::NotAdmitted;
+use nanofaas_core::call::{Deadline, NotAdmitted};
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
+use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::{CallTime, RejectReason};
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
 
 use crate::alarm::Alarm;
 use crate::call::{self, Call, Finished, Life};
+use crate::charges::{self, WaitingBody, charge_for};
 use crate::executions::{Record, Status};
-use crate::field::{MediaType, media_type, parse_idempotency_key, parse_timeout_ms};
+use crate::field::{parse_idempotency_key, parse_timeout_ms};
 use crate::head::Framing;
 use crate::incoming::Incoming;
+use crate::invocation::Invocation;
 use crate::json;
-use crate::output::Output;
+use crate::media_type::{MediaType, media_type};
+use crate::outgoing::{Outgoing, give_back, make_room, put_large};
 use crate::pod::Stamps;
 use crate::problem::Problem;
-use crate::reply::{Invocation, Response, Wire, problem};
+use crate::reply::{Heading, Wire, problem};
 use crate::request::Head;
-use crate::thread::{Charge, Known, Phase, Thread};
+use crate::thread::{Known, Phase, Thread};
 
 pub(crate) const MS: u64 = 1_000_000;
 /// What a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
-/// What stands around an output in its answer, but for a client's long trace id.
-const HEAD_ROOM: usize = 640;
+/// A larger output is not copied into its answer.
+const COPIED_MAX: usize = 64 * 1024;
 
 /// A call that was let in by its head.
 pub(crate) struct Entrant {
     pub(crate) known: Rc<Known>,
     pub(crate) charge: Charge,
+    /// Until it is granted.
+    pub(crate) waiting: Option<WaitingBody>,
     pub(crate) arrived_ns: u64,
     /// Of a sync call.
-    pub(crate) deadline_ns: u64,
+    pub(crate) deadline: Deadline,
     enqueue: bool,
 }
 
@@ -79,31 +85,33 @@ pub(crate) fn at_head(
         Framing::None => return Err(Problem::LengthRequired),
         Framing::Chunked => 0,
     };
+    if head.content_encoding.is_some() {
+        let content_type = head.content_type.map(|span| span.of(head_bytes));
+        if media_type(content_type) == MediaType::Json {
+            return Err(Problem::Encoded);
+        }
+    }
     let spec = &found.function.spec;
-    let timeout_ms = match head.timeout_ms {
-        Some(span) => parse_timeout_ms(span.of(head_bytes))?,
-        None => spec.timeout_ms,
+    let limit = match head.timeout_ms {
+        Some(span) => TimeLimit::Client(parse_timeout_ms(span.of(head_bytes))?),
+        None => TimeLimit::Function(spec.timeout_ms),
     };
     if let Some(key) = head.idempotency_key {
         parse_idempotency_key(key.of(head_bytes))?;
     }
-    let charge = thread
-        .charge(declared + CALL_OVERHEAD_BYTES as u64)
-        .ok_or_else(|| reject(RejectReason::Memory, 0))?;
-    let deadline_ns = arrived_ns + u64::from(timeout_ms) * MS;
+    let no_memory = || reject(RejectReason::Memory, 0);
+    let waiting = charges::wait(thread, &found, declared).map_err(|_| no_memory())?;
+    let due = charge_for(declared) + charges::copy_of(&found, declared);
+    let charge = thread.account.charge(due);
+    let charge = charge.ok_or_else(no_memory)?;
     Ok(Entrant {
         known: found,
         charge,
+        waiting,
         arrived_ns,
-        deadline_ns,
+        deadline: Deadline::after(arrived_ns, limit),
         enqueue,
     })
-}
-
-/// A chunked body grew past what memory allows.
-pub(crate) fn out_of_memory(thread: &Thread, known: &Known) -> Problem {
-    known.metrics(thread).rejected[RejectReason::Memory as usize].add();
-    Problem::Refused(Refusal::new(RejectReason::Memory, 0))
 }
 
 /// What the connection of a call offers to it.
@@ -119,13 +127,7 @@ pub(crate) struct Answering<'a> {
     pub(crate) client: &'a dyn Client,
     pub(crate) alarm: &'a Alarm,
     pub(crate) wire: Wire,
-    pub(crate) out: &'a mut Vec<u8>,
-}
-
-impl Answering<'_> {
-    pub(crate) fn send(&mut self, response: &Response) {
-        response.write(self.out, self.wire);
-    }
+    pub(crate) outgoing: &'a mut Outgoing,
 }
 
 /// How a call is served.
@@ -151,9 +153,9 @@ pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner
     read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
     // Both together mean the wait.
-    let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s.is_none());
+    let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
     let keyed = incoming.head.idempotency_key.is_some();
-    Ok(if detached || keyed || prefer.wait_s.is_some() {
+    Ok(if detached || keyed || prefer.wait_s().is_some() {
         Manner::Kept { detached }
     } else {
         Manner::Plain
@@ -181,14 +183,14 @@ pub(crate) fn enter(
     known: &Rc<Known>,
     class: Class,
     now_ns: u64,
-    deadline_ns: u64,
+    deadline: Deadline,
     begin: impl FnOnce(CallRef),
 ) -> Result<Life, Problem> {
     let function = &known.function;
     let Some(place) = thread.calls.open(function.lane) else {
         return Err(refuse(thread, known, Refusal::new(RejectReason::Memory, 0)));
     };
-    let admitted = Life::admit(thread, known.clone(), place, class, now_ns, deadline_ns);
+    let admitted = Life::admit(thread, known.clone(), place, class, now_ns, deadline);
     let (life, ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
@@ -243,10 +245,11 @@ pub(crate) fn record(
 /// whatever happens.
 pub(crate) async fn plain_call(
     thread: &Rc<Thread>,
-    entrant: &Entrant,
+    entrant: &mut Entrant,
     incoming: &Incoming,
     answering: &mut Answering<'_>,
 ) {
+    let waiting = entrant.waiting.take();
     let known = &entrant.known;
     let id = thread.new_plain_id();
     let queued_ns = thread.last_ns();
@@ -261,19 +264,21 @@ pub(crate) async fn plain_call(
         known,
         Class::Sync,
         queued_ns,
-        entrant.deadline_ns,
+        entrant.deadline,
         begin,
     );
     let life = match entered {
         Ok(life) => life,
         Err(refused) => {
             thread.executions.forget_plain(id);
-            return answering.send(&problem(&refused));
+            let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
+            return outgoing.put(thread, problem(&refused), wire);
         }
     };
     let place = life.place();
     answering.client.serving(Some(place));
     let call = Call {
+        waiting: RefCell::new(waiting),
         thread,
         life: life.into(),
         place,
@@ -283,6 +288,7 @@ pub(crate) async fn plain_call(
         request: incoming,
         alarm: answering.alarm,
         stamps: Stamps::default(),
+        is_cold: Cell::new(false),
     };
     let finished = call::serve(&call).await;
     answering.client.serving(None);
@@ -291,43 +297,37 @@ pub(crate) async fn plain_call(
     thread.executions.with_plain(id, |record| {
         end_record(record, status, finished.result.as_ref().err(), now_ns);
     });
-    if let Ok(output) = &finished.result {
-        make_room(thread, answering.out, output.bytes().len());
-    }
-    Invocation {
+    let invocation = Invocation {
         id,
         status,
-        result: finished.result.as_ref(),
+        result: finished.result.as_ref().map(|answer| &answer.output),
         follower_timed_out: false,
         trace_id: incoming.trace_id(),
         times: finished.times,
         total_ns: now_ns.saturating_sub(entrant.arrived_ns),
         replay: false,
-    }
-    .write(
-        answering.out,
-        &mut thread.scratch.borrow_mut(),
-        answering.wire,
-    );
-    thread.scratch.borrow_mut().shrink_to(SCRATCH_KEPT);
-    if let Ok(output) = finished.result {
-        give_back(thread, output);
-    }
-}
-
-/// A buffer that an answer with a large output fits into: one that grows costs an allocation.
-fn make_room(thread: &Thread, out: &mut Vec<u8>, output: usize) {
-    if output + HEAD_ROOM > out.capacity() {
-        let larger = thread.buffers.take(output + HEAD_ROOM);
-        thread.buffers.give(std::mem::replace(out, larger));
-    }
-}
-
-fn give_back(thread: &Thread, output: Output) {
-    let (buffer, head) = output.into_buffers();
-    thread.buffers.give(buffer);
-    if let Some(head) = head {
-        thread.buffers.give(head);
+    };
+    let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
+    let (out, heading) = (&mut outgoing.out, &Heading::of(thread, wire));
+    let around = match invocation.result {
+        Ok(output) if output.bytes().len() > COPIED_MAX => {
+            Some(invocation.write_before(output, out, heading))
+        }
+        result => {
+            make_room(thread, out, result.map_or(0, |output| output.bytes().len()));
+            let scratch = &mut *thread.scratch.borrow_mut();
+            invocation.write(out, scratch, heading);
+            scratch.shrink_to(SCRATCH_KEPT);
+            None
+        }
+    };
+    match (finished.result, around) {
+        (Ok(answer), Some(around)) => put_large(thread, answer, around, outgoing, wire),
+        (Ok(answer), None) => {
+            give_back(thread, answer.output);
+            outgoing.charge = answer.charge;
+        }
+        (Err(_), _) => {}
     }
 }
 
@@ -370,6 +370,11 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Statu
         metrics.record(CallTime::StartWait, times.start_ns);
     }
     if call.attempt() > 0 {
+        if call.is_cold.get() {
+            metrics.cold_start.add();
+        } else {
+            metrics.warm_start.add();
+        }
         metrics.record(CallTime::Dispatch, times.dispatch_ns);
         metrics.record(CallTime::Handler, times.function_ns);
     }
@@ -385,7 +390,7 @@ fn log_failure(call: &Call<'_>, failure: &Failure) {
     let (function, attempt) = (known.function.name(), call.attempt());
     let trace = call
         .request
-        .trace_id()
+        .logged_trace_id()
         .map(String::from_utf8_lossy)
         .unwrap_or_default();
     let (id, code, message) = (call.id, failure.code(), failure.message());

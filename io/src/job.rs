@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use nanofaas_core::cold_start::Phase;
+use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
@@ -15,18 +16,26 @@ use serde_json::value::RawValue;
 
 use crate::call::{Attempt, Call};
 use crate::calls::{JobAnswer, JobNews};
-use crate::field::{MediaType, media_type};
-use crate::output::Output;
-use crate::pod::{function_error, kind_of};
+use crate::field::{split_unquoted, trim};
+use crate::media_type::{MediaType, media_type};
+use crate::output::{Labels, Output};
+use crate::pod::kind_of;
+use crate::pod_error;
+use crate::problem::Problem;
 use crate::thread::Thread;
 
-/// Larger envelopes are fetched by the Job: an environment has little room.
-const INLINE_MAX: usize = 32 * 1024;
+/// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
+/// names and what ends them included.
+const INLINE_MAX: usize = 120 * 1024;
 
-/// A body that a Job may fetch.
+const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
+
+/// A body that a Job may fetch: the copy that its call is charged for.
 pub(crate) struct Input {
     pub(crate) content_type: Box<[u8]>,
-    pub(crate) body: Box<[u8]>,
+    pub(crate) content_encoding: Option<Box<[u8]>>,
+    /// Shared with the bridge, which hands it to the Job where it is small.
+    pub(crate) body: Arc<[u8]>,
     /// The attempt that may fetch it.
     pub(crate) attempt: u32,
 }
@@ -46,10 +55,7 @@ impl Drop for Running<'_> {
         // Also of an attempt that was stopped the record says how far its start came.
         let seen = thread.calls.take_job_start(self.call.place);
         let phases = phases(thread, self.grant, &seen, self.stamps);
-        self.call.note(|record| {
-            record.start = Some(phases);
-            record.cold_start = true;
-        });
+        self.call.note(|record| record.start = Some(phases));
         thread.calls.expect_job(self.call.place, 0);
         thread.inputs.borrow_mut().remove(&self.call.id.random());
         let stop = BridgeMessage::JobStop {
@@ -73,16 +79,22 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     let request = call.request;
     let now_ns = thread.now_ns();
     let json = request.input().is_some() && request.body().len() <= INLINE_MAX;
-    let body = std::str::from_utf8(request.body())
+    let text_of_body = std::str::from_utf8(request.body());
+    let payload = text_of_body
         .ok()
-        .filter(|body| json && !body.contains('\0'));
+        .filter(|body| json && !body.contains('\0'))
+        .map(Arc::<str>::from);
     // Also what the Job is handed: a Job may always ask for its input.
     let content_type = request
         .content_type()
         .unwrap_or(b"application/octet-stream");
     let input = Rc::new(Input {
         content_type: content_type.into(),
-        body: request.body().into(),
+        content_encoding: request.content_encoding().map(Into::into),
+        body: match &payload {
+            Some(payload) => payload.clone().into(),
+            None => request.body().into(),
+        },
         attempt,
     });
     thread.inputs.borrow_mut().insert(call.id.random(), input);
@@ -91,9 +103,9 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
         function: call.known().function.clone(),
         execution_id: call.id.to_string().into(),
         attempt,
-        trace_id: request.trace_id().map(text),
+        trace_id: request.logged_trace_id().map(text),
         token: thread.tokens.issue(call.id, attempt).into(),
-        payload: body.map(Into::into),
+        payload,
         deadline_ms: call
             .life
             .borrow()
@@ -132,7 +144,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     .await;
     let now_ns = thread.now_ns();
     let seen_ns = thread.calls.job_running_ns(call.place);
-    let (result, failure, stamps) = outcome(news);
+    let (result, failure, stamps, charge) = outcome(news);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
@@ -144,10 +156,11 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     Attempt {
         answered_ns: result.is_ok().then_some(now_ns),
         result,
+        charge: charge.map(|charge| thread.account.adopt(charge)),
         failure,
         verdict: PodVerdict::Healthy,
         sent_ns: Some(sent_ns),
-        cold_start: true,
+        cold_start: false,
         init_ms: stamps.and_then(init_ms),
         start_ns: sent_ns - grant.granted_ns,
     }
@@ -170,41 +183,51 @@ fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadySta
     phases.into()
 }
 
-type Outcome = (Result<Output, Failure>, AttemptFailure, Option<ReadyStamps>);
+type Outcome = (
+    Result<Output, Failure>,
+    AttemptFailure,
+    Option<ReadyStamps>,
+    Option<Loose>,
+);
 
 fn outcome(news: JobNews) -> Outcome {
     match news {
         JobNews::Answered(answer) => {
-            let JobAnswer { result, stamps } = *answer;
+            let JobAnswer {
+                result,
+                stamps,
+                charge,
+            } = *answer;
             let kind = result.as_ref().err().map_or(AttemptFailure::Final, kind_of);
-            (result, kind, stamps)
+            (result, kind, stamps, charge)
         }
         JobNews::Ended { failure, oom } => {
             let kind = match kind_of(&failure) {
-                AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom },
+                AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom: Some(oom) },
                 kind => kind,
             };
-            (Err(failure), kind, None)
+            (Err(failure), kind, None, None)
         }
         JobNews::Starting { .. } => unreachable!("a start is noted, not handed out"),
     }
 }
 
-/// What a runtime stamped; what is left out is not known.
+/// What a runtime stamped; what is left out, or null, is not known.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Stamps {
-    started_at: f64,
-    loaded_at: f64,
-    ready_at: f64,
+    started_at: Option<f64>,
+    loaded_at: Option<f64>,
+    ready_at: Option<f64>,
 }
 
 impl From<Stamps> for ReadyStamps {
     fn from(said: Stamps) -> Self {
+        let ms = |stamp: Option<f64>| stamp.unwrap_or(0.0) as u64;
         Self {
-            started_at_ms: said.started_at as u64,
-            loaded_at_ms: said.loaded_at as u64,
-            ready_at_ms: said.ready_at as u64,
+            started_at_ms: ms(said.started_at),
+            loaded_at_ms: ms(said.loaded_at),
+            ready_at_ms: ms(said.ready_at),
         }
     }
 }
@@ -219,28 +242,46 @@ struct JobResult<'a> {
     error: Option<&'a RawValue>,
     // Not one flattened field: serde would copy the others to find them.
     #[serde(default)]
-    started_at: f64,
+    started_at: Option<f64>,
     #[serde(default)]
-    loaded_at: f64,
+    loaded_at: Option<f64>,
     #[serde(default)]
-    ready_at: f64,
+    ready_at: Option<f64>,
+}
+
+/// Whether the body is a result, and not an output under a type of its own.
+fn is_result(content_type: Option<&[u8]>) -> bool {
+    let (essence, _) = split_unquoted(content_type.unwrap_or_default(), b';');
+    match media_type(content_type) {
+        MediaType::None => true,
+        MediaType::Json => trim(essence).eq_ignore_ascii_case(b"application/json"),
+        MediaType::Text | MediaType::Other => false,
+    }
 }
 
 /// What a callback's body says; a fault of its form is an error of the request.
-pub(crate) fn read_result(content_type: Option<&[u8]>, body: Vec<u8>) -> Result<JobAnswer, String> {
-    if !matches!(media_type(content_type), MediaType::Json | MediaType::None) {
+pub(crate) fn read_result(
+    content_type: Option<&[u8]>,
+    content_encoding: Option<&[u8]>,
+    body: Vec<u8>,
+    charge: Option<Loose>,
+) -> Result<JobAnswer, Problem> {
+    if !is_result(content_type) {
         let content_type = content_type.unwrap_or_default();
-        let mut buffer = content_type.to_vec();
-        buffer.extend_from_slice(&body);
-        let end = buffer.len();
-        let head = 0..content_type.len();
+        let content_encoding = content_encoding.unwrap_or_default();
         return Ok(JobAnswer {
-            result: Output::check(buffer, head.end..end, head, None),
+            result: Output::labelled(Vec::new(), content_type, content_encoding, &body),
             stamps: None,
+            charge,
         });
     }
-    let said: JobResult<'_> = serde_json::from_slice(&body)
-        .map_err(|error| format!("the body must be {{success, output, error}}: {error}"))?;
+    if content_encoding.is_some() {
+        return Err(Problem::Encoded);
+    }
+    let said: JobResult<'_> = serde_json::from_slice(&body).map_err(|error| {
+        let why = format!("the body must be {{success, output, error}}: {error}");
+        Problem::BadRequest(why)
+    })?;
     let stamps = Some(ReadyStamps::from(Stamps {
         started_at: said.started_at,
         loaded_at: said.loaded_at,
@@ -254,18 +295,65 @@ pub(crate) fn read_result(content_type: Option<&[u8]>, body: Vec<u8>) -> Result<
             .to_vec();
         let end = output.len();
         return Ok(JobAnswer {
-            result: Output::check(output, 0..end, 0..0, None),
+            result: Output::check(output, 0..end, Labels::default(), None),
             stamps,
+            charge,
         });
     }
-    let error = said.error.map_or("{}", RawValue::get);
-    let error: Arc<str> = if error.starts_with('"') {
-        format!("{{\"error\":{error}}}").into()
-    } else {
-        error.into()
-    };
+    let error = said.error.map_or("null", RawValue::get);
+    let unsaid = || "the Job failed and did not say why".to_owned();
     Ok(JobAnswer {
-        result: Err(function_error(500, error.as_bytes())),
+        result: Err(pod_error::read(error.as_bytes(), unsaid)),
         stamps,
+        charge: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Form;
+
+    fn read(content_type: &str, encoding: Option<&str>, body: &str) -> Result<JobAnswer, Problem> {
+        let encoding = encoding.map(str::as_bytes);
+        read_result(Some(content_type.as_bytes()), encoding, body.into(), None)
+    }
+
+    #[test]
+    fn an_output_under_a_type_of_its_own_is_told_from_a_result() {
+        let result = r#"{"success":true,"output":{"a":1}}"#;
+        let answer = read("application/json; charset=utf-8", None, result);
+        let output = answer.ok().and_then(|answer| answer.result.ok());
+        assert_eq!(output.as_ref().map(Output::bytes), Some(&b"{\"a\":1}"[..]));
+        let answer = read("application/a+json", None, result);
+        let output = answer.ok().and_then(|answer| answer.result.ok());
+        let output = output.expect("JSON of its own type");
+        assert_eq!(output.form, Form::Json);
+        assert_eq!(output.bytes(), result.as_bytes());
+        assert_eq!(output.content_type(), Some(&b"application/a+json"[..]));
+        let answer = read("text/html", Some("gzip"), "bytes");
+        let output = answer.ok().and_then(|answer| answer.result.ok());
+        let output = output.expect("it passes untouched");
+        assert_eq!(output.content_encoding(), Some(&b"gzip"[..]));
+        let encoded = read("application/json", Some("gzip"), result);
+        assert!(matches!(encoded, Err(Problem::Encoded)));
+        let encoded = read("text/plain", Some("gzip"), "bytes");
+        let failed = encoded.ok().and_then(|answer| answer.result.err());
+        assert!(matches!(failed, Some(Failure::BadOutput(_))));
+    }
+
+    #[test]
+    fn a_worker_that_was_lost_may_be_tried_again_and_one_without_memory_not() {
+        let kind = |error: &str| {
+            let body = format!("{{\"success\":false,\"error\":{error}}}");
+            let answer = read("application/json", None, &body).expect("a result");
+            let (_, kind, ..) = outcome(JobNews::Answered(Box::new(answer)));
+            kind
+        };
+        let lost = |oom| AttemptFailure::Lost { oom: Some(oom) };
+        assert_eq!(kind(r#"{"code":"POD_LOST","message":"m"}"#), lost(false));
+        assert_eq!(kind(r#"{"code":"OOM","message":"m"}"#), lost(true));
+        assert_eq!(kind(r#""words""#), AttemptFailure::Handler);
+        assert_eq!(kind("null"), AttemptFailure::Handler);
+    }
 }

@@ -112,10 +112,25 @@ pub fn envelope(bytes: &[u8]) -> Result<Envelope, JsonFault> {
 
 /// Appends `text` as a JSON string, quotes included.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bytes = text.as_bytes();
-    out.reserve(bytes.len() + 2);
+    out.reserve(text.len() + 2);
     out.push(b'"');
+    write_escaped(out, text.as_bytes());
+    out.push(b'"');
+}
+
+/// How many bytes `write_escaped` appends.
+pub(crate) fn escaped_len(bytes: &[u8]) -> usize {
+    let more = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    bytes.len() + bytes.iter().map(more).sum::<usize>()
+}
+
+/// Appends the inside of a JSON string. UTF-8 may be cut anywhere: a byte stands for itself or is escaped.
+pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut at = 0;
     loop {
         let stop = scan::first::<scan::RunEnd>(bytes, at);
@@ -136,7 +151,6 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
         }
         at = stop + 1;
     }
-    out.push(b'"');
 }
 
 /// Appends a `text/plain` body as a JSON string; what is not UTF-8 is a fault and appends nothing.

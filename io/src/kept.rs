@@ -2,15 +2,19 @@
 //! task of its own, its execution is kept, and clients follow it. It admits nothing by itself and runs
 //! no attempt. `client` calls it; the ticker has it drop what is past its time.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use nanofaas_core::call::{End, goes_on_without_client};
+use nanofaas_core::call::{Deadline, End, goes_on_without_client};
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::Charge;
+use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
 
 use crate::call::{self, Call, Life};
+use crate::charges::WaitingBody;
 use crate::execution_api::{self, NotFollowed};
 use crate::executions::{Kept, Key};
 use crate::follow::{self, Follower};
@@ -21,39 +25,40 @@ use crate::peer;
 use crate::pod::Stamps;
 use crate::problem::Problem;
 use crate::reply::{Response, problem};
-use crate::thread::{Charge, Thread};
+use crate::thread::Thread;
 
 /// Lets the call in, and has its client follow it.
 pub(crate) async fn serve(
     thread: &Rc<Thread>,
-    entrant: Entrant,
+    mut entrant: Entrant,
     incoming: Incoming,
     detached: bool,
-    answering: &mut Answering<'_>,
-) {
+    answering: &Answering<'_>,
+) -> Response {
     let id = thread.new_id();
     let key = match claim_key(thread, &entrant, &incoming, detached, id).await {
         Ok(key) => key,
-        Err(response) => return answering.send(&response),
+        Err(response) => return *response,
     };
-    let async_deadline_ns = entrant.arrived_ns + thread.config.async_max_age_ms * MS;
-    let deadline_ns = if detached {
-        async_deadline_ns
+    let async_limit = TimeLimit::Async(thread.config.async_max_age_ms);
+    let async_deadline = Deadline::after(entrant.arrived_ns, async_limit);
+    let deadline = if detached {
+        async_deadline
     } else {
-        entrant.deadline_ns
+        entrant.deadline
     };
     let now_ns = thread.now_ns();
     let record = record(&entrant.known, id, now_ns, None);
-    let kept = Kept::new(record, deadline_ns, key, detached);
+    let kept = Kept::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
     let begin = |place| kept.record.borrow_mut().call = Some(place);
-    let life = match enter(thread, &entrant.known, class, now_ns, deadline_ns, begin) {
+    let life = match enter(thread, &entrant.known, class, now_ns, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
             if let Some(key) = kept.key.take() {
                 peer::refuse_key(thread, key, id, &refused);
             }
-            return answering.send(&problem(&refused));
+            return problem(&refused);
         }
     };
     // Before the owner of the key tells others to follow it.
@@ -63,38 +68,38 @@ pub(crate) async fn serve(
     }
     expire(thread, now_ns);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
-    let wait_s = incoming.head.prefer.wait_s;
+    let wait_s = incoming.head.prefer.wait_s();
     let arrived_ns = entrant.arrived_ns;
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
+    let waiting = entrant.waiting.take();
     thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
         life,
-        entrant.charge,
+        (entrant.charge, waiting),
         incoming,
         arrived_ns,
     ));
     if detached {
-        return answering.send(&queued);
+        return queued;
     }
     let patience_ns = wait_s.map_or(u64::MAX, |wait_s| {
         arrived_ns + u64::from(wait_s) * 1000 * MS
     });
     let over = follow_own(thread, &kept, patience_ns, answering).await;
     if over {
-        let response = follow::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
-        return answering.send(&response);
+        return follow::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
     }
     // Its client's patience is over, or its client: it goes on by the async deadlines.
     kept.detached.set(true);
-    kept.deadline_ns.set(async_deadline_ns);
+    kept.deadline.set(async_deadline);
     let goes_on = goes_on_without_client(kept.key.borrow().is_some(), kept.followers.get());
     if answering.client.poll_gone() && !goes_on {
         thread.calls.end(place, End::ClientLeft);
     }
-    answering.send(&follow::accepted(&kept, trace_id.as_deref()));
+    follow::accepted(&kept, trace_id.as_deref())
 }
 
 /// Waits for one's own call; false where patience, or the client, went first.
@@ -130,9 +135,10 @@ async fn claim_key(
     let Some(key) = incoming.idempotency_key() else {
         return Ok(None);
     };
-    let key: Key = (entrant.known.function.name().clone(), key.into());
-    let body = fingerprint(incoming.content_type().unwrap_or_default(), incoming.body());
-    let deadline_ns = entrant.deadline_ns;
+    let key: Key = (entrant.known.function.lane, key.into());
+    let content_type = incoming.content_type().unwrap_or_default();
+    let body = fingerprint(content_type, incoming.content_encoding(), incoming.body());
+    let deadline_ns = entrant.deadline.at_ns;
     loop {
         let response = match peer::claim(thread, &key, body, id, deadline_ns).await {
             Some(Claim::Run { key, .. }) => return Ok(Some(*key)),
@@ -164,7 +170,7 @@ async fn run_kept(
     thread: Rc<Thread>,
     kept: Rc<Kept>,
     life: Life,
-    charge: Charge,
+    (charge, waiting): (Charge, Option<WaitingBody>),
     incoming: Incoming,
     arrived_ns: u64,
 ) {
@@ -179,7 +185,9 @@ async fn run_kept(
         kept: Some(kept.clone()),
         request: &incoming,
         alarm: &alarm,
+        waiting: RefCell::new(waiting),
         stamps: Stamps::default(),
+        is_cold: Cell::new(false),
     };
     let finished = call::serve(&call).await;
     let now_ns = thread.now_ns();
@@ -197,9 +205,9 @@ async fn run_kept(
     {
         peer::release_key(&thread, key, id);
     }
-    thread
-        .executions
-        .finished(&kept, finished.result.ok().map(Rc::new), now_ns);
+    // From now on the store has it in its account.
+    let output = finished.result.ok().map(|answer| answer.output);
+    thread.executions.finished(&kept, output, now_ns);
     kept.announce();
     expire(&thread, now_ns);
 }

@@ -4,12 +4,25 @@
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::PodVerdict;
 
+use crate::buffers::Buffers;
 use crate::call::{Attempt, Call};
 use crate::output::Output;
+use crate::reply::HEAD_ROOM;
 
-/// Gives the input back: the very bytes of `input`, or the raw body under its own content type.
-pub(crate) fn echo(call: &Call<'_>) -> Attempt {
+/// Gives the input back: the very bytes of `input`, or the raw body as it was labelled.
+pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
     let request = call.request;
+    let labels = [request.content_type(), request.content_encoding()];
+    let labels: usize = labels.into_iter().flatten().map(<[u8]>::len).sum();
+    let bytes = request.body().len() + labels;
+    let room = Buffers::size_for(bytes + HEAD_ROOM) as u64;
+    let charge = match call.thread.account.charge_answer(room) {
+        Some(charge) => charge,
+        None => {
+            let mut wait = call.thread.account.wait(room);
+            std::future::poll_fn(|cx| wait.poll(cx)).await
+        }
+    };
     let now_ns = call.thread.last_ns();
     let result = if let Some(input) = request.input() {
         let mut buffer = call.thread.buffers.take(input.len());
@@ -20,13 +33,11 @@ pub(crate) fn echo(call: &Call<'_>) -> Attempt {
         let content_type = request
             .content_type()
             .unwrap_or(b"application/octet-stream");
+        let content_encoding = request.content_encoding().unwrap_or_default();
         let body = request.body();
-        let mut buffer = call.thread.buffers.take(content_type.len() + body.len());
-        buffer.extend_from_slice(content_type);
-        buffer.extend_from_slice(body);
-        let split = content_type.len();
-        let end = buffer.len();
-        Output::check(buffer, split..end, 0..split, None)
+        let length = content_type.len() + content_encoding.len() + body.len();
+        let buffer = call.thread.buffers.take(length);
+        Output::labelled(buffer, content_type, content_encoding, body)
     };
     let failure = if result.is_ok() {
         AttemptFailure::Handler
@@ -35,6 +46,7 @@ pub(crate) fn echo(call: &Call<'_>) -> Attempt {
     };
     Attempt {
         result,
+        charge: Some(charge),
         failure,
         verdict: PodVerdict::Healthy,
         sent_ns: Some(now_ns),

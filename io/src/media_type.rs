@@ -1,7 +1,75 @@
-//! Content types that differ in their spelling alone (RFC 9110 §8.3.1) have one form here. It reads no
-//! body. Called by `idempotency`: the same body in another spelling is the same body.
+//! What a content type means: which bodies the platform reads by itself, and which types differ in their
+//! spelling alone (RFC 9110 §8.3.1). It reads no body.
 
-use crate::field::{MediaType, media_type, split_unquoted, trim};
+use crate::field::{split_unquoted, trim};
+
+/// What a body is, as far as its treatment differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json` or `application/*+json`, in UTF-8.
+    Json,
+    /// `text/plain`, in UTF-8.
+    Text,
+    /// Anything else, also the two above in another charset.
+    Other,
+    /// No type was named.
+    None,
+}
+
+/// The value of `Content-Type`; an empty one is as good as none.
+pub fn media_type(value: Option<&[u8]>) -> MediaType {
+    // As nearly everybody spells it.
+    if value == Some(b"application/json") {
+        return MediaType::Json;
+    }
+    let Some(value) = value.map(trim).filter(|value| !value.is_empty()) else {
+        return MediaType::None;
+    };
+    let mut parts = value.split(|&byte| byte == b';').map(trim);
+    let essence = parts.next().unwrap_or_default();
+    let kind = if is_json(essence) {
+        MediaType::Json
+    } else if essence.eq_ignore_ascii_case(b"text/plain") {
+        MediaType::Text
+    } else {
+        return MediaType::Other;
+    };
+    if parts.all(is_utf8_or_no_charset) {
+        kind
+    } else {
+        MediaType::Other
+    }
+}
+
+/// Whether a type is JSON by its name, or by its suffix (RFC 6839).
+fn is_json(essence: &[u8]) -> bool {
+    const TREE: &[u8] = b"application/";
+    const SUFFIX: &[u8] = b"+json";
+    let Some((tree, subtype)) = essence.split_at_checked(TREE.len()) else {
+        return false;
+    };
+    let is_suffixed = || {
+        let name = subtype.len().checked_sub(SUFFIX.len()).filter(|&at| at > 0);
+        name.is_some_and(|at| subtype[at..].eq_ignore_ascii_case(SUFFIX))
+    };
+    tree.eq_ignore_ascii_case(TREE) && (subtype.eq_ignore_ascii_case(b"json") || is_suffixed())
+}
+
+fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
+    let Some((name, charset)) = parameter.split_at_checked(8) else {
+        return true;
+    };
+    if !name.eq_ignore_ascii_case(b"charset=") {
+        return true;
+    }
+    let charset = charset
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(charset);
+    [&b"utf-8"[..], b"utf8", b"us-ascii"]
+        .iter()
+        .any(|known| charset.eq_ignore_ascii_case(known))
+}
 
 /// Type, subtype and names of parameters in lower case, values without quotes, parameters by name; no
 /// charset where the platform reads the body by itself, since it reads UTF-8 only.
@@ -63,6 +131,38 @@ fn unquoted(value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn media_types_are_told_apart_by_essence_and_charset() {
+        for (value, expected) in [
+            ("application/json", MediaType::Json),
+            ("Application/JSON ; charset=UTF-8", MediaType::Json),
+            ("application/json;charset=\"utf-8\"", MediaType::Json),
+            ("application/json; v=1", MediaType::Json),
+            ("application/json; charset=utf-16", MediaType::Other),
+            ("application/json, text/plain", MediaType::Other),
+            ("application/problem+json", MediaType::Json),
+            (
+                "Application/Vnd.Api+JSON; ext=\"a\"; charset=utf-8",
+                MediaType::Json,
+            ),
+            ("application/a+json;charset=utf-16", MediaType::Other),
+            ("application/+json", MediaType::Other),
+            ("application/json+xml", MediaType::Other),
+            ("application/jsonl", MediaType::Other),
+            ("image/a+json", MediaType::Other),
+            ("application/jsonp", MediaType::Other),
+            ("text/plain", MediaType::Text),
+            ("text/plain; charset=us-ascii", MediaType::Text),
+            ("text/plain; charset=iso-8859-1", MediaType::Other),
+            ("image/png", MediaType::Other),
+            ("nonsense", MediaType::Other),
+            ("  ", MediaType::None),
+        ] {
+            assert_eq!(media_type(Some(value.as_bytes())), expected, "{value}");
+        }
+        assert_eq!(media_type(None), MediaType::None);
+    }
 
     #[test]
     fn spellings_of_one_type_have_one_form() {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use nanofaas_core::limits::JSON_DEPTH;
 use nanofaas_core::outcome::Failure;
 
-use crate::field::{MediaType, media_type};
+use crate::head::Span;
 use crate::json;
+use crate::media_type::{MediaType, media_type};
 
 /// How an output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,40 +22,78 @@ pub(crate) enum Form {
     Raw,
 }
 
+/// What an answer's head says of its body: where that stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Labels {
+    pub(crate) content_type: Option<Span>,
+    pub(crate) content_encoding: Option<Span>,
+}
+
+impl Labels {
+    const NONE: Self = Self {
+        content_type: None,
+        content_encoding: None,
+    };
+
+    /// Appends both to a buffer that is empty, and says where they stand.
+    fn write(content_type: &[u8], content_encoding: &[u8], buffer: &mut Vec<u8>) -> Self {
+        let mut append = |label: &[u8]| {
+            let start = buffer.len();
+            buffer.extend_from_slice(label);
+            (!label.is_empty()).then(|| Span::new(start, buffer.len()))
+        };
+        Self {
+            content_type: append(content_type),
+            content_encoding: append(content_encoding),
+        }
+    }
+}
+
 /// A function's output. The bytes are a part of the buffer that they came in.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) form: Form,
     buffer: Vec<u8>,
     body: Range<usize>,
-    content_type: Range<usize>,
-    /// Where body and content type came in different buffers.
+    labels: Labels,
+    /// Where body and labels came in different buffers.
     head: Option<Vec<u8>>,
 }
 
 impl Output {
-    /// Checks `body` of `buffer` by its content type, which stands in `head`, or in `buffer` where
-    /// there is no head of its own.
+    /// Checks `body` of `buffer` by its labels, which stand in `head`, or in `buffer` where there is no
+    /// head of its own.
     pub(crate) fn check(
         buffer: Vec<u8>,
         body: Range<usize>,
-        content_type: Range<usize>,
+        labels: Labels,
         head: Option<Vec<u8>>,
     ) -> Result<Self, Failure> {
         let mut output = Self {
             form: Form::Raw,
             buffer,
             body,
-            content_type,
+            labels,
             head,
         };
-        output.form = match media_type(output.content_type()) {
+        let kind = media_type(output.content_type());
+        if let Some(encoding) = output.content_encoding()
+            && kind != MediaType::Other
+            && !output.body.is_empty()
+        {
+            let encoding = String::from_utf8_lossy(encoding);
+            let why = "JSON and text/plain are shown in an envelope, and must not be encoded";
+            return Err(bad(&format!("the output is encoded ({encoding}): {why}")));
+        }
+        output.form = match kind {
             MediaType::Json | MediaType::None => {
                 if !output.bytes().is_empty() {
                     let fault = json::check(output.bytes(), JSON_DEPTH as u32).err();
                     if let Some(fault) = fault {
                         return Err(bad(&format!("the output is not JSON: {fault}")));
                     }
+                    // A line break at its end would split an answer that is read line by line.
+                    output.body = trimmed(&output.buffer, output.body.clone());
                 }
                 Form::Json
             }
@@ -75,9 +114,24 @@ impl Output {
             form: Form::Json,
             buffer,
             body,
-            content_type: 0..0,
+            labels: Labels::NONE,
             head: None,
         }
+    }
+
+    /// Checks a body whose labels stand elsewhere; `buffer` is empty, and holds all of them after.
+    pub(crate) fn labelled(
+        mut buffer: Vec<u8>,
+        content_type: &[u8],
+        content_encoding: &[u8],
+        body: &[u8],
+    ) -> Result<Self, Failure> {
+        buffer.reserve_exact(content_type.len() + content_encoding.len() + body.len());
+        let labels = Labels::write(content_type, content_encoding, &mut buffer);
+        let begin = buffer.len();
+        buffer.extend_from_slice(body);
+        let body = begin..buffer.len();
+        Self::check(buffer, body, labels, None)
     }
 
     /// The bytes; JSON without any is `null`.
@@ -90,9 +144,19 @@ impl Output {
         }
     }
 
-    pub(crate) fn content_type(&self) -> Option<&[u8]> {
+    fn label(&self, span: Option<Span>) -> Option<&[u8]> {
         let from = self.head.as_ref().unwrap_or(&self.buffer);
-        (!self.content_type.is_empty()).then(|| &from[self.content_type.clone()])
+        span.map(|span| span.of(from))
+            .filter(|label| !label.is_empty())
+    }
+
+    pub(crate) fn content_type(&self) -> Option<&[u8]> {
+        self.label(self.labels.content_type)
+    }
+
+    /// How the bytes are encoded, where they are.
+    pub(crate) fn content_encoding(&self) -> Option<&[u8]> {
+        self.label(self.labels.content_encoding)
     }
 
     /// The content type to send the raw bytes under.
@@ -109,12 +173,109 @@ impl Output {
         (self.buffer.capacity() + self.head.as_ref().map_or(0, Vec::capacity)) as u64
     }
 
+    /// In a buffer that is no larger than it has to be: for one that is kept.
+    pub(crate) fn fitted(mut self) -> Self {
+        let content_type = self.content_type().unwrap_or_default();
+        let content_encoding = self.content_encoding().unwrap_or_default();
+        let needed = content_type.len() + content_encoding.len() + self.body.len();
+        if self.held_bytes() as usize > 2 * needed {
+            let mut buffer = Vec::with_capacity(needed);
+            let labels = Labels::write(content_type, content_encoding, &mut buffer);
+            let begin = buffer.len();
+            buffer.extend_from_slice(&self.buffer[self.body.clone()]);
+            self.labels = labels;
+            self.body = begin..buffer.len();
+            self.buffer = buffer;
+            self.head = None;
+        }
+        self
+    }
+
+    /// What stands before it, itself, and what stands after it, in its own buffer: nothing is copied to
+    /// another one where that has room, as `pod_answer` sees to.
+    pub(crate) fn between(self, before: &[u8], after: &[u8]) -> Vec<u8> {
+        let (mut buffer, body) = (self.buffer, self.body);
+        let (from, split) = (body.start, before.len());
+        buffer.truncate(body.end);
+        let end = split + body.len();
+        buffer.reserve_exact((end + after.len()).saturating_sub(buffer.len()));
+        if split > from {
+            buffer.resize(end, 0);
+        }
+        buffer.copy_within(body, split);
+        buffer.truncate(end);
+        buffer[..split].copy_from_slice(before);
+        buffer.extend_from_slice(after);
+        buffer
+    }
+
     /// Gives its buffers up for reuse.
     pub(crate) fn into_buffers(self) -> (Vec<u8>, Option<Vec<u8>>) {
         (self.buffer, self.head)
     }
 }
 
+/// The part of `range` without the white space around its value.
+fn trimmed(bytes: &[u8], mut range: Range<usize>) -> Range<usize> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    while range.start < range.end && is_space(bytes[range.start]) {
+        range.start += 1;
+    }
+    while range.start < range.end && is_space(bytes[range.end - 1]) {
+        range.end -= 1;
+    }
+    range
+}
+
 fn bad(why: &str) -> Failure {
     Failure::BadOutput(Arc::from(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_shown_without_the_space_around_it() {
+        for (body, shown) in [
+            (
+                &b" \r\n\t{\"a\": [1, 2]}\n\n"[..],
+                Some(&b"{\"a\": [1, 2]}"[..]),
+            ),
+            (b"\" a \"\n", Some(b"\" a \"")),
+            (b"1", Some(b"1")),
+            (b"", Some(b"null")),
+            (b" \n", None),
+            (b"\x0b1", None),
+        ] {
+            let checked = Output::check(body.to_vec(), 0..body.len(), Labels::default(), None);
+            let checked = checked.ok();
+            assert_eq!(checked.as_ref().map(Output::bytes), shown, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_goes_out_as_it_is_or_not_at_all() {
+        for (content_type, is_shown) in [
+            ("text/html", true),
+            ("application/octet-stream", true),
+            ("application/json", false),
+            ("application/a+json", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            let content_type = content_type.as_bytes();
+            let checked = Output::labelled(Vec::new(), content_type, b"gzip", b"\x1f\x8b");
+            assert_eq!(checked.is_ok(), is_shown, "{content_type:?}");
+            if let Ok(mut output) = checked {
+                output.buffer.reserve(1000);
+                let fitted = output.fitted();
+                assert_eq!(fitted.content_type(), Some(content_type));
+                assert_eq!(fitted.content_encoding(), Some(&b"gzip"[..]));
+                assert_eq!(fitted.bytes(), b"\x1f\x8b");
+            }
+        }
+        let nothing = Output::labelled(Vec::new(), b"", b"gzip", b"");
+        assert_eq!(nothing.ok().as_ref().map(Output::bytes), Some(&b"null"[..]));
+    }
 }

@@ -24,21 +24,39 @@ impl Deref for Pending {
 impl Pending {
     /// Takes in what came.
     pub(crate) fn append(&mut self, came: Vec<u8>, buffers: &Buffers) {
-        if self.buffer.is_empty() {
+        if self.buffer.capacity() == 0
+            || (self.buffer.is_empty() && came.len() > self.buffer.capacity())
+        {
+            let came = buffers.fitted(came);
             buffers.give(std::mem::replace(&mut self.buffer, came));
             return;
         }
         if self.from >= self.len() {
             self.compact();
         }
+        self.reserve(came.len(), buffers);
         self.buffer.extend_from_slice(&came);
         buffers.give(came);
     }
 
-    /// Makes room for so many more bytes.
-    pub(crate) fn reserve(&mut self, more: usize) {
+    /// Makes room for so many more bytes, and no more than a buffer of theirs has.
+    pub(crate) fn reserve(&mut self, more: usize, buffers: &Buffers) {
+        let whole = self.buffer.len() + more;
+        if whole <= self.buffer.capacity() {
+            return;
+        }
         self.compact();
-        self.buffer.reserve(more);
+        let whole = self.buffer.len() + more;
+        if whole > self.buffer.capacity() {
+            let mut larger = buffers.take(whole);
+            larger.extend_from_slice(&self.buffer);
+            buffers.give(std::mem::replace(&mut self.buffer, larger));
+        }
+    }
+
+    /// Bytes that it holds in memory.
+    pub(crate) const fn held_bytes(&self) -> u64 {
+        self.buffer.capacity() as u64
     }
 
     /// Moves what is left to the beginning.
@@ -50,14 +68,14 @@ impl Pending {
     pub(crate) fn split(&mut self, count: usize, buffers: &Buffers) -> Vec<u8> {
         // A request that has come alone, as most do, is all there is.
         if self.from == 0 && count == self.buffer.len() {
-            return std::mem::take(&mut self.buffer);
+            return buffers.fitted(std::mem::take(&mut self.buffer));
         }
         let ahead = self.len() - count;
         if self.from == 0 && ahead <= count {
             // The smaller part moves.
             let rest = copied(&self[count..], buffers);
             self.buffer.truncate(count);
-            return std::mem::replace(&mut self.buffer, rest);
+            return buffers.fitted(std::mem::replace(&mut self.buffer, rest));
         }
         let taken = copied(&self[..count], buffers);
         self.skip(count, buffers);
@@ -134,7 +152,7 @@ mod tests {
                 pending.append(came, &buffers);
             }
             if step % 31 == 0 {
-                pending.reserve(64);
+                pending.reserve(64, &buffers);
             }
             let count = (step * 13 % 307).min(pending.len());
             if step % 3 == 0 {

@@ -2,27 +2,36 @@
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
+use nanofaas_core::descriptors;
 use nanofaas_core::message::PodAddress;
-use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
-use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
 use nanofaas_core::ticket::{Grant, PodVerdict};
 
 use crate::answer::AnswerHead;
+use crate::buffers::LARGE;
 use crate::call::{Attempt, Call};
 use crate::connection::Connection;
-use crate::output::Output;
-use crate::pod_answer::{AnswerBytes, Broken, Expected, read_answer};
+use crate::output::{Labels, Output};
+use crate::pod_answer::{Broken, Expected, Whole, read_answer};
+use crate::pod_error;
 use crate::pods::Owner;
 use crate::reply::number;
 use crate::runtime::net::Unsent;
 use crate::thread::Thread;
 
-/// A pod's error text beyond this is cut.
-const MESSAGE_MAX: usize = 16 * 1024;
+/// The port of a URL that names none.
+const HTTP_PORT: u16 = 80;
+
+/// How soon a connection is tried again for which there was no descriptor.
+const DESCRIPTOR_NS: u64 = 5_000_000;
 
 /// When the request was out and the answer in.
 #[derive(Default)]
@@ -65,11 +74,48 @@ fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     }
 }
 
+/// The pod, for people.
+fn named(call: &Call<'_>, owner: &Owner) -> String {
+    match address(call, owner) {
+        Ok(address) => format!("the pod at {address}"),
+        Err(_) => "the pod".to_owned(),
+    }
+}
+
+/// Opens a connection, within its time. Where there is no descriptor for it that says nothing of the pod, so
+/// it waits for one, as long as the call does.
+async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Connection> {
+    let alarm = thread.alarms.alarm();
+    loop {
+        let timeout_ns = thread.config.connect_timeout_ms * 1_000_000;
+        alarm.set(thread.now_ns() + timeout_ns);
+        let opened = {
+            let mut open = pin!(Connection::open(thread, address));
+            poll_fn(|cx| {
+                if let Poll::Ready(opened) = open.as_mut().poll(cx) {
+                    return Poll::Ready(opened);
+                }
+                let late = || Err(std::io::ErrorKind::TimedOut.into());
+                alarm.poll(cx).map(|()| late())
+            })
+            .await
+        };
+        match opened {
+            Err(error) if descriptors::are_missing(&error) => {
+                thread.free_descriptor();
+                alarm.until(thread.now_ns() + DESCRIPTOR_NS).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// The request out, the answer in.
 async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
+    let request = call.request.body();
     let mut connection = match thread.pods.take(owner, thread.last_ns()) {
         Some(connection) => connection,
         None => {
@@ -77,26 +123,28 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
                 Ok(address) => address,
                 Err(why) => return unreachable(why, PodVerdict::Lost),
             };
-            match Box::pin(Connection::open(thread, &address)).await {
+            match Box::pin(connect(thread, &address)).await {
                 Ok(connection) => {
                     // However long that took, the pod is told what is left now.
                     let _connected_ns = thread.now_ns();
                     if !connection.is_fresh() {
                         // What comes before the request is no answer to it.
-                        let why = "the pod sent something, or closed, before it was asked";
+                        let pod = named(call, owner);
+                        let why = format!("{pod} sent something, or closed, before it was asked");
                         return unreachable(why.into(), PodVerdict::Lost);
                     }
                     connection
                 }
                 Err(error) => {
-                    let why = format!("no connection to the pod: {error}");
+                    let why = format!("no connection to the pod at {address}: {error}");
                     return unreachable(why.into(), PodVerdict::Lost);
                 }
             }
         }
     };
     let undelivered = |Unsent { nothing, why }| {
-        let why: Arc<str> = format!("the request could not be sent to the pod: {why}").into();
+        let pod = named(call, owner);
+        let why: Arc<str> = format!("the request could not be sent to {pod}: {why}").into();
         if nothing {
             unreachable(why, PodVerdict::Lost)
         } else {
@@ -104,27 +152,32 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
         }
     };
     let execution_id = call.id.text();
-    connection.post(write_request(call, &execution_id, deadline_ns));
+    connection.post(write_request(call, &execution_id, deadline_ns), request);
     // The pod may begin from now on, though it may take a large request more slowly than it answers.
-    let begun_ns = connection.out_ns().unwrap_or_else(|| thread.now_ns());
+    let begun_ns = connection.sent_ns().unwrap_or_else(|| thread.last_ns());
     stamps.sent_ns.set(Some(begun_ns));
     let expected = Expected {
         execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,
+        request,
+        thread,
     };
     let answer = read_answer(&mut connection, &expected).await;
     stamps
         .sent_ns
-        .update(|sent_ns| connection.out_ns().or(sent_ns));
+        .update(|sent_ns| connection.sent_ns().or(sent_ns));
     let answered_ns = thread.now_ns();
     match answer {
-        Ok((buffer, head, body)) => {
-            let exact = body.exact && head.keep_alive && connection.is_sound();
-            let mut attempt = interpret(thread, buffer, &head, body);
+        Ok(whole) => {
+            let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
+            let keep_alive_s = whole.head.keep_alive_s;
+            let mut attempt = interpret(call, owner, whole);
             attempt.sent_ns = stamps.sent_ns.get();
             attempt.answered_ns = Some(answered_ns);
-            if exact {
-                thread.pods.give(owner, connection, answered_ns);
+            if is_exact {
+                thread
+                    .pods
+                    .give(owner, connection, keep_alive_s, answered_ns);
             }
             attempt
         }
@@ -138,7 +191,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
         Err(Broken::Foreign) => lost("the pod answered another call".into(), stamps),
         Err(Broken::TooLarge) => {
             let bytes_max = thread.config.response_bytes_max;
-            failed(Failure::OutputTooLarge { bytes_max }, stamps)
+            failed(Failure::output_too_large(bytes_max), stamps)
         }
         Err(Broken::Nonsense(why)) => {
             let why = format!("the pod's answer is not sound HTTP: {why}");
@@ -149,7 +202,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
 
 fn lost(why: Arc<str>, stamps: &Stamps) -> Attempt {
     Attempt {
-        failure: AttemptFailure::Lost { oom: false },
+        failure: AttemptFailure::Lost { oom: None },
         verdict: PodVerdict::Lost,
         ..failed(Failure::PodLost(why), stamps)
     }
@@ -158,6 +211,7 @@ fn lost(why: Arc<str>, stamps: &Stamps) -> Attempt {
 fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
     Attempt {
         result: Err(failure),
+        charge: None,
         failure: AttemptFailure::Final,
         verdict: PodVerdict::Healthy,
         sent_ns: stamps.sent_ns.get(),
@@ -168,28 +222,35 @@ fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
     }
 }
 
-/// The request as the pod gets it.
+/// What stands before a body, but for a client's long values.
+const REQUEST_ROOM: usize = 768;
+
+/// The head of the request as the pod gets it, in a buffer that has room for the body, or for a piece of it.
 fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
     let head = &incoming.head;
     let from = incoming.head_bytes();
     let body = incoming.body();
-    let mut out = thread.buffers.take(768 + body.len());
+    let mut out = thread.buffers.take((REQUEST_ROOM + body.len()).min(LARGE));
     let known = call.known();
     let spec = &known.function.spec;
-    let path = match &spec.endpoint_url {
-        Some(endpoint) if spec.execution_mode == ExecutionMode::Pool => endpoint.path(),
-        _ => "/invoke",
-    };
+    let is_pool = spec.execution_mode == ExecutionMode::Pool;
+    let endpoint = spec.endpoint_url.as_ref().filter(|_| is_pool);
     out.extend_from_slice(b"POST ");
-    out.extend_from_slice(path.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\nHost: function\r\nContent-Type: ");
+    out.extend_from_slice(endpoint.map_or("/invoke", Endpoint::path).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(&known.host);
+    out.extend_from_slice(b"\r\nContent-Type: ");
     out.extend_from_slice(
         incoming
             .content_type()
             .unwrap_or(b"application/octet-stream"),
     );
+    if let Some(content_encoding) = incoming.content_encoding() {
+        out.extend_from_slice(b"\r\nContent-Encoding: ");
+        out.extend_from_slice(content_encoding);
+    }
     let mut line = |name: &[u8], value: &[u8]| {
         out.extend_from_slice(name);
         out.extend_from_slice(value);
@@ -218,40 +279,63 @@ fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<
         number(&mut out, value);
     }
     out.extend_from_slice(b"\r\n\r\n");
-    out.extend_from_slice(body);
     out
 }
 
+/// What a function's pods are asked by: the host that its endpoint names, without a port that goes without
+/// saying; else there is none, and the function's name tells calls apart.
+pub(crate) fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
+    let host = match &spec.endpoint_url {
+        Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {
+            let is_v6 = host.contains(':');
+            let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
+            if *port == HTTP_PORT {
+                format!("{open}{host}{close}")
+            } else {
+                format!("{open}{host}{close}:{port}")
+            }
+        }
+        _ => spec.name.to_string(),
+    };
+    host.into_bytes().into()
+}
+
 /// What an answer means.
-fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBytes) -> Attempt {
-    let content_type = head
-        .content_type
-        .map_or(0..0, |span| span.start()..span.end());
+fn interpret(call: &Call<'_>, owner: &Owner, whole: Whole) -> Attempt {
+    let Whole {
+        buffer,
+        head,
+        body,
+        charge,
+    } = whole;
+    let labels = Labels {
+        content_type: head.content_type,
+        content_encoding: head.content_encoding,
+    };
     let (buffer, range, own_head) = match body.chunked {
         Some(chunks) => (chunks, 0..body.length, Some(buffer)),
         None => (buffer, head.len..head.len + body.length, None),
     };
     let (result, failure, verdict) = if (200..300).contains(&head.status) {
-        let output = Output::check(buffer, range, content_type, own_head);
+        let output = Output::check(buffer, range, labels, own_head);
         (output, AttemptFailure::Final, PodVerdict::Healthy)
     } else {
-        let bytes = &buffer[range];
-        let outcome = if head.status == 503 && head.not_started {
-            let why = "the pod says that it cannot take the call now";
-            (
-                Failure::PodUnreachable(why.into()),
-                AttemptFailure::NotBegun,
-                PodVerdict::Lost,
-            )
+        let (failure, kind, verdict) = if head.status == 503 && head.not_started {
+            let pod = named(call, owner);
+            let why = format!("{pod} says that it cannot take the call now");
+            let failure = Failure::PodUnreachable(why.into());
+            (failure, AttemptFailure::NotBegun, PodVerdict::Lost)
         } else {
-            let failure = function_error(head.status, bytes);
+            let head_bytes = own_head.as_deref().unwrap_or(&buffer);
+            let failure = function_failure(&head, head_bytes, &buffer[range]);
             let kind = kind_of(&failure);
             (failure, kind, PodVerdict::Healthy)
         };
-        thread.buffers.give(buffer);
-        (Err(outcome.0), outcome.1, outcome.2)
+        call.thread.buffers.give(buffer);
+        (Err(failure), kind, verdict)
     };
     Attempt {
+        charge: result.is_ok().then_some(charge),
         result,
         failure,
         verdict,
@@ -263,57 +347,79 @@ fn interpret(thread: &Thread, buffer: Vec<u8>, head: &AnswerHead, body: AnswerBy
     }
 }
 
-#[derive(Default, serde::Deserialize)]
-struct PodError {
-    error: Option<String>,
-    code: Option<String>,
-    message: Option<String>,
+/// What a function says that did not answer 2xx.
+fn function_failure(head: &AnswerHead, head_bytes: &[u8], body: &[u8]) -> Failure {
+    let status = head.status;
+    // A body that is encoded cannot be read here.
+    let body = if head.content_encoding.is_none() {
+        body
+    } else {
+        &[]
+    };
+    let unsaid = || format!("the function answered with status {status}");
+    let mut failure = pod_error::read(body, unsaid);
+    if let Failure::Handler(said) = &mut failure
+        && status == 429
+    {
+        let retry_after = head.retry_after.map(|span| span.of(head_bytes));
+        Arc::make_mut(said).retry_after = retry_after.and_then(passed_on);
+    }
+    failure
 }
 
-/// The function's own error.
-pub(crate) fn function_error(status: u16, body: &[u8]) -> Failure {
-    let said: PodError = simd_json::from_slice(&mut body.to_vec()).unwrap_or_default();
-    let sound = |code: &String| {
-        let fine = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        !code.is_empty() && code.len() <= 64 && code.chars().all(fine)
-    };
-    let code = said
-        .code
-        .filter(sound)
-        .unwrap_or_else(|| "HANDLER_ERROR".to_owned());
-    let mut message = said
-        .message
-        .or(said.error)
-        .unwrap_or_else(|| format!("the function answered with status {status}"));
-    if message.len() > MESSAGE_MAX {
-        let end = (0..=MESSAGE_MAX)
-            .rev()
-            .find(|at| message.is_char_boundary(*at))
-            .unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
-    // Its clock began a little later than ours, and may still be the first to run out.
-    if code == "TIMEOUT" {
-        return Failure::Timeout(Stage::Running);
-    }
-    let (code, message) = (code.into(), message.into());
-    Failure::Handler { code, message }
+/// A header's value that is passed to the caller, where it is plain text of moderate length.
+fn passed_on(value: &[u8]) -> Option<Arc<str>> {
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);
+    let text = str::from_utf8(value).ok().filter(|_| is_fine);
+    text.map(Into::into)
 }
 
 /// What an answer's failure means for a retry.
 pub(crate) fn kind_of(failure: &Failure) -> AttemptFailure {
     match failure {
-        Failure::Handler { code, .. } if &**code == "OOM" => AttemptFailure::Lost { oom: true },
-        Failure::Handler { .. } => AttemptFailure::Handler,
-        Failure::Timeout(_) => AttemptFailure::TimedOut,
-        Failure::PodLost(_) => AttemptFailure::Lost { oom: false },
+        Failure::Handler(said) if &*said.code == "OOM" => AttemptFailure::Lost { oom: Some(true) },
+        Failure::Handler(_) => AttemptFailure::Handler,
+        Failure::Timeout { .. } => AttemptFailure::TimedOut,
+        // It is said by the runtime that outlived the worker, or by the bridge that saw the end.
+        Failure::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
         Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
         Failure::BadOutput(_)
-        | Failure::OutputTooLarge { .. }
+        | Failure::OutputTooLarge(_)
         | Failure::ColdStart(_)
         | Failure::Cancelled
         | Failure::FunctionRemoved
         | Failure::Shutdown => AttemptFailure::Final,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanofaas_core::spec::{Defaults, Platform};
+
+    #[test]
+    fn the_host_is_the_endpoints_or_the_functions_name() {
+        for (url, expected) in [
+            (Some("http://Example.com/a"), "Example.com"),
+            (Some("http://example.com:80/"), "example.com"),
+            (Some("http://example.com:8080?q"), "example.com:8080"),
+            (Some("http://127.0.0.1:1"), "127.0.0.1:1"),
+            (Some("http://[::1]:9000/"), "[::1]:9000"),
+            (Some("http://[::1]/"), "[::1]"),
+            (Some("http+unix:///run/a.sock:/b"), "name"),
+            (None, "name"),
+        ] {
+            let draft = match url {
+                Some(url) => {
+                    format!(r#"{{"name":"name","executionMode":"POOL","endpointUrl":"{url}"}}"#)
+                }
+                None => r#"{"name":"name","executionMode":"LOCAL"}"#.to_owned(),
+            };
+            let draft = serde_json::from_str(&draft).expect("a draft");
+            let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+            let host = host_of(&spec.expect("a spec"));
+            assert_eq!(str::from_utf8(&host), Ok(expected), "{url:?}");
+        }
     }
 }

@@ -2,15 +2,24 @@
 //! It judges no content; `pod` asks, and says what an answer means.
 
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::memory::{Charge, Wait};
+
 use crate::answer::{AnswerBody, AnswerHead, parse_answer};
+use crate::buffers::Buffers;
 use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
 use crate::head::{Fault, HeadScan};
+use crate::reply::HEAD_ROOM;
+use crate::thread::Thread;
 
 /// `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
+
+/// A body without a length takes this much before all that it may.
+const GROWN_MAX: usize = 1024 * 1024;
 
 /// Why there is no answer.
 pub(crate) enum Broken {
@@ -37,6 +46,19 @@ pub(crate) struct Expected<'a> {
     pub(crate) execution_id: &'a [u8],
     /// Of the body.
     pub(crate) bytes_max: usize,
+    /// The request's body, which may still go out.
+    pub(crate) request: &'a [u8],
+    pub(crate) thread: &'a Rc<Thread>,
+}
+
+/// An answer that is whole.
+pub(crate) struct Whole {
+    /// Begins with the head.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) head: AnswerHead,
+    pub(crate) body: AnswerBytes,
+    /// For what it holds, and its envelope after it.
+    pub(crate) charge: Charge,
 }
 
 /// Reads one answer whole, also while its request still goes out: a pod may answer what it has read so far,
@@ -44,7 +66,7 @@ pub(crate) struct Expected<'a> {
 pub(crate) async fn read_answer(
     connection: &mut Connection,
     expected: &Expected<'_>,
-) -> Result<(Vec<u8>, AnswerHead, AnswerBytes), Broken> {
+) -> Result<Whole, Broken> {
     let max = expected.bytes_max;
     let mut scan = HeadScan::default();
     let mut interim = 0;
@@ -61,7 +83,7 @@ pub(crate) async fn read_answer(
                 connection.received.drain(..head.len);
                 scan = HeadScan::default();
             }
-            None => more(connection).await?,
+            None => more(connection, expected).await?,
         }
     };
     if let Some(named) = head.execution_id
@@ -69,25 +91,49 @@ pub(crate) async fn read_answer(
     {
         return Err(Broken::Foreign);
     }
-    let body = match head.body {
-        AnswerBody::None => known_length(connection, head.len, 0).await?,
+    let (body, charge) = match head.body {
+        AnswerBody::None => known_length(connection, expected, head.len, 0).await?,
         AnswerBody::Length(length) => {
             if length > max as u64 {
                 return Err(Broken::TooLarge);
             }
-            known_length(connection, head.len, length as usize).await?
+            known_length(connection, expected, head.len, length as usize).await?
         }
-        AnswerBody::Chunked => chunks(connection, head.len, max).await?,
-        AnswerBody::UntilClose => until_close(connection, head.len, max).await?,
+        AnswerBody::Chunked => Box::pin(chunks(connection, expected, head.len)).await?,
+        AnswerBody::UntilClose => Box::pin(until_close(connection, expected, head.len)).await?,
     };
-    Ok((std::mem::take(&mut connection.received), head, body))
+    Ok(Whole {
+        buffer: std::mem::take(&mut connection.received),
+        head,
+        body,
+        charge,
+    })
+}
+
+/// Room for an answer of so many bytes and its envelope, at once or in its turn. Nothing more is read from
+/// the pod before.
+async fn room(connection: &mut Connection, expected: &Expected<'_>, bytes: usize) -> Charge {
+    let account = &expected.thread.account;
+    let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
+    match account.charge_answer(bytes) {
+        Some(charge) => charge,
+        None => Box::pin(turn(connection, expected, account.wait(bytes))).await,
+    }
+}
+
+async fn turn(connection: &mut Connection, expected: &Expected<'_>, mut wait: Wait) -> Charge {
+    poll_fn(|cx| {
+        connection.poll_sent(expected.request, cx);
+        wait.poll(cx)
+    })
+    .await
 }
 
 /// Waits for more bytes.
-async fn more(connection: &mut Connection) -> Result<(), Broken> {
+async fn more(connection: &mut Connection, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
-        connection.poll_sent(cx);
+        connection.poll_sent(expected.request, cx);
         connection.poll_read(cx);
         if connection.received.len() > before {
             return Poll::Ready(Ok(()));
@@ -102,28 +148,70 @@ async fn more(connection: &mut Connection) -> Result<(), Broken> {
 
 async fn known_length(
     connection: &mut Connection,
+    expected: &Expected<'_>,
     head: usize,
     length: usize,
-) -> Result<AnswerBytes, Broken> {
-    while connection.received.len() < head + length {
-        more(connection).await?;
+) -> Result<(AnswerBytes, Charge), Broken> {
+    let whole = head + length;
+    let charge = room(connection, expected, whole).await;
+    if connection.received.len() < whole {
+        let missing = whole + HEAD_ROOM - connection.received.len();
+        connection.reserve(missing);
+        while connection.received.len() < whole {
+            more(connection, expected).await?;
+        }
     }
-    let exact = connection.received.len() == head + length;
-    Ok(AnswerBytes {
+    let exact = connection.received.len() == whole;
+    let body = AnswerBytes {
         chunked: None,
         length,
         exact,
-    })
+    };
+    Ok((body, charge))
+}
+
+/// For a body that says no length: what has come is charged as it is, and from the first byte that is
+/// missing on it may be as large as any.
+async fn room_for_any(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    charge: &mut Option<Charge>,
+) {
+    if charge.is_none() {
+        *charge = Some(room(connection, expected, expected.bytes_max).await);
+    }
+}
+
+/// The charge of such a body, corrected at its end.
+async fn corrected(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    charge: Option<Charge>,
+    held: usize,
+) -> Charge {
+    match charge {
+        Some(mut charge) => {
+            charge.cut_to((held + HEAD_ROOM) as u64);
+            charge
+        }
+        None => room(connection, expected, held).await,
+    }
 }
 
 async fn chunks(
     connection: &mut Connection,
+    expected: &Expected<'_>,
     head: usize,
-    max: usize,
-) -> Result<AnswerBytes, Broken> {
+) -> Result<(AnswerBytes, Charge), Broken> {
     let mut decoder = Chunked::default();
     let mut body = Vec::new();
+    let mut charge = None;
     loop {
+        let max = expected.bytes_max;
+        if body.len() > GROWN_MAX && body.capacity() < max {
+            // In one step: what grows by doubling holds more than all of it.
+            body.reserve_exact(max - body.len());
+        }
         let progress = {
             decoder
                 .decode(&connection.received[head..], &mut body, max)
@@ -134,13 +222,19 @@ async fn chunks(
         };
         if let Some(exact) = drop_chunks(&mut connection.received, head, progress) {
             let length = body.len();
-            return Ok(AnswerBytes {
+            if body.capacity() > 2 * length {
+                body.shrink_to_fit();
+            }
+            let charge = corrected(connection, expected, charge, body.capacity()).await;
+            let body = AnswerBytes {
                 chunked: Some(body),
                 length,
                 exact,
-            });
+            };
+            return Ok((body, charge));
         }
-        more(connection).await?;
+        room_for_any(connection, expected, &mut charge).await;
+        more(connection, expected).await?;
     }
 }
 
@@ -156,22 +250,30 @@ fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Progress) -> Optio
 
 async fn until_close(
     connection: &mut Connection,
+    expected: &Expected<'_>,
     head: usize,
-    max: usize,
-) -> Result<AnswerBytes, Broken> {
+) -> Result<(AnswerBytes, Charge), Broken> {
+    let mut charge = None;
     loop {
         let length = connection.received.len() - head;
-        if length > max {
+        if length > expected.bytes_max {
             return Err(Broken::TooLarge);
         }
+        if length > GROWN_MAX {
+            connection.reserve(expected.bytes_max - length + HEAD_ROOM);
+        }
         if connection.has_ended_in_order() {
-            return Ok(AnswerBytes {
+            let held = connection.received.capacity();
+            let charge = corrected(connection, expected, charge, held).await;
+            let body = AnswerBytes {
                 chunked: None,
                 length,
                 exact: false,
-            });
+            };
+            return Ok((body, charge));
         }
-        if let Err(broken) = more(connection).await
+        room_for_any(connection, expected, &mut charge).await;
+        if let Err(broken) = more(connection, expected).await
             && !connection.has_ended_in_order()
         {
             return Err(broken);

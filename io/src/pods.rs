@@ -22,6 +22,17 @@ const ENDS_KEPT: usize = 1024;
 struct Idle {
     connection: Connection,
     since_ns: u64,
+    /// It is not used from then on.
+    until_ns: u64,
+}
+
+/// How long a connection may be idle whose pod says that it keeps it for `keep_alive_s`. It is given up a second
+/// before: a call that is on its way when the pod closes is lost.
+fn patience_ns(keep_alive_s: Option<u32>) -> u64 {
+    keep_alive_s.map_or(IDLE_NS_MAX, |seconds| {
+        let kept_ns = u64::from(seconds.saturating_sub(1)) * 1_000_000_000;
+        kept_ns.min(IDLE_NS_MAX)
+    })
 }
 
 #[derive(Default)]
@@ -121,18 +132,29 @@ impl Pods {
         let idle = inner.idle(owner)?;
         while let Some(Idle {
             connection,
-            since_ns,
+            until_ns,
+            ..
         }) = idle.pop()
         {
-            if connection.is_fresh() && now_ns < since_ns + IDLE_NS_MAX {
+            if connection.is_fresh() && now_ns < until_ns {
                 return Some(connection);
             }
         }
         None
     }
 
-    /// Keeps a connection for the next call.
-    pub(crate) fn give(&self, owner: &Owner, mut connection: Connection, now_ns: u64) {
+    /// Keeps a connection for the next call, for no longer than the pod does.
+    pub(crate) fn give(
+        &self,
+        owner: &Owner,
+        mut connection: Connection,
+        keep_alive_s: Option<u32>,
+        now_ns: u64,
+    ) {
+        let patience_ns = patience_ns(keep_alive_s);
+        if patience_ns == 0 {
+            return;
+        }
         connection.rest();
         let mut inner = self.0.borrow_mut();
         if let Owner::Endpoint(address) = owner
@@ -146,15 +168,27 @@ impl Pods {
             idle.push(Idle {
                 connection,
                 since_ns: now_ns,
+                until_ns: now_ns + patience_ns,
             });
         }
     }
 
-    /// Closes what is idle for too long; the ticker calls it.
-    pub(crate) fn sweep(&self, now_ns: u64) {
+    /// Closes the connection that is idle for the longest, for its descriptor; false where there is none.
+    pub(crate) fn close_one(&self) -> bool {
+        let inner = &mut *self.0.borrow_mut();
+        let all = inner.places.iter_mut().map(|place| &mut place.idle);
+        let all = all.chain(inner.endpoints.values_mut());
+        // Of each pod the first one has waited for the longest.
+        let longest = all
+            .filter(|idle| !idle.is_empty())
+            .min_by_key(|idle| idle[0].since_ns);
+        longest.map(|idle| idle.remove(0)).is_some()
+    }
+
+    /// Closes what is idle for too long; whether any is left.
+    pub(crate) fn sweep(&self, now_ns: u64) -> bool {
         let mut inner = self.0.borrow_mut();
-        let mut keep =
-            |idle: &mut Idle| now_ns < idle.since_ns + IDLE_NS_MAX && idle.connection.is_fresh();
+        let mut keep = |idle: &mut Idle| now_ns < idle.until_ns && idle.connection.is_fresh();
         inner
             .places
             .iter_mut()
@@ -163,6 +197,7 @@ impl Pods {
             idle.retain_mut(&mut keep);
             !idle.is_empty()
         });
+        !inner.endpoints.is_empty() || inner.places.iter().any(|place| !place.idle.is_empty())
     }
 }
 
@@ -201,6 +236,22 @@ impl Inner {
 mod tests {
     use super::*;
     use std::task::Waker;
+
+    #[test]
+    fn a_connection_is_given_up_a_second_before_its_pod_does() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        for (keep_alive_s, patience_s) in [
+            (None, 30),
+            (Some(0), 0),
+            (Some(1), 0),
+            (Some(2), 1),
+            (Some(5), 4),
+            (Some(31), 30),
+            (Some(u32::MAX), 30),
+        ] {
+            assert_eq!(patience_ns(keep_alive_s), patience_s * SECOND_NS);
+        }
+    }
 
     #[test]
     fn a_wait_that_ends_otherwise_leaves_nothing_behind() {

@@ -2,6 +2,7 @@
 //! it. It knows no status code; `reply` does.
 
 use nanofaas_core::admission::Refusal;
+use nanofaas_core::spec::ExecutionMode;
 
 use crate::field::BadValue;
 use crate::head::Fault;
@@ -16,6 +17,8 @@ pub(crate) enum Problem {
     /// `field: message`, each.
     Invalid(Vec<String>),
     UnsupportedMediaType,
+    /// A JSON body with a `Content-Encoding`.
+    Encoded,
     LengthRequired,
     BodyTooLarge {
         bytes_max: u64,
@@ -25,11 +28,18 @@ pub(crate) enum Problem {
     Forbidden(&'static str),
     NoSuchPath,
     NoSuchFunction(String),
+    /// The same where it was to be removed.
+    NothingToRemove(String),
     NoSuchExecution,
     MethodNotAllowed {
         allow: &'static str,
     },
     FunctionExists(String),
+    /// A function of another mode has no floor of pods.
+    NotWarm {
+        name: String,
+        mode: ExecutionMode,
+    },
     KeyMismatch,
     NotEnded,
     /// A Job's result or question that comes too late.
@@ -39,6 +49,8 @@ pub(crate) enum Problem {
     ShuttingDown,
     /// A queue inside the platform is full.
     Busy,
+    /// There is no room for what it needs, and it is not a call that could be refused.
+    NoMemory,
     Refused(Refusal),
 }
 

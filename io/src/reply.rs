@@ -3,18 +3,23 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::sync::Arc;
 
 use nanofaas_core::admission::Refusal;
-use nanofaas_core::id::{ExecutionId, ID_LEN};
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
 
-use crate::executions::Status;
+use crate::buffers::{Buffers, SMALL};
+use crate::date::DateLine;
 use crate::head::Fault;
 use crate::json::write_string;
-use crate::output::{Form, Output};
+use crate::output::Output;
 use crate::problem::Problem;
-use nanofaas_core::call::Times;
+use crate::shown::{PIECE, Rendering, Rest, Shown};
+use crate::thread::Thread;
+
+/// The header that names an execution.
+pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
 
 /// A whole answer to a request that is not on the warm path.
 #[derive(Clone, Debug)]
@@ -23,9 +28,40 @@ pub(crate) struct Response {
     content_type: Cow<'static, [u8]>,
     /// Whole header lines, each with its CRLF.
     headers: Vec<u8>,
-    body: Vec<u8>,
+    body: Body,
     close: bool,
 }
+
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Bytes(Vec<u8>),
+    /// With the output of an execution that is kept.
+    Shown(Box<Shown>),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Shown(shown) => shown.len(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Shown> for Body {
+    fn from(shown: Shown) -> Self {
+        Self::Shown(Box::new(shown))
+    }
+}
+
+/// What stands around an output in its answer, but for a client's long trace id.
+pub(crate) const HEAD_ROOM: usize = 640;
 
 const JSON: Cow<'static, [u8]> = Cow::Borrowed(b"application/json");
 
@@ -63,12 +99,12 @@ const fn reason(status: u16) -> &'static str {
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Response {
-    fn new(status: u16, body: Vec<u8>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<Body>) -> Self {
         Self {
             status,
             content_type: JSON,
             headers: Vec::new(),
-            body,
+            body: body.into(),
             close: false,
         }
     }
@@ -78,12 +114,47 @@ impl Response {
         Self::new(200, body)
     }
 
+    /// 200 with a JSON body around an output.
+    pub(crate) fn shown(body: Shown) -> Self {
+        Self::new(200, body)
+    }
+
+    /// 200 with an output as it is.
+    pub(crate) fn output(output: &Arc<Output>) -> Self {
+        let content_type = Cow::Owned(output.raw_content_type().to_vec());
+        let body = Shown {
+            before: Vec::new(),
+            output: output.clone(),
+            rendering: Rendering::AsIs,
+            after: Vec::new(),
+        };
+        let response = Self {
+            content_type,
+            ..Self::new(200, body)
+        };
+        response.encoded(output.content_encoding())
+    }
+
+    /// The same with a body that is encoded so.
+    pub(crate) fn encoded(self, content_encoding: Option<&[u8]>) -> Self {
+        match content_encoding {
+            Some(content_encoding) => self.with("Content-Encoding", content_encoding),
+            None => self,
+        }
+    }
+
     pub(crate) fn created(body: Vec<u8>) -> Self {
         Self::new(201, body)
     }
 
     pub(crate) fn accepted(body: Vec<u8>) -> Self {
         Self::new(202, body)
+    }
+
+    /// The same answer with 202.
+    pub(crate) const fn but_accepted(mut self) -> Self {
+        self.status = 202;
+        self
     }
 
     pub(crate) fn no_content() -> Self {
@@ -107,6 +178,19 @@ impl Response {
         self
     }
 
+    /// The execution that it is of.
+    pub(crate) fn execution_id(&self) -> Option<Vec<u8>> {
+        let mut lines = self.headers.split(|byte| *byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(EXECUTION_ID.as_bytes()));
+        let value = value?.strip_prefix(b": ")?;
+        Some(value.trim_ascii().to_vec())
+    }
+
+    /// Its header lines, to add more.
+    pub(crate) const fn headers(&mut self) -> &mut Vec<u8> {
+        &mut self.headers
+    }
+
     /// The connection ends with this answer.
     pub(crate) const fn closing(mut self) -> Self {
         self.close = true;
@@ -117,13 +201,29 @@ impl Response {
         self.close
     }
 
-    /// Appends the answer; without its body for HEAD.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, wire: Wire) {
-        start(out, self.status);
+    /// What it holds while it goes out, beyond a small buffer.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Shown(shown) => shown.len().min(PIECE),
+        };
+        let len = self.headers.len() + body;
+        if len + HEAD_ROOM <= SMALL {
+            0
+        } else {
+            Buffers::size_for(len + HEAD_ROOM)
+        }
+    }
+
+    /// Appends the answer, without its body for HEAD. Of a large output only what stands before it; the rest
+    /// is given back.
+    pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<Rest> {
+        let (body_len, wire) = (self.body.len(), heading.wire);
+        start(out, self.status, heading);
         if self.status != 204 {
             out.extend_from_slice(b"Content-Type: ");
             out.extend_from_slice(&self.content_type);
-            length(out, self.body.len());
+            length(out, body_len);
         }
         out.extend_from_slice(&self.headers);
         end(
@@ -133,8 +233,13 @@ impl Response {
                 ..wire
             },
         );
-        if !wire.head_only {
-            out.extend_from_slice(&self.body);
+        match self.body {
+            _ if wire.head_only => None,
+            Body::Bytes(bytes) => {
+                out.extend_from_slice(&bytes);
+                None
+            }
+            Body::Shown(shown) => shown.write(body_len, out),
         }
     }
 }
@@ -148,15 +253,32 @@ pub(crate) struct Wire {
     pub(crate) head_only: bool,
 }
 
-fn start(out: &mut Vec<u8>, status: u16) {
+/// What every answer has at its beginning and its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heading {
+    pub(crate) wire: Wire,
+    date: DateLine,
+}
+
+impl Heading {
+    /// Of an answer that is written now.
+    #[inline]
+    pub(crate) fn of(thread: &Thread, wire: Wire) -> Self {
+        let date = thread.date_line();
+        Self { wire, date }
+    }
+}
+
+pub(crate) fn start(out: &mut Vec<u8>, status: u16, heading: &Heading) {
     if status == 200 {
         out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
     } else {
         let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
     }
+    out.extend_from_slice(&heading.date);
 }
 
-fn length(out: &mut Vec<u8>, length: usize) {
+pub(crate) fn length(out: &mut Vec<u8>, length: usize) {
     out.extend_from_slice(b"\r\nContent-Length: ");
     number(out, length as u64);
     out.extend_from_slice(b"\r\n");
@@ -167,7 +289,7 @@ pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn end(out: &mut Vec<u8>, wire: Wire) {
+pub(crate) fn end(out: &mut Vec<u8>, wire: Wire) {
     if !wire.keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if wire.old {
@@ -239,6 +361,11 @@ pub(crate) fn problem(problem: &Problem) -> Response {
             let message = "send the description as application/json";
             simple(415, "UNSUPPORTED_MEDIA_TYPE", message)
         }
+        Problem::Encoded => {
+            let message = "a JSON body is read here, so it must not be encoded; send it without \
+                           Content-Encoding";
+            simple(415, "UNSUPPORTED_MEDIA_TYPE", message).with("Accept-Encoding", b"identity")
+        }
         Problem::LengthRequired => simple(
             411,
             "LENGTH_REQUIRED",
@@ -258,6 +385,15 @@ pub(crate) fn problem(problem: &Problem) -> Response {
         Problem::NoSuchFunction(name) => {
             let message = format!("there is no function {name:?}; register it first");
             simple(404, "FUNCTION_NOT_FOUND", &message)
+        }
+        Problem::NothingToRemove(name) => {
+            let message = format!("there is no function {name:?} to remove");
+            simple(404, "FUNCTION_NOT_FOUND", &message)
+        }
+        Problem::NotWarm { name, mode } => {
+            let message =
+                format!("{name:?} is {mode} and keeps no pods; replicas are of WARM ones");
+            simple(409, "NOT_WARM", &message)
         }
         Problem::NoSuchExecution => {
             let message = "there is no such execution, or it is no longer remembered";
@@ -292,6 +428,10 @@ pub(crate) fn problem(problem: &Problem) -> Response {
             let message = "the control plane is shutting down and takes no new calls; call again";
             simple(503, "SHUTTING_DOWN", message).with("Retry-After", b"1")
         }
+        Problem::NoMemory => {
+            let message = "what is held for calls has reached --inflight-bytes; ask again";
+            simple(503, "BUSY", message).with("Retry-After", b"1")
+        }
         Problem::Busy => {
             let message = "a queue inside the control plane is full; call again";
             simple(503, "BUSY", message).with("Retry-After", b"1")
@@ -305,184 +445,16 @@ pub(crate) fn problem(problem: &Problem) -> Response {
     }
 }
 
-const fn outcome_status(failure: &Failure) -> u16 {
+pub(crate) const fn outcome_status(failure: &Failure) -> u16 {
     match failure {
-        Failure::Handler { .. } => 500,
+        Failure::Handler(_) => 500,
         Failure::PodLost(_)
         | Failure::PodUnreachable(_)
         | Failure::BadOutput(_)
-        | Failure::OutputTooLarge { .. } => 502,
+        | Failure::OutputTooLarge(_) => 502,
         Failure::ColdStart(_) | Failure::Shutdown => 503,
-        Failure::Timeout(_) => 408,
+        Failure::Timeout { .. } => 408,
         Failure::Cancelled => 409,
         Failure::FunctionRemoved => 410,
-    }
-}
-
-/// What an `:invoke` is answered with.
-pub(crate) struct Invocation<'a> {
-    pub(crate) id: ExecutionId,
-    pub(crate) status: Status,
-    pub(crate) result: Result<&'a Output, &'a Failure>,
-    /// For a follower whose own deadline passed: the execution goes on.
-    pub(crate) follower_timed_out: bool,
-    pub(crate) trace_id: Option<&'a [u8]>,
-    pub(crate) times: Times,
-    pub(crate) total_ns: u64,
-    pub(crate) replay: bool,
-}
-
-/// An execution's id as it is written; spelled once for all the places where it stands.
-type Id = [u8; ID_LEN];
-
-#[inline(always)]
-fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], ns: u64) {
-    let us = ns / 1000;
-    out.extend_from_slice(name);
-    let ms = us / 1000;
-    if ms < 10 {
-        out.push(b'0' + ms as u8);
-    } else {
-        number(out, ms);
-    }
-    let digit = |of: u64| b'0' + (of % 10) as u8;
-    out.extend_from_slice(&[b'.', digit(us / 100), digit(us / 10), digit(us)]);
-}
-
-impl Invocation<'_> {
-    /// The headers of every answer to a call that got an id.
-    fn headers(&self, out: &mut Vec<u8>, id: &Id) {
-        out.extend_from_slice(b"X-Execution-Id: ");
-        out.extend_from_slice(id);
-        if let Some(trace_id) = self.trace_id {
-            out.extend_from_slice(b"\r\nX-Trace-Id: ");
-            out.extend_from_slice(trace_id);
-        }
-        out.extend_from_slice(b"\r\nServer-Timing: ");
-        let times = &self.times;
-        millis(out, b"queue;dur=", times.queue_ns);
-        if times.start_ns > 0 {
-            millis(out, b", start;dur=", times.start_ns);
-        }
-        millis(out, b", dispatch;dur=", times.dispatch_ns);
-        millis(out, b", function;dur=", times.function_ns);
-        millis(out, b", total;dur=", self.total_ns);
-        out.extend_from_slice(b"\r\n");
-        if self.replay {
-            out.extend_from_slice(b"Idempotent-Replay: true\r\n");
-        }
-    }
-
-    /// Appends the whole answer. `scratch` is for bodies whose length is not known before.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, wire: Wire) {
-        let id = &self.id.text();
-        match self.result {
-            Ok(output) if output.form == Form::Raw => self.raw(out, id, output, wire),
-            Ok(output) if output.form == Form::Json => self.json(out, id, output.bytes(), wire),
-            Ok(output) => {
-                scratch.clear();
-                let text = std::str::from_utf8(output.bytes()).expect("it was checked");
-                write_string(scratch, text);
-                self.json(out, id, scratch, wire);
-            }
-            Err(failure) => self.failure((out, scratch), id, failure, wire),
-        }
-    }
-
-    fn raw(&self, out: &mut Vec<u8>, id: &Id, output: &Output, wire: Wire) {
-        start(out, 200);
-        out.extend_from_slice(b"Content-Type: ");
-        out.extend_from_slice(output.raw_content_type());
-        length(out, output.bytes().len());
-        out.extend_from_slice(b"X-Execution-Status: success\r\n");
-        self.headers(out, id);
-        end(out, wire);
-        if !wire.head_only {
-            out.extend_from_slice(output.bytes());
-        }
-    }
-
-    fn json(&self, out: &mut Vec<u8>, id: &Id, output: &[u8], wire: Wire) {
-        const BEFORE_ID: &[u8] = b"{\"executionId\":\"";
-        const BEFORE_OUTPUT: &[u8] = b"\",\"status\":\"success\",\"output\":";
-        const AFTER: &[u8] = b",\"error\":null}";
-        start(out, 200);
-        out.extend_from_slice(b"Content-Type: application/json");
-        let fixed = BEFORE_ID.len() + id.len() + BEFORE_OUTPUT.len() + AFTER.len();
-        length(out, fixed + output.len());
-        self.headers(out, id);
-        end(out, wire);
-        if !wire.head_only {
-            for part in [BEFORE_ID, id, BEFORE_OUTPUT, output, AFTER] {
-                out.extend_from_slice(part);
-            }
-        }
-    }
-
-    fn failure(
-        &self,
-        (out, scratch): (&mut Vec<u8>, &mut Vec<u8>),
-        id: &Id,
-        failure: &Failure,
-        wire: Wire,
-    ) {
-        scratch.clear();
-        scratch.extend_from_slice(b"{\"executionId\":\"");
-        scratch.extend_from_slice(id);
-        scratch.extend_from_slice(b"\",\"status\":\"");
-        scratch.extend_from_slice(self.status.as_str().as_bytes());
-        scratch.extend_from_slice(b"\",\"output\":null,\"error\":{\"code\":");
-        write_string(scratch, failure.code());
-        scratch.extend_from_slice(b",\"message\":");
-        if self.follower_timed_out {
-            let message = "the execution has not ended yet; ask its status for the result";
-            write_string(scratch, message);
-        } else {
-            write_string(scratch, &failure.message());
-        }
-        scratch.extend_from_slice(b"}}");
-        start(out, outcome_status(failure));
-        out.extend_from_slice(b"Content-Type: application/json");
-        length(out, scratch.len());
-        self.headers(out, id);
-        end(out, wire);
-        if !wire.head_only {
-            out.extend_from_slice(scratch);
-        }
-    }
-
-    /// The answer on its way to another io thread.
-    pub(crate) fn response(&self) -> Response {
-        let mut headers = Vec::new();
-        if matches!(self.result, Ok(output) if output.form == Form::Raw) {
-            headers.extend_from_slice(b"X-Execution-Status: success\r\n");
-        }
-        self.headers(&mut headers, &self.id.text());
-        let wire = Wire {
-            keep_alive: true,
-            old: false,
-            head_only: false,
-        };
-        let (mut whole, mut scratch) = (Vec::new(), Vec::new());
-        self.write(&mut whole, &mut scratch, wire);
-        let split = whole
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .expect("a head")
-            + 4;
-        let content_type = match self.result {
-            Ok(output) if output.form == Form::Raw => {
-                Cow::Owned(output.raw_content_type().to_vec())
-            }
-            _ => JSON,
-        };
-        let status = self.result.map_or_else(outcome_status, |_| 200);
-        Response {
-            status,
-            content_type,
-            headers,
-            body: whole.split_off(split),
-            close: false,
-        }
     }
 }

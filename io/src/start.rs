@@ -2,23 +2,28 @@
 //! It never serves a call; the threads that it starts do. The process calls it once.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
+use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
 
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::entries::Entries;
+use nanofaas_core::memory::Account;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
 use nix::unistd::{Pid, gettid};
 
 use crate::buffers::Buffers;
 use crate::conn::Port;
+use crate::descriptors::Scarcity;
 use crate::inbox::Inbox;
 use crate::peer::PeerPost;
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
@@ -50,6 +55,8 @@ pub struct IoConfig {
     pub response_bytes_max: u64,
     /// Over all io threads.
     pub inflight_bytes: u64,
+    /// A connection to a pod is open within so long.
+    pub connect_timeout_ms: u64,
     pub async_max_age_ms: u64,
     pub execution_ttl_ms: u64,
     /// Over all io threads.
@@ -60,7 +67,11 @@ pub struct IoConfig {
     pub begun: bool,
     /// The text of `GET /openapi.yaml`.
     pub openapi: &'static str,
+    /// Gives back to the system what the calling thread has freed.
+    pub collect_memory: fn(),
 }
+
+pub use crate::charges::charge_for;
 
 /// Where the scheduler lives.
 pub enum SchedulerSeat {
@@ -81,6 +92,8 @@ pub struct Plumbing {
     pub bridge: BridgePost,
     pub ledgers: Arc<[ThreadLedger]>,
     pub rate: Arc<RateBucket>,
+    /// Is woken when an io thread has ended.
+    pub on_end: Waker,
 }
 
 /// The io threads that run.
@@ -190,14 +203,14 @@ struct Ends {
     settled: Arc<[AtomicBool]>,
 }
 
-fn start_one(parts: Parts, ends: Ends) -> std::io::Result<Starting> {
+fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Starting> {
     let (rungs, wanted) = channel::<Option<Rung>>();
     let (report, built) = channel();
     let name = format!("io-{}", parts.index);
     let life = Arc::new(());
     let alive = Arc::downgrade(&life);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let _alive = life;
+        let _kept = (life, on_end);
         pin_to(&parts);
         let buffers = Rc::new(Buffers::default());
         let mut event_loop = None;
@@ -252,38 +265,38 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     }
     event_loop.spawn(crate::inbox::run(thread.clone(), inbox, bell));
     event_loop.spawn(crate::ticker::run(thread.clone()));
+    event_loop.spawn(crate::readers::run(thread.clone()));
     for (listener, port) in ends.listeners {
         event_loop.spawn(crate::accept::run(thread.clone(), listener, port));
     }
     // Until it is told to stop, and what all threads owe was answered: until then another one's client
     // may ask for what belongs to this one.
+    poll_fn(|cx| {
+        if thread.phase.get() == Phase::Stopping {
+            return Poll::Ready(());
+        }
+        thread.until_stopping.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await;
     let alarm = thread.alarms.alarm();
-    let mut stopping_ns = None;
+    let since_ns = thread.now_ns();
     loop {
         let now_ns = thread.now_ns();
-        if thread.phase.get() == Phase::Stopping {
-            let since_ns = *stopping_ns.get_or_insert(now_ns);
-            let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
-            let quiet = ended && event_loop.is_settled();
-            ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
-            let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
-            if all || now_ns > since_ns + LAST_ANSWERS_NS {
-                return;
-            }
+        let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
+        let quiet = ended && event_loop.is_settled();
+        ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
+        let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
+        if all || now_ns > since_ns + LAST_ANSWERS_NS {
+            return;
         }
-        let look_ns = if stopping_ns.is_some() {
-            STOP_LOOK_NS
-        } else {
-            IDLE_LOOK_NS
-        };
-        alarm.until(now_ns + look_ns).await;
+        alarm.until(now_ns + STOP_LOOK_NS).await;
     }
 }
 
 /// After the order to stop, the last answers have so long to be written.
 const LAST_ANSWERS_NS: u64 = 3_000_000_000;
 const STOP_LOOK_NS: u64 = 2_000_000;
-const IDLE_LOOK_NS: u64 = 50_000_000;
 
 /// Starts all io threads, with the best driver that all of them get.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {
@@ -303,9 +316,12 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         .iter()
         .map(|(inbox, _)| PeerPost::pair(inbox.bell.clone()))
         .unzip();
+    let inboxes = plumbing.inboxes.iter();
+    let bells: Vec<_> = inboxes.map(|(inbox, _)| inbox.bell.clone()).collect();
     let store = Store::new(config.execution_store_bytes, plumbing.ledgers.clone());
     let store = Arc::new(store);
-    let memory = Arc::new(AtomicU64::new(0));
+    let account = Account::new(config.inflight_bytes, bells.iter().cloned());
+    let scarcity = Arc::new(Scarcity::default());
     let tokens = Tokens::new();
     let settled: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
     let mut starting = Vec::new();
@@ -323,7 +339,8 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             entries: plumbing.entries.clone(),
             rate: plumbing.rate.clone(),
             ledgers: plumbing.ledgers.clone(),
-            memory: memory.clone(),
+            account: account.clone(),
+            scarcity: scarcity.clone(),
             store: store.clone(),
             seat,
             bridge: plumbing.bridge.clone(),
@@ -346,6 +363,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
                 listeners,
                 settled: settled.clone(),
             },
+            OnEnd(plumbing.on_end.clone()),
         )?);
     }
     let (rung, tids) = climb(config.driver, &starting)?;
@@ -355,6 +373,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             index,
             tid,
             alive: one.alive.clone(),
+            bell: bells[index].clone(),
             seen: Seen::default(),
         });
         watchdog::start(watched.collect(), plumbing.ledgers)?;

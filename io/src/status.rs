@@ -1,12 +1,13 @@
 //! An execution's state as JSON. It writes bytes and decides nothing.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
+use std::sync::Arc;
 
 use crate::executions::Record;
 use crate::json::write_string;
 use crate::output::{Form, Output};
+use crate::reply::Response;
+use crate::shown::{Rendering, Shown};
 use crate::thread::Thread;
 
 /// RFC 3339 in UTC, with milliseconds.
@@ -24,7 +25,27 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at_ns: Option<u6
 }
 
 /// The `ExecutionStatus` of the contract.
-pub(crate) fn execution(thread: &Thread, record: &Record, output: Option<&Output>) -> Vec<u8> {
+pub(crate) fn execution(
+    thread: &Thread,
+    record: &Record,
+    output: Option<&Arc<Output>>,
+) -> Response {
+    let mut before = until_output(thread, record);
+    let Some(output) = output else {
+        before.extend_from_slice(b"null");
+        before.extend_from_slice(&after_output(record, false));
+        return Response::json(before);
+    };
+    let (rendering, close) = begin_output(&mut before, output);
+    Response::shown(Shown {
+        before,
+        output: output.clone(),
+        rendering,
+        after: [close, &after_output(record, true)].concat(),
+    })
+}
+
+fn until_output(thread: &Thread, record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let _ = write!(out, "{{\"executionId\":\"{}\",\"function\":", record.id);
     write_string(&mut out, record.known.function.name());
@@ -52,11 +73,12 @@ pub(crate) fn execution(thread: &Thread, record: &Record, output: Option<&Output
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"output\":");
-    match output {
-        None => out.extend_from_slice(b"null"),
-        Some(output) => write_output(&mut out, output),
-    }
-    let _ = write!(out, ",\"outputKept\":{},\"error\":", output.is_some());
+    out
+}
+
+fn after_output(record: &Record, kept: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let _ = write!(out, ",\"outputKept\":{kept},\"error\":");
     match &record.failure {
         None => out.extend_from_slice(b"null"),
         Some(failure) => {
@@ -82,20 +104,24 @@ pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, u64)]) {
     out.push(b']');
 }
 
-fn write_output(out: &mut Vec<u8>, output: &Output) {
+/// What stands before an output in a status; how it is written, and what closes it.
+fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
     match output.form {
-        Form::Json => out.extend_from_slice(output.bytes()),
+        Form::Json => (Rendering::AsIs, b""),
         Form::Text => {
-            let text = std::str::from_utf8(output.bytes()).expect("it was checked");
-            write_string(out, text);
+            out.push(b'"');
+            (Rendering::Escaped, b"\"")
         }
         Form::Raw => {
             let content_type = String::from_utf8_lossy(output.raw_content_type());
             out.extend_from_slice(b"{\"contentType\":");
             write_string(out, &content_type);
+            if let Some(content_encoding) = output.content_encoding() {
+                out.extend_from_slice(b",\"contentEncoding\":");
+                write_string(out, &String::from_utf8_lossy(content_encoding));
+            }
             out.extend_from_slice(b",\"base64\":\"");
-            out.extend_from_slice(STANDARD.encode(output.bytes()).as_bytes());
-            out.extend_from_slice(b"\"}");
+            (Rendering::Base64, b"\"}")
         }
     }
 }

@@ -4,12 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use foldhash::HashMap;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::{Account, ThreadAccount};
 use nanofaas_core::message::{BridgeMessage, PodAddress, ReplyTo, Request};
 use nanofaas_core::metrics::{FunctionMetrics, ThreadLedger};
 use nanofaas_core::post::BridgePost;
@@ -20,17 +21,21 @@ use crate::alarm::Alarms;
 use crate::buffers::Buffers;
 use crate::calls::Calls;
 use crate::clock::Clock;
+use crate::date::{DateLine, Dates};
+use crate::descriptors::{Descriptors, Scarcity};
 use crate::executions::Executions;
 use crate::idempotency::Keys;
 use crate::peer::{Peer, PeerPost};
 use crate::pods::Pods;
 use crate::problem::Problem;
+use crate::readers::Readers;
 use crate::replies::Replies;
 use crate::runtime::net::EventLoop;
 use crate::seat::{Seat, SeatPlan};
 use crate::start::IoConfig;
 use crate::store::{Budget, Store};
 use crate::token::Tokens;
+use crate::upkeep::Upkeep;
 
 /// The bridge answers sooner, or not at all.
 const ANSWER_NS_MAX: u64 = 30_000_000_000;
@@ -38,6 +43,8 @@ const ANSWER_NS_MAX: u64 = 30_000_000_000;
 /// A registered function, as this thread knows it.
 pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
+    /// Its pods' `Host`.
+    pub(crate) host: Box<[u8]>,
     /// Where a POOL function's endpoint is, once the bridge has resolved it.
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
 }
@@ -126,12 +133,17 @@ pub(crate) struct Thread {
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
     clock: Clock,
+    dates: Dates,
     origin_wall_ns: u64,
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
     ledgers: Arc<[ThreadLedger]>,
-    /// Bytes held by the calls of all io threads.
-    memory: Arc<AtomicU64>,
+    /// Bytes held for calls, of the process's budget.
+    pub(crate) account: Rc<ThreadAccount>,
+    /// Clients that have an answer to take.
+    pub(crate) readers: Readers,
+    /// Clients that may make room for others.
+    pub(crate) descriptors: Descriptors,
     pub(crate) seat: Seat,
     /// Wakes the ticker for the inline scheduler's own deadlines.
     pub(crate) tick_alarm: crate::alarm::Alarm,
@@ -140,6 +152,7 @@ pub(crate) struct Thread {
     pub(crate) peers: Box<[Peer]>,
     /// Wakes the ticker for what is owed to peers.
     pub(crate) owed_alarm: crate::alarm::Alarm,
+    pub(crate) upkeep: Upkeep,
     pub(crate) functions: RefCell<Functions>,
     pub(crate) calls: Calls,
     pub(crate) alarms: Rc<Alarms>,
@@ -154,6 +167,8 @@ pub(crate) struct Thread {
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) tokens: Tokens,
     pub(crate) phase: Cell<Phase>,
+    /// Of the task that waits for the order to stop.
+    pub(crate) until_stopping: RefCell<Option<Waker>>,
     /// Whether the functions of the start are all known.
     begun: Cell<bool>,
     pub(crate) spin: crate::spin::Spin,
@@ -178,7 +193,8 @@ pub(crate) struct Parts {
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
-    pub(crate) memory: Arc<AtomicU64>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) scarcity: Arc<Scarcity>,
     pub(crate) store: Arc<Store>,
     pub(crate) seat: SeatPlan,
     pub(crate) bridge: BridgePost,
@@ -203,10 +219,13 @@ impl Thread {
             index: parts.index,
             threads: parts.threads,
             clock,
+            dates: Dates::default(),
             origin_wall_ns: nanos(wall),
             rate: parts.rate,
+            account: ThreadAccount::new(parts.account, parts.index, parts.ledgers.clone()),
             ledgers: parts.ledgers,
-            memory: parts.memory,
+            readers: Readers::new(&alarms),
+            descriptors: Descriptors::new(parts.scarcity),
             seat: parts.seat.take(&parts.entries),
             tick_alarm: alarms.alarm(),
             tick_planned_ns: Cell::new(u64::MAX),
@@ -214,6 +233,7 @@ impl Thread {
             bridge: parts.bridge,
             peers: parts.peers.into_iter().map(Peer::new).collect(),
             owed_alarm: alarms.alarm(),
+            upkeep: Upkeep::new(&alarms),
             functions: RefCell::default(),
             calls: Calls::new(parts.index),
             alarms,
@@ -227,6 +247,7 @@ impl Thread {
             scratch: RefCell::default(),
             tokens: parts.tokens,
             phase: Cell::new(Phase::Serving),
+            until_stopping: RefCell::default(),
             begun: Cell::new(parts.config.begun),
             spin: crate::spin::Spin::default(),
             turn_left: Cell::new(false),
@@ -248,10 +269,17 @@ impl Thread {
         self.clock.now_ns()
     }
 
-    /// What the clock showed when this thread last read it, which it does at every request, for every
-    /// answer of a pod and at least once a second: good enough for deadlines of seconds.
+    /// What the clock showed when this thread last read it, which it does whenever something wakes it: for
+    /// what comes from a client, for every answer of a pod, for its bell and its ticker. Good enough for
+    /// deadlines of seconds.
     pub(crate) const fn last_ns(&self) -> u64 {
         self.clock.last_ns()
+    }
+
+    /// The `Date` of an answer that is written now.
+    #[inline]
+    pub(crate) fn date_line(&self) -> DateLine {
+        self.dates.line(self.last_ns())
     }
 
     /// The same as nanoseconds since the epoch, by the wall clock as it was at start: a wall clock
@@ -307,16 +335,6 @@ impl Thread {
         self.functions.borrow().get(name).cloned()
     }
 
-    /// Charges memory for a call, unless the limit is reached. The charge is given back on drop.
-    pub(crate) fn charge(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
-        let was = self.memory.fetch_add(bytes, Ordering::Relaxed);
-        let charge = Charge {
-            memory: self.memory.clone(),
-            bytes,
-        };
-        (was + bytes <= self.config.inflight_bytes).then_some(charge)
-    }
-
     /// Asks the bridge and waits for its answer.
     pub(crate) async fn ask(
         &self,
@@ -341,26 +359,5 @@ impl Thread {
         self.replies
             .wait(token, &self.alarms, self.now_ns() + ANSWER_NS_MAX)
             .await
-    }
-}
-
-/// Memory that a call is charged for.
-pub(crate) struct Charge {
-    memory: Arc<AtomicU64>,
-    bytes: u64,
-}
-
-impl Charge {
-    /// Charges more, unless the limit is reached.
-    pub(crate) fn grow(&mut self, bytes: u64, limit: u64) -> bool {
-        let was = self.memory.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        was + bytes <= limit
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.memory.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -236,7 +236,9 @@ fn refusal(refused: &Refused) -> String {
         }
         Refused::TooMany => "the table of functions is full".to_owned(),
         Refused::Unavailable(why) => why.clone(),
-        Refused::NotFound | Refused::Exists | Refused::Forbidden => "it was refused".to_owned(),
+        Refused::NotFound | Refused::Exists | Refused::Forbidden | Refused::NotWarm(_) => {
+            "it was refused".to_owned()
+        }
     }
 }
 

@@ -1,11 +1,14 @@
-//! Asks a pod's `/health` at its address. It never judges an answer but 200 or not.
+//! Asks a pod at its address whether it is well. What an answer means is `nanofaas_core::health`'s.
 //! A starting pod is asked from the moment it has an address, a quarantined one when the scheduler
 //! says so.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nanofaas_core::descriptors;
+use nanofaas_core::health::{Health, STATUS_LEN, request, status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -15,27 +18,64 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
 
-const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
-
-/// Asks until the answer is 200; the caller sets the limit. `asked` is told of every answer, also
-/// of none.
-pub(crate) async fn until_healthy(address: SocketAddr, mut asked: impl FnMut()) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let answer = timeout(ANSWER, ask(address)).await;
-        asked();
-        if let Ok(Ok(true)) = answer {
-            return;
-        }
-        sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
-    }
+/// What one pod is asked, and what it said.
+pub(crate) struct Questions {
+    request: Vec<u8>,
+    health: Health,
+    /// The status of the last answer that was not well.
+    last: Cell<Option<u16>>,
+    /// It could not be asked: this process had no descriptor, which says nothing of the pod.
+    not_asked: Cell<bool>,
 }
 
-async fn ask(address: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(REQUEST).await?;
-    let mut status = [0; "HTTP/1.1 200".len()];
-    stream.read_exact(&mut status).await?;
-    Ok(status.starts_with(b"HTTP/1.") && status.ends_with(b" 200"))
+impl Questions {
+    pub(crate) fn new(path: &str, function: &str) -> Self {
+        Self {
+            request: request(path, function),
+            health: Health::default(),
+            last: Cell::new(None),
+            not_asked: Cell::new(false),
+        }
+    }
+
+    /// What a pod said that is not well, in words that go on a message.
+    pub(crate) fn last_word(&self) -> String {
+        let last = self.last.get();
+        last.map_or_else(String::new, |status| {
+            format!("; its last answer was {status}")
+        })
+    }
+
+    /// Whether it could not be asked since the last look.
+    pub(crate) fn was_not_asked(&self) -> bool {
+        self.not_asked.take()
+    }
+
+    /// Asks until the pod is well; the caller sets the limit. `asked` is told of every answer, also of
+    /// none.
+    pub(crate) async fn until_well(&self, address: SocketAddr, mut asked: impl FnMut()) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = timeout(ANSWER, self.ask(address)).await;
+            asked();
+            match answer {
+                Ok(Ok(Some(status))) if self.health.is_well(status) => {
+                    return self.health.note(status);
+                }
+                Ok(Ok(Some(status))) => self.last.set(Some(status)),
+                Ok(Err(error)) if descriptors::are_missing(&error) => self.not_asked.set(true),
+                _ => {}
+            }
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn ask(&self, address: SocketAddr) -> io::Result<Option<u16>> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(&self.request).await?;
+        let mut said = [0; STATUS_LEN];
+        stream.read_exact(&mut said).await?;
+        Ok(status(&said))
+    }
 }

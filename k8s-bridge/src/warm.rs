@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::backoff::random;
 use crate::bridge::Plane;
 use crate::cluster::Denied;
-use crate::health::until_healthy;
+use crate::health::Questions;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
 use crate::seen::Seen;
 
@@ -66,6 +66,7 @@ pub(crate) struct Pod {
     ready: Cell<bool>,
     said_address: Cell<Option<IpAddr>>,
     was_asked: Cell<bool>,
+    questions: Questions,
 }
 
 enum Fate {
@@ -92,6 +93,7 @@ impl Pod {
             place,
             name,
             token: pod_token(u128::from_ne_bytes(random())),
+            questions: Questions::new(&function.spec.health_path, function.name()),
             function,
             wanted_ns,
             since_listing: Cell::new(u64::MAX),
@@ -239,7 +241,10 @@ impl Pod {
         let parts = Parts {
             labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
             annotations: BTreeMap::from([(ANNOTATION_SHAPE, podspec::shape(&self.function.spec))]),
-            env: vec![("NANOFAAS_POD", name.clone())],
+            env: vec![
+                ("NANOFAAS_POD", name.clone()),
+                ("TIMEOUT_MS", self.function.spec.timeout_ms.to_string()),
+            ],
             expanded_env: vec![("NANOFAAS_READY_URL", ready)],
         };
         let mut object = podspec::template(&self.function, &parts);
@@ -257,12 +262,13 @@ impl Pod {
         spawn_local(async move { plane.cluster.delete::<PodObject>(&name, grace_s).await });
     }
 
-    /// Asks `/health` until it is well, for as long as the answer is kept.
+    /// Asks until it is well, for as long as the answer is kept.
     fn ask(self: &Rc<Self>, plane: &Rc<Plane>, address: IpAddr) -> AbortOnDrop {
         let (pod, plane) = (self.clone(), plane.clone());
         AbortOnDrop(spawn_local(async move {
             let asked = || pod.is_asked(&plane);
-            until_healthy(SocketAddr::new(address, PORT), asked).await;
+            let address = SocketAddr::new(address, PORT);
+            pod.questions.until_well(address, asked).await;
             pod.answered();
         }))
     }
@@ -311,15 +317,17 @@ impl Pod {
                 asking = Some(self.ask(plane, address));
             }
             if timeout_at(deadline, self.bell.notified()).await.is_err() {
-                let why = seen.waiting.unwrap_or_else(|| {
-                    let what = "it neither said so nor answered 200 to GET /health";
-                    format!("{what} on port {PORT}")
-                });
+                let why = seen.waiting.unwrap_or_else(|| self.not_ready());
                 let limit = limit.as_millis();
                 let why = format!("the pod was not ready within {limit} ms: {why}");
                 return Err(failed(false, why));
             }
         }
+    }
+
+    fn not_ready(&self) -> String {
+        let (path, word) = (&self.function.spec.health_path, self.questions.last_word());
+        format!("it neither said so nor answered GET {path} on port {PORT} with 2xx{word}")
     }
 
     /// Io threads know where it listens before the scheduler lets anybody go there.
@@ -380,8 +388,17 @@ impl Pod {
                 continue;
             };
             if timeout_at(*deadline, self.bell.notified()).await.is_err() {
+                if self.questions.was_not_asked()
+                    && let Some(address) = self.address()
+                {
+                    let pod = &self.name;
+                    tracing::warn!(pod, "the pod cannot be asked: no descriptors left");
+                    asking = Some((self.ask(plane, address), Instant::now() + PROBE));
+                    continue;
+                }
                 self.delete(plane, Some(NO_GRACE_S));
-                return end("it did not answer GET /health for 5 s");
+                let (path, word) = (&self.function.spec.health_path, self.questions.last_word());
+                return end(&format!("it was not well: GET {path} for 5 s{word}"));
             }
         }
     }

@@ -36,6 +36,8 @@ mod follow;
 mod status;
 #[path = "scenarios/warm.rs"]
 mod warm;
+#[path = "scenarios/health.rs"]
+mod health;
 #[path = "scenarios/ends.rs"]
 mod ends;
 #[path = "scenarios/attempt.rs"]

@@ -25,6 +25,7 @@ use crate::job::{Job, Jobs};
 use crate::link::{Guard, Link, start_guard};
 use crate::oom::OomWatch;
 use crate::pod::{Pod, PodTable};
+use crate::ports::Ports;
 use crate::program::random;
 use crate::run_dir::{self, RunDir};
 
@@ -68,6 +69,7 @@ pub(crate) struct Plane {
     pub(crate) jobs: RefCell<Jobs>,
     pub(crate) oom: OomWatch,
     pub(crate) run_dir: RunDir,
+    pub(crate) ports: Rc<Ports>,
     desk: Rc<RefCell<Desk>>,
     pods: PodTable,
     is_stopping: Cell<bool>,
@@ -92,6 +94,7 @@ impl LocalBridge {
             jobs: RefCell::default(),
             oom: OomWatch::new(),
             run_dir,
+            ports: Ports::new(),
             desk,
             pods: RefCell::default(),
             is_stopping: Cell::new(false),
@@ -237,7 +240,7 @@ impl Plane {
             Some(pod) => {
                 let function = pod.function.name();
                 self.say(|desk| desk.starts.stamped(function, &said.pod, said.stamps));
-                pod.is_ready();
+                pod.says_ready();
                 Reply::Ready
             }
         };
@@ -246,7 +249,12 @@ impl Plane {
 
     async fn watch_memory(self: Rc<Self>) {
         while self.oom.has_counter() {
-            sleep(OOM_LOOK).await;
+            if self.link.is_empty() {
+                // Kills until then are of no process of ours.
+                self.link.started.notified().await;
+            } else {
+                sleep(OOM_LOOK).await;
+            }
             self.oom.refresh();
         }
     }

@@ -76,6 +76,21 @@ fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     family
 }
 
+/// A process and all that descend from it.
+pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(pid) = found.get(at).copied() {
+        let Some(children) = listed_children(pid) else {
+            // It is gone, or this is a kernel without that file.
+            return family(found[0], &descent());
+        };
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
 /// Kills all descendants until none is left; false where some could not be ended.
 pub(crate) fn end_all() -> bool {
     let me = getpid();

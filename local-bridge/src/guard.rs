@@ -1,8 +1,12 @@
 //! The guard: a process of its own, parent of all function processes, that ends every descendant
 //! when its plane is gone, however it went. It never decides what runs; the plane says so.
 //! The same program as the plane, run as `nanofaas guard` by `link`.
+//!
+//! A process that it starts is, as the first process of a container is, the one that orphans below it are
+//! handed to (a subreaper). So all that descends from a pod stays below its process while that lives, and is
+//! handed to the guard when it ends: a child that the guard did not start is of a pod that is over.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -46,14 +50,7 @@ struct Guard {
     /// Readable when a child ended.
     ended: SignalFd,
     running: HashMap<u64, Pid>,
-    by_pid: HashMap<Pid, Running>,
-    /// The names of the pods that run.
-    pods: HashSet<String>,
-}
-
-struct Running {
-    id: u64,
-    pod: String,
+    by_pid: HashMap<Pid, u64>,
 }
 
 fn child_signal() -> SigSet {
@@ -72,6 +69,9 @@ impl Guard {
         setsid()?;
         prctl::set_child_subreaper(true)?;
         let _ = prctl::set_name(c"nanofaas-guard");
+        // The plane has switched huge pages off for itself, which is inherited. Functions see what processes of
+        // a shell see.
+        let _ = prctl::set_thp_disable(false);
         child_signal().thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         Ok(Self {
@@ -80,7 +80,6 @@ impl Guard {
             ended: SignalFd::with_flags(&child_signal(), flags)?,
             running: HashMap::new(),
             by_pid: HashMap::new(),
-            pods: HashSet::new(),
         })
     }
 
@@ -134,8 +133,7 @@ impl Guard {
         match spawned {
             Ok(pid) => {
                 self.running.insert(id, pid);
-                self.pods.insert(start.pod.clone());
-                self.by_pid.insert(pid, Running { id, pod: start.pod });
+                self.by_pid.insert(pid, id);
                 let pid = pid.as_raw();
                 self.say(&FromGuard::Started { id, pid })?;
             }
@@ -180,9 +178,8 @@ impl Guard {
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let _ = waitpid(pid, None);
-            if let Some(Running { id, pod }) = known {
+            if let Some(id) = known {
                 self.running.remove(&id);
-                self.pods.remove(&pod);
                 self.say(&FromGuard::Ended { id, ending })?;
             }
         }
@@ -192,15 +189,12 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends adopted processes whose pod has ended: they left its group, and outlive it no more
-    /// than they would in a container.
+    /// Ends what pods that are over have left: whatever group, session or environment it gave itself, it
+    /// outlives its pod no more than it would in a container. The children of one that is ended come here
+    /// next, with its own end.
     fn end_strays(&self) {
         for pid in descent::children() {
-            if self.by_pid.contains_key(&pid) {
-                continue;
-            }
-            let stray = pod_of(pid).is_some_and(|pod| !self.pods.contains(&pod));
-            if stray {
+            if !self.by_pid.contains_key(&pid) {
                 let _ = kill(pid, Signal::SIGKILL);
             }
         }
@@ -234,14 +228,6 @@ fn close_inherited(plane: &UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The pod that an adopted process came from, unless it has changed its environment.
-fn pod_of(pid: Pid) -> Option<String> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let mut entries = environment.split(|byte| *byte == 0);
-    let pod = entries.find_map(|entry| entry.strip_prefix(b"NANOFAAS_POD="))?;
-    String::from_utf8(pod.to_vec()).ok()
-}
-
 fn spawn(start: &Start) -> io::Result<Pid> {
     let (program, arguments) = start
         .argv
@@ -258,12 +244,27 @@ fn spawn(start: &Start) -> io::Result<Pid> {
     if let Some(directory) = &start.directory {
         command.current_dir(directory);
     }
+    adopts_its_orphans(&mut command);
     // A child inherits the mask.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;
     let pid = i32::try_from(child?.id()).map_err(io::Error::other)?;
     Ok(Pid::from_raw(pid))
+}
+
+/// Has the process that is started be handed the orphans below it. It is said before the program runs, and
+/// lasts; children do not inherit it.
+#[allow(
+    unsafe_code,
+    reason = "std offers no other way to run a system call in the child"
+)]
+fn adopts_its_orphans(command: &mut Command) {
+    let adopt = || prctl::set_child_subreaper(true).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call and touches no memory but errno.
+    unsafe {
+        command.pre_exec(adopt);
+    }
 }
 
 /// The writing end of a named pipe that the plane reads; an error where it does not.

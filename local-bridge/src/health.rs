@@ -1,55 +1,145 @@
-//! Asks a pod's `/health` over its Unix socket. It never judges an answer but 200 or not.
+//! Asks a pod whether it is well, over its Unix socket or at its port, whichever answers. What an answer means
+//! is `nanofaas_core::health`'s; that a server at the port is the pod's own is found out here.
 //! A starting pod is asked from its spawn on, a quarantined one when the scheduler says so.
 
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use nanofaas_core::descriptors;
+use nanofaas_core::health::{Health, STATUS_LEN, request, status};
+use nanofaas_core::message::PodAddress;
+use nix::unistd::Pid;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
+
+use crate::listener;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
 
-const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
-/// The status line up to its code.
-const STATUS_LEN: usize = "HTTP/1.1 200".len();
+/// What one pod is asked, where, and what it said.
+pub(crate) struct Questions {
+    request: Vec<u8>,
+    health: Health,
+    /// The last word of a pod that is not well.
+    last: RefCell<Option<Unwell>>,
+    /// It could not be asked: this process had no descriptor, which says nothing of the pod.
+    not_asked: Cell<bool>,
+}
 
-/// Asks until the answer is 200; the caller sets the limit.
-pub(crate) async fn until_healthy(socket: &Path) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        if let Ok(Ok(true)) = timeout(ANSWER, ask(socket)).await {
-            return;
+/// Why an answer does not make a pod ready.
+enum Unwell {
+    Status(u16),
+    /// The first bytes are no answer of an HTTP server.
+    NoHttp,
+    /// Another process listens at the pod's port.
+    Stranger(SocketAddr),
+}
+
+impl fmt::Display for Unwell {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(out, "its last answer was {status}"),
+            Self::NoHttp => write!(out, "what it answered was not HTTP"),
+            Self::Stranger(address) => write!(
+                out,
+                "a process listens at {address} that is none of the pod's, or that cannot be looked at"
+            ),
         }
-        sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn ask(socket: &Path) -> io::Result<bool> {
-    let stream = UnixStream::connect(socket).await?;
-    let mut sent = 0;
-    while sent < REQUEST.len() {
-        stream.writable().await?;
-        match stream.try_write(&REQUEST[sent..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+/// All places where a pod may listen.
+pub(crate) fn places(socket: PodAddress, port: u16) -> [PodAddress; 3] {
+    let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
+    // A server that listens at `localhost` may have been given either.
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    [socket, at(v4), at(v6)]
+}
+
+impl Questions {
+    pub(crate) fn new(path: &str, function: &str) -> Self {
+        Self {
+            request: request(path, function),
+            health: Health::default(),
+            last: RefCell::default(),
+            not_asked: Cell::default(),
         }
     }
-    let mut status = [0; STATUS_LEN];
-    let mut got = 0;
-    while got < STATUS_LEN {
-        stream.readable().await?;
-        match stream.try_read(&mut status[got..]) {
-            Ok(0) => return Ok(false),
-            Ok(count) => got += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+
+    /// What a pod said that is not well, in words.
+    pub(crate) fn last_word(&self) -> Option<String> {
+        self.last.borrow().as_ref().map(Unwell::to_string)
+    }
+
+    /// Whether it could not be asked since the last look.
+    pub(crate) fn was_not_asked(&self) -> bool {
+        self.not_asked.take()
+    }
+
+    /// Asks at each place in turn until it is well at one, which is returned; the caller sets the limit. `pid`
+    /// is the pod's process, once it runs.
+    pub(crate) async fn until_well(
+        &self,
+        places: &[PodAddress],
+        pid: impl Fn() -> Option<Pid>,
+    ) -> PodAddress {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            for place in places {
+                match timeout(ANSWER, self.ask(place, pid())).await {
+                    Ok(Ok(true)) => return place.clone(),
+                    Ok(Err(error)) if descriptors::are_missing(&error) => {
+                        self.not_asked.set(true);
+                    }
+                    _ => {}
+                }
+            }
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
     }
-    Ok(status.starts_with(b"HTTP/1.") && status.ends_with(b" 200"))
+
+    async fn ask(&self, place: &PodAddress, pid: Option<Pid>) -> io::Result<bool> {
+        let said = match place {
+            PodAddress::Unix(path) => self.exchange(UnixStream::connect(path).await?).await?,
+            PodAddress::Tcp(address) => self.exchange(TcpStream::connect(address).await?).await?,
+        };
+        let unwell = match status(&said) {
+            None => Unwell::NoHttp,
+            Some(status) if !self.health.is_well(status) => Unwell::Status(status),
+            Some(status) => match place {
+                // Not before it says that it is well: the look costs more than the question.
+                PodAddress::Tcp(at) if !pid.is_some_and(|pid| is_own(pid, *at)) => {
+                    Unwell::Stranger(*at)
+                }
+                _ => {
+                    self.health.note(status);
+                    return Ok(true);
+                }
+            },
+        };
+        self.last.replace(Some(unwell));
+        Ok(false)
+    }
+
+    async fn exchange(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> io::Result<[u8; STATUS_LEN]> {
+        stream.write_all(&self.request).await?;
+        let mut said = [0; STATUS_LEN];
+        stream.read_exact(&mut said).await?;
+        Ok(said)
+    }
+}
+
+fn is_own(pid: Pid, at: SocketAddr) -> bool {
+    listener::is_of(pid, at.ip(), at.port())
 }

@@ -1,5 +1,5 @@
 //! Processes in place of pods, on one machine without a cluster. WARM functions are kept processes
-//! on Unix sockets, a JOB is one process per call.
+//! on Unix sockets or on ports of loopback, a JOB is one process per call.
 //! It never decides how many pods there are (the scheduler does) and never touches a call's bytes.
 //! The process has a `LocalBridge` on the bridge's thread, and `guard_main` as `nanofaas guard`.
 
@@ -10,7 +10,10 @@ mod job;
 mod program;
 mod process;
 mod output;
+mod line;
 mod health;
+mod listener;
+mod ports;
 mod oom;
 
 mod link;

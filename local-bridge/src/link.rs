@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
@@ -25,6 +26,8 @@ use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// Room that is kept for what the guard is told.
+const OUT_KEPT: usize = 64 * 1024;
 /// How long a guard has to end everything once its plane is gone.
 const GUARD_END: Duration = Duration::from_secs(10);
 
@@ -39,7 +42,8 @@ pub(crate) enum End {
 /// What is known of a process. Its owner's bell rings when that changes.
 pub(crate) struct Known {
     id: u64,
-    pub(crate) is_started: Cell<bool>,
+    /// Its process, once that runs.
+    pub(crate) pid: Cell<Option<Pid>>,
     end: RefCell<Option<End>>,
     bell: Rc<Notify>,
 }
@@ -64,6 +68,8 @@ pub(crate) struct Link {
     /// once and signalled a few times.
     out: RefCell<Vec<u8>>,
     more: Notify,
+    /// Rings when a process is asked for.
+    pub(crate) started: Notify,
     /// Every process whose end has not been heard of.
     processes: RefCell<HashMap<u64, Rc<Known>>>,
     next_id: Cell<u64>,
@@ -102,6 +108,7 @@ impl Link {
             program,
             out: RefCell::new(Vec::new()),
             more: Notify::new(),
+            started: Notify::new(),
             processes: RefCell::new(HashMap::new()),
             next_id: Cell::new(1),
             is_closing: Cell::new(false),
@@ -118,13 +125,14 @@ impl Link {
     pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<Known> {
         let known = Rc::new(Known {
             id: start.id,
-            is_started: Cell::new(false),
+            pid: Cell::new(None),
             end: RefCell::new(None),
             bell,
         });
         match line(&ToGuard::Start(Box::new(start))) {
             Ok(line) => {
                 self.processes.borrow_mut().insert(known.id, known.clone());
+                self.started.notify_one();
                 self.send(&line);
             }
             Err(message) => {
@@ -253,6 +261,8 @@ impl Link {
                 return;
             }
             sending.clear();
+            // A Job's input comes through here, and many at once would stay as room.
+            sending.shrink_to(OUT_KEPT);
         }
     }
 
@@ -275,23 +285,23 @@ impl Link {
 
     fn heard(&self, message: FromGuard) {
         let (id, end) = match message {
-            FromGuard::Started { id, .. } => (id, None),
+            FromGuard::Started { id, pid } => {
+                if let Some(known) = self.processes.borrow().get(&id) {
+                    known.pid.set(Some(Pid::from_raw(pid)));
+                    known.bell.notify_one();
+                }
+                return;
+            }
             FromGuard::NotStarted {
                 id,
                 message,
                 permanent,
-            } => (id, Some(End::NotStarted { message, permanent })),
-            FromGuard::Ended { id, ending } => (id, Some(End::Ended(ending))),
+            } => (id, End::NotStarted { message, permanent }),
+            FromGuard::Ended { id, ending } => (id, End::Ended(ending)),
         };
-        let known = match end {
-            None => self.processes.borrow().get(&id).cloned(),
-            Some(_) => self.processes.borrow_mut().remove(&id),
-        };
+        let known = self.processes.borrow_mut().remove(&id);
         if let Some(known) = known {
-            if end.is_none() {
-                known.is_started.set(true);
-            }
-            *known.end.borrow_mut() = end;
+            *known.end.borrow_mut() = Some(end);
             known.bell.notify_one();
         }
     }

@@ -1,4 +1,5 @@
-//! A function's own output: its lines go to the log with the function's name, the last ones of
+//! A function's own output: its lines go to the log with the function's name, those of a runtime at the
+//! level that they say and with what else they say, the last ones of
 //! stderr are kept for the message of a failed start. It never holds a function up for long: what
 //! is too long is cut, what is too much is left out, and both are said.
 
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
+use tracing::Level;
+
+use crate::line::Line;
 
 /// Longest line that is logged, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;
@@ -159,7 +163,25 @@ impl Log {
         } else {
             ""
         };
-        tracing::info!(target: "function", %function, %pod, stream, "{text}{more}");
+        let Line {
+            level,
+            message,
+            members,
+        } = Line::read(text);
+        // A level is part of an event's place in the program.
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "function", %function, %pod, stream, members, "{message}{more}"
+                )
+            };
+        }
+        match level {
+            Level::ERROR => event!(error),
+            Level::WARN => event!(warn),
+            Level::INFO => event!(info),
+            _ => event!(debug),
+        }
     }
 
     fn say_left_out(&mut self) {

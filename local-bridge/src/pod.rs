@@ -1,9 +1,9 @@
-//! The life of one warm pod, a process on a Unix socket: start, ready, in use, asked whether it is
+//! The life of one warm pod, a process on a Unix socket or at a port: start, ready, in use, asked whether it is
 //! well, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,9 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::bridge::Plane;
-use crate::health::until_healthy;
+use crate::health::{Questions, places};
 use crate::link::{AbortOnDrop, End};
+use crate::ports::Port;
 use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
 use crate::program::{Program, random};
 
@@ -39,7 +40,11 @@ pub(crate) struct Pod {
     bell: Rc<Notify>,
     stop: Cell<bool>,
     probe: Cell<bool>,
-    ready: Cell<bool>,
+    /// It said that it is ready.
+    said: Cell<bool>,
+    /// It answered the question that was asked last, and where.
+    answered: RefCell<Option<PodAddress>>,
+    questions: Questions,
 }
 
 enum Fate {
@@ -59,12 +64,14 @@ impl Pod {
             place,
             name,
             token: pod_token(u128::from_ne_bytes(random())),
+            questions: Questions::new(&function.spec.health_path, function.name()),
             function,
             wanted_ns,
             bell: Rc::new(Notify::new()),
             stop: Cell::new(false),
             probe: Cell::new(false),
-            ready: Cell::new(false),
+            said: Cell::new(false),
+            answered: RefCell::default(),
         }
     }
 
@@ -80,9 +87,9 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// It said so, or it answered.
-    pub(crate) fn is_ready(&self) {
-        self.ready.set(true);
+    /// It said that it is ready.
+    pub(crate) fn says_ready(&self) {
+        self.said.set(true);
         self.bell.notify_one();
     }
 
@@ -117,7 +124,11 @@ impl Pod {
 
     async fn run(self: &Rc<Self>, plane: &Rc<Plane>, id: u64, socket: &Path) -> Fate {
         let deadline = Instant::now() + plane.config.start_timeout;
-        let program = self.program(plane, socket);
+        let port = match plane.ports.take() {
+            Ok(port) => port,
+            Err(error) => return failed(false, format!("no port for it: {error}").into()),
+        };
+        let program = self.program(plane, socket, &port);
         let function = self.function.name();
         let bell = self.bell.clone();
         let started = process::start(&plane.link, &plane.run_dir, function, id, program, bell);
@@ -128,15 +139,15 @@ impl Pod {
                 return failed(false, format!("cannot make its pipes: {error}").into());
             }
         };
-        let asking = self.ask(socket);
-        let not_up = self.starting(plane, &mut process, deadline).await;
-        drop(asking);
+        let started = self.starting(plane, &mut process, deadline, socket, &port);
+        let started = started.await;
         forget_pipes(&plane.run_dir, id);
-        if let Some(fate) = not_up {
-            return fate;
-        }
-        self.up(plane, socket);
-        self.serving(plane, &mut process, socket).await;
+        let address = match started {
+            Ok(address) => address,
+            Err(fate) => return fate,
+        };
+        self.up(plane, &address);
+        self.serving(plane, &mut process, &address).await;
         let end = PodEnd {
             oom: process.fell_to_sigkill() && plane.oom.is_guilty(),
             message: process.how().into(),
@@ -145,31 +156,48 @@ impl Pod {
         Fate::Ended(end)
     }
 
-    fn program(&self, plane: &Plane, socket: &Path) -> Program {
+    fn program(&self, plane: &Plane, socket: &Path, port: &Port) -> Program {
         let mut program = Program::of(&self.function, self.name.clone());
         let base = &plane.config.callback_base;
         let url = format!("{base}/v1/internal/{}/pods/{}:ready", self.token, self.name);
         program.set("NANOFAAS_SOCKET", socket.to_string_lossy());
+        program.set("PORT", port.number.to_string());
+        program.set("TIMEOUT_MS", self.function.spec.timeout_ms.to_string());
         program.set("NANOFAAS_READY_URL", url);
         program
     }
 
-    /// Asks `/health` until it is well, for as long as the answer is kept.
-    fn ask(self: &Rc<Self>, socket: &Path) -> AbortOnDrop<()> {
-        let (pod, socket) = (self.clone(), socket.to_owned());
+    /// Asks until it is well at one of these places, for as long as the answer is kept.
+    fn ask(self: &Rc<Self>, process: &Process, places: Vec<PodAddress>) -> AbortOnDrop<()> {
+        let (pod, known) = (self.clone(), process.known());
+        self.answered.replace(None);
         AbortOnDrop(spawn_local(async move {
-            until_healthy(&socket).await;
-            pod.is_ready();
+            let pid = || known.pid.get();
+            let place = pod.questions.until_well(&places, pid).await;
+            pod.answered.replace(Some(place));
+            pod.bell.notify_one();
         }))
     }
 
-    /// Until it is ready; or how it ended before.
+    /// Where it listens, once it is ready.
+    fn ready_at(&self, socket: &Path) -> Option<PodAddress> {
+        let answered = self.answered.borrow().clone();
+        // One that says so has its socket by then; a server of another make is found by its answer.
+        let said = || (self.said.get() && socket.exists()).then(|| PodAddress::Unix(socket.into()));
+        answered.or_else(said)
+    }
+
+    /// Until it is ready, and where; or how it ended before.
     async fn starting(
-        &self,
+        self: &Rc<Self>,
         plane: &Plane,
         process: &mut Process,
         deadline: Instant,
-    ) -> Option<Fate> {
+        socket: &Path,
+        port: &Port,
+    ) -> Result<PodAddress, Fate> {
+        let places = places(PodAddress::Unix(socket.into()), port.number);
+        let _asking = self.ask(process, places.into());
         loop {
             if process.is_started() {
                 self.reached(plane, Phase::Spawned);
@@ -180,29 +208,39 @@ impl Pod {
                     End::NotStarted { message, .. } => message,
                     _ => format!("the pod was not ready yet when {}", process.how()),
                 };
-                return Some(failed(permanent, process.with_last_words(how).await));
+                return Err(failed(permanent, process.with_last_words(how).await));
             }
             if self.stop.get() {
                 process.kill().await;
                 let message = "it was stopped before it was ready".into();
-                return Some(Fate::Ended(PodEnd {
+                return Err(Fate::Ended(PodEnd {
                     oom: false,
                     message,
                 }));
             }
-            if self.ready.get() {
-                return None;
+            if let Some(address) = self.ready_at(socket) {
+                return Ok(address);
             }
             if !rung_before(&self.bell, Some(deadline)).await {
                 process.kill().await;
-                let limit = plane.config.start_timeout.as_millis();
-                let how = format!(
-                    "the pod was not ready within {limit} ms: it neither said so nor answered \
-                     200 to GET /health on its socket, NANOFAAS_SOCKET"
-                );
-                return Some(failed(false, process.with_last_words(how).await));
+                let how = self.not_ready(plane, port);
+                return Err(failed(false, process.with_last_words(how).await));
             }
         }
+    }
+
+    fn not_ready(&self, plane: &Plane, port: &Port) -> String {
+        let limit = plane.config.start_timeout.as_millis();
+        let (path, port) = (&self.function.spec.health_path, port.number);
+        let mut how = format!(
+            "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
+             on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT"
+        );
+        if let Some(word) = self.questions.last_word() {
+            how.push_str("; ");
+            how.push_str(&word);
+        }
+        how
     }
 
     fn reached(&self, plane: &Plane, phase: Phase) {
@@ -214,14 +252,14 @@ impl Pod {
     }
 
     /// Io threads know where it listens before the scheduler lets anybody go there.
-    fn up(&self, plane: &Plane, socket: &Path) {
+    fn up(&self, plane: &Plane, address: &PodAddress) {
         self.reached(plane, Phase::Usable);
-        let (pod, socket): (PodRef, PathBuf) = (self.place, socket.to_owned());
+        let pod = self.place;
         plane.say(|desk| {
             let start = desk.starts.phases(self.function.name(), &self.name);
             desk.broadcast(|| Message::PodAddress {
                 pod,
-                address: PodAddress::Unix(socket.clone()),
+                address: address.clone(),
                 start: start.clone(),
             });
             desk.event(Event::PodUp(pod));
@@ -229,7 +267,11 @@ impl Pod {
     }
 
     /// Until it is gone.
-    async fn serving(self: &Rc<Self>, plane: &Plane, process: &mut Process, socket: &Path) {
+    async fn serving(self: &Rc<Self>, plane: &Plane, process: &mut Process, address: &PodAddress) {
+        let probe = |process: &Process| {
+            let asking = self.ask(process, vec![address.clone()]);
+            Some((asking, Instant::now() + PROBE))
+        };
         let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
         while process.end().is_none() {
             if self.stop.get() {
@@ -237,10 +279,9 @@ impl Pod {
                 return self.stopping(process).await;
             }
             if self.probe.take() {
-                self.ready.set(false);
-                asking = Some((self.ask(socket), Instant::now() + PROBE));
+                asking = probe(process);
             }
-            if asking.is_some() && self.ready.get() {
+            if asking.is_some() && self.answered.borrow().is_some() {
                 asking = None;
                 let pod = self.place;
                 plane.say(|desk| desk.event(Event::PodUp(pod)));
@@ -248,7 +289,16 @@ impl Pod {
             let deadline = asking.as_ref().map(|(_, deadline)| *deadline);
             if !rung_before(&self.bell, deadline).await {
                 let (function, pod) = (self.function.name(), &self.name);
-                tracing::warn!(%function, pod, "the pod did not answer GET /health for 5 s");
+                if self.questions.was_not_asked() {
+                    tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
+                    asking = probe(process);
+                    continue;
+                }
+                let path = &self.function.spec.health_path;
+                let word = self.questions.last_word().unwrap_or_default();
+                tracing::warn!(
+                    %function, pod, %address, "the pod is not well: GET {path} for 5 s; {word}"
+                );
                 return process.kill().await;
             }
         }

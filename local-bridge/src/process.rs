@@ -70,7 +70,6 @@ pub(crate) fn start(
     let stderr = text(&paths[1])?;
     let start = Start {
         id,
-        pod: program.pod,
         argv: program.argv,
         env: program.env,
         directory: program.directory,
@@ -108,7 +107,12 @@ pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
 
 impl Process {
     pub(crate) fn is_started(&self) -> bool {
-        self.known.is_started.get()
+        self.known.pid.get().is_some()
+    }
+
+    /// What is known of it, for tasks beside its owner's.
+    pub(crate) fn known(&self) -> Rc<Known> {
+        self.known.clone()
     }
 
     pub(crate) fn end(&self) -> Option<End> {

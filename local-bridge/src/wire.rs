@@ -22,8 +22,6 @@ pub(crate) enum ToGuard {
 pub(crate) struct Start {
     /// The plane's number for it, never used twice.
     pub(crate) id: u64,
-    /// Its `NANOFAAS_POD`, by which its stray descendants are found.
-    pub(crate) pod: String,
     pub(crate) argv: Vec<String>,
     /// Goes over the guard's own environment.
     pub(crate) env: Vec<(String, String)>,

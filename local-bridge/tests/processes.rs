@@ -12,6 +12,8 @@ mod job;
 mod output;
 #[path = "processes/pod.rs"]
 mod pod;
+#[path = "processes/port.rs"]
+mod port;
 
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread::sleep;
@@ -24,7 +26,14 @@ const AT_ONCE: usize = 4;
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<Test> {
-    [pod::TESTS, job::TESTS, ends::TESTS, output::TESTS].concat()
+    [
+        pod::TESTS,
+        port::TESTS,
+        job::TESTS,
+        ends::TESTS,
+        output::TESTS,
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {

@@ -40,7 +40,8 @@ fn health() -> Arc<Health> {
     Arc::new(Health {
         origin: Instant::now(),
         ledgers: Arc::new([]),
-        scheduler_beat_ns: None,
+        scheduler_beat: None,
+        bells: Vec::new(),
         started: AtomicBool::new(true),
         draining: AtomicBool::new(false),
     })
@@ -85,7 +86,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
         asked,
     };
     Bench {
-        thread: start(seat).expect("a thread"),
+        thread: start(seat, OnEnd(std::task::Waker::noop().clone())).expect("a thread"),
         post,
         io,
         settled: told,
@@ -141,7 +142,7 @@ impl Bench {
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.management).expect("a connection");
         stream.set_read_timeout(Some(LONGEST)).expect("a timeout");
-        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");

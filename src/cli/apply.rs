@@ -6,7 +6,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use nanofaas_core::spec::FieldFault;
+use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use serde_json::Value;
 
 use super::client::{Answer, Client};
 use super::failure::{Failure, Refusal};
@@ -42,17 +43,10 @@ pub(super) fn run(command: &Apply) -> Result<(), Failure> {
     let mut failed = 0;
     for function in &functions {
         match apply(&client, function, builds)? {
-            Some(answer) if command.connect.wants_json() => show::json(&answer.body)?,
-            Some(answer) => {
-                let done = if answer.status == 201 {
-                    "created"
-                } else {
-                    "configured"
-                };
-                show::line(&format!(
-                    "{} {done}",
-                    function.draft.name().unwrap_or_default()
-                ))?;
+            Some(applied) if command.connect.wants_json() => show::json(&applied.answer.body)?,
+            Some(applied) => {
+                let name = function.draft.name().unwrap_or_default();
+                show::line(&format!("{name} {}", applied.done()))?;
             }
             None => failed += 1,
         }
@@ -82,12 +76,38 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, Failure> {
     Ok(functions)
 }
 
+/// A function that the server took.
+struct Applied {
+    /// The function as it was; none where there was none, or the server did not say.
+    before: Option<Value>,
+    answer: Answer,
+}
+
+impl Applied {
+    /// What happened to the function, in kubectl's words.
+    fn done(&self) -> &'static str {
+        let after = without_status(serde_json::from_slice(&self.answer.body).ok());
+        match self.answer.status {
+            201 => "created",
+            _ if after.is_some() && after == self.before => "unchanged",
+            _ => "configured",
+        }
+    }
+}
+
+/// The spec alone: how a function stands changes by itself.
+fn without_status(function: Option<Value>) -> Option<Value> {
+    let mut function = function?;
+    function.as_object_mut()?.remove("status");
+    Some(function)
+}
+
 /// Registers one function. `None`: it was refused, and why has been said.
 fn apply(
     client: &Client,
     function: &FunctionFile,
     builds: bool,
-) -> Result<Option<Answer>, Failure> {
+) -> Result<Option<Applied>, Failure> {
     let mut faults = function.draft.faults().to_vec();
     if function.draft.name().is_none_or(str::is_empty) {
         faults.push(FieldFault::new("name", "is required, as a text"));
@@ -105,12 +125,34 @@ fn apply(
     let name = function.draft.name().unwrap_or_default();
     let body = serde_json::to_vec(&function.draft)
         .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
-    let answer = client.put_json(&function::path(name), body)?;
+    let path = function::path(name);
+    let before = client.get(&path)?.accepted().ok();
+    let before = without_status(before.and_then(|answer| answer.json().ok()));
+    let answer = client.put_json(&path, body)?;
     if (200..300).contains(&answer.status) {
-        return Ok(Some(answer));
+        warn(function, &answer);
+        return Ok(Some(Applied { before, answer }));
     }
     say_refusal(function, &Refusal::read(&answer));
     Ok(None)
+}
+
+/// Says what the server ignores, and was not said before: it may know fewer fields than this program.
+fn warn(function: &FunctionFile, answer: &Answer) {
+    let unknown = function.draft.unknown_fields();
+    let said: Vec<String> = unknown
+        .iter()
+        .map(|field| FunctionDraft::ignored(field))
+        .collect();
+    for warning in answer.warnings() {
+        if !said.contains(&warning) {
+            eprintln!(
+                "warning: {}: {}",
+                show::plain(&function.place()),
+                show::plain(&warning)
+            );
+        }
+    }
 }
 
 fn build(function: &FunctionFile) -> Result<(), String> {

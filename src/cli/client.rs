@@ -150,6 +150,15 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// What the server warns of, without code and quotes.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let values = self.headers.get_all("warning").iter();
+        let texts = values.filter_map(|value| value.to_str().ok());
+        texts
+            .map(|text| warn_text(text).unwrap_or_else(|| text.to_owned()))
+            .collect()
+    }
+
     /// Lets a success pass.
     pub(super) fn accepted(self) -> Result<Self, Failure> {
         if (200..300).contains(&self.status) {
@@ -165,6 +174,20 @@ impl Answer {
             Failure::Connection(message)
         })
     }
+}
+
+/// The text of `299 - "text"`.
+fn warn_text(value: &str) -> Option<String> {
+    let (_, quoted) = value.split_once(" \"")?;
+    let mut text = String::new();
+    let mut escaped = false;
+    for c in quoted.strip_suffix('"')?.chars() {
+        escaped = c == '\\' && !escaped;
+        if !escaped {
+            text.push(c);
+        }
+    }
+    Some(text)
 }
 
 /// The address without its last slash, and whether it is this machine's.
@@ -232,6 +255,17 @@ mod tests {
             "http://a b",
         ] {
             assert!(parse_server(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn warnings() {
+        for (value, text) in [
+            ("299 - \"plain\"", Some("plain")),
+            (r#"299 - "a \"b\" \\ c""#, Some(r#"a "b" \ c"#)),
+            ("299 - none", None),
+        ] {
+            assert_eq!(warn_text(value).as_deref(), text);
         }
     }
 

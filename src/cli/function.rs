@@ -93,7 +93,9 @@ fn row(function: &Map<String, Value>) -> Vec<String> {
             .and_then(|config| config.get(name))
     };
     let pods = match (scaling("minReplicas"), scaling("maxReplicas")) {
-        (Some(min), Some(max)) if text("executionMode") == "WARM" => format!("{min}-{max}"),
+        (Some(min), Some(max)) if text("effectiveExecutionMode") == "WARM" => {
+            format!("{min}-{max}")
+        }
         _ => "-".to_owned(),
     };
     let local = function.get("local").and_then(|local| local.get("command"));
@@ -265,14 +267,14 @@ mod tests {
     #[test]
     fn a_function_is_a_row() {
         let function = json!({
-            "name": "f", "executionMode": "WARM", "concurrency": 4, "queueSize": 9,
+            "name": "f", "executionMode": "DEPLOYMENT", "effectiveExecutionMode": "WARM", "concurrency": 4, "queueSize": 9,
             "timeoutMs": 50, "scalingConfig": {"minReplicas": 0, "maxReplicas": 3},
             "local": {"command": []}, "command": ["a", "b"], "image": "i",
         });
         let function = function.as_object().expect("an object");
         assert_eq!(
             row(function),
-            ["f", "WARM", "4", "9", "50 ms", "0-3", "a b"]
+            ["f", "DEPLOYMENT", "4", "9", "50 ms", "0-3", "a b"]
         );
     }
 }

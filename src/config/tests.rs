@@ -72,7 +72,7 @@ fn io_threads_and_scheduler_follow_the_cores() {
 
 #[test]
 fn a_pair_that_contradicts_itself_names_both() {
-    let contradictions: [(&[&str], [&str; 2]); 6] = [
+    let contradictions: [(&[&str], [&str; 2]); 7] = [
         (
             &["--scheduler", "inline", "--io-threads", "2"],
             ["--scheduler inline", "--io-threads 2"],
@@ -94,8 +94,12 @@ fn a_pair_that_contradicts_itself_names_both() {
             ["--management", "--internal-listen"],
         ),
         (
-            &["--inflight-bytes", "1MiB"],
+            &["--inflight-bytes", "1MiB", "--max-response", "512KiB"],
             ["--inflight-bytes", "--max-body"],
+        ),
+        (
+            &["--inflight-bytes", "11MiB"],
+            ["--inflight-bytes", "--max-response"],
         ),
     ];
     for (words, names) in contradictions {
@@ -106,7 +110,7 @@ fn a_pair_that_contradicts_itself_names_both() {
     }
     let zero = config(&["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"]);
     assert_eq!(zero.listen, zero.management);
-    assert!(resolve(&["--max-body", "1023KiB", "--inflight-bytes", "1MiB"], 2).is_ok());
+    assert!(resolve(&["--inflight-bytes", "12MiB"], 2).is_ok());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
+use std::sync::atomic::AtomicU64;
+use std::task::Wake;
 use std::time::SystemTime;
 
 use crate::metrics::Process;
@@ -20,7 +22,8 @@ fn port(answers: bool) -> Port {
     let health = Arc::new(Health {
         origin: Instant::now(),
         ledgers: ledgers.clone(),
-        scheduler_beat_ns: Some(Arc::new(AtomicU64::new(0))),
+        scheduler_beat: Some(Arc::default()),
+        bells: Vec::new(),
         started: AtomicBool::new(false),
         draining: AtomicBool::new(false),
     });
@@ -71,7 +74,7 @@ impl Port {
         stream.set_read_timeout(deadline).expect("a timeout");
         write!(
             stream,
-            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            "{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
         )
         .expect("sent");
         let mut answer = String::new();
@@ -114,28 +117,52 @@ fn it_is_ready_once_started_until_it_drains_and_lives_all_along() {
     }
 }
 
+/// Rings no bell, and counts how often it was to.
+struct Counted(AtomicU64);
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
 #[test]
-fn a_thread_that_stopped_beating_shows() {
+fn a_thread_that_does_not_answer_shows() {
     let ledgers: Arc<[ThreadLedger]> = (0..2).map(|_| ThreadLedger::default()).collect();
-    let late = Instant::now()
+    let began = Instant::now()
         .checked_sub(BEAT_MAX * 3)
         .expect("a machine up for a minute");
+    let rung = Arc::new(Counted(AtomicU64::new(0)));
+    let bell = Arc::new(Doorbell::new(rung.clone().into()));
     let health = Health {
-        origin: late,
+        origin: began,
         ledgers,
-        scheduler_beat_ns: Some(Arc::new(AtomicU64::new(0))),
+        scheduler_beat: Some(Arc::default()),
+        bells: vec![bell.clone()],
         started: AtomicBool::new(true),
         draining: AtomicBool::new(false),
     };
-    let now = (BEAT_MAX * 3).as_nanos() as u64;
-    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
-    health.ledgers[0].beat_ns.store(now, Relaxed);
-    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
-    health.ledgers[1].beat_ns.store(now, Relaxed);
-    assert_eq!(health.not_alive(), Some("the scheduler does not answer"));
-    if let Some(beat) = &health.scheduler_beat_ns {
-        beat.store(now, Relaxed);
+    assert!(bell.sleep(|| false));
+    assert_eq!(health.not_alive(), None, "nobody was asked before");
+    assert_eq!(rung.0.load(Relaxed), 1);
+    assert_eq!(health.not_alive(), None, "they have time to answer");
+    let now = (BEAT_MAX * 4).as_nanos() as u64;
+    let long_ago = 1;
+    let health = Health {
+        ledgers: (0..2).map(|_| ThreadLedger::default()).collect(),
+        scheduler_beat: Some(Arc::default()),
+        ..health
+    };
+    let scheduler = health.scheduler_beat.as_deref().expect("it is there");
+    for beat in [&health.ledgers[0].beat, &health.ledgers[1].beat, scheduler] {
+        beat.ask(long_ago);
     }
+    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
+    health.ledgers[0].beat.beat(now);
+    assert_eq!(health.not_alive(), Some("an io thread does not answer"));
+    health.ledgers[1].beat.beat(now);
+    assert_eq!(health.not_alive(), Some("the scheduler does not answer"));
+    scheduler.beat(now);
     assert_eq!(health.not_alive(), None);
 }
 
@@ -170,4 +197,59 @@ fn what_is_not_there_says_so() {
     let answer = port.ask("POST /metrics");
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
     assert!(answer.to_lowercase().contains("\r\nallow: get"), "{answer}");
+}
+
+#[test]
+fn health_is_answered_beside_connections_that_say_nothing() {
+    let port = port(true);
+    port.health.started.store(true, Relaxed);
+    let silent: Vec<_> = (0..600)
+        .map(|at| {
+            let mut stream = Blocking::connect(port.address).expect("a connection");
+            if at % 2 == 0 {
+                // Where its place was given to another one meanwhile it is closed.
+                let _closed = stream.write_all(b"GET /metrics HT");
+            }
+            stream
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(port.get("/healthz").0, 200);
+    }
+    drop(silent);
+}
+
+#[test]
+fn a_head_that_does_not_come_whole_ends_its_connection() {
+    let port = port(true);
+    let mut stream = Blocking::connect(port.address).expect("a connection");
+    stream.write_all(b"GET /readyz HTTP/1.1\r\n").expect("sent");
+    let deadline = Some(Duration::from_secs(60));
+    stream.set_read_timeout(deadline).expect("a timeout");
+    let mut answer = String::new();
+    let _closed = stream.read_to_string(&mut answer).is_ok();
+    assert!(!answer.contains("200"), "{answer}");
+}
+
+#[test]
+fn pages_of_other_sites_may_not_ask() {
+    let port = port(true);
+    port.health.started.store(true, Relaxed);
+    let status = |lines: &str| {
+        let mut stream = Blocking::connect(port.address).expect("a connection");
+        write!(
+            stream,
+            "GET /readyz HTTP/1.1\r\n{lines}connection: close\r\n\r\n"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    assert_eq!(status("host: localhost:8081\r\n"), "200");
+    assert_eq!(status("host: rebound.example\r\n"), "403");
+    assert_eq!(
+        status("host: localhost\r\norigin: http://a.example\r\n"),
+        "403"
+    );
 }

@@ -4,7 +4,6 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::RecvTimeoutError;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,10 +11,9 @@ use nanofaas_core::message::Message;
 use nanofaas_core::post::IoPost;
 
 use super::{STOP_GRACE, Serving};
+use crate::signals::Heard;
 
 const BRIDGE: &str = "the bridge";
-/// Between two looks at whether everything lives.
-const WATCH: Duration = Duration::from_secs(1);
 /// Between two looks while something ends.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long an io thread's inbox may stay full.
@@ -29,11 +27,13 @@ impl Serving {
     /// Waits for a signal, drains and ends.
     pub(super) fn until_stopped(mut self) -> ExitCode {
         let signal = loop {
-            match self.signals.stop.recv_timeout(WATCH) {
-                Ok(signal) => break signal,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break "nobody left to hear signals",
+            match self.signals.heard.recv() {
+                Ok(Heard::Signal(name)) => break name,
+                Ok(Heard::End) => {}
+                Err(_) => break "nobody left to hear signals",
             }
+            // It says so with its last breath.
+            wait(TELL_MAX, || self.who_ended().is_some());
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {

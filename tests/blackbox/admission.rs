@@ -110,8 +110,10 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
         "off",
         "--max-body",
         "64KiB",
+        "--max-response",
+        "64KiB",
         "--inflight-bytes",
-        "72KiB",
+        "512KiB",
     ];
     let plane = Plane::start(&flags);
     let gate = Gate::default();
@@ -121,8 +123,10 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
         let input = json!("a".repeat(40 * 1024));
         Request::invoke(name, &input)
     };
-    let mut first = large("memory").begin(plane.listen);
-    pod.wait_calls(1);
+    let mut first: Vec<_> = (0..3)
+        .map(|_| large("memory").begin(plane.listen))
+        .collect();
+    pod.wait_calls(3);
     expect_refusal(plane.send(&large("memory")), "memory");
     let mut wire = Wire::connect(plane.listen);
     wire.send(expecting("memory", 40 * 1024).as_bytes());
@@ -132,7 +136,7 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
         .send(&large("unknown"))
         .expect_error(404, "FUNCTION_NOT_FOUND");
     let mut small = Request::invoke("memory", &json!(1)).begin(plane.listen);
-    pod.wait_calls(2);
+    pod.wait_calls(4);
     // A chunked body is charged as it comes.
     let mut chunked = Wire::connect(plane.listen);
     chunked.send(
@@ -143,7 +147,9 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
     expect_refusal(chunked.answer(), "memory");
     assert!(chunked.closes_within(Duration::from_secs(20)));
     gate.open();
-    first.answer().expect(200);
+    for first in &mut first {
+        first.answer().expect(200);
+    }
     small.answer().expect(200);
     for _ in 0..20 {
         plane.send(&large("memory")).expect(200);

@@ -269,7 +269,7 @@ fn anything_else_comes_back_raw_with_the_outcome_in_a_header() {
         ("form-png", "image/png"),
         ("form-latin", "text/plain; charset=iso-8859-1"),
         ("form-html", "text/html"),
-        ("form-problem", "application/problem+json"),
+        ("form-problem", "application/problem+xml"),
     ] {
         let answer = answered(name, Some(content_type), b"\xe9\x00{");
         assert_eq!(answer.header("content-type"), Some(content_type));

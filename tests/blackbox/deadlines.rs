@@ -72,6 +72,41 @@ fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
 }
 
 #[test]
+fn a_time_that_was_over_is_named_with_its_setting() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&with(pool("named", &pod), &json!({"timeoutMs": 200})));
+    let message_of = |error: &Value| error["message"].as_str().expect("a message").to_owned();
+    let id = plane().enqueue("named", &json!(1));
+    let message = message_of(&plane().ended(&id)["error"]);
+    assert!(
+        message.ends_with("running, after 200 ms (timeoutMs)"),
+        "{message}"
+    );
+    // One that the pod itself found to be over is the same.
+    let late = Pod::tcp(|_, line| line.answer(500, "", br#"{"code":"TIMEOUT","message":"late"}"#));
+    plane().register(&pool("named-by-the-pod", &late));
+    let call = Request::invoke("named-by-the-pod", &json!(1)).header("X-Timeout-Ms", "20000");
+    let answer = plane()
+        .send(&call)
+        .expect_failure(408, "timeout", "TIMEOUT");
+    let message = message_of(&answer.json()["error"]);
+    assert!(
+        message.ends_with("running, after 20000 ms (X-Timeout-Ms)"),
+        "{message}"
+    );
+    let short = Plane::start(&["--async-max-age-ms", "300"]);
+    let pod = Pod::held(&gate);
+    short.register(&pool("named-async", &pod));
+    let id = short.enqueue("named-async", &json!(1));
+    let message = message_of(&short.ended(&id)["error"]);
+    assert!(
+        message.ends_with("running, after 300 ms (--async-max-age-ms)"),
+        "{message}"
+    );
+}
+
+#[test]
 fn an_async_call_has_timeout_ms_for_each_attempt() {
     let pod = Pod::tcp(|got, line| {
         if got.number == 0 {

@@ -46,6 +46,30 @@ fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
 }
 
 #[test]
+fn a_pod_that_says_its_worker_was_lost_serves_on() {
+    let folder = Folder::new();
+    let function = folder.program("tells", "WARM", handlers::TELLS_OF_ITS_WORKER);
+    plane().register(&with(function.clone(), &json!({"maxRetries": 0})));
+    let pid = plane().invoke("tells", &json!(0)).expect(200).json()["output"].clone();
+    let answer = plane().invoke("tells", &json!(1));
+    let answer = answer.expect_failure(502, "error", "POD_LOST").json();
+    let message = "the worker exited with status 3";
+    assert_eq!(answer["error"]["message"], message);
+    let again = plane().invoke("tells", &json!(0)).expect(200).json();
+    assert_eq!(again["output"], pid, "the same pod");
+    // With retries the call goes on at once: it would wait two seconds to hear how the pod ended, which
+    // did not end.
+    plane().replace(&with(function, &json!({"maxRetries": 5})));
+    let once = Request::invoke("tells", &json!(1)).header("X-Timeout-Ms", "1500");
+    plane().send(&once).expect(200);
+    let runs = || folder.read("runs").map_or(0, |runs| runs.len());
+    let before = runs();
+    let always = plane().invoke("tells", &json!(9));
+    always.expect_failure(502, "error", "POD_LOST");
+    assert_eq!(runs(), before + 2, "tried again once");
+}
+
+#[test]
 fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
     let plane = Plane::start(&["--start-timeout-ms", "300"]);
     let folder = Folder::new();
@@ -72,6 +96,8 @@ fn only_the_pod_itself_can_say_that_it_is_ready() {
     let stamps = json!({"startedAt": 1, "loadedAt": 2, "readyAt": 3});
     assert_eq!(post(path, &stamps), 204);
     assert_eq!(post(path, &json!({})), 204);
+    let nulls = json!({"startedAt": null, "loadedAt": null, "readyAt": null});
+    assert_eq!(post(path, &nulls), 204);
     assert_eq!(post(path, &json!([])), 400);
     let token = path.split('/').nth(3).expect("a token");
     for foreign in [

@@ -79,6 +79,15 @@ impl Folder {
         })
     }
 
+    /// A Python program in this folder that uses none of our code.
+    pub(crate) fn program(&self, name: &str, mode: &str, source: &str) -> Value {
+        let path = self.write("program.py", source);
+        json!({
+            "name": name, "executionMode": mode,
+            "local": {"command": [interpreter(), path], "directory": self.0},
+        })
+    }
+
     /// A shell script in this folder.
     pub(crate) fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
         json!({
@@ -96,7 +105,7 @@ impl Drop for Folder {
 
 /// The Python program that `python3` ends up in. A version manager puts a script there which forks
 /// some thirty times for each start; on a busy machine that takes longer than a call may wait.
-fn interpreter() -> &'static str {
+pub(crate) fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
         let program = "import sys; print(sys.executable)";

@@ -14,6 +14,13 @@ def handle(input):
     return [os.getpid(), os.getppid()]
 ";
 
+/// Logs its input as a warning.
+pub(crate) const WARNS: &str = "
+import logging
+def handle(input):
+    logging.warning(input)
+";
+
 pub(crate) const ECHO: &str = "
 def handle(input):
     return input
@@ -161,4 +168,33 @@ pub(crate) const READY_URL: &str = "
 import os
 def handle(input):
     return os.environ['NANOFAAS_READY_URL']
+";
+
+/// A program, not a handler: it says of the first `input` attempts of a call that they were lost, as the
+/// parent of a worker does, and answers later ones with its pid.
+pub(crate) const TELLS_OF_ITS_WORKER: &str = "
+import http.server, json, os, socketserver
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *what):
+        pass
+    def do_GET(self):
+        self.answer(200, {})
+    def do_POST(self):
+        call = json.loads(self.rfile.read(int(self.headers['content-length'])))
+        with open('runs', 'a') as runs:
+            runs.write('x')
+        if int(self.headers['x-dispatch-attempt']) <= call['input']:
+            said = {'code': 'POD_LOST', 'message': 'the worker exited with status 3'}
+            self.answer(500, said)
+        else:
+            self.answer(200, os.getpid())
+    def answer(self, status, body):
+        body = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header('content-type', 'application/json')
+        self.send_header('content-length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+socketserver.ThreadingUnixStreamServer(os.environ['NANOFAAS_SOCKET'], Handler).serve_forever()
 ";

@@ -78,6 +78,30 @@ fn a_repeat_gets_the_stored_result_by_invoke_and_by_enqueue() {
 }
 
 #[test]
+fn a_key_dies_with_its_function() {
+    let pod = Pod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
+    for round in 0..8 {
+        plane().register(&pool("dies", &pod));
+        let key = format!("k-{}", round % 2);
+        let first = plane().send(&keyed("dies", "a", &key)).expect(200);
+        assert!(
+            !is_replay(&first),
+            "nothing of a function that is gone is replayed"
+        );
+        assert_eq!(first.json()["output"]["run"], round);
+        plane().replace(&with(pool("dies", &pod), &json!({"timeoutMs": 1000})));
+        let again = plane().send(&keyed("dies", "a", &key)).expect(200);
+        assert!(
+            is_replay(&again),
+            "a function that is replaced is the same one"
+        );
+        assert_eq!(again.id(), first.id());
+        plane().remove("dies");
+        plane().status(&first.id());
+    }
+}
+
+#[test]
 fn an_invoke_follows_an_enqueue_of_the_same_key() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);

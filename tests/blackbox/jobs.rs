@@ -78,27 +78,35 @@ fn a_job_is_a_process_of_its_own_for_each_call() {
     let pid = i32::try_from(second[0].as_i64().expect("a pid")).expect("a pid");
     eventually("its process ends", || !is_alive(pid));
     let id = plane().enqueue("job", &json!(2));
-    assert_eq!(plane().ended(&id)["output"][1], 2);
+    let ended = plane().ended(&id);
+    assert_eq!(
+        (&ended["output"][1], &ended["coldStart"]),
+        (&json!(2), &json!(true))
+    );
     plane().wait_for("job", 0, 0);
+    let metrics = plane().metrics();
+    let starts = ["cold", "warm"].map(|kind| {
+        metrics.sum(
+            &format!("function_{kind}_start_total"),
+            &[("function", "job")],
+        )
+    });
+    assert_eq!(starts, [3.0, 0.0], "each call starts a process");
 }
 
 #[test]
-fn a_jobs_body_may_be_large_and_need_not_be_json() {
+fn a_stamp_that_is_null_is_not_known() {
     let folder = Folder::new();
-    plane().register(&folder.python("job-large", "JOB", handlers::LENGTH));
-    let answer = plane()
-        .invoke("job-large", &json!("a".repeat(100_000)))
-        .expect(200);
-    assert_eq!(answer.json()["output"], 100_000);
-    let raw = Request::new("POST", "/v1/functions/job-large:invoke");
-    let answer = plane()
-        .send(&raw.body("a/b", &b"\x00\xff raw"[..]))
-        .expect(200);
-    assert_eq!(
-        answer.header("content-type"),
-        Some("application/octet-stream")
-    );
-    assert_eq!(answer.body, b"\x00\xff raw");
+    let function = folder.shell("job-null", "JOB", IDLES);
+    plane().register(&function);
+    let mut wire = Request::invoke("job-null", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let mut result = success(json!("done"));
+    for name in ["startedAt", "loadedAt", "readyAt"] {
+        result[name] = Value::Null;
+    }
+    seat.post(&result).expect(204);
+    assert_eq!(wire.answer().expect(200).json()["output"], "done");
 }
 
 #[test]
@@ -129,6 +137,26 @@ fn a_job_that_exits_without_a_callback_is_pod_lost() {
         Some("x\nx\nx\n"),
         "tried again once"
     );
+}
+
+#[test]
+fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
+    let folder = Folder::new();
+    plane().register(&folder.shell("job-tells", "JOB", IDLES));
+    let mut wire = Request::invoke("job-tells", &json!(1)).begin(plane().listen);
+    let error = json!({"code": "POD_LOST", "message": "the worker exited with status 3"});
+    let lost = json!({"success": false, "error": error});
+    Seat::of(&folder).post(&lost).expect(204);
+    let environment = || folder.read("env.txt").unwrap_or_default();
+    eventually("another attempt", || {
+        environment().contains("DISPATCH_ATTEMPT=2")
+    });
+    Seat::of(&folder).post(&lost).expect(204);
+    let answer = wire
+        .answer()
+        .expect_failure(502, "error", "POD_LOST")
+        .json();
+    assert_eq!(answer["error"], error);
 }
 
 #[test]

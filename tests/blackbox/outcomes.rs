@@ -130,18 +130,25 @@ fn a_pod_that_dies_in_the_middle_is_502_pod_lost() {
 fn a_pod_that_cannot_be_reached_is_502_pod_unreachable() {
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     let nobody = nobody.expect("a free port");
-    for (name, url) in [
-        ("tcp", format!("http://{nobody}/")),
-        ("unix", "http+unix:///nowhere/there.sock:/".to_owned()),
-        ("name", "http://no-such-host.invalid:8080/".to_owned()),
+    let (tcp, unix) = (nobody.to_string(), "/nowhere/there.sock");
+    for (name, url, named) in [
+        ("tcp", format!("http://{nobody}/"), &*tcp),
+        ("unix", format!("http+unix://{unix}:/"), unix),
+        (
+            "name",
+            "http://no-such-host.invalid:8080/".to_owned(),
+            "no-such-host.invalid",
+        ),
     ] {
         let name = format!("outcome-unreachable-{name}");
         plane().register(&json!({
             "name": name, "executionMode": "POOL", "endpointUrl": url, "maxRetries": 1,
         }));
         let answer = plane().invoke(&name, &json!(1));
-        let id = answer.expect_failure(502, "error", "POD_UNREACHABLE").id();
-        assert_eq!(plane().status(&id)["status"], "error");
+        let answer = answer.expect_failure(502, "error", "POD_UNREACHABLE");
+        let message = message_of(&answer);
+        assert!(message.contains(named), "{message}");
+        assert_eq!(plane().status(&answer.id())["status"], "error");
     }
 }
 
@@ -283,17 +290,11 @@ fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
     let queued = plane()
         .send(&queued)
         .expect_failure(408, "timeout", "TIMEOUT");
-    assert!(
-        message_of(&queued).contains("queued"),
-        "{}",
-        message_of(&queued)
-    );
+    let said = "the deadline passed while the call was queued, after 100 ms (X-Timeout-Ms)";
+    assert_eq!(message_of(&queued), said);
     let running = running.answer().expect_failure(408, "timeout", "TIMEOUT");
-    assert!(
-        message_of(&running).contains("running"),
-        "{}",
-        message_of(&running)
-    );
+    let said = "the deadline passed while the call was running, after 1000 ms (timeoutMs)";
+    assert_eq!(message_of(&running), said);
     assert_eq!(pod.calls().len(), 1);
 
     let folder = Folder::new();
@@ -301,11 +302,8 @@ fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
     plane().register(&with(never, &json!({"timeoutMs": 400})));
     let starting = plane().invoke("outcome-starting", &json!(1));
     let starting = starting.expect_failure(408, "timeout", "TIMEOUT");
-    assert!(
-        message_of(&starting).contains("starting"),
-        "{}",
-        message_of(&starting)
-    );
+    let said = "the deadline passed while the call was starting, after 400 ms (timeoutMs)";
+    assert_eq!(message_of(&starting), said);
     plane().remove("outcome-starting");
 }
 
@@ -403,6 +401,42 @@ fn server_timing_takes_the_time_apart() {
         let label = [("function", "outcome-timing")];
         assert_eq!(metrics.sum(&name, &label), 1.0, "{name}");
     }
+}
+
+/// What the parts before `total` come to.
+fn parts_ms(answer: &Answer) -> f64 {
+    let parts = timing(answer);
+    let (total, parts) = parts.split_last().expect("a total");
+    let sum = parts.iter().map(|(_, ms)| ms).sum();
+    assert!(total.1 + 0.01 >= sum, "{parts:?} of {total:?}");
+    sum
+}
+
+#[test]
+fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
+    let function = json!({
+        "name": "outcome-pauses", "executionMode": "POOL",
+        "endpointUrl": "http://127.0.0.1:1/", "maxRetries": 3,
+    });
+    plane().register(&function);
+    let answer = plane().invoke("outcome-pauses", &json!(1)).expect(502);
+    // 10, 20 and 40 ms between four attempts.
+    assert!(parts_ms(&answer) >= 70.0, "{:?}", timing(&answer));
+}
+
+#[test]
+fn a_start_that_fails_has_a_part_in_the_time() {
+    let folder = Folder::new();
+    let fails = "sleep 0.2; exit 1";
+    plane().register(&with(
+        folder.shell("outcome-fails", "WARM", fails),
+        &json!({"scalingConfig": {"minReplicas": 0}}),
+    ));
+    let answer = plane().invoke("outcome-fails", &json!(1)).expect(503);
+    let parts = timing(&answer);
+    let start = parts.iter().find(|(name, _)| name == "start");
+    assert!(start.is_some_and(|(_, ms)| *ms >= 100.0), "{parts:?}");
+    assert!(parts_ms(&answer) >= 100.0, "{parts:?}");
 }
 
 #[test]

@@ -218,8 +218,9 @@ impl Plane {
         plane
     }
 
+    /// Starts what the command is, and waits until it is ready.
     #[track_caller]
-    fn from(command: Command) -> Self {
+    pub(crate) fn from(command: Command) -> Self {
         let (mut child, pid, log) = spawn(command);
         let Some(line) = log.wait(PATIENCE, addresses) else {
             let _ = child.kill();

@@ -378,6 +378,30 @@ fn a_removed_functions_pods_finish_their_calls_and_go() {
 }
 
 #[test]
+fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
+    let folder = Folder::new();
+    plane().register(&folder.python("speaks", "WARM", handlers::WARNS));
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let call = Request::invoke("speaks", &json!("careful"))
+        .header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"));
+    let id = plane().send(&call).expect(200).id();
+    let line = plane().log.wait(Duration::from_secs(10), |line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        (line["message"] == "careful").then_some(line)
+    });
+    let line = line.expect("what it said");
+    assert_eq!(
+        (&line["level"], &line["function"]),
+        (&json!("WARN"), &json!("speaks"))
+    );
+    assert_eq!(
+        (&line["executionId"], &line["traceId"]),
+        (&json!(id), &json!(trace))
+    );
+    assert_eq!(line["attempt"], 1);
+}
+
+#[test]
 fn what_a_function_prints_reaches_the_log_with_its_name() {
     let folder = Folder::new();
     plane().register(&folder.python("talker", "WARM", handlers::TALKS));
@@ -393,12 +417,12 @@ fn what_a_function_prints_reaches_the_log_with_its_name() {
 }
 
 #[test]
-fn values_that_json_cannot_carry_are_a_handlers_error() {
+fn values_that_json_cannot_carry_are_no_output() {
     let folder = Folder::new();
     plane().register(&folder.python("nan", "WARM", handlers::NAN));
     let answer = plane()
         .invoke("nan", &json!(1))
-        .expect_failure(500, "error", "HANDLER_ERROR");
+        .expect_failure(502, "error", "BAD_OUTPUT");
     let message = answer.json()["error"]["message"]
         .as_str()
         .expect("a message")
@@ -438,4 +462,34 @@ fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
     assert!(failure.contains("cannot begin"), "{body}");
     plane().replace(&folder.python("loop", "WARM", handlers::PID));
     pid_of("loop");
+}
+
+/// Its queue of connections is full, and it accepts none.
+#[test]
+fn a_connection_that_is_not_accepted_is_given_up_in_time() {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    };
+    use std::os::fd::AsRawFd;
+    let none = SockFlag::SOCK_CLOEXEC;
+    let hole = socket(AddressFamily::Inet, SockType::Stream, none, None).expect("a socket");
+    bind(hole.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a free port");
+    listen(&hole, Backlog::new(0).expect("a backlog")).expect("it listens");
+    let at: SockaddrIn = getsockname(hole.as_raw_fd()).expect("its address");
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], at.port()));
+    let patience = Duration::from_millis(200);
+    let _filled: Vec<_> = (0..4)
+        .map(|_| std::net::TcpStream::connect_timeout(&address, patience))
+        .collect();
+    let plane = Plane::start(&["--connect-timeout-ms", "300"]);
+    plane.register(&json!({
+        "name": "hole", "executionMode": "POOL", "endpointUrl": format!("http://{address}/"),
+        "maxRetries": 1, "timeoutMs": 20000,
+    }));
+    let answer = plane.invoke("hole", &json!(1));
+    let failure = answer
+        .expect_failure(502, "error", "POD_UNREACHABLE")
+        .json();
+    let message = failure["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("timed out"), "{message}");
 }

@@ -43,9 +43,11 @@ fn post_registers_a_function_and_gives_it_back_resolved_with_its_location() {
     let all = [
         "command",
         "concurrency",
+        "effectiveExecutionMode",
         "endpointUrl",
         "env",
         "executionMode",
+        "healthPath",
         "image",
         "imagePullPolicy",
         "imagePullSecrets",
@@ -250,6 +252,24 @@ fn replicas_sets_the_floor_and_keeps_it_as_min_replicas() {
     let unknown = plane().send(&unknown.json(&json!({"replicas": 1})));
     unknown.expect_error(404, "FUNCTION_NOT_FOUND");
     plane().remove("routes-replicas");
+    let jobs =
+        json!({"name": "routes-no-floor", "executionMode": "JOB", "command": ["/bin/false"]});
+    for function in [jobs, local("routes-no-floor")] {
+        plane().register(&function);
+        let set = Request::new("PUT", "/v1/functions/routes-no-floor/replicas");
+        let refused = plane().send(&set.json(&json!({"replicas": 1})));
+        let message = refused.expect_error(409, "NOT_WARM").json()["message"].clone();
+        let mode = function["executionMode"].as_str().expect("a mode");
+        assert!(
+            message.as_str().is_some_and(|text| text.contains(mode)),
+            "{message}"
+        );
+        plane().remove("routes-no-floor");
+    }
+    let gone = plane().send(&Request::delete("/v1/functions/routes-no-floor"));
+    let gone = gone.expect_error(404, "FUNCTION_NOT_FOUND").json();
+    let message = gone["message"].as_str().expect("a message");
+    assert!(!message.contains("register"), "{message}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::functions::{Folder, local};
 use crate::plane::{Plane, Shared, program};
@@ -61,11 +61,19 @@ fn a_wrong_setting_stops_the_start_with_its_name_and_what_it_can_be() {
         said.contains("--scheduler") && said.contains("--io-threads"),
         "{said}"
     );
-    let said = refused(&["--inflight-bytes", "1KiB"], &[]);
-    assert!(
-        said.contains("--inflight-bytes") && said.contains("--max-body"),
-        "{said}"
-    );
+    for (most, other) in [("2KiB", "--max-body"), ("2MiB", "--max-response")] {
+        let response = if other == "--max-body" {
+            "1KiB"
+        } else {
+            "2MiB"
+        };
+        let flags = ["--inflight-bytes", most, "--max-response", response];
+        let said = refused(&flags, &[]);
+        assert!(
+            said.contains("--inflight-bytes") && said.contains(other),
+            "{said}"
+        );
+    }
     let said = refused(&["--no-such-flag"], &[]);
     assert!(said.contains("--no-such-flag"), "{said}");
 }
@@ -95,6 +103,7 @@ fn help_lists_every_setting_with_its_variable() {
         "--execution-store-bytes",
         "--async-max-age-ms",
         "--start-timeout-ms",
+        "--connect-timeout-ms",
         "--drain-ms",
         "--default-timeout-ms",
         "--default-concurrency",
@@ -196,4 +205,63 @@ fn log_text_is_for_people() {
         .find(|line| line.contains("/no/such/file.yaml"));
     let line = line.expect("a line about it");
     assert!(line.contains("ERROR") && !line.starts_with('{'), "{line}");
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
+    let mut command = program();
+    command
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--management",
+            "127.0.0.1:0",
+        ])
+        .env("NANOFAAS_IO_TREADS", "1")
+        .env("NANOFAAS_SOMETHING_ELSE", "1")
+        .env("NANOFAAS_DRAIN_MS", "100");
+    let plane = Plane::from(command);
+    let lines = plane.log.lines();
+    let of = |variable: &str| -> Vec<Value> {
+        let lines = lines.iter().filter(|line| line.contains(variable));
+        lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect()
+    };
+    let near = of("NANOFAAS_IO_TREADS");
+    assert_eq!(near.len(), 1, "{lines:?}");
+    assert_eq!(near[0]["level"], "WARN");
+    assert!(
+        near[0].to_string().contains("NANOFAAS_IO_THREADS"),
+        "{near:?}"
+    );
+    assert_eq!(of("NANOFAAS_SOMETHING_ELSE").len(), 1);
+    assert_eq!(of("NANOFAAS_DRAIN_MS").len(), 0);
+}
+
+#[test]
+fn apply_says_what_changed_and_what_the_server_ignores() {
+    let folder = Folder::new();
+    let file = |text: &str| folder.write("function.yaml", text);
+    let apply = || {
+        let path = folder.path().join("function.yaml");
+        let path = path.to_str().expect("a path");
+        let server = format!("http://{}", plane().listen);
+        let output = run(&["apply", "-f", path, "--server", &server], &[]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let spec = "name: applied\nexecutionMode: DEPLOYMENT\ncommand: [\"true\"]\n\
+                scalingConfig: {minReplicas: 0}\n";
+    file(spec);
+    assert_eq!(apply(), ("applied created\n".to_owned(), String::new()));
+    assert_eq!(apply().0, "applied unchanged\n");
+    file(&format!("{spec}timeoutMs: 77\ncolour: red\n"));
+    let (done, said) = apply();
+    assert_eq!(done, "applied configured\n");
+    assert_eq!(said.matches("colour").count(), 1, "said once: {said}");
+    assert_eq!(apply().0, "applied unchanged\n");
+    plane().remove("applied");
 }

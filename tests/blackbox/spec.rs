@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::functions::with;
+use crate::functions::{local, with};
 use crate::plane::{Plane, Shared};
 use crate::wire::{Answer, Request};
 
@@ -47,12 +47,12 @@ fn what_is_left_out_has_its_default() {
         "name": "defaults", "image": null, "imagePullPolicy": "IfNotPresent",
         "imagePullSecrets": [], "command": ["/bin/true"], "env": {},
         "resources": {"cpu": null, "memory": null}, "podTemplate": null, "executionMode": "JOB",
-        "endpointUrl": null, "timeoutMs": 30000, "concurrency": 4, "queueSize": 100,
+        "effectiveExecutionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000, "concurrency": 4, "queueSize": 100,
         "maxRetries": 3, "retryOn": ["POD"],
         "scalingConfig": {
             "minReplicas": 1, "maxReplicas": 4, "targetInFlightPerPod": 1, "idleTimeoutMs": 600_000,
         },
-        "runtimeMode": "HTTP", "runtimeCommand": null,
+        "runtimeMode": "HTTP", "runtimeCommand": null, "healthPath": "/health",
         "local": {"command": [], "env": {}, "build": null, "directory": null},
     });
     assert_eq!(answer, expected);
@@ -144,8 +144,8 @@ fn numbers_are_taken_up_to_their_bounds_and_no_further() {
 }
 
 #[test]
-fn words_are_taken_in_their_own_spelling_and_answered_by_their_canonical_name() {
-    for (given, canonical) in [
+fn words_are_taken_in_their_own_spelling_and_come_back_as_they_were_given() {
+    for (given, effective) in [
         ("JOB", "JOB"),
         ("REMOTE", "JOB"),
         ("WARM", "WARM"),
@@ -156,10 +156,18 @@ fn words_are_taken_in_their_own_spelling_and_answered_by_their_canonical_name() 
             "name": format!("mode-{given}"), "executionMode": given, "command": ["/bin/true"],
             "scalingConfig": {"minReplicas": 0},
         });
+        let path = format!("/v1/functions/mode-{given}");
+        let made = post(&function).expect(201).json();
         assert_eq!(
-            post(&function).expect(201).json()["executionMode"],
-            canonical
+            (&made["executionMode"], &made["effectiveExecutionMode"]),
+            (&json!(given), &json!(effective))
         );
+        assert_eq!(plane().get(&path).expect(200).json(), made);
+        let list = plane().get("/v1/functions").expect(200).json();
+        assert!(list.as_array().is_some_and(|all| all.contains(&made)));
+        // The answer is a registration, too, and changes nothing.
+        let put = plane().send(&Request::new("PUT", &path).json(&made));
+        assert_eq!(put.expect(200).json(), made);
         plane().remove(&format!("mode-{given}"));
     }
     for (field, bad) in [
@@ -176,6 +184,7 @@ fn words_are_taken_in_their_own_spelling_and_answered_by_their_canonical_name() 
             "{field} {bad}: {found:?}"
         );
     }
+    assert_eq!(faults("words", &json!({"runtimeMode": "FILE"})), [""; 0]);
     let retry = post(&json!({"name": "retry-set", "executionMode": "LOCAL", "retryOn": []}));
     assert_eq!(retry.expect(201).json()["retryOn"], json!([]));
 }
@@ -371,4 +380,55 @@ fn defaults_can_be_set_for_the_whole_plane() {
         fields.map(|field| got[field].clone()),
         [1111, 7, 33, 1].map(Value::from)
     );
+}
+
+#[test]
+fn fields_that_are_not_known_are_warned_of_by_their_paths() {
+    let is_none = "is not a field of a function, and is ignored";
+    let expected = |path: &str| format!("299 - \"{path} {is_none}\"");
+    let bare = json!({
+        "name": "warned", "executionMode": "LOCAL", "colour": 1, "scalingConfig": {"foo": 1},
+    });
+    let made = post(&bare).expect(201);
+    let paths = ["colour", "scalingConfig.foo"].map(expected);
+    assert_eq!(made.headers("warning"), paths);
+    let put = Request::new("PUT", "/v1/functions/warned");
+    let object = json!({
+        "apiVersion": "nanofaas.io/v1", "kind": "Function", "metadata": {"name": "warned"},
+        "spec": {"executionMode": "LOCAL", "colour": 1, "resources": {"disk": "1Gi"}},
+    });
+    let replaced = plane().send(&put.json(&object)).expect(200);
+    let paths = ["spec.colour", "spec.resources.disk"].map(expected);
+    assert_eq!(replaced.headers("warning"), paths);
+    let known = with(local("warned"), &json!({"podTemplate": {"colour": 1}}));
+    let put = Request::new("PUT", "/v1/functions/warned");
+    let known = plane().send(&put.json(&known)).expect(200);
+    assert_eq!(known.headers("warning"), [""; 0]);
+}
+
+#[test]
+fn warnings_are_bounded_and_cannot_forge_a_header() {
+    let mut many = local("many");
+    for number in 0..100 {
+        many[format!("x{number:03}")] = json!(1);
+    }
+    let answer = post(&many).expect(201);
+    let warnings = answer.headers("warning");
+    assert_eq!(warnings.len(), 16);
+    assert!(warnings[15].contains("85 more fields"), "{warnings:?}");
+    let mut forged = local("forged");
+    forged["a\"\r\nX-Forged: 1\r\n\r\n"] = json!(1);
+    forged["z".repeat(100_000)] = json!(1);
+    let answer = post(&forged).expect(201);
+    assert_eq!(
+        (answer.headers("warning").len(), answer.header("x-forged")),
+        (2, None)
+    );
+    assert!(
+        answer
+            .headers("warning")
+            .iter()
+            .all(|value| value.len() < 512)
+    );
+    plane().remove("forged");
 }

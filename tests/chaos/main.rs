@@ -2,11 +2,12 @@
 //! every body; and storms of connections that break at any byte. It looks at the plane from outside
 //! only, and judges by what the contract allows, never by time.
 //!
-//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs all; `-- chaos` and
-//! `-- storm` run one of the two. `NANOFAAS_CHAOS_SEED` replays the operations of a seed (how they
-//! fall together in time is not replayed), `NANOFAAS_CHAOS_SECONDS` is the length of each of the four
-//! forms (15), `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted`
-//! shows that it finds the planted bugs that `planted.txt` names.
+//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs both; `-- chaos` and
+//! `-- storm` run one of the two, and `-- soak` the load of an hour that `soak` describes.
+//! `NANOFAAS_CHAOS_SEED` replays the operations of a seed (how they fall together in time is not
+//! replayed), `NANOFAAS_CHAOS_SECONDS` is the length of each of the four forms (15) or of the soak,
+//! `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted` shows that it
+//! finds the planted bugs that `planted.txt` names.
 //!
 //! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution that
 //! got an id ends; no body reaches a pod that it was not sent to; no caller gets another's answer, or
@@ -52,7 +53,9 @@ mod pods;
 mod subject;
 mod run;
 mod storm;
+mod soak;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -60,8 +63,10 @@ use tally::Tally;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if words == ["pod"] {
-        return pods::program();
+    match words.first().map(String::as_str) {
+        Some("pod") => return pods::program(),
+        Some("soak-pod") => return soak::program(),
+        _ => {}
     }
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let is_chosen = |name: &str| filters.is_empty() || filters.iter().any(|word| *word == name);
@@ -71,6 +76,12 @@ fn main() -> ExitCode {
     }
     if is_chosen("storm") {
         sound &= storm::run(setting("NANOFAAS_STORM_CONNECTIONS").unwrap_or(4000));
+    }
+    // Only by its name: it takes an hour.
+    if filters.iter().any(|word| *word == "soak") {
+        let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(3600));
+        let into = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak");
+        sound &= soak::run(length, seed(), &into);
     }
     if sound {
         ExitCode::SUCCESS
@@ -88,14 +99,18 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
+fn seed() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
+}
+
 /// How often all forms are run at most, until what happened is rich.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("after 1970");
-    let seed = setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()));
+    let seed = seed();
     let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(15));
     println!("chaos: NANOFAAS_CHAOS_SEED={seed}, {length:?} in each form");
     let total = Tally::default();

@@ -70,7 +70,7 @@ impl Registrar<'_> {
                     (false, _) => self.expect(&request, &[404], "refused"),
                     (true, true) => self.expect(&request, &[200], "scale"),
                     // Replicas mean nothing here.
-                    (true, false) => self.expect(&request, &[200, 400], "scale of no WARM"),
+                    (true, false) => self.expect(&request, &[400, 409], "scale of no WARM"),
                 }
             }
         }

@@ -139,7 +139,7 @@ impl Subject {
 
     /// What they are: a socket's has its number in it. Those that an io thread makes once for itself
     /// do not count, since it may make them when it first has something to do.
-    fn descriptors(&self) -> Vec<String> {
+    pub(crate) fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);
         let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());

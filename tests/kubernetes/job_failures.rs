@@ -19,12 +19,19 @@ fn message(body: &Value) -> &str {
 pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
     let plane = plane();
     plane.register(&spec("crashes", "JOB", json!({"retryOn": []})));
+    // A runtime says how its worker ended, and posts that.
     let input = json!({"do": "crash", "words": "the disk is on fire"});
     let body = plane.invoke("crashes", &input);
     let body = body.expect_failure(502, "error", "POD_LOST").json();
-    assert!(message(&body).contains("the disk is on fire"), "{body}");
     assert!(message(&body).contains("status 3"), "{body}");
-    // One that is no runtime at all and ends well says nothing either.
+    // Of one that is no runtime at all the cluster has the last words.
+    let command = json!(["sh", "-c", "echo the disk is on fire >&2; exit 3"]);
+    let fields = json!({"retryOn": [], "command": command});
+    plane.register(&spec("burns", "JOB", fields));
+    let body = plane.invoke("burns", &json!(1));
+    let body = body.expect_failure(502, "error", "POD_LOST").json();
+    assert!(message(&body).contains("the disk is on fire"), "{body}");
+    // One that ends well says nothing either.
     let command = json!(["sh", "-c", "echo not a runtime >&2; exit 0"]);
     plane.register(&spec(
         "mute",

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Call, Environment, State};
-use crate::outcome::{Failure, Stage};
+use super::{Call, Deadline, Environment, State};
+use crate::outcome::{Failure, Stage, TimeLimit};
 use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
@@ -68,23 +68,23 @@ impl<E: Environment> Call<E> {
     }
 
     /// By when the attempt has to end, as things are now.
-    pub(super) fn attempt_deadline_ns(&self, attempt: &Attempt) -> u64 {
+    pub(super) fn attempt_deadline(&self, attempt: &Attempt) -> Deadline {
         if !self.is_async() || planted("call_attempts_have_no_deadline") {
-            return self.deadline_ns;
+            return self.deadline;
         }
         // Until its container runs a Job's own time does not count; the bridge bounds the start.
         let Some(from_ns) = attempt.from_ns else {
-            return self.deadline_ns;
+            return self.deadline;
         };
-        let timeout_ns = u64::from(self.function().spec.timeout_ms) * 1_000_000;
-        self.deadline_ns.min(from_ns.saturating_add(timeout_ns))
+        let own = TimeLimit::Function(self.function().spec.timeout_ms);
+        self.deadline.or_sooner(Deadline::after(from_ns, own))
     }
 
     /// The same for the attempt that runs, which the pod is told.
     pub fn running_until_ns(&self) -> u64 {
         match &self.state {
-            State::Running(attempt) => self.attempt_deadline_ns(attempt),
-            _ => self.deadline_ns,
+            State::Running(attempt) => self.attempt_deadline(attempt).at_ns,
+            _ => self.deadline.at_ns,
         }
     }
 
@@ -131,7 +131,7 @@ impl<E: Environment> Call<E> {
         };
         let has_begun = attempt.is_job || sent_ns.is_some();
         let kind = match failure {
-            Failure::Timeout(_) => AttemptFailure::TimedOut,
+            Failure::Timeout { .. } => AttemptFailure::TimedOut,
             _ => AttemptFailure::Final,
         };
         // The pod may still work on the call, which has no reader any more.
@@ -160,14 +160,18 @@ impl<E: Environment> Call<E> {
 
     fn ended(&mut self, report: Report, has_begun: bool, now_ns: u64, env: &E) {
         self.has_run |= has_begun;
-        let grant = match &self.state {
-            State::Running(attempt) => attempt.grant,
-            _ => panic!("an attempt ended that does not run"),
+        let State::Running(attempt) = self.state else {
+            panic!("an attempt ended that does not run");
         };
+        let grant = attempt.grant;
         self.times.attempted(&grant, &report, now_ns);
+        self.since_ns = now_ns;
+        // A worker that died, whether its pod said so or died with it, says nothing of how long calls take.
+        let is_lost = matches!(report.failure, Some((_, AttemptFailure::Lost { .. })));
         let function_ns = report
             .answered_ns
             .zip(report.sent_ns)
+            .filter(|_| !is_lost)
             .map(|(end, start)| end.saturating_sub(start));
         // The slot is free before anything else: the next call may run at once.
         self.release = Some(Done {
@@ -177,9 +181,12 @@ impl<E: Environment> Call<E> {
             function_ns,
         });
         self.avoid = grant.pod.index;
-        let Some((failure, kind)) = report.failure else {
-            return self.over(Ok(()), env);
+        let Some((mut failure, kind)) = report.failure else {
+            return self.over(Ok(()), now_ns, env);
         };
+        if let Failure::Timeout { limit, .. } = &mut failure {
+            limit.get_or_insert(self.attempt_deadline(&attempt).limit);
+        }
         self.failed(failure, kind, grant.pod, now_ns, env);
     }
 
@@ -197,13 +204,14 @@ impl<E: Environment> Call<E> {
             && !planted("call_is_tried_in_a_removed_function");
         // A sync call has one deadline over everything, an async one over its attempts.
         let is_late =
-            kind == AttemptFailure::TimedOut && (!self.is_async() || now_ns >= self.deadline_ns);
+            kind == AttemptFailure::TimedOut && (!self.is_async() || now_ns >= self.deadline.at_ns);
         if is_ended || is_removed || is_late {
-            return self.over(Err(failure), env);
+            return self.over(Err(failure), now_ns, env);
         }
         let next = self.decide(kind, env);
-        let is_lost = kind == AttemptFailure::Lost { oom: false };
-        if is_lost && pod.is_some() && next != Next::Give {
+        // A runtime that said how its worker ended has left nothing to ask the bridge.
+        let is_end_unknown = kind == AttemptFailure::Lost { oom: None };
+        if is_end_unknown && pod.is_some() && next != Next::Give {
             let until_ns = now_ns + POD_END_NS_MAX;
             let waits = State::AwaitingPodEnd {
                 pod,
@@ -222,7 +230,7 @@ impl<E: Environment> Call<E> {
         };
         let failure = failure.clone();
         let oom = oom && !planted("call_retries_after_oom");
-        let kind = AttemptFailure::Lost { oom };
+        let kind = AttemptFailure::Lost { oom: Some(oom) };
         let next = self.decide(kind, env);
         self.follow(next, kind, failure, now_ns, env);
     }
@@ -230,7 +238,7 @@ impl<E: Environment> Call<E> {
     fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now_ns: u64, env: &E) {
         self.lost += u32::from(matches!(kind, AttemptFailure::Lost { .. }));
         match next {
-            Next::Give => self.over(Err(failure), env),
+            Next::Give => self.over(Err(failure), now_ns, env),
             Next::Retry(0) => self.queue_again(now_ns, env),
             Next::Retry(after_ns) => {
                 let until_ns = now_ns + after_ns;

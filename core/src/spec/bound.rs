@@ -30,6 +30,9 @@ pub const SOCKET_PATH_LEN_MAX: usize = 107;
 /// Longest `endpointUrl`, path and query included.
 pub const ENDPOINT_LEN_MAX: usize = 2048;
 
+/// Longest `healthPath`, query included.
+pub const HEALTH_PATH_LEN_MAX: usize = 1024;
+
 /// Added to a function's timeout for the time a pod has to end by itself, in seconds.
 pub const GRACE_EXTRA_S: u32 = 10;
 

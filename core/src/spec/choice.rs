@@ -1,5 +1,5 @@
 //! The settings that are one of a few words, as small `Copy` types for the calls' path.
-//! They are written in their canonical words and never in an alias.
+//! Each is written in its canonical word; only a mode is also shown as it was given.
 
 use std::fmt;
 
@@ -46,6 +46,44 @@ impl ExecutionMode {
     }
 }
 
+/// A mode by the word that it was given by, which may be an alias: a client finds in the answer what it sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenMode {
+    word: &'static str,
+    pub mode: ExecutionMode,
+}
+
+impl GivenMode {
+    /// Every word that `ExecutionMode` has.
+    pub const WORDS: [(&'static str, Self); ExecutionMode::WORDS.len()] = {
+        let mut words = [("", Self::new("JOB", ExecutionMode::Job)); ExecutionMode::WORDS.len()];
+        let mut at = 0;
+        while at < words.len() {
+            let (word, mode) = ExecutionMode::WORDS[at];
+            words[at] = (word, Self::new(word, mode));
+            at += 1;
+        }
+        words
+    };
+
+    const fn new(word: &'static str, mode: ExecutionMode) -> Self {
+        Self { word, mode }
+    }
+}
+
+impl Default for GivenMode {
+    fn default() -> Self {
+        let mode = ExecutionMode::default();
+        Self::new(mode.as_str(), mode)
+    }
+}
+
+impl Serialize for GivenMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word)
+    }
+}
+
 impl fmt::Display for ExecutionMode {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.as_str())
@@ -59,16 +97,23 @@ pub enum RuntimeMode {
     #[default]
     Http,
     Stdio,
+    /// The program finds its input in a file, and leaves its output in another.
+    File,
 }
 
 impl RuntimeMode {
-    pub const WORDS: [(&'static str, Self); 2] = [("HTTP", Self::Http), ("STDIO", Self::Stdio)];
+    pub const WORDS: [(&'static str, Self); 3] = [
+        ("HTTP", Self::Http),
+        ("STDIO", Self::Stdio),
+        ("FILE", Self::File),
+    ];
 
     /// The value of a pod's `EXECUTION_MODE`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "HTTP",
             Self::Stdio => "STDIO",
+            Self::File => "FILE",
         }
     }
 }

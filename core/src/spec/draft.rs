@@ -14,7 +14,7 @@ pub const API_VERSION: &str = "nanofaas.io/v1";
 pub const KIND: &str = "Function";
 
 /// Every field of a function.
-pub const FIELDS: [&str; 19] = [
+pub const FIELDS: [&str; 20] = [
     "name",
     "image",
     "imagePullPolicy",
@@ -33,8 +33,12 @@ pub const FIELDS: [&str; 19] = [
     "scalingConfig",
     "runtimeMode",
     "runtimeCommand",
+    "healthPath",
     "local",
 ];
+
+/// Fields that only a resolved function has: a draft that was made of an answer has none of them.
+pub const RESOLVED_FIELDS: [&str; 1] = ["effectiveExecutionMode"];
 
 /// The fields that are objects of known fields.
 const INNER_FIELDS: [(&str, &[&str]); 3] = [
@@ -50,6 +54,9 @@ const INNER_FIELDS: [(&str, &[&str]); 3] = [
     ),
     ("local", &["command", "env", "build", "directory"]),
 ];
+
+/// Fields of the Kubernetes form beside `spec`.
+const AROUND: [&str; 4] = ["apiVersion", "kind", "metadata", "status"];
 
 /// A field that cannot be taken as it is. Shown as `field: message`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,6 +90,8 @@ pub struct FunctionDraft {
     fields: JsonObject,
     /// What was wrong with the object around the fields.
     faults: Vec<FieldFault>,
+    /// Of the Kubernetes form: what else the object has, which no object of the kind has.
+    around: Option<Vec<String>>,
 }
 
 impl FunctionDraft {
@@ -95,14 +104,18 @@ impl FunctionDraft {
         let wrapped = ["apiVersion", "kind", "spec"]
             .iter()
             .any(|key| fields.contains_key(*key));
-        if wrapped {
-            Ok(Self::unwrap(fields))
+        let mut draft = if wrapped {
+            Self::unwrap(fields)
         } else {
-            Ok(Self {
+            Self {
                 fields,
-                faults: Vec::new(),
-            })
+                ..Self::default()
+            }
+        };
+        for field in RESOLVED_FIELDS {
+            draft.fields.remove(field);
         }
+        Ok(draft)
     }
 
     fn unwrap(mut object: JsonObject) -> Self {
@@ -136,7 +149,12 @@ impl FunctionDraft {
                 fields.insert("name".to_owned(), name.clone());
             }
         }
-        Self { fields, faults }
+        object.retain(|field, _| !AROUND.contains(&field.as_str()));
+        Self {
+            fields,
+            faults,
+            around: Some(object.into_keys().collect()),
+        }
     }
 
     /// The name, when there is one and it is a text; whether it is a valid one is not known yet.
@@ -197,6 +215,24 @@ impl FunctionDraft {
             }
         }
         unknown
+    }
+
+    /// What is said of a field that no function has.
+    pub fn ignored(field: &str) -> String {
+        format!("{field} is not a field of a function, and is ignored")
+    }
+
+    /// The same by where they stand in what was read: below `spec` in the Kubernetes form, with what stands
+    /// beside that.
+    pub fn unknown_paths(&self) -> Vec<String> {
+        let inside = self.unknown_fields();
+        match &self.around {
+            None => inside,
+            Some(around) => {
+                let inside = inside.iter().map(|field| format!("spec.{field}"));
+                inside.chain(around.iter().cloned()).collect()
+            }
+        }
     }
 
     pub(super) fn fields(&self) -> &JsonObject {

@@ -1,7 +1,7 @@
 //! The rules about names and about fields that hang on each other or on the platform.
 //! Ranges are in `bound`; what a single field's type must be is in `reader`.
 
-use super::bound::{KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX};
+use super::bound::{HEALTH_PATH_LEN_MAX, KUBERNETES_NAME_LEN_MAX, NAME_LEN_MAX};
 use super::draft::FunctionDraft;
 use super::{ExecutionMode, FieldFault, Platform, SpecFields};
 
@@ -67,6 +67,20 @@ pub(super) fn check_image(image: &str) -> Result<String, String> {
             "must not contain spaces or non-ASCII characters, is {image:?}"
         ))
     }
+}
+
+/// What can stand in a request line as it is.
+pub(super) fn check_health_path(path: &str) -> Result<String, String> {
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if path.starts_with('/') && plain && path.len() <= HEALTH_PATH_LEN_MAX {
+        return Ok(path.to_owned());
+    }
+    Err(format!(
+        "must be a path that begins with /, of at most {HEALTH_PATH_LEN_MAX} ASCII characters without \
+         spaces and #, is {path:?}"
+    ))
 }
 
 /// Kubernetes' rule for the name of a Secret.

@@ -13,9 +13,9 @@ use super::bound::{
     CONCURRENCY, IDLE_TIMEOUT_MS, MAX_REPLICAS, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE,
     TARGET_IN_FLIGHT_PER_POD, TIMEOUT_MS,
 };
-use super::choice::{ExecutionMode, ImagePullPolicy, RetryOn, RuntimeMode};
+use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, RetryOn, RuntimeMode};
 use super::quantity::Quantity;
-use super::{FIELDS, SpecFields};
+use super::{FIELDS, RESOLVED_FIELDS, SpecFields};
 
 /// Where each range holds.
 const RANGES: [(&str, &RangeInclusive<u32>); 8] = [
@@ -48,6 +48,9 @@ pub fn schema() -> Value {
     }
     let fields = properties.as_object_mut().expect("an object of fields");
     fields.remove("name");
+    for field in RESOLVED_FIELDS {
+        fields.remove(field);
+    }
     assert_eq!(fields.len(), FIELDS.len() - 1, "every field of a draft");
     json!({"type": "object", "properties": properties})
 }
@@ -142,4 +145,4 @@ macro_rules! one_of_its_words {
     )*};
 }
 
-one_of_its_words!(ExecutionMode, ImagePullPolicy, RuntimeMode);
+one_of_its_words!(ExecutionMode, GivenMode, ImagePullPolicy, RuntimeMode);

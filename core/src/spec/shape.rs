@@ -15,6 +15,8 @@ pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
     shape.text("runtimeMode", spec.runtime_mode.as_str());
     shape.option("runtimeCommand", spec.runtime_command.as_deref());
     shape.number("grace", u64::from(spec.grace_s()));
+    shape.number("timeoutMs", u64::from(spec.timeout_ms));
+    shape.text("healthPath", &spec.health_path);
     match platform {
         Platform::Kubernetes => {
             shape.option("image", spec.image.as_deref());

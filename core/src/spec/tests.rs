@@ -43,11 +43,11 @@ fn a_bare_spec_gets_every_default() {
     let expected = json!({
         "name": "f", "image": "img:1", "imagePullPolicy": "IfNotPresent", "imagePullSecrets": [],
         "command": ["./f"], "env": {}, "resources": {"cpu": null, "memory": null},
-        "podTemplate": null, "executionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000,
+        "podTemplate": null, "executionMode": "JOB", "effectiveExecutionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000,
         "concurrency": 4, "queueSize": 100, "maxRetries": 3, "retryOn": ["POD"],
         "scalingConfig": {"minReplicas": 1, "maxReplicas": 4, "targetInFlightPerPod": 1,
                           "idleTimeoutMs": 600_000},
-        "runtimeMode": "HTTP", "runtimeCommand": null,
+        "runtimeMode": "HTTP", "runtimeCommand": null, "healthPath": "/health",
         "local": {"command": [], "env": {}, "build": null, "directory": null},
     });
     assert_eq!(shown, expected);
@@ -75,7 +75,7 @@ fn null_means_default_and_unknown_fields_are_ignored() {
         "resources": null, "podTemplate": null, "executionMode": null, "endpointUrl": null,
         "timeoutMs": null, "concurrency": null, "queueSize": null, "maxRetries": null,
         "retryOn": null, "scalingConfig": {"minReplicas": null, "maxReplicas": null},
-        "runtimeMode": null, "runtimeCommand": null, "local": null, "colour": {"a": [1]},
+        "runtimeMode": null, "runtimeCommand": null, "healthPath": null, "local": null, "colour": {"a": [1]},
     });
     assert_eq!(sound(nulls), sound(json!({"image": null})));
 }
@@ -85,7 +85,7 @@ fn unknown_fields_are_told_apart_from_known_ones() {
     let shown = serde_json::to_value(sound(json!({}))).expect("serialises");
     assert_eq!(draft(shown.clone()).unknown_fields(), [""; 0]);
     let mut shown_names: Vec<_> = shown.as_object().expect("an object").keys().collect();
-    let mut names = FIELDS.to_vec();
+    let mut names = [&FIELDS[..], &RESOLVED_FIELDS[..]].concat();
     shown_names.sort();
     names.sort_unstable();
     assert_eq!(shown_names, names);
@@ -308,7 +308,7 @@ fn names() {
 }
 
 #[test]
-fn modes_are_shown_by_their_canonical_names() {
+fn a_mode_is_shown_as_it_was_given_beside_what_it_means() {
     let words = [
         ("JOB", "JOB"),
         ("REMOTE", "JOB"),
@@ -318,11 +318,15 @@ fn modes_are_shown_by_their_canonical_names() {
     ];
     for (given, shown) in words {
         let spec = sound(json!({"executionMode": given}));
-        assert_eq!(
-            serde_json::to_value(&spec).expect("serialises")["executionMode"],
-            shown
-        );
+        let json = serde_json::to_value(&spec).expect("serialises");
+        assert_eq!(json["executionMode"], given);
+        assert_eq!(json["effectiveExecutionMode"], shown);
         assert_eq!(spec.execution_mode.as_str(), shown);
+        assert_eq!(
+            resolve(&draft(json), Platform::Local),
+            Ok(spec),
+            "it reads back"
+        );
     }
     let expected =
         "executionMode: must be JOB, WARM, POOL, LOCAL, REMOTE or DEPLOYMENT, is \"warm\"";
@@ -331,12 +335,14 @@ fn modes_are_shown_by_their_canonical_names() {
     assert_eq!(faults(json!({"imagePullPolicy": 1})), [expected]);
     assert_eq!(
         faults(json!({"runtimeMode": "PIPE"})),
-        ["runtimeMode: must be HTTP or STDIO, is \"PIPE\""]
+        ["runtimeMode: must be HTTP, STDIO or FILE, is \"PIPE\""]
     );
     assert_eq!(
         sound(json!({"runtimeMode": "STDIO"})).runtime_mode,
         RuntimeMode::Stdio
     );
+    let file = sound(json!({"runtimeMode": "FILE"})).runtime_mode;
+    assert_eq!((file, file.as_str()), (RuntimeMode::File, "FILE"));
 }
 
 #[test]

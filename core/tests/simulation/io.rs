@@ -10,11 +10,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use nanofaas_core::call::{Call, End, Step};
+use nanofaas_core::call::{Call, Deadline, End, Step};
 use nanofaas_core::event::Notice;
 use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::registry::Told;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId, PodRef};
 use nanofaas_core::wheel::{TimerRef, Wheel};
@@ -43,7 +43,7 @@ impl Ended {
         match outcome {
             Ok(()) => Self::Ok,
             Err(Failure::ColdStart(_)) => Self::ColdStart,
-            Err(Failure::Timeout(_)) => Self::Timeout,
+            Err(Failure::Timeout { .. }) => Self::Timeout,
             Err(Failure::Cancelled) => Self::Cancelled,
             Err(Failure::FunctionRemoved) => Self::Removed,
             Err(Failure::Shutdown) => Self::Shutdown,
@@ -81,8 +81,9 @@ enum Act {
     HearsStartsFail,
     Answers,
     Fails,
+    /// `oom` as in `AttemptFailure::Lost`: some where the pod's own runtime says it.
     Lost {
-        oom: bool,
+        oom: Option<bool>,
     },
     NotBegun,
     JobRuns,
@@ -244,7 +245,7 @@ impl IoThread {
     fn end(&mut self, index: u32, end: &End, hall: &mut Hall) {
         self.happens(index, Happening::of(end), hall.now);
         let (life, env) = self.life(index, hall);
-        life.end(end, env);
+        life.end(end, hall.now, env);
         self.drive(index, hall);
     }
 
@@ -463,10 +464,11 @@ impl IoThread {
             }
             Act::Detaches => {
                 self.happens(index, Happening::Detached, hall.now);
-                let deadline_ns = hall.now + ASYNC_MAX_AGE_NS;
+                let limit = TimeLimit::Async(ASYNC_MAX_AGE_NS / MS);
+                let deadline = Deadline::after(hall.now, limit);
                 let served = self.served(index);
-                served.judge.detached(deadline_ns, hall.now);
-                served.life.detach(deadline_ns);
+                served.judge.detached(deadline.at_ns, hall.now);
+                served.life.detach(deadline);
                 self.drive(index, hall);
             }
             of_attempt if self.served(index).life.attempt() == attempt => {
@@ -484,7 +486,7 @@ impl IoThread {
         let running: Vec<_> = running.map(|(call, _)| call.index).collect();
         for index in running {
             let at = hall.now + hall.rng.time_ns(100_000);
-            self.later(index, at, Act::Lost { oom: false });
+            self.later(index, at, Act::Lost { oom: None });
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 use crate::fleet::{Fleet, settle, with_fleet};
-use crate::runtime::net::Socket;
+use crate::runtime::net::{Accepted, Socket};
 
 const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// Few enough that all answers fit into the socket.
@@ -22,7 +22,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
     ours.write_all(&REQUEST.repeat(requests)).expect("room");
     let socket = Socket::new(&fleet.event_loop, theirs).expect("a socket");
     let port = Port::Public { internal: true };
-    let conn = Conn::new(fleet.threads[0].clone(), socket, port, true);
+    let conn = Conn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
     let seen = seen.clone();
     let noted = move |conn: Rc<Conn>, head: Head, arrived_ns| {
         seen.borrow_mut().push(name);

@@ -26,7 +26,7 @@ fn finds_everything_that_the_platform_knows() {
         Content-Type:application/json \r\nORIGIN: null\r\nIdempotency-Key:\t k \t\r\n\
         X-Trace-Id: t\r\ntraceparent: p\r\nTraceState: s\r\nX-Timeout-Ms: 5\r\n\
         Prefer: wait=4\r\nPrefer: respond-async\r\nContent-Length: 3\r\n\
-        X-Other: 1\r\nExpect: 100-Continue\r\n\r\nabcGET";
+        X-Other: 1\r\nExpect: 100-Continue\r\nContent-Encoding: gzip\r\n\r\nabcGET";
     let head = parse(text).unwrap().unwrap();
     let of = |span: Option<Span>| span.map(|span| str::from_utf8(span.of(text)).unwrap());
     assert_eq!(&text[head.len..], b"abcGET");
@@ -36,10 +36,11 @@ fn finds_everything_that_the_platform_knows() {
     assert_eq!(head.framing, Framing::Length(3));
     assert!(head.keep_alive && head.expect_continue);
     assert!(head.prefer.respond_async);
-    assert_eq!(head.prefer.wait_s, Some(4));
+    assert_eq!(head.prefer.wait_s(), Some(4));
     assert_eq!(of(head.host), Some("h:80"));
     assert_eq!(of(head.origin), Some("null"));
     assert_eq!(of(head.content_type), Some("application/json"));
+    assert_eq!(of(head.content_encoding), Some("gzip"));
     assert_eq!(of(head.idempotency_key), Some("k"));
     assert_eq!(of(head.timeout_ms), Some("5"));
     assert_eq!(of(head.trace_id), Some("t"));

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) use connect::{connect_tcp, connect_unix};
-pub(crate) use listener::Listener;
+pub(crate) use listener::{Accepted, Listener};
 pub(crate) use outbox::Unsent;
 pub(crate) use socket::Socket;
 pub(crate) use timer::Timer;

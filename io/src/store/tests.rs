@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use nanofaas_core::call::Deadline;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::outcome::Failure;
+use nanofaas_core::outcome::{Failure, TimeLimit};
 
 use super::*;
 use crate::executions::{Kept, Key, Status};
@@ -13,21 +14,18 @@ use crate::kept;
 use crate::output::Output;
 use crate::thread::Thread;
 
+const NEVER: Deadline = Deadline::after(u64::MAX, TimeLimit::Async(0));
+
 /// An execution of the thread that has ended, with an output of so many bytes.
 fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
     let (id, now_ns) = (thread.new_id(), thread.now_ns());
     let known = thread.function("f").expect("it is registered");
-    let kept = Kept::new(
-        invoke::record(&known, id, now_ns, None),
-        u64::MAX,
-        None,
-        true,
-    );
+    let kept = Kept::new(invoke::record(&known, id, now_ns, None), NEVER, None, true);
     thread.executions.put(&kept);
     let output = Output::json(vec![b'1'; bytes], 0..bytes);
     invoke::end_record(&mut kept.record.borrow_mut(), Status::Success, None, now_ns);
-    let output = Some(Rc::new(output));
+    let output = Some(output);
     thread.executions.finished(&kept, output, thread.now_ns());
     kept::expire(thread, thread.now_ns());
     id
@@ -84,7 +82,7 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
             let before = stored_bytes(&fleet);
             let (id, now_ns) = (thread.new_id(), thread.now_ns());
             let record = invoke::record(&known, id, now_ns, None);
-            let kept = Kept::new(record, u64::MAX, key, true);
+            let kept = Kept::new(record, NEVER, key, true);
             thread.executions.put(&kept);
             let status = Status::Error;
             invoke::end_record(
@@ -93,23 +91,23 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
                 failure.as_ref(),
                 now_ns,
             );
-            thread
-                .executions
-                .finished(&kept, output.map(Rc::new), now_ns);
+            thread.executions.finished(&kept, output, now_ns);
             stored_bytes(&fleet) - before
         };
         let bare = put(None, None, None);
         assert!(bare as usize > size_of::<Kept>());
         let text = Failure::PodLost("x".repeat(1000).into());
         assert_eq!(put(None, Some(text), None), bare + 1000);
-        let key: Key = ("f".into(), vec![b'k'; 200].into());
+        let key: Key = (crate::fleet::LANE, vec![b'k'; 200].into());
         assert!(put(Some(key), None, None) > bare + 2 * 200);
-        let mut buffer = Vec::with_capacity(5000);
-        buffer.push(b'1');
-        assert_eq!(
-            put(None, None, Some(Output::json(buffer, 0..1))),
-            bare + 5000
-        );
+        let output = |room: usize, bytes: usize| {
+            let mut buffer = Vec::with_capacity(room);
+            buffer.resize(bytes, b'1');
+            Some(Output::json(buffer, 0..bytes))
+        };
+        assert_eq!(put(None, None, output(5000, 3000)), bare + 5000);
+        // One that holds much more than it has to is moved.
+        assert_eq!(put(None, None, output(5000, 1)), bare + 1);
         kept::expire(thread, u64::MAX);
         assert_eq!(stored_bytes(&fleet), 0);
     });

@@ -52,11 +52,13 @@ fn config(driver: DriverChoice) -> IoConfig {
         body_bytes_max: LARGE,
         response_bytes_max: LARGE,
         inflight_bytes: LARGE,
+        connect_timeout_ms: 1000,
         async_max_age_ms: 3_600_000,
         execution_ttl_ms: 900_000,
         execution_store_bytes: LARGE,
         callback_base: "http://127.0.0.1:9".to_owned(),
         begun: true,
+        collect_memory: || {},
         openapi: "",
     }
 }
@@ -71,6 +73,7 @@ impl Plane {
         let (bridge, bridge_inbox) = BridgePost::pair(nobody);
         let origin_wall = SystemTime::now();
         let plumbing = Plumbing {
+            on_end: Waker::noop().clone(),
             origin: Instant::now(),
             origin_wall,
             entries: Arc::new(Entries::new(1)),

@@ -38,6 +38,8 @@ const HEADERS: &[&str] = &[
     "connection: Upgrade, Keep-Alive ,,",
     "Content-Type: text/plain",
     "Content-Type: application/json; charset=utf-8",
+    "Content-Encoding: gzip",
+    "content-encoding: Identity",
     "Idempotency-Key: k-1",
     "Origin: null",
     "X-Trace-Id: 1234",

@@ -26,8 +26,8 @@ pub(crate) struct Meaning {
     keep_alive: bool,
     expect_continue: bool,
     /// Host, Origin, Content-Type, Idempotency-Key, X-Timeout-Ms, X-Trace-Id, traceparent,
-    /// tracestate.
-    values: [Option<Vec<u8>>; 8],
+    /// tracestate, Content-Encoding.
+    values: [Option<Vec<u8>>; 9],
 }
 
 impl Meaning {
@@ -45,6 +45,7 @@ impl Meaning {
             head.trace_id,
             head.traceparent,
             head.tracestate,
+            head.content_encoding,
         ];
         Self {
             len: head.len,
@@ -105,7 +106,17 @@ impl Headers {
     }
 
     fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
-        let values = self.all(name);
+        self.at_most_once_of(name, |_| true)
+    }
+
+    /// The same, where some values are as good as none.
+    fn at_most_once_of(
+        &self,
+        name: &'static str,
+        counts: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let mut values = self.all(name);
+        values.retain(|value| counts(value));
         require(values.len() < 2, name)?;
         Ok(values.first().map(|value| value.to_vec()))
     }
@@ -176,6 +187,9 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
             first("x-trace-id"),
             headers.at_most_once("traceparent")?,
             first("tracestate"),
+            headers.at_most_once_of("content-encoding", |value| {
+                !matches!(&*lower(value), "" | "identity")
+            })?,
         ],
     })
 }

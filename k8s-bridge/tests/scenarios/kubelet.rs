@@ -40,8 +40,10 @@ pub(crate) enum Fate {
 }
 
 /// What a test decides of pods.
-#[derive(Default)]
 pub(crate) struct Kubelet {
+    /// What new pods say at their health path, and which that is.
+    pub(crate) health: Cell<u16>,
+    pub(crate) health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
     running: RefCell<HashMap<String, Running>>,
@@ -50,8 +52,22 @@ pub(crate) struct Kubelet {
     jobs: Cell<u32>,
 }
 
+impl Default for Kubelet {
+    fn default() -> Self {
+        Self {
+            health: Cell::new(200),
+            health_path: RefCell::new("/health".to_owned()),
+            next: RefCell::default(),
+            otherwise: RefCell::default(),
+            running: RefCell::default(),
+            lingering: Cell::default(),
+            jobs: Cell::default(),
+        }
+    }
+}
+
 struct Running {
-    is_well: Rc<Cell<bool>>,
+    health: Rc<Cell<u16>>,
     listening: JoinHandle<()>,
 }
 
@@ -77,16 +93,18 @@ async fn own_address() -> (Ipv4Addr, TcpListener) {
     panic!("port {PORT} is taken at every loopback address");
 }
 
-async fn answer_health(listener: TcpListener, is_well: Rc<Cell<bool>>) {
+/// Answers with a status at the path that the pod's function names, and with 421 elsewhere.
+async fn answer_health(listener: TcpListener, path: String, health: Rc<Cell<u16>>) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             return;
         };
-        let is_well = is_well.clone();
+        let (path, health) = (path.clone(), health.clone());
         spawn_local(async move {
             let mut head = [0; 1024];
             let _ = stream.read(&mut head).await;
-            let code = if is_well.get() { 200 } else { 503 };
+            let asked = head.starts_with(format!("GET {path} ").as_bytes());
+            let code = if asked { health.get() } else { 421 };
             let answer = format!("HTTP/1.1 {code} Health\r\nContent-Length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
         });
@@ -212,9 +230,10 @@ impl Server {
     /// The pod runs now.
     pub(crate) async fn runs(&self, pod: &str, answers: bool) {
         let (address, listener) = own_address().await;
-        let is_well = Rc::new(Cell::new(true));
+        let health = Rc::new(Cell::new(self.0.kubelet.health.get()));
         let listening = if answers {
-            spawn_local(answer_health(listener, is_well.clone()))
+            let path = self.0.kubelet.health_path.borrow().clone();
+            spawn_local(answer_health(listener, path, health.clone()))
         } else {
             // Nobody accepts; the address stays taken.
             spawn_local(async move {
@@ -222,7 +241,7 @@ impl Server {
                 std::future::pending().await
             })
         };
-        let running = Running { is_well, listening };
+        let running = Running { health, listening };
         let mut all = self.0.kubelet.running.borrow_mut();
         all.insert(pod.to_owned(), running);
         let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
@@ -234,7 +253,12 @@ impl Server {
 
     /// Whether a pod's `/health` is to say so.
     pub(crate) fn set_well(&self, pod: &str, is_well: bool) {
-        self.0.kubelet.running.borrow()[pod].is_well.set(is_well);
+        self.set_health(pod, if is_well { 200 } else { 503 });
+    }
+
+    /// What a pod's `/health` is to say.
+    pub(crate) fn set_health(&self, pod: &str, status: u16) {
+        self.0.kubelet.running.borrow()[pod].health.set(status);
     }
 
     pub(crate) fn address(&self, pod: &str) -> String {

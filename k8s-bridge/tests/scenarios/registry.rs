@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use nanofaas_core::message::{Refused, Reply, Request};
+use nanofaas_core::spec::ExecutionMode;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
@@ -102,6 +103,40 @@ fn scaling_writes_the_floor_alone() {
             bench.ask(scale("f", 5)).await,
             Reply::Refused(Refused::Invalid(_))
         ));
+    });
+}
+
+#[test]
+fn what_keeps_no_pods_has_no_floor_in_the_cluster_either() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let mut job = warm("j");
+        job["executionMode"] = json!("REMOTE");
+        bench.register(job, false).await;
+        let Reply::Refused(refused) = bench.ask(scale("j", 3)).await else {
+            panic!("it has a floor");
+        };
+        assert_eq!(refused, Refused::NotWarm(ExecutionMode::Job));
+        assert_eq!(server.count(of("patch", "functions")), 0);
+    });
+}
+
+#[test]
+fn a_mode_is_kept_as_it_was_given_and_what_it_means_is_not_written() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let mut spec = warm("f");
+        spec["executionMode"] = json!("DEPLOYMENT");
+        spec["effectiveExecutionMode"] = json!("WARM");
+        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+            panic!("it is not taken");
+        };
+        let there = server.get("functions", "f").expect("there");
+        assert_eq!(there["spec"]["executionMode"], "DEPLOYMENT");
+        assert_eq!(there["spec"].get("effectiveExecutionMode"), None);
+        let shown = serde_json::to_value(&function.spec).expect("JSON");
+        assert_eq!(shown["executionMode"], "DEPLOYMENT");
+        assert_eq!(shown["effectiveExecutionMode"], "WARM");
     });
 }
 

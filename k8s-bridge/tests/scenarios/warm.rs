@@ -71,6 +71,7 @@ fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
         assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
         assert_eq!(env(&pod, "PORT"), "8080");
         assert_eq!(env(&pod, "FUNCTION_NAME"), "f");
+        assert_eq!(env(&pod, "TIMEOUT_MS"), "1000");
         let url = env(&pod, "NANOFAAS_READY_URL");
         let end = format!("/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
         assert!(url.starts_with("http://127.0.0.1:1/v1/internal/") && url.ends_with(&end));

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -348,23 +349,35 @@ impl Bench {
     }
 
     /// Where all io threads were told that a pod is; they must know before the scheduler does.
-    pub(crate) fn address(&mut self, pod: PodRef) -> PathBuf {
+    fn told_address(&mut self, pod: PodRef) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
                 Some(Message::PodAddress {
-                    pod: at,
-                    address: PodAddress::Unix(path),
-                    ..
+                    pod: at, address, ..
                 }) => {
                     assert_eq!(at, pod);
-                    assert!(found.as_ref().is_none_or(|known| *known == path));
-                    found = Some(path);
+                    assert!(found.as_ref().is_none_or(|known| *known == address));
+                    found = Some(address);
                 }
                 _ => panic!("thread {thread} does not know the address"),
             }
         }
         found.expect("an address")
+    }
+
+    pub(crate) fn address(&mut self, pod: PodRef) -> PathBuf {
+        match self.told_address(pod) {
+            PodAddress::Unix(path) => path,
+            PodAddress::Tcp(address) => panic!("it is at {address}"),
+        }
+    }
+
+    pub(crate) fn tcp_address(&mut self, pod: PodRef) -> SocketAddr {
+        match self.told_address(pod) {
+            PodAddress::Tcp(address) => address,
+            PodAddress::Unix(path) => panic!("it is at {}", path.display()),
+        }
     }
 
     /// What all io threads were told of a pod's end, before the scheduler was.

@@ -64,7 +64,9 @@ fn up_by_health() {
 
 fn up_by_its_word() {
     with(|mut bench| async move {
-        let script = "#!/bin/sh\necho \"$NANOFAAS_READY_URL\" >url\nexec sleep 1000\n";
+        // A word alone is enough where the socket is there; whether it listens is its own affair.
+        let script = "#!/bin/sh\n: >\"$NANOFAAS_SOCKET\"\necho \"$NANOFAAS_READY_URL\" >url\n\
+                      exec sleep 1000\n";
         bench.scratch.program("pod", script);
         let function = bench.warm(r#"["./pod"]"#, "").await;
         let pod = bench.pod(&function);
@@ -320,7 +322,8 @@ fn environment() {
             assert!(has(line), "{line} is not in\n{env}");
         }
         let starts = |name: &str| env.lines().any(|line| line.starts_with(name));
-        assert!(starts("PATH=") && starts("NANOFAAS_SOCKET=/"));
+        assert!(starts("PATH=") && starts("NANOFAAS_SOCKET=/") && starts("PORT="));
+        assert!(has("TIMEOUT_MS=30000"), "{env}");
         assert!(
             !starts("NANOFAAS_LISTEN") && !starts("CALLBACK_URL"),
             "{env}"

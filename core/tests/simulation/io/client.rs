@@ -1,6 +1,7 @@
 //! Clients: when their calls come, how each is let in, and what they do before they are answered.
 
-use nanofaas_core::call::{Call, NotAdmitted};
+use nanofaas_core::call::{Call, Deadline, NotAdmitted};
+use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
 
 use super::{ASYNC_MAX_AGE_NS, Act, IoThread, Place, Served};
@@ -36,9 +37,9 @@ impl IoThread {
         } else {
             Class::Sync
         };
-        let left_ns = match class {
-            Class::Sync => u64::from(function.spec.timeout_ms) * MS,
-            Class::Async => ASYNC_MAX_AGE_NS,
+        let limit = match class {
+            Class::Sync => TimeLimit::Function(function.spec.timeout_ms),
+            Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_NS / MS),
         };
         if hall.bucket.take(hall.now).is_err() {
             self.refused += 1;
@@ -49,8 +50,8 @@ impl IoThread {
             self.places.len() as u32 - 1
         });
         let place = self.reference(index);
-        let (now, deadline_ns) = (hall.now, hall.now + left_ns);
-        let admitted = Call::admit(&self.env, function.clone(), place, class, now, deadline_ns);
+        let (now, deadline) = (hall.now, Deadline::after(hall.now, limit));
+        let admitted = Call::admit(&self.env, function.clone(), place, class, now, deadline);
         let (life, ticket) = match admitted {
             Ok(admitted) => admitted,
             Err(NotAdmitted::Refused(refusal)) => {

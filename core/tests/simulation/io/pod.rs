@@ -2,8 +2,10 @@
 //! the bridge says how a lost pod ended, late or not at all. Whether another attempt follows is the
 //! machine's business.
 
+use std::sync::Arc;
+
 use nanofaas_core::call::Report;
-use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
@@ -37,10 +39,12 @@ impl IoThread {
             service += start;
         }
         let oom = hall.rng.chance(200);
+        // Of a Job the bridge always knows; a warm pod's runtime may say it, or die with its worker.
+        let is_told = mode == ExecutionMode::Job || service.is_multiple_of(4);
         let faults = [
             Act::Fails,
             Act::Lost {
-                oom: oom && mode == ExecutionMode::Job,
+                oom: is_told.then_some(oom),
             },
             Act::NotBegun,
             Act::NotBegun,
@@ -118,7 +122,12 @@ fn report(act: &Act, grant: &Grant, now_ns: u64) -> Report {
         Act::Answers => (PodVerdict::Healthy, None),
         Act::Fails => {
             let (code, message) = ("HANDLER_ERROR".into(), "it says no".into());
-            let failure = Failure::Handler { code, message };
+            let said = HandlerFailure {
+                code,
+                message,
+                retry_after: None,
+            };
+            let failure = Failure::Handler(Arc::new(said));
             (
                 PodVerdict::Healthy,
                 Some((failure, AttemptFailure::Handler)),
@@ -130,14 +139,22 @@ fn report(act: &Act, grant: &Grant, now_ns: u64) -> Report {
         }
         Act::Lost { oom } => {
             let failure = Failure::PodLost("gone".into());
-            (PodVerdict::Lost, Some((failure, lost(*oom))))
+            // A pod that says it serves on.
+            let verdict = oom.map_or(PodVerdict::Lost, |_| PodVerdict::Healthy);
+            (verdict, Some((failure, lost(*oom))))
         }
         _ => (
             PodVerdict::Healthy,
-            Some((Failure::Timeout(Stage::Running), AttemptFailure::TimedOut)),
+            Some((
+                Failure::Timeout {
+                    stage: Stage::Running,
+                    limit: None,
+                },
+                AttemptFailure::TimedOut,
+            )),
         ),
     };
-    let is_answered = matches!(act, Act::Answers | Act::Fails);
+    let is_answered = matches!(act, Act::Answers | Act::Fails | Act::Lost { oom: Some(_) });
     Report {
         answered_ns: is_answered.then_some(now_ns),
         sent_ns: sent_ns.filter(|_| !matches!(act, Act::NotBegun)),

@@ -337,6 +337,26 @@ impl Stream {
             .with(|entry| entry.outbox.is_behind() || entry.outbox.has_failed())
     }
 
+    pub(super) fn abandon(&self) {
+        let Registered { epoll, index } = &self.0;
+        let sockets = &mut *epoll.sockets.borrow_mut();
+        let entry = sockets.at(*index);
+        let was_behind = entry.outbox.is_behind();
+        entry.outbox.fail(false, nix::errno::Errno::ECANCELED);
+        if was_behind {
+            epoll.ask_out(entry, *index, false);
+            sockets.behind -= 1;
+        }
+    }
+
+    pub(super) fn moved(&self) -> Rc<Cell<u64>> {
+        self.0.with(|entry| entry.outbox.moved())
+    }
+
+    pub(super) fn has_much(&self) -> bool {
+        self.0.with(|entry| entry.has_much())
+    }
+
     pub(super) fn unsent(&self) -> Option<Unsent> {
         self.0.with(|entry| entry.outbox.unsent())
     }

@@ -4,15 +4,81 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nix::libc;
+use nix::sys::socket::sockopt::{GetStruct, SetUsize};
+use nix::sys::socket::{getsockopt, setsockopt};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::net::{SocketFlags, accept_with, getsockname};
 
 use super::{EventLoop, Socket, Watch};
+
+/// What the kernel takes of an answer beyond what is on its way to the client: it shows how fast a client
+/// reads, and a client that reads nothing holds no more. Connections have it from their listener.
+const UNSENT_MAX: usize = 16 * 1024;
+
+#[derive(Clone, Copy)]
+struct NotSentLowWater;
+nix::setsockopt_impl!(
+    NotSentLowWater,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    usize,
+    SetUsize
+);
+
+/// The first part of the kernel's `tcp_info`, which every kernel has.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpState {
+    flags: [u8; 8],
+    before: [u32; 11],
+    /// Since data came last, or since the client connected.
+    silent_ms: u32,
+    between: [u32; 3],
+    round_trip_us: u32,
+}
+
+#[derive(Clone, Copy)]
+struct TcpInfo;
+nix::getsockopt_impl!(
+    TcpInfo,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpState,
+    GetStruct<TcpState>
+);
+
+/// A connection that a client made.
+pub(crate) struct Accepted {
+    pub(crate) socket: Socket,
+    /// It is to an address of this machine alone.
+    pub(crate) is_loopback: bool,
+    /// How long the client's network takes there and back; 0 where that is not known.
+    pub(crate) round_trip_ns: u64,
+    /// How long the client waited to be accepted, if it has sent nothing; in whole seconds.
+    pub(crate) silent_s: u32,
+    /// The number of its descriptor.
+    pub(crate) descriptor: u64,
+}
+
+#[cfg(test)]
+impl Accepted {
+    /// One of a test's own.
+    pub(crate) fn own(socket: Socket) -> Self {
+        Self {
+            socket,
+            is_loopback: true,
+            round_trip_ns: 0,
+            silent_s: 0,
+            descriptor: 0,
+        }
+    }
+}
 
 pub(crate) struct Listener {
     event_loop: Rc<EventLoop>,
@@ -24,6 +90,8 @@ impl Listener {
     /// Over one that does not block.
     pub(crate) fn new(event_loop: &Rc<EventLoop>, fd: TcpListener) -> io::Result<Self> {
         let watch = Watch::new(event_loop, fd.try_clone()?.into())?;
+        // An old kernel does without.
+        let _ = setsockopt(&fd, NotSentLowWater, &UNSENT_MAX);
         Ok(Self {
             event_loop: event_loop.clone(),
             fd,
@@ -31,8 +99,8 @@ impl Listener {
         })
     }
 
-    /// The next connection, and whether it is to an address of this machine alone.
-    pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<(Socket, bool)>> {
+    /// The next connection.
+    pub(crate) fn poll_accept(&self, cx: &Context<'_>) -> Poll<io::Result<Accepted>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
             match accept_with(&self.fd, flags) {
@@ -49,13 +117,29 @@ impl Listener {
         }
     }
 
-    fn accepted(&self, fd: OwnedFd) -> io::Result<(Socket, bool)> {
+    fn accepted(&self, fd: OwnedFd) -> io::Result<Accepted> {
         let _ = set_tcp_nodelay(&fd, true);
         let ip = getsockname(&fd)
             .ok()
             .and_then(|address| SocketAddr::try_from(address).ok())
             .map(|address| address.ip());
-        let loopback = ip.as_ref().is_some_and(IpAddr::is_loopback);
-        Ok((Socket::new(&self.event_loop, fd)?, loopback))
+        let state = getsockopt(&fd, TcpInfo);
+        Ok(Accepted {
+            is_loopback: ip.as_ref().is_some_and(IpAddr::is_loopback),
+            round_trip_ns: state.map_or(0, |state| u64::from(state.round_trip_us) * 1000),
+            silent_s: state.map_or(0, |state| silent_s(&fd, state)),
+            descriptor: fd.as_raw_fd() as u64,
+            socket: Socket::new(&self.event_loop, fd)?,
+        })
+    }
+}
+
+/// Asked for what is there to read only where that may matter.
+fn silent_s(fd: &OwnedFd, state: TcpState) -> u32 {
+    let seconds = state.silent_ms / 1000;
+    if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {
+        seconds
+    } else {
+        0
     }
 }

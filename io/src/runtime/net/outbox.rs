@@ -3,8 +3,10 @@
 //! in order after that. Both event loops send by it; how each hears that there is room again is its own
 //! business.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::RawFd;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
@@ -48,6 +50,8 @@ pub(super) struct Outbox {
     behind: bool,
     failed: Option<Failed>,
     waiter: Option<Waker>,
+    /// Bytes that went out since they are counted.
+    moved: Option<Rc<Cell<u64>>>,
 }
 
 /// What became of bytes that were posted.
@@ -72,6 +76,19 @@ impl Outbox {
             behind: false,
             failed: None,
             waiter: None,
+            moved: None,
+        }
+    }
+
+    /// Bytes that go out are counted there, from now on.
+    pub(super) fn moved(&mut self) -> Rc<Cell<u64>> {
+        self.moved.get_or_insert_default().clone()
+    }
+
+    /// So many bytes went out.
+    pub(super) fn note_moved(&self, bytes: usize) {
+        if let Some(moved) = &self.moved {
+            moved.set(moved.get() + bytes as u64);
         }
     }
 
@@ -168,7 +185,10 @@ impl Outbox {
     ) {
         while sent < bytes.len() {
             match send(&bytes[sent..]) {
-                Ok(taken) => sent += taken,
+                Ok(taken) => {
+                    sent += taken;
+                    self.note_moved(taken);
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     self.behind = true;
@@ -216,7 +236,12 @@ impl Outbox {
         buffers.give(self.waiting);
     }
 
-    fn wake(&self) {
+    /// The task of `cx` is woken when something changes.
+    pub(super) fn keep_waiter(&mut self, cx: &Context<'_>) {
+        keep(&mut self.waiter, cx);
+    }
+
+    pub(super) fn wake(&self) {
         if let Some(waker) = &self.waiter {
             waker.wake_by_ref();
         }

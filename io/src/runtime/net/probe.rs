@@ -85,7 +85,7 @@ async fn echo(event_loop: &Rc<EventLoop>) -> io::Result<()> {
     let early = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
     assert!(early.is_pending(), "the address is new");
     let client = connect_tcp(event_loop, address).await?;
-    let (served, _) = poll_fn(|cx| listener.poll_accept(cx)).await?;
+    let served = poll_fn(|cx| listener.poll_accept(cx)).await?.socket;
     say(&client, &served).await?;
     say(&served, &client).await
 }

@@ -1,9 +1,11 @@
 //! A connection: what comes is polled, what goes out is posted. `conn` and `connection` speak over one
 //! each; the bell is one more. Dropping it ends it, whatever is in flight: what was not sent is lost.
 
+use std::cell::Cell;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::{EventLoop, Received, Unsent, epoll, uring};
@@ -77,6 +79,23 @@ impl Socket {
         }
     }
 
+    /// Counts the bytes that go out, from the first such question on.
+    pub(crate) fn moved(&self) -> Rc<Cell<u64>> {
+        match self {
+            Self::Uring(stream) => stream.moved(),
+            Self::Epoll(stream) => stream.moved(),
+        }
+    }
+
+    /// Whether more has come than a small buffer has room for: a large one would be filled at once, and not
+    /// wait with nothing in it. It costs a system call.
+    pub(crate) fn has_much(&self) -> bool {
+        match self {
+            Self::Uring(stream) => stream.has_much(),
+            Self::Epoll(stream) => stream.has_much(),
+        }
+    }
+
     /// Why something that was posted did not go out, where that is known.
     pub(crate) fn unsent(&self) -> Option<Unsent> {
         match self {
@@ -90,6 +109,23 @@ impl Socket {
         match self {
             Self::Uring(stream) => stream.poll_sent(cx),
             Self::Epoll(stream) => stream.poll_sent(cx),
+        }
+    }
+
+    /// Ends both directions now. What was posted and is not out is lost; `poll_freed` tells when its memory
+    /// is free.
+    pub(crate) fn abandon(&self) {
+        match self {
+            Self::Uring(stream) => stream.abandon(),
+            Self::Epoll(stream) => stream.abandon(),
+        }
+    }
+
+    /// Ready once the kernel holds no buffer that was posted.
+    pub(crate) fn poll_freed(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::Uring(stream) => stream.poll_freed(cx),
+            Self::Epoll(_) => Poll::Ready(()),
         }
     }
 

@@ -251,6 +251,31 @@ fn a_send_that_fails_says_whether_anything_went_out() {
 }
 
 #[test]
+fn a_client_that_waited_for_long_was_silent_where_it_sent_nothing() {
+    both(|event_loop| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = TcpStream::connect(address).unwrap();
+        let mut talks = TcpStream::connect(address).unwrap();
+        talks.write_all(b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(1100));
+        let fresh = TcpStream::connect(address).unwrap();
+        let own = event_loop.clone();
+        run(&event_loop, async move {
+            let listener = Listener::new(&own, listener).unwrap();
+            let mut waited = Vec::new();
+            for _ in 0..3 {
+                let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+                waited.push(accepted.silent_s > 0);
+            }
+            assert_eq!(waited, [true, false, false]);
+            drop((silent, talks, fresh));
+        });
+    });
+}
+
+#[test]
 fn connections_are_accepted_and_opened() {
     both(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -261,8 +286,14 @@ fn connections_are_accepted_and_opened() {
             let listener = Listener::new(&own, listener).unwrap();
             for round in 0..40_u8 {
                 let client = connect_tcp(&own, address).await.unwrap();
-                let (served, loopback) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-                assert!(loopback);
+                let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+                let served = accepted.socket;
+                assert!(accepted.is_loopback);
+                let round_trip_ns = accepted.round_trip_ns;
+                assert!(
+                    (1..1_000_000_000).contains(&round_trip_ns),
+                    "{round_trip_ns}"
+                );
                 client.post(vec![round; 10]);
                 assert_eq!(receive(&served, SMALL).await, [round; 10]);
                 served.post(vec![round; 20]);

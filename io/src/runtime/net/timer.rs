@@ -43,10 +43,20 @@ impl Timer {
         // Zero would switch it off.
         let after = after.max(Duration::from_nanos(1));
         self.due.set(Instant::now().checked_add(after));
-        let it_value = Timespec {
+        self.settle(Timespec {
             tv_sec: after.as_secs() as i64,
             tv_nsec: i64::from(after.subsec_nanos()),
-        };
+        });
+    }
+
+    /// It is not due any more. One that is over stays readable until then, so that a poll of it would be
+    /// ready for ever.
+    pub(crate) fn unset(&self) {
+        self.due.set(None);
+        self.settle(ZERO);
+    }
+
+    fn settle(&self, it_value: Timespec) {
         let once = Itimerspec {
             it_interval: ZERO,
             it_value,
@@ -55,7 +65,7 @@ impl Timer {
             .expect("a timer takes any time");
     }
 
-    /// Ready once the time has come, once for each setting.
+    /// Ready once the time has come, once for each setting. It is set or unset before it is asked again.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         while self.watch.poll_readable(cx).is_ready() {
             // That may be of an earlier setting.

@@ -7,7 +7,7 @@ use std::task::Waker;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::buffers::Buffers;
+use crate::buffers::{Buffers, SMALL};
 use crate::runtime::net::outbox::{Outbox, Posted};
 
 pub(super) struct Entry {
@@ -50,11 +50,21 @@ impl Entry {
 
     /// Whether a receive would find nothing, not even an end.
     pub(super) fn is_empty(&self) -> bool {
+        matches!(self.peek(&mut [0; 1]), Err(Errno::AGAIN))
+    }
+
+    /// Whether a receive would find more than a small buffer has room for.
+    pub(super) fn has_much(&self) -> bool {
+        self.peek(&mut [0; SMALL + 1])
+            .is_ok_and(|found| found > SMALL)
+    }
+
+    fn peek(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         loop {
-            match recv(&self.fd, &mut [0; 1], flags) {
+            match recv(&self.fd, &mut *bytes, flags) {
                 Err(Errno::INTR) => {}
-                looked => return matches!(looked, Err(Errno::AGAIN)),
+                looked => return looked.map(|(found, _)| found),
             }
         }
     }

@@ -23,7 +23,7 @@ fn clients_that_reset_at_any_byte_leave_nothing_behind() {
         run(&event_loop, async move {
             let listener = Listener::new(&own, listener).unwrap();
             for _ in 0..60 {
-                let (served, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+                let served = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap().socket;
                 served.post(vec![3; 100]);
                 let _ = receive_all(&served).await;
             }

@@ -180,6 +180,29 @@ impl Stream {
         outbox.is_behind() || outbox.has_failed()
     }
 
+    /// Shuts it down.
+    pub(in crate::runtime::net) fn abandon(&self) {
+        let mut outbox = self.shared.outbox.borrow_mut();
+        outbox.fail(false, Errno::ECANCELED);
+        self.shared.settle();
+    }
+
+    pub(in crate::runtime::net) fn poll_freed(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.shared.writer.borrow().is_some() {
+            return Poll::Ready(());
+        }
+        self.shared.outbox.borrow_mut().keep_waiter(cx);
+        Poll::Pending
+    }
+
+    pub(in crate::runtime::net) fn moved(&self) -> Rc<Cell<u64>> {
+        self.shared.outbox.borrow_mut().moved()
+    }
+
+    pub(in crate::runtime::net) fn has_much(&self) -> bool {
+        peek_into(self.shared.fd, &mut [0; SMALL + 1]).is_ok_and(|found| found > SMALL)
+    }
+
     pub(in crate::runtime::net) fn unsent(&self) -> Option<Unsent> {
         self.shared.outbox.borrow().unsent()
     }
@@ -194,12 +217,8 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // The receive is cancelled, and the descriptor closed, by an operation each.
         self.shared.uring.push(3);
-        // This shuts it down, so that neither a receive nor the writer's send waits for the peer any more.
-        self.shared
-            .outbox
-            .borrow_mut()
-            .fail(false, Errno::ECANCELED);
-        self.shared.settle();
+        // Neither a receive nor the writer's send waits for the peer any more.
+        self.abandon();
     }
 }
 
@@ -265,9 +284,13 @@ fn send_now(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
 
 /// What a receive would find, which takes nothing.
 fn peek(fd: RawFd) -> Result<usize, Errno> {
+    peek_into(fd, &mut [0; 1])
+}
+
+fn peek_into(fd: RawFd, bytes: &mut [u8]) -> Result<usize, Errno> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     loop {
-        match recv(fd, &mut [0; 1], flags) {
+        match recv(fd, bytes, flags) {
             Err(Errno::EINTR) => {}
             looked => return looked,
         }
@@ -325,7 +348,10 @@ async fn write_rest(shared: Rc<Shared>, mut writer: Writer) {
             };
             bytes = piece.into_inner();
             match written {
-                Ok(taken) => sent += taken,
+                Ok(taken) => {
+                    sent += taken;
+                    shared.outbox.borrow().note_moved(taken);
+                }
                 Err(why) => match Errno::try_from(why) {
                     Ok(Errno::EINTR | Errno::EAGAIN) => {}
                     why => {
@@ -340,4 +366,5 @@ async fn write_rest(shared: Rc<Shared>, mut writer: Writer) {
     }
     shared.settle();
     shared.writer.replace(Some(writer));
+    shared.outbox.borrow().wake();
 }

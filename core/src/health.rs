@@ -1,0 +1,90 @@
+//! How a pod is asked whether it is well, and what its answer means. It sends nothing; the bridges do, one
+//! `Health` for each pod.
+
+use std::cell::Cell;
+
+/// The status line of an answer up to its code.
+pub const STATUS_LEN: usize = "HTTP/1.1 200".len();
+
+/// What a pod has answered so far.
+#[derive(Debug, Default)]
+pub struct Health {
+    was_well: Cell<bool>,
+}
+
+impl Health {
+    /// Whether a pod that answers with this status takes calls. A server that knows no health path says 404
+    /// or 405 there, and is ready as soon as it answers at all; one that has said 2xx knows the path.
+    pub fn is_well(&self, status: u16) -> bool {
+        match status {
+            200..=299 => true,
+            404 | 405 => !self.was_well.get(),
+            _ => false,
+        }
+    }
+
+    /// The pod itself answered with this status.
+    pub fn note(&self, status: u16) {
+        if (200..300).contains(&status) {
+            self.was_well.set(true);
+        }
+    }
+}
+
+/// The request: `host` is the function's name, as it is of calls.
+pub fn request(path: &str, host: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
+}
+
+/// The status in the first bytes of an answer; none where they are no answer.
+pub fn status(start: &[u8; STATUS_LEN]) -> Option<u16> {
+    let code = start.strip_prefix(b"HTTP/1.")?;
+    let [b'0' | b'1', b' ', code @ ..] = code else {
+        return None;
+    };
+    let code = std::str::from_utf8(code).ok()?;
+    let digits = code.bytes().all(|byte| byte.is_ascii_digit());
+    code.parse().ok().filter(|_| digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_never_said_2xx_is_well_with_404() {
+        let health = Health::default();
+        for (status, is_well) in [
+            (503, false),
+            (404, true),
+            (405, true),
+            (401, false),
+            (301, false),
+            (100, false),
+            (500, false),
+            (204, true),
+            (404, false),
+            (405, false),
+            (200, true),
+        ] {
+            assert_eq!(health.is_well(status), is_well, "{status}");
+            health.note(status);
+        }
+    }
+
+    #[test]
+    fn a_status_is_read_from_an_answers_first_bytes() {
+        assert_eq!(status(b"HTTP/1.1 200"), Some(200));
+        assert_eq!(status(b"HTTP/1.0 404"), Some(404));
+        for bytes in [
+            b"HTTP/1.1 2x0",
+            b"HTTP/2.0 200",
+            b"SSH-2.0-Open",
+            b"HTTP/1.1 +20",
+        ] {
+            assert_eq!(status(bytes), None);
+        }
+        let request = request("/up?x", "f");
+        assert!(request.starts_with(b"GET /up?x HTTP/1.1\r\nHost: f\r\n"));
+    }
+}

@@ -1,0 +1,347 @@
+//! The account as one io thread uses it: what it has taken, its charges, and its tasks that wait. Most charges
+//! touch nothing but this.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
+
+use super::{Account, IS_OVER, Place, WAITS};
+use crate::metrics::ThreadLedger;
+
+/// The account, as one io thread uses it.
+pub struct ThreadAccount {
+    account: Arc<Account>,
+    thread: u16,
+    ledgers: Arc<[ThreadLedger]>,
+    taken: Cell<u64>,
+    /// Waits of this thread's tasks.
+    waits: RefCell<Vec<(Arc<Place>, Waker)>>,
+}
+
+impl ThreadAccount {
+    pub fn new(account: Arc<Account>, thread: u16, ledgers: Arc<[ThreadLedger]>) -> Rc<Self> {
+        Rc::new(Self {
+            account,
+            thread,
+            ledgers,
+            taken: Cell::new(0),
+            waits: RefCell::default(),
+        })
+    }
+
+    /// Whether a task waits for room, in whatever thread.
+    #[inline]
+    pub fn is_short(&self) -> bool {
+        self.account.is_short()
+    }
+
+    /// For how many bytes tasks that waited have got on, in whatever thread, less what was taken from others
+    /// for them: while this goes up the line moves by itself.
+    pub fn moved(&self) -> u64 {
+        let served = self.account.served.load(SeqCst);
+        served.saturating_sub(self.account.reclaimed.load(SeqCst))
+    }
+
+    /// So many bytes are taken from others, for those that wait.
+    pub fn reclaim(&self, bytes: u64) {
+        self.account.reclaimed.fetch_add(bytes, SeqCst);
+    }
+
+    /// Bytes for which tasks wait, in whatever thread.
+    pub fn awaited(&self) -> u64 {
+        if self.is_short() {
+            self.account.awaited()
+        } else {
+            0
+        }
+    }
+
+    /// Whether one function's waiting calls may hold so many bytes, which is half of all. The sum is only
+    /// asked for where so much is taken at all.
+    pub fn may_wait(&self, bytes: impl FnOnce() -> u64) -> bool {
+        let half = self.account.bytes_max / 2;
+        self.account.taken() <= half || bytes() <= half
+    }
+
+    #[inline]
+    fn used(&self) -> u64 {
+        self.ledgers[usize::from(self.thread)].inflight_bytes.get()
+    }
+
+    #[inline]
+    fn set_used(&self, bytes: u64) {
+        let gauge = &self.ledgers[usize::from(self.thread)].inflight_bytes;
+        gauge.set(bytes);
+    }
+
+    /// Charges so many bytes, where there is room.
+    #[inline]
+    pub fn charge(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
+        self.take(bytes).then(|| Charge {
+            account: self.clone(),
+            bytes,
+            is_over: false,
+        })
+    }
+
+    /// The same for an answer, which stands back behind those that wait, and leaves room for requests.
+    #[inline]
+    pub fn charge_answer(self: &Rc<Self>, bytes: u64) -> Option<Charge> {
+        if self.is_short() {
+            return None;
+        }
+        let used = self.used() + bytes;
+        let missing = used.saturating_sub(self.taken.get());
+        if missing > 0 && !self.fetch(missing, self.account.line_max()) {
+            return None;
+        }
+        self.set_used(used);
+        Some(Charge {
+            account: self.clone(),
+            bytes,
+            is_over: false,
+        })
+    }
+
+    /// A charge of nothing, which may grow.
+    pub fn nothing(self: &Rc<Self>) -> Charge {
+        Charge {
+            account: self.clone(),
+            bytes: 0,
+            is_over: false,
+        }
+    }
+
+    #[inline]
+    fn take(&self, bytes: u64) -> bool {
+        let used = self.used() + bytes;
+        if used > self.taken.get() && !self.fetch(used - self.taken.get(), self.account.bytes_max) {
+            return false;
+        }
+        self.set_used(used);
+        true
+    }
+
+    #[cold]
+    fn fetch(&self, missing: u64, max: u64) -> bool {
+        let whole = missing.next_multiple_of(self.account.piece);
+        // Where memory is short a thread takes no more than it needs.
+        let taken = if !self.is_short() && self.account.take(whole, max) {
+            whole
+        } else if self.account.take(missing, max) {
+            missing
+        } else {
+            return false;
+        };
+        self.taken.set(self.taken.get() + taken);
+        true
+    }
+
+    #[inline]
+    fn give(&self, bytes: u64) {
+        let used = self.used() - bytes;
+        self.set_used(used);
+        let spare = self.taken.get() - used;
+        let piece = self.account.piece;
+        if spare > 2 * piece || self.is_short() {
+            self.give_back(spare, if self.is_short() { 0 } else { piece });
+        }
+    }
+
+    #[cold]
+    fn give_back(&self, spare: u64, kept: u64) {
+        let back = spare.saturating_sub(kept);
+        self.taken.set(self.taken.get() - back);
+        self.account.give(back);
+    }
+
+    /// Gives back what the thread has taken and does not use.
+    pub fn give_back_spare(&self) {
+        self.give_back(self.taken.get() - self.used(), 0);
+    }
+
+    /// Takes in a charge of another thread.
+    pub fn adopt(self: &Rc<Self>, loose: Loose) -> Charge {
+        let mut loose = loose;
+        let (bytes, is_over) = (std::mem::take(&mut loose.bytes), loose.is_over);
+        loose.is_over = false;
+        self.hold(bytes, is_over)
+    }
+
+    fn hold(self: &Rc<Self>, bytes: u64, is_over: bool) -> Charge {
+        self.taken.set(self.taken.get() + bytes);
+        self.set_used(self.used() + bytes);
+        Charge {
+            account: self.clone(),
+            bytes,
+            is_over,
+        }
+    }
+
+    /// Waits for room for so many bytes, in the order of such waits in the whole process.
+    pub fn wait(self: &Rc<Self>, bytes: u64) -> Wait {
+        Wait {
+            account: self.clone(),
+            bytes,
+            place: None,
+        }
+    }
+
+    /// Whether the thread has to look before it sleeps: a task's turn has come, or others wait for what this
+    /// thread does not use.
+    pub fn is_wanted(&self) -> bool {
+        let has_turn = |(place, _): &(Arc<Place>, Waker)| place.state.load(SeqCst) != WAITS;
+        self.waits.borrow().iter().any(has_turn)
+            || (self.taken.get() > self.used() && self.is_short())
+    }
+
+    /// Wakes the tasks whose turn has come. The thread calls it when its bell has rung.
+    pub fn wake(&self) {
+        let waits = &mut *self.waits.borrow_mut();
+        waits.retain(|(place, waker)| {
+            let waits = place.state.load(SeqCst) == WAITS;
+            if !waits {
+                waker.wake_by_ref();
+            }
+            waits
+        });
+    }
+}
+
+/// Bytes that are held for a call or a client. Dropping it gives them back.
+pub struct Charge {
+    account: Rc<ThreadAccount>,
+    bytes: u64,
+    is_over: bool,
+}
+
+impl Charge {
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Charges more, where there is room.
+    #[inline]
+    pub fn grow(&mut self, bytes: u64) -> bool {
+        let fits = self.account.take(bytes);
+        if fits {
+            self.bytes += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what is over so many bytes.
+    #[inline]
+    pub fn cut_to(&mut self, bytes: u64) {
+        if bytes < self.bytes {
+            self.account.give(self.bytes - bytes);
+            self.bytes = bytes;
+        }
+    }
+
+    /// On its way to another thread.
+    pub fn into_loose(mut self) -> Loose {
+        let bytes = std::mem::take(&mut self.bytes);
+        let is_over = std::mem::take(&mut self.is_over);
+        let own = &self.account;
+        own.set_used(own.used() - bytes);
+        own.taken.set(own.taken.get() - bytes);
+        Loose {
+            account: own.account.clone(),
+            bytes,
+            is_over,
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.give(self.bytes);
+        if self.is_over {
+            self.account.account.end_over();
+        }
+    }
+}
+
+/// A charge between two threads.
+pub struct Loose {
+    account: Arc<Account>,
+    bytes: u64,
+    is_over: bool,
+}
+
+impl std::fmt::Debug for Loose {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Loose({})", self.bytes)
+    }
+}
+
+impl Drop for Loose {
+    fn drop(&mut self) {
+        self.account.give(self.bytes);
+        if self.is_over {
+            self.account.end_over();
+        }
+    }
+}
+
+/// A wait for room, which may be given up.
+pub struct Wait {
+    account: Rc<ThreadAccount>,
+    bytes: u64,
+    /// Once it stands in the line.
+    place: Option<Arc<Place>>,
+}
+
+impl Wait {
+    /// The charge, once there is room; else the task is woken when there is.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<Charge> {
+        let own = &self.account;
+        let place = match &self.place {
+            Some(place) => place,
+            None => {
+                if let Some(charge) = own.charge_answer(self.bytes) {
+                    return Poll::Ready(charge);
+                }
+                own.give_back_spare();
+                let place = self.place.insert(Arc::new(Place {
+                    bytes: self.bytes,
+                    thread: own.thread,
+                    state: AtomicU8::new(WAITS),
+                }));
+                own.account.join(place);
+                place
+            }
+        };
+        let state = place.state.load(SeqCst);
+        if state == WAITS {
+            let waits = &mut *own.waits.borrow_mut();
+            match waits.iter_mut().find(|(one, _)| Arc::ptr_eq(one, place)) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => waits.push((place.clone(), cx.waker().clone())),
+            }
+            return Poll::Pending;
+        }
+        self.place = None;
+        Poll::Ready(own.hold(self.bytes, state == IS_OVER))
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else {
+            return;
+        };
+        let own = &self.account;
+        own.waits
+            .borrow_mut()
+            .retain(|(one, _)| !Arc::ptr_eq(one, &place));
+        let state = own.account.leave(&place);
+        if state != WAITS {
+            // Its turn had come, and it did not know.
+            drop(own.hold(self.bytes, state == IS_OVER));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The `Date` of answers (RFC 9110 §5.6.7). A thread writes it anew once a second, by the wall clock as it is
+//! then: one that was set is followed within a second, and no answer formats a time or reads that clock.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const EXAMPLE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+
+/// A whole header line, as long as any.
+pub(crate) type DateLine = [u8; EXAMPLE.len()];
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The line of one thread.
+pub(crate) struct Dates {
+    line: Cell<DateLine>,
+    /// Until when it is right, by the process's clock, which no one sets.
+    until_ns: Cell<u64>,
+}
+
+impl Default for Dates {
+    fn default() -> Self {
+        Self {
+            line: Cell::new([0; EXAMPLE.len()]),
+            until_ns: Cell::new(0),
+        }
+    }
+}
+
+impl Dates {
+    /// The line for an answer of this moment.
+    #[inline]
+    pub(crate) fn line(&self, now_ns: u64) -> DateLine {
+        if now_ns >= self.until_ns.get() {
+            self.renew(now_ns, SystemTime::now());
+        }
+        self.line.get()
+    }
+
+    #[cold]
+    fn renew(&self, now_ns: u64, wall: SystemTime) {
+        let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.line.set(line_of(wall.as_secs()));
+        let left_ns = SECOND_NS - u64::from(wall.subsec_nanos());
+        self.until_ns.set(now_ns + left_ns);
+    }
+}
+
+fn line_of(epoch_s: u64) -> DateLine {
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let wall_ns = i128::from(epoch_s) * i128::from(SECOND_NS);
+    let wall = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let time = jiff::tz::Offset::UTC.to_datetime(wall);
+    let day = DAYS[time.weekday().to_monday_zero_offset() as usize];
+    let month = MONTHS[time.month() as usize - 1];
+    let (date, year) = (time.day(), time.year());
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    let mut line = [0; EXAMPLE.len()];
+    write!(
+        &mut line[..],
+        "Date: {day}, {date:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT\r\n"
+    )
+    .expect("every date is as long as the example");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_date_is_written_as_http_wants_it() {
+        for (epoch_s, line) in [
+            (784_111_777, EXAMPLE),
+            (0, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
+            (951_782_400, b"Date: Tue, 29 Feb 2000 00:00:00 GMT\r\n"),
+            (4_133_980_799, b"Date: Fri, 31 Dec 2100 23:59:59 GMT\r\n"),
+            // Beyond the last year that has four digits.
+            (u64::MAX, b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"),
+        ] {
+            let written = line_of(epoch_s);
+            assert_eq!(written, line, "{:?}", str::from_utf8(&written));
+        }
+    }
+
+    #[test]
+    fn a_line_holds_to_the_end_of_its_second() {
+        let dates = Dates::default();
+        let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
+        dates.renew(5 * SECOND_NS, at(9_250));
+        assert_eq!(dates.line.get(), line_of(9));
+        assert_eq!(dates.until_ns.get(), 5 * SECOND_NS + 750_000_000);
+        assert_eq!(dates.line(5 * SECOND_NS + 749_999_999), line_of(9));
+        // The clock was set back meanwhile: the next look follows it.
+        dates.renew(6 * SECOND_NS, at(3_000));
+        assert_eq!(dates.line.get(), line_of(3));
+        assert_eq!(dates.until_ns.get(), 7 * SECOND_NS);
+        // Before 1970 nothing is said of it but that.
+        dates.renew(7 * SECOND_NS, UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(dates.line.get(), line_of(0));
+    }
+}

@@ -1,0 +1,70 @@
+//! When a warm pod is ready, and well: at the path that its function names, by 2xx, or by a server that knows
+//! no such path.
+
+use nanofaas_core::event::Order;
+use nanofaas_core::message::Reply;
+use serde_json::json;
+
+use crate::bench::{Bench, pass, scenario, warm};
+
+#[test]
+fn a_pod_is_asked_at_the_path_that_its_function_names() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let mut spec = warm("f");
+        spec["healthPath"] = json!("/up?deep=1");
+        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+            panic!("it is not taken");
+        };
+        // Elsewhere the pod answers with a status that is not ready.
+        server
+            .kubelet()
+            .health_path
+            .replace("/up?deep=1".to_owned());
+        let (place, _) = bench.running(&function).await;
+        bench.rings.order(Order::Probe { pod: place });
+        bench.up(place).await;
+        let kept = server.get("functions", "f").expect("an object");
+        assert_eq!(kept["spec"]["healthPath"], "/up?deep=1");
+    });
+}
+
+#[test]
+fn a_server_without_a_health_path_is_ready_until_it_has_shown_one() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        for status in [404, 405] {
+            server.kubelet().health.set(status);
+            let function = bench.warm(&format!("f{status}")).await;
+            let (place, name) = bench.running(&function).await;
+            bench.rings.order(Order::Probe { pod: place });
+            bench.up(place).await;
+            server.set_health(&name, 204);
+            bench.rings.order(Order::Probe { pod: place });
+            bench.up(place).await;
+            server.set_health(&name, status);
+            bench.rings.order(Order::Probe { pod: place });
+            bench.down(place).await;
+            bench.gone(place).await;
+        }
+    });
+}
+
+#[test]
+fn every_other_status_is_not_ready_and_is_named_where_the_start_fails() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        server.kubelet().health.set(503);
+        let place = bench.start(&function);
+        let failure = bench.failure(place).await;
+        let message = &*failure.message;
+        assert!(
+            !failure.permanent && message.contains("its last answer was 503"),
+            "{message}"
+        );
+        assert!(message.contains("GET /health on port 8080"), "{message}");
+        pass(1.0).await;
+        assert!(bench.is_quiet());
+    });
+}

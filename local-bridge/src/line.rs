@@ -1,0 +1,83 @@
+//! A line that a function wrote, read: one of a runtime's is an object with a message, and says its own level
+//! and more. It logs nothing; `output` does.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value};
+use tracing::Level;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Line<'a> {
+    pub(crate) level: Level,
+    pub(crate) message: Cow<'a, str>,
+    /// What else the object has, as JSON; empty where the line is none.
+    pub(crate) members: String,
+}
+
+impl<'a> Line<'a> {
+    pub(crate) fn read(text: &'a str) -> Self {
+        Self::read_object(text).unwrap_or_else(|| Self {
+            level: Level::INFO,
+            message: text.into(),
+            members: String::new(),
+        })
+    }
+
+    fn read_object(text: &str) -> Option<Self> {
+        if !text.starts_with('{') {
+            return None;
+        }
+        let mut members: Map<String, Value> = serde_json::from_str(text).ok()?;
+        let Value::String(message) = members.remove("message")? else {
+            return None;
+        };
+        let level = members.get("level").and_then(Value::as_str);
+        let level = level.and_then(level_of);
+        if level.is_some() {
+            members.remove("level");
+        }
+        Some(Self {
+            level: level.unwrap_or(Level::INFO),
+            message: message.into(),
+            members: Value::Object(members).to_string(),
+        })
+    }
+}
+
+/// By the words of our runtimes, of Python's `logging` and of most other libraries.
+fn level_of(word: &str) -> Option<Level> {
+    Some(match word.to_ascii_lowercase().as_str() {
+        "critical" | "fatal" | "error" => Level::ERROR,
+        "warn" | "warning" => Level::WARN,
+        "info" => Level::INFO,
+        "debug" | "trace" => Level::DEBUG,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_with_a_message_says_its_level_and_more() {
+        let text = r#"{"time":"t","level":"warning","message":"m","executionId":"e","attempt":2}"#;
+        let line = Line::read(text);
+        assert_eq!((line.level, &*line.message), (Level::WARN, "m"));
+        let members: Value = serde_json::from_str(&line.members).expect("JSON");
+        let expected = serde_json::json!({"time": "t", "executionId": "e", "attempt": 2});
+        assert_eq!(members, expected);
+        let line = Line::read(r#"{"level":"loud","message":"m"}"#);
+        assert_eq!(line.level, Level::INFO);
+        assert_eq!(line.members, r#"{"level":"loud"}"#);
+    }
+
+    #[test]
+    fn any_other_line_is_its_own_message() {
+        for text in ["plain", "{cut", r#"{"message":1}"#, "[1]", r#"{"a":1}"#, ""] {
+            let line = Line::read(text);
+            assert_eq!((line.level, &*line.message), (Level::INFO, text));
+            assert_eq!(line.members, "");
+        }
+    }
+}

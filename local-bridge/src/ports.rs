@@ -1,0 +1,158 @@
+//! Ports on loopback for pods that are HTTP servers of their own. It listens nowhere: a port is looked for
+//! that is free, and kept from this plane's other pods until its pod is gone.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+use tokio::net::TcpSocket;
+
+use crate::program::random;
+
+/// Ports for pods, but for those that the kernel hands out by itself.
+const PORTS: RangeInclusive<u16> = 20_000..=65_535;
+
+/// The ports that pods of this plane have.
+pub(crate) struct Ports {
+    /// What the kernel gives to connections and to listeners that name no port: one of these might be gone
+    /// before its pod takes it.
+    ephemeral: RangeInclusive<u16>,
+    taken: RefCell<HashSet<u16>>,
+}
+
+/// A pod's port, until it is dropped.
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    ports: Rc<Ports>,
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.ports.taken.borrow_mut().remove(&self.number);
+    }
+}
+
+impl Ports {
+    pub(crate) fn new() -> Rc<Self> {
+        let range =
+            fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        Rc::new(Self::outside(ephemeral(&range)))
+    }
+
+    fn outside(ephemeral: RangeInclusive<u16>) -> Self {
+        Self {
+            ephemeral,
+            taken: RefCell::default(),
+        }
+    }
+
+    /// A port that is free now. It begins at a random one, so that two planes seldom look at the same.
+    pub(crate) fn take(self: &Rc<Self>) -> io::Result<Port> {
+        let count = self.candidates().count();
+        let first = usize::from_ne_bytes(random()) % count;
+        for number in self.candidates().cycle().skip(first).take(count) {
+            let is_taken = self.taken.borrow().contains(&number);
+            if !is_taken && is_free(number)? {
+                self.taken.borrow_mut().insert(number);
+                let ports = self.clone();
+                return Ok(Port { number, ports });
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Those that the kernel does not hand out; where it may hand out all of them there is no other choice.
+    fn candidates(&self) -> impl Iterator<Item = u16> + Clone {
+        let ephemeral = self.ephemeral.clone();
+        let has_all = ephemeral.contains(PORTS.start()) && ephemeral.contains(PORTS.end());
+        PORTS.filter(move |port| has_all || !ephemeral.contains(port))
+    }
+}
+
+/// Whether a server could bind the port at any address.
+fn is_free(port: u16) -> io::Result<bool> {
+    let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
+    // A machine without IPv6 has nothing there.
+    let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
+    // One after the other: at both together an IPv6 socket conflicts with our own.
+    for (socket, address) in std::iter::once(v4).chain(v6) {
+        if let Err(error) = socket.bind(SocketAddr::new(address, port))
+            && error.kind() == io::ErrorKind::AddrInUse
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The kernel's setting, or its default where it cannot be read.
+fn ephemeral(setting: &str) -> RangeInclusive<u16> {
+    let mut bounds = setting.split_ascii_whitespace().map(str::parse);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => 32_768..=60_999,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_port_is_free_and_no_other_pods_and_not_the_kernels_to_give() {
+        let ports = Ports::new();
+        let taken: Vec<Port> = (0..200).map(|_| ports.take().expect("free")).collect();
+        let numbers: HashSet<u16> = taken.iter().map(|port| port.number).collect();
+        assert_eq!(numbers.len(), taken.len());
+        for port in &taken {
+            assert!(!ports.ephemeral.contains(&port.number));
+            TcpListener::bind(("127.0.0.1", port.number)).expect("free");
+        }
+        drop(taken);
+        assert!(ports.taken.borrow().is_empty());
+    }
+
+    #[test]
+    fn two_planes_seldom_take_the_same_ports() {
+        let planes = [Ports::new(), Ports::new()];
+        let [one, other] = planes.each_ref().map(|ports| {
+            let taken: Vec<Port> = (0..50).map(|_| ports.take().expect("free")).collect();
+            taken
+                .iter()
+                .map(|port| port.number)
+                .collect::<HashSet<u16>>()
+        });
+        // By chance there is one in seven such pairs.
+        let same = one.intersection(&other).count();
+        assert!(same < 10, "{same} of 50");
+    }
+
+    #[test]
+    fn a_port_that_a_server_has_is_not_free() {
+        let port = Ports::new().take().expect("free").number;
+        for address in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
+            let Ok(server) = TcpListener::bind((address, port)) else {
+                assert!(address.contains(':'), "a machine without IPv6");
+                continue;
+            };
+            assert!(!is_free(port).expect("asked"), "{address}");
+            drop(server);
+        }
+        assert!(is_free(port).expect("asked"));
+    }
+
+    #[test]
+    fn where_the_kernel_may_give_all_ports_one_of_them_is_taken() {
+        let may_be = |ports: &Ports, number| ports.candidates().any(|port| port == number);
+        let all = Ports::outside(1024..=65_535);
+        assert!(may_be(&all, 20_000) && may_be(&all, 40_000));
+        let some = Ports::outside(ephemeral("32768\t60999\n"));
+        assert!(may_be(&some, 20_000) && !may_be(&some, 40_000) && may_be(&some, 61_000));
+        assert_eq!(ephemeral(""), 32_768..=60_999);
+    }
+}

@@ -1,0 +1,210 @@
+//! Warm pods that are servers on a port: found by their answer, and never taken for another's server.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use nanofaas_core::event::{Event, Order};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::Test;
+use crate::bench::{Bench, lives, until, with, with_config};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_server_on_its_port_is_a_pod", serves),
+    ("a_server_at_the_other_loopback_address_is_a_pod", serves_v6),
+    ("a_server_that_is_an_orphan_of_its_pod_is_the_pods", orphan),
+    ("a_server_of_another_process_is_not_the_pod", stranger),
+    ("a_port_is_another_one_for_each_pod", ports),
+    ("what_a_pod_that_ended_has_hidden_is_ended", hidden),
+];
+
+/// A server at `PORT` of the address that is `sys.argv[1]`; `sick` makes it unwell.
+const SERVER: &str = r#"
+import http.server, os, socket, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if os.path.exists("sick") else 200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+server = Server((sys.argv[1], int(os.environ["PORT"])), Answer)
+with open("pid", "w") as file:
+    file.write(f"{os.getpid()}\n")
+server.serve_forever()
+"#;
+
+/// Forks twice and leaves its session; what follows runs in the last one.
+const ORPHAN: &str = r#"
+import os, time
+if os.fork() != 0:
+    os.wait()
+    time.sleep(1000)
+os.setsid()
+if os.fork() != 0:
+    os._exit(0)
+"#;
+
+async fn up_at(bench: &mut Bench, program: &str, address: &str) -> SocketAddr {
+    bench.scratch.program("server.py", program);
+    let command = format!(r#"["python3","server.py","{address}"]"#);
+    let function = bench.warm(&command, r#","timeoutMs":1"#).await;
+    let pod = bench.pod(&function);
+    bench.up(pod).await;
+    let at = bench.tcp_address(pod);
+    // It is asked at its port from then on.
+    bench.order(Order::Probe { pod });
+    bench.up(pod).await;
+    std::fs::write(bench.scratch.at("sick"), "").expect("written");
+    bench.order(Order::Probe { pod });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(bench.scheduler.events.pop().is_none(), "it has 5 s");
+    std::fs::remove_file(bench.scratch.at("sick")).expect("there");
+    bench.up(pod).await;
+    bench.order(Order::Stop { pod });
+    bench.down(pod).await;
+    bench.gone(pod);
+    at
+}
+
+fn serves() {
+    with(|mut bench| async move {
+        for address in ["127.0.0.1", "0.0.0.0"] {
+            let at = up_at(&mut bench, SERVER, address).await;
+            assert_eq!(at.ip().to_string(), "127.0.0.1");
+        }
+        bench
+    });
+}
+
+fn serves_v6() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return println!("there is no IPv6 on this machine");
+    }
+    with(|mut bench| async move {
+        let at = up_at(&mut bench, SERVER, "::1").await;
+        assert_eq!(at.ip().to_string(), "::1");
+        bench
+    });
+}
+
+fn orphan() {
+    with(|mut bench| async move {
+        up_at(&mut bench, &[ORPHAN, SERVER].concat(), "127.0.0.1").await;
+        let pid = bench.scratch.pid("pid").await;
+        until("it is ended with its pod", || !lives(pid)).await;
+        bench
+    });
+}
+
+/// Answers everything that comes.
+fn serve_all(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+}
+
+fn stranger() {
+    let short = Duration::from_secs(2);
+    with_config(
+        |config| config.start_timeout = short,
+        |mut bench| async move {
+            let script = "#!/bin/sh\necho \"$PORT\" >port\nexec sleep 1000\n";
+            bench.scratch.program("pod", script);
+            let function = bench.warm(r#"["./pod"]"#, "").await;
+            let pod = bench.pod(&function);
+            let port: u16 = bench.scratch.line("port").await.parse().expect("a port");
+            serve_all(TcpListener::bind(("127.0.0.1", port)).expect("it is free"));
+            let Event::StartFailed {
+                pod: failed,
+                failure,
+            } = bench.event().await
+            else {
+                panic!("a stranger's server was taken for the pod");
+            };
+            assert_eq!(failed, pod);
+            let expected =
+                format!("a process listens at 127.0.0.1:{port} that is none of the pod's");
+            assert!(failure.message.contains(&expected), "{failure:?}");
+            bench
+        },
+    );
+}
+
+fn ports() {
+    with(|mut bench| async move {
+        let script = "#!/bin/sh\necho \"$PORT\" >>ports\nexec sleep 1000\n";
+        bench.scratch.program("pod", script);
+        let function = bench.warm(r#"["./pod"]"#, "").await;
+        let pods: Vec<_> = (0..8).map(|_| bench.pod(&function)).collect();
+        let read = |bench: &Bench| {
+            let text = std::fs::read_to_string(bench.scratch.at("ports")).unwrap_or_default();
+            let mut ports: Vec<u16> = text.lines().filter_map(|port| port.parse().ok()).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
+        until("each has its own", || read(&bench).len() == 8).await;
+        for pod in pods {
+            bench.order(Order::Stop { pod });
+            bench.down(pod).await;
+        }
+        bench
+    });
+}
+
+/// Out of its group and session, of another name and without any variable.
+const HIDES: &str = r#"
+import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    with open("hidden", "w") as file:
+        file.write(f"{os.getpid()}\n")
+    os.execve("/bin/sleep", ["nobody", "1000"], {})
+os.wait()
+"#;
+
+fn hidden() {
+    with(|mut bench| async move {
+        bench
+            .scratch
+            .program("server.py", &[HIDES, SERVER].concat());
+        let command = r#"["python3","server.py","127.0.0.1"]"#;
+        let function = bench.warm(command, "").await;
+        // Of two pods only what belongs to the one that ended is ended.
+        let mut pods = Vec::new();
+        for _ in 0..2 {
+            let pod = bench.pod(&function);
+            bench.up(pod).await;
+            bench.tcp_address(pod);
+            let (pid, hidden) = (
+                bench.scratch.pid("pid").await,
+                bench.scratch.pid("hidden").await,
+            );
+            for name in ["pid", "hidden"] {
+                std::fs::remove_file(bench.scratch.at(name)).expect("there");
+            }
+            pods.push((pod, pid, hidden));
+        }
+        let (pod, pid, ended) = pods.remove(0);
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
+        bench.down(pod).await;
+        bench.gone(pod);
+        until("it is gone", || !lives(ended)).await;
+        let (pod, _, other) = pods.remove(0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(lives(other), "its pod lives");
+        bench.order(Order::Stop { pod });
+        bench.down(pod).await;
+        until("it is gone", || !lives(other)).await;
+        bench
+    });
+}

@@ -1,0 +1,140 @@
+//! Variables that look like settings and are none: one that is misspelt would else be dropped in silence.
+//! It reads no variable's value. `serve` says at the start what it finds.
+
+use std::collections::BTreeSet;
+
+use clap::Command;
+
+/// What all settings begin with.
+const PREFIX: &str = "NANOFAAS_";
+/// Read by no flag: a test's (`core/src/sync.rs`).
+const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
+/// A name with so many letters wrong is another one.
+const DISTANCE_MAX: usize = 3;
+/// A name is shown up to here.
+const NAME_LEN_MAX: usize = 100;
+
+/// A line for each variable that is no setting of any command; `is_in_cluster` where kubelets set variables for
+/// every Service, which may have this name.
+pub(crate) fn unknown_variables(
+    command: &Command,
+    names: impl Iterator<Item = String>,
+    is_in_cluster: bool,
+) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    collect(command, &mut known);
+    if cfg!(feature = "planted-bugs") {
+        known.insert(PLANTED_BUG.to_owned());
+    }
+    let mut names: Vec<String> = names
+        .filter(|name| name.starts_with(PREFIX) && !known.contains(name))
+        .filter(|name| !(is_in_cluster && is_of_a_service(name)))
+        .collect();
+    names.sort_unstable();
+    names.iter().map(|name| line(name, &known)).collect()
+}
+
+fn collect(command: &Command, known: &mut BTreeSet<String>) {
+    let variables = command.get_arguments().filter_map(clap::Arg::get_env);
+    known.extend(variables.map(|name| name.to_string_lossy().into_owned()));
+    for inner in command.get_subcommands() {
+        collect(inner, known);
+    }
+}
+
+fn line(name: &str, known: &BTreeSet<String>) -> String {
+    let nearest = known
+        .iter()
+        .map(|other| (distance(name, other), other))
+        .filter(|(distance, _)| *distance <= DISTANCE_MAX)
+        .min();
+    let shown: String = name.chars().take(NAME_LEN_MAX).collect();
+    match nearest {
+        Some((_, other)) => format!("{shown} is no setting, and is ignored: is {other} meant?"),
+        None => format!("{shown} is no setting, and is ignored: `nanofaas serve --help` lists all"),
+    }
+}
+
+/// `NANOFAAS_PORT`, `NANOFAAS_X_SERVICE_HOST`, `NANOFAAS_PORT_8080_TCP_ADDR` and the like.
+fn is_of_a_service(name: &str) -> bool {
+    let ends = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT"];
+    let in_port = ["_TCP", "_UDP", "_SCTP", "_PROTO", "_ADDR", "_PORT"];
+    ends.iter().any(|end| name.ends_with(end))
+        || name.contains("_SERVICE_PORT_")
+        || (name.contains("_PORT_") && in_port.iter().any(|end| name.ends_with(end)))
+}
+
+/// Levenshtein's: letters to insert, leave out or replace.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().take(2 * NAME_LEN_MAX).collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, c) in one.chars().take(2 * NAME_LEN_MAX).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (place, o) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(c != *o);
+            diagonal = row[place + 1];
+            row[place + 1] = replaced.min(row[place] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn unknown(names: &[&str], is_in_cluster: bool) -> Vec<String> {
+        let names = names.iter().map(|name| (*name).to_owned());
+        unknown_variables(&crate::Line::command(), names, is_in_cluster)
+    }
+
+    #[test]
+    fn the_nearest_setting_is_named_where_one_is_near() {
+        let names = [
+            "PATH",
+            "NANOFAAS_LISTN",
+            "NANOFAAS_QUEUE",
+            "NANOFAAS_LISTEN",
+        ];
+        let expected = [
+            "NANOFAAS_LISTN is no setting, and is ignored: is NANOFAAS_LISTEN meant?",
+            "NANOFAAS_QUEUE is no setting, and is ignored: `nanofaas serve --help` lists all",
+        ];
+        assert_eq!(unknown(&names, false), expected);
+        let settings = [
+            "NANOFAAS_SERVER",
+            "NANOFAAS_IO_THREADS",
+            "NANOFAAS_LOG_LEVEL",
+        ];
+        assert_eq!(unknown(&settings, false), [""; 0]);
+        let long = format!("NANOFAAS_{}", "x".repeat(100_000));
+        assert!(unknown(&[&long], false)[0].len() < 200);
+    }
+
+    #[test]
+    fn what_kubelets_set_for_a_service_is_no_setting_of_anybody() {
+        let links = [
+            "NANOFAAS_PORT",
+            "NANOFAAS_SERVICE_HOST",
+            "NANOFAAS_MANAGEMENT_SERVICE_PORT_MANAGEMENT",
+            "NANOFAAS_PORT_8080_TCP",
+            "NANOFAAS_PORT_8080_TCP_ADDR",
+        ];
+        assert_eq!(unknown(&links, true), [""; 0]);
+        assert_eq!(unknown(&links, false).len(), links.len());
+    }
+
+    #[test]
+    fn distances() {
+        for (one, other, expected) in [
+            ("a", "a", 0),
+            ("abc", "ac", 1),
+            ("", "abc", 3),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(distance(one, other), expected);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A plane with few descriptors: who makes room for whom, and what is never closed for it.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::functions::{pool, with};
+use crate::plane::Plane;
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+/// With so few that a hundred clients are too many.
+fn plane() -> Plane {
+    Plane::start_in_shell(
+        "ulimit -n 96; exec \"$@\"",
+        &["--rate-max-per-second", "off"],
+    )
+}
+
+#[test]
+fn idle_clients_make_room_for_new_ones() {
+    let plane = plane();
+    let pod = Pod::echo();
+    plane.register(&with(pool("room", &pod), &json!({"maxRetries": 0})));
+    let silent: Vec<_> = (0..150)
+        .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
+        .collect();
+    // Those before it have a second each to say something.
+    assert_eq!(
+        plane.invoke("room", &json!(1)).expect(200).json()["output"],
+        1
+    );
+    Request::get("/healthz").send(plane.management).expect(200);
+    drop(silent);
+    // Those that were served are idle as well, and go at once.
+    let served: Vec<_> = (0..150)
+        .map(|at| {
+            let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);
+            assert_eq!(wire.answer().expect(200).json()["output"], at);
+            wire
+        })
+        .collect();
+    drop(served);
+}
+
+#[test]
+fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
+    let plane = plane();
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&with(
+        pool("held", &pod),
+        &json!({"maxRetries": 0, "concurrency": 4, "queueSize": 100}),
+    ));
+    let mut calls: Vec<_> = (0..8)
+        .map(|_| Request::invoke("held", &json!(1)).begin(plane.listen))
+        .collect();
+    let whole = Request::invoke("held", &json!(2)).bytes();
+    let mut head = Wire::connect(plane.listen);
+    head.send(&whole[..20]);
+    plane.wait_for("held", 4, 4);
+    let silent: Vec<_> = (0..120)
+        .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
+        .collect();
+    std::thread::sleep(Duration::from_secs(3));
+    head.send(&whole[20..]);
+    plane.wait_for("held", 5, 4);
+    gate.open();
+    for call in &mut calls {
+        call.answer().expect(200);
+    }
+    head.answer().expect(200);
+    drop(silent);
+}
+
+#[test]
+fn calls_wait_for_a_descriptor_and_the_pod_keeps_its_name() {
+    let plane = plane();
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    // More connections to the pod than there are descriptors.
+    plane.register(&with(
+        pool("wide", &pod),
+        &json!({"maxRetries": 0, "concurrency": 200, "queueSize": 1000}),
+    ));
+    let mut calls: Vec<_> = (0..40)
+        .map(|_| Request::invoke("wide", &json!(1)).begin(plane.listen))
+        .collect();
+    eventually("some have begun", || pod.calls().len() > 10);
+    gate.open();
+    for call in &mut calls {
+        call.answer().expect(200);
+    }
+    let lost = plane
+        .log
+        .lines()
+        .into_iter()
+        .find(|line| line.contains("POD_"));
+    assert_eq!(lost, None);
+}

@@ -1,0 +1,154 @@
+//! A plane that has nothing to do: nothing wakes it, and it holds no memory that others could use.
+
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::functions::{Folder, local, pool, with};
+use crate::plane::Plane;
+use crate::pod::Pod;
+use crate::wire::{Request, eventually};
+
+/// What each thread of the process has done: how often it went to sleep, and the hundredths of a second that
+/// it computed. One that never sleeps shows in the second alone.
+fn done(pid: Pid) -> Vec<(String, u64, u64)> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+    let status = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path.join("status")).expect("a thread's status");
+        let field = |name| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name));
+            found.expect("a field").trim().to_owned()
+        };
+        let sleeps = field("voluntary_ctxt_switches:").parse().expect("a number");
+        let stat = std::fs::read_to_string(path.join("stat")).expect("a thread's times");
+        let (_, times) = stat.rsplit_once(") ").expect("a name before them");
+        let times = times.split(' ').skip(11).take(2);
+        let ticks = times.map(|field| field.parse::<u64>().expect("a number"));
+        (field("Name:"), sleeps, ticks.sum())
+    };
+    let mut all: Vec<_> = threads
+        .map(|thread| status(thread.expect("a thread").path()))
+        .collect();
+    all.sort();
+    all
+}
+
+/// Waits until no thread does anything any more.
+#[track_caller]
+fn until_still(plane: &Plane) {
+    const STILL: Duration = Duration::from_secs(3);
+    let until = Instant::now() + Duration::from_secs(90);
+    loop {
+        let before = done(plane.pid);
+        std::thread::sleep(STILL);
+        let after = done(plane.pid);
+        if before == after {
+            return;
+        }
+        assert!(Instant::now() < until, "{before:?}\n{after:?}");
+    }
+}
+
+/// Connections to pods rest for half a minute, and executions are kept for longer than this waits.
+#[test]
+fn nothing_wakes_a_plane_that_has_nothing_to_do() {
+    let plane = Plane::start(&[]);
+    let pod = Pod::echo();
+    plane.register(&pool("idle-pool", &pod));
+    plane.register(&local("idle-local"));
+    for name in ["idle-pool", "idle-local"] {
+        plane.invoke(name, &json!(1)).expect(200);
+        let id = plane.enqueue(name, &json!(2));
+        assert_eq!(plane.ended(&id)["status"], "success");
+        let keyed = Request::invoke(name, &json!(3)).header("Idempotency-Key", "k");
+        plane.send(&keyed).expect(200);
+    }
+    Request::get("/healthz").send(plane.management).expect(200);
+    until_still(&plane);
+    // It is there all the same.
+    plane.invoke("idle-local", &json!(4)).expect(200);
+    Request::get("/healthz").send(plane.management).expect(200);
+}
+
+/// With no deadline left at all: neither a connection nor an execution has one.
+#[test]
+fn nothing_runs_once_all_clients_are_gone() {
+    let plane = Plane::start(&[]);
+    plane.register(&local("idle-gone"));
+    // Enough for each io thread.
+    for at in 0..32 {
+        plane.invoke("idle-gone", &json!(at)).expect(200);
+    }
+    until_still(&plane);
+    plane.invoke("idle-gone", &json!(1)).expect(200);
+}
+
+#[test]
+fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none() {
+    let status = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
+        let line = text.lines().find(|line| line.starts_with("THP_enabled:"));
+        line.map(|line| line.split_whitespace().last().expect("a value").to_owned())
+    };
+    // From Linux 5.0 on.
+    let Some(here) = status("self") else {
+        return eprintln!(
+            "NOT RUN: this kernel does not say whether a process may have huge pages"
+        );
+    };
+    let plane = Plane::start(&[]);
+    let folder = Folder::new();
+    let handler = "def handle(input):\n    lines = open('/proc/self/status').read().split('\\n')\n    \
+         return [l.split()[-1] for l in lines if l.startswith('THP_enabled:')][0]\n";
+    plane.register(&folder.python("thp", "WARM", handler));
+    let there = plane.invoke("thp", &json!(1)).expect(200).json()["output"].clone();
+    assert_eq!(there, json!(here));
+    let own = plane.pid.to_string();
+    assert_eq!(status(&own).as_deref(), Some("0"));
+    let smaps = std::fs::read_to_string(format!("/proc/{own}/smaps_rollup")).expect("its memory");
+    let huge = smaps
+        .lines()
+        .find(|line| line.starts_with("AnonHugePages:"));
+    let kib = huge.and_then(|line| line.split_whitespace().nth(1));
+    assert_eq!(kib, Some("0"), "{smaps}");
+}
+
+/// Resident memory of its own, in KiB.
+fn anonymous_kib(pid: Pid) -> u64 {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let smaps = std::fs::read_to_string(path).expect("its memory");
+    let line = smaps.lines().find(|line| line.starts_with("Anonymous:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.expect("a size").parse().expect("a number")
+}
+
+#[test]
+fn memory_is_given_back_after_a_load() {
+    const CALLERS: usize = 24;
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    plane.register(&with(
+        local("bulk"),
+        &json!({"concurrency": 64, "queueSize": 1000}),
+    ));
+    plane.invoke("bulk", &json!(1)).expect(200);
+    let idle = anonymous_kib(plane.pid);
+    let input = json!("x".repeat(900_000));
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    plane.invoke("bulk", &input).expect(200);
+                }
+            });
+        }
+    });
+    let loaded = anonymous_kib(plane.pid);
+    assert!(
+        loaded > idle + 8 * 1024,
+        "{idle} KiB idle, {loaded} KiB in use"
+    );
+    eventually("it is given back", || {
+        anonymous_kib(plane.pid) < idle + 8 * 1024
+    });
+}

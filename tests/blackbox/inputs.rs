@@ -1,0 +1,88 @@
+//! How a Job gets the body of its call: in its environment, or by fetching it; and what is held of it meanwhile.
+
+use serde_json::json;
+
+use crate::functions::{Folder, with};
+use crate::handlers;
+use crate::plane::{Plane, Shared};
+use crate::wire::{Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+#[test]
+fn a_jobs_body_may_be_large_and_need_not_be_json() {
+    let folder = Folder::new();
+    plane().register(&folder.python("job-large", "JOB", handlers::LENGTH));
+    let answer = plane()
+        .invoke("job-large", &json!("a".repeat(100_000)))
+        .expect(200);
+    assert_eq!(answer.json()["output"], 100_000);
+    let raw = Request::new("POST", "/v1/functions/job-large:invoke");
+    let answer = plane()
+        .send(&raw.body("a/b", &b"\x00\xff raw"[..]))
+        .expect(200);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/octet-stream")
+    );
+    assert_eq!(answer.body, b"\x00\xff raw");
+}
+
+#[test]
+fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
+    let folder = Folder::new();
+    let script = "printf '%s' \"$INVOCATION_PAYLOAD\" > payload; echo \"$TIMEOUT_MS\" > timeout; \
+                  env | grep -c '^INVOCATION_PAYLOAD_URL=' > url";
+    let function = folder.shell("job-payload", "JOB", script);
+    plane().register(&with(function, &json!({"maxRetries": 0})));
+    let envelope = r#"{"input":""}"#.len();
+    for (length, is_inline) in [(120 * 1024, true), (120 * 1024 + 1, false)] {
+        let input = "x".repeat(length - envelope);
+        let body = format!(r#"{{"input":"{input}"}}"#);
+        let request = Request::new("POST", "/v1/functions/job-payload:invoke");
+        let answer = plane().send(&request.body("application/json", body.clone()));
+        answer.expect_failure(502, "error", "POD_LOST");
+        let payload = folder.read("payload").unwrap_or_default();
+        assert_eq!(
+            payload == body,
+            is_inline,
+            "{length}: {} bytes",
+            payload.len()
+        );
+        assert_eq!(
+            folder.read("url").as_deref(),
+            Some(if is_inline { "0\n" } else { "1\n" })
+        );
+        assert!(
+            folder
+                .read("timeout")
+                .is_some_and(|text| text.trim().parse::<u32>().is_ok())
+        );
+    }
+}
+
+/// A Job is handed its body, or fetches it, while its call holds it as well.
+#[test]
+fn a_jobs_body_is_charged_for_each_time_that_it_is_held() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let folder = Folder::new();
+    plane.register(&folder.shell("job-held", "JOB", "echo x > runs; exec sleep 60"));
+    for length in [100_000, 500_000] {
+        let mut wire = Request::invoke("job-held", &json!("x".repeat(length))).begin(plane.listen);
+        eventually("the job runs", || folder.read("runs").is_some());
+        let held = plane.metrics().sum("nanofaas_inflight_bytes", &[]);
+        assert!(
+            held > 2.0 * length as f64,
+            "{held} bytes for two of {length}"
+        );
+        wire.finish();
+        plane.wait_for("job-held", 0, 0);
+        std::fs::remove_file(folder.path().join("runs")).expect("a file");
+    }
+    eventually("nothing is held", || {
+        plane.metrics().sum("nanofaas_inflight_bytes", &[]) == 0.0
+    });
+}

@@ -1,0 +1,615 @@
+//! What is held for clients, by the plane's own account and by what the process takes: answers that are not
+//! read, outputs that many ask for, bodies that wait, buffers of connections that are idle.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+};
+use serde_json::json;
+
+use crate::functions::{local, pool, with};
+use crate::plane::Plane;
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+const MIB: u64 = 1 << 20;
+
+/// A client with little room for what comes.
+fn narrow(to: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(to) = to else {
+        panic!("the plane listens on IPv4");
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
+    setsockopt(&fd, sockopt::RcvBuf, &4096).expect("a socket");
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("a connection");
+    fd.into()
+}
+
+/// One that sends a request and reads nothing.
+fn unread(plane: &Plane, request: &Request) -> Wire {
+    let mut wire = Wire::over(narrow(plane.listen));
+    wire.send(&request.bytes());
+    wire
+}
+
+fn inflight(plane: &Plane) -> u64 {
+    plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
+}
+
+/// Calls of the function `full`, which the pod holds, until hardly more is charged than `up_to`. With several
+/// io threads what one keeps is missing to the others: there a call may be refused before.
+fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
+    let before = pod.calls().len();
+    let mut held = Vec::new();
+    for (size, charge) in [(900_000, 1_000_000), (200_000, 300_000), (2000, 60_000)] {
+        let body = json!("a".repeat(size));
+        while inflight(plane) + charge < up_to {
+            let mut one = Request::invoke("full", &body).begin(plane.listen);
+            let mut is_refused = false;
+            eventually("it is held or refused", || {
+                is_refused = !one.is_quiet_for(Duration::from_millis(10));
+                is_refused || pod.calls().len() > before + held.len()
+            });
+            if is_refused {
+                one.answer().expect_error(429, "TOO_MANY_REQUESTS");
+                break;
+            }
+            held.push(one);
+        }
+    }
+    held
+}
+
+/// All of them are answered at once: a client that has to wait for its turn to read would be ended.
+fn release(held: Vec<Wire>, gate: &Gate) {
+    std::thread::scope(|scope| {
+        for mut one in held {
+            scope.spawn(move || {
+                one.set_patience(crate::wire::PATIENCE);
+                one.answer().expect(200);
+            });
+        }
+        gate.open();
+    });
+}
+
+/// The highest that `now` is while `work` goes on.
+fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut high = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                high = high.max(now());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            high
+        });
+        work();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watch.join().expect("it watches")
+    })
+}
+
+const ANSWER: usize = 2_000_000;
+const SMALL_BUDGET: [&str; 8] = [
+    "--rate-max-per-second",
+    "off",
+    "--max-response",
+    "2MiB",
+    "--inflight-bytes",
+    "16MiB",
+    "--log-level",
+    "info",
+];
+
+#[test]
+fn clients_that_read_nothing_make_room_for_one_that_reads() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
+    plane.register(&with(
+        pool("large", &pod),
+        &json!({"concurrency": 16, "queueSize": 1000}),
+    ));
+    let request = Request::invoke("large", &json!(1));
+    let idle = plane.resident_bytes();
+    let memory = highest(
+        || plane.resident_bytes(),
+        || {
+            let charged = highest(
+                || inflight(&plane),
+                || {
+                    let silent: Vec<_> = (0..60).map(|_| unread(&plane, &request)).collect();
+                    for _ in 0..3 {
+                        let answer = request.send(plane.listen).expect(200);
+                        assert_eq!(
+                            answer.json()["output"].as_str().map(str::len),
+                            Some(ANSWER - 2)
+                        );
+                    }
+                    drop(silent);
+                },
+            );
+            assert!(charged > 8 * MIB, "{charged} bytes were charged at most");
+            assert!(charged <= 19 * MIB, "{charged} bytes were charged at most");
+        },
+    );
+    assert!(memory < idle + 40 * MIB, "{idle} bytes idle, then {memory}");
+    let cut = plane.metrics().sum("nanofaas_answers_cut_total", &[]);
+    assert!(cut >= 30.0, "{cut} were cut");
+    plane.settle();
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+#[test]
+fn answers_wait_for_their_room_in_turn() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
+    plane.register(&with(
+        pool("many", &pod),
+        &json!({"concurrency": 60, "queueSize": 1000}),
+    ));
+    let charged = highest(
+        || inflight(&plane),
+        || {
+            std::thread::scope(|scope| {
+                for _ in 0..60 {
+                    scope.spawn(|| {
+                        let answer = plane.invoke("many", &json!(1)).expect(200);
+                        assert!(answer.body.len() > ANSWER);
+                    });
+                }
+            });
+        },
+    );
+    assert!(charged <= 19 * MIB, "{charged} bytes were charged at most");
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+#[test]
+fn a_body_of_unknown_length_is_charged_as_what_it_was() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let gate = Gate::default();
+    let door = gate.clone();
+    let pod = Pod::tcp(move |_, line| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                    Transfer-Encoding: chunked\r\n\r\n";
+        line.send(head.as_bytes());
+        line.send(b"1\r\n1\r\n");
+        line.wait(&door);
+        line.send(b"1\r\n2\r\n0\r\n\r\n");
+        crate::pod::After::Keep
+    });
+    plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
+    let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
+    // As large as any answer may be, until its end is known.
+    eventually("it has its room", || inflight(&plane) > 2 * MIB);
+    gate.open();
+    assert_eq!(waiting.answer().expect(200).json()["output"], 12);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+#[test]
+fn a_kept_output_is_shared_by_those_who_ask_for_it() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
+    plane.register(&pool("kept", &pod));
+    let id = plane.enqueue("kept", &json!(1));
+    plane.ended(&id);
+    let idle = plane.resident_bytes();
+    let paths = [
+        format!("/v1/executions/{id}/output"),
+        format!("/v1/executions/{id}"),
+    ];
+    let memory = highest(
+        || plane.resident_bytes(),
+        || {
+            let asked = (0..100).map(|at| unread(&plane, &Request::get(&paths[at % 2])));
+            let asked: Vec<_> = asked.collect();
+            std::thread::sleep(Duration::from_secs(1));
+            for path in &paths {
+                let answer = plane.get(path).expect(200);
+                assert!(answer.body.len() >= 3_000_002);
+            }
+            drop(asked);
+        },
+    );
+    assert!(memory < idle + 24 * MIB, "{idle} bytes idle, then {memory}");
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+#[test]
+fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
+    let flags = [
+        "--execution-store-bytes",
+        "4MiB",
+        "--rate-max-per-second",
+        "off",
+    ];
+    let plane = Plane::start(&flags);
+    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
+    plane.register(&pool("dropped", &pod));
+    let id = plane.enqueue("dropped", &json!(1));
+    plane.ended(&id);
+    let mut reader = unread(
+        &plane,
+        &Request::get(&format!("/v1/executions/{id}/output")),
+    );
+    eventually("it goes out", || inflight(&plane) > 0);
+    let other = plane.enqueue("dropped", &json!(2));
+    plane.ended(&other);
+    // Its length was said, and it ends before that.
+    assert!(reader.read(true).is_err());
+    let cut = || plane.metrics().sum("nanofaas_answers_cut_total", &[]);
+    eventually("it is counted", || cut() == 1.0);
+}
+
+#[test]
+fn error_texts_are_cut_and_weigh_little() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let text = "é".repeat(8000);
+    let pod = Pod::tcp(move |_, line| {
+        let body = json!({"code": "BIG", "message": text}).to_string();
+        line.answer(500, "Content-Type: application/json\r\n", body.as_bytes())
+    });
+    plane.register(&with(pool("fails", &pod), &json!({"retryOn": []})));
+    let answer = plane.invoke("fails", &json!(1)).expect(500).json();
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(
+        message.len() <= 1024 + 3 && message.ends_with('…'),
+        "{}",
+        message.len()
+    );
+    let id = plane.enqueue("fails", &json!(1));
+    plane.ended(&id);
+    let weight = plane.metrics().sum("nanofaas_store_bytes", &[]);
+    assert!(weight < 3000.0, "{weight}");
+}
+
+/// Its body comes in chunks, so its head says no length.
+fn in_chunks(name: &str, body: usize) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{body:x}\r\n"
+    );
+    [head.as_bytes(), &vec![b'a'; body], b"\r\n0\r\n\r\n"].concat()
+}
+
+#[test]
+fn waiting_calls_in_chunks_count_as_well() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&with(
+        pool("chunked", &pod),
+        &json!({"concurrency": 1, "queueSize": 1000}),
+    ));
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut wire = Wire::connect(plane.listen);
+        wire.send(&in_chunks("chunked", 900_000));
+        wire.set_patience(Duration::from_millis(300));
+        match wire.read(true) {
+            Ok(answer) => break answer,
+            Err(_) => held.push(wire),
+        }
+        assert!(held.len() < 20, "16 MiB are not bounded");
+    };
+    assert_eq!(
+        refused.expect(429).header("x-queue-reject-reason"),
+        Some("memory")
+    );
+    // One runs; the others hold half.
+    assert!((4..=10).contains(&held.len()), "{} are held", held.len());
+    gate.open();
+}
+
+#[test]
+fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane.register(&with(
+        pool("greedy", &pod),
+        &json!({"concurrency": 1, "queueSize": 1000}),
+    ));
+    plane.register(&local("modest"));
+    let body = json!("a".repeat(900_000));
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut wire = Request::invoke("greedy", &body).begin(plane.listen);
+        wire.set_patience(Duration::from_millis(300));
+        match wire.read(true) {
+            Ok(answer) => break answer,
+            Err(_) => held.push(wire),
+        }
+        assert!(held.len() < 20, "16 MiB are not bounded");
+    };
+    assert_eq!(
+        refused.expect(429).header("x-queue-reject-reason"),
+        Some("memory")
+    );
+    assert!((6..=10).contains(&held.len()), "{} wait", held.len());
+    // There is room for others.
+    plane.invoke("modest", &body).expect(200);
+    gate.open();
+    for mut wire in held {
+        wire.set_patience(crate::wire::PATIENCE);
+        wire.answer().expect(200);
+    }
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+#[test]
+fn a_result_with_a_foreign_token_is_refused_before_its_body_comes() {
+    let plane = Plane::start(&[]);
+    let id = "0".repeat(31);
+    let mut wire = Wire::connect(plane.listen);
+    wire.send(
+        format!(
+            "POST /v1/internal/1.{}/executions/{id}:complete HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Type: application/json\r\nContent-Length: 5000000\r\n\r\n{{",
+            "0".repeat(64)
+        )
+        .as_bytes(),
+    );
+    wire.answer().expect(403);
+    assert_eq!(inflight(&plane), 0);
+}
+
+#[test]
+fn idle_connections_keep_no_buffer_of_their_last_body() {
+    const CLIENTS: usize = 800;
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    plane.register(&with(
+        local("body"),
+        &json!({"concurrency": 64, "queueSize": 1000}),
+    ));
+    let body = json!("a".repeat(60_000));
+    plane.invoke("body", &body).expect(200);
+    let idle = plane.resident_bytes();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut wire = Request::invoke("body", &body).begin(plane.listen);
+        wire.answer().expect(200);
+        clients.push(wire);
+    }
+    eventually("each holds a few KiB", || {
+        plane.resident_bytes() < idle + (CLIENTS as u64) * 8 * 1024 + 4 * MIB
+    });
+    // They are there.
+    for client in &mut clients {
+        client.send(&Request::invoke("body", &json!(1)).bytes());
+        client.answer().expect(200);
+    }
+}
+
+/// While answers wait for room, which they do behind clients that read nothing.
+#[test]
+fn what_is_refused_was_not_done() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let large = json!("x".repeat(1_900_000)).to_string();
+    let pod = Pod::answering(move |_| large.clone());
+    let many = json!({"concurrency": 100, "queueSize": 1000});
+    plane.register(&with(pool("large", &pod), &many));
+    let request = Request::invoke("large", &json!(1));
+    let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
+    eventually("answers wait", || inflight(&plane) > 13 * MIB);
+    let names: Vec<String> = (0..60).map(|number| format!("f{number}")).collect();
+    let register = |name: &String| {
+        let request = Request::new("POST", "/v1/functions").json(&local(name));
+        plane.send(&request).status
+    };
+    let answered: Vec<u16> = names.iter().map(register).collect();
+    drop(unread);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+    for (name, status) in names.iter().zip(answered) {
+        assert!(matches!(status, 201 | 503), "{name}: {status}");
+        let is_there = plane.get(&format!("/v1/functions/{name}")).status == 200;
+        assert_eq!(is_there, status == 201, "{name} was answered with {status}");
+    }
+}
+
+/// Its answer waits for room: 503 would say that it can be sent again.
+#[test]
+fn a_call_that_ran_is_told_so_while_memory_is_short() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let large = json!("x".repeat(1_900_000)).to_string();
+    let many = json!({"concurrency": 100, "queueSize": 1000});
+    let pod = Pod::answering(move |_| large.clone());
+    plane.register(&with(pool("large", &pod), &many));
+    let small = Pod::answering(|_| json!("y".repeat(3000)).to_string());
+    plane.register(&with(pool("kept", &small), &many));
+    let request = Request::invoke("large", &json!(1));
+    let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
+    eventually("answers wait", || inflight(&plane) > 13 * MIB);
+    for number in 0..20 {
+        let keyed = Request::invoke("kept", &json!(1));
+        let keyed = keyed.header("Idempotency-Key", &format!("key-{number}"));
+        let status = plane.send(&keyed).status;
+        assert!(matches!(status, 200 | 429), "keyed: {status}");
+        let traced = Request::enqueue("kept", &json!(1)).header("X-Trace-Id", &"t".repeat(256));
+        let status = plane.send(&traced).status;
+        assert!(matches!(status, 202 | 429), "queued: {status}");
+    }
+    drop(unread);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// Clients that send many small requests at once and read none of the answers.
+#[test]
+fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let many = Request::get("/none").bytes().repeat(4000);
+    let clients: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let client = narrow(plane.listen);
+            client.set_nonblocking(true).expect("a socket");
+            client
+        })
+        .collect();
+    let mut highest = 0;
+    eventually("so much is sent that it counts", || {
+        for mut client in &clients {
+            let _ = client.write(&many);
+        }
+        highest = highest.max(inflight(&plane));
+        highest > 6 * MIB
+    });
+    assert!(inflight(&plane) <= 16 * MIB);
+    drop(clients);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// Clients that send a large head and not its end.
+#[test]
+fn heads_that_are_not_whole_are_charged() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    plane.register(&local("local"));
+    let head = format!(
+        "GET /v1/functions HTTP/1.1\r\nX-Pad: {}",
+        "p".repeat(15_000)
+    );
+    let begin = |count: usize| -> Vec<Wire> {
+        let begun = (0..count).map(|_| {
+            let mut wire = Wire::connect(plane.listen);
+            wire.send(head.as_bytes());
+            wire
+        });
+        begun.collect()
+    };
+    let mut begun = begin(100);
+    eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
+    // More than there is room for: those that find none are told.
+    begun.extend(begin(1500));
+    let mut refused = 0;
+    for wire in &mut begun[100..] {
+        if !wire.is_quiet_for(Duration::from_millis(1)) {
+            wire.answer().expect_error(503, "BUSY");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    assert!(inflight(&plane) <= 16 * MIB);
+    // One is a request after all.
+    let first = &mut begun[0];
+    first.send(b"\r\nHost: localhost\r\n\r\n");
+    first.answer().expect(200);
+    drop(begun);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// What it sends ahead has no room while others hold all; it is read all the same once its call is answered.
+#[test]
+fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    let register = |name: &str| {
+        plane.register(&with(
+            pool(name, &pod),
+            &json!({"concurrency": 200, "queueSize": 1000}),
+        ));
+    };
+    register("full");
+    register("ahead");
+    // A keyed one: its client's end is not looked for meanwhile, which would read on.
+    let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
+    let mut wire = Wire::connect(plane.listen);
+    wire.send(&first.bytes());
+    pod.wait_calls(1);
+    // Until there is no room for a large read, and some for a small call.
+    let held = fill(&plane, &pod, 16 * MIB);
+    // Its head alone is more than is read without room.
+    let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
+    wire.send(&padded.bytes());
+    std::thread::sleep(Duration::from_millis(200));
+    release(held, &gate);
+    wire.answer().expect(200);
+    let second = wire.answer();
+    if second.status != 200 {
+        // The other calls had not all ended when it came.
+        second.expect_error(429, "TOO_MANY_REQUESTS");
+    }
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// Larger than what is copied into an answer, and than what goes out of a kept output at once.
+#[test]
+fn large_answers_are_whole_in_every_form() {
+    const LARGE: usize = 200_000;
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let text = "line \"quoted\"\n\u{e9}".repeat(LARGE / 16);
+    for framing in ["length", "chunked", "close"] {
+        for kind in ["application/json", "text/plain", "image/png"] {
+            let output = match kind {
+                "application/json" => json!(text).to_string().into_bytes(),
+                "text/plain" => text.clone().into_bytes(),
+                _ => (0..LARGE).map(|at| at as u8).collect(),
+            };
+            let sent = output.clone();
+            let pod = Pod::tcp(move |_, line| {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n");
+                match framing {
+                    "length" => {
+                        let type_line = format!("Content-Type: {kind}\r\n");
+                        line.answer(200, &type_line, &sent)
+                    }
+                    "chunked" => {
+                        line.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+                        for piece in sent.chunks(70_001) {
+                            line.send(format!("{:x}\r\n", piece.len()).as_bytes());
+                            line.send(piece);
+                            line.send(b"\r\n");
+                        }
+                        line.send(b"0\r\n\r\n");
+                        crate::pod::After::Keep
+                    }
+                    _ => {
+                        line.send(format!("{head}\r\n").as_bytes());
+                        line.send(&sent);
+                        crate::pod::After::Close
+                    }
+                }
+            });
+            let name = format!("{framing}-{}", &kind[..4]);
+            plane.register(&pool(&name, &pod));
+            let shown = |answer: crate::wire::Answer| match kind {
+                "image/png" => assert!(answer.body == output, "{name}"),
+                _ => assert!(answer.json()["output"] == json!(text), "{name}"),
+            };
+            shown(plane.invoke(&name, &json!(1)).expect(200));
+            let keyed = Request::invoke(&name, &json!(1)).header("Idempotency-Key", "k");
+            shown(plane.send(&keyed).expect(200));
+            shown(plane.send(&keyed).expect(200));
+            let id = plane.enqueue(&name, &json!(1));
+            let status = plane.ended(&id);
+            let kept = plane
+                .get(&format!("/v1/executions/{id}/output"))
+                .expect(200);
+            assert!(kept.body == output, "{name}");
+            if kind == "image/png" {
+                let base64 = status["output"]["base64"].as_str().expect("base64");
+                assert_eq!(base64.len(), output.len().div_ceil(3) * 4);
+            } else {
+                assert!(status["output"] == json!(text), "{name}");
+            }
+            let mut head = Wire::connect(plane.listen);
+            head.send(
+                format!("HEAD /v1/executions/{id}/output HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .as_bytes(),
+            );
+            let head = head.read(false).expect("a head");
+            assert_eq!(
+                head.header("content-length"),
+                Some(&*output.len().to_string())
+            );
+        }
+    }
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}

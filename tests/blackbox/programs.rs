@@ -1,0 +1,220 @@
+//! Programs that were not written for this platform, as warm functions: servers on a port, with a health path of
+//! their own or none; and processes that hide from their function.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::functions::{Folder, is_alive, with};
+use crate::plane::{Plane, Shared};
+use crate::wire::{Request, eventually};
+
+fn plane() -> &'static Plane {
+    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+    PLANE.get()
+}
+
+/// A server that takes PORT. It answers GET by what the file `health` has, and calls with its pid, its port
+/// and the `Host` that it was asked for.
+const SERVER: &str = r#"
+import http.server, json, os
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        with open("asked", "a") as asked:
+            asked.write(self.path + " " + self.headers["host"] + "\n")
+        try:
+            status = int(open("health").read())
+        except FileNotFoundError:
+            status = 404
+        self.answer(status, b"health")
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer(200, json.dumps([os.getpid(), int(os.environ["PORT"]), dict(os.environ)]).encode())
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).serve_forever()
+"#;
+
+#[track_caller]
+fn pid_and_port(plane: &Plane, name: &str) -> (i32, u16) {
+    let output = plane.invoke(name, &json!(1)).expect(200).json()["output"].clone();
+    let number = |at: usize| output[at].as_i64().expect("a number");
+    (
+        number(0).try_into().expect("a pid"),
+        number(1).try_into().expect("a port"),
+    )
+}
+
+#[test]
+fn a_server_that_takes_a_port_runs_as_it_is() {
+    let folder = Folder::new();
+    let one_pod = json!({"scalingConfig": {"maxReplicas": 1}});
+    plane().register(&with(folder.program("port", "WARM", SERVER), &one_pod));
+    let (pid, port) = pid_and_port(plane(), "port");
+    assert_eq!(
+        pid_and_port(plane(), "port"),
+        (pid, port),
+        "the pod is kept"
+    );
+    let asked = folder.read("asked").expect("it was asked");
+    assert!(asked.lines().all(|line| line == "/health port"), "{asked}");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("our own");
+    eventually("another pod serves", || {
+        let answer = plane().invoke("port", &json!(1));
+        answer.status == 200 && answer.json()["output"][0] != pid
+    });
+    plane().remove("port");
+}
+
+#[test]
+fn servers_on_ports_do_not_meet() {
+    let folders: Vec<Folder> = (0..4).map(|_| Folder::new()).collect();
+    let two = json!({"scalingConfig": {"minReplicas": 2, "maxReplicas": 2}});
+    for (number, folder) in folders.iter().enumerate() {
+        let name = format!("ports-{number}");
+        plane().register(&with(folder.program(&name, "WARM", SERVER), &two));
+    }
+    for number in 0..folders.len() {
+        let name = format!("ports-{number}");
+        for _ in 0..4 {
+            let answer = plane().invoke(&name, &json!(1)).expect(200).json();
+            assert_eq!(
+                answer["output"][2]["FUNCTION_NAME"], name,
+                "it is its own pod"
+            );
+        }
+        plane().remove(&name);
+    }
+}
+
+#[test]
+fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
+    let folder = Folder::new();
+    folder.write("health", "503");
+    let function = folder.program("healthy", "WARM", SERVER);
+    plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
+    let mut wire = Request::invoke("healthy", &json!(1)).begin(plane().listen);
+    eventually("it is asked", || folder.read("asked").is_some());
+    assert!(wire.is_quiet_for(Duration::from_millis(300)));
+    folder.write("health", "204");
+    wire.answer().expect(200);
+    let asked = folder.read("asked").expect("it was asked");
+    assert!(
+        asked.lines().all(|line| line == "/up?deep=1 healthy"),
+        "{asked}"
+    );
+}
+
+#[test]
+fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
+    let plane = Plane::start(&["--start-timeout-ms", "2000"]);
+    let folder = Folder::new();
+    folder.write("health", "401");
+    plane.register(&folder.program("unwell", "WARM", SERVER));
+    let answer = plane.invoke("unwell", &json!(1));
+    let body = answer
+        .expect_failure(503, "error", "COLD_START_FAILED")
+        .json();
+    let message = body["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("its last answer was 401"), "{message}");
+    assert!(
+        message.contains("GET /health") && message.contains("127.0.0.1:"),
+        "{message}"
+    );
+}
+
+#[test]
+fn every_pod_is_told_how_long_a_call_may_take() {
+    let folder = Folder::new();
+    let function = folder.program("told", "WARM", SERVER);
+    plane().register(&with(function, &json!({"timeoutMs": 12_345})));
+    let output = plane().invoke("told", &json!(1)).expect(200).json()["output"].clone();
+    assert_eq!(output[2]["TIMEOUT_MS"], "12345");
+}
+
+/// Forks twice, out of its session, and runs on under another name without an environment.
+const HIDES: &str = r#"
+import os
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    with open("hidden.part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("hidden.part", "hidden")
+    os.execve("/bin/sleep", ["nobody", "600"], {})
+os.wait()
+"#;
+
+#[track_caller]
+fn hidden(folder: &Folder) -> i32 {
+    eventually("it hides", || folder.read("hidden").is_some());
+    let pid: i32 = folder
+        .read("hidden")
+        .and_then(|pid| pid.parse().ok())
+        .expect("a pid");
+    let environment = || std::fs::read(format!("/proc/{pid}/environ")).expect("it lives");
+    eventually("it has no environment", || environment().is_empty());
+    assert!(is_alive(pid));
+    pid
+}
+
+fn hiding(folder: &Folder, name: &str) -> Value {
+    let server = [HIDES, SERVER].concat();
+    let one = json!({"scalingConfig": {"minReplicas": 0, "maxReplicas": 1}});
+    with(folder.program(name, "WARM", &server), &one)
+}
+
+#[test]
+fn a_process_that_hides_ends_with_its_pod() {
+    let folder = Folder::new();
+    plane().register(&hiding(&folder, "hides"));
+    let (pod, _) = pid_and_port(plane(), "hides");
+    let hides = hidden(&folder);
+    kill(Pid::from_raw(pod), Signal::SIGKILL).expect("our own");
+    eventually("it is ended", || !is_alive(hides));
+    std::fs::remove_file(folder.path().join("hidden")).expect("a file");
+    eventually("another pod serves", || {
+        plane().invoke("hides", &json!(1)).status == 200
+    });
+    let hides = hidden(&folder);
+    plane().remove("hides");
+    eventually("it is ended", || !is_alive(hides));
+}
+
+#[test]
+fn a_process_that_hides_ends_with_its_job() {
+    let folder = Folder::new();
+    let function = folder.program("hides-job", "JOB", HIDES);
+    plane().register(&with(function, &json!({"maxRetries": 0})));
+    plane()
+        .invoke("hides-job", &json!(1))
+        .expect_failure(502, "error", "POD_LOST");
+    let pid: i32 = folder
+        .read("hidden")
+        .and_then(|pid| pid.parse().ok())
+        .expect("a pid");
+    eventually("it is ended", || !is_alive(pid));
+}
+
+#[test]
+fn a_process_that_hides_ends_with_a_plane_that_is_killed() {
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let folder = Folder::new();
+    plane.register(&hiding(&folder, "hides"));
+    let (pod, _) = pid_and_port(&plane, "hides");
+    let hides = hidden(&folder);
+    plane.signal(Signal::SIGKILL);
+    for pid in [pod, hides] {
+        eventually("it is ended", || !is_alive(pid));
+    }
+}

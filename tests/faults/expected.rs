@@ -1,0 +1,70 @@
+//! `expected.yaml`, read.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A fault, and what is expected of it by column.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Row {
+    pub(crate) fault: String,
+    /// What a function's program is told to do.
+    pub(crate) key: String,
+    usual: Expected,
+    #[serde(default)]
+    pub(crate) except: BTreeMap<String, Exception>,
+    /// By column: why there is no such fault.
+    #[serde(default)]
+    pub(crate) cannot: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Expected {
+    pub(crate) status: u16,
+    pub(crate) code: Option<String>,
+    /// A part of the message.
+    pub(crate) message: Option<String>,
+    pub(crate) runs: usize,
+}
+
+/// What is not as usual.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Exception {
+    status: Option<u16>,
+    code: Option<String>,
+    message: Option<String>,
+    runs: Option<usize>,
+    pub(crate) why: String,
+}
+
+impl Row {
+    /// What is expected in a column, or why the fault cannot happen there.
+    pub(crate) fn expects(&self, column: &str) -> Result<Expected, &str> {
+        if let Some(why) = self.cannot.get(column) {
+            return Err(why);
+        }
+        let mut expected = self.usual.clone();
+        if let Some(exception) = self.except.get(column) {
+            expected.status = exception.status.unwrap_or(expected.status);
+            expected.runs = exception.runs.unwrap_or(expected.runs);
+            expected.code = exception.code.clone().or(expected.code);
+            expected.message = exception.message.clone().or(expected.message);
+        }
+        Ok(expected)
+    }
+}
+
+pub(crate) fn read() -> Vec<Row> {
+    let rows: Vec<Row> =
+        serde_saphyr::from_str(include_str!("expected.yaml")).expect("expected.yaml is sound");
+    for row in &rows {
+        for name in row.except.keys().chain(row.cannot.keys()) {
+            let is_column = crate::COLUMNS.iter().any(|column| column.name == name);
+            assert!(is_column, "{}: there is no column {name}", row.fault);
+        }
+    }
+    rows
+}

@@ -1,0 +1,125 @@
+//! What a caller is told where a function fails, from every runtime: the table of `expected.yaml`, run on
+//! a real plane. It makes `docs/faults.md`, and fails where the page is not what it would write.
+//!
+//! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs it, after
+//! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` it writes the page. It judges no time;
+//! the page shows them.
+
+#![allow(clippy::print_stdout, reason = "a run says what it saw")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a function's process has nothing else to speak with"
+)]
+
+// The fixture of the black-box tests, of which this needs a part.
+#[path = "../blackbox/functions.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod functions;
+#[path = "../blackbox/metrics.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod metrics;
+#[path = "../blackbox/plane.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod plane;
+#[path = "../blackbox/pod.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod pod;
+#[path = "../blackbox/wire.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod wire;
+
+mod expected;
+mod column;
+mod program;
+mod page;
+
+use std::process::ExitCode;
+
+use column::{COLUMNS, Column};
+use expected::{Expected, Row};
+use plane::Plane;
+
+/// What a caller saw.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    status: u16,
+    code: Option<String>,
+    message: String,
+    runs: usize,
+    took_ms: u64,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words == ["pod"] {
+        return program::serve();
+    }
+    let rows = expected::read();
+    let chosen: Vec<&Column> = COLUMNS
+        .iter()
+        .filter(|column| words.is_empty() || words.iter().any(|word| column.name.contains(word)))
+        .collect();
+    let plane = Plane::start(&["--backend", "local", "--rate-max-per-second", "off"]);
+    let mut wrong = 0;
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = chosen
+            .iter()
+            .map(|column| scope.spawn(|| one_column(&plane, column, &rows)))
+            .collect();
+        for run in runs {
+            let (column, faults) = run.join().expect("a column of ours");
+            wrong += faults;
+            seen.push(column);
+        }
+    });
+    if words.is_empty() {
+        wrong += usize::from(!page::settle(&rows, &seen));
+    }
+    let cells: usize = seen
+        .iter()
+        .map(|column| column.iter().flatten().count())
+        .sum();
+    println!("faults: {cells} cells, {wrong} wrong");
+    if wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// What was seen in each row, and how many of them were wrong.
+fn one_column(plane: &Plane, column: &Column, rows: &[Row]) -> (Vec<Option<Seen>>, usize) {
+    let mut wrong = 0;
+    let seen = rows
+        .iter()
+        .map(|row| {
+            let expected = row.expects(column.name).ok()?;
+            let seen = column.call(plane, &row.key);
+            if let Err(why) = judge(&expected, &seen) {
+                println!("WRONG [{}, {}] {why}: {seen:?}", column.name, row.fault);
+                wrong += 1;
+            }
+            Some(seen)
+        })
+        .collect();
+    (seen, wrong)
+}
+
+fn judge(expected: &Expected, seen: &Seen) -> Result<(), String> {
+    if seen.status != expected.status {
+        return Err(format!("the status is not {}", expected.status));
+    }
+    if seen.code != expected.code {
+        return Err(format!("the code is not {:?}", expected.code));
+    }
+    if let Some(words) = &expected.message
+        && !seen.message.contains(words.as_str())
+    {
+        return Err(format!("the message does not say {words:?}"));
+    }
+    if seen.runs != expected.runs {
+        return Err(format!("it did not run {} times", expected.runs));
+    }
+    Ok(())
+}
