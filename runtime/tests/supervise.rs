@@ -100,6 +100,14 @@ fn a_program_that_cannot_begin_ends_the_watchdog_at_once() {
     }
 }
 
+/// Calls may have reached a program by its socket before the watchdog's own probe did.
+#[test]
+fn a_program_that_opened_its_socket_is_started_anew() {
+    let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);
+    assert_eq!(runs, 5);
+    assert!(last.contains("crash loop"), "{last}");
+}
+
 #[test]
 fn a_crash_loop_ends_the_watchdog() {
     let serves_once = r#"echo run >> "$D/runs"
