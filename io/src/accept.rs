@@ -1,6 +1,6 @@
 //! Listening: one listener for each io thread and port, each connection a task of its own.
 //! Where descriptors run out the clients that are idle for the longest make room; where none is idle
-//! accepting is paused, with a log line. It stops nothing.
+//! those that come wait, and the log says so. It stops nothing.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -17,6 +17,7 @@ use nanofaas_core::descriptors;
 use crate::alarm::Alarm;
 use crate::client;
 use crate::conn::{Conn, Port};
+use crate::descriptors::Said;
 use crate::rooms::Rooms;
 use crate::runtime::net::Listener;
 use crate::start::StartError;
@@ -112,7 +113,7 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
     let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
     let rooms = Rc::new(Rooms::default());
     let alarm = thread.alarms.alarm();
-    let mut paused = false;
+    let paused = Said::default();
     let mut burst = 0;
     loop {
         burst = (burst + 1) % BURST;
@@ -121,10 +122,6 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
         }
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(accepted) => {
-                if paused {
-                    paused = false;
-                    tracing::info!("accepting connections again");
-                }
                 let is_kept_back = thread.descriptors.is_kept_back(accepted.descriptor);
                 let conn = Conn::new(thread.clone(), accepted, port);
                 event_loop.spawn(client::serve(conn, rooms.clone(), client::answer));
@@ -138,12 +135,15 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
                     continue;
                 }
                 // Clients in the backlog wait a little longer.
-                if !paused {
-                    paused = true;
-                    tracing::error!("accepting connections is paused: {error}");
+                let now_ns = thread.now_ns();
+                if paused.is_due(now_ns) {
+                    tracing::error!(
+                        "no new connection can be taken: {error}; clients wait to be accepted \
+                         until one goes, raise the limit of open files"
+                    );
                 }
                 thread.want_descriptor();
-                alarm.until(thread.now_ns() + LOOK_NS).await;
+                alarm.until(now_ns + LOOK_NS).await;
             }
         }
         if thread.phase.get() == Phase::Stopping {

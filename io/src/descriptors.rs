@@ -20,7 +20,7 @@ const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// Who never sent anything is left alone for so long.
 const SILENT_NS: u64 = SECOND_NS;
-/// How often it is said that they are short.
+/// How often the log says that it goes on.
 const SAID_NS: u64 = 60 * SECOND_NS;
 /// Found by one look at all connections, for so many that need room.
 const FOUND_MAX: usize = 64;
@@ -32,6 +32,23 @@ pub(crate) struct Scarcity {
     /// Numbers from this one on are kept back: the system gives the lowest that is free. Known once the first
     /// client is there.
     most: OnceLock<u64>,
+}
+
+/// Something that may go on for long, which the log says once a minute.
+#[derive(Default)]
+pub(crate) struct Said {
+    next_ns: Cell<u64>,
+}
+
+impl Said {
+    /// Whether it is to be said now.
+    pub(crate) fn is_due(&self, now_ns: u64) -> bool {
+        let is_due = now_ns >= self.next_ns.get();
+        if is_due {
+            self.next_ns.set(now_ns + SAID_NS);
+        }
+        is_due
+    }
 }
 
 /// A connection that may make room.
@@ -48,8 +65,8 @@ pub(crate) struct Descriptors {
     /// Idle for the longest first, as one look found them.
     found: RefCell<VecDeque<Idle>>,
     looked_ns: Cell<u64>,
-    /// When that was said last.
-    said_ns: Cell<u64>,
+    /// That idle clients are closed.
+    said: Said,
 }
 
 /// A connection's place, given back with it.
@@ -72,7 +89,7 @@ impl Descriptors {
             free: RefCell::default(),
             found: RefCell::default(),
             looked_ns: Cell::new(0),
-            said_ns: Cell::new(0),
+            said: Said::default(),
         }
     }
 
@@ -108,10 +125,8 @@ impl Descriptors {
         self.found.replace(idle.into());
     }
 
-    /// Now and then while it goes on.
     fn say(&self, now_ns: u64) {
-        if now_ns >= self.said_ns.get() {
-            self.said_ns.set(now_ns + SAID_NS);
+        if self.said.is_due(now_ns) {
             tracing::warn!(
                 "descriptors are short: idle clients are closed to make room for new ones; \
                  raise the limit of open files"
@@ -187,5 +202,19 @@ impl Thread {
             thread: self.clone(),
             index,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SAID_NS, Said};
+
+    #[test]
+    fn what_goes_on_is_said_once_a_minute() {
+        let said = Said::default();
+        let due: Vec<_> = [1, 2, SAID_NS, SAID_NS + 1, 2 * SAID_NS, 3 * SAID_NS]
+            .map(|now_ns| said.is_due(now_ns))
+            .into();
+        assert_eq!(due, [true, false, false, true, false, true]);
     }
 }
