@@ -58,7 +58,8 @@ impl Plane {
     }
 
     fn call(&mut self, lane: u32) {
-        assert!(self.views[lane as usize].enter(QUEUE_SIZE), "it is full");
+        let has_room = self.views[lane as usize].enter(Class::Sync, QUEUE_SIZE);
+        assert!(has_room, "it is full");
         self.now_ns += 1000;
         let ticket = Ticket {
             queued_ns: self.now_ns,

@@ -53,13 +53,11 @@ pub fn predicted_wait_ns(lane: &LaneView, class: Class) -> u64 {
 /// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
 /// get a grant among them.
 fn calls_before(lane: &LaneView, class: Class) -> u32 {
-    let waiting = lane.depth();
-    if class == Class::Async {
-        return waiting;
+    let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
+    match class {
+        Class::Sync => sync + waits.min(sync / (ASYNC_SHARE - 1) + 1),
+        Class::Async => sync + waits,
     }
-    let queued_async = lane.queued_async.load(Ordering::Relaxed).min(waiting);
-    let sync = waiting - queued_async;
-    sync + queued_async.min(sync / (ASYNC_SHARE - 1) + 1)
 }
 
 /// Takes a place in the lane's queue, or says why there is none.
@@ -74,11 +72,11 @@ pub fn admit(
     let waiting = lane.depth();
     if class == Class::Sync && waiting > 0 && lane.service_ns.load(Ordering::Relaxed) > 0 {
         let wait_ns = predicted_wait_ns(lane, class);
-        if wait_ns > deadline_ns && waiting < queue_size {
+        if wait_ns > deadline_ns && lane.depth_of(class) < queue_size {
             return Err(Refusal::new(RejectReason::EstWait, wait_ns));
         }
     }
-    if lane.enter(queue_size) {
+    if lane.enter(class, queue_size) {
         Ok(())
     } else {
         Err(Refusal::new(
@@ -98,7 +96,7 @@ mod tests {
         lane.slots_now.store(slots, Ordering::Relaxed);
         lane.running.store(running, Ordering::Relaxed);
         lane.service_ns.store(service_ns, Ordering::Relaxed);
-        (0..waiting).for_each(|_| lane.reenter());
+        (0..waiting).for_each(|_| lane.reenter(Class::Sync));
         lane
     }
 
@@ -143,8 +141,8 @@ mod tests {
 
     #[test]
     fn async_calls_that_wait_are_hardly_before_a_sync_one() {
-        let lane = lane(1, 1, 57, SECOND_NS);
-        lane.queued_async.store(50, Ordering::Relaxed);
+        let lane = lane(1, 1, 7, SECOND_NS);
+        (0..50).for_each(|_| lane.reenter(Class::Async));
         // One runs, seven sync ones are before it, and two async ones get a turn among them.
         assert_eq!(predicted_wait_ns(&lane, Class::Sync), 10 * SECOND_NS);
         assert_eq!(predicted_wait_ns(&lane, Class::Async), 58 * SECOND_NS);

@@ -159,7 +159,7 @@ impl<E: Environment> Call<E> {
     pub fn turned_away(self, env: &E) {
         // Only the owner has heard of the ticket, so no grant can have come first.
         assert!(env.entries().leave(self.place), "a call left a queue twice");
-        self.function().view.leave();
+        self.function().view.leave(self.class);
     }
 
     fn ticket(&self, queued_ns: u64) -> Ticket {
@@ -327,7 +327,7 @@ impl<E: Environment> Call<E> {
     fn leave_queue(&self, env: &E) -> bool {
         let has_left = env.entries().leave(self.place);
         if has_left && !planted("call_stays_in_depth") {
-            self.function().view.leave();
+            self.function().view.leave(self.class);
         }
         has_left || planted("call_forgets_its_grant")
     }
@@ -364,7 +364,7 @@ impl<E: Environment> Call<E> {
             None => return self.over(Err(Failure::FunctionRemoved), now_ns, env),
         }
         self.set(State::Queued, env);
-        self.function().view.reenter();
+        self.function().view.reenter(self.class);
         env.entries().queue(self.place);
         self.ticket = Some(self.ticket(now_ns));
     }

@@ -120,25 +120,17 @@ impl Lane {
         // Waiting calls, and running ones that come back for a retry.
         let live_max = (self.plan.queue_size + self.plan.concurrency) as usize;
         self.fifos[ticket.class as usize].push(ticket, live_max, entries);
-        self.show_async();
     }
 
     /// The next ticket: sync before async, with one grant in `ASYNC_SHARE` kept for async.
     pub(crate) fn pop(&mut self) -> Option<Ticket> {
         let [sync, queued_async] = &mut self.fifos;
         let turn_of_async = self.grants % ASYNC_SHARE == ASYNC_SHARE - 1;
-        let ticket = if turn_of_async && !queued_async.is_empty() {
+        if turn_of_async && !queued_async.is_empty() {
             queued_async.pop()
         } else {
             sync.pop().or_else(|| queued_async.pop())
-        };
-        self.show_async();
-        ticket
-    }
-
-    fn show_async(&self) {
-        let queued = self.fifos[Class::Async as usize].len() as u32;
-        self.view.queued_async.store(queued, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn granted(&mut self, class: Class) {
@@ -152,7 +144,6 @@ impl Lane {
     /// Forgets the tickets of calls that were ended with their function.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
-        self.show_async();
     }
 
     /// Pods that waiting and running calls need, between the plan's floor and ceiling.

@@ -442,7 +442,7 @@ fn grant_lane(
         if !entries.grant(ticket.call()) {
             continue;
         }
-        lane.view.leave();
+        lane.view.leave(ticket.class);
         lane.granted(ticket.class);
         lane.slots.hold();
         lane.view

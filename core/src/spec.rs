@@ -105,7 +105,7 @@ pub struct SpecFields {
     pub timeout_ms: u32,
     /// Calls in flight for the whole function.
     pub concurrency: u32,
-    /// Live calls that may wait.
+    /// Live calls that may wait, of sync and of async ones each.
     pub queue_size: u32,
     /// Attempts after the first.
     pub max_retries: u32,

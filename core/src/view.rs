@@ -1,6 +1,6 @@
 //! The face of a lane that io threads see: live counters, measured times and, with a pinned
 //! scheduler, the mailbox. It decides nothing. One writer per fact, named on the field, except
-//! `depth`, which whoever moves a call into or out of the queue changes.
+//! `depths`, which whoever moves a call into or out of the queue changes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -8,19 +8,16 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::limits::{CALL_OVERHEAD_BYTES, LANE_RING_DEPTH};
 use crate::metrics::FunctionMetrics;
 use crate::ring::{Consumer, Producer, channel};
-use crate::ticket::Ticket;
+use crate::ticket::{Class, Ticket};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
 /// What everybody may know of a lane.
 pub struct LaneView {
-    /// Live waiting calls.
-    depth: AtomicU32,
+    /// Live waiting calls of each class.
+    depths: [AtomicU32; 2],
     /// Bodies of calls that come or wait, of those over 1 KiB. Writers: io threads.
     waiting_bytes: AtomicU64,
-    /// Async tickets in the scheduler's queue, a few of them of calls that moved on; what is left of
-    /// `depth` goes before them. Writer: scheduler.
-    pub queued_async: AtomicU32,
     /// Slots held. Writer: scheduler.
     pub running: AtomicU32,
     /// Slots that the function may have at most. Writer: scheduler.
@@ -42,9 +39,8 @@ impl LaneView {
     /// A lane that has seen no call yet.
     pub fn new(io_threads: usize) -> Self {
         Self {
-            depth: AtomicU32::new(0),
+            depths: Default::default(),
             waiting_bytes: AtomicU64::new(0),
-            queued_async: AtomicU32::new(0),
             running: AtomicU32::new(0),
             slots_max: AtomicU32::new(0),
             slots_now: AtomicU32::new(0),
@@ -58,27 +54,33 @@ impl LaneView {
 
     /// Live waiting calls.
     pub fn depth(&self) -> u32 {
-        self.depth.load(Ordering::Relaxed)
+        self.depth_of(Class::Sync) + self.depth_of(Class::Async)
     }
 
-    /// Takes a place in the queue, or says that all `most` are taken.
-    pub fn enter(&self, most: u32) -> bool {
-        let was = self.depth.fetch_add(1, Ordering::Relaxed);
+    /// Those of one class.
+    pub fn depth_of(&self, class: Class) -> u32 {
+        self.depths[class as usize].load(Ordering::Relaxed)
+    }
+
+    /// Takes a place in the queue of a class, or says that all `most` are taken.
+    pub fn enter(&self, class: Class, most: u32) -> bool {
+        let depth = &self.depths[class as usize];
+        let was = depth.fetch_add(1, Ordering::Relaxed);
         if was >= most {
-            self.depth.fetch_sub(1, Ordering::Relaxed);
+            depth.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
         true
     }
 
     /// Takes a place for a call that was admitted before and waits again.
-    pub fn reenter(&self) {
-        self.depth.fetch_add(1, Ordering::Relaxed);
+    pub fn reenter(&self, class: Class) {
+        self.depths[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Gives a place back; called once by whoever moved the call out of the queue.
-    pub fn leave(&self) {
-        let was = self.depth.fetch_sub(1, Ordering::Relaxed);
+    /// Gives a place back; called once by the thread that moved the call out of the queue.
+    pub fn leave(&self, class: Class) {
+        let was = self.depths[class as usize].fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
     }
 

@@ -17,7 +17,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPost};
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
-use nanofaas_core::ticket::{CallRef, LaneId};
+use nanofaas_core::ticket::{CallRef, Class, LaneId};
 use nanofaas_core::view::LaneView;
 
 use crate::buffers::Buffers;
@@ -180,7 +180,8 @@ impl Fleet {
 
     pub(crate) fn fill_queue(&self) {
         for _ in 0..QUEUE_SIZE {
-            assert!(self.view.enter(QUEUE_SIZE));
+            assert!(self.view.enter(Class::Sync, QUEUE_SIZE));
+            assert!(self.view.enter(Class::Async, QUEUE_SIZE));
         }
     }
 

@@ -17,7 +17,9 @@ pub(crate) struct Follower {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// By when it wants an answer, nanoseconds of the process's clock.
     pub(crate) deadline_ns: u64,
-    /// The repeat is an `:enqueue`: it wants the state at once.
+    /// From when on the state will do, as its own `Prefer: wait` says; `u64::MAX` without one.
+    pub(crate) patience_ns: u64,
+    /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_ns: u64,
 }
@@ -105,10 +107,15 @@ pub(crate) fn result(
 /// Answers a repeat on the thread that owns the execution.
 pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Follower) -> Response {
     let trace_id = follower.trace_id.as_deref();
+    let state = || accepted(kept, trace_id).with("Idempotent-Replay", b"true");
     if follower.enqueue {
-        return accepted(kept, trace_id).with("Idempotent-Replay", b"true");
+        return state();
     }
     let _waiting = Waiting::new(kept);
-    until(thread, kept, follower.deadline_ns).await;
+    let until_ns = follower.patience_ns.min(follower.deadline_ns);
+    let is_over = until(thread, kept, until_ns).await;
+    if !is_over && until_ns < follower.deadline_ns {
+        return state();
+    }
     result(thread, kept, trace_id, follower.arrived_ns, true)
 }

@@ -68,12 +68,12 @@ pub(crate) async fn serve(
     }
     expire(thread, now_ns);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
-    let wait_s = incoming.head.prefer.wait_s();
     let arrived_ns = entrant.arrived_ns;
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = follow::accepted(&kept, trace_id.as_deref());
     let waiting = entrant.waiting.take();
+    let patience_ns = patience_ns(&incoming, arrived_ns);
     thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
@@ -85,9 +85,6 @@ pub(crate) async fn serve(
     if detached {
         return queued;
     }
-    let patience_ns = wait_s.map_or(u64::MAX, |wait_s| {
-        arrived_ns + u64::from(wait_s) * 1000 * MS
-    });
     let over = follow_own(thread, &kept, patience_ns, answering).await;
     if over {
         return follow::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
@@ -100,6 +97,14 @@ pub(crate) async fn serve(
         thread.calls.end(place, End::ClientLeft);
     }
     follow::accepted(&kept, trace_id.as_deref())
+}
+
+/// Until when the client of a call that arrived then waits; `u64::MAX` where it said nothing of that.
+fn patience_ns(incoming: &Incoming, arrived_ns: u64) -> u64 {
+    let wait_s = incoming.head.prefer.wait_s();
+    wait_s.map_or(u64::MAX, |wait_s| {
+        arrived_ns + u64::from(wait_s) * 1000 * MS
+    })
 }
 
 /// Waits for one's own call; false where patience, or the client, went first.
@@ -146,6 +151,7 @@ async fn claim_key(
                 let follower = Follower {
                     trace_id: incoming.trace_id().map(Into::into),
                     deadline_ns,
+                    patience_ns: patience_ns(incoming, entrant.arrived_ns),
                     enqueue,
                     arrived_ns: entrant.arrived_ns,
                 };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use nanofaas_core::metrics::CallTime;
+use nanofaas_core::ticket::Class;
 
 use super::*;
 
@@ -100,7 +101,7 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
         metrics.record(CallTime::E2e, 20_000);
         metrics.record(CallTime::E2e, 70_000_000_000);
     }
-    assert!(view.enter(10));
+    assert!(view.enter(Class::Sync, 10));
     view.running.store(3, Relaxed);
     view.pods[1].store(2, Relaxed);
     let samples = parse(&page(&functions, &plane(2), &mut Labels::new(10)));
@@ -154,7 +155,9 @@ fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
     }
     plane.ledgers[1].backing_off.store(4, Relaxed);
     plane.ledgers[0].rejected_unknown.add();
-    assert!(functions.registered[0].1.enter(9) && functions.leaving[0].enter(9));
+    for view in [&functions.registered[0].1, &functions.leaving[0]] {
+        assert!(view.enter(Class::Async, 9));
+    }
     functions.registered[0].1.running.store(1, Relaxed);
     functions.leaving[0].running.store(2, Relaxed);
     let samples = parse(&page(&functions, &plane, &mut Labels::new(10)));

@@ -80,7 +80,7 @@ impl Bench {
             thread: 1,
             class: Class::Sync,
         };
-        assert!(view.enter(u32::MAX));
+        assert!(view.enter(Class::Sync, u32::MAX));
         self.entries.queue(ticket.call());
         assert!(view.post(ticket).is_ok(), "the mailbox is full");
         self.post.posted(&ticket);

@@ -175,10 +175,6 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
     let (mut left, mut leaving) = (begin("left"), begin("leaving"));
     plane().wait_for("depth", 2, 1);
     expect_refusal(plane().invoke("depth", &json!("refused")), "depth");
-    expect_refusal(
-        plane().send(&Request::enqueue("depth", &json!("refused"))),
-        "depth",
-    );
     // A call that timed out, one whose client left and one that was cancelled make room.
     left.finish();
     drop(leaving);
@@ -209,7 +205,33 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
             &[("function", "depth"), ("reason", reason)],
         )
     };
-    assert_eq!((by("depth"), by("est_wait"), by("memory")), (3.0, 0.0, 0.0));
+    assert_eq!((by("depth"), by("est_wait"), by("memory")), (2.0, 0.0, 0.0));
+}
+
+#[test]
+fn sync_and_async_calls_wait_in_queues_of_their_own() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&with(pool("own-queues", &pod), &json!({"queueSize": 2})));
+    let begin = |input: &str| Request::invoke("own-queues", &json!(input)).begin(plane().listen);
+    let enqueue = |input: &str| plane().send(&Request::enqueue("own-queues", &json!(input)));
+    let mut calls = vec![begin("runs")];
+    pod.wait_calls(1);
+    let queued = ["first", "second"].map(|input| enqueue(input).expect(202).id());
+    plane().wait_for("own-queues", 2, 1);
+    expect_refusal(enqueue("refused"), "depth");
+    calls.extend([begin("third"), begin("fourth")]);
+    plane().wait_for("own-queues", 4, 1);
+    expect_refusal(plane().invoke("own-queues", &json!("refused")), "depth");
+    expect_refusal(enqueue("refused"), "depth");
+    gate.open();
+    for call in &mut calls {
+        call.answer().expect(200);
+    }
+    for id in &queued {
+        assert_eq!(plane().ended(id)["status"], "success");
+    }
+    assert_eq!(pod.calls().len(), 5);
 }
 
 #[test]

@@ -253,6 +253,37 @@ fn a_follower_has_a_deadline_of_his_own() {
 }
 
 #[test]
+fn a_follower_waits_as_its_own_preference_says() {
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    plane().register(&pool("patience", &pod));
+    let mut first = keyed("patience", "a", "k").begin(plane().listen);
+    pod.wait_calls(1);
+    let follow = |prefer: &str| {
+        let request = keyed("patience", "a", "k").header("Prefer", prefer);
+        plane().send(&request)
+    };
+    for prefer in ["wait=0", "wait=1", "respond-async", "respond-async, wait=1"] {
+        let answer = follow(prefer).expect(202);
+        assert!(is_replay(&answer), "{prefer}");
+        assert_eq!(answer.json()["status"], "running", "{prefer}");
+        assert_eq!(
+            answer.header("location"),
+            Some(&*format!("/v1/executions/{}", answer.id()))
+        );
+    }
+    // Its own deadline comes first.
+    let hasty = keyed("patience", "a", "k").header("Prefer", "wait=20");
+    plane()
+        .send(&hasty.header("X-Timeout-Ms", "100"))
+        .expect(408);
+    gate.open();
+    let id = first.answer().expect(200).id();
+    assert_eq!(follow("wait=20").expect(200).id(), id);
+    assert_eq!(pod.cuts(), 0);
+}
+
+#[test]
 fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
@@ -286,7 +317,8 @@ fn a_refused_call_leaves_its_key_free() {
     let mut running = Request::invoke("refused", &json!(1)).begin(plane().listen);
     pod.wait_calls(1);
     let mut waiting = Request::invoke("refused", &json!(2)).begin(plane().listen);
-    plane().wait_for("refused", 1, 1);
+    let enqueued = plane().enqueue("refused", &json!(3));
+    plane().wait_for("refused", 2, 1);
     for request in [
         keyed("refused", "a", "k"),
         keyed_enqueue("refused", "a", "k"),
@@ -298,6 +330,7 @@ fn a_refused_call_leaves_its_key_free() {
     gate.open();
     running.answer().expect(200);
     waiting.answer().expect(200);
+    plane().ended(&enqueued);
     let answer = plane().send(&keyed("refused", "b", "k")).expect(200);
     assert!(!is_replay(&answer));
     assert_eq!(answer.json()["output"], "b");

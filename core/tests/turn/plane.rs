@@ -100,7 +100,8 @@ impl Plane {
 
     /// A call that waits, and its ticket, which nobody has yet.
     pub(crate) fn ticket(&mut self, lane: u32, class: Class) -> Ticket {
-        assert!(self.views[&lane].enter(QUEUE_SIZE), "the queue is full");
+        let has_room = self.views[&lane].enter(class, QUEUE_SIZE);
+        assert!(has_room, "the queue is full");
         let ticket = Ticket {
             queued_ns: self.now,
             index: self.calls,
@@ -125,10 +126,10 @@ impl Plane {
         (0..many).map(|_| self.call(lane, class)).collect()
     }
 
-    /// The owner takes a call out of the queue.
+    /// The owner takes a sync call out of the queue.
     pub(crate) fn leave(&mut self, lane: u32, call: CallRef) {
         assert!(self.entries.leave(call), "a grant came first");
-        self.views[&lane].leave();
+        self.views[&lane].leave(Class::Sync);
     }
 
     /// One turn and its grants; whether it left work is the driver's business.
