@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::scheduler::Scheduler;
-use nanofaas_core::ticket::{Class, Done, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 /// Entries that calls use in turn; fewer than an io thread has.
@@ -88,7 +88,9 @@ impl Plane {
             lane: id(lane),
             pod: PodRef::NONE,
             verdict: PodVerdict::Healthy,
-            function_ns: Some(1000),
+            // The only one of a lane.
+            slot: 0,
+            held: Held::Whole,
         }));
     }
 }

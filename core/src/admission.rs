@@ -1,10 +1,11 @@
-//! Whether a call may wait: the queue's depth, then the predicted wait. It reads the lane's live
-//! counters and nothing else; a refusal leaves no trace. `io` asks it once per call.
+//! Whether a call may wait: the queue's depth, then the predicted wait and its own time. It reads the
+//! lane's live counters and nothing else; a refusal leaves no trace. `io` asks it once per call.
 
 use std::sync::atomic::Ordering;
 
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
+use crate::prediction::Prediction;
 use crate::ticket::Class;
 use crate::view::LaneView;
 
@@ -31,23 +32,12 @@ impl Refusal {
     }
 }
 
-/// The wait that a call would have now, in nanoseconds: the calls before it at the measured
-/// service time on the slots that the function may have, and a start where pods are missing.
-pub fn predicted_wait_ns(lane: &LaneView, class: Class) -> u64 {
-    let service_ns = lane.service_ns.load(Ordering::Relaxed);
-    let slots_max = u64::from(lane.slots_max.load(Ordering::Relaxed)).max(1);
-    let slots_now = u64::from(lane.slots_now.load(Ordering::Relaxed));
-    let running = u64::from(lane.running.load(Ordering::Relaxed));
-    let before = u64::from(calls_before(lane, class));
-    // Waves of calls that have to end before this one begins.
-    let ahead = (before + running + 1).saturating_sub(slots_max);
-    let wait_ns = service_ns.saturating_mul(ahead) / slots_max;
-    let pods_missing = slots_now < slots_max && before + running >= slots_now;
-    if pods_missing && slots_now == 0 {
-        wait_ns.saturating_add(lane.start_ns.load(Ordering::Relaxed))
-    } else {
-        wait_ns
+/// The wait that a call would have now, in nanoseconds.
+pub fn predicted_wait_ns(lane: &LaneView, class: Class, now_ns: u64) -> u64 {
+    if lane.service_ns.load(Ordering::Relaxed) == 0 {
+        return 0;
     }
+    Prediction::new(lane, now_ns).wait_ns(u64::from(calls_before(lane, class)) + 1)
 }
 
 /// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
@@ -60,83 +50,107 @@ fn calls_before(lane: &LaneView, class: Class) -> u32 {
     }
 }
 
-/// Takes a place in the lane's queue, or says why there is none.
-///
-/// `deadline_ns` is what the call has left; async calls are not predicted.
+/// Takes a place in the lane's queue, or says why there is none. A call whose answer would come after
+/// `deadline_ns` is refused; async ones are not predicted.
 pub fn admit(
     lane: &LaneView,
     queue_size: u32,
     class: Class,
+    now_ns: u64,
     deadline_ns: u64,
 ) -> Result<(), Refusal> {
-    let waiting = lane.depth();
-    if class == Class::Sync && waiting > 0 && lane.service_ns.load(Ordering::Relaxed) > 0 {
-        let wait_ns = predicted_wait_ns(lane, class);
-        if wait_ns > deadline_ns && lane.depth_of(class) < queue_size {
-            return Err(Refusal::new(RejectReason::EstWait, wait_ns));
-        }
+    let refused = |reason| Refusal::new(reason, predicted_wait_ns(lane, class, now_ns));
+    let has_room = lane.depth_of(class) < queue_size;
+    if has_room && class == Class::Sync && is_too_late(lane, now_ns, deadline_ns) {
+        return Err(refused(RejectReason::EstWait));
     }
     if lane.enter(class, queue_size) {
         Ok(())
     } else {
-        Err(Refusal::new(
-            RejectReason::Depth,
-            predicted_wait_ns(lane, class),
-        ))
+        Err(refused(RejectReason::Depth))
     }
+}
+
+/// Whether a sync call would be answered past its deadline. Without a sample, or with nothing waiting,
+/// nothing says so.
+fn is_too_late(lane: &LaneView, now_ns: u64, deadline_ns: u64) -> bool {
+    let service_ns = lane.service_ns.load(Ordering::Relaxed);
+    if lane.depth() == 0 || service_ns == 0 {
+        return false;
+    }
+    let begins_by_ns = deadline_ns.saturating_sub(service_ns);
+    let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
+    let prediction = Prediction::new(lane, now_ns);
+    // With no pod at all and starts that fail the call hears of that failure, which says more than a
+    // refusal, or of the next start.
+    prediction.is_known() && !prediction.can_begin(calls, begins_by_ns)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MS: u64 = 1_000_000;
+    const NOW: u64 = 1000 * SECOND_NS;
+
+    /// A lane all of whose calls that run began now.
     fn lane(slots: u32, running: u32, waiting: u32, service_ns: u64) -> LaneView {
         let lane = LaneView::new(1);
         lane.slots_max.store(slots, Ordering::Relaxed);
         lane.slots_now.store(slots, Ordering::Relaxed);
         lane.running.store(running, Ordering::Relaxed);
         lane.service_ns.store(service_ns, Ordering::Relaxed);
+        (0..running).for_each(|slot| lane.capacity.set(slot as u16, NOW));
         (0..waiting).for_each(|_| lane.reenter(Class::Sync));
         lane
+    }
+
+    fn admitted(lane: &LaneView, class: Class, left_ns: u64) -> Result<(), Refusal> {
+        admit(lane, 100, class, NOW, NOW + left_ns)
+    }
+
+    #[track_caller]
+    fn expect_wait(lane: &LaneView, class: Class, wait_ns: u64) {
+        assert_eq!(predicted_wait_ns(lane, class, NOW), wait_ns);
     }
 
     #[test]
     fn a_full_queue_refuses_and_takes_no_place() {
         let lane = lane(1, 1, 2, 0);
-        let refusal = admit(&lane, 2, Class::Sync, SECOND_NS).unwrap_err();
-        assert_eq!(
-            refusal,
-            Refusal {
-                reason: RejectReason::Depth,
-                retry_after_s: 1
-            }
-        );
-        assert_eq!(lane.depth(), 2);
-        assert!(admit(&lane, 3, Class::Sync, SECOND_NS).is_ok());
-        assert_eq!(lane.depth(), 3);
+        let refusal = admit(&lane, 2, Class::Sync, NOW, NOW + SECOND_NS).unwrap_err();
+        assert_eq!(refusal, Refusal::new(RejectReason::Depth, 0));
+        assert_eq!((refusal.retry_after_s, lane.depth()), (1, 2));
+        assert!(admit(&lane, 2, Class::Async, NOW, NOW + SECOND_NS).is_ok());
+        assert!(admit(&lane, 3, Class::Sync, NOW, NOW + SECOND_NS).is_ok());
+        assert_eq!(lane.depth(), 4);
     }
 
     #[test]
-    fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
+    fn a_sync_call_that_would_be_answered_past_its_deadline_is_refused_at_once() {
         let lane = lane(2, 2, 4, SECOND_NS);
-        // Four before it and two running on two slots: two and a half seconds.
-        assert_eq!(predicted_wait_ns(&lane, Class::Sync), 5 * SECOND_NS / 2);
-        let refusal = admit(&lane, 100, Class::Sync, 2 * SECOND_NS).unwrap_err();
-        assert_eq!(
-            refusal,
-            Refusal {
-                reason: RejectReason::EstWait,
-                retry_after_s: 3
-            }
-        );
-        assert!(admit(&lane, 100, Class::Sync, 3 * SECOND_NS).is_ok());
-        assert!(admit(&lane, 100, Class::Async, 0).is_ok());
+        // Two run to the end of a second, four wait for the two seconds after it.
+        expect_wait(&lane, Class::Sync, 3 * SECOND_NS);
+        let refusal = admitted(&lane, Class::Sync, 4 * SECOND_NS - MS).unwrap_err();
+        assert_eq!(refusal.reason, RejectReason::EstWait);
+        assert_eq!(refusal.retry_after_s, 3);
+        assert!(admitted(&lane, Class::Sync, 4 * SECOND_NS).is_ok());
+        assert!(admitted(&lane, Class::Async, 0).is_ok());
+    }
+
+    #[test]
+    fn a_call_that_runs_counts_with_what_is_left_of_it() {
+        let lane = lane(1, 1, 1, SECOND_NS);
+        lane.capacity.set(0, NOW - 900 * MS);
+        expect_wait(&lane, Class::Sync, 1100 * MS);
+        // One that takes longer than others may take as much longer again.
+        lane.capacity.set(0, NOW - 5 * SECOND_NS);
+        expect_wait(&lane, Class::Sync, 5 * SECOND_NS);
     }
 
     #[test]
     fn without_a_sample_or_with_nothing_waiting_it_is_let_in() {
-        assert!(admit(&lane(1, 1, 50, 0), 100, Class::Sync, 1).is_ok());
-        assert!(admit(&lane(1, 1, 0, SECOND_NS), 100, Class::Sync, 1).is_ok());
+        assert!(admitted(&lane(1, 1, 50, 0), Class::Sync, 1).is_ok());
+        assert!(admitted(&lane(1, 1, 0, SECOND_NS), Class::Sync, 1).is_ok());
     }
 
     #[test]
@@ -144,15 +158,49 @@ mod tests {
         let lane = lane(1, 1, 7, SECOND_NS);
         (0..50).for_each(|_| lane.reenter(Class::Async));
         // One runs, seven sync ones are before it, and two async ones get a turn among them.
-        assert_eq!(predicted_wait_ns(&lane, Class::Sync), 10 * SECOND_NS);
-        assert_eq!(predicted_wait_ns(&lane, Class::Async), 58 * SECOND_NS);
+        expect_wait(&lane, Class::Sync, 10 * SECOND_NS);
+        expect_wait(&lane, Class::Async, 58 * SECOND_NS);
+    }
+
+    /// Ten slots, one of a pod that is up; starts take two seconds.
+    fn starting(ordered: &[(u64, u32)], starts_fail: bool) -> LaneView {
+        let lane = lane(10, 1, 4, 10 * SECOND_NS);
+        lane.slots_now.store(1, Ordering::Relaxed);
+        lane.start_ns.store(2 * SECOND_NS, Ordering::Relaxed);
+        lane.capacity
+            .set_coming(ordered.iter().copied(), starts_fail);
+        lane
     }
 
     #[test]
-    fn a_start_counts_where_no_pod_is_there_yet() {
-        let lane = lane(1, 0, 1, 1000);
-        lane.slots_now.store(0, Ordering::Relaxed);
-        lane.start_ns.store(SECOND_NS, Ordering::Relaxed);
-        assert_eq!(predicted_wait_ns(&lane, Class::Sync), SECOND_NS + 1000);
+    fn a_pod_that_is_ordered_counts_with_what_is_left_of_its_start() {
+        let lane = starting(&[(NOW - SECOND_NS, 9)], false);
+        expect_wait(&lane, Class::Sync, SECOND_NS);
+        let late = starting(&[(NOW - 3 * SECOND_NS, 9)], false);
+        expect_wait(&late, Class::Sync, 0);
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ordered_yet_takes_a_whole_start() {
+        expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND_NS);
+        // Two come in a second, the others would after two.
+        let some = starting(&[(NOW - SECOND_NS, 2)], false);
+        expect_wait(&some, Class::Sync, 2 * SECOND_NS);
+    }
+
+    #[test]
+    fn a_pod_that_is_overdue_or_that_fails_to_start_does_not_count() {
+        let alone_ns = 50 * SECOND_NS;
+        let overdue = starting(&[(NOW - 4 * SECOND_NS, 9)], false);
+        expect_wait(&overdue, Class::Sync, alone_ns);
+        expect_wait(&starting(&[], true), Class::Sync, alone_ns);
+        expect_wait(&starting(&[(NOW, 9)], true), Class::Sync, alone_ns);
+        assert!(admitted(&overdue, Class::Sync, 30 * SECOND_NS).is_err());
+        let none = starting(&[], true);
+        none.capacity.set(0, 0);
+        none.running.store(0, Ordering::Relaxed);
+        none.slots_now.store(0, Ordering::Relaxed);
+        assert!(admitted(&none, Class::Sync, 30 * SECOND_NS).is_ok());
+        expect_wait(&none, Class::Sync, 60 * SECOND_NS);
     }
 }

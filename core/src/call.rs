@@ -16,7 +16,7 @@ use crate::function::Function;
 use crate::outcome::{Failure, Stage};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
-use crate::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use crate::ticket::{CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
 
 pub use attempt::Report;
 pub use deadline::Deadline;
@@ -129,9 +129,8 @@ impl<E: Environment> Call<E> {
         if env.current(function.lane).is_none() {
             return Err(NotAdmitted::FunctionRemoved);
         }
-        let left_ns = deadline.at_ns.saturating_sub(now_ns);
         let queue_size = function.spec.queue_size;
-        admission::admit(&function.view, queue_size, class, left_ns)
+        admission::admit(&function.view, queue_size, class, now_ns, deadline.at_ns)
             .map_err(NotAdmitted::Refused)?;
         let call = Self {
             place,
@@ -319,7 +318,8 @@ impl<E: Environment> Call<E> {
             lane: grant.lane,
             pod: grant.pod,
             verdict: PodVerdict::Healthy,
-            function_ns: None,
+            slot: grant.slot,
+            held: Held::Nothing,
         }
     }
 

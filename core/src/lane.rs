@@ -2,7 +2,7 @@
 //! It never moves a call out of the queue by itself; the scheduler's turn does.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::entries::Entries;
 use crate::event::LanePlan;
@@ -11,7 +11,7 @@ use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACK
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
-use crate::ticket::{Class, LaneId, Ticket};
+use crate::ticket::{Class, Held, LaneId, Ticket};
 use crate::view::LaneView;
 
 /// How the last starts went.
@@ -19,6 +19,8 @@ use crate::view::LaneView;
 pub(crate) struct Starts {
     /// Failed ones in a row; those that were under way together count as one.
     pub(crate) failed: u32,
+    /// One was taken back that should have been up long before, and none came up since.
+    pub(crate) are_late: bool,
     failed_at_ns: u64,
     pub(crate) retry_at_ns: u64,
     pub(crate) permanent: bool,
@@ -80,18 +82,29 @@ pub(crate) struct Lane {
     /// Whether it stands in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
     grants: u32,
+    /// Since when calls wait without a break that more pods would serve.
+    waits_since_ns: Option<u64>,
     /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
     pub(crate) due_ns: u64,
     pub(crate) is_removed: bool,
+}
+
+/// Old samples weigh seven eighths.
+fn mean(old: u64, sample: u64) -> u64 {
+    if old == 0 {
+        sample.max(1)
+    } else {
+        (old - old / 8 + sample / 8).max(1)
+    }
 }
 
 impl Lane {
     pub(crate) fn new(id: LaneId, view: Arc<LaneView>, plan: LanePlan) -> Self {
         Self {
             id,
+            slots: Slots::new(plan.concurrency, view.clone()),
             view,
             plan,
-            slots: Slots::new(plan.concurrency),
             fifos: Default::default(),
             mailbox: None,
             early: Vec::new(),
@@ -100,6 +113,7 @@ impl Lane {
             starts: Starts::default(),
             listed: false,
             grants: 0,
+            waits_since_ns: None,
             due_ns: u64::MAX,
             is_removed: false,
         }
@@ -141,24 +155,92 @@ impl Lane {
         }
     }
 
+    /// An attempt held its slot for so long.
+    pub(crate) fn learn(&self, held: Held, held_ns: u64) {
+        let service_ns = &self.view.service_ns;
+        let old = service_ns.load(Ordering::Relaxed);
+        let says_nothing = match held {
+            Held::Whole => false,
+            Held::CutOff => held_ns < old,
+            Held::Nothing => true,
+        };
+        if !says_nothing {
+            service_ns.store(mean(old, held_ns), Ordering::Relaxed);
+        }
+    }
+
     /// Forgets the tickets of calls that were ended with their function.
     pub(crate) fn clear(&mut self, entries: &Entries) {
         self.fifos.iter_mut().for_each(|fifo| fifo.clear(entries));
     }
 
-    /// Pods that waiting and running calls need, between the plan's floor and ceiling.
-    pub(crate) fn pods_needed(&self) -> u32 {
+    /// Pods that running calls need and the waiting ones for which a start is worth it, between the plan's
+    /// floor and ceiling.
+    pub(crate) fn pods_needed(&self, now_ns: u64) -> u32 {
+        self.pods_for(self.waiting_past_a_start(now_ns))
+    }
+
+    fn pods_for(&self, waiting: u32) -> u32 {
         let Some(pods) = self.plan.pods.filter(|_| !self.is_removed) else {
             return 0;
         };
-        let calls = (self.view.depth() + self.slots.held()).min(self.plan.concurrency);
+        let calls = (waiting + self.slots.held()).min(self.plan.concurrency);
         calls.div_ceil(pods.cap).clamp(pods.min, pods.max)
+    }
+
+    /// Waiting calls that would still wait when a pod that is ordered now is up.
+    fn waiting_past_a_start(&self, now_ns: u64) -> u32 {
+        let waiting = self.view.depth();
+        let load = |time: &AtomicU64| time.load(Ordering::Relaxed);
+        let (service_ns, start_ns) = (load(&self.view.service_ns), load(&self.view.start_ns));
+        let is_measured = service_ns > 0 && start_ns > 0;
+        // What waits has lasted a start by now, whatever was predicted of it.
+        let has_lasted = self
+            .waits_since_ns
+            .is_some_and(|since_ns| now_ns >= since_ns + start_ns);
+        if !is_measured || has_lasted {
+            return waiting;
+        }
+        let slots = u64::from(self.view.slots_now.load(Ordering::Relaxed));
+        let meanwhile = slots.saturating_mul(start_ns) / service_ns;
+        waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
+    }
+
+    /// Whether calls wait that more pods would serve; notes since when, and says when that has lasted a
+    /// start. None where none does.
+    pub(crate) fn note_waiting(&mut self, now_ns: u64) -> Option<u64> {
+        if self.census.serving() >= self.pods_for(self.view.depth()) {
+            self.waits_since_ns = None;
+            return None;
+        }
+        let since_ns = *self.waits_since_ns.get_or_insert(now_ns);
+        Some(since_ns + self.view.start_ns.load(Ordering::Relaxed))
+    }
+
+    /// Whether the end of a call may change which pods are wanted.
+    pub(crate) const fn is_watched(&self) -> bool {
+        self.census.starting > 0 || self.waits_since_ns.is_some()
+    }
+
+    /// Ordered pods that no call needs any more. The first one comes up in any case: else a function whose
+    /// callers wait less long than a start would never have one.
+    pub(crate) fn pods_too_many(&self, now_ns: u64) -> u32 {
+        if self.census.starting == 0 {
+            return 0;
+        }
+        // One at a time comes in the place of an old one.
+        let replacement = u32::from(self.census.stale_usable > 0);
+        let kept = self.pods_needed(now_ns).max(1) + replacement;
+        self.census
+            .serving()
+            .saturating_sub(kept)
+            .min(self.census.starting)
     }
 
     /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each
     /// before an old one goes.
-    pub(crate) fn stale_surplus(&self) -> u32 {
-        let (needed, census) = (self.pods_needed(), self.census);
+    pub(crate) fn stale_surplus(&self, now_ns: u64) -> u32 {
+        let (needed, census) = (self.pods_needed(now_ns), self.census);
         let fresh_usable = census.usable - census.stale_usable;
         if fresh_usable >= needed {
             return census.stale_usable;
@@ -176,8 +258,8 @@ impl Lane {
     }
 
     /// Pods to start now, failures aside.
-    pub(crate) fn pods_missing(&self) -> u32 {
-        let (needed, census) = (self.pods_needed(), self.census);
+    pub(crate) fn pods_missing(&self, now_ns: u64) -> u32 {
+        let (needed, census) = (self.pods_needed(now_ns), self.census);
         let missing = needed.saturating_sub(census.serving());
         let fresh = census.serving() - census.stale_usable;
         if census.stale_usable == 0 || fresh >= needed {
@@ -190,7 +272,7 @@ impl Lane {
 
     /// Whether pods have to be started, as far as a look at the counts tells.
     pub(crate) fn lacks_pods(&self) -> bool {
-        self.plan.pods.is_some() && self.census.serving() < self.pods_needed()
+        self.plan.pods.is_some() && self.census.serving() < self.pods_for(self.view.depth())
     }
 
     /// Counts its pods anew and shows the counts; called whenever a pod's state changed.
@@ -210,6 +292,19 @@ impl Lane {
         }
         self.census = census;
         self.show();
+        self.show_coming(pods);
+    }
+
+    /// Shows which pods were ordered, and whether starts come up at all.
+    fn show_coming(&self, pods: &mut Pods) {
+        let cap = self.plan.pods.map_or(0, |pods| pods.cap);
+        let orders = self.pods.iter().filter_map(|index| {
+            let pod = pods.at(*index);
+            (pod.state == PodState::Starting).then_some((pod.wanted_ns, cap))
+        });
+        self.view
+            .capacity
+            .set_coming(orders, self.starts.failed > 0 || self.starts.are_late);
     }
 
     /// Shows counts and limits to the io threads.
@@ -229,19 +324,24 @@ impl Lane {
         }
     }
 
-    /// The pod for the next call: the least loaded with room, the earliest of equals so that late
-    /// ones fall idle; `avoid` only where there is no other.
+    /// The pod for the next call: the least loaded of the fewest that hold what runs and waits, and one
+    /// more. Those started first are asked first, so that the others fall idle. One outside of them, and
+    /// then `avoid`, only where there is no other with room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: u32) -> Option<u32> {
         let cap = self.plan.pods?.cap;
-        let mut best = None;
-        let mut best_load = (true, u32::MAX);
+        let calls = self.slots.held() + self.view.depth();
+        let enough = calls.div_ceil(cap) + 1;
+        let (mut best, mut best_load) = (None, (true, true, u32::MAX));
+        let mut usable = 0;
         for index in &self.pods {
             let pod = pods.at(*index);
-            if pod.state == PodState::Usable && pod.in_flight < cap {
-                let load = (*index == avoid, pod.in_flight);
-                if load < best_load {
-                    (best, best_load) = (Some(*index), load);
-                }
+            if pod.state != PodState::Usable {
+                continue;
+            }
+            usable += 1;
+            let load = (*index == avoid, usable > enough, pod.in_flight);
+            if pod.in_flight < cap && load < best_load {
+                (best, best_load) = (Some(*index), load);
             }
         }
         best

@@ -13,6 +13,8 @@ pub mod rate;
 pub mod memory;
 pub mod descriptors;
 pub mod admission;
+mod prediction;
+pub mod capacity;
 pub mod view;
 pub mod entries;
 pub mod ticket;

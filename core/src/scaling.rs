@@ -13,6 +13,8 @@ use crate::ticket::{LaneId, PodRef};
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
 const SHORT_LIFE_NS: u64 = 5_000_000_000;
+/// How often it is asked whether ordered pods are still needed: calls may leave the queue unseen.
+const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 impl Scheduler {
     fn mean_start(&mut self, id: LaneId, sample_ns: u64) {
@@ -37,6 +39,9 @@ impl Scheduler {
                 pod.usable_ns = now_ns;
                 pod.idle_since_ns = now_ns;
                 pod.state = PodState::Usable;
+                if let Some(lane) = self.lane(lane) {
+                    lane.starts.are_late = false;
+                }
                 self.mean_start(lane, now_ns.saturating_sub(wanted_ns));
             }
             PodState::Quarantined => pod.state = PodState::Usable,
@@ -183,16 +188,16 @@ impl Scheduler {
         if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
-        let surplus = lane.stale_surplus();
+        let surplus = lane.stale_surplus(now_ns);
         if surplus > 0 {
             self.drain_stale(id, surplus, out);
         }
         let Some(lane) = self.lane(id) else {
             return;
         };
-        let missing = lane.pods_missing();
+        let missing = lane.pods_missing(now_ns);
         if missing == 0 {
-            return;
+            return self.take_back(id, now_ns, out);
         }
         let failed = lane.starts.failed > 0;
         if failed && now_ns < lane.starts.retry_at_ns {
@@ -213,6 +218,37 @@ impl Scheduler {
             }
         }
         self.recount(id);
+        self.arm(id, now_ns + LOOK_AGAIN_NS);
+    }
+
+    /// Ends starts that no call needs any more, the latest first, and looks again while there are some, or
+    /// calls wait for which one is not worth it yet.
+    fn take_back(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let mut left = self.lane(id).map_or(0, |lane| lane.pods_too_many(now_ns));
+        if left > 0 {
+            let pods = self.lane(id).map_or(Vec::new(), |lane| lane.pods.clone());
+            for index in pods.into_iter().rev() {
+                let pod = self.pods.at(index);
+                if left > 0 && pod.state == PodState::Starting && !pod.adopted {
+                    left -= 1;
+                    let wanted_ns = pod.wanted_ns;
+                    if let Some(lane) = self.lane(id) {
+                        lane.starts.are_late |= lane.view.is_overdue(wanted_ns, now_ns);
+                    }
+                    self.stop(index, out);
+                }
+            }
+        }
+        let Some(lane) = self.lane(id) else {
+            return;
+        };
+        let starting = lane.census.starting;
+        if let Some(at_ns) = lane.note_waiting(now_ns) {
+            self.arm(id, at_ns);
+        }
+        if starting > 0 {
+            self.arm(id, now_ns + LOOK_AGAIN_NS);
+        }
     }
 
     /// Orders one pod; false where the table of pods is full.
@@ -322,7 +358,7 @@ impl Scheduler {
             return;
         };
         let Some(plan) = lane.plan.pods else { return };
-        let floor = lane.pods_needed();
+        let floor = lane.pods_needed(now_ns);
         let mut usable = lane.census.usable;
         let mut next_ns = u64::MAX;
         // The latest first: earlier ones are chosen first for calls.

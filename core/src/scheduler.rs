@@ -42,15 +42,6 @@ pub(crate) fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> 
     lane.filter(|lane| lane.id == id)
 }
 
-/// Old samples weigh seven eighths.
-fn mean(old: u64, sample: u64) -> u64 {
-    if old == 0 {
-        sample.max(1)
-    } else {
-        (old - old / 8 + sample / 8).max(1)
-    }
-}
-
 impl Scheduler {
     /// No lanes yet. `entries` are the state words of all io threads.
     pub fn new(entries: Arc<Entries>) -> Self {
@@ -146,18 +137,17 @@ impl Scheduler {
         );
         // The call may be one of a registration before this one.
         let id = lane.id;
-        lane.slots.release();
+        let held_ns = lane.slots.release(done.slot, now_ns);
         lane.view
             .running
             .store(lane.slots.held(), Ordering::Relaxed);
-        if let Some(sample) = done.function_ns {
-            let old = lane.view.service_ns.load(Ordering::Relaxed);
-            lane.view
-                .service_ns
-                .store(mean(old, sample), Ordering::Relaxed);
-        }
+        lane.learn(done.held, held_ns);
+        let is_watched = lane.is_watched();
         if done.pod.is_some() {
             self.pod_done(done, id, now_ns, out);
+        }
+        if is_watched {
+            self.reconcile(id, now_ns, out);
         }
         self.list(id);
         self.finish_close(id, now_ns, out);
@@ -178,6 +168,7 @@ impl Scheduler {
                     if let Some(lane) = self.lane(id) {
                         lane.starts.failed = 0;
                     }
+                    self.recount(id);
                 }
                 if self.pods.at(done.pod.index).in_flight == 0 {
                     self.arm_idle(id, now_ns);
@@ -444,7 +435,7 @@ fn grant_lane(
         }
         lane.view.leave(ticket.class);
         lane.granted(ticket.class);
-        lane.slots.hold();
+        let slot = lane.slots.hold(now_ns);
         lane.view
             .running
             .store(lane.slots.held(), Ordering::Relaxed);
@@ -465,6 +456,7 @@ fn grant_lane(
             call,
             lane: lane.id,
             pod,
+            slot,
             granted_ns: now_ns,
             start_ns,
         });

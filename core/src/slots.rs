@@ -1,19 +1,34 @@
-//! How many calls of a function may run at once. Invariant: `held <= limit` at every hold; a limit
-//! that was lowered below `held` only stops further holds. Only its lane calls it.
+//! How many calls of a function may run at once, and since when each slot is held. Invariant:
+//! `held <= limit` at every hold; a limit that was lowered below `held` only stops further holds.
+//! Only its lane calls it.
 
+use std::sync::Arc;
+
+use crate::spec::bound::CONCURRENCY;
 use crate::sync::planted;
+use crate::view::LaneView;
+
+const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 
 /// A function's slots.
-#[derive(Debug)]
 pub(crate) struct Slots {
     limit: u32,
     held: u32,
+    /// A bit for each slot that is held.
+    taken: [u64; WORDS],
+    /// Where io threads see since when.
+    view: Arc<LaneView>,
 }
 
 impl Slots {
     /// `limit` slots, all free.
-    pub(crate) const fn new(limit: u32) -> Self {
-        Self { limit, held: 0 }
+    pub(crate) const fn new(limit: u32, view: Arc<LaneView>) -> Self {
+        Self {
+            limit,
+            held: 0,
+            taken: [0; WORDS],
+            view,
+        }
     }
 
     /// Slots in use.
@@ -31,17 +46,31 @@ impl Slots {
         self.limit = limit;
     }
 
-    /// Takes a slot that `has_free` has shown.
-    pub(crate) fn hold(&mut self) {
+    /// Takes a slot that `has_free` has shown: the first that is free.
+    pub(crate) fn hold(&mut self, now_ns: u64) -> u16 {
         assert!(self.has_free(), "a slot was granted that does not exist");
         self.held += 1;
+        let free = self.taken.iter().position(|word| *word != u64::MAX);
+        let word = free.expect("fewer are held than there can be");
+        let bit = self.taken[word].trailing_ones();
+        self.taken[word] |= 1 << bit;
+        let slot = (word * 64) as u16 + bit as u16;
+        self.view.capacity.set(slot, now_ns.max(1));
+        slot
     }
 
-    /// Gives a slot back, once for each hold.
-    pub(crate) fn release(&mut self) {
-        assert!(self.held > 0, "a slot was released twice");
-        if !(planted("slots_leak") && self.held == 2) {
-            self.held -= 1;
+    /// Gives a slot back, once for each hold; says for how long it was held.
+    pub(crate) fn release(&mut self, slot: u16, now_ns: u64) -> u64 {
+        let (word, bit) = (usize::from(slot) / 64, slot % 64);
+        let is_taken = self.taken[word] >> bit & 1 == 1;
+        assert!(is_taken && self.held > 0, "a slot was released twice");
+        if planted("slots_leak") && self.held == 2 {
+            return 0;
         }
+        self.held -= 1;
+        self.taken[word] &= !(1 << bit);
+        let held_ns = now_ns.saturating_sub(self.view.capacity.since_ns(slot));
+        self.view.capacity.set(slot, 0);
+        held_ns
     }
 }

@@ -81,6 +81,8 @@ pub struct Grant {
     pub call: CallRef,
     pub lane: LaneId,
     pub pod: PodRef,
+    /// The slot that it holds.
+    pub slot: u16,
     pub granted_ns: u64,
     /// How much of its wait was for a pod to start.
     pub start_ns: u64,
@@ -101,7 +103,19 @@ pub enum PodVerdict {
 pub struct Done {
     pub lane: LaneId,
     pub pod: PodRef,
+    /// The grant's.
+    pub slot: u16,
     pub verdict: PodVerdict,
-    /// Sent to answered, where there was an answer to measure.
-    pub function_ns: Option<u64>,
+    pub held: Held,
+}
+
+/// What the time for which an attempt held its slot says of the calls to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// As long as a call takes: the function answered.
+    Whole,
+    /// It was cut off: a call takes as long at least.
+    CutOff,
+    /// Nothing: it never began, or its worker died.
+    Nothing,
 }

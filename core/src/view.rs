@@ -5,12 +5,16 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::capacity::Capacity;
 use crate::limits::{CALL_OVERHEAD_BYTES, LANE_RING_DEPTH};
 use crate::metrics::FunctionMetrics;
 use crate::ring::{Consumer, Producer, channel};
 use crate::ticket::{Class, Ticket};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
+
+/// A start that takes twice its measured time, and so long at least, is overdue.
+const OVERDUE_NS_MIN: u64 = 1_000_000_000;
 
 /// What everybody may know of a lane.
 pub struct LaneView {
@@ -24,10 +28,12 @@ pub struct LaneView {
     pub slots_max: AtomicU32,
     /// Slots that it has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
-    /// Mean time from sent to answered; 0 before the first sample. Writer: scheduler.
+    /// Mean time that a call holds its slot; 0 before the first sample. Writer: scheduler.
     pub service_ns: AtomicU64,
     /// Mean time from wanted to usable of a pod; 0 before the first sample. Writer: scheduler.
     pub start_ns: AtomicU64,
+    /// Since when slots are held, and those that are on their way.
+    pub capacity: Capacity,
     /// Usable, starting and other pods, for the gauges. Writer: scheduler.
     pub pods: [AtomicU32; 3],
     mailbox: OnceLock<Mailbox>,
@@ -46,6 +52,7 @@ impl LaneView {
             slots_now: AtomicU32::new(0),
             service_ns: AtomicU64::new(0),
             start_ns: AtomicU64::new(0),
+            capacity: Capacity::default(),
             pods: Default::default(),
             mailbox: OnceLock::new(),
             metrics: (0..io_threads).map(|_| OnceLock::new()).collect(),
@@ -82,6 +89,12 @@ impl LaneView {
     pub fn leave(&self, class: Class) {
         let was = self.depths[class as usize].fetch_sub(1, Ordering::Relaxed);
         assert!(was > 0, "more calls left a queue than were in it");
+    }
+
+    /// Whether a pod that was ordered then should be up by now, so that it may never be.
+    pub(crate) fn is_overdue(&self, wanted_ns: u64, now_ns: u64) -> bool {
+        let patience_ns = (2 * self.start_ns.load(Ordering::Relaxed)).max(OVERDUE_NS_MIN);
+        now_ns >= wanted_ns.saturating_add(patience_ns)
     }
 
     /// What the calls that come or wait are charged: 1 KiB each, and their bodies where they are larger.

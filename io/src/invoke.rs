@@ -207,7 +207,7 @@ pub(crate) fn enter(
     if !thread.submit(ticket, &function.view) {
         life.turned_away(thread);
         thread.calls.close(place, &thread.entries);
-        let wait_ns = admission::predicted_wait_ns(&function.view, class);
+        let wait_ns = admission::predicted_wait_ns(&function.view, class, now_ns);
         return Err(refuse(
             thread,
             known,

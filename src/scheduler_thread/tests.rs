@@ -5,7 +5,7 @@ use std::task::Waker;
 use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
-use nanofaas_core::ticket::{Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 use super::*;
@@ -96,7 +96,8 @@ impl Bench {
             lane: grant.lane,
             pod: grant.pod,
             verdict: PodVerdict::Healthy,
-            function_ns: None,
+            slot: grant.slot,
+            held: Held::Nothing,
         }));
     }
 }

@@ -8,7 +8,7 @@ use crate::outcome::{Failure, Stage, TimeLimit};
 use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
-use crate::ticket::{Class, Done, Grant, PodRef, PodVerdict};
+use crate::ticket::{Class, Done, Grant, Held, PodRef, PodVerdict};
 
 /// How long a retry waits for the bridge to say how a pod ended.
 const POD_END_NS_MAX: u64 = 2_000_000_000;
@@ -167,18 +167,21 @@ impl<E: Environment> Call<E> {
         self.times.attempted(&grant, &report, now_ns);
         self.since_ns = now_ns;
         // A worker that died, whether its pod said so or died with it, says nothing of how long calls take.
-        let is_lost = matches!(report.failure, Some((_, AttemptFailure::Lost { .. })));
-        let function_ns = report
-            .answered_ns
-            .zip(report.sent_ns)
-            .filter(|_| !is_lost)
-            .map(|(end, start)| end.saturating_sub(start));
+        let kind = report.failure.as_ref().map(|(_, kind)| *kind);
+        let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
+        let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));
+        let held = match (report.sent_ns, report.answered_ns) {
+            (Some(_), Some(_)) if !is_lost => Held::Whole,
+            (Some(_), None) if is_cut_off => Held::CutOff,
+            _ => Held::Nothing,
+        };
         // The slot is free before anything else: the next call may run at once.
         self.release = Some(Done {
             lane: grant.lane,
             pod: grant.pod,
             verdict: report.verdict,
-            function_ns,
+            slot: grant.slot,
+            held,
         });
         self.avoid = grant.pod.index;
         let Some((mut failure, kind)) = report.failure else {

@@ -6,7 +6,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::{ExecutionMode, RetryOn};
-use nanofaas_core::ticket::{Done, Grant};
+use nanofaas_core::ticket::{Done, Grant, Held};
 
 use crate::scenario::{MS, SECOND};
 
@@ -243,7 +243,7 @@ impl Judge {
         assert_eq!(self.released, self.attempts, "a slot is released twice");
         let is_lost = matches!(self.last, Last::Failed(AttemptFailure::Lost { .. }));
         assert!(
-            !is_lost || done.function_ns.is_none(),
+            !is_lost || done.held == Held::Nothing,
             "a lost attempt counts as service time"
         );
     }

@@ -42,10 +42,10 @@ pub(crate) struct Nature {
 impl Nature {
     pub(crate) fn random(rng: &mut Rng) -> Self {
         let starts = match rng.below(20) {
-            0..13 => Starts::Good,
-            13..16 => Starts::Flaky,
-            16 => Starts::Broken { permanent: true },
-            17 => Starts::Broken { permanent: false },
+            0..10 => Starts::Good,
+            10..14 => Starts::Flaky,
+            14 => Starts::Broken { permanent: true },
+            15 => Starts::Broken { permanent: false },
             _ => Starts::CrashLoop,
         };
         let calm = rng.chance(300);

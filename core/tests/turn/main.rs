@@ -7,3 +7,4 @@ mod ends;
 mod plane;
 mod pods;
 mod replace;
+mod scaling;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{
+    CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket,
+};
 use nanofaas_core::view::LaneView;
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -159,7 +161,8 @@ impl Plane {
             lane: grant.lane,
             pod: grant.pod,
             verdict,
-            function_ns: Some(MS),
+            slot: grant.slot,
+            held: Held::Whole,
         }));
     }
 

@@ -1,0 +1,133 @@
+//! Whether a start is worth it: what waits is held against the time that a start takes, an order that is
+//! not needed any more is taken back, and calls leave pods alone that are not needed.
+
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::event::{LanePlan, PodPlan};
+use nanofaas_core::ticket::{Class, PodVerdict};
+
+use crate::plane::{MS, Plane, SECOND, warm};
+
+/// A function whose calls take so long, as a start does, with one pod of one call that is up.
+fn measured(service_ns: u64, start_ns: u64) -> Plane {
+    let mut plane = Plane::with(warm(10, 1));
+    plane.started();
+    let view = plane.view(0);
+    view.service_ns.store(service_ns, Ordering::Relaxed);
+    view.start_ns.store(start_ns, Ordering::Relaxed);
+    plane
+}
+
+#[test]
+fn a_burst_that_is_over_before_a_pod_is_up_starts_none() {
+    let mut plane = measured(MS, 60 * MS);
+    plane.calls(0, Class::Sync, 10);
+    for _ in 0..10 {
+        let grants = plane.grants();
+        assert_eq!(grants.len(), 1);
+        plane.now += MS;
+        plane.done(&grants[0], PodVerdict::Healthy);
+    }
+    plane.pass(SECOND);
+    assert!(plane.starts().is_empty());
+}
+
+#[test]
+fn of_what_waits_only_that_counts_which_would_wait_longer_than_a_start() {
+    let mut plane = measured(10 * MS, 50 * MS);
+    // One runs; five of those that wait are begun by the time a pod is up.
+    plane.call(0, Class::Sync);
+    assert_eq!(plane.grants().len(), 1);
+    plane.calls(0, Class::Sync, 5);
+    assert!(plane.starts().is_empty());
+    plane.calls(0, Class::Sync, 3);
+    assert_eq!(plane.starts().len(), 3);
+}
+
+#[test]
+fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
+    let mut plane = measured(MS, 50 * MS);
+    // Ten times as long as calls took until now.
+    plane.calls(0, Class::Sync, 2);
+    assert_eq!(plane.grants().len(), 1);
+    assert!(plane.starts().is_empty());
+    plane.pass(49 * MS);
+    assert!(plane.starts().is_empty());
+    plane.pass(MS);
+    assert_eq!(plane.starts().len(), 1);
+}
+
+#[test]
+fn without_a_pod_or_a_measure_each_call_gets_its_own() {
+    let mut plane = Plane::with(warm(10, 0));
+    plane.view(0).service_ns.store(MS, Ordering::Relaxed);
+    plane.view(0).start_ns.store(SECOND, Ordering::Relaxed);
+    plane.calls(0, Class::Sync, 4);
+    assert_eq!(plane.starts().len(), 4);
+    let mut plane = measured(0, 0);
+    plane.calls(0, Class::Sync, 4);
+    assert_eq!(plane.starts().len(), 3);
+}
+
+#[test]
+fn an_order_that_no_call_needs_any_more_is_taken_back() {
+    let mut plane = measured(100 * MS, 50 * MS);
+    plane.calls(0, Class::Sync, 5);
+    let starts = plane.starts();
+    assert_eq!(starts.len(), 4);
+    // Calls are suddenly fast: the one pod is through with them before the others are up.
+    for left in (0..5).rev() {
+        let grants = plane.grants();
+        plane.now += MS;
+        plane.done(&grants[0], PodVerdict::Healthy);
+        if left == 0 {
+            assert!(plane.grants().is_empty());
+        }
+    }
+    let mut stops = plane.stops();
+    stops.reverse();
+    assert_eq!(stops, starts);
+}
+
+#[test]
+fn the_first_pod_comes_up_though_its_callers_are_gone() {
+    let mut plane = Plane::with(warm(10, 0));
+    let calls = plane.calls(0, Class::Sync, 3);
+    assert_eq!(plane.starts().len(), 3);
+    calls.into_iter().for_each(|call| plane.leave(0, call));
+    plane.pass(2 * SECOND);
+    assert_eq!(plane.stops().len(), 2);
+    plane.pass(60 * SECOND);
+    assert!(plane.stops().is_empty());
+}
+
+#[test]
+fn calls_go_to_the_fewest_pods_that_hold_them_and_a_spare_one() {
+    let pods = PodPlan {
+        min: 4,
+        max: 4,
+        cap: 8,
+        idle_ns: SECOND,
+    };
+    let mut plane = Plane::with(LanePlan {
+        pods: Some(pods),
+        ..warm(32, 0)
+    });
+    let up = plane.started();
+    let in_pods = |grants: &[nanofaas_core::ticket::Grant]| {
+        let mut counts = [0; 4];
+        for grant in grants {
+            counts[up
+                .iter()
+                .position(|pod| *pod == grant.pod)
+                .expect("it is up")] += 1;
+        }
+        counts
+    };
+    plane.calls(0, Class::Sync, 4);
+    let mut running = plane.grants();
+    assert_eq!(in_pods(&running), [2, 2, 0, 0]);
+    plane.calls(0, Class::Sync, 28);
+    running.extend(plane.grants());
+    assert_eq!(in_pods(&running), [8, 8, 8, 8]);
+}
