@@ -27,6 +27,27 @@ pub(crate) enum JobNews {
     },
     /// The callback came.
     Answered(Box<JobAnswer>),
+    /// One came that cannot be read: the Job may post another one, and this is why it failed if it does not.
+    Refused(Failure),
+}
+
+impl JobNews {
+    /// What is known where this comes after `earlier`.
+    fn after(self, earlier: Option<Self>) -> Self {
+        match (self, earlier) {
+            (
+                Self::Ended {
+                    failure: Failure::PodLost(_),
+                    oom: false,
+                },
+                Some(Self::Refused(failure)),
+            ) => Self::Ended {
+                failure,
+                oom: false,
+            },
+            (news, _) => news,
+        }
+    }
 }
 
 /// What a Job's callback says.
@@ -211,7 +232,7 @@ impl Calls {
                 slot.job_running_ns = running_ns.or(slot.job_running_ns);
                 slot.job_start = start;
             } else {
-                slot.job = Some(news);
+                slot.job = Some(news.after(slot.job.take()));
             }
             wake(slot);
             true
@@ -242,7 +263,8 @@ impl Calls {
 
     /// The Job's end, when it is there.
     pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
-        self.with(call, |slot| slot.job.take()).flatten()
+        let is_end = |job: &mut JobNews| !matches!(job, JobNews::Refused(_));
+        self.with(call, |slot| slot.job.take_if(is_end)).flatten()
     }
 
     /// The reason to end, once, when there is one; else the task is woken when there is news.

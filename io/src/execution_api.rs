@@ -249,7 +249,13 @@ fn complete(
             charge: None,
         },
         Some(Ok(answer)) => answer,
-        Some(Err(why)) => return problem(&why),
+        Some(Err(why)) => {
+            if let Some(call) = call.filter(|_| !over) {
+                let news = JobNews::Refused(job::bad_result(&why));
+                thread.calls.job(call, attempt, news);
+            }
+            return problem(&why);
+        }
     };
     let recorded = !over
         && call.is_some_and(|call| {

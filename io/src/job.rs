@@ -28,6 +28,9 @@ use crate::thread::Thread;
 /// names and what ends them included.
 const INLINE_MAX: usize = 120 * 1024;
 
+/// A Job's clock begins with its container, of which the bridge hears later.
+const EARLY_NS: u64 = 5_000_000_000;
+
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
 /// A body that a Job may fetch: the copy that its call is charged for.
@@ -144,7 +147,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     .await;
     let now_ns = thread.now_ns();
     let seen_ns = thread.calls.job_running_ns(call.place);
-    let (result, failure, stamps, charge) = outcome(news);
+    let left_ns = call.life.borrow().running_until_ns().saturating_sub(now_ns);
+    let (result, failure, stamps, charge) = outcome(news, left_ns);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
@@ -190,7 +194,8 @@ type Outcome = (
     Option<Loose>,
 );
 
-fn outcome(news: JobNews) -> Outcome {
+/// What became of an attempt that had so much time left.
+fn outcome(news: JobNews, left_ns: u64) -> Outcome {
     match news {
         JobNews::Answered(answer) => {
             let JobAnswer {
@@ -198,6 +203,7 @@ fn outcome(news: JobNews) -> Outcome {
                 stamps,
                 charge,
             } = *answer;
+            let result = result.map_err(|said| pod_error::at_deadline(said, left_ns, EARLY_NS));
             let kind = result.as_ref().err().map_or(AttemptFailure::Final, kind_of);
             (result, kind, stamps, charge)
         }
@@ -208,7 +214,9 @@ fn outcome(news: JobNews) -> Outcome {
             };
             (Err(failure), kind, None, None)
         }
-        JobNews::Starting { .. } => unreachable!("a start is noted, not handed out"),
+        JobNews::Starting { .. } | JobNews::Refused(_) => {
+            unreachable!("it is noted, not handed out")
+        }
     }
 }
 
@@ -257,6 +265,16 @@ fn is_result(content_type: Option<&[u8]>) -> bool {
         MediaType::Json => trim(essence).eq_ignore_ascii_case(b"application/json"),
         MediaType::Text | MediaType::Other => false,
     }
+}
+
+/// The end of a call whose Job posted that.
+pub(crate) fn bad_result(why: &Problem) -> Failure {
+    let why = match why {
+        Problem::BadRequest(why) => why.clone(),
+        Problem::Encoded => "its Content-Encoding must be left out".to_owned(),
+        _ => "it cannot be read".to_owned(),
+    };
+    Failure::BadOutput(format!("the Job's result was no result: {why}").into())
 }
 
 /// What a callback's body says; a fault of its form is an error of the request.
@@ -347,7 +365,7 @@ mod tests {
         let kind = |error: &str| {
             let body = format!("{{\"success\":false,\"error\":{error}}}");
             let answer = read("application/json", None, &body).expect("a result");
-            let (_, kind, ..) = outcome(JobNews::Answered(Box::new(answer)));
+            let (_, kind, ..) = outcome(JobNews::Answered(Box::new(answer)), 0);
             kind
         };
         let lost = |oom| AttemptFailure::Lost { oom: Some(oom) };

@@ -29,6 +29,8 @@ use crate::thread::Thread;
 
 /// The port of a URL that names none.
 const HTTP_PORT: u16 = 80;
+/// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
+const EARLY_NS: u64 = 50_000_000;
 
 /// How soon a connection is tried again for which there was no descriptor.
 const DESCRIPTOR_NS: u64 = 5_000_000;
@@ -328,6 +330,9 @@ fn interpret(call: &Call<'_>, owner: &Owner, whole: Whole) -> Attempt {
         } else {
             let head_bytes = own_head.as_deref().unwrap_or(&buffer);
             let failure = function_failure(&head, head_bytes, &buffer[range]);
+            let until_ns = call.life.borrow().running_until_ns();
+            let left_ns = until_ns.saturating_sub(call.thread.now_ns());
+            let failure = pod_error::at_deadline(failure, left_ns, EARLY_NS);
             let kind = kind_of(&failure);
             (failure, kind, PodVerdict::Healthy)
         };

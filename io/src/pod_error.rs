@@ -16,11 +16,6 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
     let (code, message) = parse(body);
     let message = message.unwrap_or_else(unsaid).into();
     match code.as_deref() {
-        // The pod's clock began a little later than ours, and may still be the first to run out.
-        Some("TIMEOUT") => Failure::Timeout {
-            stage: Stage::Running,
-            limit: None,
-        },
         // The runtime serves on; the worker that had the call is gone.
         Some("POD_LOST") => Failure::PodLost(message),
         // What came out of the handler did not come as far as here.
@@ -31,6 +26,20 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
             message,
             retry_after: None,
         })),
+    }
+}
+
+/// A pod that stops a call at its deadline says so by the code TIMEOUT, and its clock may run out by `early_ns`
+/// before ours. With more time left the code is the function's own.
+pub(crate) fn at_deadline(failure: Failure, left_ns: u64, early_ns: u64) -> Failure {
+    match failure {
+        Failure::Handler(said) if &*said.code == "TIMEOUT" && left_ns <= early_ns => {
+            Failure::Timeout {
+                stage: Stage::Running,
+                limit: None,
+            }
+        }
+        failure => failure,
     }
 }
 
@@ -184,8 +193,21 @@ mod tests {
         assert_eq!(bad, Failure::BadOutput("no JSON".into()));
         let large = read(r#"{"code":"OUTPUT_TOO_LARGE","message":"7 MiB"}"#);
         assert_eq!(large, Failure::OutputTooLarge("7 MiB".into()));
-        let late = read(r#"{"code":"TIMEOUT","message":"late"}"#);
-        assert!(matches!(late, Failure::Timeout { .. }));
+    }
+
+    #[test]
+    fn a_timeout_is_the_calls_where_its_time_is_over() {
+        let said = || {
+            read(
+                br#"{"code":"TIMEOUT","message":"the database"}"#,
+                String::new,
+            )
+        };
+        assert!(matches!(at_deadline(said(), 5, 5), Failure::Timeout { .. }));
+        let own = at_deadline(said(), 6, 5);
+        assert_eq!((own.code(), &*own.message()), ("TIMEOUT", "the database"));
+        let other = at_deadline(read(b"words", String::new), 0, 5);
+        assert_eq!(other.code(), "HANDLER_ERROR");
     }
 
     #[test]

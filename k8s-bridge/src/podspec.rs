@@ -133,6 +133,7 @@ fn ours(template: &mut Value, function: &Function, parts: &Parts) {
     env.push(variable("PORT", &PORT.to_string()));
     env.push(variable("FUNCTION_NAME", function.name()));
     env.push(variable("EXECUTION_MODE", spec.runtime_mode.as_str()));
+    env.push(variable("NANOFAAS_HEALTH_PATH", &spec.health_path));
     let watchdog = spec.runtime_command.as_deref();
     env.extend(watchdog.map(|line| variable("WATCHDOG_CMD", line)));
     let own = parts.env.iter();

@@ -42,6 +42,7 @@ impl Program {
         program.set("NANOFAAS_POD", name);
         program.set("FUNCTION_NAME", &**function.name());
         program.set("EXECUTION_MODE", spec.runtime_mode.as_str());
+        program.set("NANOFAAS_HEALTH_PATH", &*spec.health_path);
         if let Some(command) = &spec.runtime_command {
             program.set("WATCHDOG_CMD", command);
         }

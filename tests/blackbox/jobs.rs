@@ -319,6 +319,24 @@ fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
     assert_eq!(wire.answer().expect(200).json()["output"], "fine");
 }
 
+/// Where the Job posts no other one, that is why its call failed, and it is not run again.
+#[test]
+fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
+    let folder = Folder::new();
+    let until_told = "env > env.part; mv env.part env.txt; until [ -e end ]; do sleep 0.01; done";
+    plane().register(&folder.shell("job-nan", "JOB", until_told));
+    let mut wire = Request::invoke("job-nan", &json!(1)).begin(plane().listen);
+    let seat = Seat::of(&folder);
+    let body = r#"{"success":true,"output":NaN,"error":null}"#;
+    let request = Request::new("POST", &seat.complete()).body("application/json", body);
+    plane().send(&request).expect(400);
+    std::fs::write(folder.path().join("end"), "").expect("a file");
+    let answer = wire.answer().expect_failure(502, "error", "BAD_OUTPUT");
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(message.contains("no result: the body must be"), "{message}");
+    assert_eq!(plane().status(&seat.id)["attempt"], 1);
+}
+
 #[test]
 fn a_result_over_the_limit_is_413_and_ends_the_call() {
     let folder = Folder::new();

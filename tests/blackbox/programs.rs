@@ -1,6 +1,7 @@
 //! Programs that were not written for this platform, as warm functions: servers on a port, with a health path of
 //! their own or none; and processes that hide from their function.
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -110,6 +111,28 @@ fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
     let asked = folder.read("asked").expect("it was asked");
     assert!(
         asked.lines().all(|line| line == "/up?deep=1 healthy"),
+        "{asked}"
+    );
+}
+
+/// The watchdog, which has to see the program ready before the platform may, asks as the platform does.
+#[test]
+fn behind_the_watchdog_the_same_path_and_statuses_count() {
+    let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
+    let folder = Folder::new();
+    folder.write("health", "401");
+    let mut function = folder.program("guarded", "WARM", SERVER);
+    let command = function["local"]["command"].as_array_mut().expect("a list");
+    command.splice(0..0, [json!(watchdog), json!("--")]);
+    plane().register(&with(function, &json!({"healthPath": "/up"})));
+    let mut wire = Request::invoke("guarded", &json!(1)).begin(plane().listen);
+    eventually("it is asked", || folder.read("asked").is_some());
+    assert!(wire.is_quiet_for(Duration::from_millis(300)));
+    folder.write("health", "204");
+    wire.answer().expect(200);
+    let asked = folder.read("asked").expect("it was asked");
+    assert!(
+        asked.lines().all(|line| line.starts_with("/up ")),
         "{asked}"
     );
 }

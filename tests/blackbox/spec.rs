@@ -273,6 +273,7 @@ fn names_that_the_platform_sets_cannot_be_overridden_by_env() {
         "EXECUTION_MODE",
         "WATCHDOG_CMD",
         "NANOFAAS_READY_URL",
+        "NANOFAAS_HEALTH_PATH",
         "CALLBACK_URL",
         "EXECUTION_ID",
         "DISPATCH_ATTEMPT",

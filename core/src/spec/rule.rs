@@ -6,13 +6,14 @@ use super::draft::FunctionDraft;
 use super::{ExecutionMode, FieldFault, Platform, SpecFields};
 
 /// Environment names that the platform sets in every pod, so a function cannot.
-pub const ENV_RESERVED: [&str; 14] = [
+pub const ENV_RESERVED: [&str; 15] = [
     "PORT",
     "NANOFAAS_SOCKET",
     "FUNCTION_NAME",
     "EXECUTION_MODE",
     "WATCHDOG_CMD",
     "NANOFAAS_READY_URL",
+    "NANOFAAS_HEALTH_PATH",
     "CALLBACK_URL",
     "EXECUTION_ID",
     "DISPATCH_ATTEMPT",

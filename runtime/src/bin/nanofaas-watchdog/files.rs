@@ -4,11 +4,12 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nanofaas_runtime::{Error, Input};
+use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::spawn_blocking;
 
@@ -19,7 +20,7 @@ pub(crate) enum Places {
     /// In a folder of each call's own.
     Own,
     /// Where `INPUT_FILE` and `OUTPUT_FILE` of the watchdog's environment say, for programs that
-    /// know these paths by heart. Calls come one after the other then.
+    /// know these paths by heart. Calls come one after the other then, on the whole machine.
     Fixed {
         input: PathBuf,
         output: PathBuf,
@@ -32,7 +33,35 @@ pub(crate) struct Files {
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
     folder: Option<PathBuf>,
-    _turn: Option<OwnedMutexGuard<()>>,
+    _turn: Option<Turn>,
+}
+
+/// Held by one call: within this watchdog, and of all watchdogs on this machine that use the same place.
+struct Turn {
+    _here: OwnedMutexGuard<()>,
+    _anywhere: Flock<File>,
+}
+
+impl Turn {
+    async fn wait(turn: &Arc<Mutex<()>>, output: &Path) -> Result<Self, Error> {
+        let here = Arc::clone(turn).lock_owned().await;
+        let mut path = output.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let at = path.clone();
+        let lock = move || {
+            let file = File::create(&at)?;
+            Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| io::Error::from(error))
+        };
+        let locked = spawn_blocking(lock).await.map_err(io::Error::other);
+        let anywhere = locked
+            .and_then(|locked| locked)
+            .map_err(|error| Error::new(format!("cannot lock {}: {error}", path.display())))?;
+        Ok(Self {
+            _here: here,
+            _anywhere: anywhere,
+        })
+    }
 }
 
 impl Places {
@@ -60,7 +89,7 @@ impl Places {
                 input: input.clone(),
                 output: output.clone(),
                 folder: None,
-                _turn: Some(Arc::clone(turn).lock_owned().await),
+                _turn: Some(Turn::wait(turn, output).await?),
             },
         };
         // At once and not on another thread: a call that is cut off meanwhile would leave its writing

@@ -39,6 +39,8 @@ pub(crate) struct Address {
     /// `NANOFAAS_SOCKET`: where the platform looks; it looks at `port` where there is none.
     socket: Option<PathBuf>,
     port: u16,
+    /// Where it is asked whether it is ready, as the platform asks.
+    health_path: String,
 }
 
 enum Life {
@@ -196,7 +198,11 @@ impl Address {
                 .map_err(|_| format!("PORT must be a whole number up to 65535, is {port:?}"))?,
             (None, None) => 8080,
         };
-        Ok(Self { socket, port })
+        Ok(Self {
+            socket,
+            port,
+            health_path: health_path(),
+        })
     }
 
     /// A port of this machine that nobody else knows of.
@@ -204,6 +210,7 @@ impl Address {
         Ok(Self {
             socket: None,
             port: free_port()?,
+            health_path: health_path(),
         })
     }
 
@@ -231,11 +238,11 @@ impl Address {
         let mut wait = PROBE_FIRST;
         loop {
             if let Some(socket) = &self.socket
-                && answers(&Url::unix(socket, "/health")).await
+                && answers(&Url::unix(socket, &self.health_path)).await
             {
                 return false;
             }
-            if answers(&self.url("/health")).await {
+            if answers(&self.url(&self.health_path)).await {
                 return self.socket.is_some();
             }
             sleep(wait).await;
@@ -256,10 +263,16 @@ impl Address {
     }
 }
 
-/// A program without `/health` is ready when it speaks HTTP at all.
+fn health_path() -> String {
+    let path = std::env::var("NANOFAAS_HEALTH_PATH").ok();
+    path.filter(|path| path.starts_with('/'))
+        .unwrap_or_else(|| "/health".to_owned())
+}
+
+/// A program that does not know the path is ready when it speaks HTTP at all. The platform has the same rule.
 async fn answers(url: &Url) -> bool {
     let answer = client::request(url, Request::GET, PROBE_WAIT).await;
-    answer.is_ok_and(|answer| answer.status < 500 || answer.status == 501)
+    answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404 | 405))
 }
 
 fn free_port() -> Result<u16, String> {
