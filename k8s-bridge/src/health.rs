@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nanofaas_core::descriptors;
 use nanofaas_core::health::{Health, STATUS_LEN, request, status};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +17,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
+/// Of an answer's body that is read so that its server meets no reset.
+const REST_MAX: u64 = 64 * 1024;
 
 /// What one pod is asked, and what it said.
 pub(crate) struct Questions {
@@ -76,6 +78,14 @@ impl Questions {
         stream.write_all(&self.request).await?;
         let mut said = [0; STATUS_LEN];
         stream.read_exact(&mut said).await?;
+        tokio::spawn(read_to_end(stream));
         Ok(status(&said))
     }
+}
+
+/// Reads the rest of an answer, so that a server that still writes it meets no reset.
+async fn read_to_end(stream: impl AsyncRead + Unpin) {
+    let mut rest = stream.take(REST_MAX);
+    // What the pod does now concerns no one.
+    let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }

@@ -22,6 +22,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
+/// Of an answer's body that is read so that its server meets no reset.
+const REST_MAX: u64 = 64 * 1024;
 
 /// What one pod is asked, where, and what it said.
 pub(crate) struct Questions {
@@ -131,13 +133,21 @@ impl Questions {
 
     async fn exchange(
         &self,
-        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> io::Result<[u8; STATUS_LEN]> {
         stream.write_all(&self.request).await?;
         let mut said = [0; STATUS_LEN];
         stream.read_exact(&mut said).await?;
+        tokio::spawn(read_to_end(stream));
         Ok(said)
     }
+}
+
+/// Reads the rest of an answer, so that a server that still writes it meets no reset.
+async fn read_to_end(stream: impl AsyncRead + Unpin) {
+    let mut rest = stream.take(REST_MAX);
+    // What the pod does now concerns no one.
+    let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }
 
 fn is_own(pid: Pid, at: SocketAddr) -> bool {

@@ -28,7 +28,7 @@ const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
     nanofaas invoke word-stats '{\"text\": \"a b a\", \"topN\": 1}'\n  \
     nanofaas invoke word-stats @input.json\n  \
     nanofaas invoke mandelbrot '{}' > mandelbrot.png\n  \
-    echo hello | nanofaas invoke upper - --content-type text/plain")]
+    echo hello | nanofaas invoke echo - --content-type text/plain")]
 pub(crate) struct Invoke {
     #[command(flatten)]
     request: RequestArgs,

@@ -83,18 +83,24 @@ fn a_time_that_was_over_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // One that the pod itself found to be over is the same.
-    let late = Pod::tcp(|_, line| line.answer(500, "", br#"{"code":"TIMEOUT","message":"late"}"#));
+    // One that the pod itself found to be over is the same; with time left the code is the function's own.
+    let late = Pod::tcp(|got, line| {
+        std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
+        line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
+    });
     plane().register(&pool("named-by-the-pod", &late));
-    let call = Request::invoke("named-by-the-pod", &json!(1)).header("X-Timeout-Ms", "20000");
-    let answer = plane()
-        .send(&call)
-        .expect_failure(408, "timeout", "TIMEOUT");
+    let call = |sleep_ms: u64, timeout_ms: &str| {
+        let call = Request::invoke("named-by-the-pod", &json!(sleep_ms));
+        plane().send(&call.header("X-Timeout-Ms", timeout_ms))
+    };
+    let answer = call(380, "400").expect_failure(408, "timeout", "TIMEOUT");
     let message = message_of(&answer.json()["error"]);
     assert!(
-        message.ends_with("running, after 20000 ms (X-Timeout-Ms)"),
+        message.ends_with("running, after 400 ms (X-Timeout-Ms)"),
         "{message}"
     );
+    let answer = call(0, "20000").expect_failure(500, "error", "TIMEOUT");
+    assert_eq!(message_of(&answer.json()["error"]), "the database");
     let short = Plane::start(&["--async-max-age-ms", "300"]);
     let pod = Pod::held(&gate);
     short.register(&pool("named-async", &pod));
