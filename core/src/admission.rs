@@ -78,9 +78,9 @@ fn is_too_late(lane: &LaneView, now_ns: u64, deadline_ns: u64) -> bool {
     if lane.depth() == 0 || service_ns == 0 {
         return false;
     }
-    let begins_by_ns = deadline_ns.saturating_sub(service_ns);
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
     let prediction = Prediction::new(lane, now_ns);
+    let begins_by_ns = deadline_ns.saturating_sub(service_ns + prediction.margin_ns(calls));
     // With no pod at all and starts that fail the call hears of that failure, which says more than a
     // refusal, or of the next start.
     prediction.is_known() && !prediction.can_begin(calls, begins_by_ns)

@@ -157,15 +157,21 @@ impl Lane {
 
     /// An attempt held its slot for so long.
     pub(crate) fn learn(&self, held: Held, held_ns: u64) {
-        let service_ns = &self.view.service_ns;
-        let old = service_ns.load(Ordering::Relaxed);
+        let view = &self.view;
+        let old = view.service_ns.load(Ordering::Relaxed);
         let says_nothing = match held {
             Held::Whole => false,
             Held::CutOff => held_ns < old,
             Held::Nothing => true,
         };
-        if !says_nothing {
-            service_ns.store(mean(old, held_ns), Ordering::Relaxed);
+        if says_nothing {
+            return;
+        }
+        view.service_ns.store(mean(old, held_ns), Ordering::Relaxed);
+        if old > 0 {
+            let spread = view.service_spread_ns.load(Ordering::Relaxed);
+            let spread = spread - spread / 8 + held_ns.abs_diff(old) / 8;
+            view.service_spread_ns.store(spread, Ordering::Relaxed);
         }
     }
 

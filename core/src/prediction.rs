@@ -12,6 +12,7 @@ pub(crate) struct Prediction<'a> {
     lane: &'a LaneView,
     now_ns: u64,
     service_ns: u64,
+    spread_ns: u64,
     start_ns: u64,
 }
 
@@ -21,6 +22,7 @@ impl<'a> Prediction<'a> {
             lane,
             now_ns,
             service_ns: lane.service_ns.load(Ordering::Relaxed),
+            spread_ns: lane.service_spread_ns.load(Ordering::Relaxed),
             start_ns: lane.start_ns.load(Ordering::Relaxed),
         }
     }
@@ -84,6 +86,14 @@ impl<'a> Prediction<'a> {
             }
         }
         false
+    }
+
+    /// By how much the answer of the last of so many calls may be late, where times spread: its own, those of
+    /// the calls before it on their slots, and the mean, which is not known exactly.
+    pub(crate) fn margin_ns(&self, calls: u64) -> u64 {
+        let slots = u64::from(self.lane.slots_max.load(Ordering::Relaxed)).max(1);
+        let waves_4 = calls / slots / 4;
+        self.spread_ns * (2 + 2 * calls.isqrt() / slots + waves_4)
     }
 
     /// How long it takes until so many calls of those that wait have begun.

@@ -30,6 +30,8 @@ pub struct LaneView {
     pub slots_now: AtomicU32,
     /// Mean time that a call holds its slot; 0 before the first sample. Writer: scheduler.
     pub service_ns: AtomicU64,
+    /// By how much a call's time differs from that, in the mean. Writer: scheduler.
+    pub service_spread_ns: AtomicU64,
     /// Mean time from wanted to usable of a pod; 0 before the first sample. Writer: scheduler.
     pub start_ns: AtomicU64,
     /// Since when slots are held, and those that are on their way.
@@ -51,6 +53,7 @@ impl LaneView {
             slots_max: AtomicU32::new(0),
             slots_now: AtomicU32::new(0),
             service_ns: AtomicU64::new(0),
+            service_spread_ns: AtomicU64::new(0),
             start_ns: AtomicU64::new(0),
             capacity: Capacity::default(),
             pods: Default::default(),
