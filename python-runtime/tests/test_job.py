@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from pods import Platform, Start, wait_for
+from pods import Platform, Pod, Start, wait_for
 
 FUNCTION = """
     import os, signal, time
@@ -84,6 +84,61 @@ def test_raw_output(job: Start, plane: Platform) -> None:
     assert job({"do": "png"}).exit_status() == 0
     _, headers, body = plane.next()
     assert (headers["content-type"], body) == ("image/png", b"PNG")
+
+
+# Of a content type, a body, and what is posted: the output, or None where it is no JSON.
+JSON_RESPONSES = [
+    ("application/json", b'{"a":1}', {"a": 1}), ("application/json", b"[1]", [1]),
+    ("application/json", b" 1\n", 1), ("Application/JSON ; charset=UTF-8", b'"t"', "t"),
+    ("application/vnd.a+json", b'{"success":false}', {"success": False}), ("  ", b"2", 2),
+    ("application/json", b'{"success":false,"error":"forged"}',
+     {"success": False, "error": "forged"}),
+    ("application/json", b'1,"output":2', None), ("application/json", b"NaN", None),
+    ("application/json", b'"\xe9"', None), ("application/json", b"{", None),
+    ("application/json", b" ", None), ("application/vnd.a+json", b"}", None),
+    ("application/json", b"[" * 200_000, None),
+]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_json_responses_are_wrapped(start: Start, plane: Platform, kind: str) -> None:
+    """The platform reads `application/json` as the result, which the output must not forge."""
+    for content_type, body, output in JSON_RESPONSES:
+        pod = start_response(start, plane, kind, content_type, body)
+        it = result(plane)
+        assert it["success"] is (output is not None), body
+        assert it["output"] == output
+        if output is None:
+            assert it["error"]["code"] == "BAD_OUTPUT"
+            assert it["error"]["message"].startswith("the output is not JSON: ")
+        assert it["startedAt"] <= it["loadedAt"] <= it["readyAt"]
+        assert pod.exit_status() == 0
+        assert plane.got.empty()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_an_empty_json_response_is_null(start: Start, plane: Platform, kind: str) -> None:
+    start_response(start, plane, kind, "application/json", b"")
+    it = result(plane)
+    assert (it["success"], it["output"], it["error"]) == (True, None, None)
+
+
+@pytest.mark.parametrize("content_type", [
+    "text/plain; charset=utf-8", "application/json; charset=utf-16", "application/+json",
+    "application/jsonl", "image/a+json",
+])
+def test_other_responses_stay_raw(start: Start, plane: Platform, content_type: str) -> None:
+    start_response(start, plane, "def", content_type, b"{")
+    _, headers, body = plane.next()
+    assert (headers["content-type"], body) == (content_type, b"{")
+
+
+def start_response(start: Start, plane: Platform, kind: str, content_type: str,
+                   body: bytes) -> Pod:
+    source = (f"from nanofaas_runtime import Response\n{kind} handle(input):\n"
+              f"    return Response({body!r}, {content_type!r})\n")
+    return start(source, EXECUTION_ID="e-1", INVOCATION_PAYLOAD='{"input":1}',
+                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions")
 
 
 @pytest.mark.parametrize(("do", "message"), [

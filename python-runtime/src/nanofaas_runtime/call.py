@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 JSON_TYPE = b"application/json"
+# The charsets in which the platform reads JSON.
+UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii")
+                  for each in (name, b'"%b"' % name))
 
 
 class BadInput(Exception):
@@ -52,6 +55,17 @@ def decode(body: bytes | bytearray) -> Any:
         raise BadInput(f"the body is not UTF-8 (at byte {error.start})") from None
     except ValueError as error:
         raise BadInput(f"the body is not JSON: {error}") from None
+
+
+def is_json(content_type: bytes) -> bool:
+    """Whether the platform reads a body of this type as JSON: `application/json`, or
+    `application/*+json` (RFC 6839), in UTF-8."""
+    kind, *parameters = [each.strip(b" \t") for each in content_type.lower().split(b";")]
+    if kind != JSON_TYPE:
+        tree, _, subtype = kind.partition(b"/")
+        if tree != b"application" or not subtype.endswith(b"+json") or subtype == b"+json":
+            return False
+    return all(each in UTF_8 for each in parameters if each.startswith(b"charset="))
 
 
 class Call:

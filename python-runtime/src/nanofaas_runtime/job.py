@@ -219,10 +219,16 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 
 def _returned(value: object, call: Call) -> Outcome:
-    from .call import output
+    """JSON always goes inside the result: the platform would read it as the result itself."""
+    from .call import is_json, output
+    from .output import checked
 
     try:
         content_type, body = output(value)
+        if content_type is not None:
+            # A blank type is none, which the platform reads as JSON.
+            if is_json(content_type.encode()) or not content_type.strip(" "):
+                content_type, body = None, checked(body)
     except BaseException as error:
         return _raised(error, call)
     return Outcome(body, content_type)
