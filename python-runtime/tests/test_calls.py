@@ -51,6 +51,13 @@ def test_json_in_json_out(pod: Pod) -> None:
         assert answer.headers["content-type"] == "application/json"
 
 
+def test_json_under_a_type_of_its_own(pod: Pod) -> None:
+    with pod.connect() as client:
+        client.send(request({"do": "context"}, content_type="application/cloudevents+json",
+                            metadata={"k": "v"}))
+        assert client.answer().json()["metadata"] == {"k": "v"}
+
+
 def test_over_tcp(start: Start) -> None:
     pod = start(PLAIN, tcp=True).ready()
     assert pod.invoke({"a": 1}).json() == {"a": 1}

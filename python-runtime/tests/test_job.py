@@ -80,6 +80,16 @@ def test_input_from_the_platform(job: Start, plane: Platform) -> None:
     assert pod.exit_status() == 0
 
 
+def test_json_input_under_a_type_of_its_own(job: Start, plane: Platform) -> None:
+    path = "/v1/internal/tok/executions/e-1/input"
+    plane.inputs[path] = ("application/vnd.a+json", b'{"input":{"a":1},"metadata":{"k":"v"}}')
+    pod = job(INVOCATION_PAYLOAD_URL=plane.url + path)
+    assert plane.next()[0] == f"GET {path}"
+    output = result(plane)["output"]
+    assert (output["got"], output["metadata"]) == ({"a": 1}, {"k": "v"})
+    assert pod.exit_status() == 0
+
+
 def test_raw_output(job: Start, plane: Platform) -> None:
     assert job({"do": "png"}).exit_status() == 0
     _, headers, body = plane.next()

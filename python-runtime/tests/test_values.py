@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from nanofaas_runtime import Response, pod
-from nanofaas_runtime.call import BadInput, Call, Context, decode, describe, output
+from nanofaas_runtime.call import BadInput, Call, Context, decode, describe, is_json, output
 from nanofaas_runtime.function import Function, NoFunction, is_async
 from nanofaas_runtime.output import BadOutput, encode
 from nanofaas_runtime.wire import parse_head
@@ -127,6 +127,23 @@ def test_other_content_types_are_bytes() -> None:
     assert call(b"\0\xff", content_type="image/png").input() == b"\0\xff"
     assert call(b'{"input":1}', content_type="application/json; charset=utf-8").input() == 1
     assert call(b'{"input":1}', content_type="Application/JSON").input() == 1
+
+
+@pytest.mark.parametrize(("content_type", "is_it"), [
+    ("application/json", True), ("Application/JSON ; charset=UTF-8", True),
+    ('application/json;charset="utf-8"', True), ("application/json; v=1", True),
+    ("application/json; charset=utf-16", False), ("application/json, text/plain", False),
+    ("application/problem+json", True), ("application/a+json;charset=utf-16", False),
+    ('Application/Vnd.Api+JSON; ext="a"; charset=us-ascii', True), ("application/+json", False),
+    ("application/json+xml", False), ("application/jsonl", False), ("image/a+json", False),
+    ("text/plain", False), ("", False),
+])
+def test_json_is_told_by_its_type(content_type: str, is_it: bool) -> None:
+    """As the platform tells it: `io/src/media_type.rs`."""
+    assert is_json(content_type.encode()) is is_it
+    it = call(b'{"input":1,"metadata":{"k":"v"}}', content_type=content_type)
+    assert it.input() == (1 if is_it else it.body)
+    assert it.metadata == ({"k": "v"} if is_it else None)
 
 
 def test_context() -> None:

@@ -118,9 +118,8 @@ class Call:
     def input(self) -> Any:
         """What the function gets: the envelope's `input`, or the bytes as they are."""
         content_type = self.head.header(b"content-type") or b""
-        if content_type != JSON_TYPE:
-            if content_type.split(b";")[0].strip().lower() != JSON_TYPE:
-                return bytes(self.body)
+        if content_type != JSON_TYPE and not is_json(content_type):
+            return bytes(self.body)
         envelope = decode(self.body)
         try:
             value = envelope["input"]
