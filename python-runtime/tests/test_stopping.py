@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from pods import Pod, Start, request, wait_for
+from pods import Platform, Pod, Start, request, wait_for
 
 # Writes what happens to `marks`, so that a test sees it when no answer can come.
 PLAIN = """
@@ -233,6 +234,65 @@ def test_a_cancelled_error_of_the_functions_own_is_its_error(start: Start, loop:
             raise asyncio.CancelledError("mine")
     """, loop=loop).ready()
     assert pod.invoke().json() == {"code": "HANDLER_ERROR", "message": "CancelledError: mine"}
+
+
+# Ends that a function makes itself, and ends of its own that follow one of the runtime's.
+STOPS = """
+    import nanofaas_runtime, time
+    from nanofaas_runtime import CallStopped
+    kept = []
+    def handle(input):
+        with open("ran", "a") as ran: ran.write("x")
+        if input == "sleep":
+            try: time.sleep(60)
+            except CallStopped as error:
+                kept.append(error)
+                raise
+        if input == "again": raise kept.pop()
+        if input == "convert":
+            try: time.sleep(60)
+            except CallStopped: raise nanofaas_runtime.CallerLeft("of the handler")
+        raise getattr(nanofaas_runtime, input)("of the handler")
+"""
+KINDS = ["CallStopped", "DeadlineExceeded", "CallerLeft"]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_stop_of_the_functions_own_is_its_error(start: Start, kind: str) -> None:
+    pod = start(STOPS.replace("def handle", f"{kind} handle")).ready()
+    worker = pod.worker()
+    with pod.connect() as client:
+        for name in KINDS:
+            answer = client.invoke(name, x_deadline_ms=20_000, x_execution_id=f"e-{name}")
+            message = f"{name}: of the handler"
+            assert answer.json() == {"code": "HANDLER_ERROR", "message": message}
+            assert answer.status == 500
+            assert pod.log_with(executionId=f"e-{name}")["message"] == "the function raised"
+    assert pod.worker() == worker
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_stop_of_a_jobs_own_is_its_error(start: Start, plane: Platform, kind: str,
+                                           name: str) -> None:
+    pod = start(STOPS.replace("def handle", f"{kind} handle"),
+                EXECUTION_ID="e", INVOCATION_TIMEOUT_MS="20000", CALLBACK_URL=plane.url,
+                INVOCATION_PAYLOAD=f'{{"input":"{name}"}}')
+    body = json.loads(plane.next()[2])
+    assert body["error"] == {"code": "HANDLER_ERROR", "message": f"{name}: of the handler"}
+    assert pod.exit_status() == 0
+    assert plane.got.empty()
+    assert (pod.folder / "ran").read_text() == "x"
+
+
+def test_a_stop_counts_for_the_call_that_it_stopped(start: Start) -> None:
+    pod = start(STOPS).ready()
+    with pod.connect() as client:
+        assert client.invoke("sleep", x_deadline_ms=100).json()["code"] == "TIMEOUT"
+        again = client.invoke("again", x_deadline_ms=20_000).json()
+        assert again["code"] == "HANDLER_ERROR"
+        assert again["message"].startswith("DeadlineExceeded: ")
+        assert client.invoke("convert", x_deadline_ms=100).json()["code"] == "TIMEOUT"
 
 
 def test_deadlines_hold_after_the_watchdog_has_slept(start: Start) -> None:

@@ -87,7 +87,7 @@ def run_job(settings: Settings, job: Job, link: Link) -> int:
     except Unreachable as error:
         log.line("error", f"cannot get the call's input: {error}", executionId=job.execution_id)
         return finish(link, STATUS_LOST)
-    except CallStopped:
+    if outcome is None:
         child.leave_if_child(1)
         return finish(link, STATUS_STOPPED)
     child.leave_if_child(0 if outcome.error is None else 1)
@@ -136,7 +136,8 @@ def _retried(method: str, url: str, body: bytes,
     raise AssertionError("the last try returns or raises")
 
 
-def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome:
+def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
+    """None where the pod is told to stop: the platform runs the call again."""
     from .call import BadInput, Context
 
     log.plain_call = call
@@ -145,8 +146,9 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome:
         if function.takes_context:
             return _returned(run(JOB_SEQ, function.entry, argument, Context(call)), call)
         return _returned(run(JOB_SEQ, function.entry, argument), call)
-    except CallStopped as stop:
-        return _stopped(stop, call)
+    except CallStopped as error:
+        # Where the run did not stop the call, the function raised it itself.
+        return _stopped(run.why, call) if run.stopped == JOB_SEQ else _raised(error, call)
     except BadInput as error:
         return Outcome(error=("BAD_INPUT", str(error)))
     except BaseException as error:
@@ -200,13 +202,11 @@ def _left_s(call: Call) -> float | None:
     return max(0.0, (call.deadline_ns - monotonic_ns()) / 1e9) if call.deadline_ns else None
 
 
-def _stopped(stop: CallStopped, call: Call) -> Outcome:
-    from . import DeadlineExceeded
+def _stopped(why: int, call: Call) -> Outcome | None:
+    from .stopping import message_of
 
-    log.line("warn", f"call stopped: {stop}", call)
-    if isinstance(stop, DeadlineExceeded):
-        return Outcome(error=("TIMEOUT", DEADLINE_TEXT))
-    raise stop
+    log.line("warn", f"call stopped: {message_of(why)}", call)
+    return Outcome(error=("TIMEOUT", DEADLINE_TEXT)) if why == WHY_DEADLINE else None
 
 
 def _raised(error: BaseException, call: Call) -> Outcome:

@@ -16,7 +16,7 @@ from .board import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SE
                     SLOTS_MAX, WHY_DEADLINE, as_bytes)
 from .call import BadInput, Call, Context, code_of, describe, output
 from .connection import Connection
-from .stopping import MESSAGES, PlainRun
+from .stopping import PlainRun, message_of
 from .wire import OK_JSON, Head, answer, failure
 
 TYPE_CHECKING = False
@@ -172,9 +172,10 @@ class Pod:
 
     def stopped(self, connection: Connection, call: Call, why: int) -> None:
         """Answers a call that was stopped, in case somebody is still there to read it."""
-        log.line("warn", f"call stopped: {MESSAGES.get(why, 'the pod is being stopped')}", call)
+        message = message_of(why)
+        log.line("warn", f"call stopped: {message}", call)
         self._refuse(connection, call, 504, "TIMEOUT" if why == WHY_DEADLINE else "CANCELLED",
-                     MESSAGES.get(why, "the pod is being stopped"))
+                     message)
 
     def bad_input(self, connection: Connection, call: Call, error: BadInput) -> None:
         self._refuse(connection, call, 400, BAD_INPUT, str(error))
@@ -240,9 +241,13 @@ class PlainPod(Pod):
                 value = self._run(seq, self.function.entry, argument, Context(call))
             else:
                 value = self._run(seq, self.function.entry, argument)
-        except CallStopped as stop:
-            self._ended()
-            self.stopped(connection, call, _why(stop))
+        except CallStopped as error:
+            if self._run.stopped == seq:
+                self._ended()
+                self.stopped(connection, call, self._run.why)
+            else:  # The function raised it itself.
+                self.fail(connection, call, error)
+                self._ended()
         except BadInput as error:
             self._ended()
             self.bad_input(connection, call, error)
@@ -258,10 +263,3 @@ class PlainPod(Pod):
         log.plain_call = None
         if self.stopping:
             self.quiet_since = monotonic()
-
-
-def _why(stop: CallStopped) -> int:
-    for why, message in MESSAGES.items():
-        if stop.args == (message,):
-            return why
-    return 0

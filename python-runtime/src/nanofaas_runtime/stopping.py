@@ -23,12 +23,23 @@ MESSAGES = {
 }
 
 
+def message_of(why: int) -> str:
+    """What a call that was stopped for that reason is answered with."""
+    return MESSAGES.get(why, "the pod is being stopped")
+
+
 class PlainRun:
-    """Runs plain functions one at a time, each stoppable from outside."""
+    """Runs plain functions one at a time, each stoppable from outside.
+
+    `stopped` is the number of the last call in which a stop was raised, `why` its reason: a
+    function may raise CallStopped itself, and that is an error as any other.
+    """
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
         self._armed = 0
+        self.stopped = 0
+        self.why = 0
         # It interrupts system calls (no SA_RESTART), or a `waitpid` or a `recv` would go on to wait
         # and Python would never come to raise.
         signal.signal(STOP_SIGNAL, self._on_signal)
@@ -37,12 +48,13 @@ class PlainRun:
         seq = self._armed
         if seq and self._words[STOP_SEQ] == seq:
             self._armed = 0
-            why = self._words[STOP_WHY]
+            self.stopped = seq
+            self.why = why = self._words[STOP_WHY]
             if why == WHY_DEADLINE:
-                raise DeadlineExceeded(MESSAGES[WHY_DEADLINE])
+                raise DeadlineExceeded(message_of(why))
             if why == WHY_LEFT:
-                raise CallerLeft(MESSAGES[WHY_LEFT])
-            raise CallStopped("the pod is being stopped")
+                raise CallerLeft(message_of(why))
+            raise CallStopped(message_of(why))
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
         """The function's result. A CallStopped may come out of the last line, too: it then
