@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from pods import Platform, Start
 
@@ -93,6 +96,74 @@ def test_a_fault_while_loading_is_told(start: Start, do: str, end: str) -> None:
     assert pod.exit_status() == 1
     text = "ValueError: of the module" if "raise" in end else "must be callable as handle(input)"
     assert text in pod.log_with(level="error", message="cannot load")["message"]
+
+
+# What a function may do to all that the runtime would call or import after it.
+REPLACED = {
+    "os.close": "os.close = None",
+    "modules": "sys.modules.clear()",
+    "import": "builtins.__import__ = None",
+    "zip": "builtins.zip = None",
+    "runtime": "[sys.modules.pop(each) for each in list(sys.modules) if 'nanofaas' in each]",
+    "json": "json.JSONDecoder.decode = json.JSONDecoder.raw_decode = json.decoder.scanner = None",
+}
+REPLACES = """
+    import asyncio, builtins, json, json.decoder, os, sys
+    from nanofaas_runtime import CallStopped, Response
+    def handle(input):
+        with open(RAN, "a") as ran: ran.write("x")
+        DEED
+        match input:
+            case "raise": raise ValueError("of the function")
+            case "stop": raise CallStopped("of the function")
+            case "nan": return float("nan")
+            case "response": return Response("{", "application/json")
+            case "timeout": raise TimeoutError("of the function")
+        return "fine"
+"""
+ENDS = {
+    "raise": ("HANDLER_ERROR", "ValueError: of the function"),
+    "stop": ("HANDLER_ERROR", "CallStopped: of the function"),
+    "nan": ("BAD_OUTPUT", "the output is not JSON: output is nan"),
+    "response": ("BAD_OUTPUT", "the output is not JSON: "),
+    "timeout": ("HANDLER_ERROR", "TimeoutError: of the function"),
+    "return": None,
+}
+
+
+@pytest.mark.parametrize("do", list(REPLACED))
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_the_end_of_a_job_uses_nothing_of_the_functions(
+        start: Start, plane: Platform, tmp_path: Path, kind: str, do: str) -> None:
+    ran = tmp_path / "ran"
+    source = (REPLACES.replace("DEED", REPLACED[do]).replace("RAN", repr(str(ran)))
+              .replace("def handle", f"{kind} handle"))
+    for times, (value, end) in enumerate(ENDS.items(), 1):
+        pod = start(source, EXECUTION_ID="e-1", CALLBACK_URL=plane.url,
+                    INVOCATION_PAYLOAD=json.dumps({"input": value}))
+        it = json.loads(plane.next()[2])
+        assert it["success"] is (end is None), (value, it)
+        if end is None:
+            assert it["output"] == "fine"
+        else:
+            assert it["error"]["code"] == end[0]
+            assert it["error"]["message"].startswith(end[1])
+        assert it["startedAt"] <= it["loadedAt"] <= it["readyAt"]
+        assert pod.exit_status() == 0
+        assert len(ran.read_text()) == times
+
+
+def test_a_job_posts_after_the_function_closed_all_descriptors(start: Start,
+                                                               plane: Platform) -> None:
+    """The watchdog, which lost its link, posts POD_LOST later: the platform takes the first."""
+    start("""
+        import os
+        def handle(input):
+            os.closerange(3, 4096)
+            raise ValueError("of the function")
+    """, EXECUTION_ID="e-1", CALLBACK_URL=plane.url, INVOCATION_PAYLOAD='{"input":1}')
+    error = json.loads(plane.next()[2])["error"]
+    assert error == {"code": "HANDLER_ERROR", "message": "ValueError: of the function"}
 
 
 BAD_TEXT = """

@@ -3,27 +3,35 @@
 The deadline runs from the process's start, so loading counts. What the worker can no longer post
 (it was killed, or ended by itself) the watchdog posts. Called by `__main__` in the worker and by
 `watchdog` in the parent.
+
+What is needed after the function ran is bound here: a function may have replaced `os.close`,
+`__import__` or `sys.modules` by then, and its end has to be posted all the same.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from os import close
 from time import monotonic_ns, sleep, time
 
-from . import CallStopped, log
+from . import CallStopped, child, log, paths
 from .board import CONN, DEADLINE, SEQ, WHY_DEADLINE
+from .call import BadInput, Call, Context, code_of, describe, is_json, output
 from .client import Unreachable, request
+from .output import checked
 from .process import OOM_TEXT, how_ended, is_oom
+from .stopping import PlainRun, message_of
+from .wire import failure_body, parse_head
+from .worker import (LoadFailed, finish, init_failed, initialise, initialise_plain, load,
+                     tie_to)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .call import Call
     from .child import Belongings
     from .function import Function
     from .process import Link, Worker
     from .settings import Job, Settings
-    from .stopping import PlainRun
 
 TRIES = 3
 PAUSES_S = (0.2, 1.0)
@@ -58,24 +66,20 @@ def publish(settings: Settings, job: Job, words: memoryview) -> None:
 
 def run_job(settings: Settings, job: Job, link: Link) -> int:
     """The worker's exit status: 0 once the result was posted or finally refused."""
-    from . import child
-    from .stopping import PlainRun
-    from .worker import LoadFailed, finish, initialise_plain, init_failed, load, tie_to
-
     tie_to(link.lifeline)
     own = child.guard(link)
     spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(SPARE)]
     run = PlainRun(link.words)
-    times = [settings.started_at, 0.0, 0.0]
+    times = {b"startedAt": settings.started_at}
     try:
         function = load(settings)
-        times[1] = time()
+        times[b"loadedAt"] = time()
         if not function.is_async:
             try:
                 initialise_plain(function)
             except BaseException as error:
                 raise init_failed(error) from None
-            times[2] = time()
+            times[b"readyAt"] = time()
         call = _call(job)
         call.deadline_ns = link.words[DEADLINE]
         if function.is_async:
@@ -92,15 +96,19 @@ def run_job(settings: Settings, job: Job, link: Link) -> int:
         return finish(link, STATUS_STOPPED)
     child.leave_if_child(0 if outcome.error is None else 1)
     link.words[SEQ] = 0
-    for each in spare:
-        os.close(each)
+    _release(spare)
     return finish(link, 0 if post(job, outcome, times) else STATUS_LOST)
 
 
-def _call(job: Job) -> Call:
-    from .call import Call
-    from .wire import parse_head
+def _release(spare: list[int]) -> None:
+    for each in spare:
+        try:
+            close(each)
+        except OSError:
+            pass  # The function closed it.
 
+
+def _call(job: Job) -> Call:
     content_type, body = "application/json", (job.payload or "").encode()
     if job.payload_url is not None and job.payload is None:
         content_type, body = _fetch(job.payload_url)
@@ -138,8 +146,6 @@ def _retried(method: str, url: str, body: bytes,
 
 def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
     """None where the pod is told to stop: the platform runs the call again."""
-    from .call import BadInput, Context
-
     log.plain_call = call
     try:
         argument = call.input()
@@ -155,22 +161,19 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
         return _raised(error, call)
 
 
-def _run_async(function: Function, call: Call, times: list[float], own: Belongings) -> Outcome:
-    from . import child, paths
-
+def _run_async(function: Function, call: Call, times: dict[bytes, float],
+               own: Belongings) -> Outcome:
     with paths.Standard():
         import asyncio
 
         from .asyncloop import new_loop, run_to_end
-    from .call import BadInput, Context
-    from .worker import init_failed, initialise
 
     async def run() -> Outcome:
         try:
             await initialise(function)
         except BaseException as error:
             raise init_failed(error) from None
-        times[2] = time()
+        times[b"readyAt"] = time()
         argument = call.input()
         log.CURRENT.set(call)
         arguments = (argument, Context(call)) if function.takes_context else (argument,)
@@ -203,26 +206,18 @@ def _left_s(call: Call) -> float | None:
 
 
 def _stopped(why: int, call: Call) -> Outcome | None:
-    from .stopping import message_of
-
     log.line("warn", f"call stopped: {message_of(why)}", call)
     return Outcome(error=("TIMEOUT", DEADLINE_TEXT)) if why == WHY_DEADLINE else None
 
 
 def _raised(error: BaseException, call: Call) -> Outcome:
-    from .call import code_of, describe
-    from .child import leave_if_child_for
-
-    leave_if_child_for(error, call)
+    child.leave_if_child_for(error, call)
     log.failure("the function raised", error, call)
     return Outcome(error=(code_of(error), describe(error)))
 
 
 def _returned(value: object, call: Call) -> Outcome:
     """JSON always goes inside the result: the platform would read it as the result itself."""
-    from .call import is_json, output
-    from .output import checked
-
     try:
         content_type, body = output(value)
         if content_type is not None:
@@ -234,20 +229,16 @@ def _returned(value: object, call: Call) -> Outcome:
     return Outcome(body, content_type)
 
 
-def post(job: Job, outcome: Outcome, times: list[float]) -> bool:
+def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
     """Whether the platform said anything final; what is left to say goes to the log."""
-    from .wire import failure_body
-
     body, content_type = outcome.body, outcome.content_type
     if outcome.error is not None or content_type is None:
         content_type = "application/json"
         error = failure_body(*outcome.error) if outcome.error else b"null"
-        output = b"null" if outcome.error else body
-        stamps = b"".join(
-            b',"%b":%d' % (name, at * 1000)
-            for name, at in zip((b"startedAt", b"loadedAt", b"readyAt"), times, strict=True) if at)
+        value = b"null" if outcome.error else body
+        stamps = b"".join([b',"%b":%d' % (name, at * 1000) for name, at in times.items()])
         success = b"false" if outcome.error else b"true"
-        body = b'{"success":%b,"output":%b,"error":%b%b}' % (success, output, error, stamps)
+        body = b'{"success":%b,"output":%b,"error":%b%b}' % (success, value, error, stamps)
     url = f"{job.callback_url}/{job.execution_id}:complete"
     try:
         status, _, _ = _retried("POST", url, body, content_type)
@@ -272,5 +263,5 @@ def after_worker(settings: Settings, job: Job, how: int, told_why: int, worker: 
     else:
         error = ("POD_LOST", how_ended(how))
         log.line("error", how_ended(how), executionId=job.execution_id)
-    times = [settings.started_at, 0.0, 0.0]
+    times = {b"startedAt": settings.started_at}
     return 0 if post(job, Outcome(error=error), times) else STATUS_LOST
