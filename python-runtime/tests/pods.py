@@ -244,6 +244,7 @@ class Platform:
         self.got: queue.Queue[tuple[str, dict[str, str], bytes]] = queue.Queue()
         self.statuses: list[int] = []
         self.inputs: dict[str, tuple[str, bytes]] = {}
+        self.encoding: str | None = None  # Of the inputs.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -276,8 +277,9 @@ class Platform:
         self.got.put((f"{method} {path}", headers, body))
         if path in self.inputs:
             content_type, text = self.inputs[path]
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
-                         % (content_type.encode(), len(text), text))
+            encoding = f"Content-Encoding: {self.encoding}\r\n" if self.encoding else ""
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b"
+                         % (content_type.encode(), encoding.encode(), len(text), text))
             return
         status = self.statuses.pop(0) if self.statuses else 204
         if status:

@@ -80,6 +80,21 @@ def test_input_from_the_platform(job: Start, plane: Platform) -> None:
     assert pod.exit_status() == 0
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("encoding", ["gzip", None])
+def test_an_encoded_input_says_so(start: Start, plane: Platform, kind: str,
+                                  encoding: str | None) -> None:
+    path = "/v1/internal/tok/executions/e-1/input"
+    plane.inputs[path] = ("text/plain", b"\x1f\x8b")
+    plane.encoding = encoding
+    source = (f"{kind} handle(input, context):\n    headers = context.headers\n"
+              "    return [headers['content-type'], headers.get('content-encoding'), input.hex()]")
+    start(source, EXECUTION_ID="e-1", INVOCATION_PAYLOAD_URL=plane.url + path,
+          CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions")
+    assert plane.next()[0] == f"GET {path}"
+    assert result(plane)["output"] == ["text/plain", encoding, "1f8b"]
+
+
 def test_json_input_under_a_type_of_its_own(job: Start, plane: Platform) -> None:
     path = "/v1/internal/tok/executions/e-1/input"
     plane.inputs[path] = ("application/vnd.a+json", b'{"input":{"a":1},"metadata":{"k":"v"}}')

@@ -20,8 +20,8 @@ class Unreachable(Exception):
 
 
 def request(method: str, url: str, body: bytes, content_type: str | None,
-            timeout_s: float) -> tuple[int, str | None, bytes]:
-    """Status, content type and body of the answer. Raises Unreachable."""
+            timeout_s: float) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (names in lower case) and body of the answer. Raises Unreachable."""
     host, port, path = split(url)
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n"
     if content_type is not None:
@@ -72,7 +72,7 @@ def split(url: str) -> tuple[str, int, str]:
     return host, int(port), slash + path or "/"
 
 
-def _read_answer(sock: socket, until: float) -> tuple[int, str | None, bytes]:
+def _read_answer(sock: socket, until: float) -> tuple[int, dict[str, str], bytes]:
     data = bytearray()
     while b"\r\n\r\n" not in data:
         if len(data) > 32 * 1024:
@@ -86,8 +86,8 @@ def _read_answer(sock: socket, until: float) -> tuple[int, str | None, bytes]:
         name, _, value = line.partition(":")
         fields[name.lower()] = value.strip()
     if status == 204:
-        return status, None, b""
-    return status, fields.get("content-type"), _read_body(sock, until, fields, body)
+        return status, fields, b""
+    return status, fields, _read_body(sock, until, fields, body)
 
 
 def _read_body(sock: socket, until: float, fields: dict[str, str], body: bytes) -> bytes:

@@ -109,27 +109,31 @@ def _release(spare: list[int]) -> None:
 
 
 def _call(job: Job) -> Call:
-    content_type, body = "application/json", (job.payload or "").encode()
+    # What the platform hands over inline is a JSON envelope, which is never encoded.
+    content_type, encoding, body = "application/json", None, (job.payload or "").encode()
     if job.payload_url is not None and job.payload is None:
-        content_type, body = _fetch(job.payload_url)
+        content_type, encoding, body = _fetch(job.payload_url)
     lines = ["POST /invoke HTTP/1.1", "Host: job", f"Content-Type: {content_type}",
              f"X-Execution-Id: {job.execution_id}", f"X-Dispatch-Attempt: {job.attempt}"]
+    if encoding:
+        lines.append(f"Content-Encoding: {encoding}")
     if job.trace_id is not None:
         lines.append(f"X-Trace-Id: {job.trace_id}")
     raw = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "replace")
     return Call(parse_head(raw, len(raw)), body)
 
 
-def _fetch(url: str) -> tuple[str, bytes]:
-    """Content type and body of the input. Raises Unreachable."""
-    status, content_type, body = _retried("GET", url, b"", None)
+def _fetch(url: str) -> tuple[str, str | None, bytes]:
+    """Content type, content encoding and body of the input. Raises Unreachable."""
+    status, headers, body = _retried("GET", url, b"", None)
     if status != 200:
         raise Unreachable(f"the platform answered {status}")
-    return content_type or "application/octet-stream", body
+    content_type = headers.get("content-type") or "application/octet-stream"
+    return content_type, headers.get("content-encoding"), body
 
 
 def _retried(method: str, url: str, body: bytes,
-             content_type: str | None) -> tuple[int, str | None, bytes]:
+             content_type: str | None) -> tuple[int, dict[str, str], bytes]:
     """Tries TRIES times while trying may help: no answer, 408, 429, 5xx."""
     for pause in (*PAUSES_S, None):
         try:
