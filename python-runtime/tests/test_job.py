@@ -115,12 +115,12 @@ def test_raw_output(job: Start, plane: Platform) -> None:
 JSON_RESPONSES = [
     ("application/json", b'{"a":1}', {"a": 1}), ("application/json", b"[1]", [1]),
     ("application/json", b" 1\n", 1), ("Application/JSON ; charset=UTF-8", b'"t"', "t"),
-    ("application/vnd.a+json", b'{"success":false}', {"success": False}), ("  ", b"2", 2),
+    ("  ", b"2", 2),
     ("application/json", b'{"success":false,"error":"forged"}',
      {"success": False, "error": "forged"}),
     ("application/json", b'1,"output":2', None), ("application/json", b"NaN", None),
     ("application/json", b'"\xe9"', None), ("application/json", b"{", None),
-    ("application/json", b" ", None), ("application/vnd.a+json", b"}", None),
+    ("application/json", b" ", None),
     ("application/json", b"[" * 200_000, None),
 ]
 
@@ -150,7 +150,7 @@ def test_an_empty_json_response_is_null(start: Start, plane: Platform, kind: str
 
 @pytest.mark.parametrize("content_type", [
     "text/plain; charset=utf-8", "application/json; charset=utf-16", "application/+json",
-    "application/jsonl", "image/a+json",
+    "application/jsonl", "image/a+json", "application/vnd.a+json",
 ])
 def test_other_responses_stay_raw(start: Start, plane: Platform, content_type: str) -> None:
     start_response(start, plane, "def", content_type, b"{")

@@ -221,12 +221,15 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 
 def _returned(value: object, call: Call) -> Outcome:
-    """JSON always goes inside the result: the platform would read it as the result itself."""
+    """`application/json` goes inside the result: the platform would read it as the result itself. JSON
+    under a type of its own keeps that."""
     try:
         content_type, body = output(value)
         if content_type is not None:
+            essence = content_type.partition(";")[0].strip(" \t")
             # A blank type is none, which the platform reads as JSON.
-            if is_json(content_type.encode()) or not content_type.strip(" "):
+            is_result = is_json(content_type.encode()) and not essence.lower().endswith("+json")
+            if is_result or not content_type.strip(" "):
                 content_type, body = None, checked(body)
     except BaseException as error:
         return _raised(error, call)
