@@ -50,6 +50,7 @@ pub enum Fault {
 pub struct Answer {
     pub status: u16,
     pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -238,6 +239,7 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
     Ok(Answer {
         status: head.status,
         content_type: head.content_type,
+        content_encoding: head.content_encoding,
         body,
     })
 }
@@ -283,6 +285,7 @@ struct Head {
     status: u16,
     framing: Framing,
     content_type: Option<String>,
+    content_encoding: Option<String>,
 }
 
 enum Framing {
@@ -305,6 +308,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
         status: response.code.unwrap_or(0),
         framing: Framing::UntilClose,
         content_type: None,
+        content_encoding: None,
     };
     for header in response.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
@@ -321,6 +325,8 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
             head.framing = Framing::Chunked;
         } else if is("content-type") {
             head.content_type = String::from_utf8(header.value.to_vec()).ok();
+        } else if is("content-encoding") {
+            head.content_encoding = String::from_utf8(header.value.to_vec()).ok();
         }
     }
     Ok(Some(head))

@@ -71,9 +71,9 @@ async fn outcome(
         () = sleep_until(deadline) => return Err(Error::timeout()),
     }
     *birth = birth.ready_now();
-    let (content_type, body) = fetch(&job.payload).await?;
-    let (bytes, head) = request_bytes(job, &content_type, &body);
-    let json = is_json(content_type.as_bytes());
+    let input = fetch(&job.payload).await?;
+    let (bytes, head) = request_bytes(job, &input);
+    let json = is_json(input.content_type.as_bytes());
     let left = deadline.saturating_duration_since(Instant::now());
     let call = Arc::new(Call::new(bytes, head, json, Some(left))?);
     let running = run::begin(&*handler, &call);
@@ -90,10 +90,22 @@ async fn outcome(
     result
 }
 
-/// The request's content type and body.
-async fn fetch(payload: &Payload) -> Result<(String, Vec<u8>), Error> {
+/// The request's body, and what it is.
+struct Fetched {
+    content_type: String,
+    content_encoding: Option<String>,
+    body: Vec<u8>,
+}
+
+async fn fetch(payload: &Payload) -> Result<Fetched, Error> {
     let url = match payload {
-        Payload::Here(text) => return Ok((JSON.into(), text.clone().into_bytes())),
+        Payload::Here(text) => {
+            return Ok(Fetched {
+                content_type: JSON.into(),
+                content_encoding: None,
+                body: text.clone().into_bytes(),
+            });
+        }
         Payload::At(url) => url,
     };
     let failed = |why: &dyn std::fmt::Display| {
@@ -106,8 +118,11 @@ async fn fetch(payload: &Payload) -> Result<(String, Vec<u8>), Error> {
     match client::request_persistently(&url, Request::GET, FETCH_WAIT).await {
         Ok(answer) if answer.status == 200 => {
             let unnamed = || "application/octet-stream".to_owned();
-            let content_type = answer.content_type.unwrap_or_else(unnamed);
-            Ok((content_type, answer.body))
+            Ok(Fetched {
+                content_type: answer.content_type.unwrap_or_else(unnamed),
+                content_encoding: answer.content_encoding,
+                body: answer.body,
+            })
         }
         Ok(answer) => Err(failed(&format!("the platform answered {}", answer.status))),
         Err(fault) => Err(failed(&fault)),
@@ -115,8 +130,12 @@ async fn fetch(payload: &Payload) -> Result<(String, Vec<u8>), Error> {
 }
 
 /// The request as it would have come to a warm pod, and the length of its head.
-fn request_bytes(job: &Job, content_type: &str, body: &[u8]) -> (Vec<u8>, usize) {
+fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
+    let (content_type, body) = (&input.content_type, &input.body);
     let mut head = format!("POST /invoke HTTP/1.1\r\nContent-Type: {content_type}\r\n");
+    if let Some(encoding) = &input.content_encoding {
+        head += &format!("Content-Encoding: {encoding}\r\n");
+    }
     head += &format!("X-Execution-Id: {}\r\n", job.execution_id);
     head += &format!("X-Dispatch-Attempt: {}\r\n", job.attempt);
     if let Some(trace_id) = &job.trace_id {

@@ -17,8 +17,8 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A server that takes PORT. It answers GET by what the file `health` has, and calls with its pid, its port
-/// and the `Host` that it was asked for.
+/// A server that takes PORT. It answers GET by what the file `health` has, and calls with its pid, its port,
+/// its environment and the encoding of the body.
 const SERVER: &str = r#"
 import http.server, json, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -33,7 +33,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.answer(status, b"health")
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"]))
-        self.answer(200, json.dumps([os.getpid(), int(os.environ["PORT"]), dict(os.environ)]).encode())
+        self.answer(200, json.dumps([os.getpid(), int(os.environ["PORT"]), dict(os.environ), self.headers["content-encoding"]]).encode())
     def answer(self, status, body):
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -115,15 +115,35 @@ fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
     );
 }
 
+/// The server, behind the watchdog.
+fn guarded(folder: &Folder, name: &str, mode: &str) -> Value {
+    let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
+    let mut function = folder.program(name, mode, SERVER);
+    let command = function["local"]["command"].as_array_mut().expect("a list");
+    command.splice(0..0, [json!(watchdog), json!("--")]);
+    function
+}
+
+#[test]
+fn a_program_hears_how_a_body_is_encoded() {
+    let folder = Folder::new();
+    for mode in ["WARM", "JOB"] {
+        let name = format!("encoded-{}", mode.to_ascii_lowercase());
+        plane().register(&guarded(&folder, &name, mode));
+        let request = Request::new("POST", &format!("/v1/functions/{name}:invoke"))
+            .body("text/plain", "bytes")
+            .header("Content-Encoding", "gzip");
+        let answer = plane().send(&request).expect(200).json();
+        assert_eq!(answer["output"][3], "gzip", "{mode}");
+    }
+}
+
 /// The watchdog, which has to see the program ready before the platform may, asks as the platform does.
 #[test]
 fn behind_the_watchdog_the_same_path_and_statuses_count() {
-    let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let folder = Folder::new();
     folder.write("health", "401");
-    let mut function = folder.program("guarded", "WARM", SERVER);
-    let command = function["local"]["command"].as_array_mut().expect("a list");
-    command.splice(0..0, [json!(watchdog), json!("--")]);
+    let function = guarded(&folder, "guarded", "WARM");
     plane().register(&with(function, &json!({"healthPath": "/up"})));
     let mut wire = Request::invoke("guarded", &json!(1)).begin(plane().listen);
     eventually("it is asked", || folder.read("asked").is_some());

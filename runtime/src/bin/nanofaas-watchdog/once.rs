@@ -82,6 +82,8 @@ async fn ask(address: &Address, input: &Input, context: &Context) -> Result<Answ
         ("X-Dispatch-Attempt", &attempt),
         ("X-Deadline-Ms", &left),
     ];
+    let encoding = context.header("content-encoding");
+    headers.extend(encoding.map(|encoding| ("Content-Encoding", encoding)));
     headers.extend(context.execution_id().map(|id| ("X-Execution-Id", id)));
     headers.extend(context.trace_id().map(|id| ("X-Trace-Id", id)));
     let url = address.url("/invoke");
