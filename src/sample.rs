@@ -8,14 +8,34 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 /// Where a function's file has a sample of its input, as JSON.
-const ANNOTATION: &str = "nanofaas.io/sample";
+const INPUT: &str = "nanofaas.io/sample";
+/// The file for its output, where that is nothing for a terminal.
+const OUTPUT: &str = "nanofaas.io/sample-output";
+
+/// How to call a function.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sample {
+    input: Value,
+    output: Option<String>,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self {
+            input: json!({}),
+            output: None,
+        }
+    }
+}
 
 /// The `curl` line that invokes a function.
-pub(crate) fn curl(listen: SocketAddr, name: &str, input: &Value) -> String {
-    let body = json!({ "input": input }).to_string();
+pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &Sample) -> String {
+    let body = json!({ "input": sample.input }).to_string();
+    let output = sample.output.as_deref();
+    let output = output.map_or_else(String::new, |file| format!(" -o {}", quoted(file)));
     format!(
         "curl -s http://{listen}/v1/functions/{name}:invoke -H 'content-type: application/json' \
-         -d {}",
+         -d {}{output}",
         quoted(&body)
     )
 }
@@ -26,20 +46,27 @@ fn quoted(text: &str) -> String {
 }
 
 /// The samples in a function file, by function; nothing where it cannot be read or has none.
-pub(crate) fn of_file(path: &Path) -> BTreeMap<String, Value> {
+pub(crate) fn of_file(path: &Path) -> BTreeMap<String, Sample> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)
 }
 
-fn of_text(text: &str) -> BTreeMap<String, Value> {
+fn of_text(text: &str) -> BTreeMap<String, Sample> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap_or_default();
     let sample = |document: &Value| {
         let metadata = document.get("metadata")?;
         let name = metadata.get("name")?.as_str()?;
-        let sample = metadata.get("annotations")?.get(ANNOTATION)?.as_str()?;
-        // A sample that is no JSON is its own text.
-        let input = serde_json::from_str(sample).unwrap_or_else(|_| sample.into());
-        Some((name.to_owned(), input))
+        let annotations = metadata.get("annotations")?;
+        let text = |annotation: &str| annotations.get(annotation)?.as_str();
+        let sample = Sample {
+            // A sample that is no JSON is its own text.
+            input: text(INPUT).map_or_else(
+                || json!({}),
+                |input| serde_json::from_str(input).unwrap_or_else(|_| input.into()),
+            ),
+            output: text(OUTPUT).map(str::to_owned),
+        };
+        Some((name.to_owned(), sample))
     };
     documents.iter().filter_map(sample).collect()
 }
@@ -60,19 +87,26 @@ spec: {}
 metadata: {name: other}
 ---
 metadata: {name: upper, annotations: {nanofaas.io/sample: hello}}
+---
+metadata: {name: image, annotations: {nanofaas.io/sample-output: a b.png}}
 "#;
 
     #[test]
     fn samples_are_read_from_annotations() {
         let samples = of_text(FILE);
+        let inputs: Vec<_> = samples
+            .iter()
+            .map(|(name, sample)| (&**name, &sample.input))
+            .collect();
+        let words = json!({"text": "it's a cat", "topN": 2});
         let expected = [
-            ("upper".to_owned(), json!("hello")),
-            (
-                "word-stats".to_owned(),
-                json!({"text": "it's a cat", "topN": 2}),
-            ),
+            ("image", &json!({})),
+            ("upper", &json!("hello")),
+            ("word-stats", &words),
         ];
-        assert_eq!(samples, expected.into());
+        assert_eq!(inputs, expected);
+        let listen = "127.0.0.1:8080".parse().expect("an address");
+        assert!(curl(listen, "image", &samples["image"]).ends_with(" -o 'a b.png'"));
         assert!(of_text(": no yaml\n\t").is_empty());
         assert!(of_file(Path::new("/nonexistent")).is_empty());
     }
@@ -81,7 +115,11 @@ metadata: {name: upper, annotations: {nanofaas.io/sample: hello}}
     fn the_line_survives_a_shell() {
         let input = json!({"text": "it's $HOME `x` \"y\""});
         let listen = "127.0.0.1:8080".parse().expect("an address");
-        let line = curl(listen, "word-stats", &input);
+        let sample = Sample {
+            input: input.clone(),
+            output: None,
+        };
+        let line = curl(listen, "word-stats", &sample);
         let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}; {line}");
         let said = std::process::Command::new("sh")
             .args(["-c", &script])

@@ -89,12 +89,11 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
     (code, message)
 }
 
-/// A code is a text of capitals, digits and underscores.
+/// A code is a short text of one line.
 fn code_of(json: &RawValue) -> Option<String> {
     let code: String = serde_json::from_str(json.get()).ok()?;
-    let is_fine = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let is_code = !code.is_empty() && code.len() <= CODE_MAX && code.chars().all(is_fine);
-    is_code.then_some(code)
+    let is_short = !code.trim().is_empty() && code.len() <= CODE_MAX;
+    (is_short && !code.chars().any(char::is_control)).then_some(code)
 }
 
 /// A string's content, or any other value as it is written; none where that says nothing.
@@ -146,7 +145,14 @@ mod tests {
                 "m",
             ),
             (r#"{"code":500,"message":"m"}"#, "HANDLER_ERROR", "m"),
-            (r#"{"code":"a","message":"m"}"#, "HANDLER_ERROR", "m"),
+            (
+                r#"{"code":"order.empty","message":"m"}"#,
+                "order.empty",
+                "m",
+            ),
+            (r#"{"code":"My Code","message":"m"}"#, "My Code", "m"),
+            (r#"{"code":"a\nb","message":"m"}"#, "HANDLER_ERROR", "m"),
+            (r#"{"code":" ","message":"m"}"#, "HANDLER_ERROR", "m"),
             (r#"{"code":"A","error":"e"}"#, "A", "e"),
             (r#"{"error":"E","message":"m"}"#, "HANDLER_ERROR", "m"),
             (r#"{"message":null,"error":"e"}"#, "HANDLER_ERROR", "e"),

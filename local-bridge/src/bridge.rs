@@ -72,7 +72,7 @@ pub(crate) struct Plane {
     pub(crate) ports: Rc<Ports>,
     desk: Rc<RefCell<Desk>>,
     pods: PodTable,
-    is_stopping: Cell<bool>,
+    pub(crate) is_stopping: Cell<bool>,
 }
 
 impl LocalBridge {

@@ -113,7 +113,7 @@ impl Pod {
                 });
             }
             Fate::Ended(end) => {
-                if !self.stop.get() {
+                if !self.stop.get() && !plane.is_stopping.get() {
                     let why = &end.message;
                     tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
                 }

@@ -7,11 +7,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use nanofaas_core::spec::FunctionSpec;
-use serde_json::{Value, json};
 
 use crate::config::{Backend, Config, reachable};
 use crate::files::{self, FilesError, FunctionFile, Progress};
-use crate::sample;
+use crate::sample::{self, Sample};
 
 /// Functions that are shown with a line each.
 const SHOWN_MAX: usize = 20;
@@ -20,7 +19,7 @@ const SHOWN_MAX: usize = 20;
 pub(super) struct Loaded {
     pub(super) file: FunctionFile,
     name: String,
-    sample: Value,
+    sample: Sample,
 }
 
 /// Why a function cannot be served.
@@ -32,7 +31,7 @@ pub(super) struct LoadError(String);
 pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
     let read = files::read(&config.functions)?;
     let mut faults = Vec::new();
-    let mut samples: BTreeMap<_, BTreeMap<String, Value>> = BTreeMap::new();
+    let mut samples: BTreeMap<_, BTreeMap<String, Sample>> = BTreeMap::new();
     let mut loaded = Vec::with_capacity(read.len());
     for file in read {
         for line in file.ignored() {
@@ -48,7 +47,7 @@ pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
         let in_file = samples
             .entry(file.path.clone())
             .or_insert_with_key(|path| sample::of_file(path));
-        let sample = in_file.get(&name).cloned().unwrap_or_else(|| json!({}));
+        let sample = in_file.get(&name).cloned().unwrap_or_default();
         loaded.push(Loaded { file, name, sample });
     }
     if faults.is_empty() {
