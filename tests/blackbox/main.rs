@@ -30,6 +30,7 @@ mod deadlines;
 mod removal;
 mod leaving;
 mod memory;
+mod ahead;
 mod spec;
 mod pods;
 mod deaths;

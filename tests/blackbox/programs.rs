@@ -97,22 +97,25 @@ fn servers_on_ports_do_not_meet() {
     }
 }
 
-#[test]
-fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
-    let folder = Folder::new();
-    folder.write("health", "503");
-    let function = folder.program("healthy", "WARM", SERVER);
+/// Its first call waits until the server says that it is well; gives what was asked for.
+fn asked_until_well(folder: &Folder, function: Value) -> String {
+    let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
-    let mut wire = Request::invoke("healthy", &json!(1)).begin(plane().listen);
+    let mut wire = Request::invoke(&name, &json!(1)).begin(plane().listen);
     eventually("it is asked", || folder.read("asked").is_some());
     assert!(wire.is_quiet_for(Duration::from_millis(300)));
     folder.write("health", "204");
     wire.answer().expect(200);
-    let asked = folder.read("asked").expect("it was asked");
-    assert!(
-        asked.lines().all(|line| line == "/up?deep=1 healthy"),
-        "{asked}"
-    );
+    folder.read("asked").expect("it was asked")
+}
+
+#[test]
+fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
+    let folder = Folder::new();
+    folder.write("health", "503");
+    let asked = asked_until_well(&folder, folder.program("healthy", "WARM", SERVER));
+    let is_right = |line: &str| line == "/up?deep=1 healthy";
+    assert!(asked.lines().all(is_right), "{asked}");
 }
 
 /// The server, behind the watchdog.
@@ -143,18 +146,9 @@ fn a_program_hears_how_a_body_is_encoded() {
 fn behind_the_watchdog_the_same_path_and_statuses_count() {
     let folder = Folder::new();
     folder.write("health", "401");
-    let function = guarded(&folder, "guarded", "WARM");
-    plane().register(&with(function, &json!({"healthPath": "/up"})));
-    let mut wire = Request::invoke("guarded", &json!(1)).begin(plane().listen);
-    eventually("it is asked", || folder.read("asked").is_some());
-    assert!(wire.is_quiet_for(Duration::from_millis(300)));
-    folder.write("health", "204");
-    wire.answer().expect(200);
-    let asked = folder.read("asked").expect("it was asked");
-    assert!(
-        asked.lines().all(|line| line.starts_with("/up ")),
-        "{asked}"
-    );
+    let asked = asked_until_well(&folder, guarded(&folder, "guarded", "WARM"));
+    let is_right = |line: &str| line.starts_with("/up?deep=1 ");
+    assert!(asked.lines().all(is_right), "{asked}");
 }
 
 #[test]

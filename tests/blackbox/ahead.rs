@@ -1,0 +1,112 @@
+//! What clients send before it can be used: small requests behind answers that they do not read, heads without
+//! an end, and requests ahead of their turn while memory is short.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::functions::{local, pool, with};
+use crate::memory::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
+use crate::plane::Plane;
+use crate::pod::{Gate, Pod};
+use crate::wire::{Request, Wire, eventually};
+
+/// Clients that send many small requests at once and read none of the answers.
+#[test]
+fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let many = Request::get("/none").bytes().repeat(4000);
+    let clients: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let client = narrow(plane.listen);
+            client.set_nonblocking(true).expect("a socket");
+            client
+        })
+        .collect();
+    let mut highest = 0;
+    eventually("so much is sent that it counts", || {
+        for mut client in &clients {
+            let _ = client.write(&many);
+        }
+        highest = highest.max(inflight(&plane));
+        highest > 6 * MIB
+    });
+    assert!(inflight(&plane) <= 16 * MIB);
+    drop(clients);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// Clients that send a large head and not its end.
+#[test]
+fn heads_that_are_not_whole_are_charged() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    plane.register(&local("local"));
+    let head = format!(
+        "GET /v1/functions HTTP/1.1\r\nX-Pad: {}",
+        "p".repeat(15_000)
+    );
+    let begin = |count: usize| -> Vec<Wire> {
+        let begun = (0..count).map(|_| {
+            let mut wire = Wire::connect(plane.listen);
+            wire.send(head.as_bytes());
+            wire
+        });
+        begun.collect()
+    };
+    let mut begun = begin(100);
+    eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
+    // More than there is room for: those that find none are told.
+    begun.extend(begin(1500));
+    let mut refused = 0;
+    for wire in &mut begun[100..] {
+        if !wire.is_quiet_for(Duration::from_millis(1)) {
+            wire.answer().expect_error(503, "BUSY");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    assert!(inflight(&plane) <= 16 * MIB);
+    // One is a request after all.
+    let first = &mut begun[0];
+    first.send(b"\r\nHost: localhost\r\n\r\n");
+    first.answer().expect(200);
+    drop(begun);
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
+
+/// What it sends ahead has no room while others hold all; it is read all the same once its call is answered.
+#[test]
+fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
+    let plane = Plane::start(&SMALL_BUDGET);
+    let gate = Gate::default();
+    let pod = Pod::held(&gate);
+    let register = |name: &str| {
+        plane.register(&with(
+            pool(name, &pod),
+            &json!({"concurrency": 200, "queueSize": 1000}),
+        ));
+    };
+    register("full");
+    register("ahead");
+    // A keyed one: its client's end is not looked for meanwhile, which would read on.
+    let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
+    let mut wire = Wire::connect(plane.listen);
+    wire.send(&first.bytes());
+    pod.wait_calls(1);
+    // Until there is no room for a large read, and some for a small call.
+    let held = fill(&plane, &pod, 16 * MIB);
+    // Its head alone is more than is read without room.
+    let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
+    wire.send(&padded.bytes());
+    std::thread::sleep(Duration::from_millis(200));
+    release(held, &gate);
+    wire.answer().expect(200);
+    let second = wire.answer();
+    if second.status != 200 {
+        // The other calls had not all ended when it came.
+        second.expect_error(429, "TOO_MANY_REQUESTS");
+    }
+    eventually("nothing is charged", || inflight(&plane) == 0);
+}
