@@ -10,10 +10,12 @@ mod deadline;
 mod end;
 mod times;
 
+use std::sync::Arc;
+
 use crate::admission::{self, Refusal};
 use crate::entries::Entries;
 use crate::function::Function;
-use crate::outcome::{Failure, Stage};
+use crate::outcome::{Failure, Stage, StartTimeout};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
 use crate::ticket::{CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
@@ -333,8 +335,14 @@ impl<E: Environment> Call<E> {
     }
 
     /// The deadline of the whole call passed.
-    const fn too_late(&self, stage: Stage) -> Failure {
-        let limit = Some(self.deadline.limit);
+    fn too_late(&self, stage: Stage) -> Failure {
+        let limit = self.deadline.limit;
+        if stage == Stage::Starting
+            && let Some(why) = self.function().view.capacity.failure()
+        {
+            return Failure::StartTimeout(Arc::new(StartTimeout { limit, why }));
+        }
+        let limit = Some(limit);
         Failure::Timeout { stage, limit }
     }
 
@@ -371,7 +379,7 @@ impl<E: Environment> Call<E> {
 
     fn over(&mut self, result: Result<(), Failure>, now_ns: u64, env: &E) {
         let for_a_start = match &result {
-            Err(Failure::ColdStart(_)) => true,
+            Err(Failure::ColdStart(_) | Failure::StartTimeout(_)) => true,
             Err(Failure::Timeout { stage, .. }) => *stage == Stage::Starting,
             _ => false,
         };

@@ -1,8 +1,8 @@
 //! Since when each slot of a lane is held, and which slots are on their way with pods that were ordered:
 //! what a prediction has to know. It predicts nothing. Writer: the scheduler; io threads read.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::spec::bound::CONCURRENCY;
 
@@ -21,6 +21,8 @@ pub struct Capacity {
     coming: [Group; GROUPS],
     /// A start failed, or did not come to an end, since the last that did well.
     starts_fail: AtomicU32,
+    /// Why the last start failed, where none has done well since.
+    failure: Mutex<Option<Arc<str>>>,
 }
 
 /// Slots of pods that were ordered at the same time.
@@ -70,6 +72,16 @@ impl Capacity {
         }
         self.starts_fail
             .store(u32::from(starts_fail), Ordering::Relaxed);
+    }
+
+    /// Off the path of a warm call.
+    pub(crate) fn set_failure(&self, why: Option<Arc<str>>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        let failure = self.failure.lock();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn coming(&self) -> impl Iterator<Item = (u64, u32)> {

@@ -308,9 +308,10 @@ impl Lane {
             let pod = pods.at(*index);
             (pod.state == PodState::Starting).then_some((pod.wanted_ns, cap))
         });
-        self.view
-            .capacity
-            .set_coming(orders, self.starts.failed > 0 || self.starts.are_late);
+        let capacity = &self.view.capacity;
+        let has_failed = self.starts.failed > 0;
+        capacity.set_coming(orders, has_failed || self.starts.are_late);
+        capacity.set_failure(self.starts.why.clone().filter(|_| has_failed));
     }
 
     /// Shows counts and limits to the io threads.

@@ -59,6 +59,14 @@ pub struct HandlerFailure {
     pub retry_after: Option<Arc<str>>,
 }
 
+/// What is known of a call that waited for a pod in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartTimeout {
+    pub limit: TimeLimit,
+    /// Why the last start failed; the cluster's or the process's own words.
+    pub why: Arc<str>,
+}
+
 /// Why a call did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -78,6 +86,8 @@ pub enum Failure {
         /// None where a pod said that the time was over; the call knows which it was.
         limit: Option<TimeLimit>,
     },
+    /// The deadline passed while no pod was up, and the last start had failed.
+    StartTimeout(Arc<StartTimeout>),
     Cancelled,
     FunctionRemoved,
     Shutdown,
@@ -109,7 +119,7 @@ impl Failure {
             Self::BadOutput(_) => "BAD_OUTPUT",
             Self::OutputTooLarge(_) => "OUTPUT_TOO_LARGE",
             Self::ColdStart(_) => "COLD_START_FAILED",
-            Self::Timeout { .. } => "TIMEOUT",
+            Self::Timeout { .. } | Self::StartTimeout(_) => "TIMEOUT",
             Self::Cancelled => "CANCELLED",
             Self::FunctionRemoved => "FUNCTION_REMOVED",
             Self::Shutdown => "SHUTDOWN",
@@ -125,12 +135,10 @@ impl Failure {
             | Self::BadOutput(why)
             | Self::OutputTooLarge(why)
             | Self::ColdStart(why) => why.clone(),
-            Self::Timeout { stage, limit } => {
-                let stage = stage.as_str();
-                let after = limit.map_or_else(String::new, |limit| {
-                    format!(", after {} ms ({})", limit.ms(), limit.setting())
-                });
-                format!("the deadline passed while the call was {stage}{after}").into()
+            Self::Timeout { stage, limit } => too_late(*stage, *limit).into(),
+            Self::StartTimeout(late) => {
+                let too_late = too_late(Stage::Starting, Some(late.limit));
+                format!("{too_late}; the last start failed: {}", late.why).into()
             }
             Self::Cancelled => "the call was cancelled".into(),
             Self::FunctionRemoved => "the function was deleted while the call waited".into(),
@@ -153,6 +161,7 @@ impl Failure {
             | Self::BadOutput(why)
             | Self::OutputTooLarge(why)
             | Self::ColdStart(why) => why.len(),
+            Self::StartTimeout(late) => size_of::<StartTimeout>() + late.why.len(),
             Self::Timeout { .. } | Self::Cancelled | Self::FunctionRemoved | Self::Shutdown => 0,
         }
     }
@@ -162,7 +171,7 @@ impl Failure {
         match self {
             Self::Handler(_) | Self::BadOutput(_) | Self::OutputTooLarge(_) => Blame::Function,
             Self::PodLost(_) | Self::PodUnreachable(_) => Blame::Pod,
-            Self::ColdStart(_) => Blame::Cluster,
+            Self::ColdStart(_) | Self::StartTimeout(_) => Blame::Cluster,
             Self::Timeout {
                 stage: Stage::Running,
                 ..
@@ -171,4 +180,12 @@ impl Failure {
             Self::Cancelled | Self::FunctionRemoved => Blame::Client,
         }
     }
+}
+
+fn too_late(stage: Stage, limit: Option<TimeLimit>) -> String {
+    let stage = stage.as_str();
+    let after = limit.map_or_else(String::new, |limit| {
+        format!(", after {} ms ({})", limit.ms(), limit.setting())
+    });
+    format!("the deadline passed while the call was {stage}{after}")
 }

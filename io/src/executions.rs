@@ -50,7 +50,7 @@ impl Status {
     /// The state that a failure ends in.
     pub(crate) const fn of(failure: &Failure) -> Self {
         match failure {
-            Failure::Timeout { .. } => Self::Timeout,
+            Failure::Timeout { .. } | Failure::StartTimeout(_) => Self::Timeout,
             _ => Self::Error,
         }
     }

@@ -392,6 +392,7 @@ pub(crate) fn kind_of(failure: &Failure) -> AttemptFailure {
         Failure::BadOutput(_)
         | Failure::OutputTooLarge(_)
         | Failure::ColdStart(_)
+        | Failure::StartTimeout(_)
         | Failure::Cancelled
         | Failure::FunctionRemoved
         | Failure::Shutdown => AttemptFailure::Final,

@@ -453,7 +453,7 @@ pub(crate) const fn outcome_status(failure: &Failure) -> u16 {
         | Failure::BadOutput(_)
         | Failure::OutputTooLarge(_) => 502,
         Failure::ColdStart(_) | Failure::Shutdown => 503,
-        Failure::Timeout { .. } => 408,
+        Failure::Timeout { .. } | Failure::StartTimeout(_) => 408,
         Failure::Cancelled => 409,
         Failure::FunctionRemoved => 410,
     }

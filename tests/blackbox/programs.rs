@@ -170,6 +170,23 @@ fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
 }
 
 #[test]
+fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
+    let plane = Plane::start(&["--start-timeout-ms", "500"]);
+    let folder = Folder::new();
+    plane.register(&folder.shell("deaf", "WARM", "exec sleep 60"));
+    let call = Request::invoke("deaf", &json!(1)).header("X-Timeout-Ms", "1200");
+    let answer = plane
+        .send(&call)
+        .expect_failure(408, "timeout", "TIMEOUT")
+        .json();
+    let message = answer["error"]["message"].as_str().expect("a message");
+    let begins = "the deadline passed while the call was starting, after 1200 ms (X-Timeout-Ms); \
+                  the last start failed: ";
+    assert!(message.starts_with(begins), "{message}");
+    assert!(message.contains("/health"), "{message}");
+}
+
+#[test]
 fn every_pod_is_told_how_long_a_call_may_take() {
     let folder = Folder::new();
     let function = folder.program("told", "WARM", SERVER);

@@ -43,7 +43,7 @@ impl Ended {
         match outcome {
             Ok(()) => Self::Ok,
             Err(Failure::ColdStart(_)) => Self::ColdStart,
-            Err(Failure::Timeout { .. }) => Self::Timeout,
+            Err(Failure::Timeout { .. } | Failure::StartTimeout(_)) => Self::Timeout,
             Err(Failure::Cancelled) => Self::Cancelled,
             Err(Failure::FunctionRemoved) => Self::Removed,
             Err(Failure::Shutdown) => Self::Shutdown,

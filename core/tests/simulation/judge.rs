@@ -333,6 +333,7 @@ impl Judge {
                 let own = self.last == Last::Stopped && self.is_async;
                 assert!(is_late || own, "a time-out before its time");
             }
+            Err(Failure::StartTimeout(_)) => assert!(is_late, "a time-out before its time"),
             Err(Failure::Cancelled) => {
                 let told = [Happening::Cancelled, Happening::ClientLeft];
                 assert!(self.is_ended.is_some_and(|end| told.contains(&end)));
