@@ -232,7 +232,12 @@ impl Scheduler {
             self.ready.retain(|listed| *listed != old);
         }
         for ticket in std::mem::take(&mut lane.early) {
-            lane.push(ticket, &self.entries);
+            // One may be ahead of the next registration, too.
+            if ticket.lane.epoch > id.epoch {
+                lane.early.push(ticket);
+            } else {
+                lane.push(ticket, &self.entries);
+            }
         }
     }
 

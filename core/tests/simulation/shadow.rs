@@ -45,7 +45,7 @@ struct Lane {
     plan: LanePlan,
     fifos: [VecDeque<CallRef>; 2],
     /// Calls of the registration that is about to take the lane over.
-    early: Vec<(CallRef, Class)>,
+    early: Vec<Ticket>,
     id: LaneId,
     held: u32,
     is_removed: bool,
@@ -155,8 +155,8 @@ impl Shadow {
             lane.failed = false;
             // The owners of what waited were told before this; they end it.
             lane.fifos = Default::default();
-            for (call, class) in std::mem::take(&mut lane.early) {
-                lane.fifos[class as usize].push_back(call);
+            for ticket in std::mem::take(&mut lane.early) {
+                lane.push(&ticket);
             }
             let pods = self.pods.values_mut();
             let of_lane = pods.filter(|pod| pod.lane.index == id.index);
@@ -457,7 +457,7 @@ impl Lane {
         let call = ticket.call();
         match ticket.lane.epoch.cmp(&self.id.epoch) {
             Ordering::Equal => self.fifos[ticket.class as usize].push_back(call),
-            Ordering::Greater => self.early.push((call, ticket.class)),
+            Ordering::Greater => self.early.push(*ticket),
             // Of a registration that is gone: its owner ends it.
             Ordering::Less => {}
         }

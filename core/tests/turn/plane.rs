@@ -124,6 +124,10 @@ impl Plane {
         ticket.call()
     }
 
+    pub(crate) fn scheduler_hears(&mut self, ticket: Ticket) {
+        self.scheduler.ticket(ticket, self.now, &mut self.out);
+    }
+
     pub(crate) fn calls(&mut self, lane: u32, class: Class, many: usize) -> Vec<CallRef> {
         (0..many).map(|_| self.call(lane, class)).collect()
     }

@@ -1,7 +1,7 @@
 //! How pods change with a spec: one by one, the new one first, and never more than one too many.
 
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
-use nanofaas_core::ticket::{Class, PodRef, PodVerdict};
+use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict, Ticket};
 
 use crate::plane::{LANE, Plane, SECOND, podless, warm};
 
@@ -223,4 +223,35 @@ fn another_mode_drains_every_pod_and_needs_none() {
     assert_eq!(plane.stops(), [running[0].pod]);
     plane.down(&pods);
     assert_eq!(plane.scheduler.held(), 1);
+}
+
+/// Io threads hear of a registration before the scheduler does, of two in a row as well.
+#[test]
+fn a_call_that_is_ahead_of_two_registrations_waits_for_its_own() {
+    let mut plane = Plane::with(podless(1));
+    let view = plane.view(0);
+    plane.call(0, Class::Sync);
+    let running = plane.grants();
+    let early = plane.ticket(0, Class::Sync);
+    let early = Ticket {
+        lane: LaneId {
+            epoch: 3,
+            ..early.lane
+        },
+        ..early
+    };
+    plane.scheduler_hears(early);
+    for _ in 0..2 {
+        let lane = plane.id(0);
+        plane.hear(Event::LaneRemoved { lane });
+        plane.open_with(0, view.clone(), podless(2));
+        let granted = plane.granted();
+        let expected: &[_] = if plane.id(0).epoch == 3 {
+            &[early.call()]
+        } else {
+            &[]
+        };
+        assert_eq!(granted, expected);
+    }
+    plane.done(&running[0], PodVerdict::Healthy);
 }
