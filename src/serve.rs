@@ -25,7 +25,7 @@ use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{FunctionDraft, Platform};
 use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
-use nanofaas_k8s_bridge::KubernetesConfig;
+use nanofaas_k8s_bridge::{KubernetesConfig, OwnPod};
 use nanofaas_local_bridge::LocalConfig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
@@ -431,10 +431,14 @@ fn backend(
     })
 }
 
-/// Name and uid of the Pod that this process runs in, which its manifest hands it.
-fn own_pod() -> Option<(String, String)> {
+/// The Pod that this process runs in, as its manifest says.
+fn own_pod() -> Option<OwnPod> {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    Some((value("POD_NAME")?, value("POD_UID")?))
+    Some(OwnPod {
+        name: value("POD_NAME")?,
+        uid: value("POD_UID")?,
+        namespace: value("POD_NAMESPACE"),
+    })
 }
 
 /// What each scrape reads of the process.

@@ -26,7 +26,7 @@ use crate::adoption::Adoption;
 use crate::backoff::random;
 use crate::cluster::Cluster;
 use crate::functions::{self, Functions};
-use crate::identity::Identity;
+use crate::identity::{Identity, OwnPod};
 use crate::job::{Job, Jobs};
 use crate::podspec::SELECTOR;
 use crate::warm::{Origin, Pod};
@@ -42,7 +42,7 @@ pub struct KubernetesConfig {
     /// Where functions, pods and Jobs are; the plane's own namespace if none.
     pub namespace: Option<String>,
     /// Name and uid of the plane's own Pod, where it runs in one.
-    pub own_pod: Option<(String, String)>,
+    pub own_pod: Option<OwnPod>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
     /// How long a pod may take to become ready.

@@ -12,6 +12,15 @@ use crate::cluster::{Cluster, Denied};
 /// How long the plane looks for its own objects before it begins without owners.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// The Pod that this process runs in.
+#[derive(Clone, Debug)]
+pub struct OwnPod {
+    pub name: String,
+    pub uid: String,
+    /// Where it is not said it is the namespace of the functions.
+    pub namespace: Option<String>,
+}
+
 /// Who this plane is.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
@@ -19,7 +28,9 @@ pub(crate) struct Identity {
     pub(crate) holder: String,
     /// This process's alone: the tokens of its Jobs end with it.
     pub(crate) instance: String,
-    /// Owns Jobs: they go with the plane's Pod.
+    /// Owns Jobs: they go with the plane's Pod. None where functions are in another namespace: an owner is
+    /// looked for beside what it owns, and what has none there is collected at once. The next plane ends its
+    /// Jobs in any case.
     pub(crate) pod: Option<OwnerReference>,
     /// Owns warm pods: they outlive the Pod and go with the installation.
     pub(crate) deployment: Option<OwnerReference>,
@@ -27,20 +38,24 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Finds out. Outside a cluster nothing owns what the plane makes.
-    pub(crate) async fn find(
-        cluster: &Cluster,
-        instance: &str,
-        own_pod: Option<(String, String)>,
-    ) -> Self {
+    pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
-        let Some((name, uid)) = own_pod else {
-            return Self {
-                holder: format!("outside-{instance}"),
-                instance,
-                pod: None,
-                deployment: None,
-            };
+        let Some(own) = own_pod else {
+            return Self::without_owners(format!("outside-{instance}"), instance);
         };
+        let OwnPod {
+            name,
+            uid,
+            namespace,
+        } = own;
+        let is_elsewhere = |home: &String| *home != cluster.namespace;
+        if let Some(home) = namespace.filter(is_elsewhere) {
+            tracing::info!(
+                "functions are in namespace {}, the plane in {home}: what it makes has no owner",
+                cluster.namespace
+            );
+            return Self::without_owners(uid, instance);
+        }
         let deployment = deployment_of(cluster, &name)
             .await
             .unwrap_or_else(|denied| {
@@ -51,8 +66,17 @@ impl Identity {
         Self {
             holder: uid.clone(),
             instance,
-            pod: Some(owner("v1", "Pod", name, uid)),
+            pod: Some(owner("v1", "Pod", name, uid, Control::None)),
             deployment,
+        }
+    }
+
+    const fn without_owners(holder: String, instance: String) -> Self {
+        Self {
+            holder,
+            instance,
+            pod: None,
+            deployment: None,
         }
     }
 }
@@ -68,7 +92,15 @@ async fn deployment_of(cluster: &Cluster, pod: &str) -> Result<Option<OwnerRefer
         .ask(until, async |_| api.get(&set.name).await)
         .await?;
     let owner_of_set = of_kind(set.metadata.owner_references, "Deployment");
-    Ok(owner_of_set.map(|found| owner("apps/v1", "Deployment", found.name, found.uid)))
+    Ok(owner_of_set.map(|found| {
+        owner(
+            "apps/v1",
+            "Deployment",
+            found.name,
+            found.uid,
+            Control::Full,
+        )
+    }))
 }
 
 fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerReference> {
@@ -76,14 +108,28 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
     owners.find(|owner| owner.kind == kind)
 }
 
-/// Not a controlling owner: no controller of the cluster shall count or replace what is ours.
-fn owner(api_version: &str, kind: &str, name: String, uid: String) -> OwnerReference {
+/// Whether an owner is called the controller of what it owns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Control {
+    /// `kubectl drain` and the cluster autoscaler move pods that have one. A Deployment counts and replaces
+    /// none by itself: its ReplicaSets do, for pods whose controller they are.
+    Full,
+    None,
+}
+
+fn owner(
+    api_version: &str,
+    kind: &str,
+    name: String,
+    uid: String,
+    control: Control,
+) -> OwnerReference {
     OwnerReference {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
         name,
         uid,
-        controller: Some(false),
+        controller: Some(control == Control::Full),
         block_owner_deletion: Some(false),
     }
 }

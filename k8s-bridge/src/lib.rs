@@ -25,3 +25,4 @@ mod watch;
 mod backoff;
 
 pub use bridge::{KubernetesBridge, KubernetesConfig, Memory, OpenError};
+pub use identity::OwnPod;

@@ -3,6 +3,7 @@
 use nanofaas_core::message::Reply;
 use serde_json::json;
 
+use crate::attempt::{call, start, started, stop};
 use crate::bench::{Bench, object, pass, scenario, until, warm};
 use crate::script::{answer, any, of};
 use crate::store::name_of;
@@ -166,7 +167,27 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["kind"], "Deployment");
         assert_eq!(owner["uid"], "uid-plane");
-        assert_eq!(owner["controller"], false);
+        // Else `kubectl drain` would not move it.
+        assert_eq!(owner["controller"], true);
+    });
+}
+
+/// The cluster looks for an owner in the namespace of what it owns, and collects what has none there.
+#[test]
+fn nothing_is_owned_from_another_namespace() {
+    scenario(|server| async move {
+        let mut bench = Bench::new(&server).at_home_in("another");
+        bench.ready().await;
+        let function = bench.warm("f").await;
+        let (_, name) = bench.running(&function).await;
+        let object = server.get("pods", &name).expect("there");
+        assert_eq!(object["metadata"]["ownerReferences"], json!(null));
+        start(&bench, &function, call(1));
+        started(&bench, call(1)).await;
+        let job = server.names("jobs").remove(0);
+        let object = server.get("jobs", &job).expect("there");
+        assert_eq!(object["metadata"]["ownerReferences"], json!(null));
+        stop(&bench, call(1), None);
     });
 }
 

@@ -15,7 +15,7 @@ use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::ticket::PodRef;
-use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory};
+use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
@@ -81,9 +81,17 @@ pub(crate) struct Bench {
     turning: JoinHandle<()>,
     kubeconfig: PathBuf,
     token: u64,
-    own_pod: Option<(String, String)>,
+    own_pod: Option<OwnPod>,
     pub(crate) start_timeout: Duration,
     pub(crate) seeds: Vec<Value>,
+}
+
+fn own_pod(name: &str, uid: &str) -> OwnPod {
+    OwnPod {
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        namespace: None,
+    }
 }
 
 impl Drop for Bench {
@@ -126,7 +134,7 @@ impl Bench {
             running: None,
             kubeconfig,
             token: 0,
-            own_pod: Some(("plane-0".to_owned(), "plane-uid".to_owned())),
+            own_pod: Some(own_pod("plane-0", "plane-uid")),
             start_timeout: START_TIMEOUT,
             seeds: Vec::new(),
         }
@@ -134,7 +142,14 @@ impl Bench {
 
     /// Another Pod's plane.
     pub(crate) fn named(mut self, holder: &str) -> Self {
-        self.own_pod = Some((format!("pod-of-{holder}"), holder.to_owned()));
+        self.own_pod = Some(own_pod(&format!("pod-of-{holder}"), holder));
+        self
+    }
+
+    /// Its own Pod is in another namespace than functions are.
+    pub(crate) fn at_home_in(mut self, namespace: &str) -> Self {
+        let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
+        own_pod.namespace = Some(namespace.to_owned());
         self
     }
 
