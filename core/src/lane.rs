@@ -84,6 +84,8 @@ pub(crate) struct Lane {
     grants: u32,
     /// Since when calls wait without a break that more pods would serve.
     waits_since_ns: Option<u64>,
+    /// Since when an ordered pod is not needed.
+    unneeded_since_ns: Option<u64>,
     /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
     pub(crate) due_ns: u64,
     pub(crate) is_removed: bool,
@@ -114,6 +116,7 @@ impl Lane {
             listed: false,
             grants: 0,
             waits_since_ns: None,
+            unneeded_since_ns: None,
             due_ns: u64::MAX,
             is_removed: false,
         }
@@ -228,19 +231,30 @@ impl Lane {
         self.census.starting > 0 || self.waits_since_ns.is_some()
     }
 
-    /// Ordered pods that no call needs any more. The first one comes up in any case: else a function whose
-    /// callers wait less long than a start would never have one.
-    pub(crate) fn pods_too_many(&self, now_ns: u64) -> u32 {
-        if self.census.starting == 0 {
-            return 0;
-        }
+    /// All that were ordered are needed now.
+    pub(crate) const fn needs_all(&mut self) {
+        self.unneeded_since_ns = None;
+    }
+
+    /// Ordered pods that no call needed for so long, waiting or running. The first one comes up in any case:
+    /// else a function whose callers wait less long than a start would never have one.
+    pub(crate) fn pods_too_many(&mut self, now_ns: u64, for_ns: u64) -> u32 {
         // One at a time comes in the place of an old one.
         let replacement = u32::from(self.census.stale_usable > 0);
-        let kept = self.pods_needed(now_ns).max(1) + replacement;
-        self.census
-            .serving()
-            .saturating_sub(kept)
-            .min(self.census.starting)
+        let kept = self.pods_for(self.view.depth()).max(1) + replacement;
+        let surplus = self.census.serving().saturating_sub(kept);
+        let too_many = surplus.min(self.census.starting);
+        if too_many == 0 {
+            self.unneeded_since_ns = None;
+            return 0;
+        }
+        // Between an answer and its caller's next call one is missing for a moment.
+        let since_ns = *self.unneeded_since_ns.get_or_insert(now_ns);
+        if now_ns < since_ns + for_ns {
+            0
+        } else {
+            too_many
+        }
     }
 
     /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each

@@ -13,7 +13,8 @@ use crate::ticket::{LaneId, PodRef};
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
 const SHORT_LIFE_NS: u64 = 5_000_000_000;
-/// How often it is asked whether ordered pods are still needed: calls may leave the queue unseen.
+/// An order that no call needed for so long is taken back; as often it is asked, since calls may leave the
+/// queue unseen.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 impl Scheduler {
@@ -199,6 +200,7 @@ impl Scheduler {
         if missing == 0 {
             return self.take_back(id, now_ns, out);
         }
+        lane.needs_all();
         let failed = lane.starts.failed > 0;
         if failed && now_ns < lane.starts.retry_at_ns {
             let retry_at_ns = lane.starts.retry_at_ns;
@@ -224,7 +226,9 @@ impl Scheduler {
     /// Ends starts that no call needs any more, the latest first, and looks again while there are some, or
     /// calls wait for which one is not worth it yet.
     fn take_back(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
-        let mut left = self.lane(id).map_or(0, |lane| lane.pods_too_many(now_ns));
+        let mut left = self
+            .lane(id)
+            .map_or(0, |lane| lane.pods_too_many(now_ns, LOOK_AGAIN_NS));
         if left > 0 {
             let pods = self.lane(id).map_or(Vec::new(), |lane| lane.pods.clone());
             for index in pods.into_iter().rev() {

@@ -105,7 +105,7 @@ impl Scheduler {
             return lane.early.push(ticket);
         }
         lane.push(ticket, &self.entries);
-        if lane.lacks_pods() {
+        if lane.lacks_pods() || lane.is_watched() {
             self.reconcile(ticket.lane, now_ns, out);
         }
         self.list(ticket.lane);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use nanofaas_core::event::{LanePlan, PodPlan};
+use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
 
 use crate::plane::{MS, Plane, SECOND, warm};
@@ -84,9 +84,34 @@ fn an_order_that_no_call_needs_any_more_is_taken_back() {
             assert!(plane.grants().is_empty());
         }
     }
+    assert!(plane.orders().is_empty(), "the next calls may come at once");
+    plane.pass(2 * SECOND);
     let mut stops = plane.stops();
     stops.reverse();
     assert_eq!(stops, starts);
+}
+
+/// Four callers, each of whom calls again a moment after its answer, and one pod.
+#[test]
+fn callers_that_go_on_get_the_pods_that_they_need() {
+    let mut plane = measured(20 * MS, 900 * MS);
+    plane.calls(0, Class::Sync, 4);
+    let mut running = plane.grants();
+    let (mut ordered, mut stopped) = (0, 0);
+    for _ in 0..200 {
+        plane.pass(20 * MS);
+        plane.done(&running[0], PodVerdict::Healthy);
+        running = plane.grants();
+        plane.pass(MS);
+        plane.call(0, Class::Sync);
+        for order in plane.orders() {
+            match order {
+                Order::Start { .. } => ordered += 1,
+                _ => stopped += 1,
+            }
+        }
+    }
+    assert_eq!((ordered, stopped), (3, 0));
 }
 
 #[test]
