@@ -1,6 +1,6 @@
 //! The face of a lane that io threads see: live counters, measured times and, with a pinned
 //! scheduler, the mailbox. It decides nothing. One writer per fact, named on the field, except
-//! `depths`, which whoever moves a call into or out of the queue changes.
+//! `depths`, which each thread changes that moves a call into or out of the queue.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
