@@ -1,7 +1,7 @@
 //! Since when each slot of a lane is held, and which slots are on their way with pods that were ordered:
 //! what a prediction has to know. It predicts nothing. Writer: the scheduler; io threads read.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::spec::bound::CONCURRENCY;
@@ -20,7 +20,7 @@ pub struct Capacity {
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
     /// A start failed, or did not come to an end, since the last that did well.
-    starts_fail: AtomicU32,
+    starts_fail: AtomicBool,
     /// Why the last start failed, where none has done well since.
     failure: Mutex<Option<Arc<str>>>,
 }
@@ -70,8 +70,7 @@ impl Capacity {
             group.wanted_ns.store(wanted_ns, Ordering::Relaxed);
             group.slots.store(slots, Ordering::Relaxed);
         }
-        self.starts_fail
-            .store(u32::from(starts_fail), Ordering::Relaxed);
+        self.starts_fail.store(starts_fail, Ordering::Relaxed);
     }
 
     /// Off the path of a warm call.
@@ -93,7 +92,7 @@ impl Capacity {
     }
 
     pub(crate) fn starts_fail(&self) -> bool {
-        self.starts_fail.load(Ordering::Relaxed) > 0
+        self.starts_fail.load(Ordering::Relaxed)
     }
 }
 

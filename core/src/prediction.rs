@@ -2,7 +2,7 @@
 //! on their way, each held for the measured time. It reads what the scheduler shows of a lane, and decides
 //! nothing. `admission` asks it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::limits::START_BACKOFF_NS_MAX;
 use crate::view::LaneView;
@@ -29,7 +29,7 @@ impl<'a> Prediction<'a> {
 
     /// Each group of slots: when it is free first, and how many it has.
     fn slots(&self) -> impl Iterator<Item = (u64, u64)> {
-        let load = |count: &std::sync::atomic::AtomicU32| u64::from(count.load(Ordering::Relaxed));
+        let load = |count: &AtomicU32| u64::from(count.load(Ordering::Relaxed));
         let (now, most) = (load(&self.lane.slots_now), load(&self.lane.slots_max));
         let held = self.lane.capacity.held();
         let idle = now.saturating_sub(load(&self.lane.running));
@@ -99,13 +99,12 @@ impl<'a> Prediction<'a> {
     /// How long it takes until so many calls of those that wait have begun.
     pub(crate) fn wait_ns(&self, calls: u64) -> u64 {
         let counted = self.slots().filter(|(_, slots)| *slots > 0);
-        let Some(last_ns) = counted.map(|(free_ns, _)| free_ns).min() else {
+        let Some(first_ns) = counted.map(|(free_ns, _)| free_ns).min() else {
             return START_BACKOFF_NS_MAX;
         };
-        let (mut low, mut high) = (
-            0,
-            (last_ns - self.now_ns).saturating_add(self.service_ns.saturating_mul(calls)),
-        );
+        // That slot alone would do all of them by then.
+        let all_ns = self.service_ns.saturating_mul(calls);
+        let (mut low, mut high) = (0, (first_ns - self.now_ns).saturating_add(all_ns));
         while low < high {
             let middle = low + (high - low) / 2;
             if self.can_begin(calls, self.now_ns + middle) {
