@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::admission::{self, Refusal};
 use crate::entries::Entries;
 use crate::function::Function;
-use crate::outcome::{Failure, Stage, StartTimeout};
+use crate::outcome::{Failure, Stage, StartTimeout, StartTrouble};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
 use crate::ticket::{CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
@@ -112,6 +112,8 @@ pub struct Call<E: Environment> {
     is_owed_a_grant: bool,
     release: Option<Done>,
     ticket: Option<Ticket>,
+    /// What is in the way of the Job that the attempt waits for.
+    job_held_up: Option<Arc<str>>,
     times: Times,
 }
 
@@ -149,6 +151,7 @@ impl<E: Environment> Call<E> {
             is_owed_a_grant: false,
             release: None,
             ticket: None,
+            job_held_up: None,
             times: Times::default(),
         };
         env.entries().queue(place);
@@ -224,9 +227,17 @@ impl<E: Environment> Call<E> {
                 self.over(Err(self.too_late(self.waiting_stage())), now_ns, env);
             }
             State::Running(attempt) => {
-                let limit = Some(self.attempt_deadline(attempt).limit);
+                let limit = self.attempt_deadline(attempt).limit;
                 let stage = attempt.stage();
-                self.stop(Failure::Timeout { stage, limit });
+                let held_up = self.job_held_up.take();
+                let failure = match held_up.filter(|_| stage == Stage::Starting) {
+                    Some(why) => StartTimeout::failure(limit, StartTrouble::HeldUp(why)),
+                    None => Failure::Timeout {
+                        stage,
+                        limit: Some(limit),
+                    },
+                };
+                self.stop(failure);
             }
             // The pod's end was not heard of in time; that it ran out of memory is not known.
             State::AwaitingPodEnd { .. } if now_ns < self.deadline.at_ns => {
@@ -301,6 +312,7 @@ impl<E: Environment> Call<E> {
             self.entry = now;
         }
         self.attempts += 1;
+        self.job_held_up = None;
         let has_pods = self.function().spec.execution_mode == ExecutionMode::Warm;
         let attempt = self.attempt_of(grant, now_ns);
         if grant.pod.is_some() == has_pods {
@@ -338,9 +350,9 @@ impl<E: Environment> Call<E> {
     fn too_late(&self, stage: Stage) -> Failure {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
-            && let Some(why) = self.function().view.capacity.failure()
+            && let Some(trouble) = self.function().view.capacity.trouble()
         {
-            return Failure::StartTimeout(Arc::new(StartTimeout { limit, why }));
+            return StartTimeout::failure(limit, trouble);
         }
         let limit = Some(limit);
         Failure::Timeout { stage, limit }

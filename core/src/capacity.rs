@@ -2,8 +2,9 @@
 //! what a prediction has to know. It predicts nothing. Writer: the scheduler; io threads read.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::outcome::StartTrouble;
 use crate::spec::bound::CONCURRENCY;
 
 const CHUNK: usize = 64;
@@ -21,8 +22,8 @@ pub struct Capacity {
     coming: [Group; GROUPS],
     /// A start failed, or did not come to an end, since the last that did well.
     starts_fail: AtomicBool,
-    /// Why the last start failed, where none has done well since.
-    failure: Mutex<Option<Arc<str>>>,
+    /// What is known of starts that do not come up.
+    trouble: Mutex<Option<StartTrouble>>,
 }
 
 /// Slots of pods that were ordered at the same time.
@@ -74,13 +75,13 @@ impl Capacity {
     }
 
     /// Off the path of a warm call.
-    pub(crate) fn set_failure(&self, why: Option<Arc<str>>) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    pub(crate) fn set_trouble(&self, trouble: Option<StartTrouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    pub(crate) fn failure(&self) -> Option<Arc<str>> {
-        let failure = self.failure.lock();
-        failure.unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn trouble(&self) -> Option<StartTrouble> {
+        let trouble = self.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn coming(&self) -> impl Iterator<Item = (u64, u32)> {

@@ -84,6 +84,11 @@ pub enum Event {
         pod: PodRef,
         failure: StartFailure,
     },
+    /// A pod does not come up, and what holds it up may still mend by itself.
+    StartHeldUp {
+        pod: PodRef,
+        why: Arc<str>,
+    },
     /// A running pod of an earlier plane; `Order::Adopted` answers with its place.
     Adopt {
         lane: LaneId,

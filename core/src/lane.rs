@@ -8,10 +8,11 @@ use crate::entries::Entries;
 use crate::event::LanePlan;
 use crate::fifo::Fifo;
 use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use crate::outcome::StartTrouble;
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
-use crate::ticket::{Class, Held, LaneId, Ticket};
+use crate::ticket::{Class, Held, LaneId, PodRef, Ticket};
 use crate::view::LaneView;
 
 /// How the last starts went.
@@ -25,6 +26,8 @@ pub(crate) struct Starts {
     pub(crate) retry_at_ns: u64,
     pub(crate) permanent: bool,
     pub(crate) why: Option<Arc<str>>,
+    /// The pod whose start was last said to be held up, and by what.
+    pub(crate) held_up: Option<(PodRef, Arc<str>)>,
 }
 
 impl Starts {
@@ -325,7 +328,15 @@ impl Lane {
         let capacity = &self.view.capacity;
         let has_failed = self.starts.failed > 0;
         capacity.set_coming(orders, has_failed || self.starts.are_late);
-        capacity.set_failure(self.starts.why.clone().filter(|_| has_failed));
+        let held_up = self.starts.held_up.as_ref();
+        // A place may have another pod by now.
+        let held_up = held_up.filter(|(pod, _)| {
+            let state = pods.get(*pod).map(|pod| pod.state);
+            state == Some(PodState::Starting)
+        });
+        let held_up = held_up.map(|(_, why)| StartTrouble::HeldUp(why.clone()));
+        let failed = self.starts.why.clone().filter(|_| has_failed);
+        capacity.set_trouble(held_up.or_else(|| failed.map(StartTrouble::Failed)));
     }
 
     /// Shows counts and limits to the io threads.

@@ -75,6 +75,8 @@ pub enum Message {
         running_ns: Option<u64>,
         /// What was reached so far.
         start: Phases,
+        /// What is in its way, where that may still mend by itself.
+        held_up: Option<Arc<str>>,
     },
     /// A Job ended without a callback, or could not be started.
     JobEnded {

@@ -63,8 +63,30 @@ pub struct HandlerFailure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartTimeout {
     pub limit: TimeLimit,
-    /// Why the last start failed; the cluster's or the process's own words.
-    pub why: Arc<str>,
+    pub trouble: StartTrouble,
+}
+
+impl StartTimeout {
+    pub(crate) fn failure(limit: TimeLimit, trouble: StartTrouble) -> Failure {
+        Failure::StartTimeout(Arc::new(Self { limit, trouble }))
+    }
+}
+
+/// Why no pod came up; the cluster's or the process's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartTrouble {
+    /// The last start failed.
+    Failed(Arc<str>),
+    /// The start is tried on, and this is in its way.
+    HeldUp(Arc<str>),
+}
+
+impl StartTrouble {
+    fn why(&self) -> &str {
+        match self {
+            Self::Failed(why) | Self::HeldUp(why) => why,
+        }
+    }
 }
 
 /// Why a call did not succeed.
@@ -86,7 +108,7 @@ pub enum Failure {
         /// None where a pod said that the time was over; the call knows which it was.
         limit: Option<TimeLimit>,
     },
-    /// The deadline passed while no pod was up, and the last start had failed.
+    /// The deadline passed while no pod was up, and it is known why.
     StartTimeout(Arc<StartTimeout>),
     Cancelled,
     FunctionRemoved,
@@ -138,7 +160,14 @@ impl Failure {
             Self::Timeout { stage, limit } => too_late(*stage, *limit).into(),
             Self::StartTimeout(late) => {
                 let too_late = too_late(Stage::Starting, Some(late.limit));
-                format!("{too_late}; the last start failed: {}", late.why).into()
+                match &late.trouble {
+                    StartTrouble::Failed(why) => {
+                        format!("{too_late}; the last start failed: {why}").into()
+                    }
+                    StartTrouble::HeldUp(why) => {
+                        format!("{too_late}; the start is held up: {why}").into()
+                    }
+                }
             }
             Self::Cancelled => "the call was cancelled".into(),
             Self::FunctionRemoved => "the function was deleted while the call waited".into(),
@@ -161,7 +190,7 @@ impl Failure {
             | Self::BadOutput(why)
             | Self::OutputTooLarge(why)
             | Self::ColdStart(why) => why.len(),
-            Self::StartTimeout(late) => size_of::<StartTimeout>() + late.why.len(),
+            Self::StartTimeout(late) => size_of::<StartTimeout>() + late.trouble.why().len(),
             Self::Timeout { .. } | Self::Cancelled | Self::FunctionRemoved | Self::Shutdown => 0,
         }
     }

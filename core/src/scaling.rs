@@ -114,6 +114,18 @@ impl Scheduler {
         self.finish_close(id, now_ns, out);
     }
 
+    /// Calls that wait for it hear why at their deadline.
+    pub(crate) fn start_held_up(&mut self, pod_ref: PodRef, why: Arc<str>) {
+        let Some(pod) = self.pods.get(pod_ref) else {
+            return;
+        };
+        let id = pod.lane;
+        if let Some(lane) = self.lane(id) {
+            lane.starts.held_up = Some((pod_ref, why));
+        }
+        self.recount(id);
+    }
+
     /// Ends the wait of a lane's calls where no pod is there and none will come.
     fn give_up(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
         let Some(lane) = self.lane(id) else {

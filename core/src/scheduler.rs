@@ -84,6 +84,7 @@ impl Scheduler {
             Event::StartFailed { pod, failure } => {
                 self.start_failed(pod, failure.permanent, failure.message, now_ns, out);
             }
+            Event::StartHeldUp { pod, why } => self.start_held_up(pod, why),
             Event::Adopt { lane, token, stale } => self.adopt(lane, token, stale, now_ns, out),
         }
     }

@@ -3,6 +3,7 @@
 //! Written by that task, by the inbox and by whoever ends a call.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use nanofaas_core::call::End;
@@ -20,6 +21,7 @@ pub(crate) enum JobNews {
     Starting {
         running_ns: Option<u64>,
         start: Phases,
+        held_up: Option<Arc<str>>,
     },
     Ended {
         failure: Failure,
@@ -73,6 +75,8 @@ struct Slot {
     job_running_ns: Option<u64>,
     /// How the Job's start went so far.
     job_start: Phases,
+    /// What is in the way of the Job's start.
+    job_held_up: Option<Arc<str>>,
     job: Option<JobNews>,
     waker: Option<Waker>,
 }
@@ -228,9 +232,15 @@ impl Calls {
             if slot.attempt != attempt || matches!(slot.job, Some(JobNews::Answered(_))) {
                 return false;
             }
-            if let JobNews::Starting { running_ns, start } = news {
+            if let JobNews::Starting {
+                running_ns,
+                start,
+                held_up,
+            } = news
+            {
                 slot.job_running_ns = running_ns.or(slot.job_running_ns);
                 slot.job_start = start;
+                slot.job_held_up = held_up;
             } else {
                 slot.job = Some(news.after(slot.job.take()));
             }
@@ -247,7 +257,13 @@ impl Calls {
             slot.job = None;
             slot.job_running_ns = None;
             slot.job_start = Phases::default();
+            slot.job_held_up = None;
         });
+    }
+
+    /// What is newly in the way of the Job's start.
+    pub(crate) fn take_job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
+        self.with(call, |slot| slot.job_held_up.take()).flatten()
     }
 
     /// Since when the Job runs.

@@ -161,8 +161,13 @@ fn take(thread: &Rc<Thread>, message: Message) {
             attempt,
             running_ns,
             start,
+            held_up,
         } => {
-            let news = JobNews::Starting { running_ns, start };
+            let news = JobNews::Starting {
+                running_ns,
+                start,
+                held_up,
+            };
             thread.calls.job(call, attempt, news);
         }
         Message::JobEnded {

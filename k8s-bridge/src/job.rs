@@ -139,6 +139,7 @@ impl Job {
                 plane.reached(&self.start.function, &self.name, phase);
             }
         }
+        let seen = self.seen.borrow().then(seen);
         self.seen.replace(seen);
         self.bell.notify_one();
     }
@@ -330,12 +331,12 @@ impl Job {
 
     /// Until the attempt or its pod is over.
     async fn running(&self, plane: &Rc<Plane>, start_by: Instant, until: Instant) -> Over {
-        let mut told = 0;
+        let mut told = (0, None);
         let mut podless = PODLESS;
         let mut look_at = Instant::now() + podless;
         loop {
             let seen = self.seen.borrow().clone();
-            self.tell_start(plane, seen.running_since_ms, &mut told);
+            self.tell_start(plane, &seen, &mut told);
             let runs = seen.running_since_ms.is_some();
             if self.stop.get() {
                 return Over::Stopped;
@@ -354,9 +355,8 @@ impl Job {
                 return Over::Lost("the call's pod was forgotten".to_owned());
             }
             if now >= start_by && !runs {
-                let why = seen
-                    .waiting
-                    .unwrap_or_else(|| "it is still starting".to_owned());
+                let why = seen.held_up.or(seen.waiting);
+                let why = why.unwrap_or_else(|| "it is still starting".to_owned());
                 let limit = plane.config.start_timeout.as_millis();
                 return Over::NotStarted(format!("the pod did not run within {limit} ms: {why}"));
             }
@@ -376,12 +376,12 @@ impl Job {
         }
     }
 
-    /// Tells the call's io thread how far its start came, where that is further than `told`. The
+    /// Tells the call's io thread how far its start came and what holds it up, where that is news. The
     /// kubelet's stamp is whole seconds of another clock: the call gets the rest of its second.
-    fn tell_start(&self, plane: &Plane, running_since_ms: Option<u64>, told: &mut usize) {
+    fn tell_start(&self, plane: &Plane, seen: &Seen, told: &mut (usize, Option<String>)) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
-        let running_ns = running_since_ms.map(|since_ms| {
+        let running_ns = seen.running_since_ms.map(|since_ms| {
             let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
             stamped_ns.max(self.wanted_ns).min(plane.now_ns())
         });
@@ -389,13 +389,14 @@ impl Job {
             let start = desk.starts.phases(function, &self.name);
             // A busy function's later starts may have pushed this one out of the records.
             let reached = start.len().max(usize::from(running_ns.is_some()) * RUNNING);
-            if reached > *told {
-                *told = reached;
+            if reached > told.0 || seen.held_up != told.1 {
+                *told = (reached.max(told.0), seen.held_up.clone());
                 let starting = Message::JobStarting {
                     call,
                     attempt,
                     running_ns,
                     start,
+                    held_up: seen.held_up.as_deref().map(Into::into),
                 };
                 desk.tell(call.thread, starting);
             }

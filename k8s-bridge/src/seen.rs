@@ -19,6 +19,8 @@ pub(crate) struct Seen {
     pub(crate) running_since_ms: Option<u64>,
     /// It will not start, for a reason that does not mend by itself.
     pub(crate) stuck: Option<String>,
+    /// It could not start so far, and its cluster tries on.
+    pub(crate) held_up: Option<String>,
     /// Why it does not run yet, for who asks at the deadline.
     pub(crate) waiting: Option<String>,
     pub(crate) ended: Option<Ended>,
@@ -35,20 +37,60 @@ pub(crate) struct Ended {
     pub(crate) message: String,
 }
 
-/// Reasons that kubelets give for containers that cannot start, and that time does not heal.
-const STUCK: [&str; 9] = [
+/// Reasons that kubelets give for containers that cannot start, and that no time heals.
+const STUCK: [&str; 2] = ["ErrImageNeverPull", "InvalidImageName"];
+/// Reasons after which a kubelet tries on. A registry that does not answer may, in a moment; a cache of
+/// Secrets that is late will be there.
+const TRIED_ON: [&str; 8] = [
     "ErrImagePull",
     "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
     "ImageInspectError",
     "RegistryUnavailable",
+    "SignatureValidationFailed",
     "CreateContainerConfigError",
     "CreateContainerError",
     "RunContainerError",
 ];
+/// In the message to one of those: a definite answer, which the next try gets as well. Registries, through
+/// containerd, CRI-O and Docker; then kubelets.
+const DEFINITE: [&str; 14] = [
+    ": not found",
+    "manifest unknown",
+    "name unknown",
+    "access denied",
+    "access to the resource is denied",
+    "authorization failed",
+    "401 Unauthorized",
+    "403 Forbidden",
+    "no match for platform",
+    "\" not found",
+    "couldn't find key",
+    "runAsNonRoot",
+    "no command specified",
+    "executable file not found",
+];
 
 impl Seen {
+    /// The same pod as it is shown now. What is final stays so, and a kubelet that waits for its next try
+    /// says less than it said of the last one.
+    pub(crate) fn then(&self, now: Self) -> Self {
+        let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
+        let stuck = self.stuck.clone().or(now.stuck);
+        let held_up = match (&self.held_up, now.held_up) {
+            (Some(before), Some(now)) if is_pause(&now) => Some(before.clone()),
+            // Between two tries nothing is said of the last one.
+            (Some(before), None) if now.running_since_ms.is_none() && now.ended.is_none() => {
+                Some(before.clone())
+            }
+            (_, now) => now,
+        };
+        Self {
+            stuck,
+            held_up,
+            ..now
+        }
+    }
+
     pub(crate) fn of(pod: &Pod) -> Self {
         let mut seen = Self {
             leaving: pod.metadata.deletion_timestamp.is_some(),
@@ -85,6 +127,8 @@ impl Seen {
                 let reason = condition.reason.as_deref().unwrap_or("not scheduled");
                 let message = condition.message.as_deref().unwrap_or_default();
                 self.waiting = Some(phrase(reason, message));
+                // A node may come, or room on one.
+                self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
             }
         }
     }
@@ -124,8 +168,11 @@ impl Seen {
         } else {
             format!("container {name}: {why}")
         };
-        if STUCK.contains(&reason) {
+        let is_definite = || DEFINITE.iter().any(|words| message.contains(words));
+        if STUCK.contains(&reason) || TRIED_ON.contains(&reason) && is_definite() {
             self.stuck.get_or_insert_with(|| why.clone());
+        } else if TRIED_ON.contains(&reason) {
+            self.held_up.get_or_insert_with(|| why.clone());
         }
         self.waiting = Some(why);
     }
@@ -228,25 +275,134 @@ mod tests {
             "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]}),
         );
         assert!(!seen.scheduled && seen.stuck.is_none());
+        assert_eq!(seen.held_up, seen.waiting);
         assert_eq!(
             seen.waiting.as_deref(),
             Some("Unschedulable: 0/1 nodes are available")
         );
     }
 
+    fn waiting(reason: &str, message: &str) -> Seen {
+        let waiting = json!({"waiting": {"reason": reason, "message": message}});
+        seen(json!({"containerStatuses": [container(waiting)]}))
+    }
+
+    /// Texts of kubelets, containerd and CRI-O.
     #[test]
-    fn an_image_that_cannot_be_pulled_is_stuck_and_one_that_is_being_made_is_not() {
-        for (reason, is_stuck) in [
-            ("ErrImagePull", true),
-            ("CreateContainerConfigError", true),
-            ("ContainerCreating", false),
-            ("PodInitializing", false),
+    fn what_is_tried_on_is_final_only_with_a_definite_answer() {
+        const STARTS: (bool, bool) = (false, false);
+        const HELD_UP: (bool, bool) = (false, true);
+        const STUCK: (bool, bool) = (true, false);
+        for (reason, message, expected) in [
+            ("ContainerCreating", "", STARTS),
+            ("PodInitializing", "", STARTS),
+            (
+                "InvalidImageName",
+                "couldn't parse image name \"A B\"",
+                STUCK,
+            ),
+            (
+                "ErrImageNeverPull",
+                "Container image \"i\" is not present",
+                STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "failed to resolve reference \"r/i:1\": r/i:1: not found",
+                STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "reading manifest 1 in r/i: manifest unknown",
+                STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "pull access denied, repository does not exist or may require \
+                authorization: server message: insufficient_scope: authorization failed",
+                STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "failed to do request: Head \"https://r\": dial tcp 10.0.0.1:443: \
+                connect: connection refused",
+                HELD_UP,
+            ),
+            (
+                "ErrImagePull",
+                "failed to do request: lookup r on 10.0.0.2:53: no such host",
+                HELD_UP,
+            ),
+            (
+                "ErrImagePull",
+                "unexpected status from HEAD request: 429 Too Many Requests",
+                HELD_UP,
+            ),
+            (
+                "ErrImagePull",
+                "unexpected status code: 503 Service Unavailable",
+                HELD_UP,
+            ),
+            ("ImagePullBackOff", "Back-off pulling image \"i\"", HELD_UP),
+            (
+                "ImagePullBackOff",
+                "Back-off pulling image \"i\": ErrImagePull: i: not found",
+                STUCK,
+            ),
+            ("RegistryUnavailable", "", HELD_UP),
+            (
+                "CreateContainerConfigError",
+                "secret \"s\" not found",
+                STUCK,
+            ),
+            (
+                "CreateContainerConfigError",
+                "couldn't find key k in Secret ns/s",
+                STUCK,
+            ),
+            (
+                "CreateContainerConfigError",
+                "container has runAsNonRoot and image will run as root \
+                (pod: p, container: function)",
+                STUCK,
+            ),
+            (
+                "CreateContainerConfigError",
+                "failed to sync secret cache: timed out waiting for the \
+                condition",
+                HELD_UP,
+            ),
+            ("CreateContainerError", "context deadline exceeded", HELD_UP),
+            (
+                "CreateContainerError",
+                "failed to generate spec: no command specified",
+                STUCK,
+            ),
         ] {
-            let waiting = json!({"waiting": {"reason": reason, "message": "why"}});
-            let seen = seen(json!({"containerStatuses": [container(waiting)]}));
-            assert_eq!(seen.stuck.is_some(), is_stuck, "{reason}");
-            assert_eq!(seen.waiting, Some(format!("{reason}: why")));
+            let seen = waiting(reason, message);
+            let found = (seen.stuck.is_some(), seen.held_up.is_some());
+            assert_eq!(found, expected, "{reason}: {message}");
+            let why = phrase(reason, message);
+            let said = seen.stuck.or(seen.held_up).unwrap_or_else(|| why.clone());
+            assert_eq!((said, seen.waiting), (why.clone(), Some(why)));
         }
+    }
+
+    #[test]
+    fn the_reason_of_the_last_try_is_kept_until_the_container_runs() {
+        let refused = waiting("ErrImagePull", "connection refused");
+        let paused = refused.then(waiting("ImagePullBackOff", "Back-off pulling image \"i\""));
+        let silent = paused.then(waiting("ContainerCreating", ""));
+        let why = Some("ErrImagePull: connection refused".to_owned());
+        assert_eq!((&paused.held_up, &silent.held_up), (&why, &why));
+        let other = silent.then(waiting("CreateContainerError", "context deadline exceeded"));
+        assert!(other.held_up.is_some_and(|why| why.contains("deadline")));
+        let running = json!({"running": {"startedAt": "1970-01-01T00:00:02Z"}});
+        let runs = silent.then(seen(json!({"containerStatuses": [container(running)]})));
+        assert_eq!(runs.held_up, None);
+        let stuck = refused.then(waiting("ErrImagePull", "i: not found"));
+        let after = stuck.then(waiting("ImagePullBackOff", ""));
+        assert!(after.stuck.is_some_and(|why| why.contains("not found")));
     }
 
     #[test]

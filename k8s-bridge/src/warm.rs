@@ -143,10 +143,8 @@ impl Pod {
                 plane.reached(&self.function, &self.name, phase);
             }
         }
-        // A later word on an image that cannot be pulled says less than the first one.
-        let before = self.seen.borrow().stuck.clone();
-        let stuck = before.or_else(|| seen.stuck.clone());
-        self.seen.replace(Seen { stuck, ..seen });
+        let seen = self.seen.borrow().then(seen);
+        self.seen.replace(seen);
         self.bell.notify_one();
     }
 
@@ -291,10 +289,15 @@ impl Pod {
         limit: Duration,
     ) -> Result<IpAddr, Fate> {
         let mut asking: Option<AbortOnDrop> = None;
+        let mut told: Option<String> = None;
         loop {
             let seen = self.seen.borrow().clone();
             if self.stop.get() {
                 return Err(ended("it was stopped before it was ready"));
+            }
+            if seen.held_up != told && seen.stuck.is_none() {
+                told.clone_from(&seen.held_up);
+                self.tell_held_up(plane, seen.held_up.as_deref());
             }
             if let Some(why) = seen.stuck {
                 return Err(failed(true, why));
@@ -317,12 +320,22 @@ impl Pod {
                 asking = Some(self.ask(plane, address));
             }
             if timeout_at(deadline, self.bell.notified()).await.is_err() {
-                let why = seen.waiting.unwrap_or_else(|| self.not_ready());
+                let why = seen.held_up.or(seen.waiting);
+                let why = why.unwrap_or_else(|| self.not_ready());
                 let limit = limit.as_millis();
                 let why = format!("the pod was not ready within {limit} ms: {why}");
                 return Err(failed(false, why));
             }
         }
+    }
+
+    /// Calls that wait for the pod hear of it at their deadline, and people at once.
+    fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
+        let Some(why) = why else { return };
+        let function = self.function.name();
+        tracing::warn!(%function, pod = self.name, "the pod's start is held up: {why}");
+        let (pod, why) = (self.place, why.into());
+        plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
 
     fn not_ready(&self) -> String {

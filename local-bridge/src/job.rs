@@ -146,6 +146,7 @@ impl Job {
                         attempt,
                         running_ns: Some(at_ns),
                         start: starts.phases(function, &self.name),
+                        held_up: None,
                     };
                     desk.tell(call.thread, started);
                 });

@@ -1,6 +1,8 @@
 //! Pods that cannot start: the call fails with the cluster's own reason, long before its deadline
 //! where waiting cannot help, and at the start's own deadline where it might have.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -8,9 +10,12 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until};
 use crate::outside::Outside;
 use crate::plane::{Plane, image, output, plane, spec};
+use crate::wire::Request;
 
 /// Long before the deadline of these calls, which is a minute.
 const EARLY: Duration = Duration::from_secs(20);
+/// No node has it, and no registry can be asked for it.
+const ABSENT: &str = "localhost/there-is-no-such-image:1";
 const GONE: Duration = Duration::from_secs(30);
 
 /// The reason for which a call of the function failed.
@@ -31,17 +36,23 @@ fn refused(plane: &Plane, function: &str) -> String {
     message.to_owned()
 }
 
-/// Registers the same function in both modes, and gives the reasons that calls fail for.
+/// Registers the same function in both modes; their names.
 #[track_caller]
-fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
+fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     ["JOB", "WARM"].map(|mode| {
         let mut fields = json!({"timeoutMs": 60000, "scalingConfig": {"minReplicas": 0}});
         let all = fields.as_object_mut().expect("an object");
         all.extend(more.as_object().expect("an object").clone());
         let name = format!("{name}-{}", mode.to_lowercase());
         plane.register(&spec(&name, mode, fields));
-        refused(plane, &name)
+        name
     })
+}
+
+/// The same, and the reasons that calls fail for.
+#[track_caller]
+fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
+    both(plane, name, more).map(|name| refused(plane, &name))
 }
 
 /// The Job is gone and nobody wants its pod any more; a kubelet of 1.20 may take most of a minute
@@ -53,30 +64,107 @@ fn gone(function: &str) {
     });
 }
 
-pub(crate) fn an_image_that_cannot_be_pulled_is_told_early() {
+pub(crate) fn an_image_that_cannot_be_had_is_told_early() {
     let plane = plane();
-    let absent = "localhost/there-is-no-such-image:1";
-    for message in both_refused(&plane, "absent", &json!({"image": absent})) {
-        assert!(message.contains("ErrImagePull") || message.contains("ImagePullBackOff"));
-        assert!(message.contains("there-is-no-such-image"), "{message}");
+    for message in both_refused(&plane, "wrong", &json!({"image": "No Image"})) {
+        assert!(message.contains("InvalidImageName"), "{message}");
+        assert!(message.contains("No Image"), "{message}");
     }
-    let never = json!({"image": absent, "imagePullPolicy": "Never"});
+    let never = json!({"image": ABSENT, "imagePullPolicy": "Never"});
     for message in both_refused(&plane, "never", &never) {
         assert!(message.contains("ErrImageNeverPull"), "{message}");
     }
-    gone("absent-job");
+    gone("never-job");
     let starts = plane
-        .get("/v1/functions/absent-warm/cold-starts")
+        .get("/v1/functions/never-warm/cold-starts")
         .expect(200)
         .json();
     let failure = starts["coldStarts"][0]["failure"]
         .as_str()
         .expect("a failure");
-    assert!(failure.contains("ErrImagePull"), "{starts}");
+    assert!(failure.contains("ErrImageNeverPull"), "{starts}");
     // Mended, it starts.
-    plane.replace(&spec("absent-warm", "WARM", json!({"image": image(1)})));
-    let answer = plane.invoke("absent-warm", &json!({"do": "echo", "value": 1}));
+    plane.replace(&spec("never-warm", "WARM", json!({"image": image(1)})));
+    let answer = plane.invoke("never-warm", &json!({"do": "echo", "value": 1}));
     assert_eq!(output(answer)["echo"], 1);
+}
+
+/// The reason that the kubelet gives for the container of a function's pod.
+fn waits_for(function: &str) -> Option<String> {
+    let pods = staying(function);
+    let path = "/status/containerStatuses/0/state/waiting/reason";
+    let reason = pods.first()?.object.pointer(path)?.as_str()?;
+    Some(reason.to_owned())
+}
+
+/// A pull that fails is tried again after 10 s, then 20 s. The image is there for the third try at the
+/// latest, which is within the minute that a call has.
+pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
+    let plane = plane();
+    // A name that no earlier run left on the node.
+    let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
+    let functions = both(&plane, "late", &json!({"image": late}));
+    let calls = functions.clone().map(|function| {
+        let plane = plane.clone();
+        std::thread::spawn(move || {
+            let request = Request::invoke(&function, &json!({"do": "echo", "value": 7}));
+            plane.send_and_wait(&request, Duration::from_secs(70))
+        })
+    });
+    for function in &functions {
+        until("its pull failed once", EARLY, || {
+            waits_for(function).is_some_and(|reason| reason.contains("ImagePull"))
+        });
+    }
+    load_image(&late);
+    for call in calls {
+        let answer = call.join().expect("an answer");
+        println!("    {}", answer.header("server-timing").unwrap_or_default());
+        assert_eq!(output(answer)["echo"], 7);
+    }
+}
+
+/// As the images of all tests were put on the node.
+fn load_image(name: &str) {
+    let loader = std::env::var("NANOFAAS_TEST_IMAGE_LOADER");
+    let loader = loader.expect("./ci kubernetes says how an image is loaded");
+    let mut words = loader.lines();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/image");
+    let output = Command::new(words.next().expect("a command"))
+        .args(words)
+        .args([
+            name.as_ref(),
+            folder.join("Dockerfile").as_os_str(),
+            folder.as_os_str(),
+        ])
+        .output()
+        .expect("the loader runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} is not loaded: {said}");
+}
+
+pub(crate) fn what_holds_a_start_up_is_told_at_the_calls_deadline() {
+    let plane = plane();
+    let absent = both(&plane, "absent", &json!({"image": ABSENT}));
+    let huge = both(&plane, "vast", &json!({"resources": {"cpu": "1000"}}));
+    let why = ["ErrImagePull: ", "Unschedulable: "];
+    for (function, why) in absent
+        .iter()
+        .zip([why[0]; 2])
+        .chain(huge.iter().zip([why[1]; 2]))
+    {
+        let request = Request::invoke(function, &json!({"do": "echo"}));
+        let answer = plane.send(&request.header("X-Timeout-Ms", "8000"));
+        let body = answer.expect_failure(408, "timeout", "TIMEOUT").json();
+        let message = body["error"]["message"].as_str().expect("a message");
+        println!("    {function}: {message}");
+        assert!(message.contains("starting"), "{message}");
+        assert!(
+            message.contains(&format!("the start is held up: {why}")),
+            "{message}"
+        );
+    }
+    gone("absent-job");
 }
 
 pub(crate) fn a_missing_secret_is_told_early() {

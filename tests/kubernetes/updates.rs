@@ -1,10 +1,10 @@
-//! Changes and deaths of warm pods while 32 clients call without a pause.
+//! Changes, evictions and deaths of warm pods while 32 clients call without a pause.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{NAMESPACE, kubectl, staying, until};
+use crate::cluster::{NAMESPACE, kubectl, pods_of, staying, until};
 use crate::load::Load;
 use crate::node;
 use crate::plane::{Plane, image, plane, spec};
@@ -77,6 +77,41 @@ pub(crate) fn deleted_pods_fail_no_call() {
         });
         plane.wait_for_pods("busy", 4, STEP);
     }
+    end(&plane, load);
+}
+
+/// Allows pods on the node again, however the test ends.
+struct Uncordon(String);
+
+impl Drop for Uncordon {
+    fn drop(&mut self) {
+        kubectl(&["uncordon", &self.0]);
+    }
+}
+
+/// The cluster's only node is drained of the function's pods. Those that replace them tolerate that it is
+/// cordoned, as if they went to another node.
+pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
+    let plane = plane();
+    let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
+        "operator": "Exists"});
+    let template = json!({"spec": {"tolerations": [tolerated]}});
+    let load = begin(&plane, json!({"retryOn": ["POD"], "podTemplate": template}));
+    let before: Vec<String> = staying("busy").into_iter().map(|pod| pod.name).collect();
+    let node = staying("busy").remove(0).object["spec"]["nodeName"].clone();
+    let node = node.as_str().expect("it has a node").to_owned();
+    let uncordon = Uncordon(node.clone());
+    let ours = "--pod-selector=nanofaas.io/function=busy";
+    // Without --force: it would refuse pods that have no controller.
+    let said = kubectl(&["drain", &node, ours, "--timeout=90s"]);
+    println!("    {}", said.lines().last().unwrap_or_default());
+    for name in &before {
+        assert!(said.contains(&format!("pod/{name} evicted")), "{said}");
+    }
+    let is_left = |name: &String| pods_of("busy").iter().any(|pod| pod.name == *name);
+    assert!(!before.iter().any(is_left), "{said}");
+    plane.wait_for_pods("busy", 4, STEP);
+    drop(uncordon);
     end(&plane, load);
 }
 

@@ -1,6 +1,7 @@
 //! One attempt of a call: how long it may take, how it ended, and whether another one follows. It runs
 //! nothing; the driver does.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Call, Deadline, Environment, State};
@@ -100,6 +101,11 @@ impl<E: Environment> Call<E> {
         }
     }
 
+    /// The Job that serves the attempt does not start yet, and may still.
+    pub fn job_is_held_up(&mut self, why: Arc<str>) {
+        self.job_held_up = Some(why);
+    }
+
     /// The attempt has to stop before it ended.
     pub(super) fn stop(&mut self, failure: Failure) {
         let state = std::mem::replace(&mut self.state, State::Queued);
@@ -131,7 +137,7 @@ impl<E: Environment> Call<E> {
         };
         let has_begun = attempt.is_job || sent_ns.is_some();
         let kind = match failure {
-            Failure::Timeout { .. } => AttemptFailure::TimedOut,
+            Failure::Timeout { .. } | Failure::StartTimeout(_) => AttemptFailure::TimedOut,
             _ => AttemptFailure::Final,
         };
         // The pod may still work on the call, which has no reader any more.

@@ -196,6 +196,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
             attempt: 1,
             running_ns: Some(at_ns),
             start: Arc::default(),
+            held_up: None,
         };
         bench.desk.tell(1, message);
     }

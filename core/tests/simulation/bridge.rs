@@ -20,6 +20,7 @@ use crate::shadow::{PodKey, key};
 enum Act {
     Ready(PodRef),
     StartFails(PodRef, bool),
+    IsHeldUp(PodRef),
     /// Its process ends; the bridge sees it a little later.
     Dies(PodRef),
     SeenDead(PodRef),
@@ -201,6 +202,10 @@ impl Bridge {
             Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
             Starts::Broken { permanent } => Some(permanent),
         };
+        if rng.chance(100) {
+            let held_up_at = hall.now + rng.time_ns(nature.start_ns_max);
+            self.later(held_up_at, Act::IsHeldUp(pod));
+        }
         let answered = false;
         let new = Pod { answered, nature };
         assert!(self.pods.insert(key(pod), new).is_none());
@@ -220,6 +225,11 @@ impl Bridge {
                     let failure = StartFailure { permanent, message };
                     hall.send_event(Event::StartFailed { pod, failure });
                 }
+            }
+            // Whatever became of the pod meanwhile: the word may be late.
+            Act::IsHeldUp(pod) => {
+                let why = "it waits".into();
+                hall.send_event(Event::StartHeldUp { pod, why });
             }
             Act::Dies(pod) => {
                 if hall.alive.remove(&key(pod)) {

@@ -148,6 +148,7 @@ impl Hall {
             Event::PodDown(pod) => format!("scheduler hears down {pod:?}"),
             Event::PodLeaving(pod) => format!("scheduler hears leaving {pod:?}"),
             Event::StartFailed { pod, .. } => format!("scheduler hears start failed {pod:?}"),
+            Event::StartHeldUp { pod, .. } => format!("scheduler hears held up {pod:?}"),
             Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane:?}"),
         });
         self.shadow.heard(&event, &self.entries);

@@ -141,7 +141,8 @@ impl Shadow {
                     pod.drain();
                 }
             }
-            Event::Adopt { .. } => {}
+            // It changes no pod and no call.
+            Event::StartHeldUp { .. } | Event::Adopt { .. } => {}
         }
     }
 

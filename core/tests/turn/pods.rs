@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, PodPlan};
 use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use nanofaas_core::outcome::StartTrouble;
 use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict};
 
 use crate::plane::{LANE, MS, Plane, SECOND, warm};
@@ -370,4 +371,33 @@ fn gauges_follow_the_pods() {
     assert_eq!(gauges(), [2, 1, 1], "one goes, its successor starts");
     plane.down(&pods[..1]);
     assert_eq!(gauges(), [2, 1, 0]);
+}
+
+#[test]
+fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
+    let mut plane = Plane::with(warm(2, 0));
+    let _call = plane.call(0, Class::Sync);
+    let pods = plane.starts();
+    let trouble = |plane: &mut Plane| plane.view(0).capacity.trouble();
+    assert_eq!(trouble(&mut plane), None);
+    let hold_up = |plane: &mut Plane, pod: PodRef, why: &str| {
+        let why = why.into();
+        plane.hear(Event::StartHeldUp { pod, why });
+    };
+    hold_up(&mut plane, pods[0], "no node");
+    let held_up = |why: &str| Some(StartTrouble::HeldUp(why.into()));
+    assert_eq!(trouble(&mut plane), held_up("no node"));
+    hold_up(&mut plane, pods[0], "no image");
+    assert_eq!(trouble(&mut plane), held_up("no image"));
+    plane.start_fails(pods[0], false);
+    let failed = StartTrouble::Failed("no such program".into());
+    assert_eq!(trouble(&mut plane), Some(failed.clone()));
+    plane.pass(START_BACKOFF_NS);
+    let next = plane.starts();
+    hold_up(&mut plane, pods[0], "of a pod that is gone");
+    assert_eq!(trouble(&mut plane), Some(failed.clone()));
+    hold_up(&mut plane, next[0], "no node");
+    assert_eq!(trouble(&mut plane), held_up("no node"));
+    plane.up(&next);
+    assert_eq!(trouble(&mut plane), Some(failed));
 }

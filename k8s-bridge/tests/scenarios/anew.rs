@@ -292,7 +292,7 @@ fn deletions_that_were_on_their_way_are_made() {
         bench.up(place).await;
         server
             .kubelet()
-            .next(Fate::Waits("ErrImagePull", "no such image"));
+            .next(Fate::Waits("ErrImagePull", "manifest unknown"));
         let failing = bench.start(&warm_function);
         server.script(of("delete", "pods"), usize::MAX, Fault::Hang);
         server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);

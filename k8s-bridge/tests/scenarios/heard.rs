@@ -56,6 +56,18 @@ impl Bench {
         }
     }
 
+    /// What holds a start up.
+    pub(crate) async fn held_up(&self, pod: PodRef) -> String {
+        match self.event().await {
+            Event::StartHeldUp { pod: of, why } => {
+                assert_eq!(of, pod);
+                why.as_ref().to_owned()
+            }
+            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+            _ => panic!("another event than StartHeldUp"),
+        }
+    }
+
     /// The next thing that an io thread hears.
     pub(crate) async fn message(&self, thread: usize) -> Message {
         let mut found = None;

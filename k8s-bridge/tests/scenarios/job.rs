@@ -99,13 +99,71 @@ fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
         let (bench, function) = with_function(&server).await;
         server
             .kubelet()
-            .next(Fate::Waits("ImagePullBackOff", "no such image"));
+            .next(Fate::Waits("ErrImagePull", "i: not found"));
         let began = tokio::time::Instant::now();
         start(&bench, &function, call(1));
         let (failure, oom) = ended(&bench, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5) && !oom);
-        let why = "ImagePullBackOff: no such image".into();
+        let why = "ErrImagePull: i: not found".into();
         assert_eq!(failure, Failure::ColdStart(why));
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        let refused = "dial tcp 10.0.0.1:443: connect: connection refused";
+        server.kubelet().next(Fate::Waits("ErrImagePull", refused));
+        start(&bench, &function, call(1));
+        let told = loop {
+            match bench.message(1).await {
+                Message::JobStarting {
+                    held_up: Some(why), ..
+                } => break why,
+                Message::JobStarting { .. } => {}
+                _ => panic!("another message than a start"),
+            }
+        };
+        assert_eq!(*told, format!("ErrImagePull: {refused}"));
+        let pod = only_pod(&server).await;
+        // No second word on the same.
+        server.waits(&pod, "ImagePullBackOff", "Back-off pulling image \"i\"");
+        pass(10.0).await;
+        let quiet = |message: &Message| {
+            matches!(
+                message,
+                Message::JobStarting {
+                    held_up: Some(_),
+                    ..
+                }
+            )
+        };
+        assert!(!bench.rings.messages.borrow()[1].iter().any(quiet) && is_quiet(&bench));
+        server.runs(&pod, true).await;
+        started(&bench, call(1)).await;
+        stop(&bench, call(1), None);
+        nothing_left(&server).await;
+    });
+}
+
+#[test]
+fn a_pull_that_never_succeeds_ends_the_call_at_the_starts_deadline() {
+    scenario(|server| async move {
+        let (bench, function) = with_function(&server).await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "connection refused"));
+        let began = tokio::time::Instant::now();
+        start(&bench, &function, call(1));
+        let (failure, _) = ended(&bench, call(1)).await;
+        assert!(began.elapsed() >= crate::bench::START_TIMEOUT);
+        let said = "within 20000 ms: ErrImagePull: connection refused";
+        assert!(
+            matches!(&failure, Failure::ColdStart(why) if why.ends_with(said)),
+            "{failure:?}"
+        );
         nothing_left(&server).await;
     });
 }

@@ -218,13 +218,15 @@ impl Server {
         self.set_status(pod, &json!({"phase": "Pending", "conditions": [condition]}));
         sleep(STEP).await;
         match fate {
-            Fate::Waits(reason, message) => {
-                let waiting = json!({"waiting": {"reason": reason, "message": message}});
-                let statuses = container(&waiting);
-                self.set_status(pod, &json!({"containerStatuses": statuses}));
-            }
+            Fate::Waits(reason, message) => self.waits(pod, reason, message),
             fate => self.runs(pod, matches!(fate, Fate::Runs)).await,
         }
+    }
+
+    /// The pod's container waits.
+    pub(crate) fn waits(&self, pod: &str, reason: &str, message: &str) {
+        let waiting = json!({"waiting": {"reason": reason, "message": message}});
+        self.set_status(pod, &json!({"containerStatuses": container(&waiting)}));
     }
 
     /// The pod runs now.

@@ -149,6 +149,25 @@ fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words()
 }
 
 #[test]
+fn a_container_that_could_not_be_created_once_is_waited_for() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let late = "failed to sync secret cache: timed out waiting for the condition";
+        server
+            .kubelet()
+            .next(Fate::Waits("CreateContainerConfigError", late));
+        let place = bench.start(&function);
+        let why = bench.held_up(place).await;
+        assert_eq!(why, format!("CreateContainerConfigError: {late}"));
+        pass(10.0).await;
+        let pod = server.names("pods").remove(0);
+        server.runs(&pod, true).await;
+        bench.up(place).await;
+    });
+}
+
+#[test]
 fn a_quota_is_a_failure_in_its_own_words() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;
@@ -187,6 +206,8 @@ fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
             .next(Fate::Unschedulable("0/1 nodes are available"));
         let began = tokio::time::Instant::now();
         let place = bench.start(&function);
+        let why = bench.held_up(place).await;
+        assert_eq!(why, "Unschedulable: 0/1 nodes are available");
         let failure = bench.failure(place).await;
         assert!(began.elapsed() >= bench.start_timeout);
         assert!(!failure.permanent);

@@ -62,6 +62,7 @@ async fn started(bench: &mut Bench) {
         attempt: 3,
         running_ns: Some(at_ns),
         start,
+        ..
     } = message
     else {
         panic!("it did not start");
