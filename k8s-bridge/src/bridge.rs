@@ -144,10 +144,10 @@ impl KubernetesBridge {
         let namespace = namespace.unwrap_or_else(|| found.default_namespace.clone());
         let server = found.cluster_url.to_string();
         let client = client::client(found)?;
-        tracing::info!(server, namespace, "waiting for the Lease");
+        tracing::info!(server, namespace, "the control plane asks for its Lease");
         let plane = Rc::new(Plane {
             config,
-            cluster: Cluster::new(client, namespace),
+            cluster: Cluster::new(client, server, namespace),
             functions: Functions::default(),
             memory,
             adoption: RefCell::default(),

@@ -2,8 +2,10 @@
 //! is tried again with backoff. It never decides what to ask, and no call waits for it.
 
 use std::fmt::Debug;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -16,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::lease::Tenure;
+use crate::lenient::Lenient;
 
 /// Changes at once; what comes on top waits its turn. Nothing else does: a Lease has to be renewed
 /// however many pods an API server is slow to take.
@@ -82,9 +85,19 @@ impl<K> Object for K where
 {
 }
 
+/// What is wanted of the API server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Ask,
+    /// Only the plane that holds the Lease may.
+    Change,
+}
+
 /// The way to the API server, in one namespace.
 pub(crate) struct Cluster {
     client: Client,
+    /// Its address, for people.
+    pub(crate) server: String,
     pub(crate) namespace: String,
     /// Whether this plane may change anything.
     pub(crate) tenure: Tenure,
@@ -92,9 +105,10 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn new(client: Client, namespace: String) -> Self {
+    pub(crate) fn new(client: Client, server: String, namespace: String) -> Self {
         Self {
             client,
+            server,
             namespace,
             tenure: Tenure::default(),
             places: Semaphore::new(AT_ONCE),
@@ -105,6 +119,11 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// The same for lists, of which one odd object must not hide the others.
+    pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
     /// Asks until it is answered, refused for good, or `until` is past. The second argument of
     /// `request` says whether an earlier try may have worked though nobody heard of it.
     pub(crate) async fn ask<T>(
@@ -112,23 +131,22 @@ impl Cluster {
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
     ) -> Result<T, Denied> {
-        self.tries(until, request, async || Ok(())).await
+        self.tries(until, request, Act::Ask).await
     }
 
-    /// The same, with something to have before each try.
-    async fn tries<T, P>(
+    async fn tries<T>(
         &self,
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
-        permit: impl AsyncFn() -> Result<P, Denied>,
+        act: Act,
     ) -> Result<T, Denied> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut why = "there was no time left to ask".to_owned();
         let mut is_doubtful = false;
         while Instant::now() < until {
-            let tried = {
-                let _permit = permit().await?;
-                timeout_at(until.min(Instant::now() + ANSWER), request(is_doubtful)).await
+            let tried = match act {
+                Act::Ask => in_time(until, request(is_doubtful)).await,
+                Act::Change => self.while_held(until, request(is_doubtful)).await?,
             };
             let mut asked_for = Duration::ZERO;
             why = match tried {
@@ -145,9 +163,9 @@ impl Cluster {
                     is_doubtful = true;
                     chain(&error)
                 }
-                Err(_) => {
+                Err(cut) => {
                     is_doubtful = true;
-                    format!("it did not answer within {} s", ANSWER.as_secs())
+                    cut
                 }
             };
             let wait = backoff.wait().max(asked_for);
@@ -165,15 +183,26 @@ impl Cluster {
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
     ) -> Result<T, Denied> {
-        // Before every try: the Lease may have run out while the one before it hung.
-        let permit = async || {
-            let place = timeout_at(until, self.places.acquire()).await;
-            let place = place.map_err(|_| denied("too many changes wait for the API server"))?;
-            let held = timeout_at(until, self.tenure.is_held()).await;
-            let why = "this control plane could not renew its Lease, so it changes nothing";
-            held.map(|()| place).map_err(|_| denied(why))
-        };
-        self.tries(until, request, permit).await
+        self.tries(until, request, Act::Change).await
+    }
+
+    /// One try of a change: begun while this plane holds the Lease, and ended with it, since another one
+    /// may hold it a moment later.
+    async fn while_held<T>(
+        &self,
+        until: Instant,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<Result<kube::Result<T>, String>, Denied> {
+        let place = timeout_at(until, self.places.acquire()).await;
+        let _place = place.map_err(|_| denied("too many changes wait for the API server"))?;
+        let held = timeout_at(until, self.tenure.is_held()).await;
+        let why = "this control plane could not renew its Lease, so it changes nothing";
+        held.map_err(|_| denied(why))?;
+        let (answer, lost) = (pin!(in_time(until, request)), pin!(self.tenure.is_lost()));
+        Ok(match select(answer, lost).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err("its Lease ran out before the answer".to_owned()),
+        })
     }
 
     /// Creates an object under a name that nobody else picks: if it is there, it is ours, and an
@@ -220,12 +249,16 @@ impl Cluster {
 
     /// Why a Job has no pod: what its controller was told, where that does not mend by itself.
     pub(crate) async fn refusal_of_job(&self, name: &str, until: Instant) -> Option<String> {
-        let api = self.api::<Event>();
+        let api = self.lenient::<Event>();
         let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
         let parameters = ListParams::default().fields(&of).limit(10);
         let list = async |_| api.list(&parameters).await;
         let events = self.ask(until, list).await.ok()?;
-        let mut messages = events.items.into_iter().filter_map(|event| event.message);
+        let events = events
+            .items
+            .into_iter()
+            .filter_map(|event| event.read().ok());
+        let mut messages = events.filter_map(|event| event.message);
         messages.next_back()
     }
 
@@ -235,13 +268,13 @@ impl Cluster {
         instance: &str,
         until: Instant,
     ) -> Result<Vec<String>, Denied> {
-        let api = self.api::<Job>();
+        let api = self.lenient::<Job>();
         let label = crate::podspec::LABEL_INSTANCE;
         let others = format!("{},{label}!={instance}", crate::podspec::SELECTOR);
         let parameters = ListParams::default().labels(&others);
         let list = async |_| api.list(&parameters).await;
         let jobs = self.ask(until, list).await?;
-        let names = jobs.items.into_iter().filter_map(|job| job.metadata.name);
+        let names = jobs.items.iter().filter_map(|job| job.meta().name.clone());
         Ok(names.collect())
     }
 
@@ -257,6 +290,15 @@ pub(crate) fn retry_after(status: &Status) -> Duration {
     let details = status.details.as_ref();
     let seconds = details.map_or(0, |details| details.retry_after_seconds);
     Duration::from_secs(seconds.into())
+}
+
+/// An answer within its time, or why there is none.
+async fn in_time<T>(
+    until: Instant,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<kube::Result<T>, String> {
+    let answer = timeout_at(until.min(Instant::now() + ANSWER), request).await;
+    answer.map_err(|_| format!("it did not answer within {} s", ANSWER.as_secs()))
 }
 
 fn denied(why: &str) -> Denied {

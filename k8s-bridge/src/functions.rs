@@ -171,7 +171,8 @@ fn take(plane: &Plane, object: &FunctionObject) {
         is_same && known.generation >= object.generation()
     });
     if is_known == Some(true) {
-        return;
+        // Others may have written its status.
+        return functions.is_changed(name);
     }
     let verdict = match judge(plane, object) {
         Ok(draft) => {

@@ -11,15 +11,18 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::cluster::{Cluster, Denied};
 
 /// Its name, in the plane's namespace.
 pub(crate) const NAME: &str = "nanofaas";
-/// How long it holds without a renewal.
+/// How long others let it be without a renewal.
 const DURATION: Duration = Duration::from_secs(15);
+/// How long this plane acts without one: what is on its way then has the rest to end, and a clock that runs
+/// a little fast elsewhere does no harm.
+const TENURE: Duration = Duration::from_secs(10);
 /// Between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
 /// Between two looks at somebody else's.
@@ -28,6 +31,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_secs(3);
 /// Until a renewal that failed is tried again; doubling.
 const AGAIN: Duration = Duration::from_millis(250);
+/// Until the same reason for waiting is told again.
+const AGAIN_TOLD: Duration = Duration::from_secs(30);
 /// How long giving it back may take at the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
@@ -35,27 +40,43 @@ const RELEASE: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(crate) struct Tenure {
     until: Cell<Option<Instant>>,
-    renewed: Notify,
+    changed: Notify,
 }
 
 impl Tenure {
     fn renew(&self, asked: Instant) {
-        self.until.set(Some(asked + DURATION));
-        self.renewed.notify_waiters();
+        self.until.set(Some(asked + TENURE));
+        self.changed.notify_waiters();
     }
 
     fn end(&self) {
         self.until.set(None);
+        self.changed.notify_waiters();
+    }
+
+    fn is_now(&self) -> bool {
+        self.until.get().is_some_and(|until| Instant::now() < until)
     }
 
     /// Waits until it is held.
     pub(crate) async fn is_held(&self) {
         loop {
-            let renewed = self.renewed.notified();
-            if self.until.get().is_some_and(|until| Instant::now() < until) {
+            let changed = self.changed.notified();
+            if self.is_now() {
                 return;
             }
-            renewed.await;
+            changed.await;
+        }
+    }
+
+    /// Waits until it is held no more.
+    pub(crate) async fn is_lost(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let Some(until) = self.until.get().filter(|_| self.is_now()) else {
+                return;
+            };
+            let _ = timeout_at(until, changed).await;
         }
     }
 }
@@ -65,7 +86,7 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(LOOK, 4 * LOOK);
     // Somebody else's Lease as it was when it last changed, and when we saw that.
     let mut theirs: Option<(String, Instant)> = None;
-    let mut was_told = false;
+    let mut waiting = Waiting::new();
     loop {
         let asked = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
@@ -74,19 +95,49 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
                 return;
             }
             Ok(Some(other)) => {
-                if !std::mem::replace(&mut was_told, true) {
-                    tracing::info!(holder = other, "another control plane holds the Lease");
-                }
+                let why = format!("the control plane {other} holds it and renews it");
+                waiting.tell(cluster, &why, "it is taken when that one ends");
                 backoff.reset();
                 LOOK
             }
             Err(denied) => {
                 let why = denied.message();
-                tracing::warn!("the Lease cannot be had: {why}");
+                waiting.tell(cluster, &why, "the API server is asked on");
                 backoff.wait()
             }
         };
         sleep(wait).await;
+    }
+}
+
+/// Why the Lease is waited for, in the log: at once where that is news, and again from time to time.
+struct Waiting {
+    begun: Instant,
+    since: Timestamp,
+    told: Option<(String, Instant)>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            since: Timestamp::now(),
+            told: None,
+        }
+    }
+
+    fn tell(&mut self, cluster: &Cluster, why: &str, next: &str) {
+        let told = self.told.as_ref();
+        if told.is_some_and(|(same, at)| same == why && at.elapsed() < AGAIN_TOLD) {
+            return;
+        }
+        self.told = Some((why.to_owned(), Instant::now()));
+        let (server, since) = (&cluster.server, self.since);
+        let (namespace, seconds) = (&cluster.namespace, self.begun.elapsed().as_secs());
+        tracing::warn!(
+            %server, namespace, lease = NAME, %since,
+            "waiting for the Lease for {seconds} s: {why}; {next}"
+        );
     }
 }
 

@@ -22,6 +22,7 @@ mod health;
 mod client;
 mod cluster;
 mod watch;
+mod lenient;
 mod backoff;
 
 pub use bridge::{KubernetesBridge, KubernetesConfig, Memory, OpenError};

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::Resource;
 use kube::core::NamespaceResourceScope;
 use nanofaas_core::spec::{API_VERSION, FieldFault, FunctionDraft, KIND};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 pub(crate) const GROUP: &str = "nanofaas.io";
@@ -28,8 +28,18 @@ pub(crate) struct FunctionObject {
     /// As somebody wrote it.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// None also where others wrote one that makes no sense: the plane writes its own over it.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "sound"
+    )]
     pub(crate) status: Option<FunctionStatus>,
+}
+
+fn sound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<FunctionStatus>, D::Error> {
+    let status = Value::deserialize(deserializer)?;
+    Ok(Option::deserialize(status).unwrap_or_default())
 }
 
 /// `apiVersion` and `kind`, which every object of the type has and lists leave out.

@@ -1,17 +1,20 @@
 //! A list and then a watch of one kind of object, for ever: it comes back after drops, expiry and
 //! silence, with backoff that only a watch which lived for a while resets, so that a server that
-//! ends each one at once is not asked in a loop. It never interprets an object.
+//! ends each one at once is not asked in a loop. An object that cannot be read is told to people and
+//! skipped; it is as it was last seen. It never interprets an object.
 
 use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use kube::Resource;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::backoff::Backoff;
 use crate::cluster::{Cluster, Denied, Object, chain, retry_after};
+use crate::lenient::Lenient;
 
 /// The server ends a watch after this; a silent one is given up a little later.
 const WATCH_S: u32 = 60;
@@ -91,7 +94,7 @@ async fn list<K: Object>(
     selector: &str,
     take: &mut impl FnMut(News<K>),
 ) -> Result<String, Denied> {
-    let api = cluster.api::<K>();
+    let api = cluster.lenient::<K>();
     let mut parameters = ListParams::default().labels(selector).limit(PAGE);
     let mut names = HashSet::new();
     take(News::Listing);
@@ -101,7 +104,7 @@ async fn list<K: Object>(
         let page = page.await?;
         for object in page.items {
             names.extend(object.meta().name.clone());
-            take(News::There(object));
+            tell(object, take);
         }
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         if let Some(token) = next {
@@ -121,7 +124,7 @@ async fn watch<K: Object>(
     from: &str,
     take: &mut impl FnMut(News<K>),
 ) -> (Option<String>, Option<String>) {
-    let api = cluster.api::<K>();
+    let api = cluster.lenient::<K>();
     let parameters = WatchParams::default().labels(selector).timeout(WATCH_S);
     let mut reached = from.to_owned();
     let begun = in_time(LISTING, api.watch(&parameters, from)).await;
@@ -147,17 +150,38 @@ async fn watch<K: Object>(
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 reached = object.meta().resource_version.clone().unwrap_or(reached);
-                take(News::There(object));
+                tell(object, take);
             }
             WatchEvent::Deleted(object) => {
                 reached = object.meta().resource_version.clone().unwrap_or(reached);
-                take(News::Gone(object));
+                let name = name_of(&object);
+                match object.read_gone() {
+                    Ok(object) => take(News::Gone(object)),
+                    Err(why) => cannot_be_read::<K>(&name, &why),
+                }
             }
             WatchEvent::Bookmark(bookmark) => reached = bookmark.metadata.resource_version,
             // 410 Gone, or worse: what was missed has to be listed.
             WatchEvent::Error(status) => return (None, Some(status.message)),
         }
     }
+}
+
+fn tell<K: Object>(object: Lenient<K>, take: &mut impl FnMut(News<K>)) {
+    let name = name_of(&object);
+    match object.read() {
+        Ok(object) => take(News::There(object)),
+        Err(why) => cannot_be_read::<K>(&name, &why),
+    }
+}
+
+fn name_of(object: &impl Resource) -> String {
+    object.meta().name.clone().unwrap_or_default()
+}
+
+fn cannot_be_read<K: Object>(name: &str, why: &str) {
+    let kind = K::kind(&());
+    tracing::warn!(%kind, name, "the object cannot be read and stays as it was seen last: {why}");
 }
 
 async fn in_time<T>(longest: Duration, work: impl Future<Output = T>) -> Result<T, String> {

@@ -54,6 +54,7 @@ const TESTS: &[Test] = tests! {
         an_invalid_edit_leaves_the_last_accepted_spec_in_force
         what_the_schema_refuses_is_refused_at_once
         what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own
+        a_status_that_makes_no_sense_hides_no_function
         what_kubectl_does_is_seen_by_the_api;
     tokens:
         only_its_own_token_completes_an_attempt_and_only_once

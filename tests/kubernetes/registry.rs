@@ -130,6 +130,29 @@ pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
     plane.send(&delete).expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
+pub(crate) fn a_status_that_makes_no_sense_hides_no_function() {
+    let plane = plane();
+    plane.register(&spec("a-odd", "JOB", json!({})));
+    // The schema allows it, and no program can mean it.
+    let patch = json!({"status": {"readyPods": -1}}).to_string();
+    let odd = [
+        "-n",
+        NAMESPACE,
+        "patch",
+        "fn",
+        "a-odd",
+        "--subresource=status",
+    ];
+    kubectl(&[&odd[..], &["--type=merge", "-p", &patch]].concat());
+    apply(&manifest("b-sound", "JOB", json!({}))).expect("applied");
+    until("the function after it is known", SOON, || {
+        plane.get("/v1/functions/b-sound").status == 200
+    });
+    let count = || function("a-odd").map(|object| object["status"]["readyPods"].clone());
+    // A status is written once in 10 s.
+    until("it is written over", STATUS, || count() == Some(json!(0)));
+}
+
 pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     let plane = plane();
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 1000}))).expect("a good one");

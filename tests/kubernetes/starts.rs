@@ -66,9 +66,9 @@ fn gone(function: &str) {
 
 pub(crate) fn an_image_that_cannot_be_had_is_told_early() {
     let plane = plane();
-    for message in both_refused(&plane, "wrong", &json!({"image": "No Image"})) {
+    for message in both_refused(&plane, "wrong", &json!({"image": "localhost/NoImage:1"})) {
         assert!(message.contains("InvalidImageName"), "{message}");
-        assert!(message.contains("No Image"), "{message}");
+        assert!(message.contains("localhost/NoImage:1"), "{message}");
     }
     let never = json!({"image": ABSENT, "imagePullPolicy": "Never"});
     for message in both_refused(&plane, "never", &never) {

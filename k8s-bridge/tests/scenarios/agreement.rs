@@ -17,7 +17,7 @@ pub(crate) const LISTS: Which = Which {
     resource: None,
 };
 
-fn wanting(name: &str, pods: u32) -> Value {
+pub(crate) fn wanting(name: &str, pods: u32) -> Value {
     let mut spec = warm(name);
     spec["scalingConfig"]["minReplicas"] = json!(pods);
     spec

@@ -198,6 +198,32 @@ fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
 }
 
 #[test]
+fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        server.forget_asked();
+        until("it is renewed", || server.count(of("update", "leases")) > 0).await;
+        let renewed = tokio::time::Instant::now();
+        server.script(of("update", "leases"), usize::MAX, answer(500));
+        server.script(of("create", "pods"), usize::MAX, Fault::Hang);
+        pass(8.0).await;
+        bench.start(&function);
+        pass(1.0).await;
+        assert_eq!(server.count(of("create", "pods")), 1, "it still may");
+        until("it is given up", || {
+            !server.given_up(of("create", "pods")).is_empty()
+        })
+        .await;
+        // Others wait for 15 s.
+        let after = server.given_up(of("create", "pods"))[0] - renewed;
+        assert!(after < Duration::from_secs(11), "{after:?}");
+        pass(10.0).await;
+        assert_eq!(server.count(of("create", "pods")), 1, "nobody may now");
+    });
+}
+
+#[test]
 fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;

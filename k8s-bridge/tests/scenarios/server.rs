@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::BufReader;
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
@@ -28,6 +28,8 @@ pub(crate) struct Server(pub(crate) Rc<State>);
 pub(crate) struct State {
     pub(crate) store: RefCell<Store>,
     pub(crate) asked: RefCell<Vec<Asked>>,
+    /// Requests that hung until their client gave them up, and when it did.
+    given_up: RefCell<Vec<(&'static str, String, Instant)>>,
     pub(crate) kubelet: Kubelet,
     pub(crate) changed: Notify,
     /// How late watches tell what happened.
@@ -47,6 +49,7 @@ impl Server {
         let server = Self(Rc::new(State {
             store: RefCell::default(),
             asked: RefCell::default(),
+            given_up: RefCell::default(),
             kubelet: Kubelet::default(),
             changed: Notify::new(),
             watch_delay: Cell::default(),
@@ -133,6 +136,15 @@ impl Server {
 
     pub(crate) fn count(&self, which: Which) -> usize {
         self.asked(which).len()
+    }
+
+    /// When clients gave up requests of a kind that hung.
+    pub(crate) fn given_up(&self, which: Which) -> Vec<Instant> {
+        let all = self.0.given_up.borrow();
+        let of = all
+            .iter()
+            .filter(|(verb, resource, _)| which.matches(verb, resource));
+        of.map(|(_, _, at)| *at).collect()
     }
 
     /// Forgets what was asked so far.
@@ -225,7 +237,13 @@ impl Server {
                 return write_answer(stream, code, &body, None).await;
             }
             Some(Fault::Close) => return false,
-            Some(Fault::Hang) => std::future::pending().await,
+            Some(Fault::Hang) => {
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+                let mut given_up = self.0.given_up.borrow_mut();
+                given_up.push((verb, resource, Instant::now()));
+                return false;
+            }
             Some(Fault::Late(late)) => sleep(late).await,
             Some(Fault::DoneLate(late)) => {
                 let server = self.clone();

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::agreement::{AFTERWARDS, LISTS, WATCHES, agree, busy, meanwhile};
-use crate::bench::{pass, scenario, until};
+use crate::agreement::{AFTERWARDS, LISTS, WATCHES, agree, busy, meanwhile, pods_of, wanting};
+use crate::bench::{Bench, object, pass, scenario, until};
 use crate::script::{Fault, answer, of};
+use crate::server::Server;
+use crate::store::name_of;
 
 #[test]
 fn watches_that_have_expired_are_listed_anew() {
@@ -79,6 +81,54 @@ fn a_watch_that_breaks_within_a_line_loses_nothing() {
             "it went on from where it was: {:?}",
             server.asked(LISTS)
         );
+    });
+}
+
+/// A pod of ours in a form that no release has.
+fn odd_pod(name: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"app": "nanofaas", "nanofaas.io/kind": "warm",
+        "nanofaas.io/function": "a"}}, "spec": {}, "status": {"phase": 3}})
+}
+
+#[test]
+fn an_object_that_cannot_be_read_hides_no_other() {
+    scenario(|server| async move {
+        // Each is first in its list.
+        server.create("pods", odd_pod("a-odd"));
+        let odd = json!({"metadata": {"name": "a-odd", "labels": 3}, "spec": {"image": "i"}});
+        server.create("functions", odd);
+        server.create("functions", object(wanting("b", 1)));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        let sound = |server: &Server| {
+            let mut pods = pods_of(server, "b");
+            pods.retain(|pod| pod["status"]["phase"] == "Running");
+            pods.first().map(|pod| name_of(pod).to_owned())
+        };
+        until("a pod of b runs", || sound(&server).is_some()).await;
+        server.forget_asked();
+        // And among news.
+        server.create("pods", odd_pod("b-odd"));
+        server.edit("pods", "a-odd", |pod| pod["status"]["phase"] = json!(4));
+        server.edit("functions", "a-odd", |function| {
+            function["spec"]["image"] = json!("j");
+        });
+        server.create("functions", object(wanting("c", 0)));
+        let first = sound(&server).expect("it runs");
+        server.remove("pods", &first);
+        let is_followed = || {
+            let names: Vec<String> = bench.table().into_iter().map(|(name, _)| name).collect();
+            names == ["b", "c"] && sound(&server).is_some_and(|pod| pod != first)
+        };
+        until("the news after it are heard", is_followed).await;
+        server.remove("pods", "a-odd");
+        server.remove("functions", "a-odd");
+        server.remove("functions", "c");
+        until("its end hides nothing", || bench.table().len() == 1).await;
+        pass(5.0).await;
+        assert_eq!(server.count(LISTS), 0, "{:?}", server.asked(LISTS));
+        let odd_is_left = server.names("pods").contains(&"b-odd".to_owned());
+        assert!(odd_is_left, "what cannot be read is not ours to delete");
     });
 }
 
