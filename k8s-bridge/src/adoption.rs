@@ -1,10 +1,13 @@
 //! How pods of an earlier plane become this one's, without being touched: each is offered to the
 //! scheduler, which gives it a place, and asked whether it is well. New pods wait until then, so
-//! that none is started in the place of one that is there.
+//! that none is started in the place of one that is there. A pod that does not answer may be busy
+//! with a call that the earlier plane sent it, as a server is that does one thing at a time: it loses
+//! its place to a new pod, is asked on for as long as a call may run, and offered again if it answers.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::event::Event;
@@ -12,12 +15,16 @@ use nanofaas_core::function::Function;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use crate::bridge::Plane;
-use crate::pods::stray;
+use crate::pods::{delete, stray};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::seen::Seen;
 use crate::warm::{Origin, Pod};
+
+/// How long the API server may take to show a pod that answers at last.
+const FETCH: Duration = Duration::from_secs(10);
 
 /// What is found until the plane acts.
 #[derive(Default)]
@@ -28,6 +35,8 @@ pub(crate) struct Adoption {
     offered: HashMap<u64, (String, Arc<Function>)>,
     /// Adopted pods that were not asked yet.
     unasked: HashSet<String>,
+    /// Pods without a place that did not answer, and may be busy.
+    busy: HashMap<String, Rc<Pod>>,
     next: u64,
     has_begun: bool,
 }
@@ -39,6 +48,20 @@ impl Adoption {
 
     pub(crate) fn lose(&mut self, name: &str) {
         self.found.remove(name);
+    }
+
+    /// A pod that may be busy.
+    pub(crate) fn busy(&self, name: &str) -> Option<Rc<Pod>> {
+        self.busy.get(name).cloned()
+    }
+
+    pub(crate) fn all_busy(&self) -> Vec<Rc<Pod>> {
+        self.busy.values().cloned().collect()
+    }
+
+    /// Whether it was offered, and the scheduler has not answered yet.
+    pub(crate) fn is_offered(&self, name: &str) -> bool {
+        self.offered.values().any(|(of, _)| of == name)
     }
 
     pub(crate) fn was_asked(&mut self, name: &str) {
@@ -56,22 +79,26 @@ pub(crate) fn begin(plane: &Rc<Plane>) {
     resume(plane);
     let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
-        if object.metadata.deletion_timestamp.is_some() {
-            continue;
-        }
-        let labels = object.metadata.labels.as_ref();
-        let function = labels.and_then(|labels| labels.get(LABEL_FUNCTION));
-        let function = function
-            .and_then(|name| plane.say(|desk| desk.functions().get(name.as_str()).cloned()));
-        let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
-        let has_ended = Seen::of(&object).ended.is_some();
-        let Some(function) = function.filter(wanted).filter(|_| !has_ended) else {
-            stray(plane, name);
-            continue;
-        };
-        offer(plane, name, object, function);
+        consider(plane, name, object);
     }
     plane.adoption.borrow_mut().has_begun = true;
+}
+
+/// Offers a pod to the scheduler, or deletes it where no function wants it.
+fn consider(plane: &Rc<Plane>, name: String, object: PodObject) {
+    if object.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    let labels = object.metadata.labels.as_ref();
+    let function = labels.and_then(|labels| labels.get(LABEL_FUNCTION));
+    let function =
+        function.and_then(|name| plane.say(|desk| desk.functions().get(name.as_str()).cloned()));
+    let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
+    let has_ended = Seen::of(&object).ended.is_some();
+    match function.filter(wanted).filter(|_| !has_ended) {
+        Some(function) => offer(plane, name, object, function),
+        None => stray(plane, name),
+    }
 }
 
 fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>) {
@@ -126,6 +153,36 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
     pod.since_listing.set(plane.memory.listing.get());
     pod.see(plane, seen);
     plane.run_pod(&pod, Origin::Adopted);
+}
+
+/// An adopted pod did not answer in time. It is left alone for as long as a call may still run in it, and
+/// comes back if it answers.
+pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
+    let busy = Rc::new(pod.without_place());
+    let known = busy.clone();
+    plane
+        .adoption
+        .borrow_mut()
+        .busy
+        .insert(busy.name.clone(), known);
+    let plane = plane.clone();
+    spawn_local(async move {
+        let answers = busy.answers_within_a_call(&plane).await;
+        let name = busy.name.clone();
+        if answers {
+            let until = Instant::now() + FETCH;
+            match plane.cluster.pod(&name, until).await {
+                Ok(object) => consider(&plane, name.clone(), object),
+                Err(denied) if denied.code() == 404 => {}
+                Err(_) => stray(&plane, name.clone()),
+            }
+        } else if !busy.has_gone() {
+            tracing::warn!(pod = name, "the pod never answered and is deleted");
+            delete(&plane, name.clone());
+        }
+        // Not before: an unknown pod would be taken for a stray one.
+        plane.adoption.borrow_mut().busy.remove(&name);
+    });
 }
 
 /// Pods and Jobs of this process, whose bridge was built anew, go on where they are.

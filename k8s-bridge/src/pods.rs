@@ -66,7 +66,9 @@ pub(crate) fn hear(plane: &Rc<Plane>, news: News<PodObject>) {
         News::Gone(object) => gone(plane, &object),
         News::Listed(names) => {
             let listing = plane.memory.listing.get();
-            for pod in plane.memory.pods.borrow().all() {
+            let with_place = plane.memory.pods.borrow().all();
+            let busy = plane.adoption.borrow().all_busy();
+            for pod in with_place.into_iter().chain(busy) {
                 // One that was created since the list began need not be in it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
                     pod.is_no_more();
@@ -93,10 +95,12 @@ fn there(plane: &Rc<Plane>, object: PodObject) {
         return;
     }
     let known = plane.memory.pods.borrow().named(&name);
+    let known = known.or_else(|| plane.adoption.borrow().busy(&name));
     if let Some(pod) = known {
         pod.see(plane, Seen::of(&object));
     } else if plane.stage.get() == Stage::Acting {
-        if object.metadata.deletion_timestamp.is_none() {
+        let is_offered = plane.adoption.borrow().is_offered(&name);
+        if object.metadata.deletion_timestamp.is_none() && !is_offered {
             stray(plane, name);
         }
     } else {
@@ -116,6 +120,7 @@ fn gone(plane: &Plane, object: &PodObject) {
     }
     plane.adoption.borrow_mut().lose(name);
     let known = plane.memory.pods.borrow().named(name);
+    let known = known.or_else(|| plane.adoption.borrow().busy(name));
     if let Some(pod) = known {
         pod.see(plane, Seen::of(object));
         pod.is_no_more();
@@ -131,6 +136,11 @@ fn end_job(plane: &Rc<Plane>, name: String) {
 /// A pod whose creation nobody heard of, or whose function is gone.
 pub(crate) fn stray(plane: &Rc<Plane>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
+    delete(plane, name);
+}
+
+/// Deletes a pod that no task here has, with all of its grace.
+pub(crate) fn delete(plane: &Rc<Plane>, name: String) {
     let plane = plane.clone();
     spawn_local(async move { plane.cluster.delete::<PodObject>(&name, None).await });
 }

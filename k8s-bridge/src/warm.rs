@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, timeout_at};
 
+use crate::adoption;
 use crate::backoff::random;
 use crate::bridge::Plane;
 use crate::cluster::Denied;
@@ -71,6 +72,8 @@ pub(crate) struct Pod {
 
 enum Fate {
     StartFailed(StartFailure),
+    /// Nothing was heard of it by its deadline.
+    NotReady(StartFailure),
     Ended(PodEnd),
 }
 
@@ -166,7 +169,7 @@ impl Pod {
         plane.forget(&self);
         plane.functions.is_changed(function);
         match fate {
-            Fate::StartFailed(failure) => {
+            Fate::StartFailed(failure) | Fate::NotReady(failure) => {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
                 let pod = self.place;
@@ -199,6 +202,10 @@ impl Pod {
         if origin != (Origin::Resumed { is_up: true }) {
             match self.starting(plane, deadline, limit).await {
                 Ok(address) => self.up(plane, address),
+                Err(fate @ Fate::NotReady(_)) if limit == PROBE => {
+                    adoption::ask_on(plane, self);
+                    return fate;
+                }
                 Err(fate) => {
                     self.delete(plane, Some(NO_GRACE_S));
                     return fate;
@@ -323,8 +330,11 @@ impl Pod {
                 let why = seen.held_up.or(seen.waiting);
                 let why = why.unwrap_or_else(|| self.not_ready());
                 let limit = limit.as_millis();
-                let why = format!("the pod was not ready within {limit} ms: {why}");
-                return Err(failed(false, why));
+                let message = format!("the pod was not ready within {limit} ms: {why}").into();
+                return Err(Fate::NotReady(StartFailure {
+                    permanent: false,
+                    message,
+                }));
             }
         }
     }
@@ -336,6 +346,42 @@ impl Pod {
         tracing::warn!(%function, pod = self.name, "the pod's start is held up: {why}");
         let (pod, why) = (self.place, why.into());
         plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
+    }
+
+    /// The same pod as one that has no place: what was seen of it holds.
+    pub(crate) fn without_place(&self) -> Self {
+        let (name, function) = (self.name.clone(), self.function.clone());
+        let pod = Self::new(PodRef::NONE, name, function, self.wanted_ns);
+        pod.seen.replace(self.seen.borrow().clone());
+        pod.is_gone.set(self.is_gone.get());
+        pod.since_listing.set(self.since_listing.get());
+        pod
+    }
+
+    /// Whether it answers before a call that runs in it would be cut off.
+    pub(crate) async fn answers_within_a_call(self: &Rc<Self>, plane: &Rc<Plane>) -> bool {
+        let Some(address) = self.address() else {
+            return false;
+        };
+        let (pod, patience) = (&self.name, u64::from(self.function.spec.grace_s()));
+        tracing::info!(
+            pod,
+            "a pod of an earlier control plane does not answer; it may be busy, and is asked for \
+             {patience} s more"
+        );
+        let until = Instant::now() + Duration::from_secs(patience);
+        let _asking = self.ask(plane, address);
+        while !self.ready.get() && !self.has_gone() {
+            if timeout_at(until, self.bell.notified()).await.is_err() {
+                break;
+            }
+        }
+        self.ready.get() && !self.has_gone()
+    }
+
+    /// Whether it is gone, or about to go.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.is_over() || self.seen.borrow().leaving
     }
 
     fn not_ready(&self) -> String {

@@ -91,6 +91,7 @@ const TESTS: &[Test] = tests! {
     successor:
         a_deleted_plane_has_a_successor_with_the_same_pods
         a_killed_plane_comes_back_with_the_same_pods
+        a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone
         only_one_of_two_planes_acts;
     outage:
         a_stopped_api_server_fails_no_warm_call

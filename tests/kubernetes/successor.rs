@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -136,6 +136,56 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     until("the dead plane's Job is gone", STEP, || {
         jobs_of("kept-job").is_empty() && staying("kept-job").is_empty()
     });
+}
+
+/// A server that does one thing at a time, as plain ones do: while it works it answers nobody.
+const SINGLE: &str = r#"
+import http.server, json, os, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply({})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(body["input"]["ms"] / 1000)
+        self.reply({"pod": os.environ["NANOFAAS_POD"]})
+    def reply(self, value):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"#;
+
+pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone() {
+    let first = plane();
+    let fields = json!({
+        "command": ["python3", "-c", SINGLE], "timeoutMs": 60000,
+        "scalingConfig": {"minReplicas": 1, "maxReplicas": 1},
+    });
+    first.register(&spec("single", "WARM", fields));
+    let pod = output(first.invoke("single", &json!({"ms": 0})))["pod"].clone();
+    let pod = pod.as_str().expect("its name").to_owned();
+    let id = first.enqueue("single", &json!({"ms": 30_000}));
+    until("the pod works", STEP, || {
+        first.status(&id)["status"] == "running"
+    });
+    let begun = Instant::now();
+    let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
+    assert_eq!(killed, 1, "the plane is one process");
+    until("it is ready again", ROLLOUT, || is_ready(first.management));
+    let is_there = || staying("single").iter().any(|one| one.name == pod);
+    until("another pod serves in its place", STEP, || {
+        assert!(is_there(), "it was deleted while it worked");
+        first.invoke("single", &json!({"ms": 0})).status == 200
+    });
+    let took = begun.elapsed();
+    assert!(
+        took < Duration::from_secs(28),
+        "it may have been done: {took:?}"
+    );
+    // It answers at last.
+    first.wait_for_pods("single", 2, STEP);
+    assert!(is_there());
 }
 
 pub(crate) fn only_one_of_two_planes_acts() {

@@ -190,6 +190,57 @@ fn an_adopted_pod_that_does_not_answer_is_replaced_and_the_plane_begins_all_the_
 }
 
 #[test]
+fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 1).await;
+        server.set_busy(&pods[0], true);
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        server.forget_asked();
+        until("another pod takes its place", || {
+            server.names("pods").len() == 2
+        })
+        .await;
+        pass(4.0).await;
+        assert_eq!(server.count(of("delete", "pods")), 0, "it may run a call");
+        let places = adopted(&bench);
+        server.set_busy(&pods[0], false);
+        until("it is adopted again", || adopted(&bench) == places + 1).await;
+        until("both are ready", || ready_pods(&server, "f") == 2).await;
+        assert_eq!(server.count(of("delete", "pods")), 0);
+    });
+}
+
+#[test]
+fn an_adopted_pod_that_never_answers_is_deleted_when_no_call_can_run_in_it() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 1).await;
+        server.set_busy(&pods[0], true);
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        let began = tokio::time::Instant::now();
+        until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
+        // Five seconds for the first answer, then the function's timeoutMs, a second, and ten.
+        let took = began.elapsed().as_secs();
+        assert!((15..20).contains(&took), "{took} s");
+        // One that goes by itself is not asked for either.
+        let pods = server.names("pods");
+        server.set_busy(&pods[0], true);
+        bench.end();
+        let mut next = Bench::scheduled(&server);
+        next.ready().await;
+        until("another takes its place", || {
+            server.names("pods").len() == 2
+        })
+        .await;
+        server.remove("pods", &pods[0]);
+        pass(60.0).await;
+        assert_eq!(server.names("pods").len(), 1);
+        assert_eq!(ready_pods(&server, "f"), 1);
+    });
+}
+
+#[test]
 fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;

@@ -20,6 +20,8 @@ use crate::store::{Refusal, name_of};
 
 /// Between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
+/// In place of a status: no answer.
+const BUSY: u16 = 0;
 /// Where pods listen.
 const PORT: u16 = 8080;
 
@@ -105,6 +107,9 @@ async fn answer_health(listener: TcpListener, path: String, health: Rc<Cell<u16>
             let _ = stream.read(&mut head).await;
             let asked = head.starts_with(format!("GET {path} ").as_bytes());
             let code = if asked { health.get() } else { 421 };
+            if code == BUSY {
+                return std::future::pending().await;
+            }
             let answer = format!("HTTP/1.1 {code} Health\r\nContent-Length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
         });
@@ -256,6 +261,11 @@ impl Server {
     /// Whether a pod's `/health` is to say so.
     pub(crate) fn set_well(&self, pod: &str, is_well: bool) {
         self.set_health(pod, if is_well { 200 } else { 503 });
+    }
+
+    /// The pod does one thing at a time, and does one now, or is done with it.
+    pub(crate) fn set_busy(&self, pod: &str, is_busy: bool) {
+        self.set_health(pod, if is_busy { BUSY } else { 200 });
     }
 
     /// What a pod's `/health` is to say.
