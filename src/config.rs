@@ -265,6 +265,8 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     /// Whether it is a pod of a cluster.
     pub(crate) in_cluster: bool,
+    /// Of the pod, where it is one.
+    pub(crate) pod_ip: Option<IpAddr>,
 }
 
 /// What holds for the life of the process.
@@ -274,6 +276,8 @@ pub(crate) struct Config {
     pub(crate) management: SocketAddr,
     pub(crate) internal_listen: Option<SocketAddr>,
     pub(crate) callback_url: Option<String>,
+    /// Of the pod that this process runs in.
+    pub(crate) pod_ip: Option<IpAddr>,
     pub(crate) backend: Backend,
     pub(crate) functions: Vec<PathBuf>,
     /// Read by the kubernetes backend only.
@@ -314,6 +318,7 @@ impl ServeArgs {
             management: self.management,
             internal_listen: self.internal_listen,
             callback_url: self.callback_url,
+            pod_ip: machine.pod_ip,
             backend: match self.backend {
                 BackendArg::Auto if machine.in_cluster => Backend::Kubernetes,
                 BackendArg::Auto | BackendArg::Local => Backend::Local,
@@ -418,13 +423,18 @@ impl ServeArgs {
 }
 
 impl Config {
-    /// `http://host:port` under which pods on this machine reach `/v1/internal`, given where the
-    /// listeners really are.
+    /// `http://host:port` under which pods reach `/v1/internal`, given where the listeners really are:
+    /// at the own pod's address, or on this machine.
     pub(crate) fn callback_base(&self, listen: SocketAddr, internal: Option<SocketAddr>) -> String {
         if let Some(url) = &self.callback_url {
             return url.clone();
         }
-        let address = reachable(internal.unwrap_or(listen));
+        let address = internal.unwrap_or(listen);
+        let own = self.pod_ip.filter(|_| address.ip().is_unspecified());
+        let address = match own {
+            Some(ip) => SocketAddr::new(ip, address.port()),
+            None => reachable(address),
+        };
         format!("http://{address}")
     }
 }

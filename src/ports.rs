@@ -4,9 +4,12 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+
+use nanofaas_io::start::listener;
+use nix::errno::Errno;
 
 /// How often another free port is asked for, where any will do.
 const TRIES: usize = 16;
@@ -30,18 +33,32 @@ pub(crate) struct Taken {
     why: String,
 }
 
+/// `[::]` is every address of both families; where the kernel has no IPv6 that is `0.0.0.0`.
+fn any(wanted: SocketAddr) -> SocketAddr {
+    let is_missing = || {
+        let tried = listener((Ipv6Addr::UNSPECIFIED, 0).into());
+        tried.is_err_and(|error| error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32))
+    };
+    if wanted.ip() == Ipv6Addr::UNSPECIFIED && is_missing() {
+        tracing::info!(%wanted, "this machine has no IPv6; listening on 0.0.0.0");
+        return (Ipv4Addr::UNSPECIFIED, wanted.port()).into();
+    }
+    wanted
+}
+
 /// Claims an address and gives a listener on it that shares with nobody.
 pub(crate) fn listen(
     flag: &'static str,
     wanted: SocketAddr,
 ) -> Result<(Claim, TcpListener), Taken> {
+    let wanted = any(wanted);
     let taken = |why| Taken {
         flag,
         address: wanted,
         why,
     };
     for _ in 0..TRIES {
-        let listener = TcpListener::bind(wanted).map_err(|error| taken(why(wanted, &error)))?;
+        let listener = listener(wanted).map_err(|error| taken(why(wanted, &error)))?;
         let address = listener
             .local_addr()
             .map_err(|error| taken(error.to_string()))?;
@@ -138,7 +155,7 @@ fn listening_inode(line: &str, port: u16) -> Option<&str> {
 mod tests {
     use super::*;
 
-    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     #[test]
     fn a_port_that_somebody_listens_on_names_him() {

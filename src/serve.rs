@@ -69,7 +69,7 @@ enum StartError {
     NotSettled,
     #[error(
         "function pods cannot reach {0}: set --callback-url to where they reach this process, for \
-         instance http://$(POD_IP):8082 in a pod"
+         instance http://10.0.0.7:8082; in a pod set the variable POD_IP to its address, as the manifests do"
     )]
     Unreachable(String),
     #[error("cannot start: {0}")]
@@ -92,6 +92,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     let machine = Machine {
         cores: cores.count,
         in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+        pod_ip: std::env::var("POD_IP").ok().and_then(|ip| ip.parse().ok()),
     };
     let config = match args.resolve(machine) {
         Ok(config) => config,
@@ -302,9 +303,9 @@ impl Addresses {
     }
 
     /// Whether nobody on another machine, or in a pod, can call back.
-    fn is_callback_local(&self) -> bool {
+    fn is_callback_local(&self, has_pod_ip: bool) -> bool {
         let ip = self.internal.unwrap_or(self.listen).ip();
-        ip.is_loopback() || ip.is_unspecified()
+        ip.is_loopback() || ip.is_unspecified() && !has_pod_ip
     }
 }
 
@@ -411,7 +412,8 @@ fn backend(
             origin,
         })),
         Backend::Kubernetes => {
-            if config.callback_url.is_none() && addresses.is_callback_local() {
+            if config.callback_url.is_none() && addresses.is_callback_local(config.pod_ip.is_some())
+            {
                 return Err(StartError::Unreachable(callback_base));
             }
             let namespace = config.namespace.clone();

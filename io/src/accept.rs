@@ -31,6 +31,11 @@ const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
 const BURST: u32 = 64;
 
+/// A listener on one address, shared with nobody.
+pub fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
+    Ok(bound(address, false)?.into())
+}
+
 fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     let family = if address.is_ipv4() {
         AddressFamily::Inet
@@ -45,7 +50,11 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     }
     match address {
         SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
-        SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
+        SocketAddr::V6(v6) => {
+            // IPv4 as well where the address is any, whatever the machine's bindv6only says.
+            setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+            bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
+        }
     }
     let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
     listen(&fd, backlog)?;

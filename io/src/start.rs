@@ -21,6 +21,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
 use nix::unistd::{Pid, gettid};
 
+pub use crate::accept::listener;
 use crate::buffers::Buffers;
 use crate::conn::Port;
 use crate::descriptors::Scarcity;

@@ -45,9 +45,9 @@ class Answer:
 class Client:
     """One connection; every wait is bounded."""
 
-    def __init__(self, address: str | int) -> None:
+    def __init__(self, address: str | int, host: str = "127.0.0.1") -> None:
         if isinstance(address, int):
-            self.sock = socket.create_connection(("127.0.0.1", address), PATIENCE_S)
+            self.sock = socket.create_connection((host, address), PATIENCE_S)
         else:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(PATIENCE_S)

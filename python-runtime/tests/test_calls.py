@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import socket
 import threading
 
 import pytest
@@ -58,9 +60,20 @@ def test_json_under_a_type_of_its_own(pod: Pod) -> None:
         assert client.answer().json()["metadata"] == {"k": "v"}
 
 
-def test_over_tcp(start: Start) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_over_tcp(start: Start, host: str) -> None:
+    if host == "::1" and not has_ipv6():
+        pytest.skip("this machine has no [::1]")
     pod = start(PLAIN, tcp=True).ready()
-    assert pod.invoke({"a": 1}).json() == {"a": 1}
+    with Client(pod.address, host) as client:
+        assert client.invoke({"a": 1}).json() == {"a": 1}
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 def test_async_on_each_loop(start: Start, loop: str) -> None:

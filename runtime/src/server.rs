@@ -2,13 +2,17 @@
 //! `connection` does. Called by `serve` where the pod is to serve.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Ipv6V6Only;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -27,6 +31,7 @@ use crate::unix_stream::Arrivals;
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
 /// The longest call there is (300 s) and the platform's own allowance.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
+const BACKLOG: u32 = 1024;
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 type Init = Box<dyn FnOnce() -> Result<(), Error> + Send>;
@@ -136,7 +141,7 @@ async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
 
 async fn bind(listen: &Listen) -> Result<Listener, String> {
     match listen {
-        Listen::Tcp(port) => match TcpListener::bind(("0.0.0.0", *port)).await {
+        Listen::Tcp(port) => match bind_all(*port) {
             Ok(listener) => Ok(Listener::Tcp(listener)),
             Err(error) => Err(format!("cannot listen on PORT {port}: {error}")),
         },
@@ -151,6 +156,23 @@ async fn bind(listen: &Listen) -> Result<Listener, String> {
             }
         }
     }
+}
+
+/// Bound to every address of both families, or of IPv4 where the kernel has no IPv6.
+fn bind_all(port: u16) -> io::Result<TcpListener> {
+    let (socket, any) = match TcpSocket::new_v6() {
+        Ok(socket) => {
+            setsockopt(&socket, Ipv6V6Only, &false)?;
+            (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED))
+        }
+        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
+            (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into())
+        }
+        Err(error) => return Err(error),
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::new(any, port))?;
+    socket.listen(BACKLOG)
 }
 
 /// A socket that nobody listens on any more would be in the way of the next one.

@@ -21,6 +21,7 @@ fn resolve(words: &[&str], cores: usize) -> Result<Config, Contradiction> {
     let machine = Machine {
         cores,
         in_cluster: false,
+        pod_ip: None,
     };
     parse(words).expect("sound flags").resolve(machine)
 }
@@ -121,6 +122,11 @@ fn a_bad_value_is_refused_with_its_flag_and_what_it_can_be() {
         ("--internal-listen", "1.2.3.4", "such as 127.0.0.1:8080"),
         ("--callback-url", "https://a", "must be http://host:port"),
         ("--callback-url", "http://a/b", "must be http://host:port"),
+        (
+            "--callback-url",
+            "http://fd00::7:8082",
+            "needs brackets: http://[fd00::7]:8082",
+        ),
         ("--backend", "docker", "auto, local, kubernetes, none"),
         ("--namespace", "Nano", "lower-case letters"),
         ("--io-threads", "0", "from 1 to 64"),
@@ -214,6 +220,7 @@ fn auto_is_kubernetes_only_inside_a_cluster() {
         let machine = Machine {
             cores: 2,
             in_cluster,
+            pod_ip: None,
         };
         let config = parse(words).expect("sound flags").resolve(machine);
         config.expect("no contradiction").backend
@@ -226,8 +233,8 @@ fn auto_is_kubernetes_only_inside_a_cluster() {
 
 #[test]
 fn pods_call_back_where_something_listens() {
+    let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
     let base = |words: &[&str], listen: &str, internal: Option<&str>| {
-        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
         config(words).callback_base(address(listen), internal.map(address))
     };
     assert_eq!(base(&[], "0.0.0.0:80", None), "http://127.0.0.1:80");
@@ -236,4 +243,18 @@ fn pods_call_back_where_something_listens() {
     assert_eq!(base(&[], "127.0.0.1:80", internal), "http://127.0.0.1:82");
     let given = &["--callback-url", "http://plane.faas:8082/"];
     assert_eq!(base(given, "127.0.0.1:80", None), "http://plane.faas:8082");
+    // In a pod, at the pod's own address, of either family.
+    for (ip, expected) in [
+        ("10.0.0.7", "http://10.0.0.7:82"),
+        ("fd00::7", "http://[fd00::7]:82"),
+    ] {
+        let in_pod = Config {
+            pod_ip: ip.parse().ok(),
+            ..config(&[])
+        };
+        let all = in_pod.callback_base(address("[::]:80"), Some(address("[::]:82")));
+        assert_eq!(all, expected);
+        let one = in_pod.callback_base(address("10.0.0.9:80"), None);
+        assert_eq!(one, "http://10.0.0.9:80");
+    }
 }

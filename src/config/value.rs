@@ -2,7 +2,7 @@
 //! It never looks at more than one value at a time. clap calls the parsers.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -126,6 +126,13 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
 pub(super) fn base_url(text: &str) -> Result<String, String> {
     let base = text.strip_suffix('/').unwrap_or(text);
     let authority = base.strip_prefix("http://").unwrap_or_default();
+    if let Some((host, port)) = authority.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+    {
+        return Err(format!(
+            "an IPv6 address needs brackets: http://[{host}]:{port}"
+        ));
+    }
     let host = |byte: &u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(byte);
     if !authority.is_empty() && authority.as_bytes().iter().all(host) {
         Ok(base.to_owned())

@@ -165,6 +165,19 @@ impl Plane {
         Self::from(command)
     }
 
+    /// Starts one that listens there for clients, for operators and for pods.
+    #[track_caller]
+    #[allow(dead_code, reason = "not for tests/chaos")]
+    pub(crate) fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
+        let mut command = program();
+        let internal = listen.to_string();
+        command
+            .args(flags_at(listen, listen))
+            .args(["--internal-listen", &internal]);
+        command.args(more);
+        Self::from(command)
+    }
+
     /// The same, through a shell line that ends in `exec "$@"`.
     #[track_caller]
     pub(crate) fn start_in_shell(line: &str, more: &[&str]) -> Self {

@@ -280,6 +280,13 @@ impl Pod {
     /// A pod on a TCP port of this machine.
     pub(crate) fn tcp(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::tcp_on(listener, script)
+    }
+
+    pub(crate) fn tcp_on(
+        listener: TcpListener,
+        script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("an address");
         let accept = move || {
             let stream = listener.accept().expect("a connection").0;

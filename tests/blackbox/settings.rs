@@ -1,11 +1,14 @@
 //! How a plane is started, and how it refuses to: flags, variables, ports and function files.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::functions::{Folder, local};
+use crate::functions::{Folder, local, pool};
 use crate::plane::{Plane, Shared, program};
+use crate::pod::Pod;
+use crate::wire::Request;
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -139,6 +142,42 @@ fn a_second_plane_on_the_same_port_is_told_so_and_ends() {
     first.register(&local("still-there"));
     for _ in 0..20 {
         first.invoke("still-there", &json!(1)).expect(200);
+    }
+}
+
+#[test]
+fn each_listener_takes_both_families_and_a_pod_may_be_at_either() {
+    let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
+        println!("NOT RUN: this machine has no [::1]");
+        return;
+    };
+    let plane = Plane::start_at((Ipv6Addr::UNSPECIFIED, 0).into(), &[]);
+    let host = format!("[::1]:{}", listener.local_addr().expect("bound").port());
+    let pod = Pod::tcp_on(listener, |got, line| line.json(&got.input().to_string()));
+    let ports = [plane.listen, plane.management].map(|address| address.port());
+    let internal = plane.internal.expect("it has one").port();
+    for ip in [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        Ipv6Addr::LOCALHOST.into(),
+    ] {
+        let [api, management] = ports.map(|port| SocketAddr::new(ip, port));
+        let name = if ip.is_ipv4() { "by-v4" } else { "by-v6" };
+        let register = Request::new("POST", "/v1/functions").json(&pool(name, &pod));
+        register.send(api).expect(201);
+        let answer = Request::invoke(name, &json!(4))
+            .send(api)
+            .expect(200)
+            .json();
+        assert_eq!(answer["output"], 4, "{answer}");
+        Request::get("/readyz").send(management).expect(200);
+        let internal = SocketAddr::new(ip, internal);
+        let word = Request::new("POST", "/v1/internal/1.ab/executions/0e:complete");
+        word.json(&json!({"success": true}))
+            .send(internal)
+            .expect(403);
+    }
+    for got in pod.calls() {
+        assert_eq!(got.header("host"), Some(&*host));
     }
 }
 

@@ -5,6 +5,7 @@ Never accepts. Called by `watchdog`, which alone makes and removes it.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -20,15 +21,32 @@ def bind(settings: Settings) -> socket.socket:
     """A non-blocking listener. Raises OSError, also where somebody else listens there."""
     path = settings.socket_path
     if path is None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("0.0.0.0", settings.port))
+        listener = _bind_all(settings.port)
     else:
         _remove_stale(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
     listener.listen(BACKLOG)
     listener.setblocking(False)
+    return listener
+
+
+def _bind_all(port: int) -> socket.socket:
+    """Bound to every address of both families, or of IPv4 where the kernel has no IPv6."""
+    try:
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    else:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("", port))
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

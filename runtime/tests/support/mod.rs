@@ -7,7 +7,7 @@ pub(crate) mod peer;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -334,7 +334,11 @@ impl Wire {
     }
 
     pub(crate) fn tcp(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        Self::tcp_at(([127, 0, 0, 1], port).into())
+    }
+
+    pub(crate) fn tcp_at(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self::new(Box::new(stream))
     }

@@ -2,6 +2,7 @@
 //! the runtime's `forward` does. A call that the program had when it ended is answered at once, with
 //! how it ended. Called by `supervise`, where there is such a program; all others are called directly.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,12 @@ async fn accept(listener: UnixListener, port: u16, fate: Fate) {
 
 /// Whichever side closes, or fails, the other one sees it.
 async fn join(platform: UnixStream, port: u16, fate: Fate) {
-    let program = TcpStream::connect(("127.0.0.1", port)).await;
+    // Some programs listen for one family alone.
+    let loopback: [SocketAddr; 2] = [
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv6Addr::LOCALHOST, port).into(),
+    ];
+    let program = TcpStream::connect(&loopback[..]).await;
     // Without it small writes would wait for each other's acknowledgement.
     let program = program.and_then(|program| program.set_nodelay(true).map(|()| program));
     // An error is one of the connections' ends; both close with it.
