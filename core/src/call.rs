@@ -241,7 +241,7 @@ impl<E: Environment> Call<E> {
             }
             // The pod's end was not heard of in time; that it ran out of memory is not known.
             State::AwaitingPodEnd { .. } if now_ns < self.deadline.at_ns => {
-                self.pod_ended(false, now_ns, env);
+                self.pod_ended(None, now_ns, env);
             }
             // No time is left for another attempt: the last one says why.
             State::AwaitingPodEnd { failure, .. } => {

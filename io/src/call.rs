@@ -225,7 +225,7 @@ async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
     poll_fn(|cx| {
         if let Some(end) = ended.poll(cx) {
             let mut life = call.life.borrow_mut();
-            life.pod_ended(end.oom, thread.now_ns(), thread);
+            life.pod_ended(Some(&end), thread.now_ns(), thread);
             return Poll::Ready(());
         }
         call.poll_news(cx)

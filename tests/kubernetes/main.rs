@@ -81,7 +81,8 @@ const TESTS: &[Test] = tests! {
         an_unschedulable_pod_is_told_at_the_start_deadline;
     warm:
         it_scales_from_zero_to_four_and_back_to_zero
-        a_dead_pod_is_noticed_at_once;
+        a_dead_pod_is_noticed_at_once
+        out_of_memory_of_a_whole_warm_container_is_told_and_not_retried;
     updates:
         a_rolling_update_and_scale_downs_fail_no_call
         deleted_pods_fail_no_call

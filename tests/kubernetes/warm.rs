@@ -80,3 +80,31 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     plane.wait_for_pods("dies", 1, START);
     plane.has_no_drift();
 }
+
+/// A server without a runtime of ours, whose only process is the container's first.
+const EATER: &str = r#"
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def do_POST(self):
+        self.eaten = [bytearray(b"\xff" * 2**20) for _ in range(500)]
+http.server.HTTPServer(("", 8080), Handler).serve_forever()
+"#;
+
+pub(crate) fn out_of_memory_of_a_whole_warm_container_is_told_and_not_retried() {
+    let plane = plane();
+    let fields = json!({
+        "command": ["python3", "-c", EATER], "resources": {"memory": "64Mi"},
+        "retryOn": ["POD"], "scalingConfig": {"minReplicas": 1, "maxReplicas": 1},
+    });
+    plane.register(&spec("eater", "WARM", fields));
+    let id = plane.enqueue("eater", &json!(1));
+    let ended = plane.ended(&id);
+    assert_eq!(ended["error"]["code"], "POD_LOST", "{ended}");
+    let message = ended["error"]["message"].as_str().expect("a message");
+    println!("    {message}");
+    assert!(message.contains("OOMKilled"), "{ended}");
+    assert_eq!(ended["attempt"], 1, "{ended}");
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Call, Deadline, Environment, State};
+use crate::message::PodEnd;
 use crate::outcome::{Failure, Stage, TimeLimit};
 use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
@@ -232,13 +233,18 @@ impl<E: Environment> Call<E> {
         self.follow(next, kind, failure, now_ns, env);
     }
 
-    /// How the pod of the last attempt ended; `oom` where it ran out of memory.
-    pub fn pod_ended(&mut self, oom: bool, now_ns: u64, env: &E) {
+    /// How the pod of the last attempt ended; none where that was not heard of in time.
+    pub fn pod_ended(&mut self, end: Option<&PodEnd>, now_ns: u64, env: &E) {
         let State::AwaitingPodEnd { failure, .. } = &self.state else {
             return;
         };
-        let failure = failure.clone();
-        let oom = oom && !planted("call_retries_after_oom");
+        let failure = match (failure, end) {
+            (Failure::PodLost(what), Some(end)) => {
+                Failure::PodLost(format!("{what}; the pod: {}", end.message).into())
+            }
+            (failure, _) => failure.clone(),
+        };
+        let oom = end.is_some_and(|end| end.oom) && !planted("call_retries_after_oom");
         let kind = AttemptFailure::Lost { oom: Some(oom) };
         let next = self.decide(kind, env);
         self.follow(next, kind, failure, now_ns, env);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use nanofaas_core::call::Report;
+use nanofaas_core::message::PodEnd;
 use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
@@ -72,7 +73,8 @@ impl IoThread {
             }
             self.happens(index, Happening::PodEnded { oom }, hall.now);
             let (life, env) = self.life(index, hall);
-            life.pod_ended(oom, hall.now, env);
+            let message = "it is gone".into();
+            life.pod_ended(Some(&PodEnd { oom, message }), hall.now, env);
             return self.drive(index, hall);
         }
         let Some(grant) = self.served(index).running else {
