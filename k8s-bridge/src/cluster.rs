@@ -297,8 +297,12 @@ async fn in_time<T>(
     until: Instant,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<kube::Result<T>, String> {
-    let answer = timeout_at(until.min(Instant::now() + ANSWER), request).await;
-    answer.map_err(|_| format!("it did not answer within {} s", ANSWER.as_secs()))
+    let begun = Instant::now();
+    let answer = timeout_at(until.min(begun + ANSWER), request).await;
+    answer.map_err(|_| {
+        let seconds = begun.elapsed().as_secs_f64();
+        format!("it did not answer within {seconds:.0} s")
+    })
 }
 
 fn denied(why: &str) -> Denied {

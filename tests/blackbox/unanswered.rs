@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plane::{Plane, io_driver, io_threads};
 use crate::wire::{PATIENCE, Request};
@@ -37,6 +37,16 @@ fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
     }
     let health = |path| Request::get(path).send(plane.management).status;
     assert_eq!((health("/healthz"), health("/readyz")), (200, 503));
+    let line = plane.log.wait(PATIENCE, |line| {
+        line.contains("waiting for the Lease")
+            .then(|| line.to_owned())
+    });
+    let line: Value = serde_json::from_str(&line.expect("it says why")).expect("JSON");
+    assert_eq!(line["server"], format!("http://{address}/"), "{line}");
+    let since = line["since"].as_str().expect("since when");
+    assert!(since.starts_with("20") && since.ends_with('Z'), "{line}");
+    let message = line["message"].as_str().expect("a message");
+    assert!(message.contains("did not answer within 3 s"), "{line}");
     plane.signal(Signal::SIGTERM);
     let exit = plane.exit_within(PATIENCE).expect("it ends");
     assert!(exit.success(), "{exit}");
