@@ -79,6 +79,7 @@ pub(crate) fn out_of_memory_of_the_whole_container_is_told_and_not_retried() {
 }
 
 pub(crate) fn a_lost_pod_is_retried_once() {
+    node::needs_this_machine();
     let plane = plane();
     let fields = json!({"timeoutMs": 60000, "image": image(1)});
     plane.register(&spec("retried", "JOB", fields));

@@ -12,6 +12,7 @@ mod wire;
 #[allow(dead_code)]
 mod metrics;
 
+mod tally;
 mod cluster;
 mod node;
 mod plane;
@@ -30,12 +31,10 @@ mod successor;
 mod outage;
 mod overhead;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// A test's name and itself.
-type Test = (&'static str, fn());
+use tally::{Tally, Test, Verdict};
 
 /// `module::name` for each name.
 macro_rules! tests {
@@ -131,9 +130,12 @@ fn main() -> ExitCode {
     }
     for needed in ["KUBECONFIG", "NANOFAAS_TEST_CLUSTER"] {
         if std::env::var_os(needed).is_none() {
-            println!("the tests on a cluster are not run: {needed} is not set");
+            let why = format!("{needed} is not set");
+            println!("the tests on a cluster are not run: {why}");
+            let mut tally = Tally::default();
+            chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
             // Cargo runs this with all other tests, also where there is no cluster.
-            return Tally::default().print("ok", chosen.len(), Instant::now());
+            return tally.print(Instant::now());
         }
     }
     if chosen.is_empty() {
@@ -143,70 +145,21 @@ fn main() -> ExitCode {
     println!("\nrunning {} tests", chosen.len());
     let begun = Instant::now();
     let mut tally = Tally::default();
-    let is_installed = check("install", plane::install);
-    if is_installed {
-        for (name, test) in &chosen {
+    let install: Test = ("install", plane::install);
+    if tally.run(install) == Verdict::Failed {
+        println!("the platform cannot be installed, so nothing is tested");
+        let why = "the platform is not installed";
+        chosen.iter().for_each(|(name, _)| tally.skip(name, why));
+    } else {
+        for test in chosen {
             let begun = Instant::now();
-            let is_good = check(name, *test);
-            if !is_good {
+            if tally.run(test) == Verdict::Failed {
                 plane::show_log(begun);
             }
-            tally.add(name, is_good);
             plane::clean();
         }
-    } else {
-        println!("the platform cannot be installed, so nothing is tested");
-        tally.failed.push("install");
     }
-    if !check("uninstall", plane::uninstall) {
-        tally.failed.push("uninstall");
-    }
+    tally.run(("uninstall", plane::uninstall));
     cluster::close();
-    if !tally.failed.is_empty() {
-        println!("\nfailures:\n    {}", tally.failed.join("\n    "));
-    }
-    let verdict = if tally.failed.is_empty() {
-        "ok"
-    } else {
-        "FAILED"
-    };
-    let not_run = if is_installed { 0 } else { chosen.len() };
-    tally.print(verdict, not_run, begun)
-}
-
-/// How the tests went.
-#[derive(Default)]
-struct Tally {
-    passed: usize,
-    failed: Vec<&'static str>,
-}
-
-impl Tally {
-    fn add(&mut self, name: &'static str, is_good: bool) {
-        if is_good {
-            self.passed += 1;
-        } else {
-            self.failed.push(name);
-        }
-    }
-
-    fn print(self, verdict: &str, not_run: usize, begun: Instant) -> ExitCode {
-        let (passed, failed) = (self.passed, self.failed.len());
-        let seconds = begun.elapsed().as_secs_f64();
-        println!(
-            "\ntest result: {verdict}. {passed} passed; {failed} failed; {not_run} not run; finished in \
-             {seconds:.2} s\n"
-        );
-        ExitCode::from(u8::from(failed > 0))
-    }
-}
-
-/// Runs one and says how it went.
-fn check(name: &'static str, test: fn()) -> bool {
-    let begun = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(test));
-    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-    let took = begun.elapsed().as_secs_f64();
-    println!("test {name} ... {verdict} ({took:.1} s)");
-    result.is_ok()
+    tally.print(begun)
 }

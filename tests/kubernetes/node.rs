@@ -11,7 +11,24 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{kubectl_with, until};
+use crate::cluster::{kubectl_with, list, until};
+use crate::tally::not_run;
+
+/// Ends a test that needs the node's processes where this machine is not the cluster's only node.
+pub(crate) fn needs_this_machine() {
+    let nodes = list("/api/v1/nodes");
+    let addresses = nodes.iter().flat_map(|node| {
+        let all = node["status"]["addresses"].as_array().into_iter().flatten();
+        all.filter(|one| one["type"] == "InternalIP")
+            .filter_map(|one| one["address"].as_str()?.parse::<IpAddr>().ok())
+    });
+    let is_ours = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    if nodes.len() != 1 || !addresses.into_iter().any(is_ours) {
+        not_run(
+            "the cluster's node is another machine, whose processes cannot be killed from here",
+        );
+    }
+}
 
 /// Processes that have `NAME=value` in their environment.
 pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {

@@ -10,6 +10,7 @@ use crate::cluster::{NAMESPACE, apply, list, staying, try_wait, until};
 use crate::load::Load;
 use crate::node::ApiServer;
 use crate::plane::{Plane, manifest, output, plane, spec};
+use crate::tally::not_run;
 use crate::wire::Request;
 
 const AWAY: Duration = Duration::from_secs(60);
@@ -49,8 +50,7 @@ fn is_refused(plane: &Plane, request: &Request) {
 
 fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     let Some(server) = ApiServer::find() else {
-        println!("    not run: the API server is no process of this machine");
-        return;
+        not_run("the API server is no process of this machine");
     };
     let plane = plane();
     let scaling = json!({"minReplicas": 2, "maxReplicas": 2});

@@ -110,6 +110,7 @@ pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
 }
 
 pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
+    node::needs_this_machine();
     let first = plane();
     let before = begin(&first);
     let known = functions(&first);
@@ -157,6 +158,7 @@ http.server.HTTPServer(("", 8080), Handler).serve_forever()
 "#;
 
 pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone() {
+    node::needs_this_machine();
     let first = plane();
     let fields = json!({
         "command": ["python3", "-c", SINGLE], "timeoutMs": 60000,

@@ -116,6 +116,7 @@ pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
 }
 
 pub(crate) fn killed_pods_fail_no_call_that_may_be_retried() {
+    node::needs_this_machine();
     let plane = plane();
     let load = begin(&plane, json!({"retryOn": ["POD"]}));
     for _ in 0..3 {
@@ -130,6 +131,7 @@ pub(crate) fn killed_pods_fail_no_call_that_may_be_retried() {
 }
 
 pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
+    node::needs_this_machine();
     let plane = plane();
     let load = begin(&plane, json!({"retryOn": []}));
     for _ in 0..3 {

@@ -59,6 +59,7 @@ fn has_all_phases(plane: &Plane, name: &str) -> bool {
 }
 
 pub(crate) fn a_dead_pod_is_noticed_at_once() {
+    node::needs_this_machine();
     let plane = plane();
     let scaling = json!({"minReplicas": 1, "maxReplicas": 1});
     plane.register(&spec("dies", "WARM", json!({"scalingConfig": scaling})));
