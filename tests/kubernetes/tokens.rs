@@ -91,6 +91,7 @@ pub(crate) fn only_its_own_token_completes_an_attempt_and_only_once() {
 }
 
 pub(crate) fn an_older_attempt_cannot_complete() {
+    node::needs_this_machine();
     let plane = plane();
     plane.register(&spec(
         "sleeper",
