@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use nanofaas_plot::show;
 
 use crate::comparison::{Comparison, Dropped, Part, Round, Taker};
 use crate::contender::Contender;
@@ -17,7 +18,7 @@ use crate::run::{self, Setting};
 use crate::scenario::{Capacity, Entry, Measure, Scenario};
 use crate::speed::{self, Around, WorkNs};
 use crate::stage::{Places, Stage};
-use crate::{cores, first, show, tally};
+use crate::{cores, first, tally};
 
 /// How a comparison is made, beside what its file says.
 #[derive(Clone, Debug)]

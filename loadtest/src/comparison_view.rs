@@ -1,13 +1,14 @@
 //! A comparison for people: tables in the terminal, and a page with plots.
 //! It decides nothing; what it shows is in the comparison.
 
+use nanofaas_plot::show;
+use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+
 use crate::comparison::{Comparison, Round, Taker, Verdict};
 use crate::figures::{Figure, Spread};
 use crate::goal::{Goal, Kind};
 use crate::page::Page;
-use crate::plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 use crate::run_page::by_percentile;
-use crate::show;
 use crate::table::table;
 
 /// Rows of cells under columns: the same for the terminal and the page.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use nanofaas_plot::show;
 use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
-use crate::show;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

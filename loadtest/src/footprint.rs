@@ -5,6 +5,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use nanofaas_plot::show;
 use serde::Serialize;
 
 use crate::address::Place;
@@ -13,7 +14,6 @@ use crate::contender::Contender;
 use crate::figures::Spread;
 use crate::load::Target;
 use crate::run::raise_descriptor_limit;
-use crate::show;
 use crate::stage::{Places, Stage};
 use crate::table::table;
 

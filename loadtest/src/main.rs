@@ -1,5 +1,5 @@
 //! Makes load over HTTP/1.1 and says honestly how long answers took. A black box: it shares no code
-//! with the servers that it measures.
+//! with the servers that it measures, but for how plots are drawn (`nanofaas-plot`).
 //! It decides nothing about the load; exit code 2 says that the command line was wrong.
 
 mod args;
@@ -23,9 +23,7 @@ mod machine;
 mod cores;
 
 mod report;
-mod show;
 mod table;
-mod plot;
 mod page;
 mod run_page;
 

@@ -5,8 +5,9 @@
 use std::fmt::Write as _;
 use std::process::Command;
 
+use nanofaas_plot::{Mark, Plot, escape};
+
 use crate::machine::Kind;
-use crate::plot::{Mark, Plot, escape};
 
 pub(crate) struct Page {
     body: String,

@@ -1,10 +1,11 @@
 //! The page of one run: its figures, and latency, throughput and CPU as plots.
 //! It measures nothing; it shows what the report holds.
 
+use nanofaas_plot::show;
+use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+
 use crate::page::Page;
-use crate::plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 use crate::report::{Latency, Report};
-use crate::show;
 use crate::table::{summary, us};
 
 pub(crate) fn html(report: &Report) -> String {

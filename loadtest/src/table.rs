@@ -3,9 +3,9 @@
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use nanofaas_plot::show;
 
 use crate::report::{Latency, Report};
-use crate::show;
 
 /// A table with these columns: the first one is text, the others are figures.
 pub(crate) fn table(columns: &[&str]) -> Table {

@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nanofaas_plot::show::duration;
 use serde::Serialize;
 
 use crate::cpu::Counter;
-use crate::show::duration;
 use crate::tally::Window;
 
 /// A process whose CPU is watched, with its descendants.

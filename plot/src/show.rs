@@ -1,8 +1,8 @@
 //! Figures as people read them: with a unit, three digits and no more.
-//! Tables, plots and the progress bar use it; JSON has plain numbers.
+//! Tables, plots and progress bars use it; JSON has plain numbers.
 
 /// A time, given in nanoseconds.
-pub(crate) fn duration(ns: f64) -> String {
+pub fn duration(ns: f64) -> String {
     let us = ns / 1e3;
     if us < 1_000.0 {
         format!("{} µs", digits(us))
@@ -14,7 +14,7 @@ pub(crate) fn duration(ns: f64) -> String {
 }
 
 /// A rate or a count: 1234 as 1,230 would hide that it was counted, so whole numbers stay whole.
-pub(crate) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let text = number.to_string();
     let mut shown = String::new();
     for (at, digit) in text.chars().enumerate() {
@@ -26,7 +26,8 @@ pub(crate) fn count(number: u64) -> String {
     shown
 }
 
-pub(crate) fn rate(per_s: f64) -> String {
+/// A rate, given as a number per second.
+pub fn rate(per_s: f64) -> String {
     if per_s >= 100.0 {
         count(per_s.round() as u64)
     } else {
@@ -34,7 +35,8 @@ pub(crate) fn rate(per_s: f64) -> String {
     }
 }
 
-pub(crate) fn bytes(bytes: f64) -> String {
+/// A size in memory.
+pub fn bytes(bytes: f64) -> String {
     if bytes < 1024.0 {
         format!("{} B", digits(bytes))
     } else if bytes < 1024.0 * 1024.0 {
@@ -44,7 +46,8 @@ pub(crate) fn bytes(bytes: f64) -> String {
     }
 }
 
-pub(crate) fn digits(number: f64) -> String {
+/// A number with three digits.
+pub fn digits(number: f64) -> String {
     let size = number.abs();
     if size >= 100.0 || size == 0.0 {
         format!("{number:.0}")

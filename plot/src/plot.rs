@@ -1,18 +1,20 @@
 //! Plots as inline SVG: axes with units, a grid, lines, dots and a legend.
-//! It knows nothing of load tests and loads nothing from anywhere. Pages are made of it.
+//! It knows nothing of what it shows and loads nothing from anywhere. Pages and figures are made of it.
 
 use std::fmt::Write as _;
 
+use crate::range::Range;
 use crate::show;
 
 /// Colours that stay apart in print and for the colour-blind (after Okabe and Ito), dark enough on
 /// white.
-pub(crate) const COLOURS: [&str; 8] = [
+pub const COLOURS: [&str; 8] = [
     "#0072b2", "#d55e00", "#00795a", "#a8568a", "#8a6d00", "#2b7fb8", "#444444", "#7a4fbf",
 ];
 
+/// How values are placed on an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scale {
+pub enum Scale {
     Linear,
     Log,
     /// x is 1 / (1 - quantile), on a logarithmic scale, labelled in percent.
@@ -21,7 +23,7 @@ pub(crate) enum Scale {
 
 /// How the figures on an axis are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
+pub enum Unit {
     Plain,
     /// Values are microseconds.
     Time,
@@ -29,20 +31,31 @@ pub(crate) enum Unit {
     Rate,
 }
 
+/// One direction of a plot.
 #[derive(Clone, Debug)]
-pub(crate) struct Axis {
-    pub(crate) label: String,
-    pub(crate) scale: Scale,
-    pub(crate) unit: Unit,
+pub struct Axis {
+    pub label: String,
+    pub scale: Scale,
+    pub unit: Unit,
+    /// What is shown at least.
+    pub span: Option<(f64, f64)>,
 }
 
 impl Axis {
-    pub(crate) fn new(label: &str, scale: Scale, unit: Unit) -> Self {
+    pub fn new(label: &str, scale: Scale, unit: Unit) -> Self {
         Self {
             label: label.to_owned(),
             scale,
             unit,
+            span: None,
         }
+    }
+
+    /// The same axis, on which these two values and all between are shown.
+    #[must_use]
+    pub fn spanning(self, low: f64, high: f64) -> Self {
+        let span = Some((low, high));
+        Self { span, ..self }
     }
 
     fn place(&self, value: f64) -> f64 {
@@ -91,145 +104,50 @@ fn percent(value: f64) -> String {
     }
 }
 
+/// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub enum Mark {
     Line,
     /// A thinner, lighter line, for what stands behind the others.
     Thin,
     Dots,
 }
 
+/// Points that belong together.
 #[derive(Clone, Debug)]
-pub(crate) struct Series {
-    pub(crate) name: String,
-    pub(crate) colour: &'static str,
-    pub(crate) mark: Mark,
-    pub(crate) points: Vec<(f64, f64)>,
+pub struct Series {
+    pub name: String,
+    pub colour: &'static str,
+    pub mark: Mark,
+    pub points: Vec<(f64, f64)>,
 }
 
+/// Series over the same axes.
 #[derive(Clone, Debug)]
-pub(crate) struct Plot {
-    pub(crate) title: String,
+pub struct Plot {
+    pub title: String,
     /// What a reader should know to read it.
-    pub(crate) note: String,
-    pub(crate) x: Axis,
-    pub(crate) y: Axis,
-    pub(crate) series: Vec<Series>,
+    pub note: String,
+    pub x: Axis,
+    pub y: Axis,
+    pub series: Vec<Series>,
     /// Left of this x is the warm-up.
-    pub(crate) shade_before: Option<f64>,
+    pub shade_before: Option<f64>,
     /// A line across, such as the limit of a goal.
-    pub(crate) level: Option<f64>,
+    pub level: Option<f64>,
 }
 
 const COLUMNS: usize = 700;
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 74.0;
+pub(crate) const WIDTH: f64 = 720.0;
+pub(crate) const HEIGHT: f64 = 300.0;
+pub(crate) const LEFT: f64 = 74.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 46.0;
 
-/// The part of an axis that is shown, in the axis's own places, and where its ticks are.
-struct Range {
-    low: f64,
-    high: f64,
-    ticks: Vec<f64>,
-}
-
-impl Range {
-    fn new(axis: &Axis, values: impl Iterator<Item = f64>, zero: bool) -> Self {
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        for value in values.filter(|value| value.is_finite()) {
-            low = low.min(value);
-            high = high.max(value);
-        }
-        if low > high {
-            (low, high) = (1.0, 2.0);
-        }
-        match axis.scale {
-            Scale::Linear => {
-                if zero {
-                    low = low.min(0.0);
-                }
-                if high <= low {
-                    high = low + 1.0;
-                }
-                let step = step((high - low) / 5.0);
-                let ticks = |step: f64| {
-                    let first = (low / step).ceil() as i64;
-                    (first..).map(move |n| n as f64 * step)
-                };
-                let high = if zero {
-                    (high * 1.04 / step).ceil() * step
-                } else {
-                    high
-                };
-                Self {
-                    low,
-                    high,
-                    ticks: ticks(step).take_while(|tick| *tick <= high).collect(),
-                }
-            }
-            Scale::Log => {
-                let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
-                let few = high - low < 1.2;
-                let steps: &[f64] = if few {
-                    &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
-                } else {
-                    &[1.0]
-                };
-                let steps = if !few && high - low < 2.6 {
-                    &[1.0, 2.0, 5.0]
-                } else {
-                    steps
-                };
-                let (low, high) = (low - 0.04, high + 0.06);
-                let decades = low.floor() as i32..=high.ceil() as i32;
-                let ticks = decades
-                    .flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)))
-                    .filter(|tick| (low..=high).contains(&tick.log10()));
-                Self {
-                    low,
-                    high,
-                    ticks: ticks.collect(),
-                }
-            }
-            Scale::Percentile => {
-                let high = high.max(10.0).log10();
-                let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
-                Self {
-                    low: 0.0,
-                    high,
-                    ticks: ticks.collect(),
-                }
-            }
-        }
-    }
-
-    /// Room beside the first and the last dot; dots stand at whole numbers.
-    fn widen(&mut self) {
-        self.ticks.retain(|tick| tick.fract() == 0.0);
-        self.low -= 0.4;
-        self.high += 0.4;
-    }
-
-    fn share(&self, place: f64) -> f64 {
-        (place - self.low) / (self.high - self.low)
-    }
-}
-
-/// A round step of at least this size.
-fn step(least: f64) -> f64 {
-    let decade = 10_f64.powf(least.log10().floor());
-    [1.0, 2.0, 2.5, 5.0, 10.0]
-        .into_iter()
-        .map(|factor| factor * decade)
-        .find(|step| *step >= least * 0.999)
-        .unwrap_or(decade * 10.0)
-}
-
 impl Plot {
-    pub(crate) fn svg(&self) -> String {
+    /// The plot as an `svg` element, whose classes the page around it has to style.
+    pub fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
         if self.series.iter().all(|series| series.mark == Mark::Dots) {
@@ -372,7 +290,8 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
-pub(crate) fn escape(text: &str) -> String {
+/// A text as it may stand in HTML and SVG.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -425,8 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round() {
-        assert_eq!([step(0.7), step(1.3), step(230.0)], [1.0, 2.0, 250.0]);
+    fn ticks_are_short() {
         assert_eq!([percent(1.0), percent(1000.0)], ["0 %", "99.9 %"]);
         assert_eq!(short("1.00 ms"), "1 ms");
     }

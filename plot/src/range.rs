@@ -1,0 +1,113 @@
+//! Which part of an axis is shown, and where its ticks are. It draws nothing; `plot` does.
+
+use crate::plot::{Axis, Scale};
+
+/// The part of an axis that is shown, in the axis's own places, and where its ticks are.
+pub(crate) struct Range {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    pub(crate) ticks: Vec<f64>,
+}
+
+impl Range {
+    pub(crate) fn new(axis: &Axis, values: impl Iterator<Item = f64>, zero: bool) -> Self {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        let span = axis.span.into_iter().flat_map(|(low, high)| [low, high]);
+        for value in values.chain(span).filter(|value| value.is_finite()) {
+            low = low.min(value);
+            high = high.max(value);
+        }
+        if low > high {
+            (low, high) = (1.0, 2.0);
+        }
+        match axis.scale {
+            Scale::Linear => {
+                if zero {
+                    low = low.min(0.0);
+                }
+                if high <= low {
+                    high = low + 1.0;
+                }
+                let step = step((high - low) / 5.0);
+                let ticks = |step: f64| {
+                    let first = (low / step).ceil() as i64;
+                    (first..).map(move |n| n as f64 * step)
+                };
+                let high = if zero {
+                    (high * 1.04 / step).ceil() * step
+                } else {
+                    high
+                };
+                Self {
+                    low,
+                    high,
+                    ticks: ticks(step).take_while(|tick| *tick <= high).collect(),
+                }
+            }
+            Scale::Log => {
+                let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
+                let few = high - low < 1.2;
+                let steps: &[f64] = if few {
+                    &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
+                } else {
+                    &[1.0]
+                };
+                let steps = if !few && high - low < 2.6 {
+                    &[1.0, 2.0, 5.0]
+                } else {
+                    steps
+                };
+                let (low, high) = (low - 0.04, high + 0.06);
+                let decades = low.floor() as i32..=high.ceil() as i32;
+                let ticks = decades
+                    .flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)))
+                    .filter(|tick| (low..=high).contains(&tick.log10()));
+                Self {
+                    low,
+                    high,
+                    ticks: ticks.collect(),
+                }
+            }
+            Scale::Percentile => {
+                let high = high.max(10.0).log10();
+                let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
+                Self {
+                    low: 0.0,
+                    high,
+                    ticks: ticks.collect(),
+                }
+            }
+        }
+    }
+
+    /// Room beside the first and the last dot; dots stand at whole numbers.
+    pub(crate) fn widen(&mut self) {
+        self.ticks.retain(|tick| tick.fract() == 0.0);
+        self.low -= 0.4;
+        self.high += 0.4;
+    }
+
+    pub(crate) fn share(&self, place: f64) -> f64 {
+        (place - self.low) / (self.high - self.low)
+    }
+}
+
+/// A round step of at least this size.
+fn step(least: f64) -> f64 {
+    let decade = 10_f64.powf(least.log10().floor());
+    [1.0, 2.0, 2.5, 5.0, 10.0]
+        .into_iter()
+        .map(|factor| factor * decade)
+        .find(|step| *step >= least * 0.999)
+        .unwrap_or(decade * 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::step;
+
+    #[test]
+    fn steps_are_round() {
+        assert_eq!([step(0.7), step(1.3), step(230.0)], [1.0, 2.0, 250.0]);
+    }
+}
