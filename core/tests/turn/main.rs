@@ -4,11 +4,7 @@
 
 mod calls;
 mod ends;
-mod patterns;
 mod plane;
 mod pods;
 mod replace;
-#[path = "../simulation/rng.rs"]
-#[allow(dead_code, reason = "the simulation uses more of it")]
-mod rng;
 mod scaling;

@@ -160,22 +160,6 @@ impl Plane {
         self.grants().iter().map(|grant| grant.call).collect()
     }
 
-    /// Its deadline passes while it runs.
-    pub(crate) fn cut_off(&mut self, grant: &Grant) {
-        let is_disturbed = grant.pod.is_some();
-        self.hear(Event::Done(Done {
-            lane: grant.lane,
-            pod: grant.pod,
-            slot: grant.slot,
-            verdict: if is_disturbed {
-                PodVerdict::CutOff
-            } else {
-                PodVerdict::Healthy
-            },
-            held: Held::CutOff,
-        }));
-    }
-
     pub(crate) fn done(&mut self, grant: &Grant, verdict: PodVerdict) {
         self.hear(Event::Done(Done {
             lane: grant.lane,

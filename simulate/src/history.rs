@@ -1,0 +1,183 @@
+//! What there was over time: calls that wait and run, slots, pods. It keeps the highest of each stretch of
+//! time, and sums over all of it. `world` writes it, `report` reads it.
+
+/// More stretches than these are joined in pairs.
+const STRETCHES_MAX: usize = 720;
+
+/// What there is at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) waiting: u32,
+    pub(crate) running: u32,
+    /// Held or free.
+    pub(crate) slots: u32,
+    pub(crate) up: u32,
+    pub(crate) starting: u32,
+    /// Pods that are asked anew whether they are well, or that end.
+    pub(crate) other: u32,
+}
+
+impl Moment {
+    fn highest(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting.max(other.waiting),
+            running: self.running.max(other.running),
+            slots: self.slots.max(other.slots),
+            up: self.up.max(other.up),
+            starting: self.starting.max(other.starting),
+            other: self.other.max(other.other),
+        }
+    }
+
+    pub(crate) const fn pods(self) -> u32 {
+        self.up + self.starting + self.other
+    }
+}
+
+/// What happened in one stretch of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) highest: Moment,
+    /// Up or ordered, at once.
+    pub(crate) pods_highest: u32,
+    /// Pods that were ordered.
+    pub(crate) starts: u32,
+}
+
+/// Times are nanoseconds of the trace.
+pub(crate) struct History {
+    begin_ns: u64,
+    pub(crate) width_ns: u64,
+    pub(crate) stretches: Vec<Stretch>,
+    now_ns: u64,
+    moment: Moment,
+    /// Sums of a count times how long it was so, in nanoseconds.
+    pub(crate) pods_ns: u128,
+    pub(crate) running_ns: u128,
+    pub(crate) slots_ns: u128,
+}
+
+impl History {
+    /// Nothing before `begin_ns` counts.
+    pub(crate) fn new(begin_ns: u64, width_ns: u64) -> Self {
+        Self {
+            begin_ns,
+            width_ns,
+            stretches: vec![Stretch::default()],
+            now_ns: begin_ns,
+            moment: Moment::default(),
+            pods_ns: 0,
+            running_ns: 0,
+            slots_ns: 0,
+        }
+    }
+
+    /// How much time it covers.
+    pub(crate) const fn length_ns(&self) -> u64 {
+        self.now_ns - self.begin_ns
+    }
+
+    /// From `at_ns` on there is that much.
+    pub(crate) fn see(&mut self, at_ns: u64, moment: Moment) {
+        let counts = self.pass_to(at_ns);
+        self.moment = moment;
+        if counts {
+            self.note();
+        }
+    }
+
+    /// A pod was ordered.
+    pub(crate) fn start(&mut self, at_ns: u64) {
+        if at_ns >= self.begin_ns {
+            self.pass_to(at_ns);
+            let last = self.stretches.last_mut().expect("there is one");
+            last.starts += 1;
+        }
+    }
+
+    /// False where that is before the beginning.
+    fn pass_to(&mut self, at_ns: u64) -> bool {
+        let Some(passed_ns) = at_ns.checked_sub(self.now_ns) else {
+            return false;
+        };
+        // What was there before lasts until now.
+        self.note();
+        let sum = |count: u32| u128::from(count) * u128::from(passed_ns);
+        self.pods_ns += sum(self.moment.pods());
+        self.running_ns += sum(self.moment.running);
+        self.slots_ns += sum(self.moment.slots);
+        self.now_ns = at_ns;
+        while (self.length_ns() / self.width_ns) as usize >= self.stretches.len() {
+            if self.stretches.len() == STRETCHES_MAX {
+                self.join_pairs();
+            } else {
+                self.stretches.push(Stretch::default());
+                self.note();
+            }
+        }
+        true
+    }
+
+    fn note(&mut self) {
+        let last = self.stretches.last_mut().expect("there is one");
+        last.highest = last.highest.highest(self.moment);
+        last.pods_highest = last.pods_highest.max(self.moment.up + self.moment.starting);
+    }
+
+    fn join_pairs(&mut self) {
+        self.width_ns *= 2;
+        self.stretches = join(&self.stretches, 2);
+    }
+}
+
+/// Stretches that are `many` times as long.
+pub(crate) fn join(stretches: &[Stretch], many: usize) -> Vec<Stretch> {
+    let joined = stretches.chunks(many).map(|part| {
+        let mut all = Stretch::default();
+        for one in part {
+            all.highest = all.highest.highest(one.highest);
+            all.pods_highest = all.pods_highest.max(one.pods_highest);
+            all.starts += one.starts;
+        }
+        all
+    });
+    joined.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(waiting: u32) -> Moment {
+        Moment {
+            waiting,
+            ..Moment::default()
+        }
+    }
+
+    #[test]
+    fn what_lasts_is_in_each_stretch_and_what_came_before_is_not() {
+        let mut history = History::new(100, 10);
+        history.see(40, waiting(50));
+        history.see(50, waiting(9));
+        history.see(105, waiting(3));
+        history.see(125, waiting(1));
+        let seen: Vec<u32> = history
+            .stretches
+            .iter()
+            .map(|one| one.highest.waiting)
+            .collect();
+        assert_eq!(seen, [9, 3, 3]);
+        assert_eq!(history.length_ns(), 25);
+    }
+
+    #[test]
+    fn a_long_time_has_longer_stretches_and_not_more() {
+        let mut history = History::new(0, 1);
+        history.see(5000, waiting(1));
+        history.start(5001);
+        assert!(history.stretches.len() <= STRETCHES_MAX);
+        assert_eq!(history.width_ns, 8);
+        assert_eq!(history.stretches.last().map(|last| last.starts), Some(1));
+    }
+}

@@ -1,0 +1,188 @@
+//! Six patterns of arrival that are hard for admission: each a function and a thousand calls that count.
+//! Times of calls and starts spread by a twentieth. Tests, plots and the run against the real process
+//! share them.
+
+use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use nanofaas_core::ticket::Class;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use rand_distr::{Distribution as _, Exp};
+use serde_json::{Value, json};
+
+use crate::{About, Setup, TraceCall};
+
+/// Calls of each that count.
+pub const CALLS: usize = 1000;
+/// Of the calls, so many may be let in to fail, and so many refused that would have made it.
+pub const WRONG_MAX: usize = CALLS * 2 / 100;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+const SPREAD_PERCENT: u8 = 5;
+/// The first call is alone, so that the time of calls has been measured.
+const ALONE_NS: u64 = 10 * SECOND;
+const SEED: u64 = 11;
+
+/// One of the six.
+pub struct Pattern {
+    /// A word for files.
+    pub name: &'static str,
+    pub about: &'static str,
+    /// The function's fields, in the bare form.
+    pub function: Value,
+    pub setup: Setup,
+}
+
+/// When calls come, and how long each takes and has.
+struct Shape {
+    arrivals: Vec<u64>,
+    /// More calls before those that count.
+    before: usize,
+    service_ns: u64,
+    patience_ms: u32,
+}
+
+impl Shape {
+    fn calls(&self) -> Vec<TraceCall> {
+        let mut dice = SmallRng::seed_from_u64(SEED);
+        let about = About {
+            ns: self.service_ns,
+            spread_percent: SPREAD_PERCENT,
+        };
+        let times = self.arrivals.iter().map(|at_ns| ALONE_NS + at_ns);
+        let calls = std::iter::once(0).chain(times).map(|at_ns| TraceCall {
+            at_ns,
+            service_ns: about.draw(&mut dice),
+            timeout_ms: Some(self.patience_ms),
+            class: Class::Sync,
+        });
+        calls.collect()
+    }
+}
+
+fn pattern(
+    name: &'static str,
+    about: &'static str,
+    fields: &Value,
+    shape: &Shape,
+    start_ns: Option<u64>,
+) -> Pattern {
+    let mut function = json!({"name": name, "queueSize": 10_000});
+    let all = function.as_object_mut().expect("an object");
+    all.extend(fields.as_object().expect("an object").clone());
+    let draft: FunctionDraft =
+        serde_json::from_value(function.clone()).expect("a draft is an object");
+    let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+    let setup = Setup {
+        spec: spec.expect("a function of ours"),
+        calls: shape.calls(),
+        before: 1 + shape.before,
+        start: start_ns.map(|ns| About {
+            ns,
+            spread_percent: SPREAD_PERCENT,
+        }),
+    };
+    Pattern {
+        name,
+        about,
+        function,
+        setup,
+    }
+}
+
+/// Times of calls that come at random, so many a second.
+fn poisson(calls: usize, a_second: f64) -> Vec<u64> {
+    let mut dice = SmallRng::seed_from_u64(SEED);
+    let gap_s = Exp::new(a_second).expect("a rate above 0");
+    let mut at_s = 0.0;
+    let next = |_| {
+        at_s += gap_s.sample(&mut dice);
+        (at_s * SECOND as f64) as u64
+    };
+    (0..calls).map(next).collect()
+}
+
+fn bursts(calls: usize, of: usize, every_ns: u64) -> Vec<u64> {
+    let at = |number: usize| (number / of) as u64 * every_ns + (number % of) as u64;
+    (0..calls).map(at).collect()
+}
+
+fn slots(concurrency: u32) -> Value {
+    json!({
+        "executionMode": "POOL", "endpointUrl": "http://127.0.0.1:9/", "concurrency": concurrency,
+    })
+}
+
+/// Up to ten pods of one call each; all but the first go after a second without one.
+fn pods() -> Value {
+    json!({
+        "executionMode": "WARM", "command": ["run"], "concurrency": 10,
+        "scalingConfig": {"minReplicas": 1, "maxReplicas": 10, "idleTimeoutMs": 1000},
+    })
+}
+
+/// All six.
+pub fn patterns() -> [Pattern; 6] {
+    let fast = |arrivals| Shape {
+        arrivals,
+        before: 0,
+        service_ns: 50 * MS,
+        patience_ms: 520,
+    };
+    let even = (0..CALLS as u64).map(|number| number * 10 * MS).collect();
+    let slow_start = Shape {
+        service_ns: 200 * MS,
+        patience_ms: 5000,
+        ..fast(poisson(CALLS, 60.0))
+    };
+    let missing = Shape {
+        service_ns: 500 * MS,
+        patience_ms: 3000,
+        before: 60,
+        ..fast(bursts(CALLS + 60, 60, 6 * SECOND))
+    };
+    [
+        pattern(
+            "bursts",
+            "bursts of 60 a second, 4 slots",
+            &slots(4),
+            &fast(bursts(CALLS, 60, SECOND)),
+            None,
+        ),
+        pattern(
+            "even",
+            "evenly, 100 a second, 4 slots (they serve 80)",
+            &slots(4),
+            &fast(even),
+            None,
+        ),
+        pattern(
+            "poisson",
+            "at random, 100 a second, 4 slots",
+            &slots(4),
+            &fast(poisson(CALLS, 100.0)),
+            None,
+        ),
+        pattern(
+            "slow-start",
+            "at random, 60 a second, of 200 ms with 5 s; one pod is up, nine more start in 2 s",
+            &pods(),
+            &slow_start,
+            Some(2 * SECOND),
+        ),
+        pattern(
+            "pods-missing",
+            "bursts of 60 every 6 s, of 500 ms with 3 s; one pod is up, nine more never come",
+            &pods(),
+            &missing,
+            None,
+        ),
+        pattern(
+            "one-slot",
+            "at random, 25 a second, one slot (it serves 20)",
+            &slots(1),
+            &fast(poisson(CALLS, 25.0)),
+            None,
+        ),
+    ]
+}

@@ -1,0 +1,225 @@
+//! What came of a trace, in numbers: over all, and over time. It decides nothing and rounds nothing.
+
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::Stage;
+use serde::Serialize;
+
+use crate::history::{Stretch, join};
+use crate::world::{Ending, Fate, Run};
+use crate::{Setup, begin_ns, nice};
+
+/// Rows of the table for people.
+const ROWS_MAX: usize = 24;
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub function: String,
+    /// The effective one.
+    pub execution_mode: String,
+    /// Whether the function has pods of the platform's own.
+    pub has_pods: bool,
+    pub summary: Summary,
+    /// In stretches that are short enough for a plot.
+    pub over_time: Vec<Slice>,
+    /// The same in few rows.
+    #[serde(skip)]
+    pub rows: Vec<Slice>,
+}
+
+/// Over all of the trace.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    pub calls: usize,
+    /// Answered before their deadline.
+    pub made_it: usize,
+    /// The same where each call is let in exactly if it will make it.
+    pub made_it_with_perfect_knowledge: usize,
+    pub refused_depth: usize,
+    pub refused_est_wait: usize,
+    pub refused_memory: usize,
+    pub timed_out_queued: usize,
+    pub timed_out_starting: usize,
+    pub timed_out_running: usize,
+    /// No pod could be started.
+    pub failed_cold_start: usize,
+    /// From the arrival to the first slot, of calls that got one.
+    pub wait_ms: Percentiles,
+    /// From the arrival to the answer, of calls that made it.
+    pub total_ms: Percentiles,
+    /// Pods, or Jobs, that were started for the trace.
+    pub starts: u64,
+    /// Up or starting at once.
+    pub pods_max: u32,
+    /// How long pods were there, added up; those that start count.
+    pub pod_seconds: f64,
+    /// Of the time of all slots that there were, the part that calls held them; none without a slot.
+    pub slot_utilisation: Option<f64>,
+    /// From the first call to the end of the last one.
+    pub duration_ms: f64,
+}
+
+impl Summary {
+    pub const fn refused(&self) -> usize {
+        self.refused_depth + self.refused_est_wait + self.refused_memory
+    }
+
+    /// Let in, and not answered in time.
+    pub const fn let_in_and_failed(&self) -> usize {
+        self.timed_out_queued
+            + self.timed_out_starting
+            + self.timed_out_running
+            + self.failed_cold_start
+    }
+}
+
+/// Exact ones, by nearest rank; none where there is no value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Percentiles {
+    pub p50: Option<f64>,
+    pub p90: Option<f64>,
+    pub p99: Option<f64>,
+    pub max: Option<f64>,
+}
+
+impl Percentiles {
+    fn of(mut ns: Vec<u64>) -> Self {
+        ns.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (ns.len() * percent).div_ceil(100);
+            ns.get(rank.checked_sub(1)?).map(|ns| ms(*ns))
+        };
+        Self {
+            p50: at(50),
+            p90: at(90),
+            p99: at(99),
+            max: at(100),
+        }
+    }
+}
+
+/// A stretch of time. Calls count in the one in which they came.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slice {
+    pub from_ms: f64,
+    pub to_ms: f64,
+    pub calls: usize,
+    pub refused: usize,
+    /// Let in, and not answered in time.
+    pub failed: usize,
+    pub wait_p50_ms: Option<f64>,
+    pub wait_p99_ms: Option<f64>,
+    /// The highest in it, as the others below.
+    pub waiting: u32,
+    pub running: u32,
+    pub slots: u32,
+    pub pods_up: u32,
+    pub pods_starting: u32,
+    /// Up or ordered at once.
+    pub pods_wanted: u32,
+    pub starts: u32,
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+impl Report {
+    pub(crate) fn new(setup: &Setup, run: &Run, perfect: usize) -> Self {
+        let width_ns = run.history.width_ns;
+        let stretches = used(setup, run);
+        // Round, so that rows begin at round times.
+        let many = nice::round_up(stretches.len().div_ceil(ROWS_MAX) as u64);
+        let joined = join(stretches, many as usize);
+        Self {
+            function: setup.spec.name.to_string(),
+            execution_mode: setup.spec.execution_mode.to_string(),
+            has_pods: setup.spec.execution_mode.has_pods(),
+            summary: summary(setup, run, perfect),
+            over_time: slices(setup, &run.fates, stretches, width_ns),
+            rows: slices(setup, &run.fates, &joined, width_ns.saturating_mul(many)),
+        }
+    }
+}
+
+/// Without the stretch that begins as the last call ends, unless a call came then.
+fn used<'a>(setup: &Setup, run: &'a Run) -> &'a [Stretch] {
+    let width_ns = run.history.width_ns;
+    let last_ns = setup.calls.last().map_or(0, |call| call.at_ns) - begin_ns(setup);
+    let count = (run.history.length_ns().div_ceil(width_ns)).max(last_ns / width_ns + 1);
+    let stretches = &run.history.stretches;
+    &stretches[..stretches.len().min(count as usize)]
+}
+
+fn summary(setup: &Setup, run: &Run, perfect: usize) -> Summary {
+    let fates = &run.fates[setup.before.min(run.fates.len())..];
+    let history = &run.history;
+    let count = |ending| fates.iter().filter(|fate| fate.ending == ending).count();
+    let refused = |reason| count(Ending::Refused(reason));
+    let timed_out = |stage| count(Ending::TimedOut(stage));
+    let made_it = fates.iter().filter(|fate| fate.ending == Ending::MadeIt);
+    let utilisation = history.running_ns as f64 / history.slots_ns as f64;
+    let starts = history.stretches.iter().map(|one| u64::from(one.starts));
+    let pods = history.stretches.iter().map(|one| one.pods_highest);
+    Summary {
+        calls: fates.len(),
+        made_it: count(Ending::MadeIt),
+        made_it_with_perfect_knowledge: perfect,
+        refused_depth: refused(RejectReason::Depth),
+        refused_est_wait: refused(RejectReason::EstWait),
+        refused_memory: refused(RejectReason::Memory),
+        timed_out_queued: timed_out(Stage::Queued),
+        timed_out_starting: timed_out(Stage::Starting),
+        timed_out_running: timed_out(Stage::Running),
+        failed_cold_start: count(Ending::NoPod),
+        wait_ms: waits(fates),
+        total_ms: Percentiles::of(made_it.map(|fate| fate.total_ns).collect()),
+        starts: starts.sum(),
+        pods_max: pods.max().unwrap_or_default(),
+        pod_seconds: history.pods_ns as f64 / 1e9,
+        slot_utilisation: (history.slots_ns > 0).then_some(utilisation),
+        duration_ms: ms(history.length_ns()),
+    }
+}
+
+fn waits(fates: &[Fate]) -> Percentiles {
+    Percentiles::of(fates.iter().filter_map(|fate| fate.wait_ns).collect())
+}
+
+fn slices(setup: &Setup, fates: &[Fate], stretches: &[Stretch], width_ns: u64) -> Vec<Slice> {
+    let begin_ns = begin_ns(setup);
+    let mut first = setup.before;
+    let mut slices = Vec::with_capacity(stretches.len());
+    for (number, stretch) in stretches.iter().enumerate() {
+        let from_ns = width_ns.saturating_mul(number as u64);
+        let to_ns = from_ns.saturating_add(width_ns);
+        let came = setup.calls[first.min(setup.calls.len())..]
+            .partition_point(|call| call.at_ns - begin_ns < to_ns);
+        let fates = &fates[first..first + came];
+        first += came;
+        let waits = waits(fates);
+        let is_refused = |fate: &&Fate| matches!(fate.ending, Ending::Refused(_));
+        let is_late = |fate: &&Fate| matches!(fate.ending, Ending::TimedOut(_) | Ending::NoPod);
+        slices.push(Slice {
+            from_ms: ms(from_ns),
+            to_ms: ms(to_ns),
+            calls: came,
+            refused: fates.iter().filter(is_refused).count(),
+            failed: fates.iter().filter(is_late).count(),
+            wait_p50_ms: waits.p50,
+            wait_p99_ms: waits.p99,
+            waiting: stretch.highest.waiting,
+            running: stretch.highest.running,
+            slots: stretch.highest.slots,
+            pods_up: stretch.highest.up,
+            pods_starting: stretch.highest.starting,
+            pods_wanted: stretch.pods_highest,
+            starts: stretch.starts,
+        });
+    }
+    slices
+}

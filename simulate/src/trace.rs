@@ -1,0 +1,255 @@
+//! A trace: when each call comes, how long it runs, by when its caller wants the answer. Read from CSV
+//! with a header line. It refuses what it cannot read and guesses nothing; its size is bounded.
+
+use std::io::Read;
+
+use jiff::Timestamp;
+use nanofaas_core::spec::bound::TIMEOUT_MS;
+use nanofaas_core::ticket::Class;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+
+use crate::About;
+
+/// Calls of one trace: each takes less than 100 bytes of memory.
+pub const CALLS_MAX: usize = 1_000_000;
+/// Longest trace in bytes: room for `CALLS_MAX` lines of any sensible length.
+const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Longest trace in time: 31 days. Pods that are looked after each second take steps of their own.
+const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;
+/// Longest call: a day, which no deadline lets it have.
+const SERVICE_MS_MAX: f64 = 86_400_000.0;
+const COLUMNS: [&str; 4] = ["at_ms", "service_ms", "timeout_ms", "class"];
+const SEED: u64 = 7;
+
+/// One call of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceCall {
+    /// After the trace began.
+    pub at_ns: u64,
+    /// How long it runs in its pod.
+    pub service_ns: u64,
+    /// Of a sync call; else the function's `timeoutMs` holds.
+    pub timeout_ms: Option<u32>,
+    pub class: Class,
+}
+
+/// Why a trace cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct TraceError {
+    /// From 1.
+    pub line: u64,
+    /// What is wrong, and what is expected.
+    pub message: String,
+}
+
+/// Reads a trace and sorts it by time; calls of the same time stay in the order of their lines. `service`
+/// is for calls whose line does not say how long they run.
+pub fn read(input: impl Read, service: Option<About>) -> Result<Vec<TraceCall>, TraceError> {
+    // Each line ends with a line feed here, so that the reader's count of them says which line it read: the
+    // position that it gives to a record is that of the blank lines before it.
+    let mut reader = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .terminator(csv::Terminator::Any(b'\n'))
+        .flexible(true)
+        .from_reader(input.take(BYTES_MAX).chain(&b"\n"[..]));
+    let header = reader.headers().map_err(|error| unreadable(&error, 1))?;
+    let columns = Columns::find(header).map_err(|message| TraceError { line: 1, message })?;
+    let mut rows = Rows {
+        columns,
+        service,
+        dice: SmallRng::seed_from_u64(SEED),
+        clock: None,
+        calls: Vec::new(),
+    };
+    let mut record = csv::StringRecord::new();
+    loop {
+        let has_more = reader.read_record(&mut record);
+        let line = reader.position().line() - 1;
+        if !has_more.map_err(|error| unreadable(&error, line))? {
+            break;
+        }
+        let at = |message| TraceError { line, message };
+        if rows.calls.len() == CALLS_MAX {
+            let message = format!("a trace has at most {CALLS_MAX} calls: split it");
+            return Err(at(message));
+        }
+        rows.take(&record).map_err(at)?;
+    }
+    let line = reader.position().line() - 1;
+    if reader.position().byte() >= BYTES_MAX {
+        let message = format!("a trace has at most {BYTES_MAX} bytes: split it");
+        return Err(TraceError { line, message });
+    }
+    if rows.calls.is_empty() {
+        let message = "there is no call below the header".to_owned();
+        return Err(TraceError { line, message });
+    }
+    rows.finish()
+}
+
+fn unreadable(error: &csv::Error, line: u64) -> TraceError {
+    let message = match error.kind() {
+        csv::ErrorKind::Utf8 { .. } => "is not UTF-8".to_owned(),
+        _ => error.to_string(),
+    };
+    TraceError { line, message }
+}
+
+/// In which field each column is.
+struct Columns {
+    count: usize,
+    at: usize,
+    service: Option<usize>,
+    timeout: Option<usize>,
+    class: Option<usize>,
+}
+
+impl Columns {
+    fn find(header: &csv::StringRecord) -> Result<Self, String> {
+        let known = COLUMNS.join(", ");
+        for (number, name) in header.iter().enumerate() {
+            if !COLUMNS.contains(&name) {
+                return Err(format!(
+                    "{name:?} is no column of a trace: there are {known}"
+                ));
+            }
+            if header.iter().take(number).any(|other| other == name) {
+                return Err(format!("the column {name} is there twice"));
+            }
+        }
+        let place = |name| header.iter().position(|found| found == name);
+        let [at, service, timeout, class] = COLUMNS.map(place);
+        let missing = || format!("the header has no column at_ms; there are {known}");
+        Ok(Self {
+            count: header.len(),
+            at: at.ok_or_else(missing)?,
+            service,
+            timeout,
+            class,
+        })
+    }
+}
+
+/// What the times of a trace are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    Milliseconds,
+    Timestamps,
+}
+
+struct Rows {
+    columns: Columns,
+    service: Option<About>,
+    dice: SmallRng,
+    /// That of the first line, which is also that of the others.
+    clock: Option<Clock>,
+    /// With timestamps, `at_ns` is since 1970 until all are read.
+    calls: Vec<TraceCall>,
+}
+
+impl Rows {
+    fn take(&mut self, record: &csv::StringRecord) -> Result<(), String> {
+        if record.iter().all(str::is_empty) {
+            return Ok(());
+        }
+        if record.len() != self.columns.count {
+            let (len, count) = (record.len(), self.columns.count);
+            return Err(format!("has {len} fields, and the header has {count}"));
+        }
+        let field = |column: Option<usize>| {
+            let text = column.and_then(|column| record.get(column));
+            text.filter(|text| !text.is_empty())
+        };
+        let class = match field(self.columns.class) {
+            None | Some("sync") => Class::Sync,
+            Some("async") => Class::Async,
+            Some(other) => return Err(format!("class must be sync or async, is {other:?}")),
+        };
+        let timeout_ms = field(self.columns.timeout).map(timeout_ms).transpose()?;
+        if timeout_ms.is_some() && class == Class::Async {
+            let message = "timeout_ms is of sync calls: an attempt of an async one has the \
+                           function's timeoutMs";
+            return Err(message.to_owned());
+        }
+        let at_ns = self.at_ns(field(Some(self.columns.at)).unwrap_or_default())?;
+        let service_ns = match (field(self.columns.service), self.service) {
+            (Some(text), _) => ns(number("service_ms", text, SERVICE_MS_MAX)?),
+            (None, Some(service)) => service.draw(&mut self.dice),
+            (None, None) => return Err("says nothing of service_ms: give --service-ms".to_owned()),
+        };
+        self.calls.push(TraceCall {
+            at_ns,
+            service_ns,
+            timeout_ms,
+            class,
+        });
+        Ok(())
+    }
+
+    fn at_ns(&mut self, text: &str) -> Result<u64, String> {
+        let stamp = text.parse::<Timestamp>().ok();
+        let is_stamp = stamp.is_some();
+        let clock = if is_stamp {
+            Clock::Timestamps
+        } else {
+            Clock::Milliseconds
+        };
+        if *self.clock.get_or_insert(clock) != clock && (is_stamp || text.parse::<f64>().is_ok()) {
+            let message =
+                format!("at_ms is a number in one line and a time in another, here {text:?}");
+            return Err(message);
+        }
+        match stamp {
+            Some(stamp) => u64::try_from(stamp.as_nanosecond())
+                .map_err(|_| format!("at_ms must be after 1970, is {text:?}")),
+            None => Ok(ns(number("at_ms", text, AT_MS_MAX).map_err(|fault| {
+                format!("{fault}, or a time like 2026-01-31T12:00:00.250Z")
+            })?)),
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<TraceCall>, TraceError> {
+        self.calls.sort_by_key(|call| call.at_ns);
+        if self.clock == Some(Clock::Timestamps) {
+            let first_ns = self.calls.first().map_or(0, |call| call.at_ns);
+            self.calls
+                .iter_mut()
+                .for_each(|call| call.at_ns -= first_ns);
+            let last_ns = self.calls.last().map_or(0, |call| call.at_ns);
+            if last_ns > ns(AT_MS_MAX) {
+                let message = "a trace is at most 31 days long: split it".to_owned();
+                return Err(TraceError { line: 1, message });
+            }
+        }
+        Ok(self.calls)
+    }
+}
+
+/// Milliseconds, exact to the nanosecond.
+fn ns(ms: f64) -> u64 {
+    (ms * 1e6).round() as u64
+}
+
+fn number(column: &str, text: &str, most: f64) -> Result<f64, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| (0.0..=most).contains(number))
+        .ok_or_else(|| {
+            format!("{column} must be a number of milliseconds from 0 to {most}, is {text:?}")
+        })
+}
+
+fn timeout_ms(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok();
+    number
+        .filter(|number| TIMEOUT_MS.contains(number))
+        .ok_or_else(|| {
+            let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
+            format!("timeout_ms must be a whole number from {least} to {most}, is {text:?}")
+        })
+}
+
+#[cfg(test)]
+mod tests;

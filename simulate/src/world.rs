@@ -1,0 +1,311 @@
+//! Virtual time: it jumps from one event to the next, and each goes through the product's own scheduler,
+//! admission and machine of a call. It decides nothing that the product decides; what it plays are the
+//! clients, the pods and the bridge.
+
+mod calls;
+mod knowledge;
+mod pods;
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::call::Environment;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, LanePlan, Outbox};
+use nanofaas_core::function::Function;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::Stage;
+use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::ticket::LaneId;
+use nanofaas_core::view::LaneView;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::history::{History, Moment};
+use crate::{Setup, begin_ns, nice};
+use calls::Place;
+use pods::Pods;
+
+/// The virtual clock's first reading; 0 has a meaning of its own for slots.
+const CLOCK_NS: u64 = 1_000_000_000_000;
+const SEED: u64 = 7;
+/// About as many stretches of time as a plot shows.
+const STRETCHES: u64 = 240;
+const STRETCH_NS_MIN: u64 = 1_000_000;
+
+/// How calls are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// As the product does.
+    Predicts,
+    /// By what is going to happen.
+    Knows,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    MadeIt,
+    Refused(RejectReason),
+    TimedOut(Stage),
+    /// No pod could be started.
+    NoPod,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fate {
+    pub(crate) ending: Ending,
+    /// From its arrival to its first slot, if it got one.
+    pub(crate) wait_ns: Option<u64>,
+    /// From its arrival to its end.
+    pub(crate) total_ns: u64,
+}
+
+/// What a run left.
+pub(crate) struct Run {
+    /// One for each call, in the trace's order.
+    pub(crate) fates: Vec<Fate>,
+    pub(crate) history: History,
+}
+
+impl Run {
+    /// Of the calls that count.
+    pub(crate) fn made_it(&self, before: usize) -> usize {
+        let counted = self.fates.iter().skip(before);
+        counted.filter(|fate| fate.ending == Ending::MadeIt).count()
+    }
+}
+
+/// What happens by itself. Of the same time the first in this order is first: a call that ends as its
+/// deadline passes has made it, and leaves its slot to one that comes then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    PodUp {
+        index: u32,
+        generation: u32,
+    },
+    StartFails {
+        index: u32,
+        generation: u32,
+    },
+    JobRuns(Attempt),
+    Answers(Attempt),
+    /// Something of a call is due: its deadline, or another attempt.
+    Time {
+        index: u32,
+        generation: u32,
+    },
+}
+
+/// An attempt of a call; what belongs to an earlier one is not heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Attempt {
+    index: u32,
+    generation: u32,
+    attempt: u32,
+}
+
+/// What the machine of a call asks of its io thread.
+struct Thread {
+    function: Arc<Function>,
+    entries: Arc<Entries>,
+    dice: RefCell<SmallRng>,
+    backing_off: Cell<i64>,
+}
+
+impl Environment for Thread {
+    type Entry = Arc<Function>;
+
+    fn function(entry: &Arc<Function>) -> &Function {
+        entry
+    }
+
+    fn current(&self, lane: LaneId) -> Option<Arc<Function>> {
+        (lane == self.function.lane).then(|| self.function.clone())
+    }
+
+    fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    fn random(&self) -> u64 {
+        self.dice.borrow_mut().random()
+    }
+
+    fn between_attempts(&self, change: i64) {
+        self.backing_off.set(self.backing_off.get() + change);
+    }
+}
+
+/// Everything that there is.
+pub(crate) struct World<'a> {
+    setup: &'a Setup,
+    admission: Admission,
+    thread: Thread,
+    scheduler: Scheduler,
+    out: Outbox,
+    now_ns: u64,
+    /// When the trace begins.
+    origin_ns: u64,
+    due: BinaryHeap<Reverse<(u64, What)>>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    live: usize,
+    pods: Pods,
+    fates: Vec<Option<Fate>>,
+    history: History,
+}
+
+impl<'a> World<'a> {
+    /// The function is registered, its floor of pods is up, and no call has come yet.
+    pub(crate) fn new(setup: &'a Setup, admission: Admission) -> Self {
+        let entries = Arc::new(Entries::new(1));
+        let function = Arc::new(Function {
+            spec: setup.spec.clone(),
+            lane: LaneId { index: 0, epoch: 1 },
+            view: Arc::new(LaneView::new(1)),
+            version: 1,
+        });
+        let begin_ns = begin_ns(setup);
+        let last_ns = setup.calls.last().map_or(0, |call| call.at_ns);
+        let width_ns = nice::round_up(((last_ns - begin_ns) / STRETCHES).max(STRETCH_NS_MIN));
+        let mut world = Self {
+            setup,
+            admission,
+            scheduler: Scheduler::new(entries.clone()),
+            thread: Thread {
+                function,
+                entries,
+                dice: RefCell::new(SmallRng::seed_from_u64(SEED)),
+                backing_off: Cell::new(0),
+            },
+            out: Outbox::with_room(),
+            now_ns: CLOCK_NS,
+            origin_ns: CLOCK_NS,
+            due: BinaryHeap::new(),
+            places: Vec::new(),
+            free: Vec::new(),
+            live: 0,
+            pods: Pods {
+                coming: BTreeMap::new(),
+                dice: SmallRng::seed_from_u64(SEED),
+                jobs_starting: 0,
+                jobs_up: 0,
+            },
+            fates: vec![None; setup.calls.len()],
+            history: History::new(begin_ns, width_ns),
+        };
+        world.open();
+        world
+    }
+
+    fn open(&mut self) {
+        let function = &self.thread.function;
+        let event = Event::LaneOpened {
+            lane: function.lane,
+            view: function.view.clone(),
+            plan: LanePlan::of(&function.spec),
+        };
+        self.hear(event);
+        self.raise_floor();
+        self.settle();
+    }
+
+    fn view(&self) -> &LaneView {
+        &self.thread.function.view
+    }
+
+    /// Plays the trace until its last call is over.
+    pub(crate) fn run(mut self) -> Run {
+        let mut arrived = 0;
+        while arrived < self.setup.calls.len() || self.live > 0 {
+            let arrival = self.setup.calls.get(arrived);
+            let arrival_ns = arrival.map_or(u64::MAX, |call| self.origin_ns + call.at_ns);
+            let due_ns = self
+                .due
+                .peek()
+                .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
+            let tick_ns = self.scheduler.next_due_ns().unwrap_or(u64::MAX);
+            let next_ns = arrival_ns.min(due_ns).min(tick_ns);
+            assert!(
+                next_ns < u64::MAX,
+                "a call lives, and nothing will happen to it"
+            );
+            self.now_ns = self.now_ns.max(next_ns);
+            if due_ns == next_ns {
+                let Some(Reverse((_, what))) = self.due.pop() else {
+                    unreachable!("it was seen");
+                };
+                self.happen(what);
+            } else if tick_ns == next_ns {
+                self.scheduler.tick(self.now_ns, &mut self.out);
+            } else {
+                self.arrive(arrived);
+                arrived += 1;
+            }
+            self.settle();
+            self.look();
+        }
+        assert_eq!(
+            self.thread.backing_off.get(),
+            0,
+            "a call is over and backs off"
+        );
+        let fates = self.fates.into_iter();
+        Run {
+            fates: fates.map(|fate| fate.expect("each call ended")).collect(),
+            history: self.history,
+        }
+    }
+
+    fn happen(&mut self, what: What) {
+        match what {
+            What::PodUp { index, generation } => self.pod_up(index, generation),
+            What::StartFails { index, generation } => self.start_fails(index, generation),
+            What::JobRuns(attempt) => self.job_runs(attempt),
+            What::Answers(attempt) => self.answers(attempt),
+            What::Time { index, generation } => self.time(index, generation),
+        }
+    }
+
+    fn at(&mut self, at_ns: u64, what: What) {
+        self.due.push(Reverse((at_ns, what)));
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.scheduler.event(event, self.now_ns, &mut self.out);
+    }
+
+    /// Delivers what the scheduler left, and lets it match calls to slots, until nothing is left.
+    fn settle(&mut self) {
+        loop {
+            self.obey();
+            self.pass_on();
+            let turn = self.scheduler.turn(self.now_ns, &mut self.out);
+            for grant in std::mem::take(&mut self.out.grants) {
+                self.grant(grant);
+            }
+            if turn == Turn::Idle && self.out.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let view = self.view();
+        let load = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
+        let moment = Moment {
+            waiting: view.depth(),
+            running: load(&view.running),
+            slots: load(&view.slots_now),
+            up: load(&view.pods[0]) + self.pods.jobs_up,
+            starting: load(&view.pods[1]) + self.pods.jobs_starting,
+            other: load(&view.pods[2]),
+        };
+        self.history.see(self.now_ns - self.origin_ns, moment);
+    }
+}

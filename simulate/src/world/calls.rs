@@ -1,0 +1,335 @@
+//! Calls, as an io thread has them: each is a machine of the product's (`core/call.rs`), whose steps are
+//! done here. How an attempt goes is the trace's; that it is one, and what follows, is the machine's.
+
+use nanofaas_core::call::{Call, Deadline, End, NotAdmitted, Report, Step};
+use nanofaas_core::event::Notice;
+use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
+
+use super::{Admission, Attempt, Ending, Fate, Thread, What, World};
+use crate::START_TIMEOUT_NS;
+
+/// How long an async call may take in all: the default of `serve --async-max-age-ms`.
+const ASYNC_MAX_AGE_MS: u64 = 3_600_000;
+
+/// A place for a call, which is used again.
+#[derive(Default)]
+pub(super) struct Place {
+    generation: u32,
+    pub(super) call: Option<Live>,
+}
+
+/// A call that is not over.
+pub(super) struct Live {
+    /// Which of the trace.
+    pub(super) number: usize,
+    pub(super) life: Call<Thread>,
+    /// Since when its attempt runs in a pod.
+    sent_ns: Option<u64>,
+    /// When its attempt is going to answer, if nothing stops it.
+    pub(super) answers_ns: u64,
+    /// When its first attempt got a slot.
+    granted_ns: Option<u64>,
+    timer_ns: Option<u64>,
+    job: Option<Job>,
+}
+
+/// Where the Job of an attempt is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Starts { since_ns: u64 },
+    Runs { start_ns: u64 },
+}
+
+/// How an attempt ends well.
+fn answered(sent_ns: u64, now_ns: u64, start_ns: u64) -> Report {
+    Report {
+        failure: None,
+        verdict: PodVerdict::Healthy,
+        sent_ns: Some(sent_ns),
+        answered_ns: Some(now_ns),
+        start_ns,
+    }
+}
+
+impl World<'_> {
+    fn open_place(&mut self) -> Option<CallRef> {
+        let index = self.free.pop().or_else(|| {
+            let next = self.places.len();
+            (next < CALLS_PER_IO_THREAD_MAX).then(|| {
+                self.places.push(Place::default());
+                next as u32
+            })
+        })?;
+        let generation = self.places[index as usize].generation;
+        Some(CallRef {
+            index,
+            generation,
+            thread: 0,
+        })
+    }
+
+    /// A call of the trace comes.
+    pub(super) fn arrive(&mut self, number: usize) {
+        let Some(place) = self.open_place() else {
+            return self.refuse(number, RejectReason::Memory);
+        };
+        match self.admit(number, place) {
+            Ok(life) => {
+                self.live += 1;
+                self.places[place.index as usize].call = Some(Live {
+                    number,
+                    life,
+                    sent_ns: None,
+                    answers_ns: 0,
+                    granted_ns: None,
+                    timer_ns: None,
+                    job: None,
+                });
+                self.drive(place.index);
+            }
+            Err(reason) => {
+                self.free.push(place.index);
+                self.refuse(number, reason);
+            }
+        }
+    }
+
+    /// Lets it in as the product does, or by perfect knowledge: then the measured time of calls is hidden,
+    /// without which nothing is predicted.
+    fn admit(&mut self, number: usize, place: CallRef) -> Result<Call<Thread>, RejectReason> {
+        let call = self.setup.calls[number];
+        let limit = match call.class {
+            Class::Sync => match call.timeout_ms {
+                Some(ms) => TimeLimit::Client(ms),
+                None => TimeLimit::Function(self.setup.spec.timeout_ms),
+            },
+            Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_MS),
+        };
+        let deadline = Deadline::after(self.now_ns, limit);
+        let measured = &self.thread.function.view.service_ns;
+        let service_ns = measured.load(super::Ordering::Relaxed);
+        if self.admission == Admission::Knows {
+            if call.class == Class::Sync && !self.will_make_it(call.service_ns, deadline.at_ns) {
+                return Err(RejectReason::EstWait);
+            }
+            measured.store(0, super::Ordering::Relaxed);
+        }
+        let (thread, entry) = (&self.thread, self.thread.function.clone());
+        let admitted = Call::admit(thread, entry, place, call.class, self.now_ns, deadline);
+        measured.store(service_ns, super::Ordering::Relaxed);
+        match admitted {
+            Ok((life, ticket)) => {
+                self.scheduler.ticket(ticket, self.now_ns, &mut self.out);
+                Ok(life)
+            }
+            Err(NotAdmitted::Refused(refusal)) => Err(refusal.reason),
+            Err(NotAdmitted::FunctionRemoved) => unreachable!("the function stays"),
+        }
+    }
+
+    fn refuse(&mut self, number: usize, reason: RejectReason) {
+        self.fates[number] = Some(Fate {
+            ending: Ending::Refused(reason),
+            wait_ns: None,
+            total_ns: 0,
+        });
+    }
+
+    fn live(&mut self, index: u32) -> &mut Live {
+        let call = self.places[index as usize].call.as_mut();
+        call.expect("a call that is not over")
+    }
+
+    /// The call has a slot.
+    pub(super) fn grant(&mut self, grant: Grant) {
+        let now_ns = self.now_ns;
+        let place = &mut self.places[grant.call.index as usize];
+        assert_eq!(
+            place.generation, grant.call.generation,
+            "a grant of a call that is over"
+        );
+        let live = place.call.as_mut().expect("a call that waits");
+        live.granted_ns.get_or_insert(now_ns);
+        live.life.granted(grant, now_ns, &self.thread);
+        self.drive(grant.call.index);
+    }
+
+    /// Does what the call's machine says, until it waits for something.
+    fn drive(&mut self, index: u32) {
+        let now_ns = self.now_ns;
+        loop {
+            match self.live(index).life.step() {
+                Step::Wait => break,
+                Step::Run(_) => self.begin(index),
+                Step::Stop => {
+                    self.end_job(index);
+                    let place = &mut self.places[index as usize];
+                    let live = place.call.as_mut().expect("it is driven");
+                    let sent_ns = live.sent_ns.take();
+                    live.life.stopped(sent_ns, now_ns, &self.thread);
+                }
+                Step::Release(done) => self.hear(nanofaas_core::event::Event::Done(done)),
+                Step::Queue(ticket) => self.scheduler.ticket(ticket, now_ns, &mut self.out),
+                Step::Over => return self.over(index),
+            }
+        }
+        let live = self.live(index);
+        let until_ns = live.life.until_ns();
+        if live.timer_ns != Some(until_ns) {
+            live.timer_ns = Some(until_ns);
+            let generation = self.places[index as usize].generation;
+            self.at(until_ns, What::Time { index, generation });
+        }
+    }
+
+    fn attempt(&mut self, index: u32) -> Attempt {
+        Attempt {
+            index,
+            generation: self.places[index as usize].generation,
+            attempt: self.live(index).life.attempt(),
+        }
+    }
+
+    /// An attempt begins: its request is in a pod at once, or its Job starts.
+    fn begin(&mut self, index: u32) {
+        let (attempt, now_ns) = (self.attempt(index), self.now_ns);
+        let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
+        let start = self.setup.start.filter(|_| is_job);
+        let start_ns = start.map(|start| start.draw(&mut self.pods.dice).min(START_TIMEOUT_NS));
+        let number = self.live(index).number;
+        let service_ns = self.setup.calls[number].service_ns;
+        let live = self.live(index);
+        live.answers_ns = now_ns + start_ns.unwrap_or(0) + service_ns;
+        let Some(start_ns) = start_ns else {
+            return self.send(attempt);
+        };
+        live.job = Some(Job::Starts { since_ns: now_ns });
+        self.pods.jobs_starting += 1;
+        self.history.start(now_ns - self.origin_ns);
+        self.at(now_ns + start_ns, What::JobRuns(attempt));
+    }
+
+    fn send(&mut self, attempt: Attempt) {
+        let now_ns = self.now_ns;
+        let live = self.live(attempt.index);
+        live.sent_ns = Some(now_ns);
+        let answers_ns = live.answers_ns;
+        self.at(answers_ns, What::Answers(attempt));
+    }
+
+    /// Whether that attempt runs.
+    fn is_running(&self, attempt: Attempt) -> bool {
+        let place = &self.places[attempt.index as usize];
+        let live = place.call.as_ref();
+        place.generation == attempt.generation
+            && live.is_some_and(|live| {
+                live.life.is_running() && live.life.attempt() == attempt.attempt
+            })
+    }
+
+    pub(super) fn job_runs(&mut self, attempt: Attempt) {
+        if !self.is_running(attempt) {
+            return;
+        }
+        let now_ns = self.now_ns;
+        self.pods.jobs_starting -= 1;
+        self.pods.jobs_up += 1;
+        let live = self.live(attempt.index);
+        if let Some(Job::Starts { since_ns }) = live.job {
+            let start_ns = now_ns - since_ns;
+            live.job = Some(Job::Runs { start_ns });
+        }
+        live.life.job_runs(now_ns);
+        self.send(attempt);
+        // Its own time begins now.
+        self.drive(attempt.index);
+    }
+
+    /// The Job of an attempt is over, if it has one. Gives how long it took to start.
+    fn end_job(&mut self, index: u32) -> u64 {
+        match self.live(index).job.take() {
+            None => 0,
+            Some(Job::Starts { .. }) => {
+                self.pods.jobs_starting -= 1;
+                0
+            }
+            Some(Job::Runs { start_ns }) => {
+                self.pods.jobs_up -= 1;
+                start_ns
+            }
+        }
+    }
+
+    pub(super) fn answers(&mut self, attempt: Attempt) {
+        if !self.is_running(attempt) {
+            return;
+        }
+        let (index, now_ns) = (attempt.index, self.now_ns);
+        let start_ns = self.end_job(index);
+        let place = &mut self.places[index as usize];
+        let live = place.call.as_mut().expect("it runs");
+        let sent_ns = live.sent_ns.take().expect("it was sent");
+        let report = answered(sent_ns, now_ns, start_ns);
+        live.life.attempted(report, now_ns, &self.thread);
+        self.drive(index);
+    }
+
+    pub(super) fn time(&mut self, index: u32, generation: u32) {
+        let now_ns = self.now_ns;
+        let place = &mut self.places[index as usize];
+        let live = place.call.as_mut();
+        // An earlier call of this place, or a time that has moved.
+        let awaited = live.filter(|live| live.timer_ns == Some(now_ns));
+        if let Some(live) = awaited.filter(|_| place.generation == generation) {
+            live.life.time(now_ns, &self.thread);
+            self.drive(index);
+        }
+    }
+
+    /// Tells waiting calls what the scheduler says.
+    pub(super) fn pass_on(&mut self) {
+        for notice in std::mem::take(&mut self.out.notices) {
+            let Notice::StartsFail { why, .. } = notice;
+            for index in 0..self.places.len() {
+                let live = self.places[index].call.as_mut();
+                if let Some(live) = live.filter(|live| live.life.is_queued()) {
+                    let end = End::StartsFail(why.clone());
+                    live.life.end(&end, self.now_ns, &self.thread);
+                    self.drive(index as u32);
+                }
+            }
+        }
+    }
+
+    fn over(&mut self, index: u32) {
+        let place = &mut self.places[index as usize];
+        let live = place.call.take().expect("it is driven");
+        assert!(
+            !live.life.is_owed_a_grant(),
+            "a turn's grants are delivered at once"
+        );
+        let ending = match live.life.outcome().expect("it is over") {
+            Ok(()) => Ending::MadeIt,
+            Err(Failure::Timeout { stage, .. }) => Ending::TimedOut(*stage),
+            Err(Failure::StartTimeout(_)) => {
+                Ending::TimedOut(nanofaas_core::outcome::Stage::Starting)
+            }
+            Err(Failure::ColdStart(_)) => Ending::NoPod,
+            Err(other) => unreachable!("no pod here fails so: {other:?}"),
+        };
+        self.thread.entries.free(live.life.place());
+        place.generation += 1;
+        self.free.push(index);
+        self.live -= 1;
+        let arrived_ns = self.origin_ns + self.setup.calls[live.number].at_ns;
+        self.fates[live.number] = Some(Fate {
+            ending,
+            wait_ns: live.granted_ns.map(|granted_ns| granted_ns - arrived_ns),
+            total_ns: self.now_ns - arrived_ns,
+        });
+    }
+}

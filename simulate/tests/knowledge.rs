@@ -1,0 +1,27 @@
+//! Admission against perfect knowledge: of a thousand calls in each of six patterns of arrival, how many
+//! are let in to miss their deadline, and how many refused that would have made it.
+
+use nanofaas_simulate::patterns::{CALLS, WRONG_MAX, patterns};
+use nanofaas_simulate::simulate;
+
+#[test]
+fn few_calls_are_let_in_to_fail_or_refused_that_would_have_made_it() {
+    let mut wrong = Vec::new();
+    for pattern in patterns() {
+        let summary = simulate(&pattern.setup).summary;
+        let (failed, perfect) = (
+            summary.let_in_and_failed(),
+            summary.made_it_with_perfect_knowledge,
+        );
+        assert_eq!(
+            summary.made_it + failed + summary.refused(),
+            CALLS,
+            "{}",
+            pattern.name
+        );
+        if failed > WRONG_MAX || summary.made_it + WRONG_MAX < perfect {
+            wrong.push((pattern.name, summary));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

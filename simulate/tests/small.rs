@@ -1,0 +1,208 @@
+//! Traces that are small enough to be worked out by hand, in each mode; and that a run can be repeated.
+
+use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use nanofaas_simulate::{About, Percentiles, Report, Setup, figure, patterns, read, simulate};
+use serde_json::{Value, json};
+
+const MS: u64 = 1_000_000;
+
+fn spec(fields: &Value) -> FunctionSpec {
+    let mut function = json!({"name": "f", "command": ["run"]});
+    let all = function.as_object_mut().expect("an object");
+    all.extend(fields.as_object().expect("an object").clone());
+    let draft: FunctionDraft = serde_json::from_value(function).expect("an object");
+    FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local).expect("a function")
+}
+
+fn play(fields: &Value, start_ms: Option<u64>, trace: &str) -> Report {
+    simulate(&Setup {
+        spec: spec(fields),
+        calls: read(trace.as_bytes(), None).expect("a trace"),
+        before: 0,
+        start: start_ms.map(|ms| About::exactly(ms * MS)),
+    })
+}
+
+fn one_slot() -> Value {
+    json!({"executionMode": "POOL", "endpointUrl": "http://127.0.0.1:9/", "concurrency": 1})
+}
+
+/// One slot: the second call waits 90 ms, the third 180 ms.
+#[test]
+fn three_calls_at_one_slot() {
+    let report = play(
+        &one_slot(),
+        None,
+        "at_ms,service_ms\n0,100\n10,100\n20,100\n",
+    );
+    let summary = &report.summary;
+    assert_eq!(
+        (summary.calls, summary.made_it, summary.refused()),
+        (3, 3, 0)
+    );
+    assert_eq!(summary.made_it_with_perfect_knowledge, 3);
+    let percentiles = |p50, p90, p99, max| Percentiles {
+        p50: Some(p50),
+        p90: Some(p90),
+        p99: Some(p99),
+        max: Some(max),
+    };
+    assert_eq!(summary.wait_ms, percentiles(90.0, 180.0, 180.0, 180.0));
+    assert_eq!(summary.total_ms, percentiles(190.0, 280.0, 280.0, 280.0));
+    assert_eq!(summary.duration_ms, 300.0);
+    assert_eq!(summary.slot_utilisation, Some(1.0));
+    assert_eq!(
+        (summary.starts, summary.pods_max, summary.pod_seconds),
+        (0, 0, 0.0)
+    );
+    let most = report.over_time.iter().map(|slice| slice.waiting).max();
+    assert_eq!(most, Some(2));
+}
+
+/// A call is measured first. Of four that come while another runs, the first two have the time, and the
+/// deadline passes for none of those that were let in.
+#[test]
+fn what_cannot_make_it_is_refused_by_its_prediction() {
+    let trace = "at_ms,service_ms,timeout_ms\n0,100,\n200,100,\n210,100,350\n220,100,350\n\
+                 230,100,350\n240,100,300\n";
+    let summary = play(&one_slot(), None, trace).summary;
+    assert_eq!((summary.made_it, summary.refused_est_wait), (4, 2));
+    assert_eq!(
+        (
+            summary.let_in_and_failed(),
+            summary.made_it_with_perfect_knowledge
+        ),
+        (0, 4)
+    );
+}
+
+/// Without a measured call nothing is predicted: the second waits in vain, the third is cut off.
+#[test]
+fn deadlines_pass_where_nothing_was_measured() {
+    let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,50\n20,100,100\n";
+    let summary = play(&one_slot(), None, trace).summary;
+    assert_eq!(
+        (summary.timed_out_queued, summary.timed_out_running),
+        (1, 1)
+    );
+    assert_eq!(summary.made_it_with_perfect_knowledge, 1);
+    // The last one is cut off 120 ms after the first came.
+    assert_eq!(
+        (summary.duration_ms, summary.slot_utilisation),
+        (120.0, Some(1.0))
+    );
+}
+
+/// The second call cannot make it, and keeps the third from the slot that it would need in time.
+#[test]
+fn perfect_knowledge_keeps_the_slot_for_a_call_that_makes_it() {
+    let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,150\n20,100,200\n";
+    let summary = play(&one_slot(), None, trace).summary;
+    assert_eq!((summary.made_it, summary.timed_out_running), (1, 2));
+    assert_eq!(summary.made_it_with_perfect_knowledge, 2);
+}
+
+#[test]
+fn a_full_queue_refuses_by_depth() {
+    let mut fields = one_slot();
+    fields["queueSize"] = json!(1);
+    let summary = play(&fields, None, "at_ms,service_ms\n0,10\n1,10\n2,10\n").summary;
+    assert_eq!((summary.made_it, summary.refused_depth), (2, 1));
+}
+
+/// The floor serves the first call; the second is one too many for it and gets a pod of its own, which
+/// takes 50 ms.
+#[test]
+fn warm_pods_are_started_for_what_waits() {
+    let fields = json!({
+        "executionMode": "WARM", "concurrency": 2,
+        "scalingConfig": {"minReplicas": 1, "maxReplicas": 2, "idleTimeoutMs": 600_000},
+    });
+    let trace = "at_ms,service_ms\n0,1000\n10,1000\n";
+    let summary = play(&fields, Some(50), trace).summary;
+    assert_eq!(
+        (summary.made_it, summary.starts, summary.pods_max),
+        (2, 1, 2)
+    );
+    assert_eq!(summary.wait_ms.max, Some(50.0));
+    // One pod for 1.06 s, the other one from 10 ms on.
+    assert!(
+        (summary.pod_seconds - (1.06 + 1.05)).abs() < 1e-9,
+        "{}",
+        summary.pod_seconds
+    );
+    // Where it never comes up the floor does both.
+    let alone = play(&fields, None, trace).summary;
+    assert_eq!((alone.made_it, alone.wait_ms.max), (2, Some(990.0)));
+}
+
+/// Each call is a start and its own time, in one of two slots.
+#[test]
+fn a_job_is_started_for_each_call() {
+    let fields = json!({"executionMode": "JOB", "concurrency": 2});
+    let trace = "at_ms,service_ms,timeout_ms\n0,100,\n0,100,\n0,100,\n10,100,250\n";
+    let summary = play(&fields, Some(50), trace).summary;
+    assert_eq!((summary.starts, summary.pods_max), (4, 2));
+    // The third begins at 150 ms and ends at 300; the fourth is cut off while it runs.
+    assert_eq!((summary.made_it, summary.timed_out_running), (3, 1));
+    assert_eq!(summary.total_ms.max, Some(300.0));
+    assert_eq!(summary.made_it_with_perfect_knowledge, 3);
+    // Cut off before its container runs.
+    let late = play(&fields, Some(50), "at_ms,service_ms,timeout_ms\n0,5,20\n").summary;
+    assert_eq!(late.timed_out_starting, 1);
+}
+
+#[test]
+fn async_calls_wait_for_sync_ones_and_for_their_own_time() {
+    let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n2,100,sync\n";
+    let summary = play(&one_slot(), None, trace).summary;
+    assert_eq!((summary.made_it, summary.wait_ms.max), (3, Some(199.0)));
+    let mut impatient = one_slot();
+    impatient["timeoutMs"] = json!(50);
+    let summary = play(&impatient, None, "at_ms,service_ms,class\n0,100,async\n").summary;
+    assert_eq!(summary.timed_out_running, 1);
+}
+
+/// Starts that take too long fail after 120 s each. A sync call has 5 minutes at most; an async one hears
+/// of the third failure.
+#[test]
+fn calls_end_where_no_pod_comes_up() {
+    let fields = json!({
+        "executionMode": "WARM", "timeoutMs": 300_000,
+        "scalingConfig": {"minReplicas": 0, "maxReplicas": 1},
+    });
+    let trace = "at_ms,service_ms,class\n0,10,sync\n0,10,async\n";
+    let summary = play(&fields, None, trace).summary;
+    assert_eq!(
+        (summary.timed_out_starting, summary.failed_cold_start),
+        (1, 1)
+    );
+    assert_eq!(summary.starts, 3);
+    // And the pauses between them, of 100 and 200 ms.
+    assert_eq!(summary.duration_ms, 360_300.0);
+}
+
+/// The first call's pod comes 2 s later, and all that come meanwhile are let in.
+#[test]
+fn a_function_without_pods_gets_its_first() {
+    let fields = json!({
+        "executionMode": "WARM", "concurrency": 1, "scalingConfig": {"minReplicas": 0},
+    });
+    let summary = play(&fields, Some(2000), "at_ms,service_ms\n0,10\n100,10\n").summary;
+    assert_eq!((summary.made_it, summary.starts), (2, 1));
+    assert_eq!(summary.made_it_with_perfect_knowledge, 2);
+    assert_eq!(summary.wait_ms.max, Some(2000.0));
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes() {
+    let [_, _, _, slow_start, ..] = patterns::patterns();
+    let run = || {
+        let report = simulate(&slow_start.setup);
+        (
+            serde_json::to_string(&report).expect("JSON"),
+            figure(&report).svg(),
+        )
+    };
+    assert_eq!(run(), run());
+}
