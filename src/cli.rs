@@ -1,6 +1,6 @@
-//! The client commands: each is one or a few requests to a running `nanofaas serve`.
-//! They never look into the server's process or files; what they know they know from the API.
-//! `main` parses them and calls `run`. Exit code 0: it worked; 1: the call, or the request,
+//! The commands beside `serve`: each is one or a few requests to a running `nanofaas serve`, but for
+//! `simulate`, which needs none. They never look into the server's process or files; what they know they
+//! know from the API. `main` parses them and calls `run`. Exit code 0: it worked; 1: the call, or the request,
 //! failed; 2: wrong use, or no server.
 
 mod apply;
@@ -10,6 +10,7 @@ mod execution;
 mod failure;
 mod function;
 mod show;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use client::Client;
 use failure::Failure;
 
-/// A command that talks to a server.
+/// A command beside `serve`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Apply(apply::Apply),
@@ -31,6 +32,7 @@ pub(crate) enum Command {
     Cancel(execution::Cancel),
     Scale(function::Scale),
     ColdStarts(function::ColdStarts),
+    Simulate(simulate::Simulate),
 }
 
 /// Where the server is, and how to show what it says.
@@ -80,6 +82,7 @@ pub(crate) fn run(command: &Command) -> ExitCode {
         Command::Cancel(command) => execution::cancel(command),
         Command::Scale(command) => function::scale(command),
         Command::ColdStarts(command) => function::cold_starts(command),
+        Command::Simulate(command) => simulate::run(command),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,6 +36,7 @@ fn takes_every_command() {
         "x cancel i",
         "x scale f 0",
         "x cold-starts f",
+        "x simulate -f a -t b --service-ms 0.5 --start-ms never --spread 100 --plot c -o json",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
     }
@@ -55,6 +56,10 @@ fn refuses_wrong_use() {
         "x scale f",
         "x scale f -1",
         "x list -o yaml",
+        "x simulate -f a",
+        "x simulate -f a -t b --service-ms -1",
+        "x simulate -f a -t b --start-ms soon",
+        "x simulate -f a -t b --spread 101",
     ] {
         assert!(parse(line).is_err(), "{line}");
     }

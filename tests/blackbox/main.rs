@@ -39,6 +39,7 @@ mod jobs;
 mod inputs;
 mod programs;
 mod settings;
+mod simulate;
 mod drivers;
 mod unanswered;
 mod operations;

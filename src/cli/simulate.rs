@@ -1,0 +1,292 @@
+//! `simulate`: what a function's spec would do with a trace of calls. It needs no server: the decisions
+//! are those of `nanofaas-core`, on virtual time. It never registers or starts anything.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nanofaas_core::spec::{Defaults, ExecutionMode, FunctionSpec, Platform};
+use nanofaas_simulate::{
+    About, Percentiles, Report, Setup, Slice, Summary, figure, read, simulate,
+};
+
+use super::failure::Failure;
+use super::{Form, show};
+use crate::files;
+
+/// Longest start and longest call that can be given here: a day.
+const MS_MAX: u64 = 86_400_000;
+
+/// Show what a function would do with a trace of calls, without a server
+///
+/// The trace is CSV with a header line. Columns: at_ms (when the call comes, in milliseconds since the
+/// trace began, or a time like 2026-01-31T12:00:00.250Z), service_ms (how long it runs), timeout_ms (its
+/// deadline, else the function's timeoutMs), class (sync or async, else sync). Only at_ms is needed. At
+/// most 1,000,000 calls in 31 days.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    nanofaas simulate --function docs/simulate/function.yaml --trace docs/simulate/calls.csv \
+    --start-ms 2000\n  \
+    nanofaas simulate -f function.yaml -t calls.csv --service-ms 80 --plot simulation.svg\n\n\
+    docs/simulate.md says what the figures mean.")]
+pub(crate) struct Simulate {
+    /// A function file, as `apply` takes it, with one function
+    #[arg(short, long, value_name = "FILE")]
+    function: PathBuf,
+    /// The calls
+    #[arg(short, long, value_name = "FILE")]
+    trace: PathBuf,
+    /// How long a call runs whose line has no service_ms, in milliseconds
+    #[arg(long = "service-ms", value_name = "MS", value_parser = milliseconds)]
+    service_ns: Option<u64>,
+    /// How long a pod, or a Job, takes to start, in milliseconds; `never`: only the pods of minReplicas are
+    /// there
+    #[arg(long = "start-ms", value_name = "MS", default_value = "1000", value_parser = start)]
+    start: Start,
+    /// By how much starts, and times from --service-ms, are shorter or longer, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=100))]
+    spread: u8,
+    /// Also draw it: an SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// How to show the result: for people, or as JSON
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
+    output: Form,
+}
+
+/// How long pods take to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    Never,
+    /// In nanoseconds.
+    Takes(u64),
+}
+
+/// Milliseconds, in nanoseconds.
+fn milliseconds(text: &str) -> Result<u64, String> {
+    let number = text.parse::<f64>().ok();
+    let known = number.filter(|ms| (0.0..=MS_MAX as f64).contains(ms));
+    let ms = known.ok_or_else(|| format!("must be a number from 0 to {MS_MAX}"))?;
+    Ok((ms * 1e6).round() as u64)
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    if text == "never" {
+        return Ok(Start::Never);
+    }
+    let ns = milliseconds(text).map_err(|fault| format!("{fault}, or `never`"))?;
+    Ok(Start::Takes(ns))
+}
+
+pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
+    let spec = spec(&command.function)?;
+    let about = |ns| About {
+        ns,
+        spread_percent: command.spread,
+    };
+    let start = match command.start {
+        Start::Never if spec.execution_mode == ExecutionMode::Job => {
+            let message = "a JOB function has a start for each call: --start-ms must be a number";
+            return Err(Failure::Usage(message.to_owned()));
+        }
+        Start::Never => None,
+        Start::Takes(ns) => Some(about(ns)),
+    };
+    let trace = command.trace.display();
+    let unreadable = |error: std::io::Error| Failure::Usage(format!("{trace}: {error}"));
+    let file = File::open(&command.trace).map_err(unreadable)?;
+    let calls = read(file, command.service_ns.map(about));
+    let calls = calls.map_err(|error| Failure::Usage(format!("{trace}: {error}")))?;
+    let report = simulate(&Setup {
+        spec,
+        calls,
+        before: 0,
+        start,
+    });
+    if let Some(path) = &command.plot {
+        let unwritable =
+            |error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+        fs::write(path, figure(&report).svg()).map_err(unwritable)?;
+    }
+    match command.output {
+        Form::Json => {
+            let json = serde_json::to_vec(&report);
+            show::json(&json.map_err(|error| Failure::Usage(error.to_string()))?)
+        }
+        Form::Table => print(&report),
+    }
+}
+
+/// The function of a file, by the defaults of `serve`. What runs its pods makes no difference here.
+fn spec(path: &Path) -> Result<FunctionSpec, Failure> {
+    let functions =
+        files::read(&[path.to_owned()]).map_err(|error| Failure::Usage(error.to_string()))?;
+    let [function] = functions.as_slice() else {
+        let (count, path) = (functions.len(), path.display());
+        let message = format!("{path}: has {count} functions; a simulation is of one");
+        return Err(Failure::Usage(message));
+    };
+    for ignored in function.ignored() {
+        eprintln!("warning: {}", show::plain(&ignored));
+    }
+    let platform = match function.draft.get("image") {
+        Some(_) => Platform::Kubernetes,
+        None => Platform::Local,
+    };
+    FunctionSpec::resolve(&function.draft, &Defaults::DEFAULT, platform).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(|fault| function.locate(fault)).collect();
+        Failure::Usage(lines.join("\n"))
+    })
+}
+
+fn print(report: &Report) -> Result<(), Failure> {
+    show::rows(&[], summary(report))?;
+    show::line("")?;
+    let head: Vec<&str> = COLUMNS
+        .iter()
+        .filter(|column| column.is_shown(report))
+        .map(|column| column.name)
+        .collect();
+    let row = |slice: &Slice| {
+        let columns = COLUMNS.iter().filter(|column| column.is_shown(report));
+        columns.map(|column| (column.of)(slice)).collect()
+    };
+    show::rows(&head, report.rows.iter().map(row).collect())
+}
+
+/// A column of the table over time.
+struct Column {
+    name: &'static str,
+    /// Only where the function has pods, or only where it has none.
+    pods: Option<bool>,
+    of: fn(&Slice) -> String,
+}
+
+impl Column {
+    fn is_shown(&self, report: &Report) -> bool {
+        self.pods.is_none_or(|pods| pods == report.has_pods)
+    }
+}
+
+const fn always(name: &'static str, of: fn(&Slice) -> String) -> Column {
+    let pods = None;
+    Column { name, pods, of }
+}
+
+const fn where_pods(pods: bool, name: &'static str, of: fn(&Slice) -> String) -> Column {
+    let pods = Some(pods);
+    Column { name, pods, of }
+}
+
+const COLUMNS: [Column; 12] = [
+    always("FROM", |slice| time(slice.from_ms)),
+    always("CALLS", |slice| slice.calls.to_string()),
+    always("REFUSED", |slice| slice.refused.to_string()),
+    always("FAILED", |slice| slice.failed.to_string()),
+    always("WAIT P50", |slice| or_dash(slice.wait_p50_ms)),
+    always("WAIT P99", |slice| or_dash(slice.wait_p99_ms)),
+    always("WAITING", |slice| slice.waiting.to_string()),
+    where_pods(false, "RUNNING", |slice| slice.running.to_string()),
+    where_pods(false, "SLOTS", |slice| slice.slots.to_string()),
+    where_pods(true, "PODS UP", |slice| slice.pods_up.to_string()),
+    where_pods(true, "STARTING", |slice| slice.pods_starting.to_string()),
+    where_pods(true, "STARTS", |slice| slice.starts.to_string()),
+];
+
+fn summary(report: &Report) -> Vec<Vec<String>> {
+    let all = &report.summary;
+    let share = |part: usize| format!("{part} ({:.1} %)", 100.0 * part as f64 / all.calls as f64);
+    let mut rows = vec![
+        vec![
+            "function".to_owned(),
+            format!("{} ({})", report.function, report.execution_mode),
+        ],
+        vec![
+            "calls".to_owned(),
+            format!("{} in {}", all.calls, time(all.duration_ms)),
+        ],
+        vec!["made it".to_owned(), share(all.made_it)],
+        vec![
+            "with perfect knowledge".to_owned(),
+            share(all.made_it_with_perfect_knowledge),
+        ],
+        vec!["refused".to_owned(), parts(all.refused(), &refusals(all))],
+        vec![
+            "let in and failed".to_owned(),
+            parts(all.let_in_and_failed(), &failures(all)),
+        ],
+        vec!["wait".to_owned(), percentiles(&all.wait_ms)],
+        vec!["total".to_owned(), percentiles(&all.total_ms)],
+        vec![
+            "slots in use".to_owned(),
+            all.slot_utilisation.map_or_else(|| "-".to_owned(), percent),
+        ],
+    ];
+    if report.has_pods {
+        let pods = format!(
+            "{} started, {} at once at most, {:.1} pod-seconds",
+            all.starts, all.pods_max, all.pod_seconds
+        );
+        rows.push(vec!["pods".to_owned(), pods]);
+    }
+    rows
+}
+
+fn refusals(all: &Summary) -> [(&'static str, usize); 3] {
+    [
+        ("depth", all.refused_depth),
+        ("est_wait", all.refused_est_wait),
+        ("memory", all.refused_memory),
+    ]
+}
+
+fn failures(all: &Summary) -> [(&'static str, usize); 4] {
+    [
+        ("timed out queued", all.timed_out_queued),
+        ("timed out starting", all.timed_out_starting),
+        ("timed out running", all.timed_out_running),
+        ("no pod could be started", all.failed_cold_start),
+    ]
+}
+
+/// A sum, and what it is made of.
+fn parts(sum: usize, parts: &[(&str, usize)]) -> String {
+    let named = parts.iter().filter(|(_, count)| *count > 0);
+    let named: Vec<String> = named
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    if named.is_empty() {
+        sum.to_string()
+    } else {
+        format!("{sum}: {}", named.join(", "))
+    }
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1} %", 100.0 * part)
+}
+
+fn percentiles(of: &Percentiles) -> String {
+    let [p50, p90, p99, max] = [of.p50, of.p90, of.p99, of.max].map(or_dash);
+    format!("p50 {p50}, p90 {p90}, p99 {p99}, max {max}")
+}
+
+fn or_dash(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), time)
+}
+
+/// Milliseconds, as people read them.
+fn time(ms: f64) -> String {
+    match ms {
+        0.0 => "0".to_owned(),
+        ms if ms < 1000.0 => format!("{} ms", short(ms)),
+        ms => format!("{} s", short(ms / 1000.0)),
+    }
+}
+
+/// At most three digits behind the point, and none that says nothing.
+fn short(number: f64) -> String {
+    let text = format!("{number:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
