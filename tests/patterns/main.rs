@@ -1,0 +1,253 @@
+//! Admission against perfect knowledge, for real: the six patterns of `nanofaas_simulate::patterns`, call
+//! by call over HTTP, against a release build with real clocks; functions with pods run as processes. What
+//! perfect knowledge would have made of the same calls comes from the simulator.
+//!
+//! `./ci patterns` runs it, in about five minutes; `./ci patterns slow_start` only that one. It is a
+//! measurement: a busy machine makes it fail, and nothing else runs it.
+
+#![allow(clippy::print_stdout, reason = "the table is what it is run for")]
+
+// The fixture of the black-box tests, of which this needs a part.
+#[path = "../blackbox/functions.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod functions;
+#[path = "../blackbox/metrics.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod metrics;
+#[path = "../blackbox/plane.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod plane;
+#[path = "../blackbox/pod.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod pod;
+#[path = "../blackbox/wire.rs"]
+#[allow(dead_code, reason = "the black-box tests use the rest")]
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use nanofaas_simulate::patterns::{CALLS, Pattern, WRONG_MAX, patterns};
+use nanofaas_simulate::{TraceCall, simulate};
+use serde_json::{Value, json};
+
+use functions::{Folder, with};
+use plane::Plane;
+use pod::Pod;
+use wire::{Request, Wire};
+
+/// A caller connects so long before its call is due.
+const AHEAD: Duration = Duration::from_millis(200);
+/// A caller needs no more.
+const STACK_BYTES: usize = 256 * 1024;
+
+/// Each pod but the first waits for the lock for ever, as one that finds no node does.
+const ALONE: &str = r#"
+import fcntl, time
+held = open("alone.lock", "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+def handle(seconds):
+    time.sleep(seconds)
+"#;
+
+/// It is up two seconds after its process began, however long Python took until here.
+const STARTS_SLOWLY: &str = r#"
+import os, time
+begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
+time.sleep(max(0, begun + 2 - time.clock_gettime(time.CLOCK_BOOTTIME)))
+def handle(seconds):
+    time.sleep(seconds)
+"#;
+
+/// How the calls that count ended.
+#[derive(Debug, Default)]
+struct Seen {
+    made_it: usize,
+    failed: usize,
+    refused: usize,
+    /// By how much the latest request left after its time: what the machine did to the callers.
+    latest: Duration,
+    /// By how much calls that made it held their slots longer than they should, all together.
+    longer: Duration,
+}
+
+impl Seen {
+    fn mean_longer(&self) -> Duration {
+        self.longer / u32::try_from(self.made_it.max(1)).expect("a thousand")
+    }
+}
+
+/// What a caller saw.
+struct Answered {
+    status: u16,
+    late: Duration,
+    /// How long the call held its slot, by its `Server-Timing`.
+    held: Duration,
+}
+
+/// What a pattern's function is on this machine. The pod of a POOL function lives as long as this.
+struct Subject {
+    function: Value,
+    _pod: Option<Pod>,
+    _folder: Folder,
+}
+
+impl Subject {
+    fn new(pattern: &Pattern) -> Self {
+        let folder = Folder::new();
+        let source = match pattern.name {
+            "slow-start" => STARTS_SLOWLY,
+            "pods-missing" => ALONE,
+            _ => {
+                let pod = Pod::tcp(|got, line| {
+                    let seconds = got.input().as_f64().expect("seconds");
+                    std::thread::sleep(Duration::from_secs_f64(seconds));
+                    line.json("null")
+                });
+                let function = with(pattern.function.clone(), &json!({"endpointUrl": pod.url}));
+                return Self {
+                    function,
+                    _pod: Some(pod),
+                    _folder: folder,
+                };
+            }
+        };
+        Self {
+            function: with(
+                folder.python(pattern.name, "WARM", source),
+                &pattern.function,
+            ),
+            _pod: None,
+            _folder: folder,
+        }
+    }
+}
+
+fn request(name: &str, call: &TraceCall) -> Request {
+    let seconds = Duration::from_nanos(call.service_ns).as_secs_f64();
+    let timeout_ms = call.timeout_ms.expect("a pattern's calls have one");
+    Request::invoke(name, &json!(seconds)).header("X-Timeout-Ms", &timeout_ms.to_string())
+}
+
+/// One caller: connects, waits for its time, calls.
+fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
+    std::thread::sleep(due.saturating_duration_since(Instant::now() + AHEAD));
+    let mut wire = Wire::connect(listen);
+    let bytes = request.bytes();
+    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    let late = due.elapsed();
+    wire.send(&bytes);
+    let answer = wire.answer();
+    let timing = answer.header("server-timing").unwrap_or_default();
+    Answered {
+        status: answer.status,
+        late,
+        held: part(timing, "dispatch") + part(timing, "function"),
+    }
+}
+
+/// One of the times of a `Server-Timing`.
+fn part(timing: &str, name: &str) -> Duration {
+    let mut parts = timing.split(',').map(str::trim);
+    let ms = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur=")?.parse().ok());
+    Duration::from_secs_f64(ms.unwrap_or(0.0) / 1e3)
+}
+
+/// All calls of a pattern, each at its time.
+fn play(plane: &Plane, pattern: &Pattern) -> Seen {
+    let (calls, before) = (&pattern.setup.calls, pattern.setup.before);
+    plane.send(&request(pattern.name, &calls[0])).expect(200);
+    let begun = Instant::now() + Duration::from_secs(1);
+    let first_ns = calls[1].at_ns;
+    let mut seen = Seen::default();
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = calls[1..]
+            .iter()
+            .map(|one| {
+                let due = begun + Duration::from_nanos(one.at_ns - first_ns);
+                let (request, listen) = (request(pattern.name, one), plane.listen);
+                let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+                let caller = move || call(listen, &request, due);
+                thread.spawn_scoped(scope, caller).expect("a thread")
+            })
+            .collect();
+        for (number, caller) in callers.into_iter().enumerate() {
+            let answered = caller.join().expect("an answer");
+            if number + 1 < before {
+                continue;
+            }
+            seen.latest = seen.latest.max(answered.late);
+            match answered.status {
+                200 => {
+                    seen.made_it += 1;
+                    let should = Duration::from_nanos(calls[number + 1].service_ns);
+                    seen.longer += answered.held.saturating_sub(should);
+                }
+                408 => seen.failed += 1,
+                429 => seen.refused += 1,
+                other => panic!("{}: a call was answered with {other}", pattern.name),
+            }
+        }
+    });
+    seen
+}
+
+/// Plays one and compares it with perfect knowledge.
+fn measure(name: &str) {
+    static HEAD: Once = Once::new();
+    HEAD.call_once(|| {
+        println!(
+            "pattern       made it  let in and failed  refused  with perfect knowledge  calls took \
+             longer by  latest request"
+        );
+    });
+    let pattern = patterns().into_iter().find(|one| one.name == name);
+    let mut pattern = pattern.expect("a pattern of that name");
+    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let subject = Subject::new(&pattern);
+    plane.register(&subject.function);
+    let seen = play(&plane, &pattern);
+    plane.remove(name);
+    let longer_ns = seen.mean_longer().as_nanos() as u64;
+    let calls = pattern.setup.calls.iter_mut();
+    calls.for_each(|call| call.service_ns += longer_ns);
+    let perfect = simulate(&pattern.setup)
+        .summary
+        .made_it_with_perfect_knowledge;
+    println!(
+        "{name:<13} {:>7} {:>18} {:>8} {perfect:>23} {:>18.2} ms {:>12.1} ms",
+        seen.made_it,
+        seen.failed,
+        seen.refused,
+        longer_ns as f64 / 1e6,
+        seen.latest.as_secs_f64() * 1e3
+    );
+    assert_eq!(seen.made_it + seen.failed + seen.refused, CALLS);
+    assert!(
+        seen.failed <= WRONG_MAX,
+        "{} were let in to fail",
+        seen.failed
+    );
+    let missed = perfect.saturating_sub(seen.made_it);
+    assert!(missed <= WRONG_MAX, "{missed} more would have made it");
+}
+
+macro_rules! patterns {
+    ($($test:ident: $name:literal,)*) => {$(
+        #[test]
+        #[ignore = "a measurement for a quiet machine: ./ci patterns"]
+        fn $test() {
+            measure($name);
+        }
+    )*};
+}
+
+patterns! {
+    bursts: "bursts",
+    even: "even",
+    poisson: "poisson",
+    slow_start: "slow-start",
+    pods_missing: "pods-missing",
+    one_slot: "one-slot",
+}
