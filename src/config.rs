@@ -156,6 +156,11 @@ pub(crate) struct ServeArgs {
         value_parser = value::dns_label)]
     namespace: Option<String>,
 
+    /// File with a podTemplate that goes below each function's own, for the kubernetes backend;
+    /// followed while it changes, and none where the file is not there
+    #[arg(long, env = "NANOFAAS_POD_TEMPLATE", value_name = "FILE")]
+    pod_template: Option<PathBuf>,
+
     /// Threads that talk to clients and pods [default: 1 below four cores, else cores - 2]
     #[arg(long, env = "NANOFAAS_IO_THREADS", value_name = "N",
         value_parser = value::io_threads)]
@@ -282,6 +287,8 @@ pub(crate) struct Config {
     pub(crate) functions: Vec<PathBuf>,
     /// Read by the kubernetes backend only.
     pub(crate) namespace: Option<String>,
+    /// The same.
+    pub(crate) pod_template: Option<PathBuf>,
     pub(crate) io_threads: usize,
     pub(crate) io_driver: DriverChoice,
     pub(crate) io_spin_us: u32,
@@ -327,6 +334,7 @@ impl ServeArgs {
             },
             functions: self.functions,
             namespace: self.namespace,
+            pod_template: self.pod_template,
             io_threads,
             io_driver: self.io_driver.into(),
             io_spin_us: self.io_spin_us,

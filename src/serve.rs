@@ -223,7 +223,7 @@ impl Serving {
             wake: wiring.bridge_wake,
             io: io_posts.clone(),
             scheduler: post,
-            registry: Registry::new(config.io_threads, config.defaults, platform(&config)),
+            registry: registry(&config),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
                 // They are written into the cluster, and come back from there.
@@ -417,12 +417,14 @@ fn backend(
                 return Err(StartError::Unreachable(callback_base));
             }
             let namespace = config.namespace.clone();
+            let pod_template = config.pod_template.clone();
             let own_pod = own_pod();
             let functions = drafts(loaded);
             bridge::Backend::Kubernetes(Box::new(move || KubernetesConfig {
                 kubeconfig: None,
                 namespace: namespace.clone(),
                 own_pod: own_pod.clone(),
+                pod_template: pod_template.clone(),
                 callback_base: callback_base.clone(),
                 start_timeout,
                 functions: functions.clone(),
@@ -440,7 +442,25 @@ fn own_pod() -> Option<OwnPod> {
         name: value("POD_NAME")?,
         uid: value("POD_UID")?,
         namespace: value("POD_NAMESPACE"),
+        service_account: value("POD_SERVICE_ACCOUNT"),
     })
+}
+
+/// The table, in which no function may take the plane's own service account.
+fn registry(config: &Config) -> Registry {
+    let registry = Registry::new(config.io_threads, config.defaults, platform(config));
+    let own_pod = own_pod().filter(|_| config.backend == Backend::Kubernetes);
+    let Some(own_pod) = own_pod else {
+        return registry;
+    };
+    if own_pod.service_account.is_none() {
+        tracing::warn!(
+            "POD_SERVICE_ACCOUNT is not set, so a podTemplate that takes this plane's service \
+             account is not refused: set it as k8s/base/deployment.yaml does"
+        );
+    }
+    let own_account = own_pod.account_in(config.namespace.as_deref());
+    registry.guarding(own_account.map(str::to_owned))
 }
 
 /// What each scrape reads of the process.

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use nanofaas_core::spec::{
     API_VERSION, Defaults, ENV_RESERVED, ExecutionMode, FIELDS, FunctionDraft, FunctionSpec,
-    ImagePullPolicy, KIND, Platform, RESOLVED_FIELDS, RetryOn, RuntimeMode, ScalingConfig, bound,
-    check_name,
+    ImagePullPolicy, KIND, Platform, PodSecurity, RESOLVED_FIELDS, RetryOn, RuntimeMode,
+    ScalingConfig, bound, check_name,
 };
 use serde_json::{Value, json};
 
@@ -270,6 +270,7 @@ fn a_functions_words_are_the_cores() {
         described(&spec["imagePullPolicy"]),
         words(&ImagePullPolicy::WORDS)
     );
+    assert_eq!(described(&spec["podSecurity"]), words(&PodSecurity::WORDS));
     assert_eq!(described(&spec["runtimeMode"]), words(&RuntimeMode::WORDS));
     assert_eq!(described(&spec["retryOn"]["items"]), words(&RetryOn::WORDS));
     let reserved = at(schema(&description, "Environment"), "/propertyNames/not");

@@ -290,6 +290,13 @@ impl Desk {
         self.reply(to, reply);
     }
 
+    /// What is not in any spec but shapes pods all the same is another now: each pod is replaced.
+    pub fn reshape_pods(&mut self) {
+        for event in self.registry.reshape_pods() {
+            self.event(event);
+        }
+    }
+
     /// Whether a draft is a function that differs from the registered one, or what is wrong with it.
     pub fn differs(&self, draft: &FunctionDraft) -> Result<bool, Refused> {
         self.registry.differs(draft)

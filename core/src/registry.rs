@@ -9,7 +9,9 @@ use crate::event::{Event, LanePlan};
 use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
 use crate::message::{Refused, Reply, ReplyTo};
-use crate::spec::{Defaults, ExecutionMode, FunctionDraft, FunctionSpec, Platform};
+use crate::spec::{
+    Defaults, ExecutionMode, FieldFault, FunctionDraft, FunctionSpec, Json, Platform, check_account,
+};
 use crate::ticket::LaneId;
 use crate::view::LaneView;
 
@@ -80,6 +82,8 @@ pub struct Registry {
     io_threads: usize,
     defaults: Defaults,
     platform: Platform,
+    /// The control plane's own service account, where functions' pods could take it.
+    own_account: Option<String>,
     functions: BTreeMap<Arc<str>, Arc<Function>>,
     /// Removed functions whose calls or pods are not gone yet.
     leaving: HashMap<Arc<str>, Leaving>,
@@ -97,6 +101,7 @@ impl Registry {
             io_threads,
             defaults,
             platform,
+            own_account: None,
             functions: BTreeMap::new(),
             leaving: HashMap::new(),
             free_lanes: Vec::new(),
@@ -106,6 +111,13 @@ impl Registry {
             unacknowledged: HashMap::new(),
             put_off: VecDeque::new(),
         }
+    }
+
+    /// The same; no function may take this service account.
+    #[must_use]
+    pub fn guarding(mut self, own_account: Option<String>) -> Self {
+        self.own_account = own_account;
+        self
     }
 
     /// Registered functions by name.
@@ -157,7 +169,22 @@ impl Registry {
     }
 
     fn resolve(&self, draft: &FunctionDraft) -> Result<FunctionSpec, Refused> {
-        FunctionSpec::resolve(draft, &self.defaults, self.platform).map_err(Refused::Invalid)
+        let resolved = FunctionSpec::resolve(draft, &self.defaults, self.platform);
+        match (resolved, self.account_fault(draft)) {
+            (Ok(spec), None) => Ok(spec),
+            (Ok(_), Some(fault)) => Err(Refused::Invalid(vec![fault])),
+            (Err(mut faults), fault) => {
+                faults.extend(fault);
+                Err(Refused::Invalid(faults))
+            }
+        }
+    }
+
+    fn account_fault(&self, draft: &FunctionDraft) -> Option<FieldFault> {
+        let own = self.own_account.as_deref()?;
+        let template = draft.get("podTemplate").and_then(Json::as_object)?;
+        let FieldFault { field, message } = check_account(template, own).err()?;
+        Some(FieldFault::new(format!("podTemplate.{field}"), message))
     }
 
     /// Begins a change. What cannot be done is answered at once.
@@ -280,6 +307,19 @@ impl Registry {
         self.functions
             .insert(function.name().clone(), function.clone());
         function
+    }
+
+    /// What tells the scheduler that every pod has to be replaced, one by one for each function.
+    pub fn reshape_pods(&self) -> Vec<Event> {
+        let keeps_pods =
+            |function: &&Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
+        let all = self.functions.values().filter(keeps_pods);
+        all.map(|function| Event::LaneChanged {
+            lane: function.lane,
+            plan: LanePlan::of(&function.spec),
+            reshaped: true,
+        })
+        .collect()
     }
 
     fn tell(

@@ -2,6 +2,7 @@
 //! It never asks the clock, the disk or a cluster; what runs the pods is an argument.
 //! The registry calls `FunctionSpec::resolve` once per change; everybody else only reads.
 
+mod account;
 pub mod bound;
 mod choice;
 mod draft;
@@ -24,7 +25,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-pub use choice::{ExecutionMode, GivenMode, ImagePullPolicy, Platform, RetryOn, RuntimeMode};
+pub use account::check_account;
+pub use choice::{
+    ExecutionMode, GivenMode, ImagePullPolicy, Platform, PodSecurity, RetryOn, RuntimeMode,
+};
 pub use draft::{API_VERSION, FIELDS, FieldFault, FunctionDraft, KIND, RESOLVED_FIELDS};
 pub use endpoint::Endpoint;
 pub use json::{Json, JsonObject};
@@ -33,6 +37,7 @@ pub use rule::{ENV_RESERVED, check_name};
 pub use scaling::ScalingConfig;
 #[cfg(feature = "schema")]
 pub use schema::schema;
+pub use shape::template_hash;
 
 use bound::{CONCURRENCY, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE, TIMEOUT_MS};
 use reader::{Reader, choose, one_of};
@@ -94,6 +99,9 @@ pub struct SpecFields {
     /// Merged over the pod that the platform would make.
     #[cfg_attr(feature = "schema", schemars(with = "schema::AnyObject"))]
     pub pod_template: Option<JsonObject>,
+    /// What the pod may do to its node; baseline for images that need root. Without a cluster it is
+    /// ignored.
+    pub pod_security: PodSecurity,
     #[serde(rename = "executionMode")]
     pub given_mode: GivenMode,
     /// What that word means.
@@ -201,6 +209,9 @@ impl FunctionSpec {
             env: read_env(&mut read),
             resources: read_resources(&mut read),
             pod_template: read.any_object("podTemplate").cloned(),
+            pod_security: read
+                .choice("podSecurity", &PodSecurity::WORDS)
+                .unwrap_or_default(),
             given_mode: mode,
             execution_mode: mode.mode,
             endpoint_url: read.checked("endpointUrl", Endpoint::parse),

@@ -104,7 +104,7 @@ fn consider(plane: &Rc<Plane>, name: String, object: PodObject) {
 fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>) {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
-    let stale = made_from != Some(&shape(&function.spec));
+    let stale = made_from != Some(&shape(&function.spec, plane.default_template().as_deref()));
     let lane = function.lane;
     let token = {
         let mut adoption = plane.adoption.borrow_mut();

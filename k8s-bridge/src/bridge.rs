@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,12 +25,13 @@ use tokio::time::timeout;
 use crate::adoption::Adoption;
 use crate::backoff::random;
 use crate::cluster::Cluster;
+use crate::default_template::{DefaultTemplate, LastRead};
 use crate::functions::{self, Functions};
 use crate::identity::{Identity, OwnPod};
 use crate::job::{Job, Jobs};
 use crate::podspec::SELECTOR;
 use crate::warm::{Origin, Pod};
-use crate::{adoption, client, lease, pods, status, watch};
+use crate::{adoption, client, default_template, lease, pods, status, watch};
 
 /// How long the deletion of Jobs may take when the plane stops.
 const STOP: Duration = Duration::from_secs(2);
@@ -43,6 +44,8 @@ pub struct KubernetesConfig {
     pub namespace: Option<String>,
     /// Name and uid of the plane's own Pod, where it runs in one.
     pub own_pod: Option<OwnPod>,
+    /// A podTemplate that goes below each function's own; none where the file is not there.
+    pub pod_template: Option<PathBuf>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
     /// How long a pod may take to become ready.
@@ -64,6 +67,8 @@ pub enum OpenError {
     Config(String),
     #[error("cannot make a client for the API server: {0}")]
     Client(String),
+    #[error("the default podTemplate {} {why}", file.display())]
+    PodTemplate { file: PathBuf, why: String },
 }
 
 /// What outlives one building of the bridge: the scheduler knows these pods by their places, and
@@ -77,6 +82,7 @@ pub struct Memory {
     pub(crate) listing: Cell<u64>,
     /// Starts that wait until the plane acts.
     pub(crate) held: RefCell<Vec<Work>>,
+    pub(crate) default_template: RefCell<LastRead>,
 }
 
 impl Default for Memory {
@@ -87,6 +93,7 @@ impl Default for Memory {
             jobs: RefCell::default(),
             listing: Cell::new(0),
             held: RefCell::default(),
+            default_template: RefCell::default(),
         }
     }
 }
@@ -159,6 +166,7 @@ impl KubernetesBridge {
             is_ready: Cell::new(false),
             deposed: Notify::new(),
         });
+        plane.read_first_template()?;
         spawn_local(plane.clone().begin());
         Ok(Self(plane))
     }
@@ -205,6 +213,36 @@ impl Plane {
     /// Says that a pod is no more.
     pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
         self.say(|desk| desk.gone(pod, end));
+    }
+
+    /// Reads the default template before any pod is made or adopted. A bridge that is built anew
+    /// goes on with what the one before it had.
+    fn read_first_template(&self) -> Result<(), OpenError> {
+        let Some(file) = &self.config.pod_template else {
+            return Ok(());
+        };
+        if self.memory.default_template.borrow().is_known() {
+            return Ok(());
+        }
+        let read = self.read_template(file);
+        read.map(drop).map_err(|why| OpenError::PodTemplate {
+            file: file.clone(),
+            why,
+        })
+    }
+
+    /// Reads the default template; whether another one holds now.
+    pub(crate) fn read_template(&self, file: &Path) -> Result<bool, String> {
+        let namespace = Some(self.cluster.namespace.as_str());
+        let own_pod = self.config.own_pod.as_ref();
+        let own_account = own_pod.and_then(|own| own.account_in(namespace));
+        let mut last = self.memory.default_template.borrow_mut();
+        last.read(file, own_account)
+    }
+
+    /// What goes below each function's own podTemplate.
+    pub(crate) fn default_template(&self) -> Option<Rc<DefaultTemplate>> {
+        self.memory.default_template.borrow().template().cloned()
     }
 
     /// Who this plane is, once it found out.
@@ -269,6 +307,8 @@ impl Plane {
         held.into_iter().for_each(|work| self.take(work));
         let plane = self.clone();
         spawn_local(async move { status::keep(&plane).await });
+        let plane = self.clone();
+        spawn_local(async move { default_template::follow(&plane).await });
         self.is_ready.set(true);
     }
 

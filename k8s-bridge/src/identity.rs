@@ -19,6 +19,17 @@ pub struct OwnPod {
     pub uid: String,
     /// Where it is not said it is the namespace of the functions.
     pub namespace: Option<String>,
+    pub service_account: Option<String>,
+}
+
+impl OwnPod {
+    /// The plane's own service account, where pods of a namespace could take it; no namespace is
+    /// the plane's own.
+    pub fn account_in(&self, namespace: Option<&str>) -> Option<&str> {
+        let home = self.namespace.as_deref();
+        let is_home = namespace.is_none() || home.is_none() || namespace == home;
+        self.service_account.as_deref().filter(|_| is_home)
+    }
 }
 
 /// Who this plane is.
@@ -47,6 +58,7 @@ impl Identity {
             name,
             uid,
             namespace,
+            ..
         } = own;
         let is_elsewhere = |home: &String| *home != cluster.namespace;
         if let Some(home) = namespace.filter(is_elsewhere) {

@@ -26,6 +26,7 @@ use crate::podspec::{
     self, ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
     Parts,
 };
+use crate::security;
 use crate::seen::{Ended, Seen};
 
 /// How long the container of an answered attempt may take to end by itself.
@@ -238,11 +239,15 @@ impl Job {
             .await;
         let failure = match over {
             Over::Stopped => return None,
-            Over::NotStarted(why) => (Failure::ColdStart(why.into()), false),
+            Over::NotStarted(why) => {
+                let why = security::advised(&self.start.function.spec, &why);
+                (Failure::ColdStart(why.into()), false)
+            }
             Over::Lost(why) => (Failure::PodLost(why.into()), false),
             Over::Ended(ended) if ended.well && self.is_stopped_soon().await => return None,
             Over::Ended(ended) => {
-                let why = format!("the call's pod gave no result: {}", ended.message);
+                let how = security::advised(&self.start.function.spec, &ended.message);
+                let why = format!("the call's pod gave no result: {how}");
                 (Failure::PodLost(why.into()), ended.oom)
             }
         };
@@ -285,7 +290,8 @@ impl Job {
             env: self.env(&plane.config.callback_base),
             expanded_env: Vec::new(),
         };
-        let template = podspec::template(&start.function, &parts);
+        let template =
+            podspec::template(&start.function, &parts, plane.default_template().as_deref());
         let mut labels = template["metadata"]["labels"].clone();
         labels[LABEL_FUNCTION] = json!(start.function.name());
         let mut job = json!({

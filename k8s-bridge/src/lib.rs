@@ -16,6 +16,8 @@ mod pods;
 mod warm;
 mod job;
 mod podspec;
+mod security;
+mod default_template;
 mod seen;
 mod health;
 

@@ -1,11 +1,15 @@
-//! The Pod that runs a function's calls, made from its spec: what WARM pods and Jobs share, and
-//! the user's `podTemplate` merged over it. It creates nothing.
+//! The Pod that runs a function's calls, made from its spec: what WARM pods and Jobs share, the
+//! plane's default template merged over it, and the function's own `podTemplate` over both. It
+//! creates nothing.
 
 use std::collections::BTreeMap;
 
 use nanofaas_core::function::Function;
-use nanofaas_core::spec::{Platform, SpecFields};
+use nanofaas_core::spec::{Platform, PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
+
+use crate::default_template::DefaultTemplate;
+use crate::security;
 
 /// The container that runs the function.
 pub(crate) const CONTAINER: &str = "function";
@@ -42,12 +46,20 @@ pub(crate) struct Parts {
 }
 
 /// The shape of a function's pods, as pods carry it.
-pub(crate) fn shape(spec: &SpecFields) -> String {
-    format!("{:016x}", spec.shape_hash(Platform::Kubernetes))
+pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultTemplate>) -> String {
+    let own = spec.shape_hash(Platform::Kubernetes);
+    match default {
+        None => format!("{own:016x}"),
+        Some(default) => format!("{own:016x}-{:016x}", default.hash),
+    }
 }
 
 /// `metadata` (labels and annotations) and `spec` of the pod.
-pub(crate) fn template(function: &Function, parts: &Parts) -> Value {
+pub(crate) fn template(
+    function: &Function,
+    parts: &Parts,
+    default: Option<&DefaultTemplate>,
+) -> Value {
     let spec = &function.spec;
     let mut template = json!({
         "metadata": {},
@@ -56,6 +68,7 @@ pub(crate) fn template(function: &Function, parts: &Parts) -> Value {
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "terminationGracePeriodSeconds": spec.grace_s(),
+            "securityContext": security::pod_context(spec.pod_security),
             "containers": [container(spec)],
         },
     });
@@ -64,9 +77,15 @@ pub(crate) fn template(function: &Function, parts: &Parts) -> Value {
         let secrets: Vec<Value> = secrets.map(|name| json!({"name": name})).collect();
         template["spec"]["imagePullSecrets"] = secrets.into();
     }
+    if let Some(default) = default {
+        merge(&mut template, default.value.clone());
+    }
     if let Some(over) = &spec.pod_template {
         let over = serde_json::to_value(over).unwrap_or_default();
         merge(&mut template, over);
+    }
+    if spec.pod_security == PodSecurity::Restricted {
+        security::restrict_containers(&mut template["spec"]);
     }
     ours(&mut template, function, parts);
     template
@@ -246,7 +265,7 @@ pub(crate) mod tests {
             "resources": {"cpu": "100m", "memory": "64Mi"}, "timeoutMs": 5000,
             "runtimeMode": "STDIO", "runtimeCommand": "wc -w"}),
         );
-        let template = template(&function, &parts());
+        let template = template(&function, &parts(), None);
         let spec = &template["spec"];
         assert_eq!(spec["restartPolicy"], "Never");
         assert_eq!(spec["automountServiceAccountToken"], false);
@@ -282,7 +301,7 @@ pub(crate) mod tests {
                     {"name": "function", "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                      "env": [{"name": "PORT", "value": "1"}, {"name": "B", "value": "$(PORT)"}]},
                     {"name": "sidecar", "image": "s"}]}}}));
-        let template = template(&function, &parts());
+        let template = template(&function, &parts(), None);
         let metadata = &template["metadata"];
         assert_eq!(metadata.get("name"), None);
         assert_eq!(metadata["labels"]["team"], "a");
@@ -297,5 +316,70 @@ pub(crate) mod tests {
         assert_eq!(container["volumeMounts"][0]["mountPath"], "/v");
         assert_eq!(env(&template, "PORT"), "8080");
         assert_eq!(env(&template, "B"), "$(PORT)");
+    }
+
+    #[test]
+    fn pods_are_restricted_unless_the_spec_says_another_word() {
+        let sidecar = json!({"spec": {"containers": [{"name": "sidecar", "image": "s"}]}});
+        let of = |word: &str| {
+            let function = function(json!({"name": "f", "image": "i", "podSecurity": word,
+                "podTemplate": sidecar}));
+            template(&function, &parts(), None)["spec"].clone()
+        };
+        let spec = of("restricted");
+        let profile = json!({"type": "RuntimeDefault"});
+        let pod = json!({"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": profile});
+        assert_eq!(spec["securityContext"], pod);
+        let container =
+            json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        for at in [0, 1] {
+            assert_eq!(spec["containers"][at]["securityContext"], container);
+        }
+        let spec = of("baseline");
+        assert_eq!(spec["securityContext"], json!({"seccompProfile": profile}));
+        for at in [0, 1] {
+            assert_eq!(spec["containers"][at].get("securityContext"), None);
+        }
+    }
+
+    #[test]
+    fn the_default_template_lies_between_the_platforms_pod_and_the_functions_own() {
+        let default = DefaultTemplate {
+            value: json!({
+                "metadata": {"labels": {"team": "all", "site": "a", "app": "mine"}},
+                "spec": {"nodeSelector": {"disk": "hdd"}, "restartPolicy": "Always",
+                    "enableServiceLinks": true, "securityContext": {"runAsUser": 1000},
+                    "containers": [{"name": "function", "env": [
+                        {"name": "A", "value": "default"}, {"name": "B", "value": "default"},
+                        {"name": "PORT", "value": "1"}]}]}}),
+            hash: 1,
+        };
+        let function = function(json!({"name": "f", "image": "i", "podTemplate": {
+            "metadata": {"labels": {"team": "own"}},
+            "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [
+                {"name": "function", "env": [{"name": "A", "value": "own"}]}]}}}));
+        let template = template(&function, &parts(), Some(&default));
+        let labels = &template["metadata"]["labels"];
+        let shown = ["team", "site", "app"].map(|name| labels[name].as_str());
+        assert_eq!(shown, [Some("own"), Some("a"), Some("nanofaas")]);
+        let spec = &template["spec"];
+        assert_eq!(spec["nodeSelector"]["disk"], "ssd");
+        assert_eq!(spec["restartPolicy"], "Never");
+        assert_eq!(spec["enableServiceLinks"], true);
+        assert_eq!(spec["securityContext"]["runAsUser"], 1000);
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        let shown = ["A", "B", "PORT"].map(|name| env(&template, name).as_str());
+        assert_eq!(shown, [Some("own"), Some("default"), Some("8080")]);
+    }
+
+    #[test]
+    fn the_default_template_is_part_of_the_shape() {
+        let function = function(json!({"name": "f", "image": "i"}));
+        let with = |hash| {
+            let value = Value::Null;
+            shape(&function.spec, Some(&DefaultTemplate { value, hash }))
+        };
+        let (none, one, other) = (shape(&function.spec, None), with(1), with(2));
+        assert!(none != one && one != other && one == with(1));
     }
 }

@@ -26,6 +26,7 @@ use crate::bridge::Plane;
 use crate::cluster::Denied;
 use crate::health::Questions;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
+use crate::security;
 use crate::seen::Seen;
 
 /// How long a quarantined pod, or one of an earlier plane, has to answer.
@@ -169,7 +170,8 @@ impl Pod {
         plane.forget(&self);
         plane.functions.is_changed(function);
         match fate {
-            Fate::StartFailed(failure) | Fate::NotReady(failure) => {
+            Fate::StartFailed(mut failure) | Fate::NotReady(mut failure) => {
+                failure.message = security::advised(&self.function.spec, &failure.message).into();
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
                 let pod = self.place;
@@ -243,16 +245,20 @@ impl Pod {
         let (token, name) = (&self.token, &self.name);
         let ready =
             format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
+        let (spec, default) = (&self.function.spec, plane.default_template());
         let parts = Parts {
             labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
-            annotations: BTreeMap::from([(ANNOTATION_SHAPE, podspec::shape(&self.function.spec))]),
+            annotations: BTreeMap::from([(
+                ANNOTATION_SHAPE,
+                podspec::shape(spec, default.as_deref()),
+            )]),
             env: vec![
                 ("NANOFAAS_POD", name.clone()),
                 ("TIMEOUT_MS", self.function.spec.timeout_ms.to_string()),
             ],
             expanded_env: vec![("NANOFAAS_READY_URL", ready)],
         };
-        let mut object = podspec::template(&self.function, &parts);
+        let mut object = podspec::template(&self.function, &parts, default.as_deref());
         object["metadata"]["name"] = json!(name);
         if let Some(owner) = plane.identity().and_then(|own| own.deployment.clone()) {
             object["metadata"]["ownerReferences"] = json!([owner]);

@@ -46,6 +46,8 @@ mod attempt;
 mod job;
 #[path = "scenarios/rolling.rs"]
 mod rolling;
+#[path = "scenarios/template.rs"]
+mod template;
 #[path = "scenarios/agreement.rs"]
 mod agreement;
 #[path = "scenarios/robust.rs"]

@@ -50,6 +50,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.metrics_functions_max, 1000);
     assert_eq!(config.defaults, Defaults::DEFAULT);
     assert_eq!(config.log, LogForm::Json);
+    assert_eq!(config.pod_template, None);
 }
 
 #[test]

@@ -54,6 +54,7 @@ fn post_registers_a_function_and_gives_it_back_resolved_with_its_location() {
         "local",
         "maxRetries",
         "name",
+        "podSecurity",
         "podTemplate",
         "queueSize",
         "resources",

@@ -46,7 +46,7 @@ fn what_is_left_out_has_its_default() {
     let expected = json!({
         "name": "defaults", "image": null, "imagePullPolicy": "IfNotPresent",
         "imagePullSecrets": [], "command": ["/bin/true"], "env": {},
-        "resources": {"cpu": null, "memory": null}, "podTemplate": null, "executionMode": "JOB",
+        "resources": {"cpu": null, "memory": null}, "podTemplate": null, "podSecurity": "restricted", "executionMode": "JOB",
         "effectiveExecutionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000, "concurrency": 4, "queueSize": 100,
         "maxRetries": 3, "retryOn": ["POD"],
         "scalingConfig": {
@@ -174,6 +174,7 @@ fn words_are_taken_in_their_own_spelling_and_come_back_as_they_were_given() {
         ("executionMode", json!("lambda")),
         ("executionMode", json!(1)),
         ("imagePullPolicy", json!("Sometimes")),
+        ("podSecurity", json!("privileged")),
         ("runtimeMode", json!("GRPC")),
         ("retryOn", json!(["POD", "ALWAYS"])),
         ("retryOn", json!("POD")),

@@ -76,6 +76,13 @@ fn everything_is_in_the_namespace_and_says_whose_it_is() {
     }
 }
 
+/// The plane is of that kind by `deployment.rs`, functions by what the bridge makes.
+#[test]
+fn the_namespace_takes_no_pod_that_could_be_root() {
+    let labels = &document("k8s/base/namespace.yaml")["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+}
+
 #[test]
 fn the_example_is_a_sound_function_in_the_planes_namespace() {
     let example = document("k8s/example.yaml");

@@ -90,9 +90,20 @@ fn it_may_do_nothing_to_its_node() {
         "capabilities": {"drop": ["ALL"]},
     });
     assert_eq!(*at(&container(), "/securityContext"), expected);
-    for field in ["hostNetwork", "hostPID", "hostIPC", "volumes"] {
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
         assert_eq!(pod.get(field), None, "{field}");
     }
+}
+
+#[test]
+fn its_only_volume_is_the_default_template_that_need_not_be_there() {
+    let map = json!({"name": "nanofaas-pod-template", "optional": true});
+    let volumes = json!([{"name": "pod-template", "configMap": map}]);
+    assert_eq!(pod()["volumes"], volumes);
+    let mount = json!({"name": "pod-template", "mountPath": "/etc/nanofaas", "readOnly": true});
+    assert_eq!(container()["volumeMounts"], json!([mount]));
+    let file = setting("NANOFAAS_POD_TEMPLATE");
+    assert_eq!(file, "/etc/nanofaas/podTemplate.yaml");
 }
 
 #[test]
@@ -133,6 +144,7 @@ fn the_pod_knows_itself_before_it_says_where_it_is() {
         ("POD_NAME", "metadata.name"),
         ("POD_UID", "metadata.uid"),
         ("POD_NAMESPACE", "metadata.namespace"),
+        ("POD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
         ("POD_IP", "status.podIP"),
     ];
     let env = at(&container, "/env").as_array().expect("a list");

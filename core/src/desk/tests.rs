@@ -241,3 +241,48 @@ fn a_message_keeps_it_from_sleeping() {
     bench.desk.register(draft("echo"), false).expect("new");
     assert_eq!(bench.desk.rest(), Rest::No, "work waits for the backend");
 }
+
+#[test]
+fn a_function_that_takes_the_planes_account_is_refused() {
+    let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);
+    let mut registry = registry.guarding(Some("plane".to_owned()));
+    let change = |account: &str| {
+        let json = format!(
+            r#"{{"name":"f","executionMode":"LOCAL","timeoutMs":0,
+                "podTemplate":{{"spec":{{"serviceAccountName":"{account}"}}}}}}"#
+        );
+        let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
+        let replace = true;
+        Change::Register { draft, replace }
+    };
+    let faults = |refused| match refused {
+        Refused::Invalid(faults) => faults.into_iter().map(|fault| fault.field).collect(),
+        other => panic!("{other:?}"),
+    };
+    let own: Vec<_> = faults(registry.check(&change("plane")).expect_err("refused"));
+    assert_eq!(own, ["timeoutMs", "podTemplate.spec.serviceAccountName"]);
+    let other: Vec<_> = faults(registry.check(&change("mine")).expect_err("refused"));
+    assert_eq!(other, ["timeoutMs"]);
+    // The table takes it no more than the question before it.
+    let mut out = RegistryOut::default();
+    registry.change(change("plane"), None, &mut out);
+    assert!(registry.functions().is_empty());
+}
+
+#[test]
+fn pods_of_warm_functions_alone_are_reshaped() {
+    let mut bench = bench(1);
+    for (name, mode) in [("w", "WARM"), ("j", "JOB")] {
+        let json = format!(r#"{{"name":"{name}","executionMode":"{mode}","command":["x"]}}"#);
+        let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
+        bench.desk.register(draft, false).expect("new");
+    }
+    while bench.io[0].messages.pop().is_some() {}
+    bench.desk.reshape_pods();
+    let messages = &mut bench.io[0].messages;
+    let Some(Message::Event(Event::LaneChanged { lane, reshaped, .. })) = messages.pop() else {
+        panic!("the scheduler is told nothing");
+    };
+    assert_eq!((lane, reshaped), (LANE, true));
+    assert!(messages.pop().is_none());
+}

@@ -135,6 +135,32 @@ impl ImagePullPolicy {
     ];
 }
 
+/// How much a function's pods may do to their node, in the words of Kubernetes' Pod Security
+/// Standards. A process on this machine has the rights of the control plane's user in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodSecurity {
+    /// Not root, no capabilities, no way to more rights.
+    #[default]
+    Restricted,
+    /// The image's own user, root too, with the capabilities that the container runtime gives.
+    Baseline,
+}
+
+impl PodSecurity {
+    pub const WORDS: [(&'static str, Self); 2] = [
+        ("restricted", Self::Restricted),
+        ("baseline", Self::Baseline),
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Restricted => "restricted",
+            Self::Baseline => "baseline",
+        }
+    }
+}
+
 /// What may run again although it may have run already: a set in one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RetryOn(u8);

@@ -14,7 +14,7 @@ pub const API_VERSION: &str = "nanofaas.io/v1";
 pub const KIND: &str = "Function";
 
 /// Every field of a function.
-pub const FIELDS: [&str; 20] = [
+pub const FIELDS: [&str; 21] = [
     "name",
     "image",
     "imagePullPolicy",
@@ -23,6 +23,7 @@ pub const FIELDS: [&str; 20] = [
     "env",
     "resources",
     "podTemplate",
+    "podSecurity",
     "executionMode",
     "endpointUrl",
     "timeoutMs",

@@ -13,7 +13,7 @@ use super::bound::{
     CONCURRENCY, IDLE_TIMEOUT_MS, MAX_REPLICAS, MAX_RETRIES, MIN_REPLICAS, QUEUE_SIZE,
     TARGET_IN_FLIGHT_PER_POD, TIMEOUT_MS,
 };
-use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, RetryOn, RuntimeMode};
+use super::choice::{ExecutionMode, GivenMode, ImagePullPolicy, PodSecurity, RetryOn, RuntimeMode};
 use super::quantity::Quantity;
 use super::{FIELDS, RESOLVED_FIELDS, SpecFields};
 
@@ -145,4 +145,10 @@ macro_rules! one_of_its_words {
     )*};
 }
 
-one_of_its_words!(ExecutionMode, GivenMode, ImagePullPolicy, RuntimeMode);
+one_of_its_words!(
+    ExecutionMode,
+    GivenMode,
+    ImagePullPolicy,
+    PodSecurity,
+    RuntimeMode
+);

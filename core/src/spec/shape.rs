@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::json::Json;
+use super::json::{Json, JsonObject};
 use super::{Platform, SpecFields};
 
 /// Hashes the fields that shape a pod on `platform`, and nothing else.
@@ -33,6 +33,7 @@ pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
                 shape.text("podTemplate", "");
                 shape.object(template);
             }
+            shape.text("podSecurity", spec.pod_security.as_str());
         }
         Platform::Local => {
             shape.texts("local.command", &spec.local.command);
@@ -43,6 +44,13 @@ pub(super) fn hash(spec: &SpecFields, platform: Platform) -> u64 {
         Platform::None => {}
     }
     shape.0
+}
+
+/// Hash of a template that goes into pods beside a function's own fields.
+pub fn template_hash(template: &JsonObject) -> u64 {
+    let mut hash = Fnv::new();
+    hash.object(template);
+    hash.0
 }
 
 struct Fnv(u64);

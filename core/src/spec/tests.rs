@@ -43,7 +43,7 @@ fn a_bare_spec_gets_every_default() {
     let expected = json!({
         "name": "f", "image": "img:1", "imagePullPolicy": "IfNotPresent", "imagePullSecrets": [],
         "command": ["./f"], "env": {}, "resources": {"cpu": null, "memory": null},
-        "podTemplate": null, "executionMode": "JOB", "effectiveExecutionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000,
+        "podTemplate": null, "podSecurity": "restricted", "executionMode": "JOB", "effectiveExecutionMode": "JOB", "endpointUrl": null, "timeoutMs": 30000,
         "concurrency": 4, "queueSize": 100, "maxRetries": 3, "retryOn": ["POD"],
         "scalingConfig": {"minReplicas": 1, "maxReplicas": 4, "targetInFlightPerPod": 1,
                           "idleTimeoutMs": 600_000},
@@ -72,7 +72,7 @@ fn the_platforms_defaults_are_used() {
 fn null_means_default_and_unknown_fields_are_ignored() {
     let nulls = json!({
         "image": null, "imagePullPolicy": null, "imagePullSecrets": null, "env": null,
-        "resources": null, "podTemplate": null, "executionMode": null, "endpointUrl": null,
+        "resources": null, "podTemplate": null, "podSecurity": null, "executionMode": null, "endpointUrl": null,
         "timeoutMs": null, "concurrency": null, "queueSize": null, "maxRetries": null,
         "retryOn": null, "scalingConfig": {"minReplicas": null, "maxReplicas": null},
         "runtimeMode": null, "runtimeCommand": null, "healthPath": null, "local": null, "colour": {"a": [1]},
@@ -333,6 +333,8 @@ fn a_mode_is_shown_as_it_was_given_beside_what_it_means() {
     assert_eq!(faults(json!({"executionMode": "warm"})), [expected]);
     let expected = "imagePullPolicy: must be IfNotPresent, Always or Never, is 1";
     assert_eq!(faults(json!({"imagePullPolicy": 1})), [expected]);
+    let expected = "podSecurity: must be restricted or baseline, is \"root\"";
+    assert_eq!(faults(json!({"podSecurity": "root"})), [expected]);
     assert_eq!(
         faults(json!({"runtimeMode": "PIPE"})),
         ["runtimeMode: must be HTTP, STDIO or FILE, is \"PIPE\""]

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::rings::{LOOK, Rings, desk_and_rings};
+use crate::rings::{LOOK, OWN_ACCOUNT, Rings, desk_and_rings};
 use crate::script::of;
 use crate::server::Server;
 
@@ -84,6 +84,8 @@ pub(crate) struct Bench {
     own_pod: Option<OwnPod>,
     pub(crate) start_timeout: Duration,
     pub(crate) seeds: Vec<Value>,
+    /// Where a default podTemplate may be.
+    pub(crate) pod_template: Option<PathBuf>,
 }
 
 fn own_pod(name: &str, uid: &str) -> OwnPod {
@@ -91,6 +93,7 @@ fn own_pod(name: &str, uid: &str) -> OwnPod {
         name: name.to_owned(),
         uid: uid.to_owned(),
         namespace: None,
+        service_account: Some(OWN_ACCOUNT.to_owned()),
     }
 }
 
@@ -137,6 +140,7 @@ impl Bench {
             own_pod: Some(own_pod("plane-0", "plane-uid")),
             start_timeout: START_TIMEOUT,
             seeds: Vec::new(),
+            pod_template: None,
         }
     }
 
@@ -165,6 +169,7 @@ impl Bench {
             kubeconfig: Some(self.kubeconfig.clone()),
             namespace: Some("test".to_owned()),
             own_pod: self.own_pod.clone(),
+            pod_template: self.pod_template.clone(),
             callback_base: "http://127.0.0.1:1".to_owned(),
             start_timeout: self.start_timeout,
             functions: drafts
@@ -195,6 +200,13 @@ impl Bench {
         };
         let tasks = LocalSet::new();
         self.running = Some(spawn_local(async move { tasks.run_until(living).await }));
+    }
+
+    /// Why it cannot be built.
+    pub(crate) async fn refusal(&self) -> String {
+        let (memory, desk) = (self.memory.clone(), self.desk.clone());
+        let built = KubernetesBridge::open(self.config(), memory, desk).await;
+        built.err().expect("it is not built").to_string()
     }
 
     /// Drops the bridge with all its tasks, as a panic in it would.

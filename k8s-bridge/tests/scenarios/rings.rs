@@ -52,6 +52,9 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
+/// The plane's own service account.
+pub(crate) const OWN_ACCOUNT: &str = "plane-account";
+
 /// A desk for a cluster, and its rings.
 pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
     let (post, inbox) = BridgePost::pair(silent_bell());
@@ -59,6 +62,7 @@ pub(crate) fn desk_and_rings(is_real: bool) -> (Desk, Rc<Rings>) {
     let (posts, io): (Vec<_>, Vec<_>) = pairs.unzip();
     let (pinned, scheduler) = PinnedPost::pair(silent_bell(), IO_THREADS);
     let registry = Registry::new(IO_THREADS, Defaults::DEFAULT, Platform::Kubernetes);
+    let registry = registry.guarding(Some(OWN_ACCOUNT.to_owned()));
     let registry = (registry, Home::Cluster);
     let starts = ColdStarts::new(WallClock(std::time::SystemTime::now()));
     let pinned = SchedulerPost::Pinned(pinned);

@@ -95,6 +95,7 @@ fn any_fields() -> impl Strategy<Value = Value> {
             "env",
             "resources",
             "podTemplate",
+            "podSecurity",
             "executionMode",
             "endpointUrl",
             "timeoutMs",

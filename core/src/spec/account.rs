@@ -1,0 +1,130 @@
+//! Whether a `podTemplate` takes the control plane's own service account, whose token may change
+//! every function and create any pod. It knows accounts by their names alone.
+//! The registry asks for each function, the bridge to Kubernetes for the plane's own template.
+
+use super::FieldFault;
+use super::json::{Json, JsonObject};
+
+/// The account of a pod that names none.
+const DEFAULT: &str = "default";
+/// The field, and the name that it had before.
+const NAMES: [&str; 2] = ["serviceAccountName", "serviceAccount"];
+
+/// The fault of a template whose pods would have the token of `own`; fields are named from the
+/// template on.
+pub fn check_account(template: &JsonObject, own: &str) -> Result<(), FieldFault> {
+    let Some(spec) = template.get("spec").and_then(Json::as_object) else {
+        return Ok(());
+    };
+    let mut is_named = false;
+    for name in NAMES {
+        let given = spec.get(name).and_then(Json::as_text);
+        is_named |= given.is_some_and(|account| !account.is_empty());
+        if given == Some(own) {
+            let message = format!(
+                "must not be {own:?}, the control plane's own service account; make one for the \
+                 function"
+            );
+            return Err(FieldFault::new(format!("spec.{name}"), message));
+        }
+    }
+    if own == DEFAULT
+        && !is_named
+        && let Some(field) = token_wish(spec)
+    {
+        let message = format!(
+            "would give pods a token of {own:?}, the control plane's own service account; name \
+             another one in spec.serviceAccountName"
+        );
+        return Err(FieldFault::new(field, message));
+    }
+    Ok(())
+}
+
+/// Where a template asks for a token of whatever account its pods have.
+fn token_wish(spec: &JsonObject) -> Option<String> {
+    let automount = "automountServiceAccountToken";
+    if matches!(spec.get(automount), Some(Json::Bool(true))) {
+        return Some(format!("spec.{automount}"));
+    }
+    let Some(Json::List(volumes)) = spec.get("volumes") else {
+        return None;
+    };
+    let at = volumes.iter().position(has_token)?;
+    Some(format!("spec.volumes[{at}]"))
+}
+
+fn has_token(volume: &Json) -> bool {
+    let projected = volume
+        .as_object()
+        .and_then(|volume| volume.get("projected"));
+    let sources = projected
+        .and_then(Json::as_object)
+        .and_then(|projected| projected.get("sources"));
+    let Some(Json::List(sources)) = sources else {
+        return false;
+    };
+    let mut sources = sources.iter().filter_map(Json::as_object);
+    sources.any(|source| source.contains_key("serviceAccountToken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn fault(template: Value, own: &str) -> Option<String> {
+        let template: Json = serde_json::from_value(template).expect("JSON");
+        let template = template.as_object().expect("an object");
+        check_account(template, own)
+            .err()
+            .map(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn the_planes_account_is_refused_by_both_of_its_fields() {
+        for field in NAMES {
+            let fault = fault(json!({"spec": {field: "plane"}}), "plane").expect("a fault");
+            assert!(
+                fault.starts_with(&format!("spec.{field}: must not be")),
+                "{fault}"
+            );
+        }
+        for sound in [
+            json!({}),
+            json!({"spec": null}),
+            json!({"spec": {"serviceAccountName": "mine", "automountServiceAccountToken": true}}),
+            json!({"spec": {"automountServiceAccountToken": true}}),
+        ] {
+            assert_eq!(fault(sound.clone(), "plane"), None, "{sound}");
+        }
+    }
+
+    #[test]
+    fn a_plane_under_the_default_account_gives_no_token_of_it() {
+        let token = json!([{"name": "a"}, {"name": "t", "projected": {"sources": [
+            {"configMap": {}}, {"serviceAccountToken": {"path": "token"}}]}}]);
+        for (spec, field) in [
+            (json!({"automountServiceAccountToken": true}), "spec.auto"),
+            (json!({"volumes": token}), "spec.volumes[1]"),
+            (
+                json!({"serviceAccountName": null, "volumes": token}),
+                "spec.volumes[1]",
+            ),
+            (
+                json!({"serviceAccountName": "default"}),
+                "spec.serviceAccountName",
+            ),
+        ] {
+            let fault = fault(json!({"spec": spec}), DEFAULT).expect("a fault");
+            assert!(fault.starts_with(field), "{fault}");
+        }
+        let named = json!({"spec": {"serviceAccountName": "mine", "volumes": token}});
+        assert_eq!(fault(named, DEFAULT), None);
+        assert_eq!(
+            fault(json!({"spec": {"nodeName": "n"}}), DEFAULT),
+            None,
+            "no token is asked for"
+        );
+    }
+}

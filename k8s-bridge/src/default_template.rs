@@ -1,0 +1,310 @@
+//! The plane's own default `podTemplate`, from a file that a ConfigMap fills: read at the start,
+//! and again while the plane acts, since a kubelet changes the file when the ConfigMap changes. A
+//! text that is no template stops the start; later it is reported, and the template before stays.
+//! It never writes the file and never looks at a function's own template.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use nanofaas_core::spec::{Json, JsonObject, check_account, template_hash};
+use serde_json::Value;
+use serde_saphyr::{SnippetMode, UserMessageFormatter};
+use tokio::time::sleep;
+
+use crate::bridge::Plane;
+
+/// Between two readings. A kubelet takes up to a minute to bring a changed ConfigMap.
+const PAUSE: Duration = Duration::from_secs(5);
+/// As large as a ConfigMap can be.
+const LEN_MAX: u64 = 1024 * 1024;
+/// The fields of a podTemplate.
+const FIELDS: [&str; 2] = ["metadata", "spec"];
+const NO_TEMPLATE: &str = "must be a podTemplate: an object with metadata and spec alone";
+
+/// A template that is one.
+pub(crate) struct DefaultTemplate {
+    pub(crate) value: Value,
+    /// Part of the shape of pods that are made with it.
+    pub(crate) hash: u64,
+}
+
+/// What the file said, and what holds.
+#[derive(Default)]
+pub(crate) struct LastRead {
+    /// None before the first reading.
+    said: Option<Said>,
+    template: Option<Rc<DefaultTemplate>>,
+}
+
+/// What a file said: its text, nothing where there is no file, or why it could not be read.
+type Said = Result<Option<String>, String>;
+
+impl LastRead {
+    pub(crate) fn template(&self) -> Option<&Rc<DefaultTemplate>> {
+        self.template.as_ref()
+    }
+
+    /// Reads the file, and says whether another template holds now. An error, once for each text,
+    /// leaves the template as it was.
+    pub(crate) fn read(&mut self, path: &Path, own_account: Option<&str>) -> Result<bool, String> {
+        let said = said(path);
+        if self.said.as_ref() == Some(&said) {
+            return Ok(false);
+        }
+        self.said = Some(said.clone());
+        let template = match said? {
+            None => None,
+            Some(text) => parse(&text, own_account)?.map(Rc::new),
+        };
+        let hash = |template: &Option<Rc<DefaultTemplate>>| template.as_ref().map(|one| one.hash);
+        let is_another = hash(&template) != hash(&self.template);
+        self.template = template;
+        Ok(is_another)
+    }
+
+    /// Whether the file was read, by this building of the bridge or by one before it.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.said.is_some()
+    }
+}
+
+fn said(path: &Path) -> Said {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(LEN_MAX + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) if text.len() as u64 > LEN_MAX => Err("is longer than 1 MiB".to_owned()),
+        Ok(_) => Ok(Some(text)),
+        // An optional ConfigMap that is not there leaves its folder empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && has_folder(path) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("is in a folder that is not there".to_owned())
+        }
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
+fn has_folder(path: &Path) -> bool {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).is_dir()
+}
+
+fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate>, String> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let object = match serde_saphyr::from_str(text) {
+        // Comments alone.
+        Ok(Json::Null) => return Ok(None),
+        Ok(Json::Object(object)) => object,
+        Ok(_) => return Err(NO_TEMPLATE.to_owned()),
+        Err(error) => {
+            let options = serde_saphyr::render_options! {
+                formatter: &UserMessageFormatter,
+                snippets: SnippetMode::Off,
+            };
+            let why = error.render_with_options(options);
+            return Err(format!("must be one document of YAML or JSON: {why}"));
+        }
+    };
+    let value = check(&object)?;
+    if let Some(own) = own_account {
+        check_account(&object, own).map_err(|fault| fault.to_string())?;
+    }
+    let hash = template_hash(&object);
+    Ok((!object.is_empty()).then_some(DefaultTemplate { value, hash }))
+}
+
+/// That every field is one of a pod: the API server would be sent none that is misspelt.
+fn check(object: &JsonObject) -> Result<Value, String> {
+    if let Some(other) = object.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+        return Err(format!("{NO_TEMPLATE}; it has {other}"));
+    }
+    let refused = |error: serde_json::Error| format!("is not the template of a pod: {error}");
+    let value = serde_json::to_value(object).map_err(refused)?;
+    let pod: PodTemplateSpec = serde_json::from_value(value.clone()).map_err(refused)?;
+    let known = serde_json::to_value(pod).map_err(refused)?;
+    match unknown(&value, &known, String::new()) {
+        None => Ok(value),
+        Some(path) => Err(format!(
+            "is not the template of a pod: no field is called {path}"
+        )),
+    }
+}
+
+/// The path of a field that was given and that no pod has.
+fn unknown(given: &Value, known: &Value, path: String) -> Option<String> {
+    match (given, known) {
+        (Value::Object(given), known) => given.iter().find_map(|(name, value)| {
+            let path = format!("{path}{}{name}", if path.is_empty() { "" } else { "." });
+            match known.get(name) {
+                Some(known) => unknown(value, known, path),
+                // What is empty says nothing, and is not written again.
+                None => (!is_empty(value)).then_some(path),
+            }
+        }),
+        (Value::Array(given), Value::Array(known)) => {
+            let mut both = given.iter().zip(known).enumerate();
+            both.find_map(|(at, (given, known))| unknown(given, known, format!("{path}[{at}]")))
+        }
+        _ => None,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+/// Reads the file again and again; pods are replaced when another template holds.
+pub(crate) async fn follow(plane: &Plane) {
+    let Some(path) = &plane.config.pod_template else {
+        return;
+    };
+    loop {
+        let read = plane.read_template(path);
+        let file = path.display();
+        match read {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!(%file, "another default podTemplate holds: pods are replaced");
+                plane.say(nanofaas_core::desk::Desk::reshape_pods);
+            }
+            Err(why) => {
+                tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs;
+
+    fn refused(text: &str) -> String {
+        match parse(text, Some("plane")) {
+            Err(why) => why,
+            Ok(_) => panic!("{text} is taken"),
+        }
+    }
+
+    #[test]
+    fn yaml_and_json_are_the_same_template() {
+        let yaml = "spec:\n  nodeSelector: {disk: ssd}\n  priorityClassName: low\n";
+        let json = r#"{"spec": {"priorityClassName": "low", "nodeSelector": {"disk": "ssd"}}}"#;
+        let read = |text| parse(text, None).expect("sound").expect("a template");
+        let (one, other) = (read(yaml), read(json));
+        assert_eq!(one.value["spec"]["nodeSelector"], json!({"disk": "ssd"}));
+        assert_eq!((one.value, one.hash), (other.value, other.hash));
+        assert_ne!(one.hash, read("spec: {nodeSelector: {disk: hdd}}").hash);
+        // What a pod has, in every kind of value.
+        let all = "metadata: {labels: {a: b}, annotations: {}}\nspec:\n  containers:\n  - name: \
+            function\n    volumeMounts: [{name: v, mountPath: /v}]\n    livenessProbe: null\n  \
+            volumes: [{name: v, emptyDir: {}}]\n  tolerations: [{key: k, operator: Exists}]\n  \
+            runtimeClassName: kata\n  terminationGracePeriodSeconds: 3\n  serviceAccountName: mine\n";
+        assert!(matches!(parse(all, Some("plane")), Ok(Some(_))));
+    }
+
+    #[test]
+    fn a_text_without_a_template_is_none() {
+        for text in ["", "\n", "# later\n", "{}", "null"] {
+            assert!(matches!(parse(text, None), Ok(None)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_template_says_what_one_is() {
+        for (text, why) in [
+            ("spec: [", "must be one document of YAML or JSON"),
+            (
+                "spec: {}\n---\nspec: {}",
+                "must be one document of YAML or JSON",
+            ),
+            (
+                "[]",
+                "must be a podTemplate: an object with metadata and spec alone",
+            ),
+            (
+                "podTemplate: {spec: {}}",
+                "metadata and spec alone; it has podTemplate",
+            ),
+            (
+                "spec: {nodeSelector: [a]}",
+                "is not the template of a pod: invalid type",
+            ),
+            (
+                "spec: {nodeSelectr: {a: b}}",
+                "no field is called spec.nodeSelectr",
+            ),
+            (
+                "spec: {containers: [{name: a}, {name: b, imag: c}]}",
+                "spec.containers[1].imag",
+            ),
+            (
+                "spec: {serviceAccountName: plane}",
+                "spec.serviceAccountName: must not be \"plane\"",
+            ),
+        ] {
+            let said = refused(text);
+            assert!(said.contains(why), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_followed_and_a_bad_text_changes_nothing() {
+        let folder = std::env::temp_dir().join(format!("default-template-{}", std::process::id()));
+        let file = folder.join("podTemplate.yaml");
+        let mut last = LastRead::default();
+        let absent = last.read(&file, None).expect_err("no folder");
+        assert!(absent.contains("folder that is not there"), "{absent}");
+        fs::create_dir_all(&folder).expect("a folder");
+        assert_eq!(last.read(&file, None), Ok(false));
+        let mut after = |text: Option<&str>| {
+            match text {
+                Some(text) => fs::write(&file, text).expect("written"),
+                None => fs::remove_file(&file).expect("removed"),
+            }
+            let read = last.read(&file, None);
+            assert_eq!(
+                last.read(&file, None),
+                Ok(false),
+                "a text is looked at once"
+            );
+            let template = last.template();
+            let name = template.map(|one| one.value["spec"]["nodeName"].clone());
+            (read, name)
+        };
+        assert_eq!(
+            after(Some("spec: {nodeName: a}")),
+            (Ok(true), Some(json!("a")))
+        );
+        assert_eq!(
+            after(Some("spec: {nodeName: \"a\"}")),
+            (Ok(false), Some(json!("a")))
+        );
+        let (read, name) = after(Some("spec: 1"));
+        assert!(read.is_err() && name == Some(json!("a")), "{read:?}");
+        assert_eq!(
+            after(Some("spec: {nodeName: b}")),
+            (Ok(true), Some(json!("b")))
+        );
+        assert_eq!(after(None), (Ok(true), None));
+        assert_eq!(
+            after(Some(&"x".repeat(2 << 20))).0,
+            Err("is longer than 1 MiB".to_owned())
+        );
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+}

@@ -1,0 +1,192 @@
+//! The plane's default podTemplate: in every pod, followed while its file changes, and no way to the
+//! plane's own service account, which no function's own template is either.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nanofaas_core::message::{Refused, Reply};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::kubelet::Fate;
+use crate::rings::OWN_ACCOUNT;
+use crate::server::Server;
+
+/// A file that goes with its test.
+struct File(PathBuf);
+
+impl File {
+    fn new(text: &str) -> Self {
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pod-template-{}-{number}", std::process::id());
+        let file = Self(std::env::temp_dir().join(name));
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).expect("written");
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A template with a label of the site.
+fn site(name: &str) -> String {
+    format!("metadata:\n  labels: {{site: {name}, team: all}}\n")
+}
+
+/// Names of running pods that nobody deletes and that have a label.
+fn of_site(server: &Server, site: &str) -> Vec<String> {
+    let store = server.0.store.borrow();
+    let all = store.all("pods").into_iter();
+    let mut pods: Vec<_> = all
+        .filter(|pod| {
+            pod["status"]["phase"] == "Running"
+                && pod["metadata"]["deletionTimestamp"].is_null()
+                && pod["metadata"]["labels"]["site"] == site
+        })
+        .map(|pod| pod["metadata"]["name"].to_string())
+        .collect();
+    pods.sort();
+    pods
+}
+
+/// A plane with a template and two pods of a function.
+async fn with_pods(server: &Server, file: &File) -> Bench {
+    let mut spec = warm("f");
+    spec["scalingConfig"]["minReplicas"] = json!(2);
+    spec["podTemplate"] = json!({"metadata": {"labels": {"team": "own"}}});
+    server.create("functions", object(spec));
+    let mut bench = Bench::scheduled(server);
+    bench.pod_template = Some(file.0.clone());
+    bench.ready().await;
+    until("they run", || of_site(server, "a").len() == 2).await;
+    bench
+}
+
+#[test]
+fn its_change_replaces_pods_and_what_is_no_template_does_not() {
+    scenario(|server| async move {
+        let file = File::new(&site("a"));
+        let _bench = with_pods(&server, &file).await;
+        let first = server.names("pods");
+        for name in &first {
+            let pod = server.get("pods", name).expect("a pod");
+            assert_eq!(pod["metadata"]["labels"]["team"], "own");
+        }
+        file.write("spec: {serviceAccountName: plane-account}");
+        pass(30.0).await;
+        file.write("spec: [no");
+        pass(30.0).await;
+        assert_eq!(server.names("pods"), first);
+        file.write(&site("b"));
+        until("all are new", || {
+            let (old, new) = (of_site(&server, "a"), of_site(&server, "b"));
+            assert!(old.len() + new.len() >= 2, "the new one comes first");
+            new.len() == 2 && server.names("pods").len() == 2
+        })
+        .await;
+        pass(30.0).await;
+        assert_eq!(server.ever("pods"), 4);
+    });
+}
+
+#[test]
+fn a_successor_replaces_pods_of_another_template_alone() {
+    scenario(|server| async move {
+        let file = File::new(&site("a"));
+        let mut bench = with_pods(&server, &file).await;
+        bench.end();
+        bench.begin();
+        pass(30.0).await;
+        assert_eq!(server.ever("pods"), 2, "they are its own");
+        bench.end();
+        let mut bench = Bench::scheduled(&server);
+        bench.pod_template = Some(file.0.clone());
+        bench.ready().await;
+        pass(30.0).await;
+        assert_eq!(server.ever("pods"), 2, "they are adopted");
+        bench.end();
+        file.write(&site("b"));
+        let mut bench = Bench::scheduled(&server);
+        bench.pod_template = Some(file.0.clone());
+        bench.ready().await;
+        until("all are new", || {
+            of_site(&server, "b").len() == 2 && server.names("pods").len() == 2
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_file_that_is_no_template_stops_the_start_and_one_that_is_not_there_does_not() {
+    scenario(|server| async move {
+        let file = File::new("spec: {serviceAccount: plane-account}");
+        let mut bench = Bench::new(&server);
+        bench.pod_template = Some(file.0.clone());
+        let refusal = bench.refusal().await;
+        let path = file.0.display().to_string();
+        assert!(refusal.contains(&path), "{refusal}");
+        assert!(refusal.contains("spec.serviceAccount: must not be"));
+        // In another namespace an account of that name is another one.
+        let mut elsewhere = Bench::new(&server).at_home_in("elsewhere");
+        elsewhere.pod_template = Some(file.0.clone());
+        elsewhere.ready().await;
+        elsewhere.end();
+        bench.pod_template = Some(std::env::temp_dir().join("there-is-no-such-pod-template"));
+        bench.ready().await;
+    });
+}
+
+#[test]
+fn a_function_may_not_take_the_planes_account() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let mut spec = warm("thief");
+        spec["podTemplate"] = json!({"spec": {"serviceAccountName": OWN_ACCOUNT}});
+        let Reply::Refused(Refused::Invalid(faults)) = bench.register(spec.clone(), false).await
+        else {
+            panic!("it is taken");
+        };
+        let field = "podTemplate.spec.serviceAccountName";
+        assert_eq!(faults[0].field, field);
+        assert_eq!(server.get("functions", "thief"), None);
+        // What others write is not taken either, and says so.
+        server.create("functions", object(spec));
+        let condition = || -> Option<Value> {
+            let function = server.get("functions", "thief")?;
+            Some(function["status"]["conditions"][0].clone())
+        };
+        until("it is judged", || {
+            condition().is_some_and(|condition| condition["status"] == "False")
+        })
+        .await;
+        let condition = condition().expect("a condition");
+        let message = condition["message"].as_str().unwrap_or_default();
+        assert!(message.contains(field), "{condition}");
+        assert!(!bench.knows("thief", "i:1"));
+    });
+}
+
+#[test]
+fn a_start_that_lacks_rights_says_what_to_do() {
+    const WHY: &str = "container has runAsNonRoot and image will run as root";
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        let fate = Fate::Waits("CreateContainerConfigError", WHY);
+        server.kubelet().next(fate);
+        let pod = bench.start(&function);
+        let failure = bench.failure(pod).await;
+        assert!(failure.message.contains(WHY), "{}", failure.message);
+        let advice = "set podSecurity: baseline";
+        assert!(failure.message.contains(advice), "{}", failure.message);
+    });
+}
