@@ -25,6 +25,7 @@ mod tokens;
 mod jobs;
 mod job_failures;
 mod starts;
+mod security;
 mod warm;
 mod updates;
 mod successor;
@@ -78,6 +79,13 @@ const TESTS: &[Test] = tests! {
         a_missing_secret_is_told_early
         a_quota_is_told_early
         an_unschedulable_pod_is_told_at_the_start_deadline;
+    security:
+        any_image_runs_restricted_in_both_modes
+        root_is_refused_and_runs_where_baseline_is_enforced
+        a_template_against_restricted_says_what_to_do
+        the_planes_account_is_refused_and_others_are_not
+        a_default_template_goes_below_the_functions_own
+        a_file_that_is_no_template_stops_the_start;
     warm:
         it_scales_from_zero_to_four_and_back_to_zero
         a_dead_pod_is_noticed_at_once

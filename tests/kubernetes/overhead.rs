@@ -76,8 +76,13 @@ fn pod(env: &Value) -> Value {
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
+        // The namespace takes no other pods.
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{"name": "function", "image": image(1),
-            "imagePullPolicy": "IfNotPresent", "env": env}],
+            "imagePullPolicy": "IfNotPresent", "env": env,
+            "securityContext": {"allowPrivilegeEscalation": false,
+                "capabilities": {"drop": ["ALL"]}}}],
     })
 }
 

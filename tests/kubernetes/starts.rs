@@ -20,7 +20,7 @@ const GONE: Duration = Duration::from_secs(30);
 
 /// The reason for which a call of the function failed.
 #[track_caller]
-fn refused(plane: &Plane, function: &str) -> String {
+pub(crate) fn refused(plane: &Plane, function: &str) -> String {
     let begun = Instant::now();
     let answer = plane.invoke(function, &json!({"do": "echo"}));
     let body = answer
@@ -51,7 +51,7 @@ fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
 
 /// The same, and the reasons that calls fail for.
 #[track_caller]
-fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
+pub(crate) fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 

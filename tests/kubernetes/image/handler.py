@@ -1,6 +1,6 @@
 """Does what its input says: the function of the tests on a cluster.
 
-`{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size", ...}`. Called by the runtime
+`{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size" | "who", ...}`. Called by the runtime
 once per call; never does anything that it was not told to.
 """
 
@@ -21,7 +21,7 @@ def handle(input: Any, context: Any) -> Any:
     if isinstance(input, bytes):
         return {"bytes": len(input)}
     act = {"sleep": _sleep, "fail": _fail, "crash": _crash, "eat": _eat, "png": _png,
-           "size": _size}.get(input.get("do"), _echo)
+           "size": _size, "who": _who}.get(input.get("do"), _echo)
     answer = act(input)
     if isinstance(answer, dict):
         answer["attempt"] = context.attempt
@@ -55,6 +55,14 @@ def _eat(input: dict[str, Any]) -> dict[str, Any]:
 
 def _size(input: dict[str, Any]) -> dict[str, Any]:
     return {"size": len(input["text"]), "crc": zlib.crc32(input["text"].encode())}
+
+
+def _who(input: dict[str, Any]) -> dict[str, Any]:
+    """What the process may do, as the kernel says."""
+    with open("/proc/self/status", encoding="utf-8") as status:
+        lines = dict(line.rstrip().split(":\t", 1) for line in status if ":\t" in line)
+    return {"user": os.getuid(), "group": os.getgid(), "capabilities": int(lines["CapEff"], 16),
+            "noNewPrivileges": lines["NoNewPrivs"], "seccomp": lines["Seccomp"]}
 
 
 def _png(input: dict[str, Any]) -> Response:

@@ -1,0 +1,277 @@
+//! What function pods may do to their node and to the plane: they are restricted unless the spec
+//! says another word, the plane's service account is no function's, and an operator's default
+//! podTemplate is in each of them.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{
+    NAMESPACE, Pod, accepted, apply, kubectl, kubectl_with, object, staying, wait,
+};
+use crate::plane::{image, manifest, output, plane, spec};
+use crate::starts::both_refused;
+use crate::wire::Request;
+
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+/// Until a kubelet has brought a changed ConfigMap and pods were replaced.
+const CONFIG_MAP: Duration = Duration::from_secs(180);
+const JUDGED: Duration = Duration::from_secs(20);
+
+/// An image that says it is root.
+fn root_image() -> Value {
+    json!({"image": "localhost/nanofaas-test-root:1"})
+}
+
+fn both_modes() -> [&'static str; 2] {
+    ["JOB", "WARM"]
+}
+
+/// What a call of a new function of an image may do, in one of the modes.
+#[track_caller]
+fn who(name: &str, mode: &str, more: Value) -> Value {
+    let plane = plane();
+    let name = format!("{name}-{}", mode.to_lowercase());
+    plane.register(&spec(&name, mode, more));
+    let mut who = output(plane.invoke(&name, &json!({"do": "who"})));
+    println!("    {name}: {who}");
+    for field in ["attempt", "pod"] {
+        who.as_object_mut().expect("an object").remove(field);
+    }
+    who
+}
+
+/// The namespace's label is another one until this is dropped.
+struct Relabelled;
+
+impl Relabelled {
+    fn to(level: &str) -> Self {
+        let label = format!("{ENFORCE}={level}");
+        kubectl(&["label", "--overwrite", "namespace", NAMESPACE, &label]);
+        Self
+    }
+}
+
+impl Drop for Relabelled {
+    fn drop(&mut self) {
+        let label = format!("{ENFORCE}=restricted");
+        kubectl_with(
+            &["label", "--overwrite", "namespace", NAMESPACE, &label],
+            "",
+        );
+    }
+}
+
+pub(crate) fn any_image_runs_restricted_in_both_modes() {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}");
+    let namespace = object(&path).expect("a namespace");
+    assert_eq!(namespace["metadata"]["labels"][ENFORCE], "restricted");
+    for mode in both_modes() {
+        for (name, image) in [
+            ("ours", json!({"image": image(1)})),
+            ("rooted", root_image()),
+        ] {
+            let who = who(name, mode, image);
+            assert_eq!(
+                (&who["user"], &who["capabilities"], &who["noNewPrivileges"]),
+                (&json!(65532), &json!(0), &json!("1")),
+                "{who}"
+            );
+            // 2 is a filter.
+            assert_eq!(who["seccomp"], "2", "{who}");
+        }
+    }
+}
+
+pub(crate) fn root_is_refused_and_runs_where_baseline_is_enforced() {
+    let mut fields = root_image();
+    fields["podSecurity"] = json!("baseline");
+    for message in both_refused(&plane(), "root", &fields) {
+        assert!(
+            message.contains("violates PodSecurity \"restricted"),
+            "{message}"
+        );
+        assert!(
+            message.contains("podSecurity: baseline needs a namespace"),
+            "{message}"
+        );
+    }
+    let _relabelled = Relabelled::to("baseline");
+    for mode in both_modes() {
+        let who = who("roots", mode, fields.clone());
+        assert_eq!(
+            (&who["user"], &who["seccomp"]),
+            (&json!(0), &json!("2")),
+            "{who}"
+        );
+        assert_ne!(who["capabilities"], 0, "{who}");
+    }
+}
+
+pub(crate) fn a_template_against_restricted_says_what_to_do() {
+    let plane = plane();
+    // No admission sees what an image's user is; the kubelet does.
+    let mut fields = root_image();
+    fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
+    for message in both_refused(&plane, "imaged", &fields) {
+        assert!(message.contains("runAsNonRoot"), "{message}");
+        assert!(message.contains("set podSecurity: baseline"), "{message}");
+    }
+    let fields = json!({"podTemplate": {"spec": {"hostNetwork": true}}});
+    for message in both_refused(&plane, "hosted", &fields) {
+        assert!(message.contains("violates PodSecurity"), "{message}");
+        assert!(
+            message.contains("take it out of the podTemplate"),
+            "{message}"
+        );
+    }
+    // The image's program cannot do what root could.
+    let command = json!([
+        "sh",
+        "-c",
+        "echo > /usr/mine && exec python3 -m nanofaas_runtime"
+    ]);
+    let fields = json!({"command": command, "retryOn": []});
+    let name = "writes";
+    plane.register(&spec(name, "WARM", fields));
+    let message = crate::starts::refused(&plane, name);
+    assert!(message.contains("Permission denied"), "{message}");
+    assert!(message.contains("the pod runs as user 65532"), "{message}");
+}
+
+pub(crate) fn the_planes_account_is_refused_and_others_are_not() {
+    let plane = plane();
+    let with = |account: &str| {
+        let spec = json!({"serviceAccountName": account, "automountServiceAccountToken": true});
+        json!({"podTemplate": {"spec": spec}})
+    };
+    let field = "podTemplate.spec.serviceAccountName";
+    let body = spec("thief", "JOB", with("nanofaas"));
+    let answer = plane.send(&Request::new("POST", "/v1/functions").json(&body));
+    let body = answer.expect_error(400, "VALIDATION_ERROR").text();
+    assert!(body.contains(field), "{body}");
+    assert!(body.contains("own service account"), "{body}");
+    apply(&manifest("thief", "WARM", with("nanofaas"))).expect("the schema takes it");
+    let (status, message) = wait("it is judged", JUDGED, || accepted("thief"));
+    assert_eq!(status, "False", "{message}");
+    assert!(message.contains(field), "{message}");
+    assert!(staying("thief").is_empty());
+    let other = who("lent", "JOB", with("default"));
+    assert_eq!(other["user"], 65532, "{other}");
+}
+
+/// The operator's ConfigMap, until this is dropped.
+struct DefaultTemplate;
+
+impl DefaultTemplate {
+    #[track_caller]
+    fn set(template: &Value) -> Self {
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "nanofaas-pod-template", "namespace": NAMESPACE},
+            "data": {"podTemplate.yaml": template.to_string()},
+        });
+        apply(&map).expect("a ConfigMap");
+        hasten();
+        Self
+    }
+}
+
+impl Drop for DefaultTemplate {
+    fn drop(&mut self) {
+        let delete = [
+            "-n",
+            NAMESPACE,
+            "delete",
+            "configmap",
+            "nanofaas-pod-template",
+        ];
+        kubectl_with(&delete, "");
+        hasten();
+    }
+}
+
+/// A kubelet brings what changed at once to a pod that changed itself, else within a minute.
+fn hasten() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let annotation = format!("hastened={}", now.expect("a time").as_millis());
+    let pods = "app.kubernetes.io/component=control-plane";
+    let annotate = [
+        "-n",
+        NAMESPACE,
+        "annotate",
+        "--overwrite",
+        "pods",
+        "-l",
+        pods,
+    ];
+    kubectl_with(&[&annotate[..], &[&annotation]].concat(), "");
+}
+
+/// The only pod of a function that stays and takes calls, once its label `site` is this one.
+#[track_caller]
+fn only_pod(function: &str, site: Option<&str>) -> Pod {
+    let what = format!("{function} has one pod of the site {site:?}");
+    wait(&what, CONFIG_MAP, || {
+        let mut pods = staying(function);
+        let pod = pods.pop().filter(|_| pods.is_empty())?;
+        let shown = pod.object["metadata"]["labels"]["site"].as_str();
+        (shown == site && pod.ready).then_some(pod)
+    })
+}
+
+pub(crate) fn a_default_template_goes_below_the_functions_own() {
+    let plane = plane();
+    let own = json!({"metadata": {"labels": {"team": "own"}}});
+    plane.register(&spec("templated", "WARM", json!({"podTemplate": own})));
+    let before = only_pod("templated", None);
+    let container = json!({"name": "function", "env": [{"name": "FROM_DEFAULT", "value": "yes"}]});
+    let template = json!({
+        "metadata": {"labels": {"site": "here", "team": "all"}},
+        "spec": {"containers": [container]},
+    });
+    let set = DefaultTemplate::set(&template);
+    let pod = only_pod("templated", Some("here"));
+    assert_ne!(pod.uid, before.uid, "it was replaced");
+    assert_eq!(pod.object["metadata"]["labels"]["team"], "own");
+    assert_eq!(pod.env("FROM_DEFAULT"), Some("yes"));
+    output(plane.invoke("templated", &json!({"do": "echo"})));
+    drop(set);
+    // What comes after this has no default template.
+    only_pod("templated", None);
+    plane.has_no_drift();
+}
+
+pub(crate) fn a_file_that_is_no_template_stops_the_start() {
+    let file = std::env::temp_dir().join(format!("no-template-{}.yaml", std::process::id()));
+    std::fs::write(&file, "spec: {nodeSelectr: {disk: ssd}}\n").expect("written");
+    let said = start_with(&file);
+    std::fs::remove_file(&file).expect("removed");
+    assert!(said.contains(&file.display().to_string()), "{said}");
+    assert!(
+        said.contains("no field is called spec.nodeSelectr"),
+        "{said}"
+    );
+    let nowhere = Path::new("/there/is/no/such/folder/podTemplate.yaml");
+    let said = start_with(nowhere);
+    assert!(said.contains("is in a folder that is not there"), "{said}");
+}
+
+/// What a plane of this machine says that cannot start with a default template.
+#[track_caller]
+fn start_with(file: &Path) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
+    let output = command
+        .args(["serve", "--backend", "kubernetes", "--namespace", "default"])
+        .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
+        .args(["--callback-url", "http://127.0.0.1:1", "--pod-template"])
+        .arg(file)
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    [output.stdout, output.stderr]
+        .map(|said| String::from_utf8_lossy(&said).into_owned())
+        .concat()
+}
