@@ -280,6 +280,8 @@ impl Plane {
         let identity = Rc::new(identity);
         self.identity.replace(Some(identity.clone()));
         lease::acquire(&self.cluster, &identity.holder).await;
+        // That may have taken days, and pods that are there are held against the template.
+        default_template::look(&self);
         let plane = self.clone();
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use nanofaas_core::desk::Desk;
 use nanofaas_core::spec::{Json, JsonObject, check_account, template_hash};
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
@@ -165,24 +166,28 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Reads the file again and again; pods are replaced when another template holds.
-pub(crate) async fn follow(plane: &Plane) {
+/// Reads the file again; pods are replaced when another template holds.
+pub(crate) fn look(plane: &Plane) {
     let Some(path) = &plane.config.pod_template else {
         return;
     };
-    loop {
-        let read = plane.read_template(path);
-        let file = path.display();
-        match read {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!(%file, "another default podTemplate holds: pods are replaced");
-                plane.say(nanofaas_core::desk::Desk::reshape_pods);
-            }
-            Err(why) => {
-                tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");
-            }
+    let file = path.display();
+    match plane.read_template(path) {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!(%file, "another default podTemplate holds: pods are replaced");
+            plane.say(Desk::reshape_pods);
         }
+        Err(why) => {
+            tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");
+        }
+    }
+}
+
+/// The same again and again, for ever.
+pub(crate) async fn follow(plane: &Plane) {
+    loop {
+        look(plane);
         sleep(PAUSE).await;
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// The user of restricted pods, as our images have it. Always set, because most images say no
 /// user (that is root) or a name, and a kubelet starts neither where `runAsNonRoot` is set. The
-/// group stays the image's or 0, which owns what images for any user id let be written.
+/// group is then 0, also where the image names one: images for any user id let that group write.
 const USER: u32 = 65532;
 
 /// The pod's own context. A template may change it.
@@ -63,8 +63,8 @@ pub(crate) fn advised(spec: &SpecFields, why: &str) -> String {
         "leave runAsUser out of the podTemplate, or set podSecurity: baseline in the function's spec \
          if its image needs root"
     } else if is_restricted && (has("ermission denied") || has("peration not permitted")) {
-        "the pod runs as user 65532 without capabilities: let any user read and run the image's \
-         files, or set podSecurity: baseline in the function's spec if its image needs root"
+        "the pod runs as user 65532 without capabilities; if that is why, let any user read and run \
+         the image's files, or set podSecurity: baseline in the function's spec"
     } else {
         return why.to_owned();
     };

@@ -126,6 +126,30 @@ fn a_successor_replaces_pods_of_another_template_alone() {
 }
 
 #[test]
+fn a_plane_that_waited_for_its_lease_adopts_by_the_template_of_today() {
+    scenario(|server| async move {
+        let file = File::new(&site("a"));
+        let mut first = with_pods(&server, &file).await;
+        let mut second = Bench::scheduled(&server).named("second");
+        second.pod_template = Some(file.0.clone());
+        second.begin();
+        pass(5.0).await;
+        file.write(&site("b"));
+        until("all are new", || of_site(&server, "b").len() == 2).await;
+        pass(30.0).await;
+        assert_eq!(server.ever("pods"), 4);
+        first.end();
+        until("the second one acts", || second.is_ready()).await;
+        pass(30.0).await;
+        assert_eq!(
+            server.ever("pods"),
+            4,
+            "pods of the template that holds stay"
+        );
+    });
+}
+
+#[test]
 fn a_file_that_is_no_template_stops_the_start_and_one_that_is_not_there_does_not() {
     scenario(|server| async move {
         let file = File::new("spec: {serviceAccount: plane-account}");
