@@ -4,6 +4,7 @@
 
 mod ending;
 mod functions;
+mod own_pod;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -25,7 +26,7 @@ use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{FunctionDraft, Platform};
 use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
-use nanofaas_k8s_bridge::{KubernetesConfig, OwnPod};
+use nanofaas_k8s_bridge::KubernetesConfig;
 use nanofaas_local_bridge::LocalConfig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
@@ -223,7 +224,8 @@ impl Serving {
             wake: wiring.bridge_wake,
             io: io_posts.clone(),
             scheduler: post,
-            registry: registry(&config),
+            registry: Registry::new(config.io_threads, config.defaults, platform(&config))
+                .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
                 // They are written into the cluster, and come back from there.
@@ -418,7 +420,7 @@ fn backend(
             }
             let namespace = config.namespace.clone();
             let pod_template = config.pod_template.clone();
-            let own_pod = own_pod();
+            let own_pod = own_pod::find();
             let functions = drafts(loaded);
             bridge::Backend::Kubernetes(Box::new(move || KubernetesConfig {
                 kubeconfig: None,
@@ -433,34 +435,6 @@ fn backend(
             }))
         }
     })
-}
-
-/// The Pod that this process runs in, as its manifest says.
-fn own_pod() -> Option<OwnPod> {
-    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    Some(OwnPod {
-        name: value("POD_NAME")?,
-        uid: value("POD_UID")?,
-        namespace: value("POD_NAMESPACE"),
-        service_account: value("POD_SERVICE_ACCOUNT"),
-    })
-}
-
-/// The table, in which no function may take the plane's own service account.
-fn registry(config: &Config) -> Registry {
-    let registry = Registry::new(config.io_threads, config.defaults, platform(config));
-    let own_pod = own_pod().filter(|_| config.backend == Backend::Kubernetes);
-    let Some(own_pod) = own_pod else {
-        return registry;
-    };
-    if own_pod.service_account.is_none() {
-        tracing::warn!(
-            "POD_SERVICE_ACCOUNT is not set, so a podTemplate that takes this plane's service \
-             account is not refused: set it as k8s/base/deployment.yaml does"
-        );
-    }
-    let own_account = own_pod.account_in(config.namespace.as_deref());
-    registry.guarding(own_account.map(str::to_owned))
 }
 
 /// What each scrape reads of the process.

@@ -92,7 +92,7 @@ fn has_folder(path: &Path) -> bool {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).is_dir()
+    folder.unwrap_or_else(|| Path::new(".")).is_dir()
 }
 
 fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate>, String> {

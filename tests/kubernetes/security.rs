@@ -3,13 +3,13 @@
 //! podTemplate is in each of them.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    NAMESPACE, Pod, accepted, apply, kubectl, kubectl_with, object, staying, wait,
+    NAMESPACE, Pod, accepted, apply, kubectl, kubectl_with, object, staying, try_wait, wait,
 };
 use crate::plane::{image, manifest, output, plane, spec};
 use crate::starts::both_refused;
@@ -263,15 +263,21 @@ pub(crate) fn a_file_that_is_no_template_stops_the_start() {
 #[track_caller]
 fn start_with(file: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
-    let output = command
+    let mut child = command
         .args(["serve", "--backend", "kubernetes", "--namespace", "default"])
         .args(["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"])
         .args(["--callback-url", "http://127.0.0.1:1", "--pod-template"])
         .arg(file)
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("the program starts");
-    assert_eq!(output.status.code(), Some(1));
-    [output.stdout, output.stderr]
-        .map(|said| String::from_utf8_lossy(&said).into_owned())
-        .concat()
+    let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
+    // One that goes on would go on for ever.
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert_eq!(ended.and_then(|status| status.code()), Some(1), "{said}");
+    said
 }

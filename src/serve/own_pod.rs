@@ -1,0 +1,29 @@
+//! The Pod that this process runs in, as its manifest says by variables. It asks no cluster.
+
+use nanofaas_k8s_bridge::OwnPod;
+
+use crate::config::{Backend, Config};
+
+/// None where the process runs in no pod, or its manifest says nothing.
+pub(super) fn find() -> Option<OwnPod> {
+    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Some(OwnPod {
+        name: value("POD_NAME")?,
+        uid: value("POD_UID")?,
+        namespace: value("POD_NAMESPACE"),
+        service_account: value("POD_SERVICE_ACCOUNT"),
+    })
+}
+
+/// The process's service account, where functions could take it.
+pub(super) fn account(config: &Config) -> Option<String> {
+    let own_pod = find().filter(|_| config.backend == Backend::Kubernetes)?;
+    if own_pod.service_account.is_none() {
+        tracing::warn!(
+            "POD_SERVICE_ACCOUNT is not set, so a podTemplate that takes this plane's service \
+             account is not refused: set it as k8s/base/deployment.yaml does"
+        );
+    }
+    let account = own_pod.account_in(config.namespace.as_deref());
+    account.map(str::to_owned)
+}
