@@ -102,9 +102,7 @@ fn consider(plane: &Rc<Plane>, name: String, object: PodObject) {
 }
 
 fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>) {
-    let annotations = object.metadata.annotations.as_ref();
-    let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
-    let stale = made_from != Some(&shape(&function.spec, plane.default_template().as_deref()));
+    let stale = is_stale(plane, &object, &function);
     let lane = function.lane;
     let token = {
         let mut adoption = plane.adoption.borrow_mut();
@@ -116,6 +114,13 @@ fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>
         token
     };
     plane.say(|desk| desk.event(Event::Adopt { lane, token, stale }));
+}
+
+/// Whether a pod was made from another spec than the function's present one.
+fn is_stale(plane: &Plane, object: &PodObject, function: &Function) -> bool {
+    let annotations = object.metadata.annotations.as_ref();
+    let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
+    made_from != Some(&shape(&function.spec, plane.default_template().as_deref()))
 }
 
 /// Deletes what came to light after the offers were made: an earlier plane's last doings.
@@ -145,12 +150,14 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = Seen::of(&object);
+    let is_stale = is_stale(plane, &object, &function);
     // One that has no address yet cannot be asked, and the plane does not wait for it.
     if seen.address.is_some() {
         plane.adoption.borrow_mut().unasked.insert(name.clone());
     }
     let pod = Rc::new(Pod::new(place, name, function, plane.now_ns()));
     pod.since_listing.set(plane.memory.listing.get());
+    pod.is_stale.set(is_stale);
     pod.see(plane, seen);
     plane.run_pod(&pod, Origin::Adopted);
 }

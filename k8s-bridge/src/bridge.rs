@@ -26,6 +26,7 @@ use crate::adoption::Adoption;
 use crate::backoff::random;
 use crate::cluster::Cluster;
 use crate::default_template::{DefaultTemplate, LastRead};
+use crate::events::{self, Events};
 use crate::functions::{self, Functions};
 use crate::identity::{Identity, OwnPod};
 use crate::job::{Job, Jobs};
@@ -126,6 +127,7 @@ pub(crate) struct Plane {
     pub(crate) config: KubernetesConfig,
     pub(crate) cluster: Cluster,
     pub(crate) functions: Functions,
+    pub(crate) events: Events,
     pub(crate) memory: Rc<Memory>,
     pub(crate) adoption: RefCell<Adoption>,
     pub(crate) stage: Cell<Stage>,
@@ -156,6 +158,7 @@ impl KubernetesBridge {
             config,
             cluster: Cluster::new(client, server, namespace),
             functions: Functions::default(),
+            events: Events::default(),
             memory,
             adoption: RefCell::default(),
             stage: Cell::new(Stage::Beginning),
@@ -254,11 +257,6 @@ impl Plane {
         self.memory.pods.borrow_mut().remove(pod);
     }
 
-    /// Pods of a function that take calls.
-    pub(crate) fn ready_pods(&self, function: &str) -> u32 {
-        self.memory.pods.borrow().ready(function)
-    }
-
     /// Its `/health` was asked for the first time, or it went before.
     pub(crate) fn pod_was_asked(&self, pod: &Pod) {
         self.adoption.borrow_mut().was_asked(&pod.name);
@@ -311,6 +309,8 @@ impl Plane {
         spawn_local(async move { status::keep(&plane).await });
         let plane = self.clone();
         spawn_local(async move { default_template::follow(&plane).await });
+        let plane = self.clone();
+        spawn_local(async move { events::keep(&plane).await });
         self.is_ready.set(true);
     }
 
@@ -357,7 +357,10 @@ impl Plane {
                 self.is_unknown(pod);
             }
             Work::Stop { pod } => match self.pod(pod) {
-                Some(pod) => pod.stop(),
+                Some(pod) => {
+                    pod.stop();
+                    self.functions.is_changed(pod.function.name());
+                }
                 None => self.is_unknown(pod),
             },
             Work::Probe { pod } => match self.pod(pod) {
@@ -422,6 +425,7 @@ impl Plane {
     /// Gives a pod to a task of its own.
     pub(crate) fn run_pod(self: &Rc<Self>, pod: &Rc<Pod>, origin: Origin) {
         self.memory.pods.borrow_mut().add(pod);
+        self.functions.is_changed(pod.function.name());
         spawn_local(pod.clone().live(self.clone(), origin));
     }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::bridge::Plane;
 use crate::cluster::{Cluster, Denied};
 use crate::object::{FunctionObject, name_of, spec_of};
+use crate::starts::Starts;
 use crate::watch::News;
 
 /// How long a change may take; whoever asked for it waits a little longer.
@@ -36,9 +37,12 @@ pub(crate) enum Verdict {
 
 /// An object that was looked at.
 pub(crate) struct Known {
-    uid: String,
+    pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) verdict: Verdict,
+    /// Which of its generations is in force, where one ever was accepted.
+    pub(crate) accepted: Option<i64>,
+    pub(crate) starts: Starts,
     /// In which of the listings it was last heard of.
     listing: u64,
     /// The object's own status, as it was last seen or written.
@@ -52,10 +56,13 @@ impl Known {
         verdict: Verdict,
         status: Option<crate::object::FunctionStatus>,
     ) -> Self {
+        let accepted = (verdict == Verdict::Accepted).then_some(generation);
         Self {
             uid: String::new(),
             generation,
             verdict,
+            accepted,
+            starts: Starts::default(),
             listing: 0,
             status,
         }
@@ -195,10 +202,24 @@ fn take(plane: &Plane, object: &FunctionObject) {
 }
 
 fn note(plane: &Plane, object: &FunctionObject, verdict: Verdict) {
+    // Another object of the same name inherits nothing.
+    let before = plane.functions.with(object.name(), |known| {
+        (known.uid == object.uid()).then(|| (known.accepted, known.starts.clone()))
+    });
+    let (accepted, starts) = before.flatten().unwrap_or_else(|| {
+        let status = object.status.as_ref();
+        let last_failed = status.and_then(|status| status.last_failed_start.clone());
+        (None, Starts::after(last_failed))
+    });
     let known = Known {
         uid: object.uid().to_owned(),
         generation: object.generation(),
+        accepted: match &verdict {
+            Verdict::Accepted => Some(object.generation()),
+            Verdict::Rejected(_) => accepted,
+        },
         verdict,
+        starts,
         listing: plane.functions.listing.get(),
         status: object.status.clone(),
     };

@@ -12,7 +12,7 @@ use k8s_openapi::api::batch::v1::Job as JobObject;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::id::pod_name;
-use nanofaas_core::message::{JobStart, Message, ReadyStamps};
+use nanofaas_core::message::{JobStart, Message, PodEnd, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::backoff::random;
 use crate::bridge::Plane;
 use crate::cluster::Denied;
+use crate::fault::StartFault;
 use crate::podspec::{
     self, ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
     Parts,
@@ -64,6 +65,8 @@ pub(crate) struct Job {
     is_over: Cell<bool>,
     stop: Cell<bool>,
     stamps: Cell<Option<ReadyStamps>>,
+    /// Why it did not start, where it did not.
+    fault: Cell<StartFault>,
 }
 
 /// All Jobs that run.
@@ -114,6 +117,7 @@ impl Job {
             is_over: Cell::new(false),
             stop: Cell::new(false),
             stamps: Cell::new(None),
+            fault: Cell::new(StartFault::NotReady),
         }
     }
 
@@ -139,6 +143,9 @@ impl Job {
             if is_reached {
                 plane.reached(&self.start.function, &self.name, phase);
             }
+        }
+        if seen.running_since_ms.is_some() {
+            plane.start_worked(&self.start.function);
         }
         let seen = self.seen.borrow().then(seen);
         self.seen.replace(seen);
@@ -175,6 +182,7 @@ impl Job {
             }
         }
         if let Some(stamps) = self.stamps.get() {
+            plane.start_worked(&self.start.function);
             plane.say(|desk| desk.starts.stamped(function, &self.name, stamps));
             self.wait_for_exit().await;
         }
@@ -193,6 +201,13 @@ impl Job {
         let function = self.start.function.name();
         let (id, why) = (&self.start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
+        if let Failure::ColdStart(why) = &failure {
+            plane.start_failed(&self.start.function, &self.name, self.fault.get(), why);
+        } else {
+            let message = why.into();
+            let end = PodEnd { oom, message };
+            plane.pod_lost(&self.start.function, &self.name, &end);
+        }
         plane.say(|desk| {
             if let Failure::ColdStart(why) = &failure {
                 desk.starts.failed(function, &self.name, why.clone());
@@ -239,7 +254,8 @@ impl Job {
             .await;
         let failure = match over {
             Over::Stopped => return None,
-            Over::NotStarted(why) => {
+            Over::NotStarted(fault, why) => {
+                self.fault.set(fault);
                 let why = security::advised(&self.start.function.spec, &why);
                 (Failure::ColdStart(why.into()), false)
             }
@@ -257,10 +273,12 @@ impl Job {
     async fn create(&self, plane: &Rc<Plane>, until: Instant) -> Result<(), Failure> {
         let object = self.object(plane);
         let object: JobObject = serde_json::from_value(object).map_err(|error| {
+            self.fault.set(StartFault::Config);
             Failure::ColdStart(format!("podTemplate does not make a pod: {error}").into())
         })?;
         let created = plane.cluster.create(&object, until).await;
         created.map_err(|denied| {
+            self.fault.set(StartFault::of_denial(&denied));
             let why = denied.message();
             Failure::ColdStart(match denied {
                 Denied::Refused(_) => format!("the Job was refused: {why}").into(),
@@ -348,7 +366,7 @@ impl Job {
                 return Over::Stopped;
             }
             if let Some(why) = seen.stuck {
-                return Over::NotStarted(why);
+                return Over::NotStarted(seen.fault.unwrap_or(StartFault::Config), why);
             }
             if let Some(ended) = seen.ended {
                 return Over::Ended(ended);
@@ -364,11 +382,12 @@ impl Job {
                 let why = seen.held_up.or(seen.waiting);
                 let why = why.unwrap_or_else(|| "it is still starting".to_owned());
                 let limit = plane.config.start_timeout.as_millis();
-                return Over::NotStarted(format!("the pod did not run within {limit} ms: {why}"));
+                let why = format!("the pod did not run within {limit} ms: {why}");
+                return Over::NotStarted(seen.fault.unwrap_or(StartFault::NotReady), why);
             }
             if now >= look_at && !self.has_pod() {
                 if let Some(why) = plane.cluster.refusal_of_job(&self.name, now + LOOK).await {
-                    return Over::NotStarted(why);
+                    return Over::NotStarted(StartFault::of_refusal(&why), why);
                 }
                 podless *= 2;
                 look_at = Instant::now() + podless;
@@ -424,7 +443,7 @@ impl Job {
 enum Over {
     /// The io thread said so.
     Stopped,
-    NotStarted(String),
+    NotStarted(StartFault, String),
     Ended(Ended),
     Lost(String),
 }

@@ -10,7 +10,10 @@ mod adoption;
 
 mod functions;
 mod object;
+mod starts;
+mod ready;
 mod status;
+mod events;
 
 mod pods;
 mod warm;
@@ -19,6 +22,7 @@ mod podspec;
 mod security;
 mod default_template;
 mod seen;
+mod fault;
 mod health;
 
 mod client;

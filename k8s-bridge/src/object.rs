@@ -11,6 +11,8 @@ use nanofaas_core::spec::{API_VERSION, FieldFault, FunctionDraft, KIND};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::starts::FailedStart;
+
 pub(crate) const GROUP: &str = "nanofaas.io";
 pub(crate) const VERSION: &str = "v1";
 pub(crate) const PLURAL: &str = "functions";
@@ -59,13 +61,25 @@ impl<const N: u8> Serialize for Word<N> {
     }
 }
 
-/// What the plane says of a function.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+/// What the plane says of a function. What each field means is in the CRD's schema.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct FunctionStatus {
     pub(crate) conditions: Vec<Condition>,
     pub(crate) ready_pods: u32,
+    pub(crate) wanted_pods: u32,
+    /// With `selector`, what the scale subresource shows.
+    pub(crate) replicas: u32,
+    pub(crate) selector: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
+}
+
+impl FunctionStatus {
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|one| one.type_ == kind)
+    }
 }
 
 impl Resource for FunctionObject {

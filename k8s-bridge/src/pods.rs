@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
 use k8s_openapi::api::core::v1::Pod as PodObject;
@@ -20,17 +21,30 @@ use crate::watch::News;
 pub(crate) struct Pods {
     by_place: HashMap<PodRef, Rc<Pod>>,
     by_name: HashMap<String, Rc<Pod>>,
+    by_function: HashMap<Arc<str>, Vec<Rc<Pod>>>,
 }
 
 impl Pods {
     pub(crate) fn add(&mut self, pod: &Rc<Pod>) {
         self.by_place.insert(pod.place, pod.clone());
         self.by_name.insert(pod.name.clone(), pod.clone());
+        let function = pod.function.name().clone();
+        self.by_function
+            .entry(function)
+            .or_default()
+            .push(pod.clone());
     }
 
     pub(crate) fn remove(&mut self, pod: &Pod) {
         self.by_place.remove(&pod.place);
         self.by_name.remove(&pod.name);
+        let function = pod.function.name();
+        if let Some(pods) = self.by_function.get_mut(function) {
+            pods.retain(|one| one.name != pod.name);
+            if pods.is_empty() {
+                self.by_function.remove(function);
+            }
+        }
     }
 
     pub(crate) fn at(&self, place: PodRef) -> Option<Rc<Pod>> {
@@ -45,11 +59,9 @@ impl Pods {
         self.by_place.values().cloned().collect()
     }
 
-    /// Pods of a function that take calls.
-    pub(crate) fn ready(&self, function: &str) -> u32 {
-        let of = |pod: &&Rc<Pod>| pod.is_up.get() && &**pod.function.name() == function;
-        let count = self.by_place.values().filter(of).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    /// Pods of a function.
+    pub(crate) fn of(&self, function: &str) -> &[Rc<Pod>] {
+        self.by_function.get(function).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 
+use crate::fault::StartFault;
 use crate::podspec::CONTAINER;
 
 /// How much of a container's last words is kept, in bytes.
@@ -23,6 +24,8 @@ pub(crate) struct Seen {
     pub(crate) held_up: Option<String>,
     /// Why it does not run yet, for who asks at the deadline.
     pub(crate) waiting: Option<String>,
+    /// What kind of fault that is, where it is no usual step of a start.
+    pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<Ended>,
     /// Somebody wants it gone: we, a node drain, an eviction.
     pub(crate) leaving: bool,
@@ -76,17 +79,18 @@ impl Seen {
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);
-        let held_up = match (&self.held_up, now.held_up) {
-            (Some(before), Some(now)) if is_pause(&now) => Some(before.clone()),
+        let (held_up, fault) = match (&self.held_up, now.held_up) {
+            (Some(before), Some(now)) if is_pause(&now) => (Some(before.clone()), self.fault),
             // Between two tries nothing is said of the last one.
             (Some(before), None) if now.running_since_ms.is_none() && now.ended.is_none() => {
-                Some(before.clone())
+                (Some(before.clone()), self.fault)
             }
-            (_, now) => now,
+            (_, held_up) => (held_up, now.fault),
         };
         Self {
             stuck,
             held_up,
+            fault,
             ..now
         }
     }
@@ -129,6 +133,7 @@ impl Seen {
                 self.waiting = Some(phrase(reason, message));
                 // A node may come, or room on one.
                 self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
+                self.fault = StartFault::of_pod(reason);
             }
         }
     }
@@ -175,6 +180,7 @@ impl Seen {
             self.held_up.get_or_insert_with(|| why.clone());
         }
         self.waiting = Some(why);
+        self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
     /// The whole pod is over, perhaps with no word of its containers (an eviction, a lost node).
@@ -382,6 +388,7 @@ mod tests {
             let seen = waiting(reason, message);
             let found = (seen.stuck.is_some(), seen.held_up.is_some());
             assert_eq!(found, expected, "{reason}: {message}");
+            assert_eq!(seen.fault.is_some(), expected != STARTS, "{reason}");
             let why = phrase(reason, message);
             let said = seen.stuck.or(seen.held_up).unwrap_or_else(|| why.clone());
             assert_eq!((said, seen.waiting), (why.clone(), Some(why)));

@@ -1,85 +1,208 @@
-//! Each function's status in the cluster: whether it is accepted, and how many of its pods are
-//! ready. Written only where it changed, and at most every 10 s for one function.
+//! Each function's status in the cluster: its conditions, its numbers of pods, and the last start that
+//! failed. Written only where it changed: numbers at most every 10 s for one function, a condition
+//! at once, but no more than a few times in 10 s. What is ready is decided in `ready`.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff_0_2::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::bridge::Plane;
+use crate::events::EventReason;
 use crate::functions::{Known, Verdict};
 use crate::object::{FunctionObject, FunctionStatus};
+use crate::podspec::{LABEL_FUNCTION, LABEL_KIND};
+use crate::ready::{Census, PODS_READY, Readiness};
+use crate::starts::now;
 
-/// Between two writes of one function's status.
+/// Between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);
+/// Writes of one function in that time, where a condition changes: `kubectl wait` waits for it.
+const URGENT_MAX: usize = 5;
 /// Between two looks at whose changed.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long one write may take; a later one says the same and more.
 const WRITE: Duration = Duration::from_secs(10);
 
 const ACCEPTED: &str = "Accepted";
+pub(crate) const READY: &str = "Ready";
+
+/// When one function's status was written lately.
+#[derive(Default)]
+struct Pace {
+    writes: Vec<Instant>,
+    failed: bool,
+}
+
+impl Pace {
+    /// Forgets what is long ago; whether there is something left.
+    fn is_recent(&mut self) -> bool {
+        self.writes.retain(|at| at.elapsed() < BETWEEN);
+        !self.writes.is_empty()
+    }
+
+    fn may_write(&self, is_urgent: bool) -> bool {
+        let most = if is_urgent && !self.failed {
+            URGENT_MAX
+        } else {
+            1
+        };
+        self.writes.len() < most
+    }
+}
 
 /// Writes what changed, for ever.
 pub(crate) async fn keep(plane: &Plane) {
-    let mut written: HashMap<String, Instant> = HashMap::new();
+    let mut paces: HashMap<String, Pace> = HashMap::new();
     loop {
         sleep(LOOK).await;
-        written.retain(|_, at| at.elapsed() < BETWEEN);
-        let mut due: Vec<String> = {
+        paces.retain(|_, pace| pace.is_recent());
+        let may_be = |name: &&String| paces.get(*name).is_none_or(|pace| pace.may_write(true));
+        let mut names: Vec<String> = {
             let changed = plane.functions.changed.borrow();
-            let due = changed.iter().filter(|name| !written.contains_key(*name));
-            due.cloned().collect()
+            changed.iter().filter(may_be).cloned().collect()
         };
-        due.sort_unstable();
-        for name in due {
-            plane.functions.changed.borrow_mut().remove(&name);
-            let ready_pods = plane.ready_pods(&name);
-            let status = plane
-                .functions
-                .with(&name, |known| new_status(known, ready_pods));
-            let Some(Some(status)) = status else { continue };
-            written.insert(name.clone(), Instant::now());
-            if !write(plane, &name, &status).await {
-                plane.functions.is_changed(&name);
-            }
+        names.sort_unstable();
+        for name in names {
+            look_at(plane, &mut paces, name).await;
         }
     }
 }
 
-/// The status that has to be written, where it is another one than the object's.
-fn new_status(known: &Known, ready_pods: u32) -> Option<FunctionStatus> {
-    let (status, reason, message) = match &known.verdict {
-        Verdict::Accepted => ("True", "Valid", "the control plane serves this spec"),
-        Verdict::Rejected(why) => ("False", "Invalid", &**why),
+/// Writes one function's status where it is another one by now and may be written yet.
+async fn look_at(plane: &Plane, paces: &mut HashMap<String, Pace>, name: String) {
+    let change = new_status(plane, &name);
+    let pace = paces.entry(name.clone()).or_default();
+    if let Some((old, new)) = &change
+        && !pace.may_write(is_urgent(old, new))
+    {
+        return;
+    }
+    plane.functions.changed.borrow_mut().remove(&name);
+    let Some((old, new)) = change else { return };
+    pace.writes.push(Instant::now());
+    pace.failed = !write(plane, &name, &new).await;
+    if pace.failed {
+        plane.functions.is_changed(&name);
+    } else {
+        for (reason, text) in events(&old, &new) {
+            plane.note(&name, reason, &text);
+        }
+    }
+}
+
+/// The status of the object, and the one that it has to have, where that is another one.
+fn new_status(plane: &Plane, name: &str) -> Option<(FunctionStatus, FunctionStatus)> {
+    let function = plane.say(|desk| desk.functions().get(name).cloned());
+    let pods = Census::of(plane.memory.pods.borrow().of(name), function.as_deref());
+    let both = plane.functions.with(name, |known| {
+        let readiness = Readiness::of(known, function.as_deref(), &pods);
+        let old = known.status.clone().unwrap_or_default();
+        let new = status(name, known, readiness, &pods);
+        (old, new)
+    });
+    both.filter(|(old, new)| old != new)
+}
+
+fn status(name: &str, known: &Known, readiness: Readiness, pods: &Census) -> FunctionStatus {
+    let (is_accepted, reason, message) = match &known.verdict {
+        Verdict::Accepted => (true, "Valid", "the control plane serves this spec"),
+        Verdict::Rejected(why) => (false, "Invalid", &**why),
     };
     let old = known.status.as_ref();
-    let old_condition = old.and_then(|old| old.conditions.iter().find(|one| one.type_ == ACCEPTED));
-    let same = old_condition
-        .is_some_and(|old| old.status == status && old.message == message && old.reason == reason);
-    let is_current = old.is_some_and(|old| {
-        old.ready_pods == ready_pods && old.observed_generation == known.generation
-    });
-    if same && is_current {
-        return None;
-    }
-    let since = old_condition.filter(|old| old.status == status);
-    let since = since.map(|old| old.last_transition_time.clone());
-    Some(FunctionStatus {
-        conditions: vec![Condition {
-            type_: ACCEPTED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            observed_generation: Some(known.generation),
-            last_transition_time: since.unwrap_or_else(|| Time(Timestamp::now())),
-        }],
-        ready_pods,
+    let accepted = Condition {
+        observed_generation: Some(known.generation),
+        ..condition(old, ACCEPTED, is_accepted, reason, message)
+    };
+    let Readiness {
+        is_ready,
+        reason,
+        message,
+    } = readiness;
+    // A rejected spec is not the one that is ready: `kubectl wait` must not take it for that.
+    let ready = Condition {
+        observed_generation: Some(known.accepted.unwrap_or(known.generation)),
+        ..condition(old, READY, is_ready, reason, &message)
+    };
+    FunctionStatus {
+        conditions: vec![accepted, ready],
+        ready_pods: pods.ready,
+        wanted_pods: pods.wanted,
+        replicas: pods.all,
+        selector: format!("{LABEL_FUNCTION}={name},{LABEL_KIND}=warm"),
+        last_failed_start: known.starts.last_failed.clone(),
         observed_generation: known.generation,
+    }
+}
+
+/// A condition, with the time since when it has its status.
+fn condition(
+    old: Option<&FunctionStatus>,
+    kind: &str,
+    is_true: bool,
+    reason: &str,
+    message: &str,
+) -> Condition {
+    let status = if is_true { "True" } else { "False" };
+    let before = old.and_then(|old| old.condition(kind));
+    let since = before.filter(|before| before.status == status);
+    Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        observed_generation: None,
+        last_transition_time: since.map_or_else(now, |before| before.last_transition_time.clone()),
+    }
+}
+
+/// Whether somebody may wait for this change: a condition of another status or generation, or false
+/// for another reason. Why something is true may change as often as its number of pods.
+fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
+    new.conditions.iter().any(|new| {
+        old.condition(&new.type_).is_none_or(|old| {
+            let is_false = new.status == "False";
+            old.status != new.status
+                || old.observed_generation != new.observed_generation
+                || is_false && old.reason != new.reason
+        })
     })
+}
+
+/// What happened between two statuses, as Events have it.
+fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, String)> {
+    let mut events = Vec::new();
+    for now in &new.conditions {
+        let before = old.condition(&now.type_);
+        let was = before.map_or("", |before| &before.status);
+        let generation = now.observed_generation.unwrap_or_default();
+        let is_new = before.is_none_or(|before| {
+            before.status != now.status || before.observed_generation != now.observed_generation
+        });
+        match (&*now.type_, &*now.status) {
+            (ACCEPTED, "True") if is_new => {
+                let text = format!("generation {generation} is in force");
+                events.push((EventReason::Accepted, text));
+            }
+            (ACCEPTED, "False") if is_new => {
+                events.push((EventReason::Rejected, now.message.clone()));
+            }
+            // A new function that needs no pod yet has become nothing.
+            (READY, "True") if was == "False" || (was.is_empty() && now.reason == PODS_READY) => {
+                events.push((EventReason::Ready, now.message.clone()));
+            }
+            _ => {}
+        }
+    }
+    let (before, after) = (old.wanted_pods, new.wanted_pods);
+    if before != after && !old.conditions.is_empty() {
+        let text = format!("from {before} to {after} wanted pods");
+        events.push((EventReason::Scaled, text));
+    }
+    events
 }
 
 async fn write(plane: &Plane, name: &str, status: &FunctionStatus) -> bool {
@@ -100,7 +223,7 @@ async fn write(plane: &Plane, name: &str, status: &FunctionStatus) -> bool {
                 "its status is not written: {}",
                 denied.message()
             );
-            // Whoever is gone needs none.
+            // What is gone needs none.
             denied.code() == 404
         }
     }
@@ -110,24 +233,119 @@ async fn write(plane: &Plane, name: &str, status: &FunctionStatus) -> bool {
 mod tests {
     use super::*;
 
+    /// A ready function with so many pods, or one that is not, for that reason.
+    fn readiness(reason: &'static str) -> Readiness {
+        Readiness {
+            is_ready: reason == PODS_READY,
+            reason,
+            message: "why".to_owned(),
+        }
+    }
+
+    fn of(known: &Known, reason: &'static str, pods: u32) -> FunctionStatus {
+        let census = Census {
+            all: pods,
+            wanted: pods,
+            ready: pods,
+            ..Census::default()
+        };
+        status("f", known, readiness(reason), &census)
+    }
+
     fn known(verdict: Verdict, status: Option<FunctionStatus>) -> Known {
         Known::for_test(3, verdict, status)
     }
 
+    /// The time a condition has would be another one a second later.
+    fn long_ago(mut status: FunctionStatus) -> FunctionStatus {
+        for condition in &mut status.conditions {
+            let time = "2020-01-01T00:00:00Z".parse().expect("a time");
+            condition.last_transition_time =
+                k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time);
+        }
+        status
+    }
+
     #[test]
-    fn a_status_is_written_only_where_it_changed() {
-        let first = new_status(&known(Verdict::Accepted, None), 1).expect("new");
-        assert_eq!(first.conditions[0].status, "True");
+    fn a_condition_keeps_its_time_while_its_status_stays() {
+        let first = long_ago(of(&known(Verdict::Accepted, None), PODS_READY, 1));
         let again = known(Verdict::Accepted, Some(first.clone()));
-        assert!(new_status(&again, 1).is_none());
-        let more = new_status(&again, 2).expect("another number");
-        assert_eq!(more.ready_pods, 2);
-        let (old, new) = (&first.conditions[0], &more.conditions[0]);
-        assert_eq!(old.last_transition_time, new.last_transition_time);
-        let wrong = known(Verdict::Rejected("image: is required".into()), Some(first));
-        let wrong = new_status(&wrong, 1).expect("another verdict");
-        assert_eq!(wrong.conditions[0].status, "False");
-        assert_eq!(wrong.conditions[0].message, "image: is required");
-        assert_eq!(wrong.observed_generation, 3);
+        assert_eq!(of(&again, PODS_READY, 1), first);
+        let more = of(&again, PODS_READY, 2);
+        assert_eq!(
+            (more.ready_pods, more.wanted_pods, more.replicas),
+            (2, 2, 2)
+        );
+        let less = of(&again, "Starting", 0);
+        for kind in [ACCEPTED, READY] {
+            let [first, more, less] =
+                [&first, &more, &less].map(|one| one.condition(kind).expect("there"));
+            assert_eq!(first.last_transition_time, more.last_transition_time);
+            let is_kept = first.last_transition_time == less.last_transition_time;
+            assert_eq!(is_kept, kind == ACCEPTED);
+            assert_eq!(more.observed_generation, Some(3));
+        }
+    }
+
+    #[test]
+    fn a_rejected_spec_is_never_the_one_that_is_ready() {
+        let mut known = known(Verdict::Rejected("image: is required".into()), None);
+        known.accepted = Some(2);
+        let status = of(&known, PODS_READY, 1);
+        assert_eq!(status.observed_generation, 3);
+        let accepted = status.condition(ACCEPTED).expect("there");
+        assert_eq!(accepted.status, "False");
+        assert_eq!(accepted.message, "image: is required");
+        assert_eq!(accepted.observed_generation, Some(3));
+        let ready = status.condition(READY).expect("there");
+        assert_eq!(ready.observed_generation, Some(2));
+    }
+
+    #[test]
+    fn what_somebody_may_wait_for_is_urgent_and_numbers_are_not() {
+        let accepted = known(Verdict::Accepted, None);
+        let one = of(&accepted, PODS_READY, 1);
+        let urgent = |reason, pods| is_urgent(&one, &of(&accepted, reason, pods));
+        assert!(!urgent(PODS_READY, 2) && urgent("ImagePull", 1));
+        assert!(is_urgent(&FunctionStatus::default(), &one));
+        let (pull, crash) = (of(&accepted, "ImagePull", 0), of(&accepted, "CrashLoop", 0));
+        assert!(is_urgent(&pull, &crash) && !is_urgent(&pull, &pull));
+        let newer = Known::for_test(4, Verdict::Accepted, None);
+        assert!(is_urgent(&one, &of(&newer, PODS_READY, 1)));
+    }
+
+    #[test]
+    fn events_say_what_changed_between_two_statuses() {
+        let accepted = known(Verdict::Accepted, None);
+        let rejected = known(Verdict::Rejected("no".into()), None);
+        let none = FunctionStatus::default();
+        let reasons = |old: &FunctionStatus, new: &FunctionStatus| -> Vec<EventReason> {
+            events(old, new)
+                .into_iter()
+                .map(|(reason, _)| reason)
+                .collect()
+        };
+        let starting = of(&accepted, "Starting", 0);
+        let up = of(&accepted, PODS_READY, 2);
+        assert_eq!(reasons(&none, &starting), [EventReason::Accepted]);
+        let of_new = [EventReason::Ready, EventReason::Scaled];
+        assert_eq!(reasons(&starting, &up), of_new);
+        assert_eq!(reasons(&up, &up), []);
+        let wrong = of(&rejected, PODS_READY, 2);
+        assert_eq!(reasons(&up, &wrong), [EventReason::Rejected]);
+        assert_eq!(reasons(&wrong, &wrong), []);
+    }
+
+    #[test]
+    fn a_few_urgent_writes_go_at_once_and_one_of_all_others() {
+        let mut pace = Pace::default();
+        assert!(pace.may_write(false) && !pace.is_recent());
+        pace.writes.push(Instant::now());
+        assert!(!pace.may_write(false) && pace.may_write(true) && pace.is_recent());
+        pace.writes.resize(URGENT_MAX, Instant::now());
+        assert!(!pace.may_write(true));
+        pace.writes.truncate(1);
+        pace.failed = true;
+        assert!(!pace.may_write(true));
     }
 }

@@ -14,6 +14,7 @@ use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
+use nanofaas_core::spec::Platform;
 use nanofaas_core::ticket::PodRef;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -24,6 +25,7 @@ use crate::adoption;
 use crate::backoff::random;
 use crate::bridge::Plane;
 use crate::cluster::Denied;
+use crate::fault::StartFault;
 use crate::health::Questions;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
 use crate::security;
@@ -55,6 +57,10 @@ pub(crate) struct Pod {
     pub(crate) token: String,
     pub(crate) function: Arc<Function>,
     pub(crate) wanted_ns: u64,
+    /// Of the spec that it was made from.
+    shape: u64,
+    /// An earlier plane made it from another spec.
+    pub(crate) is_stale: Cell<bool>,
     /// In which of the pods' listings it was created: an earlier one cannot know it.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
@@ -72,9 +78,9 @@ pub(crate) struct Pod {
 }
 
 enum Fate {
-    StartFailed(StartFailure),
+    StartFailed(StartFault, StartFailure),
     /// Nothing was heard of it by its deadline.
-    NotReady(StartFailure),
+    NotReady(StartFault, StartFailure),
     Ended(PodEnd),
 }
 
@@ -98,8 +104,10 @@ impl Pod {
             name,
             token: pod_token(u128::from_ne_bytes(random())),
             questions: Questions::new(&function.spec.health_path, function.name()),
+            shape: function.spec.shape_hash(Platform::Kubernetes),
             function,
             wanted_ns,
+            is_stale: Cell::new(false),
             since_listing: Cell::new(u64::MAX),
             is_up: Cell::new(false),
             bell: Notify::new(),
@@ -148,8 +156,29 @@ impl Pod {
             }
         }
         let seen = self.seen.borrow().then(seen);
-        self.seen.replace(seen);
+        let (fault, leaving) = (seen.fault, seen.leaving);
+        let before = self.seen.replace(seen);
+        if (before.fault, before.leaving) != (fault, leaving) {
+            plane.functions.is_changed(self.function.name());
+        }
         self.bell.notify_one();
+    }
+
+    /// Whether it gets no new call any more, because the scheduler or the cluster wants it gone.
+    pub(crate) fn is_going(&self) -> bool {
+        self.stop.get() || self.is_gone.get() || self.seen.borrow().leaving
+    }
+
+    /// Whether it was made from a spec with this shape.
+    pub(crate) fn has_shape(&self, shape: u64) -> bool {
+        !self.is_stale.get() && self.shape == shape
+    }
+
+    /// What its start waits for, where that is no usual step.
+    pub(crate) fn held_up(&self) -> Option<(StartFault, String)> {
+        let seen = self.seen.borrow();
+        let why = seen.held_up.clone().or_else(|| seen.waiting.clone());
+        seen.fault.zip(why)
     }
 
     /// The cluster has it no more.
@@ -170,10 +199,11 @@ impl Pod {
         plane.forget(&self);
         plane.functions.is_changed(function);
         match fate {
-            Fate::StartFailed(mut failure) | Fate::NotReady(mut failure) => {
+            Fate::StartFailed(fault, mut failure) | Fate::NotReady(fault, mut failure) => {
                 failure.message = security::advised(&self.function.spec, &failure.message).into();
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
+                plane.start_failed(&self.function, &self.name, fault, &why);
                 let pod = self.place;
                 plane.say(|desk| {
                     desk.starts.failed(function, &self.name, why);
@@ -184,6 +214,7 @@ impl Pod {
                 if !self.stop.get() {
                     let why = &end.message;
                     tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
+                    plane.pod_lost(&self.function, &self.name, &end);
                 }
                 plane.gone(self.place, &end);
             }
@@ -204,7 +235,7 @@ impl Pod {
         if origin != (Origin::Resumed { is_up: true }) {
             match self.starting(plane, deadline, limit).await {
                 Ok(address) => self.up(plane, address),
-                Err(fate @ Fate::NotReady(_)) if limit == PROBE => {
+                Err(fate @ Fate::NotReady(..)) if limit == PROBE => {
                     adoption::ask_on(plane, self);
                     return fate;
                 }
@@ -221,7 +252,7 @@ impl Pod {
     async fn create(&self, plane: &Rc<Plane>, deadline: Instant) -> Option<Fate> {
         let object = match self.object(plane) {
             Ok(object) => object,
-            Err(why) => return Some(failed(true, why)),
+            Err(why) => return Some(failed(StartFault::Config, true, why)),
         };
         let created = plane.cluster.create(&object, deadline).await;
         self.since_listing.set(plane.memory.listing.get());
@@ -235,7 +266,8 @@ impl Pod {
                     // It may have been created all the same.
                     self.delete(plane, Some(NO_GRACE_S));
                 }
-                Some(failed(denied.is_permanent(), denied.message()))
+                let fault = StartFault::of_denial(&denied);
+                Some(failed(fault, denied.is_permanent(), denied.message()))
             }
         }
     }
@@ -313,15 +345,16 @@ impl Pod {
                 self.tell_held_up(plane, seen.held_up.as_deref());
             }
             if let Some(why) = seen.stuck {
-                return Err(failed(true, why));
+                let fault = seen.fault.unwrap_or(StartFault::Config);
+                return Err(failed(fault, true, why));
             }
             if let Some(end) = seen.ended {
                 let why = format!("the pod was not ready yet when {}", end.message);
-                return Err(failed(false, why));
+                return Err(failed(StartFault::CrashLoop, false, why));
             }
             if self.is_gone.get() || seen.leaving {
                 let why = "somebody deleted the pod before it was ready";
-                return Err(failed(false, why.to_owned()));
+                return Err(failed(StartFault::Deleted, false, why.to_owned()));
             }
             let address = self.address();
             if let Some(address) = address.filter(|_| self.ready.get()) {
@@ -337,10 +370,12 @@ impl Pod {
                 let why = why.unwrap_or_else(|| self.not_ready());
                 let limit = limit.as_millis();
                 let message = format!("the pod was not ready within {limit} ms: {why}").into();
-                return Err(Fate::NotReady(StartFailure {
+                let failure = StartFailure {
                     permanent: false,
                     message,
-                }));
+                };
+                let fault = seen.fault.unwrap_or(StartFault::NotReady);
+                return Err(Fate::NotReady(fault, failure));
             }
         }
     }
@@ -401,6 +436,9 @@ impl Pod {
         plane.reached(&self.function, &self.name, Phase::Usable);
         self.is_up.set(true);
         plane.functions.is_changed(function);
+        if !self.is_stale.get() {
+            plane.start_worked(&self.function);
+        }
         let (pod, address) = (self.place, SocketAddr::new(address, PORT));
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
@@ -486,11 +524,12 @@ impl Pod {
     }
 }
 
-fn failed(permanent: bool, message: String) -> Fate {
-    Fate::StartFailed(StartFailure {
+fn failed(fault: StartFault, permanent: bool, message: String) -> Fate {
+    let failure = StartFailure {
         permanent,
         message: message.into(),
-    })
+    };
+    Fate::StartFailed(fault, failure)
 }
 
 fn ended(message: &str) -> Fate {

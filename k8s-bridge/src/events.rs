@@ -1,0 +1,256 @@
+//! Events on `Function` objects, for `kubectl describe fn` and `kubectl get events`: what happened
+//! to a function, in the cluster's usual form (core/v1). What happens again is counted on the same
+//! Event, and each Event is written at most every 10 s, so that a crash loop costs the API server
+//! as much as one pod. They are a courtesy: what does not fit or cannot be written is dropped, and
+//! nothing ever waits for one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams};
+use nanofaas_core::spec::{API_VERSION, KIND};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::backoff::random;
+use crate::bridge::Plane;
+use crate::cluster::Denied;
+use crate::starts::now;
+
+/// Between two writes of one Event.
+const BETWEEN: Duration = Duration::from_secs(10);
+/// Between two looks at what is to be written.
+const LOOK: Duration = Duration::from_millis(500);
+/// Events written at one look: 20 a second, whatever happens.
+const AT_ONCE: usize = 10;
+/// Events that wait to be written.
+const WAITING_MAX: usize = 256;
+/// What happens again after this long is another Event.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// How long one write may take.
+const WRITE: Duration = Duration::from_secs(10);
+/// Who writes them.
+const COMPONENT: &str = "nanofaas";
+
+/// What can happen to a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum EventReason {
+    Accepted,
+    Rejected,
+    Ready,
+    Scaled,
+    StartFailed,
+    PodLost,
+    OomKilled,
+}
+
+impl EventReason {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Rejected => "Rejected",
+            Self::Ready => "Ready",
+            Self::Scaled => "Scaled",
+            Self::StartFailed => "StartFailed",
+            Self::PodLost => "PodLost",
+            Self::OomKilled => "OOMKilled",
+        }
+    }
+
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Accepted | Self::Ready | Self::Scaled => "Normal",
+            Self::Rejected | Self::StartFailed | Self::PodLost | Self::OomKilled => "Warning",
+        }
+    }
+}
+
+/// What is counted on one Event: of one object, by its uid, for one reason.
+type Key = (String, EventReason);
+
+/// Something that is to be written.
+struct Waiting {
+    key: Key,
+    function: String,
+    /// Of the last time that it happened.
+    message: String,
+    count: i32,
+    first: Time,
+    last: Time,
+}
+
+/// An Event in the cluster.
+struct Written {
+    name: String,
+    count: i32,
+    at: Instant,
+}
+
+/// What waits to be written.
+#[derive(Default)]
+pub(crate) struct Events {
+    waiting: RefCell<VecDeque<Waiting>>,
+    was_full: Cell<bool>,
+}
+
+impl Events {
+    /// Notes that something happened to the object with this uid.
+    pub(crate) fn note(&self, function: &str, uid: String, reason: EventReason, message: String) {
+        let (key, at) = ((uid, reason), now());
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(same) = waiting.iter_mut().find(|one| one.key == key) {
+            same.count = same.count.saturating_add(1);
+            same.message = message;
+            same.last = at;
+            return;
+        }
+        if waiting.len() >= WAITING_MAX {
+            if !self.was_full.replace(true) {
+                tracing::warn!("more than {WAITING_MAX} Events wait; further ones are dropped");
+            }
+            return;
+        }
+        waiting.push_back(Waiting {
+            key,
+            function: function.to_owned(),
+            message,
+            count: 1,
+            first: at.clone(),
+            last: at,
+        });
+    }
+
+    /// The next one that may be written.
+    fn next(&self, written: &HashMap<Key, Written>) -> Option<Waiting> {
+        let may_be = |one: &Waiting| {
+            let before = written.get(&one.key);
+            before.is_none_or(|before| before.at.elapsed() >= BETWEEN)
+        };
+        let mut waiting = self.waiting.borrow_mut();
+        let at = waiting.iter().position(may_be)?;
+        let next = waiting.remove(at);
+        if waiting.is_empty() {
+            self.was_full.set(false);
+        }
+        next
+    }
+}
+
+/// Writes what was noted, for ever.
+pub(crate) async fn keep(plane: &Plane) {
+    let mut written: HashMap<Key, Written> = HashMap::new();
+    loop {
+        sleep(LOOK).await;
+        written.retain(|_, one| one.at.elapsed() < FORGOTTEN);
+        for _ in 0..AT_ONCE {
+            let Some(next) = plane.events.next(&written) else {
+                break;
+            };
+            let before = written.remove(&next.key);
+            match write(plane, &next, before).await {
+                Ok(event) => {
+                    written.insert(next.key, event);
+                }
+                Err(denied) => {
+                    let (function, why) = (next.function, denied.message());
+                    tracing::debug!(function, "an Event is not written: {why}");
+                }
+            }
+        }
+    }
+}
+
+/// Counts on an Event that is there, or creates one.
+async fn write(plane: &Plane, what: &Waiting, before: Option<Written>) -> Result<Written, Denied> {
+    if let Some(before) = before {
+        let count = before.count.saturating_add(what.count);
+        let more = json!({
+            "count": count, "lastTimestamp": what.last, "message": what.message,
+        });
+        let api = plane.cluster.api::<Event>();
+        let (patch, parameters) = (Patch::Merge(more), PatchParams::default());
+        let name = &before.name;
+        let write = async |_| api.patch(name, &parameters, &patch).await;
+        match plane.cluster.change(Instant::now() + WRITE, write).await {
+            // The cluster keeps Events for an hour, or less; this one is a new one then.
+            Err(denied) if denied.code() == 404 => {}
+            Err(denied) => return Err(denied),
+            Ok(_) => {
+                let (name, at) = (before.name, Instant::now());
+                return Ok(Written { name, count, at });
+            }
+        }
+    }
+    let event = object(plane, what);
+    plane.cluster.create(&event, Instant::now() + WRITE).await?;
+    Ok(Written {
+        name: event.metadata.name.unwrap_or_default(),
+        count: what.count,
+        at: Instant::now(),
+    })
+}
+
+fn object(plane: &Plane, what: &Waiting) -> Event {
+    let (uid, reason) = &what.key;
+    let namespace = Some(plane.cluster.namespace.clone());
+    let random = u64::from_ne_bytes(random());
+    let holder = plane.identity().map(|own| own.holder.clone());
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{random:016x}", what.function)),
+            namespace: namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some(API_VERSION.to_owned()),
+            kind: Some(KIND.to_owned()),
+            name: Some(what.function.clone()),
+            namespace,
+            uid: Some(uid.clone()),
+            ..ObjectReference::default()
+        },
+        type_: Some(reason.kind().to_owned()),
+        reason: Some(reason.as_str().to_owned()),
+        message: Some(what.message.clone()),
+        count: Some(what.count),
+        first_timestamp: Some(what.first.clone()),
+        last_timestamp: Some(what.last.clone()),
+        source: Some(EventSource {
+            component: Some(COMPONENT.to_owned()),
+            host: None,
+        }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_instance: holder,
+        ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(events: &Events, uid: &str) {
+        let (uid, message) = (uid.to_owned(), "why".to_owned());
+        events.note("f", uid, EventReason::StartFailed, message);
+    }
+
+    #[test]
+    fn what_happens_again_is_counted_and_what_does_not_fit_is_dropped() {
+        let events = Events::default();
+        for _ in 0..5 {
+            note(&events, "a");
+        }
+        for number in 0..2 * WAITING_MAX {
+            note(&events, &format!("b{number}"));
+        }
+        let written = HashMap::new();
+        let first = events.next(&written).expect("the first");
+        assert_eq!(first.count, 5);
+        let left = std::iter::from_fn(|| events.next(&written)).count();
+        assert_eq!(left, WAITING_MAX - 1);
+        assert!(!events.was_full.get());
+    }
+}

@@ -1,0 +1,126 @@
+//! Why a pod did not start, in one word: a reason of the condition `Ready` and of
+//! `status.lastFailedStart`. The words of the kubelet and of the API server are read here and
+//! nowhere else. It decides nothing: whether a start is tried again is the scheduler's.
+
+use crate::cluster::Denied;
+
+/// The kinds of failed starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StartFault {
+    /// The node cannot get the image.
+    ImagePull,
+    /// The container could not be made: a missing secret, a wrong command, a wrong `podTemplate`.
+    Config,
+    /// The container ended before it was ready.
+    CrashLoop,
+    /// No node takes the pod.
+    Unschedulable,
+    /// A quota of the namespace is used up.
+    Quota,
+    /// The API server refused the pod for another reason.
+    Refused,
+    /// The API server did not answer in time.
+    ApiServer,
+    /// The pod was deleted before it was ready.
+    Deleted,
+    /// The start deadline passed, and the pod neither reported ready nor answered.
+    NotReady,
+}
+
+impl StartFault {
+    const ALL: [Self; 9] = [
+        Self::ImagePull,
+        Self::Config,
+        Self::CrashLoop,
+        Self::Unschedulable,
+        Self::Quota,
+        Self::Refused,
+        Self::ApiServer,
+        Self::Deleted,
+        Self::NotReady,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ImagePull => "ImagePull",
+            Self::Config => "Config",
+            Self::CrashLoop => "CrashLoop",
+            Self::Unschedulable => "Unschedulable",
+            Self::Quota => "Quota",
+            Self::Refused => "Refused",
+            Self::ApiServer => "ApiServer",
+            Self::Deleted => "Deleted",
+            Self::NotReady => "NotReady",
+        }
+    }
+
+    /// The kind of that name, which an earlier control plane may have written.
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
+
+    /// What a reason means that the kubelet gives for a waiting container, or the scheduler for a
+    /// waiting pod; none where it only says that the start is under way.
+    pub(crate) fn of_pod(reason: &str) -> Option<Self> {
+        Some(match reason {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed" => Self::ImagePull,
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "PreCreateHookError"
+            | "PreStartHookError"
+            | "PostStartHookError" => Self::Config,
+            "CrashLoopBackOff" => Self::CrashLoop,
+            "Unschedulable" | "SchedulingGated" => Self::Unschedulable,
+            _ => return None,
+        })
+    }
+
+    /// What it means that a pod or a Job could not be created.
+    pub(crate) fn of_denial(denied: &Denied) -> Self {
+        match denied {
+            Denied::Refused(status) => Self::of_refusal(&status.message),
+            Denied::Unreachable(_) => Self::ApiServer,
+        }
+    }
+
+    /// The same for a Job's pods, whose refusal is in an Event of the Job. A quota has no code of
+    /// its own: its admission plugin answers 403 with these words, as others do with other words.
+    pub(crate) fn of_refusal(message: &str) -> Self {
+        if message.contains("exceeded quota") {
+            Self::Quota
+        } else {
+            Self::Refused
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_by_its_name() {
+        for fault in StartFault::ALL {
+            assert_eq!(StartFault::named(fault.as_str()), Some(fault));
+        }
+        assert_eq!(StartFault::named("PodsReady"), None);
+    }
+
+    #[test]
+    fn a_pod_that_is_being_made_has_no_fault() {
+        for reason in ["ContainerCreating", "PodInitializing", "", "waiting"] {
+            assert_eq!(StartFault::of_pod(reason), None, "{reason}");
+        }
+        assert_eq!(
+            StartFault::of_pod("ImagePullBackOff"),
+            Some(StartFault::ImagePull)
+        );
+    }
+}

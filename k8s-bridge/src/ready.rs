@@ -1,0 +1,282 @@
+//! Whether a function can serve, as its condition `Ready` says it. Everything here is computed from
+//! facts that others gathered; it asks and writes nothing.
+
+use std::rc::Rc;
+
+use nanofaas_core::function::Function;
+use nanofaas_core::spec::{ExecutionMode, Platform};
+
+use crate::fault::StartFault;
+use crate::functions::Known;
+use crate::starts::{Outlook, StartKey};
+use crate::warm::Pod;
+
+/// The condition, before it has a time and a generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) is_ready: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// A pod of the present spec takes calls.
+pub(crate) const PODS_READY: &str = "PodsReady";
+
+impl Readiness {
+    fn yes(reason: &'static str, message: &str) -> Self {
+        let message = message.to_owned();
+        Self {
+            is_ready: true,
+            reason,
+            message,
+        }
+    }
+
+    fn no(reason: &'static str, message: &str) -> Self {
+        Self {
+            is_ready: false,
+            ..Self::yes(reason, message)
+        }
+    }
+
+    fn failing(fault: StartFault, message: &str) -> Self {
+        Self::no(fault.as_str(), message)
+    }
+
+    /// Of a function with the spec that is in force, if one ever was.
+    pub(crate) fn of(known: &Known, function: Option<&Function>, pods: &Census) -> Self {
+        let function = function.filter(|_| known.accepted.is_some());
+        let Some(function) = function else {
+            let why = "no spec of this function was accepted; the condition Accepted says why";
+            return Self::no("NotAccepted", why);
+        };
+        match function.spec.execution_mode {
+            ExecutionMode::Pool => {
+                let why = "calls go to its endpointUrl, which is not checked";
+                return Self::yes("Endpoint", why);
+            }
+            ExecutionMode::Local => {
+                return Self::yes("BuiltIn", "the control plane itself answers calls");
+            }
+            ExecutionMode::Warm if pods.current > 0 => {
+                return Self::yes(PODS_READY, "pods of the present spec take calls");
+            }
+            ExecutionMode::Warm | ExecutionMode::Job => {}
+        }
+        if let Some((fault, message)) = failing(known, function) {
+            return Self::failing(fault, message);
+        }
+        match (
+            function.spec.execution_mode,
+            function.spec.scaling_config.min_replicas,
+        ) {
+            (ExecutionMode::Warm, 0) => Self::yes(
+                "ScaledToZero",
+                "the first call starts a pod, and waits for it",
+            ),
+            (ExecutionMode::Warm, _) => match &pods.held_up {
+                Some((fault, message)) => Self::failing(*fault, message),
+                None => Self::no("Starting", "no pod of the present spec is ready yet"),
+            },
+            _ => Self::yes("OnDemand", "every call starts a pod of its own"),
+        }
+    }
+}
+
+/// Why the last start failed, where the next one would be made from the same.
+fn failing<'a>(known: &'a Known, function: &Function) -> Option<(StartFault, &'a str)> {
+    match known.starts.outlook {
+        Outlook::Good => None,
+        Outlook::Bad(key, fault) => {
+            let last = known.starts.last_failed.as_ref();
+            let message = last.map_or("", |last| last.message.as_str());
+            (key == StartKey::of(&function.spec)).then_some((fault, message))
+        }
+        Outlook::Unknown => {
+            let before = known.status.as_ref()?.condition(crate::status::READY)?;
+            let is_same = before.status == "False" && before.observed_generation == known.accepted;
+            let fault = StartFault::named(&before.reason).filter(|_| is_same)?;
+            Some((fault, &before.message))
+        }
+    }
+}
+
+/// The pods of a WARM function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// They exist, also those that are about to go.
+    pub(crate) all: u32,
+    /// The scheduler wants them: they start or take calls.
+    pub(crate) wanted: u32,
+    /// They take calls.
+    pub(crate) ready: u32,
+    /// They take calls and are made from the present spec.
+    pub(crate) current: u32,
+    /// What one that starts waits for, where that is no usual step of a start.
+    pub(crate) held_up: Option<(StartFault, String)>,
+}
+
+impl Census {
+    pub(crate) fn of(pods: &[Rc<Pod>], function: Option<&Function>) -> Self {
+        let mut census = Self::default();
+        let warm = function.filter(|one| one.spec.execution_mode == ExecutionMode::Warm);
+        let shape = warm.map(|one| one.spec.shape_hash(Platform::Kubernetes));
+        for pod in pods {
+            census.all += 1;
+            if pod.is_going() {
+                continue;
+            }
+            census.wanted += 1;
+            let is_current = shape.is_some_and(|shape| pod.has_shape(shape));
+            if pod.is_up.get() {
+                census.ready += 1;
+                census.current += u32::from(is_current);
+            } else if is_current {
+                census.held_up = census.held_up.or_else(|| pod.held_up());
+            }
+        }
+        // The floor is wanted also while the scheduler waits before it tries again.
+        let floor = warm.map_or(0, |one| one.spec.scaling_config.min_replicas);
+        census.wanted = census.wanted.max(floor);
+        census
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::functions::Verdict;
+    use crate::object::FunctionStatus;
+    use crate::podspec::tests::function;
+    use crate::starts::now;
+
+    fn warm(min: u32, more: &Value) -> Function {
+        let mut fields = json!({"name": "f", "image": "i:1", "executionMode": "WARM",
+            "scalingConfig": {"minReplicas": min, "maxReplicas": 4}});
+        for (name, value) in more.as_object().expect("an object") {
+            fields[name] = value.clone();
+        }
+        function(fields)
+    }
+
+    fn accepted() -> Known {
+        Known::for_test(3, Verdict::Accepted, None)
+    }
+
+    /// Whether it is ready, and the reason.
+    fn of(known: &Known, function: &Function, pods: &Census) -> (bool, &'static str) {
+        let readiness = Readiness::of(known, Some(function), pods);
+        assert!(!readiness.message.is_empty());
+        (readiness.is_ready, readiness.reason)
+    }
+
+    fn failed(known: &mut Known, function: &Function, fault: StartFault) {
+        known.starts.outlook = Outlook::Bad(StartKey::of(&function.spec), fault);
+        known.starts.last_failed = Some(crate::starts::FailedStart {
+            at: now(),
+            pod: "fn-f-1".to_owned(),
+            reason: fault.as_str().to_owned(),
+            message: "the cluster's words".to_owned(),
+        });
+    }
+
+    #[test]
+    fn a_warm_function_is_ready_with_a_pod_of_the_present_spec() {
+        let (known, function) = (accepted(), warm(1, &json!({})));
+        let none = Census::default();
+        assert_eq!(of(&known, &function, &none), (false, "Starting"));
+        let old = Census {
+            all: 1,
+            wanted: 1,
+            ready: 1,
+            ..Census::default()
+        };
+        assert_eq!(of(&known, &function, &old), (false, "Starting"));
+        let current = Census { current: 1, ..old };
+        assert_eq!(of(&known, &function, &current), (true, PODS_READY));
+        let stuck = Census {
+            held_up: Some((StartFault::Unschedulable, "0/1 nodes".to_owned())),
+            ..none
+        };
+        assert_eq!(of(&known, &function, &stuck), (false, "Unschedulable"));
+    }
+
+    #[test]
+    fn a_failed_start_counts_until_one_works_or_the_pod_would_be_another() {
+        for min in [0, 1] {
+            let mut known = accepted();
+            let function = warm(min, &json!({}));
+            failed(&mut known, &function, StartFault::ImagePull);
+            let none = Census::default();
+            assert_eq!(of(&known, &function, &none), (false, "ImagePull"));
+            let readiness = Readiness::of(&known, Some(&function), &none);
+            assert_eq!(readiness.message, "the cluster's words");
+            let well = if min == 0 {
+                (true, "ScaledToZero")
+            } else {
+                (false, "Starting")
+            };
+            for other in [json!({"image": "i:2"}), json!({"imagePullPolicy": "Never"})] {
+                assert_eq!(of(&known, &warm(min, &other), &none), well, "{other}");
+            }
+            // Another number of calls changes no pod.
+            let same = warm(min, &json!({"concurrency": 9}));
+            assert_eq!(of(&known, &same, &none), (false, "ImagePull"));
+            known.starts.outlook = Outlook::Good;
+            assert_eq!(of(&known, &function, &none), well);
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_process_saw_fail_counts_for_the_same_generation() {
+        let function = warm(0, &json!({}));
+        let none = Census::default();
+        for (generation, reason, expected) in [
+            (3, "CrashLoop", (false, "CrashLoop")),
+            (2, "CrashLoop", (true, "ScaledToZero")),
+            (3, "Starting", (true, "ScaledToZero")),
+        ] {
+            let condition = Condition {
+                type_: "Ready".to_owned(),
+                status: "False".to_owned(),
+                reason: reason.to_owned(),
+                message: "it exited".to_owned(),
+                observed_generation: Some(generation),
+                last_transition_time: now(),
+            };
+            let status = FunctionStatus {
+                conditions: vec![condition],
+                ..FunctionStatus::default()
+            };
+            let known = Known::for_test(3, Verdict::Accepted, Some(status));
+            assert_eq!(of(&known, &function, &none), expected);
+        }
+    }
+
+    #[test]
+    fn modes_without_pods_of_their_own_are_ready_as_they_are() {
+        let none = Census::default();
+        let job = function(json!({"name": "f", "image": "i:1"}));
+        let mut known = accepted();
+        assert_eq!(of(&known, &job, &none), (true, "OnDemand"));
+        failed(&mut known, &job, StartFault::Quota);
+        assert_eq!(of(&known, &job, &none), (false, "Quota"));
+        let pool = json!({"name": "f", "executionMode": "POOL", "endpointUrl": "http://h:1"});
+        assert_eq!(of(&known, &function(pool), &none), (true, "Endpoint"));
+        let local = json!({"name": "f", "executionMode": "LOCAL"});
+        assert_eq!(of(&known, &function(local), &none), (true, "BuiltIn"));
+    }
+
+    #[test]
+    fn nothing_is_ready_that_was_never_accepted() {
+        let rejected = Known::for_test(1, Verdict::Rejected("no".to_owned()), None);
+        let readiness = Readiness::of(&rejected, None, &Census::default());
+        assert_eq!(
+            (readiness.is_ready, readiness.reason),
+            (false, "NotAccepted")
+        );
+    }
+}

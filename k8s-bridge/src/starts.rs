@@ -1,0 +1,161 @@
+//! What is remembered of a function's starts: the last one that failed, and whether the next one
+//! can be expected to work. Warm pods and Jobs report here how their starts ended; the condition
+//! `Ready` is derived from it. It starts nothing.
+
+use jiff_0_2::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use nanofaas_core::function::Function;
+use nanofaas_core::message::PodEnd;
+use nanofaas_core::spec::{ImagePullPolicy, Platform, SpecFields};
+use serde::{Deserialize, Serialize};
+
+use crate::bridge::Plane;
+use crate::events::EventReason;
+use crate::fault::StartFault;
+
+/// How much of a text is kept in a status or an Event, in bytes.
+pub(crate) const TEXT_MAX: usize = 1024;
+
+/// `status.lastFailedStart`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub(crate) struct FailedStart {
+    pub(crate) at: Time,
+    /// The pod, or the Job of a call.
+    pub(crate) pod: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// What a start depends on: another spec with the same one would fail in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StartKey(u64, ImagePullPolicy);
+
+impl StartKey {
+    pub(crate) fn of(spec: &SpecFields) -> Self {
+        Self(
+            spec.shape_hash(Platform::Kubernetes),
+            spec.image_pull_policy,
+        )
+    }
+}
+
+/// What is known of the next start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// This process has seen no start end: what an earlier one wrote into the status holds.
+    #[default]
+    Unknown,
+    /// The last start worked.
+    Good,
+    /// The last start failed, made from this.
+    Bad(StartKey, StartFault),
+}
+
+/// What is remembered of one function's starts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Starts {
+    pub(crate) last_failed: Option<FailedStart>,
+    pub(crate) outlook: Outlook,
+}
+
+impl Starts {
+    /// Of an object whose status names the last start that failed.
+    pub(crate) fn after(last_failed: Option<FailedStart>) -> Self {
+        Self {
+            last_failed,
+            outlook: Outlook::Unknown,
+        }
+    }
+}
+
+impl Plane {
+    /// A start failed.
+    pub(crate) fn start_failed(
+        &self,
+        function: &Function,
+        pod: &str,
+        fault: StartFault,
+        why: &str,
+    ) {
+        let name = function.name();
+        let message = shortened(why, TEXT_MAX);
+        let text = format!("{pod}: {}: {message}", fault.as_str());
+        self.functions.with(name, |known| {
+            known.starts.outlook = Outlook::Bad(StartKey::of(&function.spec), fault);
+            known.starts.last_failed = Some(FailedStart {
+                at: now(),
+                pod: pod.to_owned(),
+                reason: fault.as_str().to_owned(),
+                message,
+            });
+        });
+        self.note(name, EventReason::StartFailed, &text);
+        self.functions.is_changed(name);
+    }
+
+    /// A start worked; for a Job that is when its container runs.
+    pub(crate) fn start_worked(&self, function: &Function) {
+        let name = function.name();
+        let is_news = self.functions.with(name, |known| {
+            let is_news = match known.starts.outlook {
+                Outlook::Good => false,
+                Outlook::Unknown => true,
+                // A pod of an older spec says nothing about the present one.
+                Outlook::Bad(key, _) => key == StartKey::of(&function.spec),
+            };
+            if is_news {
+                known.starts.outlook = Outlook::Good;
+            }
+            is_news
+        });
+        if is_news == Some(true) {
+            self.functions.is_changed(name);
+        }
+    }
+
+    /// A pod ended that nothing here wanted to end.
+    pub(crate) fn pod_lost(&self, function: &Function, pod: &str, end: &PodEnd) {
+        let reason = if end.oom {
+            EventReason::OomKilled
+        } else {
+            EventReason::PodLost
+        };
+        let text = format!("{pod}: {}", end.message);
+        self.note(function.name(), reason, &text);
+    }
+
+    /// Has an Event written about a function.
+    pub(crate) fn note(&self, function: &str, reason: EventReason, text: &str) {
+        let uid = self.functions.with(function, |known| known.uid.clone());
+        if let Some(uid) = uid {
+            let text = shortened(text, TEXT_MAX);
+            self.events.note(function, uid, reason, text);
+        }
+    }
+}
+
+/// Now, in whole seconds: statuses keep no fraction, and what is read back has to be equal.
+pub(crate) fn now() -> Time {
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+/// The beginning of a text, cut between two characters.
+pub(crate) fn shortened(text: &str, max: usize) -> String {
+    let end = (0..=max.min(text.len())).rev();
+    let mut end = end.skip_while(|at| !text.is_char_boundary(*at));
+    text[..end.next().unwrap_or_default()].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters() {
+        assert_eq!(shortened("short", 10), "short");
+        // Each of them has two bytes.
+        assert_eq!(shortened("ééé", 5), "éé");
+        assert_eq!(shortened("ééé", 6), "ééé");
+    }
+}
