@@ -90,51 +90,75 @@ impl Deref for FunctionSpec {
 #[non_exhaustive]
 pub struct SpecFields {
     pub name: Arc<str>,
+    /// The container image that runs the function. Needed for JOB and WARM.
     pub image: Option<String>,
+    /// When a node pulls the image: IfNotPresent (the default), Always or Never.
     pub image_pull_policy: ImagePullPolicy,
+    /// Names of Secrets of the same namespace that hold registry credentials. None by default.
     pub image_pull_secrets: Vec<String>,
+    /// The program and its arguments, in place of the image's entry point. Empty by default: the
+    /// image's own is run.
     pub command: Vec<String>,
+    /// Environment variables of the function's container, by name. Those that the platform sets
+    /// itself (PORT, FUNCTION_NAME, TIMEOUT_MS and the like) are refused. `$(NAME)` is not expanded.
     pub env: BTreeMap<String, String>,
     pub resources: Resources,
-    /// Merged over the pod that the platform would make.
+    /// A pod template (`metadata` and `spec`) that is merged over the pod that the platform would
+    /// make: volumes, node selectors, tolerations, sidecars. Objects are merged field by field, lists
+    /// of named things by name; the function's container is called `function`.
     #[cfg_attr(feature = "schema", schemars(with = "schema::AnyObject"))]
     pub pod_template: Option<JsonObject>,
-    /// What the pod may do to its node; baseline for images that need root. Without a cluster it is
-    /// ignored.
+    /// What the pod may do to its node: restricted (the default), or baseline for images that need root.
+    /// Without a cluster it is ignored.
     pub pod_security: PodSecurity,
+    /// How calls are run. JOB (the default; alias REMOTE): a Job of its own for each call. WARM (alias
+    /// DEPLOYMENT): pods that are kept and reused. POOL: calls go to `endpointUrl`. LOCAL: an echo
+    /// inside the control plane, for measurements.
     #[serde(rename = "executionMode")]
     pub given_mode: GivenMode,
     /// What that word means.
     #[serde(rename = "effectiveExecutionMode")]
     pub execution_mode: ExecutionMode,
-    /// There is one for every POOL function.
+    /// Where the calls of a POOL function go, which needs one: `http://host:port/path` or
+    /// `http+unix:///path/to/socket:/path`. Without a path calls go to `/invoke`.
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub endpoint_url: Option<Endpoint>,
+    /// How long a call may take in milliseconds, its waiting included: 1 to 300000. By default what
+    /// the control plane's `--default-timeout-ms` says, which is 30000.
     pub timeout_ms: u32,
-    /// Calls in flight for the whole function.
+    /// Calls that run at once in the whole function: 1 to 1024. By default what the control plane's
+    /// `--default-concurrency` says, which is 4.
     pub concurrency: u32,
-    /// Live calls that may wait, of sync and of async ones each.
+    /// Calls that may wait for a free place, of sync and of async ones each: 1 to 10000. More are
+    /// refused with 429. By default what the control plane's `--default-queue-size` says, which is 100.
     pub queue_size: u32,
-    /// Attempts after the first.
+    /// Attempts after the first one, for the reasons in `retryOn`: 0 to 10. By default what the
+    /// control plane's `--default-max-retries` says, which is 3.
     pub max_retries: u32,
+    /// For which failures a call that may have run already is run again: POD (its pod was lost),
+    /// TIMEOUT (its deadline passed), ERROR (the function raised, or answered with an error). By
+    /// default POD; an empty list means never.
     pub retry_on: RetryOn,
     pub scaling_config: ScalingConfig,
+    /// How the watchdog of an image hands a call to its program: HTTP (the default), STDIO or FILE.
     pub runtime_mode: RuntimeMode,
+    /// The command line of the program that the watchdog of an image runs. None by default: the
+    /// image names it.
     pub runtime_command: Option<String>,
-    /// Where a warm pod is asked whether it is ready.
+    /// The path at which a warm pod is asked whether it is ready: `/health` by default. 2xx is ready.
     pub health_path: String,
     pub local: LocalRun,
 }
 
-/// What a pod asks of its node.
+/// What a pod asks of its node. Nothing by default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Resources {
-    /// The request.
+    /// The CPU request, for instance `500m` or `2`. There is no CPU limit.
     pub cpu: Option<Quantity>,
-    /// Request and limit.
+    /// Request and limit of memory, for instance `256Mi`.
     pub memory: Option<Quantity>,
 }
 
@@ -144,13 +168,13 @@ pub struct Resources {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LocalRun {
-    /// Goes before the function's `command`.
+    /// The program and its arguments; replaces the function's `command`.
     pub command: Vec<String>,
-    /// Goes over the function's `env`.
+    /// More environment variables by name; they replace those of the function's `env`.
     pub env: BTreeMap<String, String>,
     /// A shell line that is run once in `directory` before the first process.
     pub build: Option<String>,
-    /// Absolute.
+    /// The absolute path of the folder in which the program runs.
     pub directory: Option<String>,
 }
 

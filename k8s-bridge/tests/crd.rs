@@ -35,53 +35,128 @@ fn crd() -> Value {
                 "name": version,
                 "served": true,
                 "storage": true,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Mode", "string", ".spec.executionMode"),
-                    column("Accepted", "string", ".status.conditions[?(@.type==\"Accepted\")].status"),
-                    column("Ready", "integer", ".status.readyPods"),
-                    column("Age", "date", ".metadata.creationTimestamp"),
-                ],
+                "subresources": {"status": {}, "scale": {
+                    "specReplicasPath": ".spec.scalingConfig.minReplicas",
+                    "statusReplicasPath": ".status.replicas",
+                    "labelSelectorPath": ".status.selector",
+                }},
+                "additionalPrinterColumns": columns(),
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
+                    "description": "A function that nanofaas runs.",
                     "required": ["spec"],
-                    "properties": {"spec": schema(), "status": status()},
+                    "properties": {"spec": spec(), "status": status()},
                 }},
             }],
         },
     })
 }
 
-fn column(name: &str, kind: &str, path: &str) -> Value {
-    json!({"name": name, "type": kind, "jsonPath": path})
+fn columns() -> Value {
+    let column =
+        |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
+    let condition =
+        |kind: &str, field: &str| format!(".status.conditions[?(@.type==\"{kind}\")].{field}");
+    let wide = |mut column: Value| {
+        column["priority"] = json!(1);
+        column
+    };
+    json!([
+        column("Mode", "string", ".spec.executionMode"),
+        column("Ready", "string", &condition("Ready", "status")),
+        column("Reason", "string", &condition("Ready", "reason")),
+        column("Pods", "integer", ".status.readyPods"),
+        column("Wanted", "integer", ".status.wantedPods"),
+        column("Age", "date", ".metadata.creationTimestamp"),
+        wide(column(
+            "Accepted",
+            "string",
+            &condition("Accepted", "status")
+        )),
+        wide(column("Image", "string", ".spec.image")),
+    ])
+}
+
+fn spec() -> Value {
+    let mut spec = schema();
+    spec["description"] =
+        json!("What the function is. A field that is left out, or null, has its default.");
+    spec
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+fn time(description: &str) -> Value {
+    json!({"type": "string", "format": "date-time", "description": description})
+}
+
+fn number(format: &str, description: &str) -> Value {
+    json!({"type": "integer", "format": format, "description": description})
+}
+
+fn status() -> Value {
+    let last_failed_start = json!({
+        "type": "object",
+        "description": "The last start that failed. It stays when later starts work: whether the \
+            function can serve is what the condition Ready says.",
+        "required": ["at", "pod", "reason", "message"],
+        "properties": {
+            "at": time("When it failed."),
+            "pod": text("Name of the pod, or of the Job where the function is a JOB."),
+            "reason": text("Why in one word: one of the reasons that the condition Ready has."),
+            "message": text("The words of the cluster or of the program, up to 1 KiB of them."),
+        },
+    });
+    json!({
+        "type": "object",
+        "description": "What the control plane says of the function. Only it writes here.",
+        "properties": {
+            "observedGeneration": number("int64",
+                "The metadata.generation that the control plane has looked at."),
+            "readyPods": number("int32",
+                "Pods of a WARM function that take calls, whichever spec they were made from."),
+            "wantedPods": number("int32",
+                "Pods of a WARM function that are wanted now: those that start or take calls, and \
+                 at least minReplicas. 0 in other modes."),
+            "replicas": number("int32",
+                "Pods of a WARM function that there are, also those that end: what the scale \
+                 subresource shows. 0 in other modes."),
+            "selector": text("Label selector of the pods of a WARM function, for the scale subresource."),
+            "lastFailedStart": last_failed_start,
+            "conditions": conditions(),
+        },
+    })
 }
 
 /// The parts of a condition are Kubernetes' own.
-fn status() -> Value {
-    let text = || json!({"type": "string"});
-    let number = |format: &str| json!({"type": "integer", "format": format});
+fn conditions() -> Value {
+    let mut status = text("True or False.");
+    status["enum"] = json!(["True", "False", "Unknown"]);
     json!({
-        "type": "object",
-        "description": "What the control plane says of the function.",
-        "properties": {
-            "readyPods": number("int32"),
-            "observedGeneration": number("int64"),
-            "conditions": {
-                "type": "array",
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-                "items": {
-                    "type": "object",
-                    "required": ["type", "status"],
-                    "properties": {
-                        "type": text(),
-                        "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-                        "reason": text(),
-                        "message": text(),
-                        "observedGeneration": number("int64"),
-                        "lastTransitionTime": {"type": "string", "format": "date-time"},
-                    },
-                },
+        "type": "array",
+        "description": "Accepted: whether the control plane serves the spec as it is. Ready: whether \
+            the function can serve calls with it. `kubectl wait --for=condition=Ready fn/NAME` waits \
+            for it.",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "description": "One condition.",
+            "required": ["type", "status"],
+            "properties": {
+                "type": text("Accepted or Ready."),
+                "status": status,
+                "reason": text(
+                    "Why, in one word. Accepted: Valid, Invalid. Ready, where it is True: PodsReady, \
+                     ScaledToZero, OnDemand, Endpoint, BuiltIn; where it is False: NotAccepted, \
+                     Starting, ImagePull, Config, CrashLoop, Unschedulable, Quota, Refused, ApiServer, \
+                     Deleted, NotReady."),
+                "message": text("Why, in words; those of the cluster where there are any."),
+                "observedGeneration": number("int64",
+                    "The metadata.generation that it is said of. Ready speaks of the last accepted one."),
+                "lastTransitionTime": time("Since when the condition has this status."),
             },
         },
     })
@@ -122,4 +197,33 @@ fn the_schema_has_no_defaults_and_requires_no_field_of_a_function() {
             .as_array()
             .is_some_and(|words| words.contains(&json!("DEPLOYMENT")))
     );
+}
+
+#[test]
+fn every_field_says_what_it_is() {
+    fn look(schema: &Value, path: &str, missing: &mut Vec<String>) {
+        let text = schema["description"].as_str().unwrap_or_default();
+        // Items of a list are named by their list.
+        if text.is_empty() && !path.ends_with("[]") {
+            missing.push(path.to_owned());
+        }
+        assert!(!text.contains('\n'), "{path}: {text}");
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            look(inner, &format!("{path}.{name}"), missing);
+        }
+        if schema["items"].is_object() {
+            look(&schema["items"], &format!("{path}[]"), missing);
+        }
+    }
+    let crd = crd();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut missing = Vec::new();
+    look(schema, "fn", &mut missing);
+    assert!(missing.is_empty(), "without a description: {missing:?}");
+    // The paths of the scale subresource have to be there, or the API server refuses it.
+    let paths = crd["spec"]["versions"][0]["subresources"]["scale"].as_object();
+    for (name, path) in paths.expect("a scale subresource") {
+        let path = path.as_str().expect("a path").replace('.', "/properties/");
+        assert!(schema.pointer(&path).is_some(), "{name}: {path}");
+    }
 }

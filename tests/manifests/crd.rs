@@ -72,25 +72,28 @@ fn the_cluster_fills_nothing_in() {
 }
 
 #[test]
-fn kubectl_shows_mode_verdict_ready_pods_and_age() {
+fn kubectl_shows_mode_readiness_pods_and_age() {
     let version = version();
     let shown: Vec<(&Value, &Value)> = at(&version, "/additionalPrinterColumns")
         .as_array()
         .expect("a list")
         .iter()
+        .filter(|column| column.get("priority").is_none())
         .map(|column| (&column["name"], &column["jsonPath"]))
         .collect();
     let expected = [
         ("Mode", ".spec.executionMode"),
-        (
-            "Accepted",
-            ".status.conditions[?(@.type==\"Accepted\")].status",
-        ),
-        ("Ready", ".status.readyPods"),
+        ("Ready", ".status.conditions[?(@.type==\"Ready\")].status"),
+        ("Reason", ".status.conditions[?(@.type==\"Ready\")].reason"),
+        ("Pods", ".status.readyPods"),
+        ("Wanted", ".status.wantedPods"),
         ("Age", ".metadata.creationTimestamp"),
     ];
     assert_eq!(json!(shown), json!(expected));
-    assert_eq!(version["subresources"], json!({"status": {}}));
+    assert_eq!(version["subresources"]["status"], json!({}));
+    let scale = &version["subresources"]["scale"];
+    assert_eq!(scale["specReplicasPath"], ".spec.scalingConfig.minReplicas");
+    assert_eq!(scale["statusReplicasPath"], ".status.replicas");
     let status = at(
         &version,
         "/schema/openAPIV3Schema/properties/status/properties",

@@ -8,19 +8,21 @@ use super::bound::{
 };
 use super::reader::Reader;
 
-/// Kept for every function, used for WARM ones.
+/// How many pods a WARM function keeps. Other modes ignore it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ScalingConfig {
-    /// Pods that stay without calls; 0 scales to zero.
+    /// Pods that stay without calls: 0 to 256, 1 by default. 0 scales to zero. `kubectl scale` sets it.
     pub min_replicas: u32,
-    /// At least 1, and at least the floor.
+    /// The most pods: 1 to 256, at least `minReplicas`. By default as many as `concurrency` calls
+    /// can fill, which is `concurrency` divided by `targetInFlightPerPod`.
     pub max_replicas: u32,
-    /// Hard cap of calls at once in one pod.
+    /// Calls that run at once in one pod, a hard limit: 1 to 1024, 1 by default.
     pub target_in_flight_per_pod: u32,
-    /// A pod above the floor goes after this long without a call, in milliseconds.
+    /// How long a pod above `minReplicas` stays without a call, in milliseconds: 1 to 86400000,
+    /// 600000 by default.
     pub idle_timeout_ms: u32,
 }
 

@@ -145,9 +145,13 @@ impl Store {
     ) -> Result<Value, Refusal> {
         let there = self.existing(resource, name)?.clone();
         let mut object = there.clone();
-        // Each way in writes its own half alone.
-        let half = subresource.unwrap_or("spec");
-        merge(&mut object[half], &patch[half]);
+        // Each way in writes its own half alone; an Event has none.
+        if resource == "events" {
+            merge(&mut object, patch);
+        } else {
+            let half = subresource.unwrap_or("spec");
+            merge(&mut object[half], &patch[half]);
+        }
         Ok(self.changed(resource, &there, object))
     }
 
