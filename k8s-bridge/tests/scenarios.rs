@@ -34,6 +34,10 @@ mod registry;
 mod follow;
 #[path = "scenarios/status.rs"]
 mod status;
+#[path = "scenarios/ready.rs"]
+mod ready;
+#[path = "scenarios/events.rs"]
+mod events;
 #[path = "scenarios/warm.rs"]
 mod warm;
 #[path = "scenarios/health.rs"]

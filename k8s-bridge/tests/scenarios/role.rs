@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::attempt;
 use crate::bench::{pass, scenario, until, warm};
 use crate::kubelet::Fate;
-use crate::script::{QUOTA, any};
+use crate::script::{QUOTA, any, of};
 
 /// What the Role allows: verb, group and resource.
 fn granted() -> BTreeSet<(String, String, String)> {
@@ -56,6 +56,7 @@ fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
         let (mut bench, function) = attempt::with_function(&server).await;
         // The registry.
         let warm_function = bench.warm("w").await;
+        pass(2.0).await;
         let mut spec = warm("w");
         spec["concurrency"] = json!(9);
         assert!(matches!(
@@ -76,7 +77,10 @@ fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
         // Jobs: one that is refused a pod, one that is cancelled, one that is answered.
         server.kubelet().next(Fate::Refused(QUOTA));
         attempt::start(&bench, &function, attempt::call(1));
-        until("its events are read", || server.names("events").len() == 1).await;
+        until("its events are read", || {
+            server.count(of("list", "events")) == 1
+        })
+        .await;
         pass(3.0).await;
         attempt::start(&bench, &function, attempt::call(2));
         until("it has a pod", || server.names("pods").len() == 2).await;

@@ -1,15 +1,18 @@
-//! Each function's status in the cluster: written where it changed, and not too often.
+//! Each function's status in the cluster: written where it changed, what somebody waits for at once,
+//! and not too often.
 
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::kubelet::Fate;
 use crate::script::{answer, of};
 use crate::server::Server;
 
-fn status(server: &Server, name: &str) -> Value {
+pub(crate) fn status(server: &Server, name: &str) -> Value {
     server.get("functions", name).unwrap_or_default()["status"].clone()
 }
 
@@ -86,5 +89,90 @@ fn an_edit_that_is_taken_over_shows_in_the_status() {
             status(&server, "f")["observedGeneration"] == 2
         })
         .await;
+    });
+}
+
+/// The most writes of a status within ten seconds.
+fn densest(server: &Server) -> usize {
+    let writes = server.asked(of("patch", "functions/status"));
+    let of = |from: Instant| {
+        let within = |at: Instant| at >= from && at < from + Duration::from_secs(10);
+        writes.iter().filter(|one| within(one.at)).count()
+    };
+    writes
+        .iter()
+        .map(|one| of(one.at))
+        .max()
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_condition_that_changes_is_written_at_once_and_a_few_times_in_ten_seconds() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        bench.warm("f").await;
+        until("it is written", || status(&server, "f")["readyPods"] == 0).await;
+        pass(20.0).await;
+        for generation in 2..5 {
+            let begun = Instant::now();
+            server.edit("functions", "f", |there| {
+                there["spec"]["timeoutMs"] = json!(1000 + generation);
+            });
+            until("it is seen", || {
+                status(&server, "f")["observedGeneration"] == generation
+            })
+            .await;
+            assert!(begun.elapsed() < Duration::from_secs(2));
+        }
+        for more in 0..100 {
+            server.edit("functions", "f", |there| {
+                there["spec"]["timeoutMs"] = json!(2000 + more);
+            });
+            pass(0.4).await;
+        }
+        until("the last is seen", || {
+            status(&server, "f")["observedGeneration"] == 104
+        })
+        .await;
+        assert_eq!(densest(&server), 5);
+    });
+}
+
+#[test]
+fn a_status_has_no_field_that_the_crd_does_not_have() {
+    fn look(value: &Value, schema: &Value, path: &str) {
+        for (name, inner) in value.as_object().into_iter().flatten() {
+            let known = &schema["properties"][name];
+            // The API server drops what the schema does not know.
+            assert!(known.is_object(), "{path}.{name} is not in the CRD");
+            look(inner, known, &format!("{path}.{name}"));
+        }
+        for inner in value.as_array().into_iter().flatten() {
+            look(inner, &schema["items"], path);
+        }
+    }
+    scenario(|server| async move {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../k8s/base/crd.yaml");
+        let text = std::fs::read_to_string(path).expect("the CRD");
+        let crd: Value = serde_saphyr::from_str(&text).expect("YAML");
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let status_schema = &schema["properties"]["status"];
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "unknown"));
+        let pod = bench.start(&function);
+        bench.failure(pod).await;
+        until("it has everything", || {
+            status(&server, "f")["lastFailedStart"].is_object()
+        })
+        .await;
+        let written = status(&server, "f");
+        look(&written, status_schema, "status");
+        let fields = status_schema["properties"].as_object().expect("fields");
+        for name in fields.keys() {
+            assert!(!written[name].is_null(), "{name} is never written");
+        }
     });
 }

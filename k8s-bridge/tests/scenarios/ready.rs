@@ -1,0 +1,292 @@
+//! The condition `Ready`: when a function can serve, and why it cannot.
+
+use nanofaas_core::event::Order;
+use serde_json::{Value, json};
+
+use crate::attempt;
+use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::kubelet::Fate;
+use crate::script::{QUOTA, of, refuse};
+use crate::server::Server;
+use crate::status::status;
+
+/// A WARM function that wants so many pods.
+pub(crate) fn wanting(name: &str, pods: u32) -> Value {
+    let mut spec = warm(name);
+    spec["scalingConfig"]["minReplicas"] = json!(pods);
+    spec
+}
+
+/// A condition of a function.
+fn condition(server: &Server, name: &str, kind: &str) -> Value {
+    let status = status(server, name);
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    let found = conditions.into_iter().find(|one| one["type"] == kind);
+    found.unwrap_or_default()
+}
+
+/// Whether `kubectl wait --for=condition=Ready` would be content.
+pub(crate) fn is_ready(server: &Server, name: &str) -> bool {
+    let ready = condition(server, name, "Ready");
+    let object = server.get("functions", name).unwrap_or_default();
+    ready["status"] == "True" && ready["observedGeneration"] == object["metadata"]["generation"]
+}
+
+/// Waits until it is not ready for a reason; the condition's message.
+async fn not_ready(server: &Server, name: &str, reason: &str) -> String {
+    until(&format!("{name} is not ready: {reason}"), || {
+        let ready = condition(server, name, "Ready");
+        ready["status"] == "False" && ready["reason"] == reason
+    })
+    .await;
+    let ready = condition(server, name, "Ready");
+    ready["message"].as_str().unwrap_or_default().to_owned()
+}
+
+async fn ready_for(server: &Server, name: &str, reason: &str) {
+    until(&format!("{name} is ready: {reason}"), || {
+        is_ready(server, name) && condition(server, name, "Ready")["reason"] == reason
+    })
+    .await;
+}
+
+#[test]
+fn a_function_is_ready_with_its_first_pod_and_again_with_one_of_a_new_spec() {
+    scenario(|server| async move {
+        server.kubelet().next(Fate::Nothing);
+        server.create("functions", object(wanting("f", 1)));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        not_ready(&server, "f", "Starting").await;
+        assert_eq!(status(&server, "f")["wantedPods"], 1);
+        let pods = || server.names("pods");
+        until("there is a pod", || pods().len() == 1).await;
+        server.runs(&pods()[0], true).await;
+        ready_for(&server, "f", "PodsReady").await;
+        let since = condition(&server, "f", "Ready")["lastTransitionTime"].clone();
+        // Another number of calls changes no pod.
+        server.edit("functions", "f", |there| {
+            there["spec"]["concurrency"] = json!(9)
+        });
+        until("the edit is seen", || is_ready(&server, "f")).await;
+        assert_eq!(
+            condition(&server, "f", "Ready")["lastTransitionTime"],
+            since
+        );
+        let old = pods().remove(0);
+        server.kubelet().next(Fate::Nothing);
+        server.edit("functions", "f", |there| {
+            there["spec"]["image"] = json!("i:2")
+        });
+        assert!(!is_ready(&server, "f"));
+        until("another pod is there", || pods().len() == 2).await;
+        for _ in 0..50 {
+            pass(0.2).await;
+            assert!(!is_ready(&server, "f"), "no pod of the new image is up");
+        }
+        assert_eq!(condition(&server, "f", "Ready")["observedGeneration"], 3);
+        assert_eq!(status(&server, "f")["readyPods"], 1);
+        let new = pods().into_iter().find(|name| *name != old);
+        server.runs(&new.expect("there"), true).await;
+        ready_for(&server, "f", "PodsReady").await;
+    });
+}
+
+#[test]
+fn what_keeps_a_pod_from_its_start_is_the_reason_while_it_waits() {
+    scenario(|server| async move {
+        let why = "0/1 nodes are available";
+        server.kubelet().next(Fate::Unschedulable(why));
+        server.create("functions", object(wanting("f", 1)));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        let message = not_ready(&server, "f", "Unschedulable").await;
+        assert!(message.contains(why), "{message}");
+        assert!(status(&server, "f")["lastFailedStart"].is_null());
+        until("its deadline passes", || {
+            status(&server, "f")["lastFailedStart"]["reason"] == "Unschedulable"
+        })
+        .await;
+        ready_for(&server, "f", "PodsReady").await;
+        // It says what failed last, also when all is well.
+        let message = status(&server, "f")["lastFailedStart"]["message"].clone();
+        assert!(message.as_str().is_some_and(|text| text.contains(why)));
+    });
+}
+
+#[test]
+fn each_way_to_fail_has_its_reason() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let long = "no such image ".repeat(200);
+        let long: &'static str = long.leak();
+        for (name, fate, reason) in [
+            ("pull", Fate::Waits("ErrImagePull", long), "ImagePull"),
+            (
+                "config",
+                Fate::Waits("CreateContainerConfigError", "secret \"x\" not found"),
+                "Config",
+            ),
+            ("mute", Fate::RunsMute, "NotReady"),
+            ("crash", Fate::RunsMute, "CrashLoop"),
+            ("quota", Fate::Runs, "Quota"),
+            ("refused", Fate::Runs, "Refused"),
+            ("deleted", Fate::Nothing, "Deleted"),
+        ] {
+            let function = bench.warm(name).await;
+            ready_for(&server, name, "ScaledToZero").await;
+            let refusal = match name {
+                "quota" => Some(QUOTA),
+                "refused" => Some("violates PodSecurity \"baseline\""),
+                _ => None,
+            };
+            match refusal {
+                Some(words) => {
+                    server.script(of("create", "pods"), 1, refuse(403, "Forbidden", words));
+                }
+                None => server.kubelet().next(fate),
+            }
+            let pod = bench.start(&function);
+            if matches!(name, "crash" | "deleted") {
+                until("there is a pod", || !server.names("pods").is_empty()).await;
+                pass(0.5).await;
+                let pod = server.names("pods").remove(0);
+                match name {
+                    "crash" => server.end(&pod, 3, "Error", "boom"),
+                    _ => server.delete_pod(&pod),
+                }
+            }
+            bench.failure(pod).await;
+            let message = not_ready(&server, name, reason).await;
+            let last = status(&server, name)["lastFailedStart"].clone();
+            assert_eq!(last["reason"], reason);
+            assert_eq!(last["message"], message);
+            assert!(message.len() <= 1024 && !message.is_empty(), "{message}");
+            let prefix = format!("fn-{name}-");
+            let pod = last["pod"].as_str().unwrap_or_default();
+            assert!(pod.starts_with(&prefix), "{last}");
+            until("no pod is left", || server.names("pods").is_empty()).await;
+        }
+    });
+}
+
+#[test]
+fn a_start_that_works_makes_a_function_ready_that_scales_to_zero() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        ready_for(&server, "f", "ScaledToZero").await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "unknown"));
+        let pod = bench.start(&function);
+        bench.failure(pod).await;
+        not_ready(&server, "f", "ImagePull").await;
+        let (pod, _) = bench.running(&function).await;
+        ready_for(&server, "f", "PodsReady").await;
+        bench.rings.order(Order::Stop { pod });
+        bench.down(pod).await;
+        ready_for(&server, "f", "ScaledToZero").await;
+    });
+}
+
+#[test]
+fn a_successor_believes_what_the_status_says_and_writes_nothing() {
+    scenario(|server| async move {
+        let mut bench = Bench::acting(&server).await;
+        let function = bench.warm("f").await;
+        server
+            .kubelet()
+            .next(Fate::Waits("ErrImagePull", "unknown"));
+        let pod = bench.start(&function);
+        bench.failure(pod).await;
+        not_ready(&server, "f", "ImagePull").await;
+        pass(30.0).await;
+        let before = status(&server, "f");
+        bench.end();
+        server.forget_asked();
+        let _successor = Bench::acting(&server).await;
+        pass(30.0).await;
+        assert_eq!(status(&server, "f"), before);
+        assert_eq!(server.count(of("patch", "functions/status")), 0);
+        // Another image may be there.
+        server.edit("functions", "f", |there| {
+            there["spec"]["image"] = json!("i:2")
+        });
+        ready_for(&server, "f", "ScaledToZero").await;
+        assert_eq!(
+            status(&server, "f")["lastFailedStart"]["reason"],
+            "ImagePull"
+        );
+    });
+}
+
+#[test]
+fn a_job_function_is_ready_until_a_start_fails_and_again_when_one_works() {
+    scenario(|server| async move {
+        let (bench, function) = attempt::with_function(&server).await;
+        ready_for(&server, "j", "OnDemand").await;
+        server.kubelet().next(Fate::Refused(QUOTA));
+        attempt::start(&bench, &function, attempt::call(1));
+        attempt::ended(&bench, attempt::call(1)).await;
+        let message = not_ready(&server, "j", "Quota").await;
+        assert!(message.contains(QUOTA), "{message}");
+        attempt::start(&bench, &function, attempt::call(2));
+        attempt::started(&bench, attempt::call(2)).await;
+        ready_for(&server, "j", "OnDemand").await;
+        attempt::stop(&bench, attempt::call(2), None);
+    });
+}
+
+#[test]
+fn an_invalid_spec_is_not_ready_though_the_last_one_serves() {
+    scenario(|server| async move {
+        let mut spec = wanting("f", 1);
+        server.create("functions", object(spec.clone()));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        ready_for(&server, "f", "PodsReady").await;
+        server.edit("functions", "f", |there| {
+            there["spec"]["env"] = json!({"PORT": "1"});
+        });
+        until("it is rejected", || {
+            condition(&server, "f", "Accepted")["status"] == "False"
+        })
+        .await;
+        let ready = condition(&server, "f", "Ready");
+        assert_eq!(ready["status"], "True");
+        assert_eq!(ready["observedGeneration"], 1);
+        assert!(!is_ready(&server, "f"));
+        spec["name"] = json!("g");
+        spec["env"] = json!({"PORT": "1"});
+        server.create("functions", object(spec));
+        not_ready(&server, "g", "NotAccepted").await;
+    });
+}
+
+#[test]
+fn the_scale_subresources_numbers_follow_an_edit() {
+    scenario(|server| async move {
+        server.create("functions", object(wanting("f", 1)));
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        ready_for(&server, "f", "PodsReady").await;
+        // As `kubectl scale fn/f --replicas=3` writes it.
+        server.edit("functions", "f", |there| {
+            there["spec"]["scalingConfig"]["minReplicas"] = json!(3);
+        });
+        until("three are up", || {
+            let status = status(&server, "f");
+            ["readyPods", "wantedPods", "replicas"]
+                .iter()
+                .all(|field| status[*field] == 3)
+        })
+        .await;
+        let selector = status(&server, "f")["selector"].clone();
+        let selector = selector.as_str().expect("a selector").to_owned();
+        let store = server.0.store.borrow();
+        let selected = store.all("pods").into_iter();
+        let selected = selected.filter(|pod| crate::store::selects(&selector, pod));
+        assert_eq!(selected.count(), 3);
+    });
+}
