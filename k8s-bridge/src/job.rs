@@ -204,7 +204,7 @@ impl Job {
         if let Failure::ColdStart(why) = &failure {
             plane.start_failed(&self.start.function, &self.name, self.fault.get(), why);
         } else {
-            let message = why.into();
+            let message = why;
             let end = PodEnd { oom, message };
             plane.pod_lost(&self.start.function, &self.name, &end);
         }

@@ -271,6 +271,13 @@ mod tests {
     }
 
     #[test]
+    fn the_floor_is_wanted_also_while_no_pod_is_there() {
+        assert_eq!(Census::of(&[], Some(&warm(2, &json!({})))).wanted, 2);
+        let job = function(json!({"name": "f", "image": "i:1"}));
+        assert_eq!(Census::of(&[], Some(&job)), Census::default());
+    }
+
+    #[test]
     fn nothing_is_ready_that_was_never_accepted() {
         let rejected = Known::for_test(1, Verdict::Rejected("no".to_owned()), None);
         let readiness = Readiness::of(&rejected, None, &Census::default());

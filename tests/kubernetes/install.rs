@@ -81,11 +81,10 @@ pub(crate) fn an_example_function_answers_the_node_and_a_pod() {
     assert_eq!(body["output"]["topWords"][0]["word"], "two", "{body}");
 }
 
-pub(crate) fn kubectl_shows_mode_and_ready_pods() {
+pub(crate) fn kubectl_shows_mode_readiness_and_pods() {
     apply_example();
-    // The status is written at most every 10 s.
     until("kubectl shows a ready pod", START, || {
-        shown("word-stats", "READY") == "1"
+        shown("word-stats", "READY") == "True" && shown("word-stats", "PODS") == "1"
     });
     assert_eq!(shown("word-stats", "MODE"), "WARM");
 }

@@ -21,6 +21,7 @@ mod load;
 
 mod install;
 mod registry;
+mod status;
 mod tokens;
 mod jobs;
 mod job_failures;
@@ -48,7 +49,7 @@ macro_rules! tests {
 const TESTS: &[Test] = tests! {
     install:
         an_example_function_answers_the_node_and_a_pod
-        kubectl_shows_mode_and_ready_pods;
+        kubectl_shows_mode_readiness_and_pods;
     registry:
         a_function_that_is_no_function_says_why_in_its_condition
         an_invalid_edit_leaves_the_last_accepted_spec_in_force
@@ -56,6 +57,14 @@ const TESTS: &[Test] = tests! {
         what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own
         a_status_that_makes_no_sense_hides_no_function
         what_kubectl_does_is_seen_by_the_api;
+    status:
+        kubectl_waits_for_a_ready_function_and_for_its_next_spec
+        an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event
+        a_crash_loop_and_a_missing_secret_have_their_reasons
+        a_pod_that_finds_no_node_is_told_while_it_waits
+        kubectl_scales_a_function
+        kubectl_scales_a_function_that_names_no_floor
+        kubectl_explains_every_field;
     tokens:
         only_its_own_token_completes_an_attempt_and_only_once
         an_older_attempt_cannot_complete;

@@ -9,7 +9,7 @@ use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until
 use crate::plane::{image, manifest, output, plane, spec};
 use crate::wire::Request;
 
-/// A status is written at most every 10 s.
+/// Numbers of a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
 /// The table follows a watch.
 const SOON: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
     let object = function("written").expect("it is there");
     assert_eq!(object["spec"]["scalingConfig"]["minReplicas"], 1);
     until("kubectl shows the pod", STATUS, || {
-        shown("written", "READY") == "1"
+        shown("written", "PODS") == "1"
     });
     plane
         .scale("unwritten", 1)

@@ -1,0 +1,214 @@
+//! What a function's status, its Events and `kubectl` say of it: `wait`, `describe`, `scale`,
+//! `explain`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::cluster::{
+    NAMESPACE, apply, ask, function, kubectl, kubectl_with, list, shown, staying, until, wait,
+};
+use crate::plane::{image, manifest, output, plane, was_cold};
+use crate::wire::Request;
+
+/// For a start, a pull that is tried, or a container that ends.
+const START: Duration = Duration::from_secs(60);
+const ABSENT: &str = "localhost/there-is-no-such-image:1";
+
+/// A WARM function that keeps so many pods.
+fn keeping(name: &str, pods: u32, more: &Value) -> Value {
+    let mut fields = json!({"scalingConfig": {"minReplicas": pods, "maxReplicas": 4}});
+    let all = fields.as_object_mut().expect("an object");
+    all.extend(more.as_object().expect("an object").clone());
+    manifest(name, "WARM", fields)
+}
+
+/// The status of a function, once it is not ready for a reason.
+#[track_caller]
+fn not_ready(name: &str, reason: &str) -> Value {
+    let what = format!("{name} is not ready for the reason {reason}");
+    let status = wait(&what, START, || {
+        let status = function(name)?["status"].take();
+        let conditions = status["conditions"].as_array()?;
+        let ready = conditions.iter().find(|one| one["type"] == "Ready")?;
+        (ready["status"] == "False" && ready["reason"] == reason).then_some(status)
+    });
+    println!("    {name}: {}", status["conditions"][1]["message"]);
+    status
+}
+
+/// An Event of a function.
+#[track_caller]
+fn event(name: &str, reason: &str) -> Value {
+    let path = format!(
+        "/api/v1/namespaces/{NAMESPACE}/events?fieldSelector=involvedObject.kind%3DFunction,\
+         involvedObject.name%3D{name},reason%3D{reason}"
+    );
+    let what = format!("{name} has an Event {reason}");
+    wait(&what, START, || list(&path).pop())
+}
+
+/// `kubectl wait` for a ready function.
+#[track_caller]
+fn wait_until_ready(name: &str) {
+    let of = format!("fn/{name}");
+    let ready = ["--for=condition=Ready", "--timeout=60s"];
+    kubectl(&[&["-n", NAMESPACE, "wait", &of][..], &ready[..]].concat());
+}
+
+pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
+    let plane = plane();
+    for tag in [1, 2] {
+        apply(&keeping("waited", 1, &json!({"image": image(tag)}))).expect("a good one");
+        wait_until_ready("waited");
+        let pods = staying("waited");
+        let of_this = pods.iter().find(|pod| pod.image == image(tag));
+        assert!(of_this.is_some(), "no pod of the image {tag} is there");
+        // The pod itself says that it is ready, up to a second before the cluster shows it.
+        let answer = plane.invoke("waited", &json!({"do": "echo", "value": tag}));
+        assert!(!was_cold(&answer), "it waited for a start");
+        assert_eq!(output(answer)["echo"], tag);
+    }
+    assert_eq!(shown("waited", "READY"), "True");
+    assert_eq!(shown("waited", "REASON"), "PodsReady");
+    for (name, mode) in [("waited-job", "JOB"), ("waited-local", "LOCAL")] {
+        apply(&manifest(name, mode, json!({}))).expect("a good one");
+        wait_until_ready(name);
+    }
+    apply(&keeping("waited-zero", 0, &json!({}))).expect("a good one");
+    wait_until_ready("waited-zero");
+    // What is not accepted is not waited for with success, though the last spec serves.
+    let wrong = json!({"image": image(2), "env": {"PORT": "1"}});
+    apply(&keeping("waited", 1, &wrong)).expect("the schema does not know");
+    let of = ["-n", NAMESPACE, "wait", "fn/waited"];
+    let ready = ["--for=condition=Ready", "--timeout=3s"];
+    let waited = kubectl_with(&[&of[..], &ready[..]].concat(), "");
+    assert!(!waited.status.success(), "{waited:?}");
+}
+
+pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() {
+    plane();
+    apply(&keeping("unpulled", 1, &json!({"image": ABSENT}))).expect("a good one");
+    let status = not_ready("unpulled", "ImagePull");
+    assert_eq!(status["readyPods"], 0);
+    assert_eq!(status["wantedPods"], 1);
+    let last = wait("the failed start is told", START, || {
+        let last = function("unpulled")?["status"]["lastFailedStart"].take();
+        last.is_object().then_some(last)
+    });
+    assert_eq!(last["reason"], "ImagePull");
+    let message = last["message"].as_str().expect("a message");
+    assert!(message.contains("there-is-no-such-image"), "{message}");
+    let pod = last["pod"].as_str().expect("a name");
+    assert!(pod.starts_with("fn-unpulled-"), "{pod}");
+    let event = event("unpulled", "StartFailed");
+    assert_eq!(event["type"], "Warning");
+    let described = kubectl(&["-n", NAMESPACE, "describe", "fn", "unpulled"]);
+    for word in ["StartFailed", "ImagePull", "there-is-no-such-image"] {
+        let events = described.split("Events:").nth(1).unwrap_or_default();
+        assert!(events.contains(word), "no {word} in {described}");
+    }
+    // Mended, it is ready.
+    apply(&keeping("unpulled", 1, &json!({}))).expect("a good one");
+    wait_until_ready("unpulled");
+}
+
+pub(crate) fn a_crash_loop_and_a_missing_secret_have_their_reasons() {
+    plane();
+    let crash = json!({"command": ["python3", "-c", "raise SystemExit('no luck today')"]});
+    apply(&keeping("crashing", 1, &crash)).expect("a good one");
+    let key = json!({"secretKeyRef": {"name": "there-is-no-such-secret", "key": "k"}});
+    let container = json!({"name": "function", "env": [{"name": "KEY", "valueFrom": key}]});
+    let secret = json!({"podTemplate": {"spec": {"containers": [container]}}});
+    apply(&keeping("secretive", 1, &secret)).expect("a good one");
+    let status = not_ready("crashing", "CrashLoop");
+    let message = status["lastFailedStart"]["message"].as_str();
+    let message = message.unwrap_or_default();
+    assert!(message.contains("no luck today"), "{status}");
+    not_ready("secretive", "Config");
+    // Tried again and again, it is one Event that counts.
+    until("the Event counts", START, || {
+        event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
+    });
+}
+
+pub(crate) fn a_pod_that_finds_no_node_is_told_while_it_waits() {
+    plane();
+    let huge = json!({"resources": {"cpu": "1000"}});
+    apply(&keeping("huge", 1, &huge)).expect("a good one");
+    let status = not_ready("huge", "Unschedulable");
+    let message = &status["conditions"][1]["message"];
+    let message = message.as_str().unwrap_or_default();
+    assert!(message.contains("Insufficient cpu"), "{message}");
+    // Long before the start's deadline.
+    assert!(status["lastFailedStart"].is_null(), "{status}");
+}
+
+fn scale_path(name: &str) -> String {
+    format!("/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions/{name}/scale")
+}
+
+pub(crate) fn kubectl_scales_a_function() {
+    plane();
+    apply(&keeping("scaled", 1, &json!({}))).expect("a good one");
+    wait_until_ready("scaled");
+    kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=2"]);
+    until("two pods are ready", START, || {
+        shown("scaled", "PODS") == "2"
+    });
+    let scale = ask(&Request::get(&scale_path("scaled"))).expect(200).json();
+    assert_eq!(scale["spec"]["replicas"], 2, "{scale}");
+    assert_eq!(scale["status"]["replicas"], 2, "{scale}");
+    let selector = scale["status"]["selector"].as_str().expect("a selector");
+    assert_eq!(crate::cluster::pods(selector).len(), 2, "{selector}");
+    event("scaled", "Scaled");
+    kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=0"]);
+    until("the edit is seen", START, || {
+        let object = function("scaled").unwrap_or_default();
+        object["status"]["observedGeneration"] == object["metadata"]["generation"]
+    });
+    // More than maxReplicas is no valid spec.
+    kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=9"]);
+    let rejected = event("scaled", "Rejected");
+    let message = rejected["message"].as_str().unwrap_or_default();
+    assert!(message.contains("maxReplicas"), "{message}");
+}
+
+pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
+    plane();
+    apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
+    wait_until_ready("floorless");
+    // The API server fills nothing in, so that there is nothing to read.
+    let scale = ask(&Request::get(&scale_path("floorless")));
+    println!("    GET scale: {} {}", scale.status, scale.text());
+    assert_eq!(scale.status, 500);
+    kubectl(&["-n", NAMESPACE, "scale", "fn/floorless", "--replicas=2"]);
+    until("two pods are ready", START, || {
+        shown("floorless", "PODS") == "2"
+    });
+    ask(&Request::get(&scale_path("floorless"))).expect(200);
+}
+
+pub(crate) fn kubectl_explains_every_field() {
+    for (path, field) in [
+        ("fn", "spec"),
+        ("fn.spec", "timeoutMs"),
+        ("fn.spec.scalingConfig", "minReplicas"),
+        ("fn.spec.resources", "memory"),
+        ("fn.spec.local", "build"),
+        ("fn.status", "wantedPods"),
+        ("fn.status.conditions", "lastTransitionTime"),
+        ("fn.status.lastFailedStart", "reason"),
+    ] {
+        let said = kubectl(&["explain", path]);
+        assert!(said.contains(field), "{said}");
+        assert!(!said.contains("<no description>"), "{said}");
+        let of_field = kubectl(&["explain", &format!("{path}.{field}")]);
+        assert!(!of_field.contains("<empty>"), "{of_field}");
+    }
+    let said = kubectl(&["explain", "fn.spec.timeoutMs"]);
+    assert!(
+        said.contains("milliseconds") && said.contains("300000"),
+        "{said}"
+    );
+}
