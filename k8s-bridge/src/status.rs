@@ -54,6 +54,15 @@ impl Pace {
     }
 }
 
+/// A status that has to be written.
+struct Change {
+    /// Of the object that it was computed for: another one may have its name by the time it is written.
+    uid: String,
+    /// What the object has.
+    old: FunctionStatus,
+    new: FunctionStatus,
+}
+
 /// Writes what changed, for ever.
 pub(crate) async fn keep(plane: &Plane) {
     let mut paces: HashMap<String, Pace> = HashMap::new();
@@ -76,35 +85,37 @@ pub(crate) async fn keep(plane: &Plane) {
 async fn look_at(plane: &Plane, paces: &mut HashMap<String, Pace>, name: String) {
     let change = new_status(plane, &name);
     let pace = paces.entry(name.clone()).or_default();
-    if let Some((old, new)) = &change
-        && !pace.may_write(is_urgent(old, new))
+    if let Some(change) = &change
+        && !pace.may_write(is_urgent(&change.old, &change.new))
     {
         return;
     }
     plane.functions.changed.borrow_mut().remove(&name);
-    let Some((old, new)) = change else { return };
+    let Some(change) = change else { return };
     pace.writes.push(Instant::now());
-    pace.failed = !write(plane, &name, &new).await;
+    pace.failed = !write(plane, &name, &change).await;
     if pace.failed {
         plane.functions.is_changed(&name);
     } else {
-        for (reason, text) in events(&old, &new) {
+        for (reason, text) in events(&change.old, &change.new) {
             plane.note(&name, reason, &text);
         }
     }
 }
 
-/// The status of the object, and the one that it has to have, where that is another one.
-fn new_status(plane: &Plane, name: &str) -> Option<(FunctionStatus, FunctionStatus)> {
+/// What has to be written of a function, if anything.
+fn new_status(plane: &Plane, name: &str) -> Option<Change> {
     let function = plane.say(|desk| desk.functions().get(name).cloned());
     let pods = Census::of(plane.memory.pods.borrow().of(name), function.as_deref());
-    let both = plane.functions.with(name, |known| {
+    let change = plane.functions.with(name, |known| {
         let readiness = Readiness::of(known, function.as_deref(), &pods);
-        let old = known.status.clone().unwrap_or_default();
-        let new = status(name, known, readiness, &pods);
-        (old, new)
+        Change {
+            uid: known.uid.clone(),
+            old: known.status.clone().unwrap_or_default(),
+            new: status(name, known, readiness, &pods),
+        }
     });
-    both.filter(|(old, new)| old != new)
+    change.filter(|change| change.old != change.new)
 }
 
 fn status(name: &str, known: &Known, readiness: Readiness, pods: &Census) -> FunctionStatus {
@@ -159,7 +170,7 @@ fn condition(
     }
 }
 
-/// Whether somebody may wait for this change: a condition of another status or generation, or false
+/// Whether a client may wait for this change: a condition of another status or generation, or false
 /// for another reason. Why something is true may change as often as its number of pods.
 fn is_urgent(old: &FunctionStatus, new: &FunctionStatus) -> bool {
     new.conditions.iter().any(|new| {
@@ -205,16 +216,19 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
     events
 }
 
-async fn write(plane: &Plane, name: &str, status: &FunctionStatus) -> bool {
+async fn write(plane: &Plane, name: &str, change: &Change) -> bool {
+    let status = &change.new;
     let api = plane.cluster.api::<FunctionObject>();
     let patch = Patch::Merge(json!({"status": status}));
     let parameters = PatchParams::default();
     let write = async |_| api.patch_status(name, &parameters, &patch).await;
     match plane.cluster.change(Instant::now() + WRITE, write).await {
         Ok(_) => {
-            plane
-                .functions
-                .with(name, |known| known.status = Some(status.clone()));
+            plane.functions.with(name, |known| {
+                if known.uid == change.uid {
+                    known.status = Some(status.clone());
+                }
+            });
             true
         }
         Err(denied) => {
@@ -302,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_may_wait_for_is_urgent_and_numbers_are_not() {
+    fn a_change_of_a_condition_is_urgent_and_numbers_are_not() {
         let accepted = known(Verdict::Accepted, None);
         let one = of(&accepted, PODS_READY, 1);
         let urgent = |reason, pods| is_urgent(&one, &of(&accepted, reason, pods));

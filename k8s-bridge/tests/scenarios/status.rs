@@ -1,5 +1,5 @@
-//! Each function's status in the cluster: written where it changed, what somebody waits for at once,
-//! and not too often.
+//! Each function's status in the cluster: written where it changed, conditions at once, numbers not too
+//! often.
 
 use std::time::Duration;
 
