@@ -114,6 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_is_explained_to_users() {
+        for page in ["k8s/base/crd.yaml", "docs/kubernetes.md"] {
+            let path = format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&path).expect("a page");
+            for fault in StartFault::ALL {
+                let word = fault.as_str();
+                assert!(text.contains(word), "{page} does not have {word}");
+            }
+        }
+    }
+
+    #[test]
     fn a_pod_that_is_being_made_has_no_fault() {
         for reason in ["ContainerCreating", "PodInitializing", "", "waiting"] {
             assert_eq!(StartFault::of_pod(reason), None, "{reason}");
