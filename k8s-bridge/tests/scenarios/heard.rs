@@ -46,13 +46,17 @@ impl Bench {
         }
     }
 
+    /// How a start failed, whatever held it up before.
     pub(crate) async fn failure(&self, pod: PodRef) -> StartFailure {
-        match self.event().await {
-            Event::StartFailed { pod: of, failure } => {
-                assert_eq!(of, pod);
-                failure
+        loop {
+            match self.event().await {
+                Event::StartFailed { pod: of, failure } => {
+                    assert_eq!(of, pod);
+                    return failure;
+                }
+                Event::StartHeldUp { pod: of, .. } => assert_eq!(of, pod),
+                _ => panic!("another event than StartFailed"),
             }
-            _ => panic!("another event than StartFailed"),
         }
     }
 
