@@ -1,8 +1,9 @@
 //! The life of one warm pod: created, ready, in use, asked whether it is well, drained, gone.
 //! It never decides when: the scheduler's orders, the cluster and the pod itself do.
 
+mod start;
+
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,10 +14,9 @@ use nanofaas_core::cold_start::Phase;
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
-use nanofaas_core::message::{Message, PodAddress, PodEnd};
+use nanofaas_core::message::PodEnd;
 use nanofaas_core::spec::Platform;
 use nanofaas_core::ticket::PodRef;
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, timeout_at};
@@ -24,10 +24,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::adoption;
 use crate::backoff::random;
 use crate::bridge::Plane;
-use crate::cluster::Denied;
 use crate::fault::StartFault;
 use crate::health::Questions;
-use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
+use crate::podspec::PORT;
 use crate::security;
 use crate::seen::Seen;
 
@@ -248,57 +247,6 @@ impl Pod {
         Fate::Ended(self.serving(plane).await)
     }
 
-    /// The failure, where it cannot be created.
-    async fn create(&self, plane: &Rc<Plane>, deadline: Instant) -> Option<Fate> {
-        let object = match self.object(plane) {
-            Ok(object) => object,
-            Err(why) => return Some(failed(StartFault::Config, true, why)),
-        };
-        let created = plane.cluster.create(&object, deadline).await;
-        self.since_listing.set(plane.memory.listing.get());
-        match created {
-            Ok(()) => {
-                plane.reached(&self.function, &self.name, Phase::Created);
-                None
-            }
-            Err(denied) => {
-                if let Denied::Unreachable(_) = denied {
-                    // It may have been created all the same.
-                    self.delete(plane, Some(NO_GRACE_S));
-                }
-                let fault = StartFault::of_denial(&denied);
-                Some(failed(fault, denied.is_permanent(), denied.message()))
-            }
-        }
-    }
-
-    fn object(&self, plane: &Plane) -> Result<PodObject, String> {
-        let base = &plane.config.callback_base;
-        let (token, name) = (&self.token, &self.name);
-        let ready =
-            format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
-        let (spec, default) = (&self.function.spec, plane.default_template());
-        let parts = Parts {
-            labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
-            annotations: BTreeMap::from([(
-                ANNOTATION_SHAPE,
-                podspec::shape(spec, default.as_deref()),
-            )]),
-            env: vec![
-                ("NANOFAAS_POD", name.clone()),
-                ("TIMEOUT_MS", self.function.spec.timeout_ms.to_string()),
-            ],
-            expanded_env: vec![("NANOFAAS_READY_URL", ready)],
-        };
-        let mut object = podspec::template(&self.function, &parts, default.as_deref());
-        object["metadata"]["name"] = json!(name);
-        if let Some(owner) = plane.identity().and_then(|own| own.deployment.clone()) {
-            object["metadata"]["ownerReferences"] = json!([owner]);
-        }
-        serde_json::from_value(object)
-            .map_err(|error| format!("podTemplate does not make a pod: {error}"))
-    }
-
     /// Deletes it, however long that takes.
     fn delete(&self, plane: &Rc<Plane>, grace_s: Option<u32>) {
         let (plane, name) = (plane.clone(), self.name.clone());
@@ -324,69 +272,6 @@ impl Pod {
 
     fn address(&self) -> Option<IpAddr> {
         self.said_address.get().or(self.seen.borrow().address)
-    }
-
-    /// Until it is ready, and where; or how it ended before.
-    async fn starting(
-        self: &Rc<Self>,
-        plane: &Rc<Plane>,
-        deadline: Instant,
-        limit: Duration,
-    ) -> Result<IpAddr, Fate> {
-        let mut asking: Option<AbortOnDrop> = None;
-        let mut told: Option<String> = None;
-        loop {
-            let seen = self.seen.borrow().clone();
-            if self.stop.get() {
-                return Err(ended("it was stopped before it was ready"));
-            }
-            if seen.held_up != told && seen.stuck.is_none() {
-                told.clone_from(&seen.held_up);
-                self.tell_held_up(plane, seen.held_up.as_deref());
-            }
-            if let Some(why) = seen.stuck {
-                let fault = seen.fault.unwrap_or(StartFault::Config);
-                return Err(failed(fault, true, why));
-            }
-            if let Some(end) = seen.ended {
-                let why = format!("the pod was not ready yet when {}", end.message);
-                return Err(failed(StartFault::CrashLoop, false, why));
-            }
-            if self.is_gone.get() || seen.leaving {
-                let why = "somebody deleted the pod before it was ready";
-                return Err(failed(StartFault::Deleted, false, why.to_owned()));
-            }
-            let address = self.address();
-            if let Some(address) = address.filter(|_| self.ready.get()) {
-                return Ok(address);
-            }
-            if let Some(address) = address
-                && asking.is_none()
-            {
-                asking = Some(self.ask(plane, address));
-            }
-            if timeout_at(deadline, self.bell.notified()).await.is_err() {
-                let why = seen.held_up.or(seen.waiting);
-                let why = why.unwrap_or_else(|| self.not_ready());
-                let limit = limit.as_millis();
-                let message = format!("the pod was not ready within {limit} ms: {why}").into();
-                let failure = StartFailure {
-                    permanent: false,
-                    message,
-                };
-                let fault = seen.fault.unwrap_or(StartFault::NotReady);
-                return Err(Fate::NotReady(fault, failure));
-            }
-        }
-    }
-
-    /// Calls that wait for the pod hear of it at their deadline, and people at once.
-    fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
-        let Some(why) = why else { return };
-        let function = self.function.name();
-        tracing::warn!(%function, pod = self.name, "the pod's start is held up: {why}");
-        let (pod, why) = (self.place, why.into());
-        plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
 
     /// The same pod as one that has no place: what was seen of it holds.
@@ -423,32 +308,6 @@ impl Pod {
     /// Whether it is gone, or about to go.
     pub(crate) fn has_gone(&self) -> bool {
         self.is_over() || self.seen.borrow().leaving
-    }
-
-    fn not_ready(&self) -> String {
-        let (path, word) = (&self.function.spec.health_path, self.questions.last_word());
-        format!("it neither said so nor answered GET {path} on port {PORT} with 2xx{word}")
-    }
-
-    /// Io threads know where it listens before the scheduler lets anybody go there.
-    fn up(&self, plane: &Plane, address: IpAddr) {
-        let function = self.function.name();
-        plane.reached(&self.function, &self.name, Phase::Usable);
-        self.is_up.set(true);
-        plane.functions.is_changed(function);
-        if !self.is_stale.get() {
-            plane.start_worked(&self.function);
-        }
-        let (pod, address) = (self.place, SocketAddr::new(address, PORT));
-        plane.say(|desk| {
-            let start = desk.starts.phases(function, &self.name);
-            desk.broadcast(|| Message::PodAddress {
-                pod,
-                address: PodAddress::Tcp(address),
-                start: start.clone(),
-            });
-            desk.event(Event::PodUp(pod));
-        });
     }
 
     /// Until it is gone.
@@ -522,14 +381,6 @@ impl Pod {
     fn is_over(&self) -> bool {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
-}
-
-fn failed(fault: StartFault, permanent: bool, message: String) -> Fate {
-    let failure = StartFailure {
-        permanent,
-        message: message.into(),
-    };
-    Fate::StartFailed(fault, failure)
 }
 
 fn ended(message: &str) -> Fate {
