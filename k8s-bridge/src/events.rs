@@ -42,6 +42,7 @@ pub(crate) enum EventReason {
     Rejected,
     Ready,
     Scaled,
+    StartHeldUp,
     StartFailed,
     PodLost,
     OomKilled,
@@ -54,6 +55,7 @@ impl EventReason {
             Self::Rejected => "Rejected",
             Self::Ready => "Ready",
             Self::Scaled => "Scaled",
+            Self::StartHeldUp => "StartHeldUp",
             Self::StartFailed => "StartFailed",
             Self::PodLost => "PodLost",
             Self::OomKilled => "OOMKilled",
@@ -63,7 +65,11 @@ impl EventReason {
     const fn kind(self) -> &'static str {
         match self {
             Self::Accepted | Self::Ready | Self::Scaled => "Normal",
-            Self::Rejected | Self::StartFailed | Self::PodLost | Self::OomKilled => "Warning",
+            Self::Rejected
+            | Self::StartHeldUp
+            | Self::StartFailed
+            | Self::PodLost
+            | Self::OomKilled => "Warning",
         }
     }
 }

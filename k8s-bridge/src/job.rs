@@ -410,6 +410,11 @@ impl Job {
             let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
             stamped_ns.max(self.wanted_ns).min(plane.now_ns())
         });
+        if let Some(why) = seen.held_up.as_deref()
+            && seen.held_up != told.1
+        {
+            plane.start_held_up(&self.start.function, &self.name, why);
+        }
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             // A busy function's later starts may have pushed this one out of the records.

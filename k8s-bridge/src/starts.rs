@@ -93,6 +93,13 @@ impl Plane {
         self.functions.is_changed(name);
     }
 
+    /// A start does not come up, and may still.
+    pub(crate) fn start_held_up(&self, function: &Function, pod: &str, why: &str) {
+        let name = function.name();
+        tracing::warn!(function = %name, pod, "the start is held up: {why}");
+        self.note(name, EventReason::StartHeldUp, &format!("{pod}: {why}"));
+    }
+
     /// A start worked; for a Job that is when its container runs.
     pub(crate) fn start_worked(&self, function: &Function) {
         let name = function.name();

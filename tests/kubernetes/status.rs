@@ -88,7 +88,16 @@ pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
 
 pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() {
     plane();
-    apply(&keeping("unpulled", 1, &json!({"image": ABSENT}))).expect("a good one");
+    // The kubelet tries again, so this start has not failed.
+    apply(&keeping("delayed", 1, &json!({"image": ABSENT}))).expect("a good one");
+    let status = not_ready("delayed", "ImagePull");
+    assert!(status["lastFailedStart"].is_null(), "{status}");
+    let held_up = event("delayed", "StartHeldUp");
+    let message = held_up["message"].as_str().unwrap_or_default();
+    assert!(message.contains("there-is-no-such-image"), "{held_up}");
+    // Here it does not.
+    let never = json!({"image": ABSENT, "imagePullPolicy": "Never"});
+    apply(&keeping("unpulled", 1, &never)).expect("a good one");
     let status = not_ready("unpulled", "ImagePull");
     assert_eq!(status["readyPods"], 0);
     assert_eq!(status["wantedPods"], 1);

@@ -128,8 +128,7 @@ impl Pod {
     /// Calls that wait for the pod hear of it at their deadline, and people at once.
     fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
         let Some(why) = why else { return };
-        let function = self.function.name();
-        tracing::warn!(%function, pod = self.name, "the pod's start is held up: {why}");
+        plane.start_held_up(&self.function, &self.name, why);
         let (pod, why) = (self.place, why.into());
         plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
