@@ -84,10 +84,10 @@ pub enum Event {
         pod: PodRef,
         failure: StartFailure,
     },
-    /// A pod does not come up, and what holds it up may still mend by itself.
+    /// A pod does not come up, and what holds it up may still mend by itself; none where it has.
     StartHeldUp {
         pod: PodRef,
-        why: Arc<str>,
+        why: Option<Arc<str>>,
     },
     /// A running pod of an earlier plane; `Order::Adopted` answers with its place.
     Adopt {

@@ -115,13 +115,13 @@ impl Scheduler {
     }
 
     /// Calls that wait for it hear why at their deadline.
-    pub(crate) fn start_held_up(&mut self, pod_ref: PodRef, why: Arc<str>) {
+    pub(crate) fn start_held_up(&mut self, pod_ref: PodRef, why: Option<Arc<str>>) {
         let Some(pod) = self.pods.get(pod_ref) else {
             return;
         };
         let id = pod.lane;
         if let Some(lane) = self.lane(id) {
-            lane.starts.held_up = Some((pod_ref, why));
+            lane.starts.held_up = why.map(|why| (pod_ref, why));
         }
         self.recount(id);
     }

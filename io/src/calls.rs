@@ -261,9 +261,9 @@ impl Calls {
         });
     }
 
-    /// What is newly in the way of the Job's start.
-    pub(crate) fn take_job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
-        self.with(call, |slot| slot.job_held_up.take()).flatten()
+    /// What is in the way of the Job's start.
+    pub(crate) fn job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
+        self.with(call, |slot| slot.job_held_up.clone()).flatten()
     }
 
     /// Since when the Job runs.

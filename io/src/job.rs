@@ -138,9 +138,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         if let Some(since_ns) = thread.calls.job_running_ns(call.place) {
             call.life.borrow_mut().job_runs(since_ns);
         }
-        if let Some(why) = thread.calls.take_job_held_up(call.place) {
-            call.life.borrow_mut().job_is_held_up(why);
-        }
+        let held_up = thread.calls.job_held_up(call.place);
+        call.life.borrow_mut().job_is_held_up(held_up);
         // The call's own place wakes the task.
         thread
             .calls

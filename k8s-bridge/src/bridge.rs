@@ -16,8 +16,10 @@ use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::id::{is_same_token, pod_name, pod_token};
 use nanofaas_core::message::{JobStart, PodEnd, Refused, Reply};
-use nanofaas_core::spec::{ExecutionMode, FunctionDraft};
+use nanofaas_core::spec::{ExecutionMode, FunctionDraft, Json, check_account};
 use nanofaas_core::ticket::PodRef;
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -30,7 +32,7 @@ use crate::events::{self, Events};
 use crate::functions::{self, Functions};
 use crate::identity::{Identity, OwnPod};
 use crate::job::{Job, Jobs};
-use crate::podspec::SELECTOR;
+use crate::podspec::{self, Parts, SELECTOR};
 use crate::warm::{Origin, Pod};
 use crate::{adoption, client, default_template, lease, pods, status, watch};
 
@@ -236,16 +238,31 @@ impl Plane {
 
     /// Reads the default template; whether another one holds now.
     pub(crate) fn read_template(&self, file: &Path) -> Result<bool, String> {
-        let namespace = Some(self.cluster.namespace.as_str());
-        let own_pod = self.config.own_pod.as_ref();
-        let own_account = own_pod.and_then(|own| own.account_in(namespace));
         let mut last = self.memory.default_template.borrow_mut();
-        last.read(file, own_account)
+        last.read(file, self.own_account())
     }
 
     /// What goes below each function's own podTemplate.
     pub(crate) fn default_template(&self) -> Option<Rc<DefaultTemplate>> {
         self.memory.default_template.borrow().template().cloned()
+    }
+
+    /// The template of a function's pod, made of the default one and its own.
+    pub(crate) fn pod_template(&self, function: &Function, parts: &Parts) -> Result<Value, String> {
+        let template = podspec::template(function, parts, self.default_template().as_deref());
+        // What neither of the two templates does they may do together.
+        if let Some(own) = self.own_account()
+            && let Ok(Json::Object(merged)) = Json::deserialize(&template)
+        {
+            check_account(&merged, own).map_err(|fault| format!("podTemplate: {fault}"))?;
+        }
+        Ok(template)
+    }
+
+    /// The plane's own service account, where pods of functions could have it.
+    fn own_account(&self) -> Option<&str> {
+        let own_pod = self.config.own_pod.as_ref()?;
+        own_pod.account_in(Some(&self.cluster.namespace))
     }
 
     /// Who this plane is, once it found out.

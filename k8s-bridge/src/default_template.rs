@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use nanofaas_core::desk::Desk;
-use nanofaas_core::spec::{Json, JsonObject, check_account, template_hash};
+use nanofaas_core::spec::{Json, check_account, template_hash};
+use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
 use tokio::time::sleep;
@@ -74,6 +75,10 @@ impl LastRead {
 }
 
 fn said(path: &Path) -> Said {
+    // A pipe would keep the bridge waiting for its writer.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err("is no file".to_owned());
+    }
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(LEN_MAX + 1).read_to_string(&mut text));
     match read {
@@ -113,7 +118,9 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate
             return Err(format!("must be one document of YAML or JSON: {why}"));
         }
     };
-    let value = check(&object)?;
+    let value = serde_json::to_value(&object)
+        .map_err(|error| format!("is not the template of a pod: {error}"))?;
+    check_fields(&value)?;
     if let Some(own) = own_account {
         check_account(&object, own).map_err(|fault| fault.to_string())?;
     }
@@ -121,17 +128,20 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate
     Ok((!object.is_empty()).then_some(DefaultTemplate { value, hash }))
 }
 
-/// That every field is one of a pod: the API server would be sent none that is misspelt.
-fn check(object: &JsonObject) -> Result<Value, String> {
-    if let Some(other) = object.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+/// That a template is one of a pod, and every field of it a pod's: the API server is sent none that is
+/// misspelt, and would not say so.
+pub(crate) fn check_fields(template: &Value) -> Result<(), String> {
+    let Value::Object(fields) = template else {
+        return Err(NO_TEMPLATE.to_owned());
+    };
+    if let Some(other) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
         return Err(format!("{NO_TEMPLATE}; it has {other}"));
     }
     let refused = |error: serde_json::Error| format!("is not the template of a pod: {error}");
-    let value = serde_json::to_value(object).map_err(refused)?;
-    let pod: PodTemplateSpec = serde_json::from_value(value.clone()).map_err(refused)?;
+    let pod = PodTemplateSpec::deserialize(template).map_err(refused)?;
     let known = serde_json::to_value(pod).map_err(refused)?;
-    match unknown(&value, &known, String::new()) {
-        None => Ok(value),
+    match unknown(template, &known, String::new()) {
+        None => Ok(()),
         Some(path) => Err(format!(
             "is not the template of a pod: no field is called {path}"
         )),
@@ -176,6 +186,7 @@ pub(crate) fn look(plane: &Plane) {
         Ok(false) => {}
         Ok(true) => {
             tracing::info!(%file, "another default podTemplate holds: pods are replaced");
+            plane.functions.starts_may_work();
             plane.say(Desk::reshape_pods);
         }
         Err(why) => {

@@ -12,14 +12,16 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use nanofaas_core::message::{Refused, Reply, ReplyTo};
 use nanofaas_core::registry::Change;
 use nanofaas_core::spec::{FieldFault, FunctionDraft};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::bridge::Plane;
 use crate::cluster::{Cluster, Denied};
+use crate::default_template;
 use crate::object::{FunctionObject, name_of, spec_of};
-use crate::starts::Starts;
+use crate::starts::{Outlook, Starts};
+use crate::status::READY;
 use crate::watch::News;
 
 /// How long a change may take; whoever asked for it waits a little longer.
@@ -42,6 +44,8 @@ pub(crate) struct Known {
     pub(crate) verdict: Verdict,
     /// Which of its generations is in force, where one ever was accepted.
     pub(crate) accepted: Option<i64>,
+    /// That one's spec, as JSON.
+    pub(crate) accepted_spec: Option<String>,
     pub(crate) starts: Starts,
     /// In which of the listings it was last heard of.
     listing: u64,
@@ -62,6 +66,7 @@ impl Known {
             generation,
             verdict,
             accepted,
+            accepted_spec: None,
             starts: Starts::default(),
             listing: 0,
             status,
@@ -96,6 +101,16 @@ impl Functions {
     pub(crate) fn is_changed(&self, name: &str) {
         if self.known.borrow().contains_key(name) {
             self.changed.borrow_mut().insert(name.to_owned());
+        }
+    }
+
+    /// Pods are made in another way from now on: what failed before says nothing of the next start.
+    pub(crate) fn starts_may_work(&self) {
+        for (name, known) in self.known.borrow_mut().iter_mut() {
+            if let Outlook::Bad(..) = known.starts.outlook {
+                known.starts.outlook = Outlook::Good;
+                self.changed.borrow_mut().insert(name.clone());
+            }
         }
     }
 
@@ -195,28 +210,68 @@ fn take(plane: &Plane, object: &FunctionObject) {
         Err(refused) => {
             let why = refusal(&refused);
             tracing::warn!(function = name, "the Function is not accepted: {why}");
+            restore(plane, object);
             Verdict::Rejected(why)
         }
     };
     note(plane, object, verdict);
 }
 
+/// The object is not accepted: the spec of it that an earlier plane accepted last, and kept in the status,
+/// stays in force.
+fn restore(plane: &Plane, object: &FunctionObject) {
+    let name = object.name();
+    let status = object.status.as_ref();
+    let kept = status.and_then(|status| status.accepted_spec.as_deref());
+    let Some(kept) = kept.filter(|_| !plane.say(|desk| desk.functions().contains_key(name))) else {
+        return;
+    };
+    let accepted = serde_json::from_str(kept).map(|spec| FunctionObject {
+        spec,
+        ..object.clone()
+    });
+    let judged = match &accepted {
+        Ok(accepted) => judge(plane, accepted).map_err(|refused| refusal(&refused)),
+        Err(error) => Err(error.to_string()),
+    };
+    match judged {
+        Ok(Some(draft)) => {
+            tracing::info!(function = name, "its last accepted spec stays in force");
+            let (draft, replace) = (Box::new(draft), true);
+            plane.say(|desk| desk.apply(Change::Register { draft, replace }, None));
+        }
+        Ok(None) => {}
+        Err(why) => tracing::warn!(function = name, "nor is its last accepted spec: {why}"),
+    }
+}
+
 fn note(plane: &Plane, object: &FunctionObject, verdict: Verdict) {
     // Another object of the same name inherits nothing.
     let before = plane.functions.with(object.name(), |known| {
-        (known.uid == object.uid()).then(|| (known.accepted, known.starts.clone()))
+        let kept = (known.accepted, known.accepted_spec.clone());
+        (known.uid == object.uid()).then(|| (kept, known.starts.clone()))
     });
-    let (accepted, starts) = before.flatten().unwrap_or_else(|| {
-        let status = object.status.as_ref();
-        let last_failed = status.and_then(|status| status.last_failed_start.clone());
-        (None, Starts::after(last_failed))
+    let ((accepted, accepted_spec), starts) = before.flatten().unwrap_or_else(|| {
+        let status = object.status.clone().unwrap_or_default();
+        let ready = status.condition(READY);
+        let accepted = ready.and_then(|ready| ready.observed_generation);
+        let accepted = accepted.filter(|_| status.accepted_spec.is_some());
+        let starts = Starts::after(status.last_failed_start);
+        ((accepted, status.accepted_spec), starts)
     });
+    let is_accepted = verdict == Verdict::Accepted;
     let known = Known {
         uid: object.uid().to_owned(),
         generation: object.generation(),
-        accepted: match &verdict {
-            Verdict::Accepted => Some(object.generation()),
-            Verdict::Rejected(_) => accepted,
+        accepted: if is_accepted {
+            Some(object.generation())
+        } else {
+            accepted
+        },
+        accepted_spec: if is_accepted {
+            serde_json::to_string(&object.spec).ok()
+        } else {
+            accepted_spec
         },
         verdict,
         starts,
@@ -233,8 +288,16 @@ fn judge(plane: &Plane, object: &FunctionObject) -> Result<Option<FunctionDraft>
     let draft = object
         .draft()
         .map_err(|fault| Refused::Invalid(vec![fault]))?;
+    check_template(&object.spec)?;
     let differs = plane.say(|desk| desk.differs(&draft))?;
     Ok(differs.then_some(draft))
+}
+
+/// That a function's `podTemplate` can be one.
+fn check_template(spec: &Map<String, Value>) -> Result<(), Refused> {
+    let template = spec.get("podTemplate").filter(|value| !value.is_null());
+    let checked = template.map_or(Ok(()), default_template::check_fields);
+    checked.map_err(|why| Refused::Invalid(vec![FieldFault::new("podTemplate", why)]))
 }
 
 /// The object is gone, and with it the function.
@@ -286,7 +349,10 @@ async fn write_all(plane: &Rc<Plane>, name: Arc<str>, change: Change, reply: Rep
     while let Some((change, reply)) = next {
         match change {
             Change::Register { draft, replace } => {
-                let written = register(&plane.cluster, &name, &draft, replace).await;
+                let written = match check_template(&spec_of(&draft)) {
+                    Ok(()) => register(&plane.cluster, &name, &draft, replace).await,
+                    Err(refused) => Err(refused),
+                };
                 registered(plane, written, draft, replace, reply);
             }
             Change::Scale { replicas, .. } => {

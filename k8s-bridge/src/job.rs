@@ -24,8 +24,7 @@ use crate::bridge::Plane;
 use crate::cluster::Denied;
 use crate::fault::StartFault;
 use crate::podspec::{
-    self, ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
-    Parts,
+    ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND, Parts,
 };
 use crate::security;
 use crate::seen::{Ended, Seen};
@@ -271,10 +270,13 @@ impl Job {
     }
 
     async fn create(&self, plane: &Rc<Plane>, until: Instant) -> Result<(), Failure> {
-        let object = self.object(plane);
-        let object: JobObject = serde_json::from_value(object).map_err(|error| {
+        let made = self.object(plane).and_then(|object| {
+            serde_json::from_value::<JobObject>(object)
+                .map_err(|error| format!("podTemplate does not make a pod: {error}"))
+        });
+        let object = made.map_err(|why| {
             self.fault.set(StartFault::Config);
-            Failure::ColdStart(format!("podTemplate does not make a pod: {error}").into())
+            Failure::ColdStart(why.into())
         })?;
         let created = plane.cluster.create(&object, until).await;
         created.map_err(|denied| {
@@ -289,7 +291,7 @@ impl Job {
         Ok(())
     }
 
-    fn object(&self, plane: &Plane) -> Value {
+    fn object(&self, plane: &Plane) -> Result<Value, String> {
         let start = &self.start;
         let mut labels = BTreeMap::from([
             (LABEL_KIND, "job".to_owned()),
@@ -308,8 +310,7 @@ impl Job {
             env: self.env(&plane.config.callback_base),
             expanded_env: Vec::new(),
         };
-        let template =
-            podspec::template(&start.function, &parts, plane.default_template().as_deref());
+        let template = plane.pod_template(&start.function, &parts)?;
         let mut labels = template["metadata"]["labels"].clone();
         labels[LABEL_FUNCTION] = json!(start.function.name());
         let mut job = json!({
@@ -327,7 +328,7 @@ impl Job {
         if let Some(owner) = identity.and_then(|own| own.pod.clone()) {
             job["metadata"]["ownerReferences"] = json!([owner]);
         }
-        job
+        Ok(job)
     }
 
     fn env(&self, base: &str) -> Vec<(&'static str, String)> {

@@ -74,6 +74,8 @@ pub(crate) struct FunctionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_failed_start: Option<FailedStart>,
     pub(crate) observed_generation: i64,
+    /// JSON; none while the object's own spec is in force.
+    pub(crate) accepted_spec: Option<String>,
 }
 
 impl FunctionStatus {

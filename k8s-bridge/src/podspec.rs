@@ -145,7 +145,7 @@ fn ours(template: &mut Value, function: &Function, parts: &Parts) {
     for (name, value) in &parts.annotations {
         annotations.insert((*name).into(), value.as_str().into());
     }
-    template["spec"]["restartPolicy"] = "Never".into();
+    object(&mut template["spec"]).insert("restartPolicy".into(), "Never".into());
     let spec = &function.spec;
     let mut env = vec![json!({"name": "NANOFAAS_POD_IP",
         "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})];
@@ -197,25 +197,34 @@ fn merge(base: &mut Value, over: Value) {
                 }
             }
         }
-        (Value::Array(base), Value::Array(over)) if is_named(base) && is_named(&over) => {
-            for value in over {
-                let name = name_of(&value).map(str::to_owned);
-                match base.iter_mut().find(|one| name_of(one) == name.as_deref()) {
-                    Some(known) => merge(known, value),
-                    None => base.push(value),
-                }
-            }
-        }
+        (Value::Array(base), Value::Array(over)) => match key_of_both(base, &over) {
+            Some(key) => merge_lists(base, over, key),
+            None => *base = over,
+        },
         (base, over) => *base = over,
+    }
+}
+
+/// What tells the items of a list apart, as Kubernetes has it: a volume may be mounted twice.
+fn key_of_both(base: &[Value], over: &[Value]) -> Option<&'static str> {
+    let has = |key: &&str| {
+        let mut all = base.iter().chain(over);
+        all.all(|one| one.get(*key).is_some_and(Value::is_string))
+    };
+    ["mountPath", "devicePath", "name"].into_iter().find(has)
+}
+
+fn merge_lists(base: &mut Vec<Value>, over: Vec<Value>, key: &str) {
+    for value in over {
+        match base.iter_mut().find(|one| one[key] == value[key]) {
+            Some(known) => merge(known, value),
+            None => base.push(value),
+        }
     }
 }
 
 fn name_of(value: &Value) -> Option<&str> {
     value.get("name").and_then(Value::as_str)
-}
-
-fn is_named(list: &[Value]) -> bool {
-    list.iter().all(|value| name_of(value).is_some())
 }
 
 #[cfg(test)]

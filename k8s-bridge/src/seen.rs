@@ -54,24 +54,40 @@ const TRIED_ON: [&str; 8] = [
     "CreateContainerError",
     "RunContainerError",
 ];
-/// In the message to one of those: a definite answer, which the next try gets as well. Registries, through
-/// containerd, CRI-O and Docker; then kubelets.
-const DEFINITE: [&str; 14] = [
-    ": not found",
+/// In the message to a pull: a registry's definite answer, which the next try gets as well. As containerd,
+/// CRI-O and Docker have it.
+const REGISTRYS: [&str; 10] = [
     "manifest unknown",
     "name unknown",
     "access denied",
     "access to the resource is denied",
     "authorization failed",
+    "unauthorized:",
+    "denied:",
     "401 Unauthorized",
     "403 Forbidden",
     "no match for platform",
+];
+/// In the message to the creation of a container: what is wrong with its spec.
+const SPECS: [&str; 5] = [
     "\" not found",
     "couldn't find key",
     "runAsNonRoot",
     "no command specified",
     "executable file not found",
 ];
+
+/// Whether what was tried and failed cannot work at the next try either.
+fn is_definite(reason: &str, message: &str) -> bool {
+    let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    if reason.contains("Image") {
+        // A layer, or the runtime's own task, that was not found may be there at the next try.
+        let is_absent = message.contains("resolve reference") && message.contains(": not found");
+        is_absent || has(&REGISTRYS)
+    } else {
+        has(&SPECS)
+    }
+}
 
 impl Seen {
     /// The same pod as it is shown now. What is final stays so, and a kubelet that waits for its next try
@@ -81,10 +97,6 @@ impl Seen {
         let stuck = self.stuck.clone().or(now.stuck);
         let (held_up, fault) = match (&self.held_up, now.held_up) {
             (Some(before), Some(now)) if is_pause(&now) => (Some(before.clone()), self.fault),
-            // Between two tries nothing is said of the last one.
-            (Some(before), None) if now.running_since_ms.is_none() && now.ended.is_none() => {
-                (Some(before.clone()), self.fault)
-            }
             (_, held_up) => (held_up, now.fault),
         };
         Self {
@@ -111,10 +123,12 @@ impl Seen {
         if let Some(container) = ours {
             seen.look_at(container);
         }
-        // A sidecar or an init container may be what holds it up.
-        let others = all.chain(status.init_container_statuses.iter().flatten());
-        for container in others.filter(|container| container.name != CONTAINER) {
-            seen.look_at_other(container);
+        // A sidecar or an init container may be what holds it up, until the function itself runs.
+        if seen.running_since_ms.is_none() {
+            let others = all.chain(status.init_container_statuses.iter().flatten());
+            for container in others.filter(|container| container.name != CONTAINER) {
+                seen.look_at_other(container);
+            }
         }
         if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
             seen.look_at_end(pod);
@@ -173,10 +187,10 @@ impl Seen {
         } else {
             format!("container {name}: {why}")
         };
-        let is_definite = || DEFINITE.iter().any(|words| message.contains(words));
-        if STUCK.contains(&reason) || TRIED_ON.contains(&reason) && is_definite() {
+        let is_tried_on = TRIED_ON.contains(&reason);
+        if STUCK.contains(&reason) || is_tried_on && is_definite(reason, message) {
             self.stuck.get_or_insert_with(|| why.clone());
-        } else if TRIED_ON.contains(&reason) {
+        } else if is_tried_on {
             self.held_up.get_or_insert_with(|| why.clone());
         }
         self.waiting = Some(why);
@@ -352,8 +366,30 @@ mod tests {
             ("ImagePullBackOff", "Back-off pulling image \"i\"", HELD_UP),
             (
                 "ImagePullBackOff",
-                "Back-off pulling image \"i\": ErrImagePull: i: not found",
+                "Back-off pulling image \"i\": ErrImagePull: failed to resolve reference \"i\": \
+                i: not found",
                 STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "failed to copy: content digest sha256:1: not found",
+                HELD_UP,
+            ),
+            (
+                "ErrImagePull",
+                "unauthorized: access to the requested resource is not authorized",
+                STUCK,
+            ),
+            (
+                "ErrImagePull",
+                "denied: Permission denied on resource",
+                STUCK,
+            ),
+            (
+                "CreateContainerError",
+                "failed to get sandbox container task: no running task found: task 2b1c not found: \
+                not found",
+                HELD_UP,
             ),
             ("RegistryUnavailable", "", HELD_UP),
             (
@@ -396,20 +432,40 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_the_last_try_is_kept_until_the_container_runs() {
+    fn the_reason_of_the_last_try_is_kept_while_the_kubelet_pauses() {
         let refused = waiting("ErrImagePull", "connection refused");
         let paused = refused.then(waiting("ImagePullBackOff", "Back-off pulling image \"i\""));
-        let silent = paused.then(waiting("ContainerCreating", ""));
         let why = Some("ErrImagePull: connection refused".to_owned());
-        assert_eq!((&paused.held_up, &silent.held_up), (&why, &why));
-        let other = silent.then(waiting("CreateContainerError", "context deadline exceeded"));
+        assert_eq!(paused.held_up, why);
+        let other = paused.then(waiting("CreateContainerError", "context deadline exceeded"));
         assert!(other.held_up.is_some_and(|why| why.contains("deadline")));
-        let running = json!({"running": {"startedAt": "1970-01-01T00:00:02Z"}});
-        let runs = silent.then(seen(json!({"containerStatuses": [container(running)]})));
-        assert_eq!(runs.held_up, None);
-        let stuck = refused.then(waiting("ErrImagePull", "i: not found"));
+        // Pulled, or on a node at last.
+        let goes_on = paused.then(waiting("ContainerCreating", ""));
+        assert_eq!((goes_on.held_up, goes_on.fault), (None, None));
+        let stuck = refused.then(waiting("ErrImagePull", "manifest unknown"));
         let after = stuck.then(waiting("ImagePullBackOff", ""));
-        assert!(after.stuck.is_some_and(|why| why.contains("not found")));
+        assert!(
+            after
+                .stuck
+                .is_some_and(|why| why.contains("manifest unknown"))
+        );
+    }
+
+    #[test]
+    fn a_sidecar_holds_nothing_up_once_the_function_runs() {
+        let side = json!({"name": "side", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}}});
+        let creating = container(json!({"waiting": {"reason": "ContainerCreating"}}));
+        let before = seen(json!({"containerStatuses": [creating, side]}));
+        assert!(
+            before
+                .stuck
+                .is_some_and(|why| why.starts_with("container side: ErrImagePull"))
+        );
+        let running = container(json!({"running": {"startedAt": "1970-01-01T00:00:02Z"}}));
+        let after = seen(json!({"containerStatuses": [running, side]}));
+        assert_eq!((after.stuck, after.held_up), (None, None));
     }
 
     #[test]

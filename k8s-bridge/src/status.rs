@@ -146,6 +146,10 @@ fn status(name: &str, known: &Known, readiness: Readiness, pods: &Census) -> Fun
         selector: format!("{LABEL_FUNCTION}={name},{LABEL_KIND}=warm"),
         last_failed_start: known.starts.last_failed.clone(),
         observed_generation: known.generation,
+        accepted_spec: match &known.verdict {
+            Verdict::Accepted => None,
+            Verdict::Rejected(_) => known.accepted_spec.clone(),
+        },
     }
 }
 

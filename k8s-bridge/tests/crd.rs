@@ -109,6 +109,11 @@ fn status() -> Value {
             "message": text("The words of the cluster or of the program, up to 1 KiB of them."),
         },
     });
+    let mut accepted_spec = text(
+        "While the spec is not accepted: the last one that was, as JSON. It is in force, also after \
+         the control plane is replaced.",
+    );
+    accepted_spec["nullable"] = json!(true);
     json!({
         "type": "object",
         "description": "What the control plane says of the function. Only it writes here.",
@@ -125,6 +130,7 @@ fn status() -> Value {
                  subresource shows. 0 in other modes."),
             "selector": text("Label selector of the pods of a WARM function, for the scale subresource."),
             "lastFailedStart": last_failed_start,
+            "acceptedSpec": accepted_spec,
             "conditions": conditions(),
         },
     })

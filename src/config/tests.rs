@@ -128,6 +128,11 @@ fn a_bad_value_is_refused_with_its_flag_and_what_it_can_be() {
             "http://fd00::7:8082",
             "needs brackets: http://[fd00::7]:8082",
         ),
+        (
+            "--callback-url",
+            "http://[::1:8080",
+            "must be http://[address]:port",
+        ),
         ("--backend", "docker", "auto, local, kubernetes, none"),
         ("--namespace", "Nano", "lower-case letters"),
         ("--io-threads", "0", "from 1 to 64"),

@@ -2,7 +2,7 @@
 //! It never looks at more than one value at a time. clap calls the parsers.
 
 use std::fmt::Display;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -132,6 +132,9 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
         return Err(format!(
             "an IPv6 address needs brackets: http://[{host}]:{port}"
         ));
+    }
+    if authority.contains(['[', ']']) && authority.parse::<SocketAddrV6>().is_err() {
+        return Err("must be http://[address]:port where the host is an IPv6 address".to_owned());
     }
     let host = |byte: &u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(byte);
     if !authority.is_empty() && authority.as_bytes().iter().all(host) {

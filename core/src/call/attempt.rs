@@ -102,9 +102,9 @@ impl<E: Environment> Call<E> {
         }
     }
 
-    /// The Job that serves the attempt does not start yet, and may still.
-    pub fn job_is_held_up(&mut self, why: Arc<str>) {
-        self.job_held_up = Some(why);
+    /// What keeps the Job that serves the attempt from starting, and may still mend.
+    pub fn job_is_held_up(&mut self, why: Option<Arc<str>>) {
+        self.job_held_up = why;
     }
 
     /// The attempt has to stop before it ended.

@@ -228,7 +228,7 @@ impl Bridge {
             }
             // Whatever became of the pod meanwhile: the word may be late.
             Act::IsHeldUp(pod) => {
-                let why = "it waits".into();
+                let why = Some("it waits".into());
                 hall.send_event(Event::StartHeldUp { pod, why });
             }
             Act::Dies(pod) => {

@@ -381,7 +381,7 @@ fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
     let trouble = |plane: &mut Plane| plane.view(0).capacity.trouble();
     assert_eq!(trouble(&mut plane), None);
     let hold_up = |plane: &mut Plane, pod: PodRef, why: &str| {
-        let why = why.into();
+        let why = (!why.is_empty()).then(|| why.into());
         plane.hear(Event::StartHeldUp { pod, why });
     };
     hold_up(&mut plane, pods[0], "no node");
@@ -389,6 +389,8 @@ fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
     assert_eq!(trouble(&mut plane), held_up("no node"));
     hold_up(&mut plane, pods[0], "no image");
     assert_eq!(trouble(&mut plane), held_up("no image"));
+    hold_up(&mut plane, pods[0], "");
+    assert_eq!(trouble(&mut plane), None, "it was mended");
     plane.start_fails(pods[0], false);
     let failed = StartTrouble::Failed("no such program".into());
     assert_eq!(trouble(&mut plane), Some(failed.clone()));

@@ -62,7 +62,7 @@ impl Pod {
             ],
             expanded_env: vec![("NANOFAAS_READY_URL", ready)],
         };
-        let mut object = podspec::template(&self.function, &parts, default.as_deref());
+        let mut object = plane.pod_template(&self.function, &parts)?;
         object["metadata"]["name"] = json!(name);
         if let Some(owner) = plane.identity().and_then(|own| own.deployment.clone()) {
             object["metadata"]["ownerReferences"] = json!([owner]);
@@ -127,9 +127,10 @@ impl Pod {
 
     /// Calls that wait for the pod hear of it at their deadline, and people at once.
     fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
-        let Some(why) = why else { return };
-        plane.start_held_up(&self.function, &self.name, why);
-        let (pod, why) = (self.place, why.into());
+        if let Some(why) = why {
+            plane.start_held_up(&self.function, &self.name, why);
+        }
+        let (pod, why) = (self.place, why.map(Into::into));
         plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
 

@@ -275,3 +275,44 @@ fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
         assert!(server.names("pods").is_empty());
     });
 }
+
+#[test]
+fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 2).await;
+        let mut first = Bench::scheduled(&server);
+        first.ready().await;
+        // More than maxReplicas.
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(99);
+        });
+        until("it is rejected, and what holds is kept", || {
+            let object = server.get("functions", "f").expect("there");
+            object["status"]["acceptedSpec"].is_string()
+        })
+        .await;
+        first.end();
+        let mut second = Bench::scheduled(&server);
+        second.ready().await;
+        pass(20.0).await;
+        assert_eq!(server.names("pods"), pods, "no pod was touched");
+        assert_eq!(second.table().len(), 1);
+        let object = server.get("functions", "f").expect("there");
+        let conditions = &object["status"]["conditions"];
+        assert_eq!(
+            (&conditions[0]["status"], &conditions[1]["status"]),
+            (&json!("False"), &json!("True"))
+        );
+        assert_eq!(conditions[1]["observedGeneration"], 1);
+        // Mended, nothing of it is left.
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
+        });
+        until("it is accepted", || {
+            let object = server.get("functions", "f").expect("there");
+            object["status"]["acceptedSpec"].is_null()
+                && object["status"]["conditions"][0]["status"] == "True"
+        })
+        .await;
+    });
+}

@@ -24,10 +24,14 @@ impl Bench {
     }
 
     pub(crate) async fn up(&self, pod: PodRef) {
-        match self.event().await {
-            Event::PodUp(up) => assert_eq!(up, pod),
-            Event::StartFailed { failure, .. } => panic!("{failure:?}"),
-            _ => panic!("another event than PodUp"),
+        loop {
+            match self.event().await {
+                Event::PodUp(up) => return assert_eq!(up, pod),
+                // What held it up was mended.
+                Event::StartHeldUp { why: None, .. } => {}
+                Event::StartFailed { failure, .. } => panic!("{failure:?}"),
+                _ => panic!("another event than PodUp"),
+            }
         }
     }
 
@@ -65,7 +69,7 @@ impl Bench {
         match self.event().await {
             Event::StartHeldUp { pod: of, why } => {
                 assert_eq!(of, pod);
-                why.as_ref().to_owned()
+                why.as_deref().unwrap_or_default().to_owned()
             }
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
             _ => panic!("another event than StartHeldUp"),

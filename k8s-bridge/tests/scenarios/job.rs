@@ -99,12 +99,12 @@ fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
         let (bench, function) = with_function(&server).await;
         server
             .kubelet()
-            .next(Fate::Waits("ErrImagePull", "i: not found"));
+            .next(Fate::Waits("ErrImagePull", "manifest unknown"));
         let began = tokio::time::Instant::now();
         start(&bench, &function, call(1));
         let (failure, oom) = ended(&bench, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5) && !oom);
-        let why = "ErrImagePull: i: not found".into();
+        let why = "ErrImagePull: manifest unknown".into();
         assert_eq!(failure, Failure::ColdStart(why));
         nothing_left(&server).await;
     });

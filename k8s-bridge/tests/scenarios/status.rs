@@ -164,8 +164,12 @@ fn a_status_has_no_field_that_the_crd_does_not_have() {
             .next(Fate::Waits("ErrImagePull", "unknown"));
         let pod = bench.start(&function);
         bench.failure(pod).await;
+        server.edit("functions", "f", |function| {
+            function["spec"]["timeoutMs"] = json!(0);
+        });
         until("it has everything", || {
-            status(&server, "f")["lastFailedStart"].is_object()
+            let written = status(&server, "f");
+            written["lastFailedStart"].is_object() && written["acceptedSpec"].is_string()
         })
         .await;
         let written = status(&server, "f");

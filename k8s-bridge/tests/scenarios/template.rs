@@ -214,3 +214,96 @@ fn a_start_that_lacks_rights_says_what_to_do() {
         assert!(failure.message.contains(advice), "{}", failure.message);
     });
 }
+
+/// A function whose own template is this.
+fn with_template(template: &Value) -> Value {
+    let mut spec = warm("f");
+    spec["podTemplate"] = template.clone();
+    spec["scalingConfig"]["minReplicas"] = json!(1);
+    spec
+}
+
+#[test]
+fn a_template_that_no_pod_can_be_made_of_is_refused_and_harms_no_other_function() {
+    scenario(|server| async move {
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        for (template, why) in [
+            (json!({"spec": "x"}), "invalid type"),
+            (json!({"spec": []}), "invalid type"),
+            (json!({"spec": 5}), "invalid type"),
+            (json!({"metadata": []}), "invalid type"),
+            (json!({"sepc": {}}), "it has sepc"),
+            (
+                json!({"spec": {"nodeSelectr": {"a": "b"}}}),
+                "no field is called spec.nodeSelectr",
+            ),
+            (
+                json!({"spec": {"tolerations": [{"opertor": "Exists"}]}}),
+                "tolerations[0].opertor",
+            ),
+        ] {
+            let spec = with_template(&template);
+            match bench.register(spec.clone(), true).await {
+                Reply::Refused(Refused::Invalid(faults)) => {
+                    let said = faults[0].to_string();
+                    assert!(
+                        said.starts_with("podTemplate: ") && said.contains(why),
+                        "{said}"
+                    );
+                }
+                _ => panic!("{template} was taken"),
+            }
+            // The same by kubectl.
+            server.create("functions", object(spec));
+            until("it is judged", || {
+                let object = server.get("functions", "f").expect("there");
+                object["status"]["conditions"][0]["status"] == "False"
+            })
+            .await;
+            server.remove("functions", "f");
+        }
+        server.create("functions", object(warm_floor("g")));
+        until("another one has its pod", || {
+            server
+                .names("pods")
+                .iter()
+                .any(|name| name.starts_with("fn-g-"))
+        })
+        .await;
+    });
+}
+
+fn warm_floor(name: &str) -> Value {
+    let mut spec = warm(name);
+    spec["scalingConfig"]["minReplicas"] = json!(1);
+    spec
+}
+
+#[test]
+fn a_default_template_keeps_its_mounts_below_a_functions_own() {
+    scenario(|server| async move {
+        let file = File::new(
+            "spec:\n  volumes: [{name: v, emptyDir: {}}]\n  containers:\n  - name: function\n    \
+             volumeMounts: [{name: v, mountPath: /a}, {name: v, mountPath: /b}]\n",
+        );
+        let mut bench = Bench::scheduled(&server);
+        bench.pod_template = Some(file.0.clone());
+        bench.ready().await;
+        let mounts = json!([{"name": "v", "mountPath": "/b", "readOnly": true},
+            {"name": "v", "mountPath": "/c"}]);
+        let container = json!({"name": "function", "volumeMounts": mounts});
+        let spec = with_template(&json!({"spec": {"containers": [container]}}));
+        server.create("functions", object(spec));
+        until("its pod is made", || server.names("pods").len() == 1).await;
+        let pod = server.get("pods", &server.names("pods")[0]).expect("there");
+        let made = &pod["spec"]["containers"][0]["volumeMounts"];
+        let paths: Vec<_> = made.as_array().expect("a list").iter().collect();
+        assert_eq!(paths.len(), 3, "{made}");
+        assert_eq!(made[0]["mountPath"], "/a");
+        assert_eq!(
+            (&made[1]["mountPath"], &made[1]["readOnly"]),
+            (&json!("/b"), &json!(true))
+        );
+    });
+}
