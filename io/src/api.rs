@@ -9,7 +9,7 @@ use crate::buffers::Buffers;
 use crate::charges::charge_for;
 use crate::client::invite;
 use crate::conn::{Conn, Stop};
-use crate::execution_api::{self, About, WRONG_TOKEN};
+use crate::execution_api::{self, About, ClientQuestion, JobQuestion, WRONG_TOKEN};
 use crate::function_api;
 use crate::head::{Framing, Span};
 use crate::incoming::Incoming;
@@ -129,16 +129,26 @@ async fn respond(
         Route::Replicas(name) => function_api::scale(thread, name.as_str(), body).await,
         Route::ColdStarts(name) => function_api::cold_starts(thread, name.as_str()).await,
         Route::Execution(id, Verb::Delete) => {
-            execution_api::answer_anywhere(thread, *id, About::Cancel).await
+            execution_api::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Cancel))
+                .await
         }
         Route::Execution(id, _) => {
             let wait_ms = wait_ms(incoming)?;
-            execution_api::answer_anywhere(thread, *id, About::Status { wait_ms }).await
+            execution_api::answer_anywhere(
+                thread,
+                *id,
+                About::OfClient(ClientQuestion::Status { wait_ms }),
+            )
+            .await
         }
-        Route::Output(id) => execution_api::answer_anywhere(thread, *id, About::Output).await,
+        Route::Output(id) => {
+            execution_api::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Output))
+                .await
+        }
         Route::Input { token, id } => {
-            let about = About::Input {
+            let about = About::OfJob {
                 token: (*token).into(),
+                question: JobQuestion::Input,
             };
             execution_api::answer_anywhere(thread, *id, about).await
         }
@@ -197,7 +207,14 @@ async fn complete(
     if thread.tokens.verify(id, token).is_none() {
         return Err(Problem::Forbidden(WRONG_TOKEN).into());
     }
-    let token: Box<[u8]> = token.into();
+    let ask = |body| About::OfJob {
+        token: token.into(),
+        question: JobQuestion::Complete {
+            content_type,
+            content_encoding,
+            body,
+        },
+    };
     let max = thread.config.response_bytes_max;
     let mut charge = match head.framing {
         Framing::Length(length) if length <= max => room(conn, length).await?,
@@ -208,24 +225,11 @@ async fn complete(
         Ok(incoming) => {
             let body = incoming.into_body();
             charge.cut_to(body.capacity() as u64);
-            let about = About::Complete {
-                token,
-                content_type,
-                content_encoding,
-                body: Some(body),
-                charge: Some(charge.into_loose()),
-            };
+            let about = ask(Some((body, charge.into_loose())));
             Ok(execution_api::answer_anywhere(thread, id, about).await)
         }
         Err(Stop::Problem(Problem::BodyTooLarge { .. })) => {
-            let about = About::Complete {
-                token,
-                content_type,
-                content_encoding,
-                body: None,
-                charge: None,
-            };
-            Ok(execution_api::answer_anywhere(thread, id, about)
+            Ok(execution_api::answer_anywhere(thread, id, ask(None))
                 .await
                 .closing())
         }

@@ -9,22 +9,20 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use nanofaas_core::call::{self, Environment, Report, Step, Times};
+use nanofaas_core::call::{self, Environment, Step, Times};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::memory::Charge;
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef, PodVerdict};
+use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef};
 
 use crate::alarm::Alarm;
+use crate::attempt::{Answer, Attempt};
 use crate::charges::WaitingBody;
 use crate::executions::{Kept, Record, Status};
 use crate::incoming::Incoming;
-use crate::output::Output;
 use crate::pod::Stamps;
 use crate::thread::{Known, Thread};
 
@@ -57,12 +55,6 @@ impl Environment for Thread {
     }
 }
 
-/// An output, and the charge for what it holds.
-pub(crate) struct Answer {
-    pub(crate) output: Output,
-    pub(crate) charge: Option<Charge>,
-}
-
 /// How a call ended.
 pub(crate) struct Finished {
     pub(crate) result: Result<Answer, Failure>,
@@ -87,49 +79,6 @@ pub(crate) struct Call<'a> {
     pub(crate) stamps: Stamps,
     /// An attempt waited for its pod to start, or was the first one in it.
     pub(crate) is_cold: Cell<bool>,
-}
-
-/// What an attempt came to.
-pub(crate) struct Attempt {
-    pub(crate) result: Result<Output, Failure>,
-    /// For what its output holds.
-    pub(crate) charge: Option<Charge>,
-    pub(crate) failure: AttemptFailure,
-    pub(crate) verdict: PodVerdict,
-    pub(crate) sent_ns: Option<u64>,
-    pub(crate) answered_ns: Option<u64>,
-    pub(crate) cold_start: bool,
-    pub(crate) init_ms: Option<u32>,
-    /// How long the attempt waited for a pod of its own.
-    pub(crate) start_ns: u64,
-}
-
-impl Attempt {
-    /// An attempt that failed before anything was sent.
-    pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
-        Self {
-            result: Err(failure),
-            charge: None,
-            failure: AttemptFailure::NotBegun,
-            verdict,
-            sent_ns: None,
-            answered_ns: None,
-            cold_start: false,
-            init_ms: None,
-            start_ns: 0,
-        }
-    }
-
-    fn report(&self) -> Report {
-        let failure = self.result.as_ref().err();
-        Report {
-            failure: failure.map(|failure| (failure.clone(), self.failure)),
-            verdict: self.verdict,
-            sent_ns: self.sent_ns,
-            answered_ns: self.answered_ns,
-            start_ns: self.start_ns,
-        }
-    }
 }
 
 impl Call<'_> {
@@ -277,8 +226,7 @@ async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
     };
     let mut life = call.life.borrow_mut();
     life.attempted(attempt.report(), now_ns, thread);
-    let charge = attempt.charge;
-    attempt.result.ok().map(|output| Answer { output, charge })
+    attempt.result.ok()
 }
 
 /// Polls an attempt until it ends or the machine has it stopped.

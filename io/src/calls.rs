@@ -54,11 +54,15 @@ impl JobNews {
 
 /// What a Job's callback says.
 pub(crate) struct JobAnswer {
-    pub(crate) result: Result<Output, Failure>,
+    pub(crate) result: Result<JobOutput, Failure>,
     /// How its runtime came up, as far as it says.
     pub(crate) stamps: Option<ReadyStamps>,
-    /// For the body that it came in, which may have come to another thread.
-    pub(crate) charge: Option<Loose>,
+}
+
+/// An output, and the charge for the body that it came in, which may have come to another thread.
+pub(crate) struct JobOutput {
+    pub(crate) output: Output,
+    pub(crate) charge: Loose,
 }
 
 #[derive(Default)]

@@ -21,23 +21,35 @@ use crate::{follow, job, status};
 /// What is asked.
 #[derive(Debug)]
 pub(crate) enum About {
-    /// Its state; when terminal, or after so many milliseconds.
+    OfClient(ClientQuestion),
+    /// By a Job, which shows the token of its attempt.
+    OfJob {
+        token: Box<[u8]>,
+        question: JobQuestion,
+    },
+}
+
+/// What a client asks.
+#[derive(Debug)]
+pub(crate) enum ClientQuestion {
+    /// The state; when terminal, or after so many milliseconds.
     Status {
         wait_ms: u64,
     },
     Output,
     Cancel,
-    /// A Job's result; none where its body was over the limit.
+}
+
+/// What a Job asks.
+#[derive(Debug)]
+pub(crate) enum JobQuestion {
+    /// Its result; none where its body was over the limit.
     Complete {
-        token: Box<[u8]>,
         content_type: Option<Box<[u8]>>,
         content_encoding: Option<Box<[u8]>>,
-        body: Option<Vec<u8>>,
-        charge: Option<Loose>,
+        body: Option<(Vec<u8>, Loose)>,
     },
-    Input {
-        token: Box<[u8]>,
-    },
+    Input,
 }
 
 /// What a stranger hears, whether there is such an execution or not.
@@ -54,8 +66,8 @@ pub(crate) async fn answer_anywhere(
     }
     if id.thread() >= thread.threads {
         return problem(&match about {
-            About::Complete { .. } | About::Input { .. } => Problem::Forbidden(WRONG_TOKEN),
-            _ => Problem::NoSuchExecution,
+            About::OfJob { .. } => Problem::Forbidden(WRONG_TOKEN),
+            About::OfClient(_) => Problem::NoSuchExecution,
         });
     }
     let answer = crate::peer::ask_about(thread, id, about).await;
@@ -64,23 +76,15 @@ pub(crate) async fn answer_anywhere(
 
 /// Answers for an execution of this thread.
 pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -> Response {
-    // The token is checked first: a stranger learns nothing of what exists.
-    let attempt = match &about {
-        About::Complete { token, .. } | About::Input { token } => {
-            match thread.tokens.verify(id, token) {
-                Some(attempt) => attempt,
-                None => {
-                    return problem(&Problem::Forbidden(WRONG_TOKEN));
-                }
-            }
-        }
-        _ => 0,
+    let asked = match about {
+        About::OfJob { token, question } => return answer_job(thread, id, &token, question),
+        About::OfClient(asked) => asked,
     };
     let Some(found) = thread.executions.find(id) else {
         return problem(&Problem::NoSuchExecution);
     };
-    match about {
-        About::Status { wait_ms } => {
+    match asked {
+        ClientQuestion::Status { wait_ms } => {
             if let Found::Kept(kept) = &found {
                 until_over(thread, kept, wait_ms).await;
             } else if wait_ms > 0 {
@@ -88,20 +92,29 @@ pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -
             }
             state(thread, &found)
         }
-        About::Output => output(&found),
-        About::Cancel => cancel(thread, &found),
-        About::Complete {
+        ClientQuestion::Output => output(&found),
+        ClientQuestion::Cancel => cancel(thread, &found),
+    }
+}
+
+fn answer_job(thread: &Thread, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
+    // The token is checked first: a stranger learns nothing of what exists.
+    let Some(attempt) = thread.tokens.verify(id, token) else {
+        return problem(&Problem::Forbidden(WRONG_TOKEN));
+    };
+    let Some(found) = thread.executions.find(id) else {
+        return problem(&Problem::NoSuchExecution);
+    };
+    match question {
+        JobQuestion::Complete {
             content_type,
             content_encoding,
             body,
-            charge,
-            ..
         } => {
             let labels = (content_type.as_deref(), content_encoding.as_deref());
-            let body = body.map(|body| (body, charge));
             complete(thread, &found, attempt, labels, body)
         }
-        About::Input { .. } => match thread.inputs.borrow().get(&id.random()) {
+        JobQuestion::Input => match thread.inputs.borrow().get(&id.random()) {
             Some(input) if input.attempt == attempt => {
                 let content_type = Cow::Owned(input.content_type.to_vec());
                 let response = Response::bytes(content_type, input.body.to_vec());
@@ -229,7 +242,7 @@ fn complete(
     found: &Found,
     attempt: u32,
     (content_type, content_encoding): (Option<&[u8]>, Option<&[u8]>),
-    body: Option<(Vec<u8>, Option<Loose>)>,
+    body: Option<(Vec<u8>, Loose)>,
 ) -> Response {
     let (call, over) = match found {
         Found::Kept(kept) => {
@@ -246,7 +259,6 @@ fn complete(
         None => JobAnswer {
             result: Err(Failure::output_too_large(bytes_max)),
             stamps: None,
-            charge: None,
         },
         Some(Ok(answer)) => answer,
         Some(Err(why)) => {

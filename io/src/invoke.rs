@@ -325,7 +325,7 @@ pub(crate) async fn plain_call(
         (Ok(answer), Some(around)) => put_large(thread, answer, around, outgoing, wire),
         (Ok(answer), None) => {
             give_back(thread, answer.output);
-            outgoing.charge = answer.charge;
+            outgoing.charge = Some(answer.charge);
         }
         (Err(_), _) => {}
     }

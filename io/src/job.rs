@@ -9,17 +9,16 @@ use nanofaas_core::cold_start::Phase;
 use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::call::{Attempt, Call};
-use crate::calls::{JobAnswer, JobNews};
+use crate::attempt::{Answer, Attempt, AttemptError};
+use crate::call::Call;
+use crate::calls::{JobAnswer, JobNews, JobOutput};
 use crate::field::{split_unquoted, trim};
 use crate::media_type::{MediaType, media_type};
 use crate::output::{Labels, Output};
-use crate::pod::kind_of;
 use crate::pod_error;
 use crate::problem::Problem;
 use crate::thread::Thread;
@@ -150,7 +149,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let now_ns = thread.now_ns();
     let seen_ns = thread.calls.job_running_ns(call.place);
     let left_ns = call.life.borrow().running_until_ns().saturating_sub(now_ns);
-    let (result, failure, stamps, charge) = outcome(news, left_ns);
+    let Outcome { result, stamps } = outcome(news, left_ns);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
@@ -161,9 +160,10 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let sent_ns = sent_ns.clamp(grant.granted_ns, now_ns);
     Attempt {
         answered_ns: result.is_ok().then_some(now_ns),
-        result,
-        charge: charge.map(|charge| thread.account.adopt(charge)),
-        failure,
+        result: result.map(|JobOutput { output, charge }| Answer {
+            output,
+            charge: thread.account.adopt(charge),
+        }),
         verdict: PodVerdict::Healthy,
         sent_ns: Some(sent_ns),
         cold_start: false,
@@ -189,33 +189,29 @@ fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadySta
     phases.into()
 }
 
-type Outcome = (
-    Result<Output, Failure>,
-    AttemptFailure,
-    Option<ReadyStamps>,
-    Option<Loose>,
-);
+/// How a Job's attempt ended.
+struct Outcome {
+    result: Result<JobOutput, AttemptError>,
+    /// How its runtime came up, as far as it says.
+    stamps: Option<ReadyStamps>,
+}
 
 /// What became of an attempt that had so much time left.
 fn outcome(news: JobNews, left_ns: u64) -> Outcome {
     match news {
         JobNews::Answered(answer) => {
-            let JobAnswer {
-                result,
+            let JobAnswer { result, stamps } = *answer;
+            let said =
+                |failure| AttemptError::said(pod_error::at_deadline(failure, left_ns, EARLY_NS));
+            Outcome {
+                result: result.map_err(said),
                 stamps,
-                charge,
-            } = *answer;
-            let result = result.map_err(|said| pod_error::at_deadline(said, left_ns, EARLY_NS));
-            let kind = result.as_ref().err().map_or(AttemptFailure::Final, kind_of);
-            (result, kind, stamps, charge)
+            }
         }
-        JobNews::Ended { failure, oom } => {
-            let kind = match kind_of(&failure) {
-                AttemptFailure::Lost { .. } => AttemptFailure::Lost { oom: Some(oom) },
-                kind => kind,
-            };
-            (Err(failure), kind, None, None)
-        }
+        JobNews::Ended { failure, oom } => Outcome {
+            result: Err(AttemptError::ended(failure, oom)),
+            stamps: None,
+        },
         JobNews::Starting { .. } | JobNews::Refused(_) => {
             unreachable!("it is noted, not handed out")
         }
@@ -284,15 +280,15 @@ pub(crate) fn read_result(
     content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,
     body: Vec<u8>,
-    charge: Option<Loose>,
+    charge: Loose,
 ) -> Result<JobAnswer, Problem> {
     if !is_result(content_type) {
         let content_type = content_type.unwrap_or_default();
         let content_encoding = content_encoding.unwrap_or_default();
+        let output = Output::labelled(Vec::new(), content_type, content_encoding, &body);
         return Ok(JobAnswer {
-            result: Output::labelled(Vec::new(), content_type, content_encoding, &body),
+            result: output.map(|output| JobOutput { output, charge }),
             stamps: None,
-            charge,
         });
     }
     if content_encoding.is_some() {
@@ -314,10 +310,10 @@ pub(crate) fn read_result(
             .as_bytes()
             .to_vec();
         let end = output.len();
+        let output = Output::check(output, 0..end, Labels::default(), None);
         return Ok(JobAnswer {
-            result: Output::check(output, 0..end, Labels::default(), None),
+            result: output.map(|output| JobOutput { output, charge }),
             stamps,
-            charge,
         });
     }
     let error = said.error.map_or("null", RawValue::get);
@@ -325,7 +321,6 @@ pub(crate) fn read_result(
     Ok(JobAnswer {
         result: Err(pod_error::read(error.as_bytes(), unsaid)),
         stamps,
-        charge: None,
     })
 }
 
@@ -333,28 +328,43 @@ pub(crate) fn read_result(
 mod tests {
     use super::*;
     use crate::output::Form;
+    use nanofaas_core::memory::{Account, ThreadAccount};
+    use nanofaas_core::metrics::ThreadLedger;
+    use nanofaas_core::retry::AttemptFailure;
 
     fn read(content_type: &str, encoding: Option<&str>, body: &str) -> Result<JobAnswer, Problem> {
         let encoding = encoding.map(str::as_bytes);
-        read_result(Some(content_type.as_bytes()), encoding, body.into(), None)
+        let content_type = Some(content_type.as_bytes());
+        read_result(content_type, encoding, body.into(), charge())
+    }
+
+    fn charge() -> Loose {
+        let account = Account::new(0, std::iter::empty());
+        let ledgers = [ThreadLedger::default()].into();
+        ThreadAccount::new(account, 0, ledgers)
+            .nothing()
+            .into_loose()
+    }
+
+    fn output(answer: Result<JobAnswer, Problem>) -> Option<Output> {
+        let answer = answer.ok()?.result.ok()?;
+        Some(answer.output)
     }
 
     #[test]
     fn an_output_under_a_type_of_its_own_is_told_from_a_result() {
         let result = r#"{"success":true,"output":{"a":1}}"#;
-        let answer = read("application/json; charset=utf-8", None, result);
-        let output = answer.ok().and_then(|answer| answer.result.ok());
-        assert_eq!(output.as_ref().map(Output::bytes), Some(&b"{\"a\":1}"[..]));
-        let answer = read("application/a+json", None, result);
-        let output = answer.ok().and_then(|answer| answer.result.ok());
-        let output = output.expect("JSON of its own type");
-        assert_eq!(output.form, Form::Json);
-        assert_eq!(output.bytes(), result.as_bytes());
-        assert_eq!(output.content_type(), Some(&b"application/a+json"[..]));
-        let answer = read("text/html", Some("gzip"), "bytes");
-        let output = answer.ok().and_then(|answer| answer.result.ok());
-        let output = output.expect("it passes untouched");
-        assert_eq!(output.content_encoding(), Some(&b"gzip"[..]));
+        let unlabelled = output(read("application/json; charset=utf-8", None, result));
+        assert_eq!(
+            unlabelled.as_ref().map(Output::bytes),
+            Some(&b"{\"a\":1}"[..])
+        );
+        let json = output(read("application/a+json", None, result)).expect("JSON of its own type");
+        assert_eq!(json.form, Form::Json);
+        assert_eq!(json.bytes(), result.as_bytes());
+        assert_eq!(json.content_type(), Some(&b"application/a+json"[..]));
+        let html = output(read("text/html", Some("gzip"), "bytes")).expect("it passes untouched");
+        assert_eq!(html.content_encoding(), Some(&b"gzip"[..]));
         let encoded = read("application/json", Some("gzip"), result);
         assert!(matches!(encoded, Err(Problem::Encoded)));
         let encoded = read("text/plain", Some("gzip"), "bytes");
@@ -367,13 +377,13 @@ mod tests {
         let kind = |error: &str| {
             let body = format!("{{\"success\":false,\"error\":{error}}}");
             let answer = read("application/json", None, &body).expect("a result");
-            let (_, kind, ..) = outcome(JobNews::Answered(Box::new(answer)), 0);
-            kind
+            let outcome = outcome(JobNews::Answered(Box::new(answer)), 0);
+            outcome.result.err().map(|error| error.kind())
         };
-        let lost = |oom| AttemptFailure::Lost { oom: Some(oom) };
+        let lost = |oom| Some(AttemptFailure::Lost { oom: Some(oom) });
         assert_eq!(kind(r#"{"code":"POD_LOST","message":"m"}"#), lost(false));
         assert_eq!(kind(r#"{"code":"OOM","message":"m"}"#), lost(true));
-        assert_eq!(kind(r#""words""#), AttemptFailure::Handler);
-        assert_eq!(kind("null"), AttemptFailure::Handler);
+        assert_eq!(kind(r#""words""#), Some(AttemptFailure::Handler));
+        assert_eq!(kind("null"), Some(AttemptFailure::Handler));
     }
 }

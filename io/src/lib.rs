@@ -22,6 +22,7 @@ mod outgoing;
 mod sending;
 mod kept;
 mod call;
+mod attempt;
 mod seat;
 mod inbox;
 mod pod;

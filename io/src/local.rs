@@ -1,11 +1,11 @@
 //! LOCAL functions: an echo inside the control plane, for measuring the platform alone.
 //! It talks to no pod. `call` runs it.
 
-use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::PodVerdict;
 
+use crate::attempt::{Answer, Attempt, AttemptError};
 use crate::buffers::Buffers;
-use crate::call::{Attempt, Call};
+use crate::call::Call;
 use crate::output::Output;
 use crate::reply::HEAD_ROOM;
 
@@ -39,15 +39,11 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         let buffer = call.thread.buffers.take(length);
         Output::labelled(buffer, content_type, content_encoding, body)
     };
-    let failure = if result.is_ok() {
-        AttemptFailure::Handler
-    } else {
-        AttemptFailure::Final
-    };
+    let result = result
+        .map(|output| Answer { output, charge })
+        .map_err(AttemptError::last);
     Attempt {
         result,
-        charge: Some(charge),
-        failure,
         verdict: PodVerdict::Healthy,
         sent_ns: Some(now_ns),
         answered_ns: Some(call.thread.now_ns()),

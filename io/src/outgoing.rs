@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use nanofaas_core::memory::Charge;
 
-use crate::call::Answer;
+use crate::attempt::Answer;
 use crate::conn::Conn;
 use crate::output::Output;
 use crate::problem::Problem;
@@ -92,7 +92,7 @@ pub(crate) fn put_large(
     outgoing: &mut Outgoing,
     wire: Wire,
 ) {
-    outgoing.charge = answer.charge;
+    outgoing.charge = Some(answer.charge);
     if wire.head_only {
         return;
     }

@@ -11,13 +11,13 @@ use std::task::Poll;
 use nanofaas_core::descriptors;
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
 use nanofaas_core::ticket::{Grant, PodVerdict};
 
 use crate::answer::AnswerHead;
+use crate::attempt::{Answer, Attempt, AttemptError};
 use crate::buffers::LARGE;
-use crate::call::{Attempt, Call};
+use crate::call::Call;
 use crate::connection::Connection;
 use crate::output::{Labels, Output};
 use crate::pod_answer::{Broken, Expected, Whole, read_answer};
@@ -144,13 +144,18 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
         }
     };
+    let failed = |error, verdict| Attempt::unanswered(error, verdict, stamps.sent_ns.get());
+    let lost = |why: Arc<str>| {
+        let error = AttemptError::pod_lost(Failure::PodLost(why));
+        failed(error, PodVerdict::Lost)
+    };
     let undelivered = |Unsent { nothing, why }| {
         let pod = named(call, owner);
         let why: Arc<str> = format!("the request could not be sent to {pod}: {why}").into();
         if nothing {
             unreachable(why, PodVerdict::Lost)
         } else {
-            lost(why, stamps)
+            lost(why)
         }
     };
     let execution_id = call.id.text();
@@ -173,54 +178,38 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
         Ok(whole) => {
             let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
             let keep_alive_s = whole.head.keep_alive_s;
-            let mut attempt = interpret(call, owner, whole);
-            attempt.sent_ns = stamps.sent_ns.get();
-            attempt.answered_ns = Some(answered_ns);
+            let (cold_start, init_ms) = (whole.head.cold_start, whole.head.init_duration_ms);
+            let (result, verdict) = interpret(call, owner, whole);
             if is_exact {
                 thread
                     .pods
                     .give(owner, connection, keep_alive_s, answered_ns);
             }
-            attempt
+            Attempt {
+                result,
+                verdict,
+                sent_ns: stamps.sent_ns.get(),
+                answered_ns: Some(answered_ns),
+                cold_start,
+                init_ms,
+                start_ns: 0,
+            }
         }
         Err(Broken::Closed) => match connection.unsent() {
             Some(unsent) => undelivered(unsent),
-            None => lost(
-                "the pod closed the connection before it answered".into(),
-                stamps,
-            ),
+            None => lost("the pod closed the connection before it answered".into()),
         },
-        Err(Broken::Foreign) => lost("the pod answered another call".into(), stamps),
+        Err(Broken::Foreign) => lost("the pod answered another call".into()),
         Err(Broken::TooLarge) => {
             let bytes_max = thread.config.response_bytes_max;
-            failed(Failure::output_too_large(bytes_max), stamps)
+            let error = AttemptError::last(Failure::output_too_large(bytes_max));
+            failed(error, PodVerdict::Healthy)
         }
         Err(Broken::Nonsense(why)) => {
             let why = format!("the pod's answer is not sound HTTP: {why}");
-            failed(Failure::BadOutput(why.into()), stamps)
+            let error = AttemptError::last(Failure::BadOutput(why.into()));
+            failed(error, PodVerdict::Healthy)
         }
-    }
-}
-
-fn lost(why: Arc<str>, stamps: &Stamps) -> Attempt {
-    Attempt {
-        failure: AttemptFailure::Lost { oom: None },
-        verdict: PodVerdict::Lost,
-        ..failed(Failure::PodLost(why), stamps)
-    }
-}
-
-fn failed(failure: Failure, stamps: &Stamps) -> Attempt {
-    Attempt {
-        result: Err(failure),
-        charge: None,
-        failure: AttemptFailure::Final,
-        verdict: PodVerdict::Healthy,
-        sent_ns: stamps.sent_ns.get(),
-        answered_ns: None,
-        cold_start: false,
-        init_ms: None,
-        start_ns: 0,
     }
 }
 
@@ -303,7 +292,11 @@ pub(crate) fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
 }
 
 /// What an answer means.
-fn interpret(call: &Call<'_>, owner: &Owner, whole: Whole) -> Attempt {
+fn interpret(
+    call: &Call<'_>,
+    owner: &Owner,
+    whole: Whole,
+) -> (Result<Answer, AttemptError>, PodVerdict) {
     let Whole {
         buffer,
         head,
@@ -318,38 +311,27 @@ fn interpret(call: &Call<'_>, owner: &Owner, whole: Whole) -> Attempt {
         Some(chunks) => (chunks, 0..body.length, Some(buffer)),
         None => (buffer, head.len..head.len + body.length, None),
     };
-    let (result, failure, verdict) = if (200..300).contains(&head.status) {
-        let output = Output::check(buffer, range, labels, own_head);
-        (output, AttemptFailure::Final, PodVerdict::Healthy)
-    } else {
-        let (failure, kind, verdict) = if head.status == 503 && head.not_started {
-            let pod = named(call, owner);
-            let why = format!("{pod} says that it cannot take the call now");
-            let failure = Failure::PodUnreachable(why.into());
-            (failure, AttemptFailure::NotBegun, PodVerdict::Lost)
-        } else {
-            let head_bytes = own_head.as_deref().unwrap_or(&buffer);
-            let failure = function_failure(&head, head_bytes, &buffer[range]);
-            let until_ns = call.life.borrow().running_until_ns();
-            let left_ns = until_ns.saturating_sub(call.thread.now_ns());
-            let failure = pod_error::at_deadline(failure, left_ns, EARLY_NS);
-            let kind = kind_of(&failure);
-            (failure, kind, PodVerdict::Healthy)
-        };
-        call.thread.buffers.give(buffer);
-        (Err(failure), kind, verdict)
-    };
-    Attempt {
-        charge: result.is_ok().then_some(charge),
-        result,
-        failure,
-        verdict,
-        sent_ns: None,
-        answered_ns: None,
-        cold_start: head.cold_start,
-        init_ms: head.init_duration_ms,
-        start_ns: 0,
+    if (200..300).contains(&head.status) {
+        let result = Output::check(buffer, range, labels, own_head)
+            .map(|output| Answer { output, charge })
+            .map_err(AttemptError::last);
+        return (result, PodVerdict::Healthy);
     }
+    let (error, verdict) = if head.status == 503 && head.not_started {
+        let pod = named(call, owner);
+        let why = format!("{pod} says that it cannot take the call now");
+        let failure = Failure::PodUnreachable(why.into());
+        (AttemptError::not_begun(failure), PodVerdict::Lost)
+    } else {
+        let head_bytes = own_head.as_deref().unwrap_or(&buffer);
+        let failure = function_failure(&head, head_bytes, &buffer[range]);
+        let until_ns = call.life.borrow().running_until_ns();
+        let left_ns = until_ns.saturating_sub(call.thread.now_ns());
+        let failure = pod_error::at_deadline(failure, left_ns, EARLY_NS);
+        (AttemptError::said(failure), PodVerdict::Healthy)
+    };
+    call.thread.buffers.give(buffer);
+    (Err(error), verdict)
 }
 
 /// What a function says that did not answer 2xx.
@@ -378,25 +360,6 @@ fn passed_on(value: &[u8]) -> Option<Arc<str>> {
     let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);
     let text = str::from_utf8(value).ok().filter(|_| is_fine);
     text.map(Into::into)
-}
-
-/// What an answer's failure means for a retry.
-pub(crate) fn kind_of(failure: &Failure) -> AttemptFailure {
-    match failure {
-        Failure::Handler(said) if &*said.code == "OOM" => AttemptFailure::Lost { oom: Some(true) },
-        Failure::Handler(_) => AttemptFailure::Handler,
-        Failure::Timeout { .. } => AttemptFailure::TimedOut,
-        // It is said by the runtime that outlived the worker, or by the bridge that saw the end.
-        Failure::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
-        Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
-        Failure::BadOutput(_)
-        | Failure::OutputTooLarge(_)
-        | Failure::ColdStart(_)
-        | Failure::StartTimeout(_)
-        | Failure::Cancelled
-        | Failure::FunctionRemoved
-        | Failure::Shutdown => AttemptFailure::Final,
-    }
 }
 
 #[cfg(test)]

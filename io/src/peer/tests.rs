@@ -3,6 +3,7 @@
 use std::task::Poll;
 
 use super::*;
+use crate::execution_api::ClientQuestion;
 use crate::fleet::{Fleet, exchange, settle, status, with_fleet};
 
 /// Questions that no client asked, until there is room for no more.
@@ -12,7 +13,7 @@ fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
     for _ in 0..=MESSAGES_DEPTH {
         let question = Question::Execution {
             id,
-            about: About::Output,
+            about: About::OfClient(ClientQuestion::Output),
         };
         let question = Box::new(question);
         let ask = PeerMessage::Ask {
