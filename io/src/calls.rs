@@ -68,21 +68,59 @@ pub(crate) struct JobOutput {
 #[derive(Default)]
 struct Slot {
     generation: u32,
+    /// Of the call that has the slot; none while the slot is free.
     lane: Option<LaneId>,
-    used: bool,
     /// The task is gone, but a grant is on its way: its slot is given back when it arrives.
     orphan: bool,
     grant: Option<Grant>,
     end: Option<End>,
-    attempt: u32,
-    /// Since when the Job runs.
-    job_running_ns: Option<u64>,
-    /// How the Job's start went so far.
-    job_start: Phases,
-    /// What is in the way of the Job's start.
-    job_held_up: Option<Arc<str>>,
-    job: Option<JobNews>,
+    /// While a Job serves the call. Boxed, since few calls have one and a slot is written for each.
+    job: Option<Box<ExpectedJob>>,
     waker: Option<Waker>,
+}
+
+/// What was heard of the Job that serves an attempt.
+struct ExpectedJob {
+    attempt: u32,
+    /// Since when it runs.
+    running_ns: Option<u64>,
+    /// How its start went so far.
+    start: Phases,
+    /// What is newly in the way of its start.
+    held_up: Option<Arc<str>>,
+    end: Option<JobNews>,
+}
+
+impl ExpectedJob {
+    fn new(attempt: u32) -> Self {
+        Self {
+            attempt,
+            running_ns: None,
+            start: Phases::default(),
+            held_up: None,
+            end: None,
+        }
+    }
+
+    /// Takes news of the Job of an attempt; false where they are of another one, or too late.
+    fn apply(&mut self, attempt: u32, news: JobNews) -> bool {
+        if self.attempt != attempt || matches!(self.end, Some(JobNews::Answered(_))) {
+            return false;
+        }
+        if let JobNews::Starting {
+            running_ns,
+            start,
+            held_up,
+        } = news
+        {
+            self.running_ns = running_ns.or(self.running_ns);
+            self.start = start;
+            self.held_up = held_up;
+        } else {
+            self.end = Some(news.after(self.end.take()));
+        }
+        true
+    }
 }
 
 struct Inner {
@@ -135,7 +173,6 @@ impl Calls {
         *slot = Slot {
             generation,
             lane: Some(lane),
-            used: true,
             ..Slot::default()
         };
         Some(CallRef {
@@ -153,7 +190,7 @@ impl Calls {
     fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut Slot) -> R) -> Option<R> {
         let mut inner = self.inner.borrow_mut();
         let slot = inner.slots.get_mut(call.index as usize)?;
-        (slot.used && slot.generation == call.generation).then(|| act(slot))
+        (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
     }
 
     /// The call ends while a grant is on its way: its place stays until the grant arrives.
@@ -176,7 +213,7 @@ impl Calls {
     fn free(&self, call: CallRef, entries: &Entries) {
         entries.free(call);
         let mut inner = self.inner.borrow_mut();
-        inner.slots[call.index as usize].used = false;
+        inner.slots[call.index as usize].lane = None;
         inner.free.push(call.index);
         inner.used -= 1;
     }
@@ -222,8 +259,8 @@ impl Calls {
     pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
         for slot in &mut inner.slots {
-            let is_meant = lane.is_none_or(|lane| slot.lane == Some(lane));
-            if slot.used && !slot.orphan && is_meant {
+            let is_meant = |own| lane.is_none_or(|lane| lane == own);
+            if slot.lane.is_some_and(is_meant) && !slot.orphan {
                 tell_end(slot, end.clone());
             }
         }
@@ -233,58 +270,56 @@ impl Calls {
     /// such call waits for it.
     pub(crate) fn job(&self, call: CallRef, attempt: u32, news: JobNews) -> bool {
         self.with(call, |slot| {
-            if slot.attempt != attempt || matches!(slot.job, Some(JobNews::Answered(_))) {
-                return false;
+            let job = slot.job.as_mut();
+            let is_news = job.is_some_and(|job| job.apply(attempt, news));
+            if is_news {
+                wake(slot);
             }
-            if let JobNews::Starting {
-                running_ns,
-                start,
-                held_up,
-            } = news
-            {
-                slot.job_running_ns = running_ns.or(slot.job_running_ns);
-                slot.job_start = start;
-                slot.job_held_up = held_up;
-            } else {
-                slot.job = Some(news.after(slot.job.take()));
-            }
-            wake(slot);
-            true
+            is_news
         })
         .unwrap_or(false)
     }
 
-    /// The call begins an attempt that a Job serves; 0 ends it.
+    /// The call begins an attempt that a Job serves.
     pub(crate) fn expect_job(&self, call: CallRef, attempt: u32) {
-        self.with(call, |slot| {
-            slot.attempt = attempt;
-            slot.job = None;
-            slot.job_running_ns = None;
-            slot.job_start = Phases::default();
-            slot.job_held_up = None;
-        });
+        let job = Box::new(ExpectedJob::new(attempt));
+        self.with(call, |slot| slot.job = Some(job));
+    }
+
+    /// That attempt is over.
+    pub(crate) fn forget_job(&self, call: CallRef) {
+        self.with(call, |slot| slot.job = None);
+    }
+
+    fn with_job<R>(
+        &self,
+        call: CallRef,
+        act: impl FnOnce(&mut ExpectedJob) -> Option<R>,
+    ) -> Option<R> {
+        self.with(call, |slot| slot.job.as_mut().and_then(|job| act(job)))
+            .flatten()
     }
 
     /// What is in the way of the Job's start.
     pub(crate) fn job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
-        self.with(call, |slot| slot.job_held_up.clone()).flatten()
+        self.with_job(call, |job| job.held_up.clone())
     }
 
     /// Since when the Job runs.
     pub(crate) fn job_running_ns(&self, call: CallRef) -> Option<u64> {
-        self.with(call, |slot| slot.job_running_ns).flatten()
+        self.with_job(call, |job| job.running_ns)
     }
 
     /// How the Job's start went so far.
     pub(crate) fn take_job_start(&self, call: CallRef) -> Phases {
-        let start = self.with(call, |slot| std::mem::take(&mut slot.job_start));
+        let start = self.with_job(call, |job| Some(std::mem::take(&mut job.start)));
         start.unwrap_or_default()
     }
 
     /// The Job's end, when it is there.
     pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
         let is_end = |job: &mut JobNews| !matches!(job, JobNews::Refused(_));
-        self.with(call, |slot| slot.job.take_if(is_end)).flatten()
+        self.with_job(call, |job| job.end.take_if(is_end))
     }
 
     /// The reason to end, once, when there is one; else the task is woken when there is news.

@@ -17,8 +17,8 @@ pub(crate) struct Follower {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// By when it wants an answer, nanoseconds of the process's clock.
     pub(crate) deadline_ns: u64,
-    /// From when on the state will do, as its own `Prefer: wait` says; `u64::MAX` without one.
-    pub(crate) patience_ns: u64,
+    /// From when on the state will do, as its own `Prefer: wait` says it, if it does.
+    pub(crate) patience_ns: Option<u64>,
     /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_ns: u64,
@@ -112,7 +112,8 @@ pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Foll
         return state();
     }
     let _waiting = Waiting::new(kept);
-    let until_ns = follower.patience_ns.min(follower.deadline_ns);
+    let patience_ns = follower.patience_ns.unwrap_or(follower.deadline_ns);
+    let until_ns = patience_ns.min(follower.deadline_ns);
     let is_over = until(thread, kept, until_ns).await;
     if !is_over && until_ns < follower.deadline_ns {
         return state();

@@ -60,11 +60,11 @@ pub(crate) fn owner(key: &Key, threads: u16) -> u16 {
 
 /// What a repeat has to have in common with the first: content type, however it is spelt, encoding, and body.
 pub(crate) fn fingerprint(
-    content_type: &[u8],
+    content_type: Option<&[u8]>,
     content_encoding: Option<&[u8]>,
     body: &[u8],
 ) -> [u8; 32] {
-    let mut content_type = normal_form(content_type);
+    let mut content_type = normal_form(content_type.unwrap_or_default());
     if let Some(content_encoding) = content_encoding {
         // No header has a LF, so it cannot be taken for a part of the type.
         content_type.push(b'\n');

@@ -58,7 +58,7 @@ impl Drop for Running<'_> {
         let seen = thread.calls.take_job_start(self.call.place);
         let phases = phases(thread, self.grant, &seen, self.stamps);
         self.call.note(|record| record.start = Some(phases));
-        thread.calls.expect_job(self.call.place, 0);
+        thread.calls.forget_job(self.call.place);
         thread.inputs.borrow_mut().remove(&self.call.id.random());
         let stop = BridgeMessage::JobStop {
             call: self.call.place,
@@ -283,8 +283,6 @@ pub(crate) fn read_result(
     charge: Loose,
 ) -> Result<JobAnswer, Problem> {
     if !is_result(content_type) {
-        let content_type = content_type.unwrap_or_default();
-        let content_encoding = content_encoding.unwrap_or_default();
         let output = Output::labelled(Vec::new(), content_type, content_encoding, &body);
         return Ok(JobAnswer {
             result: output.map(|output| JobOutput { output, charge }),

@@ -99,23 +99,23 @@ pub(crate) async fn serve(
     follow::accepted(&kept, trace_id.as_deref())
 }
 
-/// Until when the client of a call that arrived then waits; `u64::MAX` where it said nothing of that.
-fn patience_ns(incoming: &Incoming, arrived_ns: u64) -> u64 {
-    let wait_s = incoming.head.prefer.wait_s();
-    wait_s.map_or(u64::MAX, |wait_s| {
-        arrived_ns + u64::from(wait_s) * 1000 * MS
-    })
+/// Until when the client of a call that arrived then waits, if it said so.
+fn patience_ns(incoming: &Incoming, arrived_ns: u64) -> Option<u64> {
+    let wait_s = incoming.head.prefer.wait_s()?;
+    Some(arrived_ns + u64::from(wait_s) * 1000 * MS)
 }
 
 /// Waits for one's own call; false where patience, or the client, went first.
 async fn follow_own(
     thread: &Thread,
     kept: &Kept,
-    patience_ns: u64,
+    patience_ns: Option<u64>,
     answering: &Answering<'_>,
 ) -> bool {
     let alarm = thread.alarms.alarm();
-    alarm.set(patience_ns);
+    if let Some(patience_ns) = patience_ns {
+        alarm.set(patience_ns);
+    }
     let mut over = kept.until_over();
     poll_fn(|cx| {
         if over.poll(cx) {
@@ -141,8 +141,8 @@ async fn claim_key(
         return Ok(None);
     };
     let key: Key = (entrant.known.function.lane, key.into());
-    let content_type = incoming.content_type().unwrap_or_default();
-    let body = fingerprint(content_type, incoming.content_encoding(), incoming.body());
+    let (content_type, content_encoding) = (incoming.content_type(), incoming.content_encoding());
+    let body = fingerprint(content_type, content_encoding, incoming.body());
     let deadline_ns = entrant.deadline.at_ns;
     loop {
         let response = match peer::claim(thread, &key, body, id, deadline_ns).await {

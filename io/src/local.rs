@@ -33,11 +33,11 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         let content_type = request
             .content_type()
             .unwrap_or(b"application/octet-stream");
-        let content_encoding = request.content_encoding().unwrap_or_default();
+        let content_encoding = request.content_encoding();
         let body = request.body();
-        let length = content_type.len() + content_encoding.len() + body.len();
+        let length = content_type.len() + content_encoding.map_or(0, <[u8]>::len) + body.len();
         let buffer = call.thread.buffers.take(length);
-        Output::labelled(buffer, content_type, content_encoding, body)
+        Output::labelled(buffer, Some(content_type), content_encoding, body)
     };
     let result = result
         .map(|output| Answer { output, charge })

@@ -36,11 +36,16 @@ impl Labels {
     };
 
     /// Appends both to a buffer that is empty, and says where they stand.
-    fn write(content_type: &[u8], content_encoding: &[u8], buffer: &mut Vec<u8>) -> Self {
-        let mut append = |label: &[u8]| {
+    fn write(
+        content_type: Option<&[u8]>,
+        content_encoding: Option<&[u8]>,
+        buffer: &mut Vec<u8>,
+    ) -> Self {
+        let mut append = |label: Option<&[u8]>| {
+            let label = label.filter(|label| !label.is_empty())?;
             let start = buffer.len();
             buffer.extend_from_slice(label);
-            (!label.is_empty()).then(|| Span::new(start, buffer.len()))
+            Some(Span::new(start, buffer.len()))
         };
         Self {
             content_type: append(content_type),
@@ -122,11 +127,13 @@ impl Output {
     /// Checks a body whose labels stand elsewhere; `buffer` is empty, and holds all of them after.
     pub(crate) fn labelled(
         mut buffer: Vec<u8>,
-        content_type: &[u8],
-        content_encoding: &[u8],
+        content_type: Option<&[u8]>,
+        content_encoding: Option<&[u8]>,
         body: &[u8],
     ) -> Result<Self, Failure> {
-        buffer.reserve_exact(content_type.len() + content_encoding.len() + body.len());
+        let labels = [content_type, content_encoding].into_iter().flatten();
+        let labels_len: usize = labels.map(<[u8]>::len).sum();
+        buffer.reserve_exact(labels_len + body.len());
         let labels = Labels::write(content_type, content_encoding, &mut buffer);
         let begin = buffer.len();
         buffer.extend_from_slice(body);
@@ -175,9 +182,9 @@ impl Output {
 
     /// In a buffer that is no larger than it has to be: for one that is kept.
     pub(crate) fn fitted(mut self) -> Self {
-        let content_type = self.content_type().unwrap_or_default();
-        let content_encoding = self.content_encoding().unwrap_or_default();
-        let needed = content_type.len() + content_encoding.len() + self.body.len();
+        let (content_type, content_encoding) = (self.content_type(), self.content_encoding());
+        let labels = [content_type, content_encoding].into_iter().flatten();
+        let needed = labels.map(<[u8]>::len).sum::<usize>() + self.body.len();
         if self.held_bytes() as usize > 2 * needed {
             let mut buffer = Vec::with_capacity(needed);
             let labels = Labels::write(content_type, content_encoding, &mut buffer);
@@ -257,25 +264,26 @@ mod tests {
     #[test]
     fn what_is_encoded_goes_out_as_it_is_or_not_at_all() {
         for (content_type, is_shown) in [
-            ("text/html", true),
-            ("application/octet-stream", true),
-            ("application/json", false),
-            ("application/a+json", false),
-            ("text/plain", false),
-            ("", false),
+            (Some("text/html"), true),
+            (Some("application/octet-stream"), true),
+            (Some("application/json"), false),
+            (Some("application/a+json"), false),
+            (Some("text/plain"), false),
+            (Some(""), false),
+            (None, false),
         ] {
-            let content_type = content_type.as_bytes();
-            let checked = Output::labelled(Vec::new(), content_type, b"gzip", b"\x1f\x8b");
+            let content_type = content_type.map(str::as_bytes);
+            let checked = Output::labelled(Vec::new(), content_type, Some(b"gzip"), b"\x1f\x8b");
             assert_eq!(checked.is_ok(), is_shown, "{content_type:?}");
             if let Ok(mut output) = checked {
                 output.buffer.reserve(1000);
                 let fitted = output.fitted();
-                assert_eq!(fitted.content_type(), Some(content_type));
+                assert_eq!(fitted.content_type(), content_type);
                 assert_eq!(fitted.content_encoding(), Some(&b"gzip"[..]));
                 assert_eq!(fitted.bytes(), b"\x1f\x8b");
             }
         }
-        let nothing = Output::labelled(Vec::new(), b"", b"gzip", b"");
+        let nothing = Output::labelled(Vec::new(), None, Some(b"gzip"), b"");
         assert_eq!(nothing.ok().as_ref().map(Output::bytes), Some(&b"null"[..]));
     }
 }

@@ -19,11 +19,12 @@ pub(crate) enum NoAnswer {
     Late,
 }
 
-struct Waiting<T> {
-    reply: Option<T>,
-    waker: Option<Waker>,
+enum Waiting<T> {
+    /// The task that is woken, once it waits.
+    Open(Option<Waker>),
+    Answered(T),
     /// The wait ended before the answer came.
-    abandoned: bool,
+    Abandoned,
 }
 
 /// The questions of a thread.
@@ -62,14 +63,7 @@ impl<T> Replies<T> {
         }
         let token = self.next.get();
         self.next.set(token + 1);
-        waiting.insert(
-            token,
-            Waiting {
-                reply: None,
-                waker: None,
-                abandoned: false,
-            },
-        );
+        waiting.insert(token, Waiting::Open(None));
         Some(token)
     }
 
@@ -82,7 +76,7 @@ impl<T> Replies<T> {
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
-            Some(waiting) if self.certain && waiting.reply.is_none() => waiting.abandoned = true,
+            Some(waiting @ Waiting::Open(_)) if self.certain => *waiting = Waiting::Abandoned,
             _ => drop(all.remove(&token)),
         }
     }
@@ -91,14 +85,14 @@ impl<T> Replies<T> {
     pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
-            Some(waiting) if !waiting.abandoned => {
-                waiting.reply = Some(reply);
-                if let Some(waker) = waiting.waker.take() {
+            Some(waiting @ (Waiting::Open(_) | Waiting::Answered(_))) => {
+                let before = std::mem::replace(waiting, Waiting::Answered(reply));
+                if let Waiting::Open(Some(waker)) = before {
                     waker.wake();
                 }
                 Ok(())
             }
-            _ => {
+            Some(Waiting::Abandoned) | None => {
                 all.remove(&token);
                 Err(reply)
             }
@@ -123,14 +117,12 @@ impl<T> Replies<T> {
         alarm.set(until_ns);
         std::future::poll_fn(|cx| {
             let mut all = self.waiting.borrow_mut();
-            let waiting = all
-                .get_mut(&token)
-                .expect("it is forgotten only after the wait");
-            if let Some(reply) = waiting.reply.take() {
-                all.remove(&token);
+            let waiting = all.remove(&token);
+            let waiting = waiting.expect("it is forgotten only after the wait");
+            if let Waiting::Answered(reply) = waiting {
                 return Poll::Ready(Ok(reply));
             }
-            waiting.waker = Some(cx.waker().clone());
+            all.insert(token, Waiting::Open(Some(cx.waker().clone())));
             alarm.poll(cx).map(|()| Err(NoAnswer::Late))
         })
         .await
