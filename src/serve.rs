@@ -7,6 +7,7 @@ mod functions;
 mod own_pod;
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -373,7 +374,7 @@ fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoCon
         internal_listen: addresses.internal,
         driver: config.io_driver,
         pin: pinning.io.clone(),
-        spin_us: config.io_spin_us,
+        spin_ns: NonZeroU64::new(u64::from(config.io_spin_us) * 1000),
         body_bytes_max: config.body_bytes_max,
         response_bytes_max: config.response_bytes_max,
         inflight_bytes: config.inflight_bytes,

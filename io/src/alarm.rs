@@ -8,13 +8,24 @@ use std::task::{Context, Poll, Waker};
 
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
-const NEVER: u64 = u64::MAX;
+use crate::due::Due;
 
 struct Slot {
-    due_ns: u64,
-    armed_ns: u64,
+    due: Due,
+    /// When its timer fires, which may be sooner.
+    armed: Due,
     timer: Option<TimerRef>,
     waker: Option<Waker>,
+}
+
+impl Slot {
+    /// Sets a timer for when the alarm is due, if it ever is.
+    fn arm(&mut self, wheel: &mut Wheel, index: u32) {
+        if let Some(due_ns) = self.due.ns() {
+            self.armed = self.due;
+            self.timer = Some(wheel.set(due_ns, u64::from(index)));
+        }
+    }
 }
 
 struct Inner {
@@ -23,7 +34,7 @@ struct Inner {
     free: Vec<u32>,
     now_ns: u64,
     /// When the ticker will look next; an earlier alarm has to wake it.
-    ticker_ns: u64,
+    ticks: Due,
     ticker: Option<Waker>,
 }
 
@@ -43,7 +54,7 @@ impl Alarms {
             slots: Vec::new(),
             free: Vec::new(),
             now_ns,
-            ticker_ns: NEVER,
+            ticks: Due::NEVER,
             ticker: None,
         })))
     }
@@ -52,8 +63,8 @@ impl Alarms {
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let mut inner = self.0.borrow_mut();
         let slot = Slot {
-            due_ns: NEVER,
-            armed_ns: NEVER,
+            due: Due::NEVER,
+            armed: Due::NEVER,
             timer: None,
             waker: None,
         };
@@ -84,30 +95,27 @@ impl Alarms {
             wheel.advance(now_ns, |key| {
                 let slot = &mut slots[key as usize];
                 slot.timer = None;
-                slot.armed_ns = NEVER;
-                if slot.due_ns <= now_ns {
+                slot.armed = Due::NEVER;
+                if slot.due.has_come(now_ns) {
                     if let Some(waker) = slot.waker.take() {
                         waker.wake();
                     }
-                } else if slot.due_ns != NEVER && late < rearm.len() {
+                } else if slot.due != Due::NEVER && late < rearm.len() {
                     rearm[late] = key as u32;
                     late += 1;
                 }
             });
             // The wheel is borrowed while it fires, so alarms that were moved are set after.
             for index in &rearm[..late] {
-                let slot = &mut slots[*index as usize];
-                slot.armed_ns = slot.due_ns;
-                slot.timer = Some(wheel.set(slot.due_ns, u64::from(*index)));
+                slots[*index as usize].arm(wheel, *index);
             }
             if late < rearm.len() {
                 return;
             }
             // More were moved than fit: find them by their missing timers.
-            for (index, slot) in slots.iter_mut().enumerate() {
-                if slot.due_ns != NEVER && slot.due_ns > now_ns && slot.timer.is_none() {
-                    slot.armed_ns = slot.due_ns;
-                    slot.timer = Some(wheel.set(slot.due_ns, index as u64));
+            for (index, slot) in (0..).zip(slots.iter_mut()) {
+                if !slot.due.has_come(now_ns) && slot.timer.is_none() {
+                    slot.arm(wheel, index);
                 }
             }
         }
@@ -117,14 +125,14 @@ impl Alarms {
     pub(crate) fn plan(&self, ticker: &Waker) -> Option<u64> {
         let mut inner = self.0.borrow_mut();
         let next = inner.wheel.next_ns();
-        inner.ticker_ns = next.unwrap_or(NEVER);
+        inner.ticks = next.into();
         inner.ticker = Some(ticker.clone());
         next
     }
 
     /// Whether an alarm was set that is earlier than the ticker's plan.
     pub(crate) fn is_late(&self, planned_ns: Option<u64>) -> bool {
-        self.0.borrow().ticker_ns < planned_ns.unwrap_or(NEVER)
+        self.0.borrow().ticks < planned_ns.into()
     }
 }
 
@@ -135,21 +143,22 @@ impl Alarm {
         let Inner {
             wheel,
             slots,
-            ticker_ns,
+            ticks,
             ticker,
             ..
         } = &mut *inner;
         let slot = &mut slots[self.index as usize];
-        slot.due_ns = at_ns;
+        let due = Due::at(at_ns);
+        slot.due = due;
         // A timer that fires too early finds the later time and is set again.
-        if at_ns < slot.armed_ns {
+        if due < slot.armed {
             if let Some(timer) = slot.timer.take() {
                 wheel.cancel(timer);
             }
-            slot.armed_ns = at_ns;
+            slot.armed = due;
             slot.timer = Some(wheel.set(at_ns, u64::from(self.index)));
-            if at_ns < *ticker_ns {
-                *ticker_ns = at_ns;
+            if due < *ticks {
+                *ticks = due;
                 if let Some(waker) = ticker.take() {
                     waker.wake();
                 }
@@ -157,12 +166,18 @@ impl Alarm {
         }
     }
 
+    /// It is not due before it is set again.
+    pub(crate) fn unset(&self) {
+        let mut inner = self.alarms.0.borrow_mut();
+        inner.slots[self.index as usize].due = Due::NEVER;
+    }
+
     /// Ready once the time has come, as of the last `advance`.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.alarms.0.borrow_mut();
         let now_ns = inner.now_ns;
         let slot = &mut inner.slots[self.index as usize];
-        if slot.due_ns <= now_ns {
+        if slot.due.has_come(now_ns) {
             return Poll::Ready(());
         }
         match &slot.waker {
@@ -186,8 +201,8 @@ impl Drop for Alarm {
             wheel, slots, free, ..
         } = &mut *inner;
         let slot = &mut slots[self.index as usize];
-        slot.due_ns = NEVER;
-        slot.armed_ns = NEVER;
+        slot.due = Due::NEVER;
+        slot.armed = Due::NEVER;
         slot.waker = None;
         if let Some(timer) = slot.timer.take() {
             wheel.cancel(timer);

@@ -35,8 +35,6 @@ const REQUEST_SHARE: usize = SHARE / 8;
 /// How often the end of a client that has sent too much ahead is looked for.
 const END_LOOK_NS: u64 = SECOND_NS / 10;
 
-const NEVER: u64 = u64::MAX;
-
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Port {
@@ -44,6 +42,16 @@ pub(crate) enum Port {
     Public { internal: bool },
     /// Pods alone.
     Internal,
+}
+
+/// The body that is read now.
+#[derive(Clone, Copy, Default)]
+enum AwaitedBody {
+    #[default]
+    None,
+    /// The whole request has so many bytes.
+    Until(usize),
+    Chunks,
 }
 
 /// What the reading and the serving half share.
@@ -56,10 +64,7 @@ pub(crate) struct Conn {
     pub(crate) room: Cell<usize>,
     /// The last receive filled its buffer.
     was_full: Cell<bool>,
-    /// While a body is read: the length of its whole request.
-    awaited: Cell<usize>,
-    /// A body is read that comes in chunks.
-    is_in_chunks: Cell<bool>,
+    body: Cell<AwaitedBody>,
     /// For what the client sent ahead of its answers, or of a head that is not whole.
     ahead: RefCell<Option<Charge>>,
     pub(crate) eof: Cell<bool>,
@@ -73,9 +78,10 @@ pub(crate) struct Conn {
     end_alarm: RefCell<Option<Alarm>>,
     /// An address of this machine alone: `Host` has to be one too.
     pub(crate) loopback: bool,
-    pub(crate) round_trip_ns: u64,
-    /// Since when it waits for a request; `NEVER` while one is on its way.
-    idle_ns: Cell<u64>,
+    /// Of the client's network, where it is known.
+    pub(crate) round_trip_ns: Option<u64>,
+    /// Since when it waits for a request; none while one is on its way.
+    idle_ns: Cell<Option<u64>>,
     /// What it waited before it was accepted.
     silent_ns: Cell<u64>,
     /// It has sent a request.
@@ -123,8 +129,7 @@ impl Conn {
             pending: RefCell::default(),
             room: Cell::new(PIPELINED_MAX),
             was_full: Cell::new(false),
-            awaited: Cell::new(0),
-            is_in_chunks: Cell::new(false),
+            body: Cell::default(),
             ahead: RefCell::default(),
             eof: Cell::new(false),
             kick: Cell::new(false),
@@ -133,8 +138,8 @@ impl Conn {
             serving: Cell::new(None),
             loopback: accepted.is_loopback,
             round_trip_ns: accepted.round_trip_ns,
-            idle_ns: Cell::new(NEVER),
-            silent_ns: Cell::new(u64::from(accepted.silent_s) * SECOND_NS),
+            idle_ns: Cell::new(None),
+            silent_ns: Cell::new(accepted.silent_ns),
             has_asked: Cell::new(false),
             sending: Cell::default(),
         }
@@ -143,9 +148,9 @@ impl Conn {
     /// Since when the client is idle, if it may be sent away: one that never sent anything may after
     /// `silent_ns`.
     pub(crate) fn idle_since(&self, now_ns: u64, silent_ns: u64) -> Option<u64> {
-        let since_ns = self.idle_ns.get();
+        let since_ns = self.idle_ns.get()?;
         let quiet_ns = if self.has_asked.get() { 0 } else { silent_ns };
-        let is_idle = since_ns != NEVER && now_ns >= since_ns + quiet_ns;
+        let is_idle = now_ns >= since_ns + quiet_ns;
         let has_all = !self.socket.is_behind();
         (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since_ns)
     }
@@ -153,7 +158,7 @@ impl Conn {
     /// It is sent away, as if it had been idle for long enough: its own task does it, which takes a request
     /// first that has come meanwhile.
     pub(crate) fn leave(&self) {
-        self.idle_ns.set(NEVER);
+        self.idle_ns.set(None);
         self.alarm.set(self.thread.last_ns());
     }
 
@@ -202,7 +207,11 @@ impl Conn {
         if pending.len() > self.room.get() {
             return false;
         }
-        let is_of_body = self.is_in_chunks.get() || pending.len() < self.awaited.get();
+        let is_of_body = match self.body.get() {
+            AwaitedBody::None => false,
+            AwaitedBody::Until(whole) => pending.len() < whole,
+            AwaitedBody::Chunks => true,
+        };
         pending.len() < SMALL || is_of_body || self.charge_pending(&pending, SMALL)
     }
 
@@ -228,10 +237,10 @@ impl Conn {
     /// How much the next receive has room for. It may wait for long with its buffer, so that has much room
     /// only where that will be filled: there is more than a small one takes, or a body is still to come.
     fn next_read(&self) -> usize {
-        let missing = self
-            .awaited
-            .get()
-            .saturating_sub(self.pending.borrow().len());
+        let missing = match self.body.get() {
+            AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),
+            AwaitedBody::None | AwaitedBody::Chunks => 0,
+        };
         if missing > 0 {
             missing.clamp(SMALL, LARGE)
         } else if self.was_full.get() && self.socket.has_much() && self.may_be_large() {
@@ -243,7 +252,8 @@ impl Conn {
 
     /// Whether there is room for a large read, which a body in chunks is charged for by itself.
     fn may_be_large(&self) -> bool {
-        self.is_in_chunks.get() || self.charge_pending(&self.pending.borrow(), LARGE)
+        matches!(self.body.get(), AwaitedBody::Chunks)
+            || self.charge_pending(&self.pending.borrow(), LARGE)
     }
 
     fn poll_bytes(&self, cx: &Context<'_>) {
@@ -324,7 +334,8 @@ impl Conn {
         let mut has_come = false;
         if idle {
             let silent_ns = self.silent_ns.take();
-            self.idle_ns.set(thread.last_ns().saturating_sub(silent_ns));
+            let since_ns = thread.last_ns().saturating_sub(silent_ns);
+            self.idle_ns.set(Some(since_ns));
         }
         if self.share.is_used_up() {
             self.own_turn().await;
@@ -339,7 +350,7 @@ impl Conn {
                             self.ahead.take();
                         }
                         self.share.take(REQUEST_SHARE);
-                        self.idle_ns.set(NEVER);
+                        self.idle_ns.set(None);
                         self.has_asked.set(true);
                         // One that came just now was read by this clock; one that was sent ahead begins now.
                         let now_ns = if has_come {

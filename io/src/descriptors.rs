@@ -64,7 +64,8 @@ pub(crate) struct Descriptors {
     free: RefCell<Vec<usize>>,
     /// Idle for the longest first, as one look found them.
     found: RefCell<VecDeque<Idle>>,
-    looked_ns: Cell<u64>,
+    /// When all connections were looked at last.
+    looked_ns: Cell<Option<u64>>,
     /// That idle clients are closed.
     said: Said,
 }
@@ -88,7 +89,7 @@ impl Descriptors {
             conns: RefCell::default(),
             free: RefCell::default(),
             found: RefCell::default(),
-            looked_ns: Cell::new(0),
+            looked_ns: Cell::new(None),
             said: Said::default(),
         }
     }
@@ -147,9 +148,10 @@ impl Descriptors {
                 }
             }
             // A look costs as much as there are clients: not for each that comes.
-            let is_new = now_ns >= self.looked_ns.get() + SECOND_NS / 100;
+            let looked_ns = self.looked_ns.get();
+            let is_new = looked_ns.is_none_or(|looked_ns| now_ns >= looked_ns + SECOND_NS / 100);
             if may_look && is_new {
-                self.looked_ns.set(now_ns);
+                self.looked_ns.set(Some(now_ns));
                 self.look(now_ns);
             }
         }

@@ -174,9 +174,6 @@ impl UntilOver<'_> {
     }
 }
 
-/// The id of a record that was taken back; no execution gets it.
-const NOBODY: ExecutionId = ExecutionId::new(0, 1023, 0);
-
 /// The two counts of an `Rc` or `Arc`.
 const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
@@ -193,7 +190,8 @@ struct Inner {
     kept: HashMap<u128, Rc<Kept>>,
     /// Finished ones, the oldest first, with the time of their end.
     finished: VecDeque<(u64, u128)>,
-    ring: Vec<Record>,
+    /// By place; none where the record was taken back.
+    ring: Vec<Option<Record>>,
     ring_next: u16,
 }
 
@@ -239,15 +237,16 @@ impl Executions {
         assert!(record.id.place() == at, "a record has its id's place");
         inner.ring_next = (at + 1) % SYNC_RECORDS;
         match inner.ring.get_mut(usize::from(at)) {
-            Some(old) => *old = record,
-            None => inner.ring.push(record),
+            Some(old) => *old = Some(record),
+            None => inner.ring.push(Some(record)),
         }
     }
 
     /// Changes a plain sync call's record, if it is still remembered.
     pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut Record)) {
         let mut inner = self.inner.borrow_mut();
-        let record = inner.ring.get_mut(usize::from(id.place()));
+        let place = inner.ring.get_mut(usize::from(id.place()));
+        let record = place.and_then(Option::as_mut);
         if let Some(record) = record.filter(|record| record.id == id) {
             change(record);
         }
@@ -255,7 +254,10 @@ impl Executions {
 
     /// Forgets a plain sync call that was refused after it had been remembered.
     pub(crate) fn forget_plain(&self, id: ExecutionId) {
-        self.with_plain(id, |record| record.id = NOBODY);
+        let mut inner = self.inner.borrow_mut();
+        if let Some(place) = inner.ring.get_mut(usize::from(id.place())) {
+            place.take_if(|record| record.id == id);
+        }
     }
 
     /// Keeps an execution until some time after its end.
@@ -278,7 +280,7 @@ impl Executions {
             let same = kept.record.borrow().id == id;
             return same.then(|| Found::Kept(kept.clone()));
         }
-        let record = inner.ring.get(usize::from(id.place()))?;
+        let record = inner.ring.get(usize::from(id.place()))?.as_ref()?;
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
     }
 

@@ -61,7 +61,7 @@ fn config() -> IoConfig {
         internal_listen: None,
         driver: DriverChoice::Epoll,
         pin: Vec::new(),
-        spin_us: 0,
+        spin_ns: None,
         body_bytes_max: 1 << 20,
         response_bytes_max: 1 << 20,
         inflight_bytes: 1 << 26,

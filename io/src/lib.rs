@@ -63,6 +63,7 @@ mod calls;
 mod clock;
 mod date;
 mod alarm;
+mod due;
 mod ticker;
 mod upkeep;
 mod spin;

@@ -22,14 +22,14 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// For a client that is so far away.
-    pub(crate) fn ns(&self, round_trip_ns: u64) -> u64 {
+    /// For a client that is so far away, where that is known.
+    pub(crate) fn ns(&self, round_trip_ns: Option<u64>) -> u64 {
         let usual_ns = if self.silent.get() < SILENT_MAX {
             LONG_NS
         } else {
             SHORT_NS
         };
-        usual_ns.max(ROUND_TRIPS * round_trip_ns)
+        usual_ns.max(ROUND_TRIPS * round_trip_ns.unwrap_or(0))
     }
 
     /// A client took something that it had not for so long.
@@ -53,14 +53,14 @@ mod tests {
     fn it_is_short_after_clients_that_took_nothing() {
         let patience = Patience::default();
         for _ in 0..SILENT_MAX {
-            assert_eq!(patience.ns(0), LONG_NS);
+            assert_eq!(patience.ns(None), LONG_NS);
             patience.ended();
         }
-        assert_eq!(patience.ns(0), SHORT_NS);
-        assert_eq!(patience.ns(100_000_000), 400_000_000);
+        assert_eq!(patience.ns(None), SHORT_NS);
+        assert_eq!(patience.ns(Some(100_000_000)), 400_000_000);
         // In time, which says nothing of those that are late.
         patience.took_after(SHORT_NS - 1);
-        assert_eq!(patience.ns(0), SHORT_NS);
+        assert_eq!(patience.ns(None), SHORT_NS);
     }
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
         let patience = Patience::default();
         (0..10).for_each(|_| patience.ended());
         patience.took_after(SHORT_NS);
-        assert_eq!(patience.ns(0), LONG_NS);
-        assert_eq!(patience.ns(500_000_000), 2_000_000_000);
+        assert_eq!(patience.ns(None), LONG_NS);
+        assert_eq!(patience.ns(Some(500_000_000)), 2_000_000_000);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Reader {
     seen_ns: Cell<u64>,
     /// When the client did something last.
     active_ns: Cell<u64>,
-    round_trip_ns: u64,
+    round_trip_ns: Option<u64>,
     /// What it holds.
     bytes: u64,
     is_ended: Cell<bool>,
@@ -115,7 +115,7 @@ impl Readers {
         moved: Rc<Cell<u64>>,
         bytes: u64,
         arrived_ns: u64,
-        round_trip_ns: u64,
+        round_trip_ns: Option<u64>,
     ) -> Registered<'_> {
         let reader = Rc::new(Reader {
             seen: Cell::new(moved.get()),
@@ -190,7 +190,7 @@ pub(crate) async fn run(thread: Rc<Thread>) {
     let readers = &thread.readers;
     loop {
         std::future::poll_fn(|cx| readers.alarm.poll(cx)).await;
-        readers.alarm.set(u64::MAX);
+        readers.alarm.unset();
         readers.is_looked_at.set(false);
         readers.look(&thread, thread.now_ns());
         readers.plan(&thread);

@@ -14,6 +14,7 @@ use nanofaas_core::view::LaneView;
 
 use crate::call::Life;
 use crate::calls::Delivered;
+use crate::due::Due;
 use crate::thread::Thread;
 
 /// The scheduler on this very thread.
@@ -129,8 +130,10 @@ impl Thread {
             .into_iter()
             .chain(soon_ns)
             .min();
-        let next_ns = next_ns.unwrap_or(u64::MAX);
-        if self.tick_planned_ns.replace(next_ns) != next_ns && next_ns != u64::MAX {
+        let next = Due::from(next_ns);
+        if self.tick_planned.replace(next) != next
+            && let Some(next_ns) = next.ns()
+        {
             self.tick_alarm.set(next_ns);
         }
     }

@@ -21,11 +21,10 @@ pub(crate) struct Spin {
 impl Thread {
     /// Something happened: the thread may spin for a while from now on.
     pub(crate) fn active(&self, now_ns: u64) {
-        let spin_ns = u64::from(self.config.spin_us) * 1000;
-        if spin_ns == 0 {
+        let Some(spin_ns) = self.config.spin_ns else {
             return;
-        }
-        self.spin.until_ns.set(now_ns + spin_ns);
+        };
+        self.spin.until_ns.set(now_ns + spin_ns.get());
         if !self.spin.spinning.get() {
             self.spin.wake();
         }

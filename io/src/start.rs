@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +52,8 @@ pub struct IoConfig {
     pub driver: DriverChoice,
     /// CPUs to pin io threads to, one each; empty for no pinning.
     pub pin: Vec<usize>,
-    pub spin_us: u32,
+    /// How long a thread spins before it parks, if it does.
+    pub spin_ns: Option<NonZeroU64>,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
     /// Over all io threads.
@@ -218,10 +220,12 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
         for rung in wanted {
             let Some(rung) = rung else { break };
             event_loop = None;
-            let said = rung.build(parts.config.spin_us > 0, &buffers).map(|built| {
-                event_loop = Some(built);
-                gettid()
-            });
+            let said = rung
+                .build(parts.config.spin_ns.is_some(), &buffers)
+                .map(|built| {
+                    event_loop = Some(built);
+                    gettid()
+                });
             if report.send(said).is_err() {
                 return;
             }
@@ -261,7 +265,7 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
     let bell = Socket::new(event_loop, ends.bell).expect("a bell is a socket");
-    if thread.config.spin_us > 0 {
+    if thread.config.spin_ns.is_some() {
         event_loop.spawn(crate::spin::run(thread.clone(), inbox.clone()));
     }
     event_loop.spawn(crate::inbox::run(thread.clone(), inbox, bell));

@@ -23,6 +23,7 @@ use crate::calls::Calls;
 use crate::clock::Clock;
 use crate::date::{DateLine, Dates};
 use crate::descriptors::{Descriptors, Scarcity};
+use crate::due::Due;
 use crate::executions::Executions;
 use crate::idempotency::Keys;
 use crate::peer::{Peer, PeerPost};
@@ -147,7 +148,7 @@ pub(crate) struct Thread {
     pub(crate) seat: Seat,
     /// Wakes the ticker for the inline scheduler's own deadlines.
     pub(crate) tick_alarm: crate::alarm::Alarm,
-    pub(crate) tick_planned_ns: Cell<u64>,
+    pub(crate) tick_planned: Cell<Due>,
     pub(crate) bridge: BridgePost,
     pub(crate) peers: Box<[Peer]>,
     /// Wakes the ticker for what is owed to peers.
@@ -228,7 +229,7 @@ impl Thread {
             descriptors: Descriptors::new(parts.scarcity),
             seat: parts.seat.take(&parts.entries),
             tick_alarm: alarms.alarm(),
-            tick_planned_ns: Cell::new(u64::MAX),
+            tick_planned: Cell::new(Due::NEVER),
             entries: parts.entries,
             bridge: parts.bridge,
             peers: parts.peers.into_iter().map(Peer::new).collect(),

@@ -6,17 +6,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::alarm::{Alarm, Alarms};
+use crate::due::Due;
 use crate::thread::Thread;
 
 /// How soon what was used is looked at.
 const LOOK_NS: u64 = 1_000_000_000;
 /// Memory is given back when the thread has been without work for so long.
 const REST_NS: u64 = 2_000_000_000;
-const NEVER: u64 = u64::MAX;
 
 pub(crate) struct Upkeep {
     alarm: Alarm,
-    due_ns: Cell<u64>,
+    due: Cell<Due>,
     /// The last work, if memory was not given back since.
     worked_ns: Cell<Option<u64>>,
 }
@@ -25,14 +25,15 @@ impl Upkeep {
     pub(crate) fn new(alarms: &Rc<Alarms>) -> Self {
         Self {
             alarm: alarms.alarm(),
-            due_ns: Cell::new(NEVER),
+            due: Cell::new(Due::NEVER),
             worked_ns: Cell::new(None),
         }
     }
 
     fn plan(&self, at_ns: u64) {
-        if at_ns < self.due_ns.get() {
-            self.due_ns.set(at_ns);
+        let due = Due::at(at_ns);
+        if due < self.due.get() {
+            self.due.set(due);
             self.alarm.set(at_ns);
         }
     }
@@ -48,10 +49,10 @@ impl Upkeep {
 /// Tidies, if that is due.
 pub(crate) fn run(thread: &Thread, now_ns: u64) {
     let upkeep = &thread.upkeep;
-    if now_ns < upkeep.due_ns.get() {
+    if !upkeep.due.get().has_come(now_ns) {
         return;
     }
-    upkeep.due_ns.set(NEVER);
+    upkeep.due.set(Due::NEVER);
     let are_idle = thread.pods.sweep(now_ns);
     crate::kept::expire(thread, now_ns);
     if are_idle || thread.executions.is_over_budget() {

@@ -1,6 +1,6 @@
 //! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
 
-use super::{Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
+use super::{AwaitedBody, Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
 use crate::buffers::SMALL;
 use crate::chunked::Chunked;
 use crate::head::{Fault, Framing};
@@ -18,14 +18,14 @@ impl Conn {
         let whole = head.len + length as usize;
         if self.pending.borrow().len() < whole {
             self.set_room(whole.max(PIPELINED_MAX));
-            self.awaited.set(whole);
+            self.body.set(AwaitedBody::Until(whole));
             {
                 let mut pending = self.pending.borrow_mut();
                 let missing = whole - pending.len();
                 pending.reserve(missing, &self.thread.buffers);
             }
             let came = self.rest_of_body(whole).await;
-            self.awaited.set(0);
+            self.body.set(AwaitedBody::None);
             self.set_room(PIPELINED_MAX);
             came?;
         }
@@ -72,7 +72,7 @@ impl Conn {
         mut grown: impl FnMut(u64) -> Result<(), Problem>,
     ) -> Result<Incoming, Stop> {
         let head_bytes = self.split(head.len);
-        self.is_in_chunks.set(true);
+        self.body.set(AwaitedBody::Chunks);
         let mut decoder = Chunked::default();
         let mut body = self.thread.buffers.take(SMALL);
         let mut pace = Pace::begin(self.thread.last_ns(), 0);
@@ -90,7 +90,7 @@ impl Conn {
             self.drop_bytes(progress.consumed);
             grown((body.capacity() - before) as u64)?;
             if progress.done {
-                self.is_in_chunks.set(false);
+                self.body.set(AwaitedBody::None);
                 let _whole_ns = self.thread.now_ns();
                 return Ok(Incoming::chunked(head_bytes, head, body));
             }

@@ -58,10 +58,10 @@ pub(crate) struct Accepted {
     pub(crate) socket: Socket,
     /// It is to an address of this machine alone.
     pub(crate) is_loopback: bool,
-    /// How long the client's network takes there and back; 0 where that is not known.
-    pub(crate) round_trip_ns: u64,
-    /// How long the client waited to be accepted, if it has sent nothing; in whole seconds.
-    pub(crate) silent_s: u32,
+    /// How long the client's network takes there and back, where that is known.
+    pub(crate) round_trip_ns: Option<u64>,
+    /// How long the client waited to be accepted, if it has sent nothing: whole seconds, else 0.
+    pub(crate) silent_ns: u64,
     /// The number of its descriptor.
     pub(crate) descriptor: u64,
 }
@@ -73,8 +73,8 @@ impl Accepted {
         Self {
             socket,
             is_loopback: true,
-            round_trip_ns: 0,
-            silent_s: 0,
+            round_trip_ns: None,
+            silent_ns: 0,
             descriptor: 0,
         }
     }
@@ -126,8 +126,10 @@ impl Listener {
         let state = getsockopt(&fd, TcpInfo);
         Ok(Accepted {
             is_loopback: ip.as_ref().is_some_and(IpAddr::is_loopback),
-            round_trip_ns: state.map_or(0, |state| u64::from(state.round_trip_us) * 1000),
-            silent_s: state.map_or(0, |state| silent_s(&fd, state)),
+            round_trip_ns: state
+                .ok()
+                .map(|state| u64::from(state.round_trip_us) * 1000),
+            silent_ns: state.map_or(0, |state| silent_ns(&fd, state)),
             descriptor: fd.as_raw_fd() as u64,
             socket: Socket::new(&self.event_loop, fd)?,
         })
@@ -135,10 +137,10 @@ impl Listener {
 }
 
 /// Asked for what is there to read only where that may matter.
-fn silent_s(fd: &OwnedFd, state: TcpState) -> u32 {
+fn silent_ns(fd: &OwnedFd, state: TcpState) -> u64 {
     let seconds = state.silent_ms / 1000;
     if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {
-        seconds
+        u64::from(seconds) * 1_000_000_000
     } else {
         0
     }

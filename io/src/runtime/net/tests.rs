@@ -267,7 +267,7 @@ fn a_client_that_waited_for_long_was_silent_where_it_sent_nothing() {
             let mut waited = Vec::new();
             for _ in 0..3 {
                 let accepted = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-                waited.push(accepted.silent_s > 0);
+                waited.push(accepted.silent_ns > 0);
             }
             assert_eq!(waited, [true, false, false]);
             drop((silent, talks, fresh));
@@ -291,8 +291,8 @@ fn connections_are_accepted_and_opened() {
                 assert!(accepted.is_loopback);
                 let round_trip_ns = accepted.round_trip_ns;
                 assert!(
-                    (1..1_000_000_000).contains(&round_trip_ns),
-                    "{round_trip_ns}"
+                    round_trip_ns.is_some_and(|ns| (1..1_000_000_000).contains(&ns)),
+                    "{round_trip_ns:?}"
                 );
                 client.post(vec![round; 10]);
                 assert_eq!(receive(&served, SMALL).await, [round; 10]);
