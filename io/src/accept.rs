@@ -113,7 +113,7 @@ async fn until_closed(thread: &Thread) -> bool {
 /// Whether the next descriptor is not one of those that are kept back.
 fn has_room(thread: &Thread) -> bool {
     let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
-    next.is_ok_and(|next| !thread.descriptors.is_kept_back(next.as_raw_fd() as u64))
+    next.is_ok_and(|next| !thread.descriptors.keep_back(next.as_raw_fd() as u64))
 }
 
 /// Accepts connections until the thread stops.
@@ -131,10 +131,10 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
         }
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(accepted) => {
-                let is_kept_back = thread.descriptors.is_kept_back(accepted.descriptor);
+                let is_among_the_last = thread.descriptors.keep_back(accepted.descriptor);
                 let conn = Conn::new(thread.clone(), accepted, port);
                 event_loop.spawn(client::serve(conn, rooms.clone(), client::answer));
-                if is_kept_back {
+                if is_among_the_last {
                     until_room(&thread, &alarm).await;
                 }
             }
@@ -145,7 +145,7 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
                 }
                 // Clients in the backlog wait a little longer.
                 let now_ns = thread.now_ns();
-                if paused.is_due(now_ns) {
+                if paused.take_turn(now_ns) {
                     tracing::error!(
                         "no new connection can be taken: {error}; clients wait to be accepted \
                          until one goes, raise the limit of open files"

@@ -100,7 +100,7 @@ impl Client for Conn {
         }
     }
 
-    fn poll_gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         self.eof.get()
     }
 }
@@ -171,7 +171,7 @@ impl Conn {
     /// Takes in what the client sent, as far as there is room for it and the share goes.
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         self.poll_bytes(cx);
-        if self.serving.get().is_some() && !self.eof.get() && !self.has_room() {
+        if self.serving.get().is_some() && !self.eof.get() && !self.take_room() {
             self.look_for_end(cx);
         }
     }
@@ -202,7 +202,7 @@ impl Conn {
 
     /// Whether more is read from the client now. What it sends ahead of an answer is charged, beyond one
     /// small buffer; where there is no room for that it waits in the client.
-    fn has_room(&self) -> bool {
+    fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
         if pending.len() > self.room.get() {
             return false;
@@ -243,21 +243,21 @@ impl Conn {
         };
         if missing > 0 {
             missing.clamp(SMALL, LARGE)
-        } else if self.was_full.get() && self.socket.has_much() && self.may_be_large() {
+        } else if self.was_full.get() && self.socket.has_much() && self.take_large_room() {
             LARGE
         } else {
             SMALL
         }
     }
 
-    /// Whether there is room for a large read, which a body in chunks is charged for by itself.
-    fn may_be_large(&self) -> bool {
+    /// Charges a large read, as `take_room` does; one of a body in chunks is charged for by itself.
+    fn take_large_room(&self) -> bool {
         matches!(self.body.get(), AwaitedBody::Chunks)
             || self.charge_pending(&self.pending.borrow(), LARGE)
     }
 
     fn poll_bytes(&self, cx: &Context<'_>) {
-        while !self.eof.get() && !self.share.is_used_up() && self.has_room() {
+        while !self.eof.get() && !self.share.is_used_up() && self.take_room() {
             let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };

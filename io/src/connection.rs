@@ -40,9 +40,9 @@ enum End {
 }
 
 impl Connection {
-    /// Whether it can carry a call: open, and with nothing unread.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.end == End::NotYet && self.received.is_empty() && self.socket.is_quiet()
+    /// Whether it can carry a call: open, and with nothing unread. It rests from then on.
+    pub(crate) fn check_fresh(&self) -> bool {
+        self.end == End::NotYet && self.received.is_empty() && self.socket.check_quiet()
     }
 
     /// A call ended on it, and none has begun: what comes now spoils it.

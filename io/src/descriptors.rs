@@ -41,8 +41,8 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    /// Whether it is to be said now.
-    pub(crate) fn is_due(&self, now_ns: u64) -> bool {
+    /// Whether it is to be said now, which the caller does.
+    pub(crate) fn take_turn(&self, now_ns: u64) -> bool {
         let is_due = now_ns >= self.next_ns.get();
         if is_due {
             self.next_ns.set(now_ns + SAID_NS);
@@ -94,8 +94,9 @@ impl Descriptors {
         }
     }
 
-    /// Whether the number of a client's descriptor is one of those that are kept back.
-    pub(crate) fn is_kept_back(&self, number: u64) -> bool {
+    /// Whether the number of a client's descriptor is one of those that are kept back. The first number that
+    /// is asked for decides how many are.
+    pub(crate) fn keep_back(&self, number: u64) -> bool {
         let most = self.scarcity.most.get_or_init(|| {
             let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
             let left = limit.saturating_sub(number);
@@ -127,7 +128,7 @@ impl Descriptors {
     }
 
     fn say(&self, now_ns: u64) {
-        if self.said.is_due(now_ns) {
+        if self.said.take_turn(now_ns) {
             tracing::warn!(
                 "descriptors are short: idle clients are closed to make room for new ones; \
                  raise the limit of open files"
@@ -215,7 +216,7 @@ mod tests {
     fn what_goes_on_is_said_once_a_minute() {
         let said = Said::default();
         let due: Vec<_> = [1, 2, SAID_NS, SAID_NS + 1, 2 * SAID_NS, 3 * SAID_NS]
-            .map(|now_ns| said.is_due(now_ns))
+            .map(|now_ns| said.take_turn(now_ns))
             .into();
         assert_eq!(due, [true, false, false, true, false, true]);
     }

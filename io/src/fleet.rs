@@ -242,7 +242,7 @@ struct Stays;
 impl Client for Stays {
     fn serving(&self, _place: Option<CallRef>) {}
 
-    fn poll_gone(&self) -> bool {
+    fn is_gone(&self) -> bool {
         false
     }
 }

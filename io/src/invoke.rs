@@ -118,8 +118,8 @@ pub(crate) fn at_head(
 pub(crate) trait Client {
     /// Told of the call's place while it may be ended by the client's leaving.
     fn serving(&self, place: Option<CallRef>);
-    /// Ready once the client is gone.
-    fn poll_gone(&self) -> bool;
+    /// Whether the client has left.
+    fn is_gone(&self) -> bool;
 }
 
 /// How the client is answered.

@@ -93,7 +93,7 @@ pub(crate) async fn serve(
     kept.detached.set(true);
     kept.deadline.set(async_deadline);
     let goes_on = goes_on_without_client(kept.key.borrow().is_some(), kept.followers.get());
-    if answering.client.poll_gone() && !goes_on {
+    if answering.client.is_gone() && !goes_on {
         thread.calls.end(place, End::ClientLeft);
     }
     follow::accepted(&kept, trace_id.as_deref())
@@ -121,7 +121,7 @@ async fn follow_own(
         if over.poll(cx) {
             return Poll::Ready(true);
         }
-        if answering.client.poll_gone() {
+        if answering.client.is_gone() {
             return Poll::Ready(false);
         }
         alarm.poll(cx).map(|()| false)

@@ -23,8 +23,9 @@ impl Pace {
         self.since_ns + WINDOW_NS
     }
 
-    /// Judges the window that is over, and begins another one. `moved` counts from the beginning.
-    pub(crate) const fn is_kept(&mut self, now_ns: u64, moved: u64) -> bool {
+    /// Whether the pace was kept in the window that is over; another one begins. `moved` counts from the
+    /// beginning.
+    pub(crate) const fn judge(&mut self, now_ns: u64, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
         *self = Self::begin(now_ns, moved);
         kept
@@ -40,7 +41,7 @@ mod tests {
         let mut pace = Pace::begin(5, 0);
         for second in 1..=600 {
             let now_ns = 5 + second * 1_000_000_000;
-            if now_ns >= pace.due_ns() && !pace.is_kept(now_ns, second * bytes_per_s) {
+            if now_ns >= pace.due_ns() && !pace.judge(now_ns, second * bytes_per_s) {
                 return second;
             }
         }
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn who_stops_is_judged_by_the_window_in_which_that_was() {
         let mut pace = Pace::begin(0, 0);
-        assert!(pace.is_kept(pace.due_ns(), 100 << 20));
-        assert!(!pace.is_kept(pace.due_ns(), 100 << 20));
+        assert!(pace.judge(pace.due_ns(), 100 << 20));
+        assert!(!pace.judge(pace.due_ns(), 100 << 20));
     }
 }

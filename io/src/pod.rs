@@ -129,7 +129,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
                 Ok(connection) => {
                     // However long that took, the pod is told what is left now.
                     let _connected_ns = thread.now_ns();
-                    if !connection.is_fresh() {
+                    if !connection.check_fresh() {
                         // What comes before the request is no answer to it.
                         let pod = named(call, owner);
                         let why = format!("{pod} sent something, or closed, before it was asked");

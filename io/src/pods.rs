@@ -136,7 +136,7 @@ impl Pods {
             ..
         }) = idle.pop()
         {
-            if connection.is_fresh() && now_ns < until_ns {
+            if connection.check_fresh() && now_ns < until_ns {
                 return Some(connection);
             }
         }
@@ -188,7 +188,7 @@ impl Pods {
     /// Closes what is idle for too long; whether any is left.
     pub(crate) fn sweep(&self, now_ns: u64) -> bool {
         let mut inner = self.0.borrow_mut();
-        let mut keep = |idle: &mut Idle| now_ns < idle.until_ns && idle.connection.is_fresh();
+        let mut keep = |idle: &mut Idle| now_ns < idle.until_ns && idle.connection.check_fresh();
         inner
             .places
             .iter_mut()

@@ -78,7 +78,7 @@ impl Conn {
                 return Poll::Ready(Err(Some("it took nothing, and others wait for memory")));
             }
             while self.alarm.poll(cx).is_ready() {
-                if !pace.is_kept(thread.now_ns(), moved.get()) {
+                if !pace.judge(thread.now_ns(), moved.get()) {
                     return Poll::Ready(Err(Some("it took less than 16 KiB a second over 60 s")));
                 }
                 self.alarm.set(pace.due_ns());

@@ -39,11 +39,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Whether so much was computed since the last beat that none will come.
-    fn is_futile(&mut self, beat_ns: u64, cpu_ns: u64) -> bool {
+    fn update(&mut self, beat_ns: u64, cpu_ns: u64) {
         if beat_ns != self.beat_ns {
             *self = Self { beat_ns, cpu_ns };
         }
+    }
+
+    /// Whether so much was computed since the last beat that none will come.
+    const fn is_futile(&self, cpu_ns: u64) -> bool {
         // Before the first beat the thread starts, which costs little.
         cpu_ns.saturating_sub(self.cpu_ns) > FUTILE_NS
     }
@@ -63,8 +66,10 @@ pub(crate) fn start(
                     return false;
                 };
                 let beat_ns = ledgers[one.index].beat.last_ns();
-                let futile =
-                    cpu_ns(one.tid).is_some_and(|cpu_ns| one.seen.is_futile(beat_ns, cpu_ns));
+                let futile = cpu_ns(one.tid).is_some_and(|cpu_ns| {
+                    one.seen.update(beat_ns, cpu_ns);
+                    one.seen.is_futile(cpu_ns)
+                });
                 assert!(
                     !futile,
                     "io-{} computed for 1 s and began nothing: the kernel refuses to be entered on its ring; \
@@ -143,14 +148,18 @@ mod tests {
     #[test]
     fn a_thread_that_computes_and_does_not_beat_is_told_from_one_that_sleeps() {
         let mut seen = Seen::default();
-        assert!(!seen.is_futile(1, 10));
+        let mut is_futile = |beat_ns, cpu_ns| {
+            seen.update(beat_ns, cpu_ns);
+            seen.is_futile(cpu_ns)
+        };
+        assert!(!is_futile(1, 10));
         // It sleeps, however long.
-        assert!(!seen.is_futile(1, 20));
+        assert!(!is_futile(1, 20));
         // It works, and beats.
-        assert!(!seen.is_futile(2, FUTILE_NS + 11));
-        assert!(!seen.is_futile(2, 2 * FUTILE_NS));
-        assert!(seen.is_futile(2, 2 * FUTILE_NS + 12));
-        assert!(!seen.is_futile(3, 3 * FUTILE_NS));
+        assert!(!is_futile(2, FUTILE_NS + 11));
+        assert!(!is_futile(2, 2 * FUTILE_NS));
+        assert!(is_futile(2, 2 * FUTILE_NS + 12));
+        assert!(!is_futile(3, 3 * FUTILE_NS));
     }
 
     #[test]

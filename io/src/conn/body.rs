@@ -53,7 +53,7 @@ impl Conn {
             match self.more(seen).await {
                 Ok(()) => return Ok(()),
                 Err(Late::Eof | Late::Behind) => return Err(Stop::Quiet),
-                Err(Late::Alarm) if pace.is_kept(self.thread.now_ns(), came) => {}
+                Err(Late::Alarm) if pace.judge(self.thread.now_ns(), came) => {}
                 Err(Late::Alarm) => {
                     let why =
                         "the body came at less than 16 KiB a second over 60 s; send it faster";

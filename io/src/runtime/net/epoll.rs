@@ -307,7 +307,7 @@ impl Stream {
         })
     }
 
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn check_quiet(&self) -> bool {
         self.0.with(|entry| !entry.readable || entry.is_empty())
     }
 

@@ -34,7 +34,7 @@ impl Socket {
         }
     }
 
-    /// No task waits for it for now; what comes is found by `is_quiet`. On io_uring a receive is armed and lets
+    /// No task waits for it for now; what comes is found by `check_quiet`. On io_uring a receive is armed and lets
     /// go of the task's waker, which would keep the task's memory; on epoll there is nothing to do, and the
     /// task may be woken once in vain.
     pub(crate) fn rest(&self) {
@@ -44,11 +44,12 @@ impl Socket {
     }
 
     /// False if a byte or an end had reached the socket when the loop last entered the kernel to wait. Not
-    /// the same as a receive that is pending: one that was armed just now knows nothing.
-    pub(crate) fn is_quiet(&self) -> bool {
+    /// the same as a receive that is pending: one that was armed just now knows nothing. The socket rests
+    /// from then on: see `rest`.
+    pub(crate) fn check_quiet(&self) -> bool {
         match self {
-            Self::Uring(stream) => stream.is_quiet(),
-            Self::Epoll(stream) => stream.is_quiet(),
+            Self::Uring(stream) => stream.check_quiet(),
+            Self::Epoll(stream) => stream.check_quiet(),
         }
     }
 

@@ -60,7 +60,7 @@ async fn after_an_answer(
     match then {
         Then::Nothing => {
             for _ in 0..3 {
-                assert!(socket.is_quiet(), "{size} bytes and nothing else");
+                assert!(socket.check_quiet(), "{size} bytes and nothing else");
                 event_loop.yield_now().await;
             }
             return;
@@ -74,7 +74,7 @@ async fn after_an_answer(
             end();
         }
         // In the iteration that brought the answer, and below in a later one.
-        Then::EndWithIt => assert!(!socket.is_quiet(), "{size} bytes and the end"),
+        Then::EndWithIt => assert!(!socket.check_quiet(), "{size} bytes and the end"),
     }
     // A receive that is armed may have taken the byte already.
     if !(rests && then == Then::Byte) {
@@ -82,7 +82,7 @@ async fn after_an_answer(
     }
     event_loop.yield_now().await;
     assert!(
-        !socket.is_quiet(),
+        !socket.check_quiet(),
         "{size} bytes, then {then:?}; rests: {rests}"
     );
 }
@@ -117,11 +117,11 @@ fn an_end_is_known_to_a_loop_that_does_not_wait() {
             let socket = Socket::new(&own, ours).unwrap();
             socket.rest();
             own.yield_now().await;
-            assert!(socket.is_quiet());
+            assert!(socket.check_quiet());
             drop(peer);
             until_readable(&duplicate);
             without_a_wait(64).await;
-            assert!(!socket.is_quiet(), "the peer has ended");
+            assert!(!socket.check_quiet(), "the peer has ended");
         });
     });
 }

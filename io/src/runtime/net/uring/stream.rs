@@ -129,7 +129,7 @@ impl Stream {
         self.look(Waker::noop());
     }
 
-    pub(in crate::runtime::net) fn is_quiet(&self) -> bool {
+    pub(in crate::runtime::net) fn check_quiet(&self) -> bool {
         self.rest();
         if self.shared.has_come() {
             return false;
