@@ -15,6 +15,7 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId};
 
 use crate::output::Output;
+use crate::shard::ShardId;
 
 /// What is heard of a Job.
 pub(crate) enum JobNews {
@@ -131,7 +132,7 @@ struct Inner {
 
 /// All calls of a thread.
 pub(crate) struct Calls {
-    thread: u16,
+    thread: ShardId,
     inner: RefCell<Inner>,
 }
 
@@ -144,7 +145,7 @@ pub(crate) enum Delivered {
 }
 
 impl Calls {
-    pub(crate) const fn new(thread: u16) -> Self {
+    pub(crate) const fn new(thread: ShardId) -> Self {
         let inner = Inner {
             slots: Vec::new(),
             free: Vec::new(),
@@ -178,7 +179,7 @@ impl Calls {
         Some(CallRef {
             index,
             generation,
-            thread: self.thread,
+            thread: self.thread.number(),
         })
     }
 

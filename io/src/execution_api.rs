@@ -15,6 +15,7 @@ use crate::executions::{Found, Kept, Record};
 use crate::follow::Follower;
 use crate::problem::Problem;
 use crate::reply::{Response, problem};
+use crate::shard::ShardId;
 use crate::thread::Thread;
 use crate::{follow, job, status};
 
@@ -61,7 +62,7 @@ pub(crate) async fn answer_anywhere(
     id: ExecutionId,
     about: About,
 ) -> Response {
-    if id.thread() == thread.index {
+    if ShardId::of(id) == thread.id {
         return answer(thread, id, about).await;
     }
     if id.thread() >= thread.threads {
@@ -140,7 +141,7 @@ pub(crate) async fn follow_anywhere(
     id: ExecutionId,
     follower: Follower,
 ) -> Result<Response, NotFollowed> {
-    if id.thread() == thread.index {
+    if ShardId::of(id) == thread.id {
         return follow(thread, id, &follower).await;
     }
     crate::peer::follow(thread, id, follower).await

@@ -18,6 +18,7 @@ use nanofaas_core::ticket::{CallRef, LaneId};
 
 use crate::idempotency::Keys;
 use crate::output::Output;
+use crate::shard::ShardId;
 use crate::store::{Budget, Oldest};
 use crate::thread::Known;
 use crate::waiters::{Waiter, Waiters};
@@ -298,7 +299,7 @@ impl Executions {
     /// Drops what is past its time, and what was finished first while the budget is passed; `gone`
     /// hears of each, and whether the budget took it. Where another thread has what was finished
     /// first, that one has to be told.
-    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<u16> {
+    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
         loop {
             let first = self.inner.borrow().finished.front().copied();
             let late = first.is_some_and(|(ns, _)| ns.saturating_add(self.ttl_ns) <= now_ns);

@@ -33,6 +33,7 @@ use crate::reply::Wire;
 use crate::request::parse_head;
 use crate::runtime::net::{EventLoop, Socket};
 use crate::seat::SeatPlan;
+use crate::shard::ShardId;
 use crate::start::{DriverChoice, IoConfig, bell};
 use crate::store::Store;
 use crate::thread::{Parts, Thread};
@@ -122,7 +123,7 @@ impl Fleet {
         let store = Arc::new(Store::new(STORE_BYTES, ledgers.clone()));
         let make = |index| {
             let parts = Parts {
-                index: index as u16,
+                id: ShardId::new(index as u16),
                 threads: count as u16,
                 config: config(),
                 origin,
@@ -190,7 +191,7 @@ impl Fleet {
         let count = self.threads.len() as u16;
         let belongs = |key: &String| {
             let key: Key = (LANE, key.as_bytes().into());
-            usize::from(crate::idempotency::owner(&key, count)) == index
+            crate::idempotency::owner(&key, count).index() == index
         };
         let mut keys = (0..).map(|number| format!("key-{number}"));
         keys.find(belongs).expect("one in a few keys belongs to it")

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::executions::Key;
 use crate::media_type::normal_form;
 use crate::problem::Problem;
+use crate::shard::ShardId;
 
 /// What a claim of a key led to.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub(crate) enum Claim {
 /// A claim that waits until the first claimant was admitted or refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asker {
-    pub(crate) thread: u16,
+    pub(crate) thread: ShardId,
     /// Of the question, on that thread.
     pub(crate) token: u64,
 }
@@ -52,10 +53,10 @@ enum State {
 pub(crate) struct Keys(RefCell<HashMap<Key, Held>>);
 
 /// The thread of `threads` that owns a key.
-pub(crate) fn owner(key: &Key, threads: u16) -> u16 {
+pub(crate) fn owner(key: &Key, threads: u16) -> ShardId {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    (hasher.finish() % u64::from(threads)) as u16
+    ShardId::new((hasher.finish() % u64::from(threads)) as u16)
 }
 
 /// What a repeat has to have in common with the first: content type, however it is spelt, encoding, and body.

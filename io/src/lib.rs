@@ -60,6 +60,7 @@ mod problem;
 mod token;
 
 mod calls;
+mod shard;
 mod clock;
 mod date;
 mod alarm;

@@ -27,6 +27,7 @@ use crate::idempotency::{Asker, Claim};
 use crate::kept;
 use crate::problem::Problem;
 use crate::reply::Response;
+use crate::shard::ShardId;
 use crate::thread::Thread;
 
 /// Longer than any long poll or deadline of a follower.
@@ -60,7 +61,7 @@ pub(crate) struct Peer {
 /// What an io thread says to another.
 pub(crate) enum PeerMessage {
     Ask {
-        from: u16,
+        from: ShardId,
         token: u64,
         question: Box<Question>,
     },
@@ -146,7 +147,7 @@ impl Peer {
 
     /// Asks it; false where its inbox is full. No question overtakes what is owed: a claim that came
     /// before the release of its key would follow an execution that is gone.
-    fn ask(&self, from: u16, token: u64, question: Question) -> bool {
+    fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
         let ask = PeerMessage::Ask {
             from,
@@ -187,10 +188,15 @@ impl Peer {
 }
 
 /// Asks another io thread, and waits for the answer until `until_ns`.
-async fn ask(thread: &Rc<Thread>, owner: u16, question: Question, until_ns: u64) -> Option<Answer> {
+async fn ask(
+    thread: &Rc<Thread>,
+    owner: ShardId,
+    question: Question,
+    until_ns: u64,
+) -> Option<Answer> {
     let token = thread.answers.expect()?;
-    let peer = &thread.peers[usize::from(owner)];
-    if !peer.ask(thread.index, token, question) {
+    let peer = thread.peer(owner);
+    if !peer.ask(thread.id, token, question) {
         thread.answers.forget(token);
         return None;
     }
@@ -205,7 +211,7 @@ pub(crate) async fn ask_about(
     about: About,
 ) -> Option<Response> {
     let question = Question::Execution { id, about };
-    match ask(thread, id.thread(), question, until_ns(thread)).await? {
+    match ask(thread, ShardId::of(id), question, until_ns(thread)).await? {
         Answer::Response(response) => Some(*response),
         Answer::NotFollowed(_) | Answer::Claim(_) => None,
     }
@@ -218,7 +224,7 @@ pub(crate) async fn follow(
     follower: Follower,
 ) -> Result<Response, NotFollowed> {
     let question = Question::Follow { id, follower };
-    match ask(thread, id.thread(), question, until_ns(thread)).await {
+    match ask(thread, ShardId::of(id), question, until_ns(thread)).await {
         Some(Answer::Response(response)) => Ok(*response),
         Some(Answer::NotFollowed(why)) => Err(why),
         Some(Answer::Claim(_)) | None => Err(NotFollowed::Busy),
@@ -239,7 +245,7 @@ pub(crate) async fn claim(
     until_ns: u64,
 ) -> Option<Claim> {
     let owner = owner_of(thread, key);
-    if owner != thread.index {
+    if owner != thread.id {
         let key = key.clone();
         let question = Question::Claim { key, body, id };
         return match ask(thread, owner, question, until_ns).await? {
@@ -253,7 +259,7 @@ pub(crate) async fn claim(
     }
     let token = thread.answers.expect()?;
     let asker = Asker {
-        thread: thread.index,
+        thread: thread.id,
         token,
     };
     thread.keys.wait(key, asker);
@@ -292,12 +298,12 @@ pub(crate) fn release_key(thread: &Thread, key: Key, id: ExecutionId) {
     tell_owner(thread, owner, Notice::KeyReleased { key, id, refused });
 }
 
-fn owner_of(thread: &Thread, key: &Key) -> u16 {
+fn owner_of(thread: &Thread, key: &Key) -> ShardId {
     crate::idempotency::owner(key, thread.threads)
 }
 
-fn tell_owner(thread: &Thread, owner: u16, notice: Notice) {
-    if owner == thread.index {
+fn tell_owner(thread: &Thread, owner: ShardId, notice: Notice) {
+    if owner == thread.id {
         apply(thread, notice);
     } else {
         notify(thread, owner, notice);
@@ -305,12 +311,12 @@ fn tell_owner(thread: &Thread, owner: u16, notice: Notice) {
 }
 
 /// Asks the thread with the oldest finished execution to drop it.
-pub(crate) fn ask_to_drop(thread: &Thread, owner: u16) {
+pub(crate) fn ask_to_drop(thread: &Thread, owner: ShardId) {
     notify(thread, owner, Notice::StoreFull);
 }
 
-fn notify(thread: &Thread, owner: u16, notice: Notice) {
-    if !thread.peers[usize::from(owner)].notify(notice) {
+fn notify(thread: &Thread, owner: ShardId, notice: Notice) {
+    if !thread.peer(owner).notify(notice) {
         thread.owed_alarm.set(thread.last_ns() + OWED_NS);
     }
 }
@@ -340,12 +346,11 @@ pub(crate) fn take(thread: &Rc<Thread>, message: PeerMessage) {
     }
 }
 
-fn take_question(thread: &Rc<Thread>, from: u16, token: u64, question: Question) {
-    let peer = usize::from(from);
+fn take_question(thread: &Rc<Thread>, from: ShardId, token: u64, question: Question) {
     let answering = thread.clone();
     match question {
         Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
-            Some(claim) => thread.peers[peer].answer(token, Answer::Claim(claim)),
+            Some(claim) => thread.peer(from).answer(token, Answer::Claim(claim)),
             None => thread.keys.wait(
                 &key,
                 Asker {
@@ -356,14 +361,16 @@ fn take_question(thread: &Rc<Thread>, from: u16, token: u64, question: Question)
         },
         Question::Execution { id, about } => thread.event_loop.spawn(async move {
             let response = execution_api::answer(&answering, id, about).await;
-            answering.peers[peer].answer(token, Answer::Response(Box::new(response)));
+            answering
+                .peer(from)
+                .answer(token, Answer::Response(Box::new(response)));
         }),
         Question::Follow { id, follower } => thread.event_loop.spawn(async move {
             let answer = match execution_api::follow(&answering, id, &follower).await {
                 Ok(response) => Answer::Response(Box::new(response)),
                 Err(why) => Answer::NotFollowed(why),
             };
-            answering.peers[peer].answer(token, answer);
+            answering.peer(from).answer(token, answer);
         }),
     }
 }
@@ -392,10 +399,10 @@ fn decide(thread: &Thread, asker: Asker, claim: Claim) {
         thread: asking,
         token,
     } = asker;
-    if asking == thread.index {
+    if asking == thread.id {
         take_answer(thread, token, Answer::Claim(claim));
     } else {
-        thread.peers[usize::from(asking)].answer(token, Answer::Claim(claim));
+        thread.peer(asking).answer(token, Answer::Claim(claim));
     }
 }
 

@@ -117,7 +117,7 @@ impl Thread {
         self.turn_left.set(turn == Turn::Busy);
         self.plan_tick(inline, now_ns);
         if turn == Turn::Busy {
-            self.peers[usize::from(self.index)].ring();
+            self.peer(self.id).ring();
         }
     }
 

@@ -30,6 +30,7 @@ use crate::inbox::Inbox;
 use crate::peer::PeerPost;
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
 use crate::seat::SeatPlan;
+use crate::shard::ShardId;
 use crate::store::Store;
 use crate::thread::{Parts, Phase, Thread};
 use crate::token::Tokens;
@@ -209,7 +210,7 @@ struct Ends {
 fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Starting> {
     let (rungs, wanted) = channel::<Option<Rung>>();
     let (report, built) = channel();
-    let name = format!("io-{}", parts.index);
+    let name = parts.id.to_string();
     let life = Arc::new(());
     let alive = Arc::downgrade(&life);
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -247,7 +248,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
 
 fn pin_to(parts: &Parts) {
     use nix::sched::{CpuSet, sched_setaffinity};
-    let Some(cpu) = parts.config.pin.get(usize::from(parts.index)) else {
+    let Some(cpu) = parts.config.pin.get(parts.id.index()) else {
         return;
     };
     let mut set = CpuSet::new();
@@ -290,7 +291,7 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
         let now_ns = thread.now_ns();
         let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
         let quiet = ended && event_loop.is_settled();
-        ends.settled[usize::from(thread.index)].store(quiet, Ordering::Relaxed);
+        ends.settled[thread.id.index()].store(quiet, Ordering::Relaxed);
         let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
         if all || now_ns > since_ns + LAST_ANSWERS_NS {
             return;
@@ -336,7 +337,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post.clone()),
         };
         let parts = Parts {
-            index: index as u16,
+            id: ShardId::new(index as u16),
             threads: count as u16,
             config: config.clone(),
             origin: plumbing.origin,
@@ -373,12 +374,12 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     }
     let (rung, tids) = climb(config.driver, &starting)?;
     if matches!(rung, Rung::Uring { .. }) {
-        let threads = starting.iter().zip(tids).enumerate();
-        let watched = threads.map(|(index, (one, tid))| Watched {
-            index,
+        let threads = (0..).map(ShardId::new).zip(starting.iter().zip(tids));
+        let watched = threads.map(|(id, (one, tid))| Watched {
+            id,
             tid,
             alive: one.alive.clone(),
-            bell: bells[index].clone(),
+            bell: bells[id.index()].clone(),
             seen: Seen::default(),
         });
         watchdog::start(watched.collect(), plumbing.ledgers)?;

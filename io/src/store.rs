@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use nanofaas_core::metrics::ThreadLedger;
 
+use crate::shard::ShardId;
+
 /// What the io threads share.
 pub(crate) struct Store {
     bytes_max: u64,
@@ -34,7 +36,7 @@ impl Store {
 /// The store, as one io thread sees it.
 pub(crate) struct Budget {
     store: Arc<Store>,
-    thread: usize,
+    thread: ShardId,
 }
 
 /// Who is to drop an execution.
@@ -42,19 +44,16 @@ pub(crate) struct Budget {
 pub(crate) enum Oldest {
     Own,
     /// That of this thread.
-    Of(u16),
+    Of(ShardId),
 }
 
 impl Budget {
-    pub(crate) const fn new(store: Arc<Store>, thread: u16) -> Self {
-        Self {
-            store,
-            thread: thread as usize,
-        }
+    pub(crate) const fn new(store: Arc<Store>, thread: ShardId) -> Self {
+        Self { store, thread }
     }
 
     fn own(&self) -> &ThreadLedger {
-        &self.store.ledgers[self.thread]
+        &self.store.ledgers[self.thread.index()]
     }
 
     /// An execution of this thread weighs something else now.
@@ -83,25 +82,29 @@ impl Budget {
         if held <= self.store.bytes_max {
             return None;
         }
-        let finished = ledgers.enumerate().filter_map(|(thread, ledger)| {
-            let ns = NonZeroU64::new(ledger.oldest_kept_ns.load(Ordering::Relaxed))?;
-            Some((ns, thread))
-        });
-        let (_, thread) = finished.min()?;
+        let finished = (0..)
+            .map(ShardId::new)
+            .zip(ledgers)
+            .filter_map(|(thread, ledger)| {
+                let ns = NonZeroU64::new(ledger.oldest_kept_ns.load(Ordering::Relaxed))?;
+                Some((ns, thread))
+            });
+        // Of two that are as old the first thread's.
+        let (_, thread) = finished.min_by_key(|(ns, _)| *ns)?;
         Some(if thread == self.thread {
             Oldest::Own
         } else {
-            Oldest::Of(thread as u16)
+            Oldest::Of(thread)
         })
     }
 
     /// Whether the thread has to be asked to drop its oldest: not where it was and has not looked yet.
-    pub(crate) fn ask(&self, thread: u16) -> bool {
-        !self.store.asked[usize::from(thread)].swap(true, Ordering::Relaxed)
+    pub(crate) fn ask(&self, thread: ShardId) -> bool {
+        !self.store.asked[thread.index()].swap(true, Ordering::Relaxed)
     }
 
     /// This thread was asked to drop its oldest; what passes the budget from now on asks anew.
     pub(crate) fn acknowledge(&self) {
-        self.store.asked[self.thread].store(false, Ordering::Relaxed);
+        self.store.asked[self.thread.index()].store(false, Ordering::Relaxed);
     }
 }

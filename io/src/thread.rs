@@ -33,6 +33,7 @@ use crate::readers::Readers;
 use crate::replies::Replies;
 use crate::runtime::net::EventLoop;
 use crate::seat::{Seat, SeatPlan};
+use crate::shard::ShardId;
 use crate::start::IoConfig;
 use crate::store::{Budget, Store};
 use crate::token::Tokens;
@@ -52,7 +53,7 @@ pub(crate) struct Known {
 
 impl Known {
     pub(crate) fn metrics(&self, thread: &Thread) -> &FunctionMetrics {
-        self.function.view.metrics(thread.index.into())
+        self.function.view.metrics(thread.id.index())
     }
 }
 
@@ -130,7 +131,7 @@ pub(crate) enum Phase {
 
 /// One io thread.
 pub(crate) struct Thread {
-    pub(crate) index: u16,
+    pub(crate) id: ShardId,
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
     clock: Clock,
@@ -186,7 +187,7 @@ pub(crate) struct Thread {
 
 /// What a thread is made of, besides what it makes itself.
 pub(crate) struct Parts {
-    pub(crate) index: u16,
+    pub(crate) id: ShardId,
     pub(crate) threads: u16,
     pub(crate) config: IoConfig,
     pub(crate) origin: Instant,
@@ -215,15 +216,15 @@ impl Thread {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let alarms = Alarms::new(clock.last_ns());
-        let budget = Budget::new(parts.store, parts.index);
+        let budget = Budget::new(parts.store, parts.id);
         Rc::new(Self {
-            index: parts.index,
+            id: parts.id,
             threads: parts.threads,
             clock,
             dates: Dates::default(),
             origin_wall_ns: nanos(wall),
             rate: parts.rate,
-            account: ThreadAccount::new(parts.account, parts.index, parts.ledgers.clone()),
+            account: ThreadAccount::new(parts.account, parts.id.number(), parts.ledgers.clone()),
             ledgers: parts.ledgers,
             readers: Readers::new(&alarms),
             descriptors: Descriptors::new(parts.scarcity),
@@ -236,7 +237,7 @@ impl Thread {
             owed_alarm: alarms.alarm(),
             upkeep: Upkeep::new(&alarms),
             functions: RefCell::default(),
-            calls: Calls::new(parts.index),
+            calls: Calls::new(parts.id),
             alarms,
             pods: Pods::default(),
             executions: Executions::new(budget, parts.config.execution_ttl_ms),
@@ -314,7 +315,7 @@ impl Thread {
     }
 
     pub(crate) fn ledger(&self) -> &ThreadLedger {
-        &self.ledgers[usize::from(self.index)]
+        &self.ledgers[self.id.index()]
     }
 
     pub(crate) fn random(&self) -> u128 {
@@ -323,12 +324,21 @@ impl Thread {
 
     /// A new execution of this thread, which is kept.
     pub(crate) fn new_id(&self) -> ExecutionId {
-        ExecutionId::new(self.random(), self.index, 0)
+        ExecutionId::new(self.random(), self.id.number(), 0)
     }
 
     /// A new execution of this thread that leaves a small record only.
     pub(crate) fn new_plain_id(&self) -> ExecutionId {
-        ExecutionId::new(self.random(), self.index, self.executions.next_place())
+        ExecutionId::new(
+            self.random(),
+            self.id.number(),
+            self.executions.next_place(),
+        )
+    }
+
+    /// An io thread, as this one reaches it.
+    pub(crate) fn peer(&self, other: ShardId) -> &Peer {
+        &self.peers[other.index()]
     }
 
     /// The function, as clients name it.
@@ -346,7 +356,7 @@ impl Thread {
             .expect()
             .ok_or(crate::replies::NoAnswer::Full)?;
         let reply = ReplyTo {
-            thread: self.index,
+            thread: self.id.number(),
             token,
         };
         if self

@@ -14,6 +14,8 @@ use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
 
+use crate::shard::ShardId;
+
 /// How much a thread computes until it is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// To the watch alone; no other thread knows of it.
@@ -23,7 +25,7 @@ const FUTILE_NS: u64 = 1_000_000_000;
 
 /// An io thread, as the watchdog sees it.
 pub(crate) struct Watched {
-    pub(crate) index: usize,
+    pub(crate) id: ShardId,
     pub(crate) tid: Pid,
     /// Gone with the thread: its number may be another's then.
     pub(crate) alive: Weak<()>,
@@ -65,16 +67,16 @@ pub(crate) fn start(
                 let Some(_alive) = one.alive.upgrade() else {
                     return false;
                 };
-                let beat_ns = ledgers[one.index].beat.last_ns();
+                let beat_ns = ledgers[one.id.index()].beat.last_ns();
                 let futile = cpu_ns(one.tid).is_some_and(|cpu_ns| {
                     one.seen.update(beat_ns, cpu_ns);
                     one.seen.is_futile(cpu_ns)
                 });
                 assert!(
                     !futile,
-                    "io-{} computed for 1 s and began nothing: the kernel refuses to be entered on its ring; \
+                    "{} computed for 1 s and began nothing: the kernel refuses to be entered on its ring; \
                      use --io-driver epoll",
-                    one.index
+                    one.id
                 );
                 // It beats when it is rung for, if it gets anywhere.
                 one.bell.ring();

@@ -17,7 +17,7 @@ fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
         };
         let question = Box::new(question);
         let ask = PeerMessage::Ask {
-            from: asking.index,
+            from: asking.id,
             token: u64::MAX,
             question,
         };
