@@ -265,13 +265,17 @@ fn begin(call: &Call<'_>, grant: &Grant) {
 
 /// What the record says of the start that the attempt waited for.
 fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
-    if attempt.cold_start || grant.start_ns > 0 {
+    let has_started = attempt.cold_start || grant.start_ns > 0;
+    if has_started {
         let start = call.thread.pods.take_start(grant.pod);
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }
-    call.note(|record| {
-        record.cold_start = call.is_cold.get();
-        record.init_ms = record.init_ms.or(attempt.init_ms);
-    });
+    // A warm attempt says nothing that was not noted when it began.
+    if has_started || attempt.init_ms.is_some() {
+        call.note(|record| {
+            record.cold_start = call.is_cold.get();
+            record.init_ms = record.init_ms.or(attempt.init_ms);
+        });
+    }
 }

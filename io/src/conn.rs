@@ -202,17 +202,21 @@ impl Conn {
 
     /// Whether more is read from the client now. What it sends ahead of an answer is charged, beyond one
     /// small buffer; where there is no room for that it waits in the client.
+    #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
         if pending.len() > self.room.get() {
             return false;
+        }
+        if pending.len() < SMALL {
+            return true;
         }
         let is_of_body = match self.body.get() {
             AwaitedBody::None => false,
             AwaitedBody::Until(whole) => pending.len() < whole,
             AwaitedBody::Chunks => true,
         };
-        pending.len() < SMALL || is_of_body || self.charge_pending(&pending, SMALL)
+        is_of_body || self.charge_pending(&pending, SMALL)
     }
 
     /// Charges what is no body that is read, with what the next read takes.

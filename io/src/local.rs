@@ -28,7 +28,8 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         let mut buffer = call.thread.buffers.take(input.len());
         buffer.extend_from_slice(input);
         let body = 0..buffer.len();
-        Ok(Output::json(buffer, body))
+        let output = Output::json(buffer, body);
+        Ok(Answer { output, charge })
     } else {
         let content_type = request
             .content_type()
@@ -38,10 +39,9 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         let length = content_type.len() + content_encoding.map_or(0, <[u8]>::len) + body.len();
         let buffer = call.thread.buffers.take(length);
         Output::labelled(buffer, Some(content_type), content_encoding, body)
+            .map(|output| Answer { output, charge })
+            .map_err(AttemptError::last)
     };
-    let result = result
-        .map(|output| Answer { output, charge })
-        .map_err(AttemptError::last);
     Attempt {
         result,
         verdict: PodVerdict::Healthy,
