@@ -2,32 +2,26 @@
 //! what others write is followed; and each function's status is kept. The table itself is the
 //! desk's, and what a valid function is its registry decides.
 
+mod write;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use nanofaas_core::message::{Refused, Reply, ReplyTo};
 use nanofaas_core::registry::Change;
 use nanofaas_core::spec::{FieldFault, FunctionDraft};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 use crate::bridge::Plane;
-use crate::cluster::{Cluster, Denied};
 use crate::default_template;
 use crate::object::{FunctionObject, name_of, spec_of};
 use crate::starts::{Outlook, Starts};
 use crate::status::READY;
 use crate::watch::News;
-
-/// How long a change may take; whoever asked for it waits a little longer.
-const CHANGE: Duration = Duration::from_secs(15);
-/// A replacement that others get in the way of is tried so often.
-const CONFLICTS_MAX: u32 = 5;
+use write::{register, remove, scale};
 
 /// What a plane thinks of an object as it was at its last look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -440,90 +434,6 @@ fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) 
             desk.reply(reply, Reply::Removed);
         }
     });
-}
-
-fn until() -> Instant {
-    Instant::now() + CHANGE
-}
-
-async fn register(
-    cluster: &Cluster,
-    name: &str,
-    draft: &FunctionDraft,
-    replace: bool,
-) -> Result<FunctionObject, Refused> {
-    let until = until();
-    let api = cluster.api::<FunctionObject>();
-    let parameters = PostParams::default();
-    let object = FunctionObject::of(name, draft);
-    for _ in 0..CONFLICTS_MAX {
-        if replace {
-            let found = cluster.ask(until, async |_| api.get(name).await).await;
-            match found {
-                Ok(mut found) => {
-                    found.spec = spec_of(draft);
-                    let put = async |_| api.replace(name, &parameters, &found).await;
-                    match cluster.change(until, put).await {
-                        Err(denied) if matches!(denied.code(), 404 | 409) => continue,
-                        put => return put.map_err(refused),
-                    }
-                }
-                Err(denied) if denied.code() == 404 => {}
-                Err(denied) => return Err(refused(denied)),
-            }
-        }
-        let post = async |is_doubtful| match api.create(&parameters, &object).await {
-            // It may be our own, whose answer got lost.
-            Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
-                let there = api.get(name).await?;
-                if there.spec == object.spec {
-                    return Ok(there);
-                }
-                Err(kube::Error::Api(status))
-            }
-            other => other,
-        };
-        match cluster.change(until, post).await {
-            Err(denied) if denied.code() == 409 && replace => {}
-            Err(denied) if denied.code() == 409 => return Err(Refused::Exists),
-            post => return post.map_err(refused),
-        }
-    }
-    let why = "others keep changing the same Function; try again";
-    Err(Refused::Unavailable(why.to_owned()))
-}
-
-async fn scale(cluster: &Cluster, name: &str, replicas: u32) -> Result<FunctionObject, Refused> {
-    let api = cluster.api::<FunctionObject>();
-    let patch = Patch::Merge(json!({"spec": {"scalingConfig": {"minReplicas": replicas}}}));
-    let parameters = PatchParams::default();
-    let write = async |_| api.patch(name, &parameters, &patch).await;
-    cluster.change(until(), write).await.map_err(refused)
-}
-
-/// Deletes the object; its uid where the server says it.
-async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, Refused> {
-    let api = cluster.api::<FunctionObject>();
-    let parameters = DeleteParams::background();
-    let delete = async |is_doubtful| match api.delete(name, &parameters).await {
-        Err(kube::Error::Api(status)) if is_doubtful && status.code == 404 => Ok(None),
-        Ok(answer) => Ok(answer.either(
-            |object| object.metadata.uid,
-            |status| status.details.map(|details| details.uid),
-        )),
-        Err(error) => Err(error),
-    };
-    let uid = cluster.change(until(), delete).await.map_err(refused)?;
-    Ok(uid.filter(|uid| !uid.is_empty()))
-}
-
-/// What a client hears of a request that the cluster did not take.
-fn refused(denied: Denied) -> Refused {
-    match denied.code() {
-        404 => Refused::NotFound,
-        400 | 413 | 422 => Refused::Invalid(vec![FieldFault::new("function", denied.message())]),
-        _ => Refused::Unavailable(denied.message()),
-    }
 }
 
 /// Writes the functions that the plane was started with, where the cluster has none of the name.

@@ -1,0 +1,108 @@
+//! Changes of `Function` objects in the cluster, each within a deadline: what to do where others write at the
+//! same time or an answer was lost, and what a client hears of a refusal. It does not touch the table.
+
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use nanofaas_core::message::Refused;
+use nanofaas_core::spec::{FieldFault, FunctionDraft};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::cluster::{Cluster, Denied};
+use crate::object::{FunctionObject, spec_of};
+
+/// How long a change may take; whoever asked for it waits a little longer.
+const CHANGE: Duration = Duration::from_secs(15);
+/// A replacement that others get in the way of is tried so often.
+const CONFLICTS_MAX: u32 = 5;
+
+fn until() -> Instant {
+    Instant::now() + CHANGE
+}
+
+/// Writes a function, new or over the one that is there.
+pub(super) async fn register(
+    cluster: &Cluster,
+    name: &str,
+    draft: &FunctionDraft,
+    replace: bool,
+) -> Result<FunctionObject, Refused> {
+    let until = until();
+    let api = cluster.api::<FunctionObject>();
+    let parameters = PostParams::default();
+    let object = FunctionObject::of(name, draft);
+    for _ in 0..CONFLICTS_MAX {
+        if replace {
+            let found = cluster.ask(until, async |_| api.get(name).await).await;
+            match found {
+                Ok(mut found) => {
+                    found.spec = spec_of(draft);
+                    let put = async |_| api.replace(name, &parameters, &found).await;
+                    match cluster.change(until, put).await {
+                        Err(denied) if matches!(denied.code(), 404 | 409) => continue,
+                        put => return put.map_err(refused),
+                    }
+                }
+                Err(denied) if denied.code() == 404 => {}
+                Err(denied) => return Err(refused(denied)),
+            }
+        }
+        let post = async |is_doubtful| match api.create(&parameters, &object).await {
+            // It may be our own, whose answer got lost.
+            Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
+                let there = api.get(name).await?;
+                if there.spec == object.spec {
+                    return Ok(there);
+                }
+                Err(kube::Error::Api(status))
+            }
+            other => other,
+        };
+        match cluster.change(until, post).await {
+            Err(denied) if denied.code() == 409 && replace => {}
+            Err(denied) if denied.code() == 409 => return Err(Refused::Exists),
+            post => return post.map_err(refused),
+        }
+    }
+    let why = "others keep changing the same Function; try again";
+    Err(Refused::Unavailable(why.to_owned()))
+}
+
+/// Writes another floor of pods.
+pub(super) async fn scale(
+    cluster: &Cluster,
+    name: &str,
+    replicas: u32,
+) -> Result<FunctionObject, Refused> {
+    let api = cluster.api::<FunctionObject>();
+    let patch = Patch::Merge(json!({"spec": {"scalingConfig": {"minReplicas": replicas}}}));
+    let parameters = PatchParams::default();
+    let write = async |_| api.patch(name, &parameters, &patch).await;
+    cluster.change(until(), write).await.map_err(refused)
+}
+
+/// Deletes the object; its uid where the server says it.
+pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, Refused> {
+    let api = cluster.api::<FunctionObject>();
+    let parameters = DeleteParams::background();
+    let delete = async |is_doubtful| match api.delete(name, &parameters).await {
+        Err(kube::Error::Api(status)) if is_doubtful && status.code == 404 => Ok(None),
+        Ok(answer) => Ok(answer.either(
+            |object| object.metadata.uid,
+            |status| status.details.map(|details| details.uid),
+        )),
+        Err(error) => Err(error),
+    };
+    let uid = cluster.change(until(), delete).await.map_err(refused)?;
+    Ok(uid.filter(|uid| !uid.is_empty()))
+}
+
+/// What a client hears of a request that the cluster did not take.
+fn refused(denied: Denied) -> Refused {
+    match denied.code() {
+        404 => Refused::NotFound,
+        400 | 413 | 422 => Refused::Invalid(vec![FieldFault::new("function", denied.message())]),
+        _ => Refused::Unavailable(denied.message()),
+    }
+}
