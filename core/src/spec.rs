@@ -145,7 +145,8 @@ pub struct SpecFields {
     /// The command line of the program that the watchdog of an image runs. None by default: the
     /// image names it.
     pub runtime_command: Option<String>,
-    /// The path at which a warm pod is asked whether it is ready: `/health` by default. 2xx is ready.
+    /// The path at which a warm pod is asked whether it is ready: `/health` by default. 2xx is
+    /// ready, and so is 404 or 405 of a pod that never answered 2xx there.
     pub health_path: String,
     pub local: LocalRun,
 }
