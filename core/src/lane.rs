@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::entries::Entries;
-use crate::event::LanePlan;
+use crate::event::{LanePlan, StartFailure};
 use crate::fifo::Fifo;
 use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
 use crate::outcome::StartTrouble;
@@ -32,10 +32,10 @@ pub(crate) struct Starts {
 
 impl Starts {
     /// One failed that was wanted at `wanted_ns`.
-    pub(crate) fn fail(&mut self, wanted_ns: u64, now_ns: u64, permanent: bool, why: Arc<str>) {
-        self.why = Some(why);
+    pub(crate) fn fail(&mut self, wanted_ns: u64, now_ns: u64, failure: StartFailure) {
+        self.why = Some(failure.message);
         let together = self.failed > 0 && wanted_ns < self.failed_at_ns;
-        self.permanent = permanent || (together && self.permanent);
+        self.permanent = failure.permanent || (together && self.permanent);
         if together {
             return;
         }
@@ -179,6 +179,17 @@ impl Lane {
             let spread = spread - spread / 8 + held_ns.abs_diff(old) / 8;
             view.service_spread_ns.store(spread, Ordering::Relaxed);
         }
+    }
+
+    /// A pod took so long from wanted to usable.
+    pub(crate) fn learn_start(&self, sample_ns: u64) {
+        let old = self.view.start_ns.load(Ordering::Relaxed);
+        let new = if old == 0 {
+            sample_ns
+        } else {
+            old - old / 4 + sample_ns / 4
+        };
+        self.view.start_ns.store(new.max(1), Ordering::Relaxed);
     }
 
     /// Forgets the tickets of calls that were ended with their function.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::entries::Entries;
-use crate::event::{Event, LanePlan, Outbox};
+use crate::event::{Event, LanePlan, Order, Outbox};
 use crate::lane::Lane;
 use crate::limits::{FUNCTIONS_MAX, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use crate::pods::{PodState, Pods};
@@ -26,9 +26,15 @@ pub enum Turn {
 /// How often a removed lane whose last waiting calls did not leave yet is looked at.
 const LEFT_OVER_NS: u64 = 10_000_000;
 
-/// All lanes and pods.
+/// All lanes and pods. An event names a lane or a pod, which may be gone: `event`, `ticket`, `collect`
+/// and `tick` look the lane up, once, and pass it on.
 pub struct Scheduler {
-    pub(crate) lanes: Vec<Option<Lane>>,
+    lanes: Vec<Option<Lane>>,
+    shared: Shared,
+}
+
+/// What all lanes share, apart from them, so that a step can change both.
+pub(crate) struct Shared {
     pub(crate) pods: Pods,
     entries: Arc<Entries>,
     ready: VecDeque<LaneId>,
@@ -37,7 +43,7 @@ pub struct Scheduler {
 }
 
 /// The lane, if that registration has it.
-pub(crate) fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
+fn find(lanes: &mut [Option<Lane>], id: LaneId) -> Option<&mut Lane> {
     let lane = lanes.get_mut(id.index as usize)?.as_mut();
     lane.filter(|lane| lane.id == id)
 }
@@ -47,10 +53,12 @@ impl Scheduler {
     pub fn new(entries: Arc<Entries>) -> Self {
         Self {
             lanes: Vec::new(),
-            pods: Pods::default(),
-            entries,
-            ready: VecDeque::with_capacity(FUNCTIONS_MAX),
-            due: BinaryHeap::new(),
+            shared: Shared {
+                pods: Pods::default(),
+                entries,
+                ready: VecDeque::with_capacity(FUNCTIONS_MAX),
+                due: BinaryHeap::new(),
+            },
         }
     }
 
@@ -58,10 +66,6 @@ impl Scheduler {
     /// registration, and is found by it.
     pub fn knows(&self, index: u32) -> bool {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
-    }
-
-    pub(crate) fn lane(&mut self, id: LaneId) -> Option<&mut Lane> {
-        find(&mut self.lanes, id)
     }
 
     /// Takes one event in. `now_ns` never runs backwards by more than the clock does.
@@ -78,24 +82,59 @@ impl Scheduler {
                 self.change(lane, plan, reshaped, now_ns, out);
             }
             Event::LaneRemoved { lane } => self.close(lane, now_ns, out),
-            Event::PodUp(pod) => self.pod_up(pod, now_ns, out),
-            Event::PodDown(pod) => self.pod_down(pod, now_ns, out),
-            Event::PodLeaving(pod) => self.pod_leaving(pod, now_ns, out),
+            Event::PodUp(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
+                shared.pod_up(lane, pod.index, now_ns, out);
+            }),
+            Event::PodDown(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
+                shared.pod_down(lane, pod.index, now_ns, out);
+            }),
+            Event::PodLeaving(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
+                shared.pod_leaving(lane, pod.index, now_ns, out);
+            }),
             Event::StartFailed { pod, failure } => {
-                self.start_failed(pod, failure.permanent, failure.message, now_ns, out);
+                self.of_pod(pod, now_ns, out, |shared, lane, out| {
+                    shared.start_failed(lane, pod.index, failure, now_ns, out);
+                });
             }
-            Event::StartHeldUp { pod, why } => self.start_held_up(pod, why),
-            Event::Adopt { lane, token, stale } => self.adopt(lane, token, stale, now_ns, out),
+            Event::StartHeldUp { pod, why } => self.of_pod(pod, now_ns, out, |shared, lane, _| {
+                shared.start_held_up(lane, pod, why);
+            }),
+            Event::Adopt { lane, token, stale } => match find(&mut self.lanes, lane) {
+                Some(lane) => self.shared.adopt(lane, token, stale, now_ns, out),
+                None => out.orders.push(Order::Adopted {
+                    lane,
+                    token,
+                    pod: PodRef::NONE,
+                }),
+            },
+        }
+    }
+
+    /// Applies an event of a pod. One that is gone is named by events that were on their way.
+    fn of_pod(
+        &mut self,
+        pod: PodRef,
+        now_ns: u64,
+        out: &mut Outbox,
+        apply: impl FnOnce(&mut Shared, &mut Lane, &mut Outbox),
+    ) {
+        let Some(pod) = self.shared.pods.get(pod) else {
+            return;
+        };
+        let id = pod.lane;
+        let lane = find(&mut self.lanes, id).expect("a lane outlives its pods");
+        apply(&mut self.shared, lane, out);
+        if lane.is_removed {
+            self.finish_close(id, now_ns, out);
         }
     }
 
     /// A call waits.
     pub fn ticket(&mut self, ticket: Ticket, now_ns: u64, out: &mut Outbox) {
         let lane = self.lanes.get_mut(ticket.lane.index as usize);
-        let lane = lane.and_then(Option::as_mut);
-        let Some(lane) = lane else {
+        let Some(lane) = lane.and_then(Option::as_mut) else {
             assert!(
-                !self.entries.is_queued(ticket.call()),
+                !self.shared.entries.is_queued(ticket.call()),
                 "a call waits for a function that is gone"
             );
             return;
@@ -105,14 +144,19 @@ impl Scheduler {
             // under the old plan the call must not run.
             return lane.early.push(ticket);
         }
-        lane.push(ticket, &self.entries);
-        if lane.lacks_pods() || lane.is_watched() {
-            self.reconcile(ticket.lane, now_ns, out);
+        lane.push(ticket, &self.shared.entries);
+        if ticket.lane != lane.id {
+            // Its function was removed and registered anew; the call's owner was told and ends it.
+            return;
         }
-        self.list(ticket.lane);
+        if lane.lacks_pods() || lane.is_watched() {
+            self.shared.reconcile(lane, now_ns, out);
+        }
+        self.shared.list(lane);
     }
 
-    /// Empties a lane's mailbox; called for every bit that the sweep found.
+    /// Empties a lane's mailbox; called for every bit that the sweep found. A bit may be ahead of the
+    /// lane, which is then emptied as it opens.
     pub fn collect(&mut self, index: u32, now_ns: u64, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
@@ -123,9 +167,8 @@ impl Scheduler {
         while let Some(ticket) = mailbox.pop() {
             self.ticket(ticket, now_ns, out);
         }
-        if let Some(Some(lane)) = self.lanes.get_mut(index as usize) {
-            lane.mailbox = Some(mailbox);
-        }
+        let lane = self.lanes[index as usize].as_mut();
+        lane.expect("a ticket closes no lane").mailbox = Some(mailbox);
     }
 
     fn done(&mut self, done: Done, now_ns: u64, out: &mut Outbox) {
@@ -137,7 +180,6 @@ impl Scheduler {
             "a call ended in a lane that was not opened yet"
         );
         // The call may be one of a registration before this one.
-        let id = lane.id;
         let held_ns = lane.slots.release(done.slot, now_ns);
         lane.view
             .running
@@ -145,47 +187,15 @@ impl Scheduler {
         lane.learn(done.held, held_ns);
         let is_watched = lane.is_watched();
         if done.pod.is_some() {
-            self.pod_done(done, id, now_ns, out);
+            self.shared.pod_done(lane, done, now_ns, out);
         }
         if is_watched {
-            self.reconcile(id, now_ns, out);
+            self.shared.reconcile(lane, now_ns, out);
         }
-        self.list(id);
-        self.finish_close(id, now_ns, out);
-    }
-
-    fn pod_done(&mut self, done: Done, id: LaneId, now_ns: u64, out: &mut Outbox) {
-        let pod = self
-            .pods
-            .get(done.pod)
-            .expect("a pod's place outlives its calls");
-        assert!(pod.in_flight > 0, "a call ended twice in a pod");
-        pod.in_flight -= 1;
-        pod.idle_since_ns = now_ns;
-        match (pod.state, done.verdict) {
-            (PodState::Usable, PodVerdict::Healthy) => {
-                if !pod.proven {
-                    pod.proven = true;
-                    if let Some(lane) = self.lane(id) {
-                        lane.starts.failed = 0;
-                    }
-                    self.recount(id);
-                }
-                if self.pods.at(done.pod.index).in_flight == 0 {
-                    self.arm_idle(id, now_ns);
-                }
-            }
-            (PodState::Usable, PodVerdict::Lost | PodVerdict::CutOff) => {
-                pod.state = PodState::Quarantined;
-                out.orders
-                    .push(crate::event::Order::Probe { pod: done.pod });
-                self.recount(id);
-            }
-            (PodState::Draining, _) if pod.in_flight == 0 => self.stop(done.pod.index, out),
-            (PodState::Leaving, _) if pod.in_flight == 0 && pod.down => {
-                self.forget(done.pod.index);
-            }
-            _ => {}
+        self.shared.list(lane);
+        if lane.is_removed {
+            let id = lane.id;
+            self.finish_close(id, now_ns, out);
         }
     }
 
@@ -201,22 +211,176 @@ impl Scheduler {
         if self.lanes.len() <= place {
             self.lanes.resize_with(place + 1, || None);
         }
-        match &mut self.lanes[place] {
-            Some(_) => self.take_over(id, plan),
-            empty => *empty = Some(Lane::new(id, view, plan)),
-        }
-        self.recount(id);
-        self.reconcile(id, now_ns, out);
+        let lane = match &mut self.lanes[place] {
+            Some(lane) => {
+                self.shared.take_over(lane, id, plan);
+                lane
+            }
+            empty => empty.insert(Lane::new(id, view, plan)),
+        };
+        lane.count(&mut self.shared.pods);
+        self.shared.reconcile(lane, now_ns, out);
         // A ticket may have been faster than this, and its bit taken when there was no lane.
         self.collect(id.index, now_ns, out);
-        self.list(id);
+        let lane = find(&mut self.lanes, id).expect("a ticket closes no lane");
+        self.shared.list(lane);
+    }
+
+    /// The registry changes a function between its opening and its removal only.
+    fn change(
+        &mut self,
+        id: LaneId,
+        plan: LanePlan,
+        reshaped: bool,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
+        let lane = find(&mut self.lanes, id).expect("a lane is changed while it is open");
+        let shared = &mut self.shared;
+        lane.replan(plan);
+        for index in lane.pods.clone() {
+            let pod = shared.pods.at(index);
+            if plan.pods.is_none() {
+                shared.drain(lane, index, out);
+            } else if reshaped {
+                pod.stale = true;
+                if pod.state == PodState::Starting {
+                    shared.stop(lane, index, out);
+                }
+            }
+        }
+        lane.count(&mut shared.pods);
+        shared.drain_surplus(lane, out);
+        shared.reconcile(lane, now_ns, out);
+        // A lower floor leaves pods that no call will make the timer look at.
+        shared.retire_later(lane, now_ns);
+        shared.list(lane);
+    }
+
+    fn close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let lane = find(&mut self.lanes, id);
+        let lane = lane.expect("a lane is removed once, after it was opened");
+        let shared = &mut self.shared;
+        lane.is_removed = true;
+        lane.clear(&shared.entries);
+        for index in lane.pods.clone() {
+            shared.drain(lane, index, out);
+        }
+        lane.count(&mut shared.pods);
+        self.finish_close(id, now_ns, out);
+    }
+
+    /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
+    /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
+    fn finish_close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+        let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");
+        assert!(lane.is_removed, "a lane was forgotten that is open");
+        if lane.slots.held() > 0 || !lane.pods.is_empty() {
+            return;
+        }
+        if lane.view.depth() > 0 {
+            return self.shared.arm(lane, now_ns + LEFT_OVER_NS);
+        }
+        if let Some(mailbox) = lane.mailbox.take() {
+            lane.view.return_mailbox(mailbox);
+        }
+        if lane.listed {
+            self.shared.ready.retain(|listed| *listed != id);
+        }
+        self.lanes[id.index as usize] = None;
+        out.orders.push(Order::LaneGone { lane: id });
+    }
+
+    /// Matches tickets to slots, round robin over the ready lanes, a bounded number of them.
+    pub fn turn(&mut self, now_ns: u64, out: &mut Outbox) -> Turn {
+        let shared = &mut self.shared;
+        let mut left = GRANTS_PER_TURN;
+        while left > 0 {
+            let Some(id) = shared.ready.pop_front() else {
+                return Turn::Idle;
+            };
+            let lane = find(&mut self.lanes, id).expect("a listed lane is open");
+            let most = left.min(GRANTS_PER_LANE);
+            let looked = shared.grant(lane, most, now_ns, out);
+            // A lane that used all its looks may have more; one that did not has nothing to give.
+            lane.listed = looked == most && lane.waiting() > 0;
+            if lane.listed {
+                shared.ready.push_back(id);
+            }
+            left -= looked.max(1);
+        }
+        if shared.ready.is_empty() {
+            Turn::Idle
+        } else {
+            Turn::Busy
+        }
+    }
+
+    /// When `tick` has something to do, at the earliest.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.shared.due.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Looks after what is due: idle pods, starts that were put off. A timer may be one of a lane that
+    /// is gone, or that was set anew since.
+    pub fn tick(&mut self, now_ns: u64, out: &mut Outbox) {
+        while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
+            if at > now_ns {
+                return;
+            }
+            self.shared.due.pop();
+            let Some(lane) = find(&mut self.lanes, id) else {
+                continue;
+            };
+            if lane.due_ns != at {
+                continue;
+            }
+            lane.due_ns = u64::MAX;
+            self.shared.retire_idle(lane, now_ns, out);
+            self.shared.reconcile(lane, now_ns, out);
+            if lane.is_removed {
+                self.finish_close(id, now_ns, out);
+            }
+        }
+    }
+
+    /// Slots held, over all lanes; for the simulation and the ledger.
+    pub fn held(&self) -> u64 {
+        self.lanes
+            .iter()
+            .flatten()
+            .map(|lane| u64::from(lane.slots.held()))
+            .sum()
+    }
+}
+
+impl Shared {
+    /// Puts a lane into the list of those a turn looks at.
+    pub(crate) fn list(&mut self, lane: &mut Lane) {
+        if !lane.listed && lane.waiting() > 0 {
+            lane.listed = true;
+            self.ready.push_back(lane.id);
+        }
+    }
+
+    /// Sets the lane's timer, unless it fires earlier anyway.
+    pub(crate) fn arm(&mut self, lane: &mut Lane, at_ns: u64) {
+        if at_ns < lane.due_ns {
+            lane.due_ns = at_ns;
+            self.due.push(Reverse((at_ns, lane.id)));
+        }
+    }
+
+    fn arm_idle(&mut self, lane: &mut Lane, now_ns: u64) {
+        let Some(plan) = lane.plan.pods else { return };
+        if lane.census.usable > plan.min && lane.due_ns == u64::MAX {
+            self.arm(lane, now_ns.saturating_add(plan.idle_ns));
+        }
     }
 
     /// Re-created while calls of the old function run: it takes the lane over with its counts, and
     /// nothing names the lane by the old registration any more but those calls.
-    fn take_over(&mut self, id: LaneId, plan: LanePlan) {
-        let lane = self.lanes[id.index as usize].as_mut();
-        let lane = lane.expect("the caller found it");
+    fn take_over(&mut self, lane: &mut Lane, id: LaneId, plan: LanePlan) {
         assert!(
             lane.is_removed && lane.id.epoch < id.epoch,
             "a lane was opened twice"
@@ -242,230 +406,89 @@ impl Scheduler {
         }
     }
 
-    fn change(
-        &mut self,
-        id: LaneId,
-        plan: LanePlan,
-        reshaped: bool,
-        now_ns: u64,
-        out: &mut Outbox,
-    ) {
-        let Some(lane) = self.lane(id) else {
-            return;
-        };
-        lane.replan(plan);
-        let pods = lane.pods.clone();
-        for index in pods {
-            let pod = self.pods.at(index);
-            if plan.pods.is_none() {
-                self.drain(index, out);
-            } else if reshaped {
-                pod.stale = true;
-                if pod.state == PodState::Starting {
-                    self.stop(index, out);
+    fn pod_done(&mut self, lane: &mut Lane, done: Done, now_ns: u64, out: &mut Outbox) {
+        let index = done.pod.index;
+        let pod = self.pods.get(done.pod);
+        let pod = pod.expect("a pod's place outlives its calls");
+        assert!(pod.in_flight > 0, "a call ended twice in a pod");
+        pod.in_flight -= 1;
+        pod.idle_since_ns = now_ns;
+        let is_empty = pod.in_flight == 0;
+        match (pod.state, done.verdict) {
+            (PodState::Usable, PodVerdict::Healthy) => {
+                if !pod.proven {
+                    pod.proven = true;
+                    lane.starts.failed = 0;
+                    lane.count(&mut self.pods);
+                }
+                if is_empty {
+                    self.arm_idle(lane, now_ns);
                 }
             }
-        }
-        self.recount(id);
-        self.drain_surplus(id, out);
-        self.reconcile(id, now_ns, out);
-        // A lower floor leaves pods that no call will make the timer look at.
-        self.retire_later(id, now_ns);
-        self.list(id);
-    }
-
-    fn close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
-        let entries = self.entries.clone();
-        let lane = self
-            .lane(id)
-            .expect("a lane is removed once, after it was opened");
-        lane.is_removed = true;
-        lane.clear(&entries);
-        for index in lane.pods.clone() {
-            self.drain(index, out);
-        }
-        self.recount(id);
-        self.finish_close(id, now_ns, out);
-    }
-
-    /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
-    /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
-    pub(crate) fn finish_close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
-        let Some(lane) = self.lane(id) else {
-            return;
-        };
-        if !lane.is_removed {
-            return;
-        }
-        if lane.slots.held() == 0 && lane.pods.is_empty() {
-            if lane.view.depth() > 0 {
-                return self.arm(id, now_ns + LEFT_OVER_NS);
+            (PodState::Usable, PodVerdict::Lost | PodVerdict::CutOff) => {
+                pod.state = PodState::Quarantined;
+                out.orders.push(Order::Probe { pod: done.pod });
+                lane.count(&mut self.pods);
             }
-            if let Some(mailbox) = lane.mailbox.take() {
-                lane.view.return_mailbox(mailbox);
-            }
-            if lane.listed {
-                self.ready.retain(|listed| *listed != id);
-            }
-            self.lanes[id.index as usize] = None;
-            out.orders.push(crate::event::Order::LaneGone { lane: id });
+            (PodState::Draining, _) if is_empty => self.stop(lane, index, out),
+            (PodState::Leaving, _) if is_empty && pod.down => self.forget(lane, index),
+            _ => {}
         }
     }
 
-    /// Puts a lane into the list of those a turn looks at.
-    pub(crate) fn list(&mut self, id: LaneId) {
-        let Some(lane) = self.lane(id) else {
-            return;
-        };
-        if !lane.listed && lane.waiting() > 0 {
-            lane.listed = true;
-            self.ready.push_back(id);
+    /// Grants up to `most` tickets of a lane; gives how many were looked at.
+    fn grant(&mut self, lane: &mut Lane, most: usize, now_ns: u64, out: &mut Outbox) -> usize {
+        // A call that waits in a removed lane is its successor's, under a plan that is about to come.
+        if lane.is_removed {
+            return 0;
         }
-    }
-
-    /// Matches tickets to slots, round robin over the ready lanes, a bounded number of them.
-    pub fn turn(&mut self, now_ns: u64, out: &mut Outbox) -> Turn {
-        let mut left = GRANTS_PER_TURN;
-        while left > 0 {
-            let Some(id) = self.ready.pop_front() else {
-                return Turn::Idle;
-            };
-            let lane = find(&mut self.lanes, id).expect("a listed lane is open");
-            let most = left.min(GRANTS_PER_LANE);
-            let looked = grant_lane(lane, &mut self.pods, &self.entries, most, now_ns, out);
-            // A lane that used all its looks may have more; one that did not has nothing to give.
-            lane.listed = looked == most && lane.waiting() > 0;
-            if lane.listed {
-                self.ready.push_back(id);
+        for looked in 0..most {
+            if !lane.slots.has_free() || lane.waiting() == 0 {
+                return looked;
             }
-            left -= looked.max(1);
-        }
-        if self.ready.is_empty() {
-            Turn::Idle
-        } else {
-            Turn::Busy
-        }
-    }
-
-    /// When `tick` has something to do, at the earliest.
-    pub fn next_due_ns(&self) -> Option<u64> {
-        self.due.peek().map(|Reverse((at, _))| *at)
-    }
-
-    /// Looks after what is due: idle pods, starts that were put off.
-    pub fn tick(&mut self, now_ns: u64, out: &mut Outbox) {
-        while let Some(Reverse((at, id))) = self.due.peek().copied() {
-            if at > now_ns {
-                return;
+            let needs_pod = lane.plan.pods.is_some();
+            // Any pod with room will do for the look; which one depends on the ticket.
+            if needs_pod && lane.choose(&mut self.pods, PodRef::NONE.index).is_none() {
+                return looked;
             }
-            self.due.pop();
-            let Some(lane) = self.lane(id) else {
-                continue;
-            };
-            if lane.due_ns != at {
+            let ticket = lane.pop().expect("something waits");
+            // Its function was removed and registered anew; the call's owner was told and ends it.
+            if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
                 continue;
             }
-            lane.due_ns = u64::MAX;
-            self.retire_idle(id, now_ns, out);
-            self.reconcile(id, now_ns, out);
-            self.finish_close(id, now_ns, out);
+            if !self.entries.grant(ticket.call()) {
+                continue;
+            }
+            lane.view.leave(ticket.class);
+            lane.granted(ticket.class);
+            let slot = lane.slots.hold(now_ns);
+            lane.view
+                .running
+                .store(lane.slots.held(), Ordering::Relaxed);
+            let (pod, start_ns) = if needs_pod {
+                let index = lane
+                    .choose(&mut self.pods, ticket.avoid)
+                    .expect("a pod has room");
+                let pod = self.pods.at(index);
+                pod.in_flight += 1;
+                let waited_from = ticket.queued_ns.max(pod.wanted_ns);
+                (
+                    self.pods.reference(index),
+                    self.pods.at(index).usable_ns.saturating_sub(waited_from),
+                )
+            } else {
+                (PodRef::NONE, 0)
+            };
+            let call = ticket.call();
+            out.grants.push(Grant {
+                call,
+                lane: lane.id,
+                pod,
+                slot,
+                granted_ns: now_ns,
+                start_ns,
+            });
         }
+        most
     }
-
-    /// Sets the lane's timer, unless it fires earlier anyway.
-    pub(crate) fn arm(&mut self, id: LaneId, at_ns: u64) {
-        let Some(lane) = self.lane(id) else {
-            return;
-        };
-        if at_ns < lane.due_ns {
-            lane.due_ns = at_ns;
-            self.due.push(Reverse((at_ns, id)));
-        }
-    }
-
-    fn arm_idle(&mut self, id: LaneId, now_ns: u64) {
-        let Some(lane) = self.lane(id) else {
-            return;
-        };
-        let Some(plan) = lane.plan.pods else { return };
-        if lane.census.usable > plan.min && lane.due_ns == u64::MAX {
-            self.arm(id, now_ns.saturating_add(plan.idle_ns));
-        }
-    }
-
-    pub(crate) fn recount(&mut self, id: LaneId) {
-        if let Some(lane) = find(&mut self.lanes, id) {
-            lane.count(&mut self.pods);
-        }
-    }
-
-    /// Slots held, over all lanes; for the simulation and the ledger.
-    pub fn held(&self) -> u64 {
-        self.lanes
-            .iter()
-            .flatten()
-            .map(|lane| u64::from(lane.slots.held()))
-            .sum()
-    }
-}
-
-/// Grants up to `most` tickets of a lane; gives how many were looked at.
-fn grant_lane(
-    lane: &mut Lane,
-    pods: &mut Pods,
-    entries: &Entries,
-    most: usize,
-    now_ns: u64,
-    out: &mut Outbox,
-) -> usize {
-    // A call that waits in a removed lane is its successor's, under a plan that is about to come.
-    if lane.is_removed {
-        return 0;
-    }
-    for looked in 0..most {
-        if !lane.slots.has_free() || lane.waiting() == 0 {
-            return looked;
-        }
-        let needs_pod = lane.plan.pods.is_some();
-        // Any pod with room will do for the look; which one depends on the ticket.
-        if needs_pod && lane.choose(pods, PodRef::NONE.index).is_none() {
-            return looked;
-        }
-        let ticket = lane.pop().expect("something waits");
-        // Its function was removed and registered anew; the call's owner was told and ends it.
-        if ticket.lane != lane.id && !planted("scheduler_ignores_epochs") {
-            continue;
-        }
-        if !entries.grant(ticket.call()) {
-            continue;
-        }
-        lane.view.leave(ticket.class);
-        lane.granted(ticket.class);
-        let slot = lane.slots.hold(now_ns);
-        lane.view
-            .running
-            .store(lane.slots.held(), Ordering::Relaxed);
-        let (pod, start_ns) = if needs_pod {
-            let index = lane.choose(pods, ticket.avoid).expect("a pod has room");
-            let pod = pods.at(index);
-            pod.in_flight += 1;
-            let waited_from = ticket.queued_ns.max(pod.wanted_ns);
-            (
-                pods.reference(index),
-                pods.at(index).usable_ns.saturating_sub(waited_from),
-            )
-        } else {
-            (PodRef::NONE, 0)
-        };
-        let call = ticket.call();
-        out.grants.push(Grant {
-            call,
-            lane: lane.id,
-            pod,
-            slot,
-            granted_ns: now_ns,
-            start_ns,
-        });
-    }
-    most
 }

@@ -2,6 +2,7 @@
 //! are started, replaced and ended. The simulation looks for what these do not think of.
 #![cfg(not(loom))]
 
+mod absent;
 mod calls;
 mod ends;
 mod plane;
