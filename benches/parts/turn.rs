@@ -7,7 +7,7 @@ use criterion::{BenchmarkId, Criterion};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::scheduler::Scheduler;
-use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 /// Entries that calls use in turn; fewer than an io thread has.
@@ -66,7 +66,7 @@ impl Plane {
             index: self.calls % CALLS,
             generation: self.calls / CALLS,
             lane: id(lane),
-            avoid: PodRef::NONE.index,
+            avoid: None,
             thread: 0,
             class: Class::Sync,
         };
@@ -86,7 +86,7 @@ impl Plane {
     fn done(&mut self, lane: u32) {
         self.hear(Event::Done(Done {
             lane: id(lane),
-            pod: PodRef::NONE,
+            pod: None,
             verdict: PodVerdict::Healthy,
             // The only one of a lane.
             slot: 0,

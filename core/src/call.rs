@@ -18,7 +18,9 @@ use crate::function::Function;
 use crate::outcome::{Failure, Stage, StartTimeout, StartTrouble};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
-use crate::ticket::{CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
+use crate::ticket::{
+    CallRef, Class, Done, Grant, Held, LaneId, PodIndex, PodRef, PodVerdict, Ticket,
+};
 
 pub use attempt::Report;
 pub use deadline::Deadline;
@@ -102,7 +104,7 @@ pub struct Call<E: Environment> {
     /// Since when it waits: its admission, or the end of its last attempt.
     since_ns: u64,
     /// The pod of the last attempt, which the next one avoids.
-    avoid: u32,
+    avoid: Option<PodIndex>,
     attempts: u32,
     /// Attempts whose pod was lost.
     lost: u32,
@@ -144,7 +146,7 @@ impl<E: Environment> Call<E> {
             deadline,
             is_detached: false,
             since_ns: now_ns,
-            avoid: PodRef::NONE.index,
+            avoid: None,
             attempts: 0,
             lost: 0,
             has_run: false,

@@ -52,7 +52,7 @@ pub enum Work {
     Adopted {
         lane: LaneId,
         token: u64,
-        pod: PodRef,
+        pod: Option<PodRef>,
     },
     Job(Box<JobStart>),
     /// The attempt is over, whatever its Job does.

@@ -110,11 +110,11 @@ pub enum Order {
     Stop { pod: PodRef },
     /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
     Probe { pod: PodRef },
-    /// `PodRef::NONE` where the function is gone: the pod is to be ended.
+    /// No place where the function is gone, or there is none left: the pod is to be ended.
     Adopted {
         lane: LaneId,
         token: u64,
-        pod: PodRef,
+        pod: Option<PodRef>,
     },
     /// Nothing is left of a removed function.
     LaneGone { lane: LaneId },

@@ -12,7 +12,7 @@ use crate::outcome::StartTrouble;
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
-use crate::ticket::{Class, Held, LaneId, PodRef, Ticket};
+use crate::ticket::{Class, Held, LaneId, PodIndex, PodRef, Ticket};
 use crate::view::LaneView;
 
 /// How the last starts went.
@@ -79,7 +79,7 @@ pub(crate) struct Lane {
     /// Tickets of the registration that is about to take the lane over.
     pub(crate) early: Vec<Ticket>,
     /// Places in the table of pods.
-    pub(crate) pods: Vec<u32>,
+    pub(crate) pods: Vec<PodIndex>,
     pub(crate) census: Census,
     pub(crate) starts: Starts,
     /// Whether it stands in the scheduler's list of ready lanes.
@@ -370,7 +370,7 @@ impl Lane {
     /// The pod for the next call: the least loaded of the fewest that hold what runs and waits, and one
     /// more. Those started first are asked first, so that the others fall idle. One outside of them, and
     /// then `avoid`, only where there is no other with room.
-    pub(crate) fn choose(&self, pods: &mut Pods, avoid: u32) -> Option<u32> {
+    pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;
         let calls = self.slots.held() + self.view.depth();
         let enough = calls.div_ceil(cap) + 1;
@@ -382,7 +382,7 @@ impl Lane {
                 continue;
             }
             usable += 1;
-            let load = (*index == avoid, usable > enough, pod.in_flight);
+            let load = (Some(*index) == avoid, usable > enough, pod.in_flight);
             if pod.in_flight < cap && load < best_load {
                 (best, best_load) = (Some(*index), load);
             }

@@ -1,7 +1,7 @@
 //! The scheduler's table of pods: state, calls in flight, stamps. It never starts or ends a pod;
 //! orders do, and a bridge obeys them. Only the scheduler calls it.
 
-use crate::ticket::{LaneId, PodRef};
+use crate::ticket::{LaneId, PodIndex, PodRef};
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) struct Pod {
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
     table: Vec<Pod>,
-    free: Vec<u32>,
+    free: Vec<PodIndex>,
 }
 
 impl Pods {
@@ -63,7 +63,7 @@ impl Pods {
             used: true,
         };
         if let Some(index) = self.free.pop() {
-            let place = &mut self.table[index as usize];
+            let place = &mut self.table[index.get()];
             let generation = place.generation.wrapping_add(1);
             *place = Pod { generation, ..pod };
             return Some(PodRef { index, generation });
@@ -73,36 +73,33 @@ impl Pods {
         }
         self.table.push(pod);
         let index = u32::try_from(self.table.len() - 1).expect("PODS_MAX fits");
-        Some(PodRef {
-            index,
-            generation: 0,
-        })
+        Some(PodRef::new(index, 0))
     }
 
     /// The pod, if the reference is not an old one.
     pub(crate) fn get(&mut self, pod: PodRef) -> Option<&mut Pod> {
-        let found = self.table.get_mut(pod.index as usize)?;
+        let found = self.table.get_mut(pod.index.get())?;
         (found.used && found.generation == pod.generation).then_some(found)
     }
 
     /// The pod at a place that its lane knows to be taken.
-    pub(crate) fn at(&mut self, index: u32) -> &mut Pod {
-        let pod = &mut self.table[index as usize];
+    pub(crate) fn at(&mut self, index: PodIndex) -> &mut Pod {
+        let pod = &mut self.table[index.get()];
         assert!(pod.used, "a lane names a pod that is gone");
         pod
     }
 
     /// The reference to a place that is taken.
-    pub(crate) fn reference(&self, index: u32) -> PodRef {
+    pub(crate) fn reference(&self, index: PodIndex) -> PodRef {
         PodRef {
             index,
-            generation: self.table[index as usize].generation,
+            generation: self.table[index.get()].generation,
         }
     }
 
     /// Frees a place that nothing runs in.
-    pub(crate) fn remove(&mut self, index: u32) {
-        let pod = &mut self.table[index as usize];
+    pub(crate) fn remove(&mut self, index: PodIndex) {
+        let pod = &mut self.table[index.get()];
         assert!(
             pod.used && pod.in_flight == 0,
             "a pod was forgotten with calls in it"

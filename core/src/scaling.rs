@@ -8,7 +8,7 @@ use crate::lane::Lane;
 use crate::limits::START_BACKOFF_NS;
 use crate::pods::PodState;
 use crate::scheduler::Shared;
-use crate::ticket::PodRef;
+use crate::ticket::{PodIndex, PodRef};
 
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
@@ -18,7 +18,13 @@ const SHORT_LIFE_NS: u64 = 5_000_000_000;
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 impl Shared {
-    pub(crate) fn pod_up(&mut self, lane: &mut Lane, index: u32, now_ns: u64, out: &mut Outbox) {
+    pub(crate) fn pod_up(
+        &mut self,
+        lane: &mut Lane,
+        index: PodIndex,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
         let pod = self.pods.at(index);
         match pod.state {
             PodState::Starting => {
@@ -37,7 +43,13 @@ impl Shared {
         self.list(lane);
     }
 
-    pub(crate) fn pod_down(&mut self, lane: &mut Lane, index: u32, now_ns: u64, out: &mut Outbox) {
+    pub(crate) fn pod_down(
+        &mut self,
+        lane: &mut Lane,
+        index: PodIndex,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
         let pod = self.pods.at(index);
         if pod.state == PodState::Starting {
             let failure = StartFailure {
@@ -69,7 +81,7 @@ impl Shared {
     pub(crate) fn pod_leaving(
         &mut self,
         lane: &mut Lane,
-        index: u32,
+        index: PodIndex,
         now_ns: u64,
         out: &mut Outbox,
     ) {
@@ -81,7 +93,7 @@ impl Shared {
     pub(crate) fn start_failed(
         &mut self,
         lane: &mut Lane,
-        index: u32,
+        index: PodIndex,
         failure: StartFailure,
         now_ns: u64,
         out: &mut Outbox,
@@ -120,7 +132,7 @@ impl Shared {
         out.orders.push(Order::Adopted {
             lane: lane.id,
             token,
-            pod: pod.unwrap_or(PodRef::NONE),
+            pod,
         });
         let Some(PodRef { index, .. }) = pod else {
             return;
@@ -252,7 +264,7 @@ impl Shared {
     }
 
     /// No new grant for a pod; it is stopped with its last call.
-    pub(crate) fn drain(&mut self, lane: &mut Lane, index: u32, out: &mut Outbox) {
+    pub(crate) fn drain(&mut self, lane: &mut Lane, index: PodIndex, out: &mut Outbox) {
         let pod = self.pods.at(index);
         match pod.state {
             PodState::Leaving => {}
@@ -266,7 +278,7 @@ impl Shared {
         }
     }
 
-    pub(crate) fn stop(&mut self, lane: &mut Lane, index: u32, out: &mut Outbox) {
+    pub(crate) fn stop(&mut self, lane: &mut Lane, index: PodIndex, out: &mut Outbox) {
         self.pods.at(index).state = PodState::Leaving;
         let pod = self.pods.reference(index);
         out.orders.push(Order::Stop { pod });
@@ -274,7 +286,7 @@ impl Shared {
     }
 
     /// Frees the place of a pod that is down and empty.
-    pub(crate) fn forget(&mut self, lane: &mut Lane, index: u32) {
+    pub(crate) fn forget(&mut self, lane: &mut Lane, index: PodIndex) {
         self.pods.remove(index);
         lane.pods.retain(|other| *other != index);
         lane.count(&mut self.pods);

@@ -104,7 +104,7 @@ impl Scheduler {
                 None => out.orders.push(Order::Adopted {
                     lane,
                     token,
-                    pod: PodRef::NONE,
+                    pod: None,
                 }),
             },
         }
@@ -186,8 +186,8 @@ impl Scheduler {
             .store(lane.slots.held(), Ordering::Relaxed);
         lane.learn(done.held, held_ns);
         let is_watched = lane.is_watched();
-        if done.pod.is_some() {
-            self.shared.pod_done(lane, done, now_ns, out);
+        if let Some(pod) = done.pod {
+            self.shared.pod_done(lane, pod, done.verdict, now_ns, out);
         }
         if is_watched {
             self.shared.reconcile(lane, now_ns, out);
@@ -406,15 +406,22 @@ impl Shared {
         }
     }
 
-    fn pod_done(&mut self, lane: &mut Lane, done: Done, now_ns: u64, out: &mut Outbox) {
-        let index = done.pod.index;
-        let pod = self.pods.get(done.pod);
+    fn pod_done(
+        &mut self,
+        lane: &mut Lane,
+        pod_ref: PodRef,
+        verdict: PodVerdict,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) {
+        let index = pod_ref.index;
+        let pod = self.pods.get(pod_ref);
         let pod = pod.expect("a pod's place outlives its calls");
         assert!(pod.in_flight > 0, "a call ended twice in a pod");
         pod.in_flight -= 1;
         pod.idle_since_ns = now_ns;
         let is_empty = pod.in_flight == 0;
-        match (pod.state, done.verdict) {
+        match (pod.state, verdict) {
             (PodState::Usable, PodVerdict::Healthy) => {
                 if !pod.proven {
                     pod.proven = true;
@@ -427,7 +434,7 @@ impl Shared {
             }
             (PodState::Usable, PodVerdict::Lost | PodVerdict::CutOff) => {
                 pod.state = PodState::Quarantined;
-                out.orders.push(Order::Probe { pod: done.pod });
+                out.orders.push(Order::Probe { pod: pod_ref });
                 lane.count(&mut self.pods);
             }
             (PodState::Draining, _) if is_empty => self.stop(lane, index, out),
@@ -448,7 +455,7 @@ impl Shared {
             }
             let needs_pod = lane.plan.pods.is_some();
             // Any pod with room will do for the look; which one depends on the ticket.
-            if needs_pod && lane.choose(&mut self.pods, PodRef::NONE.index).is_none() {
+            if needs_pod && lane.choose(&mut self.pods, None).is_none() {
                 return looked;
             }
             let ticket = lane.pop().expect("something waits");
@@ -473,11 +480,11 @@ impl Shared {
                 pod.in_flight += 1;
                 let waited_from = ticket.queued_ns.max(pod.wanted_ns);
                 (
-                    self.pods.reference(index),
+                    Some(self.pods.reference(index)),
                     self.pods.at(index).usable_ns.saturating_sub(waited_from),
                 )
             } else {
-                (PodRef::NONE, 0)
+                (None, 0)
             };
             let call = ticket.call();
             out.grants.push(Grant {

@@ -1,6 +1,9 @@
 //! What travels between threads in place of a call: its ticket to the scheduler, the grant back.
 //! It never carries a byte of a request; those stay with the io thread that owns the sockets.
 
+use std::fmt;
+use std::num::NonZeroU32;
+
 /// Which of a lane's two queues a call waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -28,25 +31,44 @@ pub struct CallRef {
     pub thread: u16,
 }
 
-/// A place in the scheduler's table of pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A place in the tables of pods. It is kept as the number after it, so that a ticket and a grant that
+/// name no pod (`None`) are as small as those that do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodIndex(NonZeroU32);
+
+impl PodIndex {
+    pub const fn new(index: u32) -> Self {
+        assert!(index < u32::MAX, "a table of pods has no such place");
+        Self(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    pub const fn get(self) -> usize {
+        (self.0.get() - 1) as usize
+    }
+}
+
+impl fmt::Debug for PodIndex {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(out)
+    }
+}
+
+/// A pod: its place, and which of the pods that have had that place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodRef {
-    pub index: u32,
+    pub index: PodIndex,
     pub generation: u32,
 }
 
 impl PodRef {
-    /// The pod of a call that needs none: LOCAL, POOL and JOB.
-    pub const NONE: Self = Self {
-        index: u32::MAX,
-        generation: 0,
-    };
-
-    /// Whether there is a pod at all.
-    pub const fn is_some(self) -> bool {
-        self.index != u32::MAX
+    pub const fn new(index: u32, generation: u32) -> Self {
+        let index = PodIndex::new(index);
+        Self { index, generation }
     }
 }
+
+const _: () = assert!(size_of::<Option<PodIndex>>() == size_of::<u32>());
+const _: () = assert!(size_of::<Option<PodRef>>() == size_of::<u64>());
 
 /// A call that waits for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +78,8 @@ pub struct Ticket {
     pub index: u32,
     pub generation: u32,
     pub lane: LaneId,
-    /// The pod that a retry would rather not see again, by index; `PodRef::NONE.index` for none.
-    pub avoid: u32,
+    /// The pod that a retry would rather not see again.
+    pub avoid: Option<PodIndex>,
     pub thread: u16,
     pub class: Class,
 }
@@ -80,7 +102,8 @@ impl Ticket {
 pub struct Grant {
     pub call: CallRef,
     pub lane: LaneId,
-    pub pod: PodRef,
+    /// None for a call that needs none: LOCAL, POOL and JOB.
+    pub pod: Option<PodRef>,
     /// The slot that it holds.
     pub slot: u16,
     pub granted_ns: u64,
@@ -102,7 +125,8 @@ pub enum PodVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
     pub lane: LaneId,
-    pub pod: PodRef,
+    /// The grant's.
+    pub pod: Option<PodRef>,
     /// The grant's.
     pub slot: u16,
     pub verdict: PodVerdict,
@@ -118,4 +142,27 @@ pub enum Held {
     CutOff,
     /// Nothing: it never began, or its worker died.
     Nothing,
+}
+
+const _: () = assert!(size_of::<Grant>() == 48 && size_of::<Done>() == 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_pods_are_numbers_from_zero() {
+        for index in [0, 1, 16_383, u32::MAX - 1] {
+            let place = PodIndex::new(index);
+            assert_eq!(place.get(), index as usize);
+            assert_eq!(format!("{place:?}"), index.to_string());
+        }
+        assert!(PodRef::new(1, 9) < PodRef::new(2, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "a table of pods has no such place")]
+    fn a_place_past_the_largest_table_is_refused() {
+        let _ = PodIndex::new(u32::MAX);
+    }
 }

@@ -267,7 +267,8 @@ fn begin(call: &Call<'_>, grant: &Grant) {
 fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
     let has_started = attempt.cold_start || grant.start_ns > 0;
     if has_started {
-        let start = call.thread.pods.take_start(grant.pod);
+        let pods = &call.thread.pods;
+        let start = grant.pod.and_then(|pod| pods.take_start(pod));
         call.note(|record| record.start = start.or_else(|| record.start.take()));
         call.is_cold.set(true);
     }

@@ -43,15 +43,15 @@ pub(crate) struct Stamps {
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
-    let owner = match call.known().function.spec.execution_mode {
-        ExecutionMode::Pool => match &*call.known().endpoint.borrow() {
+    let owner = match grant.pod {
+        Some(pod) => Owner::Pod(pod),
+        None => match &*call.known().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
             Err(why) => {
                 let failure = Failure::PodUnreachable(why.clone());
                 return Attempt::not_begun(failure, PodVerdict::Lost);
             }
         },
-        _ => Owner::Pod(grant.pod),
     };
     let until_ns = call.life.borrow().running_until_ns();
     exchange(call, &owner, until_ns, &call.stamps).await

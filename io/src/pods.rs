@@ -69,7 +69,7 @@ impl Pods {
     /// A pod that is about to be used.
     pub(crate) fn put(&self, pod: PodRef, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
-        let at = pod.index as usize;
+        let at = pod.index.get();
         if inner.places.len() <= at {
             inner.places.resize_with(at + 1, Place::default);
         }
@@ -86,14 +86,14 @@ impl Pods {
     /// How the pod's start went, for the first call in it.
     pub(crate) fn take_start(&self, pod: PodRef) -> Option<Phases> {
         let mut inner = self.0.borrow_mut();
-        let place = inner.places.get_mut(pod.index as usize)?;
+        let place = inner.places.get_mut(pod.index.get())?;
         place.start.take_if(|_| place.generation == pod.generation)
     }
 
     /// A pod is gone: its idle connections are closed, and who asked how it ended is told.
     pub(crate) fn gone(&self, pod: PodRef, end: PodEnd) {
         let mut inner = self.0.borrow_mut();
-        if let Some(place) = inner.places.get_mut(pod.index as usize)
+        if let Some(place) = inner.places.get_mut(pod.index.get())
             && place.generation == pod.generation
         {
             *place = Place {
@@ -120,7 +120,7 @@ impl Pods {
     /// Where the pod listens.
     pub(crate) fn address(&self, pod: PodRef) -> Option<Rc<PodAddress>> {
         let inner = self.0.borrow();
-        let place = inner.places.get(pod.index as usize)?;
+        let place = inner.places.get(pod.index.get())?;
         (place.generation == pod.generation)
             .then(|| place.address.clone())
             .flatten()
@@ -223,7 +223,7 @@ impl Inner {
     fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<Idle>> {
         match owner {
             Owner::Pod(pod) => {
-                let place = self.places.get_mut(pod.index as usize)?;
+                let place = self.places.get_mut(pod.index.get())?;
                 let same = place.generation == pod.generation && place.address.is_some();
                 same.then_some(&mut place.idle)
             }
@@ -257,10 +257,7 @@ mod tests {
     fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
         let (pods, cx) = (Pods::default(), &Context::from_waker(Waker::noop()));
         for index in 0..100 {
-            let pod = PodRef {
-                index,
-                generation: 1,
-            };
+            let pod = PodRef::new(index, 1);
             assert!(pods.until_ended(pod).poll(cx).is_none());
         }
         assert_eq!(pods.1.len(), 0);

@@ -134,17 +134,17 @@ pub(crate) fn end(plane: &Rc<Plane>) {
 }
 
 /// The scheduler answered: the pod has a place, or none where its function went meanwhile.
-pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
+pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: Option<PodRef>) {
     let offered = plane.adoption.borrow_mut().offered.remove(&token);
     plane.progress.notify_one();
     let Some((name, function)) = offered else {
         // Another building of the bridge offered it; that pod was found anew since.
-        return plane.is_unknown(place);
+        return place.into_iter().for_each(|place| plane.is_unknown(place));
     };
     let object = plane.adoption.borrow_mut().found.remove(&name);
-    if !place.is_some() {
+    let Some(place) = place else {
         return stray(plane, name);
-    }
+    };
     let Some(object) = object else {
         return plane.is_unknown(place);
     };
@@ -155,7 +155,7 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: PodRef) {
     if seen.address.is_some() {
         plane.adoption.borrow_mut().unasked.insert(name.clone());
     }
-    let pod = Rc::new(Pod::new(place, name, function, plane.now_ns()));
+    let pod = Rc::new(Pod::new(Some(place), name, function, plane.now_ns()));
     pod.since_listing.set(plane.memory.listing.get());
     pod.is_stale.set(is_stale);
     pod.see(plane, seen);

@@ -435,7 +435,7 @@ impl Plane {
                 break name;
             }
         };
-        let pod = Rc::new(Pod::new(place, name, function, wanted_ns));
+        let pod = Rc::new(Pod::new(Some(place), name, function, wanted_ns));
         self.run_pod(&pod, Origin::New);
     }
 

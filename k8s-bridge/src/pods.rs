@@ -26,7 +26,7 @@ pub(crate) struct Pods {
 
 impl Pods {
     pub(crate) fn add(&mut self, pod: &Rc<Pod>) {
-        self.by_place.insert(pod.place, pod.clone());
+        self.by_place.insert(pod.place(), pod.clone());
         self.by_name.insert(pod.name.clone(), pod.clone());
         let function = pod.function.name().clone();
         self.by_function
@@ -36,7 +36,7 @@ impl Pods {
     }
 
     pub(crate) fn remove(&mut self, pod: &Pod) {
-        self.by_place.remove(&pod.place);
+        self.by_place.remove(&pod.place());
         self.by_name.remove(&pod.name);
         let function = pod.function.name();
         if let Some(pods) = self.by_function.get_mut(function) {

@@ -50,7 +50,8 @@ pub(crate) enum Origin {
 
 /// A pod as everybody but its own task sees it.
 pub(crate) struct Pod {
-    pub(crate) place: PodRef,
+    /// None for one that is only asked whether it is well.
+    place: Option<PodRef>,
     pub(crate) name: String,
     /// Who knows it may say that the pod is ready.
     pub(crate) token: String,
@@ -93,7 +94,7 @@ impl Drop for AbortOnDrop {
 
 impl Pod {
     pub(crate) fn new(
-        place: PodRef,
+        place: Option<PodRef>,
         name: String,
         function: Arc<Function>,
         wanted_ns: u64,
@@ -203,7 +204,7 @@ impl Pod {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
                 plane.start_failed(&self.function, &self.name, fault, &why);
-                let pod = self.place;
+                let pod = self.place();
                 plane.say(|desk| {
                     desk.starts.failed(function, &self.name, why);
                     desk.event(Event::StartFailed { pod, failure });
@@ -215,7 +216,7 @@ impl Pod {
                     tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
                     plane.pod_lost(&self.function, &self.name, &end);
                 }
-                plane.gone(self.place, &end);
+                plane.gone(self.place(), &end);
             }
         }
     }
@@ -274,10 +275,15 @@ impl Pod {
         self.said_address.get().or(self.seen.borrow().address)
     }
 
+    /// Where its calls find it.
+    pub(crate) fn place(&self) -> PodRef {
+        self.place.expect("a pod that runs has a place")
+    }
+
     /// The same pod as one that has no place: what was seen of it holds.
     pub(crate) fn without_place(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
-        let pod = Self::new(PodRef::NONE, name, function, self.wanted_ns);
+        let pod = Self::new(None, name, function, self.wanted_ns);
         pod.seen.replace(self.seen.borrow().clone());
         pod.is_gone.set(self.is_gone.get());
         pod.since_listing.set(self.since_listing.get());
@@ -329,7 +335,7 @@ impl Pod {
                 return self.stopping(plane).await;
             }
             if seen.leaving && !std::mem::replace(&mut was_said, true) {
-                let pod = self.place;
+                let pod = self.place();
                 plane.say(|desk| desk.event(Event::PodLeaving(pod)));
             }
             if self.probe.get()
@@ -342,7 +348,7 @@ impl Pod {
             if asking.is_some() && self.ready.get() {
                 asking = None;
                 self.probe.set(false);
-                let pod = self.place;
+                let pod = self.place();
                 plane.say(|desk| desk.event(Event::PodUp(pod)));
             }
             let Some((_, deadline)) = &asking else {

@@ -163,7 +163,7 @@ impl Plane {
                 None => self.is_unknown(pod),
             },
             // Processes do not outlive their plane.
-            Work::Adopted { pod, .. } => self.is_unknown(pod),
+            Work::Adopted { pod, .. } => pod.into_iter().for_each(|pod| self.is_unknown(pod)),
             Work::Job(start) => self.start_job(start),
             Work::JobStop {
                 call,

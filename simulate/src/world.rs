@@ -19,7 +19,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::LaneId;
+use nanofaas_core::ticket::{LaneId, PodRef};
 use nanofaas_core::view::LaneView;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -84,14 +84,8 @@ impl Run {
 /// deadline passes has made it, and leaves its slot to one that comes then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    PodUp {
-        index: u32,
-        generation: u32,
-    },
-    StartFails {
-        index: u32,
-        generation: u32,
-    },
+    PodUp(PodRef),
+    StartFails(PodRef),
     JobRuns(Attempt),
     Answers(Attempt),
     /// Something of a call is due: its deadline, or another attempt.
@@ -264,8 +258,8 @@ impl<'a> World<'a> {
 
     fn happen(&mut self, what: What) {
         match what {
-            What::PodUp { index, generation } => self.pod_up(index, generation),
-            What::StartFails { index, generation } => self.start_fails(index, generation),
+            What::PodUp(pod) => self.pod_up(pod),
+            What::StartFails(pod) => self.start_fails(pod),
             What::JobRuns(attempt) => self.job_runs(attempt),
             What::Answers(attempt) => self.answers(attempt),
             What::Time { index, generation } => self.time(index, generation),

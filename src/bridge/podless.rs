@@ -23,7 +23,7 @@ pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
             };
             desk.event(Event::StartFailed { pod, failure });
         }
-        Work::Stop { pod } | Work::Probe { pod } | Work::Adopted { pod, .. } => {
+        Work::Stop { pod } | Work::Probe { pod } | Work::Adopted { pod: Some(pod), .. } => {
             let message = NO_PODS.into();
             desk.gone(
                 pod,
@@ -43,6 +43,10 @@ pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
             desk.tell(job.call.thread, message);
         }
         Work::PodReady(ready) => desk.reply(ready.reply, Reply::Refused(Refused::NotFound)),
-        Work::Function(_) | Work::Removed { .. } | Work::JobStop { .. } | Work::Change { .. } => {}
+        Work::Adopted { pod: None, .. }
+        | Work::Function(_)
+        | Work::Removed { .. }
+        | Work::JobStop { .. }
+        | Work::Change { .. } => {}
     }
 }

@@ -179,10 +179,7 @@ fn a_function_that_cannot_be_registered_stops_the_start() {
 #[test]
 fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
     let mut bench = bench(Backend::None, &[WARM]);
-    let pod = PodRef {
-        index: 0,
-        generation: 1,
-    };
+    let pod = PodRef::new(0, 1);
     bench.function("warm");
     let start = Order::Start {
         lane: id(0),

@@ -5,7 +5,7 @@ use std::task::Waker;
 use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
-use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 use super::*;
@@ -76,7 +76,7 @@ impl Bench {
             index,
             generation: 1,
             lane: id(lane),
-            avoid: PodRef::NONE.index,
+            avoid: None,
             thread: 1,
             class: Class::Sync,
         };

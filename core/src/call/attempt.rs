@@ -190,7 +190,7 @@ impl<E: Environment> Call<E> {
             slot: grant.slot,
             held,
         });
-        self.avoid = grant.pod.index;
+        self.avoid = grant.pod.map(|pod| pod.index);
         let Some((mut failure, kind)) = report.failure else {
             return self.over(Ok(()), now_ns, env);
         };
@@ -205,7 +205,7 @@ impl<E: Environment> Call<E> {
         &mut self,
         failure: Failure,
         kind: AttemptFailure,
-        pod: PodRef,
+        pod: Option<PodRef>,
         now_ns: u64,
         env: &E,
     ) {
@@ -221,7 +221,10 @@ impl<E: Environment> Call<E> {
         let next = self.decide(kind, env);
         // A runtime that said how its worker ended has left nothing to ask the bridge.
         let is_end_unknown = kind == AttemptFailure::Lost { oom: None };
-        if is_end_unknown && pod.is_some() && next != Next::Give {
+        if is_end_unknown
+            && let Some(pod) = pod
+            && next != Next::Give
+        {
             let until_ns = now_ns + POD_END_NS_MAX;
             let waits = State::AwaitingPodEnd {
                 pod,

@@ -69,10 +69,7 @@ fn order(bench: &Bench, order: Order) {
 /// The first function's.
 const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-const POD: PodRef = PodRef {
-    index: 3,
-    generation: 1,
-};
+const POD: PodRef = PodRef::new(3, 1);
 
 #[test]
 fn a_registration_is_answered_when_all_threads_have_it() {

@@ -13,7 +13,6 @@ use nanofaas_core::ticket::{LaneId, PodRef};
 
 use crate::hall::{Hall, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, Starts, draft};
-use crate::shadow::{PodKey, key};
 
 /// What happens later, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +38,7 @@ struct Pod {
 
 pub(crate) struct Bridge {
     pub(crate) registry: Registry,
-    pods: BTreeMap<PodKey, Pod>,
+    pods: BTreeMap<PodRef, Pod>,
     acts: BinaryHeap<Reverse<(u64, u64)>>,
     what: BTreeMap<u64, Act>,
     sequence: u64,
@@ -156,25 +155,29 @@ impl Bridge {
     fn order(&mut self, order: Order, hall: &mut Hall) {
         match order {
             Order::Start { lane, pod, .. } => self.start(lane, pod, hall),
-            Order::Adopted { lane, pod, .. } if pod.is_some() => {
+            Order::Adopted {
+                lane,
+                pod: Some(pod),
+                ..
+            } => {
                 let nature = self.nature(lane, hall);
                 let new = Pod {
                     answered: false,
                     nature,
                 };
-                self.pods.insert(key(pod), new);
+                self.pods.insert(pod, new);
                 let at = hall.now + hall.rng.time_ns(SECOND);
                 self.later(at, Act::Ready(pod));
             }
-            Order::Adopted { .. } => {}
+            Order::Adopted { pod: None, .. } => {}
             Order::Stop { pod } => {
-                let running = hall.running_in.get(&key(pod)).copied().unwrap_or(0);
+                let running = hall.running_in.get(&pod).copied().unwrap_or(0);
                 assert_eq!(running, 0, "a pod is stopped with calls in it");
                 let at = hall.now + hall.rng.time_ns(SECOND);
                 self.later(at, Act::Stopped(pod));
             }
             Order::Probe { pod } => {
-                if !self.pods.contains_key(&key(pod)) {
+                if !self.pods.contains_key(&pod) {
                     return;
                 }
                 let deaf = !self.calm && hall.rng.chance(150);
@@ -208,7 +211,7 @@ impl Bridge {
         }
         let answered = false;
         let new = Pod { answered, nature };
-        assert!(self.pods.insert(key(pod), new).is_none());
+        assert!(self.pods.insert(pod, new).is_none());
         match fails {
             Some(permanent) => self.later(at, Act::StartFails(pod, permanent)),
             None => self.later(at, Act::Ready(pod)),
@@ -220,7 +223,7 @@ impl Bridge {
             Act::Ready(pod) => self.ready(pod, hall),
             Act::StartFails(pod, permanent) => {
                 // Stopped meanwhile, it only goes down.
-                if self.pods.remove(&key(pod)).is_some() {
+                if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
                     hall.send_event(Event::StartFailed { pod, failure });
@@ -232,7 +235,7 @@ impl Bridge {
                 hall.send_event(Event::StartHeldUp { pod, why });
             }
             Act::Dies(pod) => {
-                if hall.alive.remove(&key(pod)) {
+                if hall.alive.remove(&pod) {
                     self.deaths += 1;
                     self.dead.push(pod);
                     let seen = hall.now + hall.rng.time_ns(SECOND);
@@ -241,7 +244,7 @@ impl Bridge {
             }
             Act::SeenDead(pod) | Act::Stopped(pod) => self.down(pod, hall),
             Act::Answers(pod) => {
-                if self.pods.contains_key(&key(pod)) {
+                if self.pods.contains_key(&pod) {
                     if hall.is_alive(pod) {
                         hall.send_event(Event::PodUp(pod));
                     } else {
@@ -251,7 +254,7 @@ impl Bridge {
             }
             Act::NeverAnswered(pod) => self.down(pod, hall),
             Act::Drained(pod) => {
-                if self.pods.contains_key(&key(pod)) {
+                if self.pods.contains_key(&pod) {
                     hall.send_event(Event::PodLeaving(pod));
                 }
             }
@@ -259,12 +262,12 @@ impl Bridge {
     }
 
     fn ready(&mut self, pod: PodRef, hall: &mut Hall) {
-        let Some(found) = self.pods.get_mut(&key(pod)) else {
+        let Some(found) = self.pods.get_mut(&pod) else {
             return;
         };
         found.answered = true;
         let nature = found.nature;
-        hall.alive.insert(key(pod));
+        hall.alive.insert(pod);
         hall.send_event(Event::PodUp(pod));
         let rng = &mut hall.rng;
         if nature.starts == Starts::CrashLoop {
@@ -286,10 +289,10 @@ impl Bridge {
 
     /// A pod is gone; said once.
     fn down(&mut self, pod: PodRef, hall: &mut Hall) {
-        if self.pods.remove(&key(pod)).is_none() {
+        if self.pods.remove(&pod).is_none() {
             return;
         }
-        if hall.alive.remove(&key(pod)) {
+        if hall.alive.remove(&pod) {
             self.dead.push(pod);
         }
         hall.send_event(Event::PodDown(pod));

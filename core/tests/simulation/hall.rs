@@ -18,7 +18,7 @@ use nanofaas_core::view::LaneView;
 
 use crate::rng::Rng;
 use crate::scenario::Nature;
-use crate::shadow::{PodKey, Shadow};
+use crate::shadow::Shadow;
 
 /// Where the scheduler lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +89,9 @@ pub(crate) struct Hall {
     pub(crate) to_io: Vec<Ring<ToIo>>,
     pub(crate) to_bridge: Ring<ToBridge>,
     /// Pods whose process lives, whoever knows.
-    pub(crate) alive: BTreeSet<PodKey>,
+    pub(crate) alive: BTreeSet<PodRef>,
     /// Calls that io threads have running in a pod.
-    pub(crate) running_in: BTreeMap<PodKey, u32>,
+    pub(crate) running_in: BTreeMap<PodRef, u32>,
     pub(crate) grants_in_flight: u64,
     pub(crate) dones_in_flight: u64,
     pub(crate) turns: u64,
@@ -156,9 +156,7 @@ impl Hall {
         self.scheduler.event(event, self.now, &mut self.out);
         self.shadow.ordered(&self.out.orders);
         for order in self.out.orders.iter().filter(|_| stale) {
-            if let Order::Adopted { pod, .. } = *order
-                && pod.is_some()
-            {
+            if let Order::Adopted { pod: Some(pod), .. } = *order {
                 self.shadow.adopted_stale(pod);
             }
         }
@@ -313,17 +311,17 @@ impl Hall {
 
     /// An io thread begins an attempt in a pod.
     pub(crate) fn entered_pod(&mut self, pod: PodRef) {
-        *self.running_in.entry(crate::shadow::key(pod)).or_default() += 1;
+        *self.running_in.entry(pod).or_default() += 1;
     }
 
     /// An attempt in a pod ended.
     pub(crate) fn left_pod(&mut self, pod: PodRef) {
-        let running = self.running_in.get_mut(&crate::shadow::key(pod));
+        let running = self.running_in.get_mut(&pod);
         *running.expect("it ran") -= 1;
     }
 
     pub(crate) fn is_alive(&self, pod: PodRef) -> bool {
-        self.alive.contains(&crate::shadow::key(pod))
+        self.alive.contains(&pod)
     }
 
     /// Whether anything is under way between actors.

@@ -267,8 +267,8 @@ impl IoThread {
                 Step::Release(done) => {
                     let grant = served.running.take();
                     served.judge.released(&done);
-                    if let Some(grant) = grant {
-                        hall.left_pod(grant.pod);
+                    if let Some(pod) = grant.and_then(|grant| grant.pod) {
+                        hall.left_pod(pod);
                     }
                     hall.done(done);
                 }
@@ -482,7 +482,7 @@ impl IoThread {
     pub(crate) fn pod_died(&mut self, dead: PodRef, hall: &mut Hall) {
         let running = self
             .calls()
-            .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == dead));
+            .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == Some(dead)));
         let running: Vec<_> = running.map(|(call, _)| call.index).collect();
         for index in running {
             let at = hall.now + hall.rng.time_ns(100_000);

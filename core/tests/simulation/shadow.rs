@@ -12,13 +12,6 @@ use nanofaas_core::limits::ASYNC_SHARE;
 use nanofaas_core::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
-/// A pod's place, in an order.
-pub(crate) type PodKey = (u32, u32);
-
-pub(crate) const fn key(pod: PodRef) -> PodKey {
-    (pod.index, pod.generation)
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Starting,
@@ -65,7 +58,7 @@ type Mailbox = (Arc<LaneView>, VecDeque<Ticket>);
 #[derive(Default)]
 pub(crate) struct Shadow {
     lanes: BTreeMap<u32, Lane>,
-    pods: BTreeMap<PodKey, Pod>,
+    pods: BTreeMap<PodRef, Pod>,
     /// What lies in each view's mailbox, with the view so that its address stays its own.
     mailboxes: BTreeMap<usize, Mailbox>,
     gone: BTreeSet<LaneId>,
@@ -129,7 +122,7 @@ impl Shadow {
                 self.drain(*lane);
             }
             Event::PodUp(pod) => {
-                if let Some(pod) = self.pods.get_mut(&key(*pod))
+                if let Some(pod) = self.pods.get_mut(pod)
                     && matches!(pod.state, State::Starting | State::Quarantined)
                 {
                     pod.state = State::Usable;
@@ -137,7 +130,7 @@ impl Shadow {
             }
             Event::PodDown(pod) | Event::StartFailed { pod, .. } => self.down(*pod),
             Event::PodLeaving(pod) => {
-                if let Some(pod) = self.pods.get_mut(&key(*pod)) {
+                if let Some(pod) = self.pods.get_mut(pod) {
                     pod.drain();
                 }
             }
@@ -208,22 +201,22 @@ impl Shadow {
             .get_mut(&done.lane.index)
             .expect("a lane of a call");
         lane.held -= 1;
-        if !done.pod.is_some() {
+        let Some(pod_ref) = done.pod else {
             return;
-        }
-        let pod = self.pods.get_mut(&key(done.pod)).expect("a pod of a call");
+        };
+        let pod = self.pods.get_mut(&pod_ref).expect("a pod of a call");
         pod.in_flight -= 1;
         if pod.state == State::Usable && done.verdict != PodVerdict::Healthy {
             pod.state = State::Quarantined;
             pod.probed = false;
         }
         if pod.state == State::Down && pod.in_flight == 0 {
-            self.pods.remove(&key(done.pod));
+            self.pods.remove(&pod_ref);
         }
     }
 
     fn down(&mut self, pod: PodRef) {
-        let Some(found) = self.pods.get_mut(&key(pod)) else {
+        let Some(found) = self.pods.get_mut(&pod) else {
             return;
         };
         if let Some(lane) = self.lanes.get_mut(&found.lane.index) {
@@ -231,7 +224,7 @@ impl Shadow {
         }
         found.state = State::Down;
         if found.in_flight == 0 {
-            self.pods.remove(&key(pod));
+            self.pods.remove(&pod);
         }
     }
 
@@ -240,17 +233,21 @@ impl Shadow {
         for order in orders {
             match *order {
                 Order::Start { lane, pod, .. } => self.started(lane, pod, false),
-                Order::Adopted { lane, pod, .. } if pod.is_some() => self.started(lane, pod, true),
-                Order::Adopted { .. } => {}
+                Order::Adopted {
+                    lane,
+                    pod: Some(pod),
+                    ..
+                } => self.started(lane, pod, true),
+                Order::Adopted { pod: None, .. } => {}
                 Order::Stop { pod } => {
-                    let pod = self.pods.get_mut(&key(pod)).expect("a pod to stop");
+                    let pod = self.pods.get_mut(&pod).expect("a pod to stop");
                     assert_eq!(pod.in_flight, 0, "a pod is stopped with calls in it");
                     assert_ne!(pod.state, State::Stopped, "a pod is stopped twice");
                     self.replacements += u64::from(pod.stale);
                     pod.state = State::Stopped;
                 }
                 Order::Probe { pod } => {
-                    let pod = self.pods.get_mut(&key(pod)).expect("a pod to probe");
+                    let pod = self.pods.get_mut(&pod).expect("a pod to probe");
                     assert_eq!(pod.state, State::Quarantined, "a probe of a good pod");
                     pod.probed = true;
                 }
@@ -289,13 +286,13 @@ impl Shadow {
             stale: false,
             probed: false,
         };
-        let was = self.pods.insert(key(pod), new);
+        let was = self.pods.insert(pod, new);
         assert!(was.is_none(), "one place for two pods");
     }
 
     /// An adopted pod that was made for an older spec.
     pub(crate) fn adopted_stale(&mut self, pod: PodRef) {
-        self.pods.get_mut(&key(pod)).expect("an adopted pod").stale = true;
+        self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
 
     fn census(&self, lane: LaneId, state: State) -> u32 {
@@ -378,8 +375,8 @@ impl Shadow {
         }
         let plan = lane.plan.pods;
         assert_eq!(plan.is_some(), grant.pod.is_some(), "a pod where none is");
-        if let Some(plan) = plan {
-            let pod = self.pods.get_mut(&key(grant.pod)).expect("a known pod");
+        if let (Some(plan), Some(pod)) = (plan, grant.pod) {
+            let pod = self.pods.get_mut(&pod).expect("a known pod");
             assert_eq!(pod.state, State::Usable, "a grant for a bad pod");
             assert_eq!(pod.lane, grant.lane, "a grant for another function's pod");
             assert!(pod.in_flight < plan.cap, "a pod over its cap");

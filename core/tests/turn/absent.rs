@@ -4,7 +4,7 @@
 use nanofaas_core::event::{Event, LanePlan, Order, StartFailure};
 use nanofaas_core::ticket::LaneId;
 
-use super::plane::{LANE, Plane, warm};
+use crate::plane::{LANE, Plane, warm};
 
 #[test]
 fn late_events_of_a_gone_pod_change_nothing() {

@@ -7,7 +7,7 @@ use nanofaas_core::event::{Event, Order};
 use nanofaas_core::ticket::{Class, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
-use crate::plane::{LANE, Plane, SECOND, podless, warm};
+use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
 
 const GONE: Order = Order::LaneGone { lane: LANE };
 
@@ -28,7 +28,7 @@ fn a_lane_goes_with_its_last_call_and_its_last_pod() {
     plane.down(&idle);
     assert!(plane.orders().is_empty(), "a call runs");
     plane.done(&running[0], PodVerdict::Healthy);
-    assert_eq!(plane.stops(), [running[0].pod]);
+    assert_eq!(plane.stops(), [pod_of(&running[0])]);
     plane.down(&pods);
     assert_eq!(plane.orders(), [GONE]);
     assert!(!plane.scheduler.knows(0));

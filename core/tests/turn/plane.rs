@@ -53,6 +53,11 @@ pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
     }
 }
 
+/// The pod of a warm call.
+pub(crate) fn pod_of(grant: &Grant) -> PodRef {
+    grant.pod.expect("a warm call runs in a pod")
+}
+
 impl Plane {
     pub(crate) fn new() -> Self {
         let entries = Arc::new(Entries::new(1));
@@ -109,7 +114,7 @@ impl Plane {
             index: self.calls,
             generation: 0,
             lane: self.id(lane),
-            avoid: PodRef::NONE.index,
+            avoid: None,
             thread: 0,
             class,
         };

@@ -8,7 +8,7 @@ use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_N
 use nanofaas_core::outcome::StartTrouble;
 use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict};
 
-use crate::plane::{LANE, MS, Plane, SECOND, warm};
+use crate::plane::{LANE, MS, Plane, SECOND, pod_of, warm};
 
 #[test]
 fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
@@ -32,7 +32,7 @@ fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
     plane.up(&started[..1]);
     let first = plane.grants();
     assert_eq!(first.len(), 2);
-    assert!(first.iter().all(|grant| grant.pod == started[0]));
+    assert!(first.iter().all(|grant| pod_of(grant) == started[0]));
     assert!(first.iter().all(|grant| grant.start_ns == 300 * MS));
     plane.up(&started[1..]);
     assert_eq!(plane.grants().len(), 4);
@@ -240,7 +240,7 @@ fn a_lost_pod_is_probed_and_comes_back_or_is_replaced() {
     assert!(plane.grants().is_empty());
     plane.up(&pods);
     let grants = plane.grants();
-    assert_eq!((grants[0].call, grants[0].pod), (second, pods[0]));
+    assert_eq!((grants[0].call, pod_of(&grants[0])), (second, pods[0]));
     plane.done(&grants[0], PodVerdict::CutOff);
     assert_eq!(plane.orders(), [Order::Probe { pod: pods[0] }]);
     plane.pass(5 * SECOND);
@@ -252,7 +252,7 @@ fn a_lost_pod_is_probed_and_comes_back_or_is_replaced() {
     plane.up(&pods);
     let third = plane.call(0, Class::Sync);
     let grants = plane.grants();
-    assert_eq!((grants[0].call, grants[0].pod), (third, fresh[0]));
+    assert_eq!((grants[0].call, pod_of(&grants[0])), (third, fresh[0]));
 }
 
 #[test]
@@ -260,13 +260,17 @@ fn a_retry_avoids_the_pod_it_failed_in_where_there_is_another() {
     let mut plane = Plane::with(warm(2, 2));
     let pods = plane.started();
     let mut again = plane.ticket(0, Class::Sync);
-    again.avoid = pods[0].index;
+    again.avoid = Some(pods[0].index);
     plane.hear(Event::Ticket(again));
-    assert_eq!(plane.grants()[0].pod, pods[1]);
+    assert_eq!(plane.grants()[0].pod, Some(pods[1]));
     let mut again = plane.ticket(0, Class::Sync);
-    again.avoid = pods[0].index;
+    again.avoid = Some(pods[0].index);
     plane.hear(Event::Ticket(again));
-    assert_eq!(plane.grants()[0].pod, pods[0], "the only one with room");
+    assert_eq!(
+        plane.grants()[0].pod,
+        Some(pods[0]),
+        "the only one with room"
+    );
 }
 
 #[test]
@@ -283,7 +287,7 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
         Order::Adopted {
             lane: LANE,
             token: 7,
-            pod,
+            pod: Some(pod),
         },
     ] = orders[..]
     else {
@@ -294,22 +298,23 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
     assert!(plane.orders().is_empty(), "it counts as one that starts");
     plane.up(&[pod]);
     let grants = plane.grants();
-    assert_eq!((grants[0].call, grants[0].pod), (call, pod));
+    assert_eq!((grants[0].call, pod_of(&grants[0])), (call, pod));
     // A function that is no more, and one that is going.
     let gone = LaneId { index: 1, epoch: 1 };
     plane.hear(adopt(gone));
-    let none = PodRef::NONE;
     let refused = Order::Adopted {
         lane: gone,
         token: 7,
-        pod: none,
+        pod: None,
     };
     assert_eq!(plane.orders(), [refused]);
     plane.hear(Event::LaneRemoved { lane: LANE });
     plane.hear(adopt(LANE));
     let orders = plane.orders();
     let [
-        Order::Adopted { pod: late, .. },
+        Order::Adopted {
+            pod: Some(late), ..
+        },
         Order::Stop { pod: stopped },
     ] = orders[..]
     else {
@@ -335,7 +340,11 @@ fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
             stale,
         });
         let orders = plane.orders();
-        let [Order::Stop { pod: stopped }, Order::Adopted { pod, .. }] = orders[..] else {
+        let [
+            Order::Stop { pod: stopped },
+            Order::Adopted { pod: Some(pod), .. },
+        ] = orders[..]
+        else {
             panic!("nothing is stopped: {orders:?}");
         };
         assert!(ordered.contains(&stopped));

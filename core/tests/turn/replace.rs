@@ -3,7 +3,7 @@
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict, Ticket};
 
-use crate::plane::{LANE, Plane, SECOND, podless, warm};
+use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
 
 fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
     plane.hear(Event::LaneChanged {
@@ -81,13 +81,13 @@ fn an_old_pod_ends_its_calls_and_gets_no_more() {
     plane.done(&running[0], PodVerdict::Healthy);
     plane.call(0, Class::Sync);
     let running = plane.grants();
-    assert_eq!(running[0].pod, old[0]);
+    assert_eq!(pod_of(&running[0]), old[0]);
     plane.up(&fresh);
     assert!(plane.orders().is_empty(), "it has a call");
     plane.done(&running[0], PodVerdict::Healthy);
     assert_eq!(plane.stops(), old);
     plane.call(0, Class::Sync);
-    assert_eq!(plane.grants()[0].pod, fresh[0]);
+    assert_eq!(pod_of(&plane.grants()[0]), fresh[0]);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn old_pods_serve_on_while_no_new_one_starts() {
         assert!(plane.notices().is_empty(), "nobody waits in vain");
         plane.call(0, Class::Sync);
         let grants = plane.grants();
-        assert!(old.contains(&grants[0].pod));
+        assert!(old.contains(&pod_of(&grants[0])));
         plane.done(&grants[0], PodVerdict::Healthy);
         plane.pass(60 * SECOND);
     }
@@ -123,7 +123,7 @@ fn more_old_pods_than_needed_wait_for_the_first_new_one_too() {
     plane.up(&fresh);
     assert_eq!(plane.stops().len(), 2, "the idle ones");
     plane.done(&busy[2], PodVerdict::Healthy);
-    assert_eq!(plane.stops(), [busy[2].pod]);
+    assert_eq!(plane.stops(), [pod_of(&busy[2])]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_pod_of_the_old_spec_that_was_adopted_waits_for_its_successor() {
                 stale: true,
             });
             match plane.orders()[..] {
-                [Order::Adopted { pod, .. }] => pod,
+                [Order::Adopted { pod: Some(pod), .. }] => pod,
                 ref orders => panic!("not adopted: {orders:?}"),
             }
         })
@@ -192,11 +192,11 @@ fn a_lowered_ceiling_drains_what_it_leaves_no_room_for() {
     change(&mut plane, pods_at_most(2), false);
     let stopped = plane.stops();
     assert_eq!(stopped.len(), 2);
-    assert!(!stopped.contains(&busy[0].pod), "idle ones go first");
+    assert!(!stopped.contains(&pod_of(&busy[0])), "idle ones go first");
     plane.calls(0, Class::Sync, 4);
     let grants = plane.grants();
     assert_eq!(grants.len(), 1, "two pods, one of them busy");
-    assert!(!stopped.contains(&grants[0].pod));
+    assert!(!stopped.contains(&pod_of(&grants[0])));
     change(&mut plane, pods_at_most(1), false);
     assert!(plane.orders().is_empty(), "both have a call");
     plane.done(&busy[0], PodVerdict::Healthy);
@@ -205,7 +205,7 @@ fn a_lowered_ceiling_drains_what_it_leaves_no_room_for() {
     assert_eq!(left.len(), 1, "one pod is left");
     let last = plane.stops();
     assert_eq!(last.len(), 1);
-    assert_ne!(last[0], left[0].pod);
+    assert_ne!(last[0], pod_of(&left[0]));
 }
 
 #[test]
@@ -218,9 +218,9 @@ fn another_mode_drains_every_pod_and_needs_none() {
     assert_eq!(plane.stops().len(), 1, "the idle one");
     plane.call(0, Class::Sync);
     let grants = plane.grants();
-    assert!(!grants[0].pod.is_some());
+    assert!(grants[0].pod.is_none());
     plane.done(&running[0], PodVerdict::Healthy);
-    assert_eq!(plane.stops(), [running[0].pod]);
+    assert_eq!(plane.stops(), [pod_of(&running[0])]);
     plane.down(&pods);
     assert_eq!(plane.scheduler.held(), 1);
 }

@@ -144,7 +144,7 @@ fn calls_go_to_the_fewest_pods_that_hold_them_and_a_spare_one() {
         for grant in grants {
             counts[up
                 .iter()
-                .position(|pod| *pod == grant.pod)
+                .position(|pod| Some(*pod) == grant.pod)
                 .expect("it is up")] += 1;
         }
         counts

@@ -130,7 +130,7 @@ impl Pod {
         if let Some(why) = why {
             plane.start_held_up(&self.function, &self.name, why);
         }
-        let (pod, why) = (self.place, why.map(Into::into));
+        let (pod, why) = (self.place(), why.map(Into::into));
         plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
 
@@ -148,7 +148,7 @@ impl Pod {
         if !self.is_stale.get() {
             plane.start_worked(&self.function);
         }
-        let (pod, address) = (self.place, SocketAddr::new(address, PORT));
+        let (pod, address) = (self.place(), SocketAddr::new(address, PORT));
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             desk.broadcast(|| Message::PodAddress {

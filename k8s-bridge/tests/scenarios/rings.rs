@@ -106,10 +106,7 @@ impl Rings {
     /// A place for a pod.
     pub(crate) fn place(&self) -> PodRef {
         self.places.set(self.places.get() + 1);
-        PodRef {
-            index: self.places.get(),
-            generation: 7,
-        }
+        PodRef::new(self.places.get(), 7)
     }
 
     /// Functions are acknowledged at once.
@@ -159,6 +156,7 @@ impl Rings {
             Event::Adopt { lane, token, stale } => {
                 let pod = self.place();
                 self.adopted.borrow_mut().push(Adopted { stale, pod });
+                let pod = Some(pod);
                 self.order(Order::Adopted { lane, token, pod });
             }
             event => self.events.borrow_mut().push_back(event),

@@ -343,7 +343,7 @@ fn many_pods_at_once_are_all_up() {
             }
         }
         up.sort_unstable();
-        let wanted: Vec<u32> = places.iter().map(|pod| pod.index).collect();
+        let wanted: Vec<_> = places.iter().map(|pod| pod.index).collect();
         assert_eq!(up, wanted);
         assert_eq!(bench.created("pods"), 60);
     });

@@ -239,10 +239,7 @@ impl Bench {
     /// Orders a pod.
     pub(crate) fn pod(&mut self, function: &Function) -> PodRef {
         self.pods += 1;
-        let pod = PodRef {
-            index: self.pods,
-            generation: 7,
-        };
+        let pod = PodRef::new(self.pods, 7);
         let order = Order::Start {
             lane: function.lane,
             pod,

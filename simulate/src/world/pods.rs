@@ -19,7 +19,7 @@ const PAUSE_NS: u64 = 1_000_000_000;
 /// What the bridge knows.
 pub(super) struct Pods {
     /// When each pod that was ordered will be up, by its place and generation.
-    pub(super) coming: BTreeMap<(u32, u32), u64>,
+    pub(super) coming: BTreeMap<PodRef, u64>,
     pub(super) dice: SmallRng,
     pub(super) jobs_starting: u32,
     pub(super) jobs_up: u32,
@@ -47,7 +47,7 @@ impl World<'_> {
                 Order::Start { pod, .. } => self.start_pod(pod),
                 Order::Probe { pod } => self.comes_up(pod, PROBE_NS),
                 Order::Stop { pod } => {
-                    self.pods.coming.remove(&(pod.index, pod.generation));
+                    self.pods.coming.remove(&pod);
                     self.hear(Event::PodDown(pod));
                 }
                 // No plane went before this one, and the function stays.
@@ -64,35 +64,29 @@ impl World<'_> {
             .map(|start| start.draw(&mut self.pods.dice));
         match takes_ns.filter(|takes_ns| *takes_ns < START_TIMEOUT_NS) {
             Some(takes_ns) => self.comes_up(pod, takes_ns),
-            None => {
-                let PodRef { index, generation } = pod;
-                let fails = What::StartFails { index, generation };
-                self.at(self.now_ns + START_TIMEOUT_NS, fails);
-            }
+            None => self.at(self.now_ns + START_TIMEOUT_NS, What::StartFails(pod)),
         }
     }
 
     fn comes_up(&mut self, pod: PodRef, after_ns: u64) {
-        let PodRef { index, generation } = pod;
         let up_ns = self.now_ns + after_ns;
-        self.pods.coming.insert((index, generation), up_ns);
-        self.at(up_ns, What::PodUp { index, generation });
+        self.pods.coming.insert(pod, up_ns);
+        self.at(up_ns, What::PodUp(pod));
     }
 
-    pub(super) fn pod_up(&mut self, index: u32, generation: u32) {
+    pub(super) fn pod_up(&mut self, pod: PodRef) {
         // One that was stopped meanwhile is not awaited any more.
-        if self.pods.coming.remove(&(index, generation)).is_some() {
-            self.hear(Event::PodUp(PodRef { index, generation }));
+        if self.pods.coming.remove(&pod).is_some() {
+            self.hear(Event::PodUp(pod));
         }
     }
 
-    pub(super) fn start_fails(&mut self, index: u32, generation: u32) {
+    pub(super) fn start_fails(&mut self, pod: PodRef) {
         let failure = StartFailure {
             permanent: false,
             message: "the start took longer than --start-timeout-ms".into(),
         };
         // The scheduler passes over a pod that it has forgotten.
-        let pod = PodRef { index, generation };
         self.hear(Event::StartFailed { pod, failure });
     }
 }

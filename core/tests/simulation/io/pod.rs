@@ -23,13 +23,15 @@ impl IoThread {
         let served = self.served(index);
         served.judge.runs(&served.life, &grant, now);
         served.running = Some(grant);
-        hall.entered_pod(grant.pod);
+        if let Some(pod) = grant.pod {
+            hall.entered_pod(pod);
+        }
         let function = served.life.entry().clone();
         let mode = function.spec.execution_mode;
         if mode == ExecutionMode::Local {
             return self.later(index, now, Act::Answers);
         }
-        if grant.pod.is_some() && !hall.is_alive(grant.pod) {
+        if grant.pod.is_some_and(|pod| !hall.is_alive(pod)) {
             return self.later(index, now, Act::NotBegun);
         }
         let nature = hall.natures[function.name()];
