@@ -1,8 +1,6 @@
 //! Whether a call may wait: the queue's depth, then the predicted wait and its own time. It reads the
 //! lane's live counters and nothing else; a refusal leaves no trace. `io` asks it once per call.
 
-use std::sync::atomic::Ordering;
-
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
 use crate::prediction::Prediction;
@@ -34,10 +32,11 @@ impl Refusal {
 
 /// The wait that a call would have now, in nanoseconds.
 pub fn predicted_wait_ns(lane: &LaneView, class: Class, now_ns: u64) -> u64 {
-    if lane.service_ns.load(Ordering::Relaxed) == 0 {
+    let Some(service_ns) = lane.service_ns.get() else {
         return 0;
-    }
-    Prediction::new(lane, now_ns).wait_ns(u64::from(calls_before(lane, class)) + 1)
+    };
+    let calls = u64::from(calls_before(lane, class)) + 1;
+    Prediction::new(lane, service_ns, now_ns).wait_ns(calls)
 }
 
 /// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
@@ -74,12 +73,14 @@ pub fn admit(
 /// Whether a sync call would be answered past its deadline. Without a sample, or with nothing waiting,
 /// nothing says so.
 fn is_too_late(lane: &LaneView, now_ns: u64, deadline_ns: u64) -> bool {
-    let service_ns = lane.service_ns.load(Ordering::Relaxed);
-    if lane.depth() == 0 || service_ns == 0 {
+    if lane.depth() == 0 {
         return false;
     }
+    let Some(service_ns) = lane.service_ns.get() else {
+        return false;
+    };
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
-    let prediction = Prediction::new(lane, now_ns);
+    let prediction = Prediction::new(lane, service_ns, now_ns);
     let begins_by_ns = deadline_ns.saturating_sub(service_ns + prediction.margin_ns(calls));
     // With no pod at all and starts that fail the call hears of that failure, which says more than a
     // refusal, or of the next start.
@@ -88,6 +89,8 @@ fn is_too_late(lane: &LaneView, now_ns: u64, deadline_ns: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     const MS: u64 = 1_000_000;
@@ -99,8 +102,8 @@ mod tests {
         lane.slots_max.store(slots, Ordering::Relaxed);
         lane.slots_now.store(slots, Ordering::Relaxed);
         lane.running.store(running, Ordering::Relaxed);
-        lane.service_ns.store(service_ns, Ordering::Relaxed);
-        (0..running).for_each(|slot| lane.capacity.set(slot as u16, NOW));
+        lane.service_ns.set(Some(service_ns).filter(|ns| *ns > 0));
+        (0..running).for_each(|slot| lane.capacity.hold(slot as u16, NOW));
         (0..waiting).for_each(|_| lane.reenter(Class::Sync));
         lane
     }
@@ -140,10 +143,10 @@ mod tests {
     #[test]
     fn a_call_that_runs_counts_with_what_is_left_of_it() {
         let lane = lane(1, 1, 1, SECOND_NS);
-        lane.capacity.set(0, NOW - 900 * MS);
+        lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
         // One that takes longer than others may take as much longer again.
-        lane.capacity.set(0, NOW - 5 * SECOND_NS);
+        lane.capacity.hold(0, NOW - 5 * SECOND_NS);
         expect_wait(&lane, Class::Sync, 5 * SECOND_NS);
     }
 
@@ -166,7 +169,7 @@ mod tests {
     fn starting(ordered: &[(u64, u32)], starts_fail: bool) -> LaneView {
         let lane = lane(10, 1, 4, 10 * SECOND_NS);
         lane.slots_now.store(1, Ordering::Relaxed);
-        lane.start_ns.store(2 * SECOND_NS, Ordering::Relaxed);
+        lane.start_ns.set(Some(2 * SECOND_NS));
         lane.capacity
             .set_coming(ordered.iter().copied(), starts_fail);
         lane
@@ -197,7 +200,7 @@ mod tests {
         expect_wait(&starting(&[(NOW, 9)], true), Class::Sync, alone_ns);
         assert!(admitted(&overdue, Class::Sync, 30 * SECOND_NS).is_err());
         let none = starting(&[], true);
-        none.capacity.set(0, 0);
+        none.capacity.release(0);
         none.running.store(0, Ordering::Relaxed);
         none.slots_now.store(0, Ordering::Relaxed);
         assert!(admitted(&none, Class::Sync, 30 * SECOND_NS).is_ok());

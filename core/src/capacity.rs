@@ -34,18 +34,22 @@ struct Group {
 }
 
 impl Capacity {
-    /// A slot is held since `granted_ns`; 0 gives it back.
-    pub(crate) fn set(&self, slot: u16, granted_ns: u64) {
+    /// A slot is held since `granted_ns`.
+    pub(crate) fn hold(&self, slot: u16, granted_ns: u64) {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk = self.held[chunk].get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK]));
-        chunk[at].store(granted_ns, Ordering::Relaxed);
+        chunk[at].store(granted_ns.max(1), Ordering::Relaxed);
     }
 
-    /// Since when a slot is held.
-    pub(crate) fn since_ns(&self, slot: u16) -> u64 {
+    /// A slot is free again; since when it was held.
+    pub(crate) fn release(&self, slot: u16) -> u64 {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk = self.held[chunk].get();
-        chunk.map_or(0, |chunk| chunk[at].load(Ordering::Relaxed))
+        let shown = &chunk.expect("a slot was given back that was never held")[at];
+        let since_ns = shown.load(Ordering::Relaxed);
+        assert!(since_ns > 0, "a slot was given back twice");
+        shown.store(0, Ordering::Relaxed);
+        since_ns
     }
 
     /// When each held slot was granted.
@@ -105,12 +109,20 @@ mod tests {
     fn held_slots_are_shown_wherever_they_are() {
         let capacity = Capacity::default();
         for (slot, since_ns) in [(0, 5), (63, 6), (64, 7)] {
-            capacity.set(slot, since_ns);
+            capacity.hold(slot, since_ns);
         }
         assert_eq!(capacity.held().collect::<Vec<_>>(), [5, 6, 7]);
-        capacity.set(63, 0);
+        assert_eq!(capacity.release(63), 6);
         assert_eq!(capacity.held().collect::<Vec<_>>(), [5, 7]);
-        assert_eq!((capacity.since_ns(64), capacity.since_ns(1000)), (7, 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "a slot was given back twice")]
+    fn a_slot_is_given_back_once() {
+        let capacity = Capacity::default();
+        capacity.hold(3, 5);
+        assert_eq!(capacity.release(3), 5);
+        capacity.release(3);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! It never moves a call out of the queue by itself; the scheduler's turn does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::entries::Entries;
 use crate::event::{LanePlan, StartFailure};
@@ -18,36 +18,55 @@ use crate::view::LaneView;
 /// How the last starts went.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
-    /// Failed ones in a row; those that were under way together count as one.
-    pub(crate) failed: u32,
+    /// None once a call ended well in a pod, and before the first failure.
+    pub(crate) failed: Option<FailedStarts>,
     /// One was taken back that should have been up long before, and none came up since.
     pub(crate) are_late: bool,
-    failed_at_ns: u64,
-    pub(crate) retry_at_ns: u64,
-    pub(crate) permanent: bool,
-    pub(crate) why: Option<Arc<str>>,
     /// The pod whose start was last said to be held up, and by what.
     pub(crate) held_up: Option<(PodRef, Arc<str>)>,
+}
+
+/// Starts that failed one after the other.
+#[derive(Debug)]
+pub(crate) struct FailedStarts {
+    /// How many, one at least; those that were under way together count as one.
+    in_a_row: u32,
+    last_ns: u64,
+    pub(crate) retry_at_ns: u64,
+    /// The last one will not mend by itself, or one that was under way with it.
+    permanent: bool,
+    /// Why the last one failed.
+    pub(crate) why: Arc<str>,
 }
 
 impl Starts {
     /// One failed that was wanted at `wanted_ns`.
     pub(crate) fn fail(&mut self, wanted_ns: u64, now_ns: u64, failure: StartFailure) {
-        self.why = Some(failure.message);
-        let together = self.failed > 0 && wanted_ns < self.failed_at_ns;
-        self.permanent = failure.permanent || (together && self.permanent);
-        if together {
-            return;
-        }
-        let backoff = START_BACKOFF_NS.saturating_mul(1 << self.failed.min(20));
-        self.failed += 1;
-        self.failed_at_ns = now_ns;
-        self.retry_at_ns = now_ns + backoff.min(START_BACKOFF_NS_MAX);
+        let StartFailure { permanent, message } = failure;
+        let before = match &mut self.failed {
+            Some(last) if wanted_ns < last.last_ns => {
+                last.why = message;
+                last.permanent |= permanent;
+                return;
+            }
+            Some(last) => last.in_a_row,
+            None => 0,
+        };
+        let backoff = START_BACKOFF_NS.saturating_mul(1 << before.min(20));
+        self.failed = Some(FailedStarts {
+            in_a_row: before + 1,
+            last_ns: now_ns,
+            retry_at_ns: now_ns + backoff.min(START_BACKOFF_NS_MAX),
+            permanent,
+            why: message,
+        });
     }
+}
 
+impl FailedStarts {
     /// Whether waiting for the next start is in vain.
-    pub(crate) fn hopeless(&self) -> bool {
-        self.failed > 0 && (self.permanent || self.failed >= CRASH_LOOP_STARTS)
+    pub(crate) const fn are_hopeless(&self) -> bool {
+        self.permanent || self.in_a_row >= CRASH_LOOP_STARTS
     }
 }
 
@@ -89,18 +108,14 @@ pub(crate) struct Lane {
     waits_since_ns: Option<u64>,
     /// Since when an ordered pod is not needed.
     unneeded_since_ns: Option<u64>,
-    /// When the scheduler's timer for this lane fires; `u64::MAX` for never.
-    pub(crate) due_ns: u64,
+    /// When the scheduler's timer for this lane fires, if it is set.
+    pub(crate) due_ns: Option<u64>,
     pub(crate) is_removed: bool,
 }
 
-/// Old samples weigh seven eighths.
-fn mean(old: u64, sample: u64) -> u64 {
-    if old == 0 {
-        sample.max(1)
-    } else {
-        (old - old / 8 + sample / 8).max(1)
-    }
+/// The mean after a sample, which weighs one part in `SHARE`.
+fn mean<const SHARE: u64>(old: Option<u64>, sample: u64) -> Option<u64> {
+    Some(old.map_or(sample, |old| old - old / SHARE + sample / SHARE))
 }
 
 impl Lane {
@@ -120,7 +135,7 @@ impl Lane {
             grants: 0,
             waits_since_ns: None,
             unneeded_since_ns: None,
-            due_ns: u64::MAX,
+            due_ns: None,
             is_removed: false,
         }
     }
@@ -164,17 +179,17 @@ impl Lane {
     /// An attempt held its slot for so long.
     pub(crate) fn learn(&self, held: Held, held_ns: u64) {
         let view = &self.view;
-        let old = view.service_ns.load(Ordering::Relaxed);
+        let old = view.service_ns.get();
         let says_nothing = match held {
             Held::Whole => false,
-            Held::CutOff => held_ns < old,
+            Held::CutOff => old.is_some_and(|old| held_ns < old),
             Held::Nothing => true,
         };
         if says_nothing {
             return;
         }
-        view.service_ns.store(mean(old, held_ns), Ordering::Relaxed);
-        if old > 0 {
+        view.service_ns.set(mean::<8>(old, held_ns));
+        if let Some(old) = old {
             let spread = view.service_spread_ns.load(Ordering::Relaxed);
             let spread = spread - spread / 8 + held_ns.abs_diff(old) / 8;
             view.service_spread_ns.store(spread, Ordering::Relaxed);
@@ -183,13 +198,8 @@ impl Lane {
 
     /// A pod took so long from wanted to usable.
     pub(crate) fn learn_start(&self, sample_ns: u64) {
-        let old = self.view.start_ns.load(Ordering::Relaxed);
-        let new = if old == 0 {
-            sample_ns
-        } else {
-            old - old / 4 + sample_ns / 4
-        };
-        self.view.start_ns.store(new.max(1), Ordering::Relaxed);
+        let old = self.view.start_ns.get();
+        self.view.start_ns.set(mean::<4>(old, sample_ns));
     }
 
     /// Forgets the tickets of calls that were ended with their function.
@@ -214,14 +224,13 @@ impl Lane {
     /// Waiting calls that would still wait when a pod that is ordered now is up.
     fn waiting_past_a_start(&self, now_ns: u64) -> u32 {
         let waiting = self.view.depth();
-        let load = |time: &AtomicU64| time.load(Ordering::Relaxed);
-        let (service_ns, start_ns) = (load(&self.view.service_ns), load(&self.view.start_ns));
-        let is_measured = service_ns > 0 && start_ns > 0;
+        let measured = (self.view.service_ns.get(), self.view.start_ns.get());
+        let (Some(service_ns), Some(start_ns)) = measured else {
+            return waiting;
+        };
         // What waits has lasted a start by now, whatever was predicted of it.
-        let has_lasted = self
-            .waits_since_ns
-            .is_some_and(|since_ns| now_ns >= since_ns + start_ns);
-        if !is_measured || has_lasted {
+        let has_lasted = |since_ns| now_ns >= since_ns + start_ns;
+        if self.waits_since_ns.is_some_and(has_lasted) {
             return waiting;
         }
         let slots = u64::from(self.view.slots_now.load(Ordering::Relaxed));
@@ -237,7 +246,7 @@ impl Lane {
             return None;
         }
         let since_ns = *self.waits_since_ns.get_or_insert(now_ns);
-        Some(since_ns + self.view.start_ns.load(Ordering::Relaxed))
+        Some(since_ns + self.view.start_ns.get().unwrap_or(0))
     }
 
     /// Whether the end of a call may change which pods are wanted.
@@ -337,8 +346,8 @@ impl Lane {
             (pod.state == PodState::Starting).then_some((pod.wanted_ns, cap))
         });
         let capacity = &self.view.capacity;
-        let has_failed = self.starts.failed > 0;
-        capacity.set_coming(orders, has_failed || self.starts.are_late);
+        let failed = self.starts.failed.as_ref();
+        capacity.set_coming(orders, failed.is_some() || self.starts.are_late);
         let held_up = self.starts.held_up.as_ref();
         // A place may have another pod by now.
         let held_up = held_up.filter(|(pod, _)| {
@@ -346,8 +355,8 @@ impl Lane {
             state == Some(PodState::Starting)
         });
         let held_up = held_up.map(|(_, why)| StartTrouble::HeldUp(why.clone()));
-        let failed = self.starts.why.clone().filter(|_| has_failed);
-        capacity.set_trouble(held_up.or_else(|| failed.map(StartTrouble::Failed)));
+        let failed = failed.map(|failed| StartTrouble::Failed(failed.why.clone()));
+        capacity.set_trouble(held_up.or(failed));
     }
 
     /// Shows counts and limits to the io threads.

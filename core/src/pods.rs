@@ -24,7 +24,8 @@ pub(crate) struct Pod {
     pub(crate) state: PodState,
     pub(crate) in_flight: u32,
     pub(crate) wanted_ns: u64,
-    pub(crate) usable_ns: u64,
+    /// When it came up; none while it starts.
+    pub(crate) usable_ns: Option<u64>,
     pub(crate) idle_since_ns: u64,
     /// Made for an older spec: it serves until a new pod takes its place.
     pub(crate) stale: bool,
@@ -53,7 +54,7 @@ impl Pods {
             state: PodState::Starting,
             in_flight: 0,
             wanted_ns,
-            usable_ns: 0,
+            usable_ns: None,
             idle_since_ns: wanted_ns,
             stale: false,
             adopted: false,

@@ -17,13 +17,14 @@ pub(crate) struct Prediction<'a> {
 }
 
 impl<'a> Prediction<'a> {
-    pub(crate) fn new(lane: &'a LaneView, now_ns: u64) -> Self {
+    /// Calls take `service_ns`, as it was measured.
+    pub(crate) fn new(lane: &'a LaneView, service_ns: u64, now_ns: u64) -> Self {
         Self {
             lane,
             now_ns,
-            service_ns: lane.service_ns.load(Ordering::Relaxed),
+            service_ns,
             spread_ns: lane.service_spread_ns.load(Ordering::Relaxed),
-            start_ns: lane.start_ns.load(Ordering::Relaxed),
+            start_ns: lane.start_ns.get().unwrap_or(0),
         }
     }
 

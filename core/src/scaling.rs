@@ -16,6 +16,8 @@ const SHORT_LIFE_NS: u64 = 5_000_000_000;
 /// An order that no call needed for so long is taken back; as often it is asked, since calls may leave the
 /// queue unseen.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+/// Pods that may fall idle are looked at as often at most, however short their idle time is.
+const IDLE_LOOK_NS_MIN: u64 = 1_000_000;
 
 impl Shared {
     pub(crate) fn pod_up(
@@ -28,7 +30,7 @@ impl Shared {
         let pod = self.pods.at(index);
         match pod.state {
             PodState::Starting => {
-                pod.usable_ns = now_ns;
+                pod.usable_ns = Some(now_ns);
                 pod.idle_since_ns = now_ns;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
@@ -61,7 +63,7 @@ impl Shared {
         let wanted_ns = pod.wanted_ns;
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
-            && now_ns.saturating_sub(pod.usable_ns) < SHORT_LIFE_NS;
+            && now_ns.saturating_sub(pod.usable_ns.expect("it was up")) < SHORT_LIFE_NS;
         pod.state = PodState::Leaving;
         pod.down = true;
         if pod.in_flight == 0 {
@@ -172,17 +174,16 @@ impl Shared {
             return self.take_back(lane, now_ns, out);
         }
         lane.needs_all();
-        let failed = lane.starts.failed > 0;
-        if failed && now_ns < lane.starts.retry_at_ns {
-            let retry_at_ns = lane.starts.retry_at_ns;
+        let retry_at_ns = lane.starts.failed.as_ref().map(|failed| failed.retry_at_ns);
+        if let Some(retry_at_ns) = retry_at_ns.filter(|at_ns| now_ns < *at_ns) {
             self.arm(lane, retry_at_ns);
-            return give_up(lane, now_ns, out);
+            return give_up(lane, out);
         }
         // After a failure one start shows whether it mended.
-        let at_once = match (failed, lane.census.starting) {
-            (false, _) => missing,
-            (true, 0) => 1,
-            (true, _) => 0,
+        let at_once = match (retry_at_ns, lane.census.starting) {
+            (None, _) => missing,
+            (Some(_), 0) => 1,
+            (Some(_), _) => 0,
         };
         for _ in 0..at_once {
             if !self.start(lane, now_ns, out) {
@@ -306,7 +307,7 @@ impl Shared {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now_ns);
         let mut usable = lane.census.usable;
-        let mut next_ns = u64::MAX;
+        let mut next_ns = now_ns.saturating_add(plan.idle_ns.max(IDLE_LOOK_NS_MIN));
         // The latest first: earlier ones are chosen first for calls.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
@@ -325,21 +326,19 @@ impl Shared {
         }
         lane.count(&mut self.pods);
         if usable > plan.min {
-            let later = now_ns.saturating_add(plan.idle_ns.max(1_000_000));
-            self.arm(lane, next_ns.min(later));
+            self.arm(lane, next_ns);
         }
     }
 }
 
-/// Ends the wait of a lane's calls where no pod is there and none will come.
-fn give_up(lane: &Lane, now_ns: u64, out: &mut Outbox) {
-    let in_vain = lane.starts.hopeless() && now_ns < lane.starts.retry_at_ns;
-    if lane.census.serving() == 0 && in_vain && lane.view.depth() > 0 {
-        let why = lane
-            .starts
-            .why
-            .clone()
-            .unwrap_or_else(|| "no pod could be started".into());
-        out.notices.push(Notice::StartsFail { lane: lane.id, why });
+/// Ends the wait of a lane's calls where no pod is there and none will come before the next start.
+fn give_up(lane: &Lane, out: &mut Outbox) {
+    if let Some(failed) = &lane.starts.failed
+        && failed.are_hopeless()
+        && lane.census.serving() == 0
+        && lane.view.depth() > 0
+    {
+        let (lane, why) = (lane.id, failed.why.clone());
+        out.notices.push(Notice::StartsFail { lane, why });
     }
 }

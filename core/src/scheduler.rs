@@ -332,10 +332,10 @@ impl Scheduler {
             let Some(lane) = find(&mut self.lanes, id) else {
                 continue;
             };
-            if lane.due_ns != at {
+            if lane.due_ns != Some(at) {
                 continue;
             }
-            lane.due_ns = u64::MAX;
+            lane.due_ns = None;
             self.shared.retire_idle(lane, now_ns, out);
             self.shared.reconcile(lane, now_ns, out);
             if lane.is_removed {
@@ -365,15 +365,15 @@ impl Shared {
 
     /// Sets the lane's timer, unless it fires earlier anyway.
     pub(crate) fn arm(&mut self, lane: &mut Lane, at_ns: u64) {
-        if at_ns < lane.due_ns {
-            lane.due_ns = at_ns;
+        if lane.due_ns.is_none_or(|due_ns| at_ns < due_ns) {
+            lane.due_ns = Some(at_ns);
             self.due.push(Reverse((at_ns, lane.id)));
         }
     }
 
     fn arm_idle(&mut self, lane: &mut Lane, now_ns: u64) {
         let Some(plan) = lane.plan.pods else { return };
-        if lane.census.usable > plan.min && lane.due_ns == u64::MAX {
+        if lane.census.usable > plan.min && lane.due_ns.is_none() {
             self.arm(lane, now_ns.saturating_add(plan.idle_ns));
         }
     }
@@ -392,7 +392,7 @@ impl Shared {
             self.pods.at(*index).lane = id;
         }
         // The timer's entry names the old registration, and is passed over.
-        lane.due_ns = u64::MAX;
+        lane.due_ns = None;
         if std::mem::take(&mut lane.listed) {
             self.ready.retain(|listed| *listed != old);
         }
@@ -425,7 +425,7 @@ impl Shared {
             (PodState::Usable, PodVerdict::Healthy) => {
                 if !pod.proven {
                     pod.proven = true;
-                    lane.starts.failed = 0;
+                    lane.starts.failed = None;
                     lane.count(&mut self.pods);
                 }
                 if is_empty {
@@ -478,10 +478,11 @@ impl Shared {
                     .expect("a pod has room");
                 let pod = self.pods.at(index);
                 pod.in_flight += 1;
+                let usable_ns = pod.usable_ns.expect("a pod that is granted came up");
                 let waited_from = ticket.queued_ns.max(pod.wanted_ns);
                 (
                     Some(self.pods.reference(index)),
-                    self.pods.at(index).usable_ns.saturating_sub(waited_from),
+                    usable_ns.saturating_sub(waited_from),
                 )
             } else {
                 (None, 0)

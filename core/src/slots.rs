@@ -55,7 +55,7 @@ impl Slots {
         let bit = self.taken[word].trailing_ones();
         self.taken[word] |= 1 << bit;
         let slot = (word * 64) as u16 + bit as u16;
-        self.view.capacity.set(slot, now_ns.max(1));
+        self.view.capacity.hold(slot, now_ns);
         slot
     }
 
@@ -69,8 +69,6 @@ impl Slots {
         }
         self.held -= 1;
         self.taken[word] &= !(1 << bit);
-        let held_ns = now_ns.saturating_sub(self.view.capacity.since_ns(slot));
-        self.view.capacity.set(slot, 0);
-        held_ns
+        now_ns.saturating_sub(self.view.capacity.release(slot))
     }
 }

@@ -16,6 +16,22 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 /// A start that takes twice its measured time, and so long at least, is overdue.
 const OVERDUE_NS_MIN: u64 = 1_000_000_000;
 
+/// A measured time in nanoseconds; none before the first sample.
+#[derive(Debug, Default)]
+pub struct MeasuredNs(AtomicU64);
+
+impl MeasuredNs {
+    pub fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|ns| *ns > 0)
+    }
+
+    /// A sample that took no time counts as one nanosecond.
+    pub fn set(&self, ns: Option<u64>) {
+        self.0
+            .store(ns.map_or(0, |ns| ns.max(1)), Ordering::Relaxed);
+    }
+}
+
 /// What everybody may know of a lane.
 pub struct LaneView {
     /// Live waiting calls of each class.
@@ -28,12 +44,12 @@ pub struct LaneView {
     pub slots_max: AtomicU32,
     /// Slots that it has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
-    /// Mean time that a call holds its slot; 0 before the first sample. Writer: scheduler.
-    pub service_ns: AtomicU64,
+    /// Mean time that a call holds its slot. Writer: scheduler.
+    pub service_ns: MeasuredNs,
     /// By how much a call's time differs from that, in the mean. Writer: scheduler.
     pub service_spread_ns: AtomicU64,
-    /// Mean time from wanted to usable of a pod; 0 before the first sample. Writer: scheduler.
-    pub start_ns: AtomicU64,
+    /// Mean time from wanted to usable of a pod. Writer: scheduler.
+    pub start_ns: MeasuredNs,
     /// Since when slots are held, and those that are on their way.
     pub capacity: Capacity,
     /// Usable, starting and other pods, for the gauges. Writer: scheduler.
@@ -52,9 +68,9 @@ impl LaneView {
             running: AtomicU32::new(0),
             slots_max: AtomicU32::new(0),
             slots_now: AtomicU32::new(0),
-            service_ns: AtomicU64::new(0),
+            service_ns: MeasuredNs::default(),
             service_spread_ns: AtomicU64::new(0),
-            start_ns: AtomicU64::new(0),
+            start_ns: MeasuredNs::default(),
             capacity: Capacity::default(),
             pods: Default::default(),
             mailbox: OnceLock::new(),
@@ -96,7 +112,7 @@ impl LaneView {
 
     /// Whether a pod that was ordered then should be up by now, so that it may never be.
     pub(crate) fn is_overdue(&self, wanted_ns: u64, now_ns: u64) -> bool {
-        let patience_ns = (2 * self.start_ns.load(Ordering::Relaxed)).max(OVERDUE_NS_MIN);
+        let patience_ns = (2 * self.start_ns.get().unwrap_or(0)).max(OVERDUE_NS_MIN);
         now_ns >= wanted_ns.saturating_add(patience_ns)
     }
 

@@ -1,8 +1,6 @@
 //! Whether a start is worth it: what waits is held against the time that a start takes, an order that is
 //! not needed any more is taken back, and calls leave pods alone that are not needed.
 
-use std::sync::atomic::Ordering;
-
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
 
@@ -13,8 +11,8 @@ fn measured(service_ns: u64, start_ns: u64) -> Plane {
     let mut plane = Plane::with(warm(10, 1));
     plane.started();
     let view = plane.view(0);
-    view.service_ns.store(service_ns, Ordering::Relaxed);
-    view.start_ns.store(start_ns, Ordering::Relaxed);
+    view.service_ns.set(Some(service_ns));
+    view.start_ns.set(Some(start_ns));
     plane
 }
 
@@ -60,11 +58,13 @@ fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
 #[test]
 fn without_a_pod_or_a_measure_each_call_gets_its_own() {
     let mut plane = Plane::with(warm(10, 0));
-    plane.view(0).service_ns.store(MS, Ordering::Relaxed);
-    plane.view(0).start_ns.store(SECOND, Ordering::Relaxed);
+    plane.view(0).service_ns.set(Some(MS));
+    plane.view(0).start_ns.set(Some(SECOND));
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 4);
-    let mut plane = measured(0, 0);
+    let mut plane = measured(MS, MS);
+    plane.view(0).service_ns.set(None);
+    plane.view(0).start_ns.set(None);
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 3);
 }

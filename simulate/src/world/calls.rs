@@ -111,16 +111,16 @@ impl World<'_> {
         };
         let deadline = Deadline::after(self.now_ns, limit);
         let measured = &self.thread.function.view.service_ns;
-        let service_ns = measured.load(super::Ordering::Relaxed);
+        let service_ns = measured.get();
         if self.admission == Admission::Knows {
             if call.class == Class::Sync && !self.will_make_it(call.service_ns, deadline.at_ns) {
                 return Err(RejectReason::EstWait);
             }
-            measured.store(0, super::Ordering::Relaxed);
+            measured.set(None);
         }
         let (thread, entry) = (&self.thread, self.thread.function.clone());
         let admitted = Call::admit(thread, entry, place, call.class, self.now_ns, deadline);
-        measured.store(service_ns, super::Ordering::Relaxed);
+        measured.set(service_ns);
         match admitted {
             Ok((life, ticket)) => {
                 self.scheduler.ticket(ticket, self.now_ns, &mut self.out);
