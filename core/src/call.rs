@@ -391,7 +391,9 @@ impl<E: Environment> Call<E> {
         self.ticket = Some(self.ticket(now_ns));
     }
 
+    #[inline]
     fn over(&mut self, result: Result<(), Failure>, now_ns: u64, env: &E) {
+        assert!(!matches!(self.state, State::Over(_)), "a call ended twice");
         let for_a_start = match &result {
             Err(Failure::ColdStart(_) | Failure::StartTimeout(_)) => true,
             Err(Failure::Timeout { stage, .. }) => *stage == Stage::Starting,

@@ -12,6 +12,7 @@ const QUEUED: u64 = 1;
 const GRANTED: u64 = 2;
 const LEFT: u64 = 3;
 const STATE_BITS: u32 = 8;
+const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
 
 /// The state words of all io threads.
 pub struct Entries {
@@ -41,6 +42,12 @@ impl Entries {
 
     /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
     pub fn queue(&self, call: CallRef) {
+        // Only the owner writes a word that is not queued.
+        let was = self.at(call).load(Ordering::Relaxed);
+        assert!(
+            was & STATE_MASK != QUEUED,
+            "a call was queued twice: {call:?}"
+        );
         // Release pairs with the Acquire in `grant`, though the ticket's own hand-over already
         // orders what the scheduler reads.
         self.at(call)
@@ -81,5 +88,38 @@ impl Entries {
             was != word(call.generation, QUEUED),
             "a queued call was dropped: {call:?}"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: CallRef = CallRef {
+        index: 3,
+        generation: 1,
+        thread: 0,
+    };
+
+    #[test]
+    fn a_call_is_queued_anew_after_its_grant() {
+        let entries = Entries::new(1);
+        entries.queue(CALL);
+        assert!(entries.is_queued(CALL) && entries.grant(CALL));
+        assert!(!entries.leave(CALL), "the grant came first");
+        entries.queue(CALL);
+        assert!(entries.leave(CALL) && !entries.grant(CALL));
+        entries.free(CALL);
+    }
+
+    #[test]
+    #[should_panic(expected = "a call was queued twice")]
+    fn a_call_that_waits_is_not_queued_again() {
+        let entries = Entries::new(1);
+        entries.queue(CALL);
+        entries.queue(CallRef {
+            generation: 2,
+            ..CALL
+        });
     }
 }

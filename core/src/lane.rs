@@ -323,6 +323,7 @@ impl Lane {
         let mut census = Census::default();
         for index in &self.pods {
             let pod = pods.at(*index);
+            assert!(pod.lane == self.id, "a lane names another lane's pod");
             match pod.state {
                 PodState::Starting => census.starting += 1,
                 PodState::Usable => {

@@ -112,7 +112,8 @@ impl Account {
     /// Gives back what a thread took, and lets those on who wait for it.
     fn give(&self, bytes: u64) {
         if bytes > 0 {
-            self.taken.fetch_sub(bytes, SeqCst);
+            let was = self.taken.fetch_sub(bytes, SeqCst);
+            assert!(was >= bytes, "more memory was given back than was taken");
             if self.is_short() {
                 self.advance(&mut self.line());
             }

@@ -65,6 +65,7 @@ impl Pods {
         };
         if let Some(index) = self.free.pop() {
             let place = &mut self.table[index.get()];
+            assert!(!place.used, "a place was given to two pods");
             let generation = place.generation.wrapping_add(1);
             *place = Pod { generation, ..pod };
             return Some(PodRef { index, generation });
@@ -90,6 +91,26 @@ impl Pods {
         pod
     }
 
+    /// A call begins in a pod.
+    pub(crate) fn enter(&mut self, index: PodIndex, cap: u32) -> &mut Pod {
+        let pod = self.at(index);
+        assert!(
+            pod.state == PodState::Usable && pod.in_flight < cap,
+            "a call was granted a pod that has no room for it"
+        );
+        pod.in_flight += 1;
+        pod
+    }
+
+    /// A call of that lane ended in a pod.
+    pub(crate) fn leave(&mut self, pod: PodRef, lane: LaneId) -> &mut Pod {
+        let pod = self.get(pod).expect("a pod's place outlives its calls");
+        assert!(pod.lane == lane, "a call ended in another function's pod");
+        assert!(pod.in_flight > 0, "a call ended twice in a pod");
+        pod.in_flight -= 1;
+        pod
+    }
+
     /// The reference to a place that is taken.
     pub(crate) fn reference(&self, index: PodIndex) -> PodRef {
         PodRef {
@@ -107,5 +128,61 @@ impl Pods {
         );
         pod.used = false;
         self.free.push(index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LANE: LaneId = LaneId { index: 0, epoch: 1 };
+
+    fn usable() -> (Pods, PodRef) {
+        let mut pods = Pods::default();
+        let pod = pods.add(LANE, 1).expect("there is room");
+        pods.at(pod.index).state = PodState::Usable;
+        (pods, pod)
+    }
+
+    #[test]
+    fn a_place_is_free_after_its_last_call() {
+        let (mut pods, pod) = usable();
+        assert_eq!(pods.enter(pod.index, 1).in_flight, 1);
+        assert_eq!(pods.leave(pod, LANE).in_flight, 0);
+        pods.remove(pod.index);
+        assert!(pods.get(pod).is_none());
+        let next = pods.add(LANE, 2).expect("there is room");
+        assert_eq!((next.index, next.generation), (pod.index, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "a pod that has no room for it")]
+    fn a_call_past_the_cap_is_refused() {
+        let (mut pods, pod) = usable();
+        pods.enter(pod.index, 1);
+        pods.enter(pod.index, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a pod that has no room for it")]
+    fn a_pod_that_is_no_longer_usable_gets_no_call() {
+        let (mut pods, pod) = usable();
+        pods.at(pod.index).state = PodState::Draining;
+        pods.enter(pod.index, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "another function's pod")]
+    fn a_call_ends_in_a_pod_of_its_function() {
+        let (mut pods, pod) = usable();
+        pods.enter(pod.index, 1);
+        pods.leave(pod, LaneId { index: 1, epoch: 2 });
+    }
+
+    #[test]
+    #[should_panic(expected = "a call ended twice in a pod")]
+    fn a_call_ends_once() {
+        let (mut pods, pod) = usable();
+        pods.leave(pod, LANE);
     }
 }

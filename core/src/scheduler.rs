@@ -300,6 +300,7 @@ impl Scheduler {
                 return Turn::Idle;
             };
             let lane = find(&mut self.lanes, id).expect("a listed lane is open");
+            assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
             let looked = shared.grant(lane, most, now_ns, out);
             // A lane that used all its looks may have more; one that did not has nothing to give.
@@ -415,10 +416,7 @@ impl Shared {
         out: &mut Outbox,
     ) {
         let index = pod_ref.index;
-        let pod = self.pods.get(pod_ref);
-        let pod = pod.expect("a pod's place outlives its calls");
-        assert!(pod.in_flight > 0, "a call ended twice in a pod");
-        pod.in_flight -= 1;
+        let pod = self.pods.leave(pod_ref, lane.id);
         pod.idle_since_ns = now_ns;
         let is_empty = pod.in_flight == 0;
         match (pod.state, verdict) {
@@ -472,12 +470,11 @@ impl Shared {
             lane.view
                 .running
                 .store(lane.slots.held(), Ordering::Relaxed);
-            let (pod, start_ns) = if needs_pod {
+            let (pod, start_ns) = if let Some(plan) = lane.plan.pods {
                 let index = lane
                     .choose(&mut self.pods, ticket.avoid)
                     .expect("a pod has room");
-                let pod = self.pods.at(index);
-                pod.in_flight += 1;
+                let pod = self.pods.enter(index, plan.cap);
                 let usable_ns = pod.usable_ns.expect("a pod that is granted came up");
                 let waited_from = ticket.queued_ns.max(pod.wanted_ns);
                 (

@@ -23,6 +23,10 @@ pub(crate) struct Slots {
 impl Slots {
     /// `limit` slots, all free.
     pub(crate) const fn new(limit: u32, view: Arc<LaneView>) -> Self {
+        assert!(
+            limit as usize <= WORDS * 64,
+            "more slots than a function may have"
+        );
         Self {
             limit,
             held: 0,
@@ -43,6 +47,10 @@ impl Slots {
 
     /// Changes the limit with the spec; calls that run keep their slots.
     pub(crate) const fn resize(&mut self, limit: u32) {
+        assert!(
+            limit as usize <= WORDS * 64,
+            "more slots than a function may have"
+        );
         self.limit = limit;
     }
 

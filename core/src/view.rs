@@ -6,12 +6,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::capacity::Capacity;
-use crate::limits::{CALL_OVERHEAD_BYTES, LANE_RING_DEPTH};
+use crate::limits::{
+    CALL_OVERHEAD_BYTES, CALLS_PER_IO_THREAD_MAX, IO_THREADS_MAX, LANE_RING_DEPTH,
+};
 use crate::metrics::FunctionMetrics;
 use crate::ring::{Consumer, Producer, channel};
 use crate::ticket::{Class, Ticket};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
+
+/// Calls that all io threads hold at most.
+const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
 /// A start that takes twice its measured time, and so long at least, is overdue.
 const OVERDUE_NS_MIN: u64 = 1_000_000_000;
@@ -101,7 +106,8 @@ impl LaneView {
 
     /// Takes a place for a call that was admitted before and waits again.
     pub fn reenter(&self, class: Class) {
-        self.depths[class as usize].fetch_add(1, Ordering::Relaxed);
+        let was = self.depths[class as usize].fetch_add(1, Ordering::Relaxed);
+        assert!(was < CALLS_MAX, "more calls wait than there can be");
     }
 
     /// Gives a place back; called once by the thread that moved the call out of the queue.

@@ -180,6 +180,7 @@ impl Wheel {
         timer.place = NONE;
         timer.next = self.free;
         self.free = index;
+        assert!(self.live > 0, "more timers ended than were set");
         self.live -= 1;
     }
 

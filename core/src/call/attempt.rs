@@ -255,6 +255,7 @@ impl<E: Environment> Call<E> {
 
     fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now_ns: u64, env: &E) {
         self.lost += u32::from(matches!(kind, AttemptFailure::Lost { .. }));
+        assert!(self.lost <= self.attempts, "one attempt was lost twice");
         match next {
             Next::Give => self.over(Err(failure), now_ns, env),
             Next::Retry(0) => self.queue_again(now_ns, env),

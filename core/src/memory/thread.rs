@@ -141,7 +141,8 @@ impl ThreadAccount {
 
     #[inline]
     fn give(&self, bytes: u64) {
-        let used = self.used() - bytes;
+        let used = self.used().checked_sub(bytes);
+        let used = used.expect("a charge was given back twice");
         self.set_used(used);
         let spare = self.taken.get() - used;
         let piece = self.account.piece;
