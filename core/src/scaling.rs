@@ -34,12 +34,16 @@ impl Shared {
                 pod.idle_since_ns = now_ns;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
-                lane.learn_start(now_ns.saturating_sub(pod.wanted_ns));
+                // One that ran before it was adopted says nothing of starts.
+                if !pod.adopted {
+                    lane.learn_start(now_ns.saturating_sub(pod.wanted_ns));
+                }
             }
             PodState::Quarantined => pod.state = PodState::Usable,
             PodState::Usable | PodState::Draining | PodState::Leaving => return,
         }
         lane.count(&mut self.pods);
+        self.keep_ceiling(lane, out);
         self.retire_later(lane, now_ns);
         self.reconcile(lane, now_ns, out);
         self.list(lane);
@@ -259,6 +263,26 @@ impl Shared {
         });
         let surplus = serving.len().saturating_sub(plan.max as usize);
         for index in &serving[..surplus] {
+            self.drain(lane, *index, out);
+        }
+        lane.count(&mut self.pods);
+    }
+
+    /// Drains pods that are up beyond the ceiling: it may have been lowered before they were adopted. Only
+    /// what is up is looked at, since a pod that is still asked may be busy for an earlier plane.
+    fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
+        let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
+        let surplus = lane.census.usable.saturating_sub(most) as usize;
+        if surplus == 0 {
+            return;
+        }
+        let mut usable = lane.pods.clone();
+        usable.retain(|index| self.pods.at(*index).state == PodState::Usable);
+        usable.sort_by_key(|index| {
+            let pod = self.pods.at(*index);
+            (!pod.stale, pod.in_flight)
+        });
+        for index in &usable[..surplus] {
             self.drain(lane, *index, out);
         }
         lane.count(&mut self.pods);

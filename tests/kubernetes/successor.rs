@@ -162,7 +162,7 @@ pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone()
     let first = plane();
     let fields = json!({
         "command": ["python3", "-c", SINGLE], "timeoutMs": 60000,
-        "scalingConfig": {"minReplicas": 1, "maxReplicas": 1},
+        "scalingConfig": {"minReplicas": 1, "maxReplicas": 2},
     });
     first.register(&spec("single", "WARM", fields));
     let pod = output(first.invoke("single", &json!({"ms": 0})))["pod"].clone();

@@ -205,9 +205,8 @@ impl Bridge {
             Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
             Starts::Broken { permanent } => Some(permanent),
         };
-        if rng.chance(100) {
-            let held_up_at = hall.now + rng.time_ns(nature.start_ns_max);
-            self.later(held_up_at, Act::IsHeldUp(pod));
+        if self.started.is_multiple_of(8) {
+            self.later(hall.now + nature.start_ns_max / 2, Act::IsHeldUp(pod));
         }
         let answered = false;
         let new = Pod { answered, nature };

@@ -2,7 +2,7 @@
 //! very same scheduler, lanes, registry, rings and timers, on virtual time, inline and pinned.
 //! It never looks at a clock: a seed is one run, and the same run each time.
 //!
-//! `NANOFAAS_SEEDS=n` sets how many seeds are run (200), `NANOFAAS_SEED=s` runs one and shows it.
+//! `NANOFAAS_SEEDS=n` sets how many seeds are run (400), `NANOFAAS_SEED=s` runs one and shows it.
 #![cfg(not(loom))]
 
 mod bridge;
@@ -22,7 +22,7 @@ use std::thread;
 use hall::Mode;
 use world::{Tally, World};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 fn number(name: &str) -> Option<u64> {
     let text = env::var(name).ok()?;

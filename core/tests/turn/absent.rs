@@ -24,7 +24,10 @@ fn late_events_of_a_gone_pod_change_nothing() {
         Event::PodDown(pod),
         Event::PodLeaving(pod),
         Event::StartFailed { pod, failure },
-        Event::StartHeldUp { pod, why },
+        Event::StartHeldUp {
+            pod,
+            why: Some(why),
+        },
     ] {
         plane.hear(event);
     }

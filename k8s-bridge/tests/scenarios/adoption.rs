@@ -316,3 +316,21 @@ fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
         .await;
     });
 }
+
+#[test]
+fn a_ceiling_that_was_lowered_without_a_plane_is_kept_to() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 4).await;
+        assert_eq!(pods.len(), 4);
+        server.edit("functions", "f", |function| {
+            function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
+            function["spec"]["scalingConfig"]["maxReplicas"] = json!(1);
+        });
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        until("one is left", || server.names("pods").len() == 1).await;
+        pass(20.0).await;
+        assert_eq!(ready_pods(&server, "f"), 1);
+        assert_eq!(server.ever("pods"), 4, "none was made");
+    });
+}
