@@ -87,6 +87,7 @@ enum What {
     PodUp(PodRef),
     StartFails(PodRef),
     JobRuns(Attempt),
+    JobFails(Attempt),
     Answers(Attempt),
     /// Something of a call is due: its deadline, or another attempt.
     Time {
@@ -261,6 +262,7 @@ impl<'a> World<'a> {
             What::PodUp(pod) => self.pod_up(pod),
             What::StartFails(pod) => self.start_fails(pod),
             What::JobRuns(attempt) => self.job_runs(attempt),
+            What::JobFails(attempt) => self.job_fails(attempt),
             What::Answers(attempt) => self.answers(attempt),
             What::Time { index, generation } => self.time(index, generation),
         }

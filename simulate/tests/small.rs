@@ -206,3 +206,20 @@ fn the_same_input_gives_the_same_bytes() {
     };
     assert_eq!(run(), run());
 }
+
+/// As the platform gives up a start after 120 s, in a Job as in a pod; a call of perfect knowledge is not let in.
+#[test]
+fn a_job_that_starts_too_long_fails() {
+    let fields = json!({"executionMode": "JOB", "image": "i:1", "timeoutMs": 300_000});
+    let trace = "at_ms,service_ms\n0,5\n";
+    let summary = play(&fields, Some(200_000), trace).summary;
+    assert_eq!((summary.made_it, summary.failed_cold_start), (0, 1));
+    assert_eq!(summary.duration_ms, 120_000.0);
+    assert_eq!(summary.made_it_with_perfect_knowledge, 0);
+    let soon = play(&fields, Some(119_999), trace).summary;
+    assert_eq!((soon.made_it, soon.made_it_with_perfect_knowledge), (1, 1));
+    // Its deadline comes first.
+    let cut_off = "at_ms,service_ms,timeout_ms\n0,5,119000\n";
+    let late = play(&fields, Some(200_000), cut_off).summary;
+    assert_eq!(late.timed_out_starting, 1);
+}

@@ -6,11 +6,12 @@ use nanofaas_core::event::Notice;
 use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
 
+use super::pods::{START_TOO_LONG, comes_up, held_ns};
 use super::{Admission, Attempt, Ending, Fate, Thread, What, World};
-use crate::START_TIMEOUT_NS;
 
 /// How long an async call may take in all: the default of `serve --async-max-age-ms`.
 const ASYNC_MAX_AGE_MS: u64 = 3_600_000;
@@ -29,8 +30,8 @@ pub(super) struct Live {
     pub(super) life: Call<Thread>,
     /// Since when its attempt runs in a pod.
     sent_ns: Option<u64>,
-    /// When its attempt is going to answer, if nothing stops it.
-    pub(super) answers_ns: u64,
+    /// When its attempt is going to answer, or its Job fails to start, if nothing stops it.
+    pub(super) ends_ns: u64,
     /// When its first attempt got a slot.
     granted_ns: Option<u64>,
     timer_ns: Option<u64>,
@@ -84,7 +85,7 @@ impl World<'_> {
                     number,
                     life,
                     sent_ns: None,
-                    answers_ns: 0,
+                    ends_ns: 0,
                     granted_ns: None,
                     timer_ns: None,
                     job: None,
@@ -199,26 +200,30 @@ impl World<'_> {
         let (attempt, now_ns) = (self.attempt(index), self.now_ns);
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
         let start = self.setup.start.filter(|_| is_job);
-        let start_ns = start.map(|start| start.draw(&mut self.pods.dice).min(START_TIMEOUT_NS));
+        let start_ns = start.map(|start| start.draw(&mut self.pods.dice));
         let number = self.live(index).number;
-        let service_ns = self.setup.calls[number].service_ns;
+        let held_ns = held_ns(start_ns, self.setup.calls[number].service_ns);
         let live = self.live(index);
-        live.answers_ns = now_ns + start_ns.unwrap_or(0) + service_ns;
+        live.ends_ns = now_ns + held_ns;
         let Some(start_ns) = start_ns else {
             return self.send(attempt);
         };
         live.job = Some(Job::Starts { since_ns: now_ns });
         self.pods.jobs_starting += 1;
         self.history.start(now_ns - self.origin_ns);
-        self.at(now_ns + start_ns, What::JobRuns(attempt));
+        if comes_up(start_ns) {
+            self.at(now_ns + start_ns, What::JobRuns(attempt));
+        } else {
+            self.at(now_ns + held_ns, What::JobFails(attempt));
+        }
     }
 
     fn send(&mut self, attempt: Attempt) {
         let now_ns = self.now_ns;
         let live = self.live(attempt.index);
         live.sent_ns = Some(now_ns);
-        let answers_ns = live.answers_ns;
-        self.at(answers_ns, What::Answers(attempt));
+        let ends_ns = live.ends_ns;
+        self.at(ends_ns, What::Answers(attempt));
     }
 
     /// Whether that attempt runs.
@@ -246,6 +251,27 @@ impl World<'_> {
         live.life.job_runs(now_ns);
         self.send(attempt);
         // Its own time begins now.
+        self.drive(attempt.index);
+    }
+
+    /// The Job of an attempt took too long to start. As with the bridges', no other attempt follows.
+    pub(super) fn job_fails(&mut self, attempt: Attempt) {
+        if !self.is_running(attempt) {
+            return;
+        }
+        let now_ns = self.now_ns;
+        self.end_job(attempt.index);
+        let failure = Failure::ColdStart(START_TOO_LONG.into());
+        let report = Report {
+            failure: Some((failure, AttemptFailure::Final)),
+            verdict: PodVerdict::Healthy,
+            sent_ns: None,
+            answered_ns: None,
+            start_ns: 0,
+        };
+        let place = &mut self.places[attempt.index as usize];
+        let live = place.call.as_mut().expect("it runs");
+        live.life.attempted(report, now_ns, &self.thread);
         self.drive(attempt.index);
     }
 

@@ -10,6 +10,7 @@ use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::Class;
 
 use super::World;
+use super::pods::{comes_up, held_ns};
 
 /// A call that waits: which, how long it takes, and until when it waits.
 struct Waiting {
@@ -22,18 +23,20 @@ impl World<'_> {
     /// Whether a sync call that comes now will be answered in time. One that would be the first pod's is let
     /// in: else no pod would ever be wanted.
     pub(super) fn will_make_it(&self, service_ns: u64, deadline_ns: u64) -> bool {
-        let service_ns = service_ns + self.job_start_ns();
+        let job_start_ns = self.job_start_ns();
+        if job_start_ns.is_some_and(|start_ns| !comes_up(start_ns)) {
+            return false;
+        }
         match self.begins_ns() {
-            Some(begins_ns) => begins_ns + service_ns <= deadline_ns,
+            Some(begins_ns) => begins_ns + held_ns(job_start_ns, service_ns) <= deadline_ns,
             None => true,
         }
     }
 
-    /// A Job starts in the slot of its call.
-    fn job_start_ns(&self) -> u64 {
+    /// How long the Job of a call is expected to start.
+    fn job_start_ns(&self) -> Option<u64> {
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
-        let start = self.setup.start.filter(|_| is_job);
-        start.map_or(0, |start| start.ns)
+        self.setup.start.filter(|_| is_job).map(|start| start.ns)
     }
 
     /// None where there is no slot, and none on its way.
@@ -63,11 +66,11 @@ impl World<'_> {
             let call = &self.setup.calls[live.number];
             let (service_ns, deadline_ns) = (call.service_ns, live.life.deadline_ns());
             if live.life.is_running() {
-                held.push(live.answers_ns.min(deadline_ns));
+                held.push(live.ends_ns.min(deadline_ns));
             } else {
                 waiting.push(Waiting {
                     order: (call.class, live.number),
-                    service_ns: service_ns + self.job_start_ns(),
+                    service_ns: held_ns(self.job_start_ns(), service_ns),
                     deadline_ns,
                 });
             }
@@ -85,7 +88,7 @@ impl World<'_> {
             free.extend(std::iter::repeat_n(*up_ns, cap));
         }
         // A call that would still wait a start from now is one that a pod is ordered for.
-        if let Some(start) = self.setup.start
+        if let Some(start) = self.setup.start.filter(|start| comes_up(start.ns))
             && free.len() < most
         {
             free.resize(most, self.now_ns + start.ns);

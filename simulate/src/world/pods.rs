@@ -16,6 +16,21 @@ const FLOOR_NS: u64 = 100_000_000;
 /// Between the floor and the trace.
 const PAUSE_NS: u64 = 1_000_000_000;
 
+pub(super) const START_TOO_LONG: &str = "the start took longer than --start-timeout-ms";
+
+/// Whether a start that would take so long ends before the platform gives it up.
+pub(super) const fn comes_up(start_ns: u64) -> bool {
+    start_ns < START_TIMEOUT_NS
+}
+
+/// How long a call holds its slot if nothing stops it. `start_ns` is that of its Job, which starts in the slot.
+pub(super) fn held_ns(start_ns: Option<u64>, service_ns: u64) -> u64 {
+    match start_ns {
+        Some(start_ns) if !comes_up(start_ns) => START_TIMEOUT_NS,
+        start_ns => start_ns.unwrap_or(0) + service_ns,
+    }
+}
+
 /// What the bridge knows.
 pub(super) struct Pods {
     /// When each pod that was ordered will be up, by its place and generation.
@@ -62,7 +77,7 @@ impl World<'_> {
             .setup
             .start
             .map(|start| start.draw(&mut self.pods.dice));
-        match takes_ns.filter(|takes_ns| *takes_ns < START_TIMEOUT_NS) {
+        match takes_ns.filter(|takes_ns| comes_up(*takes_ns)) {
             Some(takes_ns) => self.comes_up(pod, takes_ns),
             None => self.at(self.now_ns + START_TIMEOUT_NS, What::StartFails(pod)),
         }
@@ -84,7 +99,7 @@ impl World<'_> {
     pub(super) fn start_fails(&mut self, pod: PodRef) {
         let failure = StartFailure {
             permanent: false,
-            message: "the start took longer than --start-timeout-ms".into(),
+            message: START_TOO_LONG.into(),
         };
         // The scheduler passes over a pod that it has forgotten.
         self.hear(Event::StartFailed { pod, failure });
