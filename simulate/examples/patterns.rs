@@ -19,7 +19,9 @@ fn main() -> std::io::Result<()> {
             summary.made_it,
             summary.let_in_and_failed(),
             summary.refused(),
-            summary.made_it_with_perfect_knowledge
+            summary
+                .made_it_with_perfect_knowledge
+                .expect("sync calls only")
         );
         if let Some(into) = &into {
             let mut drawn = figure(&report);

@@ -8,14 +8,17 @@ use crate::{Report, Slice};
 pub fn figure(report: &Report) -> Figure {
     let summary = &report.summary;
     let percent = |part: usize| 100.0 * part as f64 / summary.calls.max(1) as f64;
+    let perfect = match summary.made_it_with_perfect_knowledge {
+        Ok(made_it) => format!("with perfect knowledge {made_it} make it"),
+        Err(why) => format!("perfect knowledge is {why}"),
+    };
     let about = format!(
-        "{} calls: {} made it ({:.1} %), {} refused, {} let in and failed; with perfect knowledge {} make it",
+        "{} calls: {} made it ({:.1} %), {} refused, {} let in and failed; {perfect}",
         summary.calls,
         summary.made_it,
         percent(summary.made_it),
         summary.refused(),
         summary.let_in_and_failed(),
-        summary.made_it_with_perfect_knowledge
     );
     let slices = &report.over_time;
     Figure {

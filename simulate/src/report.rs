@@ -2,7 +2,7 @@
 
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::history::{Stretch, join};
 use crate::world::{Ending, Fate, Run};
@@ -35,8 +35,9 @@ pub struct Summary {
     pub calls: usize,
     /// Answered before their deadline.
     pub made_it: usize,
-    /// The same where each call is let in exactly if it will make it.
-    pub made_it_with_perfect_knowledge: usize,
+    /// The same where each call is let in exactly if it will make it. In JSON null where it is not computed.
+    #[serde(serialize_with = "or_null")]
+    pub made_it_with_perfect_knowledge: Result<usize, NotComputed>,
     pub refused_depth: usize,
     pub refused_est_wait: usize,
     pub refused_memory: usize,
@@ -73,6 +74,22 @@ impl Summary {
             + self.timed_out_running
             + self.failed_cold_start
     }
+}
+
+/// Why there is no such number. Ends a sentence, as `Display`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotComputed {
+    #[error("not computed with async calls")]
+    AsyncCalls,
+    #[error("not computed, because it would take too long")]
+    TooMuchWork,
+}
+
+fn or_null<S: Serializer>(
+    number: &Result<usize, NotComputed>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    number.ok().serialize(serializer)
 }
 
 /// Exact ones, by nearest rank; none where there is no value.
@@ -129,7 +146,7 @@ fn ms(ns: u64) -> f64 {
 }
 
 impl Report {
-    pub(crate) fn new(setup: &Setup, run: &Run, perfect: usize) -> Self {
+    pub(crate) fn new(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Self {
         let width_ns = run.history.width_ns;
         let stretches = used(setup, run);
         // Round, so that rows begin at round times.
@@ -155,7 +172,7 @@ fn used<'a>(setup: &Setup, run: &'a Run) -> &'a [Stretch] {
     &stretches[..stretches.len().min(count as usize)]
 }
 
-fn summary(setup: &Setup, run: &Run, perfect: usize) -> Summary {
+fn summary(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Summary {
     let fates = &run.fates[setup.before.min(run.fates.len())..];
     let history = &run.history;
     let count = |ending| fates.iter().filter(|fate| fate.ending == ending).count();

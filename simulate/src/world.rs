@@ -27,6 +27,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::history::{History, Moment};
 use crate::{Setup, begin_ns, nice};
 use calls::Place;
+use knowledge::Knowledge;
 use pods::Pods;
 
 /// The virtual clock's first reading; 0 has a meaning of its own for slots.
@@ -41,7 +42,7 @@ const STRETCH_NS_MIN: u64 = 1_000_000;
 pub(crate) enum Admission {
     /// As the product does.
     Predicts,
-    /// By what is going to happen.
+    /// By what is going to happen; of traces without async calls.
     Knows,
 }
 
@@ -153,6 +154,7 @@ pub(crate) struct World<'a> {
     pods: Pods,
     fates: Vec<Option<Fate>>,
     history: History,
+    knowledge: Knowledge,
 }
 
 impl<'a> World<'a> {
@@ -193,6 +195,7 @@ impl<'a> World<'a> {
             },
             fates: vec![None; setup.calls.len()],
             history: History::new(begin_ns, width_ns),
+            knowledge: Knowledge::default(),
         };
         world.open();
         world
@@ -214,8 +217,17 @@ impl<'a> World<'a> {
         &self.thread.function.view
     }
 
-    /// Plays the trace until its last call is over.
-    pub(crate) fn run(mut self) -> Run {
+    /// Plays the trace until its last call is over. None where knowing it all is too much work.
+    pub(crate) fn run(mut self) -> Option<Run> {
+        self.play()?;
+        let fates = self.fates.into_iter();
+        Some(Run {
+            fates: fates.map(|fate| fate.expect("each call ended")).collect(),
+            history: self.history,
+        })
+    }
+
+    fn play(&mut self) -> Option<()> {
         let mut arrived = 0;
         while arrived < self.setup.calls.len() || self.live > 0 {
             let arrival = self.setup.calls.get(arrived);
@@ -241,6 +253,9 @@ impl<'a> World<'a> {
             } else {
                 self.arrive(arrived);
                 arrived += 1;
+                if self.knowledge.is_too_much_work() {
+                    return None;
+                }
             }
             self.settle();
             self.look();
@@ -250,11 +265,7 @@ impl<'a> World<'a> {
             0,
             "a call is over and backs off"
         );
-        let fates = self.fates.into_iter();
-        Run {
-            fates: fates.map(|fate| fate.expect("each call ended")).collect(),
-            history: self.history,
-        }
+        Some(())
     }
 
     fn happen(&mut self, what: What) {

@@ -11,7 +11,9 @@ fn few_calls_are_let_in_to_fail_or_refused_that_would_have_made_it() {
         let summary = simulate(&pattern.setup).summary;
         let (failed, perfect) = (
             summary.let_in_and_failed(),
-            summary.made_it_with_perfect_knowledge,
+            summary
+                .made_it_with_perfect_knowledge
+                .expect("sync calls only"),
         );
         assert_eq!(
             summary.made_it + failed + summary.refused(),

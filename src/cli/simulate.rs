@@ -209,7 +209,8 @@ fn summary(report: &Report) -> Vec<Vec<String>> {
         vec!["made it".to_owned(), share(all.made_it)],
         vec![
             "with perfect knowledge".to_owned(),
-            share(all.made_it_with_perfect_knowledge),
+            all.made_it_with_perfect_knowledge
+                .map_or_else(|why| why.to_string(), share),
         ],
         vec!["refused".to_owned(), parts(all.refused(), &refusals(all))],
         vec![

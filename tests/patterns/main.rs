@@ -214,7 +214,8 @@ fn measure(name: &str) {
     calls.for_each(|call| call.service_ns += longer_ns);
     let perfect = simulate(&pattern.setup)
         .summary
-        .made_it_with_perfect_knowledge;
+        .made_it_with_perfect_knowledge
+        .expect("sync calls only");
     println!(
         "{name:<13} {:>7} {:>18} {:>8} {perfect:>23} {:>18.2} ms {:>12.1} ms",
         seen.made_it,

@@ -111,19 +111,19 @@ impl World<'_> {
             Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_MS),
         };
         let deadline = Deadline::after(self.now_ns, limit);
-        let measured = &self.thread.function.view.service_ns;
-        let service_ns = measured.get();
+        let service_ns = self.thread.function.view.service_ns.get();
         if self.admission == Admission::Knows {
-            if call.class == Class::Sync && !self.will_make_it(call.service_ns, deadline.at_ns) {
+            if !self.will_make_it(call.service_ns, deadline.at_ns) {
                 return Err(RejectReason::EstWait);
             }
-            measured.set(None);
+            self.thread.function.view.service_ns.set(None);
         }
         let (thread, entry) = (&self.thread, self.thread.function.clone());
         let admitted = Call::admit(thread, entry, place, call.class, self.now_ns, deadline);
-        measured.set(service_ns);
+        self.thread.function.view.service_ns.set(service_ns);
         match admitted {
             Ok((life, ticket)) => {
+                self.plan_for(call.service_ns, deadline.at_ns);
                 self.scheduler.ticket(ticket, self.now_ns, &mut self.out);
                 Ok(life)
             }
@@ -209,6 +209,7 @@ impl World<'_> {
             return self.send(attempt);
         };
         live.job = Some(Job::Starts { since_ns: now_ns });
+        self.learn_job_start(start_ns);
         self.pods.jobs_starting += 1;
         self.history.start(now_ns - self.origin_ns);
         if comes_up(start_ns) {
@@ -320,6 +321,7 @@ impl World<'_> {
     pub(super) fn pass_on(&mut self) {
         for notice in std::mem::take(&mut self.out.notices) {
             let Notice::StartsFail { why, .. } = notice;
+            self.knowledge.forget();
             for index in 0..self.places.len() {
                 let live = self.places[index].call.as_mut();
                 if let Some(live) = live.filter(|live| live.life.is_queued()) {

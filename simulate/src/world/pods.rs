@@ -58,6 +58,7 @@ impl World<'_> {
     /// Does what the scheduler ordered.
     pub(super) fn obey(&mut self) {
         for order in std::mem::take(&mut self.out.orders) {
+            self.knowledge.forget();
             match order {
                 Order::Start { pod, .. } => self.start_pod(pod),
                 Order::Probe { pod } => self.comes_up(pod, PROBE_NS),
@@ -90,6 +91,7 @@ impl World<'_> {
     }
 
     pub(super) fn pod_up(&mut self, pod: PodRef) {
+        self.knowledge.forget();
         // One that was stopped meanwhile is not awaited any more.
         if self.pods.coming.remove(&pod).is_some() {
             self.hear(Event::PodUp(pod));
@@ -97,6 +99,7 @@ impl World<'_> {
     }
 
     pub(super) fn start_fails(&mut self, pod: PodRef) {
+        self.knowledge.forget();
         let failure = StartFailure {
             permanent: false,
             message: START_TOO_LONG.into(),

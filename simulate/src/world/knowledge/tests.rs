@@ -1,0 +1,116 @@
+//! A plan that is kept says at each arrival what a new one would; and planning is bounded.
+
+use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use nanofaas_core::ticket::Class;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::world::Admission;
+use crate::{About, Setup, TraceCall, patterns};
+
+const MS: u64 = 1_000_000;
+
+impl World<'_> {
+    /// The last plan was kept: of all slots, each is free when a new plan says.
+    pub(super) fn assert_as_new(&self, kept: &Plan) {
+        let new = self.new_plan();
+        let free = |plan: &Plan| {
+            let free = plan
+                .free
+                .iter()
+                .map(|Reverse(at_ns)| self.now_ns.max(*at_ns));
+            let mut free: Vec<u64> = free.collect();
+            free.sort_unstable();
+            free
+        };
+        assert_eq!(free(kept), free(&new), "a plan was kept that does not hold");
+        assert_eq!(kept.unordered, new.unordered);
+    }
+}
+
+fn setup(fields: &Value, seed: u64, start: Option<About>) -> Setup {
+    let mut function = json!({"name": "f", "command": ["run"], "queueSize": 100});
+    let all = function.as_object_mut().expect("an object");
+    all.extend(fields.as_object().expect("an object").clone());
+    let draft: FunctionDraft = serde_json::from_value(function).expect("an object");
+    let mut dice = SmallRng::seed_from_u64(seed);
+    let mut at_ns = 0;
+    let calls = (0..1500).map(|_| {
+        at_ns += dice.random_range(0..20 * MS);
+        // Now and then nothing comes for longer than pods stay.
+        if dice.random_range(0..300) == 0 {
+            at_ns += 5000 * MS;
+        }
+        TraceCall {
+            at_ns,
+            service_ns: dice.random_range(0..120 * MS),
+            timeout_ms: Some(dice.random_range(1..800)),
+            class: Class::Sync,
+        }
+    });
+    Setup {
+        calls: calls.collect(),
+        spec: FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local).expect("sound"),
+        before: 0,
+        start,
+    }
+}
+
+/// Plays it; each plan that is kept is compared with a new one. Gives the steps that were needed.
+fn steps(setup: &Setup) -> u64 {
+    let mut world = World::new(setup, Admission::Knows);
+    world.play().expect("little work");
+    world.knowledge.steps
+}
+
+#[test]
+fn a_kept_plan_is_what_a_new_one_would_be() {
+    for pattern in patterns::patterns() {
+        steps(&pattern.setup);
+    }
+    let pods = |floor: u32, most: u32, each: u32| {
+        json!({
+            "executionMode": "WARM", "concurrency": most * each, "targetInFlightPerPod": each,
+            "scalingConfig": {"minReplicas": floor, "maxReplicas": most, "idleTimeoutMs": 1000},
+        })
+    };
+    let about = |ms, spread_percent| About {
+        ns: ms * MS,
+        spread_percent,
+    };
+    for seed in 0..8 {
+        for (floor, most, each) in [(0, 1, 1), (0, 4, 2), (1, 8, 1), (2, 3, 4)] {
+            let fields = pods(floor, most, each);
+            for start in [None, Some(about(50, 0)), Some(about(400, 30))] {
+                steps(&setup(&fields, seed, start));
+            }
+        }
+        let jobs = json!({"executionMode": "JOB", "concurrency": 6});
+        steps(&setup(&jobs, seed, Some(about(30, 0))));
+        steps(&setup(&jobs, seed, Some(about(30, 50))));
+    }
+}
+
+/// Of slots that are always there one plan is made, whatever waits.
+#[test]
+fn a_plan_is_made_once_where_nothing_changes() {
+    let slots =
+        json!({"executionMode": "POOL", "endpointUrl": "http://127.0.0.1:9/", "concurrency": 5});
+    assert_eq!(steps(&setup(&slots, 1, None)), 1);
+}
+
+/// Starts that spread are known when a call begins, and not before: a plan for each arrival.
+#[test]
+fn planning_ends_when_it_is_too_much_work() {
+    let jobs = json!({"executionMode": "JOB", "concurrency": 6});
+    let start = About {
+        ns: 30 * MS,
+        spread_percent: 50,
+    };
+    let setup = setup(&jobs, 1, Some(start));
+    let mut world = World::new(&setup, Admission::Knows);
+    world.knowledge.steps = STEPS_MAX - 1000;
+    assert!(world.play().is_none());
+}
