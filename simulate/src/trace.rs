@@ -1,7 +1,9 @@
 //! A trace: when each call comes, how long it runs, by when its caller wants the answer. Read from CSV
-//! with a header line. It refuses what it cannot read and guesses nothing; its size is bounded.
+//! with a header line. It refuses what it cannot read and guesses nothing; its size is bounded, and so is
+//! what it says of bad input.
 
-use std::io::Read;
+use std::fmt;
+use std::io::{self, Read};
 
 use jiff::Timestamp;
 use nanofaas_core::spec::bound::TIMEOUT_MS;
@@ -15,6 +17,10 @@ use crate::About;
 pub const CALLS_MAX: usize = 1_000_000;
 /// Longest trace in bytes: room for `CALLS_MAX` lines of any sensible length.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Longest line in bytes, so that input without line ends is not kept in memory.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+/// Of bad text so many characters are shown.
+const QUOTED_MAX: usize = 80;
 /// Longest trace in time: 31 days. Pods that are looked after each second take steps of their own.
 const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;
 /// Longest call: a day, which no deadline lets it have.
@@ -36,26 +42,102 @@ pub struct TraceCall {
 
 /// Why a trace cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
 pub struct TraceError {
-    /// From 1.
-    pub line: u64,
+    /// From 1. None where no line is to blame.
+    pub line: Option<u64>,
     /// What is wrong, and what is expected.
     pub message: String,
+}
+
+impl TraceError {
+    const fn at(line: u64, message: String) -> Self {
+        let line = Some(line);
+        Self { line, message }
+    }
+
+    const fn of_all(message: String) -> Self {
+        let line = None;
+        Self { line, message }
+    }
+}
+
+impl fmt::Display for TraceError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(out, "line {line}: {}", self.message),
+            None => out.write_str(&self.message),
+        }
+    }
+}
+
+/// Passes on input until a trace, or a line, is too long.
+struct Bounded<R> {
+    input: R,
+    bytes: u64,
+    bytes_max: u64,
+    /// Which line is read, from 1, and how long it is so far.
+    line: u64,
+    line_bytes: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let len = self.input.read(into)?;
+        self.bytes += len as u64;
+        if self.bytes > self.bytes_max {
+            let most = self.bytes_max;
+            let message = format!("a trace has at most {most} bytes: split it");
+            return Err(TraceError::of_all(message).into());
+        }
+        for byte in &into[..len] {
+            if *byte == b'\n' {
+                self.line += 1;
+                self.line_bytes = 0;
+            } else {
+                self.line_bytes += 1;
+            }
+            if self.line_bytes > LINE_BYTES_MAX {
+                let message = format!("a line has at most {LINE_BYTES_MAX} bytes");
+                return Err(TraceError::at(self.line, message).into());
+            }
+        }
+        Ok(len)
+    }
+}
+
+impl From<TraceError> for io::Error {
+    fn from(error: TraceError) -> Self {
+        Self::other(error)
+    }
 }
 
 /// Reads a trace and sorts it by time; calls of the same time stay in the order of their lines. `service`
 /// is for calls whose line does not say how long they run.
 pub fn read(input: impl Read, service: Option<About>) -> Result<Vec<TraceCall>, TraceError> {
+    read_within(BYTES_MAX, input, service)
+}
+
+fn read_within(
+    bytes_max: u64,
+    input: impl Read,
+    service: Option<About>,
+) -> Result<Vec<TraceCall>, TraceError> {
+    let input = Bounded {
+        input,
+        bytes: 0,
+        bytes_max,
+        line: 1,
+        line_bytes: 0,
+    };
     // Each line ends with a line feed here, so that the reader's count of them says which line it read: the
     // position that it gives to a record is that of the blank lines before it.
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         .terminator(csv::Terminator::Any(b'\n'))
         .flexible(true)
-        .from_reader(input.take(BYTES_MAX).chain(&b"\n"[..]));
-    let header = reader.headers().map_err(|error| unreadable(&error, 1))?;
-    let columns = Columns::find(header).map_err(|message| TraceError { line: 1, message })?;
+        .from_reader(input.chain(&b"\n"[..]));
+    let header = reader.headers().map_err(|error| unreadable(error, 1))?;
+    let columns = Columns::find(header).map_err(|message| TraceError::at(1, message))?;
     let mut rows = Rows {
         columns,
         service,
@@ -67,10 +149,10 @@ pub fn read(input: impl Read, service: Option<About>) -> Result<Vec<TraceCall>, 
     loop {
         let has_more = reader.read_record(&mut record);
         let line = reader.position().line() - 1;
-        if !has_more.map_err(|error| unreadable(&error, line))? {
+        if !has_more.map_err(|error| unreadable(error, line))? {
             break;
         }
-        let at = |message| TraceError { line, message };
+        let at = |message| TraceError::at(line, message);
         if rows.calls.len() == CALLS_MAX {
             let message = format!("a trace has at most {CALLS_MAX} calls: split it");
             return Err(at(message));
@@ -78,23 +160,30 @@ pub fn read(input: impl Read, service: Option<About>) -> Result<Vec<TraceCall>, 
         rows.take(&record).map_err(at)?;
     }
     let line = reader.position().line() - 1;
-    if reader.position().byte() >= BYTES_MAX {
-        let message = format!("a trace has at most {BYTES_MAX} bytes: split it");
-        return Err(TraceError { line, message });
-    }
     if rows.calls.is_empty() {
         let message = "there is no call below the header".to_owned();
-        return Err(TraceError { line, message });
+        return Err(TraceError::at(line, message));
     }
     rows.finish()
 }
 
-fn unreadable(error: &csv::Error, line: u64) -> TraceError {
-    let message = match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => "is not UTF-8".to_owned(),
-        _ => error.to_string(),
-    };
-    TraceError { line, message }
+fn unreadable(error: csv::Error, line: u64) -> TraceError {
+    match error.into_kind() {
+        csv::ErrorKind::Utf8 { .. } => TraceError::at(line, "is not UTF-8".to_owned()),
+        // Its own, from `Bounded`, or the input's.
+        csv::ErrorKind::Io(error) => error
+            .downcast::<TraceError>()
+            .unwrap_or_else(|error| TraceError::of_all(error.to_string())),
+        other => TraceError::at(line, format!("{other:?}")),
+    }
+}
+
+/// Text of the input in quotation marks, cut where it is long.
+fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_MAX) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
+    }
 }
 
 /// In which field each column is.
@@ -111,9 +200,8 @@ impl Columns {
         let known = COLUMNS.join(", ");
         for (number, name) in header.iter().enumerate() {
             if !COLUMNS.contains(&name) {
-                return Err(format!(
-                    "{name:?} is no column of a trace: there are {known}"
-                ));
+                let name = quoted(name);
+                return Err(format!("{name} is no column of a trace: there are {known}"));
             }
             if header.iter().take(number).any(|other| other == name) {
                 return Err(format!("the column {name} is there twice"));
@@ -165,7 +253,10 @@ impl Rows {
         let class = match field(self.columns.class) {
             None | Some("sync") => Class::Sync,
             Some("async") => Class::Async,
-            Some(other) => return Err(format!("class must be sync or async, is {other:?}")),
+            Some(other) => {
+                let other = quoted(other);
+                return Err(format!("class must be sync or async, is {other}"));
+            }
         };
         let timeout_ms = field(self.columns.timeout).map(timeout_ms).transpose()?;
         if timeout_ms.is_some() && class == Class::Async {
@@ -197,13 +288,13 @@ impl Rows {
             Clock::Milliseconds
         };
         if *self.clock.get_or_insert(clock) != clock && (is_stamp || text.parse::<f64>().is_ok()) {
-            let message =
-                format!("at_ms is a number in one line and a time in another, here {text:?}");
-            return Err(message);
+            let text = quoted(text);
+            let message = "at_ms is a number in one line and a time in another, here";
+            return Err(format!("{message} {text}"));
         }
         match stamp {
             Some(stamp) => u64::try_from(stamp.as_nanosecond())
-                .map_err(|_| format!("at_ms must be after 1970, is {text:?}")),
+                .map_err(|_| format!("at_ms must be after 1970, is {}", quoted(text))),
             None => Ok(ns(number("at_ms", text, AT_MS_MAX).map_err(|fault| {
                 format!("{fault}, or a time like 2026-01-31T12:00:00.250Z")
             })?)),
@@ -220,7 +311,7 @@ impl Rows {
             let last_ns = self.calls.last().map_or(0, |call| call.at_ns);
             if last_ns > ns(AT_MS_MAX) {
                 let message = "a trace is at most 31 days long: split it".to_owned();
-                return Err(TraceError { line: 1, message });
+                return Err(TraceError::of_all(message));
             }
         }
         Ok(self.calls)
@@ -237,7 +328,8 @@ fn number(column: &str, text: &str, most: f64) -> Result<f64, String> {
     number
         .filter(|number| (0.0..=most).contains(number))
         .ok_or_else(|| {
-            format!("{column} must be a number of milliseconds from 0 to {most}, is {text:?}")
+            let text = quoted(text);
+            format!("{column} must be a number of milliseconds from 0 to {most}, is {text}")
         })
 }
 
@@ -247,7 +339,8 @@ fn timeout_ms(text: &str) -> Result<u32, String> {
         .filter(|number| TIMEOUT_MS.contains(number))
         .ok_or_else(|| {
             let (least, most) = (TIMEOUT_MS.start(), TIMEOUT_MS.end());
-            format!("timeout_ms must be a whole number from {least} to {most}, is {text:?}")
+            let text = quoted(text);
+            format!("timeout_ms must be a whole number from {least} to {most}, is {text}")
         })
 }
 

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
 #[track_caller]
 fn refused(text: &str) -> (u64, String) {
     let error = parse(text).expect_err(text);
-    (error.line, error.message)
+    (error.line.expect("a line to blame"), error.message)
 }
 
 #[test]
@@ -61,8 +61,11 @@ fn timestamps_count_from_the_first_one() {
         message.contains("a number in one line and a time in another"),
         "{message}"
     );
-    let (_, message) = refused("at_ms\n2026-01-01T00:00:00Z\n2026-03-01T00:00:00Z\n");
-    assert!(message.contains("31 days"), "{message}");
+    let error = parse("at_ms\n2026-01-01T00:00:00Z\n2026-03-01T00:00:00Z\n").expect_err("long");
+    assert_eq!(
+        error.to_string(),
+        "a trace is at most 31 days long: split it"
+    );
 }
 
 #[test]
@@ -116,6 +119,49 @@ fn a_trace_is_bounded() {
         parse(&text).expect("as many as there may be").len(),
         CALLS_MAX
     );
+}
+
+/// Of a long input no line is to blame, wherever it ends; in an endless line nothing is kept.
+#[test]
+fn bytes_of_a_trace_and_of_a_line_are_bounded() {
+    let text = "at_ms,service_ms\n100,5\n200,5\n";
+    let within = |bytes_max| read_within(bytes_max, text.as_bytes(), None);
+    assert_eq!(within(text.len() as u64).expect("all of it").len(), 2);
+    for bytes_max in 0..text.len() as u64 {
+        let error = within(bytes_max).expect_err("too long");
+        let expected = format!("a trace has at most {bytes_max} bytes: split it");
+        assert_eq!(error.to_string(), expected);
+    }
+    let endless = "at_ms\n1\n".as_bytes().chain(io::repeat(0));
+    let service = Some(About::exactly(5));
+    let error = read(endless, service).expect_err("an endless line");
+    assert_eq!(error.to_string(), "line 3: a line has at most 65536 bytes");
+    let quote = "at_ms\n\"1\n".as_bytes().chain(io::repeat(b'\n'));
+    let error = read_within(1 << 20, quote, service).expect_err("an endless field");
+    assert!(error.line.is_none(), "{error}");
+}
+
+#[test]
+fn what_is_said_of_long_text_is_short() {
+    let long = "é".repeat(10_000);
+    for text in [
+        format!("{long}\n1\n"),
+        format!("at_ms\n{long}\n"),
+        format!("at_ms,service_ms\n1,{long}\n"),
+        format!("at_ms,timeout_ms\n1,{long}\n"),
+        format!("at_ms,class\n1,{long}\n"),
+        format!("at_ms\n1\n2026-01-31T12:00:00.{long}\n"),
+    ] {
+        let (_, message) = refused(&text);
+        assert!(message.chars().count() < 250, "{message}");
+        assert!(
+            message.contains(&format!("{}…", "é".repeat(50))),
+            "{message}"
+        );
+    }
+    // An unterminated quote.
+    let text = format!("at_ms\n\"{}", "1\n".repeat(100_000));
+    assert!(refused(&text).1.len() < 400);
 }
 
 #[test]
