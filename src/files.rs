@@ -1,6 +1,6 @@
 //! Function files: finds them, reads them, and knows on which line each field stands.
 //! It never decides whether a function is sound (`nanofaas_core::spec` does) and never writes.
-//! `serve --functions` and `apply -f` call it.
+//! `serve --functions`, `apply -f` and `simulate` call it.
 
 mod build;
 mod node;
@@ -9,7 +9,8 @@ pub(crate) use build::{Progress, build, spinner};
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use nanofaas_core::spec::{FieldFault, FunctionDraft, Json};
@@ -83,8 +84,32 @@ impl fmt::Display for FilesError {
     }
 }
 
-/// Reads files, and folders through and through, in the order of their names.
+/// Reads files, and folders through and through, in the order of their names. Functions of one name are
+/// refused.
 pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
+    let functions = read_all(paths)?;
+    let errors = repeated_names(&functions);
+    if errors.is_empty() {
+        Ok(functions)
+    } else {
+        Err(FilesError(errors))
+    }
+}
+
+/// The one function of a file, or of a folder.
+pub(crate) fn read_one(path: &Path) -> Result<FunctionFile, FilesError> {
+    let mut functions = read_all(&[path.to_owned()])?;
+    match (functions.pop(), functions.len()) {
+        (Some(function), 0) => Ok(function),
+        (_, others) => {
+            let (count, path) = (others + 1, path.display());
+            let message = format!("{path}: has {count} functions; give a file with one");
+            Err(FilesError(vec![message]))
+        }
+    }
+}
+
+fn read_all(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     let mut errors = Vec::new();
     let mut functions = Vec::new();
     for path in paths {
@@ -102,7 +127,6 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, FilesError> {
     if functions.len() > FUNCTIONS_MAX {
         errors.push(format!("more than {FUNCTIONS_MAX} functions"));
     }
-    errors.extend(repeated_names(&functions));
     if errors.is_empty() {
         Ok(functions)
     } else {
@@ -156,14 +180,19 @@ fn set_directory(draft: &mut FunctionDraft, folder: &Path) {
 
 fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let length = fs::metadata(path).map_err(failed)?.len();
-    if length > FILE_LEN_MAX {
+    let file = File::open(path).map_err(failed)?;
+    let is_regular = file.metadata().map_err(failed)?.is_file();
+    let mut bytes = Vec::new();
+    // A pipe or a device has no length before it is read.
+    file.take(FILE_LEN_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > FILE_LEN_MAX {
         let name = path.display();
         return Err(format!(
-            "{name}: a function file is at most {FILE_LEN_MAX} bytes, is {length}"
+            "{name}: a function file is at most {FILE_LEN_MAX} bytes, is longer"
         ));
     }
-    let bytes = fs::read(path).map_err(failed)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let sound = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..sound]
@@ -173,12 +202,17 @@ fn read_file(path: &Path) -> Result<Vec<FunctionFile>, String> {
             + 1;
         format!("{}:{line}: the file is not UTF-8", path.display())
     })?;
-    let absolute = fs::canonicalize(path).map_err(failed)?;
-    read_text(
-        path,
-        &text,
-        absolute.parent().unwrap_or_else(|| Path::new("/")),
-    )
+    read_text(path, &text, &folder_of(path, is_regular).map_err(failed)?)
+}
+
+/// Where the functions of a file run. A pipe is in no folder; its functions run here, as those of stdin do.
+fn folder_of(path: &Path, is_regular: bool) -> std::io::Result<PathBuf> {
+    if !is_regular {
+        return std::env::current_dir();
+    }
+    let absolute = fs::canonicalize(path)?;
+    let folder = absolute.parent().unwrap_or_else(|| Path::new("/"));
+    Ok(folder.to_owned())
 }
 
 /// Adds a file, or every function file in and below a folder.

@@ -2,17 +2,18 @@
 //! are those of `nanofaas-core`, on virtual time. It never registers or starts anything.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nanofaas_core::spec::{Defaults, ExecutionMode, FunctionSpec, Platform};
 use nanofaas_simulate::{
-    About, Percentiles, Report, Setup, Slice, Summary, figure, read, simulate,
+    About, Percentiles, Report, Setup, Slice, Summary, TraceCall, figure, read, simulate,
 };
 
 use super::failure::Failure;
 use super::{Form, show};
-use crate::files;
+use crate::files::{self, FunctionFile};
 
 /// Longest start and longest call that can be given here: a day.
 const MS_MAX: u64 = 86_400_000;
@@ -80,7 +81,12 @@ fn start(text: &str) -> Result<Start, String> {
 }
 
 pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
-    let spec = spec(&command.function)?;
+    let function =
+        files::read_one(&command.function).map_err(|error| Failure::Usage(error.to_string()))?;
+    let spec = spec(&function)?;
+    if let Some(plot) = &command.plot {
+        keep_input(plot, &[&function.path, &command.trace])?;
+    }
     let about = |ns| About {
         ns,
         spread_percent: command.spread,
@@ -93,11 +99,7 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
         Start::Never => None,
         Start::Takes(ns) => Some(about(ns)),
     };
-    let trace = command.trace.display();
-    let unreadable = |error: std::io::Error| Failure::Usage(format!("{trace}: {error}"));
-    let file = File::open(&command.trace).map_err(unreadable)?;
-    let calls = read(file, command.service_ns.map(about));
-    let calls = calls.map_err(|error| Failure::Usage(format!("{trace}: {error}")))?;
+    let calls = calls(&command.trace, command.service_ns.map(about))?;
     let report = simulate(&Setup {
         spec,
         calls,
@@ -118,15 +120,39 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
     }
 }
 
-/// The function of a file, by the defaults of `serve`. What runs its pods makes no difference here.
-fn spec(path: &Path) -> Result<FunctionSpec, Failure> {
-    let functions =
-        files::read(&[path.to_owned()]).map_err(|error| Failure::Usage(error.to_string()))?;
-    let [function] = functions.as_slice() else {
-        let (count, path) = (functions.len(), path.display());
-        let message = format!("{path}: has {count} functions; a simulation is of one");
-        return Err(Failure::Usage(message));
+/// Refuses a plot that would be written over what is read.
+fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), Failure> {
+    // By the file itself, because it may have several names. A terminal or a pipe loses nothing.
+    let file = |path: &Path| {
+        let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+        Some((seen.dev(), seen.ino()))
     };
+    let Some(written) = file(plot) else {
+        return Ok(());
+    };
+    match inputs.iter().find(|input| file(input) == Some(written)) {
+        None => Ok(()),
+        Some(input) => {
+            let (plot, input) = (plot.display(), input.display());
+            let message = format!("--plot {plot} would overwrite {input}: name another file");
+            Err(Failure::Usage(message))
+        }
+    }
+}
+
+fn calls(path: &Path, service: Option<About>) -> Result<Vec<TraceCall>, Failure> {
+    let trace = path.display();
+    let unreadable = |error: std::io::Error| Failure::Usage(format!("{trace}: {error}"));
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        let message = format!("{trace}: is a folder; a trace is one file");
+        return Err(Failure::Usage(message));
+    }
+    read(file, service).map_err(|error| Failure::Usage(format!("{trace}: {error}")))
+}
+
+/// By the defaults of `serve`. What runs its pods makes no difference here.
+fn spec(function: &FunctionFile) -> Result<FunctionSpec, Failure> {
     for ignored in function.ignored() {
         eprintln!("warning: {}", show::plain(&ignored));
     }

@@ -223,6 +223,39 @@ fn two_functions_of_one_name_are_refused() {
     assert_eq!(errors, [expected]);
 }
 
+/// Where one is wanted, others are not compared with each other first.
+#[test]
+fn one_function_is_one() {
+    let folder = Folder::new();
+    let one = folder.file("a/function.yaml", "name: f");
+    let name = |path: &Path| read_one(path).map(|read| read.draft.name().map(str::to_owned));
+    assert_eq!(name(&folder.0), Ok(Some("f".to_owned())));
+    folder.file("b/function.yaml", "name: f");
+    let FilesError(errors) = name(&folder.0).expect_err("two");
+    let expected = format!(
+        "{}: has 2 functions; give a file with one",
+        folder.0.display()
+    );
+    assert_eq!(errors, [expected]);
+    assert_eq!(name(&one), Ok(Some("f".to_owned())));
+}
+
+/// What a shell's `<(...)` names, and a device that never ends.
+#[test]
+fn a_pipe_is_read_and_runs_here() {
+    let (ours, theirs) = nix::unistd::pipe().expect("a pipe");
+    nix::unistd::write(&theirs, b"name: f\n").expect("it fits");
+    drop(theirs);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&ours));
+    let function = read_one(Path::new(&path)).expect("a function");
+    let here = std::env::current_dir().expect("a folder");
+    let directory = function.draft.get("local.directory");
+    assert_eq!(directory.and_then(Json::as_text), here.to_str());
+    let FilesError(errors) = read_one(Path::new("/dev/zero")).expect_err("endless");
+    let expected = "/dev/zero: a function file is at most 1048576 bytes, is longer";
+    assert_eq!(errors, [expected]);
+}
+
 #[test]
 fn deep_and_exploding_files_are_refused() {
     let folder = Folder::new();

@@ -140,6 +140,74 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
+/// Neither by its name nor by another one.
+#[test]
+fn a_plot_does_not_overwrite_what_is_read() {
+    let folder = folder();
+    let link = folder.path().join("link.svg");
+    std::fs::hard_link(folder.path().join("calls.csv"), &link).expect("a second name");
+    for plot in ["calls.csv", "./function.yaml", "link.svg"] {
+        let said = refused(&simulate(&folder, &["--plot", plot]));
+        assert!(said.contains("would overwrite"), "{said}");
+    }
+    assert_eq!(folder.read("calls.csv").as_deref(), Some(TRACE));
+    assert_eq!(folder.read("function.yaml").as_deref(), Some(FUNCTION));
+    // An earlier plot it does.
+    folder.write("a.svg", "old");
+    shown(&simulate(&folder, &["--plot", "a.svg"]));
+    assert_ne!(folder.read("a.svg").as_deref(), Some("old"));
+}
+
+#[test]
+fn a_function_and_a_trace_may_come_by_a_pipe() {
+    let folder = folder();
+    for line in [
+        "cat function.yaml | \"$0\" simulate -f /dev/stdin -t calls.csv",
+        "cat calls.csv | \"$0\" simulate -f function.yaml -t /dev/stdin",
+    ] {
+        let mut shell = std::process::Command::new("sh");
+        shell.current_dir(folder.path()).args(["-c", line]);
+        shell.arg(program().get_program());
+        let text = shown(&shell.output().expect("a shell"));
+        assert!(
+            text.contains("made it                 3 (100.0 %)"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_file_of_its_kind_is_refused_shortly() {
+    let folder = folder();
+    let trace = |path: &str| {
+        let mut command = program();
+        command.current_dir(folder.path());
+        command.args(["simulate", "-f", "function.yaml", "-t", path]);
+        refused(&command.output().expect("the program starts"))
+    };
+    assert_eq!(trace("."), "error: .: is a folder; a trace is one file\n");
+    let said = trace("/dev/zero");
+    assert_eq!(
+        said,
+        "error: /dev/zero: line 1: a line has at most 65536 bytes\n"
+    );
+    folder.write("more.function.yaml", FUNCTION);
+    let mut command = program();
+    command.current_dir(folder.path());
+    command.args(["simulate", "-f", ".", "-t", "calls.csv"]);
+    let said = refused(&command.output().expect("the program starts"));
+    assert_eq!(said, "error: .: has 2 functions; give a file with one\n");
+}
+
+#[test]
+fn async_calls_have_no_perfect_knowledge() {
+    let folder = folder();
+    folder.write("calls.csv", "at_ms,service_ms,class\n0,5,async\n");
+    let text = shown(&simulate(&folder, &[]));
+    let line = " with perfect knowledge  not computed with async calls";
+    assert!(text.lines().any(|found| found == line), "{text}");
+}
+
 /// What the help, README and docs/simulate.md show can be copied.
 #[test]
 fn the_example_works() {
