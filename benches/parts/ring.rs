@@ -1,5 +1,5 @@
-//! The ring, against two that others keep: rtrb, for one producer, and crossbeam's ArrayQueue, for
-//! many consumers too. It carries what a ticket weighs, 32 bytes.
+//! The ring, compared with two public crates: rtrb, for one producer, and crossbeam's ArrayQueue,
+//! for many producers and consumers. Each item has the size of a ticket, 32 bytes.
 
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crossbeam_queue::ArrayQueue;
 use nanofaas_core::ring::channel;
 
 const CAPACITY: usize = 256;
-/// Looks at an empty or full ring before the core is given to somebody else: with one core for both
-/// ends, only that lets the other one go on.
+/// How often one end looks at an empty or full ring before its thread yields the core: where both
+/// ends share one core, only a yield lets the other end run.
 const LOOKS: u32 = 100;
 
 type Item = [u64; 4];

@@ -1,8 +1,9 @@
-//! Which lanes have tickets: one bit a lane and, above them, one summary bit a word of lanes, so
-//! that a sweep over 16,384 idle lanes reads four words.
+//! Which lanes have tickets: one bit per lane and, above these, one summary bit per word of lanes,
+//! so that a sweep over 16,384 idle lanes reads four words.
 //!
-//! It never says what a lane holds, and a bit may be set for a lane that is empty by now (or gone):
-//! whoever takes a bit looks at the lane. Producers set after publishing; the scheduler takes.
+//! It never says what a lane holds. A lane whose bit is set may be empty or closed by now, so the
+//! scheduler looks at each lane whose bit it takes. Producers set a bit after they publish the
+//! ticket; only the scheduler takes bits.
 
 use crate::sync::{
     AtomicU64, CachePadded,
@@ -12,18 +13,20 @@ use crate::sync::{
 
 const WORD: usize = u64::BITS as usize;
 
-/// A two-level atomic bitmap; any number of threads set, one takes.
+/// A two-level atomic bitmap; any number of threads set bits, one thread takes them.
 ///
-/// No bit is lost, because `set` goes up (leaf, then summary) and `take` goes down (summary, then
-/// leaf). Both touch a summary word by read-modify-write, so one comes first. If the `set`: the
-/// `take` that clears the summary bit reads it, hence sees the leaf bit and takes it. If the
-/// `take`: the summary bit stays for the next one. The other way round a `take` could find a leaf
-/// empty, a `set` complete, and the `take` clear the summary over it.
+/// No bit is lost, because `set` writes the leaf and then the summary, while `take` reads the
+/// summary and then the leaf. Both change a summary word by read-modify-write, so one of them comes
+/// first. If `set` comes first, the `take` that clears the summary bit sees the leaf bit and takes
+/// it. If `take` comes first, the summary bit stays for the next `take`. With the opposite order
+/// `take` could read an empty leaf and then clear a summary bit set by a concurrent `set`: a lost
+/// wake-up.
 pub struct Bitmap {
-    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all. Apart from the leaves and
-    /// from each other, as an idle scheduler reads them without end.
+    /// Bit `w` of the whole: `leaves[w]` may hold a bit. Writers: all threads. Each word has its
+    /// own cache line, because an idle scheduler reads these words without end.
     summary: Box<[CachePadded<AtomicU64>]>,
-    /// Bit `i` of the whole: lane `i` was given a ticket since it was last taken. Writers: all.
+    /// Bit `i` of the whole: lane `i` got a ticket since its bit was last taken. Writers: all
+    /// threads.
     leaves: Box<[AtomicU64]>,
 }
 
@@ -69,8 +72,8 @@ impl Bitmap {
     #[inline]
     pub fn take(&self, mut ready: impl FnMut(usize)) {
         for (index, summary) in self.summary.iter().enumerate() {
-            // Relaxed: an idle sweep must not write. What it misses, the doorbell's second look or
-            // the next sweep finds.
+            // Relaxed, and a load: an idle sweep must not write. The doorbell's second look or the
+            // next sweep finds a bit that this load misses.
             let seen = summary.load(Relaxed);
             if seen == 0 {
                 continue;
@@ -93,8 +96,8 @@ impl Bitmap {
         }
     }
 
-    /// Whether a `take` may find anything: the doorbell's second look. Relaxed: it moves nothing,
-    /// and the fence in `Doorbell::sleep` orders it after the announcement.
+    /// Whether a `take` may find a bit: the doorbell's second look. Relaxed, because it takes no
+    /// bit and the fence in `Doorbell::sleep` orders it after the announcement.
     #[inline]
     pub fn any(&self) -> bool {
         self.summary

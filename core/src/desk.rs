@@ -22,7 +22,7 @@ use crate::spec::FunctionDraft;
 use crate::ticket::{CallRef, LaneId, PodRef};
 use crate::view::LaneView;
 
-/// Messages of one pump, so that whoever shares the thread gets his turn.
+/// Messages that one pump takes at most, because the bridge's other tasks run on the same thread.
 const MESSAGES_PER_PUMP: usize = 256;
 
 /// What a backend has to do.
@@ -99,8 +99,8 @@ pub enum Rest {
     UntilBell,
 }
 
-/// The loop of whoever owns a desk; it has no end. `take` gets the work, in order; `pause` waits as
-/// long as it is told, or until the bell rings.
+/// The loop of the bridge that owns a desk; it never returns. `take` receives each work item, in
+/// order; `pause` waits as long as its `Rest` says, or until the bell rings.
 pub async fn attend(desk: &RefCell<Desk>, mut take: impl FnMut(Work), pause: impl AsyncFn(Rest)) {
     loop {
         let work = desk.borrow_mut().pump();
@@ -157,8 +157,8 @@ impl Desk {
         self.inbox.bell.awake();
         self.flush();
         for _ in 0..MESSAGES_PER_PUMP {
-            // Nothing more is taken in while much waits to go out; acknowledgements, which would
-            // help, follow what the io threads have already got.
+            // Take nothing more while the backlog is full. Acknowledgements then wait in the inbox,
+            // too, but the backlog drains without them, as the other threads empty their rings.
             if self.backlog.len() >= DESK_BACKLOG {
                 break;
             }
@@ -290,7 +290,7 @@ impl Desk {
         self.reply(to, reply);
     }
 
-    /// What is not in any spec but shapes pods all the same is another now: each pod is replaced.
+    /// A setting changed that shapes pods but is in no spec, so every pod is replaced.
     pub fn reshape_pods(&mut self) {
         for event in self.registry.reshape_pods() {
             self.event(event);
@@ -302,7 +302,7 @@ impl Desk {
         self.registry.differs(draft)
     }
 
-    /// Registers a function that nobody waits for, such as one from a file at the start.
+    /// Registers a function for which no client waits, such as one from a file at the start.
     pub fn register(&mut self, draft: Box<FunctionDraft>, replace: bool) -> Result<(), Refused> {
         let mut out = RegistryOut::default();
         let change = Change::Register { draft, replace };
@@ -364,7 +364,8 @@ impl Desk {
         self.send(Delivery::Io { thread, message });
     }
 
-    /// Says that a pod is no more: first to who may have calls in it.
+    /// Says that a pod is gone: first to the io threads, because they may have calls in it, then to
+    /// the scheduler.
     pub fn gone(&mut self, pod: PodRef, end: &PodEnd) {
         self.broadcast(|| Message::PodGone {
             pod,
@@ -421,7 +422,7 @@ impl Desk {
         };
         if let Some(delivery) = undelivered {
             self.backlog.push_back(delivery);
-            // Whoever attends may sleep; it has to try again.
+            // The task in `attend` may sleep; ring, because it has to deliver this later.
             self.inbox.bell.ring();
         }
     }

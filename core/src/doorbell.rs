@@ -1,5 +1,5 @@
-//! Sleep and wake, as one protocol: how a thread goes to sleep without missing what another one
-//! publishes for it. Scheduler, io inboxes and bridge all sleep this way and no other.
+//! Sleep and wake, as one protocol: how a thread goes to sleep without missing what another thread
+//! publishes for it. Scheduler, io threads and bridge sleep only in this way.
 //!
 //! It never sleeps or wakes by itself: the sleeper parks in its own way, and the `Waker` given at
 //! construction ends that (a byte on a socket, an unpark, a notify).
@@ -20,12 +20,13 @@ use crate::sync::{
 ///   fence(SeqCst)                            fence(SeqCst)
 ///   look again at what is published          read asleep; if true, exchange for false and wake
 /// ```
-/// Of the two fences one comes first. If the producer's: the look finds what it published. If the
-/// sleeper's: the producer reads the announcement. So never do both miss.
+/// One of the two fences comes first. If it is the producer's, the second look finds what was
+/// published. If it is the sleeper's, the producer reads `asleep` as true. So at least one of the
+/// two threads sees the other.
 pub struct Doorbell {
-    /// An announced sleep that nobody has rung for yet. Writers: the sleeper, and the producer
-    /// whose exchange finds it true. Relaxed throughout: the fences order it, and it carries no
-    /// data.
+    /// The sleeper has announced sleep and no producer has rung since. Writers: the sleeper, and
+    /// the producer whose exchange finds it true. All accesses are Relaxed, because the fences
+    /// order them and the flag carries no data.
     asleep: CachePadded<AtomicBool>,
     waker: Waker,
 }
@@ -40,8 +41,8 @@ impl Doorbell {
         }
     }
 
-    /// Call after publishing. Wakes the sleeper if it has announced sleep, once an announcement
-    /// however many ring; true for the one who did.
+    /// Call after publishing. Wakes the sleeper if it has announced sleep, and returns true if this
+    /// call woke it: of several producers that ring for one announcement, one does.
     #[inline]
     pub fn ring(&self) -> bool {
         // Pairs with the fence in `sleep`.
@@ -74,8 +75,8 @@ impl Doorbell {
     /// reserved places. True: sleep now, and call [`Self::awake`] afterwards. False: there is work
     /// and the announcement is withdrawn.
     ///
-    /// A producer may have seen a withdrawn announcement, so a wake can come for nothing: look, and
-    /// announce again.
+    /// A sleep may end without work, because a producer may have seen an announcement just before
+    /// it was withdrawn: look for work, and announce again.
     #[inline]
     #[must_use]
     pub fn sleep(&self, published: impl FnOnce() -> bool) -> bool {
@@ -91,9 +92,9 @@ impl Doorbell {
         true
     }
 
-    /// Ends an announced sleep, whatever ended it (the bell, a timer, another socket): nobody needs
-    /// to ring until the next. Call it before looking for work, so that pushes during the work stay
-    /// cheap.
+    /// Withdraws the announcement, whatever ended the sleep (the bell, a timer, another socket):
+    /// until the next announcement no producer needs to wake the sleeper. Call it before looking
+    /// for work, so that pushes during the work stay cheap.
     #[inline]
     pub fn awake(&self) {
         self.asleep.store(false, Relaxed);

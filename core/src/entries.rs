@@ -1,5 +1,5 @@
-//! One state word for each call that an io thread holds: who moves it out of QUEUED owns what
-//! happens next. It never says why a call ended; that is the owner's business.
+//! One state word for each call that an io thread holds: the thread that moves the word out of
+//! QUEUED decides what happens to the call next. It never says why a call ended; the owner knows.
 //! Written by the owning io thread and by the scheduler, which grants.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +42,7 @@ impl Entries {
 
     /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
     pub fn queue(&self, call: CallRef) {
-        // Only the owner writes a word that is not queued.
+        // Relaxed, because only the owner writes a word that is not QUEUED.
         let was = self.at(call).load(Ordering::Relaxed);
         assert!(
             was & STATE_MASK != QUEUED,
@@ -74,7 +74,8 @@ impl Entries {
         self.leave_queue(call, LEFT)
     }
 
-    /// Whether the call still waits. Only a hint to anybody but the one who then moves it.
+    /// Whether the call still waits. True is only a hint, because another thread may move the call
+    /// right after this load; the exchange in `grant` or `leave` decides.
     pub fn is_queued(&self, call: CallRef) -> bool {
         self.at(call).load(Ordering::Acquire) == word(call.generation, QUEUED)
     }

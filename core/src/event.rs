@@ -78,13 +78,13 @@ pub enum Event {
     PodUp(PodRef),
     /// A pod is gone.
     PodDown(PodRef),
-    /// Somebody else ends this pod (a node drain): no new grant.
+    /// The pod is being ended from outside the plane (a node drain, for instance): no new grant.
     PodLeaving(PodRef),
     StartFailed {
         pod: PodRef,
         failure: StartFailure,
     },
-    /// A pod does not come up, and what holds it up may still mend by itself; none where it has.
+    /// A pod does not come up, for a reason that may still go away by itself; none once it has.
     StartHeldUp {
         pod: PodRef,
         why: Option<Arc<str>>,

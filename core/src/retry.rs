@@ -7,16 +7,18 @@ use crate::ticket::Class;
 /// How an attempt failed, as far as its retry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
-    /// It cannot have begun: refused, nothing sent, or the pod said so.
+    /// The function cannot have begun: the connection was refused, nothing was sent, or the pod
+    /// said so.
     NotBegun,
-    /// The pod, or the worker in it, went away in the middle of it. `oom` says whether it ran out of
-    /// memory; none while how it ended is not known.
+    /// The pod, or the worker in it, went away during the attempt. `oom` says whether it ran out of
+    /// memory; none while its end is not known.
     Lost { oom: Option<bool> },
-    /// The attempt's own time was over.
+    /// The attempt's own timeout passed.
     TimedOut,
-    /// The function said no.
+    /// The function returned an error.
     Handler,
-    /// It would fail again: a bad output, a start that cannot work, a call that nobody wants.
+    /// A retry would fail again or has no use: a bad output, a start that cannot work, a call that
+    /// was cancelled.
     Final,
 }
 

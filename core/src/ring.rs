@@ -1,7 +1,7 @@
 //! The bounded ring that carries tickets, grants and events between threads: many producers, one
 //! consumer, first in first out per producer, one stamp per slot.
 //!
-//! It never allocates after [`channel`], never waits, and never wakes anybody (`doorbell` does).
+//! It never allocates after [`channel`], never waits, and never wakes a thread (`doorbell` does).
 //! Lanes, the event ring and the io threads' inboxes are made of it.
 #![allow(unsafe_code)] // The one room for it: a slot is shared memory that a stamp hands over.
 
@@ -41,10 +41,10 @@ pub struct Consumer<T: Send> {
 }
 
 struct Ring<T> {
-    /// Next position to be reserved. Writers and readers: producers. Loads are Acquire and the
-    /// exchange is AcqRel, partners of each other: who reads a position knows what every producer
-    /// before it knew, the pops above all. Items do not need that (stamps hand the slots over); a
-    /// reserved place does, see `push`.
+    /// Next position to be reserved. Writers and readers: producers. Loads are Acquire and pair
+    /// with the exchange, which is AcqRel: a producer that reads a position has seen what every
+    /// producer before it had seen, above all the pops. Items do not need this, because the stamps
+    /// hand over the slots; a reserved place needs it, see `push`.
     tail: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
 }
@@ -92,12 +92,13 @@ impl<T> Ring<T> {
 impl<T: Send> Producer<T> {
     /// Puts `item` at the end, or gives it back when the ring is full.
     ///
-    /// Reserved places are kept: where at most `capacity` items can be about, and each is pushed by
-    /// somebody who knows that his place is free (at the start, or from the consumer, after the pop
-    /// of the item that had it), no push fails. For at position `p`, all but `capacity` of the
-    /// pushes so far went into places given back, so the pop of `p - capacity` was known to one of
-    /// their producers, and `tail` has passed it on: the stale stamp that would say full cannot be
-    /// read.
+    /// A push into a reserved place never fails. Places are reserved where at most `capacity` items
+    /// exist at once, and a producer pushes only when it knows that a place is free for it: from
+    /// the start, or because the consumer told it of the pop of the item that had the place. The
+    /// reason: of the `p + 1` pushes up to position `p`, at least `p + 1 - capacity` used a place
+    /// that a pop had freed. Their producers knew of as many pops, and the latest of these is the
+    /// pop of `p - capacity` or a later one. `tail` passes this knowledge on (see `Ring::tail`), so
+    /// `push` cannot read the stale stamp that would say full.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         let ring = &*self.ring;
@@ -111,7 +112,8 @@ impl<T: Send> Producer<T> {
                 return Err(item);
             }
             if stamp > position {
-                // Others were here first. The Acquire above makes this load see past them.
+                // Other producers reserved this position first. Because of the Acquire above, this
+                // load reads a later position.
                 position = ring.tail.load(Acquire);
                 continue;
             }
@@ -119,11 +121,12 @@ impl<T: Send> Producer<T> {
                 position = newer;
                 continue;
             }
-            // SAFETY: the stamp says free for `position` and `tail` gave us `position` alone, so
-            // until we publish nobody else touches the value; it is vacant, nothing needs dropping.
+            // SAFETY: the stamp says free for `position`, and the exchange on `tail` gave
+            // `position` to us alone, so no other thread touches the value until we publish. The
+            // slot is vacant, so no old value needs dropping.
             slot.value.with_mut(|value| unsafe { (*value).write(item) });
-            // Release: pairs with the Acquire in `pop`, so that the item is there before it is
-            // seen.
+            // Release: pairs with the Acquire in `pop`, so that the consumer sees the item once it
+            // sees the stamp.
             let publish = if planted("ring_relaxed_publish") {
                 Relaxed
             } else {
@@ -152,7 +155,8 @@ fn reserve(tail: &AtomicU64, position: u64) -> Result<(), u64> {
 }
 
 impl<T: Send> Consumer<T> {
-    /// Takes the oldest item, if it is published. `None` is not "nobody has reserved a place".
+    /// Takes the oldest item, if it is published. `None` does not mean that no place is reserved: a
+    /// producer may be between reserve and publish.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         let slot = self.ring.slot(self.head);
@@ -165,8 +169,8 @@ impl<T: Send> Consumer<T> {
             slot.stamp.store(free, Release);
         }
         // SAFETY: the stamp says published for our head, so the value is there and its producer is
-        // done with it; no other consumer exists, and none but us moves this stamp on, so it is
-        // read out exactly once.
+        // done with it. No other consumer exists, and only the consumer moves this stamp on, so the
+        // value is read out exactly once.
         let item = slot
             .value
             .with(|value| unsafe { (*value).assume_init_read() });
@@ -185,9 +189,9 @@ impl<T: Send> Consumer<T> {
 
     /// Whether `pop` would find an item: the doorbell's second look.
     ///
-    /// It looks at the head slot's stamp and not at `tail`, since a producer may be between reserve
-    /// and publish; that one rings after it has published. Relaxed: it moves no item, and the fence
-    /// in `Doorbell::sleep` orders it after the announcement.
+    /// It looks at the head slot's stamp and not at `tail`, because a producer may be between
+    /// reserve and publish; that producer rings after it has published. Relaxed, because it takes
+    /// no item and the fence in `Doorbell::sleep` orders it after the announcement.
     #[inline]
     pub fn is_published(&self) -> bool {
         if planted("ring_look_at_reserved") {
@@ -211,11 +215,13 @@ impl<T> Drop for Ring<T> {
             return;
         }
         for (index, slot) in self.slots.iter().enumerate() {
-            // Relaxed: with `&mut self` both ends are gone, and their Arc ordered what they did.
+            // Relaxed: `&mut self` means that both ends are gone, and their Arc orders all that
+            // they did before this drop.
             let stamp = slot.stamp.load(Relaxed) as usize;
             if stamp & (self.slots.len() - 1) != index {
-                // SAFETY: a free slot's stamp is its index mod capacity, so this one is published
-                // and was not popped; nobody is left who could touch it, and it is dropped once.
+                // SAFETY: a free slot's stamp equals its index mod capacity, so this slot is
+                // published and was not popped. No other thread has the ring any more, so its value
+                // is dropped exactly once.
                 slot.value
                     .with_mut(|value| unsafe { (*value).assume_init_drop() });
             }

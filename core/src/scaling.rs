@@ -13,10 +13,10 @@ use crate::ticket::{PodIndex, PodRef};
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
 const SHORT_LIFE_NS: u64 = 5_000_000_000;
-/// An order that no call needed for so long is taken back; as often it is asked, since calls may leave the
-/// queue unseen.
+/// An order that no call needed for this long is taken back. The check runs this often, because
+/// calls may leave the queue without an event.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
-/// Pods that may fall idle are looked at as often at most, however short their idle time is.
+/// The shortest time between two checks for idle pods, however short their idle time is.
 const IDLE_LOOK_NS_MIN: u64 = 1_000_000;
 
 impl Shared {
@@ -34,7 +34,7 @@ impl Shared {
                 pod.idle_since_ns = now_ns;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
-                // One that ran before it was adopted says nothing of starts.
+                // An adopted pod ran before, so it says nothing about how long a start takes.
                 if !pod.adopted {
                     lane.learn_start(now_ns.saturating_sub(pod.wanted_ns));
                 }
@@ -115,14 +115,15 @@ impl Shared {
         self.reconcile(lane, now_ns, out);
     }
 
-    /// Calls that wait for it hear why at their deadline.
+    /// Keeps why a start is held up: calls that wait for it are told so at their deadline.
     pub(crate) fn start_held_up(&mut self, lane: &mut Lane, pod: PodRef, why: Option<Arc<str>>) {
         lane.starts.held_up = why.map(|why| (pod, why));
         lane.count(&mut self.pods);
     }
 
-    /// A running pod of an earlier plane becomes one of ours, if the table of pods has room. It takes the
-    /// place of one that was only ordered: the lane opened before anybody knew that there are pods.
+    /// A running pod of an earlier plane becomes one of ours, if the table of pods has room. Unless
+    /// it is stale, one pod that is only ordered is stopped for it, because the lane opened, and
+    /// ordered pods, before the bridge had found those of the earlier plane.
     pub(crate) fn adopt(
         &mut self,
         lane: &mut Lane,
@@ -183,7 +184,7 @@ impl Shared {
             self.arm(lane, retry_at_ns);
             return give_up(lane, out);
         }
-        // After a failure one start shows whether it mended.
+        // After a failure start one pod only, to see whether starts work again.
         let at_once = match (retry_at_ns, lane.census.starting) {
             (None, _) => missing,
             (Some(_), 0) => 1,
@@ -199,8 +200,8 @@ impl Shared {
         self.arm(lane, now_ns + LOOK_AGAIN_NS);
     }
 
-    /// Ends starts that no call needs any more, the latest first, and looks again while there are some, or
-    /// calls wait for which one is not worth it yet.
+    /// Ends starts that no call needs any more, the latest first. Sets a timer to look again while
+    /// pods are starting, or while calls wait that do not justify a start yet.
     fn take_back(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) {
         let mut left = lane.pods_too_many(now_ns, LOOK_AGAIN_NS);
         if left > 0 {
@@ -248,8 +249,8 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains what a lowered ceiling leaves no room for: old pods first, then those that serve
-    /// least.
+    /// Drains the pods above a lowered ceiling: stale pods first, then pods that are not usable,
+    /// then those with the fewest calls.
     pub(crate) fn drain_surplus(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let mut serving = lane.pods.clone();
@@ -268,8 +269,9 @@ impl Shared {
         lane.count(&mut self.pods);
     }
 
-    /// Drains pods that are up beyond the ceiling: it may have been lowered before they were adopted. Only
-    /// what is up is looked at, since a pod that is still asked may be busy for an earlier plane.
+    /// Drains usable pods above the ceiling, because it may have been lowered before they were
+    /// adopted. Only usable pods are drained: a pod whose probe is not answered yet may still work
+    /// for an earlier plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
         let surplus = lane.census.usable.saturating_sub(most) as usize;
@@ -326,13 +328,14 @@ impl Shared {
         }
     }
 
-    /// Drains pods that nobody called for long, down to the floor, and sets the next timer.
+    /// Drains pods without a call for `idle_ns`, down to the pods that are needed, and sets the
+    /// next timer.
     pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now_ns);
         let mut usable = lane.census.usable;
         let mut next_ns = now_ns.saturating_add(plan.idle_ns.max(IDLE_LOOK_NS_MIN));
-        // The latest first: earlier ones are chosen first for calls.
+        // The latest first, because calls go to the earlier pods first.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {
@@ -355,7 +358,7 @@ impl Shared {
     }
 }
 
-/// Ends the wait of a lane's calls where no pod is there and none will come before the next start.
+/// Ends the wait of a lane's calls if starts are hopeless and no pod is up or starting.
 fn give_up(lane: &Lane, out: &mut Outbox) {
     if let Some(failed) = &lane.starts.failed
         && failed.are_hopeless()

@@ -1,6 +1,6 @@
-//! What a function is: from a draft that somebody wrote to a spec that is valid by construction.
+//! What a function is: from an unchecked draft to a spec that is valid by construction.
 //! It never asks the clock, the disk or a cluster; what runs the pods is an argument.
-//! The registry calls `FunctionSpec::resolve` once per change; everybody else only reads.
+//! The registry calls `FunctionSpec::resolve` once per change; all other code only reads the spec.
 
 mod account;
 pub mod bound;
@@ -69,8 +69,8 @@ impl Default for Defaults {
     }
 }
 
-/// A resolved function. Its fields are read through `Deref`; only `resolve` and
-/// `with_min_replicas` make one, so whoever holds it need not check anything again.
+/// A resolved function. Its fields are read through `Deref`. Only `resolve` and
+/// `with_min_replicas` make one, so code that has one need not check it again.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct FunctionSpec(SpecFields);

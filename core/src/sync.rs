@@ -80,11 +80,12 @@ pub fn planted(bug: &str) -> bool {
 
 /// loom's atomics, made to explore every order of accesses.
 ///
-/// loom 0.7 keeps one last access a location, so a thread's own load hides that another thread has
-/// read the same location before it, and the store that follows is never tried ahead of that read
-/// (loom's issue 166): "look, then store", which is all a ring does, goes unexplored. A store
-/// before each access, to a location that nobody ever reads, puts all accesses in one chain that
-/// loom does reorder; unread, it orders nothing in the memory model.
+/// loom 0.7 keeps only the last access to each location. A thread's own load therefore hides that
+/// another thread read the same location before it, and loom never tries the store that follows
+/// ahead of that read (loom's issue 166). So "look, then store", which is all that a ring does,
+/// stays unexplored. As a workaround, each access first stores to a location that no code ever
+/// reads: this puts all accesses in one chain that loom does reorder. Because the location is never
+/// read, the store orders nothing in the memory model.
 #[cfg(loom)]
 mod model {
     use loom::sync::atomic;

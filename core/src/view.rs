@@ -37,7 +37,7 @@ impl MeasuredNs {
     }
 }
 
-/// What everybody may know of a lane.
+/// What all threads may read of a lane.
 pub struct LaneView {
     /// Live waiting calls of each class.
     depths: [AtomicU32; 2],
@@ -128,12 +128,12 @@ impl LaneView {
         calls + self.waiting_bytes.load(Ordering::Relaxed)
     }
 
-    /// A body comes, or waits, from now on.
+    /// Counts a body that arrives or waits from now on.
     pub fn add_waiting(&self, bytes: u64) {
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// It does no longer.
+    /// No longer counts a body that has left.
     pub fn sub_waiting(&self, bytes: u64) {
         let was = self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         assert!(was >= bytes, "more bytes left a queue than were in it");
@@ -151,7 +151,8 @@ impl LaneView {
         self.mailbox().0.push(ticket)
     }
 
-    /// The scheduler's end of the mailbox, if there is one and nobody has it.
+    /// The scheduler's end of the mailbox; `None` while the mailbox is not made or its end is
+    /// taken.
     pub fn take_mailbox(&self) -> Option<Consumer<Ticket>> {
         let (_, mailbox) = self.mailbox.get()?;
         mailbox
@@ -160,7 +161,7 @@ impl LaneView {
             .take()
     }
 
-    /// Gives it back: the function may be made again under the same view.
+    /// Gives the end back, because the function may be registered again with the same view.
     pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
         if let Some((_, mailbox)) = self.mailbox.get() {
             *mailbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);

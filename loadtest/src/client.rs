@@ -21,9 +21,9 @@ use crate::tally::{Fault, Span, Tally, Times, Window};
 
 /// Requests that may wait in the client; each takes 24 bytes.
 const QUEUE_MAX: usize = 4_000_000;
-/// A connection that failed rests so long: a dead server is not hammered.
+/// A failed connection rests this long before it is opened again, to spare a dead server.
 const REST_NS: u64 = 10_000_000;
-/// How often timeouts and resting connections are looked at.
+/// How often timeouts and resting connections are checked.
 const TICK_NS: u64 = 20_000_000;
 const TICK_MS: u8 = 20;
 const TIMER: u64 = u64::MAX;
@@ -387,7 +387,7 @@ impl Client {
             }
         }
         if let Some(window) = self.tally.tick(now_ns) {
-            // Whoever watched may be gone; the tally has it all the same.
+            // Ignore a closed channel: the watcher may have ended, and the tally keeps the window.
             let _ = self.windows.send(window.clone());
         }
     }

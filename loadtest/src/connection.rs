@@ -139,7 +139,7 @@ impl Connection {
         self.socket.as_ref()
     }
 
-    /// Closing also takes it out of the epoll set: nobody else holds the descriptor.
+    /// Closing also removes the socket from the epoll set, because it has no other descriptor.
     pub(crate) fn close(&mut self) {
         self.socket = None;
         self.out.clear();

@@ -15,7 +15,7 @@ use crate::scenario::yaml;
 pub(crate) struct Contender {
     #[serde(default)]
     pub(crate) about: String,
-    /// What its variables are where nobody says otherwise.
+    /// Values of its variables, where the scenario sets no others.
     #[serde(default)]
     pub(crate) set: BTreeMap<String, String>,
     /// Names of ports on loopback: `proxy` makes `{port.proxy}`.
@@ -44,8 +44,8 @@ pub(crate) struct Process {
     /// A variable whose value is empty is not set.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
-    /// Answers 2xx as soon as the process is ready. Where it is left out nobody waits, and a first
-    /// answer is counted from the start of this process.
+    /// A URL that answers 2xx as soon as the process is ready. Without it the tool does not wait
+    /// for the process, and a first answer is counted from the start of this process.
     #[serde(default)]
     pub(crate) ready: Option<String>,
     /// Its CPU and memory are the contender's.

@@ -19,9 +19,10 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// What ran on the machine and was neither the load nor a watched server. The machine's own sum
-    /// is sampled by the tick and misses short work; the sum over processes misses those that came
-    /// and went without a parent that waited. The larger one is nearer to the truth.
+    /// CPU of everything on the machine except the load and the watched servers. The machine's own
+    /// sum is sampled at each tick and misses short work; the sum over processes misses a process
+    /// that started and ended without a parent that waited for it. The larger sum is the better
+    /// one.
     pub(crate) fn foreign_s(&self) -> f64 {
         let rest_s = self.machine_s - self.load_s - self.watched_s.iter().sum::<f64>();
         rest_s.max(self.others_s)
@@ -51,7 +52,7 @@ impl Counter {
         }
     }
 
-    /// Looks at every other process, too: too much to do ten times a second.
+    /// Reads every other process, too, which is too slow for ten times a second.
     pub(crate) fn read_all(watched: &[Watched]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {
@@ -70,7 +71,7 @@ impl Counter {
                 .watched_s
                 .iter()
                 .enumerate()
-                // Whoever was not there yet had used nothing.
+                // A process that was started after the first reading had used no CPU then.
                 .map(|(at, end)| (end - self.watched_s.get(at).unwrap_or(&0.0)).max(0.0))
                 .collect(),
             others_s: (end.others_s - self.others_s).max(0.0),

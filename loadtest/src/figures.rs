@@ -20,12 +20,13 @@ pub(crate) enum Figure {
     P50Us,
     P99Us,
     MeanUs,
-    /// From the start of a process, or from the call, until the only answer: of comparisons that
-    /// measure it.
+    /// From the start of a process, or from the call, until the only answer; only in comparisons
+    /// that measure it.
     FirstAnswerUs,
-    /// What the median is above that of the direct call.
+    /// The median minus the median of the direct call.
     AddedP50Us,
-    /// Of the most frequent refusal, or status that was not expected where nobody names refusals.
+    /// P99 of the most frequent refusal. Where the load names no refusals, P99 of the most frequent
+    /// status that was not expected.
     RefusedP99Us,
     Errors,
     /// How busy the measured processes were.

@@ -1,6 +1,7 @@
-//! A contender's first answer: from the start of a process that nobody waited for, or from the call
-//! where all processes are ready.
-//! It makes no load: one request, asked until somebody listens. Comparisons take one in each turn.
+//! A contender's first answer: the time from the start of a process for which the tool does not
+//! wait, or from the call where all processes are ready.
+//! It makes no load: it sends one request, again and again until the server answers. Comparisons
+//! measure it once in each turn.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -9,14 +10,14 @@ use crate::ask::{self, Line};
 use crate::load::Target;
 use crate::stage::Stage;
 
-/// How long what is ready may settle before it is called.
+/// How long processes that are ready may settle before the call.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Between two attempts to reach a process that starts: short against any start.
+/// Between two attempts to reach a process that starts: much shorter than any start.
 const PAUSE: Duration = Duration::from_micros(200);
-/// How long a process may take until somebody listens.
+/// How long a process may take from its start until it answers.
 const START_MAX: Duration = Duration::from_secs(30);
 
-/// How long it took. An answer that is not 2xx is a fault.
+/// How long the first answer took. An answer that is not 2xx is an error.
 pub(crate) fn answer(stage: &Stage, target: Target) -> Result<Duration, String> {
     let url = target.url.clone();
     let named = |fault: std::io::Error| format!("{url}: {fault}");

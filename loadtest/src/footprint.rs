@@ -1,4 +1,4 @@
-//! What a contender takes before anybody calls it: time to ready, idle memory, memory for each idle
+//! What a contender takes without load: time to ready, idle memory, memory for each idle
 //! connection.
 //! It makes no load. The command line calls it.
 
@@ -24,11 +24,11 @@ pub(crate) struct Footprint {
     /// Of the measured processes, from the start of the program until its health check answers.
     ready_ms: Spread,
     idle_mib: Spread,
-    /// What of it is not pages of the program's file, which the system can drop.
+    /// Idle memory without the pages of the program's file, because the kernel can drop those.
     idle_private_mib: Spread,
-    /// Of connections that never sent a byte.
+    /// Memory for each connection that never sent a byte.
     silent_bytes: Spread,
-    /// Of the same connections after one answer each.
+    /// Memory for each of the same connections after one answer.
     used_bytes: Spread,
 }
 

@@ -1,6 +1,6 @@
 //! What the machine and its processes have used so far, read from /proc.
-//! It changes nothing and keeps nothing; differences are taken by whoever asks twice. The watcher
-//! asks ten times a second, rounds at their begin and end.
+//! It changes nothing and keeps nothing: a caller that needs a difference reads twice. The watcher
+//! reads ten times a second, a round at its begin and end.
 
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! One server process: started on its cores, its output kept in a file, ended with all that it
 //! started.
-//! It never outlives us: a small shell that holds a pipe to us ends it when we are gone, however we
-//! went, and takes its folder away. Stages own them.
+//! It never outlives this tool: a small shell reads a pipe from the tool. When the tool has ended,
+//! for whatever reason, the shell kills the server and removes its folder. Stages own servers.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -17,7 +17,7 @@ use crate::cores;
 
 pub(crate) struct Server {
     child: Child,
-    /// Waits on its stdin, which closes with us.
+    /// The shell that waits on its stdin, which closes when this tool ends.
     guard: Child,
     log: PathBuf,
 }
@@ -43,7 +43,8 @@ impl Server {
             .stdout(file)
             .stderr(errors)
             .process_group(0);
-        // A child runs where the thread may that starts it, so a thread is set aside for it.
+        // A child inherits the cores of the thread that starts it, so a thread of its own is pinned
+        // and starts it.
         let spawn = || {
             cores::pin(cores)?;
             command.spawn().map_err(|fault| {
@@ -64,7 +65,7 @@ impl Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C ends us; the guard has work to do then.
+            // Ctrl-C ends this tool and its process group; the guard must survive to clean up.
             .process_group(0)
             .spawn();
         let guard = match guard {
@@ -81,7 +82,8 @@ impl Server {
         self.child.id()
     }
 
-    /// Looks without reaping: as long as nobody waits for it, its number is not another's.
+    /// Looks without reaping the child, because the kernel does not reuse a PID before it is
+    /// reaped.
     pub(crate) fn is_alive(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         matches!(
@@ -110,7 +112,7 @@ impl Drop for Server {
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Whatever is left of the group.
+        // Kill what is left of the process group.
         let _ = killpg(group(&self.child), Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = self.guard.kill();

@@ -23,7 +23,7 @@ pub(crate) struct Places {
     pub(crate) root: PathBuf,
     /// The release binaries: `{bin}`.
     pub(crate) bin: PathBuf,
-    /// The cores of processes for which nobody names any: all that this tool was given.
+    /// The cores of processes for which the scenario names none: all that this tool may use.
     pub(crate) cores: Vec<usize>,
 }
 
@@ -35,17 +35,17 @@ pub(crate) struct Stage {
     pub(crate) url: String,
     /// From the start of each process until it was ready.
     pub(crate) ready_after: Vec<Duration>,
-    /// When the first process started that nobody waited for.
+    /// When the first process without a `ready` URL started; the tool does not wait for it.
     pub(crate) unawaited: Option<Instant>,
-    // Last, so that the processes are gone when it goes.
+    // The last field, so that the folder is removed after the processes have ended.
     _folder: Folder,
 }
 
 const START_MAX: Duration = Duration::from_secs(30);
 
 impl Stage {
-    /// Starts the processes one after another, each ready before the next, and asks what the
-    /// contender wants asked first.
+    /// Starts the processes one after another, each ready before the next, and sends the requests
+    /// that the contender names under `prepare`.
     pub(crate) fn set_up(
         contender: &Contender,
         set: &BTreeMap<String, String>,

@@ -138,7 +138,7 @@ impl Tally {
         }
     }
 
-    /// Answers that nobody counts on: neither expected nor refusals.
+    /// Answers whose status is neither expected nor a refusal.
     pub(crate) fn unwanted(&self) -> u64 {
         let unwanted = self.unexpected.iter();
         unwanted

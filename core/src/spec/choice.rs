@@ -14,7 +14,7 @@ pub enum ExecutionMode {
     Job,
     /// Pods that the platform keeps and reuses.
     Warm,
-    /// An endpoint that somebody else runs.
+    /// An endpoint that runs outside the platform.
     Pool,
     /// An echo inside the control plane.
     Local,

@@ -1,4 +1,4 @@
-//! A function as somebody wrote it: JSON or YAML whose fields nobody has checked.
+//! A function as its author wrote it: JSON or YAML whose fields are not checked yet.
 //! It never rejects a single field; `FunctionSpec::resolve` does that, all faults at once.
 //! The API's body, function files and the Kubernetes object are all read into this.
 

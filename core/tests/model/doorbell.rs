@@ -1,5 +1,5 @@
 //! Bitmap and doorbell under loom, alone and together with the ring as the scheduler uses them. A
-//! lost wake-up shows as a deadlock, a lost bit as a lane that nobody looks at.
+//! lost wake-up shows as a deadlock, a lost bit as a lane that the taker never visits.
 
 use std::{
     sync::{
@@ -40,7 +40,7 @@ impl Bed {
         (bed, bell)
     }
 
-    /// Without a deadline, so that the model ends in a deadlock when nobody wakes it.
+    /// Without a deadline, so that the model ends in a deadlock when no producer wakes the sleeper.
     fn sleep(&self) {
         let mut woken = self.woken.lock().unwrap();
         while !*woken {

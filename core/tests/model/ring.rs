@@ -102,7 +102,8 @@ fn the_last_place_goes_to_one_and_the_other_keeps_its_item() {
     });
 }
 
-/// A place that a pop has freed, and of which the producer knows, is there: nobody waits for room.
+/// A producer that knows of the pop that freed its place can push into it: no producer finds the
+/// ring full.
 #[test]
 fn a_push_into_a_reserved_place_never_fails() {
     check(Some(3), || {

@@ -88,7 +88,7 @@ pub(crate) struct Hall {
     pub(crate) grants: Vec<Ring<Grant>>,
     pub(crate) to_io: Vec<Ring<ToIo>>,
     pub(crate) to_bridge: Ring<ToBridge>,
-    /// Pods whose process lives, whoever knows.
+    /// Pods whose process is alive, whether or not the other actors know it.
     pub(crate) alive: BTreeSet<PodRef>,
     /// Calls that io threads have running in a pod.
     pub(crate) running_in: BTreeMap<PodRef, u32>,

@@ -300,14 +300,14 @@ impl Shadow {
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
 
-    /// Usable, starting and quarantined ones as the gauges have it, which know of every drain.
+    /// Usable and starting pods by the gauges, which know of every drain, and quarantined pods.
     fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
         let gauge = |at: usize| lane.view.pods[at].load(Relaxed);
         gauge(0) + gauge(1) + self.census(id, State::Quarantined)
     }
 
-    /// The same without quarantined ones that may be draining, which nobody said; with no call in it
-    /// that would show.
+    /// The same without the quarantined pods that may be draining, because the scheduler reports no
+    /// drain. Only pods with a call in flight are in doubt: a pod without one is stopped at once.
     fn surely_serving(&self, id: LaneId, lane: &Lane) -> u32 {
         let doubtful = self
             .pods
@@ -384,7 +384,7 @@ impl Shadow {
         }
     }
 
-    /// Nothing is left to do at once: nobody may wait for what is there.
+    /// The scheduler has nothing left to do at once: no call may wait while a slot for it is free.
     pub(crate) fn check_rest(&mut self, entries: &Entries, timer: bool) {
         let indexes: Vec<_> = self.lanes.keys().copied().collect();
         for index in indexes {

@@ -245,7 +245,7 @@ impl World {
         }
     }
 
-    /// Nobody has anything to do until the next timer.
+    /// No actor has anything to do: moves the clock to the next timer.
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_ns);
         let change = (self.changes_left > 0).then_some(self.next_change_ns);

@@ -105,7 +105,7 @@ impl Plane {
         self.scheduler.event(event, self.now, &mut self.out);
     }
 
-    /// A call that waits, and its ticket, which nobody has yet.
+    /// Queues a call and returns its ticket, which the scheduler does not have yet.
     pub(crate) fn ticket(&mut self, lane: u32, class: Class) -> Ticket {
         let has_room = self.views[&lane].enter(class, QUEUE_SIZE);
         assert!(has_room, "the queue is full");

@@ -1,4 +1,4 @@
-//! Which pods are started and ended: as many as calls need, none that nobody calls, no faster than
+//! Which pods are started and ended: as many as calls need, none without a call, no faster than
 //! starts succeed.
 
 use std::sync::atomic::Ordering;

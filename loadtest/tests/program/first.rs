@@ -1,5 +1,5 @@
-//! Comparisons of first answers: counted from the start of a process that nobody waits for, and from
-//! the call where all are ready.
+//! Comparisons of first answers: counted from the start of a process without a `ready` URL, and
+//! from the call where every process has one.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::tool::{Folder, program, quiet};
 /// How long the server takes for an answer.
 const DELAY_MS: f64 = 40.0;
 
-/// Writes a contender: the known server, with or without a URL that says when it is ready.
+/// Writes a contender file: the test's server, with or without a URL that says when it is ready.
 fn contender(folder: &Folder, name: &str, ready: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let text = format!(

@@ -201,7 +201,7 @@ fn an_open_loop_may_be_a_share_of_a_capacity() {
 }
 
 fn is_alive(pid: &str) -> bool {
-    // A zombie that nobody waits for is dead.
+    // A zombie counts as dead: it has ended, only its parent has not reaped it.
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     status
         .rsplit_once(") ")

@@ -9,8 +9,8 @@ from __future__ import annotations
 class Response:
     """An answer with a content type of its own; the platform hands `body` on untouched.
 
-    `body` is bytes, or text that is sent as UTF-8. Raises TypeError or ValueError at once, in
-    the function's own line, where the answer could not be sent.
+    `body` is bytes, or text that is sent as UTF-8. If the answer could not be sent, the
+    constructor raises TypeError or ValueError, so that the traceback names the function's line.
     """
 
     __slots__ = ("body", "content_type")
@@ -33,7 +33,8 @@ class Response:
 
 class CallStopped(BaseException):
     """Raised inside a plain function that has to end now. Not an `Exception`, so that a broad
-    `except Exception` does not swallow it; what still runs 100 ms later is killed."""
+    `except Exception` does not swallow it. If the function still runs 100 ms later, its worker is
+    killed."""
 
 
 class DeadlineExceeded(CallStopped):
@@ -41,7 +42,7 @@ class DeadlineExceeded(CallStopped):
 
 
 class CallerLeft(CallStopped):
-    """Whoever called closed the connection: nobody would read the answer."""
+    """The caller closed the connection, so it would not read the answer."""
 
 
 __all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Response"]

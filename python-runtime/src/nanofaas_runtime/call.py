@@ -1,7 +1,7 @@
 """One call: what the function gets, and how what it returns becomes bytes.
 
-Never touches a socket. A header is read only when somebody asks for it: a call whose function
-takes no context and logs nothing pays for none of it.
+Never touches a socket. The ids and the map of headers are read only when the function or a log line
+asks for them, so a call that needs neither does not pay for them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def is_json(content_type: bytes) -> bool:
 
 
 class Call:
-    """A call as it came in; `deadline_ns` is on the monotonic clock, 0 where there is none. `echo`
-    is the head's, taken before the function can touch anything."""
+    """A call as it came in. `deadline_ns` is on the monotonic clock, 0 where there is none. `echo`
+    is `Head.echo`, taken before the function runs, so that the function cannot change it."""
 
     __slots__ = ("body", "deadline_ns", "echo", "head", "metadata", "stopped", "task")
 

@@ -18,7 +18,7 @@ BACKLOG = 1024
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A non-blocking listener. Raises OSError, also where somebody else listens there."""
+    """A non-blocking listener. Raises OSError, also when another process already listens there."""
     path = settings.socket_path
     if path is None:
         listener = _bind_all(settings.port)
@@ -51,7 +51,8 @@ def _bind_all(port: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """A socket that nobody listens on is a leftover; anything else there is not ours to remove."""
+    """Removes a socket without a listener, because it is left over from a process that ended.
+    Raises OSError for anything else at `path`, because this process must not remove it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(17, "there is a file that is not a socket", path)
@@ -68,7 +69,7 @@ def _remove_stale(path: str) -> None:
 
 
 def unbind(settings: Settings, listener: socket.socket | None) -> None:
-    """Closes the listener; its path goes first, so that no client finds it dead."""
+    """Closes the listener. Its path is removed first, so that no client connects to a dead one."""
     if listener is None:
         return
     if settings.socket_path is not None:

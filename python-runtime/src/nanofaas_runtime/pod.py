@@ -1,7 +1,7 @@
-"""What this pod does with a request: `/health`, `/invoke`, and the end of it all.
+"""What this pod does with a request: `/health`, `/invoke`, and how the pod stops.
 
-Two kinds of function, two subclasses: `PlainPod` runs one call at a time right where its bytes
-were parsed; `AsyncPod` (in `asyncpod`) makes a task of each. Never accepts or polls: the loops do.
+Two kinds of function, two subclasses: `PlainPod` runs one call at a time, on the thread that parsed
+it; `AsyncPod` (in `asyncpod`) makes a task of each call. Never accepts or polls: the loops do.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Pod:
         return not self._free
 
     def admit(self, sock: Any) -> Connection:
-        """Takes a connection in, and hands the watchdog a descriptor of its own of it."""
+        """Takes a connection in, and sends the watchdog a duplicate of its descriptor."""
         slot = self._free.pop()
         self._number += 1
         number = self._number
@@ -78,7 +78,8 @@ class Pod:
         return connection
 
     def connection_gone(self, connection: Connection) -> None:
-        """The slot is cleared first: the watchdog takes a hang-up after it for our own."""
+        """Frees the slot before the socket is shut down, because the watchdog takes a hang-up of a
+        connection that still has its slot for one by the caller."""
         call = connection.call
         if call is not None:
             self.caller_left(call)
@@ -86,15 +87,16 @@ class Pod:
         self._free.append(connection.slot)
         self.connections.pop(connection.number, None)
         try:
-            connection.sock.shutdown(2)  # The watchdog's copy would keep it open else.
+            connection.sock.shutdown(2)  # Else the watchdog's descriptor would keep it open.
         except OSError:
             pass
 
     def caller_left(self, call: Call) -> None:
-        """A plain call is the watchdog's to stop; an async one is cancelled here."""
+        """The watchdog stops a plain call, so there is nothing to do; `AsyncPod` cancels its."""
 
     def sweep(self) -> None:
-        """Closes connections without a byte since long. Called every SWEEP_S."""
+        """Called every SWEEP_S. Closes idle connections that were silent in QUIET_SWEEPS_MAX of
+        these sweeps."""
         for connection in list(self.connections.values()):
             if connection.call is None:
                 connection.quiet += 1
@@ -104,7 +106,7 @@ class Pod:
     # --- requests ---
 
     def request(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
-        """Answers now, or sees to it that somebody will."""
+        """Answers now, or starts a task that answers later."""
         if head.method == b"POST" and head.target == b"/invoke":
             self.invoke(connection, head, body)
             return
@@ -171,7 +173,7 @@ class Pod:
         self._refuse(connection, call, 500, code_of(error), describe(error))
 
     def stopped(self, connection: Connection, call: Call, why: int) -> None:
-        """Answers a call that was stopped, in case somebody is still there to read it."""
+        """Answers a call that was stopped, because its caller may still be connected."""
         message = message_of(why)
         log.line("warn", f"call stopped: {message}", call)
         self._refuse(connection, call, 504, "TIMEOUT" if why == WHY_DEADLINE else "CANCELLED",

@@ -13,7 +13,7 @@ import time
 from .board import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
-# How long a client may take to send something, and to go after its answer.
+# How long a client may take in all to send its request and to close after its answer.
 PATIENCE_S = 2.0
 # Clients at once; more wait in the backlog.
 CLIENTS_MAX = 64
@@ -27,7 +27,7 @@ def refusal(request: bytes) -> bytes:
 
 
 class Client:
-    """A connection that was accepted here, until `until`."""
+    """A connection that was accepted here; it is closed at `until`."""
 
     __slots__ = ("answered", "request", "sock", "until")
 
@@ -38,8 +38,8 @@ class Client:
         self.answered = False
 
     def is_whole(self) -> bool:
-        """Whether the head is there, which has the id that the answer is to carry; a client that
-        sends none in a head's length is not waited for."""
+        """Whether the whole head is there, because it has the id that the answer carries. A request
+        of HEAD_BYTES_MAX without the end of a head counts as whole, so that it is answered."""
         return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
 
     def answer(self) -> None:
@@ -51,7 +51,7 @@ class Client:
 
 
 class StandIn:
-    """Accepts from the watchdog's listener once `turn` finds the time come."""
+    """Accepts from the watchdog's listener once `turn` finds that `begin_at` has passed."""
 
     def __init__(self, epoll: select.epoll, listener: socket.socket, words: memoryview) -> None:
         self._epoll = epoll
@@ -72,7 +72,7 @@ class StandIn:
         return min(ends) if ends else None
 
     def turn(self, begin_at: float | None, now: float) -> None:
-        """Begins when the time has come, and lets go of clients that dawdle."""
+        """Starts to accept at `begin_at`, and closes clients whose time is over."""
         for fd, client in list(self._clients.items()):
             if now >= client.until:
                 if client.request and not client.answered:  # A head that never became whole.
@@ -89,12 +89,12 @@ class StandIn:
             self._unlisten()
 
     def on_event(self, fd: int) -> None:
-        """A client came, or said something."""
+        """A client connected, or sent something."""
         if fd in self._clients:
             self._answer(fd)
             return
         if self._words[SERVES]:
-            self._unlisten()  # The worker takes it; its word of being ready is on its way.
+            self._unlisten()  # The worker accepts it; its READY message is on its way here.
             return
         try:
             sock, _ = self._listener.accept()
@@ -129,11 +129,11 @@ class StandIn:
             self._epoll.unregister(self._listener.fileno())
 
     def end(self) -> None:
-        """A worker is ready: it accepts from now on. Who was accepted here is answered here."""
+        """A worker is ready and accepts from now on. Clients accepted here are answered here."""
         self._unlisten()
 
     def refuse_all(self) -> None:
-        """Before the listener closes: answers whoever waits in the backlog."""
+        """Answers the clients that wait in the backlog. Called before the listener closes."""
         while True:
             try:
                 sock, _ = self._listener.accept()
@@ -143,14 +143,14 @@ class StandIn:
             sock.close()
 
     def close(self) -> None:
-        """In a forked worker: the clients are the parent's."""
+        """In a forked worker: closes its copies of the clients, which the parent still serves."""
         for client in self._clients.values():
             client.sock.close()
         self._clients.clear()
 
 
 def refuse(sock: socket.socket) -> None:
-    """Takes what was sent without having been read, and answers that nothing was run."""
+    """Reads a request that no worker has read, if any, and answers that nothing was run."""
     try:
         sock.setblocking(False)
         request = sock.recv(HEAD_BYTES_MAX)

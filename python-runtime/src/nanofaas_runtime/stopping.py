@@ -31,8 +31,8 @@ def message_of(why: int) -> str:
 class PlainRun:
     """Runs plain functions one at a time, each stoppable from outside.
 
-    `stopped` is the number of the last call in which a stop was raised, `why` its reason: a
-    function may raise CallStopped itself, and that is an error as any other.
+    `stopped` is the number of the last call in which a stop was raised, `why` its reason. The pod
+    needs the number because a function may raise CallStopped itself, which is an error like others.
     """
 
     def __init__(self, words: memoryview) -> None:
@@ -40,8 +40,8 @@ class PlainRun:
         self._armed = 0
         self.stopped = 0
         self.why = 0
-        # It interrupts system calls (no SA_RESTART), or a `waitpid` or a `recv` would go on to wait
-        # and Python would never come to raise.
+        # `signal.signal` sets no SA_RESTART, so the signal interrupts system calls. Otherwise a
+        # `waitpid` or a `recv` would wait on, and Python could not raise.
         signal.signal(STOP_SIGNAL, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -57,8 +57,8 @@ class PlainRun:
             raise CallStopped(message_of(why))
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
-        """The function's result. A CallStopped may come out of the last line, too: it then
-        stops this very call, whose end nobody has seen yet."""
+        """Returns the function's result. A signal between the function's return and the last line
+        may still raise CallStopped. It stops this very call, which the board still names."""
         try:
             self._armed = seq
             return function(*args)

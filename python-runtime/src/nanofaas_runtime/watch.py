@@ -1,7 +1,7 @@
 """What the watchdog knows of one worker: its connections, and the call that has to end.
 
-Holds a descriptor of its own of each connection, asked only for hang-ups: requests do not wake
-it. Never replaces the worker; says why it should be. Called by `watchdog`.
+Holds a descriptor of its own for each connection and polls it only for hang-ups, so requests do not
+wake the watchdog. Never replaces the worker; says why it should be. Called by `watchdog`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .standin import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
 
-# A plain function that was told to stop has so long to end.
+# How long a plain function may run on after it was told to stop.
 STOP_GRACE_NS = 100_000_000
-# An async worker whose loop stands still has: the loop itself may be late on a busy machine.
+# How long an async worker's loop may stand still, because a busy machine may delay a sound loop.
 BEAT_GRACE_NS = 500_000_000
 LOOK_SOON_S = 0.05
 
@@ -74,7 +74,7 @@ class Watch:
         sock.close()
 
     def pending(self) -> bool:
-        """Whether to look although no call comes: somebody left, or sleep has just begun."""
+        """Whether to look although no call comes: a peer hung up, or sleep has just begun."""
         return bool(self._left) or self._soon
 
     def look_soon(self) -> None:
@@ -94,7 +94,7 @@ class Watch:
         return usual
 
     def look(self) -> str | None:
-        """Tells an overdue call to end. Why the worker has to be replaced, if it has."""
+        """Tells an overdue call to end. Returns why the worker must be replaced, or None."""
         self._soon = False
         for number, fd in list(self._left.items()):
             if self._words[self._socks[fd][1]] >> 2 != number:
@@ -113,7 +113,8 @@ class Watch:
         if self._told == seq:
             if now >= self._told_at + STOP_GRACE_NS:
                 return TOLD[self.told_why]
-            # Again: the first may have come just before a system call, which it did not interrupt.
+            # Signal again: the first signal may have come just before a system call, which it then
+            # did not interrupt.
             self._signal()
             return None
         if deadline and now >= deadline:
@@ -141,7 +142,8 @@ class Watch:
             self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
-        """The loop cancels what is overdue by itself; only one that stands still is at fault."""
+        """Returns why the worker must be replaced, or None. Only a loop that stands still is at
+        fault, because a loop that turns cancels overdue calls itself."""
         if now - beat < BEAT_GRACE_NS:
             return None
         if deadline and now - deadline >= BEAT_GRACE_NS:
@@ -153,12 +155,13 @@ class Watch:
         return None
 
     def has_told(self) -> bool:
-        """Whether the call that runs was told to end: its caller knows, or has left."""
+        """Whether the call that runs was told to end. Then its caller needs no answer: it knows the
+        deadline, or has left."""
         return self._told != 0 and self._told == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
-        """The worker is dead: answers its calls with that error, or not at all where the status
-        is 0, and closes."""
+        """The worker is dead: answers its calls with that error, or not at all if the status is 0,
+        and closes their connections."""
         board = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
@@ -174,7 +177,8 @@ class Watch:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        # Only now: a slot may have had an earlier connection that is listed here still.
+        # Not in the loop above, because an earlier connection of a slot may still be listed: it
+        # would clear the word that the slot's present connection needs.
         for fd, (_, slot, _) in list(self._socks.items()):
             self._words[slot] = 0
             self._drop(fd)

@@ -1,8 +1,8 @@
-"""The parent process: holds the listening socket, and sees to it that a sound worker serves it.
+"""The parent process: holds the listening socket, and replaces a worker that died or hangs.
 
-Never runs the function, parses a call or imports asyncio. It learns what runs from the board, and
-from its own descriptor of each connection when a caller left; it signals the call that has to
-end, and kills and replaces the worker that does not listen. Called by `__main__`.
+Never runs the function, parses a call or imports asyncio. It reads from the board what runs, and
+from its own descriptor of each connection when a caller left. It signals a call that has to end,
+and kills and replaces a worker that does not obey. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LOOK_S = 0.025
 IDLE_LOOKS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
 STAND_IN_AFTER_S = 0.5
-# One that died in no call, but so soon after its start, is replaced after the first pause: else one
-# that always does would have the machine for itself.
+# A worker that died outside a call and sooner than this after its start is replaced after the first
+# pause. Otherwise a function that always ends its worker would keep the machine busy with forks.
 YOUNG_S = 1.0
 # A worker that died while it loaded is replaced after a pause that doubles.
 PAUSE_FIRST_S = 0.1
@@ -82,7 +82,7 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
-        # Inherited: a deadline that passes before the worker has a handler must not end it unnoticed.
+        # The worker inherits this: a stop signal must not kill it before it has set its handler.
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
@@ -102,7 +102,8 @@ class Watchdog:
                 return None
 
     def _begin(self) -> select.epoll:
-        """Sets up what only the parent has; after the first fork, so that it costs no start."""
+        """Sets up what only the parent needs. Runs after the first fork, so that the first worker's
+        start does not wait for it."""
         self._epoll = epoll = select.epoll()
         self._wake, self._wake_write = socket.socketpair()
         self._wake.setblocking(False)
@@ -110,7 +111,7 @@ class Watchdog:
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         epoll.register(self._wake.fileno(), select.EPOLLIN)
-        self._wake_write.send(b"\0")  # A signal may have come before there was anybody to wake.
+        self._wake_write.send(b"\0")  # A signal may have come before the wake-up fd was set.
         if self._listener is not None:
             from .standin import StandIn
 
@@ -140,7 +141,7 @@ class Watchdog:
             self._become_worker(ours, theirs)
             return None
         try:
-            os.setpgid(pid, pid)  # The child does it, too: whichever of them comes first.
+            os.setpgid(pid, pid)  # The child does it, too, because either may run first.
         except OSError:
             pass
         theirs.close()
@@ -148,7 +149,7 @@ class Watchdog:
         return self._worker
 
     def _become_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
-        os.setpgid(0, 0)  # Of its own, so that the function's children can be ended with it.
+        os.setpgid(0, 0)  # A group of its own, so that the function's children end with it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for each in (signal.SIGTERM, signal.SIGINT):  # Until it can drain.
@@ -172,7 +173,7 @@ class Watchdog:
         worker.watch = Watch(epoll, self._words, worker.pid)
 
     def _on_event(self, fd: int) -> int | None:
-        """The exit status, when it is time."""
+        """Returns the exit status once this process has to end, else None."""
         worker = self._worker
         if fd == self._wake.fileno():
             try:
@@ -195,7 +196,7 @@ class Watchdog:
         return None
 
     def _read_link(self, worker: Worker) -> None:
-        """Takes all messages: a connection's must be known before its worker's death is."""
+        """Takes all messages, because a connection must be known before its worker's death is."""
         while worker.sock is not None:
             try:
                 message, rights, _, _ = worker.sock.recvmsg(64, 64)
@@ -206,7 +207,7 @@ class Watchdog:
             kind = message[:1]
             if not kind:
                 self._drop_link(worker)
-                # Dead, as a rule; one that is not can no longer be told anything.
+                # The worker is usually dead; kill one that is not, because it can hear no message.
                 worker.kill_after(EXIT_GRACE_S, "its link to the watchdog was closed")
                 return
             if kind == CONNECTION and rights and worker.watch is not None:
@@ -240,7 +241,7 @@ class Watchdog:
                      loaded_at, ready_at)
 
     def _reap(self) -> int | None:
-        """Buries what has died; as process 1 of a container, orphans of the function too."""
+        """Reaps all children that ended; as process 1 of a container, also orphaned ones."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -252,7 +253,7 @@ class Watchdog:
             if worker is None or ended.si_pid != worker.pid:
                 os.waitpid(ended.si_pid, 0)
                 continue
-            worker.kill_group()  # Its children, while its number still names the group.
+            worker.kill_group()  # Before the reap, which frees the PID that names the group.
             _, how = os.waitpid(worker.pid, 0)
             status = self._worker_died(worker, os.waitstatus_to_exitcode(how))
             if status is not None:
@@ -312,7 +313,7 @@ class Watchdog:
     # --- looking ---
 
     def _wait_s(self) -> float:
-        """Until something has to be done unasked; -1: nothing has."""
+        """Seconds until the next timed action; -1 where there is none."""
         now = time.monotonic()
         wait = -1.0
         worker = self._worker
@@ -329,7 +330,7 @@ class Watchdog:
         return wait
 
     def _stand_in_from(self) -> float | None:
-        """From when on this process answers by itself; None while a worker does."""
+        """When the stand-in starts to answer; None while a worker answers."""
         worker = self._worker
         if worker is None:
             return 0.0 if self._pause_left_s() > 0 else None
@@ -356,7 +357,7 @@ class Watchdog:
         self._fall_asleep(watch)
 
     def _fall_asleep(self, watch: Watch) -> None:
-        """Stays awake while calls come; then the next call has to ring."""
+        """Stays awake while calls come. Once asleep, the watchdog needs the next call to ring."""
         if watch.busy:
             self._idle_looks = 0
             self._words[ASLEEP] = 0
@@ -365,12 +366,13 @@ class Watchdog:
             if self._idle_looks >= IDLE_LOOKS_MAX:
                 self._idle_looks = 0
                 self._words[ASLEEP] = 1
-                watch.look_soon()  # A call may have begun between the look and the word.
+                watch.look_soon()  # A call may have begun between the look and this store.
 
     # --- the end ---
 
     def _stop(self, worker: Worker) -> None:
-        """SIGTERM: the worker drains; one that is not ready has nothing to drain."""
+        """After SIGTERM: tells a Job's call to end, and another worker to drain. Kills a worker
+        that is not ready, because it has no calls."""
         if self._settings.job is not None:
             if worker.watch is not None:
                 worker.watch.stop_call()
@@ -389,7 +391,7 @@ class Watchdog:
             pass  # It is gone: its death is on its way here.
 
     def _leave(self, status: int) -> int:
-        """Tells who still waits in the backlog that nothing was run."""
+        """Tells the clients that still wait in the backlog that nothing was run."""
         if self._standin is not None:
             self._standin.refuse_all()
         unbind(self._settings, self._listener)
