@@ -55,7 +55,7 @@ pub enum Work {
         pod: Option<PodRef>,
     },
     Job(Box<JobStart>),
-    /// The attempt is over, whatever its Job does.
+    /// The attempt is over, whether or not its Job has ended.
     JobStop {
         call: CallRef,
         attempt: u32,
@@ -126,7 +126,7 @@ pub struct Desk {
     /// One queue for all rings, because order matters across them: an address comes before the
     /// scheduler hears of its pod.
     backlog: VecDeque<Delivery>,
-    /// The function of each lane, until nothing is left of a removed one.
+    /// The function of each lane; a removed one stays until its calls and pods are gone.
     lanes: Vec<Option<Arc<Function>>>,
     work: Vec<Work>,
 }
@@ -152,7 +152,7 @@ impl Desk {
         }
     }
 
-    /// Delivers what waits, takes in what came, and says what is left for the backend, in order.
+    /// Delivers the backlog, takes in new messages, and returns the backend's work, in order.
     pub fn pump(&mut self) -> Vec<Work> {
         self.inbox.bell.awake();
         self.flush();
@@ -223,7 +223,7 @@ impl Desk {
                     pod,
                     wanted_ns,
                 }),
-                // Its function is gone for good: the scheduler is about to hear so.
+                // The lane has no such function any more, so no pod starts: say that it is down.
                 None => self.event(Event::PodDown(pod)),
             },
             Order::Stop { pod } => self.work.push(Work::Stop { pod }),
@@ -396,7 +396,7 @@ impl Desk {
         function.filter(|function| function.lane == lane)
     }
 
-    /// Whether every change so far was taken over by all io threads, and nothing waits to go out.
+    /// Whether all io threads have acknowledged every change so far and the backlog is empty.
     pub fn is_settled(&self) -> bool {
         self.backlog.is_empty() && self.registry.is_settled()
     }

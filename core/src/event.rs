@@ -1,5 +1,5 @@
-//! Everything that can reach the scheduler, and everything that it says: one enum for each
-//! direction. It holds no behaviour. Io threads, the bridge and the scheduler speak it.
+//! Everything that can reach the scheduler, and everything that it sends: one enum for each
+//! direction. It holds no behaviour. Io threads, the bridge and the scheduler use it.
 
 use std::sync::Arc;
 
@@ -110,7 +110,8 @@ pub enum Order {
     Stop { pod: PodRef },
     /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
     Probe { pod: PodRef },
-    /// No place where the function is gone, or there is none left: the pod is to be ended.
+    /// Answers `Event::Adopt`. `pod` is none where the function is gone or the table of pods is
+    /// full; the bridge then has to end the pod.
     Adopted {
         lane: LaneId,
         token: u64,

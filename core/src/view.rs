@@ -18,7 +18,7 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 /// Calls that all io threads hold at most.
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
-/// A start that takes twice its measured time, and so long at least, is overdue.
+/// A start is overdue after twice its measured time, but not before this time.
 const OVERDUE_NS_MIN: u64 = 1_000_000_000;
 
 /// A measured time in nanoseconds; none before the first sample.
@@ -51,7 +51,7 @@ pub struct LaneView {
     pub slots_now: AtomicU32,
     /// Mean time that a call holds its slot. Writer: scheduler.
     pub service_ns: MeasuredNs,
-    /// By how much a call's time differs from that, in the mean. Writer: scheduler.
+    /// Mean difference of a call's time from `service_ns`. Writer: scheduler.
     pub service_spread_ns: AtomicU64,
     /// Mean time from wanted to usable of a pod. Writer: scheduler.
     pub start_ns: MeasuredNs,
@@ -116,7 +116,7 @@ impl LaneView {
         assert!(was > 0, "more calls left a queue than were in it");
     }
 
-    /// Whether a pod that was ordered then should be up by now, so that it may never be.
+    /// Whether a pod that was ordered at `wanted_ns` is overdue and may never come up.
     pub(crate) fn is_overdue(&self, wanted_ns: u64, now_ns: u64) -> bool {
         let patience_ns = (2 * self.start_ns.get().unwrap_or(0)).max(OVERDUE_NS_MIN);
         now_ns >= wanted_ns.saturating_add(patience_ns)

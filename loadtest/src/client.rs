@@ -152,7 +152,7 @@ impl Client {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        // A thread that comes late to the end still owes what was due before it.
+        // A thread that is late at the end must still send what was due before it.
         let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
         let waits = self.in_flight > 0 || queued || due;
         now_ns >= drained_ns || now_ns >= self.end_ns && !waits
@@ -361,7 +361,7 @@ impl Client {
             return Ok(true);
         }
         if self.armed_ns != next.intended_ns {
-            // Setting it anew also makes it unreadable, so it is never read.
+            // Setting the timer again also clears its readiness, so it need not be read.
             let left_ns = next.intended_ns.saturating_sub(self.now_ns()).max(1);
             let left = TimeSpec::nanoseconds(left_ns.try_into().unwrap_or(i64::MAX));
             self.timer
@@ -404,7 +404,7 @@ impl Client {
             self.tally
                 .fault(Fault::Unfinished, arrival.call.target, times);
         }
-        // What was due and not even looked at, because the thread came too late.
+        // Requests that were due but never taken up, because the thread was late.
         while let Some(arrival) = self.next.filter(|next| next.intended_ns < self.end_ns) {
             let times = unsent(arrival, now_ns);
             self.tally

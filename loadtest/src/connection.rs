@@ -43,7 +43,7 @@ pub(crate) struct Connection {
 pub(crate) enum Read {
     Nothing,
     Answer(Answer),
-    /// The peer has closed: of an idle connection, its good right.
+    /// The peer has closed the connection, which is no fault while it is idle.
     Closed,
     Fault(Fault),
 }
@@ -159,7 +159,7 @@ impl Connection {
             return Err(Fault::Closed);
         };
         while self.sent < self.out.len() {
-            // Not `write`, which goes through the layer of files first and costs more.
+            // `send` and not `write`, because `write` goes through the VFS layer and costs more.
             match send(
                 socket.as_raw_fd(),
                 &self.out[self.sent..],
@@ -194,7 +194,8 @@ impl Connection {
             }
             match self.reader.feed(&scratch[..length]) {
                 Ok(Some(answer)) => {
-                    // An answer to half a request: the other half has no place any more.
+                    // If the answer came before the whole request was sent, close, because the
+                    // server might read the rest as the next request.
                     let closes = answer.closes || self.sent < self.out.len();
                     return Read::Answer(Answer { closes, ..answer });
                 }

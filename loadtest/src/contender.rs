@@ -74,12 +74,12 @@ fn once() -> String {
     "1".to_owned()
 }
 
-/// How far `like` may lead.
+/// How many other files a chain of `like` may name.
 const LIKENESS: usize = 4;
 
 impl Contender {
-    /// Reads its file. `like` in it names another one, whose fields hold where this one says
-    /// nothing; `set` adds to the other's.
+    /// Reads its file. `like` in it names another file, whose fields apply where this one has none;
+    /// the two `set` maps are merged.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let fields = fields(path, LIKENESS)?;
         let mut contender: Self = serde_json::from_value(Value::Object(fields))

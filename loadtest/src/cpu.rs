@@ -1,5 +1,5 @@
 //! CPU that the machine, this tool and the watched processes used between two moments.
-//! It decides nothing about it. Runs read it at their begin and end, the watcher ten times a second.
+//! It judges nothing. Runs read it at their begin and end, the watcher ten times a second.
 
 use std::time::Instant;
 

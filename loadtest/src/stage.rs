@@ -210,7 +210,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
         .map_err(|fault| fault.to_string())
 }
 
-/// The name of who runs this: servers that change their user should stay it.
+/// The name of the user who runs this tool, for servers that would else switch to another user.
 fn user() -> Result<String, String> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {

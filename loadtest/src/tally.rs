@@ -12,7 +12,7 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3).expect("these bounds are sound")
 }
 
-/// Longer than the longest value that is told apart counts as that value.
+/// A longer time than the longest value of the histogram counts as that value.
 fn record(histogram: &mut Histogram<u64>, ns: u64) {
     histogram.saturating_record(ns);
 }
@@ -77,8 +77,8 @@ pub(crate) struct Tally {
     pub(crate) requests: u64,
     /// Expected answers that came within the span, whenever their request was meant.
     pub(crate) answered_in_span: u64,
-    /// Of expected answers; a timeout or an unfinished request is in it with the time that it had
-    /// lasted, so that what never came does not make the rest look good.
+    /// Latency of expected answers. A timeout or an unfinished request counts with the time until
+    /// its end, because percentiles without it would look too good.
     pub(crate) latency: Histogram<u64>,
     /// Of each status that was not expected, refusals among them.
     pub(crate) unexpected: BTreeMap<u16, Histogram<u64>>,

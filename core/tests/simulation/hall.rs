@@ -1,6 +1,6 @@
 //! What all actors share: the clock, the rings between them, and the scheduler with its shadow.
-//! Inline the scheduler is called where something happens; pinned it is an actor of its own, and
-//! what it hears comes out of rings whenever its turn is.
+//! Inline, the actor that has an event calls the scheduler; pinned, the scheduler is an actor of
+//! its own and reads events from rings when its turn comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -215,7 +215,7 @@ impl Hall {
         }
     }
 
-    /// What the scheduler hears where it lives, and its turn after it.
+    /// Gives the scheduler an event at once, and lets it take its turn.
     pub(crate) fn feed_inline(&mut self, event: Event) {
         self.feed(event);
         self.turn();
@@ -236,7 +236,7 @@ impl Hall {
         heard || self.busy || due.is_some_and(|at| at <= self.now)
     }
 
-    /// One pass of the scheduler's own thread, which may be slow to see what was sent.
+    /// One pass of the scheduler's own thread, which may see events and tickets late.
     pub(crate) fn pass_pinned(&mut self) {
         if self.rng.chance(500) {
             self.sweep();
@@ -264,7 +264,7 @@ impl Hall {
         lanes.into_iter().for_each(|lane| self.collect(lane));
     }
 
-    /// Says something to the scheduler from outside; inline through the inbox of its thread.
+    /// Sends the scheduler an event from the bridge; inline through the inbox of io thread 0.
     pub(crate) fn send_event(&mut self, event: Event) {
         match self.mode {
             Mode::Inline => self.to_io[0].push(ToIo::Event(event)),

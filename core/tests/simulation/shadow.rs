@@ -1,5 +1,6 @@
-//! What the scheduler must know and must not do, kept from what it hears and says alone: tickets in
-//! their order, slots, pods. Every grant and order is held against it. It never asks the scheduler.
+//! A model of what the scheduler must know: tickets in their order, slots, pods. It is built only
+//! from the scheduler's input and output, and every grant and order is checked against it. It never
+//! asks the scheduler.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -29,7 +30,7 @@ struct Pod {
     state: State,
     in_flight: u32,
     stale: bool,
-    /// Whether it was asked since it was quarantined.
+    /// Whether a probe was ordered since the pod was quarantined.
     probed: bool,
 }
 
@@ -48,7 +49,7 @@ struct Lane {
     since_jump: u32,
     /// Whether a start failed since the last plan.
     failed: bool,
-    /// Whether it took pods over, of which there may be too many.
+    /// Whether the lane adopted pods; these may exceed the spec's maximum.
     adopted: bool,
 }
 
@@ -59,7 +60,8 @@ type Mailbox = (Arc<LaneView>, VecDeque<Ticket>);
 pub(crate) struct Shadow {
     lanes: BTreeMap<u32, Lane>,
     pods: BTreeMap<PodRef, Pod>,
-    /// What lies in each view's mailbox, with the view so that its address stays its own.
+    /// The tickets in each view's mailbox, by the view's address. The view is kept, too, so that no
+    /// other view can get its address.
     mailboxes: BTreeMap<usize, Mailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
@@ -147,7 +149,7 @@ impl Shadow {
             lane.id = id;
             lane.plan = plan;
             lane.failed = false;
-            // The owners of what waited were told before this; they end it.
+            // The owners of the waiting calls were told before this event, and end the calls.
             lane.fifos = Default::default();
             for ticket in std::mem::take(&mut lane.early) {
                 lane.push(&ticket);
@@ -171,7 +173,8 @@ impl Shadow {
             };
             self.lanes.insert(id.index, lane);
         }
-        // What was posted before the scheduler knew the lane must not wait for another bit.
+        // Collect the tickets that were posted before the scheduler knew the lane, because no other
+        // bit will announce them.
         self.collected(id.index);
     }
 
@@ -434,7 +437,7 @@ impl Shadow {
             "more pods than the spec allows"
         );
         if serving < needed {
-            // With pods that serve, a start may not be worth it yet.
+            // While a pod serves, the waiting calls may not justify a start yet.
             let may_wait = lane.failed || usable().next().is_some();
             assert!(may_wait, "{serving} pods of {needed}, and none starts");
             assert!(timer || starting > 0, "nothing will start the next pod");
@@ -456,12 +459,12 @@ impl Lane {
         match ticket.lane.epoch.cmp(&self.id.epoch) {
             Ordering::Equal => self.fifos[ticket.class as usize].push_back(call),
             Ordering::Greater => self.early.push(*ticket),
-            // Of a registration that is gone: its owner ends it.
+            // The call's registration is gone, so its owner ends it.
             Ordering::Less => {}
         }
     }
 
-    /// Takes a granted call out, before which only those may be that have moved on.
+    /// Takes a granted call out of its queue; all calls before it must have stopped waiting.
     fn take(&mut self, call: CallRef, waited: &impl Fn(&CallRef) -> bool) -> Class {
         for class in [Class::Sync, Class::Async] {
             let fifo = &mut self.fifos[class as usize];

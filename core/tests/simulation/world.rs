@@ -51,7 +51,7 @@ impl Tally {
         }
     }
 
-    /// Everything that can happen did, and often.
+    /// Fails unless everything that can happen did happen, and often.
     pub(crate) fn assert_rich(&self) {
         let ends = [
             Ended::Ok,
@@ -256,7 +256,8 @@ impl World {
         self.hall.now = self.hall.now.max(next);
     }
 
-    /// Time goes by while actors act, and may step: the machine slept, or its clock is odd.
+    /// Moves the clock on while actors act. The clock may also jump, as after a machine's sleep, or
+    /// go back a little.
     fn drift_clock(&mut self) {
         let rng = &mut self.hall.rng;
         if rng.chance(300) {
@@ -270,7 +271,8 @@ impl World {
         }
     }
 
-    /// Accepted less everything that is known of, as an operator would see it.
+    /// Accepted calls minus those that wait, run, back off or have finished, from the metrics that
+    /// an operator has.
     fn drift(&self) -> i64 {
         let registry = &self.bridge.registry;
         let views = registry.functions().values().map(|function| &function.view);
@@ -333,7 +335,8 @@ impl World {
             seen += waiting;
         }
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
-        // What an operator sees is off by what is under way, and by nothing else.
+        // The metrics count a call twice only while a ring holds its done, or a grant for a call
+        // that has already ended.
         let unborn = hall.grants_in_flight - granted;
         let under_way = hall.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");

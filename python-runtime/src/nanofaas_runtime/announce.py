@@ -1,7 +1,7 @@
 """Tells the platform once that this pod is ready.
 
-Never delays serving: the worker serves already, and the watchdog goes on watching while a thread
-of its own speaks. Where it fails the platform probes `/health`. Called by `watchdog`.
+Never delays serving: the worker serves already, and the watchdog goes on watching while another
+thread sends the request. If the request fails, the platform probes `/health`. Called by `watchdog`.
 """
 
 from __future__ import annotations

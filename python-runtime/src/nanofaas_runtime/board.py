@@ -1,9 +1,9 @@
 """The words that worker and watchdog share: what runs, until when, on which connection.
 
 An anonymous shared mapping of 64-bit words, each with one writer (named below), and after them a
-line of bytes for each slot. Publishing a call costs a few stores and no system call: the watchdog
-looks by itself while calls come, and only when it has gone to sleep is it woken by a byte on the
-link.
+line of bytes for each slot. Publishing a call costs a few stores and no system call, because the
+watchdog polls the board while calls come. Only when it sleeps does the worker wake it, by a byte on
+the link.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A process that the function forked (`os.fork`, `multiprocessing`): it answers no call.
 
-Python runs `_after_fork` in the child before `os.fork` returns there. It closes what belongs to
-the worker, without a word on any connection, and swaps the rest for copies: a child that comes
-back from the function, by whatever way, ends. Never costs a call anything. Called by `worker` and
-`job` before the function is loaded.
+Python runs `_after_fork` in the child before `os.fork` returns there. It closes the worker's
+descriptors without sending on any connection, and replaces shared state by copies. A child that
+returns from the function, or raises, ends. Adds no cost to a call. Called by `worker` and `job`
+before the function is loaded.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def leave_if_child_for(error: BaseException, call: Call | None = None) -> None:
 
 
 def _before_fork() -> None:
-    """A signal that comes to the child before it has its own handlers has to wait: Python would
-    forget it, and `Process.terminate` would do nothing."""
+    """Blocks SIGTERM and SIGINT until the child has its own handlers, because Python would lose one
+    that arrives before, and `Process.terminate` would then do nothing."""
     if not _is_child:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
 
@@ -112,7 +112,7 @@ def _close_all(own: Belongings) -> None:
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:
-        fd = sock.detach()  # So that no object closes the number again, once it is another's.
+        fd = sock.detach()  # Else the object would close the number again after its reuse.
         if fd >= 0:
             os.close(fd)
     os.close(link.lifeline)
@@ -121,8 +121,8 @@ def _close_all(own: Belongings) -> None:
 
 
 def _stop_loop(loop: Any) -> None:
-    """The child has its own, empty epoll under the loop's number, and ends once the loop gets to
-    run something: the tasks of other calls are the worker's to run."""
+    """Puts an empty epoll under the number of the loop's own, and ends the child once the loop runs
+    anything, because only the worker may run the tasks of other calls."""
     selector = getattr(loop, "_selector", None)
     number = selector.fileno() if selector is not None else loop._get_backend_id()
     empty = select.epoll()

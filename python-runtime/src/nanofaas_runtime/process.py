@@ -34,8 +34,8 @@ class Link:
 
 class Worker:
     """The parent's side of one worker, which leads a process group of its own: the children of
-    the function are in it. `killed_for` is set by the parent alone when it kills: a SIGKILL
-    without it came from elsewhere."""
+    the function are in it. The parent sets `killed_for` when it kills the worker, so a worker that
+    ended by SIGKILL without it was killed by another process or the kernel."""
 
     __slots__ = ("_kill_why", "born_at", "finished", "kill_at", "killed_for", "pid", "ready",
                  "sock", "watch")
@@ -52,7 +52,7 @@ class Worker:
         self.finished: int | None = None  # The exit status that it said it will end with.
 
     def kill_after(self, seconds: float, why: str) -> None:
-        """The first reason holds."""
+        """Plans a kill. The reason of the first plan stays."""
         if self._kill_why is None:
             self.kill_at = time.monotonic() + seconds
             self._kill_why = why
@@ -70,8 +70,8 @@ class Worker:
             self.kill_now(self._kill_why)
 
     def kill_group(self) -> None:
-        """The worker and its children. The worker must not have been reaped: until then its
-        number is its own, and its group's."""
+        """Kills the worker and its children. The worker must not have been reaped, because after
+        that the kernel may give its PID, and its group's, to another process."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -38,9 +38,9 @@ class LoadFailed(Exception):
 
 def tie_to(lifeline: int) -> None:
     """The kernel kills this process and its children when the watchdog, the pipe's only writer,
-    is gone. (It has a process group of its own by now; a negative owner is a group.)
+    is gone. (This process has a group of its own by now; a negative owner is a group.)
 
-    It holds while the interpreter is held by C code, and needs no ctypes for `prctl`.
+    It works also while C code blocks the interpreter, and needs no ctypes for `prctl`.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
@@ -137,7 +137,7 @@ def _say_ready(own: child.Belongings, pod: Any, loaded_at: float) -> None:
     link = own.link
     own.pod = pod
     signal.signal(signal.SIGTERM, StopHandler(pod.begin_stop))
-    # What was loaded lives as long as the process: no collection has to look at it again.
+    # Loaded objects live as long as the process, so keep the garbage collector from scanning them.
     gc.freeze()
     link.words[SERVES] = 1
     link.sock.send(READY + b"%d %d" % (loaded_at * 1000, time() * 1000))
