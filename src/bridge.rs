@@ -1,6 +1,7 @@
-//! The bridge's thread: on one small runtime the backend that runs pods, and the management port.
-//! It never touches a call. A panic here is a dependency's as likely as ours, so it ends nothing:
-//! the bridge is built anew, with backoff, around the same desk. `serve` starts it.
+//! The bridge's thread. Its small runtime runs the backend, which runs pods, and the management
+//! port. It never touches a call. A panic here may come from a dependency as likely as from our
+//! code, so it does not end the process: the bridge is rebuilt, with backoff, around the same desk.
+//! `serve` starts it.
 
 mod endpoint;
 mod podless;
@@ -39,23 +40,23 @@ use endpoint::Endpoints;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// A bridge that ran so long was sound: its next failure is a first one again.
+/// A bridge that ran for this long was sound, so its next failure has the first backoff again.
 const SOUND: Duration = Duration::from_secs(60);
-/// Between two looks whether the io threads have taken everything over.
+/// Pause between two checks whether the io threads have taken over all functions.
 const LOOK: Duration = Duration::from_millis(1);
 /// When a ring was full, it is tried again after this.
 const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// What runs pods.
 pub(crate) enum Backend {
-    /// Made anew each time the bridge is.
+    /// Its configuration is made anew each time the bridge is rebuilt.
     Local(Box<dyn Fn() -> LocalConfig + Send>),
     Kubernetes(Box<dyn Fn() -> KubernetesConfig + Send>),
-    /// Nothing does.
+    /// Nothing runs pods.
     None,
 }
 
-/// Whoever waits for the start.
+/// Tells the main thread, which waits for the start, whether it succeeded.
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
 /// What the thread is given.
@@ -71,7 +72,7 @@ pub(crate) struct Seat {
     pub(crate) clock: WallClock,
     /// Functions to register at the start.
     pub(crate) functions: Vec<FunctionDraft>,
-    /// Is told once: all of them are known to all io threads, or why the start failed.
+    /// Sent to once: when all io threads know all these functions, or when the start fails.
     pub(crate) settled: Settled,
     pub(crate) listener: TcpListener,
     pub(crate) management: Arc<Management>,
@@ -98,7 +99,7 @@ pub(crate) struct BridgeThread {
 }
 
 impl BridgeThread {
-    /// Lets it end every function's process, then itself.
+    /// Makes the thread stop the backend and then end.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
@@ -108,7 +109,7 @@ impl BridgeThread {
     }
 }
 
-/// Starts it.
+/// Starts the thread.
 pub(crate) fn start(seat: Seat, on_end: OnEnd) -> io::Result<BridgeThread> {
     let (stop, stopped) = watch::channel(false);
     let thread = Builder::new()
@@ -133,7 +134,7 @@ pub(crate) fn bell() -> (Arc<Doorbell>, Arc<Notify>) {
     (Arc::new(Doorbell::new(ringer.into())), notify)
 }
 
-/// What outlives one building of the bridge.
+/// What is kept when the bridge is rebuilt.
 struct Bridge {
     backend: Backend,
     desk: Rc<RefCell<Desk>>,
@@ -141,9 +142,9 @@ struct Bridge {
     listener: TcpListener,
     management: Arc<Management>,
     asked: Rc<RefCell<mpsc::Receiver<Ask>>>,
-    /// Taken by whoever tells it.
+    /// Taken by the task that sends the result of the start, so that it is sent once.
     settled: Rc<RefCell<Option<Settled>>>,
-    /// What a bridge to a cluster that is built anew has to know of the one before.
+    /// What a rebuilt bridge to a cluster has to know of the bridge before it.
     memory: Rc<Memory>,
 }
 
@@ -156,7 +157,7 @@ fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
     let starts = ColdStarts::new(seat.clock);
     let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, registry, starts);
     if let Err(error) = register(&mut desk, seat.functions) {
-        // Nobody who starts a process waits no longer for it.
+        // The main thread may have given up the start, so a closed channel is no error.
         let _ = seat.settled.send(Err(error));
         return;
     }
@@ -267,10 +268,10 @@ impl Bridge {
         Ok(ended)
     }
 
-    /// Hands the desk's work to who does it, for ever.
+    /// Hands the desk's work to `endpoints` and to the backend, for ever.
     async fn attend(&self, backend: &Running) {
         let endpoints = Endpoints::new(self.desk.clone());
-        // A bridge that is built anew knows none yet.
+        // A rebuilt bridge has new `endpoints`, which follow no function yet.
         let functions: Vec<_> = self.desk.borrow().functions().values().cloned().collect();
         functions.iter().for_each(|one| endpoints.follow(one));
         let take = |work: Work| {
@@ -295,7 +296,8 @@ impl Bridge {
         attend(&self.desk, take, pause).await;
     }
 
-    /// What lives beside the backend.
+    /// Spawns the tasks that run beside the backend: the management port, the answers to scrapes,
+    /// and the report that the start has succeeded.
     fn spawn_around(&self, backend: Rc<Running>) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let management = self.management.clone();
@@ -309,7 +311,7 @@ impl Bridge {
             loop {
                 let next = poll_fn(|context| asked.borrow_mut().poll_recv(context)).await;
                 let Some(answer) = next else { return };
-                // Whoever asked may have gone.
+                // The scrape that asked may have timed out, so a closed channel is no error.
                 let _ = answer.send(functions(&desk.borrow()));
             }
         });
@@ -329,18 +331,18 @@ impl Bridge {
     }
 }
 
-/// Why one building of the bridge ended.
+/// Why one run of the bridge ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     /// The process stops.
     Asked,
-    /// A task of it did.
+    /// One of its tasks panicked.
     Panicked,
     /// Another control plane acts for the cluster now.
     Deposed,
 }
 
-/// The backend of one building of the bridge.
+/// The backend of one run of the bridge.
 enum Running {
     Local(LocalBridge),
     Kubernetes(KubernetesBridge),
@@ -348,7 +350,7 @@ enum Running {
 }
 
 impl Running {
-    /// Whether it has found out what there is.
+    /// Whether it has adopted what exists in the cluster. The other backends have nothing to adopt.
     fn is_ready(&self) -> bool {
         match self {
             Self::Kubernetes(bridge) => bridge.is_ready(),
@@ -356,7 +358,7 @@ impl Running {
         }
     }
 
-    /// Waits until somebody else has taken its part, which may be never.
+    /// Waits until another control plane has taken the Lease. Without a cluster it waits for ever.
     async fn deposed(&self) {
         match self {
             Self::Kubernetes(bridge) => bridge.deposed().await,
@@ -386,11 +388,11 @@ fn functions(desk: &Desk) -> Functions {
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // The sender gone means the same.
+    // A dropped sender also means stop.
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// The output of whichever is done first; the other one is dropped.
+/// The output of the future that is ready first; the other future is dropped.
 async fn first_of<T>(one: impl Future<Output = T>, other: impl Future<Output = T>) -> T {
     let (mut one, mut other) = (pin!(one), pin!(other));
     poll_fn(|context| match one.as_mut().poll(context) {

@@ -71,7 +71,7 @@ pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
         }
         LogForm::Text => format!("{} {level:5} {}", of_day(&now()), plain(message)),
     };
-    // Nobody is left to tell that stderr is gone.
+    // A failed write is ignored, because without stderr there is no place to report it.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 

@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Shows what is wrong with the command line, or the help that was asked for.
 fn refuse(error: &clap::Error) -> ExitCode {
-    // Nobody is left to tell that the terminal is gone.
+    // A failed write is ignored, because without a terminal there is no place to report it.
     let _ = error.print();
     if let Some(variable) = config::name_the_variable(error) {
         eprintln!("\nThe value comes from the environment variable {variable}.");

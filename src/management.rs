@@ -1,5 +1,5 @@
 //! The management port: health and metrics, on the bridge's runtime.
-//! It never touches a call and changes nothing. Kubelets, Prometheus and people ask.
+//! It never touches a call and changes nothing. The kubelet, Prometheus and operators call it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,14 +27,14 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::metrics::{self, Functions, Labels, Plane};
 
-/// A thread that does not beat for so long after it was asked is stuck.
+/// A thread that has not beaten for this long after it was asked counts as stuck.
 const BEAT_MAX: Duration = Duration::from_secs(10);
-/// Connections at once; past it the one that is silent for the longest goes. They come out of the descriptors
-/// that are kept back.
+/// Connections at once. Above this number the connection that has been silent for the longest is
+/// closed. They use the descriptors that are kept back from clients.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may be silent between two requests.
 const SILENT_MAX: Duration = Duration::from_secs(75);
-/// One that is silent for less is not ended for want of a descriptor.
+/// A connection that has been silent for less is not closed to get a descriptor.
 const BRIEF: Duration = Duration::from_secs(1);
 /// From the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -43,26 +43,26 @@ const ASK_MAX: Duration = Duration::from_secs(1);
 /// How soon a failed accept is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Somebody who wants to know which functions there are.
+/// A request of a scrape for the functions: the bridge sends them on it.
 pub(crate) type Ask = oneshot::Sender<Functions>;
 
 /// Whether the process lives and is ready.
 pub(crate) struct Health {
-    /// The process's clock is nanoseconds since then.
+    /// The origin of the process's clock, which counts nanoseconds from it.
     pub(crate) origin: Instant,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
-    /// The pinned scheduler's beat; inline it is its io thread's.
+    /// The pinned scheduler's beat. An inline scheduler has none, because its io thread beats.
     pub(crate) scheduler_beat: Option<Arc<Beat>>,
-    /// Those of all these threads.
+    /// The bells of all these threads.
     pub(crate) bells: Vec<Arc<Doorbell>>,
-    /// Everything that the start waits for is there. Writer: the main thread.
+    /// The start is complete. Writer: the main thread.
     pub(crate) started: AtomicBool,
     /// No new calls. Writer: the main thread.
     pub(crate) draining: AtomicBool,
 }
 
 impl Health {
-    /// Why it is not ready.
+    /// Why the process is not ready.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Relaxed) {
             Some("draining")
@@ -73,11 +73,11 @@ impl Health {
         }
     }
 
-    /// Which thread does not live.
+    /// Which thread does not beat.
     fn not_alive(&self) -> Option<&'static str> {
         let now_ns = self.origin.elapsed().as_nanos() as u64;
         let is_late = |beat: &Beat| beat.ask(now_ns) > BEAT_MAX.as_nanos() as u64;
-        // All are asked, also behind one that is late.
+        // Every thread is asked, even when one before it is late.
         let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
         let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);
         for bell in &self.bells {
@@ -132,7 +132,8 @@ impl Management {
         timeout(ASK_MAX, told).await.ok()?.ok()
     }
 
-    /// The page; it takes a while with many functions, so not on the bridge's own thread.
+    /// The metrics page. Not called on the bridge's thread, because it takes long when there are
+    /// many functions.
     fn page(&self, functions: Option<Functions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {

@@ -44,8 +44,8 @@ pub(crate) struct Plane {
     pub(crate) log_lines_dropped: u64,
 }
 
-/// Which functions have series of their own: whoever was called first keeps his, so that a counter
-/// does not move to another series while its function lives.
+/// Which functions have series of their own. The functions that were called first get series and
+/// keep them, so that a counter does not move to another series while its function exists.
 pub(crate) struct Labels {
     most: usize,
     own: BTreeMap<Arc<str>, bool>,
@@ -57,7 +57,8 @@ impl Labels {
         Self { most, own }
     }
 
-    /// Forgets who is gone, and gives those who are new their place.
+    /// Forgets functions that are gone, and gives new functions series of their own while there is
+    /// room.
     fn update(&mut self, called: &[(Arc<str>, Totals)]) {
         let names: BTreeSet<&str> = called.iter().map(|(name, _)| &**name).collect();
         self.own.retain(|name, _| names.contains(&**name));
@@ -308,7 +309,8 @@ fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane)
             page.sample(NAME, &labels, refused);
         }
     }
-    // The rate limit looks before anybody knows whether there is such a function.
+    // The rate limit comes before the check whether the function exists, so it also refuses calls
+    // of unknown functions.
     let unknown = sum(plane, |ledger| ledger.rejected_unknown.get());
     let labels = [
         ("function", UNKNOWN),

@@ -1,6 +1,6 @@
-//! What a panic ends: on an io or scheduler thread the process, since an invariant of ours is
-//! broken and calls may be in a state that nobody understands; on the bridge the bridge only.
-//! It never unwinds or catches. `serve` installs it once.
+//! What a panic ends. On an io or scheduler thread it ends the process, because an invariant of our
+//! code is broken and calls may be in an inconsistent state. On the bridge's thread it ends the
+//! bridge only. This hook never unwinds or catches. `serve` installs it once.
 
 use std::backtrace::Backtrace;
 use std::panic::{PanicHookInfo, set_hook};
@@ -15,21 +15,21 @@ use crate::log;
 /// The bridge's thread.
 pub(crate) const BRIDGE: &str = "bridge";
 
-/// Rings when something panicked on the bridge: a task's panic ends only the task, and what it did
-/// for others is undone in the middle.
+/// Notified when a task panicked on the bridge. Tokio ends only that task, and its work for other
+/// tasks stays half done, so the whole bridge has to end.
 pub(crate) fn on_bridge() -> &'static Notify {
     static PANICKED: LazyLock<Notify> = LazyLock::new(Notify::new);
     &PANICKED
 }
 
-/// From now on panics are logged, and end what they have to.
+/// Installs the hook: from now on panics are logged and end the process or the bridge.
 pub(crate) fn install(form: LogForm) {
     set_hook(Box::new(move |panic| {
         let thread = current();
         let name = thread.name().unwrap_or("unnamed");
         let words = words(name, panic);
         if ends_the_process(name) {
-            // The only chance to see how it came to that.
+            // The trace has to be taken here, because the process aborts next.
             let trace = Backtrace::force_capture();
             log::at_once(
                 form,

@@ -1,6 +1,7 @@
-//! Whose port it is. io threads share theirs by SO_REUSEPORT, and so would a second plane: the
-//! kernel would deal connections out to both. So every address is claimed before it is listened on.
-//! It never serves a connection. `serve` claims before it starts anything.
+//! Claims of listen addresses. The io threads share a port with SO_REUSEPORT, and a second control
+//! plane could share it, too: the kernel would then distribute connections to both. So each process
+//! claims an address before it listens there. This module never serves a connection. `serve` claims
+//! all addresses before it starts a thread.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -11,13 +12,13 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use nanofaas_io::start::listener;
 use nix::errno::Errno;
 
-/// How often another free port is asked for, where any will do.
+/// How many free ports are tried, where the caller takes any port.
 const TRIES: usize = 16;
 
-/// An address that is ours while this lives.
+/// An address that belongs to this process while the value lives.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// With the port that it really has.
+    /// With the actual port, where port 0 was asked for.
     pub(crate) address: SocketAddr,
     /// A name that only one process of this network namespace can have; the kernel takes it back
     /// however the process ends.
@@ -46,7 +47,7 @@ fn any(wanted: SocketAddr) -> SocketAddr {
     wanted
 }
 
-/// Claims an address and gives a listener on it that shares with nobody.
+/// Claims an address and returns a listener on it, without SO_REUSEPORT.
 pub(crate) fn listen(
     flag: &'static str,
     wanted: SocketAddr,
@@ -70,7 +71,7 @@ pub(crate) fn listen(
                 };
                 return Ok((claim, listener));
             }
-            // Chosen by the kernel between another plane's claim and its listening.
+            // The kernel chose a port that another plane has claimed and does not listen on yet.
             Err(_) if wanted.port() == 0 => {}
             Err(_) => return Err(taken(format!("{}; stop it", holder(wanted)))),
         }
@@ -80,7 +81,7 @@ pub(crate) fn listen(
     ))
 }
 
-/// Claims an address for others of this process to listen on.
+/// Claims an address on which other threads of this process will listen.
 pub(crate) fn claim(flag: &'static str, wanted: SocketAddr) -> Result<Claim, Taken> {
     listen(flag, wanted).map(|(claim, _)| claim)
 }
@@ -108,7 +109,7 @@ fn holder(address: SocketAddr) -> String {
     }
 }
 
-/// Who listens on a port, as far as this process may look.
+/// The process that listens on a port, where this process has the permission to see it.
 fn listener_on(port: u16) -> Option<(u32, String)> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let lines = tables.map(|path| fs::read_to_string(path).unwrap_or_default());

@@ -1,6 +1,6 @@
-//! The pinned driver: the thread on which the scheduler lives beside two io threads or more. It
-//! takes events in, sweeps the lanes' bitmap, runs turns and delivers what they leave.
-//! It never decides anything (`nanofaas_core::scheduler` does) and never waits for room.
+//! The pinned driver: the thread that runs the scheduler beside two or more io threads. It takes
+//! events, sweeps the lanes' bitmap, runs turns and delivers their output.
+//! It decides nothing (`nanofaas_core::scheduler` does) and never waits for room in a ring.
 //! `serve` starts it; a panic here ends the process.
 
 use std::collections::VecDeque;
@@ -21,13 +21,14 @@ use nanofaas_core::scheduler::{Scheduler, Turn};
 
 use crate::cores;
 
-/// How long it spins without work before it sleeps: above the pause between two calls of a plane
-/// that serves some hundred a second, so that only a plane at rest pays for a wake-up.
+/// How long the thread spins without work before it sleeps. This is longer than the pause between
+/// two calls at some hundred calls a second, so that only an idle plane pays for a wake-up.
 const SPIN: Duration = Duration::from_millis(2);
-/// How soon a full ring of somebody else is tried again.
+/// Pause before a full ring of the bridge or of an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
-/// Wakes the thread; before that has begun there is nobody to wake, and nothing to miss.
+/// Wakes the thread. Before the thread runs, this does nothing, and no work is missed, because the
+/// thread looks for work before it sleeps.
 #[derive(Default)]
 struct Unpark(OnceLock<Thread>);
 
@@ -58,7 +59,7 @@ pub(crate) struct Seat {
     pub(crate) entries: Arc<Entries>,
     /// The process's clock is nanoseconds since then.
     pub(crate) origin: Instant,
-    /// The CPU that it has to itself; without one it neither pins itself nor spins.
+    /// The CPU that the thread has to itself; without one it neither pins itself nor spins.
     pub(crate) cpu: Option<usize>,
 }
 
@@ -70,7 +71,7 @@ pub(crate) struct SchedulerThread {
     thread: JoinHandle<()>,
 }
 
-/// Starts it.
+/// Starts the thread.
 pub(crate) fn start(seat: Seat, on_end: OnEnd) -> std::io::Result<SchedulerThread> {
     let beat = Arc::new(Beat::default());
     let stop = Arc::new(AtomicBool::new(false));
@@ -89,13 +90,13 @@ pub(crate) fn start(seat: Seat, on_end: OnEnd) -> std::io::Result<SchedulerThrea
 }
 
 impl SchedulerThread {
-    /// Ends it. Call it when the io threads, which it serves, are gone.
+    /// Ends the thread. Call this when the io threads, which it serves, have ended.
     pub(crate) fn stop(self) {
         self.stop.store(true, Relaxed);
         // Unlike a ring, an unpark also ends a sleep that begins after it.
         self.thread.thread().unpark();
         self.bell.ring();
-        // A panic there has ended the process.
+        // `join` cannot fail, because a panic of that thread ends the process.
         let _ = self.thread.join();
     }
 
@@ -112,9 +113,10 @@ struct Driver {
     out: Outbox,
     /// Lanes that the last sweep found.
     swept: Vec<u32>,
-    /// What found the bridge's ring full; at most a few for each pod and lane.
+    /// Orders that found the bridge's ring full; at most a few for each pod and lane.
     orders: VecDeque<Order>,
-    /// What found an io thread's ring full, at most one for each lane and thread.
+    /// Notices that found an io thread's ring full, with the thread's number; at most one for each
+    /// lane and thread.
     notices: VecDeque<(usize, Notice)>,
 }
 
@@ -137,7 +139,7 @@ impl Driver {
     }
 
     fn run(&mut self) {
-        // Before the first sleep is announced, so that nobody rings for nobody.
+        // Set before the first sleep is announced; otherwise a ring could find no thread to wake.
         let _ = self.seat.alarm.0.0.set(current());
         let spins = self.seat.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);
@@ -166,9 +168,10 @@ impl Driver {
         }
     }
 
-    /// Everything that can be done now; whether there was anything.
+    /// Does everything that can be done now; true where there was anything to do.
     fn round(&mut self, now_ns: u64) -> bool {
-        // All events before any mailbox: a retry that was posted earlier keeps its place.
+        // All events come before the mailboxes, so that a retry that was posted earlier keeps its
+        // place.
         let mut worked = self.take_events(now_ns);
         worked |= self.sweep(now_ns);
         if self
@@ -204,8 +207,9 @@ impl Driver {
         if self.swept.is_empty() {
             return false;
         }
-        // A ticket can overtake its lane's registration between the two looks; who posted it had
-        // heard of the lane from the registry, which told us first.
+        // A lane may be registered, and its first ticket posted, after `take_events` has looked.
+        // The io thread that posted the ticket knew the lane from the registry, which tells this
+        // thread first. So the registration is among the events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
             self.take_events(now_ns);
         }
@@ -228,7 +232,7 @@ impl Driver {
         }
         for notice in self.out.notices.drain(..) {
             let Notice::StartsFail { lane, .. } = &notice;
-            // A later word about a lane takes the place of one that nobody has heard yet.
+            // A later notice about a lane replaces the ones that are not delivered yet.
             let of_lane = |(_, old): &(usize, Notice)| {
                 let Notice::StartsFail { lane: other, .. } = old;
                 other == lane

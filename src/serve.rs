@@ -46,7 +46,7 @@ use functions::Loaded;
 
 /// How long the io threads may take until they know the functions of the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// Between two looks whether a signal came meanwhile.
+/// Pause between two checks whether a signal came meanwhile.
 const SETTLE_LOOK: Duration = Duration::from_millis(50);
 /// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
 /// still be on their way.
@@ -78,7 +78,7 @@ enum StartError {
     Io(#[from] std::io::Error),
 }
 
-/// What runs the pods, as far as a function's description has to fit it.
+/// The platform that a function's description has to fit.
 pub(crate) const fn platform(config: &Config) -> Platform {
     match config.backend {
         Backend::Local => Platform::Local,
@@ -103,7 +103,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Before anything that has something to say; ends, and so flushes, after everything.
+    // Started before anything that logs; dropped last, because the drop flushes it.
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
@@ -130,7 +130,7 @@ struct Serving {
     scheduler: Option<SchedulerThread>,
     bridge: BridgeThread,
     health: Arc<Health>,
-    /// Held so that nobody else takes our addresses.
+    /// Held so that no other control plane takes our addresses.
     _claims: Vec<Claim>,
 }
 
@@ -183,7 +183,7 @@ impl Serving {
         raise_file_limit();
         // Before the ports, since a file with a fault is the commonest reason not to start.
         let loaded = functions::read(&config)?;
-        // Before the builds, which would be in vain if somebody else has the port.
+        // Before the builds, which would be wasted if another process has the port.
         let (claims, listener) = claim(&config)?;
         functions::build(&loaded, &config)?;
 
@@ -202,7 +202,8 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // Before the bridge, which tells them of the functions and waits until they know.
+        // The io threads start before the bridge, because the bridge tells them of the functions
+        // and waits until they know them.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
@@ -229,7 +230,7 @@ impl Serving {
                 .guarding(own_pod::account(&config)),
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
-                // They are written into the cluster, and come back from there.
+                // They are written into the cluster, and the bridge reads them from there.
                 Backend::Kubernetes => Vec::new(),
                 Backend::Local | Backend::None => drafts(&loaded),
             },
@@ -255,8 +256,9 @@ impl Serving {
         Ok(serving)
     }
 
-    /// Waits until the io threads know the functions of the start; false where a signal ended that.
-    /// A cluster may let a plane wait for as long as another one acts.
+    /// Waits until the io threads know the functions of the start; false where a signal ended the
+    /// wait. On Kubernetes there is no time limit, because a plane may have to wait for as long as
+    /// another plane holds the Lease.
     fn settle(&self, told: &Receiver<Result<(), bridge::StartError>>) -> Result<bool, StartError> {
         let is_patient = self.config.backend == Backend::Kubernetes;
         if is_patient {
@@ -286,7 +288,7 @@ impl Serving {
     }
 }
 
-/// Where the process really listens.
+/// The addresses on which the process listens, with their actual ports.
 struct Addresses {
     listen: SocketAddr,
     management: SocketAddr,
@@ -305,7 +307,7 @@ impl Addresses {
         }
     }
 
-    /// Whether nobody on another machine, or in a pod, can call back.
+    /// Whether no process on another machine or in a pod can reach the address for callbacks.
     fn is_callback_local(&self, has_pod_ip: bool) -> bool {
         let ip = self.internal.unwrap_or(self.listen).ip();
         ip.is_loopback() || ip.is_unspecified() && !has_pod_ip

@@ -1,6 +1,6 @@
-//! Listening: one listener for each io thread and port, each connection a task of its own.
-//! Where descriptors run out the clients that are idle for the longest make room; where none is idle
-//! those that come wait, and the log says so. It stops nothing.
+//! Listening: each io thread has one listener for each port, and each connection has its own task.
+//! When descriptors run out, the clients that have been idle for the longest are closed. When no
+//! client is idle, new clients wait to be accepted, and the log says so. It ends no call.
 
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -24,14 +24,14 @@ use crate::start::StartError;
 use crate::thread::{Phase, Thread};
 
 const BACKLOG: i32 = 4096;
-/// How soon it is looked for room again.
+/// Pause before the next check whether a descriptor is free.
 const LOOK_NS: u64 = 20_000_000;
 /// Iterations until a client that is closed has given its descriptor back.
 const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
 const BURST: u32 = 64;
 
-/// A listener on one address, shared with nobody.
+/// A listener without SO_REUSEPORT: no other socket can listen on its address.
 pub fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
     Ok(bound(address, false)?.into())
 }
@@ -61,8 +61,8 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// `count` listeners on one address. Sockets that share a port do not see a stranger that shares it
-/// too, so a port that is in use is found with a socket that does not share.
+/// `count` listeners on one address. A bind with SO_REUSEPORT can succeed although another process
+/// uses the port, so the port is first bound without SO_REUSEPORT, which fails where it is in use.
 pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdListener>, StartError> {
     let fail = |error: nix::Error| {
         let why = match error {
@@ -87,8 +87,8 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
         .collect()
 }
 
-/// The last client has one of the descriptors for pods and health: before the next one is let in another one
-/// makes room.
+/// Waits until the next client will not take a descriptor that is kept back for pods and health.
+/// The last accepted client has taken such a descriptor, so an idle client has to be closed.
 async fn until_room(thread: &Thread, alarm: &Alarm) {
     while thread.phase.get() != Phase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
@@ -98,7 +98,8 @@ async fn until_room(thread: &Thread, alarm: &Alarm) {
     }
 }
 
-/// Closes the client that is idle for the longest, and waits for its descriptor; false where none is idle.
+/// Closes the client that has been idle for the longest, and waits for its descriptor; false where
+/// no client is idle.
 async fn until_closed(thread: &Thread) -> bool {
     let is_closing = thread.descriptors.make_room(thread.now_ns());
     for _ in 0..CLOSED_WITHIN {
@@ -139,7 +140,8 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
                 }
             }
             Err(error) => {
-                // Tried without a client, too: the system looks for a descriptor first.
+                // This error also comes when no client waits, because the kernel allocates the
+                // descriptor first.
                 if descriptors::are_missing(&error) && until_closed(&thread).await {
                     continue;
                 }

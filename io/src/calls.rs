@@ -1,6 +1,7 @@
-//! The table of calls that this io thread holds: a small slot for each, through which grants, ends
-//! and Job results reach the task that serves it. It holds no bytes of a request.
-//! Written by that task, by the inbox and by whoever ends a call.
+//! The table of calls that this io thread holds. Each call has a small slot, through which grants,
+//! ends and Job results reach the task that serves the call. It holds no bytes of a request.
+//! Writers: the call's task, the inbox, the seat (grants), a Job's callback, and the code that ends
+//! a call because its client left or cancelled it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use nanofaas_core::ticket::{CallRef, Grant, LaneId};
 use crate::output::Output;
 use crate::shard::ShardId;
 
-/// What is heard of a Job.
+/// News of a Job.
 pub(crate) enum JobNews {
     Starting {
         running_ns: Option<u64>,
@@ -30,12 +31,14 @@ pub(crate) enum JobNews {
     },
     /// The callback came.
     Answered(Box<JobAnswer>),
-    /// One came that cannot be read: the Job may post another one, and this is why it failed if it does not.
+    /// A callback came that cannot be read. The Job may post another one; if it does not, the call
+    /// fails with this failure.
     Refused(Failure),
 }
 
 impl JobNews {
-    /// What is known where this comes after `earlier`.
+    /// The news to keep when this comes after `earlier`: if the pod is lost after a callback that
+    /// could not be read, the failure is that of the callback.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
             (
@@ -56,11 +59,12 @@ impl JobNews {
 /// What a Job's callback says.
 pub(crate) struct JobAnswer {
     pub(crate) result: Result<JobOutput, Failure>,
-    /// How its runtime came up, as far as it says.
+    /// The start times that the Job's runtime reported, if it did.
     pub(crate) stamps: Option<ReadyStamps>,
 }
 
-/// An output, and the charge for the body that it came in, which may have come to another thread.
+/// An output, and the charge for the body that it came in; another io thread may have received the
+/// body.
 pub(crate) struct JobOutput {
     pub(crate) output: Output,
     pub(crate) charge: Loose,
@@ -69,13 +73,15 @@ pub(crate) struct JobOutput {
 #[derive(Default)]
 struct Slot {
     generation: u32,
-    /// Of the call that has the slot; none while the slot is free.
+    /// The lane of the call that has the slot; none while the slot is free.
     lane: Option<LaneId>,
-    /// The task is gone, but a grant is on its way: its slot is given back when it arrives.
+    /// The call's task is gone, but a grant is on its way: the granted slot is given back when the
+    /// grant arrives.
     orphan: bool,
     grant: Option<Grant>,
     end: Option<End>,
-    /// While a Job serves the call. Boxed, since few calls have one and a slot is written for each.
+    /// Set while a Job serves the call. Boxed, because few calls have a Job and every call writes a
+    /// whole `Slot`.
     job: Option<Box<ExpectedJob>>,
     waker: Option<Waker>,
 }
@@ -83,11 +89,11 @@ struct Slot {
 /// What was heard of the Job that serves an attempt.
 struct ExpectedJob {
     attempt: u32,
-    /// Since when it runs.
+    /// When the Job began to run.
     running_ns: Option<u64>,
-    /// How its start went so far.
+    /// The phases of its start that are over.
     start: Phases,
-    /// What is newly in the way of its start.
+    /// A new reason why its start is delayed.
     held_up: Option<Arc<str>>,
     end: Option<JobNews>,
 }
@@ -103,7 +109,8 @@ impl ExpectedJob {
         }
     }
 
-    /// Takes news of the Job of an attempt; false where they are of another one, or too late.
+    /// Takes news of the Job of `attempt`. False where the news is for another attempt, or comes
+    /// after the Job's answer.
     fn apply(&mut self, attempt: u32, news: JobNews) -> bool {
         if self.attempt != attempt || matches!(self.end, Some(JobNews::Answered(_))) {
             return false;

@@ -1,6 +1,6 @@
 //! The process's clock, as one io thread reads it: nanoseconds since the process began.
-//! It never runs backwards. Whoever needs a time to count with reads it; whoever sets a deadline of
-//! seconds takes the last reading, which is as old as the step that the thread is in.
+//! It never runs backwards. `now_ns` reads the clock, for measurements. `last_ns` returns the last
+//! reading, for deadlines of seconds; the reading is as old as the thread's present step.
 
 use std::cell::Cell;
 use std::time::Instant;
@@ -16,7 +16,8 @@ pub(crate) struct Clock {
 impl Clock {
     /// A clock that counts from `origin`.
     pub(crate) fn since(origin: Instant) -> Self {
-        // Each is too early by the time between its two readings: the latest is the best.
+        // Each result is too early by the time between its two readings, so the latest result is
+        // the most exact one.
         let origin_ns = (0..8)
             .map(|_| monotonic_ns() - elapsed_ns(origin))
             .max()
@@ -27,7 +28,7 @@ impl Clock {
         }
     }
 
-    /// Reads it.
+    /// Reads the clock.
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
         let now_ns = monotonic_ns() - self.origin_ns;
@@ -35,7 +36,7 @@ impl Clock {
         now_ns
     }
 
-    /// What it showed when it was last read.
+    /// The last reading.
     pub(crate) const fn last_ns(&self) -> u64 {
         self.read_ns.get()
     }
@@ -45,7 +46,7 @@ fn elapsed_ns(origin: Instant) -> u64 {
     origin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
-/// An `Instant` is this clock too, but takes its difference in seconds and nanoseconds apart.
+/// An `Instant` reads the same clock, but subtracts seconds and nanoseconds separately.
 #[inline]
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the system has a monotonic clock");
@@ -65,7 +66,7 @@ mod tests {
         let before = elapsed_ns(origin);
         let now = clock.now_ns();
         let after = elapsed_ns(origin);
-        // However long the machine was busy between two readings.
+        // The machine may have been busy for long between two readings.
         let apart = Duration::from_secs(1).as_nanos() as u64;
         assert!(
             now + apart >= before && now <= after + apart,

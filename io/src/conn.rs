@@ -1,5 +1,6 @@
-//! One client's connection as whoever answers on it sees it: what came and was not taken, the next
-//! head, its body, and whether the client is still there. It routes and answers nothing; `client` does.
+//! One client's connection, for the task that answers on it: the bytes that came and were not taken
+//! yet, the next head, its body, and whether the client is still there. It routes and answers
+//! nothing; `client` does.
 
 mod body;
 
@@ -25,14 +26,15 @@ use crate::thread::{Phase, Thread};
 pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 const IDLE_NS_MAX: u64 = 75 * SECOND_NS;
 const HEAD_NS_MAX: u64 = 10 * SECOND_NS;
-/// What a client may send ahead of its answers.
+/// Bytes that a client may send ahead of its answers.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
-/// Bytes that a connection takes in before the others have their turn, and what a request counts as:
-/// so at most 8 requests. Each is a system call on epoll, and a new connection's first call waits for
-/// some four turns of all the others.
+/// Bytes that a connection takes in before the other connections have their turn. A request counts
+/// as `REQUEST_SHARE`, so a turn has at most 8 requests. The limit is low because each request is a
+/// system call on epoll, and the first call of a new connection waits for about four turns of all
+/// the other connections.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
-/// How often the end of a client that has sent too much ahead is looked for.
+/// How often `look_for_end` checks whether a client that has sent too much ahead has left.
 const END_LOOK_NS: u64 = SECOND_NS / 10;
 
 /// Which listener a connection came from.
@@ -44,7 +46,7 @@ pub(crate) enum Port {
     Internal,
 }
 
-/// The body that is read now.
+/// The body that is being read.
 #[derive(Clone, Copy, Default)]
 enum AwaitedBody {
     #[default]
@@ -65,28 +67,28 @@ pub(crate) struct Conn {
     /// The last receive filled its buffer.
     was_full: Cell<bool>,
     body: Cell<AwaitedBody>,
-    /// For what the client sent ahead of its answers, or of a head that is not whole.
+    /// The charge for what the client sent ahead of its answers, or for an incomplete head.
     ahead: RefCell<Option<Charge>>,
     pub(crate) eof: Cell<bool>,
-    /// The reader has a reason to be asked again.
+    /// The reader has to be polled again.
     pub(crate) kick: Cell<bool>,
     pub(crate) share: Share,
     /// The call that ends when the client leaves.
     pub(crate) serving: Cell<Option<CallRef>>,
     pub(crate) alarm: Alarm,
-    /// For the end of a client that has sent much ahead; made for the first one.
+    /// The timer of `look_for_end`, made when it is first needed.
     end_alarm: RefCell<Option<Alarm>>,
-    /// An address of this machine alone: `Host` has to be one too.
+    /// The connection came to a loopback address, so `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
-    /// Of the client's network, where it is known.
+    /// The round-trip time to the client, where it is known.
     pub(crate) round_trip_ns: Option<u64>,
-    /// Since when it waits for a request; none while one is on its way.
+    /// Since when the connection waits for a request; none while a request is on its way.
     idle_ns: Cell<Option<u64>>,
-    /// What it waited before it was accepted.
+    /// How long the client waited before it was accepted.
     silent_ns: Cell<u64>,
-    /// It has sent a request.
+    /// The client has sent a request.
     has_asked: Cell<bool>,
-    /// What the answer that goes out holds, and when its request came.
+    /// The bytes that the outgoing answer holds, and when its request came.
     pub(crate) sending: Cell<(u64, u64)>,
 }
 
@@ -145,8 +147,8 @@ impl Conn {
         }
     }
 
-    /// Since when the client is idle, if it may be sent away: one that never sent anything may after
-    /// `silent_ns`.
+    /// Since when the client is idle, if its connection may be closed. A client that has never sent
+    /// a request must have been idle for `silent_ns`.
     pub(crate) fn idle_since(&self, now_ns: u64, silent_ns: u64) -> Option<u64> {
         let since_ns = self.idle_ns.get()?;
         let quiet_ns = if self.has_asked.get() { 0 } else { silent_ns };
@@ -155,15 +157,15 @@ impl Conn {
         (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since_ns)
     }
 
-    /// It is sent away, as if it had been idle for long enough: its own task does it, which takes a request
-    /// first that has come meanwhile.
+    /// Closes the connection as if its idle time had passed. The connection's own task closes it,
+    /// and first takes a request that has come meanwhile.
     pub(crate) fn leave(&self) {
         self.idle_ns.set(None);
         self.alarm.set(self.thread.last_ns());
     }
 
-    /// Whether the client left before a call of its begins: its FIN may have come with the request, and
-    /// the loop has not seen it yet.
+    /// Whether the client left before its call begins. The client's FIN may have come with the
+    /// request, and the event loop may not have seen it yet, so the socket is asked.
     pub(crate) fn has_left(&self) -> bool {
         self.eof.get() || self.socket.has_ended()
     }
@@ -176,7 +178,8 @@ impl Conn {
         }
     }
 
-    /// While so much waits that nothing more is read, the client's end is looked for now and then.
+    /// While the reader stops because too much is pending, checks every `END_LOOK_NS` whether the
+    /// client has left.
     fn look_for_end(&self, cx: &Context<'_>) {
         let mut alarm = self.end_alarm.borrow_mut();
         let alarm = alarm.get_or_insert_with(|| {
@@ -200,8 +203,9 @@ impl Conn {
         }
     }
 
-    /// Whether more is read from the client now. What it sends ahead of an answer is charged, beyond one
-    /// small buffer; where there is no room for that it waits in the client.
+    /// Whether more is read from the client now. Bytes beyond one small buffer that the client
+    /// sends ahead of an answer are charged; where there is no room for the charge they are not
+    /// read, and stay with the client.
     #[inline]
     fn take_room(&self) -> bool {
         let pending = self.pending.borrow();
@@ -219,19 +223,20 @@ impl Conn {
         is_of_body || self.charge_pending(&pending, SMALL)
     }
 
-    /// Charges what is no body that is read, with what the next read takes.
+    /// Charges the pending bytes that belong to no body, together with the next read of `next`
+    /// bytes.
     fn charge_pending(&self, pending: &Pending, next: usize) -> bool {
         self.charge(pending.held_bytes() + next as u64)
     }
 
-    /// Whether there is room for so much of what is no request yet.
+    /// Whether there is room for `due` bytes that are not a request yet.
     fn charge(&self, due: u64) -> bool {
         let mut ahead = self.ahead.borrow_mut();
         let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
         due <= ahead.bytes() || ahead.grow(due - ahead.bytes())
     }
 
-    /// The answer is out, or waits to be: the reader may have waited with the next request.
+    /// The answer is sent, or queued to be sent: the reader may have held back the next request.
     pub(crate) fn end_answer(&self) {
         if self.ahead.borrow().is_some() {
             self.kick.set(true);

@@ -1,5 +1,6 @@
-//! The `Date` of answers (RFC 9110 §5.6.7). A thread writes it anew once a second, by the wall clock as it is
-//! then: one that was set is followed within a second, and no answer formats a time or reads that clock.
+//! The `Date` of answers (RFC 9110 §5.6.7). A thread rewrites it from the wall clock at most once a
+//! second. So it follows a wall clock that was set within a second, and the other answers of that
+//! second neither format a time nor read the wall clock.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -15,7 +16,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The line of one thread.
 pub(crate) struct Dates {
     line: Cell<DateLine>,
-    /// Until when it is right, by the process's clock, which no one sets.
+    /// Until when the line is right, by the process's clock, which is never set.
     until_ns: Cell<u64>,
 }
 

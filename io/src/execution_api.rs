@@ -185,7 +185,8 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
     .await;
 }
 
-/// A plain sync call has nobody to wake: it is looked at now and then.
+/// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
+/// to wake, so its record is polled.
 async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Response {
     const LOOK_NS: u64 = 20_000_000;
     let until_ns = thread.now_ns() + wait_ms * 1_000_000;

@@ -1,5 +1,6 @@
-//! The executions that this thread owns. Async, keyed and `Prefer` ones are kept with their output
-//! for a time and within the process's byte budget (`store`); plain sync ones leave a small record in a ring.
+//! The executions that this thread owns. Async, keyed and `Prefer` executions are kept with their
+//! output for a time and within the process's byte budget (`store`). A plain sync call leaves a
+//! small record in a ring.
 //! A terminal state never changes. It answers no request by itself; `execution_api` does.
 
 use std::cell::{Cell, RefCell};
@@ -69,31 +70,34 @@ pub(crate) struct Record {
     pub(crate) finished_ns: Option<u64>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
-    /// How the pod that its attempt had to wait for came up.
+    /// The start phases of the pod that its attempt had to wait for.
     pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<Failure>,
     /// Its place among the running calls, for a cancel.
     pub(crate) call: Option<CallRef>,
 }
 
-/// The key that an execution holds: its function's registration and the client's key. A function that is
-/// removed and made anew is another registration, in which nothing of the first is replayed.
+/// The key that an execution holds: its function's registration and the client's key. A function
+/// that is removed and registered again is another registration, so no execution of the first one
+/// is replayed.
 pub(crate) type Key = (LaneId, Box<[u8]>);
 
-/// An execution that somebody may ask for, or wait for.
+/// An execution that is kept, so that clients can read its output or wait for its end.
 pub(crate) struct Kept {
     pub(crate) record: RefCell<Record>,
-    /// Shared by all who ask for it, on whatever thread.
+    /// Shared by all answers that contain it, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
-    /// By when the call has to end; later once its client let go of it.
+    /// When the call has to end. It becomes the async deadline once the first client no longer
+    /// waits.
     pub(crate) deadline: Cell<Deadline>,
-    /// Nobody waits as a sync client any more: the async deadlines hold.
+    /// The client that made the call is not waiting for it, so the async deadlines hold. Repeats of
+    /// the call may still wait: see `followers`.
     pub(crate) detached: Cell<bool>,
-    /// Clients that wait for it now.
+    /// Repeats of the call that wait for its end now.
     pub(crate) followers: Cell<u32>,
     pub(crate) key: RefCell<Option<Key>>,
     pub(crate) times: Cell<nanofaas_core::call::Times>,
-    /// What the store's account has for it.
+    /// The bytes that the store's account counts for it.
     weighed: Cell<u64>,
     waiters: Waiters<()>,
 }
@@ -122,7 +126,7 @@ impl Kept {
         self.record.borrow().status
     }
 
-    /// Whether it has ended, one way or another.
+    /// Whether it has ended, with success or not.
     pub(crate) fn is_over(&self) -> bool {
         self.status().is_terminal()
     }
@@ -135,19 +139,19 @@ impl Kept {
         }
     }
 
-    /// Wakes everybody who waits for the end.
+    /// Wakes every task that waits for the end.
     pub(crate) fn announce(&self) {
         self.waiters.wake(());
     }
 
-    /// Bytes that it takes, all that is kept for it counted.
+    /// Bytes that it takes, with everything that is kept for it.
     fn weight(&self) -> u64 {
         let record = self.record.borrow();
         let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
         let start = record.start.as_ref().map_or(0, |phases| {
             size_of_val::<[(&str, u64)]>(phases) + COUNTS_BYTES
         });
-        // The thread that owns the key has it, too.
+        // The key counts twice, because the thread that owns the key has a copy, too.
         let key = self.key.borrow();
         let key = key
             .as_ref()
@@ -165,7 +169,7 @@ pub(crate) struct UntilOver<'a> {
 }
 
 impl UntilOver<'_> {
-    /// Whether it is over; else the task is woken when it is.
+    /// Whether the execution is over; if not, the task is woken at its end.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
         let over = self.kept.is_over();
         if !over {
@@ -178,8 +182,9 @@ impl UntilOver<'_> {
 /// The two counts of an `Rc` or `Arc`.
 const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 
-/// What a kept execution takes besides what it points to: itself, and its places in the table, which
-/// may be half empty, and among those that are over.
+/// Bytes of a kept execution, without its record's heap data: the value itself, its entry in the
+/// table (twice, because the table may be half empty), its entry in the list of finished
+/// executions, and the `Output`.
 const KEPT_BYTES: usize = size_of::<Kept>()
     + COUNTS_BYTES
     + 2 * size_of::<(u128, Rc<Kept>)>()
@@ -189,9 +194,9 @@ const KEPT_BYTES: usize = size_of::<Kept>()
 
 struct Inner {
     kept: HashMap<u128, Rc<Kept>>,
-    /// Finished ones, the oldest first, with the time of their end.
+    /// Finished executions with the time of their end, in the order in which they finished.
     finished: VecDeque<(u64, u128)>,
-    /// By place; none where the record was taken back.
+    /// Records by place; none where the record was removed by `forget_plain`.
     ring: Vec<Option<Record>>,
     ring_next: u16,
 }
@@ -225,13 +230,14 @@ impl Executions {
         }
     }
 
-    /// Where the next plain sync call's record will stand: a part of its id, so that nothing has to be
-    /// searched for it.
+    /// The place in the ring of the next plain sync call's record. The place is part of the call's
+    /// id, so the record is found without a search.
     pub(crate) fn next_place(&self) -> u16 {
         self.inner.borrow().ring_next
     }
 
-    /// Remembers a plain sync call, which was given the next place, instead of the oldest one.
+    /// Puts the record of a plain sync call into the next place, which its id contains. It replaces
+    /// the oldest record.
     pub(crate) fn put_plain(&self, record: Record) {
         let mut inner = self.inner.borrow_mut();
         let at = inner.ring_next;
@@ -285,7 +291,8 @@ impl Executions {
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
     }
 
-    /// A kept execution ended: its output counts from now on, and its time runs.
+    /// Records the end of a kept execution: from now on its output counts against the budget, and
+    /// its time to live runs.
     pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now_ns: u64) {
         kept.output
             .replace(output.map(|output| Arc::new(output.fitted())));
@@ -296,9 +303,10 @@ impl Executions {
         self.weigh(kept);
     }
 
-    /// Drops what is past its time, and what was finished first while the budget is passed; `gone`
-    /// hears of each, and whether the budget took it. Where another thread has what was finished
-    /// first, that one has to be told.
+    /// Drops executions that are past their time to live, and, while the byte budget is exceeded,
+    /// those that finished first. Calls `gone` for each, with true where the budget was the reason.
+    /// Where another thread has the execution that finished first, it may return that thread: the
+    /// caller then has to tell it.
     pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
         loop {
             let first = self.inner.borrow().finished.front().copied();
@@ -323,7 +331,7 @@ impl Executions {
         }
     }
 
-    /// When the one that was finished first is past its time.
+    /// When the execution that finished first is past its time to live.
     pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
         let first = self.inner.borrow().finished.front().copied();
         first.map(|(finished_ns, _)| finished_ns.saturating_add(self.ttl_ns))

@@ -1,5 +1,6 @@
-//! Waiting for an execution that runs by itself: the first caller of a keyed or `Prefer` call, and
-//! everybody who repeats it. Whoever waits here can leave without ending anything.
+//! Waiting for an execution that has a task of its own: the client that made a keyed or `Prefer`
+//! call waits here, and so do the clients that repeat it. A client that leaves ends only its own
+//! wait; `kept` decides whether the call ends.
 
 use std::rc::Rc;
 use std::task::Poll;
@@ -15,16 +16,16 @@ use crate::thread::Thread;
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) trace_id: Option<Box<[u8]>>,
-    /// By when it wants an answer, nanoseconds of the process's clock.
+    /// When the repeat needs an answer, in nanoseconds of the process's clock.
     pub(crate) deadline_ns: u64,
-    /// From when on the state will do, as its own `Prefer: wait` says it, if it does.
+    /// When the repeat takes the state instead of the result, if its `Prefer: wait` says so.
     pub(crate) patience_ns: Option<u64>,
     /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
     pub(crate) enqueue: bool,
     pub(crate) arrived_ns: u64,
 }
 
-/// Counts somebody who waits.
+/// Counts one waiting client in `Kept::followers`, until it is dropped.
 pub(crate) struct Waiting<'a>(&'a Kept);
 
 impl<'a> Waiting<'a> {
@@ -40,7 +41,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Waits for the end, to `deadline_ns`; false where that came first.
+/// Waits for the end of the execution until `deadline_ns`; false where the deadline came first.
 pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline_ns: u64) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline_ns);
@@ -70,7 +71,7 @@ pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
     }
 }
 
-/// The answer to `:invoke`, as things are.
+/// The answer to `:invoke`, for the execution's present state.
 pub(crate) fn result(
     thread: &Thread,
     kept: &Kept,

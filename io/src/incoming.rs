@@ -1,5 +1,5 @@
 //! A call's request as it came in: the buffer that holds head and body, and where its parts are.
-//! It is moved, never copied, from the connection to whoever serves the call.
+//! It is moved, never copied, from the connection to the task that serves the call.
 
 use std::ops::Range;
 

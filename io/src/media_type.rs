@@ -18,7 +18,7 @@ pub enum MediaType {
 
 /// The value of `Content-Type`; an empty one is as good as none.
 pub fn media_type(value: Option<&[u8]>) -> MediaType {
-    // As nearly everybody spells it.
+    // A shortcut for the spelling that nearly all clients use.
     if value == Some(b"application/json") {
         return MediaType::Json;
     }

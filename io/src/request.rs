@@ -209,7 +209,7 @@ impl Head {
                 span,
                 "traceparent is there twice: send it once",
             )?,
-            // Read by people and passed on: the first is as good as any.
+            // No decision depends on which of several values is taken, so the first one is.
             Known::Origin => _ = self.origin.get_or_insert(span),
             Known::TraceId => _ = self.trace_id.get_or_insert(span),
             Known::Tracestate => _ = self.tracestate.get_or_insert(span),
@@ -217,7 +217,7 @@ impl Head {
         Ok(())
     }
 
-    /// What all headers together say. `bytes` are the head's.
+    /// Sets what depends on several headers. `bytes` are the head's.
     fn settle(
         &mut self,
         bytes: &[u8],
@@ -228,13 +228,15 @@ impl Head {
         self.settle_host(bytes, authority)?;
         self.framing = ending.framing(self.minor)?;
         self.keep_alive = ending.keep_alive(self.minor);
-        // Nobody waits for leave to send nothing, and HTTP/1.0 does not know the question.
+        // No `100 Continue` is sent to a client that sends no body, because it has nothing to wait
+        // for, nor to a client of HTTP/1.0, which does not define it.
         self.expect_continue &=
             self.minor == 1 && !matches!(self.framing, Framing::None | Framing::Length(0));
         Ok(())
     }
 
-    /// One host and no doubt about it: the header's, which a target in absolute form must repeat.
+    /// Settles on one host, that of the `Host` header. A target in absolute form must have the same
+    /// host.
     fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), Fault> {
         match (self.host, authority) {
             (None, _) if self.minor == 1 => {

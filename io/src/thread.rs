@@ -69,7 +69,7 @@ impl Functions {
         self.by_name.get(name)
     }
 
-    /// The function that has the lane, if it is still the one that is meant.
+    /// The function that has the lane, if the lane was not given to another function since.
     pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<Known>> {
         let known = self.by_lane.get(lane.index as usize)?.as_ref();
         known.filter(|known| known.function.lane == lane)
@@ -98,7 +98,7 @@ impl Functions {
     }
 }
 
-/// Random bits that nobody can guess, fetched a page at a time.
+/// Unpredictable random bits from the kernel, fetched a page at a time.
 struct Random {
     bytes: Box<[u8; 4096]>,
     used: usize,
@@ -119,13 +119,13 @@ impl Random {
     }
 }
 
-/// How far the process is on its way out.
+/// How far the shutdown of the process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
     /// No new calls.
     Draining,
-    /// What is left ends as `SHUTDOWN`.
+    /// The calls that are left end as `SHUTDOWN`.
     Stopping,
 }
 

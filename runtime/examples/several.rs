@@ -51,7 +51,7 @@ fn facts(_: serde_json::Value, context: &Context) -> Result<Facts, Error> {
     })
 }
 
-/// Writes its text when it goes, whichever way.
+/// Writes its text when it is dropped, however the handler ends.
 struct Epitaph(PathBuf, &'static str);
 
 impl Drop for Epitaph {
@@ -61,7 +61,7 @@ impl Drop for Epitaph {
     }
 }
 
-/// What the slow ones wait for, and what they leave behind.
+/// The files that a slow handler waits for, and those that it writes.
 #[derive(Deserialize)]
 struct Wait {
     /// Made when the handler began.
@@ -82,7 +82,7 @@ async fn wait(input: Wait, _: Context) -> Result<&'static str, Error> {
     Ok("done")
 }
 
-/// Looks now and then whether anybody still waits, unless its gate says how long it is deaf.
+/// Checks every 5 ms whether its call is cancelled, as a blocking handler should.
 fn spin(input: Wait, context: &Context) -> Result<&'static str, Error> {
     let mut epitaph = Epitaph(input.ended, "returned");
     std::fs::write(input.began, "")?;

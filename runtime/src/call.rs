@@ -252,13 +252,14 @@ impl Context {
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// The deadline has passed or the caller is gone: nobody waits for the result. A blocking
-    /// handler asks now and then and returns; an async one is dropped.
+    /// Whether the deadline has passed or the caller is gone, so that the result is not needed. A
+    /// blocking handler should call this regularly and return when it is true. An async handler
+    /// need not, because its future is dropped.
     pub fn cancelled(&self) -> bool {
         self.call.state.load(Ordering::Acquire) == CUT_OFF || self.call.overdue()
     }
 
-    /// One JSON line on stderr, with the call's ids.
+    /// Writes one JSON line to stderr, with the call's ids.
     pub fn log(&self, level: &str, message: &str) {
         log::line(level, message, Some(self), &[]);
     }

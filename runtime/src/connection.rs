@@ -406,8 +406,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(head.keep)
     }
 
-    /// Answers what could not be read, and closes. What the caller is still sending is read for
-    /// a moment: closing on unread bytes would take the answer from him.
+    /// Answers a request that could not be read, and closes the connection. Before the close it
+    /// reads for 2 s at most what the caller still sends: a close with unread bytes resets the
+    /// connection, and the caller could lose the answer.
     async fn refuse(&mut self, refusal: &Refusal) -> Result<(), Gone> {
         let extra = Extra {
             close: true,
@@ -431,7 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         };
-        // Whoever sends on for longer than this is cut off.
+        // A caller that still sends after this time is cut off.
         let _ = timeout(Duration::from_secs(2), rest).await;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! How a call fails: a code and a message, as the platform shows them to the client.
-//! It knows no status code of the platform's. Made by handlers, and by whoever runs them.
+//! It does not know the platform's status codes. Handlers make errors, and so does the code that
+//! runs handlers: this library and the watchdog.
 
 use std::borrow::Cow;
 use std::fmt;

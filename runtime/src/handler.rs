@@ -132,7 +132,7 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// Best made first in `main`: a cold start is measured from here.
+    /// Call this first in `main`, because a cold start is measured from here.
     pub fn new() -> Self {
         Self {
             named: Vec::new(),
@@ -142,14 +142,16 @@ impl Handlers {
         }
     }
 
-    /// `FUNCTION_HANDLER` is meant for somebody else, such as a program that the handler starts.
+    /// Ignores `FUNCTION_HANDLER`, for a program where the variable is meant for another process,
+    /// such as one that the handler starts.
     #[must_use]
     pub fn without_picking(mut self) -> Self {
         self.picks = false;
         self
     }
 
-    /// `FUNCTION_HANDLER` picks one by its name; a single one needs no picking.
+    /// Adds a handler. `FUNCTION_HANDLER` picks a handler by its name; a program with a single
+    /// handler does not need the variable.
     #[must_use]
     pub fn add(mut self, name: impl Into<String>, handler: impl Handler) -> Self {
         self.named.push((name.into(), Arc::new(handler)));

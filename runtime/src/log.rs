@@ -1,5 +1,5 @@
 //! JSON lines on stderr, one write each, with the ids of the call where there is one.
-//! It never fails: a closed stderr must not stop a call. Called by everybody.
+//! It never fails, because a closed stderr must not stop a call. All modules call it.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

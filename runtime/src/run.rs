@@ -58,8 +58,9 @@ pub(crate) fn begin(handler: &dyn Handler, call: &Arc<Call>) -> Running {
     caught(|| handler.call(input, context)).unwrap_or_else(|error| Running::Ended(Err(error)))
 }
 
-/// The rest of a call that is not over yet. A blocking one that is cut off and runs on is counted
-/// in `overrunning` until it ends.
+/// Runs the rest of a call that is not over yet. When a call is cut off and its blocking handler
+/// keeps running, the caller counts it in `overrunning`, and this takes it off at the handler's
+/// end.
 pub(crate) async fn finish(
     running: Running,
     call: &Arc<Call>,
@@ -72,7 +73,8 @@ pub(crate) async fn finish(
             let ours = Arc::clone(call);
             let overrunning = Arc::clone(overrunning);
             let thread = tokio::task::spawn_blocking(move || {
-                // It may have waited for a thread for longer than anybody waited for it.
+                // While the call waited for a thread, its deadline may have passed or its caller
+                // left.
                 let result = match Context::new(Arc::clone(&ours)).cancelled() {
                     true => Err(Error::timeout()),
                     false => caught(work).and_then(|result| result),
@@ -84,7 +86,8 @@ pub(crate) async fn finish(
             });
             let lost = |_| Err(Error::new("the handler's thread was lost"));
             let result = thread.await.unwrap_or_else(lost);
-            // A handler that saw its deadline before this thread did has nothing to say of its own.
+            // The handler may have seen the deadline before this thread did and failed for it, so
+            // an error after the deadline is answered as TIMEOUT.
             match result.is_err() && call.overdue() {
                 true => Err(Error::timeout()),
                 false => result,

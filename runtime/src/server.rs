@@ -27,7 +27,7 @@ use crate::run::caught;
 use crate::settings::Listen;
 use crate::unix_stream::Arrivals;
 
-/// Idle connections besides those with a call: the platform keeps some per io thread.
+/// Leaves room for idle connections, because the platform keeps some for each io thread.
 const CONNECTIONS_MAX: usize = CALLS_MAX * 4;
 /// The longest call there is (300 s) and the platform's own allowance.
 const DRAIN_MAX: Duration = Duration::from_secs(310);
@@ -104,7 +104,7 @@ pub(crate) async fn listen(
         () = signals.come() => ExitCode::SUCCESS,
     };
     if let Listen::Unix(path) = at {
-        // Whoever comes next is to see at once that nobody is here.
+        // Without the file, the next client's connect fails at once.
         let _ = std::fs::remove_file(path);
     }
     code
@@ -120,7 +120,7 @@ pub(crate) async fn initialise(init: Option<Init>) -> Result<(), Error> {
     thread.await.unwrap_or_else(lost)
 }
 
-/// Serves on until nothing runs and nothing comes any more. A second signal ends it at once.
+/// Keeps serving until no call runs and no more calls come. A second signal ends this at once.
 async fn drain(pod: &Pod, signals: &mut StopSignals) -> ExitCode {
     pod.stop();
     let quiet = async {
@@ -158,7 +158,7 @@ async fn bind(listen: &Listen) -> Result<Listener, String> {
     }
 }
 
-/// Bound to every address of both families, or of IPv4 where the kernel has no IPv6.
+/// Listens on every address of both families, or of IPv4 alone where the kernel has no IPv6.
 fn bind_all(port: u16) -> io::Result<TcpListener> {
     let (socket, any) = match TcpSocket::new_v6() {
         Ok(socket) => {
@@ -175,7 +175,7 @@ fn bind_all(port: u16) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A socket that nobody listens on any more would be in the way of the next one.
+/// Removes a socket on which no process listens any more, because `bind` would fail on its file.
 fn remove_stale(path: &Path) {
     let refused = StdUnixStream::connect(path)
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);

@@ -92,7 +92,7 @@ fn who_expects_a_continue_gets_one() {
         }
         assert_eq!(wire.answer().text(), "abc");
     }
-    // Whoever does not wait for it gets none.
+    // A client that sends the body without waiting gets no `100 Continue`.
     let head = "POST /invoke HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n";
     wire.send(format!("{head}\r\nabc").as_bytes());
     assert_eq!(wire.answer().status, 200);

@@ -306,7 +306,8 @@ fn an_unknown_handler_stops_the_start() {
     assert!(pod.said().contains("PORT"), "{}", pod.said());
 }
 
-/// A count, so it says the same on a busy machine: an answer that is taken wakes nobody.
+/// The pod must not wake when the client takes an answer. The test counts wake-ups, because a count
+/// does not depend on how busy the machine is.
 #[test]
 fn a_call_wakes_the_pod_once() {
     const CALLS: u64 = 200;
@@ -324,8 +325,8 @@ fn a_call_wakes_the_pod_once() {
     let before = sleeps();
     for _ in 0..CALLS {
         wire.send_invoke("1", &[]);
-        // The pod sleeps again before its answer is taken, and would be seen to wake before the next
-        // call comes.
+        // The pod has time to sleep before its answer is taken, and then time to wake, if it does,
+        // before the next call comes.
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(wire.answer().status, 200);
         std::thread::sleep(Duration::from_millis(1));

@@ -17,9 +17,9 @@ pub(super) enum Failure {
     Connection(String),
     /// The server refused the request.
     Refused(Refusal),
-    /// A call ended otherwise than with success; everything has been shown.
+    /// A call did not end with success; everything about it has been shown.
     Call,
-    /// Whoever read our stdout has gone.
+    /// The process that read our stdout has closed it.
     ReaderGone,
 }
 

@@ -73,7 +73,7 @@ fn exit_of(line: &str) -> String {
 #[test]
 fn nothing_listening_and_wrong_addresses_exit_with_two() {
     let expected = format!("{:?}", ExitCode::from(2));
-    // A port that was just free: nobody listens there.
+    // A port that was just free, so no process listens on it.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .and_then(|socket| socket.local_addr())
         .expect("a free port")

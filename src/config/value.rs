@@ -144,8 +144,8 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
     }
 }
 
-/// The environment variable that a refused value came from, where it was not typed: clap names
-/// the flag only, which whoever set a variable has never seen.
+/// The environment variable that a refused value came from, if the flag was not on the command
+/// line. clap names only the flag, which a user who set the variable may not know.
 pub(crate) fn name_the_variable(error: &clap::Error) -> Option<String> {
     let (Some(ContextValue::String(arg)), Some(ContextValue::String(value))) = (
         error.get(ContextKind::InvalidArg),

@@ -1,6 +1,6 @@
-//! The end of the process: no new calls, what runs may go on for a while, then everything stops in
-//! the order in which it depends on each other.
-//! It never gives a call up before its time.
+//! The end of the process. It takes no new calls and lets running calls go on for a while; then the
+//! threads stop in the order of their dependencies.
+//! It never gives up a call before the time of the drain has passed.
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,13 +14,14 @@ use super::{STOP_GRACE, Serving};
 use crate::signals::Heard;
 
 const BRIDGE: &str = "the bridge";
-/// Between two looks while something ends.
+/// Pause between two checks while something ends.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long an io thread's inbox may stay full.
 const TELL_MAX: Duration = Duration::from_secs(5);
 /// How long io threads have to answer the calls that are left, once told to stop.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
-/// How long the bridge has to end the function processes, over what they have themselves.
+/// How long the bridge has to end the function processes, in addition to `STOP_GRACE`, which the
+/// processes have themselves.
 const BRIDGE_STOP_MAX: Duration = Duration::from_secs(10);
 
 impl Serving {
@@ -32,13 +33,13 @@ impl Serving {
                 Ok(Heard::End) => {}
                 Err(_) => break "nobody left to hear signals",
             }
-            // It says so with its last breath.
+            // A thread sends `End` just before it is finished.
             wait(TELL_MAX, || self.who_ended().is_some());
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
-                    // Calls do without it for a while: another plane took its part, or it cannot go
-                    // on.
+                    // Calls can go on without the bridge for a while. It has ended because another
+                    // plane took the Lease, or because it cannot go on.
                     self.drain();
                 }
                 self.stop();
@@ -78,16 +79,16 @@ impl Serving {
         }
     }
 
-    /// Takes no more calls, and waits until nothing that was accepted is left, or the time has
-    /// passed.
+    /// Takes no more calls, and waits until every accepted call has ended or the time of the drain
+    /// has passed.
     fn drain(&self) {
-        // First, so that whoever routes to us stops before we refuse.
+        // Set first, so that no readiness probe succeeds while calls are already refused.
         self.health.draining.store(true, Relaxed);
         self.tell_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
-        // A call may be accepted just before its thread hears of the drain, so one look proves
-        // nothing yet.
+        // A call may be accepted just before its thread learns of the drain, so a single check is
+        // not enough.
         let mut quiet = 0;
         while quiet < 3 && began.elapsed() < longest {
             quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
@@ -104,7 +105,8 @@ impl Serving {
 
     fn unfinished(&self) -> u64 {
         let ledgers = self.health.ledgers.iter();
-        // Finished first: a call that ends in between may only make it look busier.
+        // `finished` is read first, so that a call that ends between the two reads can only make
+        // the result too high.
         let of = ledgers.map(|ledger| {
             let finished = ledger.finished.get();
             ledger.accepted.get().saturating_sub(finished)
@@ -135,7 +137,7 @@ fn tell(post: &IoPost, message: fn() -> Message) -> bool {
     wait(TELL_MAX, || post.send(message()).is_ok())
 }
 
-/// Whether it came true in time.
+/// Waits until `done` returns true; false where `longest` passes first.
 fn wait(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
     let until = Instant::now() + longest;
     loop {

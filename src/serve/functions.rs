@@ -86,6 +86,6 @@ pub(super) fn show(listen: SocketAddr, loaded: &[Loaded]) {
     if let Some(more) = loaded.len().checked_sub(SHOWN_MAX).filter(|more| *more > 0) {
         text.push_str(&format!("\n… and {more} more functions: nanofaas list\n"));
     }
-    // Whoever closed our stdout does not want to read it.
+    // A failed write is ignored: the process that read our stdout has closed it.
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

@@ -402,7 +402,7 @@ fn value(rng: &mut Rng, out: &mut Vec<u8>, depth: usize) {
         3..6 => string(rng, out),
         kind => {
             let is_object = kind < 8;
-            // Now and then deeper than anybody may go.
+            // Rarely some levels below or above the limit of the parser, which is 128 levels.
             let levels = if rng.one_in(1024) {
                 rng.range(120..135)
             } else {

@@ -1,5 +1,5 @@
 //! What the tests share: real programs in scratch folders, a bare HTTP client that sees every
-//! byte, and (`peer`) somebody in the platform's place. Every wait ends after `PATIENCE`.
+//! byte, and a stand-in for the platform (`peer`). Every wait ends after `PATIENCE`.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -373,7 +373,7 @@ impl Wire {
         self.answer()
     }
 
-    /// `call` of somebody who may have gone.
+    /// `call` to a program that may have gone; none where it sends no answer.
     pub(crate) fn try_call(
         &mut self,
         method: &str,

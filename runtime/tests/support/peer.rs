@@ -1,4 +1,4 @@
-//! Somebody in the platform's place, who answers from a script and tells what came.
+//! A stand-in for the platform, which answers from a script and reports the requests that it got.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
@@ -25,8 +25,8 @@ impl Got {
     }
 }
 
-/// Somebody in the platform's place: answers each connection's one request from a script, the
-/// last line of it again and again. An empty answer closes without one.
+/// A stand-in for the platform. It answers the one request of each connection with the next line of
+/// the script; the last line is repeated. For an empty line it closes without an answer.
 pub(crate) struct Peer {
     pub(crate) port: u16,
     got: Receiver<Got>,
@@ -67,7 +67,7 @@ impl Peer {
         Self { port, got }
     }
 
-    /// A port that nobody listens on.
+    /// A stand-in that does not run: no process listens on its port.
     pub(crate) fn nobody() -> Self {
         let (_, got) = mpsc::channel();
         Self { port: 1, got }
@@ -83,7 +83,7 @@ impl Peer {
             .expect("a request for the peer")
     }
 
-    /// Everything it got that nobody asked for yet.
+    /// All requests that it got and the test has not taken yet.
     pub(crate) fn rest(&self) -> Vec<Got> {
         self.got.try_iter().collect()
     }

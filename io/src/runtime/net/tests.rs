@@ -237,7 +237,7 @@ fn a_send_that_fails_says_whether_anything_went_out() {
             let unsent = poll_fn(|cx| gone.poll_sent(cx)).await.unwrap_err();
             assert!(unsent.nothing, "{unsent:?}");
             assert!(gone.is_behind() && !gone.post(vec![1; 100]));
-            // Whoever reads hears of it as well.
+            // A receive on the same socket ends as well.
             assert!(receive(&gone, SMALL).await.is_empty());
 
             assert!(!half.post(vec![2; 3_000_000]));

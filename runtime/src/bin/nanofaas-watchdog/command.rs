@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use nanofaas_runtime::Error;
 
-/// What the platform tells this process and nobody else: tokens are among it.
+/// Variables that the platform sets for this process alone. The program does not get them, because
+/// they can hold tokens.
 const OURS: [&str; 4] = [
     "CALLBACK_URL",
     "INVOCATION_PAYLOAD",
@@ -22,7 +23,7 @@ pub(crate) enum Mode {
     Http,
 }
 
-/// What a program has on its stdin where the call's body is JSON (`WATCHDOG_STDIN`).
+/// What the program reads on its stdin when the call's body is JSON (`WATCHDOG_STDIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
     /// The envelope's `input`.
@@ -72,7 +73,8 @@ impl CommandLine {
         Ok((Self { words }, mode))
     }
 
-    /// Ready to be spawned; its stdin is empty and its stdout ours where nothing else is asked for.
+    /// The command, ready to be spawned. Unless the caller changes it, its stdin is empty and its
+    /// stdout is that of this process.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.words[0]);
         command.args(&self.words[1..]).stdin(Stdio::null());
@@ -86,7 +88,7 @@ impl CommandLine {
         self.words[0].to_string_lossy().into_owned()
     }
 
-    /// A program that is not there should fail the start, and not every call.
+    /// Looks for the program, because a missing program should fail the start, and not every call.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let program = Path::new(&self.words[0]);
         let runs = |path: &Path| {

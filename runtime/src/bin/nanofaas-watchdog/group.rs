@@ -1,6 +1,6 @@
-//! Process groups: started, reaped and ended as one. A group never outlives its leader, nor the
-//! `Leader` that stands for it here. This is the only file that waits for processes: waiting by
-//! id in two places would reap each other's. Called by all modes.
+//! Process groups: each is started, reaped and ended as one. A group is killed when its leader
+//! process ends or its `Leader` value is dropped. Only this file waits for processes, because two
+//! places that wait would reap each other's. Called by all modes.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::ending::Ending;
 
 const END_ALL_WAIT: Duration = Duration::from_secs(5);
 
-/// When descendants that left their group and lost their parent are ended.
+/// When descendants that left their group and lost their parent are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Strays {
     /// As soon as any call ends.
@@ -35,7 +35,8 @@ type Live = HashMap<i32, oneshot::Sender<WaitStatus>>;
 /// All groups of this process, and the task that reaps them.
 #[derive(Clone)]
 pub(crate) struct Groups {
-    /// Leaders that are not reaped yet: their ids, and their groups', are surely theirs.
+    /// Leaders that are not reaped yet. Until then the kernel gives neither their process ids nor
+    /// their group ids to other processes.
     live: Arc<Mutex<Live>>,
     strays: Strays,
 }
@@ -56,7 +57,7 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Needs a runtime around it: the reaping is a task.
+    /// Has to be called within a tokio runtime, because it spawns the task that reaps.
     pub(crate) fn new(strays: Strays) -> io::Result<Self> {
         let mut ended = signal(SignalKind::child())?;
         let groups = Self {
@@ -74,7 +75,8 @@ impl Groups {
 
     /// Starts a process as the leader of a group of its own.
     pub(crate) fn start(&self, command: &mut Command) -> io::Result<Started> {
-        // Held over the start, so that the reaper cannot meet a leader it does not know.
+        // The lock is held during the start, so that the reaper cannot find a leader that is not
+        // in the table yet.
         let mut live = self.live();
         let mut child = command.process_group(0).spawn()?;
         let id = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -98,19 +100,20 @@ impl Groups {
 
     fn reap(&self) {
         let mut live = self.live();
-        // Looked at first and reaped after: until then nobody else can have the id.
+        // The first wait only looks (WNOWAIT), and the process is reaped after its group is killed:
+        // until it is reaped, the kernel cannot give its id to another process or group.
         let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Some(pid) = waitid(Id::All, look).ok().and_then(|status| status.pid()) {
             let known = live.remove(&pid.as_raw());
             if known.is_some() {
-                // Gone already where the leader was alone.
+                // An error means that the group has no other process.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let Ok(status) = waitpid(pid, None) else {
                 break;
             };
             if let Some(known) = known {
-                // Nobody may be waiting any more.
+                // The `Leader` may have been dropped, so a closed channel is no error.
                 let _ = known.send(status);
             }
         }
@@ -120,19 +123,20 @@ impl Groups {
     }
 }
 
-/// Ends children that came to us when their parents died, other than those within a live group.
+/// Kills the processes that became children of this one when their parents died, except those in
+/// a live group.
 fn end_strays(live: &Live) {
     for pid in children() {
         let of_live = |pid: Pid| live.contains_key(&pid.as_raw());
         if !of_live(pid) && !getpgid(Some(pid)).is_ok_and(of_live) {
-            // Its end is reaped like any other's.
+            // `reap` reaps it like any other child.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
 }
 
 impl Leader {
-    /// How the leader ended. The rest of its group has been sent SIGKILL then.
+    /// Waits for the leader's end. By then the rest of its group has been sent SIGKILL.
     pub(crate) async fn ended(&mut self) -> Ending {
         Ending((&mut self.ended).await.ok())
     }
@@ -141,7 +145,8 @@ impl Leader {
     pub(crate) fn signal(&self, signal: Signal) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // It may have ended, and then it is not reaped yet: no one else is hit.
+            // Even if the leader has ended, it is not reaped yet, so its id cannot be that of
+            // another process.
             let _ = kill(self.pid, signal);
         }
     }
@@ -151,13 +156,13 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let live = self.groups.live();
         if live.contains_key(&self.pid.as_raw()) {
-            // As above.
+            // The id is safe to use, as in `signal`.
             let _ = killpg(self.pid, Signal::SIGKILL);
         }
     }
 }
 
-/// Ends every process below this one, for the end of this one. Blocks, for 5 s at most.
+/// Kills every descendant of this process, which ends next. Blocks for 5 s at most.
 pub(crate) fn end_all() {
     let until = Instant::now() + END_ALL_WAIT;
     while Instant::now() < until {
@@ -167,7 +172,7 @@ pub(crate) fn end_all() {
             }
             let _ = kill(pid, Signal::SIGKILL);
         }
-        // Those of their children that are left come to us, and go in the next round.
+        // The children of the killed processes become ours, and are killed in the next round.
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return,
             Ok(WaitStatus::StillAlive) => sleep(Duration::from_millis(2)),
@@ -176,7 +181,7 @@ pub(crate) fn end_all() {
     }
 }
 
-/// The direct children of this process, those that lost their own parents included.
+/// The direct children of this process, with those that it inherited from ended parents.
 fn children() -> Vec<Pid> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let lists = tasks
@@ -191,7 +196,7 @@ fn children() -> Vec<Pid> {
                 .map(Pid::from_raw)
                 .collect()
         }
-        // A kernel without those lists, or a thread that ended meanwhile.
+        // The kernel has no such lists, or a thread ended meanwhile.
         Err(_) => children_by_search(),
     }
 }
@@ -202,7 +207,8 @@ fn children_by_search() -> Vec<Pid> {
     let child = |entry: std::fs::DirEntry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The name before it is in brackets, and may hold anything.
+        // The program's name stands before the parent's id, in brackets, and may contain any
+        // character.
         let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?;
         (parent.parse() == Ok(me)).then(|| Pid::from_raw(pid))
     };

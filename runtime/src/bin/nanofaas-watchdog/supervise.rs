@@ -20,15 +20,16 @@ use crate::group::{Groups, Leader, Strays};
 use crate::relay::{Fate, Relay};
 use crate::tail::Tail;
 
-/// Ends in a row before it is called a crash loop, and the waits between them.
+/// How many ends in a row are a crash loop.
 const ENDS_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// A program that served for so long begins its row anew.
+/// The end of a program that lived for this long is the first of a new row.
 const SOUND_LIFE: Duration = Duration::from_secs(10);
 const PROBE_FIRST: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_millis(250);
 const PROBE_WAIT: Duration = Duration::from_secs(2);
-/// When a program has ended: what it said last may still be in the pipe, and its calls are answered.
+/// Wait after a program's end, because its last output may still be in the pipe, and its calls have
+/// to be answered.
 pub(crate) const LAST_WORDS: Duration = Duration::from_millis(20);
 /// The longest call there is (300 s) and the platform's own allowance.
 const STOP_WAIT: Duration = Duration::from_secs(310);
@@ -39,7 +40,7 @@ pub(crate) struct Address {
     /// `NANOFAAS_SOCKET`: where the platform looks; it looks at `port` where there is none.
     socket: Option<PathBuf>,
     port: u16,
-    /// Where it is asked whether it is ready, as the platform asks.
+    /// The path of the readiness probe, the same that the platform uses.
     health_path: String,
 }
 
@@ -99,10 +100,10 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         }
         ends += 1;
         sleep(LAST_WORDS).await;
-        // From here on the platform finds no one at the socket: no call of it can begin.
+        // From here on no process listens on the socket, so no call of the platform can begin.
         drop(relay);
         let message = format!("{} {ending}{}", line.program(), tail.suffix());
-        // One that cannot begin is no better the next time, and its calls wait.
+        // A program that cannot start would fail the next time, too, while its calls wait.
         if !has_served && !address.was_bound() {
             return Err(format!("it ended before it served: {message}"));
         }
@@ -205,7 +206,7 @@ impl Address {
         })
     }
 
-    /// A port of this machine that nobody else knows of.
+    /// A free port that the platform does not know, so that only this process calls the program.
     pub(crate) fn private() -> Result<Self, String> {
         Ok(Self {
             socket: None,
@@ -214,10 +215,10 @@ impl Address {
         })
     }
 
-    /// A socket that a dead program left would be in the way of the next one.
+    /// Removes the socket that a dead program left, because the next program cannot bind to it.
     fn clear(&self) {
         if let Some(socket) = &self.socket {
-            // Mostly there is none.
+            // Usually there is no such file.
             let _ = std::fs::remove_file(socket);
         }
     }
