@@ -101,14 +101,14 @@ impl Fields {
     }
 
     fn put(&mut self, field: &Field, value: Value) {
-        // A call without a trace id has none to show.
+        // An empty value is left out: for instance the trace id of a call without one.
         if value.as_str().is_some_and(str::is_empty) {
             return;
         }
         match field.name() {
             "message" => self.message = text_of(&value),
             "members" => self.put_members(&text_of(&value)),
-            // The line's own names are not an event's to change.
+            // An event must not replace the line's own members.
             name @ ("timestamp" | "level") => {
                 self.rest.insert(format!("{name}_"), value);
             }
@@ -118,7 +118,8 @@ impl Fields {
         }
     }
 
-    /// The members of an object that a function wrote: beside the event's own, of which none is theirs to change.
+    /// Adds the members of an object that a function wrote. They never replace the event's own
+    /// members.
     fn put_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {
@@ -212,7 +213,8 @@ where
     }
 }
 
-/// Without what a terminal would obey: a function's words may be in it.
+/// Replaces control characters, because the text may come from a function and a terminal would
+/// obey them.
 fn plain(text: &str) -> String {
     let shown = |c: char| {
         if c.is_control() && c != '\n' {

@@ -38,7 +38,7 @@ const SILENT_MAX: Duration = Duration::from_secs(75);
 const BRIEF: Duration = Duration::from_secs(1);
 /// From the first byte of a request to the first byte of its answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
-/// How long the bridge may take to say which functions there are; past it, the last answer holds.
+/// How long the bridge may take to send the functions; after that the page shows the last answer.
 const ASK_MAX: Duration = Duration::from_secs(1);
 /// How soon a failed accept is tried again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -253,7 +253,7 @@ struct Bounded {
 struct Open {
     /// When something moved on it last, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
-    /// Ends it; closed once it is gone.
+    /// Ends the connection; closed once the connection is gone.
     end: oneshot::Sender<()>,
 }
 
@@ -262,7 +262,7 @@ impl Bounded {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// Ends the connection that is silent for the longest, if that is so long.
+    /// Ends the connection that has been silent for the longest, if it was silent for that long.
     fn make_room(&mut self, silent: Duration) {
         let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
         let moved_ms = |open: &Open| open.moved_ms.load(Relaxed);
@@ -307,7 +307,8 @@ impl Listener for Bounded {
                 Ok((stream, from)) => return (self.connection(stream), from),
                 Err(error) => {
                     tracing::warn!(%error, "the management port could not accept a connection");
-                    // Also where no client waits: the system looks for a descriptor first.
+                    // The error also comes when no client waits, because the kernel allocates the
+                    // descriptor first.
                     self.make_room(BRIEF);
                     sleep(ACCEPT_AGAIN).await;
                 }
@@ -320,14 +321,15 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends by itself when nothing moves on it, or a request does not come whole.
+/// A connection that ends by itself when no bytes move on it, or when a request or its answer takes
+/// too long.
 struct Connection {
     stream: TcpStream,
     began: Instant,
     moved_ms: Arc<AtomicU64>,
     is_ended: oneshot::Receiver<()>,
     deadline: Pin<Box<Sleep>>,
-    /// Bytes of a request came, and none of its answer went.
+    /// Bytes of a request came, and no bytes of its answer were sent yet.
     is_asked: bool,
 }
 
@@ -342,7 +344,8 @@ impl Connection {
         self.deadline.as_mut().reset(at);
     }
 
-    /// An operation that would wait fails past the deadline, or where another connection needs its place.
+    /// Makes an operation that would wait fail after the deadline, or when another connection needs
+    /// this one's place.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,

@@ -411,7 +411,7 @@ fn backend(
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
-            // Not by its path: the file may be replaced while we run.
+            // Not the path of the program, because that file may be replaced while we run.
             guard: vec!["/proc/self/exe".into(), "guard".into()],
             run_base: None,
             origin,

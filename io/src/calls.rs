@@ -201,12 +201,13 @@ impl Calls {
         (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
     }
 
-    /// The call ends while a grant is on its way: its place stays until the grant arrives.
+    /// Marks a call that ends while a grant is on its way: its place stays taken until the grant
+    /// arrives.
     pub(crate) fn orphan(&self, call: CallRef) {
         self.with(call, |slot| slot.orphan = true);
     }
 
-    /// The task is done with the call.
+    /// The call's task has ended the call. The place becomes free, unless the call is an orphan.
     pub(crate) fn close(&self, call: CallRef, entries: &Entries) {
         let orphan = self.with(call, |slot| {
             slot.waker = None;
@@ -226,7 +227,7 @@ impl Calls {
         inner.used -= 1;
     }
 
-    /// A grant arrived.
+    /// Delivers a grant.
     pub(crate) fn grant(&self, grant: Grant, entries: &Entries) -> Delivered {
         let orphan = self
             .with(grant.call, |slot| {
@@ -244,7 +245,7 @@ impl Calls {
         Delivered::Taken
     }
 
-    /// The grant, when it is there and nothing ends the call first.
+    /// Takes the grant, if it has arrived and the call was not ended from outside before.
     pub(crate) fn take_grant_to_run(&self, call: CallRef) -> Option<Grant> {
         self.with(call, |slot| {
             let runs = slot.end.is_none();
@@ -253,7 +254,7 @@ impl Calls {
         .flatten()
     }
 
-    /// The grant, when it is there.
+    /// Takes the grant, if it has arrived.
     pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
@@ -263,7 +264,7 @@ impl Calls {
         self.with(call, |slot| tell_end(slot, end)).is_some()
     }
 
-    /// The same for every call of `lane`, or of all lanes.
+    /// Ends every call of `lane`, or of all lanes, from outside.
     pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
         let mut inner = self.inner.borrow_mut();
         for slot in &mut inner.slots {
@@ -274,8 +275,8 @@ impl Calls {
         }
     }
 
-    /// News of a Job for the attempt that the call is in; older ones are ignored. False where no
-    /// such call waits for it.
+    /// Delivers news of the Job of `attempt`. False where the call does not exist or is not in that
+    /// attempt; the news is dropped then.
     pub(crate) fn job(&self, call: CallRef, attempt: u32, news: JobNews) -> bool {
         self.with(call, |slot| {
             let job = slot.job.as_mut();
@@ -308,29 +309,29 @@ impl Calls {
             .flatten()
     }
 
-    /// What is in the way of the Job's start.
+    /// Why the Job's start is delayed.
     pub(crate) fn job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
         self.with_job(call, |job| job.held_up.clone())
     }
 
-    /// Since when the Job runs.
+    /// When the Job began to run.
     pub(crate) fn job_running_ns(&self, call: CallRef) -> Option<u64> {
         self.with_job(call, |job| job.running_ns)
     }
 
-    /// How the Job's start went so far.
+    /// Takes the phases of the Job's start that are over.
     pub(crate) fn take_job_start(&self, call: CallRef) -> Phases {
         let start = self.with_job(call, |job| Some(std::mem::take(&mut job.start)));
         start.unwrap_or_default()
     }
 
-    /// The Job's end, when it is there.
+    /// Takes the Job's end, if it has come. A callback that could not be read is no end.
     pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
         let is_end = |job: &mut JobNews| !matches!(job, JobNews::Refused(_));
         self.with_job(call, |job| job.end.take_if(is_end))
     }
 
-    /// The reason to end, once, when there is one; else the task is woken when there is news.
+    /// Takes the reason to end the call, if there is one; if not, the task is woken by any news.
     pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
             if let Some(end) = slot.end.take() {

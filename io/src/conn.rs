@@ -243,8 +243,9 @@ impl Conn {
         }
     }
 
-    /// How much the next receive has room for. It may wait for long with its buffer, so that has much room
-    /// only where that will be filled: there is more than a small one takes, or a body is still to come.
+    /// The size of the next receive's buffer. A receive may wait for long and holds its buffer
+    /// meanwhile, so the buffer is large only if it will be filled: because a body is still to
+    /// come, or because the socket has more bytes than a small buffer takes.
     fn next_read(&self) -> usize {
         let missing = match self.body.get() {
             AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),
@@ -259,7 +260,8 @@ impl Conn {
         }
     }
 
-    /// Charges a large read, as `take_room` does; one of a body in chunks is charged for by itself.
+    /// Charges a large read, as `take_room` does. The bytes of a chunked body are charged
+    /// elsewhere.
     fn take_large_room(&self) -> bool {
         matches!(self.body.get(), AwaitedBody::Chunks)
             || self.charge_pending(&self.pending.borrow(), LARGE)
@@ -270,7 +272,7 @@ impl Conn {
             let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };
-            // What is done with it sets deadlines by this reading.
+            // The clock is read because the deadlines that these bytes set use `last_ns`.
             let _came_ns = self.thread.now_ns();
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {
@@ -299,7 +301,8 @@ impl Conn {
         self.alarm.poll(cx).map(|()| Err(Late::Alarm))
     }
 
-    /// The same between two requests: no other is begun before the last one's answer is out.
+    /// Like `more`, between two requests. It fails while the last answer is not sent completely,
+    /// because no request may begin before.
     async fn more_in_turn(&self, seen: usize) -> Result<(), Late> {
         std::future::poll_fn(|cx| {
             if self.socket.is_behind() {
@@ -361,14 +364,16 @@ impl Conn {
                         self.share.take(REQUEST_SHARE);
                         self.idle_ns.set(None);
                         self.has_asked.set(true);
-                        // One that came just now was read by this clock; one that was sent ahead begins now.
+                        // The clock was read when the bytes of a new request came. A request that
+                        // was sent ahead begins now, so the clock is read again.
                         let now_ns = if has_come {
                             thread.last_ns()
                         } else {
                             thread.now_ns()
                         };
                         thread.active(now_ns);
-                        // However much there is to do before the thread's bell has its turn.
+                        // Beats here, too, because much work may come before the thread's bell has
+                        // its turn.
                         thread.ledger().beat.beat(now_ns);
                         return Ok((head, now_ns));
                     }
@@ -403,11 +408,11 @@ impl Conn {
         }
     }
 
-    /// Takes the first `whole` bytes; what a client sent ahead stays.
+    /// Takes the first `whole` bytes; bytes that the client sent ahead stay.
     pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
         let mut pending = self.pending.borrow_mut();
         if pending.len() > self.room.get() {
-            // The reader waits for the room that is made here.
+            // The reader has stopped for want of the room that is made here.
             self.kick.set(true);
         }
         let taken = pending.split(whole, &self.thread.buffers);
@@ -436,6 +441,6 @@ impl Conn {
 pub(crate) enum Late {
     Eof,
     Alarm,
-    /// Of what was posted, not everything is out.
+    /// Not everything that was posted is sent.
     Behind,
 }

@@ -47,8 +47,8 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Soc
         pump(&thread, &inbox);
         thread.tick(now_ns);
         make_room(&thread);
-        // With work left it rings for itself: the read of the bell is then the I/O completion that
-        // gives everybody else their turn.
+        // With work left the thread rings its own bell: the read of the bell is then an I/O
+        // completion, so the other tasks have their turn before the work goes on.
         let is_wanted = || {
             let has_mail = inbox.borrow().has_mail();
             has_mail

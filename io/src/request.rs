@@ -56,12 +56,13 @@ pub struct Head {
     pub tracestate: Option<Span>,
 }
 
-// It is moved into the future that answers the request. With eight bytes more the compiler makes that future
-// elsewhere and copies all of it, 350 instructions a call (`tests/counts`).
+// The size is bounded because a `Head` is moved into the future that answers the request. With
+// eight bytes more the compiler builds that future elsewhere and copies it, which costs 350
+// instructions a call (`tests/counts`).
 const _: () = assert!(size_of::<Head>() <= 88);
 
-/// The head at the start of `bytes`, or none while it is not there whole. Hand the same `scan` in
-/// again with more bytes: what was searched once is not searched again.
+/// The head at the start of `bytes`, or none while it is incomplete. Pass the same `scan` with more
+/// bytes, so that bytes that were searched are not searched again.
 pub fn parse_head(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
     if *scan == HeadScan::default()
         && let Some(head) = plain(bytes)
@@ -71,7 +72,7 @@ pub fn parse_head(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fau
     careful(bytes, scan)
 }
 
-/// A head that came whole and has nothing unusual in it, by `lines`.
+/// A complete head with nothing unusual in it, parsed by `lines`.
 fn plain(bytes: &[u8]) -> Option<Head> {
     let (method, target_at) = match bytes {
         [b'P', b'O', b'S', b'T', b' ', ..] => (Method::Post, 5),

@@ -39,15 +39,15 @@ use crate::store::{Budget, Store};
 use crate::token::Tokens;
 use crate::upkeep::Upkeep;
 
-/// The bridge answers sooner, or not at all.
+/// How long a request to the bridge may wait for its answer.
 const ANSWER_NS_MAX: u64 = 30_000_000_000;
 
 /// A registered function, as this thread knows it.
 pub(crate) struct Known {
     pub(crate) function: Arc<nanofaas_core::function::Function>,
-    /// Its pods' `Host`.
+    /// The `Host` of requests to its pods.
     pub(crate) host: Box<[u8]>,
-    /// Where a POOL function's endpoint is, once the bridge has resolved it.
+    /// The address of a POOL function's endpoint, once the bridge has resolved it.
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
 }
 
@@ -140,7 +140,7 @@ pub(crate) struct Thread {
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
     ledgers: Arc<[ThreadLedger]>,
-    /// Bytes held for calls, of the process's budget.
+    /// The bytes of the process's budget that this thread holds for calls.
     pub(crate) account: Rc<ThreadAccount>,
     /// Clients that have an answer to take.
     pub(crate) readers: Readers,
@@ -165,11 +165,11 @@ pub(crate) struct Thread {
     pub(crate) answers: Replies<crate::peer::Answer>,
     pub(crate) event_loop: Rc<EventLoop>,
     pub(crate) buffers: Rc<Buffers>,
-    /// For bodies whose length is not known before they are written.
+    /// A buffer for bodies whose length is known only after they are written.
     pub(crate) scratch: RefCell<Vec<u8>>,
     pub(crate) tokens: Tokens,
     pub(crate) phase: Cell<Phase>,
-    /// Of the task that waits for the order to stop.
+    /// The waker of the task that waits for the order to stop.
     pub(crate) until_stopping: RefCell<Option<Waker>>,
     /// Whether the functions of the start are all known.
     begun: Cell<bool>,
@@ -185,7 +185,7 @@ pub(crate) struct Thread {
     random: RefCell<Random>,
 }
 
-/// What a thread is made of, besides what it makes itself.
+/// What a thread gets from its starter.
 pub(crate) struct Parts {
     pub(crate) id: ShardId,
     pub(crate) threads: u16,
@@ -271,9 +271,8 @@ impl Thread {
         self.clock.now_ns()
     }
 
-    /// What the clock showed when this thread last read it, which it does whenever something wakes it: for
-    /// what comes from a client, for every answer of a pod, for its bell and its ticker. Good enough for
-    /// deadlines of seconds.
+    /// The clock's last reading, for deadlines of seconds. The thread reads the clock at each
+    /// event: bytes from a client, an answer of a pod, its bell and its ticker.
     pub(crate) const fn last_ns(&self) -> u64 {
         self.clock.last_ns()
     }
@@ -284,31 +283,32 @@ impl Thread {
         self.dates.line(self.last_ns())
     }
 
-    /// The same as nanoseconds since the epoch, by the wall clock as it was at start: a wall clock
-    /// that jumps does not make an execution end before it began.
+    /// A time of the process's clock as nanoseconds since the epoch. The offset is that of the wall
+    /// clock at the start, so that an execution never ends before it began when the wall clock
+    /// jumps.
     pub(crate) const fn wall_ns(&self, at_ns: u64) -> u64 {
         self.origin_wall_ns + at_ns
     }
 
-    /// A time of the world's clock as nanoseconds of the process's; 0 before its origin.
+    /// A wall-clock time as nanoseconds of the process's clock; 0 for a time before its origin.
     pub(crate) const fn process_ns(&self, epoch_ms: u64) -> u64 {
         let ns = epoch_ms.saturating_mul(1_000_000);
         ns.saturating_sub(self.origin_wall_ns)
     }
 
-    /// From now on a function that is unknown does not exist.
+    /// From now on the table of functions is complete: a function that is not in it does not exist.
     pub(crate) fn begin(&self) {
         self.begun.set(true);
     }
 
-    /// Why the table of functions cannot be relied on, if it cannot: a client that is told of no
-    /// such function gives up.
+    /// The problem to answer while the table of functions is not complete. A client would give up
+    /// if the answer were that the function does not exist.
     pub(crate) fn not_begun(&self) -> Option<Problem> {
         let why = "this control plane has not read the functions yet; try again in a second";
         (!self.begun.get()).then(|| Problem::RegistryUnavailable(why.to_owned()))
     }
 
-    /// What is said of a function that is not in the table.
+    /// The answer for a function that is not in the table.
     pub(crate) fn no_such(&self, name: &str) -> Problem {
         self.not_begun()
             .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
@@ -322,12 +322,12 @@ impl Thread {
         self.random.borrow_mut().next()
     }
 
-    /// A new execution of this thread, which is kept.
+    /// The id of a new execution of this thread that is kept.
     pub(crate) fn new_id(&self) -> ExecutionId {
         ExecutionId::new(self.random(), self.id.number(), 0)
     }
 
-    /// A new execution of this thread that leaves a small record only.
+    /// The id of a new execution of this thread that leaves only a small record.
     pub(crate) fn new_plain_id(&self) -> ExecutionId {
         ExecutionId::new(
             self.random(),
@@ -341,7 +341,7 @@ impl Thread {
         &self.peers[other.index()]
     }
 
-    /// The function, as clients name it.
+    /// The function of this name.
     pub(crate) fn function(&self, name: &str) -> Option<Rc<Known>> {
         self.functions.borrow().get(name).cloned()
     }

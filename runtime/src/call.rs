@@ -28,7 +28,7 @@ pub(crate) struct Call {
     /// The envelope's `metadata`; empty where there is none.
     metadata: Range<usize>,
     deadline: Option<Instant>,
-    /// RUNNING, and then whichever of the other two comes first.
+    /// RUNNING, then ENDED or CUT_OFF, and ENDED after CUT_OFF.
     state: AtomicU8,
 }
 
@@ -56,7 +56,7 @@ impl Call {
         let mut input = head..bytes.len();
         let mut metadata = 0..0;
         if json {
-            // Else an array would do as well, its first element for `input`.
+            // Without this check serde would take an array, too, with its first element as `input`.
             if bytes[head..].trim_ascii_start().first() != Some(&b'{') {
                 return Err(Error::bad_input(ENVELOPE));
             }
@@ -95,12 +95,12 @@ impl Call {
         was.is_ok()
     }
 
-    /// The handler has ended. True where it had been told to stop.
+    /// Marks that the handler has ended. True where it had been told to stop.
     pub(crate) fn end(&self) -> bool {
         self.state.swap(ENDED, Ordering::AcqRel) == CUT_OFF
     }
 
-    /// The buffer, for the next request.
+    /// Gives back the buffer, for the next request.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -122,7 +122,7 @@ impl Call {
 
 const ENVELOPE: &str = r#"the body must be {"input": any JSON, "metadata": {string: string}}"#;
 
-/// Where `part`, which was borrowed from `whole`, lies in it.
+/// The range of `part` within `whole`, from which it was borrowed.
 fn within(whole: &[u8], part: &RawValue) -> Range<usize> {
     let from = part.get().as_ptr() as usize - whole.as_ptr() as usize;
     from..from + part.get().len()

@@ -31,11 +31,12 @@ const WRITE_WAIT: Duration = Duration::from_secs(60);
 /// Room for a read; a buffer that grew past `BUFFER_KEPT` is not kept for the next request.
 const READ: usize = 8 * 1024;
 const BUFFER_KEPT: usize = 64 * 1024;
-/// Requests read ahead while a call runs; past it the caller's leaving is seen after the call.
+/// Bytes of further requests that are read while a call runs. Beyond this the connection is not
+/// read, so a caller that leaves is noticed only after the call.
 const AHEAD_MAX: usize = 64 * 1024;
-/// Larger bodies are sent from where they are.
+/// Larger bodies are not copied behind the head, but sent from their own buffer.
 const COPY_MAX: usize = 32 * 1024;
-/// A call without `X-Deadline-Ms` ends too: the longest `timeoutMs` there is, and a bit.
+/// The deadline of a call without `X-Deadline-Ms`: a little more than the longest `timeoutMs`.
 const DEADLINE_MAX: Duration = Duration::from_secs(310);
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -47,7 +48,7 @@ struct Connection<S> {
     out: Vec<u8>,
     /// The `X-Execution-Id` of the request that is answered; empty where it has none.
     id: Vec<u8>,
-    /// Set anew only when it fires, so that a request costs no timer.
+    /// Reset only when it fires, so that a request costs no timer.
     idle: Pin<Box<Sleep>>,
     last_use: Instant,
 }
@@ -55,7 +56,7 @@ struct Connection<S> {
 /// Why there is no next request.
 enum Stop {
     Gone,
-    /// It cannot be read; the connection closes after the answer.
+    /// The request cannot be read; the connection closes after the answer.
     Refused(Refusal),
 }
 
@@ -147,7 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut until = None;
         loop {
             let parsed = request::parse(&self.buffer);
-            // Kept here, since the call takes the buffer: no answer can be without it.
+            // Copied, because every answer needs the id and the call takes the buffer.
             let id = request::id(&parsed, &self.buffer);
             self.id.extend_from_slice(id.unwrap_or_default());
             if let Some(head) = parsed? {
@@ -170,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// The first `whole` bytes; what was read beyond them is the next request's.
+    /// Takes the first `whole` bytes; the bytes after them belong to the next request.
     fn take(&mut self, whole: usize) -> Vec<u8> {
         if self.buffer.len() == whole {
             return std::mem::take(&mut self.buffer);
@@ -307,7 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(kept)
     }
 
-    /// Waits for the call, its deadline, or its caller's leaving; the latter two stop it.
+    /// Waits until the call ends, its deadline passes or its caller leaves; the latter two stop it.
     async fn attend(&mut self, running: Running, call: &Arc<Call>) -> End {
         let overrunning = Arc::clone(&self.pod.overrunning);
         let blocking = matches!(running, Running::Blocking(_));
@@ -332,7 +333,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         if blocking && !matches!(end, End::Answer(_)) {
-            // Counted first: the handler's thread takes itself off as soon as it sees the mark.
+            // Counted before `cut_off` sets the mark, because the handler's thread decrements the
+            // count as soon as it sees the mark.
             overrunning.fetch_add(1, Ordering::AcqRel);
             if !call.cut_off() {
                 overrunning.fetch_sub(1, Ordering::AcqRel);
@@ -453,7 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             body
         };
         let mut written = pin!(write_both(&mut self.stream, &self.out, rest));
-        // As a rule the socket takes it all at once, and that costs no timer.
+        // Usually the socket takes everything at once. So the timer is made only if it does not.
         if let Poll::Ready(result) = poll_fn(|task| Poll::Ready(written.as_mut().poll(task))).await
         {
             return Ok(result?);
@@ -467,7 +469,8 @@ fn failure(code: &'static str, message: &str) -> String {
     Error::with_code(code, message).json()
 }
 
-/// Reads what there is; 0 means that the peer has closed. Loses nothing when it is dropped.
+/// Reads the bytes that are available; 0 means that the peer has closed. No bytes are lost when the
+/// future is dropped.
 async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
@@ -478,7 +481,7 @@ async fn read_more<S: AsyncRead + Unpin>(
     stream.read_buf(buffer).await
 }
 
-/// Both in as few writes as the socket takes.
+/// Writes both in as few writes as the socket allows.
 async fn write_both<S: AsyncWrite + Unpin>(
     stream: &mut S,
     head: &[u8],

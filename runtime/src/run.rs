@@ -1,4 +1,4 @@
-//! Runs a handler so that a panic is an error of that call, and nothing else's end.
+//! Runs a handler so that its panic becomes an error of that call, and ends nothing else.
 //! It knows no connection and no deadline. Called by `connection` and `job`.
 
 use std::any::Any;
@@ -19,7 +19,7 @@ thread_local! {
     static PANIC_PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Makes panics JSON lines; one in a handler is told with its call instead.
+/// Logs panics as JSON lines, except a panic in a handler, which becomes the error of its call.
 pub(crate) fn adopt_panics() {
     std::panic::set_hook(Box::new(|panic: &PanicHookInfo<'_>| {
         let place = panic.location().map(ToString::to_string);

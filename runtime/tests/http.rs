@@ -210,6 +210,6 @@ fn a_request_that_breaks_off_runs_nothing() {
         sleep(Duration::from_millis(20));
         drop(wire);
     }
-    // It is still the first that gets to the handler.
+    // This is the first call of the handler, because no request above reached it.
     assert_eq!(pod.invoke("0").header("x-cold-start"), Some("true"));
 }

@@ -34,7 +34,8 @@ pub(super) fn io_threads(text: &str) -> Result<u32, String> {
     number(text, 1..=IO_THREADS_MAX as u32)
 }
 
-/// Longer than a turn of the kernel's own scheduler it would only take time from the functions.
+/// At most 10 ms, because a spin longer than a time slice of the kernel's scheduler would only take
+/// CPU time from the functions.
 pub(super) fn spin_us(text: &str) -> Result<u32, String> {
     number(text, 0..=10_000)
 }

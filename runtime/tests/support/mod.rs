@@ -42,7 +42,7 @@ pub(crate) fn until_file(path: &Path) -> String {
     })
 }
 
-/// The same for a file that says something: it is there before its content is.
+/// Waits until a file has content, because the file exists before its content is written.
 pub(crate) fn until_written(path: &Path) -> String {
     until(&format!("{} says something", path.display()), || {
         std::fs::read_to_string(path)
@@ -51,14 +51,14 @@ pub(crate) fn until_written(path: &Path) -> String {
     })
 }
 
-/// A folder that goes with the test.
+/// A folder that is removed at the end of the test.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short, since a Unix socket's path may have 107 bytes only.
+        // Short, because the path of a Unix socket can have 107 bytes at most.
         let name = format!("nfr-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a scratch folder");
@@ -88,8 +88,8 @@ impl Drop for Scratch {
     }
 }
 
-/// `examples/several.rs`. `cargo test --test NAME` does not build it along: an old one would be
-/// tested in the place of what is there now.
+/// `examples/several.rs`. `cargo test --test NAME` does not build examples, so without a check an
+/// old program would be tested.
 pub(crate) fn several() -> PathBuf {
     let tests = std::env::current_exe().expect("this program's path");
     let folder = tests.parent().and_then(Path::parent).expect("target/debug");

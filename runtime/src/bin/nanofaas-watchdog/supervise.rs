@@ -82,7 +82,7 @@ async fn supervise(line: &CommandLine, started: SystemTime) -> Result<ExitCode, 
         let tail = Tail::default();
         let begun = Instant::now();
         let (ended, fate) = watch::channel(None);
-        // Open as long as the program lives, while it stops too.
+        // Stays open as long as the program lives, also while the program stops.
         let mut relay = None;
         let mut leader = start(line, &groups, &address, &tail)?;
         let life = tokio::select! {
@@ -142,7 +142,8 @@ pub(crate) fn start(
     Ok(started.leader)
 }
 
-/// From the start to the end; on the way the platform is told once that the program is ready.
+/// Follows the program from its start to its end. Tells the platform once that the program is
+/// ready.
 async fn live(
     leader: &mut Leader,
     address: &Address,
@@ -169,7 +170,8 @@ async fn live(
     }
 }
 
-/// The program drains by itself; whatever is left of its group after it ends with it.
+/// Sends SIGTERM and waits while the program drains. What is left of its group is killed at its
+/// end.
 async fn stop(mut leader: Leader, ended: &watch::Sender<Option<Error>>) -> ExitCode {
     leader.signal(Signal::SIGTERM);
     match timeout(STOP_WAIT, leader.ended()).await {
