@@ -1,8 +1,9 @@
-//! How pods of an earlier plane become this one's, without being touched: each is offered to the
-//! scheduler, which gives it a place, and asked whether it is well. New pods wait until then, so
-//! that none is started in the place of one that is there. A pod that does not answer may be busy
-//! with a call that the earlier plane sent it, as a server is that does one thing at a time: it loses
-//! its place to a new pod, is asked on for as long as a call may run, and offered again if it answers.
+//! How this plane takes over the pods of an earlier plane, without touching them: each pod is
+//! offered to the scheduler, which gives it a place, and its health path is asked. New pods wait
+//! until then, so that none is started while an old pod could have its place. A pod that does not
+//! answer may be busy with a call of the earlier plane, because some servers do one thing at a
+//! time. It loses its place to a new pod, but is asked for as long as a call may run; if it
+//! answers, it is offered again.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -26,16 +27,16 @@ use crate::warm::{Origin, Pod};
 /// How long the API server may take to show a pod that answers at last.
 const FETCH: Duration = Duration::from_secs(10);
 
-/// What is found until the plane acts.
+/// The warm pods that the watch shows before the plane acts.
 #[derive(Default)]
 pub(crate) struct Adoption {
-    /// Pods that nobody here knows yet, by name.
+    /// Pods that have no task in this bridge yet, by name.
     found: HashMap<String, PodObject>,
-    /// Pods that the scheduler was told of, by the number it was told.
+    /// Pods that were offered to the scheduler, by the token of the offer.
     offered: HashMap<u64, (String, Arc<Function>)>,
-    /// Adopted pods that were not asked yet.
+    /// Adopted pods whose health path was not asked yet.
     unasked: HashSet<String>,
-    /// Pods without a place that did not answer, and may be busy.
+    /// Pods that lost their place because they did not answer; they may be busy with a call.
     busy: HashMap<String, Rc<Pod>>,
     next: u64,
     has_begun: bool,
@@ -59,7 +60,7 @@ impl Adoption {
         self.busy.values().cloned().collect()
     }
 
-    /// Whether it was offered, and the scheduler has not answered yet.
+    /// Whether the pod was offered and the scheduler has not answered yet.
     pub(crate) fn is_offered(&self, name: &str) -> bool {
         self.offered.values().any(|(of, _)| of == name)
     }
@@ -74,7 +75,7 @@ impl Adoption {
     }
 }
 
-/// Offers what was found to the scheduler; what no function wants is deleted.
+/// Offers the pods that were found to the scheduler; deletes those that belong to no function.
 pub(crate) fn begin(plane: &Rc<Plane>) {
     resume(plane);
     let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
@@ -84,7 +85,7 @@ pub(crate) fn begin(plane: &Rc<Plane>) {
     plane.adoption.borrow_mut().has_begun = true;
 }
 
-/// Offers a pod to the scheduler, or deletes it where no function wants it.
+/// Offers a pod to the scheduler, or deletes it if it has ended or no WARM function has its label.
 fn consider(plane: &Rc<Plane>, name: String, object: PodObject) {
     if object.metadata.deletion_timestamp.is_some() {
         return;
@@ -109,7 +110,7 @@ fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>
         adoption.next += 1;
         let token = adoption.next;
         adoption.offered.insert(token, (name.clone(), function));
-        // It is looked at again when it has its place.
+        // `adopted` takes the object out again when the scheduler has answered.
         adoption.found.insert(name, object);
         token
     };
@@ -123,7 +124,8 @@ fn is_stale(plane: &Plane, object: &PodObject, function: &Function) -> bool {
     made_from != Some(&shape(&function.spec, plane.default_template().as_deref()))
 }
 
-/// Deletes what came to light after the offers were made: an earlier plane's last doings.
+/// Deletes the pods that the watch showed after the offers were made: an earlier plane created them
+/// at its end.
 pub(crate) fn end(plane: &Rc<Plane>) {
     let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
@@ -133,12 +135,12 @@ pub(crate) fn end(plane: &Rc<Plane>) {
     }
 }
 
-/// The scheduler answered: the pod has a place, or none where its function went meanwhile.
+/// The scheduler answered an offer. `place` is none if the function was removed in between.
 pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: Option<PodRef>) {
     let offered = plane.adoption.borrow_mut().offered.remove(&token);
     plane.progress.notify_one();
     let Some((name, function)) = offered else {
-        // Another building of the bridge offered it; that pod was found anew since.
+        // An earlier bridge of this process made the offer; this bridge found the pod again.
         return place.into_iter().for_each(|place| plane.is_unknown(place));
     };
     let object = plane.adoption.borrow_mut().found.remove(&name);
@@ -151,7 +153,7 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: Option<PodRef>) {
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = Seen::of(&object);
     let is_stale = is_stale(plane, &object, &function);
-    // One that has no address yet cannot be asked, and the plane does not wait for it.
+    // The plane does not wait for a pod without an address, because it cannot ask it.
     if seen.address.is_some() {
         plane.adoption.borrow_mut().unasked.insert(name.clone());
     }
@@ -162,8 +164,8 @@ pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: Option<PodRef>) {
     plane.run_pod(&pod, Origin::Adopted);
 }
 
-/// An adopted pod did not answer in time. It is left alone for as long as a call may still run in it, and
-/// comes back if it answers.
+/// Called for an adopted pod that did not answer in time. The pod stays for as long as a call may
+/// still run in it, and is offered to the scheduler again if it answers.
 pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
     let busy = Rc::new(pod.without_place());
     let known = busy.clone();
@@ -187,12 +189,12 @@ pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&plane, name.clone());
         }
-        // Not before: an unknown pod would be taken for a stray one.
+        // Only now, because `pods::there` deletes a pod that it finds in no table.
         plane.adoption.borrow_mut().busy.remove(&name);
     });
 }
 
-/// Pods and Jobs of this process, whose bridge was built anew, go on where they are.
+/// Starts the tasks of this process's pods and Jobs again after the bridge was rebuilt.
 fn resume(plane: &Rc<Plane>) {
     for pod in plane.memory.pods.borrow().all() {
         let is_up = pod.is_up.get();

@@ -1,5 +1,5 @@
-//! How long to wait before the next try: doubling, with jitter, up to a longest one.
-//! It never sleeps. Everything here that may have to try again has one.
+//! How long to wait before the next try: the wait doubles up to a maximum and has jitter.
+//! It never sleeps. Every task of this crate that tries again has one.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ impl Backoff {
         }
     }
 
-    /// The next wait: between half of it and all, so that many do not come back at once.
+    /// The next wait: a random share of it, from half to all, so that many tasks do not come back
+    /// at once.
     pub(crate) fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);
@@ -28,13 +29,13 @@ impl Backoff {
         whole.mul_f64(0.5 + share / 2.0)
     }
 
-    /// It worked: the next failure is a first one again.
+    /// Called after a success: the next wait is the first one again.
     pub(crate) const fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// Bytes that nobody can guess.
+/// Random bytes from the kernel, which an attacker cannot guess.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the kernel has random bytes");

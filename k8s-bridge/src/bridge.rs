@@ -1,6 +1,6 @@
-//! The backend of a cluster: it begins (Lease, lists, adoption), then gives each pod and Job to a
-//! task of its own. It never waits for any of them, and touches no call's bytes.
-//! The process's bridge hands it the desk's work, on the bridge's thread.
+//! The backend of a cluster: it begins (Lease, lists, adoption), then each pod and each Job has a
+//! task of its own. It never waits for a pod or a Job, and touches no call's bytes.
+//! The process's bridge passes it the desk's work, on the bridge's thread.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -39,28 +39,29 @@ use crate::{adoption, client, default_template, lease, pods, status, watch};
 /// How long the deletion of Jobs may take when the plane stops.
 const STOP: Duration = Duration::from_secs(2);
 
-/// What the bridge is run with.
+/// The settings of the bridge.
 pub struct KubernetesConfig {
-    /// How to reach the API server; if none, as `kubectl` would find out, or as a pod does.
+    /// How to reach the API server; if none, found as `kubectl` does, or as a pod does.
     pub kubeconfig: Option<PathBuf>,
     /// Where functions, pods and Jobs are; the plane's own namespace if none.
     pub namespace: Option<String>,
-    /// Name and uid of the plane's own Pod, where it runs in one.
+    /// Name and uid of the plane's own Pod, if it runs in one.
     pub own_pod: Option<OwnPod>,
-    /// A podTemplate that goes below each function's own; none where the file is not there.
+    /// The file of the default podTemplate, whose fields each function's own can override. The file
+    /// may be absent.
     pub pod_template: Option<PathBuf>,
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
     /// How long a pod may take to become ready.
     pub start_timeout: Duration,
-    /// Functions to write into the cluster at the start, where it has none of that name.
+    /// Functions that are written into the cluster at the start if it has none of that name.
     pub functions: Vec<FunctionDraft>,
-    /// The process's clock: nanoseconds since `origin`, whose time in the world `clock` knows.
+    /// The process's clock: nanoseconds since `origin`; `clock` converts it to and from wall time.
     pub origin: Instant,
     pub clock: WallClock,
 }
 
-/// Why the bridge could not be started; each says what to do about it.
+/// Why the bridge could not be started; the message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
@@ -74,10 +75,11 @@ pub enum OpenError {
     PodTemplate { file: PathBuf, why: String },
 }
 
-/// What outlives one building of the bridge: the scheduler knows these pods by their places, and
-/// calls wait for these Jobs.
+/// What outlives a rebuild of the bridge, because the scheduler knows these pods by their places
+/// and calls wait for these Jobs.
 pub struct Memory {
-    /// This process's own label: the tokens of its Jobs end with it.
+    /// The label of this process's Jobs. Another process deletes them, because their tokens are
+    /// valid only in this one.
     pub(crate) instance: String,
     pub(crate) pods: RefCell<pods::Pods>,
     pub(crate) jobs: RefCell<Jobs>,
@@ -102,7 +104,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Forgets a start that is not wanted any more; false where it was not held.
+    /// Removes a held start that is no longer wanted; false if there was none.
     fn drop_held(&self, place: PodRef) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
@@ -117,9 +119,9 @@ pub struct KubernetesBridge(Rc<Plane>);
 /// Whether the plane acts yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// It waits for the Lease, and for what there is in the cluster.
+    /// It waits for the Lease and for the lists of pods and functions.
     Beginning,
-    /// Pods of earlier planes get their places; new ones wait.
+    /// Pods of earlier planes get their places; new pods wait.
     Adopting,
     Acting,
 }
@@ -134,7 +136,7 @@ pub(crate) struct Plane {
     pub(crate) adoption: RefCell<Adoption>,
     pub(crate) stage: Cell<Stage>,
     pub(crate) pods_listed: Cell<bool>,
-    /// Rings when the beginning may have come a step further.
+    /// Rings when `begin` may be able to take its next step.
     pub(crate) progress: Notify,
     identity: RefCell<Option<Rc<Identity>>>,
     desk: Rc<RefCell<Desk>>,
@@ -143,8 +145,8 @@ pub(crate) struct Plane {
 }
 
 impl KubernetesBridge {
-    /// Finds the API server and begins. It has to be called, and its work taken, within a
-    /// `LocalSet`; the desk may be used in between by others on the same thread.
+    /// Finds the API server and begins. Call it, and `take`, within a `LocalSet`; between the calls
+    /// other code on the same thread may use the desk.
     pub async fn open(
         config: KubernetesConfig,
         memory: Rc<Memory>,
@@ -176,12 +178,12 @@ impl KubernetesBridge {
         Ok(Self(plane))
     }
 
-    /// Does, or begins, what the desk wants.
+    /// Does, or begins, one piece of the desk's work.
     pub fn take(&self, work: Work) {
         self.0.take(work);
     }
 
-    /// Whether everything that was there is known, and each adopted pod was asked.
+    /// Whether the functions and pods of the cluster are known and each adopted pod was asked.
     pub fn is_ready(&self) -> bool {
         self.0.is_ready.get()
     }
@@ -191,8 +193,8 @@ impl KubernetesBridge {
         self.0.deposed.notified().await;
     }
 
-    /// Ends what ends with this process: its Jobs. Warm pods are left to the next plane, which the
-    /// Lease is given back for.
+    /// Deletes the Jobs, which end with this process, and gives the Lease back. Warm pods stay,
+    /// because the next plane adopts them.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -204,24 +206,24 @@ impl Plane {
         u64::try_from(self.config.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Says something through the desk.
+    /// Runs `something` with the desk borrowed.
     pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
         something(&mut self.desk.borrow_mut())
     }
 
-    /// A start came so far.
+    /// Records that a start reached a phase.
     pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
         let at_ns = self.now_ns();
         self.say(|desk| desk.starts.reached(function.name(), pod, phase, at_ns));
     }
 
-    /// Says that a pod is no more.
+    /// Reports the end of a pod.
     pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
         self.say(|desk| desk.gone(pod, end));
     }
 
-    /// Reads the default template before any pod is made or adopted. A bridge that is built anew
-    /// goes on with what the one before it had.
+    /// Reads the default template before any pod is made or adopted. After a rebuild the bridge
+    /// keeps the template that it had before.
     fn read_first_template(&self) -> Result<(), OpenError> {
         let Some(file) = &self.config.pod_template else {
             return Ok(());
@@ -236,13 +238,13 @@ impl Plane {
         })
     }
 
-    /// Reads the default template; whether another one holds now.
+    /// Reads the default template; returns whether it changed.
     pub(crate) fn read_template(&self, file: &Path) -> Result<bool, String> {
         let mut last = self.memory.default_template.borrow_mut();
         last.read(file, self.own_account())
     }
 
-    /// What goes below each function's own podTemplate.
+    /// The template whose fields each function's own podTemplate can override.
     pub(crate) fn default_template(&self) -> Option<Rc<DefaultTemplate>> {
         self.memory.default_template.borrow().template().cloned()
     }
@@ -250,7 +252,7 @@ impl Plane {
     /// The template of a function's pod, made of the default one and its own.
     pub(crate) fn pod_template(&self, function: &Function, parts: &Parts) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
-        // What neither of the two templates does they may do together.
+        // Check the merged template too: only both together may name the plane's account.
         if let Some(own) = self.own_account()
             && let Ok(Json::Object(merged)) = Json::deserialize(&template)
         {
@@ -259,13 +261,13 @@ impl Plane {
         Ok(template)
     }
 
-    /// The plane's own service account, where pods of functions could have it.
+    /// The plane's own service account, if functions' pods could use it.
     fn own_account(&self) -> Option<&str> {
         let own_pod = self.config.own_pod.as_ref()?;
         own_pod.account_in(Some(&self.cluster.namespace))
     }
 
-    /// Who this plane is, once it found out.
+    /// The identity of this plane, once it is known.
     pub(crate) fn identity(&self) -> Option<Rc<Identity>> {
         self.identity.borrow().clone()
     }
@@ -274,34 +276,35 @@ impl Plane {
         self.memory.pods.borrow_mut().remove(pod);
     }
 
-    /// Its `/health` was asked for the first time, or it went before.
+    /// The pod's health path was asked for the first time, or the pod went before that.
     pub(crate) fn pod_was_asked(&self, pod: &Pod) {
         self.adoption.borrow_mut().was_asked(&pod.name);
         self.progress.notify_one();
     }
 
-    /// Waits until something is so; whoever changes it rings.
+    /// Waits until `is_so` holds. Tasks of this thread that change it notify `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
-            // What the io threads do is not rung for.
+            // The timeout is for changes by io threads, which do not notify.
             let _ = timeout(Duration::from_millis(10), self.progress.notified()).await;
         }
     }
 
-    /// From nothing to acting. Every step needs the one before.
+    /// From the start until the plane acts. Each step needs the step before it.
     async fn begin(self: Rc<Self>) {
         let own_pod = self.config.own_pod.clone();
         let identity = Identity::find(&self.cluster, &self.memory.instance, own_pod).await;
         let identity = Rc::new(identity);
         self.identity.replace(Some(identity.clone()));
         lease::acquire(&self.cluster, &identity.holder).await;
-        // That may have taken days, and pods that are there are held against the template.
+        // Read the template again: the wait for the Lease may have taken days, and adoption
+        // compares existing pods with the template.
         default_template::look(&self);
         let plane = self.clone();
         spawn_local(async move { plane.keep_lease().await });
         let plane = self.clone();
         spawn_local(async move { plane.end_jobs_of_others().await });
-        // Pods before functions: a function's first pod may be there already.
+        // Pods are listed before functions, because a function's pods may exist already.
         let plane = self.clone();
         spawn_local(async move {
             watch::follow(&plane.cluster, SELECTOR, |news| pods::hear(&plane, news)).await;
@@ -360,7 +363,7 @@ impl Plane {
 
     fn take(self: &Rc<Self>, work: Work) {
         match work {
-            // The registry's home has them already.
+            // The table of functions has these changes already.
             Work::Function(_) | Work::Removed { .. } => {}
             Work::Start { .. } if self.stage.get() != Stage::Acting => {
                 self.memory.held.borrow_mut().push(work);
@@ -411,7 +414,7 @@ impl Plane {
         self.memory.pods.borrow().at(place)
     }
 
-    /// Its end was said already; once more does no harm.
+    /// Reports the end of a pod that has no task here; a second report does no harm.
     pub(crate) fn is_unknown(&self, pod: PodRef) {
         let end = PodEnd {
             oom: false,
@@ -439,7 +442,7 @@ impl Plane {
         self.run_pod(&pod, Origin::New);
     }
 
-    /// Gives a pod to a task of its own.
+    /// Starts the task of a pod.
     pub(crate) fn run_pod(self: &Rc<Self>, pod: &Rc<Pod>, origin: Origin) {
         self.memory.pods.borrow_mut().add(pod);
         self.functions.is_changed(pod.function.name());
@@ -493,7 +496,7 @@ impl Plane {
         if timeout(STOP, all).await.is_err() {
             tracing::warn!("Jobs are left; the next control plane deletes them");
         }
-        // Whatever became of them: a successor waits for it.
+        // Also if Jobs are left, because a successor waits for the Lease.
         lease::release(&self.cluster, &identity.holder).await;
     }
 }

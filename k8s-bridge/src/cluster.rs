@@ -1,5 +1,6 @@
-//! Requests to the API server: each has a deadline, a few go at once, and what may mend by itself
-//! is tried again with backoff. It never decides what to ask, and no call waits for it.
+//! Requests to the API server: each has a deadline, changes are limited in number, and a request
+//! that failed for a transient reason is tried again with backoff. It never decides what to ask,
+//! and no call waits for it.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -20,22 +21,22 @@ use crate::backoff::Backoff;
 use crate::lease::Tenure;
 use crate::lenient::Lenient;
 
-/// Changes at once; what comes on top waits its turn. Nothing else does: a Lease has to be renewed
-/// however many pods an API server is slow to take.
+/// Changes in flight at once; further changes wait. Other requests do not count, because the Lease
+/// has to be renewed even while the API server is slow to create many pods.
 const AT_ONCE: usize = 32;
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(10);
-/// After so long a deletion that is still tried says so.
+/// Warn each time a deletion has been retried for this long.
 const DELETION: Duration = Duration::from_secs(600);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a request came to nothing.
+/// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) enum Denied {
-    /// The API server said no.
+    /// The API server refused it.
     Refused(Box<Status>),
-    /// It did not answer, or could not, until the deadline.
+    /// The API server did not answer before the deadline, or could not be reached.
     Unreachable(String),
 }
 
@@ -47,7 +48,7 @@ impl Denied {
         }
     }
 
-    /// Whether asking again for the same could not help.
+    /// Whether the same request would be refused again.
     pub(crate) fn is_permanent(&self) -> bool {
         matches!(self.code(), 400 | 403 | 404 | 413 | 422)
     }
@@ -85,18 +86,18 @@ impl<K> Object for K where
 {
 }
 
-/// What is wanted of the API server.
+/// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Ask,
-    /// Only the plane that holds the Lease may.
+    /// Only the plane that holds the Lease may send it.
     Change,
 }
 
-/// The way to the API server, in one namespace.
+/// A client of the API server, for one namespace.
 pub(crate) struct Cluster {
     client: Client,
-    /// Its address, for people.
+    /// The API server's address, for the log.
     pub(crate) server: String,
     pub(crate) namespace: String,
     /// Whether this plane may change anything.
@@ -119,13 +120,13 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The same for lists, of which one odd object must not hide the others.
+    /// The same for lists: an object that cannot be parsed must not hide the others.
     pub(crate) fn lenient<K: Object>(&self) -> Api<Lenient<K>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Asks until it is answered, refused for good, or `until` is past. The second argument of
-    /// `request` says whether an earlier try may have worked though nobody heard of it.
+    /// Sends a request until it is answered or refused for good, or `until` is past. The argument
+    /// of `request` says whether an earlier try may have worked although its answer was lost.
     pub(crate) async fn ask<T>(
         &self,
         until: Instant,
@@ -177,7 +178,7 @@ impl Cluster {
         Err(Denied::Unreachable(format!("the API server: {why}")))
     }
 
-    /// The same for what changes the cluster: only the plane that holds the Lease may.
+    /// The same for a change of the cluster, which only the plane that holds the Lease may make.
     pub(crate) async fn change<T>(
         &self,
         until: Instant,
@@ -186,8 +187,8 @@ impl Cluster {
         self.tries(until, request, Act::Change).await
     }
 
-    /// One try of a change: begun while this plane holds the Lease, and ended with it, since another one
-    /// may hold it a moment later.
+    /// One try of a change. It begins only while this plane holds the Lease, and is dropped when
+    /// the Lease is lost, because another plane may hold it a moment later.
     async fn while_held<T>(
         &self,
         until: Instant,
@@ -205,15 +206,15 @@ impl Cluster {
         })
     }
 
-    /// Creates an object under a name that nobody else picks: if it is there, it is ours, and an
-    /// answer got lost.
+    /// Creates an object under a name that no other client chooses. If the object exists, an
+    /// earlier try created it and its answer was lost.
     pub(crate) async fn create<K: Object>(&self, object: &K, until: Instant) -> Result<(), Denied> {
         let api = self.api::<K>();
         let create = async |_| {
             let created = api.create(&PostParams::default(), object).await;
             match created {
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-                // Somebody else took from the same quota at the same time.
+                // Another client used the same resource quota at the same time: try again.
                 Err(kube::Error::Api(mut status)) if status.reason == "Conflict" => {
                     status.code = 503;
                     Err(kube::Error::Api(status))
@@ -224,7 +225,8 @@ impl Cluster {
         self.change(until, create).await
     }
 
-    /// Deletes an object, however long that takes. Its dependents go with it, later.
+    /// Deletes an object, and tries for as long as it takes. The garbage collector deletes its
+    /// dependents later.
     pub(crate) async fn delete<K: Object>(&self, name: &str, grace_s: Option<u32>) {
         let api = self.api::<K>();
         let parameters = DeleteParams {
@@ -247,7 +249,7 @@ impl Cluster {
         }
     }
 
-    /// Why a Job has no pod: what its controller was told, where that does not mend by itself.
+    /// Why a Job has no pod: the last `FailedCreate` event of its controller, if there is one.
     pub(crate) async fn refusal_of_job(&self, name: &str, until: Instant) -> Option<String> {
         let api = self.lenient::<Event>();
         let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
@@ -285,14 +287,14 @@ impl Cluster {
     }
 }
 
-/// How long the server wants to be left alone.
+/// How long the server asks clients to wait before the next request.
 pub(crate) fn retry_after(status: &Status) -> Duration {
     let details = status.details.as_ref();
     let seconds = details.map_or(0, |details| details.retry_after_seconds);
     Duration::from_secs(seconds.into())
 }
 
-/// An answer within its time, or why there is none.
+/// The answer, or why none came in time.
 async fn in_time<T>(
     until: Instant,
     request: impl Future<Output = kube::Result<T>>,
@@ -309,12 +311,12 @@ fn denied(why: &str) -> Denied {
     Denied::Unreachable(why.to_owned())
 }
 
-/// Whether the same request may be answered otherwise later.
+/// Whether the same request may get another answer later.
 const fn may_mend(code: u16) -> bool {
     matches!(code, 408 | 429 | 500..=599)
 }
 
-/// An error with its reasons: the outermost one alone says little.
+/// An error with its sources, because the outermost message alone says little.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
 //! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
 //! It never learns the result; the io thread that owns the call does, and says when it is over.
-//! What it decides it decides from the pod: a Job's conditions come at other times in other
-//! releases.
+//! It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
+//! different times.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,17 +31,18 @@ use crate::seen::{Ended, Seen};
 
 /// How long the container of an answered attempt may take to end by itself.
 const STOP: Duration = Duration::from_secs(5);
-/// How long the container of any other attempt that is over has, in seconds.
+/// The grace period of the container of any other attempt that is over, in seconds.
 const STOP_S: u32 = 2;
 /// How far the io thread's word may be behind the end of a container that exited with status 0.
 const WORD_BEHIND: Duration = Duration::from_millis(500);
-/// The io thread ends a call at its deadline; a Job so much older was forgotten.
+/// The io thread ends a call at its deadline; a Job that is older by this much was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The cluster's own backstop comes this much after the deadline, in seconds.
 const BACKSTOP_S: u64 = 30;
-/// How long a Job may be without a pod before its controller's words are looked up; doubling.
+/// How long a Job may be without a pod before its controller's events are read; it doubles.
 const PODLESS: Duration = Duration::from_secs(1);
-/// Counts as more phases than there are: whatever was told, that it runs is news.
+/// Counts as more phases than there are, so that the first sight of a running pod is always
+/// reported.
 const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long that look-up may take.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,7 +50,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Which attempt.
 pub(crate) type JobKey = (CallRef, u32);
 
-/// A Job as everybody but its own task sees it.
+/// A Job as seen by all tasks but its own.
 pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) start: Box<JobStart>,
@@ -60,11 +61,11 @@ pub(crate) struct Job {
     seen: RefCell<Seen>,
     is_gone: Cell<bool>,
     was_created: Cell<bool>,
-    /// The io thread needs to hear nothing more.
+    /// The io thread needs no further report.
     is_over: Cell<bool>,
     stop: Cell<bool>,
     stamps: Cell<Option<ReadyStamps>>,
-    /// Why it did not start, where it did not.
+    /// Why it did not start, if it did not.
     fault: Cell<StartFault>,
 }
 
@@ -76,7 +77,7 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
-    /// Adds one; the earlier one of the same attempt, if there is any.
+    /// Adds a Job; returns the earlier Job of the same attempt, if there is one.
     pub(crate) fn add(&mut self, job: &Rc<Job>) -> Option<Rc<Job>> {
         self.by_name.insert(job.name.clone(), job.key());
         self.by_key.insert(job.key(), job.clone())
@@ -103,8 +104,8 @@ impl Jobs {
 impl Job {
     pub(crate) fn new(start: Box<JobStart>, wanted_ns: u64) -> Self {
         Self {
-            // Longer than a pod's, since there are many more of them; 63 characters at the most,
-            // as its pods carry it as a label.
+            // More random characters than a pod's name, because there are many more Jobs. The limit
+            // is 63 characters, because the Job's pod has the name as a label.
             name: pod_name::<9>(start.function.name(), random()),
             start,
             wanted_ns,
@@ -124,7 +125,8 @@ impl Job {
         (self.start.call, self.start.attempt)
     }
 
-    /// The attempt is over; its runtime may have said how it came up.
+    /// Called when the attempt is over. `stamps` are the start times that its runtime reported, if
+    /// any.
     pub(crate) fn stop(&self, stamps: Option<ReadyStamps>) {
         self.stamps.set(stamps);
         self.stop.set(true);
@@ -151,13 +153,14 @@ impl Job {
         self.bell.notify_one();
     }
 
-    /// The cluster has its pod no more.
+    /// The cluster no longer has its pod.
     pub(crate) fn is_no_more(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// The cluster listed its pods: one that was there and is missing is gone.
+    /// The cluster listed its pods. If this Job's pod was seen before and is not in the list, it is
+    /// gone.
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
         if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
@@ -169,8 +172,8 @@ impl Job {
         self.pod.borrow().is_some()
     }
 
-    /// From its start to its end; everything is told on the way. It goes on where it was when the
-    /// bridge was built anew in between.
+    /// Runs the Job from its start to its end and reports each step. After a rebuild of the bridge
+    /// it continues where it was.
     pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
         let function = self.start.function.name();
         if !self.is_over.get() {
@@ -186,8 +189,9 @@ impl Job {
             self.wait_for_exit().await;
         }
         plane.cluster.delete::<JobObject>(&self.name, None).await;
-        // The collector would give a call that nobody waits for all of its function's grace. Not
-        // before its Job is gone: that one's controller might make another pod.
+        // The garbage collector would leave the pod its function's whole grace period, although no
+        // client waits for the call any more. The Job is deleted first, because its controller
+        // could create another pod.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
             plane.cluster.delete::<PodObject>(&pod, Some(STOP_S)).await;
@@ -225,7 +229,8 @@ impl Job {
         self.is_gone.get() || self.seen.borrow().ended.is_some()
     }
 
-    /// An answered call's container is about to exit; deleting its Job would kill it.
+    /// Waits until the container of an answered call has exited, because deleting its Job would
+    /// kill it.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
         while !self.has_exited() {
@@ -235,7 +240,7 @@ impl Job {
         }
     }
 
-    /// The failure, unless the attempt was over before its pod was.
+    /// Runs the attempt; returns the failure, or none if the attempt was over before its pod.
     async fn run(&self, plane: &Rc<Plane>) -> Option<(Failure, bool)> {
         let begun = Instant::now();
         let start_by = begun + plane.config.start_timeout;
@@ -354,7 +359,7 @@ impl Job {
         env
     }
 
-    /// Until the attempt or its pod is over.
+    /// Waits until the attempt or its pod is over.
     async fn running(&self, plane: &Rc<Plane>, start_by: Instant, until: Instant) -> Over {
         let mut told = (0, None);
         let mut podless = PODLESS;
@@ -402,8 +407,9 @@ impl Job {
         }
     }
 
-    /// Tells the call's io thread how far its start came and what holds it up, where that is news. The
-    /// kubelet's stamp is whole seconds of another clock: the call gets the rest of its second.
+    /// Tells the call's io thread which phase its start reached and what delays it, if either
+    /// changed. The kubelet's time stamp has whole seconds and comes from another clock, so one
+    /// second is added in favour of the call.
     fn tell_start(&self, plane: &Plane, seen: &Seen, told: &mut (usize, Option<String>)) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
@@ -418,7 +424,7 @@ impl Job {
         }
         plane.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
-            // A busy function's later starts may have pushed this one out of the records.
+            // Later starts of a busy function may have displaced this one in the records.
             let reached = start.len().max(usize::from(running_ns.is_some()) * RUNNING);
             if reached > told.0 || seen.held_up != told.1 {
                 *told = (reached.max(told.0), seen.held_up.clone());
@@ -434,7 +440,8 @@ impl Job {
         });
     }
 
-    /// Whether the word that a result came is only a little behind the container's end.
+    /// Whether the io thread's word that the result came follows within `WORD_BEHIND`, because it
+    /// may arrive a little after the end of the container.
     async fn is_stopped_soon(&self) -> bool {
         let deadline = Instant::now() + WORD_BEHIND;
         while !self.stop.get() {
@@ -447,7 +454,7 @@ impl Job {
 }
 
 enum Over {
-    /// The io thread said so.
+    /// The io thread said that the attempt is over.
     Stopped,
     NotStarted(StartFault, String),
     Ended(Ended),

@@ -1,7 +1,7 @@
-//! The Lease: one plane acts at a time. It is needed to begin; a holder that cannot renew it goes
-//! on serving but changes nothing, and steps down only when it reads another holder's name.
-//! Times of other machines are never compared with ours: a Lease is stale when it did not change
-//! for its duration as we saw it.
+//! The Lease: one plane acts at a time. A plane needs it to begin. A holder that cannot renew it
+//! still serves calls but changes nothing, and steps down only when it reads another holder's name.
+//! The times of other machines are never compared with this machine's clock: a Lease is stale when
+//! this plane saw no change of it for its duration.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::cluster::{Cluster, Denied};
 
 /// Its name, in the plane's namespace.
 pub(crate) const NAME: &str = "nanofaas";
-/// How long others let it be without a renewal.
+/// How long other planes wait after the last renewal before they take the Lease.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long this plane acts without one: what is on its way then has the rest to end, and a clock that runs
-/// a little fast elsewhere does no harm.
+/// How long this plane acts after its last renewal. It is less than `DURATION`, because requests in
+/// flight need time to end, and the clock of another machine may run a little fast.
 const TENURE: Duration = Duration::from_secs(10);
 /// Between two renewals.
 const RENEWAL: Duration = Duration::from_secs(4);
-/// Between two looks at somebody else's.
+/// Between two reads of a Lease that another plane holds.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long one request may take: with a hung one, a renewal still comes in time.
+/// How long one request may take: short enough that a renewal is still in time after one that hung.
 const TRY: Duration = Duration::from_secs(3);
-/// Until a renewal that failed is tried again; doubling.
+/// The first wait before a failed renewal is tried again; it doubles.
 const AGAIN: Duration = Duration::from_millis(250);
-/// Until the same reason for waiting is told again.
+/// How long the same reason for waiting is not logged again.
 const AGAIN_TOLD: Duration = Duration::from_secs(30);
-/// How long giving it back may take at the end.
+/// How long the release of the Lease may take at the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
 /// Whether this plane holds the Lease now. Writer: the task that keeps it.
@@ -69,7 +69,7 @@ impl Tenure {
         }
     }
 
-    /// Waits until it is held no more.
+    /// Waits until it is no longer held.
     pub(crate) async fn is_lost(&self) {
         loop {
             let changed = self.changed.notified();
@@ -81,10 +81,10 @@ impl Tenure {
     }
 }
 
-/// Waits until the Lease is `holder`'s.
+/// Waits until `holder` has the Lease.
 pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(LOOK, 4 * LOOK);
-    // Somebody else's Lease as it was when it last changed, and when we saw that.
+    // The resource version of another plane's Lease, and when this plane first saw it.
     let mut theirs: Option<(String, Instant)> = None;
     let mut waiting = Waiting::new();
     loop {
@@ -110,7 +110,8 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     }
 }
 
-/// Why the Lease is waited for, in the log: at once where that is news, and again from time to time.
+/// Logs why this plane waits for the Lease: at once if the reason is new, and again from time to
+/// time.
 struct Waiting {
     begun: Instant,
     since: Timestamp,
@@ -141,7 +142,7 @@ impl Waiting {
     }
 }
 
-/// One try; the name of whoever holds it.
+/// One try to take the Lease; returns the holder's name if another plane has it.
 async fn step(
     cluster: &Cluster,
     holder: &str,
@@ -202,10 +203,10 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
     }
 }
 
-/// Renews it; or the name of whoever has it now.
+/// Renews the Lease; returns the holder's name if another plane has it now.
 async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Denied> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
-        // Somebody deleted it: it is nobody else's.
+        // The object was deleted, so no other plane holds the Lease.
         let until = Instant::now() + TRY;
         return create(cluster, holder, until).await.map(|()| None);
     };
@@ -213,13 +214,13 @@ async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Denied
     if !other.is_empty() && other != holder {
         return Ok(Some(other.to_owned()));
     }
-    // A conflict is looked at again at the next try.
+    // After a conflict the next try reads the Lease again.
     write(cluster, lease, holder, Instant::now() + TRY)
         .await
         .map(|()| None)
 }
 
-/// Gives it back, so that a successor need not wait.
+/// Removes the holder's name, so that a successor need not wait.
 pub(crate) async fn release(cluster: &Cluster, holder: &str) {
     cluster.tenure.end();
     let until = Instant::now() + RELEASE;
@@ -257,7 +258,8 @@ async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), D
     cluster.ask(until, create).await
 }
 
-/// Writes it as it was read, under another holder's name: a change in between is a conflict.
+/// Writes the Lease with this holder's name and the resource version that was read. The API server
+/// answers 409 if another client wrote it in between.
 async fn write(
     cluster: &Cluster,
     mut lease: Lease,

@@ -27,10 +27,10 @@ pub(crate) struct FunctionObject {
     pub(crate) kind: Word<1>,
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// As somebody wrote it.
+    /// Unchecked, as a client of the API server wrote it.
     #[serde(default)]
     pub(crate) spec: Map<String, Value>,
-    /// None also where others wrote one that makes no sense: the plane writes its own over it.
+    /// None also if another client wrote an invalid one; the plane overwrites it.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -138,12 +138,12 @@ impl FunctionObject {
         self.metadata.generation.unwrap_or_default()
     }
 
-    /// Whether it is about to go: somebody's finalizer may keep it a while.
+    /// Whether its deletion was requested. A finalizer of another controller may delay it.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// What it says, unchecked.
+    /// Its spec as a draft; no field is checked.
     pub(crate) fn draft(&self) -> Result<FunctionDraft, FieldFault> {
         let object = json!({
             "apiVersion": API_VERSION,
@@ -151,14 +151,15 @@ impl FunctionObject {
             "metadata": {"name": self.name()},
             "spec": self.spec,
         });
-        // A value nested too deep is the one thing that no draft can hold.
+        // The only error is a value that is nested too deep for a draft.
         serde_json::from_value(object)
             .map_err(|error| FieldFault::new("spec", format!("cannot be taken: {error}")))
     }
 }
 
-/// A draft's fields as the object's `spec`: without its name, which is the object's own, and
-/// without nulls, which mean the same as absent here and are a fault to the API server.
+/// A draft's fields as the object's `spec`. The name is left out, because the metadata has it.
+/// Nulls are left out, because they mean the same as an absent field and the API server rejects
+/// them.
 pub(crate) fn spec_of(draft: &FunctionDraft) -> Map<String, Value> {
     let fields = serde_json::to_value(draft).unwrap_or_default();
     let Value::Object(mut fields) = fields else {

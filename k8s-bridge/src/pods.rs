@@ -1,5 +1,5 @@
-//! The pods of the cluster that are ours: what the watch shows reaches the task of each. A warm pod
-//! that nobody here knows is deleted, once it is certain that nobody will.
+//! The pods of this platform in the cluster: what the watch shows goes to the task of each pod. A
+//! warm pod without a task is deleted once adoption is over, because each wanted pod has one then.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -70,7 +70,7 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
     labels.get(name).map(String::as_str)
 }
 
-/// What the watch says.
+/// Handles one piece of news from the watch of pods.
 pub(crate) fn hear(plane: &Rc<Plane>, news: News<PodObject>) {
     match news {
         News::Listing => plane.memory.listing.set(plane.memory.listing.get() + 1),
@@ -81,7 +81,7 @@ pub(crate) fn hear(plane: &Rc<Plane>, news: News<PodObject>) {
             let with_place = plane.memory.pods.borrow().all();
             let busy = plane.adoption.borrow().all_busy();
             for pod in with_place.into_iter().chain(busy) {
-                // One that was created since the list began need not be in it.
+                // A pod that was created after the listing began may be missing from it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
                     pod.is_no_more();
                 }
@@ -139,19 +139,20 @@ fn gone(plane: &Plane, object: &PodObject) {
     }
 }
 
-/// The Job of a process that is no more: it may have been on its way when that one ended.
+/// Deletes the Job of an earlier process, whose request to create it may have been in flight when
+/// the process ended.
 fn end_job(plane: &Rc<Plane>, name: String) {
     let plane = plane.clone();
     spawn_local(async move { plane.cluster.delete::<JobObject>(&name, None).await });
 }
 
-/// A pod whose creation nobody heard of, or whose function is gone.
+/// Deletes a pod whose creation was never answered, or whose function is gone.
 pub(crate) fn stray(plane: &Rc<Plane>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
     delete(plane, name);
 }
 
-/// Deletes a pod that no task here has, with all of its grace.
+/// Deletes a pod that has no task in this bridge, with its whole grace period.
 pub(crate) fn delete(plane: &Rc<Plane>, name: String) {
     let plane = plane.clone();
     spawn_local(async move { plane.cluster.delete::<PodObject>(&name, None).await });

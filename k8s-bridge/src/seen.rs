@@ -1,5 +1,5 @@
-//! What a Pod object says of the pod, as far as anybody here cares: read from its status alone,
-//! never from a Job's conditions. It asks nobody and decides nothing.
+//! The facts of a Pod object that this crate needs: read from the object alone, never from a Job's
+//! conditions. It sends no request and decides nothing.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 use crate::fault::StartFault;
 use crate::podspec::CONTAINER;
 
-/// How much of a container's last words is kept, in bytes.
+/// How much of a container's termination message is kept, in bytes.
 const WORDS_MAX: usize = 2048;
 
 /// A pod as the cluster last showed it.
@@ -18,16 +18,16 @@ pub(crate) struct Seen {
     pub(crate) address: Option<IpAddr>,
     /// The function's container runs, or did; since when, in milliseconds since the epoch.
     pub(crate) running_since_ms: Option<u64>,
-    /// It will not start, for a reason that does not mend by itself.
+    /// Why it cannot start, if a retry cannot help.
     pub(crate) stuck: Option<String>,
-    /// It could not start so far, and its cluster tries on.
+    /// Why it has not started so far, if the cluster tries again.
     pub(crate) held_up: Option<String>,
-    /// Why it does not run yet, for who asks at the deadline.
+    /// Why it does not run yet, for the message of a start that missed its deadline.
     pub(crate) waiting: Option<String>,
-    /// What kind of fault that is, where it is no usual step of a start.
+    /// The kind of that fault; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
     pub(crate) ended: Option<Ended>,
-    /// Somebody wants it gone: we, a node drain, an eviction.
+    /// Its deletion was requested: by this plane, a node drain, an eviction or a user.
     pub(crate) leaving: bool,
 }
 
@@ -40,10 +40,10 @@ pub(crate) struct Ended {
     pub(crate) message: String,
 }
 
-/// Reasons that kubelets give for containers that cannot start, and that no time heals.
+/// Reasons that kubelets give for containers that can never start.
 const STUCK: [&str; 2] = ["ErrImageNeverPull", "InvalidImageName"];
-/// Reasons after which a kubelet tries on. A registry that does not answer may, in a moment; a cache of
-/// Secrets that is late will be there.
+/// Reasons after which a kubelet tries again, because the cause may pass: a registry that does not
+/// answer may be up in a moment, and a cache of Secrets may still be filled.
 const TRIED_ON: [&str; 8] = [
     "ErrImagePull",
     "ImagePullBackOff",
@@ -54,8 +54,8 @@ const TRIED_ON: [&str; 8] = [
     "CreateContainerError",
     "RunContainerError",
 ];
-/// In the message to a pull: a registry's definite answer, which the next try gets as well. As containerd,
-/// CRI-O and Docker have it.
+/// Parts of the message of a failed pull that are a definite answer of the registry: the next try
+/// gets the same. The texts are those of containerd, CRI-O and Docker.
 const REGISTRYS: [&str; 10] = [
     "manifest unknown",
     "name unknown",
@@ -68,7 +68,7 @@ const REGISTRYS: [&str; 10] = [
     "403 Forbidden",
     "no match for platform",
 ];
-/// In the message to the creation of a container: what is wrong with its spec.
+/// Parts of the message of a failed creation of a container that mean that its spec is wrong.
 const SPECS: [&str; 5] = [
     "\" not found",
     "couldn't find key",
@@ -77,11 +77,12 @@ const SPECS: [&str; 5] = [
     "executable file not found",
 ];
 
-/// Whether what was tried and failed cannot work at the next try either.
+/// Whether the next try must fail for the same reason.
 fn is_definite(reason: &str, message: &str) -> bool {
     let has = |words: &[&str]| words.iter().any(|words| message.contains(words));
     if reason.contains("Image") {
-        // A layer, or the runtime's own task, that was not found may be there at the next try.
+        // "not found" alone is not definite: a missing layer, or the runtime's own task, may be
+        // there at the next try.
         let is_absent = message.contains("resolve reference") && message.contains(": not found");
         is_absent || has(&REGISTRYS)
     } else {
@@ -90,8 +91,8 @@ fn is_definite(reason: &str, message: &str) -> bool {
 }
 
 impl Seen {
-    /// The same pod as it is shown now. What is final stays so, and a kubelet that waits for its next try
-    /// says less than it said of the last one.
+    /// The same pod as the cluster shows it now. A final reason is kept. So is the reason of the
+    /// last failed pull, because a kubelet that waits for its next try reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
         let is_pause = |why: &String| why.starts_with("ImagePullBackOff");
         let stuck = self.stuck.clone().or(now.stuck);
@@ -123,7 +124,7 @@ impl Seen {
         if let Some(container) = ours {
             seen.look_at(container);
         }
-        // A sidecar or an init container may be what holds it up, until the function itself runs.
+        // Until the function's container runs, a sidecar or an init container may hold the pod up.
         if seen.running_since_ms.is_none() {
             let others = all.chain(status.init_container_statuses.iter().flatten());
             for container in others.filter(|container| container.name != CONTAINER) {
@@ -145,7 +146,7 @@ impl Seen {
                 let reason = condition.reason.as_deref().unwrap_or("not scheduled");
                 let message = condition.message.as_deref().unwrap_or_default();
                 self.waiting = Some(phrase(reason, message));
-                // A node may come, or room on one.
+                // A node may join, or an existing node may get room for the pod.
                 self.held_up = self.waiting.clone().filter(|_| reason == "Unschedulable");
                 self.fault = StartFault::of_pod(reason);
             }
@@ -197,7 +198,8 @@ impl Seen {
         self.fault = self.fault.or_else(|| StartFault::of_pod(reason));
     }
 
-    /// The whole pod is over, perhaps with no word of its containers (an eviction, a lost node).
+    /// Reads the end of the whole pod, which may come without a container's status (after an
+    /// eviction or when its node is lost).
     fn look_at_end(&mut self, pod: &Pod) {
         let Some(status) = &pod.status else { return };
         let well = status.phase.as_deref() == Some("Succeeded");
@@ -251,7 +253,7 @@ fn end_of(ended: &ContainerStateTerminated) -> Ended {
     }
 }
 
-/// `Reason: message`, or whichever there is.
+/// `Reason: message`, or only the one that is not empty.
 fn phrase(reason: &str, message: &str) -> String {
     match (reason, message) {
         (reason, "") => reason.to_owned(),
@@ -439,7 +441,7 @@ mod tests {
         assert_eq!(paused.held_up, why);
         let other = paused.then(waiting("CreateContainerError", "context deadline exceeded"));
         assert!(other.held_up.is_some_and(|why| why.contains("deadline")));
-        // Pulled, or on a node at last.
+        // The image is pulled, or the pod has a node at last.
         let goes_on = paused.then(waiting("ContainerCreating", ""));
         assert_eq!((goes_on.held_up, goes_on.fault), (None, None));
         let stuck = refused.then(waiting("ErrImagePull", "manifest unknown"));

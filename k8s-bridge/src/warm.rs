@@ -1,4 +1,4 @@
-//! The life of one warm pod: created, ready, in use, asked whether it is well, drained, gone.
+//! The life of one warm pod: created, ready, in use, health check, drained, gone.
 //! It never decides when: the scheduler's orders, the cluster and the pod itself do.
 
 mod start;
@@ -32,9 +32,9 @@ use crate::seen::Seen;
 
 /// How long a quarantined pod, or one of an earlier plane, has to answer.
 const PROBE: Duration = Duration::from_secs(5);
-/// For a pod that never served: nothing in it has to end well.
+/// The grace period of a pod in which no call has to end.
 const NO_GRACE_S: u32 = 1;
-/// Over a pod's own grace, until the cluster must have shown that it is gone.
+/// How long after a pod's grace period the cluster may still show it.
 const GONE_BEHIND: Duration = Duration::from_secs(30);
 
 /// How a pod came to this bridge.
@@ -44,33 +44,34 @@ pub(crate) enum Origin {
     New,
     /// An earlier plane created it.
     Adopted,
-    /// This plane created it, and its bridge was built anew since.
+    /// This process created it, and the bridge was rebuilt since then.
     Resumed { is_up: bool },
 }
 
-/// A pod as everybody but its own task sees it.
+/// A pod as seen by all tasks but its own.
 pub(crate) struct Pod {
-    /// None for one that is only asked whether it is well.
+    /// None for a pod that lost its place and is only asked for its health.
     place: Option<PodRef>,
     pub(crate) name: String,
-    /// Who knows it may say that the pod is ready.
+    /// A caller that knows this token may report the pod as ready.
     pub(crate) token: String,
     pub(crate) function: Arc<Function>,
     pub(crate) wanted_ns: u64,
-    /// Of the spec that it was made from.
+    /// The shape of the spec that the pod was made from.
     shape: u64,
     /// An earlier plane made it from another spec.
     pub(crate) is_stale: Cell<bool>,
-    /// In which of the pods' listings it was created: an earlier one cannot know it.
+    /// The number of the listing of pods during which it was created. It may be missing from that
+    /// listing and from earlier ones.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
-    /// Rings for everything below.
+    /// Rings when a field below changes.
     bell: Notify,
     seen: RefCell<Seen>,
     is_gone: Cell<bool>,
     stop: Cell<bool>,
     probe: Cell<bool>,
-    /// It said so, or answered.
+    /// It said that it is ready, or answered a health check.
     ready: Cell<bool>,
     said_address: Cell<Option<IpAddr>>,
     was_asked: Cell<bool>,
@@ -79,7 +80,7 @@ pub(crate) struct Pod {
 
 enum Fate {
     StartFailed(StartFault, StartFailure),
-    /// Nothing was heard of it by its deadline.
+    /// It did not become ready before the deadline.
     NotReady(StartFault, StartFailure),
     Ended(PodEnd),
 }
@@ -127,13 +128,13 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// Asks whether it is well.
+    /// Starts a health check.
     pub(crate) fn probe(&self) {
         self.probe.set(true);
         self.bell.notify_one();
     }
 
-    /// It said so; perhaps also where it is.
+    /// The pod reported that it is ready, optionally with its IP.
     pub(crate) fn says_ready(&self, address: Option<IpAddr>) {
         self.said_address.set(address);
         self.answered();
@@ -164,7 +165,8 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// Whether it gets no new call any more, because the scheduler or the cluster wants it gone.
+    /// Whether it gets no new call, because the scheduler stopped it, it is being deleted, or it is
+    /// gone.
     pub(crate) fn is_going(&self) -> bool {
         self.stop.get() || self.is_gone.get() || self.seen.borrow().leaving
     }
@@ -174,20 +176,20 @@ impl Pod {
         !self.is_stale.get() && self.shape == shape
     }
 
-    /// What its start waits for, where that is no usual step.
+    /// What delays its start; none during the usual steps.
     pub(crate) fn held_up(&self) -> Option<(StartFault, String)> {
         let seen = self.seen.borrow();
         let why = seen.held_up.clone().or_else(|| seen.waiting.clone());
         seen.fault.zip(why)
     }
 
-    /// The cluster has it no more.
+    /// The cluster no longer has it.
     pub(crate) fn is_no_more(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
 
-    /// From its creation to its end; everything is told on the way.
+    /// Runs the pod from its creation to its end and reports each step.
     pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, origin: Origin) {
         let function = self.function.name();
         if origin == Origin::New {
@@ -248,13 +250,13 @@ impl Pod {
         Fate::Ended(self.serving(plane).await)
     }
 
-    /// Deletes it, however long that takes.
+    /// Starts a task that deletes it and tries for as long as it takes.
     fn delete(&self, plane: &Rc<Plane>, grace_s: Option<u32>) {
         let (plane, name) = (plane.clone(), self.name.clone());
         spawn_local(async move { plane.cluster.delete::<PodObject>(&name, grace_s).await });
     }
 
-    /// Asks until it is well, for as long as the answer is kept.
+    /// Asks until the pod is well. Dropping the result ends it.
     fn ask(self: &Rc<Self>, plane: &Rc<Plane>, address: IpAddr) -> AbortOnDrop {
         let (pod, plane) = (self.clone(), plane.clone());
         AbortOnDrop(spawn_local(async move {
@@ -275,12 +277,12 @@ impl Pod {
         self.said_address.get().or(self.seen.borrow().address)
     }
 
-    /// Where its calls find it.
+    /// Its place in the scheduler.
     pub(crate) fn place(&self) -> PodRef {
         self.place.expect("a pod that runs has a place")
     }
 
-    /// The same pod as one that has no place: what was seen of it holds.
+    /// A copy of the pod without a place; it keeps what the cluster showed.
     pub(crate) fn without_place(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
         let pod = Self::new(None, name, function, self.wanted_ns);
@@ -290,7 +292,7 @@ impl Pod {
         pod
     }
 
-    /// Whether it answers before a call that runs in it would be cut off.
+    /// Waits for a health answer for as long as a call may run in the pod; false if none comes.
     pub(crate) async fn answers_within_a_call(self: &Rc<Self>, plane: &Rc<Plane>) -> bool {
         let Some(address) = self.address() else {
             return false;
@@ -311,12 +313,12 @@ impl Pod {
         self.ready.get() && !self.has_gone()
     }
 
-    /// Whether it is gone, or about to go.
+    /// Whether it has ended or is being deleted.
     pub(crate) fn has_gone(&self) -> bool {
         self.is_over() || self.seen.borrow().leaving
     }
 
-    /// Until it is gone.
+    /// Serves until the pod is gone.
     async fn serving(self: &Rc<Self>, plane: &Rc<Plane>) -> PodEnd {
         let mut asking: Option<(AbortOnDrop, Instant)> = None;
         let mut was_said = false;

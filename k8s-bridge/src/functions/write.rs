@@ -1,5 +1,6 @@
-//! Changes of `Function` objects in the cluster, each within a deadline: what to do where others write at the
-//! same time or an answer was lost, and what a client hears of a refusal. It does not touch the table.
+//! Changes of `Function` objects in the cluster, each within a deadline: what to do if other
+//! clients write at the same time or an answer was lost, and which error a refusal becomes. It does
+//! not touch the table.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use tokio::time::Instant;
 use crate::cluster::{Cluster, Denied};
 use crate::object::{FunctionObject, spec_of};
 
-/// How long a change may take; whoever asked for it waits a little longer.
+/// How long a change may take; the io thread that asked for it waits longer (`ANSWER_NS_MAX`).
 const CHANGE: Duration = Duration::from_secs(15);
-/// A replacement that others get in the way of is tried so often.
+/// How often a replacement is tried while other clients change the same object.
 const CONFLICTS_MAX: u32 = 5;
 
 fn until() -> Instant {
@@ -49,7 +50,7 @@ pub(super) async fn register(
             }
         }
         let post = async |is_doubtful| match api.create(&parameters, &object).await {
-            // It may be our own, whose answer got lost.
+            // An earlier try may have created the object, and its answer was lost.
             Err(kube::Error::Api(status)) if is_doubtful && status.code == 409 => {
                 let there = api.get(name).await?;
                 if there.spec == object.spec {
@@ -69,7 +70,7 @@ pub(super) async fn register(
     Err(Refused::Unavailable(why.to_owned()))
 }
 
-/// Writes another floor of pods.
+/// Writes another `minReplicas`.
 pub(super) async fn scale(
     cluster: &Cluster,
     name: &str,
@@ -82,7 +83,7 @@ pub(super) async fn scale(
     cluster.change(until(), write).await.map_err(refused)
 }
 
-/// Deletes the object; its uid where the server says it.
+/// Deletes the object; returns its uid if the server's answer has it.
 pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<String>, Refused> {
     let api = cluster.api::<FunctionObject>();
     let parameters = DeleteParams::background();
@@ -98,7 +99,7 @@ pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<Strin
     Ok(uid.filter(|uid| !uid.is_empty()))
 }
 
-/// What a client hears of a request that the cluster did not take.
+/// The error that a client gets for a request that the API server refused or did not answer.
 fn refused(denied: Denied) -> Refused {
     match denied.code() {
         404 => Refused::NotFound,

@@ -1,5 +1,6 @@
-//! How a warm pod comes up: created as its function's spec and the templates say, waited for until it says
-//! that it is ready or answers, then made known. It ends no pod; the pod's life does.
+//! How a warm pod starts: it is created from its function's spec and the templates; the bridge
+//! waits until the pod reports that it is ready or answers its health path, and then announces it.
+//! Except for a pod whose creation was not answered, this file ends no pod; `warm.rs` does.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +21,7 @@ use crate::fault::StartFault;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
 
 impl Pod {
-    /// The failure, where it cannot be created.
+    /// Creates the pod; returns the failure if that is not possible.
     pub(super) async fn create(&self, plane: &Rc<Plane>, deadline: Instant) -> Option<Fate> {
         let object = match self.object(plane) {
             Ok(object) => object,
@@ -35,7 +36,7 @@ impl Pod {
             }
             Err(denied) => {
                 if let Denied::Unreachable(_) = denied {
-                    // It may have been created all the same.
+                    // The API server may have created it without an answer.
                     self.delete(plane, Some(NO_GRACE_S));
                 }
                 let fault = StartFault::of_denial(&denied);
@@ -71,7 +72,7 @@ impl Pod {
             .map_err(|error| format!("podTemplate does not make a pod: {error}"))
     }
 
-    /// Until it is ready, and where; or how it ended before.
+    /// Waits until the pod is ready; returns its address, or how it ended before.
     pub(super) async fn starting(
         self: &Rc<Self>,
         plane: &Rc<Plane>,
@@ -125,7 +126,8 @@ impl Pod {
         }
     }
 
-    /// Calls that wait for the pod hear of it at their deadline, and people at once.
+    /// Reports why the start is delayed: to operators at once, and to the scheduler for the calls
+    /// that wait for the pod, which get the reason at their deadline.
     fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
         if let Some(why) = why {
             plane.start_held_up(&self.function, &self.name, why);
@@ -139,7 +141,8 @@ impl Pod {
         format!("it neither said so nor answered GET {path} on port {PORT} with 2xx{word}")
     }
 
-    /// Io threads know where it listens before the scheduler lets anybody go there.
+    /// Announces the pod. The address goes to the io threads before the scheduler hears of the pod,
+    /// because the scheduler may then send calls to it at once.
     pub(super) fn up(&self, plane: &Plane, address: IpAddr) {
         let function = self.function.name();
         plane.reached(&self.function, &self.name, Phase::Usable);

@@ -1,5 +1,5 @@
-//! A bridge that is built anew around the same desk and memory, as after a panic: pods keep their
-//! places, Jobs go on, nothing is doubled, and nobody waits for ever.
+//! A bridge that is rebuilt around the same desk and memory, as after a panic: pods keep their
+//! places, Jobs go on, no pod or Job is created twice, and no client waits for ever.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
-        // The pods of a plane that has listed often.
+        // Make the plane list its pods several times before.
         for _ in 0..3 {
             server.compact();
             server.slam(true).await;
@@ -133,7 +133,7 @@ fn a_start_that_was_put_off_is_not_forgotten() {
         let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
         bench.end();
-        // The next one begins, but is not there yet when the order comes, and falls, too.
+        // The next bridge is still beginning when the order comes, and is ended, too.
         server.script(of("list", "functions"), 1, Fault::Hang);
         let before = server.count(of("list", "functions"));
         bench.begin();

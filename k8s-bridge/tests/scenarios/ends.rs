@@ -1,4 +1,5 @@
-//! Warm pods, how they go: deleted by others, stopped, ended, found sick, or never ordered.
+//! How warm pods end: deleted by another client, stopped, exited, found unhealthy, or never
+//! ordered.
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
         assert_eq!(deleted[0].name, name);
         assert_eq!(deleted[0].body["gracePeriodSeconds"], Value::Null);
         assert_eq!(server.names("pods"), [other]);
-        // Whoever asks for what is gone hears that it is.
+        // An order for a pod that is gone is answered with its end.
         for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
             bench.rings.order(order);
             bench.down(place).await;

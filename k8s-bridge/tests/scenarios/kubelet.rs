@@ -1,6 +1,6 @@
-//! What a cluster does with pods and Jobs: a pod runs at a loopback address of its own with a
-//! `/health` there, or comes to another fate; a Job gets a pod; what is deleted goes a little
-//! later. It decides nothing that a test could want to decide.
+//! The scripted cluster's kubelet and Job controller. A pod runs at a loopback address of its own,
+//! with a `/health` there, or has the fate that the test chose; a Job gets a pod; a deleted object
+//! goes a little later. Each decision that a test may need is left to the test.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -20,36 +20,36 @@ use crate::store::{Refusal, name_of};
 
 /// Between two steps of a pod.
 const STEP: Duration = Duration::from_millis(2);
-/// In place of a status: no answer.
+/// Stands in place of a status for a pod that does not answer.
 const BUSY: u16 = 0;
 /// Where pods listen.
 const PORT: u16 = 8080;
 
-/// What becomes of a new pod.
+/// What happens to a new pod.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Fate {
     #[default]
     Runs,
-    /// It runs, and nobody answers on its port.
+    /// It runs, and its port accepts no connection.
     RunsMute,
-    /// Its container waits, for a reason and with a message.
+    /// Its container waits, with this reason and this message.
     Waits(&'static str, &'static str),
     Unschedulable(&'static str),
     /// Nothing happens to it.
     Nothing,
-    /// A Job's pods are refused in these words.
+    /// The Job controller's pods are refused with this message.
     Refused(&'static str),
 }
 
-/// What a test decides of pods.
+/// The state of the scripted kubelet; tests set most of it.
 pub(crate) struct Kubelet {
-    /// What new pods say at their health path, and which that is.
+    /// The status that new pods answer at their health path, and that path.
     pub(crate) health: Cell<u16>,
     pub(crate) health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
     running: RefCell<HashMap<String, Running>>,
-    /// Pods that are deleted stay, for so long.
+    /// How long a deleted pod stays.
     pub(crate) lingering: Cell<Duration>,
     jobs: Cell<u32>,
 }
@@ -122,12 +122,12 @@ fn container(state: &Value) -> Value {
 }
 
 impl Kubelet {
-    /// What becomes of the pods that come next, in order.
+    /// Sets the fate of the next pod or Job; each further call sets that of one more after it.
     pub(crate) fn next(&self, fate: Fate) {
         self.next.borrow_mut().push_back(fate);
     }
 
-    /// What becomes of all others.
+    /// Sets the fate of all other pods and Jobs.
     pub(crate) fn otherwise(&self, fate: Fate) {
         self.otherwise.replace(fate);
     }
@@ -137,7 +137,7 @@ impl Kubelet {
         next.unwrap_or_else(|| self.otherwise.borrow().clone())
     }
 
-    /// Somebody created an object.
+    /// Called when a client has created an object.
     pub(crate) fn created(&self, server: &Server, resource: &str, name: &str) {
         let (server, name) = (server.clone(), name.to_owned());
         match resource {
@@ -154,7 +154,7 @@ impl Kubelet {
         }
     }
 
-    /// Somebody wants a pod gone: it goes a little later.
+    /// Called when a client deletes a pod: the pod goes a little later.
     pub(crate) fn deleted(
         &self,
         server: &Server,
@@ -167,14 +167,14 @@ impl Kubelet {
         spawn_local(async move {
             sleep(STEP + lingering).await;
             server.0.kubelet.running.borrow_mut().remove(&name);
-            // Another deletion may have been as fast.
+            // Another deletion may have removed it already.
             let _ = server.0.store.borrow_mut().remove("pods", &name);
             server.0.changed.notify_waiters();
         });
         Ok(pod)
     }
 
-    /// A Job is gone: its pods go, too.
+    /// Deletes the pods of a Job that is gone, as the garbage collector does.
     pub(crate) fn collect(&self, server: &Server, job: &str) {
         let (server, job) = (server.clone(), job.to_owned());
         spawn_local(async move {
@@ -242,7 +242,7 @@ impl Server {
             let path = self.0.kubelet.health_path.borrow().clone();
             spawn_local(answer_health(listener, path, health.clone()))
         } else {
-            // Nobody accepts; the address stays taken.
+            // The listener accepts no connection, but keeps the address taken.
             spawn_local(async move {
                 let _kept = listener;
                 std::future::pending().await
@@ -258,17 +258,17 @@ impl Server {
         self.set_status(pod, &status);
     }
 
-    /// Whether a pod's `/health` is to say so.
+    /// Makes a pod's `/health` answer 200 or 503.
     pub(crate) fn set_well(&self, pod: &str, is_well: bool) {
         self.set_health(pod, if is_well { 200 } else { 503 });
     }
 
-    /// The pod does one thing at a time, and does one now, or is done with it.
+    /// Makes a pod busy or idle; a busy pod does not answer its `/health`.
     pub(crate) fn set_busy(&self, pod: &str, is_busy: bool) {
         self.set_health(pod, if is_busy { BUSY } else { 200 });
     }
 
-    /// What a pod's `/health` is to say.
+    /// Sets the status that a pod's `/health` answers.
     pub(crate) fn set_health(&self, pod: &str, status: u16) {
         self.0.kubelet.running.borrow()[pod].health.set(status);
     }
@@ -291,7 +291,7 @@ impl Server {
         self.set_status(pod, &status);
     }
 
-    /// Its node wants it gone.
+    /// The pod's node evicts it.
     pub(crate) fn evict(&self, pod: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let why = "The node was low on resource: memory.";
@@ -299,7 +299,7 @@ impl Server {
         self.set_status(pod, &status);
     }
 
-    /// Somebody deletes a pod, as `kubectl` does.
+    /// Deletes a pod, as a user does with `kubectl`.
     pub(crate) fn delete_pod(&self, pod: &str) {
         let deleted = self.0.kubelet.deleted(self, pod, 30);
         assert!(deleted.is_ok(), "there is no {pod}");

@@ -1,4 +1,4 @@
-//! The Lease: who may act, and when nobody may.
+//! The Lease: which plane may act, and when no plane may.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() 
         let function = bench.warm("f").await;
         let (pod, _) = bench.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
-        // The tenure runs out at some time in here.
+        // The tenure runs out during this time.
         pass(16.0).await;
         server.forget_asked();
         let second = bench.start(&function);
@@ -215,7 +215,7 @@ fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
             !server.given_up(of("create", "pods")).is_empty()
         })
         .await;
-        // Others wait for 15 s.
+        // Other planes take the Lease only after 15 s.
         let after = server.given_up(of("create", "pods"))[0] - renewed;
         assert!(after < Duration::from_secs(11), "{after:?}");
         pass(10.0).await;

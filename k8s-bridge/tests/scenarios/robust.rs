@@ -1,5 +1,5 @@
-//! An API server in trouble: slow, full of errors, gone. Afterwards table and pods agree, and on the
-//! way nobody is asked in a loop.
+//! An API server that is slow, answers errors, or is gone. Afterwards table and pods agree, and
+//! meanwhile the plane sends no requests in a tight loop.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn a_server_that_asks_for_patience_gets_it() {
                 assert!(pair[1].at - pair[0].at >= Duration::from_secs(5), "{kind}");
             }
         }
-        // A Lease has less time than that to be renewed.
+        // The Lease is asked for more often, because it must be renewed sooner than that.
         let count = server.count(any());
         assert!(count <= 30, "{count} requests in 30 s");
         server.mend();

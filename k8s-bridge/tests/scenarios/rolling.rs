@@ -1,5 +1,5 @@
-//! Changes of functions while their pods run, with a scheduler of its own: new specs, other modes,
-//! deletions, new beginnings.
+//! Changes of functions while their pods run, with a real scheduler: new specs, other modes,
+//! deletions, and functions that are created again.
 
 use nanofaas_core::message::{Reply, Request};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::bench::{Bench, object, pass, scenario, until, warm};
 use crate::script::of;
 use crate::server::Server;
 
-/// A plane with a function of so many pods.
+/// A plane with a function that has `count` pods.
 async fn with_pods(server: &Server, count: u32) -> Bench {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(count);
@@ -20,7 +20,7 @@ async fn with_pods(server: &Server, count: u32) -> Bench {
     bench
 }
 
-/// Running pods of an image that nobody deletes.
+/// The number of an image's pods that run and are not being deleted.
 fn running(server: &Server, image: &str) -> usize {
     let store = server.0.store.borrow();
     let all = store.all("pods").into_iter();
@@ -100,7 +100,7 @@ fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
                 .iter()
                 .all(|name| !before.contains(name))
         );
-        // In one breath, by somebody else.
+        // Another client deletes and creates it, with nothing in between.
         server.remove("functions", "f");
         server.create("functions", object(spec));
         pass(20.0).await;
@@ -123,7 +123,7 @@ fn more_and_fewer_pods_are_a_matter_of_the_floor() {
             assert!(matches!(bench.ask(scale).await, Reply::Scaled { .. }));
             until("they run", || running(&server, "i:1") == count).await;
         }
-        // What is over the floor goes when it was idle for so long.
+        // Pods above `minReplicas` go after this idle time.
         server.edit("functions", "f", |there| {
             there["spec"]["scalingConfig"]["idleTimeoutMs"] = json!(1000);
         });

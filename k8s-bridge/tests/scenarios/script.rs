@@ -1,5 +1,5 @@
-//! What goes wrong between a plane and its API server, for the next so many requests of a kind.
-//! It holds no object; the server looks at it before it answers.
+//! Faults between a plane and its API server, for a number of requests of a kind.
+//! It holds no object; the server asks it before each answer.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::store::{Refusal, refusal};
 
-/// Which requests; nothing means any.
+/// Which requests; a field that is none matches all.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Which {
     pub(crate) verb: Option<&'static str>,
@@ -36,33 +36,33 @@ pub(crate) const fn of(verb: &'static str, resource: &'static str) -> Which {
     }
 }
 
-/// What is done in place of an answer.
+/// What the server does in place of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// Another answer; nothing is done.
+    /// The request is not done, and gets this answer.
     Answer {
         refusal: Refusal,
         retry_after_s: Option<u32>,
     },
-    /// It is done, and answered as if nobody knew.
+    /// The request is done, but the answer is this error status.
     DoneAnswer(u16),
-    /// The connection is closed; nothing is done.
+    /// The request is not done, and the connection is closed.
     Close,
-    /// It is done, and the connection breaks off within the answer.
+    /// The request is done, and the connection is closed within the answer.
     CutAnswer,
-    /// It is done, and the connection closed without a word.
+    /// The request is done, and the connection is closed without an answer.
     LoseAnswer,
-    /// No answer, ever; nothing is done.
+    /// The request is not done, and never answered.
     Hang,
-    /// It is done and answered, later.
+    /// The request is done and answered after a delay.
     Late(Duration),
-    /// It is done later, and never answered.
+    /// The request is done after a delay, and never answered.
     DoneLate(Duration),
     /// A watch ends as soon as it has begun.
     EndAtOnce,
-    /// A watch says that its version is too old, in an event.
+    /// A watch sends an event that says that its version is too old.
     ExpireByEvent,
-    /// A watch begins and says nothing, ever.
+    /// A watch begins and never sends an event.
     Mute,
     /// A watch breaks off within its first line.
     CutLine,

@@ -1,6 +1,6 @@
-//! A scripted API server over plain HTTP on loopback: list, watch, get, create, update, patch and
-//! delete of what a plane uses, every request written down, and whatever a script wants to go
-//! wrong. It lives on the test's own thread, so that time is the test's.
+//! A scripted API server over plain HTTP on loopback: it lists, watches, gets, creates, updates,
+//! patches and deletes the objects that a plane uses, records every request, and produces the
+//! faults of a script. It runs on the test's own thread, so that the test controls the time.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::script::{Asked, Fault, Script, Which, any};
 use crate::store::{Refusal, Store, has_fields, kind_of, name_of, refusal, selects};
 use crate::stream;
 
-/// The server, in everybody's hands.
+/// The server; each task and each test has a clone of this handle.
 #[derive(Clone)]
 pub(crate) struct Server(pub(crate) Rc<State>);
 
@@ -28,11 +28,11 @@ pub(crate) struct Server(pub(crate) Rc<State>);
 pub(crate) struct State {
     pub(crate) store: RefCell<Store>,
     pub(crate) asked: RefCell<Vec<Asked>>,
-    /// Requests that hung until their client gave them up, and when it did.
+    /// Requests that hung until the client closed the connection, with the time of that.
     given_up: RefCell<Vec<(&'static str, String, Instant)>>,
     pub(crate) kubelet: Kubelet,
     pub(crate) changed: Notify,
-    /// How late watches tell what happened.
+    /// The delay of the events of watches.
     pub(crate) watch_delay: Cell<Duration>,
     /// Objects in one page of a list, at the most.
     pub(crate) page: Cell<usize>,
@@ -69,7 +69,7 @@ impl Server {
         format!("http://{}", self.0.address.get())
     }
 
-    /// Listens, where it did before.
+    /// Listens at the same address as before.
     pub(crate) async fn come_back(&self) {
         let listener = TcpListener::bind(self.0.address.get()).await;
         let listener = listener.expect("the port is free");
@@ -93,7 +93,7 @@ impl Server {
         tasks.push(task);
     }
 
-    /// Nobody listens, and all connections are lost.
+    /// Closes the listener and all connections.
     pub(crate) fn leave(&self) {
         self.0
             .tasks
@@ -102,7 +102,7 @@ impl Server {
             .for_each(|task| task.abort());
     }
 
-    /// Loses all connections, and closes new ones at once, or takes them again.
+    /// Closes all connections. From then on it closes new ones at once, or serves them again.
     pub(crate) async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);
         self.leave();
@@ -110,17 +110,17 @@ impl Server {
         self.come_back().await;
     }
 
-    /// Connections so far.
+    /// How many connections were accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.0.accepted.get()
     }
 
-    /// The next so many requests of a kind go wrong.
+    /// The next `times` requests of a kind get a fault.
     pub(crate) fn script(&self, which: Which, times: usize, fault: Fault) {
         self.0.script.borrow_mut().add(which, times, fault);
     }
 
-    /// Nothing goes wrong any more.
+    /// Removes all faults of the script.
     pub(crate) fn mend(&self) {
         self.0.script.borrow_mut().clear();
     }
@@ -138,7 +138,7 @@ impl Server {
         self.asked(which).len()
     }
 
-    /// When clients gave up requests of a kind that hung.
+    /// When clients gave up hung requests of a kind.
     pub(crate) fn given_up(&self, which: Which) -> Vec<Instant> {
         let all = self.0.given_up.borrow();
         let of = all
@@ -169,7 +169,7 @@ impl Server {
         all.into_iter().map(|one| name_of(one).to_owned()).collect()
     }
 
-    /// How many objects there ever were.
+    /// How many objects of a resource were ever created.
     pub(crate) fn ever(&self, resource: &str) -> usize {
         let store = self.0.store.borrow();
         let all = store.history.iter();
@@ -177,28 +177,28 @@ impl Server {
         added.count()
     }
 
-    /// Creates an object as somebody else would.
+    /// Creates an object, as a client other than the plane does.
     pub(crate) fn create(&self, resource: &str, object: Value) -> Value {
         let created = self.0.store.borrow_mut().create(resource, object);
         self.0.changed.notify_waiters();
         created.expect("it is new")
     }
 
-    /// Edits an object as somebody else would.
+    /// Edits an object, as a client other than the plane does.
     pub(crate) fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         assert!(self.get(resource, name).is_some(), "there is no {name}");
         self.0.store.borrow_mut().edit(resource, name, edit);
         self.0.changed.notify_waiters();
     }
 
-    /// Removes an object as somebody else would, at once.
+    /// Removes an object at once, as a client other than the plane does.
     pub(crate) fn remove(&self, resource: &str, name: &str) {
         let removed = self.0.store.borrow_mut().remove(resource, name);
         assert!(removed.is_ok(), "there is no {name}");
         self.0.changed.notify_waiters();
     }
 
-    /// Watches from before now expire when they are begun anew.
+    /// A watch that begins at a version from before now expires.
     pub(crate) fn forget_history(&self) {
         let mut store = self.0.store.borrow_mut();
         store.oldest = store.version();
@@ -210,7 +210,7 @@ impl Server {
     }
 
     async fn serve(self, stream: TcpStream) {
-        // Time would not wait for a line that the kernel keeps back.
+        // The tests' clock would not wait for a line that the kernel holds back (Nagle).
         stream.set_nodelay(true).expect("a TCP stream");
         let mut stream = BufReader::new(stream);
         while let Some(request) = read_request(&mut stream).await {

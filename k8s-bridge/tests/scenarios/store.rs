@@ -1,12 +1,12 @@
-//! The scripted API server's memory: objects with versions, and all that ever happened to them.
-//! It never acts by itself: the server answers requests from it, the kubelet changes it.
+//! The scripted API server's memory: objects with versions, and the history of their changes.
+//! It never acts by itself: the server answers requests from it, and the kubelet changes it.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What happened to an object.
+/// One change of an object.
 pub(crate) struct Happened {
     pub(crate) version: u64,
     pub(crate) resource: String,
@@ -32,7 +32,7 @@ pub(crate) struct Store {
     version: u64,
     uids: HashMap<String, u32>,
     pub(crate) history: Vec<Happened>,
-    /// Watches from before it have expired.
+    /// A watch from a version before this one has expired.
     pub(crate) oldest: u64,
 }
 
@@ -113,7 +113,7 @@ impl Store {
         Ok(self.happened(resource, "ADDED", object))
     }
 
-    /// Writes an object as a whole: its version has to be the one that is there.
+    /// Replaces a whole object; refused with 409 if its version is not the stored one.
     pub(crate) fn replace(
         &mut self,
         resource: &str,
@@ -145,7 +145,8 @@ impl Store {
     ) -> Result<Value, Refusal> {
         let there = self.existing(resource, name)?.clone();
         let mut object = there.clone();
-        // Each way in writes its own half alone; an Event has none.
+        // A patch of the object writes only its spec, and one of the status only the status; an
+        // Event has neither.
         if resource == "events" {
             merge(&mut object, patch);
         } else {
@@ -174,7 +175,7 @@ impl Store {
         self.get(resource, name).ok_or_else(why)
     }
 
-    /// Changes an object in any way; nothing where there is none.
+    /// Changes an object in any way; does nothing if it does not exist.
     pub(crate) fn edit(&mut self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         let Some(before) = self.get(resource, name).cloned() else {
             return;
@@ -184,7 +185,7 @@ impl Store {
         self.changed(resource, &before, object);
     }
 
-    /// Marks an object as one that goes; whoever has to let go of it removes it.
+    /// Sets an object's deletion timestamp. The caller removes the object later.
     pub(crate) fn condemn(
         &mut self,
         resource: &str,
@@ -233,7 +234,7 @@ fn merge(base: &mut Value, patch: &Value) {
     }
 }
 
-/// Whether labels are as a selector wants: `a=b`, `a!=b` and `a`.
+/// Whether labels match a selector: `a=b`, `a!=b` and `a`.
 pub(crate) fn selects(selector: &str, object: &Value) -> bool {
     let label = |name: &str| object["metadata"]["labels"][name].as_str();
     let terms = selector.split(',').filter(|term| !term.is_empty());
@@ -248,7 +249,7 @@ pub(crate) fn selects(selector: &str, object: &Value) -> bool {
     })
 }
 
-/// Whether fields are as a selector wants: `path=value`.
+/// Whether fields match a selector: `path=value`.
 pub(crate) fn has_fields(selector: &str, object: &Value) -> bool {
     let terms = selector.split(',').filter(|term| !term.is_empty());
     terms.into_iter().all(|term| {

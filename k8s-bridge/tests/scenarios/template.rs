@@ -1,5 +1,5 @@
-//! The plane's default podTemplate: in every pod, followed while its file changes, and no way to the
-//! plane's own service account, which no function's own template is either.
+//! The plane's default podTemplate: every pod has its fields, and changes of its file take effect.
+//! Neither it nor a function's own template may use the plane's own service account.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::kubelet::Fate;
 use crate::rings::OWN_ACCOUNT;
 use crate::server::Server;
 
-/// A file that goes with its test.
+/// A file that is removed at the end of its test.
 struct File(PathBuf);
 
 impl File {
@@ -42,7 +42,7 @@ fn site(name: &str) -> String {
     format!("metadata:\n  labels: {{site: {name}, team: all}}\n")
 }
 
-/// Names of running pods that nobody deletes and that have a label.
+/// Names of the pods that run, are not being deleted, and have this `site` label.
 fn of_site(server: &Server, site: &str) -> Vec<String> {
     let store = server.0.store.borrow();
     let all = store.all("pods").into_iter();
@@ -159,7 +159,7 @@ fn a_file_that_is_no_template_stops_the_start_and_one_that_is_not_there_does_not
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
-        // In another namespace an account of that name is another one.
+        // In another namespace this is allowed, because an account of that name is another one.
         let mut elsewhere = Bench::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
@@ -182,7 +182,7 @@ fn a_function_may_not_take_the_planes_account() {
         let field = "podTemplate.spec.serviceAccountName";
         assert_eq!(faults[0].field, field);
         assert_eq!(server.get("functions", "thief"), None);
-        // What others write is not taken either, and says so.
+        // The same spec from `kubectl` is not accepted either, and the condition says why.
         server.create("functions", object(spec));
         let condition = || -> Option<Value> {
             let function = server.get("functions", "thief")?;
@@ -215,7 +215,7 @@ fn a_start_that_lacks_rights_says_what_to_do() {
     });
 }
 
-/// A function whose own template is this.
+/// A function with this template as its own.
 fn with_template(template: &Value) -> Value {
     let mut spec = warm("f");
     spec["podTemplate"] = template.clone();
@@ -254,7 +254,7 @@ fn a_template_that_no_pod_can_be_made_of_is_refused_and_harms_no_other_function(
                 }
                 _ => panic!("{template} was taken"),
             }
-            // The same by kubectl.
+            // The same with `kubectl`.
             server.create("functions", object(spec));
             until("it is judged", || {
                 let object = server.get("functions", "f").expect("there");

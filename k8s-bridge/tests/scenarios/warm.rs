@@ -277,7 +277,7 @@ fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
         let failure = bench.failure(place).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
-        // It is done long after everybody gave it up.
+        // The request is done long after the plane gave it up.
         server.mend();
         server.script(
             of("create", "pods"),
