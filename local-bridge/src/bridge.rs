@@ -1,6 +1,6 @@
-//! The backend of one machine: it gives each pod and Job to a task of its own. It never waits for
-//! any of them, and touches no call's bytes.
-//! The process's bridge hands it the desk's work, on the bridge's thread.
+//! The backend of one machine: each pod and each Job has a task of its own. It never waits for a
+//! pod or a Job, and touches no call's bytes.
+//! The process's bridge passes it the desk's work, on the bridge's thread.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
@@ -29,10 +29,11 @@ use crate::ports::Ports;
 use crate::program::random;
 use crate::run_dir::{self, RunDir};
 
-/// Kills by the kernel that are older are nobody's.
+/// How often unattributed OOM kills are discarded. The end of a killed process is reported sooner
+/// than this, so an older kill belongs to no pod or Job.
 const OOM_LOOK: Duration = Duration::from_secs(2);
 
-/// What the bridge is run with.
+/// The settings of the bridge.
 pub struct LocalConfig {
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
@@ -48,7 +49,7 @@ pub struct LocalConfig {
     pub origin: Instant,
 }
 
-/// Why the bridge could not be started; each says what to do about it.
+/// Why the bridge could not be started; the message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("cannot make a private directory for sockets in {}: {why}", base.display())]
@@ -76,12 +77,12 @@ pub(crate) struct Plane {
 }
 
 impl LocalBridge {
-    /// Makes the private directory and starts the guard. It has to be called, and its work taken,
-    /// within a `LocalSet`; the desk may be used in between by others on the same thread.
+    /// Makes the private directory and starts the guard. Call it, and `take`, within a `LocalSet`;
+    /// between the calls other code on the same thread may use the desk.
     pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, OpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| OpenError::RunDir { base, why })?;
-        // Whatever a killed guard leaves behind comes to this process, which ends it.
+        // If the guard is killed, its processes become children of this process, which ends them.
         prctl::set_child_subreaper(true).map_err(|errno| OpenError::Reaper(errno.into()))?;
         let guard: Guard = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
@@ -104,7 +105,7 @@ impl LocalBridge {
         Ok(Self(plane))
     }
 
-    /// Does, or begins, what the desk wants.
+    /// Does, or begins, one piece of the desk's work.
     pub fn take(&self, work: Work) {
         self.0.take(work);
     }
@@ -121,12 +122,12 @@ impl Plane {
         u64::try_from(self.config.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Says something through the desk.
+    /// Runs `something` with the desk borrowed.
     pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
         something(&mut self.desk.borrow_mut())
     }
 
-    /// Says that a pod is no more.
+    /// Reports the end of a pod.
     pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
         self.say(|desk| desk.gone(pod, end));
     }
@@ -147,7 +148,8 @@ impl Plane {
 
     fn take(self: &Rc<Self>, work: Work) {
         match work {
-            // A function alone needs no process, and its change was made in the table.
+            // A function needs no process before its first pod, and the table has its change
+            // already.
             Work::Function(_) | Work::Removed { .. } | Work::Change { .. } => {}
             Work::Start {
                 function,
@@ -182,7 +184,8 @@ impl Plane {
         self.pods.borrow().at(place)
     }
 
-    /// Its end was said already, or it was another bridge's; once more does no harm.
+    /// Reports the end of a pod that has no task here. It may have been reported before, or belong
+    /// to an earlier bridge; a second report does no harm.
     fn is_unknown(&self, pod: PodRef) {
         let message = "it was gone already".into();
         self.gone(
@@ -250,7 +253,7 @@ impl Plane {
     async fn watch_memory(self: Rc<Self>) {
         while self.oom.has_counter() {
             if self.link.is_empty() {
-                // Kills until then are of no process of ours.
+                // No function's process runs, so kills until the next start belong to none.
                 self.link.started.notified().await;
             } else {
                 sleep(OOM_LOOK).await;

@@ -22,13 +22,13 @@ use crate::program::Program;
 const STOP: Duration = Duration::from_secs(2);
 /// How far the io thread's word may be behind the end of a process that exited with status 0.
 const WORD_BEHIND: Duration = Duration::from_millis(200);
-/// The io thread ends a call at its deadline; a process so much older was forgotten.
+/// The io thread ends a call at its deadline; a process that is older by this much was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Which attempt.
 pub(crate) type JobKey = (CallRef, u32);
 
-/// A Job as everybody but its own task sees it.
+/// A Job as seen by all tasks but its own.
 pub(crate) struct Job {
     /// Its process, as pods are named.
     name: String,
@@ -50,14 +50,15 @@ impl Job {
         }
     }
 
-    /// The attempt is over; its runtime may have said how it came up.
+    /// Called when the attempt is over. `stamps` are the start times that its runtime reported, if
+    /// any.
     pub(crate) fn stop(&self, stamps: Option<ReadyStamps>) {
         self.stamps.set(stamps);
         self.stop.set(true);
         self.bell.notify_one();
     }
 
-    /// From its start to its end; everything is told on the way.
+    /// Runs the Job from its start to its end and reports each step.
     pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, start: Box<JobStart>) {
         let key = (start.call, start.attempt);
         let function = start.function.name();
@@ -86,7 +87,7 @@ impl Job {
         });
     }
 
-    /// The failure, unless the attempt was over before its process was.
+    /// Runs the attempt; returns the failure, or none if the attempt was over before its process.
     async fn run(&self, plane: &Rc<Plane>, start: &JobStart) -> Option<(Failure, bool)> {
         let (link, run_dir) = (&plane.link, &plane.run_dir);
         let id = link.next_id();
@@ -118,7 +119,8 @@ impl Job {
         (!self.stop.get()).then_some(why)
     }
 
-    /// Whether the word that a result came is only a little behind the process's end.
+    /// Whether the io thread's word that the result came follows within `WORD_BEHIND`, because it
+    /// may arrive a little after the end of the process.
     async fn is_stopped_soon(&self) -> bool {
         let deadline = Instant::now() + WORD_BEHIND;
         while !self.stop.get() && rung_before(&self.bell, Some(deadline)).await {}
@@ -165,13 +167,13 @@ impl Job {
 }
 
 enum Over {
-    /// The io thread said so.
+    /// The io thread said that the attempt is over.
     Stopped,
     Ended,
     Forgotten,
 }
 
-/// Ends a process that nobody waits for any more.
+/// Ends the process of an attempt that is over.
 async fn end(mut process: Process) {
     if process.end().is_none() {
         process.terminate();

@@ -1,18 +1,19 @@
-//! Whether a SIGKILL came from the kernel for want of memory: the plane's cgroup counts those.
-//! Where it has no such counter, no kill is called one. `bridge` owns it, pods and Jobs ask.
+//! Whether a SIGKILL came from the kernel's OOM killer: the plane's cgroup counts its kills.
+//! Without such a counter no kill is called an OOM kill. `bridge` owns the watch; pods and Jobs ask
+//! it.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The counter of kills, and how many of them are old or accounted for.
+/// The counter of kills, and how many of them are discarded or attributed to a process.
 pub(crate) struct OomWatch {
     file: Option<PathBuf>,
     accounted: Cell<u64>,
 }
 
 impl OomWatch {
-    /// Looks at the cgroup of this process, in which its functions are too.
+    /// Finds the counter of this process's cgroup, which its functions share.
     pub(crate) fn new() -> Self {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let files = cgroups.lines().filter_map(counter);
@@ -28,7 +29,7 @@ impl OomWatch {
         watch
     }
 
-    /// Whether it can ever find anybody guilty.
+    /// Whether there is a counter; without one `is_guilty` is always false.
     pub(crate) const fn has_counter(&self) -> bool {
         self.file.is_some()
     }
@@ -37,12 +38,14 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Forgets kills so far: of processes that were no pod's own, such as a pod's worker.
+    /// Discards the kills so far. They hit processes that are no pod's main process, for instance a
+    /// worker that a pod started.
     pub(crate) fn refresh(&self) {
         self.accounted.set(self.count());
     }
 
-    /// A pod's process was just killed, and not by us: by the kernel?
+    /// Whether the OOM killer killed a process that just ended by a SIGKILL not sent by this plane.
+    /// Each kill of the counter is attributed once.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {
@@ -52,7 +55,7 @@ impl OomWatch {
     }
 }
 
-/// The counter's file for a line of /proc/self/cgroup: `0::/path`, or `4:memory:/path` of old.
+/// The counter's file for a line of /proc/self/cgroup: `0::/path` (v2) or `4:memory:/path` (v1).
 fn counter(line: &str) -> Option<PathBuf> {
     let mut parts = line.splitn(3, ':');
     let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);

@@ -1,7 +1,7 @@
-//! A function's own output: its lines go to the log with the function's name, those of a runtime at the
-//! level that they say and with what else they say, the last ones of
-//! stderr are kept for the message of a failed start. It never holds a function up for long: what
-//! is too long is cut, what is too much is left out, and both are said.
+//! A function's own output: each line goes to the log with the function's name. A line of a runtime
+//! keeps its level and its fields. The last lines of stderr are kept for the message of a failed
+//! start. It never blocks a function for long: a line that is too long is cut, lines beyond the
+//! rate are left out, and the log says both.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -18,17 +18,17 @@ use crate::line::Line;
 
 /// Longest line that is logged, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;
-/// Lines of one stream that may come at once, and how many more each second.
+/// The rate limit of one stream: a burst of lines, and how many more each second.
 const LINES_AT_ONCE: u32 = 1000;
 const LINES_PER_SECOND: u32 = 200;
-/// Kept for messages: so many lines, so much of each, so much of all.
+/// Kept for messages: the number of lines, the bytes of each, and the bytes of all.
 const LINES_KEPT: usize = 20;
 const KEPT_LINE_LEN_MAX: usize = 1000;
 const KEPT_LEN_MAX: usize = 4000;
-/// Somebody who floods is read this much, and then waits a little.
+/// After so many bytes over the rate limit, reading pauses: the pipe fills and slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
-/// Read at once; on the stack, so that an idle pod holds no buffer.
+/// Bytes of one read. The buffer is on the stack, so that an idle pod holds none.
 const READ_LEN: usize = 8 * 1024;
 
 /// Whose output it is.
@@ -55,7 +55,7 @@ impl Tail {
         self.0.push_back(line[..end.unwrap_or(0)].to_owned());
     }
 
-    /// The lines, the last ones where they are too long together.
+    /// The lines; if all are too long together, only the last ones that fit.
     pub(crate) fn text(&self) -> String {
         let mut left = KEPT_LEN_MAX;
         let fits = |line: &&String| {
@@ -168,7 +168,7 @@ impl Log {
             message,
             members,
         } = Line::read(text);
-        // A level is part of an event's place in the program.
+        // One call site for each level, because `tracing` fixes an event's level at its call site.
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(

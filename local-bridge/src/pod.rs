@@ -1,5 +1,5 @@
-//! The life of one warm pod, a process on a Unix socket or at a port: start, ready, in use, asked whether it is
-//! well, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
+//! The life of one warm pod, a process on a Unix socket or at a port: start, ready, in use, health
+//! check, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -28,21 +28,21 @@ use crate::program::{Program, random};
 /// How long a quarantined pod has to answer.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// A pod as everybody but its own task sees it.
+/// A pod as seen by all tasks but its own.
 pub(crate) struct Pod {
     pub(crate) place: PodRef,
     pub(crate) name: String,
-    /// Who knows it may say that the pod is ready.
+    /// A caller that knows this token may report the pod as ready.
     pub(crate) token: String,
     pub(crate) function: Arc<Function>,
     wanted_ns: u64,
-    /// Rings for everything below, and for the process.
+    /// Rings when a field below changes, and when the process starts or ends.
     bell: Rc<Notify>,
     stop: Cell<bool>,
     probe: Cell<bool>,
     /// It said that it is ready.
     said: Cell<bool>,
-    /// It answered the question that was asked last, and where.
+    /// Where it answered the last health check.
     answered: RefCell<Option<PodAddress>>,
     questions: Questions,
 }
@@ -75,13 +75,13 @@ impl Pod {
         }
     }
 
-    /// Ends it; what runs in it has its function's grace.
+    /// Ends it; calls that run in it have the function's grace period.
     pub(crate) fn stop(&self) {
         self.stop.set(true);
         self.bell.notify_one();
     }
 
-    /// Asks whether it is well.
+    /// Starts a health check.
     pub(crate) fn probe(&self) {
         self.probe.set(true);
         self.bell.notify_one();
@@ -93,7 +93,7 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// From its start to its end; everything is told on the way.
+    /// Runs the pod from its start to its end and reports each step.
     pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
         let id = plane.link.next_id();
         let socket = plane.run_dir.at(&format!("{id}.sock"));
@@ -167,7 +167,7 @@ impl Pod {
         program
     }
 
-    /// Asks until it is well at one of these places, for as long as the answer is kept.
+    /// Asks at these places until the pod is well at one of them. Dropping the result ends it.
     fn ask(self: &Rc<Self>, process: &Process, places: Vec<PodAddress>) -> AbortOnDrop<()> {
         let (pod, known) = (self.clone(), process.known());
         self.answered.replace(None);
@@ -182,12 +182,13 @@ impl Pod {
     /// Where it listens, once it is ready.
     fn ready_at(&self, socket: &Path) -> Option<PodAddress> {
         let answered = self.answered.borrow().clone();
-        // One that says so has its socket by then; a server of another make is found by its answer.
+        // A pod that says that it is ready has its socket by then; any other server is found by its
+        // answer.
         let said = || (self.said.get() && socket.exists()).then(|| PodAddress::Unix(socket.into()));
         answered.or_else(said)
     }
 
-    /// Until it is ready, and where; or how it ended before.
+    /// Waits until the pod is ready; returns its address, or how it ended before.
     async fn starting(
         self: &Rc<Self>,
         plane: &Plane,
@@ -251,7 +252,8 @@ impl Pod {
         });
     }
 
-    /// Io threads know where it listens before the scheduler lets anybody go there.
+    /// Announces the pod. The address goes to the io threads before the scheduler hears of the pod,
+    /// because the scheduler may then send calls to it at once.
     fn up(&self, plane: &Plane, address: &PodAddress) {
         self.reached(plane, Phase::Usable);
         let pod = self.place;
@@ -266,7 +268,7 @@ impl Pod {
         });
     }
 
-    /// Until it is gone.
+    /// Serves until the pod is gone.
     async fn serving(self: &Rc<Self>, plane: &Plane, process: &mut Process, address: &PodAddress) {
         let probe = |process: &Process| {
             let asking = self.ask(process, vec![address.clone()]);
@@ -344,5 +346,5 @@ impl Pods {
     }
 }
 
-/// Shared by everybody on the bridge's thread.
+/// Shared by all tasks on the bridge's thread.
 pub(crate) type PodTable = RefCell<Pods>;

@@ -1,5 +1,5 @@
-//! One process of a function: started through the guard, its output followed, its end put in words.
-//! It never decides when a process ends; `pod` and `job` do.
+//! One process of a function: it is started through the guard, its output is read, and its end is
+//! described. It never decides when a process ends; `pod` and `job` do.
 
 use std::cell::RefCell;
 use std::fs;
@@ -110,7 +110,7 @@ impl Process {
         self.known.pid.get().is_some()
     }
 
-    /// What is known of it, for tasks beside its owner's.
+    /// The process's state, for other tasks than its owner's.
     pub(crate) fn known(&self) -> Rc<Known> {
         self.known.clone()
     }
@@ -119,7 +119,7 @@ impl Process {
         self.known.end()
     }
 
-    /// Asks it to end, as a cluster would: the process itself and not its group.
+    /// Asks it to end: SIGTERM to the process itself and not to its group, as in a cluster.
     pub(crate) fn terminate(&self) {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }
@@ -134,7 +134,7 @@ impl Process {
         self.ended_before(Instant::now() + KILLED).await;
     }
 
-    /// Waits for its end; false where it still runs at the deadline. Other rings are lost.
+    /// Waits for its end; false if it still runs at the deadline. Other rings of the bell are lost.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {
@@ -146,7 +146,7 @@ impl Process {
         }
     }
 
-    /// Whether somebody else killed it.
+    /// Whether it ended by a SIGKILL that this plane did not send.
     pub(crate) fn fell_to_sigkill(&self) -> bool {
         let killed = Ending::Signal(Signal::SIGKILL as i32);
         !self.was_killed && matches!(self.end(), Some(End::Ended(ending)) if ending == killed)
@@ -170,7 +170,7 @@ impl Process {
         }
     }
 
-    /// What was said, and then the last lines of its stderr.
+    /// The message, followed by the last lines of its stderr.
     pub(crate) async fn with_last_words(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
         for following in &mut self.following {
@@ -189,7 +189,7 @@ impl Process {
     }
 }
 
-/// Waits for a bell; false at the deadline.
+/// Waits for a bell; false if the deadline comes first.
 pub(crate) async fn rung_before(bell: &Notify, deadline: Option<Instant>) -> bool {
     match deadline {
         None => {

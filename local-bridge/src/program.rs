@@ -1,12 +1,12 @@
-//! What is run for a pod or a Job: program, arguments, environment, directory, from a function's
-//! spec. It starts nothing. `pod` and `job` make one for each start.
+//! The program of a pod or a Job: arguments, environment and directory from a function's spec. It
+//! starts nothing. `pod` and `job` make one for each start.
 
 use std::path::Path;
 
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::ENV_RESERVED;
 
-/// A process to be.
+/// A process that is not started yet.
 pub(crate) struct Program {
     /// Its pod's name: `fn-<function>-<5 random>`.
     pub(crate) pod: String,
@@ -16,13 +16,13 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// What every process of a function has.
+    /// The part that is the same for every process of a function.
     pub(crate) fn of(function: &Function, pod: String) -> Self {
         let spec = &function.spec;
         let directory = spec.local.directory.clone();
         let mut argv = spec.local_command().to_vec();
         if let Some(program) = argv.first_mut() {
-            // A program that is named by a path is looked for where the function runs.
+            // A relative path with a `/` is resolved in the function's directory.
             if let Some(directory) = &directory
                 && program.contains('/')
                 && let Some(path) = Path::new(directory).join(&*program).to_str()
@@ -49,19 +49,20 @@ impl Program {
         program
     }
 
-    /// Goes over what the function says.
+    /// Sets a variable. It wins over one of the same name from the function's spec, because it
+    /// comes later in the list.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }
 }
 
-/// Whether a variable of the plane's own is kept from functions: its settings are its own, and
-/// what the platform sets must not come from outside.
+/// Whether functions do not inherit this variable of the plane's environment: the plane's settings
+/// are private, and variables that the platform sets must not come from outside.
 pub(crate) fn is_kept_from_functions(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
 
-/// Bytes that nobody can guess.
+/// Random bytes from the kernel, which an attacker cannot guess.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the kernel has random bytes");

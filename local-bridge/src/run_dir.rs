@@ -1,5 +1,5 @@
-//! The private directory of one plane, for its functions' sockets and pipes. It never touches what
-//! belongs to a plane that lives, or to another user. `bridge` makes one at the start.
+//! The private directory of one plane, for its functions' sockets and pipes. It never touches the
+//! directory of a running plane or of another user. `bridge` makes one at the start.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A directory without a lock is being made, unless it is older.
+/// A directory without a lock that is younger than this is still being made by its plane.
 const MAKING: Duration = Duration::from_secs(60);
 
 /// Longest name of a socket or pipe in it, with the slash.
@@ -20,14 +20,14 @@ const NAME_LEN_MAX: usize = 24;
 /// A socket's path has 108 bytes in the kernel, the last of them zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
-/// Removed with everything in it when it is dropped.
+/// Dropping it removes the directory with everything in it.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// Held as long as the plane lives; the kernel lets go of it however the plane ends.
+    /// Held as long as the plane lives; the kernel releases it however the plane ends.
     _lock: File,
 }
 
-/// Where sockets go unless somebody says otherwise.
+/// Where sockets go unless `LocalConfig::run_base` is set.
 pub(crate) fn base() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(dir) if dir.is_absolute() && is_ours(&dir) => dir,
@@ -55,7 +55,7 @@ impl RunDir {
             ));
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        // A umask takes bits away; that must not be our own.
+        // Set the mode again, because the umask may have removed bits that the owner needs.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
         let lock = lock_options().create(true).open(path.join(LOCK))?;
         lock.try_lock()?;

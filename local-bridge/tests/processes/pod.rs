@@ -55,7 +55,7 @@ fn up_by_health() {
         let end = bench.gone(pod);
         assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
         assert!(!lives(pid) && !socket.exists());
-        // Whoever asks for what is gone hears that it is.
+        // An order for a pod that is gone is answered with its end.
         bench.order(Order::Probe { pod });
         bench.down(pod).await;
         bench
@@ -64,7 +64,8 @@ fn up_by_health() {
 
 fn up_by_its_word() {
     with(|mut bench| async move {
-        // A word alone is enough where the socket is there; whether it listens is its own affair.
+        // The ready message is enough if the socket file exists; the plane does not check that a
+        // process listens there.
         let script = "#!/bin/sh\n: >\"$NANOFAAS_SOCKET\"\necho \"$NANOFAAS_READY_URL\" >url\n\
                       exec sleep 1000\n";
         bench.scratch.program("pod", script);
@@ -105,7 +106,7 @@ fn up_by_its_word() {
         };
         assert_eq!(starts[0].pod, name);
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
-        // Its stamps are of 1970: before everything that we saw.
+        // Its stamps are from 1970, so they sort before the phases that the plane saw.
         assert_eq!(phases, ["started", "loaded", "ready", "spawned", "usable"]);
         let unknown = Request::ColdStarts {
             name: "nobody".into(),
@@ -234,7 +235,7 @@ fn stop_while_starting() {
         bench.order(Order::Stop { pod });
         bench.down(pod).await;
         assert!(!lives(pid));
-        // Also before there is a process at all.
+        // The same before the process has started.
         let pod = bench.pod(&function);
         bench.order(Order::Stop { pod });
         bench.down(pod).await;
@@ -336,7 +337,7 @@ fn environment() {
                 "{masks}"
             );
         }
-        // A shell keeps its script and what it will restore open from 10 on.
+        // From 10 on: a shell keeps its script and saved descriptors open there.
         let fds = bench.scratch.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");
@@ -347,7 +348,7 @@ fn environment() {
     });
 }
 
-/// Rust programs ignore SIGPIPE; their children must not.
+/// Whether the masks differ only in SIGPIPE: Rust programs ignore it, but their children must not.
 fn is_same_but_sigpipe(ours: &str, theirs: &str) -> bool {
     let parts = |line: &str| {
         let (name, mask) = line.split_once(":\t")?;
