@@ -7,10 +7,11 @@ FROM python:3.11-slim-bookworm
 
 COPY python-runtime/src/nanofaas_runtime /opt/nanofaas/nanofaas_runtime
 
-# A link in the site folder, and not PYTHONPATH, which a function may want to set itself.
+# The runtime is linked into the site folder, because a function may need PYTHONPATH for itself.
 # Byte code is made here, because a container that compiles at each start spends most of the start
-# on it; Python's own images come without that of the standard library, too. The runtime's is never
-# checked against its source: nobody changes that in place, and builders may reset file times.
+# on it; the images of Python have no byte code of the standard library either. The runtime's byte
+# code is never checked against its source, because that source does not change in place and a build
+# tool may reset file times.
 RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" && \
     mkdir -p "$site" && \

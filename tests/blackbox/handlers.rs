@@ -1,13 +1,13 @@
-//! Python functions that behave, and that do not.
+//! Python functions for tests: well behaved ones and faulty ones.
 
-/// Who answers.
+/// Returns the pid of the process that answers.
 pub(crate) const PID: &str = "
 import os
 def handle(input):
     return os.getpid()
 ";
 
-/// Who answers, and its watchdog.
+/// Returns the pids of the process that answers and of its watchdog.
 pub(crate) const PIDS: &str = "
 import os
 def handle(input):
@@ -26,7 +26,7 @@ def handle(input):
     return input
 ";
 
-/// Long enough for others to need pods of their own.
+/// Runs long enough that concurrent calls need further pods.
 pub(crate) const SLOW_PID: &str = "
 import os, time
 def handle(input):
@@ -46,7 +46,7 @@ def handle(input):
     return [dict(os.environ), os.getcwd()]
 ";
 
-/// Writes down what stopped it.
+/// Writes the name of the exception that stopped it to a file.
 pub(crate) const STOPPED: &str = "
 import time
 def handle(input):
@@ -58,7 +58,7 @@ def handle(input):
         raise
 ";
 
-/// The same without a thread of its own; input 1 returns at once.
+/// The same as a coroutine, which has no thread of its own; input 1 returns at once.
 pub(crate) const STOPPED_ASYNC: &str = "
 import asyncio
 async def handle(input):
@@ -71,7 +71,7 @@ async def handle(input):
         raise
 ";
 
-/// Runs for `input` seconds, whoever wants it to stop.
+/// Runs for `input` seconds and ignores every attempt to stop it.
 pub(crate) const STUBBORN: &str = "
 import os, time
 def handle(input):
@@ -111,14 +111,14 @@ def handle(input):
     return {'a': [1, float('nan')]}
 ";
 
-/// Says what a Job knows of its call.
+/// Returns what a Job knows about its call.
 pub(crate) const JOB: &str = "
 import os
 def handle(input, context):
     return [os.getpid(), input, context.attempt, context.metadata]
 ";
 
-/// The length of a text; bytes as they are.
+/// Returns the length of a text; any other input is returned as it is.
 pub(crate) const LENGTH: &str = "
 def handle(input):
     return len(input) if isinstance(input, str) else input
@@ -129,7 +129,7 @@ def handle(input):
     raise ValueError('not that')
 ";
 
-/// Leaves a file named by its pid once it has been called, for who wants to kill it.
+/// Writes a file named by its pid at the first call, so that a test can kill the process.
 pub(crate) const TO_BE_KILLED: &str = "
 import os, time
 told = False
@@ -150,7 +150,7 @@ def handle(input):
     return [os.getpid(), os.getppid(), child.pid]
 ";
 
-/// Ends as `input` says, each time leaving a mark.
+/// Ends as `input` says; each run appends a mark to a file.
 pub(crate) const DIES: &str = "
 import os, signal
 def handle(input):
@@ -163,15 +163,15 @@ def handle(input):
     return input
 ";
 
-/// Where it says that it is ready.
+/// Returns the URL at which its runtime reports that it is ready.
 pub(crate) const READY_URL: &str = "
 import os
 def handle(input):
     return os.environ['NANOFAAS_READY_URL']
 ";
 
-/// A program, not a handler: it says of the first `input` attempts of a call that they were lost, as the
-/// parent of a worker does, and answers later ones with its pid.
+/// A program, not a handler. It answers the first `input` attempts of a call with POD_LOST, as the
+/// parent of a lost worker does, and later attempts with its pid.
 pub(crate) const TELLS_OF_ITS_WORKER: &str = "
 import http.server, json, os, socketserver
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,11 +1,11 @@
-//! What clients, pods and operators may rely on, held against the real process over HTTP: it is
-//! started with flags, and everything else happens on sockets. Nothing here looks inside.
+//! What clients, pods and operators may rely on, tested with the real process over HTTP: it is
+//! started with flags, and everything else happens on sockets. No test looks inside the process.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
 //! `NANOFAAS_TEST_IO_THREADS` (with pinned, 2) choose what is tested; the promises are the same. Tests
 //! gate on order, counts and states.
 
-// Tests talk to whoever runs them, and give the process under test what it must refuse.
+// Tests print durations for the developer who runs them.
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
 
 mod functions;

@@ -1,9 +1,9 @@
-//! The metrics page, read: series by name and labels, and the ledger's drift.
-//! It asks nobody by itself; `Plane::metrics` does.
+//! Parses the metrics page: series by name and labels, and the ledger's drift.
+//! It sends no request; `Plane::metrics` does.
 
 use std::collections::BTreeMap;
 
-/// What `/metrics` says: series by name and labels.
+/// The content of `/metrics`: series by name and labels.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     series: Vec<(String, BTreeMap<String, String>, f64)>,

@@ -43,7 +43,7 @@ fn metrics_say_what_happened_from_a_functions_first_call_on() {
     for _ in 0..3 {
         plane().invoke("counted", &json!(1)).expect(200);
     }
-    // A pinned scheduler hears of the last end a little after its client does.
+    // A pinned scheduler hears of the end of the last call a little after the client.
     eventually("nothing runs", || {
         plane().metrics().sum("function_inFlight", &name) == 0.0
     });
@@ -200,7 +200,7 @@ fn both_signals_end_an_idle_plane_with_exit_code_0() {
         let plane = Plane::start(&[]);
         plane.register(&local("idle"));
         plane.invoke("idle", &json!(1)).expect(200);
-        // Somebody who keeps a connection does not keep the process.
+        // A client's idle connection must not keep the process alive.
         let idle = Wire::connect(plane.listen);
         plane.signal(signal);
         let status = plane
@@ -310,7 +310,7 @@ fn a_signal_ends_running_functions_with_the_plane() {
     eventually("its process is ended", || !crate::functions::is_alive(pid));
 }
 
-/// What it does between two calls must not keep it from them.
+/// Spinning between two calls must not delay the calls.
 #[test]
 fn a_thread_that_spins_serves_on() {
     let plane = Plane::start(&["--io-spin-us", "10000"]);

@@ -1,6 +1,7 @@
-//! The real process under test: started with flags, asked over HTTP, its log kept, ended by pid.
-//! It never looks inside. A plane that several tests share lives until the test process ends; a
-//! small shell that holds a pipe to us ends what is left, however we went.
+//! The real process under test: it is started with flags, asked over HTTP and ended by pid, and its
+//! log is recorded. This file never looks inside the process. A plane that several tests share
+//! lives until the test process ends. Then a small shell at the other end of a pipe kills the
+//! planes that are left, also after a crash of the test process.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,12 +17,12 @@ use serde_json::Value;
 use crate::metrics::Metrics;
 use crate::wire::{Answer, PATIENCE, Request, eventually};
 
-/// A lock that outlives a test that failed while it held it.
+/// Locks a mutex, also if a test failed while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where the scheduler of this pass lives: `inline` or `pinned`.
+/// Whether the scheduler of this test run is `pinned` (else `inline`).
 pub(crate) fn is_pinned() -> bool {
     match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
         Ok("pinned") => true,
@@ -47,7 +48,8 @@ pub(crate) fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The program, without any variable that would set it. A planted bug is no setting: it stays.
+/// The program, without the variables that are its settings. NANOFAAS_PLANTED_BUG stays, because it
+/// is no setting.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
     for (name, _) in std::env::vars() {
@@ -126,7 +128,7 @@ fn flags_at(listen: SocketAddr, management: SocketAddr) -> Vec<String> {
     flags
 }
 
-/// The process, with its log kept.
+/// Starts the process and a thread that records its log.
 #[track_caller]
 fn spawn(mut command: Command) -> (Child, Pid, Arc<Log>) {
     command
@@ -191,8 +193,9 @@ impl Plane {
         Self::from(command)
     }
 
-    /// Starts one for a cluster that has not answered. It does not say where it listens before that,
-    /// so it is told: on an address of its own, where nobody is given the port meanwhile.
+    /// Starts a plane for a cluster that has not answered. The plane logs its addresses only after
+    /// the cluster's answer, so this function chooses them: on 127.0.0.2, because on 127.0.0.1 the
+    /// kernel could give the port to another socket before the plane binds it.
     #[track_caller]
     pub(crate) fn start_unanswered(kubeconfig: &Path) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
@@ -212,7 +215,7 @@ impl Plane {
             internal: None,
             log,
         };
-        // A listener alone says nothing: a plane that fails to start had one, too.
+        // A listener alone is no proof, because a plane that fails to start has one for a moment.
         for (address, path) in [(listen, "/openapi.yaml"), (management, "/healthz")] {
             let request = Request::get(path).bytes();
             let serves = || {
@@ -231,7 +234,7 @@ impl Plane {
         plane
     }
 
-    /// Starts what the command is, and waits until it is ready.
+    /// Runs the command, and waits until the plane is ready.
     #[track_caller]
     pub(crate) fn from(command: Command) -> Self {
         let (mut child, pid, log) = spawn(command);
@@ -298,13 +301,13 @@ impl Plane {
         self.send(&Request::enqueue(name, input)).expect(202).id()
     }
 
-    /// How an execution stands.
+    /// The status of an execution.
     #[track_caller]
     pub(crate) fn status(&self, id: &str) -> Value {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// How an execution ended; it must within a minute.
+    /// The final status of an execution, which must end within a minute.
     #[track_caller]
     pub(crate) fn ended(&self, id: &str) -> Value {
         let status = self
@@ -331,7 +334,7 @@ impl Plane {
         )
     }
 
-    /// Waits until so many calls of the function wait and run.
+    /// Waits until this many calls of the function wait and run.
     #[track_caller]
     pub(crate) fn wait_for(&self, function: &str, waiting: u32, running: u32) {
         let label = [("function", function)];
@@ -350,7 +353,7 @@ impl Plane {
         }
     }
 
-    /// Waits until nothing is in motion, and holds the ledger against itself.
+    /// Waits until no call waits or runs and the ledger's counts agree.
     #[track_caller]
     pub(crate) fn settle(&self) -> Metrics {
         let mut last = None;
@@ -366,14 +369,14 @@ impl Plane {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // The child is reaped under this lock only, so the pid is still its own.
+        // The child is reaped only under this lock, so no other process can have its pid yet.
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             kill(self.pid, signal).expect("our own child");
         }
     }
 
-    /// How it exited, if it does within the time.
+    /// The exit status, if the process exits within `patience`.
     pub(crate) fn exit_within(&self, patience: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + patience;
         loop {
@@ -453,8 +456,8 @@ impl Shared {
     }
 }
 
-/// A shell that outlives us by a moment: when our end of its pipe closes, it ends every plane that
-/// was not ended before.
+/// A shell that outlives the test process for a moment: when the test process's end of the pipe
+/// closes, the shell kills every plane that still runs.
 struct Mourner(Mutex<Child>);
 
 const MOURN: &str = r#"

@@ -1,7 +1,7 @@
-//! Scripted pods: endpoints of POOL functions that answer, wait, lie or die on purpose, and keep
-//! what they were sent. A script sees one call at a time of its connection.
-//! They never share a line with the platform's own HTTP. Tests of what the platform does with pods
-//! make them.
+//! Scripted pods: endpoints of POOL functions that answer, wait, lie or die on purpose, and record
+//! the calls that they get. A script sees one call of its connection at a time.
+//! They share no code with the platform's own HTTP. Tests of what the platform does with pods make
+//! them.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -44,7 +44,7 @@ impl Got {
     }
 }
 
-/// A door that is shut until somebody opens it.
+/// A gate that is shut until a test opens it; scripts wait for it.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -443,7 +443,7 @@ fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
         seen.more.notify_all();
         after = script(&got, &mut line);
     }
-    // Before the close: only the last descriptor of a socket closes it, and a reset needs that.
+    // Drop the other descriptor first: a socket is closed, or reset, only with its last descriptor.
     lock(&seen.open).remove(&connection);
     if after == After::Reset {
         line.stream.will_reset();
@@ -455,7 +455,7 @@ fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
 impl Drop for Pod {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
-        // The listener looks up when somebody knocks.
+        // The accepting thread reads `stopped` only after `accept` returns, so connect once.
         match &self.address {
             Address::Tcp(address) => drop(TcpStream::connect(address)),
             Address::Unix(path) => {

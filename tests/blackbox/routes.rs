@@ -130,7 +130,8 @@ fn put_lets_running_calls_finish_and_gives_queued_ones_the_new_spec() {
     let mut queued = Request::invoke("routes-change", &json!(2)).begin(plane().listen);
     plane().wait_for("routes-change", 1, 1);
     plane().replace(&pool("routes-change", &second));
-    // The one that runs is counted under the new spec too: with a concurrency of 1 nobody else may.
+    // The running call counts under the new spec too: with a concurrency of 1 no other call may
+    // run.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(second.calls().len(), 0, "two calls at once");
     plane().wait_for("routes-change", 1, 1);

@@ -1,5 +1,5 @@
-//! The cluster as its users have it: `kubectl`, and the API itself through `kubectl proxy`, which
-//! costs less than a program per question. It never touches a process of the node.
+//! The cluster as its users see it: `kubectl`, and the API itself through `kubectl proxy`, because
+//! that is cheaper than one program per request. It never touches a process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::wire::{Answer, Request};
 /// Where the platform is installed.
 pub(crate) const NAMESPACE: &str = "nanofaas";
 
-/// Runs `kubectl` with something on its input.
+/// Runs `kubectl` with `input` on its stdin.
 pub(crate) fn kubectl_with(args: &[&str], input: &str) -> Output {
     let mut child = Command::new("kubectl")
         .args(args)
@@ -42,7 +42,7 @@ pub(crate) fn kubectl(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// `kubectl apply` of an object; what it said where it was refused.
+/// `kubectl apply` of an object; the error is what `kubectl` printed.
 pub(crate) fn apply(object: &Value) -> Result<(), String> {
     let output = kubectl_with(&["apply", "-f", "-"], &object.to_string());
     if output.status.success() {
@@ -51,7 +51,8 @@ pub(crate) fn apply(object: &Value) -> Result<(), String> {
     Err(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// `kubectl proxy`, which ends with us: it lives as long as a shell's input.
+/// `kubectl proxy`, which ends with this process: a shell kills it when the shell's stdin is
+/// closed.
 struct Proxy {
     shell: Child,
     _pipe: ChildStdin,
@@ -89,7 +90,7 @@ fn open() -> Proxy {
     }
 }
 
-/// Ends what this file started.
+/// Ends the proxy, if it was started.
 pub(crate) fn close() {
     let proxy = PROXY.lock().expect("no test ends within").take();
     if let Some(Proxy {
@@ -101,13 +102,13 @@ pub(crate) fn close() {
     }
 }
 
-/// Asks the API server something.
+/// Sends a request to the API server.
 #[track_caller]
 pub(crate) fn ask(request: &Request) -> Answer {
     request.send(proxy())
 }
 
-/// An object, where it is there.
+/// An object, if it exists.
 #[track_caller]
 pub(crate) fn object(path: &str) -> Option<Value> {
     let answer = ask(&Request::get(path));
@@ -134,8 +135,8 @@ pub(crate) fn function(name: &str) -> Option<Value> {
     ))
 }
 
-/// The condition `Accepted` of a function: its status and its message, once there is one for the
-/// spec as it is now.
+/// The status and the message of a function's condition `Accepted`, once the condition is for the
+/// present spec.
 pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     let object = function(name)?;
     let conditions = object["status"]["conditions"].as_array()?;
@@ -159,7 +160,7 @@ pub(crate) fn shown(function: &str, heading: &str) -> String {
     row.unwrap_or_default().to_owned()
 }
 
-/// A pod as far as tests care.
+/// The facts of a pod that tests need.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) name: String,
@@ -167,7 +168,7 @@ pub(crate) struct Pod {
     pub(crate) image: String,
     pub(crate) address: String,
     pub(crate) started: String,
-    /// Somebody wants it gone.
+    /// It is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
     pub(crate) object: Value,
@@ -217,7 +218,7 @@ pub(crate) fn pods_of(function: &str) -> Vec<Pod> {
     pods(&format!("nanofaas.io/function={function}"))
 }
 
-/// Those of them that nobody wants gone.
+/// The pods of a function that are not being deleted.
 pub(crate) fn staying(function: &str) -> Vec<Pod> {
     let mut pods = pods_of(function);
     pods.retain(|pod| !pod.leaving);
@@ -234,7 +235,7 @@ pub(crate) fn jobs_of(function: &str) -> Vec<String> {
         .collect()
 }
 
-/// Waits until there is something, and fails the test when there never is.
+/// Waits until `find` returns something; panics after `patience`.
 #[track_caller]
 pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Option<T>) -> T {
     try_wait(patience, find).unwrap_or_else(|| {
@@ -243,7 +244,7 @@ pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Opti
     })
 }
 
-/// The same, without a failure.
+/// The same, but returns none after `patience`.
 pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {

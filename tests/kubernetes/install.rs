@@ -1,4 +1,4 @@
-//! What somebody sees who installs the platform and tries the example.
+//! What a user sees who installs the platform and tries the example.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::cluster::{kubectl, object, shown, until, wait};
 use crate::plane::{output, plane, service};
 use crate::wire::Request;
 
-/// For a pod's start, on a machine that has other things to do.
+/// How long a pod's start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
 fn apply_example() {

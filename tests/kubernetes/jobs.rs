@@ -1,4 +1,4 @@
-//! JOB calls that end as their functions or their clients want, and what is left of them: nothing.
+//! JOB calls that end as their functions or their clients want, and leave nothing in the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,9 @@ use crate::cluster::{jobs_of, pods_of, until};
 use crate::plane::{Plane, output, plane, spec};
 use crate::wire::Request;
 
-/// A Job and its pod are gone so soon after its call's end, also where the kubelet is slow.
+/// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
-/// For fifty pods at once on two cores.
+/// How long fifty pods at once may take on two cores.
 const CROWD: Duration = Duration::from_secs(240);
 
 #[track_caller]
@@ -41,7 +41,7 @@ pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
         .iter()
         .filter_map(|phase| phase["name"].as_str())
         .collect();
-    // It may have ended before the cluster showed that it ran.
+    // "running" is not required, because the pod may end before the cluster shows that it runs.
     for name in ["created", "scheduled", "started", "loaded", "ready"] {
         assert!(names.contains(&name), "no {name}: {ended}");
     }
@@ -55,7 +55,7 @@ pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
         .expect(200)
         .json();
     assert_eq!(starts["coldStarts"][0]["failure"], Value::Null, "{starts}");
-    // And to somebody who waits.
+    // The same for a client that waits for the result.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
     plane.has_no_drift();

@@ -1,8 +1,8 @@
-//! The platform on a real cluster, installed from `k8s/` as anybody would: what it promises there.
-//! It removes an installation that it finds, so it needs two words that it may: KUBECONFIG, and
-//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; without them it does nothing but say so.
-//! It leaves no trace in the cluster but its images, and ends no process but those of function pods
-//! and planes, and the API server's where that is one of this machine's.
+//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. They
+//! remove an installation that they find, so they need permission in two variables: KUBECONFIG, and
+//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; without both they only print a message.
+//! They leave nothing in the cluster but their images. They end no process but those of function
+//! pods and planes, and the API server if it runs on this machine.
 
 // A client of raw HTTP, shared with the tests of a plane without a cluster.
 #[path = "../blackbox/wire.rs"]
@@ -45,7 +45,7 @@ macro_rules! tests {
     };
 }
 
-/// In this order: what the rest needs comes first, what stops the API server last.
+/// In this order: tests that the others need come first, tests that stop the API server last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_function_answers_the_node_and_a_pod
@@ -122,7 +122,7 @@ const MEASUREMENTS: &[Test] = tests! {
         a_cold_call_against_a_bare_pod;
 };
 
-/// Of cargo test's arguments: what to run, and which of it.
+/// The tests that the arguments of `cargo test` choose.
 fn chosen() -> Vec<Test> {
     let (mut filters, mut all, mut skip_next) = (Vec::new(), TESTS, false);
     for argument in std::env::args().skip(1) {
@@ -151,7 +151,7 @@ fn main() -> ExitCode {
             println!("the tests on a cluster are not run: {why}");
             let mut tally = Tally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // Cargo runs this with all other tests, also where there is no cluster.
+            // Not a failure, because Cargo runs this with all other tests, also without a cluster.
             return tally.print(Instant::now());
         }
     }

@@ -1,5 +1,5 @@
-//! An API server that hangs, or is gone, for a minute: calls of warm pods do not notice, changes are
-//! refused, and afterwards everybody agrees again.
+//! An API server that hangs, or is gone, for a minute: calls of warm pods are not affected, changes
+//! are refused, and afterwards table and cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn names(function: &str) -> BTreeSet<String> {
     staying(function).into_iter().map(|pod| pod.name).collect()
 }
 
-/// A change while nobody can write it.
+/// Sends a change while the API server cannot write it, and expects the refusal.
 #[track_caller]
 fn is_refused(plane: &Plane, request: &Request) {
     let answer = plane.send_and_wait(request, Duration::from_secs(50));
@@ -81,18 +81,18 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().has_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // What was asked for in vain may have been done by a server that woke up: then it is known.
+    // The API server may have done the refused changes when it came back; then the table has them.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    // The cluster's own controllers look again in their own time, which may be half a minute.
+    // The cluster's own controllers may take half a minute to try again.
     let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
     let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);
-    // Also changes of pods are heard of again.
+    // The plane sees changes of pods again, too.
     plane.replace(&spec(
         "steady",
         "WARM",

@@ -1,5 +1,5 @@
-//! A control plane of this machine, outside the cluster: a second one beside the installed one, or
-//! one with settings of its own in another namespace. It ends with the test that started it.
+//! A control plane on this machine, outside the cluster: a second plane beside the installed one,
+//! or a plane with other settings in another namespace. It ends with the test that started it.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -13,18 +13,18 @@ use crate::node::own_address;
 use crate::plane::Plane;
 use crate::wire::Request;
 
-/// How long it may take until it listens.
+/// How long the plane may take until it listens.
 const BEGIN: Duration = Duration::from_secs(20);
 
-/// A running process, and what it is asked at.
+/// A running process, and the addresses of its APIs.
 pub(crate) struct Outside {
     child: Child,
     pub(crate) plane: Plane,
 }
 
 impl Outside {
-    /// Starts one, and does not wait until it is ready: it may have to wait itself. Pods reach it
-    /// at the address that this machine has towards `pod`.
+    /// Starts a plane, and does not wait until it is ready, because the plane may have to wait for
+    /// the Lease. Pods reach it at the address that this machine has towards `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);
@@ -71,7 +71,7 @@ impl Outside {
         );
     }
 
-    /// Ends it as a cluster would, and waits for that.
+    /// Ends the plane with SIGTERM, as a cluster does, and waits until it has exited.
     pub(crate) fn end(mut self) {
         self.ask_to_end();
         let _ = self.child.wait();
@@ -97,7 +97,7 @@ impl Drop for Outside {
     }
 }
 
-/// An address that nobody listens at.
+/// An address with a port that no process listens at.
 fn free(address: IpAddr) -> SocketAddr {
     let listener = TcpListener::bind((address, 0)).expect("a port");
     listener.local_addr().expect("an address")

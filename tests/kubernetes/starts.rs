@@ -1,5 +1,5 @@
-//! Pods that cannot start: the call fails with the cluster's own reason, long before its deadline
-//! where waiting cannot help, and at the start's own deadline where it might have.
+//! Pods that cannot start: the call fails with the cluster's own reason. It fails long before its
+//! deadline if waiting cannot help, and else at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::wire::Request;
 
 /// Long before the deadline of these calls, which is a minute.
 const EARLY: Duration = Duration::from_secs(20);
-/// No node has it, and no registry can be asked for it.
+/// An image that no node has and no registry can be asked for.
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 const GONE: Duration = Duration::from_secs(30);
 
@@ -36,7 +36,7 @@ pub(crate) fn refused(plane: &Plane, function: &str) -> String {
     message.to_owned()
 }
 
-/// Registers the same function in both modes; their names.
+/// Registers the same function in both modes; returns the names.
 #[track_caller]
 fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     ["JOB", "WARM"].map(|mode| {
@@ -49,14 +49,15 @@ fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     })
 }
 
-/// The same, and the reasons that calls fail for.
+/// The same; calls both, and returns the reasons why they failed.
 #[track_caller]
 pub(crate) fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 
-/// The Job is gone and nobody wants its pod any more; a kubelet of 1.20 may take most of a minute
-/// to let go of a pod whose container never ran.
+/// Waits until the Job is gone and its pod is being deleted. It does not wait until the pod is
+/// gone, because a kubelet of 1.20 may take most of a minute to remove a pod whose container never
+/// ran.
 #[track_caller]
 fn gone(function: &str) {
     until("nothing of it is left", GONE, || {
@@ -83,7 +84,7 @@ pub(crate) fn an_image_that_cannot_be_had_is_told_early() {
         .as_str()
         .expect("a failure");
     assert!(failure.contains("ErrImageNeverPull"), "{starts}");
-    // Mended, it starts.
+    // With a good image it starts.
     plane.replace(&spec("never-warm", "WARM", json!({"image": image(1)})));
     let answer = plane.invoke("never-warm", &json!({"do": "echo", "value": 1}));
     assert_eq!(output(answer)["echo"], 1);
@@ -97,11 +98,11 @@ fn waits_for(function: &str) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// A pull that fails is tried again after 10 s, then 20 s. The image is there for the third try at the
-/// latest, which is within the minute that a call has.
+/// The kubelet repeats a failed pull after 10 s, and again after 20 s. The image is there for the
+/// third try at the latest, which is within the minute that a call has.
 pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
     let plane = plane();
-    // A name that no earlier run left on the node.
+    // The pid makes the name new: no earlier run left this image on the node.
     let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
     let functions = both(&plane, "late", &json!({"image": late}));
     let calls = functions.clone().map(|function| {
@@ -124,7 +125,7 @@ pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
     }
 }
 
-/// As the images of all tests were put on the node.
+/// Puts an image on the node, in the same way as the images of all tests.
 fn load_image(name: &str) {
     let loader = std::env::var("NANOFAAS_TEST_IMAGE_LOADER");
     let loader = loader.expect("./ci kubernetes says how an image is loaded");
@@ -179,7 +180,7 @@ pub(crate) fn a_missing_secret_is_told_early() {
     gone("secret-job");
 }
 
-/// No pod may be created in the platform's namespace until this is dropped.
+/// A quota: no pod can be created in the platform's namespace until it is dropped.
 struct Quota;
 
 impl Quota {
@@ -221,7 +222,7 @@ pub(crate) fn a_quota_is_told_early() {
     });
 }
 
-/// A namespace of its own, and what is in it.
+/// A namespace for one test, deleted with everything in it on drop.
 struct Namespace(&'static str);
 
 impl Namespace {

@@ -1,5 +1,5 @@
-//! What a new control plane finds of the one before: the same functions, and the same pods, which
-//! nobody touched. And two at once, of which one acts.
+//! What a new control plane finds of the plane before it: the same functions, and the same pods,
+//! untouched. And two planes at once, of which one acts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::wire::Request;
 
 const STEP: Duration = Duration::from_secs(60);
 
-/// Who the pods of a function are: what a restart or a replacement would change.
+/// The identity of a function's pods: the fields that a restart or a replacement would change.
 fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
     let pods = staying(function).into_iter();
     pods.map(|pod| {
@@ -34,7 +34,7 @@ fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
     plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 123_450})));
     output(plane.invoke("kept", &json!({"do": "echo", "value": 1})));
     plane.wait_for_pods("kept", 2, STEP);
-    // They may serve before the cluster shows that they run.
+    // Pods may serve before the cluster shows that they run.
     until("the cluster shows that they run", STEP, || {
         staying("kept").iter().all(|pod| pod.ready)
     });
@@ -45,7 +45,7 @@ fn functions(plane: &Plane) -> Value {
     plane.get("/v1/functions").expect(200).json()
 }
 
-/// Whether somebody there says that it is ready; nobody may be there.
+/// Whether a plane answers at this address that it is ready; false if no process listens there.
 fn is_ready(management: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let patience = Duration::from_secs(1);
@@ -60,7 +60,7 @@ fn is_ready(management: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-/// The plane's successor in a pod of its own, at the moment when it says that it is ready.
+/// Waits until the plane's successor, in another pod, says that it is ready.
 #[track_caller]
 fn successor(of: &Plane) -> Plane {
     wait("a successor is ready", ROLLOUT, || {
@@ -79,7 +79,7 @@ fn successor(of: &Plane) -> Plane {
     })
 }
 
-/// The next call is a warm one, in pods that are the same.
+/// Checks that the next call is warm and that the pods are the same.
 #[track_caller]
 fn takes_over(plane: &Plane, before: &BTreeSet<(String, String, String, String)>) {
     let answer = plane.invoke("kept", &json!({"do": "echo", "value": 2}));
@@ -101,7 +101,7 @@ pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
     let second = successor(&first);
     takes_over(&second, &before);
     assert_eq!(functions(&second), known);
-    // Clients find it by themselves.
+    // Clients reach the successor without a change.
     load.go_on(100, STEP);
     let report = load.end();
     let is_told = |what: &String| what.starts_with("503 SHUT");
@@ -116,7 +116,7 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // A Job whose result nobody will take.
+    // A Job whose result no plane will accept, because its plane is killed.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("its Job is there", STEP, || !jobs_of("kept-job").is_empty());
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
@@ -127,7 +127,7 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     assert_eq!(functions(&first), known);
     load.go_on(100, STEP);
     let report = load.end();
-    // One that does not know its functions yet must not say that there are none.
+    // A plane that has not listed its functions yet must answer 503, and not 404.
     let is_told = |what: &String| what.starts_with("503 ");
     assert!(report.bad.keys().all(is_told), "{report:#?}");
     assert_eq!(pods("kept"), before, "the pods were touched later");
@@ -139,7 +139,7 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     });
 }
 
-/// A server that does one thing at a time, as plain ones do: while it works it answers nobody.
+/// A server with one thread: while it handles a request it answers no other request.
 const SINGLE: &str = r#"
 import http.server, json, os, time
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -206,7 +206,7 @@ pub(crate) fn only_one_of_two_planes_acts() {
     assert!(function("other").is_none());
     assert_eq!(pods("kept"), before, "the second one did something");
     output(first.invoke("kept", &json!({"do": "echo", "value": 1})));
-    // When the first one goes it is the second one's turn, and the other way round.
+    // When the first plane ends, the second one takes over, and the other way round.
     plane::scale(0);
     second.wait_until_ready();
     let answer = second

@@ -1,4 +1,4 @@
-//! WARM pods: as many as the calls need, from none on, and none for nobody.
+//! WARM pods: as many as the calls need, and none while there are no calls.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
     load.end().has_no_failure();
     plane.scale("scales", 1).expect(200);
     plane.wait_for_pods("scales", 1, START);
-    // It stays, however long nobody calls.
+    // The pod stays although no client calls it, because `minReplicas` is 1.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(staying("scales").len(), 1);
     plane.scale("scales", 0).expect(200);
@@ -44,8 +44,8 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
     plane.has_no_drift();
 }
 
-/// Whether the first call of a new function shows how its pod came up. Where the pod answered a probe before its
-/// own word was there, what it stamped comes too late for that call.
+/// Whether the first call of a new function shows all phases of its pod's start. If the pod answers
+/// a probe before its own ready message arrives, its stamps come too late for that call.
 fn has_all_phases(plane: &Plane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));
@@ -82,7 +82,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     plane.has_no_drift();
 }
 
-/// A server without a runtime of ours, whose only process is the container's first.
+/// A server without the platform's runtime; its only process is the first one of the container.
 const EATER: &str = r#"
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):
