@@ -1,5 +1,5 @@
 //! What the repository promises of itself, asked of its files: the code map names every module, what the
-//! documents name is there, and no file grows without end. It runs nothing.
+//! documents name is there, no file grows without end, and comments say who. It runs nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -179,4 +179,24 @@ fn no_file_is_longer_than_a_reader_takes_in() {
         }
     }
     assert!(long.is_empty(), "split by noun: {long:#?}");
+}
+
+/// Each of them leaves open which client, thread, process or person is meant.
+const VAGUE: [&str; 4] = ["whoever", "nobody", "somebody", "anybody"];
+
+#[test]
+fn comments_say_who() {
+    let mut vague = Vec::new();
+    for file in files("", "rs") {
+        for (number, line) in read(&file).lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else {
+                continue;
+            };
+            let mut words = comment.split(|letter: char| !letter.is_alphanumeric());
+            if words.any(|word| VAGUE.contains(&word.to_ascii_lowercase().as_str())) {
+                vague.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(vague.is_empty(), "a comment does not say who: {vague:#?}");
 }
