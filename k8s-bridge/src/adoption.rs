@@ -19,13 +19,14 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::bridge::Plane;
+use crate::cluster::Denied;
 use crate::pods::{delete, stray};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::seen::Seen;
 use crate::warm::{Origin, Pod};
 
-/// How long the API server may take to show a pod that answers at last.
-const FETCH: Duration = Duration::from_secs(10);
+/// How long one question for a pod that answers at last may take.
+const FETCH: Duration = Duration::from_secs(60);
 
 /// The warm pods that the watch shows before the plane acts.
 #[derive(Default)]
@@ -179,12 +180,7 @@ pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
         let answers = busy.answers_within_a_call(&plane).await;
         let name = busy.name.clone();
         if answers {
-            let until = Instant::now() + FETCH;
-            match plane.cluster.pod(&name, until).await {
-                Ok(object) => consider(&plane, name.clone(), object),
-                Err(denied) if denied.code() == 404 => {}
-                Err(_) => stray(&plane, name.clone()),
-            }
+            offer_again(&plane, &busy).await;
         } else if !busy.has_gone() {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
             delete(&plane, name.clone());
@@ -192,6 +188,23 @@ pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
         // Only now, because `pods::there` deletes a pod that it finds in no table.
         plane.adoption.borrow_mut().busy.remove(&name);
     });
+}
+
+/// Offers a busy pod that answered at last, once the API server shows it. The pod is well, so it stays
+/// while the server does not answer.
+async fn offer_again(plane: &Rc<Plane>, pod: &Pod) {
+    while !pod.has_gone() {
+        let until = Instant::now() + FETCH;
+        match plane.cluster.pod(&pod.name, until).await {
+            Ok(object) => return consider(plane, pod.name.clone(), object),
+            Err(Denied::Unreachable(_)) => {}
+            Err(Denied::Refused(status)) if status.code == 404 => return,
+            Err(denied) => {
+                let (pod, why) = (&pod.name, denied.message());
+                return tracing::warn!(pod, "the pod answers, and cannot be adopted: {why}");
+            }
+        }
+    }
 }
 
 /// Starts the tasks of this process's pods and Jobs again after the bridge was rebuilt.

@@ -279,6 +279,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_is_not_waited_for() {
+        let name = format!("default-template-pipe-{}", std::process::id());
+        let pipe = std::env::temp_dir().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.is_ok_and(|status| status.success()));
+        let why = LastRead::default().read(&pipe, None);
+        fs::remove_file(&pipe).expect("removed");
+        assert_eq!(why, Err("is no file".to_owned()));
+    }
+
+    #[test]
     fn a_file_is_followed_and_a_bad_text_changes_nothing() {
         let folder = std::env::temp_dir().join(format!("default-template-{}", std::process::id()));
         let file = folder.join("podTemplate.yaml");

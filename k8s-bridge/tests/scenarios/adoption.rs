@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
 use crate::kubelet::Fate;
-use crate::script::of;
+use crate::script::{answer, of};
 use crate::server::Server;
 
 /// A WARM function that wants so many pods.
@@ -206,6 +206,30 @@ fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
         let places = adopted(&bench);
         server.set_busy(&pods[0], false);
         until("it is adopted again", || adopted(&bench) == places + 1).await;
+        until("both are ready", || ready_pods(&server, "f") == 2).await;
+        assert_eq!(server.count(of("delete", "pods")), 0);
+    });
+}
+
+#[test]
+fn a_busy_pod_that_answers_while_the_server_does_not_is_kept() {
+    scenario(|server| async move {
+        let pods = pods_of_before(&server, "f", 1).await;
+        server.set_busy(&pods[0], true);
+        let mut bench = Bench::scheduled(&server);
+        bench.ready().await;
+        until("another pod takes its place", || {
+            server.names("pods").len() == 2
+        })
+        .await;
+        server.forget_asked();
+        server.script(of("get", "pods"), usize::MAX, answer(500));
+        server.set_busy(&pods[0], false);
+        pass(60.0).await;
+        assert_eq!(server.count(of("delete", "pods")), 0, "it is well");
+        let count = server.count(of("get", "pods"));
+        assert!((2..60).contains(&count), "{count} requests in 60 s");
+        server.mend();
         until("both are ready", || ready_pods(&server, "f") == 2).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
     });

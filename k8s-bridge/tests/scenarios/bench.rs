@@ -157,6 +157,13 @@ impl Bench {
         self
     }
 
+    /// One whose service account is this.
+    pub(crate) fn under(mut self, account: &str) -> Self {
+        let own_pod = self.own_pod.as_mut().expect("it runs in the cluster");
+        own_pod.service_account = Some(account.to_owned());
+        self
+    }
+
     /// One that runs outside the cluster.
     pub(crate) fn outside(mut self) -> Self {
         self.own_pod = None;

@@ -8,10 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nanofaas_core::message::{Refused, Reply};
 use serde_json::{Value, json};
 
+use crate::attempt::{call, ended, start};
 use crate::bench::{Bench, object, pass, scenario, until, warm};
 use crate::kubelet::Fate;
 use crate::rings::OWN_ACCOUNT;
+use crate::script::{of, refuse};
 use crate::server::Server;
+use crate::status::status;
 
 /// A file that is removed at the end of its test.
 struct File(PathBuf);
@@ -305,5 +308,45 @@ fn a_default_template_keeps_its_mounts_below_a_functions_own() {
             (&made[1]["mountPath"], &made[1]["readOnly"]),
             (&json!("/b"), &json!(true))
         );
+    });
+}
+
+#[test]
+fn two_templates_together_may_not_take_the_planes_account_either() {
+    scenario(|server| async move {
+        // Each is sound alone: the function's takes away the account that the default one names.
+        let file =
+            File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
+        let mut bench = Bench::scheduled(&server).under("default");
+        bench.pod_template = Some(file.0.clone());
+        bench.ready().await;
+        let spec = with_template(&json!({"spec": {"serviceAccountName": null}}));
+        server.create("functions", object(spec));
+        until("its start fails", || {
+            status(&server, "f")["lastFailedStart"]["reason"] == "Config"
+        })
+        .await;
+        let message = status(&server, "f")["lastFailedStart"]["message"].to_string();
+        assert!(message.contains("own service account"), "{message}");
+        assert_eq!(server.ever("pods"), 0);
+    });
+}
+
+#[test]
+fn a_function_is_ready_again_when_the_default_template_is_mended() {
+    scenario(|server| async move {
+        let file = File::new("spec: {priorityClassName: absent}");
+        let mut bench = Bench::scheduled(&server);
+        bench.pod_template = Some(file.0.clone());
+        server.create("functions", object(json!({"name": "j", "image": "i:1"})));
+        bench.ready().await;
+        let why = "no PriorityClass with name absent was found";
+        server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", why));
+        start(&bench, &bench.function("j"), call(1));
+        ended(&bench, call(1)).await;
+        let is_ready = || status(&server, "j")["conditions"][1]["status"] == "True";
+        until("it is not ready", || !is_ready()).await;
+        file.write("spec: {priorityClassName: present}");
+        until("it is ready", is_ready).await;
     });
 }
