@@ -1,0 +1,79 @@
+//! A type's name has one meaning in the whole workspace, so that a reader who knows it need not ask of
+//! which crate it is.
+
+use std::collections::BTreeMap;
+
+use crate::{files, read};
+
+/// Names that still have several meanings. None may be added; take out those that have one.
+const SEVERAL: &str = "
+    AbortOnDrop About Act Address After Alarm Alarms Answer AnswerHead Answered Arrivals Attempt
+    Backend Bench Body Bounded Bridge Call Capacity Census Change Chunked Claim Client Clock
+    ColdStarts Column Command Connection Control Counted Counter DefaultTemplate Due End Ended
+    Ending Endpoint Ends Entry Envelope Event Expected Facts Failure Fate Fault Figure Folder Form
+    Framing Functions Got Guard Head Health Held Host Identity Idle Init Inline Inner Input Job
+    JobKey Jobs Json Kept Key Kind Known Labels Lane Leave Life Line Listener Live Load Log
+    Machine Mailbox Mark Memory Message Mode NoAnswer Notice Open OpenError Outbox Outcome Output
+    Over Pace Page Part Parts Peer Phase Place Places Plan Plane Pod Pods Port Process Program
+    Progress Questions Reader Record Refusal Registered Reply Report Request Rest Ring Ringer Rng
+    Route Row Rows Run Running Said Sample Scale Scheduler Scratch Script Seat Seen Sent Server
+    Shape Shared Shown Slot Slots Source Span Stage Stamps Start StartError Started Starts State
+    Status Stays Step Stop Store Stream Subject Tail Tally Target Test Thread Timer Times Turn
+    Unpark Verdict Wait Waiting Watch Watched Which Wire Work World
+";
+
+/// The rest of a line after `pub`, `pub(crate)` and their like.
+fn without_visibility(line: &str) -> &str {
+    let Some(rest) = line.strip_prefix("pub") else {
+        return line;
+    };
+    match rest.strip_prefix('(') {
+        Some(scope) => scope.split_once(") ").map_or(line, |(_, rest)| rest),
+        None => rest.trim_start(),
+    }
+}
+
+fn name_at(text: &str) -> &str {
+    let ends = |letter: char| !letter.is_alphanumeric() && letter != '_';
+    text.split(ends).next().unwrap_or_default()
+}
+
+/// The type that this line defines. An alias that is indented belongs to a trait.
+fn defined(line: &str) -> Option<&str> {
+    let item = without_visibility(line.trim_start());
+    let (keyword, rest) = item
+        .strip_prefix("unsafe ")
+        .unwrap_or(item)
+        .split_once(' ')?;
+    let defines = match keyword {
+        "struct" | "enum" | "union" | "trait" => true,
+        "type" => !line.starts_with(' '),
+        _ => false,
+    };
+    let name = name_at(rest);
+    (defines && name.starts_with(|letter: char| letter.is_ascii_uppercase())).then_some(name)
+}
+
+#[test]
+fn a_type_name_has_one_meaning() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in files("", "rs") {
+        for (number, line) in read(&file).lines().enumerate() {
+            if let Some(name) = defined(line) {
+                let place = format!("{}:{}", file.display(), number + 1);
+                places.entry(name.to_owned()).or_default().push(place);
+            }
+        }
+    }
+    let listed: Vec<&str> = SEVERAL.split_whitespace().collect();
+    for name in &listed {
+        if places.get(*name).is_none_or(|places| places.len() < 2) {
+            println!("SEVERAL: {name} has one meaning at most, take it out");
+        }
+    }
+    places.retain(|name, places| places.len() > 1 && !listed.contains(&&**name));
+    assert!(
+        places.is_empty(),
+        "a name with several meanings, say which: {places:#?}"
+    );
+}
