@@ -417,11 +417,11 @@ mod tests {
 
     #[test]
     fn ends_can_be_sent_and_a_slot_is_its_item_and_a_stamp() {
-        fn is_send<T: Send>() {}
-        fn is_sync<T: Sync>() {}
-        is_send::<Producer<Cell<u8>>>();
-        is_sync::<Producer<Cell<u8>>>();
-        is_send::<Consumer<Cell<u8>>>();
+        fn needs_send<T: Send>() {}
+        fn needs_sync<T: Sync>() {}
+        needs_send::<Producer<Cell<u8>>>();
+        needs_sync::<Producer<Cell<u8>>>();
+        needs_send::<Consumer<Cell<u8>>>();
         assert_eq!(size_of::<Slot<[u64; 4]>>(), 40);
     }
 }

@@ -61,7 +61,7 @@ fn heads_that_are_not_whole_are_charged() {
     begun.extend(begin(1500));
     let mut refused = 0;
     for wire in &mut begun[100..] {
-        if !wire.is_quiet_for(Duration::from_millis(1)) {
+        if !wire.stays_quiet_for(Duration::from_millis(1)) {
             wire.answer().expect_error(503, "BUSY");
             refused += 1;
         }

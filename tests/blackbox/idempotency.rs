@@ -117,7 +117,7 @@ fn an_invoke_follows_an_enqueue_of_the_same_key() {
         json!({"executionId": queued.id(), "status": "running"})
     );
     let mut follower = keyed("follow", "a", "k").begin(plane().listen);
-    assert!(follower.is_quiet_for(Duration::from_millis(50)));
+    assert!(follower.stays_quiet_for(Duration::from_millis(50)));
     gate.open();
     let answer = follower.answer().expect(200);
     assert_eq!(
@@ -293,7 +293,7 @@ fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
     let mut first = keyed("never", "a", "k").begin(plane().listen);
     plane().wait_for("never", 1, 1);
     let mut follower = keyed("never", "a", "k").begin(plane().listen);
-    assert!(follower.is_quiet_for(Duration::from_millis(100)));
+    assert!(follower.stays_quiet_for(Duration::from_millis(100)));
     let again = plane().send(&keyed_enqueue("never", "a", "k")).expect(202);
     plane().cancel(&again.id()).expect(202);
     let first = first.answer().expect_failure(409, "error", "CANCELLED");

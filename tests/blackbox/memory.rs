@@ -51,7 +51,7 @@ pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
             let mut one = Request::invoke("full", &body).begin(plane.listen);
             let mut is_refused = false;
             eventually("it is held or refused", || {
-                is_refused = !one.is_quiet_for(Duration::from_millis(10));
+                is_refused = !one.stays_quiet_for(Duration::from_millis(10));
                 is_refused || pod.calls().len() > before + held.len()
             });
             if is_refused {

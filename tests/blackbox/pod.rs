@@ -149,7 +149,7 @@ impl Line {
             if gate.is_open_within(Duration::from_millis(5)) {
                 return true;
             }
-            if self.is_cut() {
+            if self.reads_end() {
                 self.cuts.fetch_add(1, Ordering::SeqCst);
                 return false;
             }
@@ -159,10 +159,10 @@ impl Line {
 
     /// Whether the platform closes within the time.
     #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn is_cut_within(&mut self, time: Duration) -> bool {
+    pub(crate) fn closes_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
-            if self.is_cut() {
+            if self.reads_end() {
                 return true;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -173,7 +173,7 @@ impl Line {
         }
     }
 
-    fn is_cut(&mut self) -> bool {
+    fn reads_end(&mut self) -> bool {
         let mut bytes = [0; 4096];
         self.stream.set_patience(Duration::from_millis(1));
         let read = self.stream.read(&mut bytes);

@@ -103,7 +103,7 @@ fn asked_until_well(folder: &Folder, function: Value) -> String {
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
     let mut wire = Request::invoke(&name, &json!(1)).begin(plane().listen);
     eventually("it is asked", || folder.read("asked").is_some());
-    assert!(wire.is_quiet_for(Duration::from_millis(300)));
+    assert!(wire.stays_quiet_for(Duration::from_millis(300)));
     folder.write("health", "204");
     wire.answer().expect(200);
     folder.read("asked").expect("it was asked")

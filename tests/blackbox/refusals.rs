@@ -262,7 +262,7 @@ fn pipelined_requests_are_answered_in_their_order() {
     let mut wire = Wire::connect(plane().listen);
     wire.send(&bytes);
     pod.wait_calls(1);
-    assert!(wire.is_quiet_for(Duration::from_millis(50)));
+    assert!(wire.stays_quiet_for(Duration::from_millis(50)));
     gate.open();
     assert_eq!(wire.answer().expect(200).json()["output"], "slow");
     for number in 0..20 {

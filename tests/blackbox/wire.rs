@@ -337,7 +337,7 @@ impl Wire {
     }
 
     /// Whether the peer sends nothing and keeps the connection for so long.
-    pub(crate) fn is_quiet_for(&mut self, time: Duration) -> bool {
+    pub(crate) fn stays_quiet_for(&mut self, time: Duration) -> bool {
         self.set_patience(time);
         let quiet = matches!(self.fill(), Err(error) if is_timeout(&error));
         self.set_patience(PATIENCE);

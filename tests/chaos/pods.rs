@@ -133,8 +133,8 @@ fn answer(
     let text = output.to_string();
     let headers = format!("Content-Type: {kind}\r\n{own}");
     match act {
-        Act::Slow if line.is_cut_within(SLOW) => return After::Close,
-        Act::Late if line.is_cut_within(LATE) => return After::Close,
+        Act::Slow if line.closes_within(SLOW) => return After::Close,
+        Act::Late if line.closes_within(LATE) => return After::Close,
         _ => {}
     }
     let closes = matches!(act, Act::Die | Act::Reset);

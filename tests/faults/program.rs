@@ -173,7 +173,7 @@ impl Endpoint {
                 }
                 Some("exit") => After::Close,
                 Some("block") => {
-                    line.is_cut_within(Duration::from_secs(30));
+                    line.closes_within(Duration::from_secs(30));
                     After::Close
                 }
                 Some("no json") => line.answer(200, json, b"nan"),

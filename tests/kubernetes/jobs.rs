@@ -58,7 +58,7 @@ pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
     // The same for a client that waits for the result.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
-    plane.has_no_drift();
+    plane.expect_no_drift();
     gone("job");
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn fifty_parallel_calls_all_succeed() {
     let right = calls.into_iter().map(|call| call.join().unwrap_or(false));
     let right = right.filter(|right| *right).count();
     assert_eq!(right, 50);
-    plane.has_no_drift();
+    plane.expect_no_drift();
     until("all Jobs and pods are gone", 4 * GONE, || {
         jobs_of("crowd").is_empty() && pods_of("crowd").is_empty()
     });
@@ -153,7 +153,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     until("its pod runs", GONE, || !pods_of("long").is_empty());
     drop(wire);
     gone("long");
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn no_job_and_no_pod_of_one_is_left() {
@@ -170,5 +170,5 @@ pub(crate) fn no_job_and_no_pod_of_one_is_left() {
         plane.ended(id);
     }
     gone("many");
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }

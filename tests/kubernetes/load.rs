@@ -38,7 +38,7 @@ impl Report {
 
     /// Every call was answered, and well.
     #[track_caller]
-    pub(crate) fn has_no_failure(&self) {
+    pub(crate) fn expect_no_failure(&self) {
         assert!(self.failures() == 0 && self.unanswered == 0, "{self:#?}");
         assert!(self.good > 0, "no call was made");
     }

@@ -43,7 +43,7 @@ fn names(function: &str) -> BTreeSet<String> {
 
 /// Sends a change while the API server cannot write it, and expects the refusal.
 #[track_caller]
-fn is_refused(plane: &Plane, request: &Request) {
+fn expect_refused(plane: &Plane, request: &Request) {
     let answer = plane.send_and_wait(request, Duration::from_secs(50));
     answer.expect_error(503, "REGISTRY_UNAVAILABLE");
 }
@@ -64,8 +64,8 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     let begun = Instant::now();
     begin(&server);
     let register = Request::new("POST", "/v1/functions").json(&spec("late", "JOB", json!({})));
-    is_refused(&plane, &register);
-    is_refused(&plane, &Request::delete("/v1/functions/doomed"));
+    expect_refused(&plane, &register);
+    expect_refused(&plane, &Request::delete("/v1/functions/doomed"));
     assert_eq!(
         plane.get("/v1/functions/steady").status,
         200,
@@ -79,7 +79,7 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     std::thread::sleep(AWAY.saturating_sub(took));
     server.bring_back();
     load.go_on(200, STEP);
-    load.end().has_no_failure();
+    load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
     // The API server may have done the refused changes when it came back; then the table has them.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
@@ -104,7 +104,7 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
         let object = crate::cluster::function("steady").unwrap_or_default();
         object["status"]["readyPods"] == ready
     });
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn a_stopped_api_server_fails_no_warm_call() {

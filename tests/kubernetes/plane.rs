@@ -246,7 +246,7 @@ impl Plane {
 
     /// Accepted calls are finished, waiting or running, and none else.
     #[track_caller]
-    pub(crate) fn has_no_drift(&self) {
+    pub(crate) fn expect_no_drift(&self) {
         until("the ledger has no drift", Duration::from_secs(10), || {
             self.metrics().drift() == 0.0
         });

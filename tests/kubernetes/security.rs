@@ -241,7 +241,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     drop(set);
     // What comes after this has no default template.
     only_pod("templated", None);
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn a_file_that_is_no_template_stops_the_start() {

@@ -88,7 +88,7 @@ fn takes_over(plane: &Plane, before: &BTreeSet<(String, String, String, String)>
     assert_eq!(&pods("kept"), before, "the pods were touched");
     let job = plane.invoke("kept-job", &json!({"do": "echo", "value": 3}));
     assert_eq!(output(job)["echo"], 3);
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {

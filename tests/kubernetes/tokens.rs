@@ -87,7 +87,7 @@ pub(crate) fn only_its_own_token_completes_an_attempt_and_only_once() {
     plane
         .send(&Request::delete(&format!("/v1/executions/{}", other.id)))
         .expect(202);
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn an_older_attempt_cannot_complete() {

@@ -41,8 +41,8 @@ fn begin(plane: &Plane, more: Value) -> Load {
 #[track_caller]
 fn end(plane: &Plane, load: Load) {
     load.go_on(SOME, STEP);
-    load.end().has_no_failure();
-    plane.has_no_drift();
+    load.end().expect_no_failure();
+    plane.expect_no_drift();
 }
 
 pub(crate) fn a_rolling_update_and_scale_downs_fail_no_call() {
@@ -149,5 +149,5 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     assert!(report.failures() <= 3, "{report:#?}");
     let is_lost = |what: &String| what == "502 POD_LOST";
     assert!(report.bad.keys().all(is_lost), "{report:#?}");
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }

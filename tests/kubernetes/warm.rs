@@ -31,7 +31,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
     let load = Load::start(plane.api, 8, "scales", &json!({"do": "sleep", "ms": 100}));
     plane.wait_for_pods("scales", 4, START);
     load.go_on(100, START);
-    load.end().has_no_failure();
+    load.end().expect_no_failure();
     plane.scale("scales", 1).expect(200);
     plane.wait_for_pods("scales", 1, START);
     // The pod stays although no client calls it, because `minReplicas` is 1.
@@ -41,7 +41,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
     until("the last pod goes", START, || pods_of("scales").is_empty());
     let again = plane.invoke("scales", &json!({"do": "echo", "value": 3}));
     assert!(was_cold(&again), "{:?}", again.headers);
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 /// Whether the first call of a new function shows all phases of its pod's start. If the pod answers
@@ -79,7 +79,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
         pods_of("dies").iter().all(|one| one.name != pod.name)
     });
     plane.wait_for_pods("dies", 1, START);
-    plane.has_no_drift();
+    plane.expect_no_drift();
 }
 
 /// A server without the platform's runtime; its only process is the first one of the container.

@@ -69,7 +69,7 @@ fn break_off(got: &Got, line: &mut Line) -> After {
         }
         Some(4) => line.json("no JSON"),
         _ => {
-            line.is_cut_within(Duration::from_secs(3));
+            line.closes_within(Duration::from_secs(3));
             After::Close
         }
     }
