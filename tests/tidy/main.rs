@@ -1,6 +1,7 @@
 //! What the repository promises of itself, asked of its files: the code map names every module, what the
-//! documents name is there, no file grows without end, comments say who, a name has one meaning. It runs
-//! nothing. A rule that clippy can hold is in `clippy.toml` and the workspace's lints instead.
+//! documents name is there, no file grows without end, comments say who, a name has one meaning, and a
+//! question is one. It runs nothing. Rules that clippy can hold are in `clippy.toml` and in the lints of
+//! `Cargo.toml` instead.
 
 use std::fs;
 use std::path::{Path, PathBuf};

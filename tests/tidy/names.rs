@@ -1,5 +1,5 @@
 //! A type's name has one meaning in the whole workspace, so that a reader who knows it need not ask of
-//! which crate it is.
+//! which crate it is; and a function that is named as a question answers it and does nothing else.
 
 use std::collections::BTreeMap;
 
@@ -21,6 +21,9 @@ const SEVERAL: &str = "
     Status Stays Step Stop Store Stream Subject Tail Tally Target Test Thread Timer Times Turn
     Unpark Verdict Wait Waiting Watch Watched Which Wire Work World
 ";
+
+/// Functions whose name asks and which do not answer, to be renamed. None may be added.
+const ANSWERLESS: &str = "is_unknown is_changed is_no_more is_held is_lost is_asked is_recent";
 
 /// The rest of a line after `pub`, `pub(crate)` and their like.
 fn without_visibility(line: &str) -> &str {
@@ -76,4 +79,43 @@ fn a_type_name_has_one_meaning() {
         places.is_empty(),
         "a name with several meanings, say which: {places:#?}"
     );
+}
+
+/// A function's signature, from its name on, where one begins on this line.
+fn signature(lines: &[&str], at: usize) -> Option<String> {
+    let mut item = without_visibility(lines[at].trim_start());
+    for word in ["const ", "async ", "unsafe "] {
+        item = item.strip_prefix(word).unwrap_or(item);
+    }
+    let mut signature = item.strip_prefix("fn ")?.to_owned();
+    for line in &lines[at + 1..] {
+        if signature.ends_with(['{', '}', ';']) {
+            break;
+        }
+        signature.push_str(line);
+    }
+    Some(signature)
+}
+
+#[test]
+fn a_question_answers_and_changes_nothing() {
+    let listed: Vec<&str> = ANSWERLESS.split_whitespace().collect();
+    let mut wrong = Vec::new();
+    for file in files("", "rs") {
+        let text = read(&file);
+        let lines: Vec<&str> = text.lines().collect();
+        for at in 0..lines.len() {
+            let Some(signature) = signature(&lines, at) else {
+                continue;
+            };
+            let name = name_at(&signature);
+            let asks = name.starts_with("is_") || name.starts_with("has_");
+            let (arguments, answer) = signature.split_once("->").unwrap_or((&signature, ""));
+            let answers = answer.contains("bool") && !arguments.contains("&mut ");
+            if asks && !answers && !listed.contains(&name) {
+                wrong.push(format!("{}:{}: {name}", file.display(), at + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "name what it does: {wrong:#?}");
 }
