@@ -24,17 +24,20 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::adoption::Adoption;
-use crate::backoff::random;
-use crate::cluster::Cluster;
-use crate::default_template::{DefaultTemplate, LastRead};
-use crate::events::{self, Events};
-use crate::functions::{self, Functions};
-use crate::identity::{Identity, OwnPod};
+use crate::api::backoff::random;
+use crate::api::cluster::Cluster;
+use crate::api::{client, lease, watch};
+use crate::context::identity::{Identity, OwnPod};
 use crate::job::{Job, Jobs};
+use crate::pod::{Origin, Pod};
+use crate::podspec::default_template;
+use crate::podspec::default_template::{DefaultTemplate, LastRead};
 use crate::podspec::{self, Parts, SELECTOR};
-use crate::warm::{Origin, Pod};
-use crate::{adoption, client, default_template, lease, pods, status, watch};
+use crate::reconcile::adoption::Adoption;
+use crate::reconcile::{adoption, pods};
+use crate::registry::events::{self, Events};
+use crate::registry::functions::{self, Functions};
+use crate::registry::status;
 
 /// How long the deletion of Jobs may take when the plane stops.
 const STOP: Duration = Duration::from_secs(2);

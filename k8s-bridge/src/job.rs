@@ -19,15 +19,15 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::backoff::random;
+use crate::api::backoff::random;
+use crate::api::cluster::Denied;
 use crate::bridge::Plane;
-use crate::cluster::Denied;
-use crate::fault::StartFault;
+use crate::pod::fault::StartFault;
+use crate::pod::seen::{Ended, Seen};
+use crate::podspec::security;
 use crate::podspec::{
     ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND, Parts,
 };
-use crate::security;
-use crate::seen::{Ended, Seen};
 
 /// How long the container of an answered attempt may take to end by itself.
 const STOP: Duration = Duration::from_secs(5);

@@ -4,32 +4,13 @@
 //! The process has a `KubernetesBridge` on the bridge's thread.
 
 mod bridge;
-mod identity;
-mod lease;
-mod adoption;
-
-mod functions;
-mod object;
-mod starts;
-mod ready;
-mod status;
-mod events;
-
-mod pods;
-mod warm;
+mod reconcile;
+mod registry;
 mod job;
+mod pod;
+mod context;
 mod podspec;
-mod security;
-mod default_template;
-mod seen;
-mod fault;
-mod health;
-
-mod client;
-mod cluster;
-mod watch;
-mod lenient;
-mod backoff;
+mod api;
 
 pub use bridge::{KubernetesBridge, KubernetesConfig, Memory, OpenError};
-pub use identity::OwnPod;
+pub use context::identity::OwnPod;

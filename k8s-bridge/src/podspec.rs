@@ -2,14 +2,16 @@
 //! plane's default template merged over it, and the function's own `podTemplate` over both. It
 //! creates nothing.
 
+pub(crate) mod default_template;
+pub(crate) mod security;
+
 use std::collections::BTreeMap;
 
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::{Platform, PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-use crate::default_template::DefaultTemplate;
-use crate::security;
+use crate::podspec::default_template::DefaultTemplate;
 
 /// The container that runs the function.
 pub(crate) const CONTAINER: &str = "function";

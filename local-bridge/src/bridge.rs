@@ -21,13 +21,13 @@ use nix::sys::prctl;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
+use crate::guard::link::{Guard, Link, start_guard};
 use crate::job::{Job, Jobs};
-use crate::link::{Guard, Link, start_guard};
-use crate::oom::OomWatch;
 use crate::pod::{Pod, PodTable};
-use crate::ports::Ports;
-use crate::program::random;
-use crate::run_dir::{self, RunDir};
+use crate::process::oom::OomWatch;
+use crate::process::ports::Ports;
+use crate::process::program::random;
+use crate::process::run_dir::{self, RunDir};
 
 /// How often unattributed OOM kills are discarded. The end of a killed process is reported sooner
 /// than this, so an older kill belongs to no pod or Job.

@@ -6,6 +6,10 @@
 //! handed to (a subreaper). So all that descends from a pod stays below its process while that lives, and is
 //! handed to the guard when it ends: a child that the guard did not start is of a pod that is over.
 
+pub(crate) mod descent;
+pub(crate) mod link;
+pub(crate) mod wire;
+
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -24,8 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, close, setsid};
 
-use crate::descent;
-use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+use crate::guard::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
 
 /// The life of the guard. Its standard input is the socket to the plane.
 pub fn guard_main() -> ExitCode {

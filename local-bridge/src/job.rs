@@ -14,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::bridge::Plane;
-use crate::link::End;
+use crate::guard::link::End;
+use crate::process::program::Program;
 use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
-use crate::program::Program;
 
 /// How long the process of an attempt that is over may take to end by itself.
 const STOP: Duration = Duration::from_secs(2);

@@ -4,23 +4,10 @@
 //! The process has a `LocalBridge` on the bridge's thread, and `guard_main` as `nanofaas guard`.
 
 mod bridge;
-mod pod;
 mod job;
-
-mod program;
+mod pod;
 mod process;
-mod output;
-mod line;
-mod health;
-mod listener;
-mod ports;
-mod oom;
-
-mod link;
-mod wire;
 mod guard;
-mod descent;
-mod run_dir;
 
 pub use bridge::{LocalBridge, LocalConfig, OpenError};
 pub use guard::guard_main;

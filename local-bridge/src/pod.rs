@@ -1,6 +1,8 @@
 //! The life of one warm pod, a process on a Unix socket or at a port: start, ready, in use, health
 //! check, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
 
+mod health;
+
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::Path;
@@ -19,11 +21,11 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::bridge::Plane;
-use crate::health::{Questions, places};
-use crate::link::{AbortOnDrop, End};
-use crate::ports::Port;
+use crate::guard::link::{AbortOnDrop, End};
+use crate::pod::health::{Questions, places};
+use crate::process::ports::Port;
+use crate::process::program::{Program, random};
 use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
-use crate::program::{Program, random};
 
 /// How long a quarantined pod has to answer.
 const PROBE: Duration = Duration::from_secs(5);

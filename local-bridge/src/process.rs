@@ -1,6 +1,14 @@
 //! One process of a function: it is started through the guard, its output is read, and its end is
 //! described. It never decides when a process ends; `pod` and `job` do.
 
+pub(crate) mod line;
+pub(crate) mod listener;
+pub(crate) mod oom;
+pub(crate) mod output;
+pub(crate) mod ports;
+pub(crate) mod program;
+pub(crate) mod run_dir;
+
 use std::cell::RefCell;
 use std::fs;
 use std::io;
@@ -17,11 +25,11 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::link::{AbortOnDrop, End, Known, Link};
-use crate::output::{Source, Tail, follow};
-use crate::program::Program;
-use crate::run_dir::RunDir;
-use crate::wire::{Ending, Start};
+use crate::guard::link::{AbortOnDrop, End, Known, Link};
+use crate::guard::wire::{Ending, Start};
+use crate::process::output::{Source, Tail, follow};
+use crate::process::program::Program;
+use crate::process::run_dir::RunDir;
 
 /// How long the last output of a process that ended may take to come in.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::unistd::Pid;
 
-use crate::descent;
+use crate::guard::descent;
 
 /// The state `LISTEN` in those tables.
 const LISTEN: &str = "0A";

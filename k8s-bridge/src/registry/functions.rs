@@ -15,12 +15,12 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft};
 use serde_json::{Map, Value};
 use tokio::task::spawn_local;
 
+use crate::api::watch::News;
 use crate::bridge::Plane;
-use crate::default_template;
-use crate::object::{FunctionObject, name_of, spec_of};
-use crate::starts::{Outlook, Starts};
-use crate::status::READY;
-use crate::watch::News;
+use crate::podspec::default_template;
+use crate::registry::object::{FunctionObject, name_of, spec_of};
+use crate::registry::starts::{Outlook, Starts};
+use crate::registry::status::READY;
 use write::{register, remove, scale};
 
 /// What a plane thinks of an object as it was at its last look.
@@ -44,7 +44,7 @@ pub(crate) struct Known {
     /// In which of the listings it was last heard of.
     listing: u64,
     /// The object's own status, as it was last seen or written.
-    pub(crate) status: Option<crate::object::FunctionStatus>,
+    pub(crate) status: Option<crate::registry::object::FunctionStatus>,
 }
 
 #[cfg(test)]
@@ -52,7 +52,7 @@ impl Known {
     pub(crate) fn for_test(
         generation: i64,
         verdict: Verdict,
-        status: Option<crate::object::FunctionStatus>,
+        status: Option<crate::registry::object::FunctionStatus>,
     ) -> Self {
         let accepted = (verdict == Verdict::Accepted).then_some(generation);
         Self {

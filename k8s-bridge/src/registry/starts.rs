@@ -10,8 +10,8 @@ use nanofaas_core::spec::{ImagePullPolicy, Platform, SpecFields};
 use serde::{Deserialize, Serialize};
 
 use crate::bridge::Plane;
-use crate::events::EventReason;
-use crate::fault::StartFault;
+use crate::pod::fault::StartFault;
+use crate::registry::events::EventReason;
 
 /// How much of a text is kept in a status or an Event, in bytes.
 pub(crate) const TEXT_MAX: usize = 1024;

@@ -15,10 +15,10 @@ use nanofaas_core::spec::{API_VERSION, KIND};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::backoff::random;
+use crate::api::backoff::random;
+use crate::api::cluster::Denied;
 use crate::bridge::Plane;
-use crate::cluster::Denied;
-use crate::starts::now;
+use crate::registry::starts::now;
 
 /// Between two writes of one Event.
 const BETWEEN: Duration = Duration::from_secs(10);

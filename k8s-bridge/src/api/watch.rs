@@ -12,9 +12,9 @@ use kube::Resource;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backoff::Backoff;
-use crate::cluster::{Cluster, Denied, Object, chain, retry_after};
-use crate::lenient::Lenient;
+use crate::api::backoff::Backoff;
+use crate::api::cluster::{Cluster, Denied, Object, chain, retry_after};
+use crate::api::lenient::Lenient;
 
 /// The server ends a watch after this; a silent one is given up a little later.
 const WATCH_S: u32 = 60;

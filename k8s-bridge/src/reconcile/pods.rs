@@ -10,11 +10,11 @@ use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::ticket::PodRef;
 use tokio::task::spawn_local;
 
+use crate::api::watch::News;
 use crate::bridge::{Plane, Stage};
+use crate::pod::Pod;
+use crate::pod::seen::Seen;
 use crate::podspec::{LABEL_INSTANCE, LABEL_JOB, LABEL_KIND};
-use crate::seen::Seen;
-use crate::warm::Pod;
-use crate::watch::News;
 
 /// Warm pods by place and by name.
 #[derive(Default)]

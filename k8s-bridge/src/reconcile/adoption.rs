@@ -18,12 +18,12 @@ use nanofaas_core::ticket::PodRef;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use crate::api::cluster::Denied;
 use crate::bridge::Plane;
-use crate::cluster::Denied;
-use crate::pods::{delete, stray};
+use crate::pod::seen::Seen;
+use crate::pod::{Origin, Pod};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
-use crate::seen::Seen;
-use crate::warm::{Origin, Pod};
+use crate::reconcile::pods::{delete, stray};
 
 /// How long one question for a pod that answers at last may take.
 const FETCH: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
 use tracing::Level;
 
-use crate::line::Line;
+use crate::process::line::Line;
 
 /// Longest line that is logged, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;

@@ -1,6 +1,9 @@
 //! The life of one warm pod: created, ready, in use, health check, drained, gone.
 //! It never decides when: the scheduler's orders, the cluster and the pod itself do.
 
+pub(crate) mod fault;
+mod health;
+pub(crate) mod seen;
 mod start;
 
 use std::cell::{Cell, RefCell};
@@ -21,14 +24,14 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, timeout_at};
 
-use crate::adoption;
-use crate::backoff::random;
+use crate::api::backoff::random;
 use crate::bridge::Plane;
-use crate::fault::StartFault;
-use crate::health::Questions;
+use crate::pod::fault::StartFault;
+use crate::pod::health::Questions;
+use crate::pod::seen::Seen;
 use crate::podspec::PORT;
-use crate::security;
-use crate::seen::Seen;
+use crate::podspec::security;
+use crate::reconcile::adoption;
 
 /// How long a quarantined pod, or one of an earlier plane, has to answer.
 const PROBE: Duration = Duration::from_secs(5);

@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep};
 
-use crate::descent;
-use crate::program::is_kept_from_functions;
-use crate::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+use crate::guard::descent;
+use crate::guard::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+use crate::process::program::is_kept_from_functions;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);

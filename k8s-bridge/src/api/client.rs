@@ -14,8 +14,8 @@ use kube::{Client, Config};
 use serde_json::json;
 use tower::util::MapResponseLayer;
 
+use crate::api::cluster::chain;
 use crate::bridge::OpenError;
-use crate::cluster::chain;
 
 /// How long one try to connect to the API server may take.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -11,12 +11,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::bridge::Plane;
-use crate::events::EventReason;
-use crate::functions::{Known, Verdict};
-use crate::object::{FunctionObject, FunctionStatus};
 use crate::podspec::{LABEL_FUNCTION, LABEL_KIND};
-use crate::ready::{Census, PODS_READY, Readiness};
-use crate::starts::now;
+use crate::registry::events::EventReason;
+use crate::registry::functions::{Known, Verdict};
+use crate::registry::object::{FunctionObject, FunctionStatus};
+use crate::registry::ready::{Census, PODS_READY, Readiness};
+use crate::registry::starts::now;
 
 /// Between two writes of one function's numbers.
 const BETWEEN: Duration = Duration::from_secs(10);

@@ -13,8 +13,8 @@ use kube::api::{ObjectMeta, PostParams};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::backoff::Backoff;
-use crate::cluster::{Cluster, Denied};
+use crate::api::backoff::Backoff;
+use crate::api::cluster::{Cluster, Denied};
 
 /// Its name, in the plane's namespace.
 pub(crate) const NAME: &str = "nanofaas";

@@ -2,7 +2,7 @@
 //! `status.lastFailedStart`. The words of the kubelet and of the API server are read here and
 //! nowhere else. It decides nothing: whether a start is tried again is the scheduler's.
 
-use crate::cluster::Denied;
+use crate::api::cluster::Denied;
 
 /// The kinds of failed starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

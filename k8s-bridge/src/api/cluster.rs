@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::backoff::Backoff;
-use crate::lease::Tenure;
-use crate::lenient::Lenient;
+use crate::api::backoff::Backoff;
+use crate::api::lease::Tenure;
+use crate::api::lenient::Lenient;
 
 /// Changes in flight at once; further changes wait. Other requests do not count, because the Lease
 /// has to be renewed even while the API server is slow to create many pods.

@@ -1,6 +1,6 @@
 //! How a warm pod starts: it is created from its function's spec and the templates; the bridge
 //! waits until the pod reports that it is ready or answers its health path, and then announces it.
-//! Except for a pod whose creation was not answered, this file ends no pod; `warm.rs` does.
+//! Except for a pod whose creation was not answered, this file ends no pod; `pod.rs` does.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +15,9 @@ use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{AbortOnDrop, Fate, NO_GRACE_S, Pod, ended};
+use crate::api::cluster::Denied;
 use crate::bridge::Plane;
-use crate::cluster::Denied;
-use crate::fault::StartFault;
+use crate::pod::fault::StartFault;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
 
 impl Pod {

@@ -11,7 +11,7 @@ use nanofaas_core::spec::{API_VERSION, FieldFault, FunctionDraft, KIND};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::starts::FailedStart;
+use crate::registry::starts::FailedStart;
 
 pub(crate) const GROUP: &str = "nanofaas.io";
 pub(crate) const VERSION: &str = "v1";

@@ -10,8 +10,8 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Denied};
-use crate::object::{FunctionObject, spec_of};
+use crate::api::cluster::{Cluster, Denied};
+use crate::registry::object::{FunctionObject, spec_of};
 
 /// How long a change may take; the io thread that asked for it waits longer (`ANSWER_NS_MAX`).
 const CHANGE: Duration = Duration::from_secs(15);

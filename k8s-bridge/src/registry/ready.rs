@@ -6,10 +6,10 @@ use std::rc::Rc;
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::{ExecutionMode, Platform};
 
-use crate::fault::StartFault;
-use crate::functions::Known;
-use crate::starts::{Outlook, StartKey};
-use crate::warm::Pod;
+use crate::pod::Pod;
+use crate::pod::fault::StartFault;
+use crate::registry::functions::Known;
+use crate::registry::starts::{Outlook, StartKey};
 
 /// The condition, before it has a time and a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,10 @@ fn failing<'a>(known: &'a Known, function: &Function) -> Option<(StartFault, &'a
             (key == StartKey::of(&function.spec)).then_some((fault, message))
         }
         Outlook::Unknown => {
-            let before = known.status.as_ref()?.condition(crate::status::READY)?;
+            let before = known
+                .status
+                .as_ref()?
+                .condition(crate::registry::status::READY)?;
             let is_same = before.status == "False" && before.observed_generation == known.accepted;
             let fault = StartFault::named(&before.reason).filter(|_| is_same)?;
             Some((fault, &before.message))
@@ -148,10 +151,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::functions::Verdict;
-    use crate::object::FunctionStatus;
     use crate::podspec::tests::function;
-    use crate::starts::now;
+    use crate::registry::functions::Verdict;
+    use crate::registry::object::FunctionStatus;
+    use crate::registry::starts::now;
 
     fn warm(min: u32, more: &Value) -> Function {
         let mut fields = json!({"name": "f", "image": "i:1", "executionMode": "WARM",
@@ -175,7 +178,7 @@ mod tests {
 
     fn failed(known: &mut Known, function: &Function, fault: StartFault) {
         known.starts.outlook = Outlook::Bad(StartKey::of(&function.spec), fault);
-        known.starts.last_failed = Some(crate::starts::FailedStart {
+        known.starts.last_failed = Some(crate::registry::starts::FailedStart {
             at: now(),
             pod: "fn-f-1".to_owned(),
             reason: fault.as_str().to_owned(),

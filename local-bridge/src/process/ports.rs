@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use tokio::net::TcpSocket;
 
-use crate::program::random;
+use crate::process::program::random;
 
 /// Ports for pods, but for those that the kernel hands out by itself.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;

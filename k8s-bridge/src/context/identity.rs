@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tokio::time::Instant;
 
-use crate::cluster::{Cluster, Denied};
+use crate::api::cluster::{Cluster, Denied};
 
 /// How long the plane looks for its own objects before it begins without owners.
 const LOOK: Duration = Duration::from_secs(30);

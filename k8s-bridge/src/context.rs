@@ -1,0 +1,3 @@
+//! What every task of the bridge is given: who this control plane is.
+
+pub(crate) mod identity;
