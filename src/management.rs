@@ -19,7 +19,7 @@ use axum::serve::Listener;
 use nanofaas_core::beat::Beat;
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::metrics::ThreadLedger;
-use nanofaas_io::host::Host;
+use nanofaas_http1::host::Host;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use nanofaas_io::head::HeadScan;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::parse_head;
 use nanofaas_io::json;
-use nanofaas_io::request::parse_head;
 
 /// What a program sends.
 const LEAN: &str = "POST /v1/functions/word-stats:invoke HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\

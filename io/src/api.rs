@@ -4,6 +4,9 @@
 use std::rc::Rc;
 
 use nanofaas_core::memory::Charge;
+use nanofaas_http1::head::{Framing, Span};
+use nanofaas_http1::media_type::{MediaType, media_type};
+use nanofaas_http1::request::Head;
 
 use crate::buffers::Buffers;
 use crate::charges::charge_for;
@@ -11,13 +14,10 @@ use crate::client::invite;
 use crate::conn::{Conn, Stop};
 use crate::execution_api::{self, About, ClientQuestion, JobQuestion, WRONG_TOKEN};
 use crate::function_api;
-use crate::head::{Framing, Span};
 use crate::incoming::Incoming;
-use crate::media_type::{MediaType, media_type};
 use crate::outgoing::{Outgoing, room_in_turn};
 use crate::problem::Problem;
 use crate::reply::{HEAD_ROOM, Response};
-use crate::request::Head;
 use crate::route::{Route, Verb, route};
 use crate::thread::Thread;
 
@@ -154,7 +154,7 @@ async fn respond(
         }
         Route::PodReady { token, pod } => {
             let address = incoming.head.query.map(|query| {
-                crate::field::query_address(query.of(incoming.head_bytes()), "address")
+                nanofaas_http1::field::query_address(query.of(incoming.head_bytes()), "address")
             });
             let address = address.transpose()?.flatten();
             function_api::pod_ready(thread, token, pod.as_str(), address, body).await
@@ -173,7 +173,7 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
     let Some(query) = incoming.head.query else {
         return Ok(0);
     };
-    let asked = crate::field::query_number(query.of(incoming.head_bytes()), "waitMs")?;
+    let asked = nanofaas_http1::field::query_number(query.of(incoming.head_bytes()), "waitMs")?;
     let asked = u64::from(asked.unwrap_or(0));
     if asked > nanofaas_core::limits::WAIT_MS_MAX {
         return Err(Problem::BadRequest("waitMs must be 0 to 60000".to_owned()));

@@ -10,19 +10,20 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_http1::head::Framing;
+use nanofaas_http1::host::Host;
+use nanofaas_http1::request::{Head, Method};
+
 use crate::api;
 use crate::buffers::SMALL;
 use crate::charges;
 use crate::conn::{Conn, Port, SECOND_NS, SHARE, Stop};
-use crate::head::Framing;
-use crate::host::Host;
 use crate::incoming::Incoming;
 use crate::invoke::{self, Answering, Entrant, Manner};
 use crate::kept;
 use crate::outgoing::Outgoing;
 use crate::problem::Problem;
 use crate::reply::{self, Heading, Response, Wire, problem};
-use crate::request::{Head, Method};
 use crate::rooms::Rooms;
 use crate::route::{Route, route};
 use crate::sending::{send, send_outgoing};

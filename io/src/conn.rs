@@ -11,14 +11,14 @@ use std::task::{Context, Poll};
 use nanofaas_core::call::End;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::ticket::CallRef;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::{Head, parse_head};
 
 use crate::alarm::Alarm;
 use crate::buffers::{LARGE, SMALL};
-use crate::head::HeadScan;
 use crate::invoke::Client;
 use crate::pending::Pending;
 use crate::problem::Problem;
-use crate::request::{Head, parse_head};
 use crate::runtime::net::{Accepted, Socket};
 use crate::share::Share;
 use crate::thread::{Phase, Thread};

@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use nanofaas_core::id::ExecutionId;
+use nanofaas_http1::media_type::normal_form;
 use sha2::{Digest, Sha256};
 
 use crate::executions::Key;
-use crate::media_type::normal_form;
 use crate::problem::Problem;
 use crate::shard::ShardId;
 

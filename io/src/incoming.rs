@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use crate::field;
-use crate::request::Head;
+use nanofaas_http1::field;
+use nanofaas_http1::request::Head;
 
 /// A request with its body.
 #[derive(Debug)]

@@ -12,22 +12,22 @@ use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_http1::field::{parse_idempotency_key, parse_timeout_ms};
+use nanofaas_http1::head::Framing;
+use nanofaas_http1::media_type::{MediaType, media_type};
+use nanofaas_http1::request::Head;
 
 use crate::alarm::Alarm;
 use crate::call::{self, Call, Finished, Life};
 use crate::charges::{self, WaitingBody, charge_for};
 use crate::executions::{Record, Status};
-use crate::field::{parse_idempotency_key, parse_timeout_ms};
-use crate::head::Framing;
 use crate::incoming::Incoming;
 use crate::invocation::Invocation;
 use crate::json;
-use crate::media_type::{MediaType, media_type};
 use crate::outgoing::{Outgoing, give_back, make_room, put_large};
 use crate::pod::Stamps;
 use crate::problem::Problem;
 use crate::reply::{Heading, Wire, problem};
-use crate::request::Head;
 use crate::thread::{Known, Phase, Thread};
 
 pub(crate) const MS: u64 = 1_000_000;

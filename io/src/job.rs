@@ -10,14 +10,14 @@ use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_http1::field::{split_unquoted, trim};
+use nanofaas_http1::media_type::{MediaType, media_type};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::attempt::{Answer, Attempt, AttemptError};
 use crate::call::Call;
 use crate::calls::{JobAnswer, JobNews, JobOutput};
-use crate::field::{split_unquoted, trim};
-use crate::media_type::{MediaType, media_type};
 use crate::output::{Labels, Output};
 use crate::pod_error;
 use crate::problem::Problem;

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::scan;
+use nanofaas_http1::scan;
 
 /// No document nests deeper: the word that holds the nesting has this many bits.
 pub const DEPTH_MAX: u32 = u128::BITS;

@@ -14,7 +14,6 @@ mod patience;
 mod pending;
 mod api;
 mod rooms;
-pub mod request;
 mod route;
 mod invoke;
 mod charges;
@@ -38,15 +37,7 @@ mod shown;
 
 mod incoming;
 mod output;
-pub mod answer;
-pub mod head;
-mod lines;
-pub mod field;
-pub mod host;
-pub mod media_type;
-pub mod chunked;
 pub mod json;
-mod scan;
 
 mod function_api;
 mod warnings;

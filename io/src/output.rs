@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use nanofaas_core::limits::JSON_DEPTH;
 use nanofaas_core::outcome::Failure;
+use nanofaas_http1::head::Span;
+use nanofaas_http1::media_type::{MediaType, media_type};
 
-use crate::head::Span;
 use crate::json;
-use crate::media_type::{MediaType, media_type};
 
 /// How an output is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
 use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_http1::answer::AnswerHead;
 
-use crate::answer::AnswerHead;
 use crate::attempt::{Answer, Attempt, AttemptError};
 use crate::buffers::LARGE;
 use crate::call::Call;

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::memory::{Charge, Wait};
+use nanofaas_http1::answer::{AnswerBody, AnswerHead, parse_answer};
+use nanofaas_http1::chunked::{Chunked, Progress};
+use nanofaas_http1::head::{Fault, HeadScan};
 
-use crate::answer::{AnswerBody, AnswerHead, parse_answer};
 use crate::buffers::Buffers;
-use crate::chunked::{Chunked, Progress};
 use crate::connection::Connection;
-use crate::head::{Fault, HeadScan};
 use crate::reply::HEAD_ROOM;
 use crate::thread::Thread;
 

@@ -3,9 +3,9 @@
 
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::spec::ExecutionMode;
+use nanofaas_http1::field::BadValue;
+use nanofaas_http1::head::Fault;
 
-use crate::field::BadValue;
-use crate::head::Fault;
 use crate::json::JsonFault;
 
 /// Why a request is not answered as it wished.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
+use nanofaas_http1::head::Fault;
 
 use crate::buffers::{Buffers, SMALL};
 use crate::date::DateLine;
-use crate::head::Fault;
 use crate::json::write_string;
 use crate::output::Output;
 use crate::problem::Problem;

@@ -1,10 +1,10 @@
 //! From a path and a method to what is meant. It looks nothing up and decides nothing else.
 
 use nanofaas_core::id::ExecutionId;
+use nanofaas_http1::field::percent_decode;
+use nanofaas_http1::request::Method;
 
-use crate::field::percent_decode;
 use crate::problem::Problem;
-use crate::request::Method;
 
 /// What a request is about. Names are as the path spells them, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]

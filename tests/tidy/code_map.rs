@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use crate::{files, quoted, read};
 
 /// Folders of the crates whose modules the code map names.
-const MAPPED: [&str; 7] = [
+const MAPPED: [&str; 8] = [
     "core/src",
+    "http1/src",
     "io/src",
     "k8s-bridge/src",
     "local-bridge/src",

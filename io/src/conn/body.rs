@@ -1,13 +1,14 @@
 //! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
 
+use nanofaas_http1::chunked::Chunked;
+use nanofaas_http1::head::{Fault, Framing};
+use nanofaas_http1::request::Head;
+
 use super::{AwaitedBody, Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
 use crate::buffers::SMALL;
-use crate::chunked::Chunked;
-use crate::head::{Fault, Framing};
 use crate::incoming::Incoming;
 use crate::pace::Pace;
 use crate::problem::Problem;
-use crate::request::Head;
 
 /// A refused body up to this size is read and dropped, so that the connection lives on.
 const SKIPPED_MAX: u64 = 256 * 1024;

@@ -8,7 +8,7 @@ const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
 
 /// Which bytes end a search.
-pub(crate) trait Stop {
+pub trait Stop {
     /// Tells for eight bytes at once: bit 7 of a byte is set for the first that does; the other bits,
     /// and what the bytes after it show, mean nothing.
     fn in_word(word: u64) -> u64;
@@ -37,7 +37,7 @@ pub(crate) trait Stop {
 const WINDOW: usize = 256;
 
 /// Control characters, the tab among them.
-pub(crate) struct Control;
+pub struct Control;
 
 impl Stop for Control {
     #[inline(always)]
@@ -52,7 +52,7 @@ impl Stop for Control {
 }
 
 /// What ends a word: white space, or a control character.
-pub(crate) struct WordEnd;
+pub struct WordEnd;
 
 impl Stop for WordEnd {
     #[inline(always)]
@@ -67,7 +67,7 @@ impl Stop for WordEnd {
 }
 
 /// What a JSON string cannot simply run over: its end, an escape, a control character.
-pub(crate) struct RunEnd;
+pub struct RunEnd;
 
 impl Stop for RunEnd {
     #[inline(always)]
@@ -101,7 +101,7 @@ impl Stop for RunEnd {
 }
 
 /// What no target may hold, though httparse lets it: a fragment, bytes that are not ASCII.
-pub(crate) struct Foreign;
+pub struct Foreign;
 
 impl Stop for Foreign {
     #[inline(always)]
@@ -116,7 +116,7 @@ impl Stop for Foreign {
 }
 
 /// The end of a target's path: its query, or what may not be there.
-pub(crate) struct PathEnd;
+pub struct PathEnd;
 
 impl Stop for PathEnd {
     #[inline(always)]
@@ -144,7 +144,7 @@ fn equal(word: u64, byte: u8) -> u64 {
 
 /// The offset at or after `from` of the first byte that ends the search; `bytes.len()` when none does.
 #[inline(always)]
-pub(crate) fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
+pub fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     let long = from + 32;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {

@@ -1,4 +1,4 @@
-//! A seeded generator and the loop that runs a property over its inputs.
+//! A seeded generator, the wounds that inputs get, and the loop that runs a property over them.
 
 use std::ops::Range;
 
@@ -38,6 +38,28 @@ impl Rng {
 
     pub(crate) fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
         choices[self.below(choices.len())]
+    }
+}
+
+/// Half of the inputs stay sound; the others are cut, doubled, overwritten or added to.
+pub(crate) fn wound(rng: &mut Rng, out: &mut Vec<u8>, wounds: &[&str]) {
+    if rng.one_in(2) {
+        return;
+    }
+    for _ in 0..rng.range(1..4) {
+        let at = rng.below(out.len());
+        let end = (at + rng.range(1..9)).min(out.len());
+        match rng.below(8) {
+            0 if !out.is_empty() => out[at] = rng.byte(),
+            1 if !out.is_empty() => out[at] ^= 1 << rng.below(8),
+            2 => _ = out.drain(at..end),
+            3 if rng.one_in(4) => out.truncate(at),
+            4 => {
+                let again = out[at..end].to_vec();
+                out.splice(at..at, again);
+            }
+            _ => _ = out.splice(at..at, rng.pick(wounds).bytes()),
+        }
     }
 }
 

@@ -1,12 +1,8 @@
-//! The rules for a request's head, a chunked body and an envelope once more: slow, whole, and written from the
+//! The rules for a request's head and a chunked body once more: slow, whole, and written from the
 //! contract rather than from the parser, so that both would have to be wrong in the same way.
 
-use std::fmt;
-
-use nanofaas_io::head::Framing;
-use nanofaas_io::request::{Head, Method};
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use nanofaas_http1::head::Framing;
+use nanofaas_http1::request::{Head, Method};
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Refusal {
@@ -350,52 +346,4 @@ fn line<'b>(bytes: &'b [u8], at: &mut usize) -> Result<&'b [u8], Refusal> {
     require(rest[..end].iter().all(is_text), "bytes of a line")?;
     *at += end + 2;
     Ok(&rest[..end])
-}
-
-/// The members of an object, in order, repeated ones too.
-struct Members;
-
-impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
-        }
-        Ok(members)
-    }
-}
-
-fn members(text: &[u8]) -> Option<Vec<(String, &RawValue)>> {
-    serde_json::Deserializer::from_slice(text)
-        .deserialize_map(Members)
-        .ok()
-}
-
-/// `input` and `metadata` of an envelope that is valid JSON; none where it is no envelope.
-pub(crate) fn envelope(text: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
-    let members = members(text)?;
-    let only = |name: &str| {
-        let mut named = members
-            .iter()
-            .filter(|(key, _)| key == name)
-            .map(|(_, raw)| raw.get());
-        let first = named.next();
-        (first, named.next().is_none())
-    };
-    let ((input, one_input), (metadata, one_metadata)) = (only("input"), only("metadata"));
-    let metadata = metadata.filter(|&text| text != "null").map(str::as_bytes);
-    let are_strings = match metadata {
-        None => true,
-        Some(text) => self::members(text)?
-            .iter()
-            .all(|(_, value)| value.get().starts_with('"')),
-    };
-    (one_input && one_metadata && are_strings).then_some(())?;
-    Some((input?.as_bytes(), metadata))
 }

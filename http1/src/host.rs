@@ -1,5 +1,5 @@
 //! What `Host` can be: a name or an address, with a port where one is needed (RFC 9110 §7.2), and
-//! whether it names this machine. It allocates nothing. Called by `request` and `client`.
+//! whether it names this machine. It allocates nothing. Called by `request`, and by `io`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,6 +1,6 @@
 //! Random and mutated bytes at everything that reads bytes from outside: nothing panics, nothing
 //! hangs, the outcome is the same however the bytes are split, and it agrees with a second, slow
-//! implementation (`wire/naive.rs`; serde_json for JSON).
+//! implementation (`wire/naive.rs`).
 //!
 //! `NANOFAAS_FUZZ_INPUTS` sets the inputs of each property (1,000,000 where optimised, else
 //! 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` replays that input alone.
@@ -11,11 +11,11 @@ mod wire {
     pub(crate) mod rng;
 }
 
-use nanofaas_io::answer::{AnswerBody, AnswerHead, parse_answer};
-use nanofaas_io::chunked::Chunked;
-use nanofaas_io::head::{Fault, Framing, HeadScan};
-use nanofaas_io::request::{Head, parse_head};
-use nanofaas_io::{field, json, media_type};
+use nanofaas_http1::answer::{AnswerBody, AnswerHead, parse_answer};
+use nanofaas_http1::chunked::Chunked;
+use nanofaas_http1::head::{Fault, Framing, HeadScan};
+use nanofaas_http1::request::{Head, parse_head};
+use nanofaas_http1::{field, media_type};
 use wire::rng::{Rng, for_each_input};
 use wire::{inputs, naive};
 
@@ -280,76 +280,5 @@ fn values_of_headers_and_queries_never_break_their_readers() {
             assert!(name.len() <= bytes.len());
         }
         prefer != field::Prefer::default() || kind != media_type::MediaType::Other
-    });
-}
-
-/// Whether serde_json takes the bytes as one value; none where its own limits (128 levels less
-/// one, numbers that a float can hold) decide.
-fn serde_takes(bytes: &[u8]) -> Option<bool> {
-    match serde_json::from_slice::<serde_json::Value>(bytes) {
-        Ok(_) => Some(true),
-        Err(error) => {
-            let text = error.to_string();
-            let limit = text.contains("recursion limit") || text.contains("number out of range");
-            (!limit).then_some(false)
-        }
-    }
-}
-
-#[test]
-fn json_is_taken_exactly_where_serde_takes_it() {
-    for_each_input("json", inputs::json, |_, bytes| {
-        let ours = json::check(bytes, json::DEPTH_MAX);
-        if let Err(fault) = ours {
-            assert!(fault.at as usize <= bytes.len());
-        }
-        if let Some(theirs) = serde_takes(bytes) {
-            assert_eq!(ours.is_ok(), theirs, "{ours:?}");
-        }
-        ours.is_ok()
-    });
-}
-
-#[test]
-fn envelopes_hold_what_serde_finds_in_them() {
-    for_each_input("envelopes", inputs::envelopes, |_, bytes| {
-        let ours = json::envelope(bytes);
-        match serde_takes(bytes) {
-            Some(true) => {}
-            Some(false) => {
-                assert!(ours.is_err(), "{ours:?}");
-                return false;
-            }
-            None => return false,
-        }
-        let theirs = naive::envelope(bytes);
-        let piece = |range: std::ops::Range<u32>| &bytes[range.start as usize..range.end as usize];
-        let ours = ours.map(|found| (piece(found.input), found.metadata.map(piece)));
-        match (&ours, &theirs) {
-            (Ok(ours), Some(theirs)) => assert_eq!(ours, theirs),
-            (Err(_), None) => {}
-            _ => panic!("ours {ours:?}, theirs {theirs:?}"),
-        }
-        theirs.is_some()
-    });
-}
-
-#[test]
-fn text_becomes_a_string_that_reads_back() {
-    let mut out = Vec::new();
-    for_each_input("text", inputs::values, |_, bytes| {
-        out.clear();
-        match (json::write_text(&mut out, bytes), str::from_utf8(bytes)) {
-            (Ok(()), Ok(text)) => {
-                assert_eq!(json::check(&out, 1), Ok(()));
-                assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
-            }
-            (Err(fault), Err(error)) => {
-                assert_eq!(fault.at as usize, error.valid_up_to());
-                assert!(out.is_empty());
-            }
-            (ours, theirs) => panic!("ours {ours:?}, theirs {theirs:?}"),
-        }
-        !out.is_empty()
     });
 }

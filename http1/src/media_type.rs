@@ -73,7 +73,7 @@ fn is_utf8_or_no_charset(parameter: &[u8]) -> bool {
 
 /// Type, subtype and names of parameters in lower case, values without quotes, parameters by name; no
 /// charset where the platform reads the body by itself, since it reads UTF-8 only.
-pub(crate) fn normal_form(content_type: &[u8]) -> Vec<u8> {
+pub fn normal_form(content_type: &[u8]) -> Vec<u8> {
     let is_read = matches!(
         media_type(Some(content_type)),
         MediaType::Json | MediaType::Text

@@ -130,7 +130,7 @@ fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
 
 impl Head {
     /// Where the request ends; of one in chunks that is not known.
-    pub(crate) fn whole(&self) -> usize {
+    pub fn whole(&self) -> usize {
         match self.framing {
             Framing::None => self.len,
             Framing::Length(length) => self.len.saturating_add(length as usize),

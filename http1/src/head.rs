@@ -52,12 +52,12 @@ const _: () = assert!(size_of::<Option<Span>>() == 4);
 
 impl Span {
     /// `piece` must be a part of `head`, as a parser hands it out.
-    pub(crate) fn of_piece(head: &[u8], piece: &[u8]) -> Self {
+    pub fn of_piece(head: &[u8], piece: &[u8]) -> Self {
         let start = piece.as_ptr().addr() - head.as_ptr().addr();
         Self::new(start, start + piece.len())
     }
 
-    pub(crate) fn new(start: usize, end: usize) -> Self {
+    pub fn new(start: usize, end: usize) -> Self {
         assert!(start <= end && end <= HEAD_MAX);
         let end = NonZeroU16::new(end as u16).expect("a piece of a head ends after byte 0");
         Self {

@@ -26,7 +26,7 @@ pub struct Prefer {
 /// Whether a header is called so. `known` is in lower case; a header's name that was parsed holds
 /// no byte that the folding could confuse with a letter, a digit or a hyphen.
 #[inline(always)]
-pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+pub fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
     // Arrays of one size compare in a few instructions, without a branch for each byte.
     let Ok(name) = <&[u8; N]>::try_from(name) else {
         return false;
@@ -37,7 +37,7 @@ pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
 }
 
 /// Without the spaces and tabs around it.
-pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
+pub fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
     }
@@ -48,7 +48,7 @@ pub(crate) fn trim(mut value: &[u8]) -> &[u8] {
 }
 
 /// The members of a comma-separated list; empty ones are passed over (RFC 9110 §5.6.1).
-pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')
         .map(trim)
@@ -56,7 +56,7 @@ pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// One or more digits and nothing else, within 64 bits.
-pub(crate) fn digits(value: &[u8]) -> Option<u64> {
+pub fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
     }
@@ -85,12 +85,12 @@ pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], BadValue> {
 }
 
 /// Whether a `Content-Encoding` says that there is none.
-pub(crate) fn is_identity(value: &[u8]) -> bool {
+pub fn is_identity(value: &[u8]) -> bool {
     value.is_empty() || value.eq_ignore_ascii_case(b"identity")
 }
 
 /// For how many seconds the sender keeps a connection without a message, as `Keep-Alive` says it.
-pub(crate) fn parse_keep_alive(value: &[u8]) -> Option<u32> {
+pub fn parse_keep_alive(value: &[u8]) -> Option<u32> {
     list(value).find_map(|parameter| {
         let (name, seconds) = split_unquoted(parameter, b'=');
         let is_timeout = trim(name).eq_ignore_ascii_case(b"timeout");
@@ -108,7 +108,7 @@ pub fn parse_prefer(value: &[u8]) -> Prefer {
 
 impl Prefer {
     /// Nothing is preferred.
-    pub(crate) const NONE: Self = Self {
+    pub const NONE: Self = Self {
         respond_async: false,
         has_wait: false,
         wait_seen: false,
@@ -125,7 +125,7 @@ impl Prefer {
     }
 
     /// Several headers are read as one list.
-    pub(crate) fn add(&mut self, value: &[u8]) {
+    pub fn add(&mut self, value: &[u8]) {
         let mut rest = value;
         while !rest.is_empty() {
             let (preference, after) = split_unquoted(rest, b',');
@@ -149,7 +149,7 @@ impl Prefer {
 }
 
 /// What stands before and after the first `mark` that is not inside a quoted string.
-pub(crate) fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
+pub fn split_unquoted(value: &[u8], mark: u8) -> (&[u8], &[u8]) {
     let mut quoted = false;
     let mut at = 0;
     while at < value.len() {
@@ -250,7 +250,7 @@ fn decoded(text: &[u8]) -> impl Iterator<Item = Option<u8>> {
 }
 
 /// The id of the trace in a `traceparent`: 32 digits after its version. None where it is no such header.
-pub(crate) fn trace_of(traceparent: &[u8]) -> Option<&[u8]> {
+pub fn trace_of(traceparent: &[u8]) -> Option<&[u8]> {
     let (_, rest) = traceparent.split_at_checked(3)?;
     let (id, rest) = rest.split_at_checked(32)?;
     let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
