@@ -1,14 +1,19 @@
 //! Log lines on stderr: one JSON object a line, or text for people. Writers never wait: lines go
 //! through a bounded queue, and what finds it full is dropped and counted.
 //! It never logs by itself. `serve` sets it up once.
+//!
+//! tracing-serde reads the fields of an event; tracing-subscriber's own JSON form is not used, because
+//! it can neither leave an empty field out nor place the members that a function wrote beside the
+//! message.
 
 use std::fmt;
 use std::io::{self, Write as _};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
-use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_serde::fields::AsMap as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -40,39 +45,30 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
     };
-    // Of libraries only what is wrong; kube's client calls every try that failed an error, and the
-    // bridge says by itself what comes of them. `function` is what functions print.
+    // Libraries log only warnings and errors. kube's client is off, because it logs every failed try
+    // as an error, and the bridge reports failures itself. `function` is what functions print.
     let filter = format!("warn,kube_client=off,nanofaas={level},function={level}");
-    let filter = EnvFilter::new(filter);
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
-    match form {
-        LogForm::Json => subscriber.event_format(Json).init(),
-        LogForm::Text => subscriber.event_format(Text).init(),
-    }
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(writer)
+        .event_format(form)
+        .init();
     Log {
         _worker: worker,
         dropped,
     }
 }
 
-/// One line past the queue, for a process that is about to end.
+/// Writes one line past the queue, for a process that is about to end.
 pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
-    let line = match form {
-        LogForm::Json => {
-            let fields = [
-                ("timestamp", &*now()),
-                ("level", level),
-                ("message", message),
-            ];
-            let fields = fields.map(|(name, value)| (name.to_owned(), value.into()));
-            Value::Object(fields.into_iter().collect()).to_string()
-        }
-        LogForm::Text => format!("{} {level:5} {}", of_day(&now()), plain(message)),
+    let line = Line {
+        timestamp: now(),
+        level,
+        message: message.to_owned(),
+        fields: Map::new(),
     };
     // A failed write is ignored, because without stderr there is no place to report it.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", line.show(form));
 }
 
 fn now() -> String {
@@ -81,50 +77,73 @@ fn now() -> String {
     text
 }
 
-/// The time of day of an RFC 3339 time, to the second.
-fn of_day(time: &str) -> &str {
-    time.get(11..19).unwrap_or(time)
-}
+/// The names that a line has in any case. Nothing that is logged may replace their values.
+const OWN: [&str; 3] = ["timestamp", "level", "message"];
 
-/// The fields of one event.
-#[derive(Default)]
-struct Fields {
+/// One line of the log, in the order of its JSON members.
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: String,
+    level: &'a str,
     message: String,
-    rest: Map<String, Value>,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
 }
 
-impl Fields {
+impl Line<'_> {
     fn of(event: &Event<'_>) -> Self {
-        let mut fields = Self::default();
-        event.record(&mut fields);
-        fields
-    }
-
-    fn put(&mut self, field: &Field, value: Value) {
-        // An empty value is left out: for instance the trace id of a call without one.
-        if value.as_str().is_some_and(str::is_empty) {
-            return;
-        }
-        match field.name() {
-            "message" => self.message = text_of(&value),
-            "members" => self.put_members(&text_of(&value)),
-            // An event must not replace the line's own members.
-            name @ ("timestamp" | "level") => {
-                self.rest.insert(format!("{name}_"), value);
+        let fields = match serde_json::to_value(event.field_map()) {
+            Ok(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let mut line = Line {
+            timestamp: now(),
+            level: event.metadata().level().as_str(),
+            message: String::new(),
+            fields: Map::new(),
+        };
+        let mut members = String::new();
+        for (name, value) in fields {
+            match &*name {
+                "message" => line.message = text_of(&value),
+                "members" => members = text_of(&value),
+                // An empty value is left out: for instance the trace id of a call without one.
+                _ if value == "" => {}
+                name if OWN.contains(&name) => {
+                    line.fields.insert(format!("{name}_"), value);
+                }
+                _ => {
+                    line.fields.insert(name, value);
+                }
             }
-            name => {
-                self.rest.insert(name.to_owned(), value);
-            }
         }
+        line.add_members(&members);
+        line
     }
 
     /// Adds the members of an object that a function wrote. They never replace the event's own
     /// members.
-    fn put_members(&mut self, object: &str) {
+    fn add_members(&mut self, object: &str) {
         let members: Map<String, Value> = serde_json::from_str(object).unwrap_or_default();
         for (name, value) in members {
-            if !matches!(&*name, "timestamp" | "level" | "message") && !value.is_null() {
-                self.rest.entry(name).or_insert(value);
+            if !OWN.contains(&&*name) && !value.is_null() {
+                self.fields.entry(name).or_insert(value);
+            }
+        }
+    }
+
+    /// `{"timestamp","level","message", fields}`, or `12:00:00 LEVEL message name=value`.
+    fn show(&self, form: LogForm) -> String {
+        match form {
+            LogForm::Json => serde_json::to_string(self).unwrap_or_default(),
+            LogForm::Text => {
+                // The time of day of an RFC 3339 time, to the second.
+                let time = self.timestamp.get(11..19).unwrap_or(&self.timestamp);
+                let mut text = format!("{time} {:5} {}", self.level, plain(&self.message));
+                for (name, value) in &self.fields {
+                    text += &format!(" {name}={}", plain(&text_of(value)));
+                }
+                text
             }
         }
     }
@@ -137,36 +156,7 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}").into());
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-}
-
-/// `{"timestamp","level","message", fields}`.
-struct Json;
-
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for LogForm
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -177,39 +167,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let fields = Fields::of(event);
-        let level = event.metadata().level().as_str();
-        write!(out, r#"{{"timestamp":"{}","level":"{level}""#, now())?;
-        write!(out, r#","message":{}"#, Value::from(fields.message))?;
-        for (name, value) in fields.rest {
-            write!(out, ",{}:{value}", Value::from(name))?;
-        }
-        out.write_str("}\n")
-    }
-}
-
-/// `12:00:00 LEVEL message name=value`.
-struct Text;
-
-impl<S, N> FormatEvent<S, N> for Text
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut out: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let fields = Fields::of(event);
-        let now = now();
-        let level = event.metadata().level().as_str();
-        write!(out, "{} {level:5} {}", of_day(&now), plain(&fields.message))?;
-        for (name, value) in fields.rest {
-            write!(out, " {name}={}", plain(&text_of(&value)))?;
-        }
-        out.write_char('\n')
+        writeln!(out, "{}", Line::of(event).show(*self))
     }
 }
 
@@ -256,15 +214,10 @@ mod tests {
 
     fn said(form: LogForm, say: impl FnOnce()) -> String {
         let kept = Kept::default();
-        let subscriber = tracing_subscriber::fmt().with_writer(kept.clone());
-        match form {
-            LogForm::Json => {
-                tracing::subscriber::with_default(subscriber.event_format(Json).finish(), say);
-            }
-            LogForm::Text => {
-                tracing::subscriber::with_default(subscriber.event_format(Text).finish(), say);
-            }
-        }
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(kept.clone())
+            .event_format(form);
+        tracing::subscriber::with_default(subscriber.finish(), say);
         let bytes = kept.0.lock().expect("no panic").clone();
         String::from_utf8(bytes).expect("UTF-8")
     }
@@ -303,6 +256,7 @@ mod tests {
             );
         });
         assert_eq!(line.matches('\n').count(), 1, "{line}");
+        assert!(line.starts_with(r#"{"timestamp":""#), "{line}");
         let line: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(line["level"], "WARN");
         assert_eq!(line["message"], "a \"pod\"\nwas lost");
