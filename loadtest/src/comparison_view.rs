@@ -1,30 +1,21 @@
 //! A comparison for people: tables in the terminal, and a page with plots.
 //! It decides nothing; what it shows is in the comparison.
 
+use maud::html;
 use nanofaas_plot::show;
 use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 
-use crate::comparison::{Comparison, Round, Taker, Verdict};
+use crate::comparison::{Comparison, Taker, Verdict};
 use crate::figures::{Figure, Spread};
 use crate::goal::{Goal, Kind};
-use crate::page::Page;
-use crate::run_page::by_percentile;
-use crate::table::table;
-
-/// Rows of cells under columns: the same for the terminal and the page.
-struct Rows {
-    title: String,
-    columns: Vec<&'static str>,
-    rows: Vec<Vec<String>>,
-}
+use crate::page;
+use crate::run_view::by_percentile;
+use crate::table::Rows;
 
 pub(crate) fn print(comparison: &Comparison) {
-    println!("{}", title(comparison));
+    println!("{}: {}", comparison.scenario.name, about(comparison));
     for rows in tables(comparison) {
-        println!("{}", rows.title);
-        let mut shown = table(&rows.columns);
-        shown.add_rows(rows.rows);
-        println!("{shown}");
+        rows.print();
     }
     for warning in comparison.warnings() {
         println!("note: {warning}");
@@ -32,48 +23,40 @@ pub(crate) fn print(comparison: &Comparison) {
 }
 
 pub(crate) fn html(comparison: &Comparison) -> String {
-    let scenario = &comparison.scenario;
-    let mut page = Page::new(&scenario.name, &about(comparison));
-    page.notes(&comparison.warnings());
-    for rows in tables(comparison) {
-        page.table(&rows.title, &rows.columns, &rows.rows);
-    }
-    let latencies: Vec<_> = comparison
-        .takers
-        .iter()
-        .filter(|taker| taker.latency.count > 0)
+    let parts = html! {
+        (page::notes(&comparison.warnings()))
+        @for rows in tables(comparison) { (rows.html()) }
+        (page::plots(&plots(comparison)))
+        h2 { "Contenders" }
+        dl { @for taker in &comparison.takers { dt { (taker.name) } dd { (taker.about) } } }
+    };
+    let name = &comparison.scenario.name;
+    page::page(name, &about(comparison), &comparison.machine, &parts)
+}
+
+fn plots(comparison: &Comparison) -> Vec<Plot> {
+    let takers = comparison.takers.iter();
+    let measured = takers.filter(|taker| taker.latency.count > 0);
+    let latencies: Vec<_> = measured
         .map(|taker| (taker.name.clone(), &taker.latency))
         .collect();
-    let mut plots = vec![by_percentile(&latencies)];
-    plots.extend(
-        comparison
-            .verdicts
-            .iter()
-            .map(|found| by_goal(comparison, found)),
-    );
     let by_rounds = [
         (Figure::AnswersPerS, Unit::Rate, "answers per second"),
         (Figure::P50Us, Unit::Time, "median latency"),
         (Figure::CpuUsPerAnswer, Unit::Time, "CPU of its processes"),
         (Figure::FirstAnswerUs, Unit::Time, "time to it"),
     ];
-    plots.extend(
-        by_rounds
-            .into_iter()
-            .filter(|(figure, ..)| is_measured(comparison, *figure))
-            .map(|(figure, unit, label)| by_round(comparison, figure, unit, label)),
-    );
-    page.plots(&plots);
-    let takers = comparison.takers.iter();
-    page.list(
-        "Contenders",
-        takers.map(|taker| (taker.name.as_str(), taker.about.as_str())),
-    );
-    page.finish(&comparison.machine)
-}
-
-fn title(comparison: &Comparison) -> String {
-    format!("{}: {}", comparison.scenario.name, about(comparison))
+    let by_rounds = by_rounds
+        .into_iter()
+        .filter(|(figure, ..)| is_measured(comparison, *figure))
+        .map(|(figure, unit, label)| by_round(comparison, figure, unit, label));
+    let by_goals = comparison.verdicts.iter();
+    let by_goals = by_goals.map(|found| by_goal(comparison, found));
+    let first = by_percentile(&latencies);
+    std::iter::once(first)
+        .chain(by_goals)
+        .chain(by_rounds)
+        .collect()
 }
 
 fn about(comparison: &Comparison) -> String {
@@ -227,60 +210,46 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
 fn by_goal(comparison: &Comparison, verdict: &Verdict) -> Plot {
     let goal = &verdict.goal;
     let label = match goal.kind {
-        Kind::Ratio => "ratio".to_owned(),
-        Kind::Difference | Kind::Value => goal.figure.axis().to_owned(),
+        Kind::Ratio => "ratio",
+        Kind::Difference | Kind::Value => goal.figure.axis(),
     };
-    let points = verdict.rounds.iter().enumerate();
+    let title = what(comparison, goal);
+    let note = format!("dashed: must be {}", goal.must);
+    let values = verdict.rounds.iter().copied().map(Some);
+    let dots = dots("each round", COLOURS[0], values);
     Plot {
-        title: what(comparison, goal),
-        note: format!("dashed: must be {}", goal.must),
-        x: Axis::new("round", Scale::Linear, Unit::Plain),
-        y: Axis::new(&label, Scale::Linear, Unit::Plain),
-        series: vec![Series {
-            name: "each round".to_owned(),
-            colour: COLOURS[0],
-            mark: Mark::Dots,
-            points: points
-                .map(|(at, value)| (at as f64 + 1.0, *value))
-                .collect(),
-        }],
-        shade_before: None,
         level: Some(goal.must.value),
+        ..of_rounds(&title, &note, label, Unit::Plain, vec![dots])
     }
 }
 
 /// A dot for each contender in each round.
 fn by_round(comparison: &Comparison, figure: Figure, unit: Unit, label: &str) -> Plot {
-    let dots = |taker: &Taker| {
-        let place = |(at, round): (usize, &Round)| {
-            round
-                .figure(&taker.name, figure)
-                .map(|value| (at as f64 + 1.0, value))
-        };
-        comparison
-            .rounds
-            .iter()
-            .enumerate()
-            .filter_map(place)
-            .collect()
-    };
-    Plot {
-        title: format!("{} in each round", figure.name()),
-        note: "near each other: a quiet machine".to_owned(),
-        x: Axis::new("round", Scale::Linear, Unit::Plain),
-        y: Axis::new(label, Scale::Linear, unit),
-        series: comparison
-            .takers
-            .iter()
-            .zip(COLOURS.iter().cycle())
-            .map(|(taker, colour)| Series {
-                name: taker.name.clone(),
-                colour,
-                mark: Mark::Dots,
-                points: dots(taker),
-            })
+    let title = format!("{} in each round", figure.name());
+    let takers = comparison.takers.iter().zip(COLOURS.iter().cycle());
+    let series = takers.map(|(taker, colour)| {
+        let rounds = comparison.rounds.iter();
+        let values = rounds.map(|round| round.figure(&taker.name, figure));
+        dots(&taker.name, colour, values)
+    });
+    let note = "near each other: a quiet machine";
+    of_rounds(&title, note, label, unit, series.collect())
+}
+
+fn of_rounds(title: &str, note: &str, label: &str, unit: Unit, dots: Vec<Series>) -> Plot {
+    let x = Axis::new("round", Scale::Linear, Unit::Plain);
+    Plot::new(title, note, x, Axis::new(label, Scale::Linear, unit), dots)
+}
+
+/// A dot for each round with a value.
+fn dots(name: &str, colour: &'static str, values: impl Iterator<Item = Option<f64>>) -> Series {
+    let numbered = (1..).zip(values);
+    Series {
+        name: name.to_owned(),
+        colour,
+        mark: Mark::Dots,
+        points: numbered
+            .filter_map(|(number, value)| Some((f64::from(number), value?)))
             .collect(),
-        shade_before: None,
-        level: None,
     }
 }

@@ -15,7 +15,7 @@ use crate::figures::Spread;
 use crate::load::Target;
 use crate::run::raise_descriptor_limit;
 use crate::stage::{Places, Stage};
-use crate::table::table;
+use crate::table::Rows;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Footprint {
@@ -115,29 +115,29 @@ fn once(contender: &Contender, places: &Places, connections: usize) -> Result<[f
 
 impl Footprint {
     pub(crate) fn print(&self) {
-        println!("{}", self.about);
-        let mut shown = table(&["", "median", "lowest", "highest"]);
-        let mut row = |name: &str, spread: &Spread, unit: fn(f64) -> String| {
-            shown.add_row([
-                name.to_owned(),
-                unit(spread.median),
-                unit(spread.min),
-                unit(spread.max),
-            ]);
+        let row = |name: &str, spread: &Spread, unit: fn(f64) -> String| {
+            let values = [spread.median, spread.min, spread.max];
+            let mut row = vec![name.to_owned()];
+            row.extend(values.map(unit));
+            row
         };
+        let ms = |ms: f64| show::duration(ms * 1e6);
         let mib = |mib: f64| show::bytes(mib * 1024.0 * 1024.0);
-        row("start to ready", &self.ready_ms, |ms| {
-            show::duration(ms * 1e6)
-        });
-        row("idle memory (PSS)", &self.idle_mib, mib);
-        row("of it private", &self.idle_private_mib, mib);
-        row(
-            "a connection that never spoke",
-            &self.silent_bytes,
-            show::bytes,
-        );
-        row("the same after one answer", &self.used_bytes, show::bytes);
-        println!("{} connections", self.connections);
-        println!("{shown}");
+        let rows = Rows {
+            title: format!("{}; {} connections", self.about, self.connections),
+            columns: vec!["", "median", "lowest", "highest"],
+            rows: vec![
+                row("start to ready", &self.ready_ms, ms),
+                row("idle memory (PSS)", &self.idle_mib, mib),
+                row("of it private", &self.idle_private_mib, mib),
+                row(
+                    "a connection that never spoke",
+                    &self.silent_bytes,
+                    show::bytes,
+                ),
+                row("the same after one answer", &self.used_bytes, show::bytes),
+            ],
+        };
+        rows.print();
     }
 }

@@ -25,7 +25,7 @@ mod cores;
 mod report;
 mod table;
 mod page;
-mod run_page;
+mod run_view;
 
 mod compare;
 mod scenario;

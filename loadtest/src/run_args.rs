@@ -10,7 +10,7 @@ use crate::load::{Arrivals, Functions, Load, Target, Trace};
 use crate::report::Report;
 use crate::run::{self, Setting};
 use crate::watcher::Watched;
-use crate::{cores, run_page, table};
+use crate::{cores, run_view};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -122,8 +122,8 @@ impl RunArgs {
         let report = Report::new(&run::run(&load, &setting)?);
         self.output.write(
             &report,
-            || run_page::html(&report),
-            || table::print(&report),
+            || run_view::html(&report),
+            || run_view::print(&report),
         )
     }
 

@@ -1,9 +1,9 @@
 //! A figure in one SVG file: plots below each other, each with its title and its legend, readable on a
 //! light and on a dark screen. It has no script and loads nothing; the same plots give the same bytes.
 
-use std::fmt::Write as _;
+use maud::{Markup, PreEscaped, html};
 
-use crate::plot::{COLOURS, HEIGHT, LEFT, Mark, Plot, WIDTH, escape};
+use crate::plot::{COLOURS, HEIGHT, LEFT, Mark, Plot, WIDTH, px};
 
 /// The same colours for a dark background, in their order.
 const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
@@ -35,55 +35,58 @@ impl Figure {
         let (wide, high) = (WIDTH + MARGIN, CAPTION + HEIGHT + MARGIN);
         let width = MARGIN + wide * columns as f64;
         let height = TITLE + MARGIN + high * rows as f64;
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-             width=\"{width}\" height=\"{height}\">\n<title>{title}</title>\n<style>{}</style>\n\
-             <rect width=\"{width}\" height=\"{height}\" class=\"paper\"/>\n\
-             <text x=\"{MARGIN}\" y=\"24\" class=\"title\">{title}</text>\n\
-             <text x=\"{MARGIN}\" y=\"43\" class=\"about\">{about}</text>\n",
-            style(),
-            title = escape(&self.title),
-            about = escape(&self.about),
-        );
-        for (number, plot) in self.plots.iter().enumerate() {
-            let x = MARGIN + wide * (number % columns) as f64;
-            let y = TITLE + MARGIN + high * (number / columns) as f64;
-            let _ = writeln!(svg, "<g transform=\"translate({x} {y})\">");
-            caption(&mut svg, plot);
-            let placed = format!("<svg y=\"{CAPTION}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" ");
-            svg += &plot.svg().replacen("<svg ", &placed, 1);
-            svg += "\n</g>\n";
-        }
-        svg + "</svg>\n"
+        let svg = html! {
+            svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {width} {height}"))
+                width=(width) height=(height) {
+                title { (self.title) }
+                style { (PreEscaped(style())) }
+                rect width=(width) height=(height) class="paper" {}
+                text x=(MARGIN) y="24" class="title" { (self.title) }
+                text x=(MARGIN) y="43" class="about" { (self.about) }
+                @for (number, plot) in self.plots.iter().enumerate() {
+                    g transform=(translate(
+                        MARGIN + wide * (number % columns) as f64,
+                        TITLE + MARGIN + high * (number / columns) as f64,
+                    )) {
+                        (caption(plot))
+                        g transform=(translate(0.0, CAPTION)) { (plot.svg()) }
+                    }
+                }
+            }
+        };
+        svg.into_string() + "\n"
     }
 }
 
+fn translate(x: f64, y: f64) -> String {
+    format!("translate({x} {y})")
+}
+
 /// Title, note and legend of a plot.
-fn caption(svg: &mut String, plot: &Plot) {
-    let _ = writeln!(
-        svg,
-        "<text x=\"0\" y=\"14\" class=\"caption\">{} <tspan class=\"about\">{}</tspan></text>",
-        escape(&plot.title),
-        escape(&plot.note)
-    );
-    let mut x = LEFT;
-    for series in &plot.series {
-        let (height, radius) = match series.mark {
-            Mark::Line => (3.0, 0.0),
-            Mark::Thin => (1.5, 0.0),
-            Mark::Dots => (8.0, 4.0),
-        };
-        let width = if series.mark == Mark::Dots { 8.0 } else { 18.0 };
-        let _ = writeln!(
-            svg,
-            "<rect x=\"{x:.1}\" y=\"{:.1}\" width=\"{width}\" height=\"{height}\" rx=\"{radius}\" \
-             fill=\"{}\"/><text x=\"{:.1}\" y=\"36\" class=\"label\">{}</text>",
-            32.0 - height / 2.0,
-            series.colour,
-            x + width + 5.0,
-            escape(&series.name)
-        );
-        x += width + 22.0 + LETTER * series.name.chars().count() as f64;
+fn caption(plot: &Plot) -> Markup {
+    let starts = plot.series.iter().scan(LEFT, |next, series| {
+        let width = mark_size(series.mark).0 + 22.0 + LETTER * series.name.chars().count() as f64;
+        let start = *next;
+        *next += width;
+        Some(start)
+    });
+    html! {
+        text x="0" y="14" class="caption" { (plot.title) " " tspan class="about" { (plot.note) } }
+        @for (series, x) in plot.series.iter().zip(starts) {
+            @let (width, height) = mark_size(series.mark);
+            rect x=(px(x)) y=(px(32.0 - height / 2.0)) width=(width) height=(height)
+                rx=[(series.mark == Mark::Dots).then_some("4")] fill=(series.colour) {}
+            text x=(px(x + width + 5.0)) y="36" class="label" { (series.name) }
+        }
+    }
+}
+
+/// Width and height of a mark in the legend.
+fn mark_size(mark: Mark) -> (f64, f64) {
+    match mark {
+        Mark::Line => (18.0, 3.0),
+        Mark::Thin => (18.0, 1.5),
+        Mark::Dots => (8.0, 8.0),
     }
 }
 
@@ -91,10 +94,8 @@ fn caption(svg: &mut String, plot: &Plot) {
 fn style() -> String {
     let mut dark = DARK.to_owned();
     for (light, colour) in COLOURS.iter().zip(COLOURS_ON_DARK) {
-        let _ = write!(
-            dark,
-            "[stroke=\"{light}\"]{{stroke:{colour}}}[fill=\"{light}\"]{{fill:{colour}}}"
-        );
+        dark +=
+            &format!("[stroke=\"{light}\"]{{stroke:{colour}}}[fill=\"{light}\"]{{fill:{colour}}}");
     }
     format!("{LIGHT}@media(prefers-color-scheme:dark){{{dark}}}")
 }
@@ -122,15 +123,9 @@ mod tests {
             mark: Mark::Line,
             points: vec![(0.0, 1.0), (1.0, 2.0)],
         };
-        let plot = Plot {
-            title: "a & b".to_owned(),
-            note: String::new(),
-            x: Axis::new("time (s)", Scale::Linear, Unit::Plain),
-            y: Axis::new("calls", Scale::Linear, Unit::Plain),
-            series: vec![series(0), series(1)],
-            shade_before: None,
-            level: None,
-        };
+        let axis = |label| Axis::new(label, Scale::Linear, Unit::Plain);
+        let series = vec![series(0), series(1)];
+        let plot = Plot::new("a & b", "", axis("time (s)"), axis("calls"), series);
         Figure {
             title: "two".to_owned(),
             about: String::new(),

@@ -1,5 +1,10 @@
-//! Plots as SVG text, and numbers as people read them. It depends on nothing, reads nothing and knows
-//! nothing of what it shows. Reports of load tests, simulations and soaks are drawn with it.
+//! Plots as SVG text, and numbers as people read them. maud writes the elements and escapes the texts. It reads
+//! nothing and knows nothing of what it shows. Reports of load tests, simulations and soaks are drawn with it.
+//!
+//! Axes, ticks and lines are drawn here and not by a plotting crate. plotters (0.3.7) places everything on
+//! whole pixels (its issue 128), which shows as steps in a picture that is enlarged, and would take the
+//! percentile axis and the ticks from us in any case. Other crates draw in a browser by scripts, which
+//! these files do without.
 
 mod figure;
 mod plot;
@@ -7,4 +12,4 @@ mod range;
 pub mod show;
 
 pub use figure::Figure;
-pub use plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit, escape};
+pub use plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};

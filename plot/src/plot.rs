@@ -1,7 +1,7 @@
 //! Plots as inline SVG: axes with units, a grid, lines, dots and a legend.
 //! It knows nothing of what it shows and loads nothing from anywhere. Pages and figures are made of it.
 
-use std::fmt::Write as _;
+use maud::{Markup, html};
 
 use crate::range::Range;
 use crate::show;
@@ -137,17 +137,32 @@ pub struct Plot {
     pub level: Option<f64>,
 }
 
+/// The columns of points that a plot shows at most.
 const COLUMNS: usize = 700;
 pub(crate) const WIDTH: f64 = 720.0;
 pub(crate) const HEIGHT: f64 = 300.0;
+/// The edges of the area that the axes enclose; labels stand outside it.
 pub(crate) const LEFT: f64 = 74.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 706.0;
 const TOP: f64 = 10.0;
-const BOTTOM: f64 = 46.0;
+const BOTTOM: f64 = 254.0;
 
 impl Plot {
+    /// A plot of these series, without a warm-up and without a line across.
+    pub fn new(title: &str, note: &str, x: Axis, y: Axis, series: Vec<Series>) -> Self {
+        Self {
+            title: title.to_owned(),
+            note: note.to_owned(),
+            x,
+            y,
+            series,
+            shade_before: None,
+            level: None,
+        }
+    }
+
     /// The plot as an `svg` element, whose classes the page around it has to style.
-    pub fn svg(&self) -> String {
+    pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
         if self.series.iter().all(|series| series.mark == Mark::Dots) {
@@ -155,118 +170,87 @@ impl Plot {
         }
         let y_values = points().map(|point| point.1).chain(self.level);
         let y_range = Range::new(&self.y, y_values, true);
-        let x = |value| LEFT + x_range.share(self.x.place(value)) * (WIDTH - LEFT - RIGHT);
-        let y =
-            |value| HEIGHT - BOTTOM - y_range.share(self.y.place(value)) * (HEIGHT - TOP - BOTTOM);
-        let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
-            escape(&self.title)
-        );
-        let bottom = HEIGHT - BOTTOM;
-        if let Some(value) = self.shade_before {
-            let width = (x(value) - LEFT).clamp(0.0, WIDTH - LEFT - RIGHT);
-            let _ = write!(
-                svg,
-                "<rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{:.1}\" \
-                 class=\"warm\"/>",
-                bottom - TOP
-            );
-            if width > 60.0 {
-                let _ = write!(
-                    svg,
-                    "<text x=\"{:.1}\" y=\"{:.1}\" class=\"tick\" text-anchor=\"middle\">warm-up\
-                     </text>",
-                    LEFT + width / 2.0,
-                    TOP + 12.0
-                );
+        let x = |value| LEFT + x_range.share(self.x.place(value)) * (RIGHT - LEFT);
+        let y = |value| BOTTOM - y_range.share(self.y.place(value)) * (BOTTOM - TOP);
+        html! {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) width=(WIDTH) height=(HEIGHT) role="img"
+                aria-label=(self.title) {
+                @if let Some(end) = self.shade_before { (warm_up(x(end))) }
+                @for tick in &y_range.ticks { (row(y(*tick), &self.y.text(*tick))) }
+                @for tick in &x_range.ticks { (column(x(*tick), &self.x.text(*tick))) }
+                @if let Some(level) = self.level {
+                    path d=(format!("M{LEFT} {:.1}H{RIGHT}", y(level))) class="level" {}
+                }
+                @for series in &self.series { (draw(series, &x, &y)) }
+                path d=(format!("M{LEFT} {TOP}V{BOTTOM}H{RIGHT}")) class="axis" {}
+                text x=((LEFT + RIGHT) / 2.0) y=(HEIGHT - 8.0) class="label" text-anchor="middle" {
+                    (self.x.label)
+                }
+                text transform=(format!("translate(15 {}) rotate(-90)", (TOP + BOTTOM) / 2.0))
+                    class="label" text-anchor="middle" { (self.y.label) }
             }
         }
-        for tick in &y_range.ticks {
-            let at = y(*tick);
-            let _ = write!(
-                svg,
-                "<path d=\"M{LEFT} {at:.1}H{:.1}\" class=\"grid\"/><text x=\"{:.1}\" y=\"{:.1}\" \
-                 class=\"tick\" text-anchor=\"end\">{}</text>",
-                WIDTH - RIGHT,
-                LEFT - 7.0,
-                at + 4.0,
-                self.y.text(*tick)
-            );
-        }
-        for tick in &x_range.ticks {
-            let at = x(*tick);
-            // The last label must not run out of the picture.
-            let anchor = if at > WIDTH - RIGHT - 24.0 {
-                "end"
-            } else {
-                "middle"
-            };
-            let text_at = if anchor == "end" { WIDTH - 2.0 } else { at };
-            let _ = write!(
-                svg,
-                "<path d=\"M{at:.1} {TOP}V{bottom:.1}\" class=\"grid\"/><text x=\"{text_at:.1}\" \
-                 y=\"{:.1}\" class=\"tick\" text-anchor=\"{anchor}\">{}</text>",
-                bottom + 16.0,
-                self.x.text(*tick)
-            );
-        }
-        if let Some(level) = self.level {
-            let _ = write!(
-                svg,
-                "<path d=\"M{LEFT} {:.1}H{:.1}\" class=\"level\"/>",
-                y(level),
-                WIDTH - RIGHT
-            );
-        }
-        for series in &self.series {
-            draw(&mut svg, series, &x, &y);
-        }
-        let _ = write!(
-            svg,
-            "<path d=\"M{LEFT} {TOP}V{bottom:.1}H{:.1}\" class=\"axis\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" class=\"label\" text-anchor=\"middle\">{}</text>\
-             <text transform=\"translate(15 {:.1}) rotate(-90)\" class=\"label\" \
-             text-anchor=\"middle\">{}</text></svg>",
-            WIDTH - RIGHT,
-            (LEFT + WIDTH - RIGHT) / 2.0,
-            HEIGHT - 8.0,
-            escape(&self.x.label),
-            (TOP + bottom) / 2.0,
-            escape(&self.y.label)
-        );
-        svg
     }
 }
 
-fn draw(svg: &mut String, series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(f64) -> f64) {
-    if series.mark == Mark::Dots {
-        for point in &series.points {
-            let _ = write!(
-                svg,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{}\"/>",
-                x(point.0),
-                y(point.1),
-                series.colour
-            );
+/// A shade from the left edge to `end`, and what it means where there is room for the word.
+fn warm_up(end: f64) -> Markup {
+    let width = (end - LEFT).clamp(0.0, RIGHT - LEFT);
+    html! {
+        rect x=(LEFT) y=(TOP) width=(px(width)) height=(BOTTOM - TOP) class="warm" {}
+        @if width > 60.0 {
+            text x=(px(LEFT + width / 2.0)) y=(TOP + 12.0) class="tick" text-anchor="middle" { "warm-up" }
         }
-        return;
     }
-    let mut path = String::new();
-    for point in thin(&series.points) {
-        let command = if path.is_empty() { 'M' } else { 'L' };
-        let _ = write!(path, "{command}{:.1} {:.1}", x(point.0), y(point.1));
+}
+
+/// A line of the grid at a tick of the y axis, with its label.
+fn row(at: f64, label: &str) -> Markup {
+    html! {
+        path d=(format!("M{LEFT} {at:.1}H{RIGHT}")) class="grid" {}
+        text x=(LEFT - 7.0) y=(px(at + 4.0)) class="tick" text-anchor="end" { (label) }
     }
-    let (width, opacity) = if series.mark == Mark::Thin {
-        (1.1, 0.55)
-    } else {
-        (2.0, 1.0)
+}
+
+/// A line of the grid at a tick of the x axis, with its label.
+fn column(at: f64, label: &str) -> Markup {
+    // The last label must not run out of the picture.
+    let (anchor, text_at) = match at > RIGHT - 24.0 {
+        true => ("end", WIDTH - 2.0),
+        false => ("middle", at),
     };
-    let _ = write!(
-        svg,
-        "<path d=\"{path}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{width}\" \
-         stroke-opacity=\"{opacity}\" stroke-linejoin=\"round\"/>",
-        series.colour
-    );
+    html! {
+        path d=(format!("M{at:.1} {TOP}V{BOTTOM}")) class="grid" {}
+        text x=(px(text_at)) y=(BOTTOM + 16.0) class="tick" text-anchor=(anchor) { (label) }
+    }
+}
+
+fn draw(series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(f64) -> f64) -> Markup {
+    let (width, opacity) = match series.mark {
+        Mark::Dots => {
+            return html! {
+                @for point in &series.points {
+                    circle cx=(px(x(point.0))) cy=(px(y(point.1))) r="4" fill=(series.colour) {}
+                }
+            };
+        }
+        Mark::Thin => ("1.1", "0.55"),
+        Mark::Line => ("2", "1"),
+    };
+    let points = thin(&series.points);
+    let places = points
+        .iter()
+        .map(|point| format!("{:.1} {:.1}", x(point.0), y(point.1)));
+    let path = places.collect::<Vec<_>>().join("L");
+    html! {
+        path d={ @if !path.is_empty() { "M" (path) } } fill="none" stroke=(series.colour) stroke-width=(width)
+            stroke-opacity=(opacity) stroke-linejoin="round" {}
+    }
+}
+
+/// A coordinate to a tenth of a pixel: a picture that is shown twice as large still has smooth lines.
+pub(crate) fn px(at: f64) -> String {
+    format!("{at:.1}")
 }
 
 /// A long run has more points than a plot has columns: of neighbours the lowest and the highest
@@ -290,14 +274,6 @@ fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
-/// A text as it may stand in HTML and SVG.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,16 +293,9 @@ mod tests {
                     mark: Mark::Line,
                     points: points.clone(),
                 };
-                let plot = Plot {
-                    title: "<t>".to_owned(),
-                    note: String::new(),
-                    x: Axis::new("x (s)", scale, Unit::Plain),
-                    y: Axis::new("y", Scale::Log, Unit::Time),
-                    series: vec![series],
-                    shade_before: None,
-                    level: None,
-                };
-                let svg = plot.svg();
+                let x = Axis::new("x (s)", scale, Unit::Plain);
+                let y = Axis::new("y", Scale::Log, Unit::Time);
+                let svg = Plot::new("<t>", "", x, y, vec![series]).svg().into_string();
                 assert!(svg.starts_with("<svg") && svg.ends_with("</svg>"));
                 assert!(!svg.contains("inf") && !svg.contains("<t>"), "{svg}");
             }

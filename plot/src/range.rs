@@ -21,62 +21,61 @@ impl Range {
             (low, high) = (1.0, 2.0);
         }
         match axis.scale {
-            Scale::Linear => {
-                if zero {
-                    low = low.min(0.0);
-                }
-                if high <= low {
-                    high = low + 1.0;
-                }
-                let step = step((high - low) / 5.0);
-                let ticks = |step: f64| {
-                    let first = (low / step).ceil() as i64;
-                    (first..).map(move |n| n as f64 * step)
-                };
-                let high = if zero {
-                    (high * 1.04 / step).ceil() * step
-                } else {
-                    high
-                };
-                Self {
-                    low,
-                    high,
-                    ticks: ticks(step).take_while(|tick| *tick <= high).collect(),
-                }
-            }
-            Scale::Log => {
-                let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
-                let few = high - low < 1.2;
-                let steps: &[f64] = if few {
-                    &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0]
-                } else {
-                    &[1.0]
-                };
-                let steps = if !few && high - low < 2.6 {
-                    &[1.0, 2.0, 5.0]
-                } else {
-                    steps
-                };
-                let (low, high) = (low - 0.04, high + 0.06);
-                let decades = low.floor() as i32..=high.ceil() as i32;
-                let ticks = decades
-                    .flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)))
-                    .filter(|tick| (low..=high).contains(&tick.log10()));
-                Self {
-                    low,
-                    high,
-                    ticks: ticks.collect(),
-                }
-            }
-            Scale::Percentile => {
-                let high = high.max(10.0).log10();
-                let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
-                Self {
-                    low: 0.0,
-                    high,
-                    ticks: ticks.collect(),
-                }
-            }
+            Scale::Linear => Self::linear(low, high, zero),
+            Scale::Log => Self::log(low, high),
+            Scale::Percentile => Self::percentile(high),
+        }
+    }
+
+    /// About five ticks at round numbers, from zero on where `zero` says so.
+    fn linear(mut low: f64, mut high: f64, zero: bool) -> Self {
+        if zero {
+            low = low.min(0.0);
+        }
+        if high <= low {
+            high = low + 1.0;
+        }
+        let step = step((high - low) / 5.0);
+        if zero {
+            high = (high * 1.04 / step).ceil() * step;
+        }
+        let first = (low / step).ceil() as i64;
+        let ticks = (first..).map(|number| number as f64 * step);
+        Self {
+            low,
+            high,
+            ticks: ticks.take_while(|tick| *tick <= high).collect(),
+        }
+    }
+
+    /// Ticks at powers of ten, and between them where few powers are shown.
+    fn log(low: f64, high: f64) -> Self {
+        let (low, high) = (low.max(1e-3).log10(), high.max(2e-3).log10());
+        let steps: &[f64] = match high - low {
+            ..1.2 => &[1.0, 1.5, 2.0, 3.0, 5.0, 7.0],
+            ..2.6 => &[1.0, 2.0, 5.0],
+            _ => &[1.0],
+        };
+        let (low, high) = (low - 0.04, high + 0.06);
+        let decades = low.floor() as i32..=high.ceil() as i32;
+        let ticks = decades
+            .flat_map(|decade| steps.iter().map(move |step| step * 10_f64.powi(decade)))
+            .filter(|tick| (low..=high).contains(&tick.log10()));
+        Self {
+            low,
+            high,
+            ticks: ticks.collect(),
+        }
+    }
+
+    /// A tick for each further nine.
+    fn percentile(high: f64) -> Self {
+        let high = high.max(10.0).log10();
+        let ticks = (0..=high.floor() as i32).map(|nines| 10_f64.powi(nines));
+        Self {
+            low: 0.0,
+            high,
+            ticks: ticks.collect(),
         }
     }
 

@@ -36,15 +36,8 @@ pub fn figure(report: &Report) -> Figure {
 
 fn plot(title: &str, note: &str, slices: &[Slice], y: Axis, series: Vec<Series>) -> Plot {
     let end_s = slices.last().map_or(1.0, |last| last.to_ms / 1e3);
-    Plot {
-        title: title.to_owned(),
-        note: note.to_owned(),
-        x: Axis::new("time (s)", Scale::Linear, Unit::Plain).spanning(0.0, end_s),
-        y,
-        series,
-        shade_before: None,
-        level: None,
-    }
+    let x = Axis::new("time (s)", Scale::Linear, Unit::Plain).spanning(0.0, end_s);
+    Plot::new(title, note, x, y, series)
 }
 
 fn series(name: &str, colour: usize, mark: Mark, points: Vec<(f64, f64)>) -> Series {

@@ -53,13 +53,7 @@ fn plot(panel: &Panel, histories: &[(&str, Vec<Sample>)]) -> Plot {
             .map(|sample| (sample.at.as_secs_f64() / 60.0, (panel.of)(sample)))
             .collect(),
     };
-    Plot {
-        title: panel.title.to_owned(),
-        note: String::new(),
-        x: Axis::new("time (min)", Scale::Linear, Unit::Plain),
-        y: Axis::new(panel.unit, Scale::Linear, Unit::Plain),
-        series: histories.iter().enumerate().map(line).collect(),
-        shade_before: None,
-        level: None,
-    }
+    let axis = |label| Axis::new(label, Scale::Linear, Unit::Plain);
+    let lines = histories.iter().enumerate().map(line).collect();
+    Plot::new(panel.title, "", axis("time (min)"), axis(panel.unit), lines)
 }
