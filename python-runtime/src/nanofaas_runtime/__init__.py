@@ -1,16 +1,16 @@
-"""What a function may import: the answer with a content type, and why a call was stopped.
+"""What a function may import: the answer with a content type, and the exceptions that stop a call.
 
-Never imports more than it shows; the process itself starts in `__main__`.
+Imports nothing. The process itself starts in `__main__`.
 """
 
 from __future__ import annotations
 
 
 class Response:
-    """An answer with a content type of its own; the platform hands `body` on untouched.
+    """An answer with a content type of its own; the platform passes `body` on unchanged.
 
-    `body` is bytes, or text that is sent as UTF-8. If the answer could not be sent, the
-    constructor raises TypeError or ValueError, so that the traceback names the function's line.
+    `body` is bytes, or text that is sent as UTF-8. The constructor raises TypeError or ValueError
+    for an answer that cannot be sent, so that the traceback names the function's line.
     """
 
     __slots__ = ("body", "content_type")
@@ -32,7 +32,7 @@ class Response:
 
 
 class CallStopped(BaseException):
-    """Raised inside a plain function that has to end now. Not an `Exception`, so that a broad
+    """Raised inside a plain function that has to end now. It is not an `Exception`, so that a broad
     `except Exception` does not swallow it. If the function still runs 100 ms later, its worker is
     killed."""
 
@@ -42,7 +42,7 @@ class DeadlineExceeded(CallStopped):
 
 
 class CallerLeft(CallStopped):
-    """The caller closed the connection, so it would not read the answer."""
+    """The caller closed the connection, so it will not read the answer."""
 
 
 __all__ = ["CallStopped", "CallerLeft", "DeadlineExceeded", "Response"]

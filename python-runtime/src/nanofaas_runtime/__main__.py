@@ -6,14 +6,14 @@ import sys
 
 from . import paths
 
-paths.hide_folder()  # Before all other imports, which a module in that folder could replace.
+paths.hide_folder()  # Before all other imports, because a module in that folder could replace them.
 
 from . import log
 from .settings import BadSetting, Settings
 
 
 def main() -> int:
-    """Runs until told to stop; the exit status is 0 after a drain, 1 after a failed start."""
+    """Runs until the pod is stopped; the exit status is 0 after a drain, 1 after a failed start."""
     import os
 
     log.reserve_stderr()

@@ -1,6 +1,6 @@
-"""Accepts what waits in the backlog, up to a bound a turn. Called by both loops.
+"""Accepts connections from the backlog, up to a bound per turn. Called by both loops.
 
-Never waits, and never lets an error of one connection, or a lack of descriptors, end the loop.
+Never waits. An error of one connection, or a lack of descriptors, never ends the loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .pod import Pod
 
 ACCEPTS_PER_TURN_MAX = 64
-# How long accepting rests when slots or descriptors have run out.
+# Accepting pauses for this long when slots or descriptors have run out.
 PAUSE_S = 0.1
 
 SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -27,12 +27,13 @@ SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 def accept_some(listener: socket.socket, pod: Pod,
                 take: Callable[[Connection, socket.socket], None]) -> bool:
-    """False where accepting has to rest."""
+    """Returns False if accepting has to pause."""
     for _ in range(ACCEPTS_PER_TURN_MAX):
         if pod.full():
             return False
         try:
-            # `accept` would make one of what `socket.socket` is by now: proxies replace that.
+            # Not `accept`: it would build an object of the class that `socket.socket` is now, and
+            # proxy libraries replace that class.
             descriptor, _ = listener._accept()
         except BlockingIOError:
             return True
@@ -40,7 +41,7 @@ def accept_some(listener: socket.socket, pod: Pod,
             if error.errno in SCARCE:
                 log.line("warn", f"accepting pauses: {error}")
                 return False
-            continue  # The client is gone already.
+            continue  # The client has already closed the connection.
         sock = Socket(listener.family, listener.type, listener.proto, descriptor)
         sock.setblocking(False)
         if sock.family != socket.AF_UNIX:

@@ -1,4 +1,4 @@
-"""Tells the platform once that this pod is ready.
+"""Reports to the platform once that this pod is ready.
 
 Never delays serving: the worker serves already, and the watchdog goes on watching while another
 thread sends the request. If the request fails, the platform probes `/health`. Called by `watchdog`.

@@ -1,8 +1,8 @@
 """The loop under `async def` functions: asyncio, on uvloop where that is installed.
 
-Accepts by hand, so that each connection can be shown to the watchdog. Goes on whatever the
-function does to the loop: it has no task of its own that `asyncio.all_tasks()` lists. Called by
-`worker`, and by `job` for its one call.
+Accepts connections by itself, so that it can report each of them to the watchdog. Goes on whatever
+the function does to the loop, because none of its own tasks is listed by `asyncio.all_tasks()`.
+Called by `worker`, and by `job` for its one call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, be it in the handler's folder."""
+    """A loop of uvloop if that is installed, in the handler's folder too, else of asyncio."""
     try:
         try:
             with paths.Standard():
@@ -39,7 +39,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -> None:
-    """Runs the loop until `is_done`; that it was stopped by others is logged."""
+    """Runs the loop until `is_done`. Logs each time that the function stopped it before."""
     while not is_done():
         try:
             loop.run_forever()
@@ -56,7 +56,7 @@ def keep_running(loop: asyncio.AbstractEventLoop, is_done: Callable[[], bool]) -
 
 
 def run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which neither `loop.stop()` nor another task can cut off."""
+    """The result of `work`. Neither `loop.stop()` nor another task can interrupt it."""
     task = loop.create_task(work)
     hide(task)
     task.add_done_callback(lambda _: loop.stop())
@@ -65,7 +65,7 @@ def run_to_end(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) ->
 
 
 class Server:
-    """Serves `pod` until it was told to stop and has been quiet."""
+    """Serves `pod` until it was stopped and no call has come for DRAIN_QUIET_S."""
 
     def __init__(self, pod: AsyncPod, listener: socket.socket, link: socket.socket) -> None:
         self._pod = pod
@@ -78,7 +78,7 @@ class Server:
         self._accepting: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Returns when the pod may go; raises SystemExit when the watchdog is no more."""
+        """Returns when the pod may go; raises SystemExit when the watchdog has ended."""
         loop = self._loop
         loop.add_reader(self._listener.fileno(), self._accept)
         loop.add_reader(self._link.fileno(), self._told)
@@ -104,7 +104,8 @@ class Server:
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         try:
-            # A Protocol by shape: deriving from asyncio's would import it for plain functions.
+            # A Protocol only by its methods: deriving from asyncio's class would import asyncio for
+            # plain functions.
             shape: Any = connection
             await self._loop.connect_accepted_socket(lambda: shape, sock)
         except OSError:

@@ -1,7 +1,7 @@
-"""What a pod of an `async def` function does with calls: a task for each, side by side.
+"""The pod of an `async def` function: it runs each call as a task, many calls side by side.
 
-Never lets the function's code reach the tasks of other calls by `asyncio.all_tasks()`: they are
-not listed there. Called by `worker`.
+The function's code cannot find the tasks of other calls by `asyncio.all_tasks()`, because they
+are not listed there. Called by `worker`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from .function import Function
     from .wire import Head
 
-# How often the pod looks at its calls' deadlines, and tells the watchdog that the loop turns.
+# How often the pod checks its calls' deadlines and updates BEAT, which shows that the loop turns.
 BEAT_S = 0.02
 
-# Takes a task out of `asyncio.all_tasks()`: a function that cancels all tasks does not know that
-# the calls of others are among them.
+# Takes a task out of `asyncio.all_tasks()`. Otherwise a function that cancels all tasks would
+# cancel the calls of other clients.
 hide = tasks._unregister_task
 
 
@@ -41,7 +41,7 @@ class AsyncPod(Pod):
         self.loop = loop
         self._beats = False
         self._seq = 0
-        signal.signal(STOP_SIGNAL, lambda *_: None)  # It is for plain calls.
+        signal.signal(STOP_SIGNAL, lambda *_: None)  # Only plain calls are stopped by it.
 
     def invoke(self, connection: Connection, head: Head, body: bytes | bytearray) -> None:
         call = Call(head, body)
@@ -71,7 +71,7 @@ class AsyncPod(Pod):
         task.add_done_callback(lambda _task: self._ended(connection, call))
 
     def _ended(self, connection: Connection, call: Call) -> None:
-        """Not in `_serve`: a task that is cancelled before its first step runs none of it."""
+        """Not in `_serve`, which a task that is cancelled before its first step never runs."""
         self.running -= 1
         call.task = None
         if connection.call is call:
@@ -90,7 +90,7 @@ class AsyncPod(Pod):
                 self.stopped(connection, call, call.stopped)
             else:
                 self.fail(connection, call, error)
-        except BaseException as error:  # SystemExit too: a call cannot end the pod.
+        except BaseException as error:  # Also SystemExit: a call cannot end the pod.
             self.fail(connection, call, error)
         else:
             self.finish(connection, call, value)
@@ -101,7 +101,7 @@ class AsyncPod(Pod):
             call.task.cancel()
 
     def _beat(self) -> None:
-        """Cancels what is overdue, and tells the watchdog that the loop turns."""
+        """Cancels overdue calls, and shows the watchdog that the loop turns."""
         now = monotonic_ns()
         soonest = 0
         for connection in self.connections.values():

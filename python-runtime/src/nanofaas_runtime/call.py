@@ -1,4 +1,4 @@
-"""One call: what the function gets, and how what it returns becomes bytes.
+"""One call: the function's arguments, and the bytes of its result.
 
 Never touches a socket. The ids and the map of headers are read only when the function or a log line
 asks for them, so a call that needs neither does not pay for them.
@@ -33,13 +33,13 @@ def _refuse_constant(name: str) -> object:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-# What `decode` runs inside, without its two passes over white space.
+# The C function inside `decode`, without the two passes of `decode` over white space.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(_decoder, "scan_once")
 _decode = _decoder.decode
 
 
 def decode(body: bytes | bytearray) -> Any:
-    """JSON text to a value. Raises BadInput."""
+    """Parses JSON text. Raises BadInput."""
     try:
         text = body.decode()
         try:
@@ -69,7 +69,7 @@ def is_json(content_type: bytes) -> bool:
 
 
 class Call:
-    """A call as it came in. `deadline_ns` is on the monotonic clock, 0 where there is none. `echo`
+    """A call as it arrived. `deadline_ns` is on the monotonic clock, 0 if there is none. `echo`
     is `Head.echo`, taken before the function runs, so that the function cannot change it."""
 
     __slots__ = ("body", "deadline_ns", "echo", "head", "metadata", "stopped", "task")
@@ -97,7 +97,7 @@ class Call:
 
     @property
     def logged_trace_id(self) -> str | None:
-        """What ties the call to others in a log: `X-Trace-Id`, or the trace in `traceparent`."""
+        """The id that links log lines of one trace: `X-Trace-Id`, or the trace in `traceparent`."""
         parts = (self._text(b"traceparent") or "").split("-")
         of_parent = parts[1] if len(parts) > 2 and len(parts[1]) == 32 else None
         return self.trace_id or of_parent
@@ -116,7 +116,7 @@ class Call:
         return None if value is None else value.decode("latin-1")
 
     def input(self) -> Any:
-        """What the function gets: the envelope's `input`, or the bytes as they are."""
+        """The function's input: the envelope's `input`, or the unchanged bytes. Raises BadInput."""
         content_type = self.head.header(b"content-type") or b""
         if content_type != JSON_TYPE and not is_json(content_type):
             return bytes(self.body)
@@ -134,7 +134,7 @@ class Call:
 
 
 class Context:
-    """The second argument of a function that takes two."""
+    """The second argument of a function with two parameters."""
 
     __slots__ = ("_call", "_headers")
 
@@ -154,12 +154,12 @@ class Context:
 
     @property
     def attempt(self) -> int:
-        """1 for the first attempt, then counting."""
+        """1 for the first attempt, 2 for the second."""
         return self._call.attempt
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The envelope's `metadata`; empty where there was none."""
+        """The envelope's `metadata`; empty if there was none."""
         if self._call.metadata is None:
             self._call.metadata = {}
         return self._call.metadata
@@ -172,7 +172,7 @@ class Context:
         return self._headers
 
     def remaining_ms(self) -> float | None:
-        """Milliseconds until the deadline, 0 when it has passed; None where there is none."""
+        """Milliseconds until the deadline, 0 when it has passed; None if there is none."""
         deadline = self._call.deadline_ns
         if not deadline:
             return None
@@ -189,7 +189,7 @@ def output(value: object) -> tuple[str | None, bytes]:
 
 
 def code_of(error: BaseException) -> str:
-    """The code of a call that raised, or whose output cannot be sent."""
+    """The error code for an exception of the function or for an output that is not JSON."""
     return "BAD_OUTPUT" if type(error) is BadOutput else "HANDLER_ERROR"
 
 

@@ -1,4 +1,4 @@
-"""A process that the function forked (`os.fork`, `multiprocessing`): it answers no call.
+"""Keeps a process that the function forked (`os.fork`, `multiprocessing`) from answering calls.
 
 Python runs `_after_fork` in the child before `os.fork` returns there. It closes the worker's
 descriptors without sending on any connection, and replaces shared state by copies. A child that
@@ -31,14 +31,14 @@ _exit = os._exit
 
 
 class Belongings:
-    """What a worker has and its children must not keep."""
+    """Descriptors and objects of a worker that its children must not keep."""
 
     __slots__ = ("epoll", "link", "loop", "pod")
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.pod: Pod | None = None
-        self.epoll: select.epoll | None = None  # Of the plain loop.
+        self.epoll: select.epoll | None = None  # The plain loop's.
         self.loop: Any = None  # asyncio's or uvloop's.
 
 
@@ -50,7 +50,7 @@ _is_child = False
 
 
 def guard(link: Link) -> Belongings:
-    """From now on no child of this process keeps `link`, and what is added to the result."""
+    """From now on, no child of this process keeps `link` or the fields of the result."""
     global _own
     _own = Belongings(link)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
@@ -59,20 +59,20 @@ def guard(link: Link) -> Belongings:
 
 
 def leave_if_child(status: int = 0) -> None:
-    """Where the function's code comes back to the runtime outside of a call."""
+    """Ends a forked child. Called wherever the function returns to the runtime outside a call."""
     if _is_child:
         _leave(status)
 
 
 def leave_if_child_for(error: BaseException, call: Call | None = None) -> None:
-    """The same for a child that raised."""
+    """Ends a forked child in which the function raised `error`."""
     if _is_child:
         _leave_for(error, call)
 
 
 def _before_fork() -> None:
-    """Blocks SIGTERM and SIGINT until the child has its own handlers, because Python would lose one
-    that arrives before, and `Process.terminate` would then do nothing."""
+    """Blocks SIGTERM and SIGINT until the child has its own handlers. Python would lose a signal
+    that arrives earlier, and `Process.terminate` would then have no effect."""
     if not _is_child:
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, DEFAULTS)
 
@@ -85,12 +85,12 @@ def _after_fork_in_parent() -> None:
 def _after_fork() -> None:
     global _is_child
     if _is_child or _own is None:
-        return  # A child's child: nothing is left to close.
+        return  # The fork of a child, which has closed everything.
     _is_child = True
     own = _own
     _close_all(own)
     for each, default in DEFAULTS.items():
-        if isinstance(signal.getsignal(each), StopHandler):  # Not one of the function's own.
+        if isinstance(signal.getsignal(each), StopHandler):  # Handlers of the function stay.
             signal.signal(each, default)
     signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
     if own.loop is not None:
@@ -98,7 +98,7 @@ def _after_fork() -> None:
 
 
 def _close_all(own: Belongings) -> None:
-    """Closes descriptors only: a `shutdown` would end the worker's connections."""
+    """Closes descriptors only, because `shutdown` would end the worker's connections."""
     link, pod = own.link, own.pod
     link.words = memoryview(bytearray(link.words)).cast("Q")
     socks = [link.sock]
@@ -112,7 +112,7 @@ def _close_all(own: Belongings) -> None:
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:
-        fd = sock.detach()  # Else the object would close the number again after its reuse.
+        fd = sock.detach()  # Else the object would later close the number again, after its reuse.
         if fd >= 0:
             os.close(fd)
     os.close(link.lifeline)
@@ -121,16 +121,16 @@ def _close_all(own: Belongings) -> None:
 
 
 def _stop_loop(loop: Any) -> None:
-    """Puts an empty epoll under the number of the loop's own, and ends the child once the loop runs
-    anything, because only the worker may run the tasks of other calls."""
+    """Replaces the loop's epoll descriptor by an empty epoll, and ends the child at the loop's next
+    step, because only the worker may run the tasks of other calls."""
     selector = getattr(loop, "_selector", None)
     number = selector.fileno() if selector is not None else loop._get_backend_id()
     empty = select.epoll()
     os.dup2(empty.fileno(), number, inheritable=False)
     empty.close()
-    signal.set_wakeup_fd(-1)  # uvloop's is a socket that the worker reads.
+    signal.set_wakeup_fd(-1)  # uvloop's wake-up socket is read by the worker.
     ready = getattr(loop, "_ready", None)
-    if ready is not None:  # uvloop does not show it: what was ready runs once more, in vain.
+    if ready is not None:  # uvloop hides it: its ready callbacks run once, without effect.
         ready.clear()
     loop.call_soon(_leave_loop)
 
@@ -160,7 +160,7 @@ def _leave(status: int) -> NoReturn:
 
 
 class ChildPod(Pod):
-    """What the worker's pod becomes in a child: every way out of a call ends the process."""
+    """The class of the pod in a forked child: every end of a call ends the process."""
 
     def finish(self, connection: Connection, call: Call, value: object) -> None:
         _leave(0)

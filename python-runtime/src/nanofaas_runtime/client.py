@@ -1,8 +1,8 @@
-"""A small HTTP client for what a pod says to the platform: ready, and a Job's input and result.
+"""A small HTTP client for the pod's requests to the platform: ready report, Job input and result.
 
-Plain `http` only, one request a connection, every wait bounded. Uses the C module under `socket`,
-since a function may replace what is in `socket`, and a name as text would import `encodings.idna`
-late. Called by `announce` and `job`.
+Plain `http` only, one request per connection, every wait bounded. Uses the C module under `socket`,
+because a function may replace names in `socket`, and passes host names as bytes, because a text
+would import `encodings.idna` late. Called by `announce` and `job`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Unreachable(Exception):
-    """No whole answer came; the message says why, without the URL, which may hold a token."""
+    """No complete answer came. The message has no URL, because a URL may contain a token."""
 
 
 def request(method: str, url: str, body: bytes, content_type: str | None,
@@ -42,7 +42,7 @@ def request(method: str, url: str, body: bytes, content_type: str | None,
 
 
 def _connect(host: str, port: int, timeout_s: float) -> socket:
-    """To the first of the host's addresses that takes it. Raises OSError."""
+    """Connects to the first of the host's addresses that accepts. Raises OSError."""
     name = host.encode() if host.isascii() else host
     failed: OSError | None = None
     for family, kind, protocol, _, address in getaddrinfo(name, port, 0, SOCK_STREAM):
@@ -58,7 +58,7 @@ def _connect(host: str, port: int, timeout_s: float) -> socket:
 
 
 def split(url: str) -> tuple[str, int, str]:
-    """Host, port and path. Raises Unreachable for what is not a plain `http` URL."""
+    """Host, port and path. Raises Unreachable if this is not a plain `http` URL."""
     scheme, mark, rest = url.partition("://")
     if scheme.lower() != "http" or not mark:
         raise Unreachable("only http:// URLs are known here")

@@ -1,7 +1,8 @@
-"""One client connection: bytes to requests to answers, in order. An `asyncio.Protocol` by shape.
+"""One client connection: parses requests and sends answers, in order.
 
-Never reads or writes a socket itself: a transport does (asyncio's, uvloop's or `plainloop`'s).
-Requests of one connection are served one after the other; `Pod` decides what a call does.
+Has the methods of an `asyncio.Protocol`. Never reads or writes a socket itself: a transport does
+(asyncio's, uvloop's or `plainloop`'s). Requests of one connection are served one after the other;
+`Pod` decides how a call runs.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
     from .pod import Pod
 
-# What a client may send ahead while its call runs, before it is no longer read from.
+# A client may send this much ahead while its call runs; then the connection is not read until the
+# call ends.
 AHEAD_BYTES_MAX = 256 * 1024
 
 
 class Connection:
-    """`busy` from a call's start to its answer's end: what arrives meanwhile waits in `ahead`."""
+    """`busy` from a call's start to its answer's end. Bytes that arrive then wait in `ahead`."""
 
     __slots__ = ("ahead", "board", "body", "busy", "call", "chunks", "closed", "echo_at", "gone",
                  "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
@@ -54,7 +56,7 @@ class Connection:
         self.transport = transport
         limit = getattr(transport, "set_write_buffer_limits", None)
         if limit is not None:
-            limit(0)  # So that pausing says exactly whether an answer is still being sent.
+            limit(0)  # Then writing is paused exactly while an answer is still being sent.
 
     def data_received(self, data: bytes) -> None:
         self.quiet = 0
@@ -67,7 +69,7 @@ class Connection:
         self._read(data)
 
     def eof_received(self) -> None:
-        """A FIN counts as leaving; None lets the transport close."""
+        """A FIN counts as a closed connection. Returns None, so the transport closes it."""
 
     def connection_lost(self, _error: BaseException | None) -> None:
         if not self.gone:
@@ -75,11 +77,11 @@ class Connection:
             self.pod.connection_gone(self)
 
     def pause_writing(self) -> None:
-        """asyncio kept a part of the answer; `plainloop` says so by what `write` returns."""
+        """asyncio buffers a part of the answer. `plainloop` returns False from `write` instead."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """All of the answer is with the kernel."""
+        """The kernel has the whole answer."""
         self.paused = False
         if self.busy and self.call is None:
             self.sent()
@@ -127,7 +129,7 @@ class Connection:
             self._refuse(failure(echo, error.status, "BAD_REQUEST", str(error), close=True))
 
     def _read_body(self, data: bytes) -> bytes | None:
-        """What comes after the body, once it is whole; None while it is not."""
+        """Returns the bytes after the body, or None while the body is incomplete."""
         head = self.head
         assert head is not None
         if self.chunks is not None:
@@ -150,8 +152,8 @@ class Connection:
         return rest
 
     def _refuse(self, text: bytes) -> None:
-        """Answers and hangs up, but reads on: unread bytes would reset the connection, and
-        the client would never see the answer. The sweep closes who does not go."""
+        """Answers and shuts down the write side, but reads on: closing with unread bytes would
+        reset the connection before the client reads the answer. `sweep` closes it at last."""
         self.closed = True
         self.transport.write(text)
         try:
@@ -162,10 +164,10 @@ class Connection:
     # --- answers ---
 
     def begin(self, call: Call) -> None:
-        """A call starts: from here on, its worker's death is the call's."""
+        """A call starts. If the worker dies from now on, the call fails."""
         self.busy = True
         self.call = call
-        # Before RUNS: the watchdog answers with it as soon as it finds that word.
+        # Written before RUNS, because the watchdog may send the line as soon as it reads RUNS.
         line = call.echo
         if not 0 < len(line) <= ECHO_BYTES:
             line = NO_ECHO
@@ -174,7 +176,7 @@ class Connection:
         self.pod.words[self.slot] = self.number << 2 | RUNS
 
     def send(self, data: bytes, keep: bool) -> None:
-        """Sends an answer, and goes on with what the client sent ahead, or closes."""
+        """Sends an answer. Then reads the bytes that the client sent ahead, or closes."""
         self.call = None
         if self.gone:
             return
@@ -187,7 +189,7 @@ class Connection:
             self.sent()
 
     def sent(self) -> None:
-        """The answer is with the kernel (or the loop): the connection is free again."""
+        """The kernel (or the loop) has the answer: the connection is free again."""
         if self.gone:
             return
         self.pod.words[self.slot] = self.number << 2 | IDLE

@@ -1,8 +1,8 @@
-"""An exception as text, whatever the function has done to the process that it is told in.
+"""Formats an exception as text, whatever the function has changed in this process.
 
-Never imports at that time, needs no free descriptor, and lets nothing out that the exception's
-own methods raise: `traceback` would be slow to load at the start (5 ms), and may fail to load
-later. Called by `log` and by those that answer with an error.
+Imports nothing when it formats, needs no free descriptor, and catches whatever the exception's own
+methods raise. Not `traceback`: it is slow to load at the start (5 ms), and a later import may fail.
+Called by `log` and by the modules that answer with an error.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Characters of an error that the client sees; the log has more.
+# Characters of an error that the client gets; the log has more.
 MESSAGE_MAX = 8192
-# Of a chain of causes, of a group's members, and of a recursion's frames only so many are shown.
+# Bounds on the shown causes, members of a group and frames.
 CHAIN_MAX = 16
 GROUP_MAX = 16
 GROUP_DEPTH_MAX = 4
@@ -25,7 +25,7 @@ FRAMES_MAX = 64
 SAME_FRAME_MAX = 3
 SOURCE_BYTES_MAX = 1024 * 1024
 
-# Frames in front that are not the function's: the runtime's own, and those of the import.
+# Leading frames that are not shown: the runtime's own, and those of the import.
 NOT_SHOWN = (path.join(path.dirname(__file__), ""), "<frozen importlib", str(importlib.__file__))
 HEADING = "Traceback (most recent call last):\n"
 CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -50,10 +50,10 @@ def _name(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback as Python prints it, the runtime's own frames in front left out."""
+    """The traceback as Python prints it, without the runtime's own leading frames."""
     try:
         return _chain(error, 0)
-    except BaseException:  # Attributes of the function's own may raise anything.
+    except BaseException:  # An attribute of the exception may raise anything.
         return describe(error)
 
 
@@ -74,7 +74,7 @@ def _chain(error: BaseException, depth: int) -> str:
             at = context
         else:
             at = None
-    if len(blocks) % 2 == 0:  # The chain was cut, or is a ring.
+    if len(blocks) % 2 == 0:  # The chain was too long, or is a cycle.
         blocks.pop()
     return "".join(reversed(blocks))
 
@@ -129,7 +129,7 @@ def _frames(frames: TracebackType | None, sources: dict[str, list[str]]) -> list
 
 
 def _source(name: str, number: int | None, sources: dict[str, list[str]]) -> str:
-    """The line, indented; empty where the file cannot be read (no descriptor may be left)."""
+    """The line, indented; empty if the file cannot be read (perhaps no descriptor is free)."""
     if name not in sources:
         sources[name] = [] if name.startswith("<") else _read(name)
     lines = sources[name]

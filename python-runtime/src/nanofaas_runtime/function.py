@@ -1,6 +1,6 @@
-"""Finds the function, and says before the first call what is wrong with it.
+"""Finds the function, and checks it before the first call.
 
-Never catches what the module raises: `worker` and `job` report it.
+Never catches an exception of the module: `worker` and `job` report it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NoFunction(Exception):
 
 
 class Function:
-    """The function and its `init`, with what their signatures say."""
+    """The function and its `init`, with the facts from their signatures."""
 
     __slots__ = ("entry", "init", "is_async", "takes_context")
 
@@ -40,13 +40,13 @@ class Function:
         self.init: Callable[[], Any] | None = init if callable(init) else None
 
 
-# What a module that needs asyncio has at the start of a line, as a rule.
+# A module that needs asyncio usually has one of these at the start of a line.
 ASYNC = (b"\nasync def ", b"\nimport asyncio", b"\nfrom asyncio")
 
 
 def mentions_asyncio(module: str) -> bool:
-    """Whether the source in the handler's folder will need asyncio. It may be wrong: then asyncio
-    is loaded later, or for nothing."""
+    """Whether the source in the handler's folder will probably need asyncio. A wrong guess costs
+    only time: asyncio is then loaded later, or without need."""
     parts = module.split(".")
     for path in (paths.folder_file(*parts) + ".py", paths.folder_file(*parts, "__init__.py")):
         try:
@@ -59,7 +59,7 @@ def mentions_asyncio(module: str) -> bool:
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling it gives a coroutine: `async def`, also behind partial or `__call__`."""
+    """Whether a call returns a coroutine: `async def`, also behind partial or `__call__`."""
     while hasattr(function, "func") and hasattr(function, "keywords"):
         function = function.func
     code = _code(function)
@@ -73,13 +73,13 @@ def _code(function: Any) -> Any:
 
 
 def _parameters(function: Any, name: str) -> int:
-    """1 or 2. Raises NoFunction for a signature that cannot be called with either."""
+    """1 or 2. Raises NoFunction if the signature allows neither."""
     if type(function) is type(is_async) and not hasattr(function, "__wrapped__"):
         code = function.__code__
         if code.co_argcount in (1, 2) and not code.co_kwonlyargcount:
             return code.co_argcount
     with paths.Standard():
-        import inspect  # Only unusual signatures pay for it.
+        import inspect  # Imported here, because only unusual signatures need it.
 
     try:
         signature = inspect.signature(function)

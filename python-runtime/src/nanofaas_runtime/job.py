@@ -1,11 +1,11 @@
-"""Job mode: one call, its result posted to the platform, and the end.
+"""Job mode: runs one call, posts its result to the platform, and ends.
 
-The deadline runs from the process's start, so loading counts. What the worker can no longer post
-(it was killed, or ended by itself) the watchdog posts. Called by `__main__` in the worker and by
-`watchdog` in the parent.
+The deadline runs from the process's start, so loading counts. If the worker cannot post a result,
+because it was killed or ended by itself, the watchdog posts one. Called by `__main__` in the worker
+and by `watchdog` in the parent.
 
-What is needed after the function ran is bound here: a function may have replaced `os.close`,
-`__import__` or `sys.modules` by then, and its end has to be posted all the same.
+Everything that is needed after the function ran is bound here, because a function may have replaced
+`os.close`, `__import__` or `sys.modules` by then, and its result must be posted nevertheless.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 TRIES = 3
 PAUSES_S = (0.2, 1.0)
 TRY_TIMEOUT_S = 10.0
-JOB_SEQ = 1  # The one call's number on the board.
+JOB_SEQ = 1  # The call's number on the board.
 STATUS_STOPPED = 128 + signal.SIGTERM
 STATUS_LOST = 1
-# Descriptors that are kept free for the post: a name's look-up, and the connection.
+# Descriptors that are kept free for the post: one for the name look-up, one for the connection, two
+# spare.
 SPARE = 4
 
 
 class Outcome:
-    """What is posted: a JSON output, a raw one under its content type, or an error."""
+    """The result to post: a JSON output, a raw output with its content type, or an error."""
 
     __slots__ = ("body", "content_type", "error")
 
@@ -56,7 +57,7 @@ class Outcome:
 
 
 def publish(settings: Settings, job: Job, words: memoryview) -> None:
-    """The watchdog, before it forks: the call begins here, with its deadline."""
+    """Puts the call and its deadline on the board. Called by the watchdog before it forks."""
     timeout_ms = job.timeout_ms
     age_ns = int((time() - settings.started_at) * 1e9)
     words[CONN] = 0
@@ -109,7 +110,7 @@ def _release(spare: list[int]) -> None:
 
 
 def _call(job: Job) -> Call:
-    # What the platform hands over inline is a JSON envelope, which is never encoded.
+    # The inline payload is a JSON envelope without a content encoding.
     content_type, encoding, body = "application/json", None, (job.payload or "").encode()
     if job.payload_url is not None and job.payload is None:
         content_type, encoding, body = _fetch(job.payload_url)
@@ -134,7 +135,7 @@ def _fetch(url: str) -> tuple[str, str | None, bytes]:
 
 def _retried(method: str, url: str, body: bytes,
              content_type: str | None) -> tuple[int, dict[str, str], bytes]:
-    """Tries TRIES times while trying may help: no answer, 408, 429, 5xx."""
+    """Tries up to TRIES times after no answer, 408, 429 or 5xx. Raises Unreachable."""
     for pause in (*PAUSES_S, None):
         try:
             answer = request(method, url, body, content_type, TRY_TIMEOUT_S)
@@ -149,7 +150,7 @@ def _retried(method: str, url: str, body: bytes,
 
 
 def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
-    """None where the pod is told to stop: the platform runs the call again."""
+    """None if the pod is being stopped: the platform then runs the call again."""
     log.plain_call = call
     try:
         argument = call.input()
@@ -157,7 +158,7 @@ def _run_plain(run: PlainRun, function: Function, call: Call) -> Outcome | None:
             return _returned(run(JOB_SEQ, function.entry, argument, Context(call)), call)
         return _returned(run(JOB_SEQ, function.entry, argument), call)
     except CallStopped as error:
-        # Where the run did not stop the call, the function raised it itself.
+        # If the run did not stop the call, the function raised CallStopped itself.
         return _stopped(run.why, call) if run.stopped == JOB_SEQ else _raised(error, call)
     except BadInput as error:
         return Outcome(error=("BAD_INPUT", str(error)))
@@ -221,13 +222,13 @@ def _raised(error: BaseException, call: Call) -> Outcome:
 
 
 def _returned(value: object, call: Call) -> Outcome:
-    """`application/json` goes inside the result: the platform would read it as the result itself. JSON
-    under a type of its own keeps that."""
+    """The outcome of a call that returned. An output of type `application/json` is put inside the
+    result, because the platform would parse it as the result. Other JSON types keep their type."""
     try:
         content_type, body = output(value)
         if content_type is not None:
             essence = content_type.partition(";")[0].strip(" \t")
-            # A blank type is none, which the platform reads as JSON.
+            # The platform reads a body with a blank type as JSON.
             is_result = is_json(content_type.encode()) and not essence.lower().endswith("+json")
             if is_result or not content_type.strip(" "):
                 content_type, body = None, checked(body)
@@ -237,7 +238,7 @@ def _returned(value: object, call: Call) -> Outcome:
 
 
 def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
-    """Whether the platform said anything final; what is left to say goes to the log."""
+    """Whether the platform's answer was final. Logs a failed post and a refused result."""
     body, content_type = outcome.body, outcome.content_type
     if outcome.error is not None or content_type is None:
         content_type = "application/json"
@@ -259,8 +260,8 @@ def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
 
 
 def after_worker(settings: Settings, job: Job, how: int, told_why: int, worker: Worker) -> int:
-    """The parent's exit status, when its worker ended with `how` and did not say that it would;
-    posts what the worker could not. The platform takes the first result it gets."""
+    """Posts a result after a worker that ended with `how` and sent no FINISHED. Returns the
+    parent's exit status. The platform takes the first result that it gets."""
     if worker.killed_for is not None and told_why != WHY_DEADLINE:
         return STATUS_STOPPED
     if worker.killed_for is not None:

@@ -1,6 +1,6 @@
-"""The pod's listening socket: a Unix socket's path, or a TCP port.
+"""The pod's listening socket, on a Unix path or a TCP port.
 
-Never accepts. Called by `watchdog`, which alone makes and removes it.
+Never accepts. Called only by `watchdog`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _bind_all(port: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes a socket without a listener, because it is left over from a process that ended.
-    Raises OSError for anything else at `path`, because this process must not remove it."""
+    """Removes a socket without a listener, because a process that ended left it. Raises OSError
+    for anything else at `path`, because this process must not remove it."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(17, "there is a file that is not a socket", path)
@@ -69,7 +69,7 @@ def _remove_stale(path: str) -> None:
 
 
 def unbind(settings: Settings, listener: socket.socket | None) -> None:
-    """Closes the listener. Its path is removed first, so that no client connects to a dead one."""
+    """Closes the listener, after its path is removed so that no client can connect meanwhile."""
     if listener is None:
         return
     if settings.socket_path is not None:

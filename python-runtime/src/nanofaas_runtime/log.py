@@ -1,8 +1,8 @@
 """JSON lines on stderr, one write each, with the execution id of the call that is running.
 
 Uses nothing that the function can replace: a descriptor of its own, and functions bound before
-the function is loaded. Never imports `logging` by itself: `adopt_logging` speaks up for a function
-that did. Called by everything else here; the platform reads the lines from the pod's stderr.
+the function is loaded. Never imports `logging` by itself: `adopt_logging` configures it if the
+function imported it. Called by all other modules. The platform reads the lines from stderr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .call import Call
 
-# The async calls' own; a plain call is alone and found in `plain_call`.
+# The call of the current async task. A plain call runs alone and is in `plain_call`.
 CURRENT: ContextVar[Call | None] = ContextVar("nanofaas_call", default=None)
 plain_call: Call | None = None
 
@@ -32,16 +32,16 @@ _stderr = 2
 
 
 def reserve_stderr() -> None:
-    """Keeps a descriptor of stderr that the function does not close or redirect by accident."""
+    """Keeps a descriptor of stderr that the function cannot close or redirect by accident."""
     global _stderr
     try:
         _stderr = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
     except OSError:
-        _stderr = -1  # There is none: the number 2 may become anything.
+        _stderr = -1  # There is no stderr, and another file may get the number 2.
 
 
 def line(level: str, message: str, call: Call | None = None, **fields: object) -> None:
-    """Writes one line; `fields` with None are left out. Never raises an Exception."""
+    """Writes one line without the `fields` that are None. Never raises an Exception."""
     try:
         now = time()
         stamp = strftime("%Y-%m-%dT%H:%M:%S", gmtime(now))
@@ -61,11 +61,11 @@ def line(level: str, message: str, call: Call | None = None, **fields: object) -
                  for name, value in record.items() if value is not None]
         write_line("{" + ", ".join(pairs) + "}")
     except Exception:
-        pass  # What cannot be told must not stop a call.
+        pass  # A log line that fails must not stop a call.
 
 
 def write_line(text: str) -> None:
-    """Puts a line on stderr in one write, so that the lines of two processes do not mix."""
+    """Writes a line to stderr by one system call, so that the lines of two processes do not mix."""
     try:
         write(_stderr, text.encode("utf-8", "backslashreplace") + b"\n")
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def write_line(text: str) -> None:
 
 
 def failure(message: str, error: BaseException, call: Call | None = None) -> None:
-    """One line with the traceback, the runtime's own frames left out."""
+    """Writes one line with the traceback, without the runtime's own frames."""
     line("error", message, call, traceback=trace(error)[-LINE_BYTES_MAX:])
 
 
@@ -88,7 +88,7 @@ def adopt_logging() -> None:
     _adopted = True
     try:
         _adopt()
-    except Exception as error:  # A `logging.py` of the function's own, for example.
+    except Exception as error:  # For example if the function has its own `logging.py`.
         line("warn", f"logging is left as it is: {type(error).__name__}")
 
 

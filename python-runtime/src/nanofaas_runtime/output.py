@@ -1,6 +1,6 @@
-"""A function's output to JSON bytes, and a clear word where JSON cannot carry it.
+"""Encodes a function's output as JSON, and explains an output that JSON cannot represent.
 
-Uses the C encoder of `json` as it is; only a failure pays for finding the place.
+Uses the C encoder of `json`; only a failure costs a search for the place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEPTH_SHOWN_MAX = 200
 
 
 class BadOutput(Exception):
-    """Names the place in the output, and what JSON cannot carry there."""
+    """The message names the place in the output that JSON cannot represent."""
 
 
 def _refuse(value: object) -> object:
@@ -40,7 +40,7 @@ _encoder = _fresh_encoder()
 
 
 def encode(value: object) -> bytes:
-    """Raises BadOutput."""
+    """JSON bytes. Raises BadOutput."""
     global _encoder
     try:
         if _encoder is None:
@@ -48,7 +48,7 @@ def encode(value: object) -> bytes:
         chunks = _encoder(value, 0)
         return (chunks[0] if len(chunks) == 1 else "".join(chunks)).encode()
     except (TypeError, ValueError, RecursionError, AttributeError, OverflowError) as error:
-        _encoder = _fresh_encoder()  # The failed one remembers the containers it was in.
+        _encoder = _fresh_encoder()  # After a failure it still has its open containers marked.
         raise BadOutput(_explain(value, error)) from error
     except BaseException:
         _encoder = _fresh_encoder()
@@ -56,9 +56,10 @@ def encode(value: object) -> bytes:
 
 
 def checked(body: bytes) -> bytes:
-    """JSON that the function wrote itself, as it is; an empty body is `null`. Raises BadOutput.
+    """Checks JSON that the function wrote itself and returns it unchanged; an empty body becomes
+    `null`. Raises BadOutput.
 
-    Builds numbers as bools: their size has no limit in JSON, as it has in `int`.
+    Parses numbers as bools, because `int` limits their digits and JSON does not.
     """
     if not body:
         return b"null"
@@ -80,7 +81,7 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-# The C function: it needs nothing that the function can replace.
+# The C function, because it uses no name that the function can replace.
 _scan: Callable[[str, int], tuple[Any, int]] = getattr(
     json.JSONDecoder(parse_constant=_refuse_constant, parse_int=bool, parse_float=bool),
     "scan_once")
@@ -89,7 +90,7 @@ _scan: Callable[[str, int], tuple[Any, int]] = getattr(
 def _explain(value: object, error: BaseException) -> str:
     try:
         place = _find(value, "output", set(), 0)
-    except Exception:  # A container of the function's own may misbehave when walked.
+    except Exception:  # A container class of the function may raise anything.
         place = None
     if place is None and isinstance(error, RecursionError):
         place = "output is nested too deeply"
@@ -97,7 +98,7 @@ def _explain(value: object, error: BaseException) -> str:
 
 
 def _find(value: object, path: str, above: set[int], depth: int) -> str | None:
-    """The first place that JSON cannot carry, as `output.a[3]: why`."""
+    """The first place that JSON cannot represent, for example `output.a[3] is nan`."""
     if value is None or isinstance(value, (bool, int)):
         return None
     if isinstance(value, float):

@@ -1,8 +1,8 @@
-"""The handler's folder on `sys.path`: away while the runtime imports, there for the function.
+"""The handler's folder on `sys.path`: removed while the runtime imports, back for the function.
 
-`python3 -m` puts the current folder first, so that a `json.py` beside the handler would be taken
-for the standard library's. Never imports anything that is not loaded when Python starts. Called
-by `__main__` before every other import, and by `function` before the handler is imported.
+`python3 -m` puts the current folder first, so a `json.py` beside the handler would replace the
+standard library's. Imports only modules that Python itself loads at its start. Called by `__main__`
+before every other import, and by `function` before the handler is imported.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 _folder = ""
-_hidden: list[tuple[int, str]] = []  # Where on the path, and what stood there.
-# As they were before the handler was loaded.
+_hidden: list[tuple[int, str]] = []  # Index in `sys.path`, entry.
+# These three as they were before the handler was loaded.
 _standard = list(sys.path)
 _finders: list[Any] = sys.meta_path
 _modules: dict[str, ModuleType] = {}
 
 
 def hide_folder() -> None:
-    """Takes the current folder off the path, in whatever spelling it is there."""
+    """Removes every spelling of the current folder from `sys.path`."""
     global _folder, _standard
     try:
         _folder = os.getcwd()
     except OSError:
-        return  # It was deleted: the import of the handler says so.
+        return  # It was deleted; the import of the handler reports that.
     real = os.path.realpath(_folder)
     for at, entry in enumerate(sys.path):
         if entry in ("", _folder) or os.path.realpath(entry) == real:
@@ -39,7 +39,7 @@ def hide_folder() -> None:
 
 
 def show_folder() -> None:
-    """Puts it back where it was; first, where it was not there (`python3 -P`)."""
+    """Puts the folder back in its place, or first if it had none (`python3 -P`)."""
     global _finders, _modules
     _finders, _modules = list(sys.meta_path), dict(sys.modules)
     for at, entry in _hidden:
@@ -56,8 +56,8 @@ def folder_file(*parts: str) -> str:
 
 
 class Standard:
-    """`with Standard():` imports as if the handler had not been loaded: by the path, the finders
-    and the modules that were there before it, and past its own modules of standard names."""
+    """`with Standard():` imports as if the handler had not been loaded: with the earlier path,
+    finders and modules, and without the handler's modules that have standard library names."""
 
     def __enter__(self) -> None:
         self._path, self._finders = sys.path, sys.meta_path

@@ -1,8 +1,8 @@
 """The loop under plain functions: epoll, one thread, no asyncio.
 
-A plain function blocks its loop anyway, so asyncio would add an import of 25-30 ms to each start
-and several microseconds to each call, and keep a function from calling `asyncio.run`. Offers
-`Connection` what an asyncio transport would. Called by `worker`.
+Not asyncio, because a plain function blocks its loop anyway: asyncio would add an import of
+25-30 ms to each start and several microseconds to each call, and the function could not call
+`asyncio.run`. Offers `Connection` the methods of an asyncio transport. Called by `worker`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .pod import PlainPod
 
-# More, and malloc maps and unmaps pages for each read: 14 µs a call, measured.
+# With a larger buffer, malloc maps and unmaps pages for each read, which costs 14 µs per call.
 READ_BYTES = 64 * 1024
 
 READS = select.EPOLLIN | select.EPOLLRDHUP
@@ -27,7 +27,7 @@ GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Transport:
-    """What `Connection` writes to. `write` gives False where the kernel took only a part."""
+    """`Connection` writes to it. `write` returns False if the kernel took only a part."""
 
     __slots__ = ("_connection", "_loop", "_out", "_reads", "_then_close", "_then_eof", "fd",
                  "recv", "send", "sock")
@@ -64,7 +64,7 @@ class Transport:
         return False
 
     def flush(self) -> None:
-        """The kernel takes bytes again."""
+        """Sends more of the buffered answer. Called when the kernel has space again."""
         try:
             self._out = self._out[self.send(self._out):]
         except BlockingIOError:
@@ -104,14 +104,14 @@ class Transport:
             self._loop.watch(self.fd, events | (select.EPOLLOUT if self._out else 0))
 
     def close(self) -> None:
-        """Closes when all is sent."""
+        """Closes after everything is sent."""
         if self._out:
             self._then_close = True
         else:
             self.abort()
 
     def abort(self) -> None:
-        """Closes now."""
+        """Closes at once."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             self._loop.forget(fd)
@@ -120,7 +120,7 @@ class Transport:
 
 
 class PlainLoop:
-    """Serves `pod` until it was told to stop and has been quiet."""
+    """Serves `pod` until it was stopped and no call has come for DRAIN_QUIET_S."""
 
     def __init__(self, pod: PlainPod, listener: socket.socket, link: socket.socket) -> None:
         self._pod = pod
@@ -141,7 +141,7 @@ class PlainLoop:
         del self._transports[fd]
 
     def run(self) -> None:
-        """Returns when the pod may go; raises SystemExit when the watchdog is no more."""
+        """Returns when the pod may go; raises SystemExit when the watchdog has ended."""
         poll = self.epoll.poll
         transports = self._transports
         reads = select.EPOLLIN

@@ -1,7 +1,8 @@
-"""What this pod does with a request: `/health`, `/invoke`, and how the pod stops.
+"""The pod: it serves `/health` and `/invoke`, and stops after a quiet time.
 
-Two kinds of function, two subclasses: `PlainPod` runs one call at a time, on the thread that parsed
-it; `AsyncPod` (in `asyncpod`) makes a task of each call. Never accepts or polls: the loops do.
+There are two kinds of functions, hence two subclasses: `PlainPod` runs one call at a time, on the
+thread that parsed it; `AsyncPod` (in `asyncpod`) makes a task of each call. Never accepts or polls:
+the loops do.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ class Pod:
     # --- connections ---
 
     def full(self) -> bool:
-        """No slot is left: the next connection waits in the backlog."""
+        """Whether no slot is free. The next connection then waits in the backlog."""
         return not self._free
 
     def admit(self, sock: Any) -> Connection:
-        """Takes a connection in, and sends the watchdog a duplicate of its descriptor."""
+        """Gives a connection its slot, and sends the watchdog a duplicate of its descriptor."""
         slot = self._free.pop()
         self._number += 1
         number = self._number
@@ -70,7 +71,7 @@ class Pod:
         try:
             try:
                 self.link.sendmsg(message, rights)
-            except BlockingIOError:  # Hundreds came at once, and the watchdog is behind.
+            except BlockingIOError:  # Hundreds came at once, and the link is full.
                 select.select([], [self.link], [], LINK_WAIT_S)
                 self.link.sendmsg(message, rights)
         except OSError as error:
@@ -78,8 +79,8 @@ class Pod:
         return connection
 
     def connection_gone(self, connection: Connection) -> None:
-        """Frees the slot before the socket is shut down, because the watchdog takes a hang-up of a
-        connection that still has its slot for one by the caller."""
+        """Frees the slot before it shuts the socket down. Otherwise the watchdog would take the
+        hang-up as the caller's, because the connection would still have its slot."""
         call = connection.call
         if call is not None:
             self.caller_left(call)
@@ -87,16 +88,16 @@ class Pod:
         self._free.append(connection.slot)
         self.connections.pop(connection.number, None)
         try:
-            connection.sock.shutdown(2)  # Else the watchdog's descriptor would keep it open.
+            connection.sock.shutdown(2)  # The watchdog's duplicate would keep it open.
         except OSError:
             pass
 
     def caller_left(self, call: Call) -> None:
-        """The watchdog stops a plain call, so there is nothing to do; `AsyncPod` cancels its."""
+        """Does nothing, because the watchdog stops a plain call. `AsyncPod` cancels the task."""
 
     def sweep(self) -> None:
-        """Called every SWEEP_S. Closes idle connections that were silent in QUIET_SWEEPS_MAX of
-        these sweeps."""
+        """Called every SWEEP_S. Closes connections that were idle in QUIET_SWEEPS_MAX sweeps in a
+        row."""
         for connection in list(self.connections.values()):
             if connection.call is None:
                 connection.quiet += 1
@@ -153,10 +154,10 @@ class Pod:
     # --- answers ---
 
     def finish(self, connection: Connection, call: Call, value: object) -> None:
-        """Answers with what the function returned."""
+        """Answers with the function's result."""
         try:
             content_type, body = output(value)
-        except BaseException as error:  # Containers of the function's own may raise anything.
+        except BaseException as error:  # A container class of the function may raise anything.
             self.fail(connection, call, error)
             return
         keep = call.head.keep and not self.stopping
@@ -168,7 +169,7 @@ class Pod:
         connection.send(text, keep)
 
     def fail(self, connection: Connection, call: Call, error: BaseException) -> None:
-        """Answers with an error of the function's; its traceback goes to the log."""
+        """Answers with the function's exception; its traceback goes to the log."""
         log.failure("the function raised", error, call)
         self._refuse(connection, call, 500, code_of(error), describe(error))
 
@@ -204,18 +205,18 @@ class Pod:
         self.quiet_since = monotonic()
 
     def quiet_left_s(self) -> float:
-        """How long it has to stay quiet until the pod may go; 0 when it may."""
+        """Seconds without calls that are still needed before the pod may end."""
         if self.running:
             return DRAIN_QUIET_S
         return max(0.0, self.quiet_since + DRAIN_QUIET_S - monotonic())
 
     def ring(self) -> None:
-        """Wakes the watchdog, which sleeps while no calls come."""
+        """Wakes the watchdog, which does not poll the board while no calls come."""
         self.words[ASLEEP] = 0
         try:
             self.link.send(BELL)
         except OSError:
-            pass  # A full link means that it is awake, or about to be.
+            pass  # If the link is full, the watchdog is awake or will wake up.
 
 
 class PlainPod(Pod):
@@ -247,14 +248,14 @@ class PlainPod(Pod):
             if self._run.stopped == seq:
                 self._ended()
                 self.stopped(connection, call, self._run.why)
-            else:  # The function raised it itself.
+            else:  # The function raised CallStopped itself.
                 self.fail(connection, call, error)
                 self._ended()
         except BadInput as error:
             self._ended()
             self.bad_input(connection, call, error)
-        except BaseException as error:  # SystemExit too: a call cannot end the pod.
-            self.fail(connection, call, error)  # First: its `__str__` is the function's code, too.
+        except BaseException as error:  # Also SystemExit: a call cannot end the pod.
+            self.fail(connection, call, error)  # Before `_ended`: it may run a `__str__`.
             self._ended()
         else:
             self.finish(connection, call, value)

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it, what it inherits, and how its end is told.
+"""A worker process: what it inherits, how its parent kills it, and the text for its exit code.
 
 Never decides when a worker has to end: `watchdog` does.
 """
@@ -19,7 +19,7 @@ OOM_TEXT = "the worker was killed (SIGKILL), most likely because it ran out of m
 
 
 class Link:
-    """What a worker inherits: its end of the link, the board, the lifeline, the listener (none
+    """What a worker inherits: its end of the link, the board, the lifeline, and the listener (None
     for a Job)."""
 
     __slots__ = ("lifeline", "listener", "sock", "words")
@@ -33,9 +33,9 @@ class Link:
 
 
 class Worker:
-    """The parent's side of one worker, which leads a process group of its own: the children of
-    the function are in it. The parent sets `killed_for` when it kills the worker, so a worker that
-    ended by SIGKILL without it was killed by another process or the kernel."""
+    """The parent's side of one worker. The worker leads a process group, which also has the
+    children of the function. The parent sets `killed_for` when it kills the worker; a worker that
+    ended by SIGKILL without `killed_for` was killed by another process or the kernel."""
 
     __slots__ = ("_kill_why", "born_at", "finished", "kill_at", "killed_for", "pid", "ready",
                  "sock", "watch")
@@ -49,42 +49,43 @@ class Worker:
         self.kill_at: float | None = None
         self._kill_why: str | None = None
         self.killed_for: str | None = None
-        self.finished: int | None = None  # The exit status that it said it will end with.
+        self.finished: int | None = None  # The exit status of its FINISHED message.
 
     def kill_after(self, seconds: float, why: str) -> None:
-        """Plans a kill. The reason of the first plan stays."""
+        """Plans a kill, unless one is planned already."""
         if self._kill_why is None:
             self.kill_at = time.monotonic() + seconds
             self._kill_why = why
 
     def kill_now(self, why: str) -> None:
-        """Kills once, whatever was planned."""
+        """Kills at once, unless the worker was killed before."""
         if self.killed_for is None:
             self.kill_at = None
             self.killed_for = why
             self.kill_group()
 
     def kill_if_due(self, now: float) -> None:
-        """Kills where the time of `kill_after` has come."""
+        """Kills if the time given to `kill_after` has come."""
         if self.kill_at is not None and self._kill_why is not None and now >= self.kill_at:
             self.kill_now(self._kill_why)
 
     def kill_group(self) -> None:
-        """Kills the worker and its children. The worker must not have been reaped, because after
-        that the kernel may give its PID, and its group's, to another process."""
+        """Kills the worker and its children. Call it before the worker is reaped, because the
+        kernel may give a reaped PID, which also names the group, to another process."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
-            os.kill(self.pid, signal.SIGKILL)  # It was not made a leader.
+            os.kill(self.pid, signal.SIGKILL)  # The worker leads no group.
 
 
 def is_oom(how: int, worker: Worker) -> bool:
-    """`how` is the exit code as in `os.waitstatus_to_exitcode`."""
+    """Whether the kernel probably killed the worker because memory ran out. `how` is an exit
+    code of `os.waitstatus_to_exitcode`."""
     return how == -signal.SIGKILL and worker.killed_for is None
 
 
 def how_ended(how: int) -> str:
-    """In words; `how` as above."""
+    """The end of a worker in words; `how` as in `is_oom`."""
     if how >= 0:
         return f"the worker exited with status {how}"
     try:

@@ -1,4 +1,4 @@
-"""The environment, parsed once into values that cannot be wrong.
+"""The environment, parsed once into checked values.
 
 Never touches a socket or a file other than /proc. Called by `__main__` before anything else.
 """
@@ -41,7 +41,7 @@ class Job:
 
 
 class Settings:
-    """How this pod runs. `started_at` is the process's birth, in epoch seconds."""
+    """How this pod runs. `started_at` is the process's start, in epoch seconds."""
 
     __slots__ = ("entry", "job", "module", "port", "ready_url", "socket_path", "started_at")
 
@@ -84,7 +84,7 @@ def _integer(env: Mapping[str, str], name: str, default: int, low: int, high: in
 
 
 def process_birth() -> float:
-    """When the kernel made this process, in epoch seconds; the clock's grain is 10 ms."""
+    """The start of this process in epoch seconds, to 10 ms, the kernel's resolution."""
     now = time.time()
     try:
         with open("/proc/self/stat", "rb") as stat:

@@ -1,7 +1,7 @@
-"""Answers for the worker while there is none: 503, and that nothing was run.
+"""The not-ready responder: answers 503 and `X-Not-Started` while no worker is ready.
 
-Never lets a client wait for a worker that loads long or keeps crashing. Called by `watchdog`
-while no worker is ready.
+A client never waits for a worker that loads for long or crashes again and again. Called by
+`watchdog` while no worker is ready.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import time
 from .board import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
-# How long a client may take in all to send its request and to close after its answer.
+# How long a client may take in total to send its request and to close after the answer.
 PATIENCE_S = 2.0
-# Clients at once; more wait in the backlog.
+# Clients served at once; more wait in the backlog.
 CLIENTS_MAX = 64
 
 
 def refusal(request: bytes) -> bytes:
-    """The answer to everything: nothing was run. `request` is what came of one."""
+    """The 503 answer. `request` has the bytes of the request that were received, maybe a part."""
     return failure(echo_of(request), 503, "NOT_READY",
                    "the function is not ready: nothing was run, try again", NOT_STARTED,
                    close=True)
@@ -38,15 +38,16 @@ class Client:
         self.answered = False
 
     def is_whole(self) -> bool:
-        """Whether the whole head is there, because it has the id that the answer carries. A request
-        of HEAD_BYTES_MAX without the end of a head counts as whole, so that it is answered."""
+        """Whether the whole head was received, because the answer carries an id from it.
+        HEAD_BYTES_MAX bytes without the end of a head count as whole, so that they are answered."""
         return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
 
     def answer(self) -> None:
         """Raises OSError where the client has gone."""
         self.answered = True
         self.sock.send(refusal(self.request))
-        # Reads on until the client goes: unread bytes would reset the connection.
+        # Shuts down only the write side and reads on, because closing with unread bytes would reset
+        # the connection.
         self.sock.shutdown(socket.SHUT_WR)
 
 
@@ -61,21 +62,21 @@ class StandIn:
         self._listening = False
 
     def owns(self, fd: int) -> bool:
-        """Whether the event is for here."""
+        """Whether `on_event` handles events of this descriptor."""
         return fd in self._clients or (self._listening and fd == self._listener.fileno())
 
     def next_at(self, begin_at: float | None) -> float | None:
-        """When `turn` has something to do; `begin_at` is None while a worker is ready."""
+        """When `turn` has to be called next; `begin_at` is None while a worker is ready."""
         ends = [client.until for client in self._clients.values()]
         if begin_at is not None and not self._listening and len(ends) < CLIENTS_MAX:
             ends.append(begin_at)
         return min(ends) if ends else None
 
     def turn(self, begin_at: float | None, now: float) -> None:
-        """Starts to accept at `begin_at`, and closes clients whose time is over."""
+        """Starts to accept at `begin_at`, and closes clients after PATIENCE_S."""
         for fd, client in list(self._clients.items()):
             if now >= client.until:
-                if client.request and not client.answered:  # A head that never became whole.
+                if client.request and not client.answered:  # Its head did not become whole.
                     try:
                         client.answer()
                     except OSError:
@@ -94,7 +95,7 @@ class StandIn:
             self._answer(fd)
             return
         if self._words[SERVES]:
-            self._unlisten()  # The worker accepts it; its READY message is on its way here.
+            self._unlisten()  # The worker accepts it; its READY message is not yet read.
             return
         try:
             sock, _ = self._listener.accept()
@@ -129,7 +130,7 @@ class StandIn:
             self._epoll.unregister(self._listener.fileno())
 
     def end(self) -> None:
-        """A worker is ready and accepts from now on. Clients accepted here are answered here."""
+        """Stops accepting, because a worker is ready. Accepted clients still get their answers."""
         self._unlisten()
 
     def refuse_all(self) -> None:
@@ -143,14 +144,14 @@ class StandIn:
             sock.close()
 
     def close(self) -> None:
-        """In a forked worker: closes its copies of the clients, which the parent still serves."""
+        """Closes a forked worker's copies of the client sockets, which the parent still serves."""
         for client in self._clients.values():
             client.sock.close()
         self._clients.clear()
 
 
 def refuse(sock: socket.socket) -> None:
-    """Reads a request that no worker has read, if any, and answers that nothing was run."""
+    """Reads a request that no worker has read, if there is one, and answers 503."""
     try:
         sock.setblocking(False)
         request = sock.recv(HEAD_BYTES_MAX)

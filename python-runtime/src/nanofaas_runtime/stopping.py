@@ -1,8 +1,8 @@
-"""Raises CallStopped in the plain call that runs, and in nothing else.
+"""Raises CallStopped in the running plain call and nowhere else.
 
-The watchdog names the call on the board and signals; the signal's Python part runs on the main
-thread between two bytecodes, so it can raise right inside the function. `armed` is the call's
-number exactly while the function runs: a late signal finds another number, or 0, and is dropped.
+The watchdog writes the call's number to the board and sends a signal. Python runs the handler on
+the main thread between two bytecodes, so it can raise inside the function. `armed` is the call's
+number exactly while the function runs: a late signal finds another number, or 0, and has no effect.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MESSAGES = {
 
 
 def message_of(why: int) -> str:
-    """What a call that was stopped for that reason is answered with."""
+    """The message in the answer to a call that was stopped for that reason."""
     return MESSAGES.get(why, "the pod is being stopped")
 
 
@@ -32,7 +32,7 @@ class PlainRun:
     """Runs plain functions one at a time, each stoppable from outside.
 
     `stopped` is the number of the last call in which a stop was raised, `why` its reason. The pod
-    needs the number because a function may raise CallStopped itself, which is an error like others.
+    needs the number because a function may raise CallStopped itself, which is an ordinary error.
     """
 
     def __init__(self, words: memoryview) -> None:
@@ -41,7 +41,7 @@ class PlainRun:
         self.stopped = 0
         self.why = 0
         # `signal.signal` sets no SA_RESTART, so the signal interrupts system calls. Otherwise a
-        # `waitpid` or a `recv` would wait on, and Python could not raise.
+        # `waitpid` or a `recv` would go on waiting, and Python could not raise.
         signal.signal(STOP_SIGNAL, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
@@ -58,7 +58,7 @@ class PlainRun:
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
         """Returns the function's result. A signal between the function's return and the last line
-        may still raise CallStopped. It stops this very call, which the board still names."""
+        may still raise CallStopped; it stops this call, because the board still names it."""
         try:
             self._armed = seq
             return function(*args)

@@ -1,6 +1,6 @@
 """The signals that stop a worker or its call.
 
-With STOP_SIGNAL the watchdog stops a plain call; SIGALRM and SIGUSR1 are left to the function.
+The watchdog stops a plain call by STOP_SIGNAL; SIGALRM and SIGUSR1 stay free for the function.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ STOP_SIGNAL = signal.SIGRTMIN + 9
 
 
 class StopHandler:
-    """What SIGTERM or SIGINT does in a worker; of a type of its own, so that `child` can tell it
-    from a handler of the function's."""
+    """The handler of SIGTERM and SIGINT in a worker. It has its own type, so that `child` can
+    distinguish it from a handler of the function."""
 
     __slots__ = ("_then",)
 

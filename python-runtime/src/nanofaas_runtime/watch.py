@@ -1,7 +1,7 @@
-"""What the watchdog knows of one worker: its connections, and the call that has to end.
+"""The watchdog's view of one worker: its connections, and the call that has to end.
 
-Holds a descriptor of its own for each connection and polls it only for hang-ups, so requests do not
-wake the watchdog. Never replaces the worker; says why it should be. Called by `watchdog`.
+Holds a duplicate of each connection's descriptor and polls it only for hang-ups, so requests do not
+wake the watchdog. Never replaces the worker, but returns a reason to do so. Called by `watchdog`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .standin import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
 
-# How long a plain function may run on after it was told to stop.
+# How long a plain function may go on after it was signalled to stop.
 STOP_GRACE_NS = 100_000_000
-# How long an async worker's loop may stand still, because a busy machine may delay a sound loop.
+# How long an async worker's loop may stand still. A busy machine may delay a healthy loop, too.
 BEAT_GRACE_NS = 500_000_000
 LOOK_SOON_S = 0.05
 
@@ -32,7 +32,7 @@ TOLD = {
 
 
 class Watch:
-    """`busy` is whether the last look found a call, `told_why` why one was last told to end."""
+    """`busy`: whether the last poll found a call. `told_why`: the reason of the last stop."""
 
     def __init__(self, epoll: select.epoll, words: memoryview, worker: int) -> None:
         self._epoll = epoll
@@ -48,7 +48,7 @@ class Watch:
         self.busy = False
 
     def add(self, message: bytes, rights: list[tuple[int, int, bytes]]) -> None:
-        """A connection the worker accepted."""
+        """Adds a connection that the worker accepted."""
         fd = int.from_bytes(rights[0][2][:4], sys.byteorder)
         slot, number = map(int, message.split())
         sock = socket.socket(fileno=fd)
@@ -56,7 +56,7 @@ class Watch:
         self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLET)
 
     def hung_up(self, fd: int) -> None:
-        """The peer left, or the worker closed the connection."""
+        """Called when the peer or the worker closed the connection."""
         if fd not in self._socks:
             return
         _, slot, number = self._socks[fd]
@@ -74,15 +74,15 @@ class Watch:
         sock.close()
 
     def pending(self) -> bool:
-        """Whether to look although no call comes: a peer hung up, or sleep has just begun."""
+        """Whether to poll although no call runs: a peer hung up, or `look_soon` asked for it."""
         return bool(self._left) or self._soon
 
     def look_soon(self) -> None:
-        """One more look is due."""
+        """Asks for one more poll after LOOK_SOON_S."""
         self._soon = True
 
     def look_again_s(self, usual: float) -> float:
-        """Until the next look: sooner, where a deadline or a kill is nearer."""
+        """Seconds until the next poll: `usual`, or less if a deadline or a kill comes earlier."""
         if self._soon:
             return LOOK_SOON_S
         now = time.monotonic_ns()
@@ -94,7 +94,7 @@ class Watch:
         return usual
 
     def look(self) -> str | None:
-        """Tells an overdue call to end. Returns why the worker must be replaced, or None."""
+        """Polls the board and stops an overdue call. Returns why to replace the worker, or None."""
         self._soon = False
         for number, fd in list(self._left.items()):
             if self._words[self._socks[fd][1]] >> 2 != number:
@@ -106,15 +106,15 @@ class Watch:
             return None
         deadline, conn, beat = words[DEADLINE], words[CONN], words[BEAT]
         if words[SEQ] != seq:
-            return None  # The next call has begun meanwhile; the next look is for it.
+            return None  # Another call has begun; the next poll handles it.
         now = time.monotonic_ns()
         if beat:
             return self._look_async(deadline, beat, now)
         if self._told == seq:
             if now >= self._told_at + STOP_GRACE_NS:
                 return TOLD[self.told_why]
-            # Signal again: the first signal may have come just before a system call, which it then
-            # did not interrupt.
+            # Signal again: the first signal may have come just before a system call, and then it
+            # did not interrupt that call.
             self._signal()
             return None
         if deadline and now >= deadline:
@@ -136,14 +136,14 @@ class Watch:
             pass
 
     def stop_call(self) -> None:
-        """Tells the call that runs, if any, to end."""
+        """Stops the running call, if there is one."""
         seq = self._words[SEQ]
         if seq:
             self._tell(seq, WHY_STOPPED, time.monotonic_ns())
 
     def _look_async(self, deadline: int, beat: int, now: int) -> str | None:
-        """Returns why the worker must be replaced, or None. Only a loop that stands still is at
-        fault, because a loop that turns cancels overdue calls itself."""
+        """Returns why the worker must be replaced, or None. Replaces only a worker whose loop
+        stands still, because a loop that turns cancels overdue calls itself."""
         if now - beat < BEAT_GRACE_NS:
             return None
         if deadline and now - deadline >= BEAT_GRACE_NS:
@@ -155,18 +155,18 @@ class Watch:
         return None
 
     def has_told(self) -> bool:
-        """Whether the call that runs was told to end. Then its caller needs no answer: it knows the
-        deadline, or has left."""
+        """Whether the running call was signalled to stop. Then its caller needs no answer, because
+        it knows the deadline or has left."""
         return self._told != 0 and self._told == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
-        """The worker is dead: answers its calls with that error, or not at all if the status is 0,
-        and closes their connections."""
+        """After the worker's death: answers its calls with that error (with nothing if the status
+        is 0) and closes their connections."""
         board = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
-                refuse(sock)  # Only where a request lies unread: nothing of it was run.
+                refuse(sock)  # Answers only an unread request, which did not run.
             elif status and word == number << 2 | RUNS:
                 text = failure(get_echo(board, slot), status, code, message, close=True)
                 try:
@@ -177,8 +177,8 @@ class Watch:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-        # Not in the loop above, because an earlier connection of a slot may still be listed: it
-        # would clear the word that the slot's present connection needs.
+        # Not in the loop above: an earlier connection of the same slot may still be listed, and its
+        # turn would clear the word that the slot's present connection needs.
         for fd, (_, slot, _) in list(self._socks.items()):
             self._words[slot] = 0
             self._drop(fd)

@@ -1,8 +1,8 @@
 """The parent process: holds the listening socket, and replaces a worker that died or hangs.
 
-Never runs the function, parses a call or imports asyncio. It reads from the board what runs, and
-from its own descriptor of each connection when a caller left. It signals a call that has to end,
-and kills and replaces a worker that does not obey. Called by `__main__`.
+Never runs the function, parses a call or imports asyncio. It reads the running call from the board,
+and notices by its own descriptor of each connection when a caller left. It signals a call that has
+to end, and kills and replaces a worker that does not stop. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -25,31 +25,33 @@ if TYPE_CHECKING:
     from .standin import StandIn
     from .watch import Watch
 
-# The worker's own: see `worker`.
+# As in `worker`.
 LOAD_FAILED = 3
 
-# How often the watchdog looks at the board while calls come; asleep after so many idle looks.
+# The watchdog polls the board this often while calls come, and stops after so many polls without a
+# call.
 LOOK_S = 0.025
 IDLE_LOOKS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
 STAND_IN_AFTER_S = 0.5
-# A worker that died outside a call and sooner than this after its start is replaced after the first
-# pause. Otherwise a function that always ends its worker would keep the machine busy with forks.
+# A worker that died outside a call, and within this time of its start, is replaced after
+# PAUSE_FIRST_S. Otherwise a function that always ends its worker would keep the machine busy with
+# forks.
 YOUNG_S = 1.0
-# A worker that died while it loaded is replaced after a pause that doubles.
+# The pause before the next start after a worker died while it loaded; doubled each time.
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 UNREADY_DEATHS_MAX = 5
-# From "finished" to the process's end; threads of the function may hold it up.
+# A worker has this long to end after its FINISHED message; threads of the function may delay it.
 EXIT_GRACE_S = 1.0
-# A Job that was told to stop while it posts its result may finish that.
+# A Job that is stopped may take this long to finish posting its result.
 JOB_STOP_S = 5.0
-# All slots, and as many for the function itself.
+# One for each slot, and about 3,000 for the function itself.
 DESCRIPTORS = 4096
 
 
 class Watchdog:
-    """One pod. `run` returns its exit status, or None in a freshly forked worker."""
+    """One pod. `run` returns the pod's exit status, or None in a worker that was just forked."""
 
     link: Link
 
@@ -69,7 +71,7 @@ class Watchdog:
         self._idle_looks = 0
 
     def run(self) -> int | None:
-        """Serves until told to stop, or until the function turns out not to load."""
+        """Serves until it is stopped, or until the function cannot be loaded."""
         settings = self._settings
         if settings.job is None:
             try:
@@ -82,7 +84,8 @@ class Watchdog:
         self._lifeline_read, self._lifeline_write = os.pipe()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_stop_signal)
-        # The worker inherits this: a stop signal must not kill it before it has set its handler.
+        # The worker inherits this setting: a stop signal must not kill the worker before it has its
+        # handler.
         signal.signal(STOP_SIGNAL, signal.SIG_IGN)
         worker = self._spawn()
         if worker is None:
@@ -141,7 +144,7 @@ class Watchdog:
             self._become_worker(ours, theirs)
             return None
         try:
-            os.setpgid(pid, pid)  # The child does it, too, because either may run first.
+            os.setpgid(pid, pid)  # The child does the same, because either may run first.
         except OSError:
             pass
         theirs.close()
@@ -152,7 +155,7 @@ class Watchdog:
         os.setpgid(0, 0)  # A group of its own, so that the function's children end with it.
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for each in (signal.SIGTERM, signal.SIGINT):  # Until it can drain.
+        for each in (signal.SIGTERM, signal.SIGINT):  # Ignored until the worker can drain.
             signal.signal(each, StopHandler(lambda: None))
         ours.close()
         os.close(self._lifeline_write)
@@ -166,7 +169,7 @@ class Watchdog:
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
         """Starts to watch the worker that was just forked."""
-        from .watch import Watch  # Here and not above: the worker starts without it.
+        from .watch import Watch  # Here, because the worker does not need it.
 
         if worker.sock is not None:
             epoll.register(worker.sock.fileno(), select.EPOLLIN)
@@ -184,7 +187,7 @@ class Watchdog:
                 self._stopping = True
                 if self._worker is None:
                     return 0
-                self._read_link(self._worker)  # It may have said that it is ready.
+                self._read_link(self._worker)  # Its READY message may be unread.
                 self._stop(self._worker)
             return self._reap()
         if self._standin is not None and self._standin.owns(fd):
@@ -196,7 +199,7 @@ class Watchdog:
         return None
 
     def _read_link(self, worker: Worker) -> None:
-        """Takes all messages, because a connection must be known before its worker's death is."""
+        """Reads all messages, so that every connection is known before the worker is reaped."""
         while worker.sock is not None:
             try:
                 message, rights, _, _ = worker.sock.recvmsg(64, 64)
@@ -207,7 +210,8 @@ class Watchdog:
             kind = message[:1]
             if not kind:
                 self._drop_link(worker)
-                # The worker is usually dead; kill one that is not, because it can hear no message.
+                # The worker is usually dead. Kill it if not, because it can no longer receive a
+                # message.
                 worker.kill_after(EXIT_GRACE_S, "its link to the watchdog was closed")
                 return
             if kind == CONNECTION and rights and worker.watch is not None:
@@ -241,7 +245,7 @@ class Watchdog:
                      loaded_at, ready_at)
 
     def _reap(self) -> int | None:
-        """Reaps all children that ended; as process 1 of a container, also orphaned ones."""
+        """Reaps all children that ended; as process 1 of a container also adopted orphans."""
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -284,7 +288,7 @@ class Watchdog:
         return self._plan_next(worker)
 
     def _fate(self, worker: Worker, watch: Watch, how: int) -> tuple[int, str, str]:
-        """Status, code and message for the calls that ran in it; status 0: no answer."""
+        """Status, code and message for the calls of a dead worker; status 0: no answer."""
         if is_oom(how, worker):
             return 500, "OOM", OOM_TEXT
         if worker.killed_for is None:
@@ -294,7 +298,7 @@ class Watchdog:
         return 502, "POD_LOST", f"the worker was replaced: {worker.killed_for}"
 
     def _plan_next(self, dead: Worker) -> int | None:
-        """When the next worker starts: at once, unless they keep dying while they load."""
+        """Plans the next start, with a pause after an early death; or returns an exit status."""
         now = time.monotonic()
         if dead.ready:
             self._pause_s = 0.0
@@ -310,7 +314,7 @@ class Watchdog:
         self._pause_s = min(max(self._pause_s * 2, PAUSE_FIRST_S), PAUSE_MAX_S)
         return None
 
-    # --- looking ---
+    # --- polling ---
 
     def _wait_s(self) -> float:
         """Seconds until the next timed action; -1 where there is none."""
@@ -330,7 +334,7 @@ class Watchdog:
         return wait
 
     def _stand_in_from(self) -> float | None:
-        """When the stand-in starts to answer; None while a worker answers."""
+        """When the not-ready responder starts to answer; None while a worker answers."""
         worker = self._worker
         if worker is None:
             return 0.0 if self._pause_left_s() > 0 else None
@@ -357,7 +361,7 @@ class Watchdog:
         self._fall_asleep(watch)
 
     def _fall_asleep(self, watch: Watch) -> None:
-        """Stays awake while calls come. Once asleep, the watchdog needs the next call to ring."""
+        """Polls while calls come. Once asleep, the watchdog is woken by the next call's BELL."""
         if watch.busy:
             self._idle_looks = 0
             self._words[ASLEEP] = 0
@@ -366,13 +370,13 @@ class Watchdog:
             if self._idle_looks >= IDLE_LOOKS_MAX:
                 self._idle_looks = 0
                 self._words[ASLEEP] = 1
-                watch.look_soon()  # A call may have begun between the look and this store.
+                watch.look_soon()  # A call may have begun between the poll and this store.
 
     # --- the end ---
 
     def _stop(self, worker: Worker) -> None:
-        """After SIGTERM: tells a Job's call to end, and another worker to drain. Kills a worker
-        that is not ready, because it has no calls."""
+        """After SIGTERM: stops a Job's call, or makes a ready worker drain. Kills a worker that is
+        not ready, because it has no calls."""
         if self._settings.job is not None:
             if worker.watch is not None:
                 worker.watch.stop_call()
@@ -388,10 +392,10 @@ class Watchdog:
             if worker.sock is not None:
                 worker.sock.send(STOP)
         except OSError:
-            pass  # It is gone: its death is on its way here.
+            pass  # The worker has ended; SIGCHLD will be handled next.
 
     def _leave(self, status: int) -> int:
-        """Tells the clients that still wait in the backlog that nothing was run."""
+        """Answers 503 to the clients in the backlog, and closes the listener."""
         if self._standin is not None:
             self._standin.refuse_all()
         unbind(self._settings, self._listener)
@@ -399,7 +403,7 @@ class Watchdog:
 
 
 def raise_descriptor_limit() -> None:
-    """Room for all slots in both processes, where the hard limit gives it."""
+    """Raises the soft limit to DESCRIPTORS, or to the hard limit if that is lower."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on the wire: request heads, chunked bodies, answers. Pure: bytes in, bytes out.
+"""Parses HTTP/1.1 heads and chunked bodies, and builds answers, from bytes to bytes.
 
-Never touches a socket or a clock. Called by `connection`, once per request. What two parsers
-could read differently is refused, as RFC 9112 asks.
+Never touches a socket or a clock. Called by `connection`, once per request. Refuses every request
+that two parsers could read differently, as RFC 9112 asks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from json.encoder import encode_basestring as quote
 HEAD_BYTES_MAX = 32 * 1024
 BODY_BYTES_MAX = 64 * 1024 * 1024
 CHUNK_LINE_BYTES_MAX = 4096
-# A body that comes in tiny chunks costs more framing than content; this bounds the trailer too.
+# A limit of its own, because BODY_BYTES_MAX does not count the trailer.
 TRAILER_BYTES_MAX = 16 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -26,7 +26,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# With the echo (see `Head.echo`), the length and the body.
+# Its arguments: the echo (see `Head.echo`), the length and the body.
 OK_JSON = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
 )
@@ -40,7 +40,7 @@ REASONS = {
 
 
 class Malformed(Exception):
-    """A request that cannot be read; answered with `status`, and then the connection closes."""
+    """A request that cannot be parsed. It is answered with `status`, and the connection closes."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -70,15 +70,15 @@ class Head:
         return self.raw[start:self.raw.index(b"\r\n", start)].strip(b" \t")
 
     def echo(self) -> bytes:
-        """The request's `X-Execution-Id` line, which its answer carries: by it the platform knows
-        whose answer it is. Empty where the request has none."""
+        """The request's `X-Execution-Id` line, which the answer repeats so that the platform can
+        match the two. Empty if the request has none."""
         start = self.lower.find(b"\r\nx-execution-id:") + 2
         if start < 2:
             return b""
         return self.raw[start:self.raw.index(b"\r\n", start) + 2]
 
     def headers(self) -> dict[str, str]:
-        """All headers, names in lower case; a repeated one's values are joined by a comma."""
+        """All headers, names in lower case; values of a repeated name are joined by a comma."""
         found: dict[str, str] = {}
         for line in self.raw.split(b"\r\n")[1:-2]:
             name, _, value = line.partition(b":")
@@ -130,7 +130,7 @@ def parse_head(data: bytes, end: int) -> Head:
 
 
 def echo_of(data: bytes) -> bytes:
-    """`Head.echo` of a request that was not parsed; empty while its head is not there whole."""
+    """`Head.echo` of a request that was not parsed; empty if the line is missing or cut off."""
     found = _ECHO.search(data, 0, data.find(b"\r\n\r\n") + 2)
     return b"" if found is None else found[1]
 
@@ -156,7 +156,7 @@ def _why_malformed(raw: bytes) -> Malformed:
 
 
 def check_partial_head(data: bytes) -> None:
-    """Refuses a head that is too long, or that can no longer become a good one."""
+    """Raises Malformed for a head that is too long or that is already invalid."""
     if len(data) > HEAD_BYTES_MAX:
         raise Malformed(431, f"a head may have {HEAD_BYTES_MAX} bytes at most")
     if _BARE_NEWLINE.search(data):
@@ -164,18 +164,18 @@ def check_partial_head(data: bytes) -> None:
 
 
 class Chunks:
-    """A chunked body, fed piece by piece. Holds at most BODY_BYTES_MAX."""
+    """Decodes a chunked body piece by piece. Holds at most BODY_BYTES_MAX."""
 
     __slots__ = ("_need", "_pending", "_trailer", "body")
 
     def __init__(self) -> None:
         self.body = bytearray()
         self._pending = b""
-        self._need = -1  # -1: a size line comes; else bytes of this chunk that are still out.
-        self._trailer = -1  # >= 0: bytes of trailer read so far.
+        self._need = -1  # -1: a size line is next; else missing bytes of this chunk.
+        self._trailer = -1  # >= 0: bytes of the trailer so far; -1: no trailer yet.
 
     def feed(self, data: bytes) -> bytes | None:
-        """None while more is needed; else what came after the body. Raises Malformed."""
+        """Returns the bytes after the body, or None while it is incomplete. Raises Malformed."""
         data = self._pending + data
         at = 0
         while True:
@@ -211,7 +211,7 @@ class Chunks:
             raise Malformed(400, "a chunk's size line is malformed")
 
     def _line(self, line: bytes) -> bool:
-        """A size or trailer line; True at the body's end."""
+        """Handles a size or trailer line. Returns True at the body's end."""
         if self._trailer >= 0:
             if not line:
                 return True
@@ -234,8 +234,8 @@ class Chunks:
 
 def answer(echo: bytes, status: int, content_type: str | None, body: bytes, extra: bytes = b"",
            close: bool = False) -> bytes:
-    """A whole answer. `echo` is the request's (no answer is made without thinking of it), `extra`
-    ready-made header lines."""
+    """A whole answer. `echo` is the request's `Head.echo` and has no default, so that no answer
+    lacks it by mistake; `extra` has ready-made header lines."""
     parts = f"HTTP/1.1 {status} {REASONS[status]}\r\n"
     if content_type is not None:
         parts += f"Content-Type: {content_type}\r\n"
@@ -252,7 +252,7 @@ def failure(echo: bytes, status: int, code: str, message: str, extra: bytes = b"
 
 
 def failure_body(code: str, message: str) -> bytes:
-    """The JSON of an error; any text is carried, lone surrogates as `?`."""
+    """The JSON of an error. Lone surrogates in the message become `?`."""
     text = message.encode("utf-8", "replace").decode()
     return f'{{"code": {quote(code)}, "message": {quote(text)}}}'.encode()
 
