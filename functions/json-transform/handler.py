@@ -1,7 +1,7 @@
 """Groups a list of records by a field and aggregates other fields per group.
 
-An `async def` function, so that many calls share one pod; it lets others run between slices of a
-long list. Called by the runtime once per call; keeps nothing between calls.
+An `async def` function, so that many calls share one pod; in a long list it lets other calls run
+after each slice. The runtime calls it once per call; it keeps nothing between calls.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import math
 from typing import Any
 
 OPERATIONS = ("sum", "avg", "min", "max", "count")
-# Records between two turns of the event loop: about a millisecond's work.
+# Records between two yields to the event loop: about a millisecond's work.
 SLICE = 1000
 
 
 class Aggregate:
-    """One field of one group. `count` is how many records had the field and it was not null."""
+    """One field of one group. `count` is the number of records in which the field was not null."""
 
     __slots__ = ("count", "high", "low", "values")
 
@@ -33,7 +33,7 @@ class Aggregate:
         self.high = value if self.high is None or value > self.high else self.high
 
     def result(self, operation: str) -> float | None:
-        """Null where the group has no value; a count is 0 then."""
+        """The aggregated value; without values None, or 0 for a count."""
         if operation == "count":
             return self.count
         if not self.count:
@@ -46,8 +46,8 @@ class Aggregate:
 
 
 async def handle(input: Any) -> dict[str, Any]:
-    """`{"records", "groupBy", "aggregate": {field: operation}}` to one row per group, in the order
-    in which the groups first appear. Raises ValueError for an input of another shape."""
+    """Returns one row per group, in the order in which the groups first appear, for an input
+    `{"records", "groupBy", "aggregate": {field: operation}}`. Raises ValueError for other input."""
     records, group_by, aggregate = _read(input)
     groups: dict[tuple[str, Any], tuple[Any, list[int], dict[str, Aggregate]]] = {}
     for at, record in enumerate(records):

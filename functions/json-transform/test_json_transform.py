@@ -1,4 +1,4 @@
-"""The function by itself: grouping, each operation, and what it refuses."""
+"""The function by itself: grouping, each operation, and refused inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Counts the words of a text.
 
-A word is a run of letters and digits, with apostrophes inside ("don't"); case does not count.
-Called by the runtime once per call; keeps nothing between calls.
+A word is a run of letters and digits, with apostrophes inside ("don't"); upper and lower case are
+the same. The runtime calls it once per call; it keeps nothing between calls.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ TOP_MAX = 1000
 
 
 def handle(input: Any) -> dict[str, Any]:
-    """`{"text", "topN"}` to counts; words that are equally frequent come in alphabetical order.
+    """Counts the words of `{"text", "topN"}`; equally frequent words are in alphabetical order.
 
-    Raises ValueError for an input of another shape.
+    Raises ValueError for other inputs.
     """
     text, top = _read(input)
     words = [word.casefold() for word in WORD.findall(text)]

@@ -2,7 +2,7 @@
 # image needs no toolchain; the host's glibc must not be newer than Debian 12's.
 FROM debian:bookworm-slim
 COPY target/release/nanofaas /usr/local/bin/nanofaas
-# A number: with a name the kubelet could not tell that it is not root.
+# A number, because the kubelet cannot check that a user name is not root.
 USER 65532:65532
 EXPOSE 8080 8081 8082
 ENTRYPOINT ["nanofaas"]

@@ -1,4 +1,4 @@
-# Base of functions in Python:
+# Base image of functions in Python:
 #   FROM localhost/nanofaas-python:0.1.0
 #   COPY handler.py .
 #   RUN python3 -m compileall -q .
@@ -7,11 +7,11 @@ FROM python:3.11-slim-bookworm
 
 COPY python-runtime/src/nanofaas_runtime /opt/nanofaas/nanofaas_runtime
 
-# The runtime is linked into the site folder, because a function may need PYTHONPATH for itself.
-# Byte code is made here, because a container that compiles at each start spends most of the start
-# on it; the images of Python have no byte code of the standard library either. The runtime's byte
-# code is never checked against its source, because that source does not change in place and a build
-# tool may reset file times.
+# The runtime is linked into the site folder, because a function may need PYTHONPATH for itself. The
+# bytecode is made here, because a container that compiles at each start spends most of the start on
+# it; the official Python images have no bytecode of the standard library either. The runtime's
+# bytecode is never checked against its source, because the source does not change and a build tool
+# may reset file times.
 RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
     stdlib="$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" && \
     mkdir -p "$site" && \
@@ -22,7 +22,7 @@ RUN site="$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     install -d -o 65532 -g 65532 /function
 
 WORKDIR /function
-# A number: with a name the kubelet could not tell that it is not root.
+# A number, because the kubelet cannot check that a user name is not root.
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["python3", "-m", "nanofaas_runtime"]

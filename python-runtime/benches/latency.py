@@ -1,7 +1,7 @@
-"""Measures the runtime as it is: round trips over one Unix socket connection, and start to ready.
+"""Measures the runtime: round trips over one Unix socket connection, and the start of a pod.
 
-Run: python3 benches/latency.py [calls] [starts]. Prints p50/p99 in µs, and ms beside those of a
-bare interpreter. Numbers depend on the machine: compare runs of one sitting only.
+Run: python3 benches/latency.py [calls] [starts]. Prints p50 and p99 in µs, and start times in ms
+with those of a bare interpreter. Compare only runs on the same machine.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REQUEST = (
 
 
 def start(folder: str, source: str) -> tuple[subprocess.Popen[bytes], str]:
-    """A pod that serves `source` on a Unix socket."""
+    """Starts a pod that serves `source` on a Unix socket."""
     Path(folder, "handler.py").write_text(source)
     path = os.path.join(folder, "pod.sock")
-    # Bytecode is kept, as in an image: compiling would be two thirds of the start.
+    # Bytecode is kept, as in an image, because compiling would take two thirds of the start.
     env = dict(os.environ, PYTHONPATH=str(SRC), NANOFAAS_SOCKET=path,
                PYTHONPYCACHEPREFIX=os.path.join(folder, "bytecode"))
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -38,7 +38,7 @@ def start(folder: str, source: str) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def connect(path: str) -> socket.socket:
-    """Once `/health` says 200."""
+    """Connects as soon as `/health` answers 200."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         sock = socket.socket(socket.AF_UNIX)
@@ -55,7 +55,7 @@ def connect(path: str) -> socket.socket:
 
 
 def stop(pod: subprocess.Popen[bytes]) -> None:
-    """Kills: a drain would take 2 s each."""
+    """Kills the pod, because a drain would take 2 s."""
     pod.send_signal(signal.SIGKILL)
     pod.wait(10)
 
@@ -79,7 +79,7 @@ def round_trips(source: str, calls: int) -> str:
 
 
 def starts(source: str, count: int) -> str:
-    """Median from fork to the first 200 of `/health`."""
+    """Median time from fork to the first 200 of `/health`."""
     times = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(count + 1):
@@ -94,7 +94,7 @@ def starts(source: str, count: int) -> str:
 
 
 def interpreter(code: str, count: int) -> str:
-    """Median of a whole `python3 -c`."""
+    """Median time of a whole `python3 -c`."""
     times = []
     for _ in range(count):
         began = time.perf_counter()
@@ -104,7 +104,7 @@ def interpreter(code: str, count: int) -> str:
 
 
 def main() -> None:
-    """Prints one line a measurement."""
+    """Prints one line for each measurement."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 15
     print("call, plain:            ", round_trips(PLAIN, calls))

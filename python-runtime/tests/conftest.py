@@ -1,4 +1,4 @@
-"""Fixtures: `start` runs pods, `loop_site` repeats an async test on each loop there is."""
+"""Fixtures: `start` runs pods, `loop_site` repeats an async test on each installed loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pods import Platform, Pod, platform
 
 LOOPS = ["asyncio", "uvloop"] if importlib.util.find_spec("uvloop") else ["asyncio"]
-# What an async pod of the tests sees where the test is for plain asyncio.
+# An async pod finds this as `uvloop` if the test wants plain asyncio.
 NO_UVLOOP = "raise ImportError('hidden by the test')\n"
 
 
@@ -43,6 +43,6 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def plane() -> Iterator[Platform]:
-    """A stand-in for the platform's internal API."""
+    """A fake of the platform's internal API."""
     with platform() as it:
         yield it

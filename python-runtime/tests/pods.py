@@ -1,6 +1,6 @@
-"""Starts real pods for the tests, talks to them byte by byte, and stands in for the platform.
+"""Starts real pods for the tests, exchanges bytes with them, and fakes the platform.
 
-Never imports the runtime: a pod is a process and a socket, as for the platform.
+Never imports the runtime: a pod is a process and a socket, as it is for the platform.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Answer:
         self.body = body
 
     def all(self, name: str) -> list[str]:
-        """Each value of a header, also where it is there twice."""
+        """All values of a header, which may occur several times."""
         return [value for known, value in self._all if known == name]
 
     def json(self) -> object:
@@ -63,7 +63,7 @@ class Client:
         return data
 
     def answer(self, head_only: bool = False) -> Answer:
-        """The next answer. Raises ConnectionError where the pod closed instead."""
+        """The next answer. Raises ConnectionError if the pod closed instead."""
         while b"\r\n\r\n" not in self._data:
             if not self.more():
                 raise ConnectionError(f"closed after {self._data!r}")
@@ -78,7 +78,7 @@ class Client:
         return answer
 
     def at_end(self) -> bool:
-        """Waits for the pod to close; False where it says something instead."""
+        """Waits for the pod to close; False if it sends something instead."""
         if self._data:
             return False
         try:
@@ -103,7 +103,7 @@ class Client:
 def request(value: object = None, body: bytes | None = None, method: str = "POST",
             path: str = "/invoke", content_type: str = "application/json",
             metadata: object = None, **headers: object) -> bytes:
-    """A request's bytes; `x_deadline_ms=5` becomes `X-Deadline-Ms: 5`."""
+    """The bytes of a request; `x_deadline_ms=5` becomes a header `X-Deadline-Ms: 5`."""
     if body is None:
         envelope = {"input": value}
         if metadata is not None:
@@ -154,13 +154,13 @@ class Pod:
         return found
 
     def log_with(self, **fields: object) -> dict[str, object]:
-        """Waits for a log line that has these fields; text matches as a part."""
+        """Waits for a log line with these fields; a value may be a part of the logged one."""
         def matches(line: dict[str, object]) -> bool:
             return all(str(text) in str(line.get(name)) for name, text in fields.items())
         return wait_for(lambda: next((line for line in self.logs() if matches(line)), None))
 
     def connect(self) -> Client:
-        """Waits for the socket to be there."""
+        """Connects, as soon as the pod listens."""
         def attempt() -> Client | None:
             try:
                 return Client(self.address)
@@ -183,7 +183,7 @@ class Pod:
             return client.invoke(value, **headers)
 
     def invoke_when_ready(self, value: object = None) -> Answer:
-        """Until another worker is there, which takes long on a busy machine, nothing is run."""
+        """Repeats the call while the pod answers 503, for which a busy machine may need long."""
         answers: list[Answer] = []
 
         def is_answered() -> bool:
@@ -213,18 +213,18 @@ class Pod:
 
 
 def wait_for(look: object, patience_s: float = PATIENCE_S) -> object:
-    """What `look` gives once it gives something true."""
+    """Calls `look` until its result is true, and returns that result."""
     until = time.monotonic() + patience_s
     while True:
         found = look()
         if found:
             return found
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, "the condition was not met in time"
         time.sleep(0.005)
 
 
 def gone(pid: int) -> bool:
-    """Whether that process is no more (a zombie is no more)."""
+    """Whether that process has ended (also as a zombie)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -238,13 +238,13 @@ def free_port() -> int:
 
 
 class Platform:
-    """An HTTP listener that records what pods send, and answers as told."""
+    """An HTTP listener that records requests of pods, and sends scripted answers."""
 
     def __init__(self) -> None:
         self.got: queue.Queue[tuple[str, dict[str, str], bytes]] = queue.Queue()
         self.statuses: list[int] = []
         self.inputs: dict[str, tuple[str, bytes]] = {}
-        self.encoding: str | None = None  # Of the inputs.
+        self.encoding: str | None = None  # Content encoding of the inputs.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -292,7 +292,7 @@ class Platform:
         self._listener.close()
 
 
-# The fixture `start` of conftest.py: begins a pod.
+# The type of the fixture `start` in conftest.py, which starts a pod.
 Start = Callable[..., Pod]
 
 

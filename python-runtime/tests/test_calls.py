@@ -1,4 +1,4 @@
-"""Calls to a real pod over its socket: bodies in, bodies out, errors, HTTP/1.1 as it is spoken."""
+"""Calls to a real pod over its socket: input, output, errors, HTTP/1.1."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def test_the_module_and_function_can_be_named(start: Start) -> None:
 
 
 def test_a_client_gets_its_json_from_any_connection(pod: Pod) -> None:
-    """Keep-alive across 300 calls on one connection and one call on each of 100."""
+    """300 calls on one connection, and one call on each of 100 connections."""
     with pod.connect() as client:
         for number in range(300):
             assert client.invoke({"n": number}).json() == {"n": number}

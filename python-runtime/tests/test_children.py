@@ -1,4 +1,4 @@
-"""Children of the function: forked ones answer no call, and none outlives a killed worker."""
+"""Child processes of a function: a forked child answers no call, no child outlives a worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pods import Pod, Start, gone, request, wait_for
 
-# "A" forks, and the child comes back from the function in the way of `how`.
+# Input "A" forks, and the child leaves the function in the way that `how` names.
 FORKS = """
     import asyncio, os, sys, time
     pending = None
@@ -41,7 +41,7 @@ def test_a_plain_functions_forked_child_answers_nobody(start: Start, how: str) -
     with pod.connect() as client:
         assert client.invoke("A").json() == "of A"
         child = child_of(pod)
-        # The child ends while B runs: it must not close B's connection, either.
+        # The child ends while B runs, and must not close B's connection.
         assert client.invoke("B").json() == "B"
         assert client.invoke("C").json() == "C"
     wait_for(lambda: gone(child))
@@ -106,7 +106,7 @@ def test_a_forked_child_keeps_no_descriptor_of_the_worker(start: Start, kind: st
         assert client.invoke("A").json() == "of A"
         child = child_of(pod)
         held = [os.readlink(each.path) for each in os.scandir(f"/proc/{child}/fd")]
-        # asyncio has a pair of its own, on which the loop wakes itself.
+        # asyncio has its own socket pair, by which the loop wakes itself.
         sockets = [name for name in held if name.startswith("socket:")]
         assert len(sockets) == (0 if kind == "def" else 2)
         assert client.invoke("exit").status == 502

@@ -1,4 +1,4 @@
-"""SIGTERM: served to the end, told to go elsewhere, exit 0. And what is logged meanwhile."""
+"""SIGTERM: the pod finishes its calls, answers with `Connection: close`, exits 0. And logging."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ def test_drain(start: Start, source: str) -> None:
         answer = client.answer()
         assert (answer.status, answer.body) == (200, b'"done"')
         assert answer.headers["connection"] == "close" and client.at_end()
-        # An open connection and new ones are served still; health says to go elsewhere.
+        # Open and new connections are still served, but /health asks the platform to use another
+        # pod.
         answer = idle.invoke(0)
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert pod.health() == 503
         assert pod.invoke(0).status == 200
     quiet_since = time.monotonic()
     assert pod.exit_status() == 0
-    assert time.monotonic() - quiet_since > 1.0, "it has to wait until none came for 2 s"
+    assert time.monotonic() - quiet_since > 1.0, "the pod must wait until no call came for 2 s"
     assert not os.path.exists(pod.address)
     assert "Traceback" not in pod.stderr()
 

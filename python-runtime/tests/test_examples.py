@@ -1,4 +1,4 @@
-"""The example functions of this repository, run by the runtime as their `function.yaml` says."""
+"""The example functions of this repository, run by the runtime as in their `function.yaml`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_example(start: Start, name: str, value: object, output: object) -> None
 
 
 def test_serving_a_plain_function_imports_no_asyncio(start: Start) -> None:
-    """What the start time rests on; an interpreter may import some of these by itself."""
+    """Keeps the start short. Modules that the interpreter imports by itself do not count."""
     bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"],
                           capture_output=True, text=True, check=True).stdout.split()
     pod = start("import sys\ndef handle(input): return sorted(sys.modules)").ready()

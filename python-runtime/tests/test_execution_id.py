@@ -1,4 +1,4 @@
-"""`X-Execution-Id` comes back on every answer to a call: the platform compares it with its own."""
+"""Every answer to a call carries its `X-Execution-Id`, which the platform compares."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_call_over_its_deadline(start: Start, source: str) -> None:
 
 
 def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
-    """The watchdog answers: each call that ran gets its own id, also after a longer one."""
+    """The watchdog answers each running call with its own id, also if an earlier id was longer."""
     pod = start(source).ready()
     with pod.connect() as client, pod.connect() as other:
         client.invoke(1, x_execution_id="a-longer-id-than-the-one-that-comes-now")
@@ -106,7 +106,7 @@ def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
         assert (answer.json()["code"], ids(answer)) == ("OOM", ["mine"])
         if source is ASYNC:
             assert ids(other.answer()) == ["other"]
-    # The stand-in says 503 until the next worker is there.
+    # The not-ready responder answers 503 until the next worker is ready.
     pod.ready()
     with pod.connect() as client:
         assert client.invoke(1, x_execution_id="e" * 200).status == 200
@@ -115,7 +115,7 @@ def test_a_worker_that_ran_out_of_memory(start: Start, source: str) -> None:
 
 
 def test_a_call_that_was_not_started(start: Start) -> None:
-    """The stand-in's answer, whether the head came at once or in pieces."""
+    """The not-ready responder answers, whether the head came at once or in pieces."""
     pod = start("""
         import os, time
         def init():
@@ -131,7 +131,7 @@ def test_a_call_that_was_not_started(start: Start) -> None:
         whole = request("x" * 100_000, x_execution_id="pieces")
         for piece in (whole[:20], whole[20:90], whole[90:]):
             client.send(piece)
-            pod.invoke(1)  # The stand-in has looked at the piece by the time this is answered.
+            pod.invoke(1)  # When this is answered, the piece was read, too.
         answer = client.answer()
         assert (answer.status, ids(answer)) == (503, ["pieces"])
         assert client.at_end()

@@ -1,4 +1,4 @@
-"""Faults of the function are told whatever it has done to what tells them."""
+"""Errors of a function are reported, whatever the function did to the reporting code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pods import Platform, Start
 
-# What a function may do before it raises; the runtime has to answer and to log all the same.
+# Things that a function may do before it raises. The runtime has to answer and to log nevertheless.
 SABOTAGE = {
     "stderr without flush": "sys.stderr = type('Tee', (), {'write': lambda self, text: None})()",
     "no stderr": "sys.stderr = None",
@@ -83,7 +83,7 @@ def test_a_fault_of_a_job_is_posted(start: Start, plane: Platform, kind: str, do
 @pytest.mark.parametrize("end", ["raise ValueError('of the module')", "def handle(input): pass",
                                  "async def handle(input): pass", "def handle(*, x): pass"])
 def test_a_fault_while_loading_is_told(start: Start, do: str, end: str) -> None:
-    """Also where nothing fails: what is loaded late is found."""
+    """Also without a fault: modules that are loaded late are found."""
     if do == "no descriptors" and "raise" not in end:
         pytest.skip("a worker cannot serve then")
     if do in ("os", "time", "socket") and (end.startswith("async") or "*" in end):
@@ -98,7 +98,7 @@ def test_a_fault_while_loading_is_told(start: Start, do: str, end: str) -> None:
     assert text in pod.log_with(level="error", message="cannot load")["message"]
 
 
-# What a function may do to all that the runtime would call or import after it.
+# Things that a function may do to names and modules that the runtime needs afterwards.
 REPLACED = {
     "os.close": "os.close = None",
     "modules": "sys.modules.clear()",
@@ -155,7 +155,7 @@ def test_the_end_of_a_job_uses_nothing_of_the_functions(
 
 def test_a_job_posts_after_the_function_closed_all_descriptors(start: Start,
                                                                plane: Platform) -> None:
-    """The watchdog, which lost its link, posts POD_LOST later: the platform takes the first."""
+    """The watchdog, which lost its link, posts POD_LOST later, but the platform takes the first."""
     start("""
         import os
         def handle(input):

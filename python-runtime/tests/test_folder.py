@@ -1,4 +1,4 @@
-"""Modules beside the handler that are named like those of the standard library."""
+"""Modules beside the handler with the names of standard library modules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pods import Platform, Pod, Start
 
-# All that Python has, but for what `python -m` itself loads before the runtime (see the README)
-# and what is frozen into the interpreter or built in, which no file replaces.
+# All modules of Python, except those that no file can replace (built in or frozen) and those that
+# `python -m` itself loads before the runtime (see the README).
 BEFORE = {"contextlib", "collections", "functools", "importlib", "keyword", "operator", "reprlib",
           "types", "warnings", "__future__", "encodings"}
 NAMES = sorted(name for name in sys.stdlib_module_names - BEFORE if not name.startswith("_"))
@@ -25,7 +25,7 @@ PLAIN = """
 def beside(start: Start, tmp_path: Path):
     """`beside(source, {name: text}, **env)`: a pod with more modules in its folder."""
     def begin(source: str, modules: dict[str, str], **env: str) -> Pod:
-        # The folder of the first pod; it is there before the pod starts.
+        # `start` makes the first pod's folder, so `mkdir` is patched to add the modules in time.
         folder = tmp_path / "pod0"
         real = Path.mkdir
 

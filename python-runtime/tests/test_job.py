@@ -1,4 +1,4 @@
-"""Job mode: the call's input from the environment or the platform, its result posted once."""
+"""Job mode: the input comes from the environment or the platform, the result is posted once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ASYNC = (FUNCTION.replace("def handle", "async def handle")
 
 @pytest.fixture(params=[FUNCTION, ASYNC], ids=["plain", "async"])
 def job(request, start: Start, plane: Platform):
-    """`job(input, **env)` starts one."""
+    """`job(input, **env)` starts a Job."""
     def begin(value: object = None, **env: str):
         if value is not None:
             payload = json.dumps({"input": value, "metadata": {"k": "v"}})
@@ -111,7 +111,7 @@ def test_raw_output(job: Start, plane: Platform) -> None:
     assert (headers["content-type"], body) == ("image/png", b"PNG")
 
 
-# Of a content type, a body, and what is posted: the output, or None where it is no JSON.
+# Content type, body, and the posted output, or None if the body is not JSON.
 JSON_RESPONSES = [
     ("application/json", b'{"a":1}', {"a": 1}), ("application/json", b"[1]", [1]),
     ("application/json", b" 1\n", 1), ("Application/JSON ; charset=UTF-8", b'"t"', "t"),
@@ -127,7 +127,7 @@ JSON_RESPONSES = [
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_json_responses_are_wrapped(start: Start, plane: Platform, kind: str) -> None:
-    """The platform reads `application/json` as the result, which the output must not forge."""
+    """The platform reads `application/json` as the result, so an output is never sent as such."""
     for content_type, body, output in JSON_RESPONSES:
         pod = start_response(start, plane, kind, content_type, body)
         it = result(plane)
@@ -210,7 +210,7 @@ def test_a_crash_is_posted_for_the_dead_worker(job: Start, plane: Platform, do: 
 
 @pytest.mark.parametrize("do", ["oom", "exit"])
 def test_times_that_are_not_known_are_left_out(job: Start, plane: Platform, do: str) -> None:
-    """The platform takes whole numbers only."""
+    """A time must be a whole number, so an unknown time cannot be null."""
     job({"do": do})
     it = result(plane)
     assert type(it["startedAt"]) is int
@@ -264,7 +264,7 @@ def test_what_does_not_load_is_posted(start: Start, plane: Platform) -> None:
         assert plane.got.empty()
 
 
-@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # Also before the worker can be told.
+@pytest.mark.parametrize("timeout_ms", ["1", "20", "800"])  # Also before it handles signals.
 def test_loading_counts_against_the_deadline(start: Start, plane: Platform, timeout_ms: str) -> None:
     pod = start("import time; time.sleep(60)", EXECUTION_ID="e-1", INVOCATION_TIMEOUT_MS=timeout_ms,
                 CALLBACK_URL=f"{plane.url}/v1/internal/tok/executions",

@@ -1,4 +1,4 @@
-"""Calls that share an event loop: what one does to the loop is not the others' end."""
+"""Calls that share an event loop: one call cannot end the others through the loop."""
 
 from __future__ import annotations
 

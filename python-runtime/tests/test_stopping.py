@@ -1,4 +1,4 @@
-"""Deadlines and callers that leave, plain and async; who overstays is replaced."""
+"""Deadlines, and callers that leave; a worker whose call does not stop is replaced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pods import Platform, Pod, Start, request, wait_for
 
-# Writes what happens to `marks`, so that a test sees it when no answer can come.
+# Each step writes to `marks`, so that a test can check it when no answer comes.
 PLAIN = """
     import collections, itertools, time
     from nanofaas_runtime import CallStopped, CallerLeft, DeadlineExceeded
@@ -36,7 +36,7 @@ PLAIN = """
                         try: time.sleep(60)
                         except BaseException: mark("ignored")
                 case "hold":
-                    # An endless loop in C: no signal's Python part ever runs.
+                    # An endless loop in C, in which Python never runs a signal handler.
                     collections.deque(itertools.repeat(0), maxlen=0)
         except BaseException as error:
             mark(type(error).__name__)
@@ -150,7 +150,7 @@ def test_a_waiting_call_whose_caller_left_never_runs(start: Start) -> None:
 
 
 def test_late_stops_hit_nothing(start: Start) -> None:
-    """Deadlines about as long as the calls: each ends one way or the other, and only so."""
+    """Deadlines about as long as the calls: each call either succeeds or times out."""
     pod = start("""
         import time
         def handle(input):
@@ -236,7 +236,7 @@ def test_a_cancelled_error_of_the_functions_own_is_its_error(start: Start, loop:
     assert pod.invoke().json() == {"code": "HANDLER_ERROR", "message": "CancelledError: mine"}
 
 
-# Ends that a function makes itself, and ends of its own that follow one of the runtime's.
+# Stops that a function raises itself, also after the runtime has stopped a call.
 STOPS = """
     import nanofaas_runtime, time
     from nanofaas_runtime import CallStopped
@@ -297,7 +297,7 @@ def test_a_stop_counts_for_the_call_that_it_stopped(start: Start) -> None:
 
 def test_deadlines_hold_after_the_watchdog_has_slept(start: Start) -> None:
     pod = start(PLAIN).ready()
-    time.sleep(1.6)  # It sleeps after a second without calls.
+    time.sleep(1.6)  # The watchdog sleeps after a second without calls.
     answer = pod.invoke({"do": "sleep"}, x_deadline_ms=100)
     assert answer.status == 504
 

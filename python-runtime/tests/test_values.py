@@ -1,4 +1,4 @@
-"""What goes into a function and what comes out, without a process."""
+"""The conversion of inputs and outputs, without a process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def deep() -> object:
 
 
 class Odd(dict):
-    """A dict that cannot be walked."""
+    """A dict that cannot be iterated."""
 
     def items(self):
         raise ValueError("no items today")
@@ -82,7 +82,7 @@ def test_what_json_cannot_carry_is_named(value: object, place: str) -> None:
     with pytest.raises(BadOutput) as caught:
         encode(value)
     assert place in str(caught.value)
-    assert encode({"a": [1]}) == b'{"a":[1]}', "a failure must leave the encoder sound"
+    assert encode({"a": [1]}) == b'{"a":[1]}', "the encoder must work after a failure"
 
 
 def test_raw_outputs() -> None:
@@ -139,7 +139,7 @@ def test_other_content_types_are_bytes() -> None:
     ("text/plain", False), ("", False),
 ])
 def test_json_is_told_by_its_type(content_type: str, is_it: bool) -> None:
-    """As the platform tells it: `io/src/media_type.rs`."""
+    """By the same rules as the platform: `io/src/media_type.rs`."""
     assert is_json(content_type.encode()) is is_it
     it = call(b'{"input":1,"metadata":{"k":"v"}}', content_type=content_type)
     assert it.input() == (1 if is_it else it.body)

@@ -1,4 +1,4 @@
-"""Workers that die, do not load or load slowly; and what becomes of them without a watchdog."""
+"""Workers that die, do not load or load slowly, and workers whose watchdog is killed."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
 
 
 def test_oom_finds_its_connection_among_many_that_came_and_went(start: Start) -> None:
-    """Slots are used again: the dead worker's last owner of one is who gets the answer."""
+    """Slots are used again: the answer goes to the connection that had the slot last."""
     pod = start(ECHO).ready()
     for _ in range(5):
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""The parser alone: what it takes, what it refuses, and that it does not care how bytes come."""
+"""The parser alone: what it accepts and refuses, however the bytes are split."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-//! Gives back what it gets, byte by byte: JSON as JSON, anything else under its own content type.
-//! It never looks into it.
+//! Returns its input unchanged: JSON as JSON, other bodies with their own content type. It never
+//! parses the input.
 
 use std::process::ExitCode;
 

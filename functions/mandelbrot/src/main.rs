@@ -1,5 +1,5 @@
-//! Draws a piece of the Mandelbrot set as a PNG: real work for one core. It stops between two
-//! rows when the call's deadline has passed or its caller is gone.
+//! Draws a piece of the Mandelbrot set as a PNG: real work for one core. It stops between two rows
+//! if the call's deadline has passed or its caller has left.
 
 mod picture;
 mod view;

@@ -1,4 +1,4 @@
-//! Computes the picture, and writes it as a PNG. It knows no bounds: `view` does.
+//! Computes the picture, and encodes it as a PNG. The bounds of a request are checked in `view`.
 
 use png::{BitDepth, ColorType, Encoder, EncodingError};
 
@@ -7,7 +7,7 @@ use crate::view::View;
 /// Bytes of a pixel: red, green, blue.
 const PIXEL: usize = 3;
 
-/// The pixels row by row, or none where `stop` said so before the last row.
+/// The pixels row by row, or `None` if `stop` returned true before the last row.
 pub(crate) fn draw(view: &View, stop: impl Fn() -> bool) -> Option<Vec<u8>> {
     let mut pixels = Vec::with_capacity(view.width as usize * view.height as usize * PIXEL);
     for row in 0..view.height {
@@ -22,12 +22,12 @@ pub(crate) fn draw(view: &View, stop: impl Fn() -> bool) -> Option<Vec<u8>> {
     Some(pixels)
 }
 
-/// How soon the point leaves, smoothed between whole iterations; none where it stays.
+/// The number of iterations until the point escapes, smoothed to a fraction; `None` if it stays.
 fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     let (mut a, mut b) = (0.0_f64, 0.0_f64);
     for iteration in 0..iterations {
         let (a2, b2) = (a * a, b * b);
-        // Far beyond 2, so that the colours run smoothly into each other.
+        // 256 and not 4, because a larger bound makes the colours smoother.
         if a2 + b2 > 256.0 {
             let past = (a2 + b2).ln().log2() - 256.0_f64.ln().log2();
             return Some(f64::from(iteration) - past);
@@ -38,7 +38,7 @@ fn escape(x: f64, y: f64, iterations: u32) -> Option<f64> {
     None
 }
 
-/// Three waves out of step; the set itself is black.
+/// Three waves with different phases; points of the set are black.
 fn color(escape: Option<f64>) -> [u8; PIXEL] {
     let Some(escape) = escape else {
         return [0; PIXEL];

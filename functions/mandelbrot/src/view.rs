@@ -1,11 +1,11 @@
-//! What to draw, within bounds. It draws nothing.
+//! Checks which part of the set to draw, and in which size. It draws nothing.
 
 use serde::Deserialize;
 
 const SIDE_MAX: u32 = 4096;
 const PIXELS_MAX: u32 = 4_000_000;
 const ITERATIONS_MAX: u32 = 10_000;
-/// Smaller, and neighbouring pixels would fall onto the same numbers.
+/// At a smaller scale, neighbouring pixels would have the same coordinates.
 const SCALE_MIN: f64 = 1e-12;
 
 /// The input; a field that is missing has its default.
@@ -92,7 +92,7 @@ impl TryFrom<Request> for View {
 }
 
 impl View {
-    /// The number that a pixel's middle stands for.
+    /// The complex number at the middle of a pixel.
     pub(crate) fn point(&self, column: u32, row: u32) -> (f64, f64) {
         let x = self.left + (f64::from(column) + 0.5) * self.step;
         let y = self.top - (f64::from(row) + 0.5) * self.step;
