@@ -1,4 +1,4 @@
-//! How a call can end, and whose doing it was. It knows no status code: `io/reply.rs` maps it.
+//! How a call can end, and whose doing it was. It knows no status code: `io/http/response.rs` maps it.
 
 use std::sync::Arc;
 

@@ -1,34 +1,14 @@
-//! The name of an io thread among the others. It reaches none; `peer` does.
+//! One io thread put together: its parts, its start, and the tasks that it runs for ever. Nothing of `io`
+//! stands above it.
 
-use nanofaas_core::id::ExecutionId;
+pub mod start;
+pub(crate) mod thread;
 
-/// An io thread. What counts threads, or names something else by a number, is another type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ShardId(u16);
+pub(crate) mod inbox;
+pub(crate) mod ticker;
+pub(crate) mod upkeep;
+pub(crate) mod spin;
+pub(crate) mod watchdog;
 
-impl ShardId {
-    pub(crate) const fn new(number: u16) -> Self {
-        Self(number)
-    }
-
-    /// The owner of an execution. An id that a client made up may name a thread that is not there.
-    pub(crate) const fn of(id: ExecutionId) -> Self {
-        Self(id.thread())
-    }
-
-    /// As ids and messages of other threads name it.
-    pub(crate) const fn number(self) -> u16 {
-        self.0
-    }
-
-    /// Its place in what has one for each io thread.
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-impl std::fmt::Display for ShardId {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "io-{}", self.0)
-    }
-}
+#[cfg(test)]
+pub(crate) mod fleet;

@@ -25,7 +25,7 @@ pub(crate) use socket::Socket;
 pub(crate) use timer::Timer;
 pub(crate) use watch::Watch;
 
-use crate::buffers::Buffers;
+use crate::runtime::buffers::Buffers;
 use epoll::Epoll;
 use uring::Uring;
 

@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, connect, re
 
 use super::outbox::Posted;
 use super::{Received, Unsent, keep};
-use crate::buffers::Buffers;
+use crate::runtime::buffers::Buffers;
 use sockets::{Entry, Sockets};
 use tasks::Tasks;
 

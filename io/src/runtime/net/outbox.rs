@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::keep;
-use crate::buffers::Buffers;
+use crate::runtime::buffers::Buffers;
 
 /// A message up to this size is held.
 const HELD_MAX: usize = 16 * 1024;

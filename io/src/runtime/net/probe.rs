@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::{EventLoop, Listener, RingSetup, Socket, connect_tcp};
-use crate::buffers::{Buffers, SMALL};
+use crate::runtime::buffers::{Buffers, SMALL};
 
 /// Nothing here takes as long on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! A connection: what comes is polled, what goes out is posted. `conn` and `connection` speak over one
+//! A connection: what comes is polled, what goes out is posted. `client_conn` and `pod_conn` speak over one
 //! each; the bell is one more. Dropping it ends it, whatever is in flight: what was not sent is lost.
 
 use std::cell::Cell;

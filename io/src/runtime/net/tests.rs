@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use super::*;
-use crate::buffers::SMALL;
+use crate::runtime::buffers::SMALL;
 
 mod ends;
 mod held;

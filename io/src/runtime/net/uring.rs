@@ -20,7 +20,7 @@ use monoio::net::{TcpStream, UnixStream};
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 
 use super::{RingSetup, keep};
-use crate::buffers::Buffers;
+use crate::runtime::buffers::Buffers;
 use ends::Ends;
 pub(crate) use stream::Stream;
 pub(crate) use watch::Watch;

@@ -7,7 +7,7 @@ use std::task::Waker;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use crate::buffers::{Buffers, SMALL};
+use crate::runtime::buffers::{Buffers, SMALL};
 use crate::runtime::net::outbox::{Outbox, Posted};
 
 pub(super) struct Entry {

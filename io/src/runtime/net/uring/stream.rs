@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 
 use super::Uring;
-use crate::buffers::SMALL;
+use crate::runtime::buffers::SMALL;
 use crate::runtime::net::outbox::{Outbox, Posted};
 use crate::runtime::net::{Received, Unsent, keep};
 

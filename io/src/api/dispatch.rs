@@ -1,0 +1,236 @@
+//! Requests that are not calls: their bodies, and who answers them. It decides nothing about functions
+//! or executions; `functions` and `executions` do. `serve` calls it.
+
+use std::rc::Rc;
+
+use nanofaas_core::memory::Charge;
+use nanofaas_http1::head::{Framing, Span};
+use nanofaas_http1::media_type::{MediaType, media_type};
+use nanofaas_http1::request::Head;
+
+use crate::api::executions::{self, About, ClientQuestion, JobQuestion, WRONG_TOKEN};
+use crate::api::functions;
+use crate::http::problem::Problem;
+use crate::http::response::{HEAD_ROOM, Response};
+use crate::http::route::{Route, Verb, route};
+use crate::invoke::charges::charge_for;
+use crate::invoke::incoming::Incoming;
+use crate::invoke::outgoing::{Outgoing, room_in_turn};
+use crate::runtime::buffers::Buffers;
+use crate::server::client_conn::{Conn, Stop};
+use crate::server::serve::invite;
+use crate::shard::thread::Thread;
+
+/// The fields that a description may leave out, as they are shown.
+const DEFAULTS_LEN_MAX: usize = 2048;
+
+/// Reads the body of a request that is not a call, as far as `charge` allows.
+async fn read_body(
+    conn: &Conn,
+    head: &Head,
+    max: u64,
+    charge: &mut Charge,
+) -> Result<Incoming, Stop> {
+    match head.framing {
+        Framing::None => Ok(Incoming::new(conn.split(head.len), *head, 0)),
+        Framing::Length(length) if length > max => {
+            Err(Problem::BodyTooLarge { bytes_max: max }.into())
+        }
+        Framing::Length(length) => {
+            let due = charge_for(length);
+            if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
+                return Err(Problem::NoMemory.into());
+            }
+            invite(conn, head).await?;
+            conn.sized(*head, length).await
+        }
+        Framing::Chunked => {
+            invite(conn, head).await?;
+            let mut held = 0;
+            let grown = |bytes| {
+                held += bytes;
+                let fits = held <= charge.bytes() || charge.grow(held - charge.bytes());
+                if fits { Ok(()) } else { Err(Problem::NoMemory) }
+            };
+            conn.chunked(*head, max, grown).await
+        }
+    }
+}
+
+/// Everything but calls. What the answer to a change takes is charged before the change, into `outgoing`:
+/// an answer that found no room would say that nothing was done.
+pub(crate) async fn other(
+    conn: &Conn,
+    head: &Head,
+    outgoing: &mut Outgoing,
+) -> Result<Response, Stop> {
+    let thread = &conn.thread;
+    let path = head.path.of(&conn.pending.borrow()).to_vec();
+    let route = route(head.method, &path)?;
+    if let Route::Complete { token, id } = route {
+        return complete(conn, head, token, id).await;
+    }
+    let wants_json = matches!(
+        route,
+        Route::Functions(Verb::Post) | Route::Function(_, Verb::Put) | Route::Replicas(_)
+    );
+    if wants_json {
+        let pending = conn.pending.borrow();
+        let content_type = head.content_type.map(|span| span.of(&pending));
+        if media_type(content_type) != MediaType::Json {
+            return Err(Problem::UnsupportedMediaType.into());
+        }
+        if head.content_encoding.is_some() {
+            return Err(Problem::Encoded.into());
+        }
+        if head.framing == Framing::None {
+            return Err(Problem::LengthRequired.into());
+        }
+    }
+    let max = thread.config.body_bytes_max;
+    let mut charge = thread.account.nothing();
+    let incoming = read_body(conn, head, max, &mut charge).await?;
+    if wants_json {
+        let room = thread.account.charge(answer_to(incoming.body().len()));
+        outgoing.charge = Some(room.ok_or(Problem::NoMemory)?);
+    }
+    // Of other requests it says nothing.
+    let body = if wants_json || matches!(route, Route::PodReady { .. }) {
+        incoming.body().to_vec()
+    } else {
+        Vec::new()
+    };
+    // A FIN after a whole request ends calls alone (contract 1.6): here the client may just have
+    // nothing more to send, a change goes on by itself, and a long poll has a deadline of its own.
+    respond(thread, &route, &incoming, body).await
+}
+
+/// What an answer that shows a function takes, of which a description of so many bytes came. Most of it is no
+/// longer when it is written again, and the fields that it left out are there; one that is longer all the same
+/// (`1e15` becomes a number of 18 digits) waits for its room.
+fn answer_to(description: usize) -> u64 {
+    Buffers::size_for(2 * description + DEFAULTS_LEN_MAX + HEAD_ROOM) as u64
+}
+
+async fn respond(
+    thread: &Rc<Thread>,
+    route: &Route<'_>,
+    incoming: &Incoming,
+    body: Vec<u8>,
+) -> Result<Response, Stop> {
+    Ok(match route {
+        Route::Functions(Verb::Post) => functions::register(thread, None, body).await,
+        Route::Functions(_) => functions::list(thread),
+        Route::Function(name, Verb::Put) => {
+            functions::register(thread, Some(name.as_str()), body).await
+        }
+        Route::Function(name, Verb::Delete) => functions::remove(thread, name.as_str()).await,
+        Route::Function(name, _) => functions::show(thread, name.as_str()),
+        Route::Replicas(name) => functions::scale(thread, name.as_str(), body).await,
+        Route::ColdStarts(name) => functions::cold_starts(thread, name.as_str()).await,
+        Route::Execution(id, Verb::Delete) => {
+            executions::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Cancel)).await
+        }
+        Route::Execution(id, _) => {
+            let wait_ms = wait_ms(incoming)?;
+            executions::answer_anywhere(
+                thread,
+                *id,
+                About::OfClient(ClientQuestion::Status { wait_ms }),
+            )
+            .await
+        }
+        Route::Output(id) => {
+            executions::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Output)).await
+        }
+        Route::Input { token, id } => {
+            let about = About::OfJob {
+                token: (*token).into(),
+                question: JobQuestion::Input,
+            };
+            executions::answer_anywhere(thread, *id, about).await
+        }
+        Route::PodReady { token, pod } => {
+            let address = incoming.head.query.map(|query| {
+                nanofaas_http1::field::query_address(query.of(incoming.head_bytes()), "address")
+            });
+            let address = address.transpose()?.flatten();
+            functions::pod_ready(thread, token, pod.as_str(), address, body).await
+        }
+        Route::OpenApi => {
+            let body = thread.config.openapi.as_bytes().to_vec();
+            Response::bytes((&b"application/yaml"[..]).into(), body)
+        }
+        Route::Invoke(_) | Route::Enqueue(_) | Route::Complete { .. } => {
+            unreachable!("calls and results were routed before")
+        }
+    })
+}
+
+fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
+    let Some(query) = incoming.head.query else {
+        return Ok(0);
+    };
+    let asked = nanofaas_http1::field::query_number(query.of(incoming.head_bytes()), "waitMs")?;
+    let asked = u64::from(asked.unwrap_or(0));
+    if asked > nanofaas_core::limits::WAIT_MS_MAX {
+        return Err(Problem::BadRequest("waitMs must be 0 to 60000".to_owned()));
+    }
+    Ok(asked)
+}
+
+/// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
+async fn room(conn: &Conn, length: u64) -> Result<Charge, Stop> {
+    let room = room_in_turn(conn, charge_for(length)).await;
+    room.ok_or_else(|| Problem::NoMemory.into())
+}
+
+/// A Job's result: over its limit it still ends the call.
+async fn complete(
+    conn: &Conn,
+    head: &Head,
+    token: &[u8],
+    id: nanofaas_core::id::ExecutionId,
+) -> Result<Response, Stop> {
+    let thread = &conn.thread;
+    if head.framing == Framing::None {
+        return Err(Problem::LengthRequired.into());
+    }
+    let (content_type, content_encoding) = {
+        let pending = conn.pending.borrow();
+        let value = |span: Option<Span>| span.map(|span| Box::from(span.of(&pending)));
+        (value(head.content_type), value(head.content_encoding))
+    };
+    // Before its body is read: a stranger's takes no room.
+    if thread.tokens.verify(id, token).is_none() {
+        return Err(Problem::Forbidden(WRONG_TOKEN).into());
+    }
+    let ask = |body| About::OfJob {
+        token: token.into(),
+        question: JobQuestion::Complete {
+            content_type,
+            content_encoding,
+            body,
+        },
+    };
+    let max = thread.config.response_bytes_max;
+    let mut charge = match head.framing {
+        Framing::Length(length) if length <= max => room(conn, length).await?,
+        Framing::Chunked => room(conn, max).await?,
+        Framing::Length(_) | Framing::None => thread.account.nothing(),
+    };
+    match read_body(conn, head, max, &mut charge).await {
+        Ok(incoming) => {
+            let body = incoming.into_body();
+            charge.cut_to(body.capacity() as u64);
+            let about = ask(Some((body, charge.into_loose())));
+            Ok(executions::answer_anywhere(thread, id, about).await)
+        }
+        Err(Stop::Problem(Problem::BodyTooLarge { .. })) => {
+            Ok(executions::answer_anywhere(thread, id, ask(None))
+                .await
+                .closing())
+        }
+        Err(stop) => Err(stop),
+    }
+}

@@ -1,0 +1,127 @@
+//! An execution's state as JSON. It writes bytes and decides nothing.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use crate::http::json::write_string;
+use crate::http::output::{Form, Output};
+use crate::http::response::Response;
+use crate::http::shown::{Rendering, Shown};
+use crate::shard::thread::Thread;
+use crate::state::executions::Record;
+
+/// RFC 3339 in UTC, with milliseconds.
+pub(crate) fn timestamp(thread: &Thread, at_ns: u64) -> String {
+    let wall_ns = i128::from(thread.wall_ns(at_ns));
+    let time = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{time:.3}")
+}
+
+fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at_ns: Option<u64>) {
+    let _ = match at_ns {
+        Some(at_ns) => write!(out, ",\"{name}\":\"{}\"", timestamp(thread, at_ns)),
+        None => write!(out, ",\"{name}\":null"),
+    };
+}
+
+/// The `ExecutionStatus` of the contract.
+pub(crate) fn execution(
+    thread: &Thread,
+    record: &Record,
+    output: Option<&Arc<Output>>,
+) -> Response {
+    let mut before = until_output(thread, record);
+    let Some(output) = output else {
+        before.extend_from_slice(b"null");
+        before.extend_from_slice(&after_output(record, false));
+        return Response::json(before);
+    };
+    let (rendering, close) = begin_output(&mut before, output);
+    Response::shown(Shown {
+        before,
+        output: output.clone(),
+        rendering,
+        after: [close, &after_output(record, true)].concat(),
+    })
+}
+
+fn until_output(thread: &Thread, record: &Record) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    let _ = write!(out, "{{\"executionId\":\"{}\",\"function\":", record.id);
+    write_string(&mut out, record.known.function.name());
+    let _ = write!(
+        out,
+        ",\"status\":\"{}\",\"attempt\":{}",
+        record.status.as_str(),
+        record.attempt
+    );
+    time_or_null(&mut out, thread, "enqueuedAt", Some(record.enqueued_ns));
+    time_or_null(&mut out, thread, "startedAt", record.started_ns);
+    time_or_null(&mut out, thread, "finishedAt", record.finished_ns);
+    let _ = write!(
+        out,
+        ",\"coldStart\":{},\"initDurationMs\":",
+        record.cold_start
+    );
+    let _ = match record.init_ms {
+        Some(ms) => write!(out, "{ms}"),
+        None => write!(out, "null"),
+    };
+    out.extend_from_slice(b",\"startPhases\":");
+    match &record.start {
+        Some(phases) => write_phases(&mut out, phases),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"output\":");
+    out
+}
+
+fn after_output(record: &Record, kept: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let _ = write!(out, ",\"outputKept\":{kept},\"error\":");
+    match &record.failure {
+        None => out.extend_from_slice(b"null"),
+        Some(failure) => {
+            out.extend_from_slice(b"{\"code\":");
+            write_string(&mut out, failure.code());
+            out.extend_from_slice(b",\"message\":");
+            write_string(&mut out, &failure.message());
+            out.push(b'}');
+        }
+    }
+    out.push(b'}');
+    out
+}
+
+/// `[{"name","atMs"}]`, in milliseconds since the start was wanted.
+pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, u64)]) {
+    out.push(b'[');
+    for (at, (name, ns)) in phases.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let (ms, us) = (ns / 1_000_000, ns / 1000 % 1000);
+        let _ = write!(out, "{comma}{{\"name\":\"{name}\",\"atMs\":{ms}.{us:03}}}");
+    }
+    out.push(b']');
+}
+
+/// What stands before an output in a status; how it is written, and what closes it.
+fn begin_output(out: &mut Vec<u8>, output: &Output) -> (Rendering, &'static [u8]) {
+    match output.form {
+        Form::Json => (Rendering::AsIs, b""),
+        Form::Text => {
+            out.push(b'"');
+            (Rendering::Escaped, b"\"")
+        }
+        Form::Raw => {
+            let content_type = String::from_utf8_lossy(output.raw_content_type());
+            out.extend_from_slice(b"{\"contentType\":");
+            write_string(out, &content_type);
+            if let Some(content_encoding) = output.content_encoding() {
+                out.extend_from_slice(b",\"contentEncoding\":");
+                write_string(out, &String::from_utf8_lossy(content_encoding));
+            }
+            out.extend_from_slice(b",\"base64\":\"");
+            (Rendering::Base64, b"\"}")
+        }
+    }
+}

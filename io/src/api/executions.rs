@@ -1,0 +1,287 @@
+//! What clients and Jobs ask of an execution: its state, its output, its end, its input, its result.
+//! Answered on the thread that owns it; `serve` and `shards` bring the questions.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_core::call::End;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::Loose;
+use nanofaas_core::outcome::Failure;
+
+use crate::api::execution_json;
+use crate::http::problem::Problem;
+use crate::http::response::{Response, problem};
+use crate::invoke::join;
+use crate::invoke::join::Follower;
+use crate::invoke::to_job;
+use crate::runtime::shard::ShardId;
+use crate::shard::thread::Thread;
+use crate::state::call_table::{JobAnswer, JobNews};
+use crate::state::executions::{Found, Kept, Record};
+
+/// What is asked.
+#[derive(Debug)]
+pub(crate) enum About {
+    OfClient(ClientQuestion),
+    /// By a Job, which shows the token of its attempt.
+    OfJob {
+        token: Box<[u8]>,
+        question: JobQuestion,
+    },
+}
+
+/// What a client asks.
+#[derive(Debug)]
+pub(crate) enum ClientQuestion {
+    /// The state; when terminal, or after so many milliseconds.
+    Status {
+        wait_ms: u64,
+    },
+    Output,
+    Cancel,
+}
+
+/// What a Job asks.
+#[derive(Debug)]
+pub(crate) enum JobQuestion {
+    /// Its result; none where its body was over the limit.
+    Complete {
+        content_type: Option<Box<[u8]>>,
+        content_encoding: Option<Box<[u8]>>,
+        body: Option<(Vec<u8>, Loose)>,
+    },
+    Input,
+}
+
+/// What a stranger hears, whether there is such an execution or not.
+pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
+
+/// Answers, wherever the execution belongs.
+pub(crate) async fn answer_anywhere(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    about: About,
+) -> Response {
+    if ShardId::of(id) == thread.id {
+        return answer(thread, id, about).await;
+    }
+    if id.thread() >= thread.threads {
+        return problem(&match about {
+            About::OfJob { .. } => Problem::Forbidden(WRONG_TOKEN),
+            About::OfClient(_) => Problem::NoSuchExecution,
+        });
+    }
+    let answer = crate::links::shards::ask_about(thread, id, about).await;
+    answer.unwrap_or_else(|| problem(&Problem::Busy))
+}
+
+/// Answers for an execution of this thread.
+pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -> Response {
+    let asked = match about {
+        About::OfJob { token, question } => return answer_job(thread, id, &token, question),
+        About::OfClient(asked) => asked,
+    };
+    let Some(found) = thread.executions.find(id) else {
+        return problem(&Problem::NoSuchExecution);
+    };
+    match asked {
+        ClientQuestion::Status { wait_ms } => {
+            if let Found::Kept(kept) = &found {
+                until_over(thread, kept, wait_ms).await;
+            } else if wait_ms > 0 {
+                return plain_status(thread, id, wait_ms).await;
+            }
+            state(thread, &found)
+        }
+        ClientQuestion::Output => output(&found),
+        ClientQuestion::Cancel => cancel(thread, &found),
+    }
+}
+
+fn answer_job(thread: &Thread, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
+    // The token is checked first: a stranger learns nothing of what exists.
+    let Some(attempt) = thread.tokens.verify(id, token) else {
+        return problem(&Problem::Forbidden(WRONG_TOKEN));
+    };
+    let Some(found) = thread.executions.find(id) else {
+        return problem(&Problem::NoSuchExecution);
+    };
+    match question {
+        JobQuestion::Complete {
+            content_type,
+            content_encoding,
+            body,
+        } => {
+            let labels = (content_type.as_deref(), content_encoding.as_deref());
+            complete(thread, &found, attempt, labels, body)
+        }
+        JobQuestion::Input => match thread.inputs.borrow().get(&id.random()) {
+            Some(input) if input.attempt == attempt => {
+                let content_type = Cow::Owned(input.content_type.to_vec());
+                let response = Response::bytes(content_type, input.body.to_vec());
+                response.encoded(input.content_encoding.as_deref())
+            }
+            _ => problem(&Problem::Stale),
+        },
+    }
+}
+
+/// Why a repeat of a call got no answer of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFollowed {
+    /// The execution is not kept any more, nor is its key.
+    Gone,
+    /// A queue inside the platform is full.
+    Busy,
+}
+
+/// Has a repeat of a call wait for it, wherever the execution belongs.
+pub(crate) async fn follow_anywhere(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    follower: Follower,
+) -> Result<Response, NotFollowed> {
+    if ShardId::of(id) == thread.id {
+        return follow(thread, id, &follower).await;
+    }
+    crate::links::shards::follow(thread, id, follower).await
+}
+
+/// Has a repeat wait for an execution of this thread.
+pub(crate) async fn follow(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    follower: &Follower,
+) -> Result<Response, NotFollowed> {
+    match thread.executions.find(id) {
+        Some(Found::Kept(kept)) => Ok(join::answer(thread, &kept, follower).await),
+        Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
+    }
+}
+
+fn state(thread: &Thread, found: &Found) -> Response {
+    match found {
+        Found::Kept(kept) => {
+            let output = kept.output.borrow();
+            execution_json::execution(thread, &kept.record.borrow(), output.as_ref())
+        }
+        Found::Plain(record) => execution_json::execution(thread, record, None),
+    }
+}
+
+async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
+    if wait_ms == 0 || kept.is_over() {
+        return;
+    }
+    let alarm = thread.alarms.alarm();
+    alarm.set(thread.now_ns() + wait_ms * 1_000_000);
+    let mut over = kept.until_over();
+    std::future::poll_fn(|cx| {
+        if over.poll(cx) {
+            return Poll::Ready(());
+        }
+        alarm.poll(cx)
+    })
+    .await;
+}
+
+/// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
+/// to wake, so its record is polled.
+async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Response {
+    const LOOK_NS: u64 = 20_000_000;
+    let until_ns = thread.now_ns() + wait_ms * 1_000_000;
+    let alarm = thread.alarms.alarm();
+    loop {
+        let Some(found) = thread.executions.find(id) else {
+            return problem(&Problem::NoSuchExecution);
+        };
+        let over = matches!(&found, Found::Plain(record) if record.status.is_terminal());
+        let now_ns = thread.now_ns();
+        if over || now_ns >= until_ns {
+            return state(thread, &found);
+        }
+        alarm.until((now_ns + LOOK_NS).min(until_ns)).await;
+    }
+}
+
+fn output(found: &Found) -> Response {
+    let kept = match found {
+        Found::Kept(kept) => kept,
+        Found::Plain(record) if !record.status.is_terminal() => return problem(&Problem::NotEnded),
+        Found::Plain(_) => {
+            let why = "a plain :invoke gives its output to its caller alone; use :enqueue, \
+                       Prefer or an Idempotency-Key to have it kept";
+            return problem(&Problem::NoOutput(why));
+        }
+    };
+    if !kept.status().is_terminal() {
+        return problem(&Problem::NotEnded);
+    }
+    match &*kept.output.borrow() {
+        Some(output) => Response::output(output),
+        None => problem(&Problem::NoOutput(
+            "the execution has no output; its status says why",
+        )),
+    }
+}
+
+fn cancel(thread: &Thread, found: &Found) -> Response {
+    let record: Record = match found {
+        Found::Kept(kept) => kept.record.borrow().clone(),
+        Found::Plain(record) => (**record).clone(),
+    };
+    if record.status.is_terminal() {
+        return state(thread, found);
+    }
+    if let Some(call) = record.call {
+        thread.calls.end(call, End::Cancelled);
+    }
+    state(thread, found).but_accepted()
+}
+
+fn complete(
+    thread: &Thread,
+    found: &Found,
+    attempt: u32,
+    (content_type, content_encoding): (Option<&[u8]>, Option<&[u8]>),
+    body: Option<(Vec<u8>, Loose)>,
+) -> Response {
+    let (call, over) = match found {
+        Found::Kept(kept) => {
+            let record = kept.record.borrow();
+            (record.call, record.status.is_terminal())
+        }
+        Found::Plain(record) => (record.call, record.status.is_terminal()),
+    };
+    let bytes_max = thread.config.response_bytes_max;
+    let too_large = body.is_none();
+    let read = body
+        .map(|(body, charge)| to_job::read_result(content_type, content_encoding, body, charge));
+    let answer = match read {
+        None => JobAnswer {
+            result: Err(Failure::output_too_large(bytes_max)),
+            stamps: None,
+        },
+        Some(Ok(answer)) => answer,
+        Some(Err(why)) => {
+            if let Some(call) = call.filter(|_| !over) {
+                let news = JobNews::Refused(to_job::bad_result(&why));
+                thread.calls.job(call, attempt, news);
+            }
+            return problem(&why);
+        }
+    };
+    let recorded = !over
+        && call.is_some_and(|call| {
+            thread
+                .calls
+                .job(call, attempt, JobNews::Answered(Box::new(answer)))
+        });
+    match (recorded, too_large) {
+        (true, false) => Response::no_content(),
+        (true, true) => problem(&Problem::BodyTooLarge { bytes_max }),
+        (false, _) => problem(&Problem::Stale),
+    }
+}

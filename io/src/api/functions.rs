@@ -1,0 +1,247 @@
+//! Functions over HTTP: register, replace, list, show, remove, scale, cold starts. The bridge owns
+//! the registry; this asks it, and shows this thread's own table.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nanofaas_core::message::{ColdStart, Refused, Reply, Request};
+use nanofaas_core::spec::{FunctionDraft, Json};
+
+use crate::api::execution_json::write_phases;
+use crate::api::warnings;
+use crate::http::json::write_string;
+use crate::http::problem::Problem;
+use crate::http::response::{Response, problem};
+use crate::invoke::to_job::Stamps;
+use crate::links::pending::NoAnswer;
+use crate::shard::thread::{Phase, Thread};
+
+/// Asks the bridge; a refusal becomes the problem that it is.
+async fn ask(thread: &Thread, name: &str, request: Request) -> Result<Reply, Problem> {
+    match thread.ask(request).await {
+        Ok(Reply::Refused(refused)) => Err(match refused {
+            Refused::NotFound => Problem::NoSuchFunction(name.to_owned()),
+            Refused::Exists => Problem::FunctionExists(name.to_owned()),
+            Refused::Invalid(faults) => {
+                Problem::Invalid(faults.iter().map(ToString::to_string).collect())
+            }
+            Refused::Unavailable(why) => Problem::RegistryUnavailable(why),
+            Refused::Forbidden => Problem::Forbidden("the token is not that of this pod"),
+            Refused::NotWarm(mode) => Problem::NotWarm {
+                name: name.to_owned(),
+                mode,
+            },
+            Refused::TooMany => {
+                Problem::RegistryUnavailable("the table of functions is full".to_owned())
+            }
+        }),
+        Ok(reply) => Ok(reply),
+        Err(NoAnswer::Full) => Err(Problem::Busy),
+        Err(NoAnswer::Late) => {
+            let why = "the registry did not answer in time; the change may still happen";
+            Err(Problem::RegistryUnavailable(why.to_owned()))
+        }
+    }
+}
+
+fn finish(response: Result<Response, Problem>) -> Response {
+    response.unwrap_or_else(|error| problem(&error))
+}
+
+fn shown(function: &nanofaas_core::function::Function) -> Vec<u8> {
+    serde_json::to_vec(&function.spec).expect("a spec is JSON")
+}
+
+fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, Problem> {
+    crate::http::json::check(&body, nanofaas_core::limits::JSON_DEPTH as u32)?;
+    let value: Json = simd_json::from_slice(&mut body)
+        .map_err(|error| Problem::BadRequest(format!("the body cannot be taken: {error}")))?;
+    FunctionDraft::from_json(value).map_err(|fault| Problem::Invalid(vec![fault.to_string()]))
+}
+
+/// `POST /v1/functions`, and `PUT /v1/functions/{name}` with a name.
+pub(crate) async fn register(thread: &Rc<Thread>, name: Option<&str>, body: Vec<u8>) -> Response {
+    let change = async {
+        if thread.phase.get() != Phase::Serving {
+            return Err(Problem::ShuttingDown);
+        }
+        let mut draft = read_draft(body)?;
+        if let Some(name) = name {
+            draft.name_by_path(name);
+        }
+        let named = draft.name().unwrap_or_default().to_owned();
+        let warnings = warnings::of(&draft);
+        let replace = name.is_some();
+        let request = Request::Register {
+            draft: Box::new(draft),
+            replace,
+        };
+        let reply = ask(thread, &named, request).await?;
+        let Reply::Registered { function, created } = reply else {
+            return Err(Problem::Busy);
+        };
+        let body = shown(&function);
+        let response = if created {
+            let location = format!("/v1/functions/{}", function.name());
+            Response::created(body).with("Location", location.as_bytes())
+        } else {
+            Response::json(body)
+        };
+        let with = |response: Response, text: String| response.with("Warning", text.as_bytes());
+        Ok(warnings.into_iter().fold(response, with))
+    };
+    finish(change.await)
+}
+
+/// `DELETE /v1/functions/{name}`.
+pub(crate) async fn remove(thread: &Rc<Thread>, name: &str) -> Response {
+    if thread.phase.get() != Phase::Serving {
+        return problem(&Problem::ShuttingDown);
+    }
+    let reply = ask(thread, name, Request::Remove { name: name.into() }).await;
+    let reply = reply.map_err(|problem| match problem {
+        Problem::NoSuchFunction(name) => Problem::NothingToRemove(name),
+        other => other,
+    });
+    finish(reply.map(|_| Response::no_content()))
+}
+
+#[derive(serde::Deserialize)]
+struct Replicas {
+    replicas: i64,
+}
+
+/// `PUT /v1/functions/{name}/replicas`.
+pub(crate) async fn scale(thread: &Rc<Thread>, name: &str, mut body: Vec<u8>) -> Response {
+    let change = async {
+        if thread.phase.get() != Phase::Serving {
+            return Err(Problem::ShuttingDown);
+        }
+        crate::http::json::check(&body, nanofaas_core::limits::JSON_DEPTH as u32)?;
+        let Replicas { replicas } = simd_json::from_slice(&mut body).map_err(|_| {
+            Problem::Invalid(vec!["replicas: must be there, a whole number".to_owned()])
+        })?;
+        let replicas = u32::try_from(replicas).map_err(|_| {
+            Problem::Invalid(vec![format!("replicas: must be 0 or more, is {replicas}")])
+        })?;
+        let name: Arc<str> = name.into();
+        let reply = ask(
+            thread,
+            &name,
+            Request::Scale {
+                name: name.clone(),
+                replicas,
+            },
+        )
+        .await?;
+        let Reply::Scaled { function, replicas } = reply else {
+            return Err(Problem::Busy);
+        };
+        let mut body = b"{\"function\":".to_vec();
+        write_string(&mut body, &function);
+        let _ = write!(body, ",\"replicas\":{replicas}}}");
+        Ok(Response::json(body))
+    };
+    finish(change.await)
+}
+
+/// `GET /v1/functions`.
+pub(crate) fn list(thread: &Thread) -> Response {
+    if let Some(unknown) = thread.not_begun() {
+        return problem(&unknown);
+    }
+    let all = thread.functions.borrow().sorted();
+    let mut body = b"[".to_vec();
+    for (at, known) in all.iter().enumerate() {
+        if at > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(&shown(&known.function));
+        // All together may take longer than the watchdog waits.
+        thread.ledger().beat.beat(thread.now_ns());
+    }
+    body.push(b']');
+    Response::json(body)
+}
+
+/// `GET /v1/functions/{name}`.
+pub(crate) fn show(thread: &Thread, name: &str) -> Response {
+    match thread.function(name) {
+        Some(known) => Response::json(shown(&known.function)),
+        None => problem(&thread.no_such(name)),
+    }
+}
+
+/// `GET /v1/functions/{name}/cold-starts`.
+pub(crate) async fn cold_starts(thread: &Rc<Thread>, name: &str) -> Response {
+    let reply = ask(thread, name, Request::ColdStarts { name: name.into() }).await;
+    finish(reply.and_then(|reply| {
+        let Reply::ColdStarts(starts) = reply else {
+            return Err(Problem::Busy);
+        };
+        let mut body = b"{\"function\":".to_vec();
+        write_string(&mut body, name);
+        body.extend_from_slice(b",\"coldStarts\":[");
+        // The latest first.
+        for (at, start) in starts.iter().rev().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            write_cold_start(&mut body, start);
+        }
+        body.extend_from_slice(b"]}");
+        Ok(Response::json(body))
+    }))
+}
+
+fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
+    out.extend_from_slice(b"{\"pod\":");
+    write_string(out, &start.pod);
+    let wanted_ns = i128::from(start.wanted_at_ms) * 1_000_000;
+    let wanted = jiff::Timestamp::from_nanosecond(wanted_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let _ = write!(out, ",\"wantedAt\":\"{wanted:.3}\",\"phases\":");
+    write_phases(out, &start.phases);
+    out.extend_from_slice(b",\"failure\":");
+    match &start.failure {
+        Some(why) => write_string(out, why),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}
+
+/// `POST /v1/internal/{token}/pods/{pod}:ready`.
+pub(crate) async fn pod_ready(
+    thread: &Rc<Thread>,
+    token: &[u8],
+    pod: &str,
+    address: Option<IpAddr>,
+    mut body: Vec<u8>,
+) -> Response {
+    let Ok(token) = std::str::from_utf8(token) else {
+        return problem(&Problem::Forbidden("the token is not that of this pod"));
+    };
+    // A list would do for the library.
+    let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let said: Result<Stamps, _> = simd_json::from_slice(&mut body);
+    let Some(said) = said.ok().filter(|_| is_object) else {
+        let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
+        return problem(&Problem::BadRequest(why.to_owned()));
+    };
+    let stamps = said.into();
+    let request = Request::PodReady {
+        token: token.into(),
+        pod: pod.into(),
+        address,
+        stamps,
+    };
+    let reply = ask(thread, pod, request)
+        .await
+        .map_err(|error| match error {
+            // A stranger learns nothing of which pods there are.
+            Problem::NoSuchFunction(_) => Problem::Forbidden("the token is not that of this pod"),
+            other => other,
+        });
+    finish(reply.map(|_| Response::no_content()))
+}

@@ -1,0 +1,8 @@
+//! What requests mean and how answers are written. It opens no socket and reads no clock.
+
+pub mod json;
+pub(crate) mod route;
+pub(crate) mod problem;
+pub(crate) mod output;
+pub(crate) mod response;
+pub(crate) mod shown;

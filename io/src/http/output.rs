@@ -1,0 +1,289 @@
+//! What a function gave back: its bytes, checked, and the form in which they are shown.
+//! It never re-encodes a byte of JSON. `to_pod` and `to_job` make outputs, `response` shows them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use nanofaas_core::limits::JSON_DEPTH;
+use nanofaas_core::outcome::Failure;
+use nanofaas_http1::head::Span;
+use nanofaas_http1::media_type::{MediaType, media_type};
+
+use crate::http::json;
+
+/// How an output is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// JSON that was checked: it stands in the envelope as it is.
+    Json,
+    /// UTF-8 that was checked: a JSON string.
+    Text,
+    /// Anything else: raw, under its own content type.
+    Raw,
+}
+
+/// What an answer's head says of its body: where that stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Labels {
+    pub(crate) content_type: Option<Span>,
+    pub(crate) content_encoding: Option<Span>,
+}
+
+impl Labels {
+    const NONE: Self = Self {
+        content_type: None,
+        content_encoding: None,
+    };
+
+    /// Appends both to a buffer that is empty, and says where they stand.
+    fn write(
+        content_type: Option<&[u8]>,
+        content_encoding: Option<&[u8]>,
+        buffer: &mut Vec<u8>,
+    ) -> Self {
+        let mut append = |label: Option<&[u8]>| {
+            let label = label.filter(|label| !label.is_empty())?;
+            let start = buffer.len();
+            buffer.extend_from_slice(label);
+            Some(Span::new(start, buffer.len()))
+        };
+        Self {
+            content_type: append(content_type),
+            content_encoding: append(content_encoding),
+        }
+    }
+}
+
+/// A function's output. The bytes are a part of the buffer that they came in.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) form: Form,
+    buffer: Vec<u8>,
+    body: Range<usize>,
+    labels: Labels,
+    /// Where body and labels came in different buffers.
+    head: Option<Vec<u8>>,
+}
+
+impl Output {
+    /// Checks `body` of `buffer` by its labels, which stand in `head`, or in `buffer` where there is no
+    /// head of its own.
+    pub(crate) fn check(
+        buffer: Vec<u8>,
+        body: Range<usize>,
+        labels: Labels,
+        head: Option<Vec<u8>>,
+    ) -> Result<Self, Failure> {
+        let mut output = Self {
+            form: Form::Raw,
+            buffer,
+            body,
+            labels,
+            head,
+        };
+        let kind = media_type(output.content_type());
+        if let Some(encoding) = output.content_encoding()
+            && kind != MediaType::Other
+            && !output.body.is_empty()
+        {
+            let encoding = String::from_utf8_lossy(encoding);
+            let why = "JSON and text/plain are shown in an envelope, and must not be encoded";
+            return Err(bad(&format!("the output is encoded ({encoding}): {why}")));
+        }
+        output.form = match kind {
+            MediaType::Json | MediaType::None => {
+                if !output.bytes().is_empty() {
+                    let fault = json::check(output.bytes(), JSON_DEPTH as u32).err();
+                    if let Some(fault) = fault {
+                        return Err(bad(&format!("the output is not JSON: {fault}")));
+                    }
+                    // A line break at its end would split an answer that is read line by line.
+                    output.body = trimmed(&output.buffer, output.body.clone());
+                }
+                Form::Json
+            }
+            MediaType::Text => {
+                if std::str::from_utf8(output.bytes()).is_err() {
+                    return Err(bad("the output is text/plain, but not UTF-8"));
+                }
+                Form::Text
+            }
+            MediaType::Other => Form::Raw,
+        };
+        Ok(output)
+    }
+
+    /// JSON that was checked before: the input of an echo.
+    pub(crate) const fn json(buffer: Vec<u8>, body: Range<usize>) -> Self {
+        Self {
+            form: Form::Json,
+            buffer,
+            body,
+            labels: Labels::NONE,
+            head: None,
+        }
+    }
+
+    /// Checks a body whose labels stand elsewhere; `buffer` is empty, and holds all of them after.
+    pub(crate) fn labelled(
+        mut buffer: Vec<u8>,
+        content_type: Option<&[u8]>,
+        content_encoding: Option<&[u8]>,
+        body: &[u8],
+    ) -> Result<Self, Failure> {
+        let labels = [content_type, content_encoding].into_iter().flatten();
+        let labels_len: usize = labels.map(<[u8]>::len).sum();
+        buffer.reserve_exact(labels_len + body.len());
+        let labels = Labels::write(content_type, content_encoding, &mut buffer);
+        let begin = buffer.len();
+        buffer.extend_from_slice(body);
+        let body = begin..buffer.len();
+        Self::check(buffer, body, labels, None)
+    }
+
+    /// The bytes; JSON without any is `null`.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let bytes = &self.buffer[self.body.clone()];
+        if bytes.is_empty() && self.form == Form::Json {
+            b"null"
+        } else {
+            bytes
+        }
+    }
+
+    fn label(&self, span: Option<Span>) -> Option<&[u8]> {
+        let from = self.head.as_ref().unwrap_or(&self.buffer);
+        span.map(|span| span.of(from))
+            .filter(|label| !label.is_empty())
+    }
+
+    pub(crate) fn content_type(&self) -> Option<&[u8]> {
+        self.label(self.labels.content_type)
+    }
+
+    /// How the bytes are encoded, where they are.
+    pub(crate) fn content_encoding(&self) -> Option<&[u8]> {
+        self.label(self.labels.content_encoding)
+    }
+
+    /// The content type to send the raw bytes under.
+    pub(crate) fn raw_content_type(&self) -> &[u8] {
+        self.content_type().unwrap_or(match self.form {
+            Form::Json => b"application/json",
+            Form::Text => b"text/plain; charset=utf-8",
+            Form::Raw => b"application/octet-stream",
+        })
+    }
+
+    /// Bytes that it holds in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        (self.buffer.capacity() + self.head.as_ref().map_or(0, Vec::capacity)) as u64
+    }
+
+    /// In a buffer that is no larger than it has to be: for one that is kept.
+    pub(crate) fn fitted(mut self) -> Self {
+        let (content_type, content_encoding) = (self.content_type(), self.content_encoding());
+        let labels = [content_type, content_encoding].into_iter().flatten();
+        let needed = labels.map(<[u8]>::len).sum::<usize>() + self.body.len();
+        if self.held_bytes() as usize > 2 * needed {
+            let mut buffer = Vec::with_capacity(needed);
+            let labels = Labels::write(content_type, content_encoding, &mut buffer);
+            let begin = buffer.len();
+            buffer.extend_from_slice(&self.buffer[self.body.clone()]);
+            self.labels = labels;
+            self.body = begin..buffer.len();
+            self.buffer = buffer;
+            self.head = None;
+        }
+        self
+    }
+
+    /// What stands before it, itself, and what stands after it, in its own buffer: nothing is copied to
+    /// another one where that has room, as `pod_answer` sees to.
+    pub(crate) fn between(self, before: &[u8], after: &[u8]) -> Vec<u8> {
+        let (mut buffer, body) = (self.buffer, self.body);
+        let (from, split) = (body.start, before.len());
+        buffer.truncate(body.end);
+        let end = split + body.len();
+        buffer.reserve_exact((end + after.len()).saturating_sub(buffer.len()));
+        if split > from {
+            buffer.resize(end, 0);
+        }
+        buffer.copy_within(body, split);
+        buffer.truncate(end);
+        buffer[..split].copy_from_slice(before);
+        buffer.extend_from_slice(after);
+        buffer
+    }
+
+    /// Gives its buffers up for reuse.
+    pub(crate) fn into_buffers(self) -> (Vec<u8>, Option<Vec<u8>>) {
+        (self.buffer, self.head)
+    }
+}
+
+/// The part of `range` without the white space around its value.
+fn trimmed(bytes: &[u8], mut range: Range<usize>) -> Range<usize> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    while range.start < range.end && is_space(bytes[range.start]) {
+        range.start += 1;
+    }
+    while range.start < range.end && is_space(bytes[range.end - 1]) {
+        range.end -= 1;
+    }
+    range
+}
+
+fn bad(why: &str) -> Failure {
+    Failure::BadOutput(Arc::from(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_shown_without_the_space_around_it() {
+        for (body, shown) in [
+            (
+                &b" \r\n\t{\"a\": [1, 2]}\n\n"[..],
+                Some(&b"{\"a\": [1, 2]}"[..]),
+            ),
+            (b"\" a \"\n", Some(b"\" a \"")),
+            (b"1", Some(b"1")),
+            (b"", Some(b"null")),
+            (b" \n", None),
+            (b"\x0b1", None),
+        ] {
+            let checked = Output::check(body.to_vec(), 0..body.len(), Labels::default(), None);
+            let checked = checked.ok();
+            assert_eq!(checked.as_ref().map(Output::bytes), shown, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_goes_out_as_it_is_or_not_at_all() {
+        for (content_type, is_shown) in [
+            (Some("text/html"), true),
+            (Some("application/octet-stream"), true),
+            (Some("application/json"), false),
+            (Some("application/a+json"), false),
+            (Some("text/plain"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let content_type = content_type.map(str::as_bytes);
+            let checked = Output::labelled(Vec::new(), content_type, Some(b"gzip"), b"\x1f\x8b");
+            assert_eq!(checked.is_ok(), is_shown, "{content_type:?}");
+            if let Ok(mut output) = checked {
+                output.buffer.reserve(1000);
+                let fitted = output.fitted();
+                assert_eq!(fitted.content_type(), content_type);
+                assert_eq!(fitted.content_encoding(), Some(&b"gzip"[..]));
+                assert_eq!(fitted.bytes(), b"\x1f\x8b");
+            }
+        }
+        let nothing = Output::labelled(Vec::new(), None, Some(b"gzip"), b"");
+        assert_eq!(nothing.ok().as_ref().map(Output::bytes), Some(&b"null"[..]));
+    }
+}

@@ -1,0 +1,460 @@
+//! Bytes out: the only file that writes status codes. It maps problems and outcomes to the wire and
+//! reads nothing. `serve` sends what it writes.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::sync::Arc;
+
+use nanofaas_core::admission::Refusal;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::outcome::Failure;
+use nanofaas_http1::head::Fault;
+
+use crate::http::json::write_string;
+use crate::http::output::Output;
+use crate::http::problem::Problem;
+use crate::http::shown::{PIECE, Rendering, Rest, Shown};
+use crate::runtime::buffers::{Buffers, SMALL};
+use crate::runtime::date::DateLine;
+use crate::shard::thread::Thread;
+
+/// The header that names an execution.
+pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
+
+/// A whole answer to a request that is not on the warm path.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    status: u16,
+    content_type: Cow<'static, [u8]>,
+    /// Whole header lines, each with its CRLF.
+    headers: Vec<u8>,
+    body: Body,
+    close: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Bytes(Vec<u8>),
+    /// With the output of an execution that is kept.
+    Shown(Box<Shown>),
+}
+
+impl Body {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Shown(shown) => shown.len(),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Shown> for Body {
+    fn from(shown: Shown) -> Self {
+        Self::Shown(Box::new(shown))
+    }
+}
+
+/// What stands around an output in its answer, but for a client's long trace id.
+pub(crate) const HEAD_ROOM: usize = 640;
+
+const JSON: Cow<'static, [u8]> = Cow::Borrowed(b"application/json");
+
+const fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        _ => "Unknown",
+    }
+}
+
+/// Bytes that invite the rest of a request.
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+impl Response {
+    pub(crate) fn new(status: u16, body: impl Into<Body>) -> Self {
+        Self {
+            status,
+            content_type: JSON,
+            headers: Vec::new(),
+            body: body.into(),
+            close: false,
+        }
+    }
+
+    /// 200 with a JSON body.
+    pub(crate) fn json(body: Vec<u8>) -> Self {
+        Self::new(200, body)
+    }
+
+    /// 200 with a JSON body around an output.
+    pub(crate) fn shown(body: Shown) -> Self {
+        Self::new(200, body)
+    }
+
+    /// 200 with an output as it is.
+    pub(crate) fn output(output: &Arc<Output>) -> Self {
+        let content_type = Cow::Owned(output.raw_content_type().to_vec());
+        let body = Shown {
+            before: Vec::new(),
+            output: output.clone(),
+            rendering: Rendering::AsIs,
+            after: Vec::new(),
+        };
+        let response = Self {
+            content_type,
+            ..Self::new(200, body)
+        };
+        response.encoded(output.content_encoding())
+    }
+
+    /// The same with a body that is encoded so.
+    pub(crate) fn encoded(self, content_encoding: Option<&[u8]>) -> Self {
+        match content_encoding {
+            Some(content_encoding) => self.with("Content-Encoding", content_encoding),
+            None => self,
+        }
+    }
+
+    pub(crate) fn created(body: Vec<u8>) -> Self {
+        Self::new(201, body)
+    }
+
+    pub(crate) fn accepted(body: Vec<u8>) -> Self {
+        Self::new(202, body)
+    }
+
+    /// The same answer with 202.
+    pub(crate) const fn but_accepted(mut self) -> Self {
+        self.status = 202;
+        self
+    }
+
+    pub(crate) fn no_content() -> Self {
+        Self::new(204, Vec::new())
+    }
+
+    /// 200 with bytes of any type.
+    pub(crate) fn bytes(content_type: Cow<'static, [u8]>, body: Vec<u8>) -> Self {
+        Self {
+            content_type,
+            ..Self::new(200, body)
+        }
+    }
+
+    /// Adds a header line.
+    pub(crate) fn with(mut self, name: &str, value: &[u8]) -> Self {
+        self.headers.extend_from_slice(name.as_bytes());
+        self.headers.extend_from_slice(b": ");
+        self.headers.extend_from_slice(value);
+        self.headers.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// The execution that it is of.
+    pub(crate) fn execution_id(&self) -> Option<Vec<u8>> {
+        let mut lines = self.headers.split(|byte| *byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(EXECUTION_ID.as_bytes()));
+        let value = value?.strip_prefix(b": ")?;
+        Some(value.trim_ascii().to_vec())
+    }
+
+    /// Its header lines, to add more.
+    pub(crate) const fn headers(&mut self) -> &mut Vec<u8> {
+        &mut self.headers
+    }
+
+    /// The connection ends with this answer.
+    pub(crate) const fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    pub(crate) const fn closes(&self) -> bool {
+        self.close
+    }
+
+    /// What it holds while it goes out, beyond a small buffer.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Bytes(bytes) => bytes.len(),
+            Body::Shown(shown) => shown.len().min(PIECE),
+        };
+        let len = self.headers.len() + body;
+        if len + HEAD_ROOM <= SMALL {
+            0
+        } else {
+            Buffers::size_for(len + HEAD_ROOM)
+        }
+    }
+
+    /// Appends the answer, without its body for HEAD. Of a large output only what stands before it; the rest
+    /// is given back.
+    pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<Rest> {
+        let (body_len, wire) = (self.body.len(), heading.wire);
+        start(out, self.status, heading);
+        if self.status != 204 {
+            out.extend_from_slice(b"Content-Type: ");
+            out.extend_from_slice(&self.content_type);
+            length(out, body_len);
+        }
+        out.extend_from_slice(&self.headers);
+        end(
+            out,
+            Wire {
+                keep_alive: wire.keep_alive && !self.close,
+                ..wire
+            },
+        );
+        match self.body {
+            _ if wire.head_only => None,
+            Body::Bytes(bytes) => {
+                out.extend_from_slice(&bytes);
+                None
+            }
+            Body::Shown(shown) => shown.write(body_len, out),
+        }
+    }
+}
+
+/// How the client wants its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub(crate) keep_alive: bool,
+    /// HTTP/1.0 has to be told that the connection stays.
+    pub(crate) old: bool,
+    pub(crate) head_only: bool,
+}
+
+/// What every answer has at its beginning and its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heading {
+    pub(crate) wire: Wire,
+    date: DateLine,
+}
+
+impl Heading {
+    /// Of an answer that is written now.
+    #[inline]
+    pub(crate) fn of(thread: &Thread, wire: Wire) -> Self {
+        let date = thread.date_line();
+        Self { wire, date }
+    }
+}
+
+pub(crate) fn start(out: &mut Vec<u8>, status: u16, heading: &Heading) {
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        let _ = write!(out, "HTTP/1.1 {status} {}\r\n", reason(status));
+    }
+    out.extend_from_slice(&heading.date);
+}
+
+pub(crate) fn length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(b"\r\nContent-Length: ");
+    number(out, length as u64);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number; the formatting machinery takes several times as long.
+pub(crate) fn number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+pub(crate) fn end(out: &mut Vec<u8>, wire: Wire) {
+    if !wire.keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if wire.old {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn problem_body(code: &str, message: &str, details: &[String]) -> Vec<u8> {
+    let mut body = b"{\"error\":".to_vec();
+    write_string(&mut body, code);
+    body.extend_from_slice(b",\"message\":");
+    write_string(&mut body, message);
+    if !details.is_empty() {
+        body.extend_from_slice(b",\"details\":[");
+        for (at, detail) in details.iter().enumerate() {
+            if at > 0 {
+                body.push(b',');
+            }
+            write_string(&mut body, detail);
+        }
+        body.push(b']');
+    }
+    body.push(b'}');
+    body
+}
+
+fn simple(status: u16, code: &str, message: &str) -> Response {
+    Response::new(status, problem_body(code, message, &[]))
+}
+
+fn http_fault(fault: Fault) -> Response {
+    let (status, code) = match fault {
+        Fault::Malformed(_) => (400, "BAD_REQUEST"),
+        Fault::HeadTooLarge => (431, "HEAD_TOO_LARGE"),
+        Fault::TargetTooLong => (414, "URI_TOO_LONG"),
+        Fault::VersionUnsupported => (505, "HTTP_VERSION_NOT_SUPPORTED"),
+        Fault::CodingUnsupported => (501, "CODING_NOT_SUPPORTED"),
+        Fault::ExpectationFailed => (417, "EXPECTATION_FAILED"),
+        Fault::BodyTooLarge => (413, "BODY_TOO_LARGE"),
+    };
+    simple(status, code, &fault.to_string())
+}
+
+fn refusal(refusal: Refusal) -> Response {
+    let advice = match refusal.reason {
+        RejectReason::Rate => "the control plane takes no more calls this second",
+        RejectReason::Memory => "the calls in flight hold all the memory they may",
+        RejectReason::Depth => "the function's queue is full",
+        RejectReason::EstWait => "the call would wait past its deadline",
+    };
+    let seconds = refusal.retry_after_s;
+    let message = format!("{advice}; call again in {seconds} s");
+    simple(429, "TOO_MANY_REQUESTS", &message)
+        .with("Retry-After", seconds.to_string().as_bytes())
+        .with("X-Queue-Reject-Reason", refusal.reason.as_str().as_bytes())
+}
+
+/// The answer to a request that has a problem.
+pub(crate) fn problem(problem: &Problem) -> Response {
+    let response = match problem {
+        Problem::Http(fault) => http_fault(*fault),
+        Problem::BadRequest(why) => simple(400, "BAD_REQUEST", why),
+        Problem::Invalid(details) => {
+            let message = "the function's description has faults; see details";
+            Response::new(400, problem_body("VALIDATION_ERROR", message, details))
+        }
+        Problem::UnsupportedMediaType => {
+            let message = "send the description as application/json";
+            simple(415, "UNSUPPORTED_MEDIA_TYPE", message)
+        }
+        Problem::Encoded => {
+            let message = "a JSON body is read here, so it must not be encoded; send it without \
+                           Content-Encoding";
+            simple(415, "UNSUPPORTED_MEDIA_TYPE", message).with("Accept-Encoding", b"identity")
+        }
+        Problem::LengthRequired => simple(
+            411,
+            "LENGTH_REQUIRED",
+            "send a body with Content-Length or in chunks",
+        ),
+        Problem::BodyTooLarge { bytes_max } => {
+            let message = format!("the body is over its limit of {bytes_max} bytes; send less");
+            simple(413, "BODY_TOO_LARGE", &message)
+        }
+        Problem::TooSlow(what) => simple(408, "REQUEST_TIMEOUT", what),
+        Problem::Forbidden(why) => simple(403, "FORBIDDEN", why),
+        Problem::NoSuchPath => simple(
+            404,
+            "NOT_FOUND",
+            "there is no such path; GET /openapi.yaml lists all",
+        ),
+        Problem::NoSuchFunction(name) => {
+            let message = format!("there is no function {name:?}; register it first");
+            simple(404, "FUNCTION_NOT_FOUND", &message)
+        }
+        Problem::NothingToRemove(name) => {
+            let message = format!("there is no function {name:?} to remove");
+            simple(404, "FUNCTION_NOT_FOUND", &message)
+        }
+        Problem::NotWarm { name, mode } => {
+            let message =
+                format!("{name:?} is {mode} and keeps no pods; replicas are of WARM ones");
+            simple(409, "NOT_WARM", &message)
+        }
+        Problem::NoSuchExecution => {
+            let message = "there is no such execution, or it is no longer remembered";
+            simple(404, "EXECUTION_NOT_FOUND", message)
+        }
+        Problem::MethodNotAllowed { allow } => {
+            let message = format!("this path takes {allow}");
+            simple(405, "METHOD_NOT_ALLOWED", &message).with("Allow", allow.as_bytes())
+        }
+        Problem::FunctionExists(name) => {
+            let message = format!("there is a function {name:?} already; PUT replaces it");
+            simple(409, "FUNCTION_EXISTS", &message)
+        }
+        Problem::KeyMismatch => {
+            let message = "this Idempotency-Key was used with another body; use a new key";
+            simple(422, "IDEMPOTENCY_MISMATCH", message)
+        }
+        Problem::NotEnded => {
+            let message = "the execution has not ended; ask its status with ?waitMs first";
+            simple(409, "NOT_TERMINAL", message)
+        }
+        Problem::Stale => simple(
+            409,
+            "STALE_ATTEMPT",
+            "the attempt is over, or its execution has ended",
+        ),
+        Problem::NoOutput(why) => simple(410, "OUTPUT_NOT_KEPT", why),
+        Problem::RegistryUnavailable(why) => {
+            simple(503, "REGISTRY_UNAVAILABLE", why).with("Retry-After", b"1")
+        }
+        Problem::ShuttingDown => {
+            let message = "the control plane is shutting down and takes no new calls; call again";
+            simple(503, "SHUTTING_DOWN", message).with("Retry-After", b"1")
+        }
+        Problem::NoMemory => {
+            let message = "what is held for calls has reached --inflight-bytes; ask again";
+            simple(503, "BUSY", message).with("Retry-After", b"1")
+        }
+        Problem::Busy => {
+            let message = "a queue inside the control plane is full; call again";
+            simple(503, "BUSY", message).with("Retry-After", b"1")
+        }
+        Problem::Refused(reason) => refusal(*reason),
+    };
+    if problem.spoils_connection() {
+        response.closing()
+    } else {
+        response
+    }
+}
+
+pub(crate) const fn outcome_status(failure: &Failure) -> u16 {
+    match failure {
+        Failure::Handler(_) => 500,
+        Failure::PodLost(_)
+        | Failure::PodUnreachable(_)
+        | Failure::BadOutput(_)
+        | Failure::OutputTooLarge(_) => 502,
+        Failure::ColdStart(_) | Failure::Shutdown => 503,
+        Failure::Timeout { .. } | Failure::StartTimeout(_) => 408,
+        Failure::Cancelled => 409,
+        Failure::FunctionRemoved => 410,
+    }
+}

@@ -1,0 +1,281 @@
+//! From a path and a method to what is meant. It looks nothing up and decides nothing else.
+
+use nanofaas_core::id::ExecutionId;
+use nanofaas_http1::field::percent_decode;
+use nanofaas_http1::request::Method;
+
+use crate::http::problem::Problem;
+
+/// What a request is about. Names are as the path spells them, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    Invoke(Name<'a>),
+    Enqueue(Name<'a>),
+    Functions(Verb),
+    Function(Name<'a>, Verb),
+    Replicas(Name<'a>),
+    ColdStarts(Name<'a>),
+    Execution(ExecutionId, Verb),
+    Output(ExecutionId),
+    Complete { token: &'a [u8], id: ExecutionId },
+    Input { token: &'a [u8], id: ExecutionId },
+    PodReady { token: &'a [u8], pod: Name<'a> },
+    OpenApi,
+}
+
+/// Methods, as far as one path takes several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+/// A name out of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Name<'a> {
+    Plain(&'a str),
+    Decoded(String),
+}
+
+impl Name<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Plain(name) => name,
+            Self::Decoded(name) => name,
+        }
+    }
+}
+
+fn name(segment: &[u8]) -> Result<Name<'_>, Problem> {
+    if !segment.contains(&b'%') {
+        let text = std::str::from_utf8(segment).map_err(|_| Problem::NoSuchPath)?;
+        return Ok(Name::Plain(text));
+    }
+    let mut room = vec![0; segment.len()];
+    Ok(Name::Decoded(
+        percent_decode(segment, &mut room)?.to_owned(),
+    ))
+}
+
+fn verb(method: Method, allow: &'static str) -> Result<Verb, Problem> {
+    let (word, verb) = match method {
+        Method::Get | Method::Head => ("GET", Verb::Get),
+        Method::Post => ("POST", Verb::Post),
+        Method::Put => ("PUT", Verb::Put),
+        Method::Delete => ("DELETE", Verb::Delete),
+        Method::Options | Method::Patch | Method::Other(_) => ("", Verb::Get),
+    };
+    // Where a path takes one method, as a call's does, there is no list to search.
+    let allowed = word == allow || !word.is_empty() && allow.split(", ").any(|one| one == word);
+    if allowed {
+        Ok(verb)
+    } else {
+        Err(Problem::MethodNotAllowed { allow })
+    }
+}
+
+/// What `method` on `path` means.
+pub(crate) fn route(method: Method, path: &[u8]) -> Result<Route<'_>, Problem> {
+    let Some(rest) = path.strip_prefix(b"/v1/") else {
+        if path == b"/openapi.yaml" {
+            return verb(method, "GET, HEAD").map(|_| Route::OpenApi);
+        }
+        return Err(Problem::NoSuchPath);
+    };
+    if let Some(rest) = rest.strip_prefix(b"functions") {
+        return functions(method, rest);
+    }
+    if let Some(rest) = rest.strip_prefix(b"executions/") {
+        return executions(method, rest);
+    }
+    if let Some(rest) = rest.strip_prefix(b"internal/") {
+        return internal(method, rest);
+    }
+    Err(Problem::NoSuchPath)
+}
+
+fn functions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+    if rest.is_empty() {
+        return verb(method, "GET, HEAD, POST").map(Route::Functions);
+    }
+    let rest = rest.strip_prefix(b"/").ok_or(Problem::NoSuchPath)?;
+    if let Some(at) = rest.iter().position(|byte| *byte == b'/') {
+        let function = name(&rest[..at])?;
+        return match &rest[at + 1..] {
+            b"replicas" => verb(method, "PUT").map(|_| Route::Replicas(function)),
+            b"cold-starts" => verb(method, "GET, HEAD").map(|_| Route::ColdStarts(function)),
+            _ => Err(Problem::NoSuchPath),
+        };
+    }
+    // The action stands after the last colon, so that a name may not hide one.
+    if let Some(at) = rest.iter().rposition(|byte| *byte == b':') {
+        let function = name(&rest[..at])?;
+        return match &rest[at + 1..] {
+            b"invoke" => verb(method, "POST").map(|_| Route::Invoke(function)),
+            b"enqueue" => verb(method, "POST").map(|_| Route::Enqueue(function)),
+            _ => Err(Problem::NoSuchPath),
+        };
+    }
+    if rest.is_empty() {
+        return Err(Problem::NoSuchPath);
+    }
+    let verb = verb(method, "GET, HEAD, PUT, DELETE")?;
+    Ok(Route::Function(name(rest)?, verb))
+}
+
+fn execution(text: &[u8]) -> Result<ExecutionId, Problem> {
+    ExecutionId::parse(text).ok_or(Problem::NoSuchExecution)
+}
+
+/// No token is good for what is no id: a stranger learns nothing of what exists.
+fn owned(text: &[u8]) -> Result<ExecutionId, Problem> {
+    let why = "the token is not that of this execution";
+    ExecutionId::parse(text).ok_or(Problem::Forbidden(why))
+}
+
+fn executions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+    if let Some(text) = rest.strip_suffix(b"/output") {
+        verb(method, "GET, HEAD")?;
+        return execution(text).map(Route::Output);
+    }
+    if rest.contains(&b'/') {
+        return Err(Problem::NoSuchPath);
+    }
+    let verb = verb(method, "GET, HEAD, DELETE")?;
+    execution(rest).map(|id| Route::Execution(id, verb))
+}
+
+fn internal(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+    let at = rest
+        .iter()
+        .position(|byte| *byte == b'/')
+        .ok_or(Problem::NoSuchPath)?;
+    let (token, rest) = (&rest[..at], &rest[at + 1..]);
+    if let Some(rest) = rest.strip_prefix(b"executions/") {
+        if let Some(text) = rest.strip_suffix(b":complete") {
+            verb(method, "POST")?;
+            return owned(text).map(|id| Route::Complete { token, id });
+        }
+        let text = rest.strip_suffix(b"/input").ok_or(Problem::NoSuchPath)?;
+        verb(method, "GET, HEAD")?;
+        return owned(text).map(|id| Route::Input { token, id });
+    }
+    let pod = rest
+        .strip_prefix(b"pods/")
+        .and_then(|rest| rest.strip_suffix(b":ready"));
+    let pod = pod.ok_or(Problem::NoSuchPath)?;
+    verb(method, "POST")?;
+    Ok(Route::PodReady {
+        token,
+        pod: name(pod)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_of_the_contract_is_found() {
+        let id = ExecutionId::new(9, 0, 0);
+        let text = String::from_utf8(id.text().to_vec()).unwrap();
+        let plain = Name::Plain;
+        let cases = [
+            (
+                Method::Post,
+                "/v1/functions".to_owned(),
+                Route::Functions(Verb::Post),
+            ),
+            (
+                Method::Get,
+                "/v1/functions/a.b".into(),
+                Route::Function(plain("a.b"), Verb::Get),
+            ),
+            (
+                Method::Put,
+                "/v1/functions/a/replicas".into(),
+                Route::Replicas(plain("a")),
+            ),
+            (
+                Method::Get,
+                "/v1/functions/a/cold-starts".into(),
+                Route::ColdStarts(plain("a")),
+            ),
+            (
+                Method::Post,
+                "/v1/functions/a:invoke".into(),
+                Route::Invoke(plain("a")),
+            ),
+            (
+                Method::Post,
+                "/v1/functions/a%2Db:enqueue".into(),
+                Route::Enqueue(Name::Decoded("a-b".into())),
+            ),
+            (
+                Method::Delete,
+                format!("/v1/executions/{text}"),
+                Route::Execution(id, Verb::Delete),
+            ),
+            (
+                Method::Head,
+                format!("/v1/executions/{text}/output"),
+                Route::Output(id),
+            ),
+            (
+                Method::Post,
+                format!("/v1/internal/1.ab/executions/{text}:complete"),
+                Route::Complete { token: b"1.ab", id },
+            ),
+            (
+                Method::Get,
+                format!("/v1/internal/1.ab/executions/{text}/input"),
+                Route::Input { token: b"1.ab", id },
+            ),
+            (
+                Method::Post,
+                "/v1/internal/t/pods/p:ready".into(),
+                Route::PodReady {
+                    token: b"t",
+                    pod: plain("p"),
+                },
+            ),
+            (Method::Get, "/openapi.yaml".into(), Route::OpenApi),
+        ];
+        for (method, path, expected) in cases {
+            let found = route(method, path.as_bytes());
+            assert!(
+                matches!(&found, Ok(route) if *route == expected),
+                "{path}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_and_a_wrong_method_names_the_right_ones() {
+        for path in [
+            "/",
+            "/v1",
+            "/v1/functions/",
+            "/v1/functions/a:run",
+            "/v1/functions/a/b",
+            "/v1/x",
+        ] {
+            assert!(
+                matches!(
+                    route(Method::Get, path.as_bytes()),
+                    Err(Problem::NoSuchPath)
+                ),
+                "{path}"
+            );
+        }
+        let wrong = route(Method::Get, b"/v1/functions/a:invoke");
+        assert!(matches!(
+            wrong,
+            Err(Problem::MethodNotAllowed { allow: "POST" })
+        ));
+        let unknown = route(Method::Get, b"/v1/executions/nope");
+        assert!(matches!(unknown, Err(Problem::NoSuchExecution)));
+    }
+}

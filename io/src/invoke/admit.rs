@@ -1,0 +1,405 @@
+//! From a request to a call: admission at the head and after the body, the warm path of a plain call,
+//! and the end of any call in metrics, ledger and record. It runs no attempt; `call` does, and calls
+//! that outlive their client's wait are those of `stored`. `serve` calls it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use nanofaas_core::admission::{self, Refusal};
+use nanofaas_core::call::{Deadline, NotAdmitted};
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::Charge;
+use nanofaas_core::metrics::{CallTime, RejectReason};
+use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_http1::field::{parse_idempotency_key, parse_timeout_ms};
+use nanofaas_http1::head::Framing;
+use nanofaas_http1::media_type::{MediaType, media_type};
+use nanofaas_http1::request::Head;
+
+use crate::http::json;
+use crate::http::problem::Problem;
+use crate::http::response::{Heading, Wire, problem};
+use crate::invoke::call::{self, Call, Finished, Life};
+use crate::invoke::charges::{self, WaitingBody, charge_for};
+use crate::invoke::incoming::Incoming;
+use crate::invoke::invocation::Invocation;
+use crate::invoke::outgoing::{Outgoing, give_back, make_room, put_large};
+use crate::invoke::to_pod::Stamps;
+use crate::runtime::timers::Alarm;
+use crate::shard::thread::{Known, Phase, Thread};
+use crate::state::executions::{Record, Status};
+
+pub(crate) const MS: u64 = 1_000_000;
+/// What a thread keeps for the next text output.
+const SCRATCH_KEPT: usize = 64 * 1024;
+/// A larger output is not copied into its answer.
+const COPIED_MAX: usize = 64 * 1024;
+
+/// A call that was let in by its head.
+pub(crate) struct Entrant {
+    pub(crate) known: Rc<Known>,
+    pub(crate) charge: Charge,
+    /// Until it is granted.
+    pub(crate) waiting: Option<WaitingBody>,
+    pub(crate) arrived_ns: u64,
+    /// Of a sync call.
+    pub(crate) deadline: Deadline,
+    enqueue: bool,
+}
+
+/// Admission as far as the head tells: rate, function, memory.
+pub(crate) fn at_head(
+    thread: &Rc<Thread>,
+    name: &str,
+    enqueue: bool,
+    head: &Head,
+    head_bytes: &[u8],
+    arrived_ns: u64,
+) -> Result<Entrant, Problem> {
+    if thread.phase.get() != Phase::Serving {
+        return Err(Problem::ShuttingDown);
+    }
+    let known = thread.function(name);
+    let reject = |reason: RejectReason, wait_ns| {
+        match &known {
+            Some(known) => known.metrics(thread).rejected[reason as usize].add(),
+            None => thread.ledger().rejected_unknown.add(),
+        }
+        Problem::Refused(Refusal::new(reason, wait_ns))
+    };
+    thread
+        .rate
+        .take(arrived_ns)
+        .map_err(|wait_ns| reject(RejectReason::Rate, wait_ns))?;
+    let Some(found) = known.clone() else {
+        return Err(thread.no_such(name));
+    };
+    let declared = match head.framing {
+        Framing::Length(length) if length > thread.config.body_bytes_max => {
+            return Err(Problem::BodyTooLarge {
+                bytes_max: thread.config.body_bytes_max,
+            });
+        }
+        Framing::Length(length) => length,
+        Framing::None => return Err(Problem::LengthRequired),
+        Framing::Chunked => 0,
+    };
+    if head.content_encoding.is_some() {
+        let content_type = head.content_type.map(|span| span.of(head_bytes));
+        if media_type(content_type) == MediaType::Json {
+            return Err(Problem::Encoded);
+        }
+    }
+    let spec = &found.function.spec;
+    let limit = match head.timeout_ms {
+        Some(span) => TimeLimit::Client(parse_timeout_ms(span.of(head_bytes))?),
+        None => TimeLimit::Function(spec.timeout_ms),
+    };
+    if let Some(key) = head.idempotency_key {
+        parse_idempotency_key(key.of(head_bytes))?;
+    }
+    let no_memory = || reject(RejectReason::Memory, 0);
+    let waiting = charges::wait(thread, &found, declared).map_err(|_| no_memory())?;
+    let due = charge_for(declared) + charges::copy_of(&found, declared);
+    let charge = thread.account.charge(due);
+    let charge = charge.ok_or_else(no_memory)?;
+    Ok(Entrant {
+        known: found,
+        charge,
+        waiting,
+        arrived_ns,
+        deadline: Deadline::after(arrived_ns, limit),
+        enqueue,
+    })
+}
+
+/// What the connection of a call offers to it.
+pub(crate) trait Client {
+    /// Told of the call's place while it may be ended by the client's leaving.
+    fn serving(&self, place: Option<CallRef>);
+    /// Whether the client has left.
+    fn is_gone(&self) -> bool;
+}
+
+/// How the client is answered.
+pub(crate) struct Answering<'a> {
+    pub(crate) client: &'a dyn Client,
+    pub(crate) alarm: &'a Alarm,
+    pub(crate) wire: Wire,
+    pub(crate) outgoing: &'a mut Outgoing,
+}
+
+/// How a call is served.
+pub(crate) enum Manner {
+    /// It lives and dies with its client's wait: `plain_call`.
+    Plain,
+    /// It runs by itself, and its client follows it: `kept::serve`.
+    Kept { detached: bool },
+}
+
+impl Manner {
+    /// Whether the call goes on when its client leaves.
+    pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Kept { detached } => *detached || incoming.head.idempotency_key.is_some(),
+        }
+    }
+}
+
+/// Reads a call's body as far as the platform does, and says how it is served.
+pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
+    read_envelope(incoming)?;
+    let prefer = incoming.head.prefer;
+    // Both together mean the wait.
+    let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
+    let keyed = incoming.head.idempotency_key.is_some();
+    Ok(if detached || keyed || prefer.wait_s().is_some() {
+        Manner::Kept { detached }
+    } else {
+        Manner::Plain
+    })
+}
+
+/// Checks a JSON body and finds its `input`.
+fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
+    if media_type(incoming.content_type()) == MediaType::Json {
+        let envelope = json::envelope(incoming.body())?;
+        incoming.set_input(envelope.input);
+    }
+    Ok(())
+}
+
+fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
+    known.metrics(thread).rejected[refusal.reason as usize].add();
+    Problem::Refused(refusal)
+}
+
+/// Lets a call into its function's queue, or says why not; a refusal leaves no trace. `begin` is called
+/// before the call can be granted.
+pub(crate) fn enter(
+    thread: &Thread,
+    known: &Rc<Known>,
+    class: Class,
+    now_ns: u64,
+    deadline: Deadline,
+    begin: impl FnOnce(CallRef),
+) -> Result<Life, Problem> {
+    let function = &known.function;
+    let Some(place) = thread.calls.open(function.lane) else {
+        return Err(refuse(thread, known, Refusal::new(RejectReason::Memory, 0)));
+    };
+    let admitted = Life::admit(thread, known.clone(), place, class, now_ns, deadline);
+    let (life, ticket) = match admitted {
+        Ok(admitted) => admitted,
+        Err(not_admitted) => {
+            thread.calls.close(place, &thread.entries);
+            return Err(match not_admitted {
+                NotAdmitted::Refused(refusal) => refuse(thread, known, refusal),
+                NotAdmitted::FunctionRemoved => {
+                    Problem::NoSuchFunction(function.name().to_string())
+                }
+            });
+        }
+    };
+    begin(place);
+    if !thread.submit(ticket, &function.view) {
+        life.turned_away(thread);
+        thread.calls.close(place, &thread.entries);
+        let wait_ns = admission::predicted_wait_ns(&function.view, class, now_ns);
+        return Err(refuse(
+            thread,
+            known,
+            Refusal::new(RejectReason::Depth, wait_ns),
+        ));
+    }
+    known.metrics(thread).enqueue.add();
+    thread.ledger().accepted.add();
+    Ok(life)
+}
+
+pub(crate) fn record(
+    known: &Rc<Known>,
+    id: ExecutionId,
+    enqueued_ns: u64,
+    call: Option<CallRef>,
+) -> Record {
+    Record {
+        id,
+        known: known.clone(),
+        status: Status::Queued,
+        attempt: 0,
+        enqueued_ns,
+        started_ns: None,
+        finished_ns: None,
+        cold_start: false,
+        init_ms: None,
+        start: None,
+        failure: None,
+        call,
+    }
+}
+
+/// The warm path: the call lives and dies with its client's wait. An answer is in `out` afterwards,
+/// whatever happens.
+pub(crate) async fn plain_call(
+    thread: &Rc<Thread>,
+    entrant: &mut Entrant,
+    incoming: &Incoming,
+    answering: &mut Answering<'_>,
+) {
+    let waiting = entrant.waiting.take();
+    let known = &entrant.known;
+    let id = thread.new_plain_id();
+    let queued_ns = thread.last_ns();
+    // The record is there before the call can begin.
+    let begin = |place| {
+        thread
+            .executions
+            .put_plain(record(known, id, queued_ns, Some(place)))
+    };
+    let entered = enter(
+        thread,
+        known,
+        Class::Sync,
+        queued_ns,
+        entrant.deadline,
+        begin,
+    );
+    let life = match entered {
+        Ok(life) => life,
+        Err(refused) => {
+            thread.executions.forget_plain(id);
+            let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
+            return outgoing.put(thread, problem(&refused), wire);
+        }
+    };
+    let place = life.place();
+    answering.client.serving(Some(place));
+    let call = Call {
+        waiting: RefCell::new(waiting),
+        thread,
+        life: life.into(),
+        place,
+        id,
+        arrived_ns: entrant.arrived_ns,
+        kept: None,
+        request: incoming,
+        alarm: answering.alarm,
+        stamps: Stamps::default(),
+        is_cold: Cell::new(false),
+    };
+    let finished = call::serve(&call).await;
+    answering.client.serving(None);
+    let now_ns = thread.now_ns();
+    let status = finish(&call, &finished, now_ns);
+    thread.executions.with_plain(id, |record| {
+        end_record(record, status, finished.result.as_ref().err(), now_ns);
+    });
+    let invocation = Invocation {
+        id,
+        status,
+        result: finished.result.as_ref().map(|answer| &answer.output),
+        follower_timed_out: false,
+        trace_id: incoming.trace_id(),
+        times: finished.times,
+        total_ns: now_ns.saturating_sub(entrant.arrived_ns),
+        replay: false,
+    };
+    let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
+    let (out, heading) = (&mut outgoing.out, &Heading::of(thread, wire));
+    let around = match invocation.result {
+        Ok(output) if output.bytes().len() > COPIED_MAX => {
+            Some(invocation.write_before(output, out, heading))
+        }
+        result => {
+            make_room(thread, out, result.map_or(0, |output| output.bytes().len()));
+            let scratch = &mut *thread.scratch.borrow_mut();
+            invocation.write(out, scratch, heading);
+            scratch.shrink_to(SCRATCH_KEPT);
+            None
+        }
+    };
+    match (finished.result, around) {
+        (Ok(answer), Some(around)) => put_large(thread, answer, around, outgoing, wire),
+        (Ok(answer), None) => {
+            give_back(thread, answer.output);
+            outgoing.charge = Some(answer.charge);
+        }
+        (Err(_), _) => {}
+    }
+}
+
+pub(crate) fn end_record(
+    record: &mut Record,
+    status: Status,
+    failure: Option<&Failure>,
+    now_ns: u64,
+) {
+    record.status = status;
+    record.failure = failure.cloned();
+    record.finished_ns = Some(now_ns);
+    record.call = None;
+}
+
+/// The end of a call in its place, the metrics and the ledger.
+pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
+    let thread = call.thread;
+    let known = call.known();
+    let metrics = known.metrics(thread);
+    let status = match &finished.result {
+        Ok(_) => {
+            metrics.success.add();
+            Status::Success
+        }
+        Err(failure) => {
+            let status = Status::of(failure);
+            if status == Status::Timeout {
+                metrics.timeout.add()
+            } else {
+                metrics.error.add()
+            }
+            log_failure(call, failure);
+            status
+        }
+    };
+    let times = &finished.times;
+    metrics.record(CallTime::QueueWait, times.queue_ns);
+    if times.start_ns > 0 {
+        metrics.record(CallTime::StartWait, times.start_ns);
+    }
+    if call.attempt() > 0 {
+        if call.is_cold.get() {
+            metrics.cold_start.add();
+        } else {
+            metrics.warm_start.add();
+        }
+        metrics.record(CallTime::Dispatch, times.dispatch_ns);
+        metrics.record(CallTime::Handler, times.function_ns);
+    }
+    metrics.record(CallTime::E2e, now_ns.saturating_sub(call.arrived_ns));
+    thread.ledger().finished.add();
+    thread.calls.close(call.place, &thread.entries);
+    status
+}
+
+fn log_failure(call: &Call<'_>, failure: &Failure) {
+    use nanofaas_core::outcome::Blame;
+    let known = call.known();
+    let (function, attempt) = (known.function.name(), call.attempt());
+    let trace = call
+        .request
+        .logged_trace_id()
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    let (id, code, message) = (call.id, failure.code(), failure.message());
+    match failure.blame() {
+        Blame::Client => tracing::debug!(
+            executionId = %id, function = %function, traceId = %trace, attempt, code, "{message}"
+        ),
+        Blame::Function | Blame::Pod | Blame::Cluster | Blame::Plane => tracing::warn!(
+            executionId = %id, function = %function, traceId = %trace, attempt, code, "{message}"
+        ),
+    }
+}

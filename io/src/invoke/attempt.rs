@@ -1,0 +1,151 @@
+//! What one attempt of a call came to: the function's output, or an error with what the retry rule has to
+//! know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts; `call` tells
+//! the call's machine of them.
+
+use nanofaas_core::call::Report;
+use nanofaas_core::memory::Charge;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::retry::AttemptFailure;
+use nanofaas_core::ticket::PodVerdict;
+
+use crate::http::output::Output;
+
+/// An output, and the charge for what it holds.
+pub(crate) struct Answer {
+    pub(crate) output: Output,
+    pub(crate) charge: Charge,
+}
+
+/// Why an attempt has no output. Only the functions here put a failure and its kind together.
+#[derive(Debug)]
+pub(crate) struct AttemptError {
+    failure: Failure,
+    kind: AttemptFailure,
+}
+
+impl AttemptError {
+    /// The attempt cannot have begun.
+    pub(crate) const fn not_begun(failure: Failure) -> Self {
+        Self {
+            failure,
+            kind: AttemptFailure::NotBegun,
+        }
+    }
+
+    /// The pod went away, and how it ended is not known yet.
+    pub(crate) const fn pod_lost(failure: Failure) -> Self {
+        Self {
+            failure,
+            kind: AttemptFailure::Lost { oom: None },
+        }
+    }
+
+    /// It would fail again.
+    pub(crate) const fn last(failure: Failure) -> Self {
+        Self {
+            failure,
+            kind: AttemptFailure::Final,
+        }
+    }
+
+    /// A failure that the function said, its runtime, or the bridge that saw the attempt's end.
+    pub(crate) fn said(failure: Failure) -> Self {
+        let kind = match &failure {
+            Failure::Handler(said) if &*said.code == "OOM" => {
+                AttemptFailure::Lost { oom: Some(true) }
+            }
+            Failure::Handler(_) => AttemptFailure::Handler,
+            Failure::Timeout { .. } => AttemptFailure::TimedOut,
+            // It is said by the runtime that outlived the worker, or by the bridge that saw the end.
+            Failure::PodLost(_) => AttemptFailure::Lost { oom: Some(false) },
+            Failure::PodUnreachable(_) => AttemptFailure::NotBegun,
+            Failure::BadOutput(_)
+            | Failure::OutputTooLarge(_)
+            | Failure::ColdStart(_)
+            | Failure::StartTimeout(_)
+            | Failure::Cancelled
+            | Failure::FunctionRemoved
+            | Failure::Shutdown => AttemptFailure::Final,
+        };
+        Self { failure, kind }
+    }
+
+    /// The same from the bridge, which knows whether what was lost ran out of memory.
+    pub(crate) fn ended(failure: Failure, oom: bool) -> Self {
+        let mut error = Self::said(failure);
+        if let AttemptFailure::Lost { oom: known } = &mut error.kind {
+            *known = Some(oom);
+        }
+        error
+    }
+
+    pub(crate) const fn kind(&self) -> AttemptFailure {
+        self.kind
+    }
+}
+
+/// What an attempt came to, and when.
+pub(crate) struct Attempt {
+    pub(crate) result: Result<Answer, AttemptError>,
+    pub(crate) verdict: PodVerdict,
+    pub(crate) sent_ns: Option<u64>,
+    pub(crate) answered_ns: Option<u64>,
+    pub(crate) cold_start: bool,
+    pub(crate) init_ms: Option<u32>,
+    /// How long the attempt waited for a pod of its own.
+    pub(crate) start_ns: u64,
+}
+
+impl Attempt {
+    /// It failed before anything was sent.
+    pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
+        Self::unanswered(AttemptError::not_begun(failure), verdict, None)
+    }
+
+    /// No answer came, or none that can be read; `sent_ns` where the pod may have the request.
+    pub(crate) const fn unanswered(
+        error: AttemptError,
+        verdict: PodVerdict,
+        sent_ns: Option<u64>,
+    ) -> Self {
+        Self {
+            result: Err(error),
+            verdict,
+            sent_ns,
+            answered_ns: None,
+            cold_start: false,
+            init_ms: None,
+            start_ns: 0,
+        }
+    }
+
+    /// The same for the call's machine, which takes no output.
+    pub(crate) fn report(&self) -> Report {
+        let error = self.result.as_ref().err();
+        Report {
+            failure: error.map(|error| (error.failure.clone(), error.kind())),
+            verdict: self.verdict,
+            sent_ns: self.sent_ns,
+            answered_ns: self.answered_ns,
+            start_ns: self.start_ns,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_lost_may_have_run_out_of_memory() {
+        let kind = |failure, oom| AttemptError::ended(failure, oom).kind();
+        let lost = || Failure::PodLost("gone".into());
+        for oom in [false, true] {
+            let expected = AttemptFailure::Lost { oom: Some(oom) };
+            assert_eq!(kind(lost(), oom), expected);
+            assert_eq!(kind(Failure::Shutdown, oom), AttemptFailure::Final);
+        }
+        let unknown = AttemptError::pod_lost(lost()).kind();
+        assert_eq!(unknown, AttemptFailure::Lost { oom: None });
+    }
+}

@@ -1,0 +1,115 @@
+//! What a request is charged, from its head on, and what its function's waiting calls hold. It refuses nothing
+//! by itself; `admit` and `dispatch` do.
+
+use std::rc::Rc;
+
+use nanofaas_core::admission::Refusal;
+use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
+use nanofaas_core::metrics::RejectReason;
+use nanofaas_core::spec::ExecutionMode;
+
+use crate::http::problem::Problem;
+use crate::invoke::admit::Entrant;
+use crate::invoke::incoming::Incoming;
+use crate::runtime::buffers::{Buffers, LARGE, SMALL};
+use crate::shard::thread::{Known, Thread};
+
+/// A large body of a call that comes or waits, as its function counts them.
+pub(crate) struct WaitingBody {
+    known: Rc<Known>,
+    bytes: u64,
+}
+
+impl WaitingBody {
+    /// None where it is too small to be counted.
+    fn new(known: &Rc<Known>, bytes: u64) -> Option<Self> {
+        (bytes > SMALL as u64).then(|| {
+            known.function.view.add_waiting(bytes);
+            Self {
+                known: known.clone(),
+                bytes,
+            }
+        })
+    }
+}
+
+impl Drop for WaitingBody {
+    fn drop(&mut self) {
+        self.known.function.view.sub_waiting(self.bytes);
+    }
+}
+
+/// Counts a body of so many bytes among those of its function that wait, unless they hold their half.
+pub(crate) fn wait(
+    thread: &Thread,
+    known: &Rc<Known>,
+    bytes: u64,
+) -> Result<Option<WaitingBody>, NoRoom> {
+    let waiting = || known.function.view.waiting_bytes() + bytes;
+    if thread.account.may_wait(waiting) {
+        Ok(WaitingBody::new(known, bytes))
+    } else {
+        Err(NoRoom)
+    }
+}
+
+/// The waiting calls of a function hold all that they may.
+pub(crate) struct NoRoom;
+
+/// What a request is charged for its body. The first KiB is that of its call. Of a larger body a piece is held
+/// beside it, when it comes and when it goes to a pod: charged from the beginning, since a call that holds
+/// memory may wait for its answer's alone.
+pub fn charge_for(body: u64) -> u64 {
+    let overhead = CALL_OVERHEAD_BYTES as u64;
+    if body <= SMALL as u64 {
+        overhead + body
+    } else {
+        overhead + Buffers::size_for(body as usize) as u64 + piece_of(body as usize)
+    }
+}
+
+/// What is held of a request's body besides: a Job fetches it, or is handed it, while its call goes on. A call
+/// that waited while its function became a JOB is charged without.
+pub(crate) fn copy_of(known: &Known, body: u64) -> u64 {
+    if known.function.spec.execution_mode == ExecutionMode::Job {
+        body
+    } else {
+        0
+    }
+}
+
+fn piece_of(body: usize) -> u64 {
+    Buffers::size_for(body.min(LARGE)) as u64
+}
+
+/// Brings the charge up to what the request holds, now that it is whole.
+pub(crate) fn settle(
+    thread: &Thread,
+    entrant: &mut Entrant,
+    incoming: &Incoming,
+) -> Result<(), Problem> {
+    let held = incoming.held_bytes();
+    if held <= SMALL as u64 {
+        return Ok(());
+    }
+    let body = incoming.body().len();
+    let due = CALL_OVERHEAD_BYTES as u64 + held + piece_of(body);
+    let due = due + copy_of(&entrant.known, body as u64);
+    let charge = &mut entrant.charge;
+    if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
+        return Err(out_of_memory(thread, &entrant.known));
+    }
+    charge.cut_to(due);
+    if entrant.waiting.is_none() {
+        // It came in chunks, which said no length before.
+        let waiting = wait(thread, &entrant.known, held);
+        entrant.waiting = waiting.map_err(|NoRoom| out_of_memory(thread, &entrant.known))?;
+    }
+    Ok(())
+}
+
+/// A request holds more than memory allows.
+pub(crate) fn out_of_memory(thread: &Thread, known: &Known) -> Problem {
+    known.metrics(thread).rejected[RejectReason::Memory as usize].add();
+    Problem::Refused(Refusal::new(RejectReason::Memory, 0))
+}

@@ -1,0 +1,123 @@
+//! An answer on its way out: its bytes, what follows them, and the charge for what it holds. `serve` sends it.
+
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_core::memory::Charge;
+
+use crate::http::output::Output;
+use crate::http::problem::Problem;
+use crate::http::response::{EXECUTION_ID, HEAD_ROOM, Heading, Response, Wire, problem};
+use crate::http::shown::{Rendering, Rest};
+use crate::invoke::attempt::Answer;
+use crate::server::client_conn::Conn;
+use crate::shard::thread::Thread;
+
+/// How long the answer to what was done, or a Job's result, waits for room.
+const ROOM_NS_MAX: u64 = 30_000_000_000;
+
+/// An answer on its way out.
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    pub(crate) out: Vec<u8>,
+    /// What follows, a piece at a time. Boxed, since few have it and all are moved.
+    pub(crate) rest: Option<Box<Rest>>,
+    /// For what it holds.
+    pub(crate) charge: Option<Charge>,
+}
+
+impl Outgoing {
+    /// Puts an answer there, or the one that there is no room for it.
+    pub(crate) fn put(&mut self, thread: &Rc<Thread>, response: Response, wire: Wire) {
+        let held = response.held_bytes();
+        let mut response = response;
+        if held > 0 {
+            self.charge_for(thread, held as u64);
+            if self.charge.is_none() {
+                let id = response.execution_id();
+                response = problem(&Problem::NoMemory);
+                if let Some(id) = id {
+                    response = response.with(EXECUTION_ID, &id);
+                }
+            } else {
+                let larger = thread.buffers.take(held);
+                thread
+                    .buffers
+                    .give(std::mem::replace(&mut self.out, larger));
+            }
+        }
+        let heading = Heading::of(thread, wire);
+        self.rest = response.write(&mut self.out, &heading).map(Box::new);
+    }
+
+    /// Puts the answer to what was done: where there is no room it waits for it, in the line, since the client
+    /// must not be told that nothing was done.
+    pub(crate) async fn put_in_turn(&mut self, conn: &Conn, response: Response, wire: Wire) {
+        let held = response.held_bytes() as u64;
+        self.charge_for(&conn.thread, held);
+        if held > 0 && self.charge.is_none() {
+            self.charge = room_in_turn(conn, held).await;
+        }
+        self.put(&conn.thread, response, wire);
+    }
+
+    /// Charges the answer, unless there is enough that was charged before.
+    fn charge_for(&mut self, thread: &Rc<Thread>, held: u64) {
+        match &mut self.charge {
+            Some(charge) if charge.bytes() >= held => charge.cut_to(held),
+            charge => *charge = thread.account.charge_answer(held),
+        }
+    }
+}
+
+/// Room for so many bytes, taken in its turn; none where its turn does not come.
+pub(crate) async fn room_in_turn(conn: &Conn, bytes: u64) -> Option<Charge> {
+    let thread = &conn.thread;
+    let mut wait = thread.account.wait(bytes);
+    conn.alarm.set(thread.last_ns() + ROOM_NS_MAX);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(charge) = wait.poll(cx) {
+            return Poll::Ready(Some(charge));
+        }
+        conn.alarm.poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// An output in the buffer that it came in, or a piece at a time.
+pub(crate) fn put_large(
+    thread: &Thread,
+    answer: Answer,
+    (rendering, after): (Rendering, &'static [u8]),
+    outgoing: &mut Outgoing,
+    wire: Wire,
+) {
+    outgoing.charge = Some(answer.charge);
+    if wire.head_only {
+        return;
+    }
+    if rendering == Rendering::AsIs {
+        let whole = answer.output.between(&outgoing.out, after);
+        let small = std::mem::replace(&mut outgoing.out, whole);
+        thread.buffers.give(small);
+    } else {
+        let rest = Rest::own(answer.output, rendering, after.to_vec());
+        outgoing.rest = Some(Box::new(rest));
+    }
+}
+
+/// A buffer that an answer with a large output fits into: one that grows costs an allocation.
+pub(crate) fn make_room(thread: &Thread, out: &mut Vec<u8>, output: usize) {
+    if output + HEAD_ROOM > out.capacity() {
+        let larger = thread.buffers.take(output + HEAD_ROOM);
+        thread.buffers.give(std::mem::replace(out, larger));
+    }
+}
+
+pub(crate) fn give_back(thread: &Thread, output: Output) {
+    let (buffer, head) = output.into_buffers();
+    thread.buffers.give(buffer);
+    if let Some(head) = head {
+        thread.buffers.give(head);
+    }
+}

@@ -1,0 +1,282 @@
+//! Reads a pod's answer whole from its connection: where it ends, and whether it is the answer to this call.
+//! It judges no content; `to_pod` asks, and says what an answer means.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_core::memory::{Charge, Wait};
+use nanofaas_http1::answer::{AnswerBody, AnswerHead, parse_answer};
+use nanofaas_http1::chunked::{Chunked, Progress};
+use nanofaas_http1::head::{Fault, HeadScan};
+
+use crate::http::response::HEAD_ROOM;
+use crate::runtime::buffers::Buffers;
+use crate::shard::thread::Thread;
+use crate::state::pod_conn::Connection;
+
+/// `1xx` answers before the real one.
+const INTERIM_MAX: u32 = 8;
+
+/// A body without a length takes this much before all that it may.
+const GROWN_MAX: usize = 1024 * 1024;
+
+/// Why there is no answer.
+pub(crate) enum Broken {
+    /// The connection ended first.
+    Closed,
+    TooLarge,
+    /// It is of another call.
+    Foreign,
+    Nonsense(Fault),
+}
+
+/// Where an answer's body is.
+pub(crate) struct AnswerBytes {
+    /// In the buffer of the head, from its end on, unless it came in chunks.
+    pub(crate) chunked: Option<Vec<u8>>,
+    pub(crate) length: usize,
+    /// Nothing came after it.
+    pub(crate) exact: bool,
+}
+
+/// What an answer has to keep to.
+pub(crate) struct Expected<'a> {
+    /// Of the call, in case the answer names one.
+    pub(crate) execution_id: &'a [u8],
+    /// Of the body.
+    pub(crate) bytes_max: usize,
+    /// The request's body, which may still go out.
+    pub(crate) request: &'a [u8],
+    pub(crate) thread: &'a Rc<Thread>,
+}
+
+/// An answer that is whole.
+pub(crate) struct Whole {
+    /// Begins with the head.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) head: AnswerHead,
+    pub(crate) body: AnswerBytes,
+    /// For what it holds, and its envelope after it.
+    pub(crate) charge: Charge,
+}
+
+/// Reads one answer whole, also while its request still goes out: a pod may answer what it has read so far,
+/// or refuse before it reads.
+pub(crate) async fn read_answer(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+) -> Result<Whole, Broken> {
+    let max = expected.bytes_max;
+    let mut scan = HeadScan::default();
+    let mut interim = 0;
+    let head = loop {
+        let parsed = parse_answer(&connection.received, &mut scan);
+        match parsed.map_err(Broken::Nonsense)? {
+            Some(head) if head.status >= 200 => break head,
+            Some(head) => {
+                interim += 1;
+                if interim > INTERIM_MAX {
+                    let why = "there are too many 1xx answers before the real one";
+                    return Err(Broken::Nonsense(Fault::Malformed(why)));
+                }
+                connection.received.drain(..head.len);
+                scan = HeadScan::default();
+            }
+            None => more(connection, expected).await?,
+        }
+    };
+    if let Some(named) = head.execution_id
+        && named.of(&connection.received) != expected.execution_id
+    {
+        return Err(Broken::Foreign);
+    }
+    let (body, charge) = match head.body {
+        AnswerBody::None => known_length(connection, expected, head.len, 0).await?,
+        AnswerBody::Length(length) => {
+            if length > max as u64 {
+                return Err(Broken::TooLarge);
+            }
+            known_length(connection, expected, head.len, length as usize).await?
+        }
+        AnswerBody::Chunked => Box::pin(chunks(connection, expected, head.len)).await?,
+        AnswerBody::UntilClose => Box::pin(until_close(connection, expected, head.len)).await?,
+    };
+    Ok(Whole {
+        buffer: std::mem::take(&mut connection.received),
+        head,
+        body,
+        charge,
+    })
+}
+
+/// Room for an answer of so many bytes and its envelope, at once or in its turn. Nothing more is read from
+/// the pod before.
+async fn room(connection: &mut Connection, expected: &Expected<'_>, bytes: usize) -> Charge {
+    let account = &expected.thread.account;
+    let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
+    match account.charge_answer(bytes) {
+        Some(charge) => charge,
+        None => Box::pin(turn(connection, expected, account.wait(bytes))).await,
+    }
+}
+
+async fn turn(connection: &mut Connection, expected: &Expected<'_>, mut wait: Wait) -> Charge {
+    poll_fn(|cx| {
+        connection.poll_sent(expected.request, cx);
+        wait.poll(cx)
+    })
+    .await
+}
+
+/// Waits for more bytes.
+async fn more(connection: &mut Connection, expected: &Expected<'_>) -> Result<(), Broken> {
+    let before = connection.received.len();
+    poll_fn(|cx| {
+        connection.poll_sent(expected.request, cx);
+        connection.poll_read(cx);
+        if connection.received.len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        if connection.is_closed() {
+            return Poll::Ready(Err(Broken::Closed));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn known_length(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    head: usize,
+    length: usize,
+) -> Result<(AnswerBytes, Charge), Broken> {
+    let whole = head + length;
+    let charge = room(connection, expected, whole).await;
+    if connection.received.len() < whole {
+        let missing = whole + HEAD_ROOM - connection.received.len();
+        connection.reserve(missing);
+        while connection.received.len() < whole {
+            more(connection, expected).await?;
+        }
+    }
+    let exact = connection.received.len() == whole;
+    let body = AnswerBytes {
+        chunked: None,
+        length,
+        exact,
+    };
+    Ok((body, charge))
+}
+
+/// For a body that says no length: what has come is charged as it is, and from the first byte that is
+/// missing on it may be as large as any.
+async fn room_for_any(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    charge: &mut Option<Charge>,
+) {
+    if charge.is_none() {
+        *charge = Some(room(connection, expected, expected.bytes_max).await);
+    }
+}
+
+/// The charge of such a body, corrected at its end.
+async fn corrected(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    charge: Option<Charge>,
+    held: usize,
+) -> Charge {
+    match charge {
+        Some(mut charge) => {
+            charge.cut_to((held + HEAD_ROOM) as u64);
+            charge
+        }
+        None => room(connection, expected, held).await,
+    }
+}
+
+async fn chunks(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    head: usize,
+) -> Result<(AnswerBytes, Charge), Broken> {
+    let mut decoder = Chunked::default();
+    let mut body = Vec::new();
+    let mut charge = None;
+    loop {
+        let max = expected.bytes_max;
+        if body.len() > GROWN_MAX && body.capacity() < max {
+            // In one step: what grows by doubling holds more than all of it.
+            body.reserve_exact(max - body.len());
+        }
+        let progress = {
+            decoder
+                .decode(&connection.received[head..], &mut body, max)
+                .map_err(|fault| match fault {
+                    Fault::BodyTooLarge => Broken::TooLarge,
+                    fault => Broken::Nonsense(fault),
+                })?
+        };
+        if let Some(exact) = drop_chunks(&mut connection.received, head, progress) {
+            let length = body.len();
+            if body.capacity() > 2 * length {
+                body.shrink_to_fit();
+            }
+            let charge = corrected(connection, expected, charge, body.capacity()).await;
+            let body = AnswerBytes {
+                chunked: Some(body),
+                length,
+                exact,
+            };
+            return Ok((body, charge));
+        }
+        room_for_any(connection, expected, &mut charge).await;
+        more(connection, expected).await?;
+    }
+}
+
+/// Forgets decoded bytes; at the end, whether nothing came after them.
+fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Progress) -> Option<bool> {
+    received.drain(head..head + progress.consumed);
+    progress.done.then(|| {
+        let exact = received.len() == head;
+        received.truncate(head);
+        exact
+    })
+}
+
+async fn until_close(
+    connection: &mut Connection,
+    expected: &Expected<'_>,
+    head: usize,
+) -> Result<(AnswerBytes, Charge), Broken> {
+    let mut charge = None;
+    loop {
+        let length = connection.received.len() - head;
+        if length > expected.bytes_max {
+            return Err(Broken::TooLarge);
+        }
+        if length > GROWN_MAX {
+            connection.reserve(expected.bytes_max - length + HEAD_ROOM);
+        }
+        if connection.has_ended_in_order() {
+            let held = connection.received.capacity();
+            let charge = corrected(connection, expected, charge, held).await;
+            let body = AnswerBytes {
+                chunked: None,
+                length,
+                exact: false,
+            };
+            return Ok((body, charge));
+        }
+        room_for_any(connection, expected, &mut charge).await;
+        if let Err(broken) = more(connection, expected).await
+            && !connection.has_ended_in_order()
+        {
+            return Err(broken);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What a function says of its failure, in an answer that is no 2xx or in the result of a Job: its code and
+//! its message, whatever their shape. It decides no retry. `to_pod` and `to_job` call it.
+
+use std::sync::Arc;
+
+use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// A longer text is cut.
+const MESSAGE_MAX: usize = 1024;
+const CODE_MAX: usize = 64;
+
+/// The failure that `body` describes; `unsaid` is its message where the body has none.
+pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
+    let (code, message) = parse(body);
+    let message = message.unwrap_or_else(unsaid).into();
+    match code.as_deref() {
+        // The runtime serves on; the worker that had the call is gone.
+        Some("POD_LOST") => Failure::PodLost(message),
+        // What came out of the handler did not come as far as here.
+        Some("BAD_OUTPUT") => Failure::BadOutput(message),
+        Some("OUTPUT_TOO_LARGE") => Failure::OutputTooLarge(message),
+        code => Failure::Handler(Arc::new(HandlerFailure {
+            code: code.unwrap_or("HANDLER_ERROR").into(),
+            message,
+            retry_after: None,
+        })),
+    }
+}
+
+/// A pod that stops a call at its deadline says so by the code TIMEOUT, and its clock may run out by `early_ns`
+/// before ours. With more time left the code is the function's own.
+pub(crate) fn at_deadline(failure: Failure, left_ns: u64, early_ns: u64) -> Failure {
+    match failure {
+        Failure::Handler(said) if &*said.code == "TIMEOUT" && left_ns <= early_ns => {
+            Failure::Timeout {
+                stage: Stage::Running,
+                limit: None,
+            }
+        }
+        failure => failure,
+    }
+}
+
+/// The members of an object that may say something.
+#[derive(Deserialize)]
+struct Said<'a> {
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    /// A text, or an object with code and message in it.
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    detail: Option<&'a RawValue>,
+}
+
+impl<'a> Said<'a> {
+    /// Reads an object; anything else, also one with a repeated member, is none.
+    fn of(json: &'a str) -> Option<Self> {
+        // serde would take a list for the members in their order.
+        let is_object = json.starts_with('{');
+        is_object.then(|| serde_json::from_str(json).ok()).flatten()
+    }
+}
+
+fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
+    let Ok(json) = serde_json::from_slice::<&RawValue>(body) else {
+        return (None, plain_text(body));
+    };
+    let Some(said) = Said::of(json.get()) else {
+        return (None, text_of(json));
+    };
+    let inner = said.error.and_then(|error| Said::of(error.get()));
+    let inner = inner.as_ref();
+    let codes = [said.code, inner.and_then(|inner| inner.code)];
+    let code = codes.into_iter().flatten().find_map(code_of);
+    let messages = [
+        said.message,
+        inner.and_then(|inner| inner.message),
+        said.error,
+        said.detail,
+    ];
+    let message = messages.into_iter().flatten().find_map(text_of);
+    // A code by itself is no message.
+    let message = message.or_else(|| text_of(json).filter(|_| code.is_none()));
+    (code, message)
+}
+
+/// A code is a short text of one line.
+fn code_of(json: &RawValue) -> Option<String> {
+    let code: String = serde_json::from_str(json.get()).ok()?;
+    let is_short = !code.trim().is_empty() && code.len() <= CODE_MAX;
+    (is_short && !code.chars().any(char::is_control)).then_some(code)
+}
+
+/// A string's content, or any other value as it is written; none where that says nothing.
+fn text_of(json: &RawValue) -> Option<String> {
+    let json = json.get();
+    match serde_json::from_str::<String>(json) {
+        Ok(text) => plain_text(text.as_bytes()),
+        Err(_) if matches!(json, "null" | "{}" | "[]") => None,
+        Err(_) => plain_text(json.as_bytes()),
+    }
+}
+
+/// Text without the white space around it, cut where it is too long.
+fn plain_text(text: &[u8]) -> Option<String> {
+    let text = text.trim_ascii();
+    // With room for the character that the limit may go through.
+    let head = &text[..text.len().min(MESSAGE_MAX + 4)];
+    let mut said = String::from_utf8_lossy(head).into_owned();
+    if text.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX)
+            .rev()
+            .find(|at| said.is_char_boundary(*at))
+            .unwrap_or(0);
+        said.truncate(end);
+        said.push('…');
+    }
+    (!said.is_empty()).then_some(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Code and message.
+    fn said(body: &str) -> (String, String) {
+        let failure = read(body.as_bytes(), || "unsaid".to_owned());
+        (failure.code().to_owned(), failure.message().to_string())
+    }
+
+    #[test]
+    fn every_shape_is_a_message() {
+        for (body, code, message) in [
+            (r#"{"error":"flat"}"#, "HANDLER_ERROR", "flat"),
+            (r#"{"code":"A_1","message":"m"}"#, "A_1", "m"),
+            (r#"{"error":{"code":"A","message":"m"}}"#, "A", "m"),
+            (
+                r#"{"error":{"code":7,"message":"m"}}"#,
+                "HANDLER_ERROR",
+                "m",
+            ),
+            (r#"{"code":500,"message":"m"}"#, "HANDLER_ERROR", "m"),
+            (
+                r#"{"code":"order.empty","message":"m"}"#,
+                "order.empty",
+                "m",
+            ),
+            (r#"{"code":"My Code","message":"m"}"#, "My Code", "m"),
+            (r#"{"code":"a\nb","message":"m"}"#, "HANDLER_ERROR", "m"),
+            (r#"{"code":" ","message":"m"}"#, "HANDLER_ERROR", "m"),
+            (r#"{"code":"A","error":"e"}"#, "A", "e"),
+            (r#"{"error":"E","message":"m"}"#, "HANDLER_ERROR", "m"),
+            (r#"{"message":null,"error":"e"}"#, "HANDLER_ERROR", "e"),
+            (r#"{"detail":"d"}"#, "HANDLER_ERROR", "d"),
+            (
+                r#"{"detail":[{"loc":["a", 1],"msg":"m"}]}"#,
+                "HANDLER_ERROR",
+                r#"[{"loc":["a", 1],"msg":"m"}]"#,
+            ),
+            (
+                r#"{"title":"t","status":4}"#,
+                "HANDLER_ERROR",
+                r#"{"title":"t","status":4}"#,
+            ),
+            (r#"{"error":{"why":1}}"#, "HANDLER_ERROR", r#"{"why":1}"#),
+            (r#"{"code":"A"}"#, "A", "unsaid"),
+            (r#""text""#, "HANDLER_ERROR", "text"),
+            (" [1, 2] \n", "HANDLER_ERROR", "[1, 2]"),
+            (r#"["A","m"]"#, "HANDLER_ERROR", r#"["A","m"]"#),
+            ("7", "HANDLER_ERROR", "7"),
+            ("plain words\r\n", "HANDLER_ERROR", "plain words"),
+            (r#"{"code":"#, "HANDLER_ERROR", r#"{"code":"#),
+            (
+                r#"{"code":"A","code":"B"}"#,
+                "HANDLER_ERROR",
+                r#"{"code":"A","code":"B"}"#,
+            ),
+            ("", "HANDLER_ERROR", "unsaid"),
+            (" \n", "HANDLER_ERROR", "unsaid"),
+            ("null", "HANDLER_ERROR", "unsaid"),
+            ("{}", "HANDLER_ERROR", "unsaid"),
+            (r#"{"error":""}"#, "HANDLER_ERROR", r#"{"error":""}"#),
+        ] {
+            assert_eq!(said(body), (code.to_owned(), message.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
+    fn codes_of_the_platform_mean_the_same_from_a_pod() {
+        let read = |body: &str| read(body.as_bytes(), String::new);
+        let lost = read(r#"{"code":"POD_LOST","message":"exited with status 3"}"#);
+        assert_eq!(lost, Failure::PodLost("exited with status 3".into()));
+        let bad = read(r#"{"code":"BAD_OUTPUT","message":"no JSON"}"#);
+        assert_eq!(bad, Failure::BadOutput("no JSON".into()));
+        let large = read(r#"{"code":"OUTPUT_TOO_LARGE","message":"7 MiB"}"#);
+        assert_eq!(large, Failure::OutputTooLarge("7 MiB".into()));
+    }
+
+    #[test]
+    fn a_timeout_is_the_calls_where_its_time_is_over() {
+        let said = || {
+            read(
+                br#"{"code":"TIMEOUT","message":"the database"}"#,
+                String::new,
+            )
+        };
+        assert!(matches!(at_deadline(said(), 5, 5), Failure::Timeout { .. }));
+        let own = at_deadline(said(), 6, 5);
+        assert_eq!((own.code(), &*own.message()), ("TIMEOUT", "the database"));
+        let other = at_deadline(read(b"words", String::new), 0, 5);
+        assert_eq!(other.code(), "HANDLER_ERROR");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_two_characters() {
+        let long = "é".repeat(4 * MESSAGE_MAX);
+        for body in [
+            long.clone(),
+            format!("x{long}"),
+            format!("\"{long}\""),
+            format!("{{\"detail\":[\"{long}\"]}}"),
+        ] {
+            let (_, message) = said(&body);
+            assert!(message.ends_with("é…"), "{message}");
+            assert!(message.len() <= MESSAGE_MAX + '…'.len_utf8());
+            assert!(message.len() >= MESSAGE_MAX);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_and_deep_json_do_no_harm() {
+        let text = |body: &[u8]| read(body, String::new).message().to_string();
+        assert_eq!(text(b"\xff\x00a"), "\u{fffd}\0a");
+        assert_eq!(text(b"\"\\ud800\""), "\"\\ud800\"");
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert!(text(deep.as_bytes()).starts_with("[[["));
+        let open = "{\"error\":".repeat(100_000);
+        assert!(text(open.as_bytes()).starts_with("{\"error\""));
+    }
+}

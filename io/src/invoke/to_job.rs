@@ -1,0 +1,387 @@
+//! One attempt of a JOB call: the bridge starts a process or pod for it, and its result comes back
+//! as a callback over HTTP. It starts nothing itself. `call` runs it; `api::executions` brings results.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::memory::Loose;
+use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_http1::field::{split_unquoted, trim};
+use nanofaas_http1::media_type::{MediaType, media_type};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::http::output::{Labels, Output};
+use crate::http::problem::Problem;
+use crate::invoke::attempt::{Answer, Attempt, AttemptError};
+use crate::invoke::call::Call;
+use crate::invoke::pod_error;
+use crate::shard::thread::Thread;
+use crate::state::call_table::{JobAnswer, JobNews, JobOutput};
+
+/// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
+/// names and what ends them included.
+const INLINE_MAX: usize = 120 * 1024;
+
+/// A Job's clock begins with its container, of which the bridge hears later.
+const EARLY_NS: u64 = 5_000_000_000;
+
+const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
+
+/// A body that a Job may fetch: the copy that its call is charged for.
+pub(crate) struct Input {
+    pub(crate) content_type: Box<[u8]>,
+    pub(crate) content_encoding: Option<Box<[u8]>>,
+    /// Shared with the bridge, which hands it to the Job where it is small.
+    pub(crate) body: Arc<[u8]>,
+    /// The attempt that may fetch it.
+    pub(crate) attempt: u32,
+}
+
+/// Ends the attempt in every case: the Job is stopped and its body forgotten.
+struct Running<'a> {
+    call: &'a Call<'a>,
+    grant: &'a Grant,
+    attempt: u32,
+    /// What the bridge is told of how it came up.
+    stamps: Option<ReadyStamps>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let thread = self.call.thread;
+        // Also of an attempt that was stopped the record says how far its start came.
+        let seen = thread.calls.take_job_start(self.call.place);
+        let phases = phases(thread, self.grant, &seen, self.stamps);
+        self.call.note(|record| record.start = Some(phases));
+        thread.calls.forget_job(self.call.place);
+        thread.inputs.borrow_mut().remove(&self.call.id.random());
+        let stop = BridgeMessage::JobStop {
+            call: self.call.place,
+            attempt: self.attempt,
+            stamps: self.stamps,
+        };
+        if thread.bridge.send(stop).is_err() {
+            // The Job ends by its own deadline, which it was given at its start.
+            tracing::warn!(executionId = %self.call.id, "the bridge is too busy to stop a Job");
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(bytes).into()
+}
+
+fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
+    let thread = call.thread;
+    let request = call.request;
+    let now_ns = thread.now_ns();
+    let json = request.input().is_some() && request.body().len() <= INLINE_MAX;
+    let text_of_body = std::str::from_utf8(request.body());
+    let payload = text_of_body
+        .ok()
+        .filter(|body| json && !body.contains('\0'))
+        .map(Arc::<str>::from);
+    // Also what the Job is handed: a Job may always ask for its input.
+    let content_type = request
+        .content_type()
+        .unwrap_or(b"application/octet-stream");
+    let input = Rc::new(Input {
+        content_type: content_type.into(),
+        content_encoding: request.content_encoding().map(Into::into),
+        body: match &payload {
+            Some(payload) => payload.clone().into(),
+            None => request.body().into(),
+        },
+        attempt,
+    });
+    thread.inputs.borrow_mut().insert(call.id.random(), input);
+    JobStart {
+        call: grant.call,
+        function: call.known().function.clone(),
+        execution_id: call.id.to_string().into(),
+        attempt,
+        trace_id: request.logged_trace_id().map(text),
+        token: thread.tokens.issue(call.id, attempt).into(),
+        payload,
+        deadline_ms: call
+            .life
+            .borrow()
+            .deadline_ns()
+            .saturating_sub(now_ns)
+            .div_ceil(1_000_000),
+    }
+}
+
+/// Runs the attempt and waits for its callback, its end, or the deadline.
+pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
+    let thread = call.thread;
+    let attempt = call.attempt();
+    thread.calls.expect_job(call.place, attempt);
+    let mut running = Running {
+        call,
+        grant,
+        attempt,
+        stamps: None,
+    };
+    let start = Box::new(order(call, grant, attempt));
+    if thread.bridge.send(BridgeMessage::Job(start)).is_err() {
+        let why = "the bridge is too busy to start a Job";
+        return Attempt::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
+    }
+    let news = std::future::poll_fn(|_| {
+        if let Some(since_ns) = thread.calls.job_running_ns(call.place) {
+            call.life.borrow_mut().job_runs(since_ns);
+        }
+        let held_up = thread.calls.job_held_up(call.place);
+        call.life.borrow_mut().job_is_held_up(held_up);
+        // The call's own place wakes the task.
+        thread
+            .calls
+            .take_job(call.place)
+            .map_or(Poll::Pending, Poll::Ready)
+    })
+    .await;
+    let now_ns = thread.now_ns();
+    let seen_ns = thread.calls.job_running_ns(call.place);
+    let left_ns = call.life.borrow().running_until_ns().saturating_sub(now_ns);
+    let Outcome { result, stamps } = outcome(news, left_ns);
+    running.stamps = stamps;
+    drop(running);
+    // Its own word is exact; what the bridge saw may be a second late.
+    let stamped_ns = stamps
+        .filter(|stamps| stamps.started_at_ms > 0)
+        .map(|stamps| thread.process_ns(stamps.started_at_ms));
+    let sent_ns = stamped_ns.or(seen_ns).unwrap_or(now_ns);
+    let sent_ns = sent_ns.clamp(grant.granted_ns, now_ns);
+    Attempt {
+        answered_ns: result.is_ok().then_some(now_ns),
+        result: result.map(|JobOutput { output, charge }| Answer {
+            output,
+            charge: thread.account.adopt(charge),
+        }),
+        verdict: PodVerdict::Healthy,
+        sent_ns: Some(sent_ns),
+        cold_start: false,
+        init_ms: stamps.and_then(init_ms),
+        start_ns: sent_ns - grant.granted_ns,
+    }
+}
+
+/// From the runtime's first instruction to a loaded handler.
+fn init_ms(stamps: ReadyStamps) -> Option<u32> {
+    let took_ms = stamps.ready_at_ms.checked_sub(stamps.started_at_ms)?;
+    u32::try_from(took_ms).ok()
+}
+
+/// How the Job came up: what the bridge saw, and what its runtime stamped.
+fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
+    let mut phases = seen.to_vec();
+    for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
+        let at_ns = thread.process_ns(epoch_ms);
+        phases.push((phase.as_str(), at_ns.saturating_sub(grant.granted_ns)));
+    }
+    phases.sort_by_key(|(_, at_ns)| *at_ns);
+    phases.into()
+}
+
+/// How a Job's attempt ended.
+struct Outcome {
+    result: Result<JobOutput, AttemptError>,
+    /// How its runtime came up, as far as it says.
+    stamps: Option<ReadyStamps>,
+}
+
+/// What became of an attempt that had so much time left.
+fn outcome(news: JobNews, left_ns: u64) -> Outcome {
+    match news {
+        JobNews::Answered(answer) => {
+            let JobAnswer { result, stamps } = *answer;
+            let said =
+                |failure| AttemptError::said(pod_error::at_deadline(failure, left_ns, EARLY_NS));
+            Outcome {
+                result: result.map_err(said),
+                stamps,
+            }
+        }
+        JobNews::Ended { failure, oom } => Outcome {
+            result: Err(AttemptError::ended(failure, oom)),
+            stamps: None,
+        },
+        JobNews::Starting { .. } | JobNews::Refused(_) => {
+            unreachable!("it is noted, not handed out")
+        }
+    }
+}
+
+/// What a runtime stamped; what is left out, or null, is not known.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Stamps {
+    started_at: Option<f64>,
+    loaded_at: Option<f64>,
+    ready_at: Option<f64>,
+}
+
+impl From<Stamps> for ReadyStamps {
+    fn from(said: Stamps) -> Self {
+        let ms = |stamp: Option<f64>| stamp.unwrap_or(0.0) as u64;
+        Self {
+            started_at_ms: ms(said.started_at),
+            loaded_at_ms: ms(said.loaded_at),
+            ready_at_ms: ms(said.ready_at),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JobResult<'a> {
+    success: bool,
+    #[serde(borrow, default)]
+    output: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    // Not one flattened field: serde would copy the others to find them.
+    #[serde(default)]
+    started_at: Option<f64>,
+    #[serde(default)]
+    loaded_at: Option<f64>,
+    #[serde(default)]
+    ready_at: Option<f64>,
+}
+
+/// Whether the body is a result, and not an output under a type of its own.
+fn is_result(content_type: Option<&[u8]>) -> bool {
+    let (essence, _) = split_unquoted(content_type.unwrap_or_default(), b';');
+    match media_type(content_type) {
+        MediaType::None => true,
+        MediaType::Json => trim(essence).eq_ignore_ascii_case(b"application/json"),
+        MediaType::Text | MediaType::Other => false,
+    }
+}
+
+/// The end of a call whose Job posted that.
+pub(crate) fn bad_result(why: &Problem) -> Failure {
+    let why = match why {
+        Problem::BadRequest(why) => why.clone(),
+        Problem::Encoded => "its Content-Encoding must be left out".to_owned(),
+        _ => "it cannot be read".to_owned(),
+    };
+    Failure::BadOutput(format!("the Job's result was no result: {why}").into())
+}
+
+/// What a callback's body says; a fault of its form is an error of the request.
+pub(crate) fn read_result(
+    content_type: Option<&[u8]>,
+    content_encoding: Option<&[u8]>,
+    body: Vec<u8>,
+    charge: Loose,
+) -> Result<JobAnswer, Problem> {
+    if !is_result(content_type) {
+        let output = Output::labelled(Vec::new(), content_type, content_encoding, &body);
+        return Ok(JobAnswer {
+            result: output.map(|output| JobOutput { output, charge }),
+            stamps: None,
+        });
+    }
+    if content_encoding.is_some() {
+        return Err(Problem::Encoded);
+    }
+    let said: JobResult<'_> = serde_json::from_slice(&body).map_err(|error| {
+        let why = format!("the body must be {{success, output, error}}: {error}");
+        Problem::BadRequest(why)
+    })?;
+    let stamps = Some(ReadyStamps::from(Stamps {
+        started_at: said.started_at,
+        loaded_at: said.loaded_at,
+        ready_at: said.ready_at,
+    }));
+    if said.success {
+        let output = said
+            .output
+            .map_or("null", RawValue::get)
+            .as_bytes()
+            .to_vec();
+        let end = output.len();
+        let output = Output::check(output, 0..end, Labels::default(), None);
+        return Ok(JobAnswer {
+            result: output.map(|output| JobOutput { output, charge }),
+            stamps,
+        });
+    }
+    let error = said.error.map_or("null", RawValue::get);
+    let unsaid = || "the Job failed and did not say why".to_owned();
+    Ok(JobAnswer {
+        result: Err(pod_error::read(error.as_bytes(), unsaid)),
+        stamps,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::output::Form;
+    use nanofaas_core::memory::{Account, ThreadAccount};
+    use nanofaas_core::metrics::ThreadLedger;
+    use nanofaas_core::retry::AttemptFailure;
+
+    fn read(content_type: &str, encoding: Option<&str>, body: &str) -> Result<JobAnswer, Problem> {
+        let encoding = encoding.map(str::as_bytes);
+        let content_type = Some(content_type.as_bytes());
+        read_result(content_type, encoding, body.into(), charge())
+    }
+
+    fn charge() -> Loose {
+        let account = Account::new(0, std::iter::empty());
+        let ledgers = [ThreadLedger::default()].into();
+        ThreadAccount::new(account, 0, ledgers)
+            .nothing()
+            .into_loose()
+    }
+
+    fn output(answer: Result<JobAnswer, Problem>) -> Option<Output> {
+        let answer = answer.ok()?.result.ok()?;
+        Some(answer.output)
+    }
+
+    #[test]
+    fn an_output_under_a_type_of_its_own_is_told_from_a_result() {
+        let result = r#"{"success":true,"output":{"a":1}}"#;
+        let unlabelled = output(read("application/json; charset=utf-8", None, result));
+        assert_eq!(
+            unlabelled.as_ref().map(Output::bytes),
+            Some(&b"{\"a\":1}"[..])
+        );
+        let json = output(read("application/a+json", None, result)).expect("JSON of its own type");
+        assert_eq!(json.form, Form::Json);
+        assert_eq!(json.bytes(), result.as_bytes());
+        assert_eq!(json.content_type(), Some(&b"application/a+json"[..]));
+        let html = output(read("text/html", Some("gzip"), "bytes")).expect("it passes untouched");
+        assert_eq!(html.content_encoding(), Some(&b"gzip"[..]));
+        let encoded = read("application/json", Some("gzip"), result);
+        assert!(matches!(encoded, Err(Problem::Encoded)));
+        let encoded = read("text/plain", Some("gzip"), "bytes");
+        let failed = encoded.ok().and_then(|answer| answer.result.err());
+        assert!(matches!(failed, Some(Failure::BadOutput(_))));
+    }
+
+    #[test]
+    fn a_worker_that_was_lost_may_be_tried_again_and_one_without_memory_not() {
+        let kind = |error: &str| {
+            let body = format!("{{\"success\":false,\"error\":{error}}}");
+            let answer = read("application/json", None, &body).expect("a result");
+            let outcome = outcome(JobNews::Answered(Box::new(answer)), 0);
+            outcome.result.err().map(|error| error.kind())
+        };
+        let lost = |oom| Some(AttemptFailure::Lost { oom: Some(oom) });
+        assert_eq!(kind(r#"{"code":"POD_LOST","message":"m"}"#), lost(false));
+        assert_eq!(kind(r#"{"code":"OOM","message":"m"}"#), lost(true));
+        assert_eq!(kind(r#""words""#), Some(AttemptFailure::Handler));
+        assert_eq!(kind("null"), Some(AttemptFailure::Handler));
+    }
+}

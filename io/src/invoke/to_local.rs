@@ -1,0 +1,54 @@
+//! LOCAL functions: an echo inside the control plane, for measuring the platform alone.
+//! It talks to no pod. `call` runs it.
+
+use nanofaas_core::ticket::PodVerdict;
+
+use crate::http::output::Output;
+use crate::http::response::HEAD_ROOM;
+use crate::invoke::attempt::{Answer, Attempt, AttemptError};
+use crate::invoke::call::Call;
+use crate::runtime::buffers::Buffers;
+
+/// Gives the input back: the very bytes of `input`, or the raw body as it was labelled.
+pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
+    let request = call.request;
+    let labels = [request.content_type(), request.content_encoding()];
+    let labels: usize = labels.into_iter().flatten().map(<[u8]>::len).sum();
+    let bytes = request.body().len() + labels;
+    let room = Buffers::size_for(bytes + HEAD_ROOM) as u64;
+    let charge = match call.thread.account.charge_answer(room) {
+        Some(charge) => charge,
+        None => {
+            let mut wait = call.thread.account.wait(room);
+            std::future::poll_fn(|cx| wait.poll(cx)).await
+        }
+    };
+    let now_ns = call.thread.last_ns();
+    let result = if let Some(input) = request.input() {
+        let mut buffer = call.thread.buffers.take(input.len());
+        buffer.extend_from_slice(input);
+        let body = 0..buffer.len();
+        let output = Output::json(buffer, body);
+        Ok(Answer { output, charge })
+    } else {
+        let content_type = request
+            .content_type()
+            .unwrap_or(b"application/octet-stream");
+        let content_encoding = request.content_encoding();
+        let body = request.body();
+        let length = content_type.len() + content_encoding.map_or(0, <[u8]>::len) + body.len();
+        let buffer = call.thread.buffers.take(length);
+        Output::labelled(buffer, Some(content_type), content_encoding, body)
+            .map(|output| Answer { output, charge })
+            .map_err(AttemptError::last)
+    };
+    Attempt {
+        result,
+        verdict: PodVerdict::Healthy,
+        sent_ns: Some(now_ns),
+        answered_ns: Some(call.thread.now_ns()),
+        cold_start: false,
+        init_ms: None,
+        start_ns: 0,
+    }
+}

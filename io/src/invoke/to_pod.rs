@@ -1,0 +1,394 @@
+//! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
+//! It decides no retry; it says whether the attempt can have begun. `call` runs it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use nanofaas_core::descriptors;
+use nanofaas_core::message::PodAddress;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
+use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_http1::answer::AnswerHead;
+
+use crate::http::output::{Labels, Output};
+use crate::http::response::number;
+use crate::invoke::attempt::{Answer, Attempt, AttemptError};
+use crate::invoke::call::Call;
+use crate::invoke::pod_answer::{Broken, Expected, Whole, read_answer};
+use crate::invoke::pod_error;
+use crate::runtime::buffers::LARGE;
+use crate::runtime::net::Unsent;
+use crate::shard::thread::Thread;
+use crate::state::pod_conn::Connection;
+use crate::state::pod_pool::Owner;
+
+/// The port of a URL that names none.
+const HTTP_PORT: u16 = 80;
+/// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
+const EARLY_NS: u64 = 50_000_000;
+
+/// How soon a connection is tried again for which there was no descriptor.
+const DESCRIPTOR_NS: u64 = 5_000_000;
+
+/// When the request was out and the answer in.
+#[derive(Default)]
+pub(crate) struct Stamps {
+    pub(crate) sent_ns: Cell<Option<u64>>,
+}
+
+/// Runs the call in the pod that the grant names, or at the function's endpoint.
+pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
+    let owner = match grant.pod {
+        Some(pod) => Owner::Pod(pod),
+        None => match &*call.known().endpoint.borrow() {
+            Ok(address) => Owner::Endpoint(address.clone()),
+            Err(why) => {
+                let failure = Failure::PodUnreachable(why.clone());
+                return Attempt::not_begun(failure, PodVerdict::Lost);
+            }
+        },
+    };
+    let until_ns = call.life.borrow().running_until_ns();
+    exchange(call, &owner, until_ns, &call.stamps).await
+}
+
+/// Where the owner's connections go to.
+fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
+    let thread = call.thread;
+    match owner {
+        Owner::Endpoint(address) => Ok(address.clone()),
+        Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
+            || {
+                // The grant was faster than the message that introduces the pod, which is there.
+                crate::shard::inbox::catch_up(thread);
+                thread
+                    .pods
+                    .address(*pod)
+                    .ok_or_else(|| "the pod is gone".into())
+            },
+            Ok,
+        ),
+    }
+}
+
+/// The pod, for people.
+fn named(call: &Call<'_>, owner: &Owner) -> String {
+    match address(call, owner) {
+        Ok(address) => format!("the pod at {address}"),
+        Err(_) => "the pod".to_owned(),
+    }
+}
+
+/// Opens a connection, within its time. Where there is no descriptor for it that says nothing of the pod, so
+/// it waits for one, as long as the call does.
+async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Connection> {
+    let alarm = thread.alarms.alarm();
+    loop {
+        let timeout_ns = thread.config.connect_timeout_ms * 1_000_000;
+        alarm.set(thread.now_ns() + timeout_ns);
+        let opened = {
+            let mut open = pin!(Connection::open(thread, address));
+            poll_fn(|cx| {
+                if let Poll::Ready(opened) = open.as_mut().poll(cx) {
+                    return Poll::Ready(opened);
+                }
+                let late = || Err(std::io::ErrorKind::TimedOut.into());
+                alarm.poll(cx).map(|()| late())
+            })
+            .await
+        };
+        match opened {
+            Err(error) if descriptors::are_missing(&error) => {
+                thread.free_descriptor();
+                alarm.until(thread.now_ns() + DESCRIPTOR_NS).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// The request out, the answer in.
+async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
+    let thread = call.thread;
+    let unreachable =
+        |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
+    let request = call.request.body();
+    let mut connection = match thread.pods.take(owner, thread.last_ns()) {
+        Some(connection) => connection,
+        None => {
+            let address = match address(call, owner) {
+                Ok(address) => address,
+                Err(why) => return unreachable(why, PodVerdict::Lost),
+            };
+            match Box::pin(connect(thread, &address)).await {
+                Ok(connection) => {
+                    // However long that took, the pod is told what is left now.
+                    let _connected_ns = thread.now_ns();
+                    if !connection.check_fresh() {
+                        // What comes before the request is no answer to it.
+                        let pod = named(call, owner);
+                        let why = format!("{pod} sent something, or closed, before it was asked");
+                        return unreachable(why.into(), PodVerdict::Lost);
+                    }
+                    connection
+                }
+                Err(error) => {
+                    let why = format!("no connection to the pod at {address}: {error}");
+                    return unreachable(why.into(), PodVerdict::Lost);
+                }
+            }
+        }
+    };
+    let failed = |error, verdict| Attempt::unanswered(error, verdict, stamps.sent_ns.get());
+    let lost = |why: Arc<str>| {
+        let error = AttemptError::pod_lost(Failure::PodLost(why));
+        failed(error, PodVerdict::Lost)
+    };
+    let undelivered = |Unsent { nothing, why }| {
+        let pod = named(call, owner);
+        let why: Arc<str> = format!("the request could not be sent to {pod}: {why}").into();
+        if nothing {
+            unreachable(why, PodVerdict::Lost)
+        } else {
+            lost(why)
+        }
+    };
+    let execution_id = call.id.text();
+    connection.post(write_request(call, &execution_id, deadline_ns), request);
+    // The pod may begin from now on, though it may take a large request more slowly than it answers.
+    let begun_ns = connection.sent_ns().unwrap_or_else(|| thread.last_ns());
+    stamps.sent_ns.set(Some(begun_ns));
+    let expected = Expected {
+        execution_id: &execution_id,
+        bytes_max: thread.config.response_bytes_max as usize,
+        request,
+        thread,
+    };
+    let answer = read_answer(&mut connection, &expected).await;
+    stamps
+        .sent_ns
+        .update(|sent_ns| connection.sent_ns().or(sent_ns));
+    let answered_ns = thread.now_ns();
+    match answer {
+        Ok(whole) => {
+            let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
+            let keep_alive_s = whole.head.keep_alive_s;
+            let (cold_start, init_ms) = (whole.head.cold_start, whole.head.init_duration_ms);
+            let (result, verdict) = interpret(call, owner, whole);
+            if is_exact {
+                thread
+                    .pods
+                    .give(owner, connection, keep_alive_s, answered_ns);
+            }
+            Attempt {
+                result,
+                verdict,
+                sent_ns: stamps.sent_ns.get(),
+                answered_ns: Some(answered_ns),
+                cold_start,
+                init_ms,
+                start_ns: 0,
+            }
+        }
+        Err(Broken::Closed) => match connection.unsent() {
+            Some(unsent) => undelivered(unsent),
+            None => lost("the pod closed the connection before it answered".into()),
+        },
+        Err(Broken::Foreign) => lost("the pod answered another call".into()),
+        Err(Broken::TooLarge) => {
+            let bytes_max = thread.config.response_bytes_max;
+            let error = AttemptError::last(Failure::output_too_large(bytes_max));
+            failed(error, PodVerdict::Healthy)
+        }
+        Err(Broken::Nonsense(why)) => {
+            let why = format!("the pod's answer is not sound HTTP: {why}");
+            let error = AttemptError::last(Failure::BadOutput(why.into()));
+            failed(error, PodVerdict::Healthy)
+        }
+    }
+}
+
+/// What stands before a body, but for a client's long values.
+const REQUEST_ROOM: usize = 768;
+
+/// The head of the request as the pod gets it, in a buffer that has room for the body, or for a piece of it.
+fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<u8> {
+    let thread = call.thread;
+    let incoming = call.request;
+    let head = &incoming.head;
+    let from = incoming.head_bytes();
+    let body = incoming.body();
+    let mut out = thread.buffers.take((REQUEST_ROOM + body.len()).min(LARGE));
+    let known = call.known();
+    let spec = &known.function.spec;
+    let is_pool = spec.execution_mode == ExecutionMode::Pool;
+    let endpoint = spec.endpoint_url.as_ref().filter(|_| is_pool);
+    out.extend_from_slice(b"POST ");
+    out.extend_from_slice(endpoint.map_or("/invoke", Endpoint::path).as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    out.extend_from_slice(&known.host);
+    out.extend_from_slice(b"\r\nContent-Type: ");
+    out.extend_from_slice(
+        incoming
+            .content_type()
+            .unwrap_or(b"application/octet-stream"),
+    );
+    if let Some(content_encoding) = incoming.content_encoding() {
+        out.extend_from_slice(b"\r\nContent-Encoding: ");
+        out.extend_from_slice(content_encoding);
+    }
+    let mut line = |name: &[u8], value: &[u8]| {
+        out.extend_from_slice(name);
+        out.extend_from_slice(value);
+    };
+    line(b"\r\nX-Execution-Id: ", execution_id);
+    let passed_on = [
+        (&b"\r\nX-Trace-Id: "[..], head.trace_id),
+        (b"\r\ntraceparent: ", head.traceparent),
+        (b"\r\ntracestate: ", head.tracestate),
+        (b"\r\nIdempotency-Key: ", head.idempotency_key),
+    ];
+    for (name, span) in passed_on {
+        if let Some(span) = span {
+            line(name, span.of(from));
+        }
+    }
+    let left_ms = deadline_ns
+        .saturating_sub(thread.last_ns())
+        .div_ceil(1_000_000);
+    for (name, value) in [
+        (&b"\r\nContent-Length: "[..], body.len() as u64),
+        (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt())),
+        (b"\r\nX-Deadline-Ms: ", left_ms),
+    ] {
+        out.extend_from_slice(name);
+        number(&mut out, value);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    out
+}
+
+/// What a function's pods are asked by: the host that its endpoint names, without a port that goes without
+/// saying; else there is none, and the function's name tells calls apart.
+pub(crate) fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
+    let host = match &spec.endpoint_url {
+        Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {
+            let is_v6 = host.contains(':');
+            let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
+            if *port == HTTP_PORT {
+                format!("{open}{host}{close}")
+            } else {
+                format!("{open}{host}{close}:{port}")
+            }
+        }
+        _ => spec.name.to_string(),
+    };
+    host.into_bytes().into()
+}
+
+/// What an answer means.
+fn interpret(
+    call: &Call<'_>,
+    owner: &Owner,
+    whole: Whole,
+) -> (Result<Answer, AttemptError>, PodVerdict) {
+    let Whole {
+        buffer,
+        head,
+        body,
+        charge,
+    } = whole;
+    let labels = Labels {
+        content_type: head.content_type,
+        content_encoding: head.content_encoding,
+    };
+    let (buffer, range, own_head) = match body.chunked {
+        Some(chunks) => (chunks, 0..body.length, Some(buffer)),
+        None => (buffer, head.len..head.len + body.length, None),
+    };
+    if (200..300).contains(&head.status) {
+        let result = Output::check(buffer, range, labels, own_head)
+            .map(|output| Answer { output, charge })
+            .map_err(AttemptError::last);
+        return (result, PodVerdict::Healthy);
+    }
+    let (error, verdict) = if head.status == 503 && head.not_started {
+        let pod = named(call, owner);
+        let why = format!("{pod} says that it cannot take the call now");
+        let failure = Failure::PodUnreachable(why.into());
+        (AttemptError::not_begun(failure), PodVerdict::Lost)
+    } else {
+        let head_bytes = own_head.as_deref().unwrap_or(&buffer);
+        let failure = function_failure(&head, head_bytes, &buffer[range]);
+        let until_ns = call.life.borrow().running_until_ns();
+        let left_ns = until_ns.saturating_sub(call.thread.now_ns());
+        let failure = pod_error::at_deadline(failure, left_ns, EARLY_NS);
+        (AttemptError::said(failure), PodVerdict::Healthy)
+    };
+    call.thread.buffers.give(buffer);
+    (Err(error), verdict)
+}
+
+/// What a function says that did not answer 2xx.
+fn function_failure(head: &AnswerHead, head_bytes: &[u8], body: &[u8]) -> Failure {
+    let status = head.status;
+    // A body that is encoded cannot be read here.
+    let body = if head.content_encoding.is_none() {
+        body
+    } else {
+        &[]
+    };
+    let unsaid = || format!("the function answered with status {status}");
+    let mut failure = pod_error::read(body, unsaid);
+    if let Failure::Handler(said) = &mut failure
+        && status == 429
+    {
+        let retry_after = head.retry_after.map(|span| span.of(head_bytes));
+        Arc::make_mut(said).retry_after = retry_after.and_then(passed_on);
+    }
+    failure
+}
+
+/// A header's value that is passed to the caller, where it is plain text of moderate length.
+fn passed_on(value: &[u8]) -> Option<Arc<str>> {
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);
+    let text = str::from_utf8(value).ok().filter(|_| is_fine);
+    text.map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanofaas_core::spec::{Defaults, Platform};
+
+    #[test]
+    fn the_host_is_the_endpoints_or_the_functions_name() {
+        for (url, expected) in [
+            (Some("http://Example.com/a"), "Example.com"),
+            (Some("http://example.com:80/"), "example.com"),
+            (Some("http://example.com:8080?q"), "example.com:8080"),
+            (Some("http://127.0.0.1:1"), "127.0.0.1:1"),
+            (Some("http://[::1]:9000/"), "[::1]:9000"),
+            (Some("http://[::1]/"), "[::1]"),
+            (Some("http+unix:///run/a.sock:/b"), "name"),
+            (None, "name"),
+        ] {
+            let draft = match url {
+                Some(url) => {
+                    format!(r#"{{"name":"name","executionMode":"POOL","endpointUrl":"{url}"}}"#)
+                }
+                None => r#"{"name":"name","executionMode":"LOCAL"}"#.to_owned(),
+            };
+            let draft = serde_json::from_str(&draft).expect("a draft");
+            let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+            let host = host_of(&spec.expect("a spec"));
+            assert_eq!(str::from_utf8(&host), Ok(expected), "{url:?}");
+        }
+    }
+}

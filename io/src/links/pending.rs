@@ -1,0 +1,130 @@
+//! Questions to other threads that wait for their answers. Bounded, and every wait has a deadline.
+//! `Thread::ask` (the bridge) and `shards` (another io thread) ask; the inbox brings the answers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use nanofaas_core::limits::QUESTIONS_MAX;
+
+use crate::runtime::timers::Alarms;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// Too many questions wait.
+    Full,
+    /// The bridge did not answer in time; the change may still happen.
+    Late,
+}
+
+enum Waiting<T> {
+    /// The task that is woken, once it waits.
+    Open(Option<Waker>),
+    Answered(T),
+    /// The wait ended before the answer came.
+    Abandoned,
+}
+
+/// The questions of a thread.
+pub(crate) struct Replies<T> {
+    /// Each question is answered in the end, however late: it keeps its place until then, so that
+    /// there are never more answers on their way than places.
+    certain: bool,
+    next: Cell<u64>,
+    waiting: RefCell<HashMap<u64, Waiting<T>>>,
+}
+
+impl<T> Replies<T> {
+    /// For questions that may stay without an answer.
+    pub(crate) fn uncertain() -> Self {
+        Self::new(false)
+    }
+
+    /// For questions of which each is answered once.
+    pub(crate) fn certain() -> Self {
+        Self::new(true)
+    }
+
+    fn new(certain: bool) -> Self {
+        Self {
+            certain,
+            next: Cell::new(0),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// A token for a new question.
+    pub(crate) fn expect(&self) -> Option<u64> {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= QUESTIONS_MAX {
+            return None;
+        }
+        let token = self.next.get();
+        self.next.set(token + 1);
+        waiting.insert(token, Waiting::Open(None));
+        Some(token)
+    }
+
+    /// The question was not sent.
+    pub(crate) fn forget(&self, token: u64) {
+        self.waiting.borrow_mut().remove(&token);
+    }
+
+    /// The wait is over. One that has its answer has no place any more.
+    fn leave(&self, token: u64) {
+        let mut all = self.waiting.borrow_mut();
+        match all.get_mut(&token) {
+            Some(waiting @ Waiting::Open(_)) if self.certain => *waiting = Waiting::Abandoned,
+            _ => drop(all.remove(&token)),
+        }
+    }
+
+    /// The answer came. It is given back where its wait has ended.
+    pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
+        let mut all = self.waiting.borrow_mut();
+        match all.get_mut(&token) {
+            Some(waiting @ (Waiting::Open(_) | Waiting::Answered(_))) => {
+                let before = std::mem::replace(waiting, Waiting::Answered(reply));
+                if let Waiting::Open(Some(waker)) = before {
+                    waker.wake();
+                }
+                Ok(())
+            }
+            Some(Waiting::Abandoned) | None => {
+                all.remove(&token);
+                Err(reply)
+            }
+        }
+    }
+
+    pub(crate) async fn wait(
+        &self,
+        token: u64,
+        alarms: &Rc<Alarms>,
+        until_ns: u64,
+    ) -> Result<T, NoAnswer> {
+        /// However the wait ends, its place hears of it.
+        struct Leave<'a, T>(&'a Replies<T>, u64);
+        impl<T> Drop for Leave<'_, T> {
+            fn drop(&mut self) {
+                self.0.leave(self.1);
+            }
+        }
+        let _leave = Leave(self, token);
+        let alarm = alarms.alarm();
+        alarm.set(until_ns);
+        std::future::poll_fn(|cx| {
+            let mut all = self.waiting.borrow_mut();
+            let waiting = all.remove(&token);
+            let waiting = waiting.expect("it is forgotten only after the wait");
+            if let Waiting::Answered(reply) = waiting {
+                return Poll::Ready(Ok(reply));
+            }
+            all.insert(token, Waiting::Open(Some(cx.waker().clone())));
+            alarm.poll(cx).map(|()| Err(NoAnswer::Late))
+        })
+        .await
+    }
+}

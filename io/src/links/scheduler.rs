@@ -1,0 +1,189 @@
+//! How this thread reaches the scheduler: by calling it (inline), or through rings (pinned).
+//! It decides nothing; grants, orders and notices of a turn are delivered here.
+
+use std::cell::RefCell;
+
+use nanofaas_core::call::End;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::event::{Event, Notice, Order, Outbox};
+use nanofaas_core::message::BridgeMessage;
+use nanofaas_core::post::PinnedPost;
+use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::ticket::{Grant, Ticket};
+use nanofaas_core::view::LaneView;
+
+use crate::invoke::call::Life;
+use crate::runtime::due::Due;
+use crate::shard::thread::Thread;
+use crate::state::call_table::Delivered;
+
+/// The scheduler on this very thread.
+pub(crate) struct Inline {
+    scheduler: Scheduler,
+    out: Outbox,
+    /// Orders that found the bridge's ring full; they go first, in order.
+    held_back: Vec<Order>,
+}
+
+/// Where the scheduler is.
+pub(crate) enum Seat {
+    Inline(Box<RefCell<Inline>>),
+    Pinned(PinnedPost),
+}
+
+/// Where it will be: a scheduler is made on the thread that it lives on.
+pub(crate) enum SeatPlan {
+    Inline,
+    Pinned(PinnedPost),
+}
+
+impl SeatPlan {
+    pub(crate) fn take(self, entries: &std::sync::Arc<Entries>) -> Seat {
+        match self {
+            Self::Inline => Seat::inline(entries.clone()),
+            Self::Pinned(post) => Seat::Pinned(post),
+        }
+    }
+}
+
+impl Seat {
+    fn inline(entries: std::sync::Arc<Entries>) -> Self {
+        let scheduler = Scheduler::new(entries);
+        let out = Outbox::with_room();
+        Self::Inline(Box::new(RefCell::new(Inline {
+            scheduler,
+            out,
+            held_back: Vec::new(),
+        })))
+    }
+}
+
+impl Thread {
+    /// Hands a call's ticket over; false where the lane's mailbox is full.
+    pub(crate) fn submit(&self, ticket: Ticket, view: &LaneView) -> bool {
+        match &self.seat {
+            Seat::Inline(inline) => {
+                let inline = &mut *inline.borrow_mut();
+                let now_ns = ticket.queued_ns;
+                inline.scheduler.ticket(ticket, now_ns, &mut inline.out);
+                self.turn(inline, now_ns);
+                true
+            }
+            Seat::Pinned(post) => {
+                if view.post(ticket).is_err() {
+                    return false;
+                }
+                post.posted(&ticket);
+                true
+            }
+        }
+    }
+
+    /// Tells the scheduler something: the end of an attempt, a retry, or what the bridge said.
+    pub(crate) fn schedule(&self, event: Event, now_ns: u64) {
+        match &self.seat {
+            Seat::Inline(inline) => {
+                let inline = &mut *inline.borrow_mut();
+                inline.scheduler.event(event, now_ns, &mut inline.out);
+                self.turn(inline, now_ns);
+            }
+            Seat::Pinned(post) => post.event(event),
+        }
+    }
+
+    /// What is due by the clock, and work that an earlier turn left. Inline only.
+    pub(crate) fn tick(&self, now_ns: u64) {
+        if let Seat::Inline(inline) = &self.seat {
+            let inline = &mut *inline.borrow_mut();
+            inline.scheduler.tick(now_ns, &mut inline.out);
+            self.turn(inline, now_ns);
+        }
+    }
+
+    /// One turn, and its outcome delivered: that wakes tasks and fills rings, but runs nothing, so the
+    /// scheduler stays borrowed. What a turn leaves comes back through the bell, so that the loop looks
+    /// at I/O in between.
+    fn turn(&self, inline: &mut Inline, now_ns: u64) {
+        // Giving back the slots of calls that are gone may make more grants: a bounded number of
+        // times, since each has lost its call.
+        let mut turn = inline.scheduler.turn(now_ns, &mut inline.out);
+        while self.deliver_grants(inline) {
+            turn = inline.scheduler.turn(now_ns, &mut inline.out);
+        }
+        self.deliver_orders(inline);
+        for notice in inline.out.notices.drain(..) {
+            self.heed(&notice);
+        }
+        self.turn_left.set(turn == Turn::Busy);
+        self.plan_tick(inline, now_ns);
+        if turn == Turn::Busy {
+            self.peer(self.id).ring();
+        }
+    }
+
+    /// The ticker wakes for what the scheduler has to do by the clock, and for orders held back.
+    fn plan_tick(&self, inline: &Inline, now_ns: u64) {
+        let soon_ns = (!inline.held_back.is_empty()).then_some(now_ns + 1_000_000);
+        let next_ns = inline
+            .scheduler
+            .next_due_ns()
+            .into_iter()
+            .chain(soon_ns)
+            .min();
+        let next = Due::from(next_ns);
+        if self.tick_planned.replace(next) != next
+            && let Some(next_ns) = next.ns()
+        {
+            self.tick_alarm.set(next_ns);
+        }
+    }
+
+    /// Whether a grant found its call gone.
+    fn deliver_grants(&self, inline: &mut Inline) -> bool {
+        let mut unwanted = false;
+        let mut grants = std::mem::take(&mut inline.out.grants);
+        for grant in grants.drain(..) {
+            if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
+                unwanted = true;
+                let event = Event::Done(Life::give_back(&grant));
+                inline
+                    .scheduler
+                    .event(event, grant.granted_ns, &mut inline.out);
+            }
+        }
+        assert!(inline.out.grants.is_empty(), "only a turn makes grants");
+        // For its room.
+        inline.out.grants = grants;
+        unwanted
+    }
+
+    fn deliver_orders(&self, inline: &mut Inline) {
+        if inline.out.orders.is_empty() && inline.held_back.is_empty() {
+            return;
+        }
+        let held_back = std::mem::take(&mut inline.held_back);
+        for order in held_back.into_iter().chain(inline.out.orders.drain(..)) {
+            let behind = !inline.held_back.is_empty();
+            if behind || self.bridge.send(BridgeMessage::Order(order)).is_err() {
+                inline.held_back.push(order);
+            }
+        }
+    }
+
+    /// What the scheduler tells every io thread.
+    pub(crate) fn heed(&self, notice: &Notice) {
+        match notice {
+            Notice::StartsFail { lane, why } => {
+                let end = End::StartsFail(why.clone());
+                self.calls.end_all(Some(*lane), &end);
+            }
+        }
+    }
+
+    /// A grant from the pinned scheduler.
+    pub(crate) fn take_grant(&self, grant: Grant) {
+        if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
+            self.schedule(Event::Done(Life::give_back(&grant)), self.last_ns());
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Messages between io threads: an execution or a key belongs to one of them, and the others ask it.
+//!
+//! - A question may be refused: a full inbox is a 503 to the client, who asks again.
+//! - An answer has a reserved place: a thread has at most `QUESTIONS_MAX` of them to come.
+//! - A notice is never lost, since nothing would say it again: one that finds a full inbox is owed to
+//!   it, and the ticker sends it once there is room.
+//!
+//! It decides nothing about keys and executions; `idempotency` and `api::executions` do.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::limits::{ANSWERS_DEPTH, MESSAGES_DEPTH};
+use nanofaas_core::ring::{Consumer, Producer, channel};
+
+use crate::api::executions::{self, About, NotFollowed};
+use crate::http::problem::Problem;
+use crate::http::response::Response;
+use crate::invoke::join::Follower;
+use crate::invoke::stored;
+use crate::runtime::shard::ShardId;
+use crate::shard::thread::Thread;
+use crate::state::executions::Key;
+use crate::state::idempotency::{Asker, Claim};
+
+/// Longer than any long poll or deadline of a follower.
+const ANSWER_NS_MAX: u64 = 330_000_000_000;
+/// What is owed to a full inbox is tried again after so long.
+const OWED_NS: u64 = 1_000_000;
+
+/// The way to one io thread, for another.
+#[derive(Clone)]
+pub(crate) struct PeerPost {
+    messages: Producer<PeerMessage>,
+    answers: Producer<(u64, Answer)>,
+    bell: Arc<Doorbell>,
+}
+
+/// An io thread's end.
+pub(crate) struct PeerInbox {
+    pub(crate) messages: Consumer<PeerMessage>,
+    /// With the token of the question.
+    pub(crate) answers: Consumer<(u64, Answer)>,
+}
+
+/// One io thread, as another one reaches it.
+pub(crate) struct Peer {
+    post: PeerPost,
+    /// Notices that found its inbox full, the oldest first. Bounded by the keys that this thread holds
+    /// there, of which each makes two: while something is owed, no further key is claimed.
+    owed: RefCell<VecDeque<Notice>>,
+}
+
+/// What an io thread says to another.
+pub(crate) enum PeerMessage {
+    Ask {
+        from: ShardId,
+        token: u64,
+        question: Box<Question>,
+    },
+    Notice(Notice),
+}
+
+/// What is asked of the owner.
+pub(crate) enum Question {
+    Execution {
+        id: ExecutionId,
+        about: About,
+    },
+    /// A repeat of a keyed call waits for its result.
+    Follow {
+        id: ExecutionId,
+        follower: Follower,
+    },
+    Claim {
+        key: Key,
+        body: [u8; 32],
+        id: ExecutionId,
+    },
+}
+
+/// The owner's answer.
+pub(crate) enum Answer {
+    Response(Box<Response>),
+    NotFollowed(NotFollowed),
+    Claim(Claim),
+}
+
+/// What the owner has to know.
+pub(crate) enum Notice {
+    /// The execution that claimed the key was admitted.
+    KeyAdmitted { key: Box<Key>, id: ExecutionId },
+    /// It gives the key up: it is gone, or never ran; or it was refused, for this reason.
+    KeyReleased {
+        key: Box<Key>,
+        id: ExecutionId,
+        refused: Option<Box<Problem>>,
+    },
+    /// The store's budget is passed, and this thread has the oldest finished execution.
+    StoreFull,
+}
+
+impl PeerPost {
+    pub(crate) fn pair(bell: Arc<Doorbell>) -> (Self, PeerInbox) {
+        let (messages, messages_in) = channel(MESSAGES_DEPTH);
+        let (answers, answers_in) = channel(ANSWERS_DEPTH);
+        let inbox = PeerInbox {
+            messages: messages_in,
+            answers: answers_in,
+        };
+        (
+            Self {
+                messages,
+                answers,
+                bell,
+            },
+            inbox,
+        )
+    }
+}
+
+impl PeerInbox {
+    pub(crate) fn has_mail(&self) -> bool {
+        self.messages.is_published() || self.answers.is_published()
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(post: PeerPost) -> Self {
+        Self {
+            post,
+            owed: RefCell::default(),
+        }
+    }
+
+    /// Wakes the thread, which may be this one: then after the loop has looked at I/O.
+    pub(crate) fn ring(&self) {
+        self.post.bell.ring();
+    }
+
+    /// Asks it; false where its inbox is full. No question overtakes what is owed: a claim that came
+    /// before the release of its key would follow an execution that is gone.
+    fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
+        let question = Box::new(question);
+        let ask = PeerMessage::Ask {
+            from,
+            token,
+            question,
+        };
+        let sent = self.owed.borrow().is_empty() && self.post.messages.push(ask).is_ok();
+        self.ring();
+        sent
+    }
+
+    fn answer(&self, token: u64, answer: Answer) {
+        let sent = self.post.answers.push((token, answer)).is_ok();
+        assert!(sent, "more answers than questions");
+        self.ring();
+    }
+
+    /// Tells it, now or later; false where it is later.
+    fn notify(&self, notice: Notice) -> bool {
+        self.owed.borrow_mut().push_back(notice);
+        self.pay()
+    }
+
+    /// Sends what is owed, as far as there is room; false where something is left.
+    fn pay(&self) -> bool {
+        let mut owed = self.owed.borrow_mut();
+        while let Some(notice) = owed.pop_front() {
+            if let Err(PeerMessage::Notice(back)) =
+                self.post.messages.push(PeerMessage::Notice(notice))
+            {
+                owed.push_front(back);
+                break;
+            }
+        }
+        self.ring();
+        owed.is_empty()
+    }
+}
+
+/// Asks another io thread, and waits for the answer until `until_ns`.
+async fn ask(
+    thread: &Rc<Thread>,
+    owner: ShardId,
+    question: Question,
+    until_ns: u64,
+) -> Option<Answer> {
+    let token = thread.answers.expect()?;
+    let peer = thread.peer(owner);
+    if !peer.ask(thread.id, token, question) {
+        thread.answers.forget(token);
+        return None;
+    }
+    let answer = thread.answers.wait(token, &thread.alarms, until_ns);
+    answer.await.ok()
+}
+
+/// What the owner of an execution answers; none where its inbox is full.
+pub(crate) async fn ask_about(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    about: About,
+) -> Option<Response> {
+    let question = Question::Execution { id, about };
+    match ask(thread, ShardId::of(id), question, until_ns(thread)).await? {
+        Answer::Response(response) => Some(*response),
+        Answer::NotFollowed(_) | Answer::Claim(_) => None,
+    }
+}
+
+/// What the owner of an execution answers to a repeat of its call.
+pub(crate) async fn follow(
+    thread: &Rc<Thread>,
+    id: ExecutionId,
+    follower: Follower,
+) -> Result<Response, NotFollowed> {
+    let question = Question::Follow { id, follower };
+    match ask(thread, ShardId::of(id), question, until_ns(thread)).await {
+        Some(Answer::Response(response)) => Ok(*response),
+        Some(Answer::NotFollowed(why)) => Err(why),
+        Some(Answer::Claim(_)) | None => Err(NotFollowed::Busy),
+    }
+}
+
+fn until_ns(thread: &Thread) -> u64 {
+    thread.now_ns() + ANSWER_NS_MAX
+}
+
+/// Claims a key for `id`, wherever the key belongs. Who is told to run says afterwards whether it
+/// was let in: `admit_key` or `refuse_key`.
+pub(crate) async fn claim(
+    thread: &Rc<Thread>,
+    key: &Key,
+    body: [u8; 32],
+    id: ExecutionId,
+    until_ns: u64,
+) -> Option<Claim> {
+    let owner = owner_of(thread, key);
+    if owner != thread.id {
+        let key = key.clone();
+        let question = Question::Claim { key, body, id };
+        return match ask(thread, owner, question, until_ns).await? {
+            Answer::Claim(claim) => Some(claim),
+            Answer::Response(_) | Answer::NotFollowed(_) => None,
+        };
+    }
+    let claimed = thread.keys.claim(key, body, id);
+    if claimed.is_some() {
+        return claimed;
+    }
+    let token = thread.answers.expect()?;
+    let asker = Asker {
+        thread: thread.id,
+        token,
+    };
+    thread.keys.wait(key, asker);
+    match thread
+        .answers
+        .wait(token, &thread.alarms, until_ns)
+        .await
+        .ok()?
+    {
+        Answer::Claim(claim) => Some(claim),
+        Answer::Response(_) | Answer::NotFollowed(_) => None,
+    }
+}
+
+/// The execution that was told to run was let in.
+pub(crate) fn admit_key(thread: &Thread, key: &Key, id: ExecutionId) {
+    let key = Box::new(key.clone());
+    tell_owner(
+        thread,
+        owner_of(thread, &key),
+        Notice::KeyAdmitted { key, id },
+    );
+}
+
+/// The execution that was told to run was refused: so are those who follow it.
+pub(crate) fn refuse_key(thread: &Thread, key: Key, id: ExecutionId, why: &Problem) {
+    let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
+    let owner = owner_of(thread, &key);
+    tell_owner(thread, owner, Notice::KeyReleased { key, id, refused });
+}
+
+/// Gives a key up, wherever it belongs.
+pub(crate) fn release_key(thread: &Thread, key: Key, id: ExecutionId) {
+    let (key, refused) = (Box::new(key), None);
+    let owner = owner_of(thread, &key);
+    tell_owner(thread, owner, Notice::KeyReleased { key, id, refused });
+}
+
+fn owner_of(thread: &Thread, key: &Key) -> ShardId {
+    crate::state::idempotency::owner(key, thread.threads)
+}
+
+fn tell_owner(thread: &Thread, owner: ShardId, notice: Notice) {
+    if owner == thread.id {
+        apply(thread, notice);
+    } else {
+        notify(thread, owner, notice);
+    }
+}
+
+/// Asks the thread with the oldest finished execution to drop it.
+pub(crate) fn ask_to_drop(thread: &Thread, owner: ShardId) {
+    notify(thread, owner, Notice::StoreFull);
+}
+
+fn notify(thread: &Thread, owner: ShardId, notice: Notice) {
+    if !thread.peer(owner).notify(notice) {
+        thread.owed_alarm.set(thread.last_ns() + OWED_NS);
+    }
+}
+
+/// Sends what found full inboxes. The ticker calls it, which the alarm wakes.
+pub(crate) fn pay(thread: &Thread) {
+    // All of them: one that stays full holds up no other.
+    let mut paid = true;
+    for peer in &thread.peers {
+        let owes = !peer.owed.borrow().is_empty();
+        paid &= !owes || peer.pay();
+    }
+    if !paid {
+        thread.owed_alarm.set(thread.now_ns() + OWED_NS);
+    }
+}
+
+/// Takes what a peer says.
+pub(crate) fn take(thread: &Rc<Thread>, message: PeerMessage) {
+    match message {
+        PeerMessage::Ask {
+            from,
+            token,
+            question,
+        } => take_question(thread, from, token, *question),
+        PeerMessage::Notice(notice) => apply(thread, notice),
+    }
+}
+
+fn take_question(thread: &Rc<Thread>, from: ShardId, token: u64, question: Question) {
+    let answering = thread.clone();
+    match question {
+        Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
+            Some(claim) => thread.peer(from).answer(token, Answer::Claim(claim)),
+            None => thread.keys.wait(
+                &key,
+                Asker {
+                    thread: from,
+                    token,
+                },
+            ),
+        },
+        Question::Execution { id, about } => thread.event_loop.spawn(async move {
+            let response = executions::answer(&answering, id, about).await;
+            answering
+                .peer(from)
+                .answer(token, Answer::Response(Box::new(response)));
+        }),
+        Question::Follow { id, follower } => thread.event_loop.spawn(async move {
+            let answer = match executions::follow(&answering, id, &follower).await {
+                Ok(response) => Answer::Response(Box::new(response)),
+                Err(why) => Answer::NotFollowed(why),
+            };
+            answering.peer(from).answer(token, answer);
+        }),
+    }
+}
+
+fn apply(thread: &Thread, notice: Notice) {
+    match notice {
+        Notice::KeyAdmitted { key, id } => {
+            for asker in thread.keys.admit(&key, id) {
+                decide(thread, asker, Claim::Follow(id));
+            }
+        }
+        Notice::KeyReleased { key, id, refused } => {
+            // Without a reason the claim was given up before it was decided.
+            let why = refused.unwrap_or_else(|| Box::new(Problem::Busy));
+            for asker in thread.keys.release(&key, id) {
+                decide(thread, asker, Claim::Refused(why.clone()));
+            }
+        }
+        Notice::StoreFull => stored::drop_oldest(thread),
+    }
+}
+
+/// Answers a claim that waited.
+fn decide(thread: &Thread, asker: Asker, claim: Claim) {
+    let Asker {
+        thread: asking,
+        token,
+    } = asker;
+    if asking == thread.id {
+        take_answer(thread, token, Answer::Claim(claim));
+    } else {
+        thread.peer(asking).answer(token, Answer::Claim(claim));
+    }
+}
+
+/// Takes the answer to a question of this thread.
+pub(crate) fn take_answer(thread: &Thread, token: u64, answer: Answer) {
+    if let Err(Answer::Claim(Claim::Run { key, id })) = thread.answers.answer(token, answer) {
+        // The claimant's deadline passed first, and it was answered that the plane is busy.
+        refuse_key(thread, *key, id, &Problem::Busy);
+    }
+}

@@ -1,0 +1,135 @@
+//! Messages between io threads that come late, come to a full inbox, or cross.
+
+use std::task::Poll;
+
+use super::*;
+use crate::api::executions::ClientQuestion;
+use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
+
+/// Questions that no client asked, until there is room for no more.
+fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
+    let id = fleet.threads[to].new_id();
+    let asking = &fleet.threads[from];
+    for _ in 0..=MESSAGES_DEPTH {
+        let question = Question::Execution {
+            id,
+            about: About::OfClient(ClientQuestion::Output),
+        };
+        let question = Box::new(question);
+        let ask = PeerMessage::Ask {
+            from: asking.id,
+            token: u64::MAX,
+            question,
+        };
+        let _full = asking.peers[to].post.messages.push(ask);
+    }
+}
+
+/// Takes the messages and answers none.
+fn drop_messages(fleet: &Fleet, index: usize) {
+    let mut inbox = fleet.inboxes[index].borrow_mut();
+    while inbox.peers.messages.pop().is_some() {}
+}
+
+#[test]
+fn followers_of_a_refused_key_are_refused_everywhere() {
+    with_fleet(4, async |fleet: Rc<Fleet>| {
+        fleet.fill_queue();
+        let key = fleet.key_of(1);
+        let first = fleet.invoke(0, &key);
+        settle().await;
+        fleet.take(1);
+        // They ask while the first has the key and has not heard of it: from its own thread, from the
+        // key's, and from a third.
+        let followers = [0, 1, 2].map(|index| fleet.invoke(index, &key));
+        settle().await;
+        fleet.take(1);
+        exchange(&fleet).await;
+        assert_eq!(status(&first), "429");
+        for follower in &followers {
+            assert_eq!(status(follower), "429", "{}", follower.borrow());
+        }
+    });
+}
+
+#[test]
+fn a_release_that_finds_a_full_inbox_arrives_later() {
+    with_fleet(3, async |fleet: Rc<Fleet>| {
+        let key: Key = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
+        let keys = &fleet.threads[1].keys;
+        let id = fleet.threads[0].new_id();
+        assert!(matches!(
+            keys.claim(&key, [0; 32], id),
+            Some(Claim::Run { .. })
+        ));
+        fill_inbox(&fleet, 2, 1);
+        admit_key(&fleet.threads[0], &key, id);
+        release_key(&fleet.threads[0], key.clone(), id);
+        pay(&fleet.threads[0]);
+        // No claim overtakes them.
+        let late = fleet.invoke(0, &fleet.key_of(1));
+        settle().await;
+        assert_eq!(status(&late), "503");
+        drop_messages(&fleet, 1);
+        pay(&fleet.threads[0]);
+        fleet.take(1);
+        let other = fleet.threads[2].new_id();
+        assert!(matches!(
+            keys.claim(&key, [0; 32], other),
+            Some(Claim::Run { .. })
+        ));
+    });
+}
+
+#[test]
+fn an_answer_has_a_place_in_a_full_inbox() {
+    with_fleet(3, async |fleet: Rc<Fleet>| {
+        fleet.fill_queue();
+        let first = fleet.invoke(0, &fleet.key_of(1));
+        settle().await;
+        fill_inbox(&fleet, 2, 0);
+        fleet.take(1);
+        drop_messages(&fleet, 0);
+        exchange(&fleet).await;
+        assert_eq!(status(&first), "429");
+    });
+}
+
+#[test]
+fn a_claim_that_is_answered_too_late_holds_no_key() {
+    with_fleet(3, async |fleet: Rc<Fleet>| {
+        let key: Key = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
+        let thread = &fleet.threads[0];
+        let (id, until_ns) = (thread.new_id(), thread.now_ns() + 1_000_000_000);
+        let claimed = claim(thread, &key, [0; 32], id, until_ns);
+        let mut claimed = std::pin::pin!(claimed);
+        std::future::poll_fn(|cx| {
+            assert!(claimed.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        thread.alarms.advance(until_ns);
+        assert!(claimed.await.is_none());
+        exchange(&fleet).await;
+        let other = fleet.threads[2].new_id();
+        let claimed = fleet.threads[1].keys.claim(&key, [0; 32], other);
+        assert!(matches!(claimed, Some(Claim::Run { .. })), "{claimed:?}");
+    });
+}
+
+#[test]
+fn an_abandoned_question_keeps_its_place_until_its_answer() {
+    let replies = crate::links::pending::Replies::certain();
+    let alarms = crate::runtime::timers::Alarms::new(0);
+    let waits = || {
+        let token = replies.expect()?;
+        let mut waiting = Box::pin(replies.wait(token, &alarms, 1));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        Some(token)
+    };
+    let tokens: Vec<u64> = std::iter::from_fn(waits).collect();
+    assert_eq!(tokens.len(), nanofaas_core::limits::QUESTIONS_MAX);
+    assert_eq!(replies.answer(tokens[0], "late"), Err("late"));
+    assert!(waits().is_some() && waits().is_none());
+}

@@ -1,0 +1,212 @@
+//! Deadlines of one io thread: an alarm for each task that has one, over a single timer wheel.
+//! It never makes a system call; the thread's ticker sleeps for it, and every busy pass looks in.
+//! Connections, calls and long polls hold one each.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use nanofaas_core::wheel::{TimerRef, Wheel};
+
+use crate::runtime::due::Due;
+
+struct Slot {
+    due: Due,
+    /// When its timer fires, which may be sooner.
+    armed: Due,
+    timer: Option<TimerRef>,
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    /// Sets a timer for when the alarm is due, if it ever is.
+    fn arm(&mut self, wheel: &mut Wheel, index: u32) {
+        if let Some(due_ns) = self.due.ns() {
+            self.armed = self.due;
+            self.timer = Some(wheel.set(due_ns, u64::from(index)));
+        }
+    }
+}
+
+struct Inner {
+    wheel: Wheel,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    now_ns: u64,
+    /// When the ticker will look next; an earlier alarm has to wake it.
+    ticks: Due,
+    ticker: Option<Waker>,
+}
+
+/// All alarms of a thread.
+pub(crate) struct Alarms(RefCell<Inner>);
+
+/// One task's alarm. Set it again to move it; dropping it forgets it.
+pub(crate) struct Alarm {
+    alarms: Rc<Alarms>,
+    index: u32,
+}
+
+impl Alarms {
+    pub(crate) fn new(now_ns: u64) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(Inner {
+            wheel: Wheel::new(now_ns),
+            slots: Vec::new(),
+            free: Vec::new(),
+            now_ns,
+            ticks: Due::NEVER,
+            ticker: None,
+        })))
+    }
+
+    /// An alarm that is not set.
+    pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
+        let mut inner = self.0.borrow_mut();
+        let slot = Slot {
+            due: Due::NEVER,
+            armed: Due::NEVER,
+            timer: None,
+            waker: None,
+        };
+        let index = if let Some(index) = inner.free.pop() {
+            inner.slots[index as usize] = slot;
+            index
+        } else {
+            inner.slots.push(slot);
+            u32::try_from(inner.slots.len() - 1).expect("fewer alarms than 2^32")
+        };
+        Alarm {
+            alarms: self.clone(),
+            index,
+        }
+    }
+
+    /// Wakes every task whose time has come.
+    pub(crate) fn advance(&self, now_ns: u64) {
+        let mut inner = self.0.borrow_mut();
+        inner.now_ns = now_ns;
+        if inner.wheel.next_ns().is_none_or(|next| next > now_ns) {
+            return;
+        }
+        let Inner { wheel, slots, .. } = &mut *inner;
+        let mut rearm: [u32; 64] = [0; 64];
+        loop {
+            let mut late = 0;
+            wheel.advance(now_ns, |key| {
+                let slot = &mut slots[key as usize];
+                slot.timer = None;
+                slot.armed = Due::NEVER;
+                if slot.due.has_come(now_ns) {
+                    if let Some(waker) = slot.waker.take() {
+                        waker.wake();
+                    }
+                } else if slot.due != Due::NEVER && late < rearm.len() {
+                    rearm[late] = key as u32;
+                    late += 1;
+                }
+            });
+            // The wheel is borrowed while it fires, so alarms that were moved are set after.
+            for index in &rearm[..late] {
+                slots[*index as usize].arm(wheel, *index);
+            }
+            if late < rearm.len() {
+                return;
+            }
+            // More were moved than fit: find them by their missing timers.
+            for (index, slot) in (0..).zip(slots.iter_mut()) {
+                if !slot.due.has_come(now_ns) && slot.timer.is_none() {
+                    slot.arm(wheel, index);
+                }
+            }
+        }
+    }
+
+    /// When the ticker has to look next, if ever; it is woken where an earlier alarm is set.
+    pub(crate) fn plan(&self, ticker: &Waker) -> Option<u64> {
+        let mut inner = self.0.borrow_mut();
+        let next = inner.wheel.next_ns();
+        inner.ticks = next.into();
+        inner.ticker = Some(ticker.clone());
+        next
+    }
+
+    /// Whether an alarm was set that is earlier than the ticker's plan.
+    pub(crate) fn is_late(&self, planned_ns: Option<u64>) -> bool {
+        self.0.borrow().ticks < planned_ns.into()
+    }
+}
+
+impl Alarm {
+    /// Sets the alarm for `at_ns`, in place of any earlier setting.
+    pub(crate) fn set(&self, at_ns: u64) {
+        let mut inner = self.alarms.0.borrow_mut();
+        let Inner {
+            wheel,
+            slots,
+            ticks,
+            ticker,
+            ..
+        } = &mut *inner;
+        let slot = &mut slots[self.index as usize];
+        let due = Due::at(at_ns);
+        slot.due = due;
+        // A timer that fires too early finds the later time and is set again.
+        if due < slot.armed {
+            if let Some(timer) = slot.timer.take() {
+                wheel.cancel(timer);
+            }
+            slot.armed = due;
+            slot.timer = Some(wheel.set(at_ns, u64::from(self.index)));
+            if due < *ticks {
+                *ticks = due;
+                if let Some(waker) = ticker.take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+
+    /// It is not due before it is set again.
+    pub(crate) fn unset(&self) {
+        let mut inner = self.alarms.0.borrow_mut();
+        inner.slots[self.index as usize].due = Due::NEVER;
+    }
+
+    /// Ready once the time has come, as of the last `advance`.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.alarms.0.borrow_mut();
+        let now_ns = inner.now_ns;
+        let slot = &mut inner.slots[self.index as usize];
+        if slot.due.has_come(now_ns) {
+            return Poll::Ready(());
+        }
+        match &slot.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => slot.waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits until `at_ns`.
+    pub(crate) async fn until(&self, at_ns: u64) {
+        self.set(at_ns);
+        std::future::poll_fn(|cx| self.poll(cx)).await;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut inner = self.alarms.0.borrow_mut();
+        let Inner {
+            wheel, slots, free, ..
+        } = &mut *inner;
+        let slot = &mut slots[self.index as usize];
+        slot.due = Due::NEVER;
+        slot.armed = Due::NEVER;
+        slot.waker = None;
+        if let Some(timer) = slot.timer.take() {
+            wheel.cancel(timer);
+        }
+        free.push(self.index);
+    }
+}

@@ -1,0 +1,10 @@
+//! Clients: their connections, and the requests on each in order. It decides no call.
+
+pub(crate) mod accept;
+pub(crate) mod client_conn;
+pub(crate) mod pending;
+pub(crate) mod pace;
+pub(crate) mod share;
+pub(crate) mod request_pool;
+pub(crate) mod serve;
+pub(crate) mod sending;

@@ -1,0 +1,164 @@
+//! Listening: each io thread has one listener for each port, and each connection has its own task.
+//! When descriptors run out, the clients that have been idle for the longest are closed. When no
+//! client is idle, new clients wait to be accepted, and the log says so. It ends no call.
+
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt,
+    socket, sockopt,
+};
+
+use nanofaas_core::descriptors;
+
+use crate::runtime::net::Listener;
+use crate::runtime::timers::Alarm;
+use crate::server::client_conn::{Conn, Port};
+use crate::server::request_pool::Rooms;
+use crate::server::serve;
+use crate::shard::start::StartError;
+use crate::shard::thread::{Phase, Thread};
+use crate::state::descriptors::Said;
+
+const BACKLOG: i32 = 4096;
+/// Pause before the next check whether a descriptor is free.
+const LOOK_NS: u64 = 20_000_000;
+/// Iterations until a client that is closed has given its descriptor back.
+const CLOSED_WITHIN: usize = 8;
+/// Connections in a row before others have their turn.
+const BURST: u32 = 64;
+
+/// A listener without SO_REUSEPORT: no other socket can listen on its address.
+pub fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
+    Ok(bound(address, false)?.into())
+}
+
+fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if shared {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    match address {
+        SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
+        SocketAddr::V6(v6) => {
+            // IPv4 as well where the address is any, whatever the machine's bindv6only says.
+            setsockopt(&fd, sockopt::Ipv6V6Only, &false)?;
+            bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?;
+        }
+    }
+    let backlog = Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN);
+    listen(&fd, backlog)?;
+    Ok(fd)
+}
+
+/// `count` listeners on one address. A bind with SO_REUSEPORT can succeed although another process
+/// uses the port, so the port is first bound without SO_REUSEPORT, which fails where it is in use.
+pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdListener>, StartError> {
+    let fail = |error: nix::Error| {
+        let why = match error {
+            nix::Error::EADDRINUSE => "another process listens there (a second control plane?); \
+                                       stop it or choose another address"
+                .to_owned(),
+            nix::Error::EACCES => "a port below 1024 needs a privilege".to_owned(),
+            nix::Error::EADDRNOTAVAIL => "this machine has no such address".to_owned(),
+            other => other.desc().to_owned(),
+        };
+        StartError::Listen { address, why }
+    };
+    let first = bound(address, false).map_err(fail)?;
+    if count == 1 {
+        return Ok(vec![first.into()]);
+    }
+    let first: StdListener = first.into();
+    let address = first.local_addr()?;
+    drop(first);
+    (0..count)
+        .map(|_| bound(address, true).map(Into::into).map_err(fail))
+        .collect()
+}
+
+/// Waits until the next client will not take a descriptor that is kept back for pods and health.
+/// The last accepted client has taken such a descriptor, so an idle client has to be closed.
+async fn until_room(thread: &Thread, alarm: &Alarm) {
+    while thread.phase.get() != Phase::Stopping && !has_room(thread) {
+        if !until_closed(thread).await {
+            thread.want_descriptor();
+            alarm.until(thread.now_ns() + LOOK_NS).await;
+        }
+    }
+}
+
+/// Closes the client that has been idle for the longest, and waits for its descriptor; false where
+/// no client is idle.
+async fn until_closed(thread: &Thread) -> bool {
+    let is_closing = thread.descriptors.make_room(thread.now_ns());
+    for _ in 0..CLOSED_WITHIN {
+        if !is_closing || has_room(thread) {
+            break;
+        }
+        thread.event_loop.yield_now().await;
+    }
+    is_closing
+}
+
+/// Whether the next descriptor is not one of those that are kept back.
+fn has_room(thread: &Thread) -> bool {
+    let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
+    next.is_ok_and(|next| !thread.descriptors.keep_back(next.as_raw_fd() as u64))
+}
+
+/// Accepts connections until the thread stops.
+pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
+    let event_loop = &thread.event_loop;
+    let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
+    let rooms = Rc::new(Rooms::default());
+    let alarm = thread.alarms.alarm();
+    let paused = Said::default();
+    let mut burst = 0;
+    loop {
+        burst = (burst + 1) % BURST;
+        if burst == 0 {
+            event_loop.yield_now().await;
+        }
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
+            Ok(accepted) => {
+                let is_among_the_last = thread.descriptors.keep_back(accepted.descriptor);
+                let conn = Conn::new(thread.clone(), accepted, port);
+                event_loop.spawn(serve::serve(conn, rooms.clone(), serve::answer));
+                if is_among_the_last {
+                    until_room(&thread, &alarm).await;
+                }
+            }
+            Err(error) => {
+                // This error also comes when no client waits, because the kernel allocates the
+                // descriptor first.
+                if descriptors::are_missing(&error) && until_closed(&thread).await {
+                    continue;
+                }
+                // Clients in the backlog wait a little longer.
+                let now_ns = thread.now_ns();
+                if paused.take_turn(now_ns) {
+                    tracing::error!(
+                        "no new connection can be taken: {error}; clients wait to be accepted \
+                         until one goes, raise the limit of open files"
+                    );
+                }
+                thread.want_descriptor();
+                alarm.until(now_ns + LOOK_NS).await;
+            }
+        }
+        if thread.phase.get() == Phase::Stopping {
+            return;
+        }
+    }
+}

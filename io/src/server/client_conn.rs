@@ -1,0 +1,446 @@
+//! One client's connection, for the task that answers on it: the bytes that came and were not taken
+//! yet, the next head, its body, and whether the client is still there. It routes and answers
+//! nothing; `serve` does.
+
+mod body;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use nanofaas_core::call::End;
+use nanofaas_core::memory::Charge;
+use nanofaas_core::ticket::CallRef;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::{Head, parse_head};
+
+use crate::http::problem::Problem;
+use crate::invoke::admit::Client;
+use crate::runtime::buffers::{LARGE, SMALL};
+use crate::runtime::net::{Accepted, Socket};
+use crate::runtime::timers::Alarm;
+use crate::server::pending::Pending;
+use crate::server::share::Share;
+use crate::shard::thread::{Phase, Thread};
+
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
+const IDLE_NS_MAX: u64 = 75 * SECOND_NS;
+const HEAD_NS_MAX: u64 = 10 * SECOND_NS;
+/// Bytes that a client may send ahead of its answers.
+pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
+/// Bytes that a connection takes in before the other connections have their turn. A request counts
+/// as `REQUEST_SHARE`, so a turn has at most 8 requests. The limit is low because each request is a
+/// system call on epoll, and the first call of a new connection waits for about four turns of all
+/// the other connections.
+pub(crate) const SHARE: usize = 256 * 1024;
+const REQUEST_SHARE: usize = SHARE / 8;
+/// How often `look_for_end` checks whether a client that has sent too much ahead has left.
+const END_LOOK_NS: u64 = SECOND_NS / 10;
+
+/// Which listener a connection came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// Clients; and pods too, where there is no other.
+    Public { internal: bool },
+    /// Pods alone.
+    Internal,
+}
+
+/// The body that is being read.
+#[derive(Clone, Copy, Default)]
+enum AwaitedBody {
+    #[default]
+    None,
+    /// The whole request has so many bytes.
+    Until(usize),
+    Chunks,
+}
+
+/// What the reading and the serving half share.
+pub(crate) struct Conn {
+    pub(crate) thread: Rc<Thread>,
+    pub(crate) port: Port,
+    pub(crate) socket: Socket,
+    pub(crate) pending: RefCell<Pending>,
+    /// The reader stops while more than this is pending.
+    pub(crate) room: Cell<usize>,
+    /// The last receive filled its buffer.
+    was_full: Cell<bool>,
+    body: Cell<AwaitedBody>,
+    /// The charge for what the client sent ahead of its answers, or for an incomplete head.
+    ahead: RefCell<Option<Charge>>,
+    pub(crate) eof: Cell<bool>,
+    /// The reader has to be polled again.
+    pub(crate) kick: Cell<bool>,
+    pub(crate) share: Share,
+    /// The call that ends when the client leaves.
+    pub(crate) serving: Cell<Option<CallRef>>,
+    pub(crate) alarm: Alarm,
+    /// The timer of `look_for_end`, made when it is first needed.
+    end_alarm: RefCell<Option<Alarm>>,
+    /// The connection came to a loopback address, so `Host` has to be a loopback host, too.
+    pub(crate) loopback: bool,
+    /// The round-trip time to the client, where it is known.
+    pub(crate) round_trip_ns: Option<u64>,
+    /// Since when the connection waits for a request; none while a request is on its way.
+    idle_ns: Cell<Option<u64>>,
+    /// How long the client waited before it was accepted.
+    silent_ns: Cell<u64>,
+    /// The client has sent a request.
+    has_asked: Cell<bool>,
+    /// The bytes that the outgoing answer holds, and when its request came.
+    pub(crate) sending: Cell<(u64, u64)>,
+}
+
+impl Client for Conn {
+    fn serving(&self, place: Option<CallRef>) {
+        self.serving.set(place);
+        if let Some(place) = place
+            && self.eof.get()
+        {
+            self.thread.calls.end(place, End::ClientLeft);
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.eof.get()
+    }
+}
+
+/// Why no further request is read.
+pub(crate) enum Stop {
+    /// The client left, or stayed idle.
+    Quiet,
+    Problem(Problem),
+}
+
+impl<P: Into<Problem>> From<P> for Stop {
+    fn from(problem: P) -> Self {
+        Self::Problem(problem.into())
+    }
+}
+
+impl Conn {
+    /// A connection from which nothing came yet.
+    pub(crate) fn new(thread: Rc<Thread>, accepted: Accepted, port: Port) -> Self {
+        Self {
+            alarm: thread.alarms.alarm(),
+            thread,
+            port,
+            socket: accepted.socket,
+            pending: RefCell::default(),
+            room: Cell::new(PIPELINED_MAX),
+            was_full: Cell::new(false),
+            body: Cell::default(),
+            ahead: RefCell::default(),
+            eof: Cell::new(false),
+            kick: Cell::new(false),
+            end_alarm: RefCell::default(),
+            share: Share::default(),
+            serving: Cell::new(None),
+            loopback: accepted.is_loopback,
+            round_trip_ns: accepted.round_trip_ns,
+            idle_ns: Cell::new(None),
+            silent_ns: Cell::new(accepted.silent_ns),
+            has_asked: Cell::new(false),
+            sending: Cell::default(),
+        }
+    }
+
+    /// Since when the client is idle, if its connection may be closed. A client that has never sent
+    /// a request must have been idle for `silent_ns`.
+    pub(crate) fn idle_since(&self, now_ns: u64, silent_ns: u64) -> Option<u64> {
+        let since_ns = self.idle_ns.get()?;
+        let quiet_ns = if self.has_asked.get() { 0 } else { silent_ns };
+        let is_idle = now_ns >= since_ns + quiet_ns;
+        let has_all = !self.socket.is_behind();
+        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since_ns)
+    }
+
+    /// Closes the connection as if its idle time had passed. The connection's own task closes it,
+    /// and first takes a request that has come meanwhile.
+    pub(crate) fn leave(&self) {
+        self.idle_ns.set(None);
+        self.alarm.set(self.thread.last_ns());
+    }
+
+    /// Whether the client left before its call begins. The client's FIN may have come with the
+    /// request, and the event loop may not have seen it yet, so the socket is asked.
+    pub(crate) fn has_left(&self) -> bool {
+        self.eof.get() || self.socket.has_ended()
+    }
+
+    /// Takes in what the client sent, as far as there is room for it and the share goes.
+    pub(crate) fn poll_read(&self, cx: &Context<'_>) {
+        self.poll_bytes(cx);
+        if self.serving.get().is_some() && !self.eof.get() && !self.take_room() {
+            self.look_for_end(cx);
+        }
+    }
+
+    /// While the reader stops because too much is pending, checks every `END_LOOK_NS` whether the
+    /// client has left.
+    fn look_for_end(&self, cx: &Context<'_>) {
+        let mut alarm = self.end_alarm.borrow_mut();
+        let alarm = alarm.get_or_insert_with(|| {
+            let alarm = self.thread.alarms.alarm();
+            alarm.set(self.thread.last_ns() + END_LOOK_NS);
+            alarm
+        });
+        while alarm.poll(cx).is_ready() {
+            if self.socket.has_ended() {
+                return self.end();
+            }
+            alarm.set(self.thread.now_ns() + END_LOOK_NS);
+        }
+    }
+
+    /// The client sends nothing more.
+    fn end(&self) {
+        self.eof.set(true);
+        if let Some(place) = self.serving.get() {
+            self.thread.calls.end(place, End::ClientLeft);
+        }
+    }
+
+    /// Whether more is read from the client now. Bytes beyond one small buffer that the client
+    /// sends ahead of an answer are charged; where there is no room for the charge they are not
+    /// read, and stay with the client.
+    #[inline]
+    fn take_room(&self) -> bool {
+        let pending = self.pending.borrow();
+        if pending.len() > self.room.get() {
+            return false;
+        }
+        if pending.len() < SMALL {
+            return true;
+        }
+        let is_of_body = match self.body.get() {
+            AwaitedBody::None => false,
+            AwaitedBody::Until(whole) => pending.len() < whole,
+            AwaitedBody::Chunks => true,
+        };
+        is_of_body || self.charge_pending(&pending, SMALL)
+    }
+
+    /// Charges the pending bytes that belong to no body, together with the next read of `next`
+    /// bytes.
+    fn charge_pending(&self, pending: &Pending, next: usize) -> bool {
+        self.charge(pending.held_bytes() + next as u64)
+    }
+
+    /// Whether there is room for `due` bytes that are not a request yet.
+    fn charge(&self, due: u64) -> bool {
+        let mut ahead = self.ahead.borrow_mut();
+        let ahead = ahead.get_or_insert_with(|| self.thread.account.nothing());
+        due <= ahead.bytes() || ahead.grow(due - ahead.bytes())
+    }
+
+    /// The answer is sent, or queued to be sent: the reader may have held back the next request.
+    pub(crate) fn end_answer(&self) {
+        if self.ahead.borrow().is_some() {
+            self.kick.set(true);
+        }
+    }
+
+    /// The size of the next receive's buffer. A receive may wait for long and holds its buffer
+    /// meanwhile, so the buffer is large only if it will be filled: because a body is still to
+    /// come, or because the socket has more bytes than a small buffer takes.
+    fn next_read(&self) -> usize {
+        let missing = match self.body.get() {
+            AwaitedBody::Until(whole) => whole.saturating_sub(self.pending.borrow().len()),
+            AwaitedBody::None | AwaitedBody::Chunks => 0,
+        };
+        if missing > 0 {
+            missing.clamp(SMALL, LARGE)
+        } else if self.was_full.get() && self.socket.has_much() && self.take_large_room() {
+            LARGE
+        } else {
+            SMALL
+        }
+    }
+
+    /// Charges a large read, as `take_room` does. The bytes of a chunked body are charged
+    /// elsewhere.
+    fn take_large_room(&self) -> bool {
+        matches!(self.body.get(), AwaitedBody::Chunks)
+            || self.charge_pending(&self.pending.borrow(), LARGE)
+    }
+
+    fn poll_bytes(&self, cx: &Context<'_>) {
+        while !self.eof.get() && !self.share.is_used_up() && self.take_room() {
+            let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
+                return;
+            };
+            // The clock is read because the deadlines that these bytes set use `last_ns`.
+            let _came_ns = self.thread.now_ns();
+            let buffer = read.unwrap_or_default();
+            if buffer.is_empty() {
+                return self.end();
+            }
+            self.was_full.set(buffer.len() == buffer.capacity());
+            self.share.take(buffer.len());
+            self.pending
+                .borrow_mut()
+                .append(buffer, &self.thread.buffers);
+        }
+    }
+
+    /// Waits until more than `seen` bytes are pending.
+    pub(crate) async fn more(&self, seen: usize) -> Result<(), Late> {
+        std::future::poll_fn(|cx| self.poll_more(seen, cx)).await
+    }
+
+    fn poll_more(&self, seen: usize, cx: &Context<'_>) -> Poll<Result<(), Late>> {
+        if self.pending.borrow().len() > seen {
+            return Poll::Ready(Ok(()));
+        }
+        if self.eof.get() {
+            return Poll::Ready(Err(Late::Eof));
+        }
+        self.alarm.poll(cx).map(|()| Err(Late::Alarm))
+    }
+
+    /// Like `more`, between two requests. It fails while the last answer is not sent completely,
+    /// because no request may begin before.
+    async fn more_in_turn(&self, seen: usize) -> Result<(), Late> {
+        std::future::poll_fn(|cx| {
+            if self.socket.is_behind() {
+                return Poll::Ready(Err(Late::Behind));
+            }
+            self.poll_more(seen, cx)
+        })
+        .await
+    }
+
+    /// Waits while the connection's share is used up; its task gives way then.
+    async fn own_turn(&self) {
+        std::future::poll_fn(|_| {
+            if self.share.is_used_up() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    /// Lets the reader take up to `room` bytes ahead.
+    pub(crate) fn set_room(&self, room: usize) {
+        self.room.set(room);
+        self.kick.set(true);
+    }
+
+    /// The next request's head.
+    pub(crate) async fn head(&self) -> Result<(Head, u64), Stop> {
+        let thread = &self.thread;
+        let mut scan = HeadScan::default();
+        let idle = self.pending.borrow().is_empty();
+        // A request that was sent ahead begins once the last answer is out.
+        if !idle && !self.sent().await {
+            return Err(Stop::Quiet);
+        }
+        self.alarm
+            .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
+        let mut begun = !idle;
+        let mut has_come = false;
+        if idle {
+            let silent_ns = self.silent_ns.take();
+            let since_ns = thread.last_ns().saturating_sub(silent_ns);
+            self.idle_ns.set(Some(since_ns));
+        }
+        if self.share.is_used_up() {
+            self.own_turn().await;
+        }
+        loop {
+            let seen = {
+                let pending = self.pending.borrow();
+                if !pending.is_empty() {
+                    if let Some(head) = parse_head(&pending, &mut scan)? {
+                        if pending.len() <= head.whole() {
+                            // All that came is this request, which is charged by itself.
+                            self.ahead.take();
+                        }
+                        self.share.take(REQUEST_SHARE);
+                        self.idle_ns.set(None);
+                        self.has_asked.set(true);
+                        // The clock was read when the bytes of a new request came. A request that
+                        // was sent ahead begins now, so the clock is read again.
+                        let now_ns = if has_come {
+                            thread.last_ns()
+                        } else {
+                            thread.now_ns()
+                        };
+                        thread.active(now_ns);
+                        // Beats here, too, because much work may come before the thread's bell has
+                        // its turn.
+                        thread.ledger().beat.beat(now_ns);
+                        return Ok((head, now_ns));
+                    }
+                    if !begun {
+                        begun = true;
+                        self.alarm.set(thread.last_ns() + HEAD_NS_MAX);
+                    }
+                    if pending.len() >= SMALL {
+                        if !self.charge_pending(&pending, SMALL) {
+                            return Err(Problem::NoMemory.into());
+                        }
+                        self.kick.set(true);
+                    }
+                }
+                pending.len()
+            };
+            if thread.phase.get() == Phase::Stopping && !begun {
+                return Err(Stop::Quiet);
+            }
+            match self.more_in_turn(seen).await {
+                Ok(()) => has_come = true,
+                Err(Late::Behind) if self.sent().await => {
+                    let patience_ns = if begun { HEAD_NS_MAX } else { IDLE_NS_MAX };
+                    self.alarm.set(thread.last_ns() + patience_ns);
+                }
+                Err(Late::Alarm) if begun => {
+                    let why = "the request's head did not come within 10 s; send it at once";
+                    return Err(Problem::TooSlow(why).into());
+                }
+                Err(Late::Alarm | Late::Eof | Late::Behind) => return Err(Stop::Quiet),
+            }
+        }
+    }
+
+    /// Takes the first `whole` bytes; bytes that the client sent ahead stay.
+    pub(crate) fn split(&self, whole: usize) -> Vec<u8> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.len() > self.room.get() {
+            // The reader has stopped for want of the room that is made here.
+            self.kick.set(true);
+        }
+        let taken = pending.split(whole, &self.thread.buffers);
+        drop(pending);
+        let left = self.pending.borrow();
+        let mut ahead = self.ahead.borrow_mut();
+        if let Some(charge) = &mut *ahead {
+            self.kick.set(true);
+            if left.len() < SMALL {
+                *ahead = None;
+            } else {
+                charge.cut_to(left.held_bytes());
+            }
+        }
+        taken
+    }
+
+    /// Forgets the first bytes.
+    pub(crate) fn drop_bytes(&self, count: usize) {
+        let mut pending = self.pending.borrow_mut();
+        pending.skip(count, &self.thread.buffers);
+        self.kick.set(true);
+    }
+}
+
+pub(crate) enum Late {
+    Eof,
+    Alarm,
+    /// Not everything that was posted is sent.
+    Behind,
+}

@@ -1,0 +1,127 @@
+//! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
+
+use nanofaas_http1::chunked::Chunked;
+use nanofaas_http1::head::{Fault, Framing};
+use nanofaas_http1::request::Head;
+
+use super::{AwaitedBody, Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
+use crate::http::problem::Problem;
+use crate::invoke::incoming::Incoming;
+use crate::runtime::buffers::SMALL;
+use crate::server::pace::Pace;
+
+/// A refused body up to this size is read and dropped, so that the connection lives on.
+const SKIPPED_MAX: u64 = 256 * 1024;
+
+impl Conn {
+    /// The request with its body of `length` bytes.
+    pub(crate) async fn sized(&self, head: Head, length: u64) -> Result<Incoming, Stop> {
+        let whole = head.len + length as usize;
+        if self.pending.borrow().len() < whole {
+            self.set_room(whole.max(PIPELINED_MAX));
+            self.body.set(AwaitedBody::Until(whole));
+            {
+                let mut pending = self.pending.borrow_mut();
+                let missing = whole - pending.len();
+                pending.reserve(missing, &self.thread.buffers);
+            }
+            let came = self.rest_of_body(whole).await;
+            self.body.set(AwaitedBody::None);
+            self.set_room(PIPELINED_MAX);
+            came?;
+        }
+        Ok(Incoming::new(self.split(whole), head, length as usize))
+    }
+
+    async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
+        let began = self.pending.borrow().len() as u64;
+        let mut pace = Pace::begin(self.thread.last_ns(), began);
+        loop {
+            let seen = self.pending.borrow().len();
+            if seen >= whole {
+                // The call's time in the queue begins now, not with its head.
+                let _whole_ns = self.thread.now_ns();
+                return Ok(());
+            }
+            self.body_bytes(seen, &mut pace, seen as u64).await?;
+        }
+    }
+
+    /// Waits for more than the `seen` bytes; `came` of the body so far, as fast as it has to.
+    async fn body_bytes(&self, seen: usize, pace: &mut Pace, came: u64) -> Result<(), Stop> {
+        loop {
+            self.alarm.set(pace.due_ns());
+            match self.more(seen).await {
+                Ok(()) => return Ok(()),
+                Err(Late::Eof | Late::Behind) => return Err(Stop::Quiet),
+                Err(Late::Alarm) if pace.judge(self.thread.now_ns(), came) => {}
+                Err(Late::Alarm) => {
+                    let why =
+                        "the body came at less than 16 KiB a second over 60 s; send it faster";
+                    return Err(Problem::TooSlow(why).into());
+                }
+            }
+        }
+    }
+
+    /// The request with a body that comes in chunks, at most `max` bytes. `grown` hears of what each
+    /// piece makes it hold more, and may refuse it.
+    pub(crate) async fn chunked(
+        &self,
+        head: Head,
+        max: u64,
+        mut grown: impl FnMut(u64) -> Result<(), Problem>,
+    ) -> Result<Incoming, Stop> {
+        let head_bytes = self.split(head.len);
+        self.body.set(AwaitedBody::Chunks);
+        let mut decoder = Chunked::default();
+        let mut body = self.thread.buffers.take(SMALL);
+        let mut pace = Pace::begin(self.thread.last_ns(), 0);
+        loop {
+            let before = body.capacity();
+            let progress = {
+                let pending = self.pending.borrow();
+                decoder
+                    .decode(&pending, &mut body, max as usize)
+                    .map_err(|fault| match fault {
+                        Fault::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
+                        fault => Problem::Http(fault),
+                    })?
+            };
+            self.drop_bytes(progress.consumed);
+            grown((body.capacity() - before) as u64)?;
+            if progress.done {
+                self.body.set(AwaitedBody::None);
+                let _whole_ns = self.thread.now_ns();
+                return Ok(Incoming::chunked(head_bytes, head, body));
+            }
+            let seen = self.pending.borrow().len();
+            let came = body.len() as u64;
+            self.body_bytes(seen, &mut pace, came).await?;
+        }
+    }
+
+    /// Reads and drops the body of a refused request; false where the connection has to end.
+    pub(crate) async fn skip(&self, head: &Head) -> bool {
+        let length = match head.framing {
+            Framing::None => 0,
+            Framing::Length(length) => length,
+            Framing::Chunked => return false,
+        };
+        if head.expect_continue || length > SKIPPED_MAX {
+            return false;
+        }
+        self.drop_bytes(head.len);
+        let mut left = length as usize;
+        self.alarm.set(self.thread.last_ns() + HEAD_NS_MAX);
+        while left > 0 {
+            let some = left.min(self.pending.borrow().len());
+            self.drop_bytes(some);
+            left -= some;
+            if left > 0 && self.more(0).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,104 @@
+//! Sends answers to a client, as fast as it takes them, and judges how fast that is. A client that takes too
+//! little gets its answer cut short, which is logged and counted. `serve` and `client_conn` send by it.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use nanofaas_core::memory::Charge;
+
+use crate::http::shown::{Piece, Rest};
+use crate::invoke::outgoing::Outgoing;
+use crate::runtime::buffers::LARGE;
+use crate::server::client_conn::Conn;
+use crate::server::pace::Pace;
+
+/// Sends an answer, whose request came at `arrived_ns`; false where the client did not take it.
+pub(crate) async fn send_outgoing(conn: &Conn, outgoing: Outgoing, arrived_ns: u64) -> bool {
+    let Outgoing { out, rest, charge } = outgoing;
+    let held = charge
+        .as_ref()
+        .map_or_else(|| out.capacity() as u64, Charge::bytes);
+    conn.sending.set((held, arrived_ns));
+    let mut sent = send(conn, out).await;
+    if let Some(rest) = rest {
+        sent = sent && Box::pin(send_rest(conn, rest)).await;
+    }
+    sent
+}
+
+/// Sends bytes; false where the client did not take them.
+pub(crate) async fn send(conn: &Conn, bytes: Vec<u8>) -> bool {
+    bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
+}
+
+/// Sends what follows, a piece at a time, as fast as the client takes it.
+async fn send_rest(conn: &Conn, mut rest: Box<Rest>) -> bool {
+    loop {
+        let mut out = conn.thread.buffers.take(LARGE);
+        let piece = rest.write(&mut out);
+        if piece == Piece::Gone {
+            conn.cut("the store dropped its output while it went out");
+            return false;
+        }
+        if !send(conn, out).await {
+            return false;
+        }
+        if piece == Piece::Last {
+            return true;
+        }
+    }
+}
+
+impl Conn {
+    /// Waits until all that was posted is out; false where the client does not take it.
+    pub(crate) async fn sent(&self) -> bool {
+        let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));
+        match poll_fn(sent).await {
+            Poll::Ready(sent) => sent.is_ok(),
+            // Boxed, as everything off the warm path.
+            Poll::Pending => Box::pin(self.taken()).await,
+        }
+    }
+
+    /// Waits while the client takes what was posted, as fast as it has to.
+    async fn taken(&self) -> bool {
+        let thread = &self.thread;
+        let moved = self.socket.moved();
+        let (bytes, arrived_ns) = self.sending.get();
+        let trip_ns = self.round_trip_ns;
+        let readers = &thread.readers;
+        let registered = readers.register(thread, moved.clone(), bytes, arrived_ns, trip_ns);
+        let mut pace = Pace::begin(thread.last_ns(), moved.get());
+        self.alarm.set(pace.due_ns());
+        let cut = poll_fn(|cx| {
+            if let Poll::Ready(sent) = self.socket.poll_sent(cx) {
+                return Poll::Ready(sent.map_err(|_| None));
+            }
+            if registered.reader.poll_ended(cx) {
+                return Poll::Ready(Err(Some("it took nothing, and others wait for memory")));
+            }
+            while self.alarm.poll(cx).is_ready() {
+                if !pace.judge(thread.now_ns(), moved.get()) {
+                    return Poll::Ready(Err(Some("it took less than 16 KiB a second over 60 s")));
+                }
+                self.alarm.set(pace.due_ns());
+            }
+            Poll::Pending
+        })
+        .await;
+        if let Err(Some(why)) = cut {
+            self.cut(why);
+            // Its charge goes with its memory.
+            poll_fn(|cx| self.socket.poll_freed(cx)).await;
+        }
+        cut.is_ok()
+    }
+
+    /// Ends the connection before its answer is out.
+    pub(crate) fn cut(&self, why: &str) {
+        let (held, _) = self.sending.get();
+        self.thread.ledger().answers_cut.add();
+        tracing::warn!(held, "an answer was cut short for its client: {why}");
+        self.socket.abandon();
+    }
+}

@@ -1,0 +1,332 @@
+//! Serves one client's connection: requests in order, each routed, read and answered. A read stays
+//! armed all the while (`client_conn`), so a client that leaves is noticed at once and pipelined requests are
+//! there when they are wanted. It decides no call; `accept` starts it.
+
+#[cfg(test)]
+mod tests;
+
+use std::net::Shutdown;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use nanofaas_http1::head::Framing;
+use nanofaas_http1::host::Host;
+use nanofaas_http1::request::{Head, Method};
+
+use crate::api::dispatch;
+use crate::http::problem::Problem;
+use crate::http::response::{self, Heading, Response, Wire, problem};
+use crate::http::route::{Route, route};
+use crate::invoke::admit::{self, Answering, Entrant, Manner};
+use crate::invoke::charges;
+use crate::invoke::incoming::Incoming;
+use crate::invoke::outgoing::Outgoing;
+use crate::invoke::stored;
+use crate::runtime::buffers::SMALL;
+use crate::server::client_conn::{Conn, Port, SECOND_NS, SHARE, Stop};
+use crate::server::request_pool::Rooms;
+use crate::server::sending::{send, send_outgoing};
+use crate::shard::thread::Phase;
+
+/// After the last answer, bytes that still come are read for so long: closing at once would reset
+/// the connection, and the client might lose the answer.
+const LINGER_NS: u64 = 2 * SECOND_NS;
+
+/// Serves a connection to its end; `answer` answers each request, in a room.
+pub(crate) async fn serve<F: Future<Output = Answered>>(
+    conn: Conn,
+    rooms: Rc<Rooms<F>>,
+    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
+) {
+    let conn = Rc::new(conn);
+    let _began_ns = conn.thread.now_ns();
+    let _place = conn.thread.place(&conn);
+    let connections = &conn.thread.connections;
+    connections.set(connections.get() + 1);
+    {
+        let mut server = pin!(answer_and_close(&conn, &rooms, answer));
+        let event_loop = &conn.thread.event_loop;
+        loop {
+            let over = std::future::poll_fn(|cx| {
+                conn.share.renew(SHARE);
+                loop {
+                    conn.kick.set(false);
+                    conn.poll_read(cx);
+                    if server.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    if conn.share.is_used_up() {
+                        return Poll::Ready(false);
+                    }
+                    // Else the server made room that is waited for.
+                    if conn.eof.get() || !conn.kick.get() {
+                        return Poll::Pending;
+                    }
+                }
+            })
+            .await;
+            if over {
+                break;
+            }
+            // The client has more to do; the others have their turn first.
+            event_loop.yield_now().await;
+        }
+    }
+    let left = conn.pending.take().into_buffer();
+    conn.thread.buffers.give(left);
+    connections.set(connections.get() - 1);
+    // Many that leave together leave much memory behind.
+    conn.thread.upkeep.worked(conn.thread.last_ns());
+}
+
+/// Answers requests, and then ends the connection.
+async fn answer_and_close<F: Future<Output = Answered>>(
+    conn: &Rc<Conn>,
+    rooms: &Rooms<F>,
+    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
+) {
+    let thread = &conn.thread;
+    let last = loop {
+        let (head, arrived_ns) = match conn.head().await {
+            Ok(found) => found,
+            Err(Stop::Quiet) => break None,
+            Err(Stop::Problem(error)) => break Some(problem(&error)),
+        };
+        thread.answering.set(thread.answering.get() + 1);
+        let Answered { outgoing, stays } =
+            rooms.run(|| answer(conn.clone(), head, arrived_ns)).await;
+        let sent = send_outgoing(conn, outgoing, arrived_ns).await;
+        conn.end_answer();
+        thread.answering.set(thread.answering.get() - 1);
+        thread.upkeep.worked(thread.last_ns());
+        match stays {
+            Stays::Yes if sent => {}
+            Stays::No if sent => {
+                Box::pin(linger(conn)).await;
+                break None;
+            }
+            Stays::Yes | Stays::No => break None,
+        }
+    };
+    Box::pin(last_words(conn, last)).await;
+    conn.socket.shutdown(Shutdown::Both);
+}
+
+/// What became of a request: the answer, to be sent.
+pub(crate) struct Answered {
+    outgoing: Outgoing,
+    stays: Stays,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    Yes,
+    No,
+}
+
+/// What is still to go out, and the answer to bytes that are no request.
+async fn last_words(conn: &Conn, response: Option<Response>) {
+    if let Some(response) = response {
+        let mut out = conn.thread.buffers.take(SMALL);
+        let wire = Wire {
+            keep_alive: false,
+            old: false,
+            head_only: false,
+        };
+        response.write(&mut out, &Heading::of(&conn.thread, wire));
+        if send(conn, out).await {
+            linger(conn).await;
+        }
+    }
+    conn.sent().await;
+}
+
+/// Reads what still comes, for a while, before the connection is closed.
+async fn linger(conn: &Conn) {
+    if !conn.sent().await {
+        return;
+    }
+    conn.socket.shutdown(Shutdown::Write);
+    conn.alarm.set(conn.thread.last_ns() + LINGER_NS);
+    loop {
+        let unread = conn.pending.borrow().len();
+        conn.drop_bytes(unread);
+        if conn.more(0).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Routes and answers one request.
+pub(crate) async fn answer(conn: Rc<Conn>, head: Head, arrived_ns: u64) -> Answered {
+    let mut outgoing = Outgoing {
+        out: conn.thread.buffers.take(SMALL),
+        ..Outgoing::default()
+    };
+    let stays = answer_into(&conn, &head, arrived_ns, &mut outgoing).await;
+    Answered { outgoing, stays }
+}
+
+/// The answer is in `outgoing`.
+async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, outgoing: &mut Outgoing) -> Stays {
+    let thread = &conn.thread;
+    let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
+    let wire = Wire {
+        keep_alive,
+        old: head.minor == 0,
+        head_only: head.method == Method::Head,
+    };
+    // The path is needed while the buffer goes on: a small copy off the warm path.
+    let entrant = admit(conn, head, arrived_ns);
+    let done = match entrant {
+        Ok(Admitted::Call(mut entrant)) => match read_call(conn, head, &mut entrant).await {
+            Ok(mut incoming) => {
+                let mut answering = Answering {
+                    client: conn,
+                    alarm: &conn.alarm,
+                    wire,
+                    outgoing,
+                };
+                match admit::begin(&entrant, &mut incoming) {
+                    // Its FIN is there already, so the client has left: the call is not begun.
+                    // What was sent behind it is not answered either, since an answer to that would
+                    // be taken for this one's.
+                    Ok(manner) if conn.has_left() && !manner.outlives_client(&incoming) => {
+                        thread.buffers.give(incoming.into_buffer());
+                        return Stays::No;
+                    }
+                    Ok(Manner::Plain) => {
+                        let answered =
+                            admit::plain_call(thread, &mut entrant, &incoming, &mut answering);
+                        answered.await;
+                        thread.buffers.give(incoming.into_buffer());
+                    }
+                    Ok(Manner::Kept { detached }) => {
+                        let kept = stored::serve(thread, entrant, incoming, detached, &answering);
+                        let response = Box::pin(kept).await;
+                        let put = answering.outgoing.put_in_turn(conn, response, wire);
+                        Box::pin(put).await;
+                    }
+                    Err(fault) => answering.outgoing.put(thread, problem(&fault), wire),
+                }
+                return if keep_alive { Stays::Yes } else { Stays::No };
+            }
+            Err(stop) => Err(stop),
+        },
+        // Boxed, as everything off the warm path: an idle connection holds room for what is not.
+        Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
+        Err(error) => {
+            let skipped = conn.skip(head).await;
+            let response = problem(&error);
+            let stays = skipped && keep_alive && !response.closes();
+            let wire = Wire {
+                keep_alive: stays,
+                ..wire
+            };
+            outgoing.put(thread, response, wire);
+            return if stays { Stays::Yes } else { Stays::No };
+        }
+    };
+    match done {
+        Ok(response) => {
+            let closes = response.closes();
+            if outgoing.charge.is_some() {
+                Box::pin(outgoing.put_in_turn(conn, response, wire)).await;
+            } else {
+                outgoing.put(thread, response, wire);
+            }
+            if keep_alive && !closes {
+                Stays::Yes
+            } else {
+                Stays::No
+            }
+        }
+        Err(Stop::Quiet) => Stays::No,
+        Err(Stop::Problem(error)) => {
+            // Its body was not read to the end.
+            let wire = Wire {
+                keep_alive: false,
+                ..wire
+            };
+            outgoing.put(thread, problem(&error), wire);
+            Stays::No
+        }
+    }
+}
+
+enum Admitted {
+    Call(Entrant),
+    Other,
+}
+
+/// What the head alone decides: path, method, cross-site rules, and a call's first admission.
+fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem> {
+    let pending = conn.pending.borrow();
+    let route = route(head.method, head.path.of(&pending))?;
+    let internal = matches!(
+        route,
+        Route::Complete { .. } | Route::Input { .. } | Route::PodReady { .. }
+    );
+    match conn.port {
+        Port::Internal if !internal => return Err(Problem::NoSuchPath),
+        Port::Public { internal: false } if internal => return Err(Problem::NoSuchPath),
+        Port::Internal | Port::Public { .. } => {}
+    }
+    if head.origin.is_some() {
+        let why = "requests of browsers from other sites are not taken; send no Origin header";
+        return Err(Problem::Forbidden(why));
+    }
+    if conn.loopback
+        && !internal
+        && let Some(host) = head.host
+        && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
+    {
+        let why = "while listening on loopback, Host has to be localhost or a loopback address";
+        return Err(Problem::Forbidden(why));
+    }
+    let (name, enqueue) = match &route {
+        Route::Invoke(name) => (name, false),
+        Route::Enqueue(name) => (name, true),
+        _ => return Ok(Admitted::Other),
+    };
+    let thread = &conn.thread;
+    admit::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_ns).map(Admitted::Call)
+}
+
+/// Invites the body where the client waits for that.
+pub(crate) async fn invite(conn: &Conn, head: &Head) -> Result<(), Stop> {
+    let whole = match head.framing {
+        Framing::Length(length) => head.len + length as usize,
+        Framing::Chunked => head.len + 1,
+        Framing::None => 0,
+    };
+    if head.expect_continue && conn.pending.borrow().len() < whole {
+        let sent = send(conn, response::CONTINUE.to_vec()).await;
+        return if sent { Ok(()) } else { Err(Stop::Quiet) };
+    }
+    Ok(())
+}
+
+async fn read_call(conn: &Conn, head: &Head, entrant: &mut Entrant) -> Result<Incoming, Stop> {
+    invite(conn, head).await?;
+    let thread = &conn.thread;
+    let incoming = match head.framing {
+        Framing::Length(length) => conn.sized(*head, length).await?,
+        Framing::Chunked => {
+            let Entrant { charge, known, .. } = entrant;
+            let grown = |bytes| {
+                if charge.grow(bytes) {
+                    Ok(())
+                } else {
+                    Err(charges::out_of_memory(thread, known))
+                }
+            };
+            conn.chunked(*head, thread.config.body_bytes_max, grown)
+                .await?
+        }
+        Framing::None => return Err(Problem::LengthRequired.into()),
+    };
+    charges::settle(thread, entrant, &incoming)?;
+    Ok(incoming)
+}

@@ -1,0 +1,60 @@
+//! Several clients at once, by the order in which their requests are answered.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::runtime::net::{Accepted, Socket};
+use crate::shard::fleet::{Fleet, settle, with_fleet};
+
+const REQUEST: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
+/// Few enough that all answers fit into the socket.
+const AHEAD: usize = 150;
+/// What `client_conn` gives to one connection before the others have their turn.
+const SHARE_REQUESTS: usize = 8;
+
+/// A connection with so many requests on it, each of which is noted by its connection's name as it is
+/// answered. The client's end is to be kept.
+fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>>) -> UnixStream {
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    theirs.set_nonblocking(true).expect("a socket");
+    ours.write_all(&REQUEST.repeat(requests)).expect("room");
+    let socket = Socket::new(&fleet.event_loop, theirs).expect("a socket");
+    let port = Port::Public { internal: true };
+    let conn = Conn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
+    let seen = seen.clone();
+    let noted = move |conn: Rc<Conn>, head: Head, arrived_ns| {
+        seen.borrow_mut().push(name);
+        answer(conn, head, arrived_ns)
+    };
+    let serving = serve(conn, Rc::new(Rooms::default()), noted);
+    fleet.event_loop.spawn(serving);
+    ours
+}
+
+#[test]
+fn clients_that_send_ahead_get_their_share_of_a_pass() {
+    with_fleet(1, async |fleet: Rc<Fleet>| {
+        fleet.attend();
+        let seen = Rc::new(RefCell::new(String::new()));
+        let clients = [('a', AHEAD), ('b', AHEAD), ('o', 1)];
+        let _open = clients.map(|(name, requests)| connect(&fleet, name, requests, &seen));
+        for _ in 0..10_000 {
+            settle().await;
+            if seen.borrow().len() > 2 * AHEAD {
+                break;
+            }
+        }
+        let seen = seen.borrow();
+        assert_eq!(seen.len(), 2 * AHEAD + 1, "each is answered: {seen}");
+        // A task that gives way may have a second share before the loop looks, since the bell may have
+        // been rung before.
+        let most = 2 * SHARE_REQUESTS;
+        let first = seen.find('o').expect("it was answered");
+        assert!(first <= 2 * most, "{first} requests first: {seen}");
+        let both = &seen[..seen.rfind('b').expect("it was answered")];
+        let run = both.split('b').map(str::len).max().expect("a part");
+        assert!(run <= most + 1, "{run} requests in a row: {seen}");
+    });
+}

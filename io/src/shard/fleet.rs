@@ -1,0 +1,292 @@
+//! Several io threads on the one thread of a test, which hands each message over itself: so a message
+//! can be late, or find a full inbox, exactly where a test wants it. No client and no pod is there.
+
+use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
+
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::function::Function;
+use nanofaas_core::memory::Account;
+use nanofaas_core::message::Message;
+use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPost};
+use nanofaas_core::rate::{RateBucket, RateLimit};
+use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use nanofaas_core::ticket::{CallRef, Class, LaneId};
+use nanofaas_core::view::LaneView;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::parse_head;
+
+use crate::http::response::Wire;
+use crate::invoke::admit::{self, Answering, Client, Manner};
+use crate::invoke::incoming::Incoming;
+use crate::invoke::outgoing::Outgoing;
+use crate::invoke::stored;
+use crate::links::scheduler::SeatPlan;
+use crate::links::shards::{self, PeerPost};
+use crate::runtime::buffers::Buffers;
+use crate::runtime::net::{EventLoop, Socket};
+use crate::runtime::shard::ShardId;
+use crate::shard::inbox::{self, Inbox};
+use crate::shard::start::{DriverChoice, IoConfig, bell};
+use crate::shard::thread::{Parts, Thread};
+use crate::state::executions::Key;
+use crate::state::store::Store;
+use crate::state::token::Tokens;
+
+/// The io threads of a test, and the ends of what they speak to.
+pub(crate) struct Fleet {
+    pub(crate) event_loop: Rc<EventLoop>,
+    pub(crate) threads: Vec<Rc<Thread>>,
+    pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
+    posts: Vec<IoPost>,
+    /// Those that no thread listens to yet.
+    bells: RefCell<Vec<UnixStream>>,
+    view: Arc<LaneView>,
+    /// Kept, so that what is sent there is not lost at once.
+    _scheduler: PinnedInbox,
+    _bridge: BridgeInbox,
+}
+
+const QUEUE_SIZE: u32 = 4;
+pub(crate) const STORE_BYTES: u64 = 1 << 20;
+
+fn config() -> IoConfig {
+    IoConfig {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        internal_listen: None,
+        driver: DriverChoice::Epoll,
+        pin: Vec::new(),
+        spin_ns: None,
+        body_bytes_max: 1 << 20,
+        response_bytes_max: 1 << 20,
+        inflight_bytes: 1 << 26,
+        connect_timeout_ms: 1000,
+        async_max_age_ms: 3_600_000,
+        execution_ttl_ms: 900_000,
+        execution_store_bytes: STORE_BYTES,
+        callback_base: String::new(),
+        begun: true,
+        collect_memory: || {},
+        openapi: "",
+    }
+}
+
+/// For a thread that is not there.
+fn silent_bell() -> Arc<Doorbell> {
+    Arc::new(Doorbell::new(std::task::Waker::noop().clone()))
+}
+
+/// The lane of the only function.
+pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
+
+fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
+    let spec = format!(
+        r#"{{"name":"f","executionMode":"LOCAL","queueSize":{QUEUE_SIZE},"concurrency":{threads}}}"#
+    );
+    let draft: FunctionDraft = serde_json::from_str(&spec).expect("a draft");
+    let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+    Arc::new(Function {
+        spec: spec.expect("a spec"),
+        lane: LANE,
+        view,
+        version: 1,
+    })
+}
+
+impl Fleet {
+    fn new(count: usize) -> Self {
+        let buffers = Rc::new(Buffers::default());
+        let event_loop = EventLoop::epoll(buffers.clone()).expect("epoll");
+        let (scheduler, scheduler_inbox) = PinnedPost::pair(silent_bell(), count);
+        let (bridge, bridge_inbox) = BridgePost::pair(silent_bell());
+        let (bells, ends): (Vec<_>, Vec<_>) = (0..count).map(|_| bell().expect("sockets")).unzip();
+        let (posts, rings): (Vec<_>, Vec<_>) = bells
+            .into_iter()
+            .map(|bell| IoPost::pair(bell, true))
+            .unzip();
+        let (peers, peer_inboxes): (Vec<_>, Vec<_>) = rings
+            .iter()
+            .map(|inbox| PeerPost::pair(inbox.bell.clone()))
+            .unzip();
+        let (entries, tokens) = (Arc::new(Entries::new(count)), Tokens::new());
+        let (origin, origin_wall) = (Instant::now(), SystemTime::now());
+        let ledgers: Arc<[ThreadLedger]> = (0..count).map(|_| ThreadLedger::default()).collect();
+        let rate = Arc::new(RateBucket::new(RateLimit::Off));
+        let own_bells = rings.iter().map(|inbox| inbox.bell.clone());
+        let account = Account::new(config().inflight_bytes, own_bells);
+        let store = Arc::new(Store::new(STORE_BYTES, ledgers.clone()));
+        let make = |index| {
+            let parts = Parts {
+                id: ShardId::new(index as u16),
+                threads: count as u16,
+                config: config(),
+                origin,
+                origin_wall,
+                entries: entries.clone(),
+                rate: rate.clone(),
+                ledgers: ledgers.clone(),
+                account: account.clone(),
+                scarcity: Arc::default(),
+                store: store.clone(),
+                seat: SeatPlan::Pinned(scheduler.clone()),
+                bridge: bridge.clone(),
+                peers: peers.clone().into(),
+                tokens: tokens.clone(),
+            };
+            Thread::new(parts, event_loop.clone(), buffers.clone())
+        };
+        let view = Arc::new(LaneView::new(count));
+        let fleet = Self {
+            threads: (0..count).map(make).collect(),
+            inboxes: rings
+                .into_iter()
+                .zip(peer_inboxes)
+                .map(|(rings, peers)| Rc::new(RefCell::new(Inbox { rings, peers })))
+                .collect(),
+            event_loop,
+            posts,
+            bells: RefCell::new(ends),
+            view,
+            _scheduler: scheduler_inbox,
+            _bridge: bridge_inbox,
+        };
+        let function = function(fleet.view.clone(), count);
+        for (index, post) in fleet.posts.iter().enumerate() {
+            let told = post.send(Message::Function(function.clone()));
+            assert!(told.is_ok(), "room for a message");
+            fleet.take(index);
+        }
+        fleet
+    }
+
+    /// From now on the only thread takes what it is told by itself.
+    pub(crate) fn attend(&self) {
+        assert_eq!(self.threads.len(), 1);
+        let bell = self.bells.borrow_mut().pop().expect("it is not attended");
+        let bell = Socket::new(&self.event_loop, bell).expect("a socket");
+        let (thread, inbox) = (self.threads[0].clone(), self.inboxes[0].clone());
+        self.event_loop.spawn(inbox::run(thread, inbox, bell));
+    }
+
+    /// The thread takes what the others told it.
+    pub(crate) fn take(&self, index: usize) {
+        inbox::pump(&self.threads[index], &self.inboxes[index]);
+    }
+
+    pub(crate) fn fill_queue(&self) {
+        for _ in 0..QUEUE_SIZE {
+            assert!(self.view.enter(Class::Sync, QUEUE_SIZE));
+            assert!(self.view.enter(Class::Async, QUEUE_SIZE));
+        }
+    }
+
+    /// A key that belongs to the thread.
+    pub(crate) fn key_of(&self, index: usize) -> String {
+        let count = self.threads.len() as u16;
+        let belongs = |key: &String| {
+            let key: Key = (LANE, key.as_bytes().into());
+            crate::state::idempotency::owner(&key, count).index() == index
+        };
+        let mut keys = (0..).map(|number| format!("key-{number}"));
+        keys.find(belongs).expect("one in a few keys belongs to it")
+    }
+
+    /// Sends a keyed `:invoke` to the thread; the answer is there later.
+    pub(crate) fn invoke(&self, index: usize, key: &str) -> Rc<RefCell<String>> {
+        let head = format!(
+            "POST /v1/functions/f:invoke HTTP/1.1\r\nHost: a\r\nIdempotency-Key: {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: 11\r\n\r\n"
+        );
+        let bytes = [head.as_bytes(), br#"{"input":1}"#].concat();
+        let head = parse_head(&bytes, &mut HeadScan::default());
+        let head = head.expect("a head").expect("the whole of it");
+        let answer = Rc::new(RefCell::new(String::new()));
+        let (thread, heard) = (self.threads[index].clone(), answer.clone());
+        self.event_loop.spawn(async move {
+            let now_ns = thread.now_ns();
+            let entrant = admit::at_head(&thread, "f", false, &head, &bytes, now_ns);
+            let entrant = entrant.expect("it is let in at the head");
+            let mut incoming = Incoming::new(bytes, head, 11);
+            let manner = admit::begin(&entrant, &mut incoming).expect("a right body");
+            let Manner::Kept { detached } = manner else {
+                panic!("a keyed call is kept");
+            };
+            let wire = Wire {
+                keep_alive: true,
+                old: false,
+                head_only: false,
+            };
+            let answering = Answering {
+                client: &Stays,
+                alarm: &thread.alarms.alarm(),
+                wire,
+                outgoing: &mut Outgoing::default(),
+            };
+            let kept = stored::serve(&thread, entrant, incoming, detached, &answering);
+            let mut outgoing = Outgoing::default();
+            outgoing.put(&thread, kept.await, wire);
+            *heard.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
+        });
+        answer
+    }
+}
+
+/// A client that does not leave.
+struct Stays;
+
+impl Client for Stays {
+    fn serving(&self, _place: Option<CallRef>) {}
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+}
+
+/// Lets every task run that has something to do.
+pub(crate) async fn settle() {
+    for _ in 0..16 {
+        let mut waited = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Runs a test's steps among the tasks of its threads.
+pub(crate) fn with_fleet<F: Future<Output = ()> + 'static>(
+    count: usize,
+    steps: impl FnOnce(Rc<Fleet>) -> F,
+) {
+    let fleet = Rc::new(Fleet::new(count));
+    fleet.event_loop.run(steps(fleet.clone()));
+}
+
+pub(crate) fn status(answer: &RefCell<String>) -> String {
+    let answer = answer.borrow();
+    let status = answer.split(' ').nth(1).unwrap_or("none yet").to_owned();
+    assert!(status != "none yet" || answer.is_empty(), "{answer}");
+    status
+}
+
+/// Every thread takes what there is for it, and every task runs, until nothing is left to do.
+pub(crate) async fn exchange(fleet: &Fleet) {
+    for _ in 0..8 {
+        settle().await;
+        for index in 0..fleet.threads.len() {
+            shards::pay(&fleet.threads[index]);
+            fleet.take(index);
+        }
+    }
+    settle().await;
+}

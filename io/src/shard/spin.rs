@@ -1,0 +1,81 @@
+//! Spinning after recent activity, for `--io-spin-us`: the thread looks at its I/O and its rings
+//! again and again before it parks. Off unless asked for. A task that yields again and again does it; the
+//! loop looks at its I/O between two of its turns.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use crate::shard::inbox::Inbox;
+use crate::shard::thread::Thread;
+
+/// Until when a thread spins.
+#[derive(Default)]
+pub(crate) struct Spin {
+    until_ns: Cell<u64>,
+    spinning: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Thread {
+    /// Something happened: the thread may spin for a while from now on.
+    pub(crate) fn active(&self, now_ns: u64) {
+        let Some(spin_ns) = self.config.spin_ns else {
+            return;
+        };
+        self.spin.until_ns.set(now_ns + spin_ns.get());
+        if !self.spin.spinning.get() {
+            self.spin.wake();
+        }
+    }
+}
+
+impl Spin {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Runs for ever.
+pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
+    let spin = &thread.spin;
+    loop {
+        poll_fn(|cx| {
+            spin.waker.replace(Some(cx.waker().clone()));
+            if thread.now_ns() < spin.until_ns.get() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        spin.spinning.set(true);
+        // Others that publish now need not ring: this thread looks.
+        inbox.borrow().rings.bell.awake();
+        loop {
+            let now_ns = thread.now_ns();
+            if now_ns >= spin.until_ns.get() {
+                break;
+            }
+            pass(&thread, &inbox, now_ns);
+            thread.event_loop.yield_now().await;
+        }
+        spin.spinning.set(false);
+        let bell = inbox.borrow().rings.bell.clone();
+        if !bell.sleep(|| inbox.borrow().has_mail()) {
+            let _announced = bell.sleep(|| false);
+            bell.ring();
+        }
+    }
+}
+
+fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now_ns: u64) {
+    thread.alarms.advance(now_ns);
+    let has_mail = inbox.borrow().has_mail();
+    if has_mail || thread.turn_left.get() {
+        crate::shard::inbox::pump(thread, inbox);
+        thread.tick(now_ns);
+    }
+}

@@ -1,0 +1,424 @@
+//! Starting the io threads: what they are given, and the set-up ladder of the I/O driver.
+//! It never serves a call; the threads that it starts do. The process calls it once.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU64;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::task::{Poll, Waker};
+use std::time::{Instant, SystemTime};
+
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::memory::Account;
+use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::on_end::OnEnd;
+use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
+use nanofaas_core::rate::RateBucket;
+use nix::unistd::{Pid, gettid};
+
+use crate::links::scheduler::SeatPlan;
+use crate::links::shards::PeerPost;
+use crate::runtime::buffers::Buffers;
+use crate::runtime::net::{EventLoop, RingSetup, Socket};
+use crate::runtime::shard::ShardId;
+pub use crate::server::accept::listener;
+use crate::server::client_conn::Port;
+use crate::shard::inbox::Inbox;
+use crate::shard::thread::{Parts, Phase, Thread};
+use crate::shard::watchdog::{self, Seen, Watched};
+use crate::state::descriptors::Scarcity;
+use crate::state::store::Store;
+use crate::state::token::Tokens;
+
+/// Which system interface an io thread sits on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverChoice {
+    Auto,
+    Uring,
+    Epoll,
+}
+
+/// What an operator may set, as far as io threads are concerned.
+#[derive(Clone, Debug)]
+pub struct IoConfig {
+    pub listen: SocketAddr,
+    /// `/v1/internal` gets a listener of its own; without it, it is served on `listen`.
+    pub internal_listen: Option<SocketAddr>,
+    pub driver: DriverChoice,
+    /// CPUs to pin io threads to, one each; empty for no pinning.
+    pub pin: Vec<usize>,
+    /// How long a thread spins before it parks, if it does.
+    pub spin_ns: Option<NonZeroU64>,
+    pub body_bytes_max: u64,
+    pub response_bytes_max: u64,
+    /// Over all io threads.
+    pub inflight_bytes: u64,
+    /// A connection to a pod is open within so long.
+    pub connect_timeout_ms: u64,
+    pub async_max_age_ms: u64,
+    pub execution_ttl_ms: u64,
+    /// Over all io threads.
+    pub execution_store_bytes: u64,
+    /// `http://host:port` under which pods reach `/v1/internal`.
+    pub callback_base: String,
+    /// False where functions are still to come when the threads start: `Message::Begun` ends that.
+    pub begun: bool,
+    /// The text of `GET /openapi.yaml`.
+    pub openapi: &'static str,
+    /// Gives back to the system what the calling thread has freed.
+    pub collect_memory: fn(),
+}
+
+pub use crate::invoke::charges::charge_for;
+
+/// Where the scheduler lives.
+pub enum SchedulerSeat {
+    /// On the only io thread.
+    Inline,
+    Pinned(PinnedPost),
+}
+
+/// What connects the io threads with the rest of the process.
+pub struct Plumbing {
+    /// The process's clock: nanoseconds since `origin`, which was `origin_wall`.
+    pub origin: Instant,
+    pub origin_wall: SystemTime,
+    pub entries: Arc<Entries>,
+    pub scheduler: SchedulerSeat,
+    /// One for each io thread, with the waking end of its bell.
+    pub inboxes: Vec<(IoInbox, UnixStream)>,
+    pub bridge: BridgePost,
+    pub ledgers: Arc<[ThreadLedger]>,
+    pub rate: Arc<RateBucket>,
+    /// Is woken when an io thread has ended.
+    pub on_end: Waker,
+}
+
+/// The io threads that run.
+pub struct IoThreads {
+    pub threads: Vec<std::thread::JoinHandle<()>>,
+    /// The driver that all of them took, for the log and the metric: `uring` or `epoll`.
+    pub driver: &'static str,
+    pub listen: SocketAddr,
+    pub internal_listen: Option<SocketAddr>,
+}
+
+/// An io thread's bell: ringing it writes one byte, which the thread reads like any other socket.
+pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
+    struct Ringer(UnixStream);
+    impl std::task::Wake for Ringer {
+        fn wake(self: Arc<Self>) {
+            use std::io::Write;
+            // A full buffer means that the thread has a byte to read already.
+            let _ = (&self.0).write(&[1]);
+        }
+    }
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((
+        Arc::new(Doorbell::new(Arc::new(Ringer(ours)).into())),
+        theirs,
+    ))
+}
+
+/// Why the io threads could not be started; each says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {why}")]
+    Listen { address: SocketAddr, why: String },
+    #[error(
+        "io_uring is not to be had here ({0}); it takes Linux 5.19 and a sandbox that allows it: use --io-driver auto or epoll"
+    )]
+    NoUring(std::io::Error),
+    #[error("cannot start an io thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A rung of the set-up ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rung {
+    Uring { entries: u32 },
+    Epoll,
+}
+
+impl Rung {
+    fn build(self, spins: bool, buffers: &Rc<Buffers>) -> std::io::Result<Rc<EventLoop>> {
+        match self {
+            Self::Uring { entries } => {
+                EventLoop::probe_uring()?;
+                let build =
+                    |deferred| EventLoop::uring(RingSetup { entries, deferred }, buffers.clone());
+                // From Linux 6.1 on.
+                if spins {
+                    build(false)
+                } else {
+                    build(true).or_else(|_| build(false))
+                }
+            }
+            Self::Epoll => EventLoop::epoll(buffers.clone()),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Uring { .. } => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl DriverChoice {
+    fn ladder(self) -> &'static [Rung] {
+        const ALL: [Rung; 3] = [
+            Rung::Uring { entries: 1024 },
+            Rung::Uring { entries: 256 },
+            Rung::Epoll,
+        ];
+        match self {
+            Self::Auto => &ALL,
+            Self::Uring => &ALL[..2],
+            Self::Epoll => &ALL[2..],
+        }
+    }
+}
+
+/// An io thread that waits for its runtime to be chosen.
+struct Starting {
+    rungs: Sender<Option<Rung>>,
+    built: Receiver<std::io::Result<Pid>>,
+    /// Gone with the thread.
+    alive: Weak<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// What each thread is given besides its parts.
+struct Ends {
+    inbox: Inbox,
+    bell: UnixStream,
+    listeners: Vec<(TcpListener, Port)>,
+    /// By io thread: it was told to stop, and owes nothing any more.
+    settled: Arc<[AtomicBool]>,
+}
+
+fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Starting> {
+    let (rungs, wanted) = channel::<Option<Rung>>();
+    let (report, built) = channel();
+    let name = parts.id.to_string();
+    let life = Arc::new(());
+    let alive = Arc::downgrade(&life);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let _kept = (life, on_end);
+        pin_to(&parts);
+        let buffers = Rc::new(Buffers::default());
+        let mut event_loop = None;
+        for rung in wanted {
+            let Some(rung) = rung else { break };
+            event_loop = None;
+            let said = rung
+                .build(parts.config.spin_ns.is_some(), &buffers)
+                .map(|built| {
+                    event_loop = Some(built);
+                    gettid()
+                });
+            if report.send(said).is_err() {
+                return;
+            }
+        }
+        if let Some(event_loop) = event_loop {
+            let thread = Thread::new(parts, event_loop.clone(), buffers);
+            event_loop.run(live(thread, ends));
+            // Operations may be in flight: the end of the process takes them along.
+            std::mem::forget(event_loop);
+        }
+    })?;
+    Ok(Starting {
+        rungs,
+        built,
+        alive,
+        thread,
+    })
+}
+
+fn pin_to(parts: &Parts) {
+    use nix::sched::{CpuSet, sched_setaffinity};
+    let Some(cpu) = parts.config.pin.get(parts.id.index()) else {
+        return;
+    };
+    let mut set = CpuSet::new();
+    let pinned = set
+        .set(*cpu)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    if let Err(error) = pinned {
+        tracing::warn!(cpu, "an io thread could not be pinned: {error}");
+    }
+}
+
+/// A thread's life.
+async fn live(thread: Rc<Thread>, ends: Ends) {
+    let event_loop = &thread.event_loop;
+    let inbox = Rc::new(RefCell::new(ends.inbox));
+    let _first = thread.inbox.set(inbox.clone());
+    let bell = Socket::new(event_loop, ends.bell).expect("a bell is a socket");
+    if thread.config.spin_ns.is_some() {
+        event_loop.spawn(crate::shard::spin::run(thread.clone(), inbox.clone()));
+    }
+    event_loop.spawn(crate::shard::inbox::run(thread.clone(), inbox, bell));
+    event_loop.spawn(crate::shard::ticker::run(thread.clone()));
+    event_loop.spawn(crate::state::readers::run(thread.clone()));
+    for (listener, port) in ends.listeners {
+        event_loop.spawn(crate::server::accept::run(thread.clone(), listener, port));
+    }
+    // Until it is told to stop, and what all threads owe was answered: until then another one's client
+    // may ask for what belongs to this one.
+    poll_fn(|cx| {
+        if thread.phase.get() == Phase::Stopping {
+            return Poll::Ready(());
+        }
+        thread.until_stopping.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    })
+    .await;
+    let alarm = thread.alarms.alarm();
+    let since_ns = thread.now_ns();
+    loop {
+        let now_ns = thread.now_ns();
+        let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
+        let quiet = ended && event_loop.is_settled();
+        ends.settled[thread.id.index()].store(quiet, Ordering::Relaxed);
+        let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
+        if all || now_ns > since_ns + LAST_ANSWERS_NS {
+            return;
+        }
+        alarm.until(now_ns + STOP_LOOK_NS).await;
+    }
+}
+
+/// After the order to stop, the last answers have so long to be written.
+const LAST_ANSWERS_NS: u64 = 3_000_000_000;
+const STOP_LOOK_NS: u64 = 2_000_000;
+
+/// Starts all io threads, with the best driver that all of them get.
+pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {
+    let count = plumbing.inboxes.len();
+    let mut public = crate::server::accept::listeners(config.listen, count)?;
+    let listen = public[0].local_addr()?;
+    let mut internal = match config.internal_listen {
+        Some(address) => crate::server::accept::listeners(address, count)?,
+        None => Vec::new(),
+    };
+    let internal_listen = internal.first().map(TcpListener::local_addr).transpose()?;
+    let port = Port::Public {
+        internal: internal.is_empty(),
+    };
+    let (peers, mut peer_inboxes): (Vec<_>, Vec<_>) = plumbing
+        .inboxes
+        .iter()
+        .map(|(inbox, _)| PeerPost::pair(inbox.bell.clone()))
+        .unzip();
+    let inboxes = plumbing.inboxes.iter();
+    let bells: Vec<_> = inboxes.map(|(inbox, _)| inbox.bell.clone()).collect();
+    let store = Store::new(config.execution_store_bytes, plumbing.ledgers.clone());
+    let store = Arc::new(store);
+    let account = Account::new(config.inflight_bytes, bells.iter().cloned());
+    let scarcity = Arc::new(Scarcity::default());
+    let tokens = Tokens::new();
+    let settled: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
+    let mut starting = Vec::new();
+    for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
+        let seat = match &plumbing.scheduler {
+            SchedulerSeat::Inline => SeatPlan::Inline,
+            SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post.clone()),
+        };
+        let parts = Parts {
+            id: ShardId::new(index as u16),
+            threads: count as u16,
+            config: config.clone(),
+            origin: plumbing.origin,
+            origin_wall: plumbing.origin_wall,
+            entries: plumbing.entries.clone(),
+            rate: plumbing.rate.clone(),
+            ledgers: plumbing.ledgers.clone(),
+            account: account.clone(),
+            scarcity: scarcity.clone(),
+            store: store.clone(),
+            seat,
+            bridge: plumbing.bridge.clone(),
+            peers: peers.clone().into(),
+            tokens: tokens.clone(),
+        };
+        let mut listeners = vec![(public.remove(0), port)];
+        if !internal.is_empty() {
+            listeners.push((internal.remove(0), Port::Internal));
+        }
+        let inbox = Inbox {
+            rings,
+            peers: peer_inboxes.remove(0),
+        };
+        starting.push(start_one(
+            parts,
+            Ends {
+                inbox,
+                bell,
+                listeners,
+                settled: settled.clone(),
+            },
+            OnEnd(plumbing.on_end.clone()),
+        )?);
+    }
+    let (rung, tids) = climb(config.driver, &starting)?;
+    if matches!(rung, Rung::Uring { .. }) {
+        let threads = (0..).map(ShardId::new).zip(starting.iter().zip(tids));
+        let watched = threads.map(|(id, (one, tid))| Watched {
+            id,
+            tid,
+            alive: one.alive.clone(),
+            bell: bells[id.index()].clone(),
+            seen: Seen::default(),
+        });
+        watchdog::start(watched.collect(), plumbing.ledgers)?;
+    }
+    let threads = starting.into_iter().map(|one| one.thread).collect();
+    Ok(IoThreads {
+        threads,
+        driver: rung.name(),
+        listen,
+        internal_listen,
+    })
+}
+
+/// Down the ladder until all threads stand on one rung: which one, and the threads' numbers.
+fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), StartError> {
+    let mut last = None;
+    for rung in choice.ladder() {
+        for one in starting {
+            let _gone = one.rungs.send(Some(*rung));
+        }
+        let mut tids = Vec::new();
+        for one in starting {
+            match one.built.recv() {
+                Ok(Ok(tid)) => tids.push(tid),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => {}
+            }
+        }
+        if tids.len() == starting.len() {
+            for one in starting {
+                let _gone = one.rungs.send(None);
+            }
+            return Ok((*rung, tids));
+        }
+    }
+    let error = last.unwrap_or_else(|| std::io::Error::other("an io thread ended at once"));
+    Err(if choice == DriverChoice::Uring {
+        StartError::NoUring(error)
+    } else {
+        error.into()
+    })
+}

@@ -1,0 +1,176 @@
+//! Stops the process where an io thread runs and gets nowhere. monoio does not tell that the kernel refuses
+//! to be entered: such a thread goes round at full speed, and runs no task that could notice. This thread
+//! looks whenever one of them has computed for a quarter of a second, and never at a call. `start` starts it where io
+//! threads are on io_uring.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nanofaas_core::doorbell::Doorbell;
+use nanofaas_core::metrics::ThreadLedger;
+use nix::sys::signal::{SigEvent, SigSet, SigevNotify, Signal};
+use nix::sys::time::TimeValLike;
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, gettid};
+
+use crate::runtime::shard::ShardId;
+
+/// How much a thread computes until it is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// To the watch alone; no other thread knows of it.
+const SIGNAL: Signal = Signal::SIGVTALRM;
+/// What an io thread may compute without a beat, for which it is rung at each look.
+const FUTILE_NS: u64 = 1_000_000_000;
+
+/// An io thread, as the watchdog sees it.
+pub(crate) struct Watched {
+    pub(crate) id: ShardId,
+    pub(crate) tid: Pid,
+    /// Gone with the thread: its number may be another's then.
+    pub(crate) alive: Weak<()>,
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) seen: Seen,
+}
+
+/// The processor time of a thread when its beat was last seen to change.
+#[derive(Default)]
+pub(crate) struct Seen {
+    beat_ns: u64,
+    cpu_ns: u64,
+}
+
+impl Seen {
+    fn update(&mut self, beat_ns: u64, cpu_ns: u64) {
+        if beat_ns != self.beat_ns {
+            *self = Self { beat_ns, cpu_ns };
+        }
+    }
+
+    /// Whether so much was computed since the last beat that none will come.
+    const fn is_futile(&self, cpu_ns: u64) -> bool {
+        // Before the first beat the thread starts, which costs little.
+        cpu_ns.saturating_sub(self.cpu_ns) > FUTILE_NS
+    }
+}
+
+/// Watches for as long as the process lives.
+pub(crate) fn start(
+    mut threads: Vec<Watched>,
+    ledgers: Arc<[ThreadLedger]>,
+) -> std::io::Result<()> {
+    let watch = move || {
+        let alarms = Alarms::set(&threads);
+        while !threads.is_empty() {
+            alarms.wait();
+            threads.retain_mut(|one| {
+                let Some(_alive) = one.alive.upgrade() else {
+                    return false;
+                };
+                let beat_ns = ledgers[one.id.index()].beat.last_ns();
+                let futile = cpu_ns(one.tid).is_some_and(|cpu_ns| {
+                    one.seen.update(beat_ns, cpu_ns);
+                    one.seen.is_futile(cpu_ns)
+                });
+                assert!(
+                    !futile,
+                    "{} computed for 1 s and began nothing: the kernel refuses to be entered on its ring; \
+                     use --io-driver epoll",
+                    one.id
+                );
+                // It beats when it is rung for, if it gets anywhere.
+                one.bell.ring();
+                true
+            });
+        }
+    };
+    std::thread::Builder::new()
+        .name("io-watch".to_owned())
+        .spawn(watch)
+        .map(drop)
+}
+
+/// What wakes the watch: a timer on the processor time of each thread, so that nothing does while they
+/// sleep. Where the system has no such timers it looks by the clock.
+struct Alarms {
+    signals: SigSet,
+    timers: Option<Vec<Timer>>,
+}
+
+impl Alarms {
+    fn set(threads: &[Watched]) -> Self {
+        let mut signals = SigSet::empty();
+        signals.add(SIGNAL);
+        let blocked = signals.thread_block();
+        let watch = gettid();
+        let timer = |one: &Watched| {
+            let to = SigevNotify::SigevThreadId {
+                signal: SIGNAL,
+                thread_id: watch.as_raw(),
+                si_value: 0,
+            };
+            let mut timer = Timer::new(clock_of(one.tid), SigEvent::new(to))?;
+            timer.set(
+                Expiration::Interval(LOOK.into()),
+                TimerSetTimeFlags::empty(),
+            )?;
+            Ok(timer)
+        };
+        let timers = blocked.and_then(|()| threads.iter().map(timer).collect());
+        Self {
+            signals,
+            timers: timers.ok(),
+        }
+    }
+
+    fn wait(&self) {
+        if self.timers.is_none() || self.signals.wait().is_err() {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// The clock of a thread's processor time: CPUCLOCK_SCHED for one thread, as the kernel builds it from the
+/// thread's number.
+fn clock_of(tid: Pid) -> ClockId {
+    ClockId::from_raw((!tid.as_raw() << 3) | 6)
+}
+
+/// What the thread has computed so far. It allocates nothing, because what allocates beside warm calls
+/// is counted as theirs.
+fn cpu_ns(tid: Pid) -> Option<u64> {
+    let time = clock_gettime(clock_of(tid)).ok()?;
+    u64::try_from(time.num_nanoseconds()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_computes_and_does_not_beat_is_told_from_one_that_sleeps() {
+        let mut seen = Seen::default();
+        let mut is_futile = |beat_ns, cpu_ns| {
+            seen.update(beat_ns, cpu_ns);
+            seen.is_futile(cpu_ns)
+        };
+        assert!(!is_futile(1, 10));
+        // It sleeps, however long.
+        assert!(!is_futile(1, 20));
+        // It works, and beats.
+        assert!(!is_futile(2, FUTILE_NS + 11));
+        assert!(!is_futile(2, 2 * FUTILE_NS));
+        assert!(is_futile(2, 2 * FUTILE_NS + 12));
+        assert!(!is_futile(3, 3 * FUTILE_NS));
+    }
+
+    #[test]
+    fn what_a_thread_computes_is_seen() {
+        let began = std::time::Instant::now();
+        let tid = gettid();
+        let at_first = cpu_ns(tid).expect("it is there");
+        while cpu_ns(tid).expect("it is there") == at_first {
+            assert!(began.elapsed() < Duration::from_secs(60));
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The table of calls that this io thread holds. Each call has a small slot, through which grants,
+//! ends and Job results reach the task that serves the call. It holds no bytes of a request.
+//! Writers: the call's task, the inbox, the seat (grants), a Job's callback, and the code that ends
+//! a call because its client left or cancelled it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use nanofaas_core::call::End;
+use nanofaas_core::entries::Entries;
+use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
+use nanofaas_core::memory::Loose;
+use nanofaas_core::message::{Phases, ReadyStamps};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::{CallRef, Grant, LaneId};
+
+use crate::http::output::Output;
+use crate::runtime::shard::ShardId;
+
+/// News of a Job.
+pub(crate) enum JobNews {
+    Starting {
+        running_ns: Option<u64>,
+        start: Phases,
+        held_up: Option<Arc<str>>,
+    },
+    Ended {
+        failure: Failure,
+        oom: bool,
+    },
+    /// The callback came.
+    Answered(Box<JobAnswer>),
+    /// A callback came that cannot be read. The Job may post another one; if it does not, the call
+    /// fails with this failure.
+    Refused(Failure),
+}
+
+impl JobNews {
+    /// The news to keep when this comes after `earlier`: if the pod is lost after a callback that
+    /// could not be read, the failure is that of the callback.
+    fn after(self, earlier: Option<Self>) -> Self {
+        match (self, earlier) {
+            (
+                Self::Ended {
+                    failure: Failure::PodLost(_),
+                    oom: false,
+                },
+                Some(Self::Refused(failure)),
+            ) => Self::Ended {
+                failure,
+                oom: false,
+            },
+            (news, _) => news,
+        }
+    }
+}
+
+/// What a Job's callback says.
+pub(crate) struct JobAnswer {
+    pub(crate) result: Result<JobOutput, Failure>,
+    /// The start times that the Job's runtime reported, if it did.
+    pub(crate) stamps: Option<ReadyStamps>,
+}
+
+/// An output, and the charge for the body that it came in; another io thread may have received the
+/// body.
+pub(crate) struct JobOutput {
+    pub(crate) output: Output,
+    pub(crate) charge: Loose,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    /// The lane of the call that has the slot; none while the slot is free.
+    lane: Option<LaneId>,
+    /// The call's task is gone, but a grant is on its way: the granted slot is given back when the
+    /// grant arrives.
+    orphan: bool,
+    grant: Option<Grant>,
+    end: Option<End>,
+    /// Set while a Job serves the call. Boxed, because few calls have a Job and every call writes a
+    /// whole `Slot`.
+    job: Option<Box<ExpectedJob>>,
+    waker: Option<Waker>,
+}
+
+/// What was heard of the Job that serves an attempt.
+struct ExpectedJob {
+    attempt: u32,
+    /// When the Job began to run.
+    running_ns: Option<u64>,
+    /// The phases of its start that are over.
+    start: Phases,
+    /// A new reason why its start is delayed.
+    held_up: Option<Arc<str>>,
+    end: Option<JobNews>,
+}
+
+impl ExpectedJob {
+    fn new(attempt: u32) -> Self {
+        Self {
+            attempt,
+            running_ns: None,
+            start: Phases::default(),
+            held_up: None,
+            end: None,
+        }
+    }
+
+    /// Takes news of the Job of `attempt`. False where the news is for another attempt, or comes
+    /// after the Job's answer.
+    fn apply(&mut self, attempt: u32, news: JobNews) -> bool {
+        if self.attempt != attempt || matches!(self.end, Some(JobNews::Answered(_))) {
+            return false;
+        }
+        if let JobNews::Starting {
+            running_ns,
+            start,
+            held_up,
+        } = news
+        {
+            self.running_ns = running_ns.or(self.running_ns);
+            self.start = start;
+            self.held_up = held_up;
+        } else {
+            self.end = Some(news.after(self.end.take()));
+        }
+        true
+    }
+}
+
+struct Inner {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    used: usize,
+}
+
+/// All calls of a thread.
+pub(crate) struct Calls {
+    thread: ShardId,
+    inner: RefCell<Inner>,
+}
+
+/// What to do with a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    Taken,
+    /// The call is gone: the slot has to be given back at once.
+    Unwanted,
+}
+
+impl Calls {
+    pub(crate) const fn new(thread: ShardId) -> Self {
+        let inner = Inner {
+            slots: Vec::new(),
+            free: Vec::new(),
+            used: 0,
+        };
+        Self {
+            thread,
+            inner: RefCell::new(inner),
+        }
+    }
+
+    /// A place for a call, unless the table is full.
+    pub(crate) fn open(&self, lane: LaneId) -> Option<CallRef> {
+        let mut inner = self.inner.borrow_mut();
+        let index = match inner.free.pop() {
+            Some(index) => index,
+            None if inner.slots.len() < CALLS_PER_IO_THREAD_MAX => {
+                inner.slots.push(Slot::default());
+                u32::try_from(inner.slots.len() - 1).expect("the table is small")
+            }
+            None => return None,
+        };
+        inner.used += 1;
+        let slot = &mut inner.slots[index as usize];
+        let generation = slot.generation.wrapping_add(1);
+        *slot = Slot {
+            generation,
+            lane: Some(lane),
+            ..Slot::default()
+        };
+        Some(CallRef {
+            index,
+            generation,
+            thread: self.thread.number(),
+        })
+    }
+
+    /// Calls in the table.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.borrow().used
+    }
+
+    fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut Slot) -> R) -> Option<R> {
+        let mut inner = self.inner.borrow_mut();
+        let slot = inner.slots.get_mut(call.index as usize)?;
+        (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
+    }
+
+    /// Marks a call that ends while a grant is on its way: its place stays taken until the grant
+    /// arrives.
+    pub(crate) fn orphan(&self, call: CallRef) {
+        self.with(call, |slot| slot.orphan = true);
+    }
+
+    /// The call's task has ended the call. The place becomes free, unless the call is an orphan.
+    pub(crate) fn close(&self, call: CallRef, entries: &Entries) {
+        let orphan = self.with(call, |slot| {
+            slot.waker = None;
+            slot.job = None;
+            slot.orphan
+        });
+        if orphan == Some(false) {
+            self.free(call, entries);
+        }
+    }
+
+    fn free(&self, call: CallRef, entries: &Entries) {
+        entries.free(call);
+        let mut inner = self.inner.borrow_mut();
+        inner.slots[call.index as usize].lane = None;
+        inner.free.push(call.index);
+        inner.used -= 1;
+    }
+
+    /// Delivers a grant.
+    pub(crate) fn grant(&self, grant: Grant, entries: &Entries) -> Delivered {
+        let orphan = self
+            .with(grant.call, |slot| {
+                if !slot.orphan {
+                    slot.grant = Some(grant);
+                    wake(slot);
+                }
+                slot.orphan
+            })
+            .expect("a granted call keeps its place until the grant arrives");
+        if orphan {
+            self.free(grant.call, entries);
+            return Delivered::Unwanted;
+        }
+        Delivered::Taken
+    }
+
+    /// Takes the grant, if it has arrived and the call was not ended from outside before.
+    pub(crate) fn take_grant_to_run(&self, call: CallRef) -> Option<Grant> {
+        self.with(call, |slot| {
+            let runs = slot.end.is_none();
+            slot.grant.take_if(|_| runs)
+        })
+        .flatten()
+    }
+
+    /// Takes the grant, if it has arrived.
+    pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
+        self.with(call, |slot| slot.grant.take()).flatten()
+    }
+
+    /// Ends a call from outside. False where there is no such call.
+    pub(crate) fn end(&self, call: CallRef, end: End) -> bool {
+        self.with(call, |slot| tell_end(slot, end)).is_some()
+    }
+
+    /// Ends every call of `lane`, or of all lanes, from outside.
+    pub(crate) fn end_all(&self, lane: Option<LaneId>, end: &End) {
+        let mut inner = self.inner.borrow_mut();
+        for slot in &mut inner.slots {
+            let is_meant = |own| lane.is_none_or(|lane| lane == own);
+            if slot.lane.is_some_and(is_meant) && !slot.orphan {
+                tell_end(slot, end.clone());
+            }
+        }
+    }
+
+    /// Delivers news of the Job of `attempt`. False where the call does not exist or is not in that
+    /// attempt; the news is dropped then.
+    pub(crate) fn job(&self, call: CallRef, attempt: u32, news: JobNews) -> bool {
+        self.with(call, |slot| {
+            let job = slot.job.as_mut();
+            let is_news = job.is_some_and(|job| job.apply(attempt, news));
+            if is_news {
+                wake(slot);
+            }
+            is_news
+        })
+        .unwrap_or(false)
+    }
+
+    /// The call begins an attempt that a Job serves.
+    pub(crate) fn expect_job(&self, call: CallRef, attempt: u32) {
+        let job = Box::new(ExpectedJob::new(attempt));
+        self.with(call, |slot| slot.job = Some(job));
+    }
+
+    /// That attempt is over.
+    pub(crate) fn forget_job(&self, call: CallRef) {
+        self.with(call, |slot| slot.job = None);
+    }
+
+    fn with_job<R>(
+        &self,
+        call: CallRef,
+        act: impl FnOnce(&mut ExpectedJob) -> Option<R>,
+    ) -> Option<R> {
+        self.with(call, |slot| slot.job.as_mut().and_then(|job| act(job)))
+            .flatten()
+    }
+
+    /// Why the Job's start is delayed.
+    pub(crate) fn job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
+        self.with_job(call, |job| job.held_up.clone())
+    }
+
+    /// When the Job began to run.
+    pub(crate) fn job_running_ns(&self, call: CallRef) -> Option<u64> {
+        self.with_job(call, |job| job.running_ns)
+    }
+
+    /// Takes the phases of the Job's start that are over.
+    pub(crate) fn take_job_start(&self, call: CallRef) -> Phases {
+        let start = self.with_job(call, |job| Some(std::mem::take(&mut job.start)));
+        start.unwrap_or_default()
+    }
+
+    /// Takes the Job's end, if it has come. A callback that could not be read is no end.
+    pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
+        let is_end = |job: &mut JobNews| !matches!(job, JobNews::Refused(_));
+        self.with_job(call, |job| job.end.take_if(is_end))
+    }
+
+    /// Takes the reason to end the call, if there is one; if not, the task is woken by any news.
+    pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
+        self.with(call, |slot| {
+            if let Some(end) = slot.end.take() {
+                return Poll::Ready(end);
+            }
+            match &slot.waker {
+                Some(waker) if waker.will_wake(cx.waker()) => {}
+                _ => slot.waker = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .expect("a call that is served has its place")
+    }
+}
+
+fn tell_end(slot: &mut Slot, end: End) {
+    slot.end = Some(End::merge(slot.end.take(), end));
+    wake(slot);
+}
+
+fn wake(slot: &Slot) {
+    if let Some(waker) = &slot.waker {
+        waker.wake_by_ref();
+    }
+}

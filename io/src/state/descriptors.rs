@@ -1,0 +1,223 @@
+//! Descriptors, of which the process has a bounded number: some are kept back for pods, the bridge and
+//! health, and past them the clients that are idle for the longest make room for new ones. Connections to pods
+//! make room for one another. It closes none with a call or a head on its way. `accept` asks before it takes
+//! more, `to_pod` when it finds none.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::server::client_conn::{Conn, SECOND_NS};
+use crate::shard::thread::Thread;
+
+/// Kept back: so many, or one in so many where that is more. Never more than half of what is left once the
+/// process has started.
+const KEPT_BACK: u64 = 32;
+const KEPT_BACK_PART: u64 = 10;
+/// Who never sent anything is left alone for so long.
+const SILENT_NS: u64 = SECOND_NS;
+/// How often the log says that it goes on.
+const SAID_NS: u64 = 60 * SECOND_NS;
+/// Found by one look at all connections, for so many that need room.
+const FOUND_MAX: usize = 64;
+
+/// What io threads share of it: one needs a descriptor, and had no idle client of its own.
+#[derive(Default)]
+pub(crate) struct Scarcity {
+    is_wanted: AtomicBool,
+    /// Numbers from this one on are kept back: the system gives the lowest that is free. Known once the first
+    /// client is there.
+    most: OnceLock<u64>,
+}
+
+/// Something that may go on for long, which the log says once a minute.
+#[derive(Default)]
+pub(crate) struct Said {
+    next_ns: Cell<u64>,
+}
+
+impl Said {
+    /// Whether it is to be said now, which the caller does.
+    pub(crate) fn take_turn(&self, now_ns: u64) -> bool {
+        let is_due = now_ns >= self.next_ns.get();
+        if is_due {
+            self.next_ns.set(now_ns + SAID_NS);
+        }
+        is_due
+    }
+}
+
+/// A connection that may make room.
+struct Idle {
+    conn: Weak<Conn>,
+    since_ns: u64,
+}
+
+/// The clients of a thread, by what they hold.
+pub(crate) struct Descriptors {
+    scarcity: Arc<Scarcity>,
+    conns: RefCell<Vec<Weak<Conn>>>,
+    free: RefCell<Vec<usize>>,
+    /// Idle for the longest first, as one look found them.
+    found: RefCell<VecDeque<Idle>>,
+    /// When all connections were looked at last.
+    looked_ns: Cell<Option<u64>>,
+    /// That idle clients are closed.
+    said: Said,
+}
+
+/// A connection's place, given back with it.
+pub(crate) struct Place {
+    thread: Rc<Thread>,
+    index: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.thread.descriptors.free.borrow_mut().push(self.index);
+    }
+}
+
+impl Descriptors {
+    pub(crate) fn new(scarcity: Arc<Scarcity>) -> Self {
+        Self {
+            scarcity,
+            conns: RefCell::default(),
+            free: RefCell::default(),
+            found: RefCell::default(),
+            looked_ns: Cell::new(None),
+            said: Said::default(),
+        }
+    }
+
+    /// Whether the number of a client's descriptor is one of those that are kept back. The first number that
+    /// is asked for decides how many are.
+    pub(crate) fn keep_back(&self, number: u64) -> bool {
+        let most = self.scarcity.most.get_or_init(|| {
+            let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+            let left = limit.saturating_sub(number);
+            limit - KEPT_BACK.max(limit / KEPT_BACK_PART).min(left / 2)
+        });
+        number >= *most
+    }
+
+    /// Whether this thread is to make room for another one, which it is told once.
+    fn take_wish(&self) -> bool {
+        self.scarcity.is_wanted.load(Ordering::Relaxed)
+            && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
+    }
+
+    fn look(&self, now_ns: u64) {
+        let mut idle: Vec<Idle> = self
+            .conns
+            .borrow()
+            .iter()
+            .filter_map(|conn| {
+                let since_ns = conn.upgrade()?.idle_since(now_ns, SILENT_NS)?;
+                let conn = conn.clone();
+                Some(Idle { conn, since_ns })
+            })
+            .collect();
+        idle.sort_by_key(|idle| idle.since_ns);
+        idle.truncate(FOUND_MAX);
+        self.found.replace(idle.into());
+    }
+
+    fn say(&self, now_ns: u64) {
+        if self.said.take_turn(now_ns) {
+            tracing::warn!(
+                "descriptors are short: idle clients are closed to make room for new ones; \
+                 raise the limit of open files"
+            );
+        }
+    }
+
+    /// Closes the client that is idle for the longest; false where none may be closed.
+    pub(crate) fn make_room(&self, now_ns: u64) -> bool {
+        for may_look in [true, false] {
+            while let Some(idle) = self.found.borrow_mut().pop_front() {
+                if let Some(conn) = idle.conn.upgrade()
+                    && conn.idle_since(now_ns, SILENT_NS) == Some(idle.since_ns)
+                {
+                    conn.leave();
+                    self.say(now_ns);
+                    return true;
+                }
+            }
+            // A look costs as much as there are clients: not for each that comes.
+            let looked_ns = self.looked_ns.get();
+            let is_new = looked_ns.is_none_or(|looked_ns| now_ns >= looked_ns + SECOND_NS / 100);
+            if may_look && is_new {
+                self.looked_ns.set(Some(now_ns));
+                self.look(now_ns);
+            }
+        }
+        false
+    }
+}
+
+impl Thread {
+    /// Frees a descriptor for a connection to a pod: an idle one goes, or an idle client, here or on another
+    /// thread.
+    pub(crate) fn free_descriptor(&self) {
+        if !self.pods.close_one() && !self.descriptors.make_room(self.now_ns()) {
+            self.want_descriptor();
+        }
+    }
+
+    /// Other threads may have something idle.
+    pub(crate) fn want_descriptor(&self) {
+        self.descriptors
+            .scarcity
+            .is_wanted
+            .store(true, Ordering::Relaxed);
+        for peer in &self.peers {
+            peer.ring();
+        }
+    }
+
+    /// Does what another thread wanted, if one did.
+    pub(crate) fn grant_descriptor(&self) {
+        if self.descriptors.take_wish() && !self.pods.close_one() {
+            self.descriptors.make_room(self.now_ns());
+        }
+    }
+
+    /// From now on the connection may make room.
+    pub(crate) fn place(self: &Rc<Self>, conn: &Rc<Conn>) -> Place {
+        let (mut conns, free) = (self.descriptors.conns.borrow_mut(), &self.descriptors.free);
+        let conn = Rc::downgrade(conn);
+        let index = match free.borrow_mut().pop() {
+            Some(index) => {
+                conns[index] = conn;
+                index
+            }
+            None => {
+                conns.push(conn);
+                conns.len() - 1
+            }
+        };
+        Place {
+            thread: self.clone(),
+            index,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SAID_NS, Said};
+
+    #[test]
+    fn what_goes_on_is_said_once_a_minute() {
+        let said = Said::default();
+        let due: Vec<_> = [1, 2, SAID_NS, SAID_NS + 1, 2 * SAID_NS, 3 * SAID_NS]
+            .map(|now_ns| said.take_turn(now_ns))
+            .into();
+        assert_eq!(due, [true, false, false, true, false, true]);
+    }
+}

@@ -1,0 +1,348 @@
+//! The executions that this thread owns. Async, keyed and `Prefer` executions are kept with their
+//! output for a time and within the process's byte budget (`store`). A plain sync call leaves a
+//! small record in a ring.
+//! A terminal state never changes. It answers no request by itself; `api::executions` does.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+
+use foldhash::{HashMap, HashMapExt};
+use nanofaas_core::call::Deadline;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::limits::SYNC_RECORDS;
+use nanofaas_core::message::Phases;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::{CallRef, LaneId};
+
+use crate::http::output::Output;
+use crate::runtime::shard::ShardId;
+use crate::runtime::waiters::{Waiter, Waiters};
+use crate::shard::thread::Known;
+use crate::state::idempotency::Keys;
+use crate::state::store::{Budget, Oldest};
+
+/// The states of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Status {
+    Queued,
+    Running,
+    Success,
+    Error,
+    Timeout,
+}
+
+impl Status {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    pub(crate) const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
+
+    /// The state that a failure ends in.
+    pub(crate) const fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::Timeout { .. } | Failure::StartTimeout(_) => Self::Timeout,
+            _ => Self::Error,
+        }
+    }
+}
+
+/// What is known of an execution, without its output. Times in nanoseconds of the process's clock.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) id: ExecutionId,
+    pub(crate) known: Rc<Known>,
+    pub(crate) status: Status,
+    pub(crate) attempt: u32,
+    pub(crate) enqueued_ns: u64,
+    pub(crate) started_ns: Option<u64>,
+    pub(crate) finished_ns: Option<u64>,
+    pub(crate) cold_start: bool,
+    pub(crate) init_ms: Option<u32>,
+    /// The start phases of the pod that its attempt had to wait for.
+    pub(crate) start: Option<Phases>,
+    pub(crate) failure: Option<Failure>,
+    /// Its place among the running calls, for a cancel.
+    pub(crate) call: Option<CallRef>,
+}
+
+/// The key that an execution holds: its function's registration and the client's key. A function
+/// that is removed and registered again is another registration, so no execution of the first one
+/// is replayed.
+pub(crate) type Key = (LaneId, Box<[u8]>);
+
+/// An execution that is kept, so that clients can read its output or wait for its end.
+pub(crate) struct Kept {
+    pub(crate) record: RefCell<Record>,
+    /// Shared by all answers that contain it, on any io thread.
+    pub(crate) output: RefCell<Option<Arc<Output>>>,
+    /// When the call has to end. It becomes the async deadline once the first client no longer
+    /// waits.
+    pub(crate) deadline: Cell<Deadline>,
+    /// The client that made the call is not waiting for it, so the async deadlines hold. Repeats of
+    /// the call may still wait: see `followers`.
+    pub(crate) detached: Cell<bool>,
+    /// Repeats of the call that wait for its end now.
+    pub(crate) followers: Cell<u32>,
+    pub(crate) key: RefCell<Option<Key>>,
+    pub(crate) times: Cell<nanofaas_core::call::Times>,
+    /// The bytes that the store's account counts for it.
+    weighed: Cell<u64>,
+    waiters: Waiters<()>,
+}
+
+impl Kept {
+    pub(crate) fn new(
+        record: Record,
+        deadline: Deadline,
+        key: Option<Key>,
+        detached: bool,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            record: RefCell::new(record),
+            output: RefCell::default(),
+            deadline: Cell::new(deadline),
+            detached: Cell::new(detached),
+            followers: Cell::new(0),
+            key: RefCell::new(key),
+            times: Cell::default(),
+            weighed: Cell::new(0),
+            waiters: Waiters::default(),
+        })
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.record.borrow().status
+    }
+
+    /// Whether it has ended, with success or not.
+    pub(crate) fn is_over(&self) -> bool {
+        self.status().is_terminal()
+    }
+
+    /// A wait for the end.
+    pub(crate) const fn until_over(&self) -> UntilOver<'_> {
+        UntilOver {
+            kept: self,
+            waiter: self.waiters.wait(()),
+        }
+    }
+
+    /// Wakes every task that waits for the end.
+    pub(crate) fn announce(&self) {
+        self.waiters.wake(());
+    }
+
+    /// Bytes that it takes, with everything that is kept for it.
+    fn weight(&self) -> u64 {
+        let record = self.record.borrow();
+        let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
+        let start = record.start.as_ref().map_or(0, |phases| {
+            size_of_val::<[(&str, u64)]>(phases) + COUNTS_BYTES
+        });
+        // The key counts twice, because the thread that owns the key has a copy, too.
+        let key = self.key.borrow();
+        let key = key
+            .as_ref()
+            .map_or(0, |(_, key)| 2 * key.len() + Keys::ENTRY_BYTES);
+        let output = self.output.borrow();
+        let output = output.as_ref().map_or(0, |output| output.held_bytes());
+        (KEPT_BYTES + failure + start + key) as u64 + output
+    }
+}
+
+/// A wait for a kept execution's end, which may be given up.
+pub(crate) struct UntilOver<'a> {
+    kept: &'a Kept,
+    waiter: Waiter<'a, ()>,
+}
+
+impl UntilOver<'_> {
+    /// Whether the execution is over; if not, the task is woken at its end.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
+        let over = self.kept.is_over();
+        if !over {
+            self.waiter.keep(cx);
+        }
+        over
+    }
+}
+
+/// The two counts of an `Rc` or `Arc`.
+const COUNTS_BYTES: usize = 2 * size_of::<usize>();
+
+/// Bytes of a kept execution, without its record's heap data: the value itself, its entry in the
+/// table (twice, because the table may be half empty), its entry in the list of finished
+/// executions, and the `Output`.
+const KEPT_BYTES: usize = size_of::<Kept>()
+    + COUNTS_BYTES
+    + 2 * size_of::<(u128, Rc<Kept>)>()
+    + size_of::<(u64, u128)>()
+    + size_of::<Output>()
+    + COUNTS_BYTES;
+
+struct Inner {
+    kept: HashMap<u128, Rc<Kept>>,
+    /// Finished executions with the time of their end, in the order in which they finished.
+    finished: VecDeque<(u64, u128)>,
+    /// Records by place; none where the record was removed by `forget_plain`.
+    ring: Vec<Option<Record>>,
+    ring_next: u16,
+}
+
+/// All executions of a thread.
+pub(crate) struct Executions {
+    budget: Budget,
+    ttl_ns: u64,
+    inner: RefCell<Inner>,
+}
+
+/// Where an execution was found.
+pub(crate) enum Found {
+    Kept(Rc<Kept>),
+    /// A plain sync call: its output went to its client and nowhere else.
+    Plain(Box<Record>),
+}
+
+impl Executions {
+    pub(crate) fn new(budget: Budget, ttl_ms: u64) -> Self {
+        let inner = Inner {
+            kept: HashMap::new(),
+            finished: VecDeque::new(),
+            ring: Vec::new(),
+            ring_next: 0,
+        };
+        Self {
+            budget,
+            ttl_ns: ttl_ms.saturating_mul(1_000_000),
+            inner: RefCell::new(inner),
+        }
+    }
+
+    /// The place in the ring of the next plain sync call's record. The place is part of the call's
+    /// id, so the record is found without a search.
+    pub(crate) fn next_place(&self) -> u16 {
+        self.inner.borrow().ring_next
+    }
+
+    /// Puts the record of a plain sync call into the next place, which its id contains. It replaces
+    /// the oldest record.
+    pub(crate) fn put_plain(&self, record: Record) {
+        let mut inner = self.inner.borrow_mut();
+        let at = inner.ring_next;
+        assert!(record.id.place() == at, "a record has its id's place");
+        inner.ring_next = (at + 1) % SYNC_RECORDS;
+        match inner.ring.get_mut(usize::from(at)) {
+            Some(old) => *old = Some(record),
+            None => inner.ring.push(Some(record)),
+        }
+    }
+
+    /// Changes a plain sync call's record, if it is still remembered.
+    pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut Record)) {
+        let mut inner = self.inner.borrow_mut();
+        let place = inner.ring.get_mut(usize::from(id.place()));
+        let record = place.and_then(Option::as_mut);
+        if let Some(record) = record.filter(|record| record.id == id) {
+            change(record);
+        }
+    }
+
+    /// Forgets a plain sync call that was refused after it had been remembered.
+    pub(crate) fn forget_plain(&self, id: ExecutionId) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(place) = inner.ring.get_mut(usize::from(id.place())) {
+            place.take_if(|record| record.id == id);
+        }
+    }
+
+    /// Keeps an execution until some time after its end.
+    pub(crate) fn put(&self, kept: &Rc<Kept>) {
+        let id = kept.record.borrow().id.random();
+        self.inner.borrow_mut().kept.insert(id, kept.clone());
+        self.weigh(kept);
+    }
+
+    /// Brings the store's account up to date with what an execution weighs.
+    fn weigh(&self, kept: &Kept) {
+        let is = kept.weight();
+        self.budget.change(kept.weighed.replace(is), is);
+    }
+
+    /// What is known of an execution, if it is still remembered.
+    pub(crate) fn find(&self, id: ExecutionId) -> Option<Found> {
+        let inner = self.inner.borrow();
+        if let Some(kept) = inner.kept.get(&id.random()) {
+            let same = kept.record.borrow().id == id;
+            return same.then(|| Found::Kept(kept.clone()));
+        }
+        let record = inner.ring.get(usize::from(id.place()))?.as_ref()?;
+        (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
+    }
+
+    /// Records the end of a kept execution: from now on its output counts against the budget, and
+    /// its time to live runs.
+    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now_ns: u64) {
+        kept.output
+            .replace(output.map(|output| Arc::new(output.fitted())));
+        let id = kept.record.borrow().id.random();
+        let finished = &mut self.inner.borrow_mut().finished;
+        finished.push_back((now_ns, id));
+        self.budget.set_oldest(finished.front().map(|(ns, _)| *ns));
+        self.weigh(kept);
+    }
+
+    /// Drops executions that are past their time to live, and, while the byte budget is exceeded,
+    /// those that finished first. Calls `gone` for each, with true where the budget was the reason.
+    /// Where another thread has the execution that finished first, it may return that thread: the
+    /// caller then has to tell it.
+    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
+        loop {
+            let first = self.inner.borrow().finished.front().copied();
+            let late = first.is_some_and(|(ns, _)| ns.saturating_add(self.ttl_ns) <= now_ns);
+            if !late {
+                match self.budget.passed()? {
+                    Oldest::Own => {}
+                    Oldest::Of(thread) => return self.budget.ask(thread).then_some(thread),
+                }
+            }
+            let kept = {
+                let inner = &mut *self.inner.borrow_mut();
+                let (_, id) = inner.finished.pop_front()?;
+                let next = inner.finished.front().map(|(ns, _)| *ns);
+                self.budget.set_oldest(next);
+                inner.kept.remove(&id)
+            };
+            if let Some(kept) = kept {
+                self.budget.change(kept.weighed.take(), 0);
+                gone(&kept, !late);
+            }
+        }
+    }
+
+    /// When the execution that finished first is past its time to live.
+    pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
+        let first = self.inner.borrow().finished.front().copied();
+        first.map(|(finished_ns, _)| finished_ns.saturating_add(self.ttl_ns))
+    }
+
+    pub(crate) fn is_over_budget(&self) -> bool {
+        self.budget.passed().is_some()
+    }
+
+    /// Another thread asked this one to drop what it finished first.
+    pub(crate) fn acknowledge_budget(&self) {
+        self.budget.acknowledge();
+    }
+}

@@ -1,0 +1,132 @@
+//! Idempotency keys: which execution holds which key. A key belongs to the thread that
+//! hash(registration, key) names; one question there answers run, follow or mismatch. It keeps no
+//! output; a key goes when its execution goes. `shards` brings the claims, and answers those that wait.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use nanofaas_core::id::ExecutionId;
+use nanofaas_http1::media_type::normal_form;
+use sha2::{Digest, Sha256};
+
+use crate::http::problem::Problem;
+use crate::runtime::shard::ShardId;
+use crate::state::executions::Key;
+
+/// What a claim of a key led to.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// The key was free: it is the claimant's now, who says next whether its call was admitted.
+    Run { key: Box<Key>, id: ExecutionId },
+    /// The execution that has it, which was admitted.
+    Follow(ExecutionId),
+    /// It is held with another body.
+    Mismatch,
+    /// The claimant who had it was refused, for this reason.
+    Refused(Box<Problem>),
+}
+
+/// A claim that waits until the first claimant was admitted or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) thread: ShardId,
+    /// Of the question, on that thread.
+    pub(crate) token: u64,
+}
+
+struct Held {
+    id: ExecutionId,
+    body: [u8; 32],
+    state: State,
+}
+
+enum State {
+    /// The claimant was told to run, and has not said yet whether it does. To follow it now could mean
+    /// to follow a call that is refused, of which nothing is kept: so later claims wait here.
+    Claimed(Vec<Asker>),
+    Admitted,
+}
+
+/// The keys that this thread owns.
+#[derive(Default)]
+pub(crate) struct Keys(RefCell<HashMap<Key, Held>>);
+
+/// The thread of `threads` that owns a key.
+pub(crate) fn owner(key: &Key, threads: u16) -> ShardId {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    ShardId::new((hasher.finish() % u64::from(threads)) as u16)
+}
+
+/// What a repeat has to have in common with the first: content type, however it is spelt, encoding, and body.
+pub(crate) fn fingerprint(
+    content_type: Option<&[u8]>,
+    content_encoding: Option<&[u8]>,
+    body: &[u8],
+) -> [u8; 32] {
+    let mut content_type = normal_form(content_type.unwrap_or_default());
+    if let Some(content_encoding) = content_encoding {
+        // No header has a LF, so it cannot be taken for a part of the type.
+        content_type.push(b'\n');
+        content_type.extend(content_encoding.to_ascii_lowercase());
+    }
+    let mut sha = Sha256::new();
+    sha.update((content_type.len() as u64).to_le_bytes());
+    sha.update(&content_type);
+    sha.update(body);
+    sha.finalize().into()
+}
+
+impl Keys {
+    /// Takes the key for `id`, or says who has it; none while that is not certain.
+    pub(crate) fn claim(&self, key: &Key, body: [u8; 32], id: ExecutionId) -> Option<Claim> {
+        let mut keys = self.0.borrow_mut();
+        let Some(held) = keys.get(key) else {
+            let state = State::Claimed(Vec::new());
+            keys.insert(key.clone(), Held { id, body, state });
+            let key = Box::new(key.clone());
+            return Some(Claim::Run { key, id });
+        };
+        match held.state {
+            _ if held.body != body => Some(Claim::Mismatch),
+            State::Admitted => Some(Claim::Follow(held.id)),
+            State::Claimed(_) => None,
+        }
+    }
+
+    /// Has a claim wait that got no answer.
+    pub(crate) fn wait(&self, key: &Key, asker: Asker) {
+        match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
+            Some(State::Claimed(waiting)) => waiting.push(asker),
+            _ => unreachable!("a claim waits for one that is not decided"),
+        }
+    }
+
+    /// The claimant was admitted: the claims that waited for it may follow it.
+    pub(crate) fn admit(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+        let mut keys = self.0.borrow_mut();
+        let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {
+            return Vec::new();
+        };
+        match std::mem::replace(&mut held.state, State::Admitted) {
+            State::Claimed(waiting) => waiting,
+            State::Admitted => Vec::new(),
+        }
+    }
+
+    /// Gives the key up, if `id` holds it, and names the claims that waited for it to be decided.
+    pub(crate) fn release(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+        let mut keys = self.0.borrow_mut();
+        if keys.get(key).is_none_or(|held| held.id != id) {
+            return Vec::new();
+        }
+        match keys.remove(key).map(|held| held.state) {
+            Some(State::Claimed(waiting)) => waiting,
+            Some(State::Admitted) | None => Vec::new(),
+        }
+    }
+
+    /// What one key takes here, besides its own bytes.
+    pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(Key, Held)>();
+}

@@ -1,0 +1,265 @@
+//! Where pods are and the kept-alive connections that this thread has to each. It never connects
+//! by itself; `to_pod` does. Written by the inbox (addresses, ends) and by `to_pod` (connections).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Context;
+
+use foldhash::HashMap;
+use nanofaas_core::message::{Phases, PodAddress, PodEnd};
+use nanofaas_core::ticket::PodRef;
+
+use crate::runtime::waiters::{Waiter, Waiters};
+use crate::state::pod_conn::Connection;
+
+/// Connections that wait for a call, for one pod.
+const IDLE_PER_POD: usize = 1024;
+/// The platform keeps idle ones for 30 s at most; pods keep them for 60 s at least.
+const IDLE_NS_MAX: u64 = 30_000_000_000;
+/// Ends that are remembered for who asks how a pod ended.
+const ENDS_KEPT: usize = 1024;
+
+struct Idle {
+    connection: Connection,
+    since_ns: u64,
+    /// It is not used from then on.
+    until_ns: u64,
+}
+
+/// How long a connection may be idle whose pod says that it keeps it for `keep_alive_s`. It is given up a second
+/// before: a call that is on its way when the pod closes is lost.
+fn patience_ns(keep_alive_s: Option<u32>) -> u64 {
+    keep_alive_s.map_or(IDLE_NS_MAX, |seconds| {
+        let kept_ns = u64::from(seconds.saturating_sub(1)) * 1_000_000_000;
+        kept_ns.min(IDLE_NS_MAX)
+    })
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    address: Option<Rc<PodAddress>>,
+    idle: Vec<Idle>,
+    /// Until a call takes it: how the pod's start went.
+    start: Option<Phases>,
+}
+
+#[derive(Default)]
+struct Inner {
+    places: Vec<Place>,
+    ends: HashMap<PodRef, PodEnd>,
+    /// Connections to endpoints of POOL functions, of which many may share one.
+    endpoints: HashMap<Rc<PodAddress>, Vec<Idle>>,
+}
+
+/// The pods of a thread.
+#[derive(Default)]
+pub(crate) struct Pods(RefCell<Inner>, Waiters<PodRef>);
+
+/// Whose connection it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Owner {
+    Pod(PodRef),
+    /// A POOL function's endpoint, by its address: a function that goes elsewhere takes no
+    /// connection of before.
+    Endpoint(Rc<PodAddress>),
+}
+
+impl Pods {
+    /// A pod that is about to be used.
+    pub(crate) fn put(&self, pod: PodRef, address: PodAddress, start: Phases) {
+        let mut inner = self.0.borrow_mut();
+        let at = pod.index.get();
+        if inner.places.len() <= at {
+            inner.places.resize_with(at + 1, Place::default);
+        }
+        inner.ends.remove(&pod);
+        let address = Some(Rc::new(address));
+        inner.places[at] = Place {
+            generation: pod.generation,
+            address,
+            idle: Vec::new(),
+            start: Some(start).filter(|phases| !phases.is_empty()),
+        };
+    }
+
+    /// How the pod's start went, for the first call in it.
+    pub(crate) fn take_start(&self, pod: PodRef) -> Option<Phases> {
+        let mut inner = self.0.borrow_mut();
+        let place = inner.places.get_mut(pod.index.get())?;
+        place.start.take_if(|_| place.generation == pod.generation)
+    }
+
+    /// A pod is gone: its idle connections are closed, and who asked how it ended is told.
+    pub(crate) fn gone(&self, pod: PodRef, end: PodEnd) {
+        let mut inner = self.0.borrow_mut();
+        if let Some(place) = inner.places.get_mut(pod.index.get())
+            && place.generation == pod.generation
+        {
+            *place = Place {
+                generation: pod.generation,
+                ..Place::default()
+            };
+        }
+        if inner.ends.len() >= ENDS_KEPT {
+            inner.ends.clear();
+        }
+        inner.ends.insert(pod, end);
+        self.1.wake(pod);
+    }
+
+    /// A wait to hear how a pod ended.
+    pub(crate) const fn until_ended(&self, pod: PodRef) -> UntilEnded<'_> {
+        UntilEnded {
+            pods: self,
+            pod,
+            waiter: self.1.wait(pod),
+        }
+    }
+
+    /// Where the pod listens.
+    pub(crate) fn address(&self, pod: PodRef) -> Option<Rc<PodAddress>> {
+        let inner = self.0.borrow();
+        let place = inner.places.get(pod.index.get())?;
+        (place.generation == pod.generation)
+            .then(|| place.address.clone())
+            .flatten()
+    }
+
+    /// An idle connection that is still good, the latest first.
+    pub(crate) fn take(&self, owner: &Owner, now_ns: u64) -> Option<Connection> {
+        let mut inner = self.0.borrow_mut();
+        let idle = inner.idle(owner)?;
+        while let Some(Idle {
+            connection,
+            until_ns,
+            ..
+        }) = idle.pop()
+        {
+            if connection.check_fresh() && now_ns < until_ns {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next call, for no longer than the pod does.
+    pub(crate) fn give(
+        &self,
+        owner: &Owner,
+        mut connection: Connection,
+        keep_alive_s: Option<u32>,
+        now_ns: u64,
+    ) {
+        let patience_ns = patience_ns(keep_alive_s);
+        if patience_ns == 0 {
+            return;
+        }
+        connection.rest();
+        let mut inner = self.0.borrow_mut();
+        if let Owner::Endpoint(address) = owner
+            && !inner.endpoints.contains_key(address)
+        {
+            inner.endpoints.insert(address.clone(), Vec::new());
+        }
+        if let Some(idle) = inner.idle(owner)
+            && idle.len() < IDLE_PER_POD
+        {
+            idle.push(Idle {
+                connection,
+                since_ns: now_ns,
+                until_ns: now_ns + patience_ns,
+            });
+        }
+    }
+
+    /// Closes the connection that is idle for the longest, for its descriptor; false where there is none.
+    pub(crate) fn close_one(&self) -> bool {
+        let inner = &mut *self.0.borrow_mut();
+        let all = inner.places.iter_mut().map(|place| &mut place.idle);
+        let all = all.chain(inner.endpoints.values_mut());
+        // Of each pod the first one has waited for the longest.
+        let longest = all
+            .filter(|idle| !idle.is_empty())
+            .min_by_key(|idle| idle[0].since_ns);
+        longest.map(|idle| idle.remove(0)).is_some()
+    }
+
+    /// Closes what is idle for too long; whether any is left.
+    pub(crate) fn sweep(&self, now_ns: u64) -> bool {
+        let mut inner = self.0.borrow_mut();
+        let mut keep = |idle: &mut Idle| now_ns < idle.until_ns && idle.connection.check_fresh();
+        inner
+            .places
+            .iter_mut()
+            .for_each(|place| place.idle.retain_mut(&mut keep));
+        inner.endpoints.retain(|_, idle| {
+            idle.retain_mut(&mut keep);
+            !idle.is_empty()
+        });
+        !inner.endpoints.is_empty() || inner.places.iter().any(|place| !place.idle.is_empty())
+    }
+}
+
+/// A wait to hear how a pod ended, which may be given up.
+pub(crate) struct UntilEnded<'a> {
+    pods: &'a Pods,
+    pod: PodRef,
+    waiter: Waiter<'a, PodRef>,
+}
+
+impl UntilEnded<'_> {
+    /// How it ended, once that is known; else the task is woken when it is.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<PodEnd> {
+        let end = self.pods.0.borrow().ends.get(&self.pod).cloned();
+        if end.is_none() {
+            self.waiter.keep(cx);
+        }
+        end
+    }
+}
+
+impl Inner {
+    fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<Idle>> {
+        match owner {
+            Owner::Pod(pod) => {
+                let place = self.places.get_mut(pod.index.get())?;
+                let same = place.generation == pod.generation && place.address.is_some();
+                same.then_some(&mut place.idle)
+            }
+            Owner::Endpoint(address) => self.endpoints.get_mut(address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn a_connection_is_given_up_a_second_before_its_pod_does() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        for (keep_alive_s, patience_s) in [
+            (None, 30),
+            (Some(0), 0),
+            (Some(1), 0),
+            (Some(2), 1),
+            (Some(5), 4),
+            (Some(31), 30),
+            (Some(u32::MAX), 30),
+        ] {
+            assert_eq!(patience_ns(keep_alive_s), patience_s * SECOND_NS);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
+        let (pods, cx) = (Pods::default(), &Context::from_waker(Waker::noop()));
+        for index in 0..100 {
+            let pod = PodRef::new(index, 1);
+            assert!(pods.until_ended(pod).poll(cx).is_none());
+        }
+        assert_eq!(pods.1.len(), 0);
+    }
+}

@@ -1,0 +1,202 @@
+//! Clients that have an answer to read and have not taken all of it. Where tasks wait for memory those
+//! that take nothing are ended, the ones longest without progress first; `client_conn` registers them, and ends
+//! itself when it is told. It never ends one that goes on.
+//!
+//! A client that takes nothing is one that did nothing for a second, its request counted, and took nothing
+//! of its answer for as long as `patience` says. While those that wait get on by themselves none is ended: a
+//! hundred clients that share a processor take turns.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use crate::runtime::timers::{Alarm, Alarms};
+use crate::shard::thread::Thread;
+use crate::state::patience::Patience;
+
+/// Without progress for so long, the time of its call counted.
+const IDLE_NS: u64 = 1_000_000_000;
+/// How often they are looked at while memory is short.
+const LOOK_NS: u64 = 50_000_000;
+/// No task that waits got on for so long.
+const STILL_NS: u64 = 150_000_000;
+
+/// One client, for as long as its answer waits to be taken.
+pub(crate) struct Reader {
+    /// Bytes of the answer that went out, as the socket counts them.
+    moved: Rc<Cell<u64>>,
+    /// What a look found, and when that was.
+    seen: Cell<u64>,
+    seen_ns: Cell<u64>,
+    /// When the client did something last.
+    active_ns: Cell<u64>,
+    round_trip_ns: Option<u64>,
+    /// What it holds.
+    bytes: u64,
+    is_ended: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Reader {
+    /// Whether it was ended; else the task is woken when it is.
+    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
+        if !self.is_ended.get() {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
+        self.is_ended.get()
+    }
+
+    fn look(&self, now_ns: u64, patience: &Patience) {
+        let moved = self.moved.get();
+        if moved != self.seen.replace(moved) {
+            self.active_ns.set(now_ns);
+            let silent_ns = now_ns - self.seen_ns.replace(now_ns);
+            patience.took_after(silent_ns);
+        }
+    }
+
+    /// Since when it takes nothing, if that is long enough.
+    fn idle_since(&self, now_ns: u64, patience: &Patience) -> Option<u64> {
+        let is_idle = now_ns >= self.active_ns.get() + IDLE_NS
+            && now_ns >= self.seen_ns.get() + patience.ns(self.round_trip_ns)
+            && !self.is_ended.get();
+        is_idle.then_some(self.active_ns.get())
+    }
+
+    fn end(&self) {
+        self.is_ended.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Those of a thread.
+pub(crate) struct Readers {
+    /// When they are looked at.
+    alarm: Alarm,
+    all: RefCell<Vec<Rc<Reader>>>,
+    patience: Patience,
+    is_looked_at: Cell<bool>,
+    /// How far the line of those that wait had moved by itself at a look, and since when it stands still.
+    moved: Cell<u64>,
+    still_ns: Cell<u64>,
+}
+
+/// Registers a client until it is dropped.
+pub(crate) struct Registered<'a> {
+    readers: &'a Readers,
+    pub(crate) reader: Rc<Reader>,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut all = self.readers.all.borrow_mut();
+        all.retain(|one| !Rc::ptr_eq(one, &self.reader));
+    }
+}
+
+impl Readers {
+    pub(crate) fn new(alarms: &Rc<Alarms>) -> Self {
+        Self {
+            alarm: alarms.alarm(),
+            all: RefCell::default(),
+            patience: Patience::default(),
+            is_looked_at: Cell::new(false),
+            moved: Cell::new(0),
+            still_ns: Cell::new(0),
+        }
+    }
+
+    /// A client whose answer, of `bytes`, did not go out at once. Its request came at `arrived_ns`.
+    pub(crate) fn register(
+        &self,
+        thread: &Thread,
+        moved: Rc<Cell<u64>>,
+        bytes: u64,
+        arrived_ns: u64,
+        round_trip_ns: Option<u64>,
+    ) -> Registered<'_> {
+        let reader = Rc::new(Reader {
+            seen: Cell::new(moved.get()),
+            moved,
+            seen_ns: Cell::new(thread.last_ns()),
+            active_ns: Cell::new(arrived_ns),
+            round_trip_ns,
+            bytes,
+            is_ended: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        self.all.borrow_mut().push(reader.clone());
+        self.plan(thread);
+        Registered {
+            readers: self,
+            reader,
+        }
+    }
+
+    /// Whether a task waits for memory that clients of this thread hold, and none is looked at.
+    pub(crate) fn is_wanted(&self, thread: &Thread) -> bool {
+        !self.is_looked_at.get() && thread.account.is_short() && !self.all.borrow().is_empty()
+    }
+
+    /// Sees to it that they are looked at while memory is short.
+    pub(crate) fn plan(&self, thread: &Thread) {
+        if self.is_wanted(thread) {
+            self.is_looked_at.set(true);
+            self.note_moved(thread, thread.last_ns());
+            self.alarm.set(thread.last_ns() + LOOK_NS);
+        }
+    }
+
+    fn note_moved(&self, thread: &Thread, now_ns: u64) {
+        // It goes back where clients were ended and their bytes are not yet with those that wait.
+        let moved = thread.account.moved();
+        if moved > self.moved.get() {
+            self.moved.set(moved);
+            self.still_ns.set(now_ns);
+        }
+    }
+
+    /// Looks at all, and ends as many as hold what is waited for.
+    fn look(&self, thread: &Thread, now_ns: u64) {
+        let all = self.all.borrow();
+        all.iter()
+            .for_each(|reader| reader.look(now_ns, &self.patience));
+        self.note_moved(thread, now_ns);
+        if now_ns < self.still_ns.get() + STILL_NS {
+            return;
+        }
+        let mut missing = thread.account.awaited();
+        let mut idle: Vec<_> = all
+            .iter()
+            .filter_map(|reader| Some((reader.idle_since(now_ns, &self.patience)?, reader)))
+            .collect();
+        idle.sort_by_key(|(since_ns, _)| *since_ns);
+        for (_, reader) in idle {
+            if missing == 0 {
+                break;
+            }
+            thread.account.reclaim(missing.min(reader.bytes));
+            missing = missing.saturating_sub(reader.bytes.max(1));
+            reader.end();
+            self.patience.ended();
+        }
+    }
+}
+
+/// Looks at them for as long as memory is short. A task of its own.
+pub(crate) async fn run(thread: Rc<Thread>) {
+    let readers = &thread.readers;
+    loop {
+        std::future::poll_fn(|cx| readers.alarm.poll(cx)).await;
+        readers.alarm.unset();
+        readers.is_looked_at.set(false);
+        readers.look(&thread, thread.now_ns());
+        readers.plan(&thread);
+        if !thread.account.is_short() {
+            // What was taken for tasks that went away is not made good.
+            readers.moved.set(thread.account.moved());
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One budget for all io threads: what goes first, and what everything weighs.
+
+use std::rc::Rc;
+
+use nanofaas_core::call::Deadline;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::outcome::{Failure, TimeLimit};
+
+use super::*;
+use crate::http::output::Output;
+use crate::invoke::admit;
+use crate::invoke::stored;
+use crate::shard::fleet::{Fleet, STORE_BYTES, exchange, with_fleet};
+use crate::shard::thread::Thread;
+use crate::state::executions::{Kept, Key, Status};
+
+const NEVER: Deadline = Deadline::after(u64::MAX, TimeLimit::Async(0));
+
+/// An execution of the thread that has ended, with an output of so many bytes.
+fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
+    let thread = &fleet.threads[index];
+    let (id, now_ns) = (thread.new_id(), thread.now_ns());
+    let known = thread.function("f").expect("it is registered");
+    let kept = Kept::new(admit::record(&known, id, now_ns, None), NEVER, None, true);
+    thread.executions.put(&kept);
+    let output = Output::json(vec![b'1'; bytes], 0..bytes);
+    admit::end_record(&mut kept.record.borrow_mut(), Status::Success, None, now_ns);
+    let output = Some(output);
+    thread.executions.finished(&kept, output, thread.now_ns());
+    stored::expire(thread, thread.now_ns());
+    id
+}
+
+fn is_kept(fleet: &Fleet, id: ExecutionId) -> bool {
+    let thread = &fleet.threads[usize::from(id.thread())];
+    thread.executions.find(id).is_some()
+}
+
+fn stored_bytes(fleet: &Fleet) -> u64 {
+    let of = |thread: &Rc<Thread>| thread.ledger().store_bytes.load(Ordering::Relaxed);
+    fleet.threads.iter().map(of).sum()
+}
+
+#[test]
+fn the_oldest_finished_execution_of_all_threads_goes_first() {
+    const QUARTER: usize = STORE_BYTES as usize / 4;
+    with_fleet(3, async |fleet: Rc<Fleet>| {
+        let mut ids = Vec::new();
+        // Each is less than a quarter with its record, until the fifth comes.
+        for index in [0, 1, 0, 2, 2, 1, 2, 2, 2, 0] {
+            ids.push(finish(&fleet, index, QUARTER - 4096));
+            exchange(&fleet).await;
+            let there = ids.iter().map(|id| is_kept(&fleet, *id));
+            let dropped = ids.len().saturating_sub(4);
+            let expected = (0..ids.len()).map(|at| at >= dropped);
+            assert!(there.eq(expected), "{ids:?}");
+            assert!(stored_bytes(&fleet) <= STORE_BYTES);
+        }
+    });
+}
+
+#[test]
+fn one_thread_may_fill_the_store() {
+    with_fleet(4, async |fleet: Rc<Fleet>| {
+        let id = finish(&fleet, 2, STORE_BYTES as usize - 4096);
+        exchange(&fleet).await;
+        assert!(is_kept(&fleet, id));
+        // One that is larger than all of it goes, and takes the others along.
+        let larger = finish(&fleet, 1, STORE_BYTES as usize + 1);
+        exchange(&fleet).await;
+        assert!(!is_kept(&fleet, id) && !is_kept(&fleet, larger));
+        assert_eq!(stored_bytes(&fleet), 0);
+    });
+}
+
+#[test]
+fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
+    with_fleet(1, async |fleet: Rc<Fleet>| {
+        let thread = &fleet.threads[0];
+        let known = thread.function("f").expect("it is registered");
+        let put = |key: Option<Key>, failure: Option<Failure>, output: Option<Output>| {
+            let before = stored_bytes(&fleet);
+            let (id, now_ns) = (thread.new_id(), thread.now_ns());
+            let record = admit::record(&known, id, now_ns, None);
+            let kept = Kept::new(record, NEVER, key, true);
+            thread.executions.put(&kept);
+            let status = Status::Error;
+            admit::end_record(
+                &mut kept.record.borrow_mut(),
+                status,
+                failure.as_ref(),
+                now_ns,
+            );
+            thread.executions.finished(&kept, output, now_ns);
+            stored_bytes(&fleet) - before
+        };
+        let bare = put(None, None, None);
+        assert!(bare as usize > size_of::<Kept>());
+        let text = Failure::PodLost("x".repeat(1000).into());
+        assert_eq!(put(None, Some(text), None), bare + 1000);
+        let key: Key = (crate::shard::fleet::LANE, vec![b'k'; 200].into());
+        assert!(put(Some(key), None, None) > bare + 2 * 200);
+        let output = |room: usize, bytes: usize| {
+            let mut buffer = Vec::with_capacity(room);
+            buffer.resize(bytes, b'1');
+            Some(Output::json(buffer, 0..bytes))
+        };
+        assert_eq!(put(None, None, output(5000, 3000)), bare + 5000);
+        // One that holds much more than it has to is moved.
+        assert_eq!(put(None, None, output(5000, 1)), bare + 1);
+        stored::expire(thread, u64::MAX);
+        assert_eq!(stored_bytes(&fleet), 0);
+    });
+}
