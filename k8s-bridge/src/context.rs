@@ -1,3 +1,169 @@
-//! What every task of the bridge is given: who this control plane is.
+//! What every task of the bridge is given: the settings, the API server, the desk, the clock, the
+//! templates of pods, and who this control plane is. What a task has to say it reports; it knows
+//! neither the bridge nor other tasks.
 
+pub(crate) mod config;
 pub(crate) mod identity;
+pub(crate) mod report;
+pub(crate) mod start_fault;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::desk::Desk;
+use nanofaas_core::function::Function;
+use nanofaas_core::id::pod_token;
+use nanofaas_core::message::PodEnd;
+use nanofaas_core::spec::{Json, check_account};
+use nanofaas_core::ticket::PodRef;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::api::backoff::random;
+use crate::api::cluster::Cluster;
+use crate::context::config::{KubernetesConfig, OpenError};
+use crate::context::identity::Identity;
+use crate::context::report::Report;
+use crate::podspec::default_template::{DefaultTemplate, LastRead};
+use crate::podspec::{self, Parts};
+
+/// What outlives a rebuild of the bridge and is no pod or Job.
+pub(crate) struct ProcessState {
+    /// The label of this process's Jobs. Another process deletes them, because their tokens are
+    /// valid only in this one.
+    pub(crate) instance: String,
+    /// How often the pods were listed.
+    pub(crate) listing: Cell<u64>,
+    default_template: RefCell<LastRead>,
+}
+
+impl Default for ProcessState {
+    fn default() -> Self {
+        Self {
+            instance: pod_token(u128::from_ne_bytes(random())),
+            listing: Cell::new(0),
+            default_template: RefCell::default(),
+        }
+    }
+}
+
+/// What every task is given.
+pub(crate) struct ClusterContext {
+    pub(crate) config: KubernetesConfig,
+    pub(crate) cluster: Cluster,
+    pub(crate) process: Rc<ProcessState>,
+    identity: RefCell<Option<Rc<Identity>>>,
+    desk: Rc<RefCell<Desk>>,
+    reports: UnboundedSender<Report>,
+}
+
+impl ClusterContext {
+    pub(crate) fn new(
+        config: KubernetesConfig,
+        cluster: Cluster,
+        process: Rc<ProcessState>,
+        desk: Rc<RefCell<Desk>>,
+        reports: UnboundedSender<Report>,
+    ) -> Self {
+        Self {
+            config,
+            cluster,
+            process,
+            identity: RefCell::default(),
+            desk,
+            reports,
+        }
+    }
+
+    /// Nanoseconds of the process's clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        u64::try_from(self.config.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Runs `something` with the desk borrowed.
+    pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
+        something(&mut self.desk.borrow_mut())
+    }
+
+    pub(crate) fn report(&self, report: Report) {
+        // Nothing receives reports of tasks that outlive their bridge, so an error is none.
+        let _ = self.reports.send(report);
+    }
+
+    /// Records that a start reached a phase.
+    pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
+        let at_ns = self.now_ns();
+        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at_ns));
+    }
+
+    /// Reports the end of a pod.
+    pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
+        self.say(|desk| desk.gone(pod, end));
+    }
+
+    /// Reports the end of a pod that has no task here; a second report does no harm.
+    pub(crate) fn is_unknown(&self, pod: PodRef) {
+        let end = PodEnd {
+            oom: false,
+            message: "it was gone already".into(),
+        };
+        self.gone(pod, &end);
+    }
+
+    /// The identity of this plane, once it is known.
+    pub(crate) fn identity(&self) -> Option<Rc<Identity>> {
+        self.identity.borrow().clone()
+    }
+
+    pub(crate) fn set_identity(&self, identity: Rc<Identity>) {
+        self.identity.replace(Some(identity));
+    }
+
+    /// Reads the default template before any pod is made or adopted. After a rebuild the bridge
+    /// keeps the template that it had before.
+    pub(crate) fn read_first_template(&self) -> Result<(), OpenError> {
+        let Some(file) = &self.config.pod_template else {
+            return Ok(());
+        };
+        if self.process.default_template.borrow().is_known() {
+            return Ok(());
+        }
+        let read = self.read_template(file);
+        read.map(drop).map_err(|why| OpenError::PodTemplate {
+            file: file.clone(),
+            why,
+        })
+    }
+
+    /// Reads the default template; returns whether it changed.
+    pub(crate) fn read_template(&self, file: &Path) -> Result<bool, String> {
+        let mut last = self.process.default_template.borrow_mut();
+        last.read(file, self.own_account())
+    }
+
+    /// The template whose fields each function's own podTemplate can override.
+    pub(crate) fn default_template(&self) -> Option<Rc<DefaultTemplate>> {
+        self.process.default_template.borrow().template().cloned()
+    }
+
+    /// The template of a function's pod, made of the default one and its own.
+    pub(crate) fn pod_template(&self, function: &Function, parts: &Parts) -> Result<Value, String> {
+        let template = podspec::template(function, parts, self.default_template().as_deref());
+        // Check the merged template too: only both together may name the plane's account.
+        if let Some(own) = self.own_account()
+            && let Ok(Json::Object(merged)) = Json::deserialize(&template)
+        {
+            check_account(&merged, own).map_err(|fault| format!("podTemplate: {fault}"))?;
+        }
+        Ok(template)
+    }
+
+    /// The plane's own service account, if functions' pods could use it.
+    fn own_account(&self) -> Option<&str> {
+        let own_pod = self.config.own_pod.as_ref()?;
+        own_pod.account_in(Some(&self.cluster.namespace))
+    }
+}

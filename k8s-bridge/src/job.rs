@@ -9,7 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
-use k8s_openapi::api::core::v1::Pod as PodObject;
+use k8s_openapi::api::core::v1::{Event, Pod as PodObject};
+use kube::Resource;
+use kube::api::ListParams;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::id::pod_name;
 use nanofaas_core::message::{JobStart, Message, PodEnd, ReadyStamps};
@@ -20,13 +22,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::backoff::random;
-use crate::api::cluster::Denied;
-use crate::bridge::Plane;
-use crate::pod::fault::StartFault;
+use crate::api::cluster::{Cluster, Denied};
+use crate::context::ClusterContext;
+use crate::context::report::Report;
+use crate::context::start_fault::StartFault;
 use crate::pod::seen::{Ended, Seen};
 use crate::podspec::security;
 use crate::podspec::{
-    ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND, Parts,
+    ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
+    Parts, SELECTOR,
 };
 
 /// How long the container of an answered attempt may take to end by itself.
@@ -83,7 +87,7 @@ impl Jobs {
         self.by_key.insert(job.key(), job.clone())
     }
 
-    fn remove(&mut self, job: &Job) {
+    pub(crate) fn remove(&mut self, job: &Job) {
         self.by_name.remove(&job.name);
         self.by_key.remove(&job.key());
     }
@@ -134,7 +138,7 @@ impl Job {
     }
 
     /// The cluster showed its pod.
-    pub(crate) fn see(&self, plane: &Plane, pod: String, seen: Seen) {
+    pub(crate) fn see(&self, context: &ClusterContext, pod: String, seen: Seen) {
         self.pod.replace(Some(pod));
         for (phase, is_reached) in [
             (Phase::Scheduled, seen.scheduled),
@@ -142,11 +146,11 @@ impl Job {
             (Phase::Running, seen.running_since_ms.is_some()),
         ] {
             if is_reached {
-                plane.reached(&self.start.function, &self.name, phase);
+                context.reached(&self.start.function, &self.name, phase);
             }
         }
         if seen.running_since_ms.is_some() {
-            plane.start_worked(&self.start.function);
+            context.report(Report::StartWorked(self.start.function.clone()));
         }
         let seen = self.seen.borrow().then(seen);
         self.seen.replace(seen);
@@ -174,44 +178,54 @@ impl Job {
 
     /// Runs the Job from its start to its end and reports each step. After a rebuild of the bridge
     /// it continues where it was.
-    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
+    pub(crate) async fn live(&self, context: &Rc<ClusterContext>) {
         let function = self.start.function.name();
         if !self.is_over.get() {
-            let ended = self.run(&plane).await;
+            let ended = self.run(context).await;
             self.is_over.set(true);
             if let Some((failure, oom)) = ended {
-                self.tell_end(&plane, failure, oom);
+                self.tell_end(context, failure, oom);
             }
         }
         if let Some(stamps) = self.stamps.get() {
-            plane.start_worked(&self.start.function);
-            plane.say(|desk| desk.starts.stamped(function, &self.name, stamps));
+            context.report(Report::StartWorked(self.start.function.clone()));
+            context.say(|desk| desk.starts.stamped(function, &self.name, stamps));
             self.wait_for_exit().await;
         }
-        plane.cluster.delete::<JobObject>(&self.name, None).await;
+        context.cluster.delete::<JobObject>(&self.name, None).await;
         // The garbage collector would leave the pod its function's whole grace period, although no
         // client waits for the call any more. The Job is deleted first, because its controller
         // could create another pod.
         let pod = self.pod.borrow().clone();
         if let Some(pod) = pod.filter(|_| !self.has_exited()) {
-            plane.cluster.delete::<PodObject>(&pod, Some(STOP_S)).await;
+            context
+                .cluster
+                .delete::<PodObject>(&pod, Some(STOP_S))
+                .await;
         }
-        plane.memory.jobs.borrow_mut().remove(&self);
     }
 
-    fn tell_end(&self, plane: &Plane, failure: Failure, oom: bool) {
+    fn tell_end(&self, context: &ClusterContext, failure: Failure, oom: bool) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
         let (id, why) = (&self.start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
         if let Failure::ColdStart(why) = &failure {
-            plane.start_failed(&self.start.function, &self.name, self.fault.get(), why);
+            context.report(Report::StartFailed {
+                function: self.start.function.clone(),
+                pod: self.name.clone(),
+                fault: self.fault.get(),
+                why: why.clone(),
+            });
         } else {
             let message = why;
-            let end = PodEnd { oom, message };
-            plane.pod_lost(&self.start.function, &self.name, &end);
+            context.report(Report::PodLost {
+                function: self.start.function.clone(),
+                pod: self.name.clone(),
+                end: PodEnd { oom, message },
+            });
         }
-        plane.say(|desk| {
+        context.say(|desk| {
             if let Failure::ColdStart(why) = &failure {
                 desk.starts.failed(function, &self.name, why.clone());
             }
@@ -241,20 +255,20 @@ impl Job {
     }
 
     /// Runs the attempt; returns the failure, or none if the attempt was over before its pod.
-    async fn run(&self, plane: &Rc<Plane>) -> Option<(Failure, bool)> {
+    async fn run(&self, context: &Rc<ClusterContext>) -> Option<(Failure, bool)> {
         let begun = Instant::now();
-        let start_by = begun + plane.config.start_timeout;
+        let start_by = begun + context.config.start_timeout;
         let left = Duration::from_millis(self.start.deadline_ms);
         if !self.was_created.get() {
             let function = self.start.function.name();
-            plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
-            if let Err(failure) = self.create(plane, start_by.min(begun + left)).await {
+            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+            if let Err(failure) = self.create(context, start_by.min(begun + left)).await {
                 return (!self.stop.get()).then_some((failure, false));
             }
             self.was_created.set(true);
         }
         let over = self
-            .running(plane, start_by, begun + left + FORGOTTEN)
+            .running(context, start_by, begun + left + FORGOTTEN)
             .await;
         let failure = match over {
             Over::Stopped => return None,
@@ -274,8 +288,8 @@ impl Job {
         (!self.stop.get()).then_some(failure)
     }
 
-    async fn create(&self, plane: &Rc<Plane>, until: Instant) -> Result<(), Failure> {
-        let made = self.object(plane).and_then(|object| {
+    async fn create(&self, context: &Rc<ClusterContext>, until: Instant) -> Result<(), Failure> {
+        let made = self.object(context).and_then(|object| {
             serde_json::from_value::<JobObject>(object)
                 .map_err(|error| format!("podTemplate does not make a pod: {error}"))
         });
@@ -283,7 +297,7 @@ impl Job {
             self.fault.set(StartFault::Config);
             Failure::ColdStart(why.into())
         })?;
-        let created = plane.cluster.create(&object, until).await;
+        let created = context.cluster.create(&object, until).await;
         created.map_err(|denied| {
             self.fault.set(StartFault::of_denial(&denied));
             let why = denied.message();
@@ -292,18 +306,18 @@ impl Job {
                 Denied::Unreachable(_) => format!("the Job could not be created: {why}").into(),
             })
         })?;
-        plane.reached(&self.start.function, &self.name, Phase::Created);
+        context.reached(&self.start.function, &self.name, Phase::Created);
         Ok(())
     }
 
-    fn object(&self, plane: &Plane) -> Result<Value, String> {
+    fn object(&self, context: &ClusterContext) -> Result<Value, String> {
         let start = &self.start;
         let mut labels = BTreeMap::from([
             (LABEL_KIND, "job".to_owned()),
             (LABEL_EXECUTION, start.execution_id.to_string()),
             (LABEL_JOB, self.name.clone()),
         ]);
-        let identity = plane.identity();
+        let identity = context.identity();
         if let Some(own) = &identity {
             labels.insert(LABEL_INSTANCE, own.instance.clone());
         }
@@ -312,10 +326,10 @@ impl Job {
         let parts = Parts {
             labels,
             annotations: annotations.into_iter().collect(),
-            env: self.env(&plane.config.callback_base),
+            env: self.env(&context.config.callback_base),
             expanded_env: Vec::new(),
         };
-        let template = plane.pod_template(&start.function, &parts)?;
+        let template = context.pod_template(&start.function, &parts)?;
         let mut labels = template["metadata"]["labels"].clone();
         labels[LABEL_FUNCTION] = json!(start.function.name());
         let mut job = json!({
@@ -360,13 +374,18 @@ impl Job {
     }
 
     /// Waits until the attempt or its pod is over.
-    async fn running(&self, plane: &Rc<Plane>, start_by: Instant, until: Instant) -> Over {
+    async fn running(
+        &self,
+        context: &Rc<ClusterContext>,
+        start_by: Instant,
+        until: Instant,
+    ) -> Over {
         let mut told = (0, None);
         let mut podless = PODLESS;
         let mut look_at = Instant::now() + podless;
         loop {
             let seen = self.seen.borrow().clone();
-            self.tell_start(plane, &seen, &mut told);
+            self.tell_start(context, &seen, &mut told);
             let runs = seen.running_since_ms.is_some();
             if self.stop.get() {
                 return Over::Stopped;
@@ -387,12 +406,12 @@ impl Job {
             if now >= start_by && !runs {
                 let why = seen.held_up.or(seen.waiting);
                 let why = why.unwrap_or_else(|| "it is still starting".to_owned());
-                let limit = plane.config.start_timeout.as_millis();
+                let limit = context.config.start_timeout.as_millis();
                 let why = format!("the pod did not run within {limit} ms: {why}");
                 return Over::NotStarted(seen.fault.unwrap_or(StartFault::NotReady), why);
             }
             if now >= look_at && !self.has_pod() {
-                if let Some(why) = plane.cluster.refusal_of_job(&self.name, now + LOOK).await {
+                if let Some(why) = refusal_of(&context.cluster, &self.name, now + LOOK).await {
                     return Over::NotStarted(StartFault::of_refusal(&why), why);
                 }
                 podless *= 2;
@@ -410,19 +429,28 @@ impl Job {
     /// Tells the call's io thread which phase its start reached and what delays it, if either
     /// changed. The kubelet's time stamp has whole seconds and comes from another clock, so one
     /// second is added in favour of the call.
-    fn tell_start(&self, plane: &Plane, seen: &Seen, told: &mut (usize, Option<String>)) {
+    fn tell_start(
+        &self,
+        context: &ClusterContext,
+        seen: &Seen,
+        told: &mut (usize, Option<String>),
+    ) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
         let running_ns = seen.running_since_ms.map(|since_ms| {
-            let stamped_ns = plane.config.clock.process_ns(since_ms + 1000);
-            stamped_ns.max(self.wanted_ns).min(plane.now_ns())
+            let stamped_ns = context.config.clock.process_ns(since_ms + 1000);
+            stamped_ns.max(self.wanted_ns).min(context.now_ns())
         });
         if let Some(why) = seen.held_up.as_deref()
             && seen.held_up != told.1
         {
-            plane.start_held_up(&self.start.function, &self.name, why);
+            context.report(Report::StartHeldUp {
+                function: self.start.function.clone(),
+                pod: self.name.clone(),
+                why: why.to_owned(),
+            });
         }
-        plane.say(|desk| {
+        context.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             // Later starts of a busy function may have displaced this one in the records.
             let reached = start.len().max(usize::from(running_ns.is_some()) * RUNNING);
@@ -459,4 +487,34 @@ enum Over {
     NotStarted(StartFault, String),
     Ended(Ended),
     Lost(String),
+}
+
+/// Why a Job has no pod: the last `FailedCreate` event of its controller, if there is one.
+async fn refusal_of(cluster: &Cluster, name: &str, until: Instant) -> Option<String> {
+    let api = cluster.lenient::<Event>();
+    let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
+    let parameters = ListParams::default().fields(&of).limit(10);
+    let list = async |_| api.list(&parameters).await;
+    let events = cluster.ask(until, list).await.ok()?;
+    let events = events
+        .items
+        .into_iter()
+        .filter_map(|event| event.read().ok());
+    let mut messages = events.filter_map(|event| event.message);
+    messages.next_back()
+}
+
+/// The Jobs of other planes, by name.
+pub(crate) async fn jobs_of_others(
+    cluster: &Cluster,
+    instance: &str,
+    until: Instant,
+) -> Result<Vec<String>, Denied> {
+    let api = cluster.lenient::<JobObject>();
+    let others = format!("{SELECTOR},{LABEL_INSTANCE}!={instance}");
+    let parameters = ListParams::default().labels(&others);
+    let list = async |_| api.list(&parameters).await;
+    let jobs = cluster.ask(until, list).await?;
+    let names = jobs.items.iter().filter_map(|job| job.meta().name.clone());
+    Ok(names.collect())
 }

@@ -12,5 +12,8 @@ mod context;
 mod podspec;
 mod api;
 
-pub use bridge::{KubernetesBridge, KubernetesConfig, Memory, OpenError};
+pub use api::client::ConnectError;
+pub use bridge::KubernetesBridge;
+pub use context::config::{KubernetesConfig, OpenError};
 pub use context::identity::OwnPod;
+pub use reconcile::Memory;

@@ -1,10 +1,10 @@
 //! The life of one warm pod: created, ready, in use, health check, drained, gone.
 //! It never decides when: the scheduler's orders, the cluster and the pod itself do.
 
-pub(crate) mod fault;
 mod health;
 pub(crate) mod seen;
 mod start;
+pub(crate) mod table;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -25,13 +25,13 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::backoff::random;
-use crate::bridge::Plane;
-use crate::pod::fault::StartFault;
+use crate::context::ClusterContext;
+use crate::context::report::Report;
+use crate::context::start_fault::StartFault;
 use crate::pod::health::Questions;
 use crate::pod::seen::Seen;
 use crate::podspec::PORT;
 use crate::podspec::security;
-use crate::reconcile::adoption;
 
 /// How long a quarantined pod, or one of an earlier plane, has to answer.
 const PROBE: Duration = Duration::from_secs(5);
@@ -81,9 +81,11 @@ pub(crate) struct Pod {
     questions: Questions,
 }
 
-enum Fate {
+/// How a pod's life went.
+pub(crate) enum Fate {
     StartFailed(StartFault, StartFailure),
-    /// It did not become ready before the deadline.
+    /// It did not become ready before the deadline. Where a life ends so, an earlier plane created
+    /// the pod, which may be busy.
     NotReady(StartFault, StartFailure),
     Ended(PodEnd),
 }
@@ -149,21 +151,21 @@ impl Pod {
     }
 
     /// The cluster showed it.
-    pub(crate) fn see(&self, plane: &Plane, seen: Seen) {
+    pub(crate) fn see(&self, context: &ClusterContext, seen: Seen) {
         for (phase, is_reached) in [
             (Phase::Scheduled, seen.scheduled),
             (Phase::Address, seen.address.is_some()),
             (Phase::Running, seen.running_since_ms.is_some()),
         ] {
             if is_reached {
-                plane.reached(&self.function, &self.name, phase);
+                context.reached(&self.function, &self.name, phase);
             }
         }
         let seen = self.seen.borrow().then(seen);
         let (fault, leaving) = (seen.fault, seen.leaving);
         let before = self.seen.replace(seen);
         if (before.fault, before.leaving) != (fault, leaving) {
-            plane.functions.is_changed(self.function.name());
+            context.report(Report::Changed(self.function.name().clone()));
         }
         self.bell.notify_one();
     }
@@ -192,25 +194,40 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// Runs the pod from its creation to its end and reports each step.
-    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, origin: Origin) {
+    /// Runs the pod from its creation to its end and reports each step but the last one, which the
+    /// caller passes to `tell_end`.
+    pub(crate) async fn live(
+        self: &Rc<Self>,
+        context: &Rc<ClusterContext>,
+        origin: Origin,
+    ) -> Fate {
         let function = self.function.name();
         if origin == Origin::New {
-            plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
         }
-        let fate = self.run(&plane, origin).await;
+        let fate = self.run(context, origin).await;
         self.is_up.set(false);
-        self.is_asked(&plane);
-        plane.forget(&self);
-        plane.functions.is_changed(function);
+        self.is_asked(context);
+        context.report(Report::Changed(function.clone()));
+        fate
+    }
+
+    /// Reports how it ended, once it is in no table any more.
+    pub(crate) fn tell_end(&self, context: &ClusterContext, fate: Fate) {
+        let function = self.function.name();
         match fate {
             Fate::StartFailed(fault, mut failure) | Fate::NotReady(fault, mut failure) => {
                 failure.message = security::advised(&self.function.spec, &failure.message).into();
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
-                plane.start_failed(&self.function, &self.name, fault, &why);
+                context.report(Report::StartFailed {
+                    function: self.function.clone(),
+                    pod: self.name.clone(),
+                    fault,
+                    why: why.clone(),
+                });
                 let pod = self.place();
-                plane.say(|desk| {
+                context.say(|desk| {
                     desk.starts.failed(function, &self.name, why);
                     desk.event(Event::StartFailed { pod, failure });
                 });
@@ -219,60 +236,66 @@ impl Pod {
                 if !self.stop.get() {
                     let why = &end.message;
                     tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
-                    plane.pod_lost(&self.function, &self.name, &end);
+                    context.report(Report::PodLost {
+                        function: self.function.clone(),
+                        pod: self.name.clone(),
+                        end: end.clone(),
+                    });
                 }
-                plane.gone(self.place(), &end);
+                context.gone(self.place(), &end);
             }
         }
     }
 
-    async fn run(self: &Rc<Self>, plane: &Rc<Plane>, origin: Origin) -> Fate {
+    async fn run(self: &Rc<Self>, context: &Rc<ClusterContext>, origin: Origin) -> Fate {
         let limit = match origin {
             Origin::Adopted if self.seen.borrow().running_since_ms.is_some() => PROBE,
-            _ => plane.config.start_timeout,
+            _ => context.config.start_timeout,
         };
         let deadline = Instant::now() + limit;
         if origin == Origin::New
-            && let Some(fate) = self.create(plane, deadline).await
+            && let Some(fate) = self.create(context, deadline).await
         {
             return fate;
         }
         if origin != (Origin::Resumed { is_up: true }) {
-            match self.starting(plane, deadline, limit).await {
-                Ok(address) => self.up(plane, address),
-                Err(fate @ Fate::NotReady(..)) if limit == PROBE => {
-                    adoption::ask_on(plane, self);
-                    return fate;
+            match self.starting(context, deadline, limit).await {
+                Ok(address) => self.up(context, address),
+                // It may be busy with a call of the earlier plane, so it is not deleted.
+                Err(fate @ Fate::NotReady(..)) if limit == PROBE => return fate,
+                Err(Fate::NotReady(fault, failure)) => {
+                    self.delete(context, Some(NO_GRACE_S));
+                    return Fate::StartFailed(fault, failure);
                 }
                 Err(fate) => {
-                    self.delete(plane, Some(NO_GRACE_S));
+                    self.delete(context, Some(NO_GRACE_S));
                     return fate;
                 }
             }
         }
-        Fate::Ended(self.serving(plane).await)
+        Fate::Ended(self.serving(context).await)
     }
 
     /// Starts a task that deletes it and tries for as long as it takes.
-    fn delete(&self, plane: &Rc<Plane>, grace_s: Option<u32>) {
-        let (plane, name) = (plane.clone(), self.name.clone());
-        spawn_local(async move { plane.cluster.delete::<PodObject>(&name, grace_s).await });
+    fn delete(&self, context: &Rc<ClusterContext>, grace_s: Option<u32>) {
+        let (context, name) = (context.clone(), self.name.clone());
+        spawn_local(async move { context.cluster.delete::<PodObject>(&name, grace_s).await });
     }
 
     /// Asks until the pod is well. Dropping the result ends it.
-    fn ask(self: &Rc<Self>, plane: &Rc<Plane>, address: IpAddr) -> AbortOnDrop {
-        let (pod, plane) = (self.clone(), plane.clone());
+    fn ask(self: &Rc<Self>, context: &Rc<ClusterContext>, address: IpAddr) -> AbortOnDrop {
+        let (pod, context) = (self.clone(), context.clone());
         AbortOnDrop(spawn_local(async move {
-            let asked = || pod.is_asked(&plane);
+            let asked = || pod.is_asked(&context);
             let address = SocketAddr::new(address, PORT);
             pod.questions.until_well(address, asked).await;
             pod.answered();
         }))
     }
 
-    fn is_asked(&self, plane: &Plane) {
+    fn is_asked(&self, context: &ClusterContext) {
         if !self.was_asked.replace(true) {
-            plane.pod_was_asked(self);
+            context.report(Report::Asked(self.name.clone()));
         }
     }
 
@@ -296,7 +319,10 @@ impl Pod {
     }
 
     /// Waits for a health answer for as long as a call may run in the pod; false if none comes.
-    pub(crate) async fn answers_within_a_call(self: &Rc<Self>, plane: &Rc<Plane>) -> bool {
+    pub(crate) async fn answers_within_a_call(
+        self: &Rc<Self>,
+        context: &Rc<ClusterContext>,
+    ) -> bool {
         let Some(address) = self.address() else {
             return false;
         };
@@ -307,7 +333,7 @@ impl Pod {
              {patience} s more"
         );
         let until = Instant::now() + Duration::from_secs(patience);
-        let _asking = self.ask(plane, address);
+        let _asking = self.ask(context, address);
         while !self.ready.get() && !self.has_gone() {
             if timeout_at(until, self.bell.notified()).await.is_err() {
                 break;
@@ -322,13 +348,13 @@ impl Pod {
     }
 
     /// Serves until the pod is gone.
-    async fn serving(self: &Rc<Self>, plane: &Rc<Plane>) -> PodEnd {
+    async fn serving(self: &Rc<Self>, context: &Rc<ClusterContext>) -> PodEnd {
         let mut asking: Option<(AbortOnDrop, Instant)> = None;
         let mut was_said = false;
         loop {
             let seen = self.seen.borrow().clone();
             if let Some(ended) = seen.ended {
-                self.delete(plane, Some(NO_GRACE_S));
+                self.delete(context, Some(NO_GRACE_S));
                 let (oom, message) = (ended.oom, ended.message.into());
                 return PodEnd { oom, message };
             }
@@ -337,24 +363,24 @@ impl Pod {
             }
             if self.stop.get() {
                 drop(asking);
-                return self.stopping(plane).await;
+                return self.stopping(context).await;
             }
             if seen.leaving && !std::mem::replace(&mut was_said, true) {
                 let pod = self.place();
-                plane.say(|desk| desk.event(Event::PodLeaving(pod)));
+                context.say(|desk| desk.event(Event::PodLeaving(pod)));
             }
             if self.probe.get()
                 && asking.is_none()
                 && let Some(address) = self.address()
             {
                 self.ready.set(false);
-                asking = Some((self.ask(plane, address), Instant::now() + PROBE));
+                asking = Some((self.ask(context, address), Instant::now() + PROBE));
             }
             if asking.is_some() && self.ready.get() {
                 asking = None;
                 self.probe.set(false);
                 let pod = self.place();
-                plane.say(|desk| desk.event(Event::PodUp(pod)));
+                context.say(|desk| desk.event(Event::PodUp(pod)));
             }
             let Some((_, deadline)) = &asking else {
                 self.bell.notified().await;
@@ -366,10 +392,10 @@ impl Pod {
                 {
                     let pod = &self.name;
                     tracing::warn!(pod, "the pod cannot be asked: no descriptors left");
-                    asking = Some((self.ask(plane, address), Instant::now() + PROBE));
+                    asking = Some((self.ask(context, address), Instant::now() + PROBE));
                     continue;
                 }
-                self.delete(plane, Some(NO_GRACE_S));
+                self.delete(context, Some(NO_GRACE_S));
                 let (path, word) = (&self.function.spec.health_path, self.questions.last_word());
                 return end(&format!("it was not well: GET {path} for 5 s{word}"));
             }
@@ -377,9 +403,9 @@ impl Pod {
     }
 
     /// Deletes it, and waits until it is gone.
-    async fn stopping(&self, plane: &Rc<Plane>) -> PodEnd {
+    async fn stopping(&self, context: &Rc<ClusterContext>) -> PodEnd {
         let grace = Duration::from_secs(u64::from(self.function.spec.grace_s()));
-        self.delete(plane, None);
+        self.delete(context, None);
         let until = Instant::now() + grace + GONE_BEHIND;
         while !self.is_over() {
             if timeout_at(until, self.bell.notified()).await.is_err() {

@@ -1,5 +1,131 @@
 //! Brings what the cluster shows together with what this process knows: pods of earlier planes are
-//! adopted, the others are passed to their tasks, and what belongs to no function is deleted.
+//! adopted, the others are passed to their tasks, and what belongs to no function is deleted. It
+//! starts the tasks of pods and Jobs, keeps their tables, and applies what they report.
 
 pub(crate) mod adoption;
 pub(crate) mod pods;
+pub(crate) mod template;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use nanofaas_core::desk::Work;
+use nanofaas_core::ticket::PodRef;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::spawn_local;
+
+use crate::context::report::Report;
+use crate::context::{ClusterContext, ProcessState};
+use crate::job::{Job, Jobs};
+use crate::pod::table::Pods;
+use crate::pod::{Fate, Origin, Pod};
+use crate::reconcile::adoption::Adoption;
+use crate::registry::ClusterRegistry;
+
+/// What outlives a rebuild of the bridge, because the scheduler knows these pods by their places
+/// and calls wait for these Jobs.
+#[derive(Default)]
+pub struct Memory {
+    pub(crate) process: Rc<ProcessState>,
+    pub(crate) pods: Rc<RefCell<Pods>>,
+    pub(crate) jobs: RefCell<Jobs>,
+    /// Starts that wait until the plane acts.
+    pub(crate) held: RefCell<Vec<Work>>,
+}
+
+impl Memory {
+    /// Removes a held start that is no longer wanted; false if there was none.
+    pub(crate) fn drop_held(&self, place: PodRef) -> bool {
+        let mut held = self.held.borrow_mut();
+        let before = held.len();
+        held.retain(|work| !matches!(work, Work::Start { pod, .. } if *pod == place));
+        held.len() < before
+    }
+}
+
+/// Whether the plane acts yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It waits for the Lease and for the lists of pods and functions.
+    Beginning,
+    /// Pods of earlier planes get their places; new pods wait.
+    Adopting,
+    Acting,
+}
+
+/// What the cluster shows, and what this process knows of it.
+pub(crate) struct Reconciler {
+    pub(crate) context: Rc<ClusterContext>,
+    pub(crate) registry: Rc<ClusterRegistry>,
+    pub(crate) memory: Rc<Memory>,
+    pub(crate) adoption: RefCell<Adoption>,
+    pub(crate) stage: Cell<Stage>,
+    pub(crate) pods_listed: Cell<bool>,
+    /// Rings when the bridge may be able to take the next step of its beginning.
+    pub(crate) progress: Notify,
+}
+
+impl Reconciler {
+    pub(crate) fn new(context: Rc<ClusterContext>, memory: Rc<Memory>) -> Self {
+        Self {
+            registry: Rc::new(ClusterRegistry::new(context.clone(), memory.pods.clone())),
+            context,
+            memory,
+            adoption: RefCell::default(),
+            stage: Cell::new(Stage::Beginning),
+            pods_listed: Cell::new(false),
+            progress: Notify::new(),
+        }
+    }
+
+    /// Applies the reports of tasks, for ever.
+    pub(crate) async fn apply_reports(&self, mut reports: UnboundedReceiver<Report>) {
+        while let Some(report) = reports.recv().await {
+            if let Report::Asked(pod) = &report {
+                self.adoption.borrow_mut().was_asked(pod);
+                self.progress.notify_one();
+            }
+            self.registry.apply(report);
+        }
+    }
+
+    /// Adds a pod, and starts its task.
+    pub(crate) fn run_pod(self: &Rc<Self>, pod: Rc<Pod>, origin: Origin) {
+        self.memory.pods.borrow_mut().add(&pod);
+        self.registry.functions.is_changed(pod.function.name());
+        self.spawn_pod(pod, origin);
+    }
+
+    /// Starts the task of a pod that is in the table.
+    pub(crate) fn spawn_pod(self: &Rc<Self>, pod: Rc<Pod>, origin: Origin) {
+        let reconciler = self.clone();
+        spawn_local(async move {
+            let fate = pod.live(&reconciler.context, origin).await;
+            // Before the pod leaves its table, because `pods::there` deletes one that is in none.
+            if let Fate::NotReady(..) = fate {
+                adoption::ask_on(&reconciler, &pod);
+            }
+            reconciler.memory.pods.borrow_mut().remove(&pod);
+            pod.tell_end(&reconciler.context, fate);
+        });
+    }
+
+    /// Adds a Job, and starts its task.
+    pub(crate) fn run_job(self: &Rc<Self>, job: Rc<Job>) {
+        let before = self.memory.jobs.borrow_mut().add(&job);
+        if let Some(before) = before {
+            before.stop(None);
+        }
+        self.spawn_job(job);
+    }
+
+    /// Starts the task of a Job that is in the table.
+    pub(crate) fn spawn_job(self: &Rc<Self>, job: Rc<Job>) {
+        let reconciler = self.clone();
+        spawn_local(async move {
+            job.live(&reconciler.context).await;
+            reconciler.memory.jobs.borrow_mut().remove(&job);
+        });
+    }
+}

@@ -15,14 +15,25 @@ use serde_json::json;
 use tower::util::MapResponseLayer;
 
 use crate::api::cluster::chain;
-use crate::bridge::OpenError;
 
 /// How long one try to connect to the API server may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Why there is no client; the message tells the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error(
+        "cannot find out how to reach the API server: {0}; run in a pod with a service account, \
+         or set KUBECONFIG"
+    )]
+    Config(String),
+    #[error("cannot make a client for the API server: {0}")]
+    Client(String),
+}
+
 /// How to reach the API server.
-pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, OpenError> {
-    let refused = |error: &dyn std::error::Error| OpenError::Config(chain(error));
+pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
+    let refused = |error: &dyn std::error::Error| ConnectError::Config(chain(error));
     let mut found = match kubeconfig {
         None => Config::infer().await.map_err(|error| refused(&error))?,
         Some(path) => {
@@ -40,9 +51,9 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> Result<Config, OpenErro
 }
 
 /// A client for it.
-pub(crate) fn client(config: Config) -> Result<Client, OpenError> {
+pub(crate) fn client(config: Config) -> Result<Client, ConnectError> {
     let builder = ClientBuilder::try_from(config);
-    let builder = builder.map_err(|error| OpenError::Client(chain(&error)))?;
+    let builder = builder.map_err(|error| ConnectError::Client(chain(&error)))?;
     let layer = MapResponseLayer::new(keep_retry_after);
     Ok(builder.with_layer(&layer).build())
 }

@@ -7,9 +7,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams};
 use kube::core::{NamespaceResourceScope, Status};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -247,37 +246,6 @@ impl Cluster {
                 return;
             }
         }
-    }
-
-    /// Why a Job has no pod: the last `FailedCreate` event of its controller, if there is one.
-    pub(crate) async fn refusal_of_job(&self, name: &str, until: Instant) -> Option<String> {
-        let api = self.lenient::<Event>();
-        let of = format!("involvedObject.kind=Job,involvedObject.name={name},reason=FailedCreate");
-        let parameters = ListParams::default().fields(&of).limit(10);
-        let list = async |_| api.list(&parameters).await;
-        let events = self.ask(until, list).await.ok()?;
-        let events = events
-            .items
-            .into_iter()
-            .filter_map(|event| event.read().ok());
-        let mut messages = events.filter_map(|event| event.message);
-        messages.next_back()
-    }
-
-    /// The Jobs of other planes, by name.
-    pub(crate) async fn jobs_of_others(
-        &self,
-        instance: &str,
-        until: Instant,
-    ) -> Result<Vec<String>, Denied> {
-        let api = self.lenient::<Job>();
-        let label = crate::podspec::LABEL_INSTANCE;
-        let others = format!("{},{label}!={instance}", crate::podspec::SELECTOR);
-        let parameters = ListParams::default().labels(&others);
-        let list = async |_| api.list(&parameters).await;
-        let jobs = self.ask(until, list).await?;
-        let names = jobs.items.iter().filter_map(|job| job.meta().name.clone());
-        Ok(names.collect())
     }
 
     /// A pod by its name.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 
-use crate::pod::fault::StartFault;
+use crate::context::start_fault::StartFault;
 use crate::podspec::CONTAINER;
 
 /// How much of a container's termination message is kept, in bytes.

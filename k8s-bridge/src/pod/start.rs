@@ -16,28 +16,33 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{AbortOnDrop, Fate, NO_GRACE_S, Pod, ended};
 use crate::api::cluster::Denied;
-use crate::bridge::Plane;
-use crate::pod::fault::StartFault;
+use crate::context::ClusterContext;
+use crate::context::report::Report;
+use crate::context::start_fault::StartFault;
 use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
 
 impl Pod {
     /// Creates the pod; returns the failure if that is not possible.
-    pub(super) async fn create(&self, plane: &Rc<Plane>, deadline: Instant) -> Option<Fate> {
-        let object = match self.object(plane) {
+    pub(super) async fn create(
+        &self,
+        context: &Rc<ClusterContext>,
+        deadline: Instant,
+    ) -> Option<Fate> {
+        let object = match self.object(context) {
             Ok(object) => object,
             Err(why) => return Some(failed(StartFault::Config, true, why)),
         };
-        let created = plane.cluster.create(&object, deadline).await;
-        self.since_listing.set(plane.memory.listing.get());
+        let created = context.cluster.create(&object, deadline).await;
+        self.since_listing.set(context.process.listing.get());
         match created {
             Ok(()) => {
-                plane.reached(&self.function, &self.name, Phase::Created);
+                context.reached(&self.function, &self.name, Phase::Created);
                 None
             }
             Err(denied) => {
                 if let Denied::Unreachable(_) = denied {
                     // The API server may have created it without an answer.
-                    self.delete(plane, Some(NO_GRACE_S));
+                    self.delete(context, Some(NO_GRACE_S));
                 }
                 let fault = StartFault::of_denial(&denied);
                 Some(failed(fault, denied.is_permanent(), denied.message()))
@@ -45,12 +50,12 @@ impl Pod {
         }
     }
 
-    fn object(&self, plane: &Plane) -> Result<PodObject, String> {
-        let base = &plane.config.callback_base;
+    fn object(&self, context: &ClusterContext) -> Result<PodObject, String> {
+        let base = &context.config.callback_base;
         let (token, name) = (&self.token, &self.name);
         let ready =
             format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
-        let (spec, default) = (&self.function.spec, plane.default_template());
+        let (spec, default) = (&self.function.spec, context.default_template());
         let parts = Parts {
             labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
             annotations: BTreeMap::from([(
@@ -63,9 +68,9 @@ impl Pod {
             ],
             expanded_env: vec![("NANOFAAS_READY_URL", ready)],
         };
-        let mut object = plane.pod_template(&self.function, &parts)?;
+        let mut object = context.pod_template(&self.function, &parts)?;
         object["metadata"]["name"] = json!(name);
-        if let Some(owner) = plane.identity().and_then(|own| own.deployment.clone()) {
+        if let Some(owner) = context.identity().and_then(|own| own.deployment.clone()) {
             object["metadata"]["ownerReferences"] = json!([owner]);
         }
         serde_json::from_value(object)
@@ -75,7 +80,7 @@ impl Pod {
     /// Waits until the pod is ready; returns its address, or how it ended before.
     pub(super) async fn starting(
         self: &Rc<Self>,
-        plane: &Rc<Plane>,
+        context: &Rc<ClusterContext>,
         deadline: Instant,
         limit: Duration,
     ) -> Result<IpAddr, Fate> {
@@ -88,7 +93,7 @@ impl Pod {
             }
             if seen.held_up != told && seen.stuck.is_none() {
                 told.clone_from(&seen.held_up);
-                self.tell_held_up(plane, seen.held_up.as_deref());
+                self.tell_held_up(context, seen.held_up.as_deref());
             }
             if let Some(why) = seen.stuck {
                 let fault = seen.fault.unwrap_or(StartFault::Config);
@@ -109,7 +114,7 @@ impl Pod {
             if let Some(address) = address
                 && asking.is_none()
             {
-                asking = Some(self.ask(plane, address));
+                asking = Some(self.ask(context, address));
             }
             if timeout_at(deadline, self.bell.notified()).await.is_err() {
                 let why = seen.held_up.or(seen.waiting);
@@ -128,12 +133,16 @@ impl Pod {
 
     /// Reports why the start is delayed: to operators at once, and to the scheduler for the calls
     /// that wait for the pod, which get the reason at their deadline.
-    fn tell_held_up(&self, plane: &Plane, why: Option<&str>) {
+    fn tell_held_up(&self, context: &ClusterContext, why: Option<&str>) {
         if let Some(why) = why {
-            plane.start_held_up(&self.function, &self.name, why);
+            context.report(Report::StartHeldUp {
+                function: self.function.clone(),
+                pod: self.name.clone(),
+                why: why.to_owned(),
+            });
         }
         let (pod, why) = (self.place(), why.map(Into::into));
-        plane.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
+        context.say(|desk| desk.event(Event::StartHeldUp { pod, why }));
     }
 
     fn not_ready(&self) -> String {
@@ -143,16 +152,16 @@ impl Pod {
 
     /// Announces the pod. The address goes to the io threads before the scheduler hears of the pod,
     /// because the scheduler may then send calls to it at once.
-    pub(super) fn up(&self, plane: &Plane, address: IpAddr) {
+    pub(super) fn up(&self, context: &ClusterContext, address: IpAddr) {
         let function = self.function.name();
-        plane.reached(&self.function, &self.name, Phase::Usable);
+        context.reached(&self.function, &self.name, Phase::Usable);
         self.is_up.set(true);
-        plane.functions.is_changed(function);
+        context.report(Report::Changed(function.clone()));
         if !self.is_stale.get() {
-            plane.start_worked(&self.function);
+            context.report(Report::StartWorked(self.function.clone()));
         }
         let (pod, address) = (self.place(), SocketAddr::new(address, PORT));
-        plane.say(|desk| {
+        context.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             desk.broadcast(|| Message::PodAddress {
                 pod,

@@ -7,20 +7,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use nanofaas_core::desk::Desk;
 use nanofaas_core::spec::{Json, check_account, template_hash};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::{SnippetMode, UserMessageFormatter};
-use tokio::time::sleep;
 
-use crate::bridge::Plane;
-
-/// Between two readings. A kubelet takes up to a minute to bring a changed ConfigMap.
-const PAUSE: Duration = Duration::from_secs(5);
 /// As large as a ConfigMap can be.
 const LEN_MAX: u64 = 1024 * 1024;
 /// The fields of a podTemplate.
@@ -173,33 +166,6 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(fields) => fields.values().all(is_empty),
         Value::Array(items) => items.is_empty(),
         _ => false,
-    }
-}
-
-/// Reads the file again; pods are replaced when another template holds.
-pub(crate) fn look(plane: &Plane) {
-    let Some(path) = &plane.config.pod_template else {
-        return;
-    };
-    let file = path.display();
-    match plane.read_template(path) {
-        Ok(false) => {}
-        Ok(true) => {
-            tracing::info!(%file, "another default podTemplate holds: pods are replaced");
-            plane.functions.starts_may_work();
-            plane.say(Desk::reshape_pods);
-        }
-        Err(why) => {
-            tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");
-        }
-    }
-}
-
-/// The same again and again, for ever.
-pub(crate) async fn follow(plane: &Plane) {
-    loop {
-        look(plane);
-        sleep(PAUSE).await;
     }
 }
 

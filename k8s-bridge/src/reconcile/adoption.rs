@@ -19,10 +19,10 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use crate::api::cluster::Denied;
-use crate::bridge::Plane;
 use crate::pod::seen::Seen;
 use crate::pod::{Origin, Pod};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
+use crate::reconcile::Reconciler;
 use crate::reconcile::pods::{delete, stray};
 
 /// How long one question for a pod that answers at last may take.
@@ -77,37 +77,40 @@ impl Adoption {
 }
 
 /// Offers the pods that were found to the scheduler; deletes those that belong to no function.
-pub(crate) fn begin(plane: &Rc<Plane>) {
-    resume(plane);
-    let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
+pub(crate) fn begin(reconciler: &Rc<Reconciler>) {
+    resume(reconciler);
+    let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
-        consider(plane, name, object);
+        consider(reconciler, name, object);
     }
-    plane.adoption.borrow_mut().has_begun = true;
+    reconciler.adoption.borrow_mut().has_begun = true;
 }
 
 /// Offers a pod to the scheduler, or deletes it if it has ended or no WARM function has its label.
-fn consider(plane: &Rc<Plane>, name: String, object: PodObject) {
+fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     if object.metadata.deletion_timestamp.is_some() {
         return;
     }
     let labels = object.metadata.labels.as_ref();
     let function = labels.and_then(|labels| labels.get(LABEL_FUNCTION));
-    let function =
-        function.and_then(|name| plane.say(|desk| desk.functions().get(name.as_str()).cloned()));
+    let function = function.and_then(|name| {
+        reconciler
+            .context
+            .say(|desk| desk.functions().get(name.as_str()).cloned())
+    });
     let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
     let has_ended = Seen::of(&object).ended.is_some();
     match function.filter(wanted).filter(|_| !has_ended) {
-        Some(function) => offer(plane, name, object, function),
-        None => stray(plane, name),
+        Some(function) => offer(reconciler, name, object, function),
+        None => stray(reconciler, name),
     }
 }
 
-fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>) {
-    let stale = is_stale(plane, &object, &function);
+fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc<Function>) {
+    let stale = is_stale(reconciler, &object, &function);
     let lane = function.lane;
     let token = {
-        let mut adoption = plane.adoption.borrow_mut();
+        let mut adoption = reconciler.adoption.borrow_mut();
         adoption.next += 1;
         let token = adoption.next;
         adoption.offered.insert(token, (name.clone(), function));
@@ -115,88 +118,106 @@ fn offer(plane: &Plane, name: String, object: PodObject, function: Arc<Function>
         adoption.found.insert(name, object);
         token
     };
-    plane.say(|desk| desk.event(Event::Adopt { lane, token, stale }));
+    reconciler
+        .context
+        .say(|desk| desk.event(Event::Adopt { lane, token, stale }));
 }
 
 /// Whether a pod was made from another spec than the function's present one.
-fn is_stale(plane: &Plane, object: &PodObject, function: &Function) -> bool {
+fn is_stale(reconciler: &Reconciler, object: &PodObject, function: &Function) -> bool {
     let annotations = object.metadata.annotations.as_ref();
     let made_from = annotations.and_then(|all| all.get(ANNOTATION_SHAPE));
-    made_from != Some(&shape(&function.spec, plane.default_template().as_deref()))
+    made_from
+        != Some(&shape(
+            &function.spec,
+            reconciler.context.default_template().as_deref(),
+        ))
 }
 
 /// Deletes the pods that the watch showed after the offers were made: an earlier plane created them
 /// at its end.
-pub(crate) fn end(plane: &Rc<Plane>) {
-    let found: Vec<_> = plane.adoption.borrow_mut().found.drain().collect();
+pub(crate) fn end(reconciler: &Rc<Reconciler>) {
+    let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
         if object.metadata.deletion_timestamp.is_none() {
-            stray(plane, name);
+            stray(reconciler, name);
         }
     }
 }
 
 /// The scheduler answered an offer. `place` is none if the function was removed in between.
-pub(crate) fn adopted(plane: &Rc<Plane>, token: u64, place: Option<PodRef>) {
-    let offered = plane.adoption.borrow_mut().offered.remove(&token);
-    plane.progress.notify_one();
+pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<PodRef>) {
+    let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
+    reconciler.progress.notify_one();
     let Some((name, function)) = offered else {
         // An earlier bridge of this process made the offer; this bridge found the pod again.
-        return place.into_iter().for_each(|place| plane.is_unknown(place));
+        return place
+            .into_iter()
+            .for_each(|place| reconciler.context.is_unknown(place));
     };
-    let object = plane.adoption.borrow_mut().found.remove(&name);
+    let object = reconciler.adoption.borrow_mut().found.remove(&name);
     let Some(place) = place else {
-        return stray(plane, name);
+        return stray(reconciler, name);
     };
     let Some(object) = object else {
-        return plane.is_unknown(place);
+        return reconciler.context.is_unknown(place);
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = Seen::of(&object);
-    let is_stale = is_stale(plane, &object, &function);
+    let is_stale = is_stale(reconciler, &object, &function);
     // The plane does not wait for a pod without an address, because it cannot ask it.
     if seen.address.is_some() {
-        plane.adoption.borrow_mut().unasked.insert(name.clone());
+        reconciler
+            .adoption
+            .borrow_mut()
+            .unasked
+            .insert(name.clone());
     }
-    let pod = Rc::new(Pod::new(Some(place), name, function, plane.now_ns()));
-    pod.since_listing.set(plane.memory.listing.get());
+    let pod = Rc::new(Pod::new(
+        Some(place),
+        name,
+        function,
+        reconciler.context.now_ns(),
+    ));
+    pod.since_listing
+        .set(reconciler.context.process.listing.get());
     pod.is_stale.set(is_stale);
-    pod.see(plane, seen);
-    plane.run_pod(&pod, Origin::Adopted);
+    pod.see(&reconciler.context, seen);
+    reconciler.run_pod(pod, Origin::Adopted);
 }
 
 /// Called for an adopted pod that did not answer in time. The pod stays for as long as a call may
 /// still run in it, and is offered to the scheduler again if it answers.
-pub(crate) fn ask_on(plane: &Rc<Plane>, pod: &Rc<Pod>) {
+pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<Pod>) {
     let busy = Rc::new(pod.without_place());
     let known = busy.clone();
-    plane
+    reconciler
         .adoption
         .borrow_mut()
         .busy
         .insert(busy.name.clone(), known);
-    let plane = plane.clone();
+    let reconciler = reconciler.clone();
     spawn_local(async move {
-        let answers = busy.answers_within_a_call(&plane).await;
+        let answers = busy.answers_within_a_call(&reconciler.context).await;
         let name = busy.name.clone();
         if answers {
-            offer_again(&plane, &busy).await;
+            offer_again(&reconciler, &busy).await;
         } else if !busy.has_gone() {
             tracing::warn!(pod = name, "the pod never answered and is deleted");
-            delete(&plane, name.clone());
+            delete(&reconciler, name.clone());
         }
         // Only now, because `pods::there` deletes a pod that it finds in no table.
-        plane.adoption.borrow_mut().busy.remove(&name);
+        reconciler.adoption.borrow_mut().busy.remove(&name);
     });
 }
 
 /// Offers a busy pod that answered at last, once the API server shows it. The pod is well, so it stays
 /// while the server does not answer.
-async fn offer_again(plane: &Rc<Plane>, pod: &Pod) {
+async fn offer_again(reconciler: &Rc<Reconciler>, pod: &Pod) {
     while !pod.has_gone() {
         let until = Instant::now() + FETCH;
-        match plane.cluster.pod(&pod.name, until).await {
-            Ok(object) => return consider(plane, pod.name.clone(), object),
+        match reconciler.context.cluster.pod(&pod.name, until).await {
+            Ok(object) => return consider(reconciler, pod.name.clone(), object),
             Err(Denied::Unreachable(_)) => {}
             Err(Denied::Refused(status)) if status.code == 404 => return,
             Err(denied) => {
@@ -208,8 +229,8 @@ async fn offer_again(plane: &Rc<Plane>, pod: &Pod) {
 }
 
 /// Starts the tasks of this process's pods and Jobs again after the bridge was rebuilt.
-fn resume(plane: &Rc<Plane>) {
-    for pod in plane.memory.pods.borrow().all() {
+fn resume(reconciler: &Rc<Reconciler>) {
+    for pod in reconciler.memory.pods.borrow().all() {
         let is_up = pod.is_up.get();
         let was_created = pod.since_listing.get() != u64::MAX;
         let origin = if was_created {
@@ -217,9 +238,9 @@ fn resume(plane: &Rc<Plane>) {
         } else {
             Origin::New
         };
-        spawn_local(pod.live(plane.clone(), origin));
+        reconciler.spawn_pod(pod, origin);
     }
-    for job in plane.memory.jobs.borrow().all() {
-        spawn_local(job.live(plane.clone()));
+    for job in reconciler.memory.jobs.borrow().all() {
+        reconciler.spawn_job(job);
     }
 }

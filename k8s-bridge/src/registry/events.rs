@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::backoff::random;
 use crate::api::cluster::Denied;
-use crate::bridge::Plane;
+use crate::registry::ClusterRegistry;
 use crate::registry::starts::now;
 
 /// Between two writes of one Event.
@@ -146,17 +146,17 @@ impl Events {
 }
 
 /// Writes what was noted, for ever.
-pub(crate) async fn keep(plane: &Plane) {
+pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut written: HashMap<Key, Written> = HashMap::new();
     loop {
         sleep(LOOK).await;
         written.retain(|_, one| one.at.elapsed() < FORGOTTEN);
         for _ in 0..AT_ONCE {
-            let Some(next) = plane.events.next(&written) else {
+            let Some(next) = registry.events.next(&written) else {
                 break;
             };
             let before = written.remove(&next.key);
-            match write(plane, &next, before).await {
+            match write(registry, &next, before).await {
                 Ok(event) => {
                     written.insert(next.key, event);
                 }
@@ -170,17 +170,26 @@ pub(crate) async fn keep(plane: &Plane) {
 }
 
 /// Counts on an Event that is there, or creates one.
-async fn write(plane: &Plane, what: &Waiting, before: Option<Written>) -> Result<Written, Denied> {
+async fn write(
+    registry: &ClusterRegistry,
+    what: &Waiting,
+    before: Option<Written>,
+) -> Result<Written, Denied> {
     if let Some(before) = before {
         let count = before.count.saturating_add(what.count);
         let more = json!({
             "count": count, "lastTimestamp": what.last, "message": what.message,
         });
-        let api = plane.cluster.api::<Event>();
+        let api = registry.context.cluster.api::<Event>();
         let (patch, parameters) = (Patch::Merge(more), PatchParams::default());
         let name = &before.name;
         let write = async |_| api.patch(name, &parameters, &patch).await;
-        match plane.cluster.change(Instant::now() + WRITE, write).await {
+        match registry
+            .context
+            .cluster
+            .change(Instant::now() + WRITE, write)
+            .await
+        {
             // The cluster keeps Events for an hour, or less; this one is a new one then.
             Err(denied) if denied.code() == 404 => {}
             Err(denied) => return Err(denied),
@@ -190,8 +199,12 @@ async fn write(plane: &Plane, what: &Waiting, before: Option<Written>) -> Result
             }
         }
     }
-    let event = object(plane, what);
-    plane.cluster.create(&event, Instant::now() + WRITE).await?;
+    let event = object(registry, what);
+    registry
+        .context
+        .cluster
+        .create(&event, Instant::now() + WRITE)
+        .await?;
     Ok(Written {
         name: event.metadata.name.unwrap_or_default(),
         count: what.count,
@@ -199,11 +212,11 @@ async fn write(plane: &Plane, what: &Waiting, before: Option<Written>) -> Result
     })
 }
 
-fn object(plane: &Plane, what: &Waiting) -> Event {
+fn object(registry: &ClusterRegistry, what: &Waiting) -> Event {
     let (uid, reason) = &what.key;
-    let namespace = Some(plane.cluster.namespace.clone());
+    let namespace = Some(registry.context.cluster.namespace.clone());
     let random = u64::from_ne_bytes(random());
-    let holder = plane.identity().map(|own| own.holder.clone());
+    let holder = registry.context.identity().map(|own| own.holder.clone());
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{}.{random:016x}", what.function)),

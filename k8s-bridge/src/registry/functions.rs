@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use tokio::task::spawn_local;
 
 use crate::api::watch::News;
-use crate::bridge::Plane;
 use crate::podspec::default_template;
+use crate::registry::ClusterRegistry;
 use crate::registry::object::{FunctionObject, name_of, spec_of};
 use crate::registry::starts::{Outlook, Starts};
 use crate::registry::status::READY;
@@ -115,12 +115,12 @@ impl Functions {
 }
 
 /// What the watch says.
-pub(crate) fn hear(plane: &Plane, news: News<FunctionObject>) {
-    let functions = &plane.functions;
+pub(crate) fn hear(registry: &ClusterRegistry, news: News<FunctionObject>) {
+    let functions = &registry.functions;
     match news {
         News::Listing => functions.listing.set(functions.listing.get() + 1),
-        News::There(object) => hear_of(plane, News::There(object)),
-        News::Gone(object) => hear_of(plane, News::Gone(object)),
+        News::There(object) => hear_of(registry, News::There(object)),
+        News::Gone(object) => hear_of(registry, News::Gone(object)),
         News::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
@@ -130,50 +130,55 @@ pub(crate) fn hear(plane: &Plane, news: News<FunctionObject>) {
                 heard < listing && !names.contains(name)
             };
             // Also those that only the table knows, from a bridge before this one.
-            let in_table: Vec<String> =
-                plane.say(|desk| desk.functions().keys().map(ToString::to_string).collect());
+            let in_table: Vec<String> = registry
+                .context
+                .say(|desk| desk.functions().keys().map(ToString::to_string).collect());
             let all: HashSet<String> = known.keys().cloned().chain(in_table).collect();
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
-            missing.iter().for_each(|name| forget(plane, name));
+            missing.iter().for_each(|name| forget(registry, name));
             // News of what was deleted before the list began do not come any more.
             functions
                 .deleted
                 .borrow_mut()
                 .retain(|_, at| *at >= listing);
             functions.is_listed.set(true);
-            plane.progress.notify_one();
         }
     }
 }
 
-fn hear_of(plane: &Plane, news: News<FunctionObject>) {
+fn hear_of(registry: &ClusterRegistry, news: News<FunctionObject>) {
     let (News::There(object) | News::Gone(object)) = &news else {
         return;
     };
-    if let Some(writing) = plane.functions.writing.borrow_mut().get_mut(object.name()) {
+    if let Some(writing) = registry
+        .functions
+        .writing
+        .borrow_mut()
+        .get_mut(object.name())
+    {
         writing.heard.push(news);
         return;
     }
     if let News::There(object) = &news
         && !object.is_going()
     {
-        take(plane, object);
+        take(registry, object);
     } else {
         let uid = object.uid().to_owned();
-        plane.functions.deleted.borrow_mut().remove(&uid);
-        let is_same = plane
+        registry.functions.deleted.borrow_mut().remove(&uid);
+        let is_same = registry
             .functions
             .with(object.name(), |known| known.uid == uid);
         if is_same == Some(true) {
-            forget(plane, object.name());
+            forget(registry, object.name());
         }
     }
 }
 
 /// Looks at an object; the table follows where it says something new and valid.
-fn take(plane: &Plane, object: &FunctionObject) {
-    let functions = &plane.functions;
+fn take(registry: &ClusterRegistry, object: &FunctionObject) {
+    let functions = &registry.functions;
     if functions.deleted.borrow().contains_key(object.uid()) {
         return;
     }
@@ -190,34 +195,38 @@ fn take(plane: &Plane, object: &FunctionObject) {
         // Others may have written its status.
         return functions.is_changed(name);
     }
-    let verdict = match judge(plane, object) {
+    let verdict = match judge(registry, object) {
         Ok(draft) => {
             if let Some(draft) = draft {
                 let change = Change::Register {
                     draft: Box::new(draft),
                     replace: true,
                 };
-                plane.say(|desk| desk.apply(change, None));
+                registry.context.say(|desk| desk.apply(change, None));
             }
             Verdict::Accepted
         }
         Err(refused) => {
             let why = refusal(&refused);
             tracing::warn!(function = name, "the Function is not accepted: {why}");
-            restore(plane, object);
+            restore(registry, object);
             Verdict::Rejected(why)
         }
     };
-    note(plane, object, verdict);
+    note(registry, object, verdict);
 }
 
 /// The object is not accepted: the spec of it that an earlier plane accepted last, and kept in the status,
 /// stays in force.
-fn restore(plane: &Plane, object: &FunctionObject) {
+fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let name = object.name();
     let status = object.status.as_ref();
     let kept = status.and_then(|status| status.accepted_spec.as_deref());
-    let Some(kept) = kept.filter(|_| !plane.say(|desk| desk.functions().contains_key(name))) else {
+    let Some(kept) = kept.filter(|_| {
+        !registry
+            .context
+            .say(|desk| desk.functions().contains_key(name))
+    }) else {
         return;
     };
     let accepted = serde_json::from_str(kept).map(|spec| FunctionObject {
@@ -225,23 +234,25 @@ fn restore(plane: &Plane, object: &FunctionObject) {
         ..object.clone()
     });
     let judged = match &accepted {
-        Ok(accepted) => judge(plane, accepted).map_err(|refused| refusal(&refused)),
+        Ok(accepted) => judge(registry, accepted).map_err(|refused| refusal(&refused)),
         Err(error) => Err(error.to_string()),
     };
     match judged {
         Ok(Some(draft)) => {
             tracing::info!(function = name, "its last accepted spec stays in force");
             let (draft, replace) = (Box::new(draft), true);
-            plane.say(|desk| desk.apply(Change::Register { draft, replace }, None));
+            registry
+                .context
+                .say(|desk| desk.apply(Change::Register { draft, replace }, None));
         }
         Ok(None) => {}
         Err(why) => tracing::warn!(function = name, "nor is its last accepted spec: {why}"),
     }
 }
 
-fn note(plane: &Plane, object: &FunctionObject, verdict: Verdict) {
+fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: Verdict) {
     // Another object of the same name inherits nothing.
-    let before = plane.functions.with(object.name(), |known| {
+    let before = registry.functions.with(object.name(), |known| {
         let kept = (known.accepted, known.accepted_spec.clone());
         (known.uid == object.uid()).then(|| (kept, known.starts.clone()))
     });
@@ -269,21 +280,24 @@ fn note(plane: &Plane, object: &FunctionObject, verdict: Verdict) {
         },
         verdict,
         starts,
-        listing: plane.functions.listing.get(),
+        listing: registry.functions.listing.get(),
         status: object.status.clone(),
     };
     let name = object.name().to_owned();
-    plane.functions.known.borrow_mut().insert(name, known);
-    plane.functions.is_changed(object.name());
+    registry.functions.known.borrow_mut().insert(name, known);
+    registry.functions.is_changed(object.name());
 }
 
 /// The draft to register, none where the table has just that; or what is wrong with it.
-fn judge(plane: &Plane, object: &FunctionObject) -> Result<Option<FunctionDraft>, Refused> {
+fn judge(
+    registry: &ClusterRegistry,
+    object: &FunctionObject,
+) -> Result<Option<FunctionDraft>, Refused> {
     let draft = object
         .draft()
         .map_err(|fault| Refused::Invalid(vec![fault]))?;
     check_template(&object.spec)?;
-    let differs = plane.say(|desk| desk.differs(&draft))?;
+    let differs = registry.context.say(|desk| desk.differs(&draft))?;
     Ok(differs.then_some(draft))
 }
 
@@ -295,11 +309,11 @@ fn check_template(spec: &Map<String, Value>) -> Result<(), Refused> {
 }
 
 /// The object is gone, and with it the function.
-fn forget(plane: &Plane, name: &str) {
-    plane.functions.known.borrow_mut().remove(name);
-    plane.functions.changed.borrow_mut().remove(name);
+fn forget(registry: &ClusterRegistry, name: &str) {
+    registry.functions.known.borrow_mut().remove(name);
+    registry.functions.changed.borrow_mut().remove(name);
     let name: Arc<str> = name.into();
-    plane.say(|desk| {
+    registry.context.say(|desk| {
         if desk.functions().contains_key(&name) {
             desk.apply(Change::Remove { name }, None);
         }
@@ -322,54 +336,56 @@ fn refusal(refused: &Refused) -> String {
 }
 
 /// A change that a client asked for: one at a time for each function.
-pub(crate) fn change(plane: &Rc<Plane>, change: Change, reply: ReplyTo) {
+pub(crate) fn change(registry: &Rc<ClusterRegistry>, change: Change, reply: ReplyTo) {
     let name = match &change {
         Change::Register { draft, .. } => name_of(draft),
         Change::Remove { name } | Change::Scale { name, .. } => name.clone(),
     };
-    let mut writing = plane.functions.writing.borrow_mut();
+    let mut writing = registry.functions.writing.borrow_mut();
     if let Some(writing) = writing.get_mut(&name) {
         writing.next.push_back((change, reply));
         return;
     }
     writing.insert(name.clone(), Writing::default());
-    let plane = plane.clone();
-    spawn_local(async move { write_all(&plane, name, change, reply).await });
+    let registry = registry.clone();
+    spawn_local(async move { write_all(&registry, name, change, reply).await });
 }
 
 /// Writes a change, and whatever else is wanted of the same function meanwhile.
-async fn write_all(plane: &Rc<Plane>, name: Arc<str>, change: Change, reply: ReplyTo) {
+async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Change, reply: ReplyTo) {
     let mut next = Some((change, reply));
     while let Some((change, reply)) = next {
         match change {
             Change::Register { draft, replace } => {
                 let written = match check_template(&spec_of(&draft)) {
-                    Ok(()) => register(&plane.cluster, &name, &draft, replace).await,
+                    Ok(()) => register(&registry.context.cluster, &name, &draft, replace).await,
                     Err(refused) => Err(refused),
                 };
-                registered(plane, written, draft, replace, reply);
+                registered(registry, written, draft, replace, reply);
             }
             Change::Scale { replicas, .. } => {
-                let written = scale(&plane.cluster, &name, replicas).await;
-                scaled(plane, written, &name, replicas, reply);
+                let written = scale(&registry.context.cluster, &name, replicas).await;
+                scaled(registry, written, &name, replicas, reply);
             }
-            Change::Remove { .. } => match remove(&plane.cluster, &name).await {
-                Ok(uid) => removed(plane, &name, uid, reply),
-                Err(refused) => plane.say(|desk| desk.reply(reply, Reply::Refused(refused))),
+            Change::Remove { .. } => match remove(&registry.context.cluster, &name).await {
+                Ok(uid) => removed(registry, &name, uid, reply),
+                Err(refused) => registry
+                    .context
+                    .say(|desk| desk.reply(reply, Reply::Refused(refused))),
             },
         }
-        let mut writing = plane.functions.writing.borrow_mut();
+        let mut writing = registry.functions.writing.borrow_mut();
         let waiting = writing.get_mut(&name);
         next = waiting.and_then(|writing| writing.next.pop_front());
     }
-    let writing = plane.functions.writing.borrow_mut().remove(&name);
+    let writing = registry.functions.writing.borrow_mut().remove(&name);
     for news in writing.into_iter().flat_map(|writing| writing.heard) {
-        hear_of(plane, news);
+        hear_of(registry, news);
     }
 }
 
 fn registered(
-    plane: &Plane,
+    registry: &ClusterRegistry,
     written: Result<FunctionObject, Refused>,
     draft: Box<FunctionDraft>,
     replace: bool,
@@ -377,31 +393,43 @@ fn registered(
 ) {
     // The table may know a function of that name whose removal is still on its way here.
     let replace = replace || written.is_ok();
-    made(plane, written, Change::Register { draft, replace }, reply);
+    made(
+        registry,
+        written,
+        Change::Register { draft, replace },
+        reply,
+    );
 }
 
 /// A change was written, or not: the table follows and the client hears of it.
-fn made(plane: &Plane, written: Result<FunctionObject, Refused>, change: Change, reply: ReplyTo) {
+fn made(
+    registry: &ClusterRegistry,
+    written: Result<FunctionObject, Refused>,
+    change: Change,
+    reply: ReplyTo,
+) {
     match written {
         Ok(object) => {
-            plane.say(|desk| desk.apply(change, Some(reply)));
-            note(plane, &object, Verdict::Accepted);
+            registry.context.say(|desk| desk.apply(change, Some(reply)));
+            note(registry, &object, Verdict::Accepted);
         }
-        Err(refused) => plane.say(|desk| desk.reply(reply, Reply::Refused(refused))),
+        Err(refused) => registry
+            .context
+            .say(|desk| desk.reply(reply, Reply::Refused(refused))),
     }
 }
 
 /// The object came back with whatever others wrote into it meanwhile.
 fn scaled(
-    plane: &Plane,
+    registry: &ClusterRegistry,
     written: Result<FunctionObject, Refused>,
     name: &Arc<str>,
     replicas: u32,
     reply: ReplyTo,
 ) {
     let judged = written.and_then(|object| {
-        take(plane, &object);
-        match plane.functions.with(name, |known| known.verdict.clone()) {
+        take(registry, &object);
+        match registry.functions.with(name, |known| known.verdict.clone()) {
             Some(Verdict::Rejected(why)) => {
                 Err(Refused::Invalid(vec![FieldFault::new("function", why)]))
             }
@@ -409,14 +437,14 @@ fn scaled(
         }
     });
     let name = name.clone();
-    plane.say(|desk| match judged {
+    registry.context.say(|desk| match judged {
         Ok(()) => desk.apply(Change::Scale { name, replicas }, Some(reply)),
         Err(refused) => desk.reply(reply, Reply::Refused(refused)),
     });
 }
 
-fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) {
-    let functions = &plane.functions;
+fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) {
+    let functions = &registry.functions;
     let known = functions.known.borrow_mut().remove(&**name);
     functions.changed.borrow_mut().remove(&**name);
     let uid = known.map(|known| known.uid).or(uid);
@@ -426,7 +454,7 @@ fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) 
         .borrow_mut()
         .extend(uid.map(|uid| (uid, listing)));
     let name = name.clone();
-    plane.say(|desk| {
+    registry.context.say(|desk| {
         if desk.functions().contains_key(&name) {
             desk.apply(Change::Remove { name }, Some(reply));
         } else {
@@ -437,15 +465,15 @@ fn removed(plane: &Plane, name: &Arc<str>, uid: Option<String>, reply: ReplyTo) 
 }
 
 /// Writes the functions that the plane was started with, where the cluster has none of the name.
-pub(crate) async fn seed(plane: &Plane) {
-    for draft in &plane.config.functions {
+pub(crate) async fn seed(registry: &ClusterRegistry) {
+    for draft in &registry.context.config.functions {
         let name = name_of(draft);
-        if plane.functions.known.borrow().contains_key(&*name) {
+        if registry.functions.known.borrow().contains_key(&*name) {
             tracing::info!(function = %name, "the cluster has this function; its file is not read");
             continue;
         }
-        match register(&plane.cluster, &name, draft, false).await {
-            Ok(object) => take(plane, &object),
+        match register(&registry.context.cluster, &name, draft, false).await {
+            Ok(object) => take(registry, &object),
             Err(Refused::Exists) => {}
             Err(refused) => {
                 let why = refusal(&refused);

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::{ExecutionMode, Platform};
 
+use crate::context::start_fault::StartFault;
 use crate::pod::Pod;
-use crate::pod::fault::StartFault;
 use crate::registry::functions::Known;
 use crate::registry::starts::{Outlook, StartKey};
 

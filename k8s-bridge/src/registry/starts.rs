@@ -9,8 +9,9 @@ use nanofaas_core::message::PodEnd;
 use nanofaas_core::spec::{ImagePullPolicy, Platform, SpecFields};
 use serde::{Deserialize, Serialize};
 
-use crate::bridge::Plane;
-use crate::pod::fault::StartFault;
+use crate::context::report::Report;
+use crate::context::start_fault::StartFault;
+use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
 
 /// How much of a text is kept in a status or an Event, in bytes.
@@ -68,15 +69,26 @@ impl Starts {
     }
 }
 
-impl Plane {
-    /// A start failed.
-    pub(crate) fn start_failed(
-        &self,
-        function: &Function,
-        pod: &str,
-        fault: StartFault,
-        why: &str,
-    ) {
+impl ClusterRegistry {
+    /// Applies what a task reported of a function's starts and pods.
+    pub(crate) fn apply(&self, report: Report) {
+        match report {
+            Report::Changed(name) => self.functions.is_changed(&name),
+            Report::StartFailed {
+                function,
+                pod,
+                fault,
+                why,
+            } => self.start_failed(&function, &pod, fault, &why),
+            Report::StartHeldUp { function, pod, why } => self.start_held_up(&function, &pod, &why),
+            Report::StartWorked(function) => self.start_worked(&function),
+            Report::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
+            // The adoption's, not the registry's.
+            Report::Asked(_) => {}
+        }
+    }
+
+    fn start_failed(&self, function: &Function, pod: &str, fault: StartFault, why: &str) {
         let name = function.name();
         let message = shortened(why, TEXT_MAX);
         let text = format!("{pod}: {}: {message}", fault.as_str());
@@ -93,15 +105,13 @@ impl Plane {
         self.functions.is_changed(name);
     }
 
-    /// A start does not come up, and may still.
-    pub(crate) fn start_held_up(&self, function: &Function, pod: &str, why: &str) {
+    fn start_held_up(&self, function: &Function, pod: &str, why: &str) {
         let name = function.name();
         tracing::warn!(function = %name, pod, "the start is held up: {why}");
         self.note(name, EventReason::StartHeldUp, &format!("{pod}: {why}"));
     }
 
-    /// A start worked; for a Job that is when its container runs.
-    pub(crate) fn start_worked(&self, function: &Function) {
+    fn start_worked(&self, function: &Function) {
         let name = function.name();
         let is_news = self.functions.with(name, |known| {
             let is_news = match known.starts.outlook {
@@ -120,8 +130,7 @@ impl Plane {
         }
     }
 
-    /// A pod ended that nothing here wanted to end.
-    pub(crate) fn pod_lost(&self, function: &Function, pod: &str, end: &PodEnd) {
+    fn pod_lost(&self, function: &Function, pod: &str, end: &PodEnd) {
         let reason = if end.oom {
             EventReason::OomKilled
         } else {

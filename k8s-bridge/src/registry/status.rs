@@ -10,8 +10,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::bridge::Plane;
 use crate::podspec::{LABEL_FUNCTION, LABEL_KIND};
+use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
 use crate::registry::functions::{Known, Verdict};
 use crate::registry::object::{FunctionObject, FunctionStatus};
@@ -64,50 +64,52 @@ struct Change {
 }
 
 /// Writes what changed, for ever.
-pub(crate) async fn keep(plane: &Plane) {
+pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut paces: HashMap<String, Pace> = HashMap::new();
     loop {
         sleep(LOOK).await;
         paces.retain(|_, pace| pace.is_recent());
         let may_be = |name: &&String| paces.get(*name).is_none_or(|pace| pace.may_write(true));
         let mut names: Vec<String> = {
-            let changed = plane.functions.changed.borrow();
+            let changed = registry.functions.changed.borrow();
             changed.iter().filter(may_be).cloned().collect()
         };
         names.sort_unstable();
         for name in names {
-            look_at(plane, &mut paces, name).await;
+            look_at(registry, &mut paces, name).await;
         }
     }
 }
 
 /// Writes one function's status where it is another one by now and may be written yet.
-async fn look_at(plane: &Plane, paces: &mut HashMap<String, Pace>, name: String) {
-    let change = new_status(plane, &name);
+async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, Pace>, name: String) {
+    let change = new_status(registry, &name);
     let pace = paces.entry(name.clone()).or_default();
     if let Some(change) = &change
         && !pace.may_write(is_urgent(&change.old, &change.new))
     {
         return;
     }
-    plane.functions.changed.borrow_mut().remove(&name);
+    registry.functions.changed.borrow_mut().remove(&name);
     let Some(change) = change else { return };
     pace.writes.push(Instant::now());
-    pace.failed = !write(plane, &name, &change).await;
+    pace.failed = !write(registry, &name, &change).await;
     if pace.failed {
-        plane.functions.is_changed(&name);
+        registry.functions.is_changed(&name);
     } else {
         for (reason, text) in events(&change.old, &change.new) {
-            plane.note(&name, reason, &text);
+            registry.note(&name, reason, &text);
         }
     }
 }
 
 /// What has to be written of a function, if anything.
-fn new_status(plane: &Plane, name: &str) -> Option<Change> {
-    let function = plane.say(|desk| desk.functions().get(name).cloned());
-    let pods = Census::of(plane.memory.pods.borrow().of(name), function.as_deref());
-    let change = plane.functions.with(name, |known| {
+fn new_status(registry: &ClusterRegistry, name: &str) -> Option<Change> {
+    let function = registry
+        .context
+        .say(|desk| desk.functions().get(name).cloned());
+    let pods = Census::of(registry.pods.borrow().of(name), function.as_deref());
+    let change = registry.functions.with(name, |known| {
         let readiness = Readiness::of(known, function.as_deref(), &pods);
         Change {
             uid: known.uid.clone(),
@@ -220,15 +222,20 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
     events
 }
 
-async fn write(plane: &Plane, name: &str, change: &Change) -> bool {
+async fn write(registry: &ClusterRegistry, name: &str, change: &Change) -> bool {
     let status = &change.new;
-    let api = plane.cluster.api::<FunctionObject>();
+    let api = registry.context.cluster.api::<FunctionObject>();
     let patch = Patch::Merge(json!({"status": status}));
     let parameters = PatchParams::default();
     let write = async |_| api.patch_status(name, &parameters, &patch).await;
-    match plane.cluster.change(Instant::now() + WRITE, write).await {
+    match registry
+        .context
+        .cluster
+        .change(Instant::now() + WRITE, write)
+        .await
+    {
         Ok(_) => {
-            plane.functions.with(name, |known| {
+            registry.functions.with(name, |known| {
                 if known.uid == change.uid {
                     known.status = Some(status.clone());
                 }

@@ -1,0 +1,113 @@
+//! How the bridge begins: one order of steps, each of which needs the step before it, from an
+//! unknown identity to a plane that acts. It handles no work of the scheduler.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job as JobObject;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout};
+
+use super::Plane;
+use crate::api::{lease, watch};
+use crate::context::identity::Identity;
+use crate::job;
+use crate::podspec::SELECTOR;
+use crate::reconcile::{Stage, adoption, pods, template};
+use crate::registry::{events, functions, status};
+
+impl Plane {
+    /// Waits until `is_so` holds. Tasks of this thread that change it notify `progress`.
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        while !is_so() {
+            // The timeout is for changes by io threads, which do not notify.
+            let progress = self.reconciler.progress.notified();
+            let _ = timeout(Duration::from_millis(10), progress).await;
+        }
+    }
+
+    /// From the start until the plane acts. Each step needs the step before it.
+    pub(super) async fn begin(self: Rc<Self>) {
+        let (context, reconciler) = (&self.context, &self.reconciler);
+        let registry = &reconciler.registry;
+        let own_pod = context.config.own_pod.clone();
+        let instance = &context.process.instance;
+        let identity = Rc::new(Identity::find(&context.cluster, instance, own_pod).await);
+        context.set_identity(identity.clone());
+        lease::acquire(&context.cluster, &identity.holder).await;
+        // Read the template again: the wait for the Lease may have taken days, and adoption
+        // compares existing pods with the template.
+        template::look(reconciler);
+        let plane = self.clone();
+        spawn_local(async move { plane.keep_lease().await });
+        let plane = self.clone();
+        spawn_local(async move { plane.end_jobs_of_others().await });
+        // Pods are listed before functions, because a function's pods may exist already.
+        self.watch_pods();
+        self.until(|| reconciler.pods_listed.get()).await;
+        reconciler.stage.set(Stage::Adopting);
+        self.watch_functions();
+        self.until(|| registry.functions.is_listed.get()).await;
+        functions::seed(registry).await;
+        // The scheduler has heard of every function before it hears of a pod.
+        self.until(|| context.say(|desk| desk.is_settled())).await;
+        adoption::begin(reconciler);
+        self.until(|| reconciler.adoption.borrow().is_over()).await;
+        reconciler.stage.set(Stage::Acting);
+        adoption::end(reconciler);
+        let held = reconciler.memory.held.take();
+        held.into_iter().for_each(|work| self.take(work));
+        let to_write = registry.clone();
+        spawn_local(async move { status::keep(&to_write).await });
+        let to_follow = reconciler.clone();
+        spawn_local(async move { template::follow(&to_follow).await });
+        let to_write = registry.clone();
+        spawn_local(async move { events::keep(&to_write).await });
+        self.is_ready.set(true);
+    }
+
+    fn watch_pods(&self) {
+        let reconciler = self.reconciler.clone();
+        spawn_local(async move {
+            let cluster = &reconciler.context.cluster;
+            watch::follow(cluster, SELECTOR, |news| pods::hear(&reconciler, news)).await;
+        });
+    }
+
+    fn watch_functions(&self) {
+        let reconciler = self.reconciler.clone();
+        spawn_local(async move {
+            let cluster = &reconciler.context.cluster;
+            let hear = |news| {
+                functions::hear(&reconciler.registry, news);
+                reconciler.progress.notify_one();
+            };
+            watch::follow(cluster, "", hear).await;
+        });
+    }
+
+    async fn keep_lease(&self) {
+        let Some(identity) = self.context.identity() else {
+            return;
+        };
+        let other = lease::keep(&self.context.cluster, &identity.holder).await;
+        tracing::error!(holder = other, "another control plane took the Lease");
+        self.deposed.notify_one();
+    }
+
+    async fn end_jobs_of_others(&self) {
+        let cluster = &self.context.cluster;
+        let until = Instant::now() + self.context.config.start_timeout;
+        match job::jobs_of_others(cluster, &self.context.process.instance, until).await {
+            Ok(names) => {
+                for name in names {
+                    cluster.delete::<JobObject>(&name, None).await;
+                }
+            }
+            Err(denied) => {
+                let why = denied.message();
+                tracing::warn!("Jobs of earlier planes may be left: {why}");
+            }
+        }
+    }
+}
