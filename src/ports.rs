@@ -3,7 +3,6 @@
 //! claims an address before it listens there. This module never serves a connection. `serve` claims
 //! all addresses before it starts a thread.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
@@ -11,6 +10,8 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 
 use nanofaas_io::start::listener;
 use nix::errno::Errno;
+use procfs::net::{TcpState, tcp, tcp6};
+use procfs::process::{FDTarget, all_processes};
 
 /// How many free ports are tried, where the caller takes any port.
 const TRIES: usize = 16;
@@ -110,46 +111,20 @@ fn holder(address: SocketAddr) -> String {
 }
 
 /// The process that listens on a port, where this process has the permission to see it.
-fn listener_on(port: u16) -> Option<(u32, String)> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let lines = tables.map(|path| fs::read_to_string(path).unwrap_or_default());
-    let inodes: Vec<String> = lines
-        .iter()
-        .flat_map(|table| table.lines())
-        .filter_map(|line| listening_inode(line, port))
-        .map(|inode| format!("socket:[{inode}]"))
-        .collect();
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let Ok(open) = fs::read_dir(entry.path().join("fd")) else {
-            continue;
-        };
-        let targets = open
-            .flatten()
-            .filter_map(|fd| fs::read_link(fd.path()).ok());
-        let mut names = targets.filter_map(|target| Some(target.to_str()?.to_owned()));
-        if names.any(|target| inodes.contains(&target)) {
-            let program = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some((pid, program.trim_end().to_owned()));
-        }
-    }
-    None
-}
-
-/// The inode of a listening socket, from a line of the kernel's table.
-fn listening_inode(line: &str, port: u16) -> Option<&str> {
-    const LISTEN: &str = "0A";
-    let mut fields = line.split_whitespace();
-    let (_, local_port) = fields.nth(1)?.rsplit_once(':')?;
-    let state = fields.nth(1)?;
-    let same = u16::from_str_radix(local_port, 16) == Ok(port) && state == LISTEN;
-    same.then(|| fields.nth(5)).flatten()
+fn listener_on(port: u16) -> Option<(i32, String)> {
+    let tables = [tcp(), tcp6()].into_iter().flatten().flatten();
+    let listening = tables
+        .filter(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port);
+    let inodes: Vec<u64> = listening.map(|socket| socket.inode).collect();
+    let is_one =
+        |target: FDTarget| matches!(target, FDTarget::Socket(inode) if inodes.contains(&inode));
+    let mut processes = all_processes().ok()?.flatten();
+    let holder = processes.find(|process| {
+        let mut open = process.fd().into_iter().flatten().flatten();
+        open.any(|descriptor| is_one(descriptor.target))
+    })?;
+    let program = holder.stat().map(|stat| stat.comm).unwrap_or_default();
+    Some((holder.pid, program))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::fs;
 
+use procfs::process::{Process, Stat, all_processes};
+use procfs::{CpuInfo, Current as _, CurrentSI as _, KernelStats, ticks_per_second};
 use serde::Serialize;
 
 /// CPU time of all cores, in seconds since the machine started.
@@ -17,56 +19,54 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn read() -> Self {
-        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let fields: Vec<f64> = text
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .skip(1)
-            .map_while(|field| field.parse().ok())
-            .collect();
-        let field = |at: usize| fields.get(at).copied().unwrap_or_default() / ticks_per_s();
-        // user nice system idle iowait irq softirq steal; guests are within user.
+        let Ok(KernelStats { total, .. }) = KernelStats::current() else {
+            return Self::default();
+        };
+        // The time of guests is within that of users.
+        let in_interrupts = total.irq.unwrap_or_default() + total.softirq.unwrap_or_default();
         Self {
-            busy_s: field(0) + field(1) + field(2) + field(5) + field(6),
-            steal_s: field(7),
+            busy_s: seconds(total.user + total.nice + total.system + in_interrupts),
+            steal_s: seconds(total.steal.unwrap_or_default()),
         }
     }
 }
 
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / ticks_per_second() as f64
+}
+
 /// CPU time of a process and all of its descendants, in seconds; what was reaped stays counted.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
-    tree(pid)
-        .into_iter()
-        .filter_map(stat)
-        // utime, stime and the same two of children that were waited for.
-        .map(|fields| (10..14).filter_map(|at| number(&fields, at)).sum::<f64>())
-        .sum::<f64>()
-        / ticks_per_s()
+    tree(pid).iter().filter_map(used_s).sum()
 }
 
 /// CPU time of every process but this one and those in `except` with their descendants, in seconds.
 pub(crate) fn others_cpu_s(except: &[u32]) -> f64 {
-    let mut own: Vec<u32> = except.iter().copied().flat_map(tree).collect();
-    own.push(std::process::id());
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return 0.0;
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| !own.contains(pid))
-        .filter_map(stat)
-        .map(|fields| (10..14).filter_map(|at| number(&fields, at)).sum::<f64>())
-        .sum::<f64>()
-        / ticks_per_s()
+    let trees = except.iter().copied().flat_map(tree);
+    let mut own: Vec<i32> = trees.map(|process| process.pid).collect();
+    own.push(std::process::id() as i32);
+    let all = all_processes().into_iter().flatten().flatten();
+    let others = all.filter(|process| !own.contains(&process.pid));
+    others.filter_map(|process| used_s(&process)).sum()
 }
 
 /// CPU time of this process without what it started, in seconds.
 pub(crate) fn own_cpu_s() -> f64 {
-    let fields = stat(std::process::id()).unwrap_or_default();
-    (10..12).filter_map(|at| number(&fields, at)).sum::<f64>() / ticks_per_s()
+    let stat = Process::myself().and_then(|process| process.stat());
+    stat.map_or(0.0, |stat| seconds(stat.utime + stat.stime))
+}
+
+/// Nothing where the process has ended.
+fn used_s(process: &Process) -> Option<f64> {
+    let Stat {
+        utime,
+        stime,
+        cutime,
+        cstime,
+        ..
+    } = process.stat().ok()?;
+    // The last two are of children that were waited for; the kernel has them signed.
+    Some(seconds(utime + stime + (cutime + cstime).unsigned_abs()))
 }
 
 /// Memory that a process and its descendants hold; what is shared is split among its holders.
@@ -80,12 +80,13 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn of(pid: u32) -> Self {
         let mut sum = Self::default();
-        for pid in tree(pid) {
-            let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(path).unwrap_or_default();
+        let rollups = tree(pid).into_iter();
+        let rollups = rollups.filter_map(|process| process.smaps_rollup().ok());
+        for map in rollups.flat_map(|rollup| rollup.memory_map_rollup) {
+            let bytes = |name| map.extension.map.get(name).copied().unwrap_or_default();
             sum += Self {
-                bytes: kib(&text, "Pss:"),
-                private_bytes: kib(&text, "Pss_Anon:"),
+                bytes: bytes("Pss"),
+                private_bytes: bytes("Pss_Anon"),
             };
         }
         sum
@@ -99,49 +100,19 @@ impl std::ops::AddAssign for Memory {
     }
 }
 
-/// The bytes on the line that begins with `name`.
-fn kib(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
-    number.unwrap_or(0) * 1024
-}
-
-/// The process and its descendants.
-fn tree(pid: u32) -> Vec<u32> {
-    let mut found = vec![pid];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
-        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+/// The process and its descendants, as far as they live.
+fn tree(pid: u32) -> Vec<Process> {
+    let mut pids = vec![pid];
+    let mut found = Vec::new();
+    while let Some(pid) = pids.pop() {
+        let Ok(process) = Process::new(pid as i32) else {
             continue;
         };
-        for thread in threads.flatten() {
-            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-            found.extend(
-                children
-                    .split_whitespace()
-                    .filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-        }
+        let threads = process.tasks().into_iter().flatten().flatten();
+        pids.extend(threads.flat_map(|thread| thread.children().unwrap_or_default()));
+        found.push(process);
     }
     found
-}
-
-/// The fields of /proc/PID/stat behind the name, which may hold blanks and brackets.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, rest) = text.rsplit_once(") ")?;
-    // The state is field 3 of proc(5); it is dropped, so that utime (14) is at 10.
-    Some(rest.split_whitespace().skip(1).map(str::to_owned).collect())
-}
-
-fn number(fields: &[String], at: usize) -> Option<f64> {
-    fields.get(at)?.parse().ok()
-}
-
-/// Linux tells user space 100 ticks a second on every architecture that Rust runs on.
-fn ticks_per_s() -> f64 {
-    100.0
 }
 
 /// What a reader of a report has to know of the machine.
@@ -154,19 +125,12 @@ pub(crate) struct Kind {
 
 impl Kind {
     pub(crate) fn read() -> Self {
-        let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = text
-            .lines()
-            .find(|line| line.starts_with("model name"))
-            .and_then(|line| line.split_once(':'))
-            .map_or("unknown", |(_, name)| name.trim());
+        let info = CpuInfo::current().ok();
+        let model = info.as_ref().and_then(|info| info.model_name(0));
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
-            cpu: model.to_owned(),
-            cores: text
-                .lines()
-                .filter(|line| line.starts_with("processor"))
-                .count(),
+            cpu: model.unwrap_or("unknown").to_owned(),
+            cores: info.as_ref().map_or(0, CpuInfo::num_cores),
             kernel: kernel.trim().to_owned(),
         }
     }

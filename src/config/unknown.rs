@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use clap::Command;
+use strsim::levenshtein;
 
 /// What all settings begin with.
 const PREFIX: &str = "NANOFAAS_";
@@ -43,12 +44,13 @@ fn collect(command: &Command, known: &mut BTreeSet<String>) {
 }
 
 fn line(name: &str, known: &BTreeSet<String>) -> String {
+    // Cut first, because the comparison takes time in proportion to both lengths.
+    let shown: String = name.chars().take(NAME_LEN_MAX).collect();
     let nearest = known
         .iter()
-        .map(|other| (distance(name, other), other))
+        .map(|other| (levenshtein(&shown, other), other))
         .filter(|(distance, _)| *distance <= DISTANCE_MAX)
         .min();
-    let shown: String = name.chars().take(NAME_LEN_MAX).collect();
     match nearest {
         Some((_, other)) => format!("{shown} is no setting, and is ignored: is {other} meant?"),
         None => format!("{shown} is no setting, and is ignored: `nanofaas serve --help` lists all"),
@@ -62,22 +64,6 @@ fn is_of_a_service(name: &str) -> bool {
     ends.iter().any(|end| name.ends_with(end))
         || name.contains("_SERVICE_PORT_")
         || (name.contains("_PORT_") && in_port.iter().any(|end| name.ends_with(end)))
-}
-
-/// Levenshtein's: letters to insert, leave out or replace.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().take(2 * NAME_LEN_MAX).collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (at, c) in one.chars().take(2 * NAME_LEN_MAX).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = at + 1;
-        for (place, o) in other.iter().enumerate() {
-            let replaced = diagonal + usize::from(c != *o);
-            diagonal = row[place + 1];
-            row[place + 1] = replaced.min(row[place] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }
 
 #[cfg(test)]
@@ -124,17 +110,5 @@ mod tests {
         ];
         assert_eq!(unknown(&links, true), [""; 0]);
         assert_eq!(unknown(&links, false).len(), links.len());
-    }
-
-    #[test]
-    fn distances() {
-        for (one, other, expected) in [
-            ("a", "a", 0),
-            ("abc", "ac", 1),
-            ("", "abc", 3),
-            ("ab", "ba", 2),
-        ] {
-            assert_eq!(distance(one, other), expected);
-        }
     }
 }

@@ -20,21 +20,29 @@ impl Process {
             let help = "CPU time of user and system.";
             page.one("process_cpu_seconds_total", "counter", help, seconds);
         }
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let memory = [
-            ("process_resident_memory_bytes", "VmRSS", "Memory in RAM."),
-            ("process_virtual_memory_bytes", "VmSize", "Address space."),
-        ];
-        for (name, field, help) in memory {
-            if let Some(kib) = field_of(&status, field) {
-                page.one(name, "gauge", help, kib * 1024);
+        if let Ok(status) = procfs::process::Process::myself().and_then(|this| this.status()) {
+            let memory = [
+                (
+                    "process_resident_memory_bytes",
+                    status.vmrss,
+                    "Memory in RAM.",
+                ),
+                (
+                    "process_virtual_memory_bytes",
+                    status.vmsize,
+                    "Address space.",
+                ),
+            ];
+            for (name, kib, help) in memory {
+                if let Some(kib) = kib {
+                    page.one(name, "gauge", help, kib * 1024);
+                }
             }
-        }
-        if let Some(threads) = field_of(&status, "Threads") {
-            page.one("process_threads", "gauge", "Threads.", threads);
+            page.one("process_threads", "gauge", "Threads.", status.threads);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // The listing holds one open itself.
+            // The listing holds one open itself. Not procfs's `fd_count`, which counts `.` and `..`
+            // on kernels before 6.2.
             let open = open.count().saturating_sub(1);
             page.one("process_open_fds", "gauge", "Open file descriptors.", open);
         }
@@ -58,12 +66,4 @@ fn cpu_seconds() -> Option<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     let both = usage.user_time() + usage.system_time();
     Some(both.tv_sec() as f64 + both.tv_usec() as f64 / 1e6)
-}
-
-/// The number of a line such as `VmRSS:   123 kB`.
-fn field_of(status: &str, name: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
 }
