@@ -97,6 +97,10 @@ async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> (&'static str, 
     .await
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a second signal asks for this end"
+)]
 fn take(
     form: LogForm,
     name: &'static str,

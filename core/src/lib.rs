@@ -2,6 +2,14 @@
 //! the scheduler's turn, retries, the ledger. Time is an argument and nothing here acts: no clock,
 //! no socket, no thread, no async runtime; no allocation on a warm call's path.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests act in place of clients, pods and clocks"
+    )
+)]
+
 pub mod limits;
 
 pub mod spec;

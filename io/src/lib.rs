@@ -4,6 +4,14 @@
 //!
 //! Folders are layers, the highest first: a folder uses itself and those below it.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests act in place of clients, pods and clocks"
+    )
+)]
+
 mod shard;
 mod server;
 mod api;

@@ -1,6 +1,11 @@
 //! Counts that gate: heap allocations of a warm call, in the whole process and so in the io thread.
 //! Real io threads with the scheduler inline, asked over sockets; the test is client, bridge and
 //! pod at once and allocates nothing itself while it counts. `./ci counts` runs it.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
 #![cfg(target_os = "linux")]
 
 #[path = "allocations/pod.rs"]

@@ -60,6 +60,11 @@ impl KubernetesBridge {
         let server = found.cluster_url.to_string();
         let client = client::client(found)?;
         tracing::info!(server, namespace, "the control plane asks for its Lease");
+        // The receiver is a task of the same thread and takes all there is each time it runs.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "holds what tasks report in one turn"
+        )]
         let (reports, to_apply) = mpsc::unbounded_channel();
         let cluster = Cluster::new(client, server, namespace);
         let context = ClusterContext::new(config, cluster, memory.process.clone(), desk, reports);

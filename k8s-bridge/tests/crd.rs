@@ -1,6 +1,11 @@
 //! The CRD in the manifests is the one that the Rust types make.
 //! To write it anew: `NANOFAAS_WRITE_CRD=1 cargo test -p nanofaas-k8s-bridge --test crd`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 use std::fs;
 use std::path::Path;
 

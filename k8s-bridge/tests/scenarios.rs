@@ -2,6 +2,11 @@
 //! does, and what goes wrong with it. No test of it needs a cluster, and none waits for a clock:
 //! time goes on when nothing else does.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 #[path = "scenarios/bench.rs"]
 mod bench;
 #[path = "scenarios/heard.rs"]

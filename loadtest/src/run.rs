@@ -32,6 +32,10 @@ pub(crate) struct Run {
     pub(crate) cpu: Cpu,
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "one message a second, and the load must not wait for its reader"
+)]
 pub(crate) fn run(load: &Load, setting: &Setting) -> Result<Run, String> {
     load.check()?;
     let mut load = load.clone();

@@ -2,6 +2,11 @@
 //! Each test is a process of its own, since a bridge changes its process (it becomes a reaper).
 //! The same program is the guard (`guard`) and a plane to be killed (`plane`).
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 #[path = "processes/bench.rs"]
 mod bench;
 #[path = "processes/ends.rs"]

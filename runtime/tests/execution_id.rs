@@ -1,5 +1,10 @@
 //! `X-Execution-Id` comes back on every answer to a call: the platform compares it with its own.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 mod support;
 
 use std::io::{Read, Write};

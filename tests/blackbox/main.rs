@@ -5,6 +5,10 @@
 //! `NANOFAAS_TEST_IO_THREADS` (with pinned, 2) choose what is tested; the promises are the same. Tests
 //! gate on order, counts and states.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
 // Tests print durations for the developer who runs them.
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
 

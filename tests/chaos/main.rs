@@ -15,6 +15,10 @@
 //! descriptor and no process is left.
 
 #![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+#![allow(
     clippy::print_stdout,
     reason = "a run says what it did, and what was wrong"
 )]

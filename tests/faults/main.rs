@@ -5,6 +5,10 @@
 //! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` it writes the page. It judges no time;
 //! the page shows them.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
 #![allow(clippy::print_stdout, reason = "a run says what it saw")]
 #![allow(
     clippy::print_stderr,

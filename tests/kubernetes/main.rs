@@ -4,6 +4,11 @@
 //! They leave nothing in the cluster but their images. They end no process but those of function
 //! pods and planes, and the API server if it runs on this machine.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 // A client of raw HTTP, shared with the tests of a plane without a cluster.
 #[path = "../blackbox/wire.rs"]
 #[allow(dead_code)]

@@ -5,6 +5,10 @@
 //! `./ci patterns` runs it, in about five minutes; `./ci patterns slow_start` only that one. It is a
 //! measurement: a busy machine makes it fail, and nothing else runs it.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
 #![allow(clippy::print_stdout, reason = "the table is what it is run for")]
 
 // The fixture of the black-box tests, of which this needs a part.

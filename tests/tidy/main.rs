@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod bans;
 mod code_map;
 mod links;
 mod names;

@@ -1,6 +1,11 @@
 //! The account of bytes, under random use: whatever is admitted, cut, cancelled, refused or lost, in whatever
 //! order and on whatever thread, it ends at nothing and never passes its bound by more than one answer.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

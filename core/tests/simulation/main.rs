@@ -3,6 +3,11 @@
 //! It never looks at a clock: a seed is one run, and the same run each time.
 //!
 //! `NANOFAAS_SEEDS=n` sets how many seeds are run (400), `NANOFAAS_SEED=s` runs one and shows it.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
 #![cfg(not(loom))]
 
 mod bridge;

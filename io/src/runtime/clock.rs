@@ -42,6 +42,7 @@ impl Clock {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 fn elapsed_ns(origin: Instant) -> u64 {
     origin.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
 }

@@ -32,6 +32,10 @@ impl Default for Dates {
 impl Dates {
     /// The line for an answer of this moment.
     #[inline]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a date is of the wall clock, read once a second"
+    )]
     pub(crate) fn line(&self, now_ns: u64) -> DateLine {
         if now_ns >= self.until_ns.get() {
             self.renew(now_ns, SystemTime::now());

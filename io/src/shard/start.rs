@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::time::{Instant, SystemTime};
@@ -191,7 +191,7 @@ impl DriverChoice {
 
 /// An io thread that waits for its runtime to be chosen.
 struct Starting {
-    rungs: Sender<Option<Rung>>,
+    rungs: SyncSender<Option<Rung>>,
     built: Receiver<std::io::Result<Pid>>,
     /// Gone with the thread.
     alive: Weak<()>,
@@ -208,8 +208,9 @@ struct Ends {
 }
 
 fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Starting> {
-    let (rungs, wanted) = channel::<Option<Rung>>();
-    let (report, built) = channel();
+    // A rung is answered before the next one is sent.
+    let (rungs, wanted) = sync_channel::<Option<Rung>>(1);
+    let (report, built) = sync_channel(1);
     let name = parts.id.to_string();
     let life = Arc::new(());
     let alive = Arc::downgrade(&life);

@@ -123,6 +123,7 @@ impl Alarms {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the watchdog's own thread")]
     fn wait(&self) {
         if self.timers.is_none() || self.signals.wait().is_err() {
             std::thread::sleep(LOOK);

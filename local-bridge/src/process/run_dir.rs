@@ -28,6 +28,10 @@ pub(crate) struct RunDir {
 }
 
 /// Where sockets go unless `LocalConfig::run_base` is set.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a place of the machine, no setting"
+)]
 pub(crate) fn base() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(dir) if dir.is_absolute() && is_ours(&dir) => dir,
@@ -97,6 +101,10 @@ fn remove_stale(base: &Path) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the age of a file is of the wall clock"
+)]
 fn is_stale(path: &Path) -> bool {
     match lock_options().open(path.join(LOCK)) {
         Ok(lock) => lock.try_lock().is_ok(),

@@ -1,5 +1,10 @@
 //! A stand-in for the platform, which answers from a script and reports the requests that it got.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;

@@ -36,6 +36,7 @@ pub(super) fn probe() -> io::Result<()> {
 /// Runs `work` on a loop that never sleeps: where the kernel refuses to be entered a loop that does would
 /// not wake up to say so. While a task waits to be run, monoio enters the kernel without waiting; so this
 /// task and another one wake each other.
+#[expect(clippy::disallowed_methods, reason = "there is no clock yet")]
 async fn awake<T>(
     event_loop: &EventLoop,
     work: impl Future<Output = io::Result<T>>,

@@ -39,6 +39,10 @@ impl Timer {
     }
 
     /// Sets it, in place of any earlier setting.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock that the descriptor counts by"
+    )]
     pub(crate) fn set(&self, after: Duration) {
         // Zero would switch it off.
         let after = after.max(Duration::from_nanos(1));
@@ -66,6 +70,10 @@ impl Timer {
     }
 
     /// Ready once the time has come, once for each setting. It is set or unset before it is asked again.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock that the descriptor counts by"
+    )]
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         while self.watch.poll_readable(cx).is_ready() {
             // That may be of an earlier setting.
