@@ -13,7 +13,7 @@ use nanofaas_core::ticket::CallRef;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::bridge::Plane;
+use crate::context::LocalContext;
 use crate::guard::link::End;
 use crate::process::program::Program;
 use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
@@ -58,22 +58,35 @@ impl Job {
         self.bell.notify_one();
     }
 
-    /// Runs the Job from its start to its end and reports each step.
-    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>, start: Box<JobStart>) {
-        let key = (start.call, start.attempt);
+    /// Runs the Job from its start to its end and reports each step but the last one, which the
+    /// caller passes to `tell_end`.
+    pub(crate) async fn live(
+        &self,
+        context: &Rc<LocalContext>,
+        start: &JobStart,
+    ) -> Option<(Failure, bool)> {
         let function = start.function.name();
-        let now_ns = plane.now_ns();
-        plane.say(|desk| desk.starts.begin(function, &self.name, now_ns));
-        let ended = self.run(&plane, &start).await;
-        plane.jobs.borrow_mut().remove(&key);
+        let now_ns = context.now_ns();
+        context.say(|desk| desk.starts.begin(function, &self.name, now_ns));
+        self.run(context, start).await
+    }
+
+    /// Reports how it ended, once it is in no table any more.
+    pub(crate) fn tell_end(
+        &self,
+        context: &LocalContext,
+        start: &JobStart,
+        ended: Option<(Failure, bool)>,
+    ) {
+        let function = start.function.name();
         if let Some(stamps) = self.stamps.get() {
-            plane.say(|desk| desk.starts.stamped(function, &self.name, stamps));
+            context.say(|desk| desk.starts.stamped(function, &self.name, stamps));
         }
         let Some((failure, oom)) = ended else { return };
-        let (call, attempt) = key;
+        let (call, attempt) = (start.call, start.attempt);
         let (id, why) = (&start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's process is gone: {why}");
-        plane.say(|desk| {
+        context.say(|desk| {
             if let Failure::ColdStart(why) = &failure {
                 desk.starts.failed(function, &self.name, why.clone());
             }
@@ -88,11 +101,11 @@ impl Job {
     }
 
     /// Runs the attempt; returns the failure, or none if the attempt was over before its process.
-    async fn run(&self, plane: &Rc<Plane>, start: &JobStart) -> Option<(Failure, bool)> {
-        let (link, run_dir) = (&plane.link, &plane.run_dir);
+    async fn run(&self, context: &Rc<LocalContext>, start: &JobStart) -> Option<(Failure, bool)> {
+        let (link, run_dir) = (&context.link, &context.run_dir);
         let id = link.next_id();
         let function = start.function.name();
-        let program = program(start, self.name.clone(), &plane.config.callback_base);
+        let program = program(start, self.name.clone(), &context.config.callback_base);
         let started = process::start(link, run_dir, function, id, program, self.bell.clone());
         let mut process = match started {
             Ok(process) => process,
@@ -104,7 +117,7 @@ impl Job {
         };
         let left = Duration::from_millis(start.deadline_ms);
         let deadline = Instant::now() + left + FORGOTTEN;
-        let running = self.running(plane, start, &process, deadline).await;
+        let running = self.running(context, start, &process, deadline).await;
         forget_pipes(run_dir, id);
         if let Over::Stopped = running {
             end(process).await;
@@ -115,7 +128,7 @@ impl Job {
         } else if process.ended_well() && self.is_stopped_soon().await {
             return None;
         }
-        let why = why(plane, process).await;
+        let why = why(context, process).await;
         (!self.stop.get()).then_some(why)
     }
 
@@ -129,7 +142,7 @@ impl Job {
 
     async fn running(
         &self,
-        plane: &Plane,
+        context: &LocalContext,
         start: &JobStart,
         process: &Process,
         deadline: Instant,
@@ -138,9 +151,9 @@ impl Job {
         loop {
             if process.is_started() && !was_told {
                 was_told = true;
-                let (call, attempt, at_ns) = (start.call, start.attempt, plane.now_ns());
+                let (call, attempt, at_ns) = (start.call, start.attempt, context.now_ns());
                 let function = start.function.name();
-                plane.say(|desk| {
+                context.say(|desk| {
                     let starts = &mut desk.starts;
                     starts.reached(function, &self.name, Phase::Spawned, at_ns);
                     let started = Message::JobStarting {
@@ -184,11 +197,11 @@ async fn end(mut process: Process) {
     drain_output(process);
 }
 
-async fn why(plane: &Plane, mut process: Process) -> (Failure, bool) {
+async fn why(context: &LocalContext, mut process: Process) -> (Failure, bool) {
     if let Some(End::NotStarted { message, .. }) = process.end() {
         return (Failure::ColdStart(message.into()), false);
     }
-    let oom = process.fell_to_sigkill() && plane.oom.is_guilty();
+    let oom = process.fell_to_sigkill() && context.oom.is_guilty();
     let how = format!("the call's process gave no result: {}", process.how());
     (Failure::PodLost(process.with_last_words(how).await), oom)
 }

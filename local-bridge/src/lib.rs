@@ -6,8 +6,10 @@
 mod bridge;
 mod job;
 mod pod;
+mod context;
 mod process;
 mod guard;
 
-pub use bridge::{LocalBridge, LocalConfig, OpenError};
+pub use bridge::LocalBridge;
+pub use context::config::{LocalConfig, OpenError};
 pub use guard::guard_main;

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use crate::bridge::Plane;
+use crate::context::LocalContext;
 use crate::guard::link::{AbortOnDrop, End};
 use crate::pod::health::{Questions, places};
 use crate::process::ports::Port;
@@ -49,7 +49,8 @@ pub(crate) struct Pod {
     questions: Questions,
 }
 
-enum Fate {
+/// How a pod's life went.
+pub(crate) enum Fate {
     StartFailed(StartFailure),
     /// It was up, or was stopped before; `PodEnd` says how it went.
     Ended(PodEnd),
@@ -95,72 +96,78 @@ impl Pod {
         self.bell.notify_one();
     }
 
-    /// Runs the pod from its start to its end and reports each step.
-    pub(crate) async fn live(self: Rc<Self>, plane: Rc<Plane>) {
-        let id = plane.link.next_id();
-        let socket = plane.run_dir.at(&format!("{id}.sock"));
+    /// Runs the pod from its start to its end and reports each step but the last one, which the
+    /// caller passes to `tell_end`.
+    pub(crate) async fn live(self: &Rc<Self>, context: &Rc<LocalContext>) -> Fate {
+        let id = context.link.next_id();
+        let socket = context.run_dir.at(&format!("{id}.sock"));
         let function = self.function.name();
-        plane.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
-        let fate = self.run(&plane, id, &socket).await;
+        context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+        let fate = self.run(context, id, &socket).await;
         let _ = fs::remove_file(&socket);
-        plane.forget(&self);
+        fate
+    }
+
+    /// Reports how it ended, once it is in no table any more.
+    pub(crate) fn tell_end(&self, context: &LocalContext, fate: Fate) {
+        let function = self.function.name();
         match fate {
             Fate::StartFailed(failure) => {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
                 let pod = self.place;
-                plane.say(|desk| {
+                context.say(|desk| {
                     desk.starts.failed(function, &self.name, why);
                     desk.event(Event::StartFailed { pod, failure });
                 });
             }
             Fate::Ended(end) => {
-                if !self.stop.get() && !plane.is_stopping.get() {
+                if !self.stop.get() && !context.is_stopping.get() {
                     let why = &end.message;
                     tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
                 }
-                plane.gone(self.place, &end);
+                context.gone(self.place, &end);
             }
         }
     }
 
-    async fn run(self: &Rc<Self>, plane: &Rc<Plane>, id: u64, socket: &Path) -> Fate {
-        let deadline = Instant::now() + plane.config.start_timeout;
-        let port = match plane.ports.take() {
+    async fn run(self: &Rc<Self>, context: &Rc<LocalContext>, id: u64, socket: &Path) -> Fate {
+        let deadline = Instant::now() + context.config.start_timeout;
+        let port = match context.ports.take() {
             Ok(port) => port,
             Err(error) => return failed(false, format!("no port for it: {error}").into()),
         };
-        let program = self.program(plane, socket, &port);
+        let program = self.program(context, socket, &port);
         let function = self.function.name();
         let bell = self.bell.clone();
-        let started = process::start(&plane.link, &plane.run_dir, function, id, program, bell);
+        let started = process::start(&context.link, &context.run_dir, function, id, program, bell);
         let mut process = match started {
             Ok(process) => process,
             Err(error) => {
-                forget_pipes(&plane.run_dir, id);
+                forget_pipes(&context.run_dir, id);
                 return failed(false, format!("cannot make its pipes: {error}").into());
             }
         };
-        let started = self.starting(plane, &mut process, deadline, socket, &port);
+        let started = self.starting(context, &mut process, deadline, socket, &port);
         let started = started.await;
-        forget_pipes(&plane.run_dir, id);
+        forget_pipes(&context.run_dir, id);
         let address = match started {
             Ok(address) => address,
             Err(fate) => return fate,
         };
-        self.up(plane, &address);
-        self.serving(plane, &mut process, &address).await;
+        self.up(context, &address);
+        self.serving(context, &mut process, &address).await;
         let end = PodEnd {
-            oom: process.fell_to_sigkill() && plane.oom.is_guilty(),
+            oom: process.fell_to_sigkill() && context.oom.is_guilty(),
             message: process.how().into(),
         };
         drain_output(process);
         Fate::Ended(end)
     }
 
-    fn program(&self, plane: &Plane, socket: &Path, port: &Port) -> Program {
+    fn program(&self, context: &LocalContext, socket: &Path, port: &Port) -> Program {
         let mut program = Program::of(&self.function, self.name.clone());
-        let base = &plane.config.callback_base;
+        let base = &context.config.callback_base;
         let url = format!("{base}/v1/internal/{}/pods/{}:ready", self.token, self.name);
         program.set("NANOFAAS_SOCKET", socket.to_string_lossy());
         program.set("PORT", port.number.to_string());
@@ -193,7 +200,7 @@ impl Pod {
     /// Waits until the pod is ready; returns its address, or how it ended before.
     async fn starting(
         self: &Rc<Self>,
-        plane: &Plane,
+        context: &LocalContext,
         process: &mut Process,
         deadline: Instant,
         socket: &Path,
@@ -203,7 +210,7 @@ impl Pod {
         let _asking = self.ask(process, places.into());
         loop {
             if process.is_started() {
-                self.reached(plane, Phase::Spawned);
+                context.reached(&self.function, &self.name, Phase::Spawned);
             }
             if let Some(end) = process.end() {
                 let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
@@ -226,14 +233,14 @@ impl Pod {
             }
             if !rung_before(&self.bell, Some(deadline)).await {
                 process.kill().await;
-                let how = self.not_ready(plane, port);
+                let how = self.not_ready(context, port);
                 return Err(failed(false, process.with_last_words(how).await));
             }
         }
     }
 
-    fn not_ready(&self, plane: &Plane, port: &Port) -> String {
-        let limit = plane.config.start_timeout.as_millis();
+    fn not_ready(&self, context: &LocalContext, port: &Port) -> String {
+        let limit = context.config.start_timeout.as_millis();
         let (path, port) = (&self.function.spec.health_path, port.number);
         let mut how = format!(
             "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
@@ -246,20 +253,12 @@ impl Pod {
         how
     }
 
-    fn reached(&self, plane: &Plane, phase: Phase) {
-        let at_ns = plane.now_ns();
-        plane.say(|desk| {
-            desk.starts
-                .reached(self.function.name(), &self.name, phase, at_ns);
-        });
-    }
-
     /// Announces the pod. The address goes to the io threads before the scheduler hears of the pod,
     /// because the scheduler may then send calls to it at once.
-    fn up(&self, plane: &Plane, address: &PodAddress) {
-        self.reached(plane, Phase::Usable);
+    fn up(&self, context: &LocalContext, address: &PodAddress) {
+        context.reached(&self.function, &self.name, Phase::Usable);
         let pod = self.place;
-        plane.say(|desk| {
+        context.say(|desk| {
             let start = desk.starts.phases(self.function.name(), &self.name);
             desk.broadcast(|| Message::PodAddress {
                 pod,
@@ -271,7 +270,12 @@ impl Pod {
     }
 
     /// Serves until the pod is gone.
-    async fn serving(self: &Rc<Self>, plane: &Plane, process: &mut Process, address: &PodAddress) {
+    async fn serving(
+        self: &Rc<Self>,
+        context: &LocalContext,
+        process: &mut Process,
+        address: &PodAddress,
+    ) {
         let probe = |process: &Process| {
             let asking = self.ask(process, vec![address.clone()]);
             Some((asking, Instant::now() + PROBE))
@@ -288,7 +292,7 @@ impl Pod {
             if asking.is_some() && self.answered.borrow().is_some() {
                 asking = None;
                 let pod = self.place;
-                plane.say(|desk| desk.event(Event::PodUp(pod)));
+                context.say(|desk| desk.event(Event::PodUp(pod)));
             }
             let deadline = asking.as_ref().map(|(_, deadline)| *deadline);
             if !rung_before(&self.bell, deadline).await {
@@ -347,6 +351,3 @@ impl Pods {
         self.by_name.get(name).cloned()
     }
 }
-
-/// Shared by all tasks on the bridge's thread.
-pub(crate) type PodTable = RefCell<Pods>;

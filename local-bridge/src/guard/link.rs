@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nanofaas_core::spec::ENV_RESERVED;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
@@ -22,7 +23,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::guard::descent;
 use crate::guard::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
-use crate::process::program::is_kept_from_functions;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -100,6 +100,12 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<Guard> {
         child,
         socket: ours,
     })
+}
+
+/// Whether functions do not inherit this variable of the plane's environment: the plane's settings
+/// are private, and variables that the platform sets must not come from outside.
+fn is_kept_from_functions(name: &str) -> bool {
+    name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
 
 impl Link {

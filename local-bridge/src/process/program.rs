@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use nanofaas_core::function::Function;
-use nanofaas_core::spec::ENV_RESERVED;
 
 /// A process that is not started yet.
 pub(crate) struct Program {
@@ -54,12 +53,6 @@ impl Program {
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));
     }
-}
-
-/// Whether functions do not inherit this variable of the plane's environment: the plane's settings
-/// are private, and variables that the platform sets must not come from outside.
-pub(crate) fn is_kept_from_functions(name: &str) -> bool {
-    name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
 }
 
 /// Random bytes from the kernel, which an attacker cannot guess.

@@ -1,0 +1,33 @@
+//! The settings of the bridge, and why it could not be opened with them.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The settings of the bridge.
+pub struct LocalConfig {
+    /// `http://host:port` under which pods reach `/v1/internal`.
+    pub callback_base: String,
+    /// How long a pod may take to become ready.
+    pub start_timeout: Duration,
+    /// How long processes have to end by themselves when the plane stops.
+    pub stop_grace: Duration,
+    /// Program and arguments that run `guard_main`.
+    pub guard: Vec<OsString>,
+    /// Where the private directory is made; `$XDG_RUNTIME_DIR` or the temporary directory if none.
+    pub run_base: Option<PathBuf>,
+    /// The process's clock: nanoseconds since then.
+    pub origin: Instant,
+}
+
+/// Why the bridge could not be started; the message tells the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot make a private directory for sockets in {}: {why}", base.display())]
+    RunDir { base: PathBuf, why: io::Error },
+    #[error("cannot start the guard of function processes ({program}): {why}")]
+    Guard { program: String, why: io::Error },
+    #[error("cannot become the reaper of orphaned processes: {0}; Linux 3.4 is needed")]
+    Reaper(io::Error),
+}
