@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use nanofaas_http1::head::HeadScan;
-use nanofaas_http1::request::parse_head;
+use nanofaas_http1::request::parse_request;
 use nanofaas_io::json;
 
 /// What a program sends.
@@ -27,7 +27,7 @@ pub(crate) fn head(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let mut scan = HeadScan::default();
-                let parsed = parse_head(black_box(text.as_bytes()), &mut scan);
+                let parsed = parse_request(black_box(text.as_bytes()), &mut scan);
                 assert!(matches!(parsed, Ok(Some(_))), "it is a whole request");
                 parsed
             });

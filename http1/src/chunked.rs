@@ -2,9 +2,9 @@
 //!
 //! It keeps a state of a few words and no bytes: data goes straight to the caller's buffer, chunk
 //! extensions and trailers are read, bounded and dropped. The outcome is the same however the input
-//! is split. Used for clients' requests (`client`) and pods' answers (`pod`).
+//! is split. Called by `io`, for clients' requests and pods' answers.
 
-use crate::head::Fault;
+use crate::head::ParseError;
 
 /// A longer chunk-size line is refused, its extensions included.
 pub const CHUNK_LINE_MAX: u32 = 1024;
@@ -17,7 +17,7 @@ const SIZE_DIGITS_MAX: u32 = 16;
 
 /// What a piece of input did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct Decoded {
     /// Bytes of the input used up; what follows the body is left alone.
     pub consumed: usize,
     /// The body is complete.
@@ -45,7 +45,7 @@ enum State {
 
 /// One body's decoder; begin the next with `default()`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chunked {
+pub struct ChunkedDecoder {
     state: State,
     /// The chunk's size while its line is read, then what is left of it.
     left: u64,
@@ -55,7 +55,7 @@ pub struct Chunked {
     trailers: u32,
 }
 
-impl Chunked {
+impl ChunkedDecoder {
     /// Appends what `input` holds of the body to `out`, which may grow to `max` bytes in all: a
     /// chunk that would pass it is refused when its size is known, before its data.
     pub fn decode(
@@ -63,7 +63,7 @@ impl Chunked {
         input: &[u8],
         out: &mut Vec<u8>,
         max: usize,
-    ) -> Result<Progress, Fault> {
+    ) -> Result<Decoded, ParseError> {
         let mut at = 0;
         while at < input.len() && self.state != State::Done {
             if self.state == State::Data {
@@ -86,7 +86,9 @@ impl Chunked {
                 }
                 State::DataCr if byte == b'\r' => State::DataLf,
                 State::DataCr => {
-                    return Err(Fault::Malformed("a chunk is longer than its size says"));
+                    return Err(ParseError::Malformed(
+                        "a chunk is longer than its size says",
+                    ));
                 }
                 State::DataLf => {
                     expect_lf(byte)?;
@@ -100,16 +102,16 @@ impl Chunked {
             };
             at += 1;
         }
-        Ok(Progress {
+        Ok(Decoded {
             consumed: at,
             done: self.state == State::Done,
         })
     }
 
-    fn size_line(&mut self, byte: u8) -> Result<State, Fault> {
+    fn size_line(&mut self, byte: u8) -> Result<State, ParseError> {
         self.line += 1;
         if self.line > CHUNK_LINE_MAX {
-            return Err(Fault::Malformed(
+            return Err(ParseError::Malformed(
                 "a chunk-size line is over 1 KiB: send no extensions",
             ));
         }
@@ -117,13 +119,13 @@ impl Chunked {
             if let Some(digit) = char::from(byte).to_digit(16) {
                 self.digits += 1;
                 if self.digits > SIZE_DIGITS_MAX {
-                    return Err(Fault::Malformed("a chunk size has over 16 digits"));
+                    return Err(ParseError::Malformed("a chunk size has over 16 digits"));
                 }
                 self.left = self.left << 4 | u64::from(digit);
                 return Ok(State::Size);
             }
             if self.digits == 0 {
-                return Err(Fault::Malformed(
+                return Err(ParseError::Malformed(
                     "a chunk must begin with its size in hex digits",
                 ));
             }
@@ -133,14 +135,14 @@ impl Chunked {
             (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => {}
             (State::Size | State::SizeSpace, b' ' | b'\t' | b';') => {}
             _ => {
-                return Err(Fault::Malformed(
+                return Err(ParseError::Malformed(
                     "a chunk-size line holds a byte it must not",
                 ));
             }
         }
         self.extensions += 1;
         if self.extensions > EXTENSIONS_MAX {
-            return Err(Fault::Malformed(
+            return Err(ParseError::Malformed(
                 "over 16 KiB of chunk extensions: send none",
             ));
         }
@@ -151,21 +153,21 @@ impl Chunked {
         }
     }
 
-    fn begin_data(&mut self, room: u64) -> Result<State, Fault> {
+    fn begin_data(&mut self, room: u64) -> Result<State, ParseError> {
         (self.digits, self.line) = (0, 0);
         if self.left == 0 {
             return Ok(State::TrailerStart);
         }
         if self.left > room {
-            return Err(Fault::BodyTooLarge);
+            return Err(ParseError::BodyTooLarge);
         }
         Ok(State::Data)
     }
 
-    fn trailer(&mut self, state: State, byte: u8) -> Result<State, Fault> {
+    fn trailer(&mut self, state: State, byte: u8) -> Result<State, ParseError> {
         self.trailers += 1;
         if self.trailers > TRAILERS_MAX {
-            return Err(Fault::Malformed("over 16 KiB of trailers: send fewer"));
+            return Err(ParseError::Malformed("over 16 KiB of trailers: send fewer"));
         }
         match (state, byte) {
             (State::TrailerStart, b'\r') => Ok(State::LastLf),
@@ -176,17 +178,17 @@ impl Chunked {
             (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
             (State::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => Ok(State::TrailerValue),
             (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
-            _ => Err(Fault::Malformed(
+            _ => Err(ParseError::Malformed(
                 "a trailer must be `name: value` and end in CRLF",
             )),
         }
     }
 }
 
-fn expect_lf(byte: u8) -> Result<(), Fault> {
+fn expect_lf(byte: u8) -> Result<(), ParseError> {
     match byte {
         b'\n' => Ok(()),
-        _ => Err(Fault::Malformed(
+        _ => Err(ParseError::Malformed(
             "a CR without LF in a chunked body: end lines in CRLF",
         )),
     }
@@ -201,15 +203,15 @@ mod tests {
     use super::*;
 
     /// What the whole input gives, having made sure that it gives the same byte by byte.
-    fn decode(input: &[u8], max: usize) -> Result<(Progress, Vec<u8>), Fault> {
+    fn decode(input: &[u8], max: usize) -> Result<(Decoded, Vec<u8>), ParseError> {
         let mut out = Vec::new();
-        let whole = Chunked::default().decode(input, &mut out, max);
-        let (mut chunked, mut slow_out, mut slow) = (Chunked::default(), Vec::new(), Ok(0));
+        let whole = ChunkedDecoder::default().decode(input, &mut out, max);
+        let (mut chunked, mut slow_out, mut slow) = (ChunkedDecoder::default(), Vec::new(), Ok(0));
         for byte in input {
             match chunked.decode(std::slice::from_ref(byte), &mut slow_out, max) {
                 Ok(progress) => slow = slow.map(|consumed| consumed + progress.consumed),
-                Err(fault) => {
-                    slow = Err(fault);
+                Err(error) => {
+                    slow = Err(error);
                     break;
                 }
             }
@@ -255,19 +257,19 @@ mod tests {
             let (progress, _) = decode(&body[..end], 1000).unwrap();
             assert_eq!(
                 progress,
-                Progress {
+                Decoded {
                     consumed: end,
                     done: false
                 }
             );
         }
-        let mut done = Chunked::default();
+        let mut done = ChunkedDecoder::default();
         let mut out = Vec::new();
         assert!(done.decode(body, &mut out, 1000).unwrap().done);
         let after = done.decode(b"1\r\nx", &mut out, 1000);
         assert_eq!(
             after,
-            Ok(Progress {
+            Ok(Decoded {
                 consumed: 0,
                 done: true
             })
@@ -309,7 +311,7 @@ mod tests {
         ] {
             let outcome = decode(body.as_bytes(), 1000);
             assert!(
-                matches!(outcome, Err(Fault::Malformed(_))),
+                matches!(outcome, Err(ParseError::Malformed(_))),
                 "{body:?}: {outcome:?}"
             );
         }
@@ -322,19 +324,22 @@ mod tests {
         assert!(sized("0000000000000001").is_ok());
         assert!(matches!(
             sized("10000000000000000"),
-            Err(Fault::Malformed(_))
+            Err(ParseError::Malformed(_))
         ));
         assert!(matches!(
             sized("00000000000000001"),
-            Err(Fault::Malformed(_))
+            Err(ParseError::Malformed(_))
         ));
 
         assert!(decode(b"3\r\nabc\r\n2\r\nde", 5).is_ok());
         // A chunk over the limit is refused by its size, none of its data taken.
         let mut out = b"ab".to_vec();
-        let outcome = Chunked::default().decode(b"4\r\nabcd", &mut out, 5);
-        assert_eq!((outcome, out.len()), (Err(Fault::BodyTooLarge), 2));
-        assert_eq!(decode(b"3\r\nabc\r\n3\r\n", 5), Err(Fault::BodyTooLarge));
+        let outcome = ChunkedDecoder::default().decode(b"4\r\nabcd", &mut out, 5);
+        assert_eq!((outcome, out.len()), (Err(ParseError::BodyTooLarge), 2));
+        assert_eq!(
+            decode(b"3\r\nabc\r\n3\r\n", 5),
+            Err(ParseError::BodyTooLarge)
+        );
 
         let line = |length: usize| format!("1;{}\r\na\r\n", "x".repeat(length - 3));
         assert!(decode(line(CHUNK_LINE_MAX as usize).as_bytes(), 1000).is_ok());

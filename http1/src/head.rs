@@ -3,12 +3,12 @@
 //!
 //! It refuses whatever two parsers could read differently, and its verdict depends on the bytes
 //! alone, never on how they were split. It opens no socket and keeps no bytes: places in a head are
-//! offsets. Called by `request` and `answer`; `chunked` shares the faults.
+//! offsets. Called by `request` and `response_head`; `chunked` shares the errors.
 
 use std::num::NonZeroU16;
 
-use crate::field;
-use crate::scan;
+use crate::byte_scan;
+use crate::header_value;
 
 /// A longer head is refused, the empty line at its end included.
 pub const HEAD_MAX: usize = 16 * 1024;
@@ -23,7 +23,7 @@ const _: () = assert!(HEAD_MAX <= u16::MAX as usize && START_LINE_MAX < HEAD_MAX
 /// Why a peer's bytes are refused. After any of these the connection cannot be read further: where
 /// the next message starts is not known. `reply` alone knows the status of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum ParseError {
     #[error("{0}")]
     Malformed(&'static str),
     #[error("the head is over 16 KiB or has over 100 headers: send fewer or shorter headers")]
@@ -102,58 +102,62 @@ impl HeadScan {
     /// The head's length once `bytes` holds it whole. Checks the line discipline that httparse
     /// leaves open: CRLF alone ends a line, no line begins with white space, no control bytes.
     /// One empty line before the first is passed over where `blank_first` (RFC 9112 §2.2).
-    pub(crate) fn end(&mut self, bytes: &[u8], blank_first: bool) -> Result<Option<usize>, Fault> {
+    pub(crate) fn end(
+        &mut self,
+        bytes: &[u8],
+        blank_first: bool,
+    ) -> Result<Option<usize>, ParseError> {
         // Bytes past the limit are never looked at, or the verdict would depend on how many came.
         let seen = &bytes[..bytes.len().min(HEAD_MAX)];
         let mut at = self.at as usize;
         loop {
             let line = self.line as usize;
             if at == line && matches!(seen.get(at), Some(b' ' | b'\t')) {
-                return Err(Fault::Malformed(
+                return Err(ParseError::Malformed(
                     "a header line begins with white space: send each header on one line",
                 ));
             }
-            at = scan::first::<scan::Control>(seen, at);
+            at = byte_scan::first::<byte_scan::Control>(seen, at);
             if seen.get(at) == Some(&b'\t') {
                 at += 1;
                 continue;
             }
             if self.lines == 0 && at - line > START_LINE_MAX {
-                return Err(Fault::TargetTooLong);
+                return Err(ParseError::TargetTooLong);
             }
             match (seen.get(at), seen.get(at + 1)) {
                 (Some(b'\r'), Some(b'\n')) if at > line => {
                     self.lines += 1;
                     if usize::from(self.lines) > HEADERS_MAX + 1 {
-                        return Err(Fault::HeadTooLarge);
+                        return Err(ParseError::HeadTooLarge);
                     }
                 }
                 (Some(b'\r'), Some(b'\n')) if self.lines > 0 => return Ok(Some(at + 2)),
                 (Some(b'\r'), Some(b'\n')) if blank_first && !self.blank => self.blank = true,
                 (Some(b'\r'), Some(b'\n')) => {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "empty lines before the message: begin with its first line",
                     ));
                 }
                 (None, _) | (Some(b'\r'), None) if seen.len() == HEAD_MAX => {
-                    return Err(Fault::HeadTooLarge);
+                    return Err(ParseError::HeadTooLarge);
                 }
                 (None, _) | (Some(b'\r'), None) => {
                     self.at = at as u32;
                     return Ok(None);
                 }
                 (Some(b'\r'), Some(_)) => {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "a CR without LF in the head: end lines in CRLF",
                     ));
                 }
                 (Some(b'\n'), _) => {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "a LF without CR in the head: end lines in CRLF",
                     ));
                 }
                 (Some(_), _) => {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "a control character in the head: send text (is this TLS to a plain port?)",
                     ));
                 }
@@ -176,7 +180,7 @@ pub enum Framing {
 
 /// Gathers the headers that say where the message ends and what comes after it.
 #[derive(Default)]
-pub(crate) struct Ending {
+pub(crate) struct FramingHeaders {
     length: Option<u64>,
     coded: bool,
     chunked: bool,
@@ -185,30 +189,30 @@ pub(crate) struct Ending {
     keep_alive: bool,
 }
 
-impl Ending {
-    pub(crate) fn content_length(&mut self, value: &[u8]) -> Result<(), Fault> {
+impl FramingHeaders {
+    pub(crate) fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
         if self.length.is_some() {
-            return Err(Fault::Malformed(
+            return Err(ParseError::Malformed(
                 "Content-Length is there twice: send it once",
             ));
         }
-        let length = field::digits(value).ok_or(Fault::Malformed(
+        let length = header_value::digits(value).ok_or(ParseError::Malformed(
             "Content-Length must be one whole number of bytes, digits only",
         ))?;
         self.length = Some(length);
         Ok(())
     }
 
-    pub(crate) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), ParseError> {
         self.coded = true;
-        for coding in value.split(|&byte| byte == b',').map(field::trim) {
+        for coding in value.split(|&byte| byte == b',').map(header_value::trim) {
             if coding.is_empty() {
-                return Err(Fault::Malformed(
+                return Err(ParseError::Malformed(
                     "an empty Transfer-Encoding: send `chunked` or none",
                 ));
             }
             if self.chunked {
-                return Err(Fault::Malformed(
+                return Err(ParseError::Malformed(
                     "chunked must be named once and last in Transfer-Encoding",
                 ));
             }
@@ -219,26 +223,26 @@ impl Ending {
     }
 
     pub(crate) fn connection(&mut self, value: &[u8]) {
-        for option in field::list(value) {
+        for option in header_value::list(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
             self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
     }
 
-    pub(crate) fn framing(&self, minor: u8) -> Result<Framing, Fault> {
+    pub(crate) fn framing(&self, minor: u8) -> Result<Framing, ParseError> {
         match (self.coded, self.length) {
             (false, None) => Ok(Framing::None),
             (false, Some(length)) => Ok(Framing::Length(length)),
-            (true, Some(_)) => Err(Fault::Malformed(
+            (true, Some(_)) => Err(ParseError::Malformed(
                 "both Content-Length and Transfer-Encoding: send one of them",
             )),
-            (true, None) if minor == 0 => Err(Fault::Malformed(
+            (true, None) if minor == 0 => Err(ParseError::Malformed(
                 "Transfer-Encoding in HTTP/1.0: send Content-Length",
             )),
-            (true, None) if !self.chunked => Err(Fault::Malformed(
+            (true, None) if !self.chunked => Err(ParseError::Malformed(
                 "chunked must be the last in Transfer-Encoding: the body has no end otherwise",
             )),
-            (true, None) if self.other_coding => Err(Fault::CodingUnsupported),
+            (true, None) if self.other_coding => Err(ParseError::CodingUnsupported),
             (true, None) => Ok(Framing::Chunked),
         }
     }
@@ -248,23 +252,23 @@ impl Ending {
     }
 }
 
-/// The fault of what httparse refuses after the line discipline held. What stands in `version`'s
+/// The error of what httparse refuses after the line discipline held. What stands in `version`'s
 /// place decides between a version that is not spoken here and something that is not HTTP.
-pub(crate) fn fault_of(error: httparse::Error, version: &[u8]) -> Fault {
+pub(crate) fn error_of(error: httparse::Error, version: &[u8]) -> ParseError {
     use httparse::Error;
     match error {
-        Error::Version if is_version(version) => Fault::VersionUnsupported,
-        Error::Version => Fault::Malformed("the first line is not HTTP: send HTTP/1.1"),
-        Error::HeaderName => Fault::Malformed(
+        Error::Version if is_version(version) => ParseError::VersionUnsupported,
+        Error::Version => ParseError::Malformed("the first line is not HTTP: send HTTP/1.1"),
+        Error::HeaderName => ParseError::Malformed(
             "a header's name must be letters, digits and -, with the colon right after it",
         ),
-        Error::HeaderValue => Fault::Malformed("a header's value holds a control character"),
-        Error::TooManyHeaders => Fault::HeadTooLarge,
-        Error::Token => {
-            Fault::Malformed("the request line must be METHOD /path HTTP/1.1, with single spaces")
-        }
-        Error::Status => Fault::Malformed("the status line must be HTTP/1.1 and a status"),
-        Error::NewLine => Fault::Malformed("the first line goes on after the HTTP version"),
+        Error::HeaderValue => ParseError::Malformed("a header's value holds a control character"),
+        Error::TooManyHeaders => ParseError::HeadTooLarge,
+        Error::Token => ParseError::Malformed(
+            "the request line must be METHOD /path HTTP/1.1, with single spaces",
+        ),
+        Error::Status => ParseError::Malformed("the status line must be HTTP/1.1 and a status"),
+        Error::NewLine => ParseError::Malformed("the first line goes on after the HTTP version"),
     }
 }
 

@@ -4,12 +4,12 @@
 //! the platform's side, `runtime` in the pod.
 
 pub mod request;
-pub mod answer;
+pub mod response_head;
 pub mod head;
-mod lines;
-pub mod scan;
+mod fast_path;
+pub mod byte_scan;
 pub mod chunked;
 
-pub mod field;
+pub mod header_value;
 pub mod host;
 pub mod media_type;

@@ -1,7 +1,7 @@
 //! What a content type means: which bodies the platform reads by itself, and which types differ in their
 //! spelling alone (RFC 9110 §8.3.1). It reads no body.
 
-use crate::field::{split_unquoted, trim};
+use crate::header_value::{split_unquoted, trim};
 
 /// What a body is, as far as its treatment differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Parses a request's head in place: bytes in, a small `Head` of offsets out.
+//! Parses a request's head in place: bytes in, a small `RequestHead` of offsets out.
 //!
 //! It never allocates, never copies a byte, and answers the same however the bytes were split. It
 //! does not route and does not read bodies. `client` calls it as bytes arrive; the rules are
@@ -7,11 +7,13 @@
 
 use std::mem::MaybeUninit;
 
-use crate::field::{self, Prefer};
-use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
+use crate::byte_scan;
+use crate::fast_path;
+use crate::head::{
+    self, Framing, FramingHeaders, HEADERS_MAX, HeadScan, ParseError, START_LINE_MAX, Span,
+};
+use crate::header_value::{self, Prefer};
 use crate::host::Host;
-use crate::lines;
-use crate::scan;
 
 const VERSION: &[u8] = b" HTTP/1.1";
 
@@ -29,7 +31,7 @@ pub enum Method {
 
 /// A request's head. Spans count from the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct RequestHead {
     /// Bytes of the head, its empty line included: the body starts here.
     pub len: usize,
     pub method: Method,
@@ -56,24 +58,24 @@ pub struct Head {
     pub tracestate: Option<Span>,
 }
 
-// The size is bounded because a `Head` is moved into the future that answers the request. With
+// The size is bounded because a `RequestHead` is moved into the future that answers the request. With
 // eight bytes more the compiler builds that future elsewhere and copies it, which costs 350
 // instructions a call (`tests/counts`).
-const _: () = assert!(size_of::<Head>() <= 88);
+const _: () = assert!(size_of::<RequestHead>() <= 88);
 
 /// The head at the start of `bytes`, or none while it is incomplete. Pass the same `scan` with more
 /// bytes, so that bytes that were searched are not searched again.
-pub fn parse_head(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
+pub fn parse_request(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
     if *scan == HeadScan::default()
-        && let Some(head) = plain(bytes)
+        && let Some(head) = parse_fast(bytes)
     {
         return Ok(Some(head));
     }
-    careful(bytes, scan)
+    parse_slow(bytes, scan)
 }
 
 /// A complete head with nothing unusual in it, parsed by `lines`.
-fn plain(bytes: &[u8]) -> Option<Head> {
+fn parse_fast(bytes: &[u8]) -> Option<RequestHead> {
     let (method, target_at) = match bytes {
         [b'P', b'O', b'S', b'T', b' ', ..] => (Method::Post, 5),
         [b'G', b'E', b'T', b' ', ..] => (Method::Get, 4),
@@ -82,7 +84,7 @@ fn plain(bytes: &[u8]) -> Option<Head> {
         [b'D', b'E', b'L', b'E', b'T', b'E', b' ', ..] => (Method::Delete, 7),
         _ => return None,
     };
-    let target_end = scan::first::<scan::WordEnd>(bytes, target_at);
+    let target_end = byte_scan::first::<byte_scan::WordEnd>(bytes, target_at);
     if target_end == target_at || target_end >= START_LINE_MAX - VERSION.len() {
         return None;
     }
@@ -91,17 +93,18 @@ fn plain(bytes: &[u8]) -> Option<Head> {
         return None;
     }
     let target = parse_target(bytes, &bytes[target_at..target_end], method).ok()?;
-    let mut head = Head::new(method, 1, &target);
-    let mut ending = Ending::default();
-    let end = lines::headers(bytes, at, |name, value| {
-        head.take(bytes, name, value, &mut ending).ok()
+    let mut head = RequestHead::new(method, 1, &target);
+    let mut framing_headers = FramingHeaders::default();
+    let end = fast_path::headers(bytes, at, |name, value| {
+        head.take(bytes, name, value, &mut framing_headers).ok()
     })?;
-    head.settle(&bytes[..end], target.authority, &ending).ok()?;
+    head.finish(&bytes[..end], target.authority, &framing_headers)
+        .ok()?;
     Some(head)
 }
 
 /// Any head, in the three passes.
-fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
+fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, ParseError> {
     let Some(end) = scan.end(bytes, true)? else {
         return Ok(None);
     };
@@ -109,26 +112,31 @@ fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Head>, Fault> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
-    match parsed.map_err(|error| head::fault_of(error, version(bytes)))? {
+    match parsed.map_err(|error| head::error_of(error, version(bytes)))? {
         httparse::Status::Complete(length) if length == end => {}
-        _ => return Err(Fault::Malformed("the request's head has no sound end")),
+        _ => return Err(ParseError::Malformed("the request's head has no sound end")),
     }
     let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
     else {
-        return Err(Fault::Malformed("the request line is not complete"));
+        return Err(ParseError::Malformed("the request line is not complete"));
     };
     let method = parse_method(bytes, method);
     let target = parse_target(bytes, target.as_bytes(), method)?;
-    let mut head = Head::new(method, minor, &target);
-    let mut ending = Ending::default();
+    let mut head = RequestHead::new(method, minor, &target);
+    let mut framing_headers = FramingHeaders::default();
     for header in request.headers.iter() {
-        head.take(bytes, header.name.as_bytes(), header.value, &mut ending)?;
+        head.take(
+            bytes,
+            header.name.as_bytes(),
+            header.value,
+            &mut framing_headers,
+        )?;
     }
-    head.settle(bytes, target.authority, &ending)?;
+    head.finish(bytes, target.authority, &framing_headers)?;
     Ok(Some(head))
 }
 
-impl Head {
+impl RequestHead {
     /// Where the request ends; of one in chunks that is not known.
     pub fn whole(&self) -> usize {
         match self.framing {
@@ -167,68 +175,68 @@ impl Head {
         bytes: &[u8],
         name: &[u8],
         value: &[u8],
-        ending: &mut Ending,
-    ) -> Result<(), Fault> {
-        let Some(known) = Known::of(name) else {
+        framing_headers: &mut FramingHeaders,
+    ) -> Result<(), ParseError> {
+        let Some(known) = HeaderName::of(name) else {
             return Ok(());
         };
         let span = Span::of_piece(bytes, value);
         match known {
-            Known::ContentLength => ending.content_length(value)?,
-            Known::TransferEncoding => ending.transfer_encoding(value)?,
-            Known::Connection => ending.connection(value),
-            Known::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+            HeaderName::ContentLength => framing_headers.content_length(value)?,
+            HeaderName::TransferEncoding => framing_headers.transfer_encoding(value)?,
+            HeaderName::Connection => framing_headers.connection(value),
+            HeaderName::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
                 self.expect_continue = true;
             }
-            Known::Expect if self.minor == 0 => {}
-            Known::Expect => return Err(Fault::ExpectationFailed),
-            Known::Prefer => self.prefer.add(value),
-            Known::Host => once(&mut self.host, span, "Host is there twice: send it once")?,
-            Known::ContentType => once(
+            HeaderName::Expect if self.minor == 0 => {}
+            HeaderName::Expect => return Err(ParseError::ExpectationFailed),
+            HeaderName::Prefer => self.prefer.add(value),
+            HeaderName::Host => once(&mut self.host, span, "Host is there twice: send it once")?,
+            HeaderName::ContentType => once(
                 &mut self.content_type,
                 span,
                 "Content-Type is there twice: send it once",
             )?,
-            Known::ContentEncoding if field::is_identity(value) => {}
-            Known::ContentEncoding => once(
+            HeaderName::ContentEncoding if header_value::is_identity(value) => {}
+            HeaderName::ContentEncoding => once(
                 &mut self.content_encoding,
                 span,
                 "Content-Encoding is there twice: send it once",
             )?,
-            Known::IdempotencyKey => once(
+            HeaderName::IdempotencyKey => once(
                 &mut self.idempotency_key,
                 span,
                 "Idempotency-Key is there twice: send it once",
             )?,
-            Known::TimeoutMs => once(
+            HeaderName::TimeoutMs => once(
                 &mut self.timeout_ms,
                 span,
                 "X-Timeout-Ms is there twice: send it once",
             )?,
-            Known::Traceparent => once(
+            HeaderName::Traceparent => once(
                 &mut self.traceparent,
                 span,
                 "traceparent is there twice: send it once",
             )?,
             // No decision depends on which of several values is taken, so the first one is.
-            Known::Origin => _ = self.origin.get_or_insert(span),
-            Known::TraceId => _ = self.trace_id.get_or_insert(span),
-            Known::Tracestate => _ = self.tracestate.get_or_insert(span),
+            HeaderName::Origin => _ = self.origin.get_or_insert(span),
+            HeaderName::TraceId => _ = self.trace_id.get_or_insert(span),
+            HeaderName::Tracestate => _ = self.tracestate.get_or_insert(span),
         }
         Ok(())
     }
 
     /// Sets what depends on several headers. `bytes` are the head's.
-    fn settle(
+    fn finish(
         &mut self,
         bytes: &[u8],
         authority: Option<Span>,
-        ending: &Ending,
-    ) -> Result<(), Fault> {
+        framing_headers: &FramingHeaders,
+    ) -> Result<(), ParseError> {
         self.len = bytes.len();
         self.settle_host(bytes, authority)?;
-        self.framing = ending.framing(self.minor)?;
-        self.keep_alive = ending.keep_alive(self.minor);
+        self.framing = framing_headers.framing(self.minor)?;
+        self.keep_alive = framing_headers.keep_alive(self.minor);
         // No `100 Continue` is sent to a client that sends no body, because it has nothing to wait
         // for, nor to a client of HTTP/1.0, which does not define it.
         self.expect_continue &=
@@ -238,21 +246,25 @@ impl Head {
 
     /// Settles on one host, that of the `Host` header. A target in absolute form must have the same
     /// host.
-    fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), Fault> {
+    fn settle_host(&mut self, bytes: &[u8], authority: Option<Span>) -> Result<(), ParseError> {
         match (self.host, authority) {
             (None, _) if self.minor == 1 => {
-                return Err(Fault::Malformed("Host is missing: HTTP/1.1 needs it once"));
+                return Err(ParseError::Malformed(
+                    "Host is missing: HTTP/1.1 needs it once",
+                ));
             }
             (None, authority) => self.host = authority,
             (Some(host), Some(authority)) => {
                 if !host.of(bytes).eq_ignore_ascii_case(authority.of(bytes)) {
-                    return Err(Fault::Malformed("Host and the request line name two hosts"));
+                    return Err(ParseError::Malformed(
+                        "Host and the request line name two hosts",
+                    ));
                 }
             }
             (Some(_), None) => {}
         }
         match self.host {
-            Some(host) if Host::parse(host.of(bytes)).is_none() => Err(Fault::Malformed(
+            Some(host) if Host::parse(host.of(bytes)).is_none() => Err(ParseError::Malformed(
                 "Host must be a name or an address, with :port where needed",
             )),
             _ => Ok(()),
@@ -260,10 +272,10 @@ impl Head {
     }
 }
 
-fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(), Fault> {
+fn once(place: &mut Option<Span>, span: Span, twice: &'static str) -> Result<(), ParseError> {
     match place.replace(span) {
         None => Ok(()),
-        Some(_) => Err(Fault::Malformed(twice)),
+        Some(_) => Err(ParseError::Malformed(twice)),
     }
 }
 
@@ -287,8 +299,9 @@ struct Target {
 }
 
 /// `/path?query`, `http://host/path?query`, or `*` for OPTIONS.
-fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, Fault> {
-    const BAD: Fault = Fault::Malformed("the request's target must be a path that begins with /");
+fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, ParseError> {
+    const BAD: ParseError =
+        ParseError::Malformed("the request's target must be a path that begins with /");
     let start = Span::of_piece(bytes, target).start();
     let (mut at, mut authority) = (0, None);
     if target[0] != b'/' {
@@ -318,10 +331,10 @@ fn parse_target(bytes: &[u8], target: &[u8], method: Method) -> Result<Target, F
         authority = Some(Span::new(start + scheme.len(), start + at));
     }
     let end = target.len();
-    let mark = scan::first::<scan::PathEnd>(target, at);
+    let mark = byte_scan::first::<byte_scan::PathEnd>(target, at);
     let query = (target.get(mark) == Some(&b'?')).then_some(mark + 1);
-    if scan::first::<scan::Foreign>(target, query.unwrap_or(mark)) < end {
-        return Err(Fault::Malformed(
+    if byte_scan::first::<byte_scan::Foreign>(target, query.unwrap_or(mark)) < end {
+        return Err(ParseError::Malformed(
             "a # or a non-ASCII byte in the URL: write it as %XX",
         ));
     }
@@ -343,7 +356,7 @@ fn version(head: &[u8]) -> &[u8] {
 
 /// The headers that mean something here; every other one is passed over.
 #[derive(Clone, Copy)]
-enum Known {
+enum HeaderName {
     Connection,
     ContentEncoding,
     ContentLength,
@@ -360,35 +373,50 @@ enum Known {
     TransferEncoding,
 }
 
-impl Known {
+impl HeaderName {
     /// Length and first letter leave one candidate, so most headers cost no comparison.
     #[inline]
     fn of(name: &[u8]) -> Option<Self> {
         let (is, known) = match (name.len(), name[0] | 0x20) {
-            (4, b'h') => (field::is_named(name, b"host"), Self::Host),
-            (6, b'e') => (field::is_named(name, b"expect"), Self::Expect),
-            (6, b'o') => (field::is_named(name, b"origin"), Self::Origin),
-            (6, b'p') => (field::is_named(name, b"prefer"), Self::Prefer),
-            (10, b'c') => (field::is_named(name, b"connection"), Self::Connection),
-            (10, b't') => (field::is_named(name, b"tracestate"), Self::Tracestate),
-            (10, b'x') => (field::is_named(name, b"x-trace-id"), Self::TraceId),
-            (11, b't') => (field::is_named(name, b"traceparent"), Self::Traceparent),
-            (12, b'c') => (field::is_named(name, b"content-type"), Self::ContentType),
-            (12, b'x') => (field::is_named(name, b"x-timeout-ms"), Self::TimeoutMs),
+            (4, b'h') => (header_value::is_named(name, b"host"), Self::Host),
+            (6, b'e') => (header_value::is_named(name, b"expect"), Self::Expect),
+            (6, b'o') => (header_value::is_named(name, b"origin"), Self::Origin),
+            (6, b'p') => (header_value::is_named(name, b"prefer"), Self::Prefer),
+            (10, b'c') => (
+                header_value::is_named(name, b"connection"),
+                Self::Connection,
+            ),
+            (10, b't') => (
+                header_value::is_named(name, b"tracestate"),
+                Self::Tracestate,
+            ),
+            (10, b'x') => (header_value::is_named(name, b"x-trace-id"), Self::TraceId),
+            (11, b't') => (
+                header_value::is_named(name, b"traceparent"),
+                Self::Traceparent,
+            ),
+            (12, b'c') => (
+                header_value::is_named(name, b"content-type"),
+                Self::ContentType,
+            ),
+            (12, b'x') => (
+                header_value::is_named(name, b"x-timeout-ms"),
+                Self::TimeoutMs,
+            ),
             (14, b'c') => (
-                field::is_named(name, b"content-length"),
+                header_value::is_named(name, b"content-length"),
                 Self::ContentLength,
             ),
             (15, b'i') => (
-                field::is_named(name, b"idempotency-key"),
+                header_value::is_named(name, b"idempotency-key"),
                 Self::IdempotencyKey,
             ),
             (16, b'c') => (
-                field::is_named(name, b"content-encoding"),
+                header_value::is_named(name, b"content-encoding"),
                 Self::ContentEncoding,
             ),
             (17, b't') => (
-                field::is_named(name, b"transfer-encoding"),
+                header_value::is_named(name, b"transfer-encoding"),
                 Self::TransferEncoding,
             ),
             _ => return None,

@@ -16,11 +16,11 @@ mod wire {
     pub(crate) mod rng;
 }
 
-use nanofaas_http1::answer::{AnswerBody, AnswerHead, parse_answer};
-use nanofaas_http1::chunked::Chunked;
-use nanofaas_http1::head::{Fault, Framing, HeadScan};
-use nanofaas_http1::request::{Head, parse_head};
-use nanofaas_http1::{field, media_type};
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::head::{Framing, HeadScan, ParseError};
+use nanofaas_http1::request::{RequestHead, parse_request};
+use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
+use nanofaas_http1::{header_value, media_type};
 use wire::rng::{Rng, for_each_input};
 use wire::{inputs, naive};
 
@@ -35,12 +35,12 @@ const EVERY_CUT_ONE_IN: u64 = 128;
 enum Event<H> {
     Head(H),
     Body(usize),
-    Fault(Fault),
+    Refused(ParseError),
 }
 
 /// One side of a message exchange: how its head is read and what then follows.
 trait Message: Copy + PartialEq + std::fmt::Debug {
-    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault>;
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError>;
     fn head_len(self) -> usize;
     fn body(self) -> Body;
 }
@@ -53,9 +53,9 @@ enum Body {
     Rest,
 }
 
-impl Message for Head {
-    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault> {
-        parse_head(bytes, scan)
+impl Message for RequestHead {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
+        parse_request(bytes, scan)
     }
 
     fn head_len(self) -> usize {
@@ -71,9 +71,9 @@ impl Message for Head {
     }
 }
 
-impl Message for AnswerHead {
-    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, Fault> {
-        parse_answer(bytes, scan)
+impl Message for ResponseHead {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
+        parse_response(bytes, scan)
     }
 
     fn head_len(self) -> usize {
@@ -82,10 +82,10 @@ impl Message for AnswerHead {
 
     fn body(self) -> Body {
         match self.body {
-            AnswerBody::None => Body::None,
-            AnswerBody::Length(length) => Body::Length(length),
-            AnswerBody::Chunked => Body::Chunked,
-            AnswerBody::UntilClose => Body::Rest,
+            ResponseBody::None => Body::None,
+            ResponseBody::Length(length) => Body::Length(length),
+            ResponseBody::Chunked => Body::Chunked,
+            ResponseBody::UntilClose => Body::Rest,
         }
     }
 }
@@ -96,7 +96,7 @@ struct Connection<M> {
     at: usize,
     scan: HeadScan,
     body: Option<Body>,
-    chunked: Chunked,
+    chunked: ChunkedDecoder,
     out: Vec<u8>,
     events: Vec<Event<M>>,
 }
@@ -107,7 +107,7 @@ impl<M: Message> Connection<M> {
             at: 0,
             scan: HeadScan::default(),
             body: None,
-            chunked: Chunked::default(),
+            chunked: ChunkedDecoder::default(),
             out: Vec::new(),
             events: Vec::new(),
         }
@@ -115,24 +115,24 @@ impl<M: Message> Connection<M> {
 
     fn restart(&mut self) {
         (self.at, self.body) = (0, None);
-        (self.scan, self.chunked) = (HeadScan::default(), Chunked::default());
+        (self.scan, self.chunked) = (HeadScan::default(), ChunkedDecoder::default());
         self.out.clear();
         self.events.clear();
     }
 
     /// `bytes` is everything that came so far.
     fn read(&mut self, bytes: &[u8]) {
-        while !matches!(self.events.last(), Some(Event::Fault(_))) {
+        while !matches!(self.events.last(), Some(Event::Refused(_))) {
             match self.step(bytes) {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(fault) => self.events.push(Event::Fault(fault)),
+                Err(error) => self.events.push(Event::Refused(error)),
             }
         }
     }
 
     /// False while more bytes are needed.
-    fn step(&mut self, bytes: &[u8]) -> Result<bool, Fault> {
+    fn step(&mut self, bytes: &[u8]) -> Result<bool, ParseError> {
         let rest = &bytes[self.at..];
         let length = match self.body {
             None => {
@@ -153,7 +153,7 @@ impl<M: Message> Connection<M> {
             Some(Body::Rest) => return Ok(false),
             Some(Body::Length(length)) => match usize::try_from(length) {
                 Ok(length) if length <= BODY_MAX => length,
-                _ => return Err(Fault::BodyTooLarge),
+                _ => return Err(ParseError::BodyTooLarge),
             },
             Some(Body::Chunked) => {
                 let progress = self.chunked.decode(rest, &mut self.out, BODY_MAX)?;
@@ -166,7 +166,7 @@ impl<M: Message> Connection<M> {
                 if !progress.done {
                     return Ok(false);
                 }
-                self.chunked = Chunked::default();
+                self.chunked = ChunkedDecoder::default();
                 0
             }
         };
@@ -214,7 +214,7 @@ fn reads_the_same_however_split<M: Message>(
 
 #[test]
 fn requests_read_the_same_however_they_are_split() {
-    let (mut whole, mut split) = (Connection::<Head>::new(), Connection::new());
+    let (mut whole, mut split) = (Connection::<RequestHead>::new(), Connection::new());
     for_each_input("requests", inputs::requests, |rng, bytes| {
         reads_the_same_however_split(rng, bytes, &mut whole, &mut split)
     });
@@ -222,7 +222,7 @@ fn requests_read_the_same_however_they_are_split() {
 
 #[test]
 fn answers_read_the_same_however_they_are_split() {
-    let (mut whole, mut split) = (Connection::<AnswerHead>::new(), Connection::new());
+    let (mut whole, mut split) = (Connection::<ResponseHead>::new(), Connection::new());
     for_each_input("answers", inputs::answers, |rng, bytes| {
         reads_the_same_however_split(rng, bytes, &mut whole, &mut split)
     });
@@ -231,7 +231,7 @@ fn answers_read_the_same_however_they_are_split() {
 #[test]
 fn requests_mean_what_a_slow_parser_makes_of_them() {
     for_each_input("meanings", inputs::requests, |_, bytes| {
-        let ours = parse_head(bytes, &mut HeadScan::default());
+        let ours = parse_request(bytes, &mut HeadScan::default());
         let theirs = naive::request(bytes);
         match (&ours, &theirs) {
             (Ok(Some(head)), Ok(meaning)) => {
@@ -251,7 +251,7 @@ fn chunked_bodies_hold_what_a_slow_decoder_finds_in_them() {
     let mut out = Vec::new();
     for_each_input("chunked", inputs::chunked, |_, bytes| {
         out.clear();
-        let ours = Chunked::default().decode(bytes, &mut out, BODY_MAX);
+        let ours = ChunkedDecoder::default().decode(bytes, &mut out, BODY_MAX);
         let theirs = naive::chunked(bytes, BODY_MAX);
         match (&ours, &theirs) {
             (Ok(progress), Ok((data, length))) => {
@@ -269,21 +269,21 @@ fn chunked_bodies_hold_what_a_slow_decoder_finds_in_them() {
 #[test]
 fn values_of_headers_and_queries_never_break_their_readers() {
     for_each_input("values", inputs::values, |_, bytes| {
-        let prefer = field::parse_prefer(bytes);
-        assert_eq!(prefer, field::parse_prefer(bytes));
+        let prefer = header_value::parse_prefer(bytes);
+        assert_eq!(prefer, header_value::parse_prefer(bytes));
         let kind = media_type::media_type(Some(bytes));
         let lower = bytes.to_ascii_lowercase();
         let is_suffixed = lower.windows(5).any(|five| five == b"+json");
         let json = is_suffixed || lower.starts_with(b"application/json");
         assert!(kind != media_type::MediaType::Json || json || bytes[0].is_ascii_whitespace());
-        if let Ok(timeout_ms) = field::parse_timeout_ms(bytes) {
+        if let Ok(timeout_ms) = header_value::parse_timeout_ms(bytes) {
             assert_eq!(str::from_utf8(bytes).unwrap().parse(), Ok(timeout_ms));
         }
-        let _ = field::query_number(bytes, "waitMs");
+        let _ = header_value::query_number(bytes, "waitMs");
         let room = &mut [0; 16];
-        if let Ok(name) = field::percent_decode(bytes, room) {
+        if let Ok(name) = header_value::percent_decode(bytes, room) {
             assert!(name.len() <= bytes.len());
         }
-        prefer != field::Prefer::default() || kind != media_type::MediaType::Other
+        prefer != header_value::Prefer::default() || kind != media_type::MediaType::Other
     });
 }

@@ -49,7 +49,7 @@ struct Facts {
     id: Option<Vec<u8>>,
 }
 
-struct RequestHead {
+struct ForwardedHead {
     len: usize,
     minor: u8,
     /// HEAD: the answer has no body.
@@ -162,7 +162,7 @@ fn own_answer(error: &Error, id: Option<&[u8]>, extra: Extra<'_>) -> Vec<u8> {
 async fn next_request<A: AsyncRead, B: AsyncRead>(
     requests: &mut Source<A>,
     answers: &mut Source<B>,
-) -> io::Result<Option<Result<RequestHead, NotHttp>>> {
+) -> io::Result<Option<Result<ForwardedHead, NotHttp>>> {
     if !answers.buffer.is_empty() {
         return Ok(None);
     }
@@ -183,7 +183,7 @@ async fn next_request<A: AsyncRead, B: AsyncRead>(
 
 /// One request and its answer, both ways at once: a program may answer while it reads.
 async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
-    head: &RequestHead,
+    head: &ForwardedHead,
     (requests, to_platform): (&mut Source<A>, &mut WriteHalf<A>),
     (answers, to_program): (&mut Source<B>, &mut WriteHalf<B>),
 ) -> io::Result<After> {
@@ -230,7 +230,7 @@ async fn exchange<A: AsyncRead + AsyncWrite, B: AsyncRead + AsyncWrite>(
 
 /// Passes the answer on, with the id of `request` in the place of the program's.
 async fn answer<A: AsyncWrite, B: AsyncRead>(
-    request: &RequestHead,
+    request: &ForwardedHead,
     answers: &mut Source<B>,
     to_platform: &mut WriteHalf<A>,
 ) -> io::Result<After> {
@@ -381,14 +381,14 @@ impl<S: AsyncRead> Source<S> {
 #[derive(Debug)]
 struct NotHttp;
 
-fn request_head(bytes: &[u8]) -> Result<Option<RequestHead>, NotHttp> {
+fn request_head(bytes: &[u8]) -> Result<Option<ForwardedHead>, NotHttp> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let Some(len) = whole(request.parse(bytes), bytes)? else {
         return Ok(None);
     };
     let (facts, minor) = (Facts::of(request.headers)?, request.version.unwrap_or(0));
-    Ok(Some(RequestHead {
+    Ok(Some(ForwardedHead {
         len,
         minor,
         headless: request.method == Some("HEAD"),
@@ -411,7 +411,7 @@ struct AnswerHead {
 /// The answer's head; in `out` as it goes to the platform.
 fn answer_head(
     bytes: &[u8],
-    request: &RequestHead,
+    request: &ForwardedHead,
     out: &mut Vec<u8>,
 ) -> Result<Option<AnswerHead>, NotHttp> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];

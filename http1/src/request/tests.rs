@@ -1,23 +1,23 @@
 use super::*;
 use crate::head::HEAD_MAX;
 
-fn parse(bytes: &[u8]) -> Result<Option<Head>, Fault> {
-    parse_head(bytes, &mut HeadScan::default())
+fn parse(bytes: &[u8]) -> Result<Option<RequestHead>, ParseError> {
+    parse_request(bytes, &mut HeadScan::default())
 }
 
 /// A request that is sound but for `lines`.
-fn with(lines: &str) -> Result<Head, Fault> {
+fn with(lines: &str) -> Result<RequestHead, ParseError> {
     let text = format!("POST /a HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
     parse(text.as_bytes()).map(|head| head.expect("a whole head"))
 }
 
-fn first(line: &str) -> Result<Head, Fault> {
+fn first(line: &str) -> Result<RequestHead, ParseError> {
     let text = format!("{line}\r\nHost: h\r\n\r\n");
     parse(text.as_bytes()).map(|head| head.expect("a whole head"))
 }
 
-fn is_malformed<T: std::fmt::Debug>(outcome: Result<T, Fault>) -> bool {
-    matches!(outcome, Err(Fault::Malformed(_)))
+fn is_malformed<T: std::fmt::Debug>(outcome: Result<T, ParseError>) -> bool {
+    matches!(outcome, Err(ParseError::Malformed(_)))
 }
 
 #[test]
@@ -53,16 +53,20 @@ fn waits_for_the_end_of_the_head_and_searches_nothing_twice() {
     let text = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut scan = HeadScan::default();
     for end in 0..text.len() {
-        assert_eq!(parse_head(&text[..end], &mut scan), Ok(None), "{end} bytes");
+        assert_eq!(
+            parse_request(&text[..end], &mut scan),
+            Ok(None),
+            "{end} bytes"
+        );
     }
-    assert!(parse_head(text, &mut scan).unwrap().is_some());
+    assert!(parse_request(text, &mut scan).unwrap().is_some());
     // Bytes that were searched are not looked at again: a change in them goes unseen.
     let mut scan = HeadScan::default();
-    assert_eq!(parse_head(&text[..20], &mut scan), Ok(None));
+    assert_eq!(parse_request(&text[..20], &mut scan), Ok(None));
     let mut changed = text.to_vec();
     changed[10] = b'\n';
     assert!(is_malformed(parse(&changed)));
-    assert_eq!(parse_head(&changed[..22], &mut scan), Ok(None));
+    assert_eq!(parse_request(&changed[..22], &mut scan), Ok(None));
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn takes_the_forms_of_target_that_name_one_thing() {
         let text = format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n");
         let head = parse(text.as_bytes())?.expect("a whole head");
         let piece = |span: Span| String::from_utf8(span.of(text.as_bytes()).to_vec()).unwrap();
-        Ok::<_, Fault>((piece(head.path), head.query.map(piece)))
+        Ok::<_, ParseError>((piece(head.path), head.query.map(piece)))
     };
     let plain = |path: &str| Ok((path.to_owned(), None));
     assert_eq!(of("GET /"), plain("/"));
@@ -149,7 +153,7 @@ fn refuses_request_lines_that_are_not_quite_http() {
     }
     for version in ["2.0", "1.2", "0.9", "3.0"] {
         let outcome = first(&format!("GET / HTTP/{version}"));
-        assert_eq!(outcome, Err(Fault::VersionUnsupported), "{version}");
+        assert_eq!(outcome, Err(ParseError::VersionUnsupported), "{version}");
     }
 }
 
@@ -162,7 +166,7 @@ fn passes_over_one_empty_line_before_the_request() {
     assert!(is_malformed(parse(b"\r\n\r\n")));
     assert_eq!(
         parse(b"\r\nGET / HTTP/2.0\r\n\r\n"),
-        Err(Fault::VersionUnsupported)
+        Err(ParseError::VersionUnsupported)
     );
 }
 
@@ -205,25 +209,25 @@ fn holds_every_limit_on_both_sides() {
         first(&format!("GET /{target} HTTP/1.1"))
     };
     assert!(line(START_LINE_MAX).is_ok());
-    assert_eq!(line(START_LINE_MAX + 1), Err(Fault::TargetTooLong));
+    assert_eq!(line(START_LINE_MAX + 1), Err(ParseError::TargetTooLong));
     let endless = vec![b'a'; START_LINE_MAX + 1];
     assert_eq!(parse(&endless[1..]), Ok(None));
-    assert_eq!(parse(&endless), Err(Fault::TargetTooLong));
+    assert_eq!(parse(&endless), Err(ParseError::TargetTooLong));
 
     let plain = "POST /a HTTP/1.1\r\nHost: h\r\nA: \r\n\r\n".len();
     let long = |length: usize| with(&format!("A: {}\r\n", "b".repeat(length - plain)));
     assert_eq!(long(HEAD_MAX).map(|head| head.len), Ok(HEAD_MAX));
-    assert_eq!(long(HEAD_MAX + 1), Err(Fault::HeadTooLarge));
+    assert_eq!(long(HEAD_MAX + 1), Err(ParseError::HeadTooLarge));
     let mut endless = b"GET / HTTP/1.1\r\nA: ".to_vec();
     endless.resize(HEAD_MAX - 1, b'b');
     assert_eq!(parse(&endless), Ok(None));
     endless.push(b'b');
-    assert_eq!(parse(&endless), Err(Fault::HeadTooLarge));
+    assert_eq!(parse(&endless), Err(ParseError::HeadTooLarge));
 
     assert!(with(&"A: b\r\n".repeat(HEADERS_MAX - 1)).is_ok());
     assert_eq!(
         with(&"A: b\r\n".repeat(HEADERS_MAX)),
-        Err(Fault::HeadTooLarge)
+        Err(ParseError::HeadTooLarge)
     );
 }
 
@@ -266,7 +270,11 @@ fn frames_the_body_in_one_way_or_not_at_all() {
     }
     for unknown in ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked"] {
         let lines = format!("Transfer-Encoding: {unknown}\r\n");
-        assert_eq!(framing(&lines), Err(Fault::CodingUnsupported), "{unknown}");
+        assert_eq!(
+            framing(&lines),
+            Err(ParseError::CodingUnsupported),
+            "{unknown}"
+        );
     }
     let old = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert!(is_malformed(parse(old)));
@@ -376,9 +384,9 @@ fn meets_one_expectation_where_a_body_follows() {
     );
     assert_eq!(
         waits("Expect: 200-maybe\r\n"),
-        Err(Fault::ExpectationFailed)
+        Err(ParseError::ExpectationFailed)
     );
-    assert_eq!(waits("Expect:\r\n"), Err(Fault::ExpectationFailed));
+    assert_eq!(waits("Expect:\r\n"), Err(ParseError::ExpectationFailed));
     let old = b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n";
     assert!(!parse(old).unwrap().unwrap().expect_continue);
 }

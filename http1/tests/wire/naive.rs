@@ -2,7 +2,7 @@
 //! contract rather than from the parser, so that both would have to be wrong in the same way.
 
 use nanofaas_http1::head::Framing;
-use nanofaas_http1::request::{Head, Method};
+use nanofaas_http1::request::{Method, RequestHead};
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Refusal {
@@ -27,7 +27,7 @@ pub(crate) struct Meaning {
 }
 
 impl Meaning {
-    pub(crate) fn of(head: &Head, bytes: &[u8]) -> Self {
+    pub(crate) fn of(head: &RequestHead, bytes: &[u8]) -> Self {
         let method = match head.method {
             Method::Other(span) => String::from_utf8(span.of(bytes).to_vec()).unwrap(),
             known => format!("{known:?}").to_uppercase(),

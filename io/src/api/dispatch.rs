@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nanofaas_core::memory::Charge;
 use nanofaas_http1::head::{Framing, Span};
 use nanofaas_http1::media_type::{MediaType, media_type};
-use nanofaas_http1::request::Head;
+use nanofaas_http1::request::RequestHead;
 
 use crate::api::executions::{self, About, ClientQuestion, JobQuestion, WRONG_TOKEN};
 use crate::api::functions;
@@ -27,7 +27,7 @@ const DEFAULTS_LEN_MAX: usize = 2048;
 /// Reads the body of a request that is not a call, as far as `charge` allows.
 async fn read_body(
     conn: &Conn,
-    head: &Head,
+    head: &RequestHead,
     max: u64,
     charge: &mut Charge,
 ) -> Result<Incoming, Stop> {
@@ -61,7 +61,7 @@ async fn read_body(
 /// an answer that found no room would say that nothing was done.
 pub(crate) async fn other(
     conn: &Conn,
-    head: &Head,
+    head: &RequestHead,
     outgoing: &mut Outgoing,
 ) -> Result<Response, Stop> {
     let thread = &conn.thread;
@@ -152,7 +152,10 @@ async fn respond(
         }
         Route::PodReady { token, pod } => {
             let address = incoming.head.query.map(|query| {
-                nanofaas_http1::field::query_address(query.of(incoming.head_bytes()), "address")
+                nanofaas_http1::header_value::query_address(
+                    query.of(incoming.head_bytes()),
+                    "address",
+                )
             });
             let address = address.transpose()?.flatten();
             functions::pod_ready(thread, token, pod.as_str(), address, body).await
@@ -171,7 +174,8 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
     let Some(query) = incoming.head.query else {
         return Ok(0);
     };
-    let asked = nanofaas_http1::field::query_number(query.of(incoming.head_bytes()), "waitMs")?;
+    let asked =
+        nanofaas_http1::header_value::query_number(query.of(incoming.head_bytes()), "waitMs")?;
     let asked = u64::from(asked.unwrap_or(0));
     if asked > nanofaas_core::limits::WAIT_MS_MAX {
         return Err(Problem::BadRequest("waitMs must be 0 to 60000".to_owned()));
@@ -188,7 +192,7 @@ async fn room(conn: &Conn, length: u64) -> Result<Charge, Stop> {
 /// A Job's result: over its limit it still ends the call.
 async fn complete(
     conn: &Conn,
-    head: &Head,
+    head: &RequestHead,
     token: &[u8],
     id: nanofaas_core::id::ExecutionId,
 ) -> Result<Response, Stop> {

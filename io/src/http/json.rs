@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use nanofaas_http1::scan;
+use nanofaas_http1::byte_scan;
 
 /// No document nests deeper: the word that holds the nesting has this many bits.
 pub const DEPTH_MAX: u32 = u128::BITS;
@@ -133,7 +133,7 @@ pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut at = 0;
     loop {
-        let stop = scan::first::<scan::RunEnd>(bytes, at);
+        let stop = byte_scan::first::<byte_scan::JsonRunEnd>(bytes, at);
         out.extend_from_slice(&bytes[at..stop]);
         let Some(&byte) = bytes.get(stop) else {
             break;
@@ -352,7 +352,7 @@ impl<'b> Cursor<'b> {
         let mut escaped = false;
         self.at += 1;
         loop {
-            self.at = scan::first::<scan::RunEnd>(self.bytes, self.at);
+            self.at = byte_scan::first::<byte_scan::JsonRunEnd>(self.bytes, self.at);
             match self.bytes.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;

@@ -3,15 +3,15 @@
 
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_http1::field::BadValue;
-use nanofaas_http1::head::Fault;
+use nanofaas_http1::head::ParseError;
+use nanofaas_http1::header_value::ValueError;
 
 use crate::http::json::JsonFault;
 
 /// Why a request is not answered as it wished.
 #[derive(Clone, Debug)]
 pub(crate) enum Problem {
-    Http(Fault),
+    Http(ParseError),
     /// A value, a body or a name that cannot be; the text says what it can be.
     BadRequest(String),
     /// `field: message`, each.
@@ -54,14 +54,14 @@ pub(crate) enum Problem {
     Refused(Refusal),
 }
 
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
+impl From<ParseError> for Problem {
+    fn from(fault: ParseError) -> Self {
         Self::Http(fault)
     }
 }
 
-impl From<BadValue> for Problem {
-    fn from(value: BadValue) -> Self {
+impl From<ValueError> for Problem {
+    fn from(value: ValueError) -> Self {
         Self::BadRequest(value.0.to_owned())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
-use nanofaas_http1::head::Fault;
+use nanofaas_http1::head::ParseError;
 
 use crate::http::json::write_string;
 use crate::http::output::Output;
@@ -321,15 +321,15 @@ fn simple(status: u16, code: &str, message: &str) -> Response {
     Response::new(status, problem_body(code, message, &[]))
 }
 
-fn http_fault(fault: Fault) -> Response {
+fn http_fault(fault: ParseError) -> Response {
     let (status, code) = match fault {
-        Fault::Malformed(_) => (400, "BAD_REQUEST"),
-        Fault::HeadTooLarge => (431, "HEAD_TOO_LARGE"),
-        Fault::TargetTooLong => (414, "URI_TOO_LONG"),
-        Fault::VersionUnsupported => (505, "HTTP_VERSION_NOT_SUPPORTED"),
-        Fault::CodingUnsupported => (501, "CODING_NOT_SUPPORTED"),
-        Fault::ExpectationFailed => (417, "EXPECTATION_FAILED"),
-        Fault::BodyTooLarge => (413, "BODY_TOO_LARGE"),
+        ParseError::Malformed(_) => (400, "BAD_REQUEST"),
+        ParseError::HeadTooLarge => (431, "HEAD_TOO_LARGE"),
+        ParseError::TargetTooLong => (414, "URI_TOO_LONG"),
+        ParseError::VersionUnsupported => (505, "HTTP_VERSION_NOT_SUPPORTED"),
+        ParseError::CodingUnsupported => (501, "CODING_NOT_SUPPORTED"),
+        ParseError::ExpectationFailed => (417, "EXPECTATION_FAILED"),
+        ParseError::BodyTooLarge => (413, "BODY_TOO_LARGE"),
     };
     simple(status, code, &fault.to_string())
 }

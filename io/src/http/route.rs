@@ -1,7 +1,7 @@
 //! From a path and a method to what is meant. It looks nothing up and decides nothing else.
 
 use nanofaas_core::id::ExecutionId;
-use nanofaas_http1::field::percent_decode;
+use nanofaas_http1::header_value::percent_decode;
 use nanofaas_http1::request::Method;
 
 use crate::http::problem::Problem;

@@ -12,10 +12,10 @@ use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
-use nanofaas_http1::field::{parse_idempotency_key, parse_timeout_ms};
 use nanofaas_http1::head::Framing;
+use nanofaas_http1::header_value::{parse_idempotency_key, parse_timeout_ms};
 use nanofaas_http1::media_type::{MediaType, media_type};
-use nanofaas_http1::request::Head;
+use nanofaas_http1::request::RequestHead;
 
 use crate::http::json;
 use crate::http::problem::Problem;
@@ -53,7 +53,7 @@ pub(crate) fn at_head(
     thread: &Rc<Thread>,
     name: &str,
     enqueue: bool,
-    head: &Head,
+    head: &RequestHead,
     head_bytes: &[u8],
     arrived_ns: u64,
 ) -> Result<Entrant, Problem> {

@@ -3,15 +3,15 @@
 
 use std::ops::Range;
 
-use nanofaas_http1::field;
-use nanofaas_http1::request::Head;
+use nanofaas_http1::header_value;
+use nanofaas_http1::request::RequestHead;
 
 /// A request with its body.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     /// Begins with the head.
     buffer: Vec<u8>,
-    pub(crate) head: Head,
+    pub(crate) head: RequestHead,
     body: Body,
     /// Where `input` stands in the body, for JSON.
     input: Option<Range<usize>>,
@@ -27,7 +27,7 @@ enum Body {
 
 impl Incoming {
     /// A request whose body of `length` bytes follows the head.
-    pub(crate) const fn new(buffer: Vec<u8>, head: Head, length: usize) -> Self {
+    pub(crate) const fn new(buffer: Vec<u8>, head: RequestHead, length: usize) -> Self {
         let body = Body::Here(head.len..head.len + length);
         Self {
             buffer,
@@ -38,7 +38,7 @@ impl Incoming {
     }
 
     /// A request whose body came in chunks.
-    pub(crate) const fn chunked(buffer: Vec<u8>, head: Head, body: Vec<u8>) -> Self {
+    pub(crate) const fn chunked(buffer: Vec<u8>, head: RequestHead, body: Vec<u8>) -> Self {
         Self {
             buffer,
             head,
@@ -83,7 +83,7 @@ impl Incoming {
     pub(crate) fn logged_trace_id(&self) -> Option<&[u8]> {
         let of_parent = || {
             let traceparent = self.head.traceparent?.of(&self.buffer);
-            field::trace_of(traceparent)
+            header_value::trace_of(traceparent)
         };
         self.trace_id().or_else(of_parent)
     }

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::memory::{Charge, Wait};
-use nanofaas_http1::answer::{AnswerBody, AnswerHead, parse_answer};
-use nanofaas_http1::chunked::{Chunked, Progress};
-use nanofaas_http1::head::{Fault, HeadScan};
+use nanofaas_http1::chunked::{ChunkedDecoder, Decoded};
+use nanofaas_http1::head::{HeadScan, ParseError};
+use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::http::response::HEAD_ROOM;
 use crate::runtime::buffers::Buffers;
@@ -28,7 +28,7 @@ pub(crate) enum Broken {
     TooLarge,
     /// It is of another call.
     Foreign,
-    Nonsense(Fault),
+    Nonsense(ParseError),
 }
 
 /// Where an answer's body is.
@@ -55,7 +55,7 @@ pub(crate) struct Expected<'a> {
 pub(crate) struct Whole {
     /// Begins with the head.
     pub(crate) buffer: Vec<u8>,
-    pub(crate) head: AnswerHead,
+    pub(crate) head: ResponseHead,
     pub(crate) body: AnswerBytes,
     /// For what it holds, and its envelope after it.
     pub(crate) charge: Charge,
@@ -71,14 +71,14 @@ pub(crate) async fn read_answer(
     let mut scan = HeadScan::default();
     let mut interim = 0;
     let head = loop {
-        let parsed = parse_answer(&connection.received, &mut scan);
+        let parsed = parse_response(&connection.received, &mut scan);
         match parsed.map_err(Broken::Nonsense)? {
             Some(head) if head.status >= 200 => break head,
             Some(head) => {
                 interim += 1;
                 if interim > INTERIM_MAX {
                     let why = "there are too many 1xx answers before the real one";
-                    return Err(Broken::Nonsense(Fault::Malformed(why)));
+                    return Err(Broken::Nonsense(ParseError::Malformed(why)));
                 }
                 connection.received.drain(..head.len);
                 scan = HeadScan::default();
@@ -92,15 +92,15 @@ pub(crate) async fn read_answer(
         return Err(Broken::Foreign);
     }
     let (body, charge) = match head.body {
-        AnswerBody::None => known_length(connection, expected, head.len, 0).await?,
-        AnswerBody::Length(length) => {
+        ResponseBody::None => known_length(connection, expected, head.len, 0).await?,
+        ResponseBody::Length(length) => {
             if length > max as u64 {
                 return Err(Broken::TooLarge);
             }
             known_length(connection, expected, head.len, length as usize).await?
         }
-        AnswerBody::Chunked => Box::pin(chunks(connection, expected, head.len)).await?,
-        AnswerBody::UntilClose => Box::pin(until_close(connection, expected, head.len)).await?,
+        ResponseBody::Chunked => Box::pin(chunks(connection, expected, head.len)).await?,
+        ResponseBody::UntilClose => Box::pin(until_close(connection, expected, head.len)).await?,
     };
     Ok(Whole {
         buffer: std::mem::take(&mut connection.received),
@@ -203,7 +203,7 @@ async fn chunks(
     expected: &Expected<'_>,
     head: usize,
 ) -> Result<(AnswerBytes, Charge), Broken> {
-    let mut decoder = Chunked::default();
+    let mut decoder = ChunkedDecoder::default();
     let mut body = Vec::new();
     let mut charge = None;
     loop {
@@ -216,7 +216,7 @@ async fn chunks(
             decoder
                 .decode(&connection.received[head..], &mut body, max)
                 .map_err(|fault| match fault {
-                    Fault::BodyTooLarge => Broken::TooLarge,
+                    ParseError::BodyTooLarge => Broken::TooLarge,
                     fault => Broken::Nonsense(fault),
                 })?
         };
@@ -239,7 +239,7 @@ async fn chunks(
 }
 
 /// Forgets decoded bytes; at the end, whether nothing came after them.
-fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Progress) -> Option<bool> {
+fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Decoded) -> Option<bool> {
     received.drain(head..head + progress.consumed);
     progress.done.then(|| {
         let exact = received.len() == head;

@@ -10,7 +10,7 @@ use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
-use nanofaas_http1::field::{split_unquoted, trim};
+use nanofaas_http1::header_value::{split_unquoted, trim};
 use nanofaas_http1::media_type::{MediaType, media_type};
 use serde::Deserialize;
 use serde_json::value::RawValue;

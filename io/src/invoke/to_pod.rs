@@ -13,7 +13,7 @@ use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
 use nanofaas_core::ticket::{Grant, PodVerdict};
-use nanofaas_http1::answer::AnswerHead;
+use nanofaas_http1::response_head::ResponseHead;
 
 use crate::http::output::{Labels, Output};
 use crate::http::response::number;
@@ -335,7 +335,7 @@ fn interpret(
 }
 
 /// What a function says that did not answer 2xx.
-fn function_failure(head: &AnswerHead, head_bytes: &[u8], body: &[u8]) -> Failure {
+fn function_failure(head: &ResponseHead, head_bytes: &[u8], body: &[u8]) -> Failure {
     let status = head.status;
     // A body that is encoded cannot be read here.
     let body = if head.content_encoding.is_none() {

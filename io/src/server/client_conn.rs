@@ -12,7 +12,7 @@ use nanofaas_core::call::End;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::ticket::CallRef;
 use nanofaas_http1::head::HeadScan;
-use nanofaas_http1::request::{Head, parse_head};
+use nanofaas_http1::request::{RequestHead, parse_request};
 
 use crate::http::problem::Problem;
 use crate::invoke::admit::Client;
@@ -332,7 +332,7 @@ impl Conn {
     }
 
     /// The next request's head.
-    pub(crate) async fn head(&self) -> Result<(Head, u64), Stop> {
+    pub(crate) async fn head(&self) -> Result<(RequestHead, u64), Stop> {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
@@ -356,7 +356,7 @@ impl Conn {
             let seen = {
                 let pending = self.pending.borrow();
                 if !pending.is_empty() {
-                    if let Some(head) = parse_head(&pending, &mut scan)? {
+                    if let Some(head) = parse_request(&pending, &mut scan)? {
                         if pending.len() <= head.whole() {
                             // All that came is this request, which is charged by itself.
                             self.ahead.take();

@@ -12,7 +12,7 @@ use std::task::Poll;
 
 use nanofaas_http1::head::Framing;
 use nanofaas_http1::host::Host;
-use nanofaas_http1::request::{Head, Method};
+use nanofaas_http1::request::{Method, RequestHead};
 
 use crate::api::dispatch;
 use crate::http::problem::Problem;
@@ -37,7 +37,7 @@ const LINGER_NS: u64 = 2 * SECOND_NS;
 pub(crate) async fn serve<F: Future<Output = Answered>>(
     conn: Conn,
     rooms: Rc<Rooms<F>>,
-    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
+    answer: impl Fn(Rc<Conn>, RequestHead, u64) -> F,
 ) {
     let conn = Rc::new(conn);
     let _began_ns = conn.thread.now_ns();
@@ -84,7 +84,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
 async fn answer_and_close<F: Future<Output = Answered>>(
     conn: &Rc<Conn>,
     rooms: &Rooms<F>,
-    answer: impl Fn(Rc<Conn>, Head, u64) -> F,
+    answer: impl Fn(Rc<Conn>, RequestHead, u64) -> F,
 ) {
     let thread = &conn.thread;
     let last = loop {
@@ -159,7 +159,7 @@ async fn linger(conn: &Conn) {
 }
 
 /// Routes and answers one request.
-pub(crate) async fn answer(conn: Rc<Conn>, head: Head, arrived_ns: u64) -> Answered {
+pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_ns: u64) -> Answered {
     let mut outgoing = Outgoing {
         out: conn.thread.buffers.take(SMALL),
         ..Outgoing::default()
@@ -169,7 +169,12 @@ pub(crate) async fn answer(conn: Rc<Conn>, head: Head, arrived_ns: u64) -> Answe
 }
 
 /// The answer is in `outgoing`.
-async fn answer_into(conn: &Conn, head: &Head, arrived_ns: u64, outgoing: &mut Outgoing) -> Stays {
+async fn answer_into(
+    conn: &Conn,
+    head: &RequestHead,
+    arrived_ns: u64,
+    outgoing: &mut Outgoing,
+) -> Stays {
     let thread = &conn.thread;
     let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
     let wire = Wire {
@@ -261,7 +266,7 @@ enum Admitted {
 }
 
 /// What the head alone decides: path, method, cross-site rules, and a call's first admission.
-fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem> {
+fn admit(conn: &Conn, head: &RequestHead, arrived_ns: u64) -> Result<Admitted, Problem> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
     let internal = matches!(
@@ -295,7 +300,7 @@ fn admit(conn: &Conn, head: &Head, arrived_ns: u64) -> Result<Admitted, Problem>
 }
 
 /// Invites the body where the client waits for that.
-pub(crate) async fn invite(conn: &Conn, head: &Head) -> Result<(), Stop> {
+pub(crate) async fn invite(conn: &Conn, head: &RequestHead) -> Result<(), Stop> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,
         Framing::Chunked => head.len + 1,
@@ -308,7 +313,11 @@ pub(crate) async fn invite(conn: &Conn, head: &Head) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn read_call(conn: &Conn, head: &Head, entrant: &mut Entrant) -> Result<Incoming, Stop> {
+async fn read_call(
+    conn: &Conn,
+    head: &RequestHead,
+    entrant: &mut Entrant,
+) -> Result<Incoming, Stop> {
     invite(conn, head).await?;
     let thread = &conn.thread;
     let incoming = match head.framing {

@@ -20,7 +20,7 @@ use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::{CallRef, Class, LaneId};
 use nanofaas_core::view::LaneView;
 use nanofaas_http1::head::HeadScan;
-use nanofaas_http1::request::parse_head;
+use nanofaas_http1::request::parse_request;
 
 use crate::http::response::Wire;
 use crate::invoke::admit::{self, Answering, Client, Manner};
@@ -204,7 +204,7 @@ impl Fleet {
              Content-Type: application/json\r\nContent-Length: 11\r\n\r\n"
         );
         let bytes = [head.as_bytes(), br#"{"input":1}"#].concat();
-        let head = parse_head(&bytes, &mut HeadScan::default());
+        let head = parse_request(&bytes, &mut HeadScan::default());
         let head = head.expect("a head").expect("the whole of it");
         let answer = Rc::new(RefCell::new(String::new()));
         let (thread, heard) = (self.threads[index].clone(), answer.clone());

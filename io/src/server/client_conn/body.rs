@@ -1,8 +1,8 @@
 //! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
 
-use nanofaas_http1::chunked::Chunked;
-use nanofaas_http1::head::{Fault, Framing};
-use nanofaas_http1::request::Head;
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::head::{Framing, ParseError};
+use nanofaas_http1::request::RequestHead;
 
 use super::{AwaitedBody, Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
 use crate::http::problem::Problem;
@@ -15,7 +15,7 @@ const SKIPPED_MAX: u64 = 256 * 1024;
 
 impl Conn {
     /// The request with its body of `length` bytes.
-    pub(crate) async fn sized(&self, head: Head, length: u64) -> Result<Incoming, Stop> {
+    pub(crate) async fn sized(&self, head: RequestHead, length: u64) -> Result<Incoming, Stop> {
         let whole = head.len + length as usize;
         if self.pending.borrow().len() < whole {
             self.set_room(whole.max(PIPELINED_MAX));
@@ -68,13 +68,13 @@ impl Conn {
     /// piece makes it hold more, and may refuse it.
     pub(crate) async fn chunked(
         &self,
-        head: Head,
+        head: RequestHead,
         max: u64,
         mut grown: impl FnMut(u64) -> Result<(), Problem>,
     ) -> Result<Incoming, Stop> {
         let head_bytes = self.split(head.len);
         self.body.set(AwaitedBody::Chunks);
-        let mut decoder = Chunked::default();
+        let mut decoder = ChunkedDecoder::default();
         let mut body = self.thread.buffers.take(SMALL);
         let mut pace = Pace::begin(self.thread.last_ns(), 0);
         loop {
@@ -84,7 +84,7 @@ impl Conn {
                 decoder
                     .decode(&pending, &mut body, max as usize)
                     .map_err(|fault| match fault {
-                        Fault::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
+                        ParseError::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
                         fault => Problem::Http(fault),
                     })?
             };
@@ -102,7 +102,7 @@ impl Conn {
     }
 
     /// Reads and drops the body of a refused request; false where the connection has to end.
-    pub(crate) async fn skip(&self, head: &Head) -> bool {
+    pub(crate) async fn skip(&self, head: &RequestHead) -> bool {
         let length = match head.framing {
             Framing::None => 0,
             Framing::Length(length) => length,

@@ -1,10 +1,10 @@
 //! The quick way through a head: each byte is looked at once. It takes heads that came whole and have
-//! nothing unusual in them; of any other it says nothing, and `request` and `answer` go the careful
-//! way, line discipline first and httparse after it. Of what it takes it never says anything else than
-//! they would.
+//! nothing unusual in them. For any other head it has no result, and `request` and `response_head`
+//! read it on the slow path: line discipline first, httparse after it. For the heads that it takes,
+//! the result equals the slow path's.
 
+use crate::byte_scan::{self, Control};
 use crate::head::{HEAD_MAX, HEADERS_MAX};
-use crate::scan::{self, Control};
 
 /// The header lines from `at` on, each handed to `take` as its name and its value, which may refuse
 /// it; the place after the empty line that ends them.
@@ -21,7 +21,7 @@ pub(crate) fn headers<'b>(
             return Some(at + 2);
         }
         let colon = name_end(seen, at)?;
-        let mut end = scan::first::<Control>(seen, colon);
+        let mut end = byte_scan::first::<Control>(seen, colon);
         if seen.get(end..end + 2)? != b"\r\n" {
             return None;
         }

@@ -1,14 +1,14 @@
 //! Reads the values of the headers and query parameters that the platform knows.
 //!
-//! It decides no framing (`head` does) and allocates nothing. Called by `request` and `answer`
-//! while they parse, and by `route` and `call` for what only some requests need.
+//! It decides no framing (`head` does) and allocates nothing. Called by `request` and `response_head`
+//! while they parse, and by `io` for what only some requests need.
 
 use std::net::IpAddr;
 
 /// A value that cannot be taken; the text says what it can be. The connection stays usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadValue(pub &'static str);
+pub struct ValueError(pub &'static str);
 
 pub const TIMEOUT_MS_MAX: u32 = 300_000;
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;
@@ -67,19 +67,19 @@ pub fn digits(value: &[u8]) -> Option<u64> {
 }
 
 /// The value of `X-Timeout-Ms`: milliseconds, 1 to 300000.
-pub fn parse_timeout_ms(value: &[u8]) -> Result<u32, BadValue> {
+pub fn parse_timeout_ms(value: &[u8]) -> Result<u32, ValueError> {
     digits(value)
         .and_then(|number| u32::try_from(number).ok())
         .filter(|number| (1..=TIMEOUT_MS_MAX).contains(number))
-        .ok_or(BadValue(
+        .ok_or(ValueError(
             "X-Timeout-Ms must be a whole number from 1 to 300000",
         ))
 }
 
 /// The value of `Idempotency-Key`: 1 to 255 bytes.
-pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], BadValue> {
+pub fn parse_idempotency_key(value: &[u8]) -> Result<&[u8], ValueError> {
     if value.is_empty() || value.len() > IDEMPOTENCY_KEY_MAX {
-        return Err(BadValue("Idempotency-Key must have 1 to 255 bytes"));
+        return Err(ValueError("Idempotency-Key must have 1 to 255 bytes"));
     }
     Ok(value)
 }
@@ -172,7 +172,7 @@ fn unquote(word: &[u8]) -> &[u8] {
 }
 
 /// What a query (without its `?`) gives under `name`, undecoded; none when it is not there.
-fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, BadValue> {
+fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, ValueError> {
     let mut found = None;
     for pair in query.split(|&byte| byte == b'&') {
         let end = pair.iter().position(|&byte| byte == b'=');
@@ -181,7 +181,7 @@ fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, BadV
             continue;
         }
         if found.is_some() {
-            return Err(BadValue("a query parameter is there twice: give it once"));
+            return Err(ValueError("a query parameter is there twice: give it once"));
         }
         found = Some(value);
     }
@@ -189,7 +189,7 @@ fn query_value<'q>(query: &'q [u8], name: &str) -> Result<Option<&'q [u8]>, BadV
 }
 
 /// The whole number that a query gives under `name`; none when it is not there.
-pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
+pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
     };
@@ -198,29 +198,29 @@ pub fn query_number(query: &[u8], name: &str) -> Result<Option<u32>, BadValue> {
         number.checked_mul(10)?.checked_add(u32::from(digit))
     });
     let number = number.filter(|_| !value.is_empty());
-    number.map(Some).ok_or(BadValue(
+    number.map(Some).ok_or(ValueError(
         "a query parameter that counts must be a whole number",
     ))
 }
 
 /// The IP address that a query gives under `name`; none when it is not there.
-pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, BadValue> {
+pub fn query_address(query: &[u8], name: &str) -> Result<Option<IpAddr>, ValueError> {
     let Some(value) = query_value(query, name)? else {
         return Ok(None);
     };
     let text: Option<Vec<u8>> = decoded(value).collect();
     let text = text.and_then(|text| String::from_utf8(text).ok());
     let address = text.and_then(|text| text.parse().ok());
-    address.map(Some).ok_or(BadValue(
+    address.map(Some).ok_or(ValueError(
         "a query parameter that is an address must be an IP address",
     ))
 }
 
 /// One segment of a path with its `%XX` undone, in `room` where there are any. What is longer than
 /// `room` names nothing that exists.
-pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, BadValue> {
-    const BAD: BadValue =
-        BadValue("the path must be UTF-8 text, with % only before two hex digits");
+pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b str, ValueError> {
+    const BAD: ValueError =
+        ValueError("the path must be UTF-8 text, with % only before two hex digits");
     if !segment.contains(&b'%') {
         return str::from_utf8(segment).map_err(|_| BAD);
     }
@@ -229,7 +229,7 @@ pub fn percent_decode<'b>(segment: &'b [u8], room: &'b mut [u8]) -> Result<&'b s
         let byte = byte.filter(|byte| !byte.is_ascii_control()).ok_or(BAD)?;
         *room
             .get_mut(length)
-            .ok_or(BadValue("a part of the path is longer than any name"))? = byte;
+            .ok_or(ValueError("a part of the path is longer than any name"))? = byte;
         length += 1;
     }
     str::from_utf8(&room[..length]).map_err(|_| BAD)

@@ -1,21 +1,23 @@
 //! Parses the head of a pod's answer, as strictly as a client's request.
 //!
-//! Pure like `request`: offsets out, nothing kept. A fault here is a pod that answered nonsense:
+//! Pure like `request`: offsets out, nothing kept. An error here is a pod that answered nonsense:
 //! `pod` drops the connection and the call ends as `BAD_OUTPUT`.
 
 use std::mem::MaybeUninit;
 
-use crate::field;
-use crate::head::{self, Ending, Fault, Framing, HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
-use crate::lines;
-use crate::scan;
+use crate::byte_scan;
+use crate::fast_path;
+use crate::head::{
+    self, Framing, FramingHeaders, HEADERS_MAX, HeadScan, ParseError, START_LINE_MAX, Span,
+};
+use crate::header_value;
 
 /// The place after `HTTP/1.1 200`.
 const STATUS_END: usize = 12;
 
 /// Where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerBody {
+pub enum ResponseBody {
     /// 1xx, 204 and 304 have none.
     None,
     /// Bytes.
@@ -27,12 +29,12 @@ pub enum AnswerBody {
 
 /// The head of a pod's answer. Spans count from the head's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnswerHead {
+pub struct ResponseHead {
     /// Bytes of the head, its empty line included.
     pub len: usize,
     /// 100 to 599; below 200 the answer itself is still to come, after `len` bytes.
     pub status: u16,
-    pub body: AnswerBody,
+    pub body: ResponseBody,
     /// The connection may carry another call once the body is read.
     pub keep_alive: bool,
     /// `Keep-Alive: timeout=`, seconds: for how long the pod keeps it without one.
@@ -53,17 +55,20 @@ pub struct AnswerHead {
 
 /// The answer's head at the start of `bytes`, or none while it is not there whole. Hand the same
 /// `scan` in again with more bytes, and a new one after an interim answer.
-pub fn parse_answer(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHead>, Fault> {
+pub fn parse_response(
+    bytes: &[u8],
+    scan: &mut HeadScan,
+) -> Result<Option<ResponseHead>, ParseError> {
     if *scan == HeadScan::default()
-        && let Some(head) = plain(bytes)
+        && let Some(head) = parse_fast(bytes)
     {
         return Ok(Some(head));
     }
-    careful(bytes, scan)
+    parse_slow(bytes, scan)
 }
 
 /// A head that came whole and has nothing unusual in it, by `lines`.
-fn plain(bytes: &[u8]) -> Option<AnswerHead> {
+fn parse_fast(bytes: &[u8]) -> Option<ResponseHead> {
     let status = match bytes.strip_prefix(b"HTTP/1.1 ")? {
         [a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => [a, b, c],
         _ => return None,
@@ -71,24 +76,24 @@ fn plain(bytes: &[u8]) -> Option<AnswerHead> {
     let status = status
         .into_iter()
         .fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
-    let end = scan::first::<scan::Control>(bytes, STATUS_END);
+    let end = byte_scan::first::<byte_scan::Control>(bytes, STATUS_END);
     if end > START_LINE_MAX || bytes.get(end..end + 2)? != b"\r\n" {
         return None;
     }
-    let mut head = AnswerHead::new(status);
-    let mut ending = Ending::default();
-    let end = lines::headers(bytes, end + 2, |name, value| {
-        head.take(bytes, name, value, &mut ending).ok()
+    let mut head = ResponseHead::new(status);
+    let mut framing_headers = FramingHeaders::default();
+    let end = fast_path::headers(bytes, end + 2, |name, value| {
+        head.take(bytes, name, value, &mut framing_headers).ok()
     })?;
-    head.settle(end, 1, &ending).ok()?;
+    head.finish(end, 1, &framing_headers).ok()?;
     Some(head)
 }
 
 /// Any head: line discipline, httparse, and the headers that mean something.
-fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHead>, Fault> {
-    let end = scan.end(bytes, false).map_err(|fault| match fault {
-        Fault::TargetTooLong => Fault::Malformed("the status line is over 8 KiB"),
-        fault => fault,
+fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>, ParseError> {
+    let end = scan.end(bytes, false).map_err(|error| match error {
+        ParseError::TargetTooLong => ParseError::Malformed("the status line is over 8 KiB"),
+        error => error,
     })?;
     let Some(end) = end else {
         return Ok(None);
@@ -102,40 +107,47 @@ fn careful(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<AnswerHead>, Faul
         &mut headers,
     );
     let version = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
-    match parsed.map_err(|error| head::fault_of(error, version))? {
+    match parsed.map_err(|error| head::error_of(error, version))? {
         httparse::Status::Complete(length) if length == end => {}
-        _ => return Err(Fault::Malformed("the answer's head has no sound end")),
+        _ => return Err(ParseError::Malformed("the answer's head has no sound end")),
     }
     let (Some(status @ 100..=599), Some(minor)) = (response.code, response.version) else {
-        return Err(Fault::Malformed(
+        return Err(ParseError::Malformed(
             "the answer's status must be from 100 to 599",
         ));
     };
-    let mut head = AnswerHead::new(status);
-    let mut ending = Ending::default();
+    let mut head = ResponseHead::new(status);
+    let mut framing_headers = FramingHeaders::default();
     for header in response.headers.iter() {
-        head.take(bytes, header.name.as_bytes(), header.value, &mut ending)?;
+        head.take(
+            bytes,
+            header.name.as_bytes(),
+            header.value,
+            &mut framing_headers,
+        )?;
     }
-    head.settle(end, minor, &ending)?;
+    head.finish(end, minor, &framing_headers)?;
     Ok(Some(head))
 }
 
-fn body_of(status: u16, framing: Framing) -> Result<AnswerBody, Fault> {
+fn body_of(status: u16, framing: Framing) -> Result<ResponseBody, ParseError> {
     match (status, framing) {
-        (304, _) | (100..=199 | 204, Framing::None | Framing::Length(0)) => Ok(AnswerBody::None),
-        (100..=199 | 204, _) => Err(Fault::Malformed("an answer without a body announced one")),
-        (_, Framing::None) => Ok(AnswerBody::UntilClose),
-        (_, Framing::Length(length)) => Ok(AnswerBody::Length(length)),
-        (_, Framing::Chunked) => Ok(AnswerBody::Chunked),
+        (304, _) | (100..=199 | 204, Framing::None | Framing::Length(0)) => Ok(ResponseBody::None),
+        (100..=199 | 204, _) => Err(ParseError::Malformed(
+            "an answer without a body announced one",
+        )),
+        (_, Framing::None) => Ok(ResponseBody::UntilClose),
+        (_, Framing::Length(length)) => Ok(ResponseBody::Length(length)),
+        (_, Framing::Chunked) => Ok(ResponseBody::Chunked),
     }
 }
 
-impl AnswerHead {
+impl ResponseHead {
     const fn new(status: u16) -> Self {
         Self {
             len: 0,
             status,
-            body: AnswerBody::None,
+            body: ResponseBody::None,
             keep_alive: false,
             keep_alive_s: None,
             content_type: None,
@@ -149,15 +161,21 @@ impl AnswerHead {
     }
 
     /// What all headers together say of a head of `len` bytes.
-    fn settle(&mut self, len: usize, minor: u8, ending: &Ending) -> Result<(), Fault> {
+    fn finish(
+        &mut self,
+        len: usize,
+        minor: u8,
+        framing_headers: &FramingHeaders,
+    ) -> Result<(), ParseError> {
         if self.status == 101 {
-            return Err(Fault::Malformed(
+            return Err(ParseError::Malformed(
                 "the pod switched protocols, which nobody asked for",
             ));
         }
         self.len = len;
-        self.body = body_of(self.status, ending.framing(minor)?)?;
-        self.keep_alive = ending.keep_alive(minor) && self.body != AnswerBody::UntilClose;
+        self.body = body_of(self.status, framing_headers.framing(minor)?)?;
+        self.keep_alive =
+            framing_headers.keep_alive(minor) && self.body != ResponseBody::UntilClose;
         Ok(())
     }
 
@@ -166,57 +184,61 @@ impl AnswerHead {
         bytes: &[u8],
         name: &[u8],
         value: &[u8],
-        ending: &mut Ending,
-    ) -> Result<(), Fault> {
+        framing_headers: &mut FramingHeaders,
+    ) -> Result<(), ParseError> {
         match (name.len(), name[0] | 0x20) {
-            (10, b'c') if field::is_named(name, b"connection") => ending.connection(value),
-            (10, b'k') if field::is_named(name, b"keep-alive") => {
-                self.keep_alive_s = field::parse_keep_alive(value).or(self.keep_alive_s);
+            (10, b'c') if header_value::is_named(name, b"connection") => {
+                framing_headers.connection(value)
             }
-            (14, b'c') if field::is_named(name, b"content-length") => {
-                ending.content_length(value)?
+            (10, b'k') if header_value::is_named(name, b"keep-alive") => {
+                self.keep_alive_s = header_value::parse_keep_alive(value).or(self.keep_alive_s);
             }
-            (17, b't') if field::is_named(name, b"transfer-encoding") => {
-                ending.transfer_encoding(value)?
+            (14, b'c') if header_value::is_named(name, b"content-length") => {
+                framing_headers.content_length(value)?
             }
-            (12, b'c') if field::is_named(name, b"content-type") => {
+            (17, b't') if header_value::is_named(name, b"transfer-encoding") => {
+                framing_headers.transfer_encoding(value)?
+            }
+            (12, b'c') if header_value::is_named(name, b"content-type") => {
                 let span = Span::of_piece(bytes, value);
                 if self.content_type.replace(span).is_some() {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "Content-Type is there twice: send it once",
                     ));
                 }
             }
-            (16, b'c') if field::is_named(name, b"content-encoding") => {
+            (16, b'c') if header_value::is_named(name, b"content-encoding") => {
                 let span = Span::of_piece(bytes, value);
-                if !field::is_identity(value) && self.content_encoding.replace(span).is_some() {
-                    return Err(Fault::Malformed(
+                if !header_value::is_identity(value)
+                    && self.content_encoding.replace(span).is_some()
+                {
+                    return Err(ParseError::Malformed(
                         "Content-Encoding is there twice: send it once",
                     ));
                 }
             }
             // Passed on: the first is as good as any.
-            (11, b'r') if field::is_named(name, b"retry-after") => {
+            (11, b'r') if header_value::is_named(name, b"retry-after") => {
                 self.retry_after
                     .get_or_insert_with(|| Span::of_piece(bytes, value));
             }
-            (12, b'x') if field::is_named(name, b"x-cold-start") => {
+            (12, b'x') if header_value::is_named(name, b"x-cold-start") => {
                 self.cold_start |= says_true(value)
             }
-            (13, b'x') if field::is_named(name, b"x-not-started") => {
+            (13, b'x') if header_value::is_named(name, b"x-not-started") => {
                 self.not_started |= says_true(value)
             }
-            (14, b'x') if field::is_named(name, b"x-execution-id") => {
+            (14, b'x') if header_value::is_named(name, b"x-execution-id") => {
                 let span = Span::of_piece(bytes, value);
                 if self.execution_id.replace(span).is_some() {
-                    return Err(Fault::Malformed(
+                    return Err(ParseError::Malformed(
                         "X-Execution-Id is there twice: send it once",
                     ));
                 }
             }
-            (18, b'x') if field::is_named(name, b"x-init-duration-ms") => {
+            (18, b'x') if header_value::is_named(name, b"x-init-duration-ms") => {
                 self.init_duration_ms =
-                    field::digits(value).and_then(|number| u32::try_from(number).ok());
+                    header_value::digits(value).and_then(|number| u32::try_from(number).ok());
             }
             _ => {}
         }
@@ -232,17 +254,17 @@ fn says_true(value: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<AnswerHead, Fault> {
-        parse_answer(text.as_bytes(), &mut HeadScan::default())
+    fn parse(text: &str) -> Result<ResponseHead, ParseError> {
+        parse_response(text.as_bytes(), &mut HeadScan::default())
             .map(|head| head.expect("a whole head"))
     }
 
-    fn with(status: &str, lines: &str) -> Result<AnswerHead, Fault> {
+    fn with(status: &str, lines: &str) -> Result<ResponseHead, ParseError> {
         parse(&format!("HTTP/1.1 {status}\r\n{lines}\r\n"))
     }
 
-    fn is_malformed<T>(outcome: &Result<T, Fault>) -> bool {
-        matches!(outcome, Err(Fault::Malformed(_)))
+    fn is_malformed<T>(outcome: &Result<T, ParseError>) -> bool {
+        matches!(outcome, Err(ParseError::Malformed(_)))
     }
 
     #[test]
@@ -252,7 +274,7 @@ mod tests {
             X-EXECUTION-ID: abc\r\nRetry-After: 7\r\nContent-Encoding: br\r\n\r\n";
         let head = parse(text).unwrap();
         assert_eq!((head.len, head.status), (text.len(), 200));
-        assert_eq!(head.body, AnswerBody::Length(7));
+        assert_eq!(head.body, ResponseBody::Length(7));
         assert_eq!(head.content_type.unwrap().of(text.as_bytes()), b"image/png");
         assert!(head.keep_alive && head.cold_start && head.not_started);
         assert_eq!(head.init_duration_ms, Some(120));
@@ -272,26 +294,30 @@ mod tests {
     #[test]
     fn knows_where_the_body_ends() {
         for (status, lines, body) in [
-            ("200 OK", "", AnswerBody::UntilClose),
-            ("200 OK", "Content-Length: 0\r\n", AnswerBody::Length(0)),
+            ("200 OK", "", ResponseBody::UntilClose),
+            ("200 OK", "Content-Length: 0\r\n", ResponseBody::Length(0)),
             (
                 "500 x",
                 "Transfer-Encoding: chunked\r\n",
-                AnswerBody::Chunked,
+                ResponseBody::Chunked,
             ),
-            ("204 No Content", "", AnswerBody::None),
-            ("204 No Content", "Content-Length: 0\r\n", AnswerBody::None),
+            ("204 No Content", "", ResponseBody::None),
+            (
+                "204 No Content",
+                "Content-Length: 0\r\n",
+                ResponseBody::None,
+            ),
             (
                 "304 Not Modified",
                 "Content-Length: 9\r\n",
-                AnswerBody::None,
+                ResponseBody::None,
             ),
-            ("100 Continue", "", AnswerBody::None),
-            ("103 Early Hints", "Link: x\r\n", AnswerBody::None),
+            ("100 Continue", "", ResponseBody::None),
+            ("103 Early Hints", "Link: x\r\n", ResponseBody::None),
         ] {
             let head = with(status, lines).unwrap();
             assert_eq!(head.body, body, "{status} {lines:?}");
-            assert_eq!(head.keep_alive, body != AnswerBody::UntilClose);
+            assert_eq!(head.keep_alive, body != ResponseBody::UntilClose);
         }
     }
 
@@ -351,13 +377,13 @@ mod tests {
         assert!(is_malformed(&parse("ICY 200 OK\r\n\r\n")));
         assert_eq!(
             parse("HTTP/2.0 200 OK\r\n\r\n"),
-            Err(Fault::VersionUnsupported)
+            Err(ParseError::VersionUnsupported)
         );
         let outcome = with("200 OK", "Transfer-Encoding: gzip, chunked\r\n");
-        assert_eq!(outcome, Err(Fault::CodingUnsupported));
+        assert_eq!(outcome, Err(ParseError::CodingUnsupported));
         assert_eq!(
             with("200 OK", &"A: b\r\n".repeat(101)),
-            Err(Fault::HeadTooLarge)
+            Err(ParseError::HeadTooLarge)
         );
         assert!(is_malformed(&with(
             &format!("200 {}", "x".repeat(START_LINE_MAX)),
@@ -372,11 +398,11 @@ mod tests {
         let mut scan = HeadScan::default();
         for end in 0..text.len() {
             assert_eq!(
-                parse_answer(&text[..end], &mut scan),
+                parse_response(&text[..end], &mut scan),
                 Ok(None),
                 "{end} bytes"
             );
         }
-        assert!(parse_answer(text, &mut scan).unwrap().is_some());
+        assert!(parse_response(text, &mut scan).unwrap().is_some());
     }
 }

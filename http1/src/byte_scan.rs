@@ -2,28 +2,29 @@
 //!
 //! Plain arithmetic, so it needs no intrinsics and nothing unsafe, and answers sooner than vector
 //! compares do on the short pieces that heads and JSON are made of; the compiler, or memchr, makes
-//! vectors of the long ones. Called by `head`, `lines`, `request` and `json`, whose inner loops it is.
+//! vectors of the long ones. Called by `head`, `fast_path` and `request`, and by the JSON
+//! reader of `io`: it is their inner loop.
 
 const ONES: u64 = u64::MAX / 0xff;
 const HIGHS: u64 = ONES << 7;
 
 /// Which bytes end a search.
-pub trait Stop {
+pub trait ByteSet {
     /// Tells for eight bytes at once: bit 7 of a byte is set for the first that does; the other bits,
     /// and what the bytes after it show, mean nothing.
-    fn in_word(word: u64) -> u64;
+    fn find_in_word(word: u64) -> u64;
 
     /// The same for one byte, without a branch, so that many are told at once.
-    fn is(byte: u8) -> bool;
+    fn contains(byte: u8) -> bool;
 
     /// How many of these bytes, which may be many, can be passed over; fewer than could be is fine.
     #[inline(always)]
-    fn pass(bytes: &[u8]) -> usize {
+    fn skip(bytes: &[u8]) -> usize {
         let (blocks, _) = bytes.as_chunks::<32>();
         let stops = |block: &[u8; 32]| {
             block
                 .iter()
-                .fold(0, |any, byte| any | u8::from(Self::is(*byte)))
+                .fold(0, |any, byte| any | u8::from(Self::contains(*byte)))
         };
         32 * blocks
             .iter()
@@ -39,14 +40,14 @@ const WINDOW: usize = 256;
 /// Control characters, the tab among them.
 pub struct Control;
 
-impl Stop for Control {
+impl ByteSet for Control {
     #[inline(always)]
-    fn in_word(word: u64) -> u64 {
+    fn find_in_word(word: u64) -> u64 {
         below(word, b' ') | equal(word, 0x7f)
     }
 
     #[inline(always)]
-    fn is(byte: u8) -> bool {
+    fn contains(byte: u8) -> bool {
         (byte < b' ') | (byte == 0x7f)
     }
 }
@@ -54,34 +55,34 @@ impl Stop for Control {
 /// What ends a word: white space, or a control character.
 pub struct WordEnd;
 
-impl Stop for WordEnd {
+impl ByteSet for WordEnd {
     #[inline(always)]
-    fn in_word(word: u64) -> u64 {
+    fn find_in_word(word: u64) -> u64 {
         below(word, b'!') | equal(word, 0x7f)
     }
 
     #[inline(always)]
-    fn is(byte: u8) -> bool {
+    fn contains(byte: u8) -> bool {
         (byte < b'!') | (byte == 0x7f)
     }
 }
 
 /// What a JSON string cannot simply run over: its end, an escape, a control character.
-pub struct RunEnd;
+pub struct JsonRunEnd;
 
-impl Stop for RunEnd {
+impl ByteSet for JsonRunEnd {
     #[inline(always)]
-    fn in_word(word: u64) -> u64 {
+    fn find_in_word(word: u64) -> u64 {
         equal(word, b'"') | equal(word, b'\\') | below(word, b' ')
     }
 
     #[inline(always)]
-    fn is(byte: u8) -> bool {
+    fn contains(byte: u8) -> bool {
         (byte == b'"') | (byte == b'\\') | (byte < b' ')
     }
 
     /// With the widest vectors that the machine has.
-    fn pass(bytes: &[u8]) -> usize {
+    fn skip(bytes: &[u8]) -> usize {
         let mut at = 0;
         for window in bytes.chunks(WINDOW) {
             let end = memchr::memchr2(b'"', b'\\', window).unwrap_or(window.len());
@@ -103,14 +104,14 @@ impl Stop for RunEnd {
 /// What no target may hold, though httparse lets it: a fragment, bytes that are not ASCII.
 pub struct Foreign;
 
-impl Stop for Foreign {
+impl ByteSet for Foreign {
     #[inline(always)]
-    fn in_word(word: u64) -> u64 {
+    fn find_in_word(word: u64) -> u64 {
         equal(word, b'#') | word
     }
 
     #[inline(always)]
-    fn is(byte: u8) -> bool {
+    fn contains(byte: u8) -> bool {
         (byte == b'#') | (byte >= 0x80)
     }
 }
@@ -118,15 +119,15 @@ impl Stop for Foreign {
 /// The end of a target's path: its query, or what may not be there.
 pub struct PathEnd;
 
-impl Stop for PathEnd {
+impl ByteSet for PathEnd {
     #[inline(always)]
-    fn in_word(word: u64) -> u64 {
-        equal(word, b'?') | Foreign::in_word(word)
+    fn find_in_word(word: u64) -> u64 {
+        equal(word, b'?') | Foreign::find_in_word(word)
     }
 
     #[inline(always)]
-    fn is(byte: u8) -> bool {
-        (byte == b'?') | Foreign::is(byte)
+    fn contains(byte: u8) -> bool {
+        (byte == b'?') | Foreign::contains(byte)
     }
 }
 
@@ -144,21 +145,21 @@ fn equal(word: u64, byte: u8) -> u64 {
 
 /// The offset at or after `from` of the first byte that ends the search; `bytes.len()` when none does.
 #[inline(always)]
-pub fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
+pub fn first<S: ByteSet>(bytes: &[u8], from: usize) -> usize {
     let mut at = from;
     let long = from + 32;
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let stops = S::in_word(u64::from_le_bytes(*word)) & HIGHS;
+        let stops = S::find_in_word(u64::from_le_bytes(*word)) & HIGHS;
         // A branch, so that the next word is loaded before this one's verdict is in.
         if stops != 0 {
             return at + stops.trailing_zeros() as usize / 8;
         }
         at += size_of::<u64>();
         if at == long {
-            at += S::pass(&bytes[at..]);
+            at += S::skip(&bytes[at..]);
         }
     }
-    while at < bytes.len() && !S::is(bytes[at]) {
+    while at < bytes.len() && !S::contains(bytes[at]) {
         at += 1;
     }
     at
@@ -168,9 +169,9 @@ pub fn first<S: Stop>(bytes: &[u8], from: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn finds<S: Stop>() {
+    fn finds<S: ByteSet>() {
         let stop = (0..=255)
-            .find(|byte| S::is(*byte))
+            .find(|byte| S::contains(*byte))
             .expect("a byte that ends");
         for length in (0..80).chain([WINDOW + 32, 2 * WINDOW + 40]) {
             for place in 0..=length {
@@ -190,14 +191,14 @@ mod tests {
     fn finds_the_first_stop_at_every_place_and_length() {
         finds::<Control>();
         finds::<WordEnd>();
-        finds::<RunEnd>();
+        finds::<JsonRunEnd>();
         finds::<Foreign>();
         finds::<PathEnd>();
     }
 
-    fn stops_on<S: Stop>(meant: impl Fn(u8) -> bool) {
+    fn stops_on<S: ByteSet>(meant: impl Fn(u8) -> bool) {
         for byte in 0..=255u8 {
-            assert_eq!(S::is(byte), meant(byte), "{byte}");
+            assert_eq!(S::contains(byte), meant(byte), "{byte}");
             for around in [b' ', b'!', 0x7e, 0x80, 0xff]
                 .into_iter()
                 .filter(|byte| !meant(*byte))
@@ -218,7 +219,7 @@ mod tests {
     fn stops_on_exactly_the_bytes_meant_whatever_stands_around_them() {
         stops_on::<Control>(|byte| byte.is_ascii_control());
         stops_on::<WordEnd>(|byte| byte.is_ascii_control() || byte == b' ');
-        stops_on::<RunEnd>(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'));
+        stops_on::<JsonRunEnd>(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'));
         stops_on::<Foreign>(|byte| byte == b'#' || !byte.is_ascii());
         stops_on::<PathEnd>(|byte| matches!(byte, b'#' | b'?') || !byte.is_ascii());
     }
