@@ -1,5 +1,5 @@
-//! The API's description against what the code knows: paths, codes, and every field of a function
-//! with its default and range. A change on one side alone fails here.
+//! Compares openapi.yaml with the code: paths, codes, and every field of a function with its
+//! default and range. A change in only one of the two fails here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -36,7 +36,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
         .collect()
 }
 
-/// A function with nothing given but what must be: every other field has its default.
+/// A function with the required fields only: every other field has its default.
 fn resolved(platform: Platform) -> Value {
     let draft = json!({"name": "f", "image": "i", "command": ["c"]});
     let draft: FunctionDraft = serde_json::from_value(draft).expect("a draft");
@@ -46,7 +46,7 @@ fn resolved(platform: Platform) -> Value {
 
 #[test]
 fn it_has_every_path_with_every_code_and_no_other() {
-    // 400, 403, 414, 431 and 503 can come from anywhere; a body adds 411 and 413.
+    // 400, 403, 414, 431 and 503 are possible everywhere, and with a body also 411 and 413.
     let expected = [
         ("/v1/functions get", "200"),
         ("/v1/functions post", "201 409 415 body"),
@@ -129,7 +129,7 @@ fn every_reference_leads_somewhere_and_every_part_is_used() {
     {
         for name in keys(parts) {
             let reference = format!("#/components/{kind}/{name}");
-            // An output in a status is any JSON: this shape is only told in its description.
+            // Only the description names this shape, because an output in a status may be any JSON.
             if name != "Bytes" {
                 assert!(
                     references.contains(reference.as_str()),
@@ -186,7 +186,7 @@ fn a_functions_fields_are_the_cores() {
 
 #[test]
 fn a_functions_defaults_are_the_cores() {
-    // These must be given, hang on others, or are objects whose fields have defaults.
+    // These are required, depend on other fields, or are objects whose fields have defaults.
     const WITHOUT: [&str; 5] = ["name", "maxReplicas", "resources", "scalingConfig", "local"];
     fn compare(described: &Value, mut resolved: Value, given: &[&str]) {
         for (name, field) in described.as_object().expect("properties") {

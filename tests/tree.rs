@@ -1,4 +1,5 @@
-//! Which package may know which: the "never" column of ARCHITECTURE.md, asked of `cargo tree`.
+//! Which packages may depend on which others: the "never" column of ARCHITECTURE.md, checked by
+//! `cargo tree`.
 
 use std::process::Command;
 
@@ -64,7 +65,7 @@ fn each_package_knows_only_what_it_may() {
             &["nanofaas-core", "nanofaas-io"],
         ),
         (
-            // It plays everything but the decisions.
+            // It simulates everything except core's decisions.
             "nanofaas-simulate",
             &["csv", "nanofaas-core", "nanofaas-plot"],
             &["nanofaas-io", "tokio", "nix", "rustix", "kube"],
@@ -75,7 +76,7 @@ fn each_package_knows_only_what_it_may() {
             &["nanofaas-core", "serde"],
         ),
         (
-            // It measures ours as it measures others.
+            // It must not depend on ours, because it measures other platforms in the same way.
             "nanofaas-loadtest",
             &["hdrhistogram"],
             &[
@@ -89,7 +90,7 @@ fn each_package_knows_only_what_it_may() {
     ];
     for (package, needs, never) in rules {
         let tree = tree(package);
-        // A tree that lacks what is known to be there was not read right.
+        // If a dependency that must be there is missing, the output was parsed wrongly.
         for one in needs {
             assert!(has(&tree, one), "{package} should know {one}:\n{tree}");
         }

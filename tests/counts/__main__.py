@@ -1,7 +1,7 @@
-"""Counts that gate: what one warm call costs in system calls, messages between threads, and
-instructions. Run by `./ci counts` after a release build; `python3 tests/counts` shows all counts.
-It measures no time, so a busy machine changes nothing. A gate whose tool is not installed is skipped
-and says so; with NANOFAAS_COUNTS=required it fails."""
+"""Gates on counts: the system calls, messages between threads and instructions of one warm call.
+`./ci counts` runs it after a release build; `python3 tests/counts` shows all counts. It measures no
+time, so the counts are the same on a busy machine. A gate whose tool is not installed is skipped
+and reported; with NANOFAAS_COUNTS=required it fails."""
 
 import os
 import shutil
@@ -17,9 +17,9 @@ FUNCTIONS = ("local", "tcp", "unix")
 CONNECTIONS = (1, 16)
 DRIVERS = ("epoll", "uring")
 ADVICE = """\
-A warm call costs more than it did. Look at what the change added to its path: `strace -f`, or
-`valgrind --tool=callgrind` and callgrind_annotate, show it. If it is worth it, raise the ceiling in
-tests/counts/ceilings.py in the same commit, and say why."""
+A warm call costs more than before. `strace -f`, or `valgrind --tool=callgrind` with
+callgrind_annotate, shows what the change added to it. If the change is worth that cost, raise the
+ceiling in tests/counts/ceilings.py in the same commit, and give the reason there."""
 
 
 class Verdict:
@@ -79,7 +79,7 @@ def counted(verdict, folder, echo):
 
 
 def missing(verdict, gate, tool):
-    """Whether the gate has to be left out."""
+    """Whether the gate must be left out, because its tool is not installed."""
     if shutil.which(tool) is not None:
         return False
     required = os.environ.get("NANOFAAS_COUNTS") == "required"

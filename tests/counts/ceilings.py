@@ -1,15 +1,16 @@
 """Every ceiling of tests/counts, in one place. It measures nothing.
 
-A gate that fails says what was counted. Look at what the change added to a warm call. If that is
-worth it, raise the ceiling here, in the same commit, and say why in its message.
+A gate that fails prints its count. Find what the change added to a warm call. If the change is
+worth that, raise the ceiling here, in the same commit, and give the reason in the commit message.
 """
 
-# System calls of the io thread per warm call: (all but the waits, waits), by driver, function and
-# connections. `local` answers inside the plane; `tcp` and `unix` are POOL functions whose echo
-# listens on such a socket. A wait is epoll_wait or io_uring_enter; over 16 connections one serves many
-# calls, how many is up to the timing of echo and client (0.06 to 0.38 was seen), so that there the
-# ceiling has room. With io_uring the wait receives too, so the client's socket is asked whether a FIN
-# came with the request (one recvfrom a call), and a pod's connection whether it is quiet (another).
+# System calls of the io thread per warm call, as (system calls without waits, waits), by driver,
+# function and connections. `local` answers inside the plane; `tcp` and `unix` are POOL functions
+# whose echo listens on such a socket. A wait is an epoll_wait or io_uring_enter. With 16
+# connections, one wait serves many calls. Their number depends on the timing of echo and client
+# (0.06 to 0.38 waits per call were measured), hence the ceiling of 0.4. With io_uring, the wait
+# also receives, so there is one recvfrom per call that checks the client's socket for a FIN, and
+# another that checks whether a pod's connection is quiet.
 SYSTEM_CALLS = {
     ("epoll", "local", 1): (2, 1),
     ("epoll", "local", 16): (2, 0.4),
@@ -25,22 +26,22 @@ SYSTEM_CALLS = {
     ("uring", "unix", 16): (4, 0.4),
 }
 
-# Futexes, bells and yields of the io thread per warm call where the scheduler is inline.
+# Futexes, bells and yields of the io thread per warm call with an inline scheduler.
 INLINE_MESSAGES = 0.0
 
-# Bells rung per warm call over one connection where the scheduler has a thread of its own, all
-# threads asleep before: ticket and done to the scheduler (a futex each), the grant to the io thread
-# (a byte). Fewer where a thread is still awake; a fourth message would ring a fourth.
+# Bells per warm call over one connection with a pinned scheduler, if all threads slept before:
+# ticket and done to the scheduler (a futex each), the grant to the io thread (a byte). There are
+# fewer if a thread is still awake; a fourth message would add a fourth bell.
 PINNED_TO_SCHEDULER = 2.0
 PINNED_TO_IO = 1.0
 
-# What a call needs is a whole number; this much more is not of the calls. A thread wakes up for its
+# Added to the ceilings, because not all system calls belong to a call: a thread wakes up for its
 # own deadlines twenty times a second, which on a slow machine is more waits per call.
 SLACK = 0.05
 SLACK_WAITS = 0.5
 
-# Instructions of the io thread per warm call over one connection, epoll, in user space: parse,
-# route, admit, grant, reply. What was measured, and 3 % for compilers.
+# Instructions of the io thread per warm call over one connection with epoll, in user space: parse,
+# route, admit, grant, reply. The measured counts, and 3 % for differences between compilers.
 INSTRUCTIONS = {
     "local": 10_750 * 1.03,
     "tcp": 16_450 * 1.03,

@@ -1,5 +1,5 @@
-"""Instructions per warm call of the io thread in user space, by valgrind's callgrind. The count is
-of the program alone and the same on a busy machine. It knows no ceiling."""
+"""Instructions of the io thread per warm call in user space, by valgrind's callgrind. They are the
+same on a busy machine. It knows no ceiling."""
 
 import pathlib
 import re
@@ -7,13 +7,13 @@ import subprocess
 
 from plane import Client, Plane
 
-# More than the records of plain calls (4096): the ring and its index are full.
+# More calls than the records of plain calls (4096), so that their ring and its index are full.
 WARM_UP_CALLS = 5000
 CALLS = 1000
 
 
 class Counted:
-    """A plane under callgrind that has not begun to count."""
+    """A plane under callgrind, which does not count before `per_call`."""
 
     def __init__(self, folder, echo):
         self.dumps = pathlib.Path(folder)
@@ -38,7 +38,7 @@ class Counted:
         client = Client(self.plane, function, 1)
         client.call(WARM_UP_CALLS)
         self.control("-i", "on")
-        # Translated anew for counting, which is not counted; the first calls see to it.
+        # These calls are not counted: valgrind translates the code again when counting starts.
         client.call(10)
         self.control("-z")
         client.call(CALLS)
@@ -46,7 +46,7 @@ class Counted:
         self.control("-i", "off")
         client.close()
         dumps = list(self.dumps.glob("dump*"))
-        # All others sleep.
+        # The io thread has the most instructions, because all other threads sleep.
         most = max(total(dump) for dump in dumps)
         for dump in dumps:
             dump.unlink()

@@ -1,5 +1,5 @@
-"""The processes under the counts: nanofaas under a tool that counts, the echo that it calls, and a
-client that knows which connections it has. It counts nothing."""
+"""The processes of the counts: nanofaas under a tool that counts, the echo that it calls, and a
+client with a known number of connections. It counts nothing."""
 
 import atexit
 import json
@@ -19,7 +19,7 @@ INPUT = json.dumps("x" * 256)
 
 
 def eventually(what, look):
-    """The first answer of `look` that is not false."""
+    """Calls `look` until its result is true, and returns that result."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         found = look()
@@ -42,7 +42,7 @@ class Echo:
         eventually("echo listens on its socket", pathlib.Path(self.path).exists)
 
     def start_on_a_port(self):
-        """A port that was free may be another process's when echo takes it: then another one."""
+        """Tries several ports, because another process may take a free port before echo does."""
         for _ in range(PORTS_MAX):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -73,7 +73,7 @@ class Echo:
         )
 
     def functions(self):
-        """LOCAL, and POOL over each socket."""
+        """A LOCAL function, and a POOL function for each socket."""
         yield {"name": "local", "executionMode": "LOCAL", "concurrency": 64}
         urls = {
             "tcp": f"http://127.0.0.1:{self.port}/invoke",
@@ -111,7 +111,7 @@ class Plane:
             stdout=subprocess.DEVNULL,
             stderr=self.log,
         )
-        # A count that fails does not come to `stop`.
+        # Because a count that fails does not call `stop`.
         atexit.register(self.end)
         self.listen = eventually(f"{' '.join(map(str, tool[:1]))} nanofaas is ready", self.address)
         self.pid = self.find_pid()
@@ -130,7 +130,7 @@ class Plane:
         return None
 
     def find_pid(self):
-        """valgrind becomes the program, strace has it as a child."""
+        """The PID of nanofaas: valgrind's own PID, or the child of strace."""
         pid = self.process.pid
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0]) if children else pid
@@ -147,7 +147,7 @@ class Plane:
 
 
 class Client:
-    """Connections that call one function, each with one call at a time."""
+    """Connections to one function, each with one call at a time."""
 
     def __init__(self, plane, function, connections, pause_s=0):
         self.pause_s = pause_s
@@ -165,7 +165,7 @@ class Client:
         return connection
 
     def call(self, calls):
-        """Sends on all connections, then reads all answers and pauses, until `calls` are made."""
+        """Repeats until `calls` are made: sends on all connections, reads all answers, pauses."""
         for _ in range(calls // len(self.connections)):
             for connection in self.connections:
                 connection.sendall(self.request)

@@ -1,5 +1,5 @@
-"""System calls per warm call, by strace: those of the io thread, and with them the messages and
-locks between threads, which are futexes and bells. It knows no ceiling."""
+"""System calls of threads per warm call, by strace. Futexes and bells among them are the messages
+and locks between threads. It knows no ceiling."""
 
 import collections
 import pathlib
@@ -9,16 +9,19 @@ from plane import Client, Plane
 
 WARM_UP_CALLS = 160
 CALLS = 480
-# What a call needs is needed in every round; what timing adds is not in the best of them.
+# Several rounds, of which the best counts: each round has the system calls that a call needs, and
+# the best round has the fewest that timing adds.
 ROUNDS = 3
-# A client that calls again at once has done so before strace lets the io thread go on: what came
-# meanwhile costs no wait. With one connection, none comes meanwhile.
+# A pause between calls. Without it, the client's next call would be there before strace lets the io
+# thread continue, and the thread would not wait for it. 16 connections need no pause, because their
+# ceiling allows for that.
 PAUSE_S = 0.0005
 
-# An io thread's bell is a byte of value 1 on a socket, here as strace writes it; the bridge's is a
-# number written to an eventfd. Nothing else is written: messages are sent.
+# How strace writes a bell of an io thread: one byte of value 1 that is sent on a socket. The
+# bridge's bell is a number written to an eventfd. Every `write` is a bell, because messages are
+# sent.
 BELL = ', "\\1", 1'
-# Of the ticker, which sets its timer before it waits.
+# A system call of the ticker, which sets its timer before it waits.
 TIMER = "timerfd_settime"
 WAITS = ("epoll_wait", "epoll_pwait", "io_uring_enter", TIMER)
 
@@ -33,7 +36,7 @@ class Traced:
         self.plane = Plane(folder, tool, flags, echo)
 
     def thread(self, name):
-        """The trace of the thread of that name."""
+        """The trace of the thread with that name."""
         for trace in self.traces.iterdir():
             comm = pathlib.Path(f"/proc/{self.plane.pid}/task/{trace.suffix[1:]}/comm")
             if comm.exists() and comm.read_text().strip() == name:
@@ -53,7 +56,7 @@ def read_from(trace, offset):
 
 
 def count(lines):
-    """System calls by name; what rings a bell has a name of its own."""
+    """System calls by name; a write or send that rings a bell is counted as `bell`."""
     counts = collections.Counter()
     for line in lines:
         name, _, arguments = line.partition("(")
@@ -65,7 +68,7 @@ def count(lines):
 
 
 def per_call(traced, threads, function, connections):
-    """Counts per call of each of the threads, of the round with the fewest in all."""
+    """System calls per call of each thread, from the round with the lowest total."""
     traces = [traced.thread(name) for name in threads]
     client = Client(traced.plane, function, connections, PAUSE_S if connections == 1 else 0)
     client.call(WARM_UP_CALLS)
@@ -86,17 +89,17 @@ def per_call(traced, threads, function, connections):
 
 
 def settle(trace):
-    """Where the trace ends once the answered calls are all in it."""
+    """The end of the trace, after strace has written all system calls of the answered calls."""
     time.sleep(0.02)
     return read_from(trace, 0)[1]
 
 
 def split(counts):
-    """All but the waits, and the waits."""
+    """The number of system calls without waits, and the number of waits."""
     waits = sum(counts.get(name, 0) for name in WAITS)
     return sum(counts.values()) - waits, waits
 
 
 def messages(counts):
-    """Locks taken under contention, bells rung, yields."""
+    """The number of contended locks, bells and yields."""
     return sum(counts.get(name, 0) for name in ("futex", "bell", "sched_yield"))

@@ -1,4 +1,4 @@
-//! The columns of the table: what runs a function, and how it is asked to fail.
+//! The columns of the table: the program that runs a function, and the way in which it is called.
 
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ const fn column(name: &'static str, mode: &'static str, by: By) -> Column {
     Column { name, mode, by }
 }
 
-/// Of a call that is to run out of time, and of one whose process has to start within it.
+/// The timeout of a call that must time out, and of such a call that includes a start.
 const SHORT_MS: &str = "500";
 const WITH_START_MS: &str = "5000";
 
@@ -58,7 +58,8 @@ impl Column {
         );
         function["env"]["FAULT"] = json!(key);
         plane.register(&function);
-        // What a start takes is no part of a fault, but where it is the start that fails.
+        // The function is started before the fault, so that the shown time has no start, except if
+        // the start itself is to fail.
         let fails_to_start = matches!(key, "import" | "init");
         if self.mode == "WARM" && !fails_to_start {
             plane.invoke(&name, &json!("warm")).expect(200);

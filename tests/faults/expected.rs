@@ -1,20 +1,20 @@
-//! `expected.yaml`, read.
+//! Reads `expected.yaml`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// A fault, and what is expected of it by column.
+/// A fault, and the expected result in each column.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Row {
     pub(crate) fault: String,
-    /// What a function's program is told to do.
+    /// The word that makes the function's program fail in this way.
     pub(crate) key: String,
     usual: Expected,
     #[serde(default)]
     pub(crate) except: BTreeMap<String, Exception>,
-    /// By column: why there is no such fault.
+    /// By column: why this fault cannot happen there.
     #[serde(default)]
     pub(crate) cannot: BTreeMap<String, String>,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Expected {
     pub(crate) runs: usize,
 }
 
-/// What is not as usual.
+/// The parts of a result that differ from the usual ones.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Exception {
@@ -41,7 +41,7 @@ pub(crate) struct Exception {
 }
 
 impl Row {
-    /// What is expected in a column, or why the fault cannot happen there.
+    /// The expected result in a column, or why the fault cannot happen there.
     pub(crate) fn expects(&self, column: &str) -> Result<Expected, &str> {
         if let Some(why) = self.cannot.get(column) {
             return Err(why);

@@ -1,9 +1,10 @@
-//! What a caller is told where a function fails, from every runtime: the table of `expected.yaml`, run on
-//! a real plane. It makes `docs/faults.md`, and fails where the page is not what it would write.
+//! The result that a caller gets when a function fails, from every runtime: the table of
+//! `expected.yaml`, run on a real plane. It generates `docs/faults.md`, and fails if the page is
+//! out of date.
 //!
 //! `cargo test --release -p nanofaas --test faults [-- PART OF A COLUMN'S NAME ...]` runs it, after
-//! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` it writes the page. It judges no time;
-//! the page shows them.
+//! `cargo build --release --workspace`. With `NANOFAAS_FAULTS=write` it writes the page. It shows
+//! times in the page and checks none.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,7 +13,7 @@
 #![allow(clippy::print_stdout, reason = "a run says what it saw")]
 #![allow(
     clippy::print_stderr,
-    reason = "a function's process has nothing else to speak with"
+    reason = "a function's process can report by stderr only"
 )]
 
 // The fixture of the black-box tests, of which this needs a part.
@@ -43,7 +44,7 @@ use column::{COLUMNS, Column};
 use expected::{Expected, Row};
 use plane::Plane;
 
-/// What a caller saw.
+/// The result that a caller got.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     status: u16,
@@ -92,7 +93,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was seen in each row, and how many of them were wrong.
+/// The results in all rows of one column, and the number of wrong ones.
 fn one_column(plane: &Plane, column: &Column, rows: &[Row]) -> (Vec<Option<Seen>>, usize) {
     let mut wrong = 0;
     let seen = rows
@@ -120,7 +121,7 @@ fn judge(expected: &Expected, seen: &Seen) -> Result<(), String> {
     if let Some(words) = &expected.message
         && !seen.message.contains(words.as_str())
     {
-        return Err(format!("the message does not say {words:?}"));
+        return Err(format!("the message does not contain {words:?}"));
     }
     if seen.runs != expected.runs {
         return Err(format!("it did not run {} times", expected.runs));

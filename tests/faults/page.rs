@@ -18,7 +18,8 @@ one call on one machine, and promises nothing; that of a start that fails has th
 writes this page.
 ";
 
-/// Writes the page where it is asked for; else whether it is as it would be written, times aside.
+/// With `NANOFAAS_FAULTS=write`, writes the page. Otherwise returns whether the page is up to date,
+/// apart from times.
 pub(crate) fn settle(rows: &[Row], seen: &[Vec<Option<Seen>>]) -> bool {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md");
     let page = write(rows, seen);

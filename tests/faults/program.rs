@@ -1,5 +1,6 @@
-//! The programs that fail on purpose. All do the same by the same words: that of the call's input, or of the
-//! variable `FAULT` while they start. Each counts its runs in a file of its folder.
+//! The programs that fail on purpose. The same words make all of them fail in the same way: a word
+//! in the call's input, or in the variable `FAULT` while they start. Each counts its runs in a file
+//! of its folder.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::pod::{After, Pod};
 
-/// More than a plane takes as an answer.
+/// More bytes than the plane accepts in an answer.
 const LARGE: usize = 7_000_000;
 
 pub(crate) const PYTHON: &str = r#"
@@ -114,7 +115,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
-/// Beside the program under test.
+/// The watchdog is built into the folder of the program under test.
 pub(crate) fn watchdog() -> PathBuf {
     let path = PathBuf::from(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     assert!(
@@ -125,7 +126,7 @@ pub(crate) fn watchdog() -> PathBuf {
     path
 }
 
-/// The process of a Rust function.
+/// The main function of a Rust function's process.
 pub(crate) fn serve() -> ExitCode {
     let fault = std::env::var("FAULT").unwrap_or_default();
     let handle = handler::blocking(|input: Input, _: &Context| {
@@ -138,7 +139,8 @@ pub(crate) fn serve() -> ExitCode {
         match value.as_str() {
             Some("raise") => return Err(Error::new("of the handler")),
             Some("exit") => std::process::exit(3),
-            // The first one is taken by a handler of Rust's own, for stacks that overflow.
+            // Twice, because Rust's own handler, which detects stack overflows, catches the first
+            // signal.
             Some("segv") => {
                 raise(Signal::SIGSEGV)?;
                 raise(Signal::SIGSEGV)?;
@@ -158,7 +160,7 @@ pub(crate) fn serve() -> ExitCode {
     nanofaas_runtime::serve(Handlers::new().init(init).add("faults", handle))
 }
 
-/// A server that the platform did not start.
+/// A server that the platform did not start, for POOL functions.
 pub(crate) struct Endpoint(Pod);
 
 impl Endpoint {

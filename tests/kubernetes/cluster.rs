@@ -1,5 +1,5 @@
-//! The cluster as its users see it: `kubectl`, and the API itself through `kubectl proxy`, because
-//! that is cheaper than one program per request. It never touches a process of the node.
+//! The cluster as its users see it: through `kubectl`, and through the API behind `kubectl proxy`,
+//! because a proxy is cheaper than one program per request. It never touches a process of the node.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::wire::{Answer, Request};
 
-/// Where the platform is installed.
+/// The namespace of the platform.
 pub(crate) const NAMESPACE: &str = "nanofaas";
 
 /// Runs `kubectl` with `input` on its stdin.
@@ -29,7 +29,7 @@ pub(crate) fn kubectl_with(args: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("kubectl ends")
 }
 
-/// What `kubectl` printed; it must have worked.
+/// Runs `kubectl`, which must succeed, and returns its output.
 #[track_caller]
 pub(crate) fn kubectl(args: &[&str]) -> String {
     let output = kubectl_with(args, "");
@@ -42,7 +42,7 @@ pub(crate) fn kubectl(args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// `kubectl apply` of an object; the error is what `kubectl` printed.
+/// Runs `kubectl apply` with an object; the error is the output of `kubectl`.
 pub(crate) fn apply(object: &Value) -> Result<(), String> {
     let output = kubectl_with(&["apply", "-f", "-"], &object.to_string());
     if output.status.success() {
@@ -135,8 +135,8 @@ pub(crate) fn function(name: &str) -> Option<Value> {
     ))
 }
 
-/// The status and the message of a function's condition `Accepted`, once the condition is for the
-/// present spec.
+/// The status and the message of a function's condition `Accepted`, once the condition belongs to
+/// the present spec.
 pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     let object = function(name)?;
     let conditions = object["status"]["conditions"].as_array()?;
@@ -148,7 +148,7 @@ pub(crate) fn accepted(name: &str) -> Option<(String, String)> {
     Some((text("status"), text("message")))
 }
 
-/// What `kubectl get fn` shows of a function under a heading.
+/// The value that `kubectl get fn` shows for a function under a heading.
 #[track_caller]
 pub(crate) fn shown(function: &str, heading: &str) -> String {
     let table = kubectl(&["-n", NAMESPACE, "get", "fn", function]);
@@ -168,7 +168,7 @@ pub(crate) struct Pod {
     pub(crate) image: String,
     pub(crate) address: String,
     pub(crate) started: String,
-    /// It is being deleted.
+    /// The pod is being deleted.
     pub(crate) leaving: bool,
     pub(crate) ready: bool,
     pub(crate) object: Value,
@@ -195,14 +195,14 @@ impl Pod {
         }
     }
 
-    /// A variable of its first container.
+    /// A variable of the pod's first container.
     pub(crate) fn env(&self, name: &str) -> Option<&str> {
         let env = self.object.pointer("/spec/containers/0/env")?.as_array()?;
         env.iter().find(|one| one["name"] == name)?["value"].as_str()
     }
 }
 
-/// Pods by labels, in the order of their names.
+/// Pods with these labels, sorted by name.
 pub(crate) fn pods(selector: &str) -> Vec<Pod> {
     pods_in(NAMESPACE, selector)
 }
@@ -225,7 +225,7 @@ pub(crate) fn staying(function: &str) -> Vec<Pod> {
     pods
 }
 
-/// Jobs of a function, by name.
+/// The names of a function's Jobs.
 pub(crate) fn jobs_of(function: &str) -> Vec<String> {
     let path = format!(
         "/apis/batch/v1/namespaces/{NAMESPACE}/jobs?labelSelector=nanofaas.io/function%3D{function}"
@@ -240,11 +240,11 @@ pub(crate) fn jobs_of(function: &str) -> Vec<String> {
 pub(crate) fn wait<T>(what: &str, patience: Duration, find: impl FnMut() -> Option<T>) -> T {
     try_wait(patience, find).unwrap_or_else(|| {
         let seconds = patience.as_secs_f64();
-        panic!("after {seconds:.1} s it was not so: {what}")
+        panic!("not within {seconds:.1} s: {what}")
     })
 }
 
-/// The same, but returns none after `patience`.
+/// Like `wait`, but returns `None` after `patience`.
 pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + patience;
     loop {
@@ -258,7 +258,7 @@ pub(crate) fn try_wait<T>(patience: Duration, mut find: impl FnMut() -> Option<T
     }
 }
 
-/// Waits until it is so.
+/// Waits until `holds` returns true.
 #[track_caller]
 pub(crate) fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
     wait(what, patience, || holds().then_some(()));

@@ -1,4 +1,4 @@
-//! What a user sees who installs the platform and tries the example.
+//! The first steps of a user: install the platform and try the example.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn apply_example() {
     });
 }
 
-/// A caller's pod, removed with its test.
+/// A pod outside the platform that calls a function; removed with its test.
 struct Caller;
 
 impl Caller {

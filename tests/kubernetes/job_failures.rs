@@ -1,5 +1,5 @@
-//! JOB calls whose pods die: the call says how, in the cluster's words, and runs again only where
-//! that can help.
+//! JOB calls whose pods die: the call's error has the cluster's reason, and the call runs again
+//! only if that can help.
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ fn message(body: &Value) -> &str {
 pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
     let plane = plane();
     plane.register(&spec("crashes", "JOB", json!({"retryOn": []})));
-    // A runtime says how its worker ended, and posts that.
+    // A runtime posts how its worker ended.
     let input = json!({"do": "crash", "words": "the disk is on fire"});
     let body = plane.invoke("crashes", &input);
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("status 3"), "{body}");
-    // Of one that is no runtime at all the cluster has the last words.
+    // For a container without a runtime, the error has the last lines that the cluster has of it.
     let command = json!(["sh", "-c", "echo the disk is on fire >&2; exit 3"]);
     let fields = json!({"retryOn": [], "command": command});
     plane.register(&spec("burns", "JOB", fields));
     let body = plane.invoke("burns", &json!(1));
     let body = body.expect_failure(502, "error", "POD_LOST").json();
     assert!(message(&body).contains("the disk is on fire"), "{body}");
-    // One that ends well says nothing either.
+    // A container without a runtime that exits with 0 posts no result either.
     let command = json!(["sh", "-c", "echo not a runtime >&2; exit 0"]);
     plane.register(&spec(
         "mute",
@@ -54,7 +54,7 @@ pub(crate) fn out_of_memory_in_the_worker_is_told_and_not_retried() {
     let ended = plane.ended(&id);
     assert_eq!(ended["status"], "error", "{ended}");
     let code = ended["error"]["code"].as_str().expect("a code");
-    // Whichever was faster: the runtime that saw its worker die, or the cluster.
+    // Either the runtime reports first that its worker died, or the cluster does.
     let is_told = code == "OOM" || (code == "POD_LOST" && message(&ended).contains("OOMKilled"));
     assert!(is_told, "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");

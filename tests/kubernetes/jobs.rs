@@ -1,4 +1,4 @@
-//! JOB calls that end as their functions or their clients want, and leave nothing in the cluster.
+//! JOB calls that end as their functions or their clients want; they leave nothing in the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::wire::Request;
 
 /// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
-/// How long fifty pods at once may take on two cores.
+/// The time that fifty pods at once may take on two cores.
 const CROWD: Duration = Duration::from_secs(240);
 
 #[track_caller]
@@ -55,7 +55,7 @@ pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
         .expect(200)
         .json();
     assert_eq!(starts["coldStarts"][0]["failure"], Value::Null, "{starts}");
-    // The same for a client that waits for the result.
+    // The same with a client that waits for the result.
     let answer = plane.invoke("job", &json!({"do": "echo", "value": 7}));
     assert_eq!(output(answer)["echo"], 7);
     plane.expect_no_drift();
@@ -147,7 +147,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     let ended = plane.ended(&id);
     assert_eq!(ended["error"]["code"], "CANCELLED", "{ended}");
     gone("long");
-    // A client that leaves cancels, too.
+    // A client that closes its connection cancels the call, too.
     let request = Request::invoke("long", &json!({"do": "sleep", "ms": 200_000}));
     let wire = request.begin(plane.api);
     until("its pod runs", GONE, || !pods_of("long").is_empty());

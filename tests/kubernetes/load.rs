@@ -1,5 +1,5 @@
-//! Clients that call without a pause, each over one kept-alive connection: what they were answered,
-//! and how long they waited. Every load has an end, also where its test forgets it.
+//! Clients that call without a pause, each over one keep-alive connection, and count their answers
+//! and times. Every load ends after a time, also if its test does not end it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,18 +13,19 @@ use serde_json::Value;
 
 use crate::wire::Request;
 
-/// No load goes on for longer.
+/// A load ends after this time at the latest.
 const LONGEST: Duration = Duration::from_secs(240);
-/// Longer than any call of a load may take.
+/// No call of a load may take longer than this.
 const ANSWER: Duration = Duration::from_secs(40);
-/// Clients of a plane that is away do not ask in a loop.
+/// A client pauses for this long after a failed connection, so that it does not loop while the
+/// plane is away.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What came of the calls of a load.
+/// The results of a load's calls.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) good: u64,
-    /// Answers that were no success, by status and code, with the last message.
+    /// Unsuccessful answers by status and code, with the last message.
     pub(crate) bad: BTreeMap<String, (u64, String)>,
     /// Calls that no plane answered: refused or broken connections.
     pub(crate) unanswered: u64,
@@ -36,7 +37,7 @@ impl Report {
         self.bad.values().map(|(count, _)| count).sum()
     }
 
-    /// Every call was answered, and well.
+    /// Checks that every call was answered with success.
     #[track_caller]
     pub(crate) fn expect_no_failure(&self) {
         assert!(self.failures() == 0 && self.unanswered == 0, "{self:#?}");
@@ -54,7 +55,7 @@ impl Report {
     }
 }
 
-/// Clients at work.
+/// Running clients.
 pub(crate) struct Load {
     is_over: Arc<AtomicBool>,
     good: Arc<AtomicU64>,
@@ -62,7 +63,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many clients call a function with one input.
+    /// Starts `clients` clients that call a function with the same input.
     pub(crate) fn start(to: SocketAddr, clients: usize, function: &str, input: &Value) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicU64::new(0));
@@ -79,12 +80,12 @@ impl Load {
         }
     }
 
-    /// Calls that succeeded so far.
+    /// The number of calls that have succeeded so far.
     pub(crate) fn good(&self) -> u64 {
         self.good.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more succeed.
+    /// Waits until `more` further calls succeed.
     #[track_caller]
     pub(crate) fn go_on(&self, more: u64, patience: Duration) {
         let goal = self.good() + more;
@@ -92,7 +93,7 @@ impl Load {
         crate::cluster::until(&what, patience, || self.good() >= goal);
     }
 
-    /// Ends it when the calls that run have their answers.
+    /// Ends the load after the running calls are answered.
     pub(crate) fn end(mut self) -> Report {
         self.is_over.store(true, Ordering::Relaxed);
         let mut report = Report::default();
@@ -149,7 +150,7 @@ fn call(to: SocketAddr, request: &[u8], is_over: &AtomicBool, good: &AtomicU64) 
     report
 }
 
-/// Code and message of a result, or of a refusal.
+/// Code and message of a failed result, or of a refusal.
 fn reason(body: &[u8]) -> (String, String) {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -166,7 +167,7 @@ fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Status, body, and the connection where it stays open.
+/// Status, body, and the connection if it stays open.
 fn exchange(
     mut stream: TcpStream,
     request: &[u8],

@@ -1,8 +1,8 @@
-//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. They
-//! remove an installation that they find, so they need permission in two variables: KUBECONFIG, and
-//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; without both they only print a message.
-//! They leave nothing in the cluster but their images. They end no process but those of function
-//! pods and planes, and the API server if it runs on this machine.
+//! Tests of the platform on a real cluster, installed from `k8s/` as a user installs it. Because
+//! they remove an existing installation, they run only with two variables: KUBECONFIG, and
+//! NANOFAAS_TEST_CLUSTER, which `./ci kubernetes` sets; otherwise they only print a message. They
+//! leave nothing in the cluster but their images. They kill only processes of function pods and
+//! planes, and the API server if it runs on this machine.
 
 #![allow(
     clippy::disallowed_methods,
@@ -50,7 +50,7 @@ macro_rules! tests {
     };
 }
 
-/// In this order: tests that the others need come first, tests that stop the API server last.
+/// The order matters: tests that the others need come first, tests that stop the API server last.
 const TESTS: &[Test] = tests! {
     install:
         an_example_function_answers_the_node_and_a_pod
@@ -120,14 +120,14 @@ const TESTS: &[Test] = tests! {
         a_killed_api_server_fails_no_warm_call;
 };
 
-/// Only with `--ignored`: they measure, and promise nothing.
+/// Run only with `--ignored`, because they measure and check nothing.
 const MEASUREMENTS: &[Test] = tests! {
     overhead:
         a_job_call_against_a_bare_job
         a_cold_call_against_a_bare_pod;
 };
 
-/// The tests that the arguments of `cargo test` choose.
+/// The tests that the arguments of `cargo test` select.
 fn chosen() -> Vec<Test> {
     let (mut filters, mut all, mut skip_next) = (Vec::new(), TESTS, false);
     for argument in std::env::args().skip(1) {
@@ -153,10 +153,10 @@ fn main() -> ExitCode {
     for needed in ["KUBECONFIG", "NANOFAAS_TEST_CLUSTER"] {
         if std::env::var_os(needed).is_none() {
             let why = format!("{needed} is not set");
-            println!("the tests on a cluster are not run: {why}");
+            println!("the tests on a cluster do not run: {why}");
             let mut tally = Tally::default();
             chosen.iter().for_each(|(name, _)| tally.skip(name, &why));
-            // Not a failure, because Cargo runs this with all other tests, also without a cluster.
+            // No failure, because Cargo runs this with all other tests, also without a cluster.
             return tally.print(Instant::now());
         }
     }

@@ -1,5 +1,5 @@
-//! The node's processes, where this machine is the node: those of one pod, by a variable that only
-//! they have, and the API server, by its pid file. It ends no process by its program's name.
+//! The node's processes, if this machine is the node: a pod's processes are found by a variable
+//! that only they have, the API server by its pid file. No process is killed by its program's name.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::cluster::{kubectl_with, list, until};
 use crate::tally::not_run;
 
-/// Ends a test that needs the node's processes where this machine is not the cluster's only node.
+/// Ends a test that needs the node's processes if this machine is not the cluster's only node.
 pub(crate) fn needs_this_machine() {
     let nodes = list("/api/v1/nodes");
     let addresses = nodes.iter().flat_map(|node| {
@@ -44,14 +44,14 @@ pub(crate) fn processes(name: &str, value: &str) -> Vec<Pid> {
     pids.filter(has).map(Pid::from_raw).collect()
 }
 
-/// Kills them with no chance to say anything; how many there were.
+/// Kills processes by SIGKILL, so that they cannot report anything; returns how many were killed.
 pub(crate) fn kill_all(pids: &[Pid]) -> usize {
     pids.iter()
         .filter(|pid| kill(**pid, Signal::SIGKILL).is_ok())
         .count()
 }
 
-/// Kills what runs in a warm pod.
+/// Kills the processes of a warm pod.
 #[track_caller]
 pub(crate) fn kill_pod(name: &str) {
     let killed = kill_all(&processes("NANOFAAS_POD", name));
@@ -70,7 +70,7 @@ fn home() -> Option<PathBuf> {
     set.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/k8s-cluster")))
 }
 
-/// The API server's process. Whatever a test did to it is undone when this is dropped.
+/// The API server's process. Dropping this resumes or restarts it.
 pub(crate) struct ApiServer {
     pid_file: PathBuf,
     log: PathBuf,
@@ -78,7 +78,7 @@ pub(crate) struct ApiServer {
 }
 
 impl ApiServer {
-    /// None where it is no process of this machine that we may stop.
+    /// `None` if the API server is no process of this machine that the tests may stop.
     pub(crate) fn find() -> Option<Self> {
         let home = home()?;
         let pid_file = home.join("run/kube-apiserver.pid");
@@ -107,13 +107,13 @@ impl ApiServer {
         is_ours.then_some(pid)
     }
 
-    /// It hangs: connections stay, nothing is answered.
+    /// Makes it hang: connections stay open, and no request is answered.
     pub(crate) fn stop(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGSTOP).expect("it can be stopped");
     }
 
-    /// It is gone: connections are refused.
+    /// Kills it, so that connections are refused.
     pub(crate) fn kill(&self) {
         let pid = self.pid().expect("the API server runs");
         kill(pid, Signal::SIGKILL).expect("it can be killed");
@@ -122,7 +122,7 @@ impl ApiServer {
         });
     }
 
-    /// Brings it back as it was begun, and waits until it answers.
+    /// Resumes it, or starts it with its former command, and waits until it answers.
     pub(crate) fn bring_back(&self) {
         match self.pid() {
             Some(pid) => kill(pid, Signal::SIGCONT).expect("it can go on"),
@@ -139,7 +139,7 @@ impl ApiServer {
             .append(true)
             .create(true)
             .open(&self.log)?;
-        // A session of its own: it outlives this program and its terminal.
+        // In a session of its own, because it must outlive this program and its terminal.
         let child = Command::new("setsid")
             .args(&self.command)
             .stdin(Stdio::null())

@@ -1,5 +1,5 @@
-//! An API server that hangs, or is gone, for a minute: calls of warm pods are not affected, changes
-//! are refused, and afterwards table and cluster agree again.
+//! An API server that hangs or is gone for a minute: calls of warm pods are not affected, changes
+//! are refused, and afterwards the plane's table and the cluster agree again.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::wire::Request;
 const AWAY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(60);
 
-/// Names that the API lists.
+/// The names of the functions that the API lists.
 fn table(plane: &Plane) -> BTreeSet<String> {
     let all = plane.get("/v1/functions").expect(200).json();
     let all = all.as_array().or_else(|| all["functions"].as_array());
@@ -26,7 +26,7 @@ fn table(plane: &Plane) -> BTreeSet<String> {
         .collect()
 }
 
-/// Names of the objects.
+/// The names of the Function objects.
 fn objects() -> BTreeSet<String> {
     let path = format!("/apis/nanofaas.io/v1/namespaces/{NAMESPACE}/functions");
     let names = list(&path)
@@ -69,7 +69,7 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     assert_eq!(
         plane.get("/v1/functions/steady").status,
         200,
-        "reading needs nobody"
+        "a read needs no API server"
     );
     let took = begun.elapsed();
     println!(
@@ -81,18 +81,19 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     load.go_on(200, STEP);
     load.end().expect_no_failure();
     assert_eq!(names("steady"), before, "the pods outlive it when {what}");
-    // The API server may have done the refused changes when it came back; then the table has them.
+    // The API server may carry out a refused change when it comes back; then the table must have
+    // it, too.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 150_000}))).expect("a good one");
     let agree = try_wait(STEP, || {
         let objects = objects();
         (objects.contains("applied") && table(&plane) == objects).then_some(())
     });
     assert!(agree.is_some(), "{:?} and {:?}", table(&plane), objects());
-    // The cluster's own controllers may take half a minute to try again.
+    // The cluster's own controllers may wait half a minute before they try again.
     let call = Request::invoke("applied", &json!({"do": "echo", "value": 1}));
     let answer = plane.send_and_wait(&call, Duration::from_secs(180));
     assert_eq!(output(answer)["echo"], 1);
-    // The plane sees changes of pods again, too.
+    // The plane sees changes of pods again.
     plane.replace(&spec(
         "steady",
         "WARM",

@@ -13,7 +13,7 @@ use crate::node::own_address;
 use crate::plane::Plane;
 use crate::wire::Request;
 
-/// How long the plane may take until it listens.
+/// The time that the plane may take until it listens.
 const BEGIN: Duration = Duration::from_secs(20);
 
 /// A running process, and the addresses of its APIs.
@@ -23,8 +23,8 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
-    /// Starts a plane, and does not wait until it is ready, because the plane may have to wait for
-    /// the Lease. Pods reach it at the address that this machine has towards `pod`.
+    /// Starts a plane without waiting until it is ready, because it may have to wait for the Lease.
+    /// Pods reach it at the address of this machine in the network of `pod`.
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);
@@ -57,7 +57,7 @@ impl Outside {
         outside
     }
 
-    /// Status of `/readyz` or `/healthz`.
+    /// The status code of `/readyz` or `/healthz`.
     pub(crate) fn health(&self, path: &str) -> u16 {
         Request::get(path).send(self.plane.management).status
     }
@@ -97,7 +97,7 @@ impl Drop for Outside {
     }
 }
 
-/// An address with a port that no process listens at.
+/// An address with a free port.
 fn free(address: IpAddr) -> SocketAddr {
     let listener = TcpListener::bind((address, 0)).expect("a port");
     listener.local_addr().expect("an address")

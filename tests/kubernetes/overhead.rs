@@ -1,6 +1,6 @@
-//! What the platform adds to the cluster's own time: paired runs of a call and of the bare object
-//! that it takes, of the same image and with the same variables. It prints a table and judges
-//! nothing. Its results mean something only on a machine that has nothing else to do.
+//! The time that the platform adds to the cluster's own: each pair is a call and the bare object
+//! that the call creates, with the same image and variables. It prints a table and checks nothing.
+//! Its results mean something only on an idle machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use crate::wire::Request;
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
-/// A kubelet now and then sees the end of a pod late.
+/// Long, because a kubelet sometimes reports the end of a pod late.
 const GONE: Duration = Duration::from_secs(120);
 
-/// Takes what bare pods post, and when it came.
+/// Receives the posts of bare pods, with their times of arrival.
 struct Sink {
     address: SocketAddr,
     heard: Receiver<(Instant, Value)>,
@@ -43,11 +43,11 @@ impl Sink {
     #[track_caller]
     fn next(&self) -> (Instant, Value) {
         let heard = self.heard.recv_timeout(STEP);
-        heard.expect("the bare pod says something")
+        heard.expect("the bare pod posts something")
     }
 }
 
-/// The body of a post, which is answered.
+/// Reads a posted body and answers the request.
 fn take(mut stream: TcpStream) -> Option<Value> {
     stream.set_read_timeout(Some(STEP)).ok()?;
     let mut bytes = Vec::new();
@@ -76,7 +76,7 @@ fn pod(env: &Value) -> Value {
         "restartPolicy": "Never",
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
-        // The namespace takes no other pods.
+        // The namespace accepts only pods like this.
         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532,
             "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{"name": "function", "image": image(1),
@@ -95,7 +95,7 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// One line of the table: what was measured in each pair.
+/// Prints one line of the table: the distribution over all pairs.
 fn line(what: &str, values: &[f64]) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -162,7 +162,7 @@ pub(crate) fn a_job_call_against_a_bare_job() {
         let begun = Instant::now();
         create(&jobs, &job);
         let (at, _) = sink.next();
-        // The first pair is for caches.
+        // The first pair only fills caches.
         if pair > 0 {
             ours.push(ms(our));
             bare.push(ms(at - begun));
@@ -224,14 +224,15 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
     line("bare pod, to its ready stamp", &bare);
     line("difference of each pair", &differences(&ready, &bare));
     line("call, to the client's answer", &answered);
-    line("bare pod, to the arrival of its word", &bare_heard);
+    line("bare pod, to the arrival of its post", &bare_heard);
     line(
         "difference of each pair",
         &differences(&answered, &bare_heard),
     );
 }
 
-/// The pod's own ready stamp of the last cold start, in milliseconds since the epoch.
+/// The time at which the pod of the last cold start was ready by its own clock, in milliseconds
+/// since the epoch.
 fn own_ready(plane: &Plane) -> f64 {
     wait("the start is listed", STEP, || {
         let starts = plane
@@ -245,7 +246,7 @@ fn own_ready(plane: &Plane) -> f64 {
     })
 }
 
-/// Milliseconds since the epoch of a time of today, from its `…Thh:mm:ss.fffZ`.
+/// Converts a time of today, `…Thh:mm:ss.fffZ`, to milliseconds since the epoch.
 fn epoch_of(text: &str) -> Option<f64> {
     let (_, time) = text.trim_end_matches('Z').split_once('T')?;
     let mut parts = time.split(':').map(|part| part.parse::<f64>().ok());

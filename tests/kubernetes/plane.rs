@@ -1,5 +1,5 @@
-//! The installed platform: put there from `k8s/` with kubectl, asked at its pod's own address or at
-//! its Service, its functions cleared between two tests. It never changes the manifests.
+//! The installed platform: installed from `k8s/` by kubectl, called at its pod's own address or at
+//! its Service, and cleared of functions between two tests. It never changes the manifests.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::wire::{Answer, Request};
 
 /// Pods of the control plane.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
-/// For what takes the cluster a rollout.
+/// The time for steps for which the cluster needs a rollout.
 pub(crate) const ROLLOUT: Duration = Duration::from_secs(90);
 
 fn manifests() -> String {
@@ -21,14 +21,14 @@ fn manifests() -> String {
     format!("{}/", folder.display())
 }
 
-/// Installs it anew, whatever was there.
+/// Installs the platform, after it removes an existing installation.
 pub(crate) fn install() {
     uninstall();
     kubectl(&["apply", "-k", &manifests()]);
     plane();
 }
 
-/// Removes it, and everything that it made.
+/// Removes the platform, and everything that it created.
 pub(crate) fn uninstall() {
     kubectl(&[
         "delete",
@@ -53,7 +53,7 @@ fn at(pod: &Pod, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(pod.address.parse().ok()?, port))
 }
 
-/// The plane that serves now: the only pod of its kind, ready and not about to go.
+/// The plane that serves now: the only pod of its kind, ready and not being deleted.
 #[track_caller]
 pub(crate) fn plane() -> Plane {
     wait("one control plane is ready", ROLLOUT, try_plane)
@@ -75,12 +75,12 @@ fn try_plane() -> Option<Plane> {
     })
 }
 
-/// Control planes' pods, whatever their state.
+/// The pods of all control planes, in any state.
 pub(crate) fn planes() -> Vec<Pod> {
     pods(SELECTOR)
 }
 
-/// Where clients find it, whichever pod it is.
+/// The Service's address, at which clients reach the plane in any pod.
 pub(crate) fn service() -> SocketAddr {
     let path = format!("/api/v1/namespaces/{NAMESPACE}/services/nanofaas");
     let service = cluster::object(&path).expect("the Service");
@@ -88,19 +88,19 @@ pub(crate) fn service() -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), 8080)
 }
 
-/// How many planes the Deployment shall have.
+/// Sets the number of planes in the Deployment.
 pub(crate) fn scale(replicas: u32) {
     let replicas = format!("--replicas={replicas}");
     kubectl(&["-n", NAMESPACE, "scale", "deployment/nanofaas", &replicas]);
 }
 
-/// What the plane wrote since then, for who reads of a test that failed.
+/// Prints the end of the plane's log since then, for the reader of a failed test.
 pub(crate) fn show_log(since: Instant) {
     let since = format!("--since={}s", since.elapsed().as_secs() + 1);
     let args = ["-n", NAMESPACE, "logs", "-l", SELECTOR, "--tail=20", &since];
     let output = cluster::kubectl_with(&args, "");
     println!(
-        "the plane's last words:\n{}",
+        "the end of the plane's log:\n{}",
         String::from_utf8_lossy(&output.stdout)
     );
 }
@@ -110,14 +110,15 @@ fn functions() -> Vec<Value> {
     list(&path)
 }
 
-/// Removes all functions and waits until no pod of theirs is left: each test begins with none.
+/// Removes all functions and waits until none of their pods is left, because each test begins
+/// without.
 pub(crate) fn clean() {
     let begun = Instant::now();
     let all = ["-n", NAMESPACE, "delete", "functions", "--all"];
     cluster::kubectl_with(&all, "");
     let left = || {
         let mut left = pods("app=nanofaas,nanofaas.io/kind");
-        // A kubelet of 1.20 may take most of a minute to let go of one whose container never ran.
+        // A kubelet of 1.20 may need most of a minute to remove a pod whose container never ran.
         left.retain(|pod| !pod.leaving || pod.object["status"]["phase"] != "Pending");
         left
     };
@@ -134,12 +135,12 @@ pub(crate) fn clean() {
     cluster::kubectl_with(&[&left[..], &now[..]].concat(), "");
 }
 
-/// An image that does what its input says; the tag is `1` or `2`.
+/// The test image, whose function does what its input says; the tag is `1` or `2`.
 pub(crate) fn image(tag: u32) -> String {
     format!("localhost/nanofaas-test:{tag}")
 }
 
-/// A spec of the tests' image, with fields put over it.
+/// A spec with the test image, extended or overwritten by fields.
 pub(crate) fn spec(name: &str, mode: &str, more: Value) -> Value {
     let mut spec = json!({"name": name, "image": image(1), "executionMode": mode});
     let fields = spec.as_object_mut().expect("an object");
@@ -167,7 +168,7 @@ pub(crate) fn output(answer: Answer) -> Value {
     body["output"].clone()
 }
 
-/// Whether the call had to wait for a start.
+/// Whether the call waited for the start of a pod.
 pub(crate) fn was_cold(answer: &Answer) -> bool {
     let timing = answer.header("server-timing").unwrap_or_default();
     timing.split(", ").any(|part| part.starts_with("start;"))
@@ -179,7 +180,7 @@ impl Plane {
         request.send(self.api)
     }
 
-    /// The same for an answer that may take longer than the client's usual patience.
+    /// Sends a request whose answer may take longer than the client usually waits.
     #[track_caller]
     pub(crate) fn send_and_wait(&self, request: &Request, patience: Duration) -> Answer {
         let mut wire = request.begin(self.api);
@@ -217,7 +218,7 @@ impl Plane {
         self.send(&Request::invoke(function, input))
     }
 
-    /// Enqueues a call and gives its id.
+    /// Enqueues a call and returns its id.
     #[track_caller]
     pub(crate) fn enqueue(&self, function: &str, input: &Value) -> String {
         let request = Request::enqueue(function, input);
@@ -229,7 +230,7 @@ impl Plane {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
-    /// How an execution ended; it must within a minute.
+    /// Waits up to a minute for the end of an execution, and returns it.
     #[track_caller]
     pub(crate) fn ended(&self, id: &str) -> Value {
         let path = format!("/v1/executions/{id}?waitMs=55000");
@@ -244,7 +245,8 @@ impl Plane {
         Metrics::parse(&answer.expect(200).text())
     }
 
-    /// Accepted calls are finished, waiting or running, and none else.
+    /// Waits until every accepted call is finished, waiting or running, and no other call is
+    /// counted.
     #[track_caller]
     pub(crate) fn expect_no_drift(&self) {
         until("the ledger has no drift", Duration::from_secs(10), || {
@@ -252,8 +254,8 @@ impl Plane {
         });
     }
 
-    /// Waits until so many pods of a function are there and take calls. It must have been called:
-    /// there are no metrics of it before.
+    /// Waits until `count` pods of a function exist and accept calls. The function must have been
+    /// called before, because it has no metrics until then.
     #[track_caller]
     pub(crate) fn wait_for_pods(&self, function: &str, count: usize, patience: Duration) {
         let what = format!("{function} has {count} ready pods and no other");

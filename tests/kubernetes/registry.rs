@@ -1,5 +1,5 @@
-//! The registry in the cluster: the API and kubectl write the same objects, and each sees what the
-//! other did.
+//! The registry in the cluster: the API and kubectl write the same objects, and each sees the
+//! changes of the other.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until
 use crate::plane::{image, manifest, output, plane, spec};
 use crate::wire::Request;
 
-/// Numbers of a status are written at most every 10 s.
+/// Long, because numbers of a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);
-/// The table follows a watch.
+/// Short, because the table follows a watch.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The message of a rejected function's condition.
+/// The message in the condition of a rejected function.
 #[track_caller]
 fn rejection(name: &str) -> String {
     wait("the condition Accepted is False", STATUS, || {
@@ -44,7 +44,7 @@ pub(crate) fn a_function_that_is_no_function_says_why_in_its_condition() {
     plane
         .invoke("no-image", &json!(1))
         .expect_error(404, "FUNCTION_NOT_FOUND");
-    // Mended, it is a function.
+    // A corrected object becomes a function.
     apply(&manifest("no-image", "JOB", json!({}))).expect("a good one");
     until("the mended one is accepted", STATUS, || {
         accepted("no-image").is_some_and(|(status, _)| status == "True")
@@ -61,7 +61,7 @@ pub(crate) fn an_invalid_edit_leaves_the_last_accepted_spec_in_force() {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
-    // A name that the platform sets itself: no schema can know.
+    // A name that only the platform may set, which no schema can express.
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 10000, "env": {"PORT": "1"}});
     apply(&manifest("edited", "WARM", fields)).expect("the schema does not know");
     let message = rejection("edited");
@@ -118,7 +118,7 @@ pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
     plane
         .scale("unwritten", 1)
         .expect_error(404, "FUNCTION_NOT_FOUND");
-    // DNS labels alone can be names of objects.
+    // Names of objects must be DNS labels.
     let request = Request::new("POST", "/v1/functions").json(&spec("Upper.Case", "JOB", json!({})));
     plane.send(&request).expect_error(400, "VALIDATION_ERROR");
     let delete = Request::delete("/v1/functions/written");
@@ -133,7 +133,7 @@ pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
 pub(crate) fn a_status_that_makes_no_sense_hides_no_function() {
     let plane = plane();
     plane.register(&spec("a-odd", "JOB", json!({})));
-    // The schema allows it, and no program can mean it.
+    // The schema allows -1, but no program writes it.
     let patch = json!({"status": {"readyPods": -1}}).to_string();
     let odd = [
         "-n",
@@ -149,7 +149,7 @@ pub(crate) fn a_status_that_makes_no_sense_hides_no_function() {
         plane.get("/v1/functions/b-sound").status == 200
     });
     let count = || function("a-odd").map(|object| object["status"]["readyPods"].clone());
-    // A status is written once in 10 s.
+    // Long, because a status is written at most every 10 s.
     until("it is written over", STATUS, || count() == Some(json!(0)));
 }
 
@@ -167,7 +167,7 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
     });
     kubectl(&["-n", NAMESPACE, "delete", "fn", "applied"]);
     until("the API knows that it went", SOON, || timeout().is_none());
-    // The same name again, right away: another object.
+    // The same name again, at once, is another object.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
     until("the API knows the new one", SOON, || {
         timeout() == Some(json!(3000))

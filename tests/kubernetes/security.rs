@@ -1,6 +1,6 @@
-//! What function pods may do to their node and to the plane: they are restricted unless the spec
-//! says another word, the plane's service account is no function's, and an operator's default
-//! podTemplate is in each of them.
+//! The privileges of function pods on their node and towards the plane: they are restricted unless
+//! the spec says otherwise, no function gets the plane's service account, and every function pod
+//! follows the operator's default podTemplate.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,11 +16,11 @@ use crate::starts::both_refused;
 use crate::wire::Request;
 
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-/// Until a kubelet has brought a changed ConfigMap and pods were replaced.
+/// The time until a kubelet has updated a ConfigMap and pods are replaced.
 const CONFIG_MAP: Duration = Duration::from_secs(180);
 const JUDGED: Duration = Duration::from_secs(20);
 
-/// An image that says it is root.
+/// An image whose user is root.
 fn root_image() -> Value {
     json!({"image": "localhost/nanofaas-test-root:1"})
 }
@@ -29,7 +29,7 @@ fn both_modes() -> [&'static str; 2] {
     ["JOB", "WARM"]
 }
 
-/// What a call of a new function of an image may do, in one of the modes.
+/// Registers a function and calls it in one of the modes; returns its user and privileges.
 #[track_caller]
 fn who(name: &str, mode: &str, more: Value) -> Value {
     let plane = plane();
@@ -43,7 +43,7 @@ fn who(name: &str, mode: &str, more: Value) -> Value {
     who
 }
 
-/// The namespace's label is another one until this is dropped.
+/// The namespace has another label until this is dropped.
 struct Relabelled;
 
 impl Relabelled {
@@ -79,7 +79,7 @@ pub(crate) fn any_image_runs_restricted_in_both_modes() {
                 (&json!(65532), &json!(0), &json!("1")),
                 "{who}"
             );
-            // 2 is a filter.
+            // Mode 2 is a seccomp filter.
             assert_eq!(who["seccomp"], "2", "{who}");
         }
     }
@@ -112,7 +112,7 @@ pub(crate) fn root_is_refused_and_runs_where_baseline_is_enforced() {
 
 pub(crate) fn a_template_against_restricted_says_what_to_do() {
     let plane = plane();
-    // No admission sees what an image's user is; the kubelet does.
+    // No admission plugin knows the user of an image; only the kubelet does.
     let mut fields = root_image();
     fields["podTemplate"] = json!({"spec": {"securityContext": {"runAsUser": null}}});
     for message in both_refused(&plane, "imaged", &fields) {
@@ -127,7 +127,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program cannot do what root could.
+    // The image's program runs as a user who may not do this, other than root.
     let command = json!([
         "sh",
         "-c",
@@ -193,7 +193,8 @@ impl Drop for DefaultTemplate {
     }
 }
 
-/// A kubelet brings what changed at once to a pod that changed itself, else within a minute.
+/// Makes the kubelet update the ConfigMap sooner: it does so at once for a pod that has changed,
+/// and else within a minute.
 fn hasten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let annotation = format!("hastened={}", now.expect("a time").as_millis());
@@ -210,7 +211,8 @@ fn hasten() {
     kubectl_with(&[&annotate[..], &[&annotation]].concat(), "");
 }
 
-/// The only pod of a function that stays and takes calls, once its label `site` is this one.
+/// Waits until a function has one pod that stays and accepts calls, with this value of the label
+/// `site`.
 #[track_caller]
 fn only_pod(function: &str, site: Option<&str>) -> Pod {
     let what = format!("{function} has one pod of the site {site:?}");
@@ -239,7 +241,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     assert_eq!(pod.env("FROM_DEFAULT"), Some("yes"));
     output(plane.invoke("templated", &json!({"do": "echo"})));
     drop(set);
-    // What comes after this has no default template.
+    // Pods that start after this have no default template.
     only_pod("templated", None);
     plane.expect_no_drift();
 }
@@ -259,7 +261,7 @@ pub(crate) fn a_file_that_is_no_template_stops_the_start() {
     assert!(said.contains("is in a folder that is not there"), "{said}");
 }
 
-/// What a plane of this machine says that cannot start with a default template.
+/// The error of a plane on this machine that cannot start with this default template.
 #[track_caller]
 fn start_with(file: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
@@ -273,7 +275,7 @@ fn start_with(file: &Path) -> String {
         .spawn()
         .expect("the program starts");
     let ended = try_wait(JUDGED, || child.try_wait().expect("it is ours"));
-    // One that goes on would go on for ever.
+    // If it has not ended, it would run for ever.
     let _ = child.kill();
     let output = child.wait_with_output().expect("it ends");
     let said = [output.stdout, output.stderr].concat();

@@ -1,5 +1,5 @@
 //! Pods that cannot start: the call fails with the cluster's own reason. It fails long before its
-//! deadline if waiting cannot help, and else at the deadline of the start.
+//! deadline if waiting cannot help, and otherwise at the deadline of the start.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,11 +14,11 @@ use crate::wire::Request;
 
 /// Long before the deadline of these calls, which is a minute.
 const EARLY: Duration = Duration::from_secs(20);
-/// An image that no node has and no registry can be asked for.
+/// An image that no node and no registry has.
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 const GONE: Duration = Duration::from_secs(30);
 
-/// The reason for which a call of the function failed.
+/// Calls a function, which must fail to start, and returns the reason.
 #[track_caller]
 pub(crate) fn refused(plane: &Plane, function: &str) -> String {
     let begun = Instant::now();
@@ -36,7 +36,7 @@ pub(crate) fn refused(plane: &Plane, function: &str) -> String {
     message.to_owned()
 }
 
-/// Registers the same function in both modes; returns the names.
+/// Registers the same function in both modes and returns their names.
 #[track_caller]
 fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     ["JOB", "WARM"].map(|mode| {
@@ -49,7 +49,7 @@ fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     })
 }
 
-/// The same; calls both, and returns the reasons why they failed.
+/// Registers the same function in both modes, calls both, and returns the reasons why they failed.
 #[track_caller]
 pub(crate) fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
     both(plane, name, more).map(|name| refused(plane, &name))
@@ -84,7 +84,7 @@ pub(crate) fn an_image_that_cannot_be_had_is_told_early() {
         .as_str()
         .expect("a failure");
     assert!(failure.contains("ErrImageNeverPull"), "{starts}");
-    // With a good image it starts.
+    // With an existing image it starts.
     plane.replace(&spec("never-warm", "WARM", json!({"image": image(1)})));
     let answer = plane.invoke("never-warm", &json!({"do": "echo", "value": 1}));
     assert_eq!(output(answer)["echo"], 1);
@@ -98,11 +98,11 @@ fn waits_for(function: &str) -> Option<String> {
     Some(reason.to_owned())
 }
 
-/// The kubelet repeats a failed pull after 10 s, and again after 20 s. The image is there for the
-/// third try at the latest, which is within the minute that a call has.
+/// The kubelet repeats a failed pull after 10 s, and again after 20 s. So the third try succeeds at
+/// the latest, within the minute that a call may take.
 pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
     let plane = plane();
-    // The pid makes the name new: no earlier run left this image on the node.
+    // The pid makes the name new, so that no earlier run left this image on the node.
     let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
     let functions = both(&plane, "late", &json!({"image": late}));
     let calls = functions.clone().map(|function| {
@@ -125,7 +125,7 @@ pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
     }
 }
 
-/// Puts an image on the node, in the same way as the images of all tests.
+/// Builds an image and puts it on the node, like the images of all tests.
 fn load_image(name: &str) {
     let loader = std::env::var("NANOFAAS_TEST_IMAGE_LOADER");
     let loader = loader.expect("./ci kubernetes says how an image is loaded");
@@ -180,7 +180,7 @@ pub(crate) fn a_missing_secret_is_told_early() {
     gone("secret-job");
 }
 
-/// A quota: no pod can be created in the platform's namespace until it is dropped.
+/// A quota that allows no pod in the platform's namespace, until this is dropped.
 struct Quota;
 
 impl Quota {
@@ -222,7 +222,7 @@ pub(crate) fn a_quota_is_told_early() {
     });
 }
 
-/// A namespace for one test, deleted with everything in it on drop.
+/// A namespace for one test, deleted on drop with all its objects.
 struct Namespace(&'static str);
 
 impl Namespace {
@@ -259,7 +259,7 @@ pub(crate) fn an_unschedulable_pod_is_told_at_the_start_deadline() {
         assert!(message.contains("Insufficient cpu"), "{message}");
         assert!(message.contains("5000 ms"), "{message}");
     }
-    // Everything else goes there as it does inside.
+    // Everything else works for this plane as for one inside the cluster.
     let plane = &outside.plane;
     plane.register(&spec("small", "JOB", json!({})));
     let answer = plane.invoke("small", &json!({"do": "echo", "value": 1}));

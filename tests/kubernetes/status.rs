@@ -1,5 +1,5 @@
-//! What a function's status, its Events and `kubectl` say of it: `wait`, `describe`, `scale`,
-//! `explain`.
+//! The status of functions, their Events, and what `kubectl` makes of them: `wait`, `describe`,
+//! `scale`, `explain`.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::cluster::{
 use crate::plane::{image, manifest, output, plane, was_cold};
 use crate::wire::Request;
 
-/// For a start, a pull that is tried, or a container that ends.
+/// The time for a start, a failed pull, or the end of a container.
 const START: Duration = Duration::from_secs(60);
 const ABSENT: &str = "localhost/there-is-no-such-image:1";
 
-/// A WARM function that keeps so many pods.
+/// A WARM function that keeps `pods` pods.
 fn keeping(name: &str, pods: u32, more: &Value) -> Value {
     let mut fields = json!({"scalingConfig": {"minReplicas": pods, "maxReplicas": 4}});
     let all = fields.as_object_mut().expect("an object");
@@ -23,7 +23,7 @@ fn keeping(name: &str, pods: u32, more: &Value) -> Value {
     manifest(name, "WARM", fields)
 }
 
-/// The status of a function, once it is not ready for a reason.
+/// Waits until a function is not ready for this reason, and returns its status.
 #[track_caller]
 fn not_ready(name: &str, reason: &str) -> Value {
     let what = format!("{name} is not ready for the reason {reason}");
@@ -37,7 +37,7 @@ fn not_ready(name: &str, reason: &str) -> Value {
     status
 }
 
-/// An Event of a function.
+/// Waits for an Event of a function.
 #[track_caller]
 fn event(name: &str, reason: &str) -> Value {
     let path = format!(
@@ -48,7 +48,7 @@ fn event(name: &str, reason: &str) -> Value {
     wait(&what, START, || list(&path).pop())
 }
 
-/// `kubectl wait` for a ready function.
+/// Runs `kubectl wait` for a ready function.
 #[track_caller]
 fn wait_until_ready(name: &str) {
     let of = format!("fn/{name}");
@@ -64,7 +64,8 @@ pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
         let pods = staying("waited");
         let of_this = pods.iter().find(|pod| pod.image == image(tag));
         assert!(of_this.is_some(), "no pod of the image {tag} is there");
-        // The pod itself says that it is ready, up to a second before the cluster shows it.
+        // The pod reports to the plane that it is ready, up to a second before the cluster shows
+        // it.
         let answer = plane.invoke("waited", &json!({"do": "echo", "value": tag}));
         assert!(!was_cold(&answer), "it waited for a start");
         assert_eq!(output(answer)["echo"], tag);
@@ -77,7 +78,8 @@ pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
     }
     apply(&keeping("waited-zero", 0, &json!({}))).expect("a good one");
     wait_until_ready("waited-zero");
-    // What is not accepted is not waited for with success, though the last spec serves.
+    // `kubectl wait` must fail for a spec that is not accepted, although the last accepted spec
+    // serves.
     let wrong = json!({"image": image(2), "env": {"PORT": "1"}});
     apply(&keeping("waited", 1, &wrong)).expect("the schema does not know");
     let of = ["-n", NAMESPACE, "wait", "fn/waited"];
@@ -88,20 +90,20 @@ pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
 
 pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() {
     plane();
-    // The kubelet tries again, so this start has not failed.
+    // The kubelet repeats this pull, so the start has not failed.
     apply(&keeping("delayed", 1, &json!({"image": ABSENT}))).expect("a good one");
     let status = not_ready("delayed", "ImagePull");
     assert!(status["lastFailedStart"].is_null(), "{status}");
     let held_up = event("delayed", "StartHeldUp");
     let message = held_up["message"].as_str().unwrap_or_default();
     assert!(message.contains("there-is-no-such-image"), "{held_up}");
-    // Here it does not.
+    // With `Never` there is no pull to repeat, so the start has failed.
     let never = json!({"image": ABSENT, "imagePullPolicy": "Never"});
     apply(&keeping("unpulled", 1, &never)).expect("a good one");
     let status = not_ready("unpulled", "ImagePull");
     assert_eq!(status["readyPods"], 0);
     assert_eq!(status["wantedPods"], 1);
-    let last = wait("the failed start is told", START, || {
+    let last = wait("the failed start is in the status", START, || {
         let last = function("unpulled")?["status"]["lastFailedStart"].take();
         last.is_object().then_some(last)
     });
@@ -117,7 +119,7 @@ pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() 
         let events = described.split("Events:").nth(1).unwrap_or_default();
         assert!(events.contains(word), "no {word} in {described}");
     }
-    // Mended, it is ready.
+    // A corrected function becomes ready.
     apply(&keeping("unpulled", 1, &json!({}))).expect("a good one");
     wait_until_ready("unpulled");
 }
@@ -135,7 +137,7 @@ pub(crate) fn a_crash_loop_and_a_missing_secret_have_their_reasons() {
     let message = message.unwrap_or_default();
     assert!(message.contains("no luck today"), "{status}");
     not_ready("secretive", "Config");
-    // Tried again and again, it is one Event that counts.
+    // A start that fails again and again is one Event with a count.
     until("the Event counts", START, || {
         event("crashing", "StartFailed")["count"].as_i64() >= Some(2)
     });
@@ -149,7 +151,7 @@ pub(crate) fn a_pod_that_finds_no_node_is_told_while_it_waits() {
     let message = &status["conditions"][1]["message"];
     let message = message.as_str().unwrap_or_default();
     assert!(message.contains("Insufficient cpu"), "{message}");
-    // Long before the start's deadline.
+    // The status shows this long before the start's deadline.
     assert!(status["lastFailedStart"].is_null(), "{status}");
 }
 
@@ -176,7 +178,7 @@ pub(crate) fn kubectl_scales_a_function() {
         let object = function("scaled").unwrap_or_default();
         object["status"]["observedGeneration"] == object["metadata"]["generation"]
     });
-    // More than maxReplicas is no valid spec.
+    // A scale above maxReplicas is not a valid spec.
     kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=9"]);
     let rejected = event("scaled", "Rejected");
     let message = rejected["message"].as_str().unwrap_or_default();
@@ -187,7 +189,7 @@ pub(crate) fn kubectl_scales_a_function_that_names_no_floor() {
     plane();
     apply(&manifest("floorless", "WARM", json!({}))).expect("a good one");
     wait_until_ready("floorless");
-    // The API server fills nothing in, so that there is nothing to read.
+    // The scale subresource has no value to read, because the API server fills in no default.
     let scale = ask(&Request::get(&scale_path("floorless")));
     println!("    GET scale: {} {}", scale.status, scale.text());
     assert_eq!(scale.status, 500);

@@ -1,5 +1,5 @@
-//! What a new control plane finds of the plane before it: the same functions, and the same pods,
-//! untouched. And two planes at once, of which one acts.
+//! A new control plane finds the functions of the plane before it, and its pods, which must stay
+//! untouched. And of two planes at once, only one acts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
     plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 123_450})));
     output(plane.invoke("kept", &json!({"do": "echo", "value": 1})));
     plane.wait_for_pods("kept", 2, STEP);
-    // Pods may serve before the cluster shows that they run.
+    // Pods may serve before the cluster shows that they are ready.
     until("the cluster shows that they run", STEP, || {
         staying("kept").iter().all(|pod| pod.ready)
     });
@@ -60,7 +60,7 @@ fn is_ready(management: SocketAddr) -> bool {
     ask().unwrap_or(false)
 }
 
-/// Waits until the plane's successor, in another pod, says that it is ready.
+/// Waits until the plane's successor, in another pod, reports that it is ready.
 #[track_caller]
 fn successor(of: &Plane) -> Plane {
     wait("a successor is ready", ROLLOUT, || {
@@ -101,7 +101,7 @@ pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
     let second = successor(&first);
     takes_over(&second, &before);
     assert_eq!(functions(&second), known);
-    // Clients reach the successor without a change.
+    // Clients reach the successor at the same address.
     load.go_on(100, STEP);
     let report = load.end();
     let is_told = |what: &String| what.starts_with("503 SHUT");
@@ -116,12 +116,12 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     let known = functions(&first);
     let load = Load::start(first.api, 8, "kept", &json!({"do": "sleep", "ms": 20}));
     load.go_on(100, STEP);
-    // A Job whose result no plane will accept, because its plane is killed.
+    // The result of this Job is not accepted by any plane, because its plane is killed.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
     until("its Job is there", STEP, || !jobs_of("kept-job").is_empty());
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
     assert_eq!(killed, 1, "the plane is one process");
-    // The same pod, and so the same address.
+    // The pod is the same, and so is its address.
     until("it is ready again", ROLLOUT, || is_ready(first.management));
     takes_over(&first, &before);
     assert_eq!(functions(&first), known);
@@ -185,7 +185,7 @@ pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone()
         took < Duration::from_secs(28),
         "it may have been done: {took:?}"
     );
-    // It answers at last.
+    // The old pod answers at last.
     first.wait_for_pods("single", 2, STEP);
     assert!(is_there());
 }

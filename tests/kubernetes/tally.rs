@@ -1,10 +1,10 @@
-//! How the tests went: each passed, failed, or was not run, which is counted as neither.
+//! The results of the tests: each passed, failed, or did not run, which counts as neither.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// A test's name and itself.
+/// A test's name and its function.
 pub(crate) type Test = (&'static str, fn());
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Verdict {
 
 /// Ends a test that this machine or this cluster cannot run.
 pub(crate) fn not_run(why: &str) -> ! {
-    // No panic: nothing is wrong, and the hook would say so.
+    // Not a panic, because nothing is wrong, and the panic hook would print it.
     resume_unwind(Box::new(NotRun(why.to_owned())))
 }
 
@@ -26,15 +26,15 @@ struct NotRun(String);
 pub(crate) struct Tally {
     passed: usize,
     failed: Vec<&'static str>,
-    /// With the reasons.
+    /// Names with reasons.
     not_run: Vec<(&'static str, String)>,
 }
 
-/// What is no test of its own: it counts where it fails alone.
+/// Steps that are not tests: they count only if they fail.
 const AROUND: [&str; 2] = ["install", "uninstall"];
 
 impl Tally {
-    /// Runs a test and says how it went.
+    /// Runs a test and prints its result.
     pub(crate) fn run(&mut self, (name, test): Test) -> Verdict {
         let begun = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(test));
@@ -62,7 +62,7 @@ impl Tally {
         self.not_run.push((name, why.to_owned()));
     }
 
-    /// The last lines, and what the process ends with.
+    /// Prints the last lines; returns the exit code of the process.
     pub(crate) fn print(self, begun: Instant) -> ExitCode {
         if !self.failed.is_empty() {
             println!("\nfailures:\n    {}", self.failed.join("\n    "));

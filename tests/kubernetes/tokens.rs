@@ -1,4 +1,4 @@
-//! What a Job's pod may tell the platform: its own attempt's end, once, and nothing else.
+//! What a Job's pod may report to the platform: the end of its own attempt, once, and nothing else.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::wire::{Answer, Request};
 
 const START: Duration = Duration::from_secs(60);
 
-/// An attempt that runs, and the address that its pod was given.
+/// A running attempt, and the callback address that its pod was given.
 struct Attempt {
     pod: Pod,
     id: String,
@@ -20,7 +20,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// The attempt of an execution, once its pod runs.
+    /// Waits until the pod of an execution's attempt runs.
     fn of(id: &str, number: &str) -> Self {
         let pod = wait("the attempt's pod runs", START, || {
             let pods = pods(&format!("nanofaas.io/execution={id}"));
@@ -45,7 +45,7 @@ fn complete(to: SocketAddr, token: &str, id: &str, output: &Value) -> Answer {
     Request::new("POST", &path).json(&body).send(to)
 }
 
-/// Two executions that sleep.
+/// Enqueues an execution that sleeps.
 fn sleeper(plane: &Plane) -> String {
     plane.enqueue("sleeper", &json!({"do": "sleep", "ms": 50_000}))
 }
@@ -61,7 +61,7 @@ pub(crate) fn only_its_own_token_completes_an_attempt_and_only_once() {
         let host = rest.split('/').next().expect("a host");
         host.parse().expect("an address")
     };
-    assert_eq!(port, plane.internal, "pods call the port of their own");
+    assert_eq!(port, plane.internal, "pods call the internal port");
     let last = if one.token.ends_with('0') { '1' } else { '0' };
     let mut wrong = one.token.clone();
     wrong.pop();
@@ -82,7 +82,7 @@ pub(crate) fn only_its_own_token_completes_an_attempt_and_only_once() {
     complete(port, &one.token, &one.id, &forged).expect(409);
     assert_eq!(plane.status(&one.id)["output"], "true");
     assert_eq!(plane.status(&other.id)["status"], "running");
-    // Neither port of clients takes it.
+    // The ports for clients do not accept a result.
     complete(plane.api, &other.token, &other.id, &forged).expect(404);
     plane
         .send(&Request::delete(&format!("/v1/executions/{}", other.id)))

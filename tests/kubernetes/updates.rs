@@ -1,4 +1,4 @@
-//! Changes, evictions and deaths of warm pods while 32 clients call without a pause.
+//! Changes, evictions and deaths of warm pods, while 32 clients call without a pause.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::plane::{Plane, image, plane, spec};
 
 const CLIENTS: usize = 32;
 const STEP: Duration = Duration::from_secs(90);
-/// Enough for every pod to have served.
+/// Enough calls for every pod to serve some.
 const SOME: u64 = 300;
 
 fn busy(more: Value) -> Value {
@@ -24,7 +24,7 @@ fn busy(more: Value) -> Value {
     spec("busy", "WARM", fields)
 }
 
-/// Four pods under load.
+/// Registers a function and puts its four pods under load.
 fn begin(plane: &Plane, more: Value) -> Load {
     plane.register(&busy(more));
     let load = Load::start(
@@ -80,7 +80,7 @@ pub(crate) fn deleted_pods_fail_no_call() {
     end(&plane, load);
 }
 
-/// Allows pods on the node again, however the test ends.
+/// Allows pods on the node again, also if the test fails.
 struct Uncordon(String);
 
 impl Drop for Uncordon {
@@ -89,8 +89,8 @@ impl Drop for Uncordon {
     }
 }
 
-/// The cluster's only node is drained of the function's pods. Those that replace them tolerate that it is
-/// cordoned, as if they went to another node.
+/// Drains the cluster's only node of the function's pods. Their replacements tolerate the cordon,
+/// because there is no other node.
 pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
@@ -102,7 +102,7 @@ pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
     let node = node.as_str().expect("it has a node").to_owned();
     let uncordon = Uncordon(node.clone());
     let ours = "--pod-selector=nanofaas.io/function=busy";
-    // Without --force: it would refuse pods that have no controller.
+    // Without --force, `kubectl drain` refuses pods that have no controller.
     let said = kubectl(&["drain", &node, ours, "--timeout=90s"]);
     println!("    {}", said.lines().last().unwrap_or_default());
     for name in &before {
@@ -145,7 +145,7 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     load.go_on(SOME, STEP);
     let report = load.end();
     assert_eq!(report.unanswered, 0, "{report:#?}");
-    // A pod takes one call at a time.
+    // Three pods were killed, and a pod runs one call at a time.
     assert!(report.failures() <= 3, "{report:#?}");
     let is_lost = |what: &String| what == "502 POD_LOST";
     assert!(report.bad.keys().all(is_lost), "{report:#?}");

@@ -1,4 +1,4 @@
-//! WARM pods: as many as the calls need, and none while there are no calls.
+//! WARM pods: as many as the calls need, and none without calls.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 4, "idleTimeoutMs": 3000});
     plane.register(&spec("scales", "WARM", json!({"scalingConfig": scaling})));
     std::thread::sleep(Duration::from_millis(500));
-    assert!(pods_of("scales").is_empty(), "nobody called it yet");
+    assert!(pods_of("scales").is_empty(), "no client has called it yet");
     let first = plane.invoke("scales", &json!({"do": "echo", "value": 1}));
     assert!(was_cold(&first), "{:?}", first.headers);
     assert_eq!(output(first)["echo"], 1);
@@ -45,7 +45,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
 }
 
 /// Whether the first call of a new function shows all phases of its pod's start. If the pod answers
-/// a probe before its own ready message arrives, its stamps come too late for that call.
+/// a probe before its ready report arrives, its timestamps are too late for that call.
 fn has_all_phases(plane: &Plane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));
@@ -82,7 +82,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     plane.expect_no_drift();
 }
 
-/// A server without the platform's runtime; its only process is the first one of the container.
+/// A server without the platform's runtime. Its only process is the container's first process.
 const EATER: &str = r#"
 import http.server
 class Handler(http.server.BaseHTTPRequestHandler):

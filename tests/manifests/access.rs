@@ -1,4 +1,4 @@
-//! What the plane's account may do: as little as it uses.
+//! What the Role allows the plane: exactly the verbs that the plane uses.
 
 use serde_json::json;
 
@@ -18,7 +18,8 @@ fn the_role_names_each_verb_and_resource() {
         for group in strings(&rule["apiGroups"]) {
             for resource in strings(&rule["resources"]) {
                 for verb in strings(&rule["verbs"]) {
-                    // The API server cannot hold these against a name.
+                    // A rule with names cannot allow these verbs, because such requests carry no
+                    // name.
                     let nameless = ["create", "list", "watch"].contains(&verb);
                     assert!(!(names && nameless), "{rule}");
                     seen.push(format!("{verb} {group}/{resource}"));

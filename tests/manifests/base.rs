@@ -1,11 +1,11 @@
-//! What `kubectl apply -k k8s/` creates, and that old and new clusters know it.
+//! The objects that `kubectl apply -k k8s/` creates, and whether old and new clusters know them.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use serde_json::{Value, json};
 
 use crate::files::{at, base, document, documents, names, strings};
 
-/// Served by Kubernetes 1.20 and by today's releases.
+/// Kinds that Kubernetes 1.20 and today's releases serve.
 const SERVED: [(&str, &str); 11] = [
     ("v1", "Namespace"),
     ("v1", "Service"),
@@ -34,7 +34,7 @@ fn the_installation_is_every_file_of_the_base() {
     );
     let listed = document("k8s/base/kustomization.yaml");
     let mut listed = strings(at(&listed, "/resources"));
-    // Nothing can be created before its namespace.
+    // The namespace comes first, because no other object can be created before it.
     assert_eq!(listed[0], "namespace.yaml");
     listed.push("kustomization.yaml");
     listed.sort_unstable();
@@ -76,7 +76,7 @@ fn everything_is_in_the_namespace_and_says_whose_it_is() {
     }
 }
 
-/// The plane is of that kind by `deployment.rs`, functions by what the bridge makes.
+/// `deployment.rs` checks that the plane's pod is allowed, the bridge's tests check function pods.
 #[test]
 fn the_namespace_takes_no_pod_that_could_be_root() {
     let labels = &document("k8s/base/namespace.yaml")["metadata"]["labels"];

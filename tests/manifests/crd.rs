@@ -1,4 +1,5 @@
-//! The Function resource: the fields that the code knows, and nothing that the cluster fills in.
+//! The CRD of functions: exactly the fields that the code knows, and none that the cluster fills
+//! in.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +32,7 @@ fn it_is_the_kind_that_the_api_reads() {
     assert_eq!(spec["names"]["shortNames"], json!(["fn"]));
     assert_eq!(spec["scope"], "Namespaced");
     assert_eq!(definition["metadata"]["name"], "functions.nanofaas.io");
-    // Applied, a status would be written over what the cluster says.
+    // An applied status would overwrite the cluster's own.
     assert_eq!(definition.get("status"), None);
 }
 
@@ -60,7 +61,8 @@ fn the_cluster_fills_nothing_in() {
     fn look(value: &Value, place: &str) {
         match value {
             Value::Object(fields) => fields.iter().for_each(|(key, value)| {
-                // Written into stored objects it would outlive the plane's own settings.
+                // The API server would write a default into stored objects, where it would override
+                // the plane's settings.
                 assert_ne!(key, "default", "{place}");
                 look(value, &format!("{place}/{key}"));
             }),

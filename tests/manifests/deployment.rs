@@ -1,4 +1,4 @@
-//! What the Deployment promises: one plane, that stops in order, that may do nothing, under
+//! The promises of the Deployment: one plane, which stops in order, has no privileges, and has only
 //! settings that exist.
 
 use std::process::Command;
@@ -19,7 +19,7 @@ fn container() -> Value {
     containers[0].clone()
 }
 
-/// `nanofaas serve --help`.
+/// The output of `nanofaas serve --help`.
 static HELP: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(env!("CARGO_BIN_EXE_nanofaas"))
         .args(["serve", "--help"])
@@ -28,7 +28,7 @@ static HELP: LazyLock<String> = LazyLock::new(|| {
     String::from_utf8(output.stdout).expect("help is UTF-8")
 });
 
-/// A flag's default, as the help has it.
+/// The default of a flag in the help.
 fn default_of(flag: &str) -> u64 {
     let of_flag = HELP.split(&format!("{flag} ")).nth(1).expect("a flag");
     let text = of_flag.split("[default: ").nth(1).expect("a default");
@@ -153,7 +153,8 @@ fn the_pod_knows_itself_before_it_says_where_it_is() {
         let entry = entry.unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(*at(entry, "/valueFrom/fieldRef/fieldPath"), field);
     }
-    // It calls itself by that address, in brackets where it is one of IPv6, which no manifest can know.
+    // The plane derives its callback URL from POD_IP, because an IPv6 address needs brackets, which
+    // a manifest cannot know.
     let names: Vec<String> = environment().into_iter().map(|(name, _)| name).collect();
     assert!(!names.contains(&"NANOFAAS_CALLBACK_URL".to_owned()));
 }

@@ -1,4 +1,4 @@
-//! Reads the files and takes objects out of them.
+//! Reads the files, and finds objects and values in them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) fn document(relative: &str) -> Value {
     all.remove(0)
 }
 
-/// Names in a folder, sorted.
+/// The names in a folder, sorted.
 pub(crate) fn names(relative: &str) -> Vec<String> {
     let entries =
         fs::read_dir(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"));
@@ -78,6 +78,6 @@ pub(crate) fn strings(list: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// What a pod of a function carries.
+/// The labels of a function's pod.
 pub(crate) const FUNCTION_LABELS: [(&str, &str); 2] =
     [("app", "nanofaas"), ("nanofaas.io/function", "word-stats")];

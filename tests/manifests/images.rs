@@ -1,4 +1,5 @@
-//! The container files: one version throughout, no root, and a context that has what they copy.
+//! The container files: the same version in all, no root, and a build context with all files that
+//! they copy.
 
 use crate::files::{document, names, path, text};
 
@@ -19,7 +20,7 @@ fn container_files() -> Vec<String> {
     own.chain(of_functions).collect()
 }
 
-/// What follows an instruction, for each time that it is there.
+/// The arguments of each occurrence of an instruction.
 fn instructions<'a>(file: &'a str, name: &str) -> Vec<&'a str> {
     let start = format!("{name} ");
     file.lines()
@@ -81,7 +82,7 @@ fn no_image_runs_as_root() {
         assert_eq!(bases.len(), 1, "{file}");
         let inherits = bases[0].starts_with("localhost/nanofaas-");
         match instructions(&text, "USER").last() {
-            // A number, or runAsNonRoot could not be checked.
+            // A number, because the kubelet cannot check a name for runAsNonRoot.
             Some(user) => assert_eq!(*user, "65532:65532", "{file}"),
             None => assert!(inherits, "{file} runs as root"),
         }
@@ -93,7 +94,7 @@ fn the_build_context_has_what_is_copied_and_little_else() {
     let ignore = text(".dockerignore");
     assert!(
         ignore.lines().any(|line| line == "*"),
-        "everything is left out at first"
+        ".dockerignore must first exclude everything"
     );
     let kept = instructions(&ignore.replace('!', "! "), "!").join("\n");
     for file in container_files() {

@@ -1,5 +1,5 @@
-//! The manifests and container files, read as text: what they promise to an operator, and that
-//! they agree with the settings, fields and version that the code knows. Needs no cluster.
+//! The manifests and container files, read as text: what they promise to an operator, and whether
+//! they agree with the settings, fields and version in the code. Needs no cluster.
 
 mod files;
 

@@ -1,10 +1,10 @@
-//! Who may reach which port, as a network plugin would decide it from the policies.
+//! Which pods may reach which ports, computed from the policies as a network plugin would.
 
 use serde_json::{Value, json};
 
 use crate::files::{FUNCTION_LABELS, at, base_of, only};
 
-/// A pod that opens a connection, or takes one.
+/// A pod that opens or accepts a connection.
 struct Pod {
     namespace: &'static str,
     labels: Value,
@@ -35,7 +35,7 @@ fn client_in(namespace: &'static str) -> Pod {
     }
 }
 
-/// Whether a label selector takes these labels; anything it cannot judge fails the test.
+/// Whether a label selector matches these labels. A selector of an unknown form fails the test.
 fn selects(selector: &Value, labels: &Value) -> bool {
     selector
         .as_object()
@@ -60,12 +60,12 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// Whether one entry of `from` takes a pod, for a policy of the namespace `nanofaas`.
+/// Whether one entry of `from` matches a pod, for a policy of the namespace `nanofaas`.
 fn admits(peer: &Value, pod: &Pod) -> bool {
     let fields = peer.as_object().expect("a peer");
     assert!(
         !fields.contains_key("ipBlock"),
-        "an ipBlock takes functions, too"
+        "an ipBlock matches function pods, too"
     );
     let namespace = match fields.get("namespaceSelector") {
         None => pod.namespace == "nanofaas",
@@ -89,7 +89,7 @@ fn may_reach(from: &Pod, to: &Pod, port: u16) -> bool {
     chosen.retain(|policy| selects(at(policy, "/spec/podSelector"), &to.labels));
     assert!(
         !chosen.is_empty(),
-        "a pod that no policy chooses takes everything"
+        "a pod without a policy accepts every connection"
     );
     chosen.iter().any(|policy| {
         assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress"]));

@@ -1,4 +1,4 @@
-//! The io_uring overlay: the base, but for the profile and the driver.
+//! The io_uring overlay: it differs from the base only in the seccomp profile and the driver.
 
 use std::process::Command;
 
@@ -32,7 +32,7 @@ fn the_profile_allows_a_list_and_three_calls_more() {
         assert_eq!(block["action"], "SCMP_ACT_ALLOW");
         assert_eq!(block.get("args"), None);
     }
-    // What would let a process out of its container, or look into others.
+    // System calls that let a process leave its container, or read other processes.
     let never = [
         "bpf",
         "chroot",
@@ -59,7 +59,7 @@ fn the_profile_allows_a_list_and_three_calls_more() {
             assert!(!never.contains(&name), "{name}");
         }
     }
-    // These are allowed for some arguments only.
+    // These are allowed with certain arguments only.
     for name in ["clone", "clone3", "socket"] {
         assert!(!list.contains(&name), "{name}");
     }
@@ -115,7 +115,7 @@ fn what_touches_a_node_is_in_another_namespace_and_has_no_capability() {
     }
 }
 
-/// The objects that kubectl makes of a folder; nothing where there is no kubectl that can.
+/// The objects that kubectl renders from a folder; `None` if no suitable kubectl is installed.
 fn rendered(folder: &str) -> Option<Vec<Value>> {
     let output = Command::new("kubectl")
         .arg("kustomize")
@@ -124,7 +124,7 @@ fn rendered(folder: &str) -> Option<Vec<Value>> {
         .ok()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        // kubectl 1.20 cannot build on folders; kustomization.yaml says so.
+        // kubectl 1.20 cannot use folders as resources; kustomization.yaml says so.
         assert!(
             errors.contains("must be a file") || errors.contains("cannot unmarshal"),
             "{errors}"

@@ -1,9 +1,9 @@
-//! Admission against perfect knowledge, for real: the six patterns of `nanofaas_simulate::patterns`, call
-//! by call over HTTP, against a release build with real clocks; functions with pods run as processes. What
-//! perfect knowledge would have made of the same calls comes from the simulator.
+//! Measures admission against perfect knowledge: the calls of the six patterns of
+//! `nanofaas_simulate::patterns` over HTTP, against a release build with real clocks; pods are
+//! processes. The simulator computes how the same calls end with perfect knowledge.
 //!
-//! `./ci patterns` runs it, in about five minutes; `./ci patterns slow_start` only that one. It is a
-//! measurement: a busy machine makes it fail, and nothing else runs it.
+//! `./ci patterns` runs it, in about five minutes; `./ci patterns slow_start` runs only that
+//! pattern. It is a measurement, which fails on a busy machine, so nothing else runs it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -41,12 +41,12 @@ use plane::Plane;
 use pod::Pod;
 use wire::{Request, Wire};
 
-/// A caller connects so long before its call is due.
+/// A caller connects this long before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
-/// A caller needs no more.
+/// Stack size of a caller, which needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Each pod but the first waits for the lock for ever, as one that finds no node does.
+/// Each pod but the first waits for the lock for ever, like a pod for which no node has room.
 const ALONE: &str = r#"
 import fcntl, time
 held = open("alone.lock", "w")
@@ -55,7 +55,7 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// It is up two seconds after its process began, however long Python took until here.
+/// It is ready two seconds after its process started, however long Python itself took to start.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -64,15 +64,16 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// How the calls that count ended.
+/// The results of the measured calls.
 #[derive(Debug, Default)]
 struct Seen {
     made_it: usize,
     failed: usize,
     refused: usize,
-    /// By how much the latest request left after its time: what the machine did to the callers.
+    /// The largest delay of a request after its due time, which is an error of the machine and not
+    /// of the plane.
     latest: Duration,
-    /// By how much calls that made it held their slots longer than they should, all together.
+    /// The total time by which successful calls held their slots longer than planned.
     longer: Duration,
 }
 
@@ -82,7 +83,7 @@ impl Seen {
     }
 }
 
-/// What a caller saw.
+/// The answer to a caller.
 struct Answered {
     status: u16,
     late: Duration,
@@ -90,7 +91,7 @@ struct Answered {
     held: Duration,
 }
 
-/// What a pattern's function is on this machine. The pod of a POOL function lives as long as this.
+/// The function of a pattern on this machine. The pod of a POOL function lives as long as this.
 struct Subject {
     function: Value,
     _pod: Option<Pod>,
@@ -134,7 +135,7 @@ fn request(name: &str, call: &TraceCall) -> Request {
     Request::invoke(name, &json!(seconds)).header("X-Timeout-Ms", &timeout_ms.to_string())
 }
 
-/// One caller: connects, waits for its time, calls.
+/// One caller: connects, waits until the call is due, sends it.
 fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
     std::thread::sleep(due.saturating_duration_since(Instant::now() + AHEAD));
     let mut wire = Wire::connect(listen);
@@ -151,14 +152,14 @@ fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
     }
 }
 
-/// One of the times of a `Server-Timing`.
+/// One of the times in a `Server-Timing` header.
 fn part(timing: &str, name: &str) -> Duration {
     let mut parts = timing.split(',').map(str::trim);
     let ms = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix(";dur=")?.parse().ok());
     Duration::from_secs_f64(ms.unwrap_or(0.0) / 1e3)
 }
 
-/// All calls of a pattern, each at its time.
+/// Sends all calls of a pattern, each when it is due.
 fn play(plane: &Plane, pattern: &Pattern) -> Seen {
     let (calls, before) = (&pattern.setup.calls, pattern.setup.before);
     plane.send(&request(pattern.name, &calls[0])).expect(200);
@@ -197,7 +198,7 @@ fn play(plane: &Plane, pattern: &Pattern) -> Seen {
     seen
 }
 
-/// Plays one and compares it with perfect knowledge.
+/// Plays one pattern and compares it with perfect knowledge.
 fn measure(name: &str) {
     static HEAD: Once = Once::new();
     HEAD.call_once(|| {

@@ -19,7 +19,7 @@ const MAPPED: [&str; 8] = [
 #[test]
 fn the_code_map_names_every_module() {
     let page = read("ARCHITECTURE.md");
-    let from = page.find("## Code map").expect("there is one");
+    let from = page.find("## Code map").expect("a section Code map");
     let map = &page[from..];
     let map = &map[..map.find("## Invariants").expect("it ends")];
     let named: BTreeSet<&str> = quoted(map).collect();
@@ -33,7 +33,7 @@ fn the_code_map_names_every_module() {
             let module = module.to_string_lossy().into_owned();
             let name = module.rsplit('/').next().unwrap_or_default();
             let is_test = module.contains("tests");
-            // By the end of its path, or all of it.
+            // The map names a module by its whole path or by the end of it.
             let ends = module.match_indices('/').map(|(at, _)| &module[at + 1..]);
             let whole = file.with_extension("").to_string_lossy().into_owned();
             let is_named = ends

@@ -1,4 +1,4 @@
-//! The paths, files and sections that documents name are there.
+//! Checks that the paths, files and sections that documents name exist.
 
 use crate::{files, quoted, read, root};
 
@@ -9,7 +9,7 @@ fn is_path(word: &str) -> bool {
     word.contains('/') && word.bytes().all(plain) && !top.is_empty() && root().join(top).exists()
 }
 
-/// A path as it stands, or within the crate that it begins with.
+/// Whether a path exists in the repository, or in `src` of the crate that it begins with.
 fn exists(word: &str) -> bool {
     let within = word
         .split_once('/')
@@ -71,7 +71,7 @@ fn links_to_sections_lead_to_one() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The name that a heading has in links.
+/// The anchor of a heading in links.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter_map(|letter| match letter {
         ' ' => Some('-'),

@@ -1,7 +1,7 @@
-//! What the repository promises of itself, asked of its files: the code map names every module, what the
-//! documents name is there, no file grows without end, comments say who, a name has one meaning, and a
-//! question is one. It runs nothing. Rules that clippy can hold are in `clippy.toml` and in the lints of
-//! `Cargo.toml` instead.
+//! Rules that hold for the repository's files: the code map names every module, names in documents
+//! exist, no file is too long, comments name the acting thread or process, a type name has one
+//! meaning, and `is_` and `has_` functions only answer. It runs no program. Rules that clippy can
+//! check are in `clippy.toml` and in the lints of `Cargo.toml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files below a folder whose names end so, with paths from the root. Nothing that was built.
+/// Files below a folder with this extension, with paths from the root, without build output.
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -43,7 +43,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(root().join(path)).expect("a text file")
 }
 
-/// What stands in single backquotes.
+/// The texts in single backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -1,11 +1,11 @@
-//! A type's name has one meaning in the whole workspace, so that a reader who knows it need not ask of
-//! which crate it is; and a function that is named as a question answers it and does nothing else.
+//! A type's name has one meaning in the whole workspace, so that a reader need not ask which
+//! crate's type it is; and a function whose name is a question answers it and changes nothing.
 
 use std::collections::BTreeMap;
 
 use crate::{files, read};
 
-/// Names that still have several meanings. None may be added; take out those that have one.
+/// Names that still have several meanings. Add none; remove a name when it has one meaning.
 const SEVERAL: &str = "
     AbortOnDrop About Act Address After Alarm Alarms Answer Answered Arrivals Attempt
     Backend Bench Body Bounded Bridge Call Capacity Census Change Claim Client Clock
@@ -22,10 +22,10 @@ const SEVERAL: &str = "
     Unpark Verdict Wait Waiting Watch Watched Which Wire Work World
 ";
 
-/// Functions whose name asks and which do not answer, to be renamed. None may be added.
+/// Functions whose name is a question and which do not answer it, to be renamed. Add none.
 const ANSWERLESS: &str = "is_unknown is_changed is_no_more is_held is_lost is_asked is_recent";
 
-/// The rest of a line after `pub`, `pub(crate)` and their like.
+/// The rest of a line after its visibility, `pub` or `pub(crate)` for example.
 fn without_visibility(line: &str) -> &str {
     let Some(rest) = line.strip_prefix("pub") else {
         return line;
@@ -41,7 +41,7 @@ fn name_at(text: &str) -> &str {
     text.split(ends).next().unwrap_or_default()
 }
 
-/// The type that this line defines. An alias that is indented belongs to a trait.
+/// The type that this line defines. An indented alias belongs to a trait and does not count.
 fn defined(line: &str) -> Option<&str> {
     let item = without_visibility(line.trim_start());
     let (keyword, rest) = item
@@ -71,7 +71,7 @@ fn a_type_name_has_one_meaning() {
     let listed: Vec<&str> = SEVERAL.split_whitespace().collect();
     for name in &listed {
         if places.get(*name).is_none_or(|places| places.len() < 2) {
-            println!("SEVERAL: {name} has one meaning at most, take it out");
+            println!("SEVERAL: {name} has at most one meaning, remove it");
         }
     }
     places.retain(|name, places| places.len() > 1 && !listed.contains(&&**name));

@@ -1,8 +1,8 @@
-//! No file grows without end.
+//! No file grows without limit.
 
 use crate::{files, read};
 
-/// A file of so many lines wants to be split by noun.
+/// A file with more lines should be split by noun.
 const LINES_MAX: usize = 520;
 #[test]
 fn no_file_is_longer_than_a_reader_takes_in() {

@@ -1,8 +1,8 @@
-//! Comments say which client, thread or process they speak of.
+//! Comments name the client, thread or process that acts.
 
 use crate::{files, read};
 
-/// Each of them leaves open which client, thread, process or person is meant.
+/// Each of these words leaves open which client, thread, process or person is meant.
 const VAGUE: [&str; 4] = ["whoever", "nobody", "somebody", "anybody"];
 
 #[test]

@@ -1,7 +1,7 @@
 """Does what its input says: the function of the tests on a cluster.
 
-`{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size" | "who", ...}`. Called by the runtime
-once per call; never does anything that it was not told to.
+The actions are `{"do": "echo" | "sleep" | "fail" | "crash" | "eat" | "png" | "size" | "who", ...}`.
+The runtime calls it once per call; it does only what the input asks for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanofaas_runtime import Response
 
 
 def handle(input: Any, context: Any) -> Any:
-    """The answer, where there is one."""
+    """Does what `input` says and returns the answer, if it can."""
     if isinstance(input, bytes):
         return {"bytes": len(input)}
     act = {"sleep": _sleep, "fail": _fail, "crash": _crash, "eat": _eat, "png": _png,
@@ -48,7 +48,7 @@ def _crash(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _eat(input: dict[str, Any]) -> dict[str, Any]:
-    # Written to, since untouched pages cost nothing.
+    # Filled, because untouched pages use no memory.
     eaten = [bytearray(b"\xff" * 1024 * 1024) for _ in range(input["mib"])]
     return {"eaten": len(eaten)}
 
@@ -58,7 +58,7 @@ def _size(input: dict[str, Any]) -> dict[str, Any]:
 
 
 def _who(input: dict[str, Any]) -> dict[str, Any]:
-    """What the process may do, as the kernel says."""
+    """The user and the privileges of this process, from the kernel."""
     with open("/proc/self/status", encoding="utf-8") as status:
         lines = dict(line.rstrip().split(":\t", 1) for line in status if ":\t" in line)
     return {"user": os.getuid(), "group": os.getgid(), "capabilities": int(lines["CapEff"], 16),

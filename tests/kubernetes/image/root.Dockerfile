@@ -1,3 +1,3 @@
-# The same as an image that needs root, as most images are: the last word on its user is root.
+# The same function as an image whose user is root, as in most images.
 FROM localhost/nanofaas-test:1
 USER root
