@@ -1,7 +1,7 @@
-//! What is known of the functions: every change, with when it was sent and when it was answered.
-//! It says what could be true of a function at some moment of an interval, and never guesses: a
-//! change counts from its sending on and a state until the change after it was answered. Written by
-//! `registrar`; asked by `clients` and `ledger`, which judge answers and bodies in pods.
+//! The history of all functions: every change, with the times at which it was sent and answered.
+//! The book knows which states a function may have had in an interval, and never guesses: a state
+//! is possible from the sending of its change until the next change is answered. `registrar` writes
+//! it; `clients` and `ledger` use it to judge answers, and bodies that reach pods.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,28 +10,28 @@ use std::time::Instant;
 use crate::plan::{Endpoint, FUNCTIONS, Mode, Spec};
 use crate::plane::lock;
 
-/// A moment, in nanoseconds since the run began. Moments of different threads compare.
+/// A time, in nanoseconds since the run began; times of all threads are comparable.
 pub(crate) type At = u64;
 
-/// A state of a function: what one change made of it.
+/// A state of a function, after one change.
 #[derive(Clone, Debug)]
 struct State {
     sent: At,
-    /// `At::MAX` while the change is not answered.
+    /// `At::MAX` until the change is answered.
     answered: At,
-    /// None where the function is removed.
+    /// `None` if the function is removed.
     spec: Option<Spec>,
     version: Version,
 }
 
-/// Which registration of a name: `life` counts removals, `revision` all changes.
+/// Identifies a registration of a name: `life` counts removals, `revision` counts all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Version {
     pub(crate) life: u64,
     pub(crate) revision: u64,
 }
 
-/// What could be true of a function at some moment of an interval.
+/// The states that a function may have had at some time of an interval.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Possible {
     pub(crate) absent: bool,
@@ -76,11 +76,11 @@ impl Book {
         u64::try_from(self.begun.elapsed().as_nanos()).expect("less than centuries")
     }
 
-    /// A change that is about to be sent makes this of the function.
+    /// Records a change that is about to be sent, with the specification after it.
     pub(crate) fn begin(&self, function: usize, spec: Option<Spec>) -> Version {
         let mut states = lock(&self.functions[function]);
         let last = states.last().expect("the first state stays");
-        // A life begins where a function is registered that was not there.
+        // A life begins when an absent function is registered.
         let begins = spec.is_some() && last.spec.is_none();
         let version = Version {
             life: last.version.life + u64::from(begins),
@@ -100,7 +100,7 @@ impl Book {
         version
     }
 
-    /// The last change was answered, and done.
+    /// Records that the last change was answered with success.
     pub(crate) fn end(&self, function: usize) {
         let mut states = lock(&self.functions[function]);
         states.last_mut().expect("it was begun").answered = self.now();
@@ -117,45 +117,45 @@ impl Book {
         spec.is_some_and(|spec| spec.mode == Mode::Warm)
     }
 
-    /// The earliest version that a call which is sent now may meet.
+    /// The earliest version under which a call that is sent now may run.
     pub(crate) fn floor(&self, function: usize) -> Version {
         self.floor_at(function, self.now())
     }
 
-    /// The earliest version that a call which was sent then may meet.
+    /// The earliest version under which a call that was sent then may run.
     pub(crate) fn floor_at(&self, function: usize, now: At) -> Version {
         let states = lock(&self.functions[function]);
         let mut rest = states.iter().rev().skip_while(|state| state.answered > now);
         let last = rest.next().expect("the first state was always answered");
         Version {
-            // Removed: only a life that is yet to begin.
+            // A removed function runs calls only in its next life.
             life: last.version.life + u64::from(last.spec.is_none()),
             revision: last.version.revision,
         }
     }
 
-    /// Whether the life began, by the sending of its first registration, after this moment.
+    /// Whether the first registration of the life was sent after this time.
     pub(crate) fn began_after(&self, function: usize, life: u64, at: At) -> bool {
         let states = lock(&self.functions[function]);
         let first = states.iter().find(|state| state.version.life == life);
         first.is_none_or(|state| state.sent > at)
     }
 
-    /// The largest concurrency that any specification of the life had.
+    /// The largest concurrency of all specifications of the life.
     pub(crate) fn concurrency_max(&self, function: usize, life: u64) -> u64 {
         let widest = lock(&self.widest);
         widest.get(&(function, life)).copied().unwrap_or(0)
     }
 
-    /// What could be true of the function between two moments.
+    /// The states that the function may have had between two times.
     pub(crate) fn possible(&self, function: usize, from: At, to: At) -> Possible {
         let states = lock(&self.functions[function]);
         let mut found = Possible::default();
-        // From the latest back to the one that was answered before the interval began.
+        // From the latest state back to the one that was in force when the interval began.
         for (at, state) in states.iter().enumerate().rev() {
             if state.sent <= to {
                 found.add(state.spec.as_ref());
-                // A removal ends calls that were there when it was sent, however late they end.
+                // A removal ends calls that existed when it was sent, however late they end.
                 found.removed |= state.spec.is_none() && at > 0 && state.answered >= from;
             }
             if state.answered < from {

@@ -1,19 +1,20 @@
-//! The canary in every body: which function it is for, since when, and which call it is; what the
-//! pod that receives it and the caller that gets it back compare. It judges nothing by itself.
+//! The canary in every body: the function and registration that the body is for, and its call. The
+//! pod that receives the body and the caller that gets it back compare it; this module judges
+//! nothing.
 
 use serde_json::{Value, json};
 
 use crate::book::Version;
 use crate::plan::{Act, FUNCTIONS, name};
 
-/// A body's.
+/// The canary of one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Canary {
     pub(crate) function: usize,
-    /// Of all calls of a run only calls with the same idempotency key share one.
+    /// The call's id, unique in a run except among calls with the same idempotency key.
     pub(crate) call: String,
-    /// The earliest registration that may see it; the same body is sent under the same idempotency
-    /// key at different times, and there it is 0.
+    /// The earliest registration that may see the body. It is 0 with an idempotency key, because
+    /// the same body is then sent at different times.
     pub(crate) floor: Version,
     pub(crate) acts: Vec<Act>,
     pub(crate) pad: usize,
@@ -48,7 +49,7 @@ impl Canary {
         })
     }
 
-    /// What the pod does with the attempt, counted from 1.
+    /// The action of the pod in this attempt, counted from 1.
     pub(crate) fn act(&self, attempt: u32) -> Act {
         let last = self.acts.len() - 1;
         self.acts[last.min(attempt.saturating_sub(1) as usize)]
@@ -59,12 +60,12 @@ impl Canary {
     }
 }
 
-/// The function that has this name.
+/// The number of the function with this name.
 pub(crate) fn number_of(function: &str) -> Option<usize> {
     (0..FUNCTIONS).find(|number| name(*number) == function)
 }
 
-/// Which registration a pod belongs to.
+/// The registration that a pod belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) function: usize,
@@ -72,7 +73,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// As it stands in an endpoint's path and in a process's environment.
+    /// The form in an endpoint's path and in a process's environment.
     pub(crate) fn path(&self) -> String {
         let Version { life, revision } = self.version;
         format!("{}/{life}/{revision}", name(self.function))
@@ -88,7 +89,7 @@ impl Identity {
     }
 }
 
-/// What a pod answers with: who it is, which attempt it was, and the canary as it came.
+/// The answer of a pod: its identity, the number of the attempt, and the canary as received.
 pub(crate) fn echo(identity: &Identity, attempt: u32, canary: &Value, large: bool) -> Value {
     let more = if large {
         "y".repeat(6000)

@@ -1,5 +1,5 @@
-//! Clients: they call, follow, cancel and leave as their plan says, and hold every answer against
-//! what the contract allows. They change no function.
+//! Clients: they call, wait for results, cancel and close connections as planned, and check every
+//! answer against the contract. They change no function.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::plan::{Act, Call, Kind, Leave, Step, Steps, name};
 use crate::tally::Tally;
 use crate::wire::{Answer, PATIENCE, Request, Wire};
 
-/// Calls of one client with the same set of idempotency keys, before it takes new ones.
+/// A client uses the same set of idempotency keys for this many calls.
 const KEY_AGE: u64 = 150;
 
 pub(crate) struct Client<'a> {
@@ -30,7 +30,7 @@ pub(crate) struct Client<'a> {
     wire: Option<Wire>,
 }
 
-/// A connection to the plane; an error where the plane is gone.
+/// Opens a connection to the plane; an error if the plane has ended.
 fn connect(listen: SocketAddr) -> io::Result<Wire> {
     TcpStream::connect(listen).map(Wire::over)
 }
@@ -54,7 +54,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Carries the plan out until the run is over. An error is an answer that did not come.
+    /// Carries the plan out until the run is over. Returns an error if an answer does not come.
     pub(crate) fn work(&mut self, mut steps: Steps, over: &AtomicBool) -> io::Result<()> {
         while !over.load(Ordering::Relaxed) {
             self.step(&steps.next())?;
@@ -72,7 +72,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Sends over the kept connection, and keeps it where the plane does.
+    /// Sends over the kept connection, and keeps it if the plane keeps it open.
     fn send(&mut self, request: &Request) -> io::Result<Answer> {
         let mut wire = match self.wire.take() {
             Some(wire) => wire,
@@ -86,7 +86,7 @@ impl<'a> Client<'a> {
         Ok(answer)
     }
 
-    /// The call's canary, and the idempotency key that goes with it.
+    /// The call's canary, and its idempotency key.
     fn canary(&self, call: &Call) -> (Canary, Option<String>) {
         let number = self.calls;
         let mut canary = Canary {
@@ -99,7 +99,8 @@ impl<'a> Client<'a> {
         let Kind::Keyed { key, other, .. } = call.kind else {
             return (canary, None);
         };
-        // What is sent under a key follows from the key alone, so that it is a repeat.
+        // The body follows from the key alone, so that every call with the key repeats the same
+        // body.
         let age = number / KEY_AGE;
         let key = format!("k{age}-{key}");
         canary.call = format!("{key}-{other}");
@@ -148,7 +149,7 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// Whether the answer to a call is one that the contract allows.
+    /// Whether the contract allows this answer to the call.
     fn judge(&self, kind: Kind, sent: &Sent, answer: &Answer, left: bool) -> Result<(), String> {
         let now = self.book.now();
         let possible = self.book.possible(sent.canary.function, sent.from, now);
@@ -186,7 +187,7 @@ impl<'a> Client<'a> {
                     let has = |name| answer.header(name).is_some();
                     has("retry-after") && has("x-queue-reject-reason")
                 }
-                // A key's owner is another io thread, whose inbox may be full.
+                // The key may belong to another io thread, whose inbox may be full.
                 (503, Some("BUSY")) => sent.key.is_some(),
                 _ => false,
             };
@@ -232,12 +233,13 @@ impl<'a> Client<'a> {
             text(&body["error"]["code"]),
             text(&body["error"]["message"]),
         );
-        // A JOB's runtime reports what it cannot send as its own error, which is a 500.
+        // A JOB's runtime reports what it cannot send as its own error, which is status 500.
         let by_job = code == "BAD_OUTPUT" && possible.job && answer.status == 500;
         if answer.status != judge::http_status(&code) && !by_job {
             return unexpected();
         }
-        // Who waits for another's call gives up at a deadline of its own; the call goes on.
+        // A call that joined another call's execution may time out at its own deadline, while the
+        // execution continues.
         let gave_up = sent.key.is_some() && code == "TIMEOUT";
         let outcome = Outcome {
             state: if gave_up { "timeout" } else { &state },
@@ -252,7 +254,7 @@ impl<'a> Client<'a> {
         succeeded(self.book, self.ledger, self.tally, id, sent, output)
     }
 
-    /// Sends as much as the plan says, and goes.
+    /// Sends the planned part of a request, and closes.
     fn leave(&self, leave: Leave, sent: &Sent, request: &Request) -> io::Result<()> {
         let mut wire = connect(self.listen)?;
         let bytes = request.bytes();
@@ -271,7 +273,7 @@ impl<'a> Client<'a> {
                 wire.send(&bytes);
                 wire.finish();
                 wire.set_patience(PATIENCE);
-                // An answer may come; none is what a client that left gets.
+                // A client that has left may get an answer or none.
                 if let Ok(answer) = wire.read(true) {
                     let verdict = self.judge(Kind::Leave(leave), sent, &answer, true);
                     self.tally
@@ -302,7 +304,8 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// An answer about an execution; a record that is kept must be found.
+    /// Checks the answer to a request about an execution. An execution whose record must be kept
+    /// must be found.
     fn expect(&self, id: &str, answer: &Answer, statuses: &[u16]) {
         let forgotten = answer.status == 404 && self.ledger.sent(id).is_none();
         if !forgotten && !statuses.contains(&answer.status) {
@@ -367,7 +370,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// The result of an execution is a success.
+/// Checks an execution that succeeded.
 fn succeeded(
     book: &Book,
     ledger: &Ledger,
@@ -392,7 +395,7 @@ fn succeeded(
     Ok(())
 }
 
-/// Whether a status that was asked for then is one that the contract allows, and whether the
+/// Whether the contract allows this status at the time when it was requested; returns whether the
 /// execution has ended.
 pub(crate) fn status(
     book: &Book,
@@ -420,7 +423,7 @@ pub(crate) fn status(
         tally.count("status queued");
         ledger.waited(id, book.floor_at(sent.canary.function, asked).revision);
     }
-    // What a plain call was sent is known to its client alone, who judges its answer.
+    // Only the client of a plain call knows its body, so only that client judges the answer.
     let Some(sent) = ledger.sent(id).filter(|_| over) else {
         return Ok(over);
     };
@@ -450,7 +453,7 @@ pub(crate) fn status(
     Ok(true)
 }
 
-/// How many attempts a status shows.
+/// The number of attempts in a status.
 fn attempts(status: &Value) -> u32 {
     let attempts = status["attempt"]
         .as_u64()

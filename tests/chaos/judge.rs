@@ -1,6 +1,6 @@
-//! Whether the contract allows an outcome: by what the call asked of its pod, what could be true of
-//! its function meanwhile, and who cancelled it. Whatever it cannot explain is wrong. It never
-//! speaks with the plane; `clients` and `run` bring it what they got.
+//! Decides whether the contract allows an outcome, from the actions that the call asked of its pod,
+//! the possible states of its function, and cancels. An outcome that it cannot explain is wrong. It
+//! sends nothing to the plane; `clients` and `run` pass it what they received.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::canary::Identity;
 use crate::ledger::Sent;
 use crate::plan::Act;
 
-/// How an execution ended, by its answer or its status.
+/// The end of an execution, from its answer or its status.
 #[derive(Debug)]
 pub(crate) struct Outcome<'a> {
     pub(crate) state: &'a str,
@@ -30,7 +30,7 @@ pub(crate) fn http_status(code: &str) -> u16 {
     }
 }
 
-/// Why a failure is not allowed.
+/// Whether this failure is allowed; the error says why not.
 pub(crate) fn failure(
     sent: &Sent,
     possible: &Possible,
@@ -51,7 +51,8 @@ pub(crate) fn failure(
         "BAD_OUTPUT" => canary.has(&[Act::Garbage, Act::Half]),
         "POD_UNREACHABLE" => possible.warm || possible.closed || canary.has(&[Act::NotStarted]),
         "COLD_START_FAILED" => possible.process(),
-        // The kernel's kills are counted for all processes of the machine's group.
+        // The plane counts OOM kills of all processes in this machine's cgroup, so any process may
+        // seem to be killed by one.
         "OOM" => possible.process(),
         _ => false,
     };
@@ -63,7 +64,7 @@ pub(crate) fn failure(
     ))
 }
 
-/// Whether the output is the call's own, and the attempt that made it; none for LOCAL.
+/// Checks that the output is the call's own; returns the attempt that made it, or `None` for LOCAL.
 pub(crate) fn output(
     sent: &Sent,
     possible: &Possible,

@@ -1,7 +1,6 @@
-//! Executions, as far as clients and pods know them: what each was sent, which pods saw it, and how
-//! it ended. It holds every receipt of a body against what its canary says, and at the end every
-//! execution against the concurrency of its function. It asks the plane nothing. Pods and clients
-//! write it.
+//! Executions as clients and pods know them: the body of each, the pods that received it, and its
+//! end. The ledger checks every receipt of a body against its canary, and at the end the
+//! concurrency of every function. It sends nothing to the plane. Pods and clients write it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
@@ -12,10 +11,10 @@ use crate::plan::name;
 use crate::plane::lock;
 use crate::tally::Tally;
 
-/// Executions that a client may still ask for by their age.
+/// The number of latest executions that a client may still ask for.
 const RECENT: usize = 400;
 
-/// A body that reached a pod.
+/// A body that a pod received.
 pub(crate) struct Receipt {
     pub(crate) identity: Identity,
     pub(crate) execution: String,
@@ -30,11 +29,11 @@ pub(crate) struct Sent {
     pub(crate) canary: Canary,
     pub(crate) from: At,
     pub(crate) raw: bool,
-    /// Its function and idempotency key.
+    /// The function and the idempotency key.
     pub(crate) key: Option<String>,
 }
 
-/// An attempt in a scripted pod: from the whole request to before its answer.
+/// An attempt in a scripted pod, from the end of the request to just before the answer.
 struct Span {
     attempt: u32,
     from: At,
@@ -44,19 +43,20 @@ struct Span {
 #[derive(Default)]
 struct Execution {
     sent: Option<Sent>,
-    /// When its client was told that it is accepted.
+    /// When its client learned that it was accepted.
     accepted: Option<At>,
     cancelled: bool,
-    /// The function and its life in which pods saw it.
+    /// The function and the life in which pods received it.
     seen: Option<(usize, u64)>,
     spans: Vec<Span>,
-    /// The attempt whose answer became its result.
+    /// The attempt that gave the execution its result.
     succeeded: Option<u32>,
-    /// Attempts in which a peer closed in place of an answer.
+    /// Attempts in which a pod closed the connection instead of answering.
     losses: u32,
-    /// What held when the last peer answered: the next attempt is under no older specification.
+    /// The revision in force when the last pod answered: later attempts run under no older
+    /// specification.
     next_floor: u64,
-    /// How many attempts it had when its cancel had been taken: there is no further one.
+    /// The number of attempts when its cancel was accepted: no further attempt may start.
     attempts_max: Option<u32>,
 }
 
@@ -64,20 +64,20 @@ struct Execution {
 pub(crate) struct Ledger {
     executions: Mutex<HashMap<String, Execution>>,
     recent: Mutex<VecDeque<String>>,
-    /// When an idempotency key was sent first.
+    /// When each idempotency key was first sent.
     keys: Mutex<HashMap<String, At>>,
-    /// The execution that succeeded under an idempotency key.
+    /// The execution that succeeded under each idempotency key.
     holders: Mutex<HashMap<String, String>>,
 }
 
 impl Ledger {
-    /// When this key was sent first; an execution that holds it is not older.
+    /// The time at which this key was first sent. An execution under the key is not older.
     pub(crate) fn first_use(&self, key: &str, now: At) -> At {
         *lock(&self.keys).entry(key.to_owned()).or_insert(now)
     }
 
-    /// An execution succeeded under this key, and its function was not removed since the key was
-    /// sent first: no other execution may.
+    /// Records that an execution succeeded under this key. Until the function is removed, no other
+    /// execution may succeed under it.
     pub(crate) fn hold(&self, key: &str, execution: &str) -> Result<(), String> {
         let mut holders = lock(&self.holders);
         let holder = holders
@@ -91,7 +91,7 @@ impl Ledger {
         ))
     }
 
-    /// Holds a receipt against its canary.
+    /// Checks a receipt against its canary.
     pub(crate) fn receive(&self, receipt: &Receipt, book: &Book, tally: &Tally) {
         tally.count(&format!("received {}", receipt.mode));
         if receipt.attempt > 1 {
@@ -141,7 +141,7 @@ impl Ledger {
                 "an attempt under a specification that was replaced before",
             ));
         }
-        // One is allowed, and one more may have been the end of the attempt's time.
+        // Two and not one, because a second loss may have been the end of the attempt's time.
         if losses > 2 {
             tally.wrong(describe(&format!("tried again after {losses} losses")));
         }
@@ -154,7 +154,8 @@ impl Ledger {
         self.remember(&receipt.execution);
     }
 
-    /// A scripted pod is about to answer an attempt, or to close in place of an answer.
+    /// Records that a scripted pod is about to answer an attempt or to close the connection
+    /// instead.
     pub(crate) fn answer(&self, receipt: &Receipt, from: At, book: &Book, closes: bool) {
         let (attempt, to) = (receipt.attempt, book.now());
         let floor = book.floor(receipt.identity.function).revision;
@@ -165,39 +166,41 @@ impl Ledger {
         known.next_floor = known.next_floor.max(floor);
     }
 
-    /// The plane accepted a call that goes on without its client.
+    /// Records that the plane accepted a call that continues without its client.
     pub(crate) fn accept(&self, execution: &str, sent: &Sent, now: At) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.accepted.get_or_insert(now);
-        // Who repeats a key joins an execution that another one sent, perhaps before.
+        // A call that repeats a key joins an execution of another client, which may have been
+        // recorded before.
         known.sent.get_or_insert_with(|| sent.clone());
         drop(executions);
         self.remember(execution);
     }
 
-    /// The attempt gave the execution its result.
+    /// Records which attempt gave the execution its result.
     pub(crate) fn succeed(&self, execution: &str, attempt: u32) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.succeeded = Some(attempt);
     }
 
-    /// A client is about to cancel it.
+    /// Records that a client is about to cancel the execution.
     pub(crate) fn cancel(&self, execution: &str) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.cancelled = true;
     }
 
-    /// It waited when this was the floor: what runs next is under no older specification.
+    /// Records that the execution waited at this floor, so that its next attempt runs under no
+    /// older specification.
     pub(crate) fn waited(&self, execution: &str, floor: u64) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.next_floor = known.next_floor.max(floor);
     }
 
-    /// The latest of a function's executions that go on without their clients.
+    /// The latest executions of a function that continue without their clients.
     pub(crate) fn latest_of(&self, function: usize, count: usize) -> Vec<String> {
         let recent = lock(&self.recent).clone();
         let is_of = |id: &&String| {
@@ -213,14 +216,14 @@ impl Ledger {
             .collect()
     }
 
-    /// Its cancel was taken before it was seen to have so many attempts.
+    /// Records that a cancel was accepted when the execution had at most so many attempts.
     pub(crate) fn stop_at(&self, execution: &str, attempts: u32) {
         let mut executions = lock(&self.executions);
         let known = executions.entry(execution.to_owned()).or_default();
         known.attempts_max.get_or_insert(attempts);
     }
 
-    /// Whether it may have so many attempts.
+    /// Whether the execution may have so many attempts.
     pub(crate) fn allows(&self, execution: &str, attempts: u32) -> bool {
         let executions = lock(&self.executions);
         let most = executions
@@ -236,7 +239,7 @@ impl Ledger {
             .is_some_and(|known| known.cancelled)
     }
 
-    /// What the execution was sent, where its record is kept whatever happens.
+    /// The call of an execution whose record the plane must keep.
     pub(crate) fn sent(&self, execution: &str) -> Option<Sent> {
         lock(&self.executions).get(execution)?.sent.clone()
     }
@@ -249,7 +252,7 @@ impl Ledger {
         recent.push_back(execution.to_owned());
     }
 
-    /// The execution that became known so many executions ago.
+    /// The execution that became known `back` executions before the last one.
     pub(crate) fn back(&self, back: u64) -> Option<String> {
         let recent = lock(&self.recent);
         let at = recent.len().checked_sub(1 + back as usize)?;
@@ -260,9 +263,9 @@ impl Ledger {
         lock(&self.executions).keys().cloned().collect()
     }
 
-    /// No function ever had more calls in its pods than its concurrency. Only attempts that gave
-    /// their execution its result count: those held a slot from before the pod got them until after
-    /// it answered.
+    /// Checks that no function ever ran more calls in its pods than its concurrency. Counts only
+    /// attempts that gave their execution its result, because these held a slot during their whole
+    /// span.
     pub(crate) fn check_concurrency(&self, book: &Book, tally: &Tally) {
         let mut edges: HashMap<(usize, u64), Vec<(At, i64)>> = HashMap::new();
         for known in lock(&self.executions).values() {
@@ -275,7 +278,7 @@ impl Ledger {
             }
         }
         for ((function, life), mut list) in edges {
-            // An end and a begin at the same moment do not overlap: -1 sorts first.
+            // -1 sorts first, because an end and a start at the same time do not overlap.
             list.sort_unstable();
             let running = list.iter().scan(0, |sum, (_, step)| {
                 *sum += step;

@@ -1,18 +1,18 @@
-//! Chaos: a real plane under random changes, calls, cancels, kills and departures, with a canary in
-//! every body; and storms of connections that break at any byte. It looks at the plane from outside
-//! only, and judges by what the contract allows, never by time.
+//! Chaos: a real plane under random changes, calls, cancels, kills and broken connections, with a
+//! canary in every body; and storms of connections that break at any byte. It observes the plane
+//! only from outside, and judges by the contract and never by time.
 //!
-//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs both; `-- chaos` and
-//! `-- storm` run one of the two, and `-- soak` the load of an hour that `soak` describes.
-//! `NANOFAAS_CHAOS_SEED` replays the operations of a seed (how they fall together in time is not
-//! replayed), `NANOFAAS_CHAOS_SECONDS` is the length of each of the four forms (15) or of the soak,
-//! `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted` shows that it
-//! finds the planted bugs that `planted.txt` names.
+//! `cargo test --release -p nanofaas --test chaos`, or `./ci chaos`, runs both; `-- chaos` and `--
+//! storm` run one of the two, and `-- soak` the load of an hour that `soak` describes.
+//! `NANOFAAS_CHAOS_SEED` replays the operations of a seed (but not their timing),
+//! `NANOFAAS_CHAOS_SECONDS` is the length of each of the four forms (15) or of the soak,
+//! `NANOFAAS_STORM_CONNECTIONS` the number of connections (4000). `./ci chaos planted` shows that
+//! it finds the planted bugs that `planted.txt` names.
 //!
-//! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution that
-//! got an id ends; no body reaches a pod that it was not sent to; no caller gets another's answer, or
-//! one that the contract does not allow; no function runs more calls than its concurrency; no
-//! descriptor and no process is left.
+//! What must hold: no plane dies or panics; in the end the ledger's drift is 0; every execution
+//! that got an id ends; no body reaches a pod that it was not sent to; no caller gets an answer of
+//! another call, or an answer that the contract does not allow; no function runs more calls than
+//! its concurrency; no descriptor and no process is left.
 
 #![allow(
     clippy::disallowed_methods,
@@ -20,11 +20,11 @@
 )]
 #![allow(
     clippy::print_stdout,
-    reason = "a run says what it did, and what was wrong"
+    reason = "a run prints its counts and faults"
 )]
 #![allow(
     clippy::print_stderr,
-    reason = "a function's process has nothing else to speak with"
+    reason = "a function's process can report by stderr only"
 )]
 
 // The fixture of the black-box tests, of which this needs a part.
@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     if is_chosen("storm") {
         sound &= storm::run(setting("NANOFAAS_STORM_CONNECTIONS").unwrap_or(4000));
     }
-    // Only by its name: it takes an hour.
+    // Runs only if it is named, because it takes an hour.
     if filters.iter().any(|word| *word == "soak") {
         let length = Duration::from_secs(setting("NANOFAAS_CHAOS_SECONDS").unwrap_or(3600));
         let into = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak");
@@ -110,7 +110,7 @@ fn seed() -> u64 {
     setting("NANOFAAS_CHAOS_SEED").unwrap_or_else(|| u64::from(since.subsec_nanos()))
 }
 
-/// How often all forms are run at most, until what happened is rich.
+/// All forms run at most this often, until every kind of operation and end has occurred.
 const ROUNDS: u64 = 3;
 
 fn chaos() -> bool {
@@ -120,12 +120,12 @@ fn chaos() -> bool {
     let total = Tally::default();
     for round in 0..ROUNDS {
         for form in subject::FORMS {
-            // A plane that was wrong once says nothing more by being wrong again.
+            // Stops at the first fault, because further faults of the same plane show nothing new.
             if !run::run(form, seed + round, length, &total) {
                 return false;
             }
         }
-        // On a busy machine less happens in the same time: it gets more of it.
+        // On a busy machine fewer operations fit into the time, so all forms run again.
         if total.missing().is_empty() {
             break;
         }

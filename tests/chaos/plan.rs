@@ -1,15 +1,15 @@
-//! What a run does: two endless lists of operations, of changes to functions and of calls, drawn
-//! from the seed. It knows no clock and no state of the plane, so that a seed replays the same
-//! operations; what an index means when its turn comes ("the third last execution") is decided
-//! where it is carried out. `registrar` and `clients` carry it out.
+//! The operations of a run: two endless lists, of changes to functions and of calls, drawn from the
+//! seed. The plan uses no clock and no state of the plane, so that a seed replays the same
+//! operations; `registrar` and `clients`, which carry it out, resolve an index such as "the third
+//! last execution".
 
 use crate::rng::Rng;
 
-/// How many functions there are at most, by the names that `name` gives.
+/// The largest number of functions; `name` gives their names.
 pub(crate) const FUNCTIONS: usize = 8;
-/// The longest `timeoutMs` of any function: no attempt has more.
+/// The longest `timeoutMs` of all functions, and so the longest time of an attempt.
 pub(crate) const TIMEOUT_MS_MAX: u64 = 1500;
-/// Different idempotency keys of one function that are in use at a time.
+/// The number of idempotency keys that a function's calls use at a time.
 const KEYS: u64 = 6;
 
 /// The name of a function by its number.
@@ -36,12 +36,12 @@ impl Mode {
     }
 }
 
-/// Where a POOL function's calls go.
+/// The endpoint of a POOL function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     Tcp,
     Unix,
-    /// Sends answers that were not asked for: `Act::Unasked` is obeyed there only.
+    /// Sends answers without a request: only these two endpoints obey `Act::Unasked`.
     RudeTcp,
     RudeUnix,
     /// Refuses connections.
@@ -53,7 +53,7 @@ pub(crate) enum Endpoint {
 pub(crate) struct Spec {
     pub(crate) mode: Mode,
     pub(crate) endpoint: Endpoint,
-    /// WARM and JOB: its program does not start.
+    /// WARM and JOB: the program does not start.
     pub(crate) broken: bool,
     pub(crate) concurrency: u64,
     pub(crate) queue_size: u64,
@@ -61,7 +61,7 @@ pub(crate) struct Spec {
     pub(crate) max_retries: u64,
     pub(crate) retry_on: Vec<&'static str>,
     pub(crate) min_replicas: u64,
-    /// Another number is another pod.
+    /// A field of the pod's shape: another number makes other pods.
     pub(crate) shape: u64,
 }
 
@@ -74,7 +74,7 @@ pub(crate) enum Change {
     Scale(u64),
 }
 
-/// What a pod does with an attempt.
+/// The action of a pod in an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     Echo,
@@ -133,23 +133,23 @@ impl Act {
     }
 }
 
-/// Where in its exchange a client leaves.
+/// The point in its exchange at which a client leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// After so many bytes of its request, in percent.
+    /// After this percentage of the request's bytes.
     InRequest(u64),
-    /// So many milliseconds after its request.
+    /// This many milliseconds after the request.
     Waiting(u64),
-    /// After its request, which ends with a FIN; it reads the answer if one comes.
+    /// After the request, which ends with a FIN; the client reads the answer if one comes.
     HalfClosed,
 }
 
-/// How a call is made.
+/// The way in which a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Invoke,
     Enqueue,
-    /// With an idempotency key, by its number; `other` sends another body under the same key.
+    /// With the idempotency key of this number; `other` sends another body under the same key.
     Keyed {
         key: u64,
         enqueue: bool,
@@ -165,15 +165,15 @@ pub(crate) enum Kind {
 pub(crate) struct Call {
     pub(crate) function: usize,
     pub(crate) kind: Kind,
-    /// One for each attempt; the last one holds for all that follow.
+    /// The action of each attempt; the last action also applies to all further attempts.
     pub(crate) acts: Vec<Act>,
     pub(crate) raw: bool,
-    /// Bytes that the body has more than it needs.
+    /// Additional bytes in the body.
     pub(crate) pad: u64,
     pub(crate) timeout_ms: Option<u64>,
 }
 
-/// What a client does. `back` counts from the latest execution that is known.
+/// An operation of a client. `back` counts from the latest known execution.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Call(Call),
@@ -183,7 +183,7 @@ pub(crate) enum Step {
     Show { function: usize },
 }
 
-/// Draws changes, each for one of `functions`.
+/// Draws changes, each to one of `functions`.
 pub(crate) struct Changes {
     rng: Rng,
     functions: Vec<usize>,
@@ -194,7 +194,7 @@ impl Changes {
         Self { rng, functions }
     }
 
-    /// The next one, its function, and for how many milliseconds nothing follows.
+    /// The next change, its function, and the pause after it in milliseconds.
     pub(crate) fn next(&mut self) -> (usize, Change, u64) {
         let rng = &mut self.rng;
         let function = self.functions[rng.below(self.functions.len() as u64) as usize];
@@ -204,7 +204,7 @@ impl Changes {
             2 => Change::Remove,
             _ => Change::Scale(rng.below(4)),
         };
-        // Bursts leave no time between a removal and what follows; pauses let calls get somewhere.
+        // Bursts leave no time between a removal and the next change; pauses let calls progress.
         let pause = rng.weighted(&[(40, 0), (28, 20), (20, 100), (10, 400), (2, 2000)]);
         (function, change, pause)
     }
@@ -240,7 +240,7 @@ fn spec(rng: &mut Rng) -> Spec {
     }
 }
 
-/// Draws what one client does.
+/// Draws the operations of one client.
 pub(crate) struct Steps {
     rng: Rng,
 }

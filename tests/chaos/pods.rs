@@ -1,7 +1,7 @@
-//! Pods of both kinds, which report every body that they receive and do what its canary asks.
-//! Scripted peers of POOL functions live in this process and misbehave on the wire; programs of WARM
-//! and JOB functions are this very program, started by the plane, on the runtime that functions use.
-//! A process reports by a line in a file, so that a kill loses nothing that happened before.
+//! Pods of both kinds, which report every body that they receive and act as its canary asks.
+//! Scripted pods of POOL functions live in this process and misbehave on the wire. Programs of WARM
+//! and JOB functions are this program, started by the plane, on the runtime that functions use. A
+//! process reports by a line in a file, so that a kill loses no earlier report.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -25,10 +25,10 @@ use crate::tally::Tally;
 /// Longer than any deadline of a call.
 const LATE: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_millis(8);
-/// Time enough for the next call to be given the connection.
+/// Long enough that the plane may give the connection to the next call.
 const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
-/// The scripted peers of a run.
+/// The scripted pods of a run.
 pub(crate) struct Peers {
     tcp: Pod,
     unix: Pod,
@@ -50,14 +50,14 @@ impl Peers {
         }
     }
 
-    /// For `endpointUrl`.
+    /// The `endpointUrl` of a function.
     pub(crate) fn url(&self, endpoint: Endpoint, identity: &Identity) -> String {
         let url = match endpoint {
             Endpoint::Tcp => &self.tcp.url,
             Endpoint::Unix => &self.unix.url,
             Endpoint::RudeTcp => &self.rude_tcp.url,
             Endpoint::RudeUnix => &self.rude_unix.url,
-            // Nothing listens on the first port.
+            // No process listens on port 1.
             Endpoint::Closed => "http://127.0.0.1:1/invoke",
         };
         url.replace("/invoke", &format!("/{}", identity.path()))
@@ -70,7 +70,7 @@ impl Peers {
     }
 }
 
-/// A body: the canary as it came, and read.
+/// The canary of a body, unparsed and parsed.
 fn read(body: &[u8]) -> Option<(Value, Canary)> {
     let value: Value = serde_json::from_slice(body).ok()?;
     let canary = value.get("input").unwrap_or(&value);
@@ -124,7 +124,7 @@ fn answer(
     } else {
         "application/json"
     };
-    // Half of the peers' answers say whose they are, as those of the runtimes do.
+    // Half of the scripted answers carry an execution id, like those of the runtimes.
     let own = if got.number.is_multiple_of(2) || rude {
         format!("X-Execution-Id: {execution}\r\n")
     } else {
@@ -182,7 +182,7 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // Together, or when another call may have the connection already.
+            // Either together, or when another call may already have the connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {
@@ -198,11 +198,11 @@ fn answer(
     }
 }
 
-/// The variables of a function's process.
+/// The names of the variables of a function's process.
 pub(crate) const IDENTITY: &str = "CHAOS_IDENTITY";
 pub(crate) const RECEIPTS: &str = "CHAOS_RECEIPTS";
 
-/// A function's process: WARM, or JOB where the runtime finds that it is one.
+/// The main function of a function's process; the runtime decides between WARM and JOB.
 pub(crate) fn program() -> ExitCode {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let (path, file) = (variable(IDENTITY), PathBuf::from(variable(RECEIPTS)));
@@ -238,7 +238,7 @@ pub(crate) fn program() -> ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("chaos", serve))
 }
 
-/// What a process does before it answers.
+/// The action of a process before it answers.
 fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     match act {
         Act::Fail => return Err(Error::with_code("CHAOS", call)),
@@ -258,7 +258,7 @@ fn obey(act: Act, call: &str, context: &Context) -> Result<(), Error> {
     Ok(())
 }
 
-/// One write for a line: appended lines of several processes do not mix.
+/// Appends a line by one write, because lines of several processes must not mix.
 fn report(file: &Path, line: &Value) {
     let opened = OpenOptions::new().append(true).create(true).open(file);
     let written = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
@@ -273,7 +273,7 @@ fn report(file: &Path, line: &Value) {
 pub(crate) struct Started(pub(crate) i32);
 
 impl Started {
-    /// Whether it runs, and is no later process with the same number.
+    /// Whether the process runs, and its PID does not belong to a later process.
     pub(crate) fn is_alive(self) -> bool {
         let line = std::fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         let own = std::env::current_exe().expect("this program");
@@ -285,12 +285,12 @@ impl Started {
     }
 }
 
-/// Reads what processes report.
+/// Reads the reports of processes.
 pub(crate) struct Reports {
     path: PathBuf,
     file: Option<File>,
     unread: Vec<u8>,
-    /// All that ever started.
+    /// All processes that ever started.
     pub(crate) started: Vec<Started>,
 }
 
@@ -304,7 +304,7 @@ impl Reports {
         }
     }
 
-    /// Reads the lines that came since the last time.
+    /// Reads the lines that are new since the last call.
     pub(crate) fn read(&mut self, ledger: &Ledger, book: &Book, tally: &Tally) {
         if self.file.is_none() {
             self.file = File::open(&self.path).ok();

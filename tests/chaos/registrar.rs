@@ -1,5 +1,5 @@
-//! Registers, replaces, scales and removes functions. One registrar owns a function, so it knows
-//! what each of its changes must be answered with. It calls no function.
+//! Registers, replaces, scales and removes functions. Each function belongs to one registrar, so
+//! the registrar knows the correct answer to each of its changes. It calls no function.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::pods::{IDENTITY, Peers, RECEIPTS};
 use crate::tally::Tally;
 use crate::wire::Request;
 
-/// Executions whose status a registrar looks at after a change.
+/// The number of executions whose status a registrar reads after a change.
 const LOOKED_AT: usize = 6;
 
 pub(crate) struct Registrar<'a> {
@@ -69,7 +69,7 @@ impl Registrar<'_> {
                 match (present, self.book.is_warm(function)) {
                     (false, _) => self.expect(&request, &[404], "refused"),
                     (true, true) => self.expect(&request, &[200], "scale"),
-                    // Replicas mean nothing here.
+                    // Only WARM functions have replicas.
                     (true, false) => self.expect(&request, &[400, 409], "scale of no WARM"),
                 }
             }
@@ -85,7 +85,8 @@ impl Registrar<'_> {
         self.look_at_waiting(function);
     }
 
-    /// Calls that wait now, after the change was answered, run as it says.
+    /// Records which calls wait now, because after an answered change they must run under its
+    /// specification.
     fn look_at_waiting(&self, function: usize) {
         for id in self.ledger.latest_of(function, LOOKED_AT) {
             let asked = self.book.now();
@@ -105,7 +106,7 @@ impl Registrar<'_> {
         self.book.end(function);
     }
 
-    /// Removes whatever is there.
+    /// Removes all present functions.
     pub(crate) fn remove_all(&self) {
         let present = |function: &usize| self.book.is_present(*function);
         (0..FUNCTIONS)
@@ -142,7 +143,7 @@ impl Registrar<'_> {
             Mode::Local => {}
             Mode::Pool => body["endpointUrl"] = json!(self.peers.url(spec.endpoint, &identity)),
             Mode::Warm | Mode::Job => {
-                // A pod outlives replacements that do not shape it.
+                // Revision 0, because a pod outlives replacements that do not change its shape.
                 identity.version.revision = 0;
                 let program = std::env::current_exe().expect("this program");
                 let command = if spec.broken {

@@ -1,12 +1,12 @@
-//! A small seeded generator of random numbers (SplitMix64), so that a seed replays a plan on every
-//! machine. It never reads a clock. Plans and storms draw from it.
+//! A small seeded random number generator (SplitMix64), so that a seed replays a plan on every
+//! machine. It never reads a clock. Plans and storms use it.
 
-/// A stream of numbers.
+/// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// Streams of one seed with different numbers share nothing.
+    /// Different stream numbers give independent streams of the same seed.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
         rng.next();
@@ -21,7 +21,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From 0 to `count` - 1.
+    /// A number from 0 to `count` - 1.
     pub(crate) fn below(&mut self, count: u64) -> u64 {
         self.next() % count
     }
@@ -30,12 +30,12 @@ impl Rng {
         from + self.below(to - from + 1)
     }
 
-    /// True in `percent` of 100 draws.
+    /// Returns true in `percent` of 100 draws.
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of a list in which each entry has a weight.
+    /// Draws an entry of a list by the entries' weights.
     pub(crate) fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
         let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
         for (weight, value) in list {

@@ -1,6 +1,6 @@
-//! One run: a plane in one form, its registrars, clients and the killer, and then the end of
-//! everything. What was accepted has to end, the ledger has to balance, and neither descriptors nor
-//! processes may be left. `main` calls it for each form.
+//! One run: a plane in one form with registrars, clients and a killer; after these have stopped,
+//! the checks. All accepted executions must end, the ledger must balance, and neither descriptors
+//! nor processes may be left. `main` calls it for each form.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::wire::{PATIENCE, Request, Wire};
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
-/// Streams of random numbers: clients count from here, registrars from 0.
+/// Streams of random numbers: clients have 100 and up, registrars 0 and up.
 const CLIENT_STREAM: u64 = 100;
 const KILLER_STREAM: u64 = 99;
 const END_STREAM: u64 = 98;
 
-/// What a run shares.
+/// The state that all threads of a run share.
 struct Run {
     subject: Subject,
     book: Arc<Book>,
@@ -35,7 +35,7 @@ struct Run {
     over: AtomicBool,
 }
 
-/// Runs the plan of a seed in one form for so long; false where anything was wrong.
+/// Runs the plan of a seed in one form for `length`; returns false if anything was wrong.
 pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> bool {
     println!("-- {}", form.name);
     let (book, ledger) = (Arc::new(Book::new()), Arc::default());
@@ -119,7 +119,7 @@ impl Run {
                     Err(panic) => unanswered.push(words(panic)),
                 }
             }
-            // A plane that died answers no request; `stop` reports its death.
+            // A dead plane answers nothing; `stop` reports its death.
             if self.subject.is_alive() {
                 unanswered
                     .into_iter()
@@ -129,7 +129,7 @@ impl Run {
         reports.read(&self.ledger, &self.book, &self.tally);
     }
 
-    /// Now and then one of the youngest processes.
+    /// Kills one of the youngest processes in 20 % of its calls.
     fn kill(&self, rng: &mut Rng, reports: &Reports) {
         let (hit, back) = (rng.chance(20), rng.below(6) as usize);
         let youngest = reports
@@ -147,7 +147,8 @@ impl Run {
         }
     }
 
-    /// After the last client: executions end, functions go, and nothing is kept.
+    /// After the last client: waits until all executions have ended, removes the functions, and
+    /// checks that nothing is left.
     fn end(&self, registrar: &Registrar<'_>, reports: &mut Reports, remove_first: bool) {
         if remove_first {
             registrar.remove_all();
@@ -175,7 +176,7 @@ impl Run {
         let mut wire = Wire::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
-            // All of them together have the time that one has.
+            // All executions together get the time of a single one.
             let wait_ms = end.saturating_duration_since(Instant::now()).as_millis() / 2;
             let asked = self.book.now();
             wire.send(&Request::get(&format!("/v1/executions/{id}?waitMs={wait_ms}")).bytes());
@@ -184,7 +185,7 @@ impl Run {
                 Err(error) => return self.tally.wrong(format!("status of {id}: {error}")),
             };
             if answer.status == 404 && self.ledger.sent(&id).is_none() {
-                continue; // Of plain calls only the last ones are remembered.
+                continue; // The plane keeps records only of the latest plain calls.
             }
             if answer.status != 200 {
                 self.tally.wrong(format!(
@@ -205,7 +206,7 @@ impl Run {
         }
     }
 
-    /// The plane ends, and with it every process that it started.
+    /// Ends the plane, and checks that all processes of functions end with it.
     fn stop(&self, reports: &Reports) {
         self.subject.stop();
         let end = Instant::now() + PATIENCE;
@@ -226,7 +227,7 @@ impl Run {
     }
 }
 
-/// What a failed assertion says.
+/// The message of a failed assertion.
 fn words(panic: Box<dyn Any + Send>) -> String {
     panic
         .downcast::<String>()

@@ -1,6 +1,7 @@
-//! A soak: planes in all forms under the same mixed load for as long as is asked, an hour by default.
-//! What each holds, memory, descriptors and threads, is read every few seconds and drawn; it must stay as
-//! it was after the first quarter, and go when the load has gone. `main` calls it, `./ci chaos soak` runs it.
+//! A soak: planes in all forms under the same mixed load for a given time, an hour by default. Each
+//! plane's memory, descriptors and threads are sampled every few seconds and plotted. They must
+//! stay as after the first quarter, and go down when the load ends. `main` calls it, `./ci chaos
+//! soak` runs it.
 
 mod crowd;
 mod graph;
@@ -19,17 +20,17 @@ use crowd::{Crowd, Pods};
 pub(crate) use crowd::program;
 
 const SAMPLES: u32 = 360;
-/// How much more may be held in the last quarter than in the second, of which it is the median.
+/// The allowed growth from the median of the second quarter to the median of the last.
 const MEMORY_GROWTH_MIB: f64 = 4.0;
 const MEMORY_GROWTH: f64 = 0.1;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
-/// After the load: contract §4.
+/// The time after the load, from contract §4.
 const REST: Duration = Duration::from_secs(10);
 const REST_GROWTH_MIB: f64 = 16.0;
-/// Records of plain calls, the last 4096 on each io thread, of at most 1.5 KiB: they stay.
+/// Records of plain calls stay: the last 4096 on each io thread, of at most 1.5 KiB each.
 const RECORDS_MIB: f64 = 6.0;
 
-/// What a plane held at a time.
+/// The resources of a plane at a time.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Duration,
@@ -41,7 +42,7 @@ struct Sample {
     accepted: f64,
 }
 
-/// Runs all forms side by side for so long; false where anything was wrong.
+/// Runs all forms side by side for `length`; returns false if anything was wrong.
 pub(crate) fn run(length: Duration, seed: u64, into: &Path) -> bool {
     println!("soak: {length:?}, NANOFAAS_CHAOS_SEED={seed}");
     let begun = Instant::now();
@@ -138,7 +139,7 @@ fn sample(subject: &Subject, begun: Instant) -> Sample {
     }
 }
 
-/// Whether what was held stayed flat, and went.
+/// Checks that resources stayed flat, and were released after the load.
 fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     let quarter = history.len() / 4;
     let growth = |what: &str, allowed: f64, of: fn(&Sample) -> f64| {
@@ -156,7 +157,7 @@ fn judge(history: &[Sample], idle: Sample, rest: Sample, tally: &Tally) {
     if rest.inflight_mib != 0.0 {
         tally.wrong(format!("{} MiB of calls are left", rest.inflight_mib));
     }
-    // Threads make some of their own when they first have something to do.
+    // An io thread opens some descriptors of its own when it first needs them.
     if rest.descriptors > idle.descriptors + DESCRIPTORS_GROWTH {
         tally.wrong(format!("{} descriptors are left", rest.descriptors));
     }

@@ -1,7 +1,7 @@
-//! A kill storm: very many connections with a few calls each, pods that break one answer in ten at
-//! any byte, and clients that leave at any byte of their request or their answer. Every answer that
-//! comes whole has to be the caller's own; in the end nothing is held. It kills no process and
-//! changes no function while calls run. `main` calls it.
+//! A storm: very many connections with a few calls each, pods that break one answer in ten at any
+//! byte, and clients that leave at any byte of their request or their answer. Every complete answer
+//! must be the caller's own; in the end nothing is held. The storm kills no process and changes no
+//! function while calls run. `main` calls it.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream};
@@ -22,12 +22,12 @@ use crate::wire::{Answer, Request, Wire};
 
 const CLIENTS: u64 = 12;
 const FUNCTIONS: [&str; 2] = ["storm-tcp", "storm-unix"];
-/// Of 100 answers of pods.
+/// Percentage of pods' answers that are broken.
 const BROKEN: u64 = 10;
-/// Of 100 connections.
+/// Percentage of connections that the client closes early.
 const LEAVING: u64 = 30;
 
-/// Lets so many connections, over all forms, break over the plane.
+/// Runs so many connections, over all forms.
 pub(crate) fn run(connections: u64) -> bool {
     println!("storm: NANOFAAS_STORM_CONNECTIONS={connections}");
     let total = Tally::default();
@@ -37,7 +37,7 @@ pub(crate) fn run(connections: u64) -> bool {
         sound &= one(form, connections.div_ceil(forms), &total);
     }
     total.print();
-    // A storm in which nothing broke proves nothing.
+    // All these events must occur, because a storm in which nothing breaks proves nothing.
     let needed = [
         "whole",
         "broken",
@@ -111,7 +111,7 @@ fn one(form: Form, connections: u64, total: &Tally) -> bool {
     tally.wrongs() == 0
 }
 
-/// A pod gives back what it gets, or breaks its answer.
+/// The script of a pod: echoes the body, or breaks its answer.
 fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
     let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
     let header = |name| got.header(name).unwrap_or_default();
@@ -119,7 +119,7 @@ fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
         ("application/json", Some(envelope)) => ("application/json", envelope["input"].to_string()),
         (kind, _) => (kind, String::from_utf8_lossy(&got.body).into_owned()),
     };
-    // Another attempt of the same call draws anew.
+    // Seeded by id and attempt, so that another attempt of the same call draws other numbers.
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
@@ -147,7 +147,7 @@ fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
     tally.count("broken");
     let cut = rng.below(whole.len() as u64) as usize;
     if rng.chance(25) {
-        // No HTTP from here on.
+        // The answer starts with bytes that are not HTTP.
         whole[..cut.min(12)].fill(b'\0');
         line.send(&whole);
     } else {
@@ -160,7 +160,7 @@ fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
     }
 }
 
-/// A connection from an address of its own range, since one address has too few ports.
+/// Connects from one of many addresses, because a single address has too few ports.
 fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
     let SocketAddr::V4(to) = to else {
         return TcpStream::connect(to);
@@ -178,7 +178,7 @@ fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(TcpStream::from(socket))
 }
 
-/// One connection from its begin to its end.
+/// One connection from start to end.
 fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
     let mut rng = Rng::new(number, 1);
     let mut wire = Wire::over(connect_from(number, to)?);
@@ -213,14 +213,14 @@ fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
         }
     }
     tally.count("whole");
-    // Half of all ends leave nothing behind in the kernel either.
+    // A reset, because a normal close would leave a socket in TIME_WAIT.
     if rng.chance(50) {
         wire.reset();
     }
     Ok(())
 }
 
-/// Goes after any byte of the request or of what comes back.
+/// Closes after any byte of the request or of the answer.
 fn leave(mut wire: Wire, bytes: &[u8], rng: &mut Rng, tally: &Tally) -> io::Result<()> {
     if rng.chance(50) {
         tally.count("left in the request");
@@ -229,7 +229,7 @@ fn leave(mut wire: Wire, bytes: &[u8], rng: &mut Rng, tally: &Tally) -> io::Resu
         tally.count("left in the answer");
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
-        // An answer that is shorter than that is read whole, or not, and then nothing more comes.
+        // An answer that is shorter than `part` is read to its end or not; no more bytes follow.
         let _ = wire.stream.read(&mut part);
     }
     if rng.chance(50) {

@@ -1,5 +1,5 @@
-//! The plane of a run as it is seen from outside: whether it lives, what it holds, what it leaves.
-//! It changes nothing but its end. `run` and `storm` ask.
+//! The plane of a run, observed from outside: whether it lives, its resources, its processes. It
+//! changes nothing except that it ends the plane. `run` and `storm` use it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ pub(crate) const FORMS: [Form; 4] = [
 pub(crate) struct Subject {
     pub(crate) plane: Plane,
     pub(crate) tally: Arc<Tally>,
-    /// How many it had when it was ready.
+    /// Its descriptors when it was ready.
     descriptors: Vec<String>,
 }
 
@@ -62,9 +62,9 @@ impl Subject {
         self.plane.exit_within(Duration::ZERO).is_none()
     }
 
-    /// Waits until it holds; what never does is wrong.
+    /// Waits until `look` succeeds. A condition that never holds is recorded as a fault.
     pub(crate) fn eventually(&self, what: &str, mut look: impl FnMut() -> Result<(), String>) {
-        // After a fault others may follow from it: their sight is not worth a minute each.
+        // Later faults may follow from the first, so they get 5 s instead of a minute.
         let sound = self.tally.wrongs() == 0;
         let end = Instant::now()
             + if sound {
@@ -96,7 +96,7 @@ impl Subject {
         });
     }
 
-    /// SIGTERM ends the plane, in order and without a panic before.
+    /// Ends the plane by SIGTERM, which must work in order and without a panic.
     pub(crate) fn stop(&self) {
         if !self.is_alive() {
             let how = self.plane.exit_within(Duration::ZERO);
@@ -113,7 +113,7 @@ impl Subject {
         }
     }
 
-    /// With every peer gone, no descriptor is left.
+    /// Checks that no descriptor is left, after all pods and clients have closed.
     pub(crate) fn check_descriptors(&self) {
         self.eventually("descriptors are as at the start", || {
             let (then, now) = (&self.descriptors, self.descriptors());
@@ -130,15 +130,15 @@ impl Subject {
         });
     }
 
-    /// What a person wants to see beside a fault.
+    /// Prints the last log lines, for the reader of a fault.
     pub(crate) fn print_log(&self) {
         let lines = self.plane.log.lines();
         let tail = &lines[lines.len().saturating_sub(8)..];
         println!("the plane's last lines:\n{}", tail.join("\n"));
     }
 
-    /// What they are: a socket's has its number in it. Those that an io thread makes once for itself
-    /// do not count, since it may make them when it first has something to do.
+    /// The targets of the descriptors; a socket's target has its number. Descriptors that an io
+    /// thread opens once for itself do not count, because it may open them late.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let folder = std::fs::read_dir(format!("/proc/{}/fd", self.plane.pid));
         let entries = folder.into_iter().flatten().map_while(Result::ok);

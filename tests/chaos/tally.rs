@@ -1,16 +1,16 @@
-//! What happened how often, and what was wrong. A run that is not rich proves nothing, so the tally
-//! of all forms together must have every kind of operation and every kind of end. All parts of a
-//! run count here; `main` prints and asserts.
+//! Counts the operations and ends of a run, and records faults. A run with few kinds of events
+//! proves nothing, so all forms together must have every kind of operation and every kind of end.
+//! All parts of a run count here; `main` prints and asserts.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use crate::plane::lock;
 
-/// Faults that are printed; the rest is counted.
+/// The number of faults that are printed; the others are counted.
 const SHOWN: usize = 12;
 
-/// What a run of all forms has to contain.
+/// The events that a run of all forms must contain.
 const RICH: &[&str] = &[
     "change register",
     "change replace",
@@ -73,7 +73,7 @@ impl Tally {
         lock(&self.counts).get(what).copied().unwrap_or(0)
     }
 
-    /// Something was wrong.
+    /// Records a fault.
     pub(crate) fn wrong(&self, what: String) {
         lock(&self.faults).push(what);
     }
@@ -98,7 +98,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another one counted.
+    /// Adds the counts of another tally.
     pub(crate) fn add(&self, other: &Self) {
         let mut counts = lock(&self.counts);
         for (what, count) in lock(&other.counts).iter() {
@@ -112,7 +112,7 @@ impl Tally {
         }
     }
 
-    /// What a rich run has and this one has not.
+    /// The required events that did not occur.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         RICH.iter()
             .copied()

@@ -1,6 +1,7 @@
-//! Those who load a plane in a soak, each in a thread of its own and at a pace of its own: small calls and
-//! large ones, clients that read or write slowly or not at all, async and keyed calls, faults of pods and of
-//! clients, functions that come and go. Every answer that comes whole has to be the caller's own.
+//! The workers that load a plane in a soak, each in a thread and with a pause of its own: small and
+//! large calls, clients that read or write slowly or not at all, async and keyed calls, faults of
+//! pods and of clients, functions that are added and removed. Every complete answer must be the
+//! caller's own.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -20,14 +21,14 @@ use crate::wire::{Answer, Request, Wire};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// Below the largest answer that a plane takes; the largest body is one MiB.
+/// Below the largest answer that a plane accepts; the largest body is one MiB.
 const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
 pub(super) struct Pods {
     tcp: Pod,
     unix: Pod,
-    /// As many bytes as the input says.
+    /// Answers with as many bytes as the input asks for.
     large: Pod,
     broken: Pod,
 }
@@ -54,7 +55,7 @@ impl Pods {
     }
 }
 
-/// In one of several ways, which the input says.
+/// Breaks the answer in one of several ways, which the input selects.
 fn break_off(got: &Got, line: &mut Line) -> After {
     match got.input().as_u64() {
         Some(0) => After::Close,
@@ -75,7 +76,7 @@ fn break_off(got: &Got, line: &mut Line) -> After {
     }
 }
 
-/// A function's process: an echo that exits where it is told to.
+/// The main function of a function's process: an echo that exits if the input asks for it.
 pub(crate) fn program() -> std::process::ExitCode {
     let serve = handler::blocking(|input: Input, _: &Context| {
         let value: Value = serde_json::from_slice(input.bytes()).map_err(|_| Error::new("JSON"))?;
@@ -87,7 +88,7 @@ pub(crate) fn program() -> std::process::ExitCode {
     nanofaas_runtime::serve(Handlers::new().add("soak", serve))
 }
 
-/// What all of them share.
+/// The state that all workers share.
 #[derive(Clone, Copy)]
 pub(super) struct Crowd<'a> {
     pub(super) plane: &'a Plane,
@@ -99,7 +100,7 @@ pub(super) struct Crowd<'a> {
 
 type Work = fn(Crowd<'_>, &mut Rng);
 
-/// How long each pauses after a step, in milliseconds, and how many of them there are.
+/// The workers: the pause after each step in milliseconds, and the number of threads.
 const CROWD: [(Work, u64, u64); 10] = [
     (small, 30, 2),
     (sized, 150, 2),
@@ -132,7 +133,7 @@ impl<'a> Crowd<'a> {
         self.plane.register(&self.process("process"));
     }
 
-    /// Those that are removed at the end; calls of `short_lived` remove their own.
+    /// Removes the functions at the end, except those of `short_lived`, which removes its own.
     pub(super) fn remove(&self) {
         for name in ["local", "tcp", "unix", "large", "broken", "process"] {
             self.plane.remove(name);
@@ -165,7 +166,8 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Reads the answer to a call of an echo. What is refused, or lost with a pod, is no fault.
+    /// Reads the answer to a call of an echo. A refused call, or one that was lost with its pod, is
+    /// no fault.
     fn check(&self, what: &str, wire: &mut Wire, sent: &Value) {
         match wire.read(true) {
             Ok(answer) if answer.status == 200 => {
@@ -182,7 +184,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Where memory is full for a moment nothing new is registered.
+    /// Registers a function, which the plane may refuse while its memory is full.
     fn registers(&self, function: &Value) -> bool {
         let request = Request::new("POST", "/v1/functions").json(function);
         let answer = self.plane.send(&request);
@@ -205,7 +207,7 @@ fn text(rng: &mut Rng, bytes: u64) -> Value {
     json!(mark.repeat((bytes / 16 + 1) as usize))
 }
 
-/// As many small ones as large ones, over the decades.
+/// A random size: each power of two up to `max` is equally likely.
 fn size(rng: &mut Rng, max: u64) -> u64 {
     let magnitude = rng.below(u64::from(max.ilog2()) + 1);
     rng.between(1, 1 << magnitude)
@@ -230,7 +232,7 @@ fn sized(crowd: Crowd<'_>, rng: &mut Rng) {
     crowd.check("sized", &mut wire, &input);
 }
 
-/// Asks for a large answer and takes it bit by bit.
+/// Requests a large answer and reads it slowly.
 fn slow_reader(crowd: Crowd<'_>, rng: &mut Rng) {
     let count = rng.between(MIB, LARGE);
     let mut wire = Request::invoke("large", &json!(count)).begin(crowd.plane.listen);
@@ -261,7 +263,7 @@ fn slow_writer(crowd: Crowd<'_>, rng: &mut Rng) {
     crowd.check("slow writer", &mut wire, &input);
 }
 
-/// Asks for a large answer, reads nothing of it and leaves.
+/// Requests a large answer, reads nothing of it and closes.
 fn silent(crowd: Crowd<'_>, rng: &mut Rng) {
     let count = rng.between(MIB, LARGE);
     let wire = Request::invoke("large", &json!(count)).begin(crowd.plane.listen);
@@ -272,7 +274,7 @@ fn silent(crowd: Crowd<'_>, rng: &mut Rng) {
     crowd.tally.count("silent");
 }
 
-/// More than memory has room for.
+/// Requests more than the plane's memory can hold, and reads nothing.
 fn many_silent(crowd: Crowd<'_>, rng: &mut Rng) {
     let request = Request::invoke("large", &json!(LARGE));
     let wires: Vec<Wire> = (0..rng.between(10, 30))
@@ -283,7 +285,8 @@ fn many_silent(crowd: Crowd<'_>, rng: &mut Rng) {
     drop(wires);
 }
 
-/// Enqueued, some with a key that another call has, some cancelled, and asked for until it ended.
+/// Enqueues a call, sometimes with another call's key, sometimes cancels it, and waits until it
+/// ends.
 fn async_call(crowd: Crowd<'_>, rng: &mut Rng) {
     let bytes = size(rng, 64 * KIB);
     let input = text(rng, bytes);
@@ -307,7 +310,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut Rng) {
     }
     wire.send(&Request::get(&format!("{path}?waitMs=25000")).bytes());
     let Ok(answer) = wire.read(true) else { return };
-    // Under a key it may be another call's, which had another input.
+    // Under a key it may be the execution of another call, which had another input.
     crowd.tally.count(&format!("status {}", answer.status));
     let status = answer.json()["status"].clone();
     let has_ended = ["success", "error", "timeout"]
@@ -334,7 +337,7 @@ fn fault(crowd: Crowd<'_>, rng: &mut Rng) {
     }
 }
 
-/// Leaves in the middle, or sends what is no request.
+/// Closes in the middle of a request, or sends bytes that are not a request.
 fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
     let mut wire = Wire::connect(crowd.plane.listen);
     let bytes = size(rng, 100_000);
@@ -350,7 +353,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
             let _ = wire.read(true);
         }
         _ => {
-            // Sent ahead: the answers are not waited for.
+            // Several requests ahead, without waiting for the answers.
             for _ in 0..rng.between(2, 20) {
                 wire.send(&request);
             }
@@ -362,7 +365,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
     crowd.tally.count("bad client");
 }
 
-/// A function that is removed while it is called.
+/// Calls a function that is removed during the calls.
 fn short_lived(crowd: Crowd<'_>, rng: &mut Rng) {
     let name = format!("short-{:x}", rng.next());
     let process = rng.chance(5);

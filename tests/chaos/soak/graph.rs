@@ -1,4 +1,5 @@
-//! What planes held over time, as one SVG file: a plot for each quantity, a line for each form.
+//! The resources of planes over time, as one SVG file: a plot for each quantity, a line for each
+//! form.
 
 use nanofaas_plot::{Axis, COLOURS, Figure, Mark, Plot, Scale, Series, Unit};
 
@@ -35,7 +36,7 @@ const PANELS: [Panel; 4] = [
 
 pub(super) fn draw(histories: &[(&str, Vec<Sample>)]) -> String {
     let figure = Figure {
-        title: "What planes hold under mixed load".to_owned(),
+        title: "Resources of planes under mixed load".to_owned(),
         about: "a line for each form: io threads, scheduler, driver".to_owned(),
         plots: PANELS.iter().map(|panel| plot(panel, histories)).collect(),
         columns: 1,
