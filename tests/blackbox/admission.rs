@@ -1,4 +1,4 @@
-//! Who may wait: each reason of a refusal with its headers, in the order of admission.
+//! Admission: each reason for a refusal with its headers, in the order in which they are checked.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A refusal, with everything that belongs to it.
+/// Checks a refusal with all of its headers.
 #[track_caller]
 fn expect_refusal(answer: Answer, reason: &str) {
     let answer = answer.expect_error(429, "TOO_MANY_REQUESTS");
@@ -34,7 +34,7 @@ fn expect_refusal(answer: Answer, reason: &str) {
     );
 }
 
-/// A call's head that waits for leave to send its body.
+/// The head of a call that waits for a 100 before it sends its body.
 fn expecting(name: &str, length: usize) -> String {
     format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -131,13 +131,13 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
     let mut wire = Wire::connect(plane.listen);
     wire.send(expecting("memory", 40 * 1024).as_bytes());
     expect_refusal(wire.answer(), "memory");
-    // An unknown function is looked at first.
+    // An unknown function is refused before memory is checked.
     plane
         .send(&large("unknown"))
         .expect_error(404, "FUNCTION_NOT_FOUND");
     let mut small = Request::invoke("memory", &json!(1)).begin(plane.listen);
     pod.wait_calls(4);
-    // A chunked body is charged as it comes.
+    // The bytes of a chunked body are charged when they arrive.
     let mut chunked = Wire::connect(plane.listen);
     chunked.send(
         b"POST /v1/functions/memory:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -175,7 +175,7 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
     let (mut left, mut leaving) = (begin("left"), begin("leaving"));
     plane().wait_for("depth", 2, 1);
     expect_refusal(plane().invoke("depth", &json!("refused")), "depth");
-    // A call that timed out, one whose client left and one that was cancelled make room.
+    // A timed-out call, a call whose client left, and a cancelled call no longer count.
     left.finish();
     drop(leaving);
     plane().wait_for("depth", 0, 1);
@@ -249,7 +249,8 @@ fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
     plane().register(&pool("predict", &pod));
     let begin = || Request::invoke("predict", &json!(1)).begin(plane().listen);
     let hasty = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "100");
-    // With no sample yet it is let in, and so it is while nothing waits.
+    // Without a sample, and while no call waits, there is no prediction: a call with a short
+    // deadline is accepted.
     let mut first = begin();
     pod.wait_calls(1);
     let mut second = begin();
@@ -267,14 +268,14 @@ fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
     plane()
         .send(&hasty)
         .expect_failure(408, "timeout", "TIMEOUT");
-    // Now something waits, and some 300 ms a call are known.
+    // Now a call waits, and about 300 ms per call have been measured.
     let mut waiting = begin();
     plane().wait_for("predict", 1, 1);
     expect_refusal(plane().send(&hasty), "est_wait");
     let patient = Request::invoke("predict", &json!(1)).header("X-Timeout-Ms", "60000");
     let mut patient = patient.begin(plane().listen);
     plane().wait_for("predict", 2, 1);
-    // Async calls are not predicted.
+    // Admission predicts no wait for async calls.
     let queued = plane().enqueue("predict", &json!(1));
     gate.open();
     for wire in [&mut running, &mut waiting, &mut patient] {
@@ -300,7 +301,8 @@ fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
         .map(|_| plane().enqueue("after", &json!(1)))
         .collect();
     plane().wait_for("after", 59, 1);
-    // All of them before it would take 18 s; its turn comes after one or two.
+    // All calls before it would take 18 s. As a sync call it has to wait for only one or two of
+    // them.
     let sync = Request::invoke("after", &json!("sync")).header("X-Timeout-Ms", "9000");
     let mut sync = sync.begin(plane().listen);
     plane().wait_for("after", 60, 1);
@@ -357,7 +359,7 @@ fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
-        // With several io threads two connections have no order among themselves unless seen.
+        // With several io threads only calls that are counted as waiting are in order.
         wires.push(Request::invoke("order", &json!(number)).begin(plane().listen));
         let waiting = u32::try_from(wires.len() - 1).expect("few");
         plane().wait_for("order", waiting, 1);
@@ -407,7 +409,7 @@ fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
 
 #[test]
 fn a_full_call_table_is_refused_as_memory_and_empties_again() {
-    // What one io thread holds at once; a connection belongs to one.
+    // The call table's size on one io thread. One connection belongs to one io thread.
     const CALLS: usize = 16_384;
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let pod = Pod::held(&Gate::default());
@@ -428,7 +430,7 @@ fn a_full_call_table_is_refused_as_memory_and_empties_again() {
             } else if answer.header("x-queue-reject-reason") != Some("depth") {
                 first.get_or_insert(answer);
             } else {
-                // The mailbox was full: a pinned scheduler is behind.
+                // The mailbox of a pinned scheduler was full.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
@@ -442,7 +444,7 @@ fn a_full_call_table_is_refused_as_memory_and_empties_again() {
     wire.send(&Request::enqueue("full-b", &json!(1)).bytes());
     wire.answer().expect(202);
     plane.remove("full-b");
-    eventually("all but the running ones have ended", || {
+    eventually("all calls but the running ones have ended", || {
         plane.metrics().sum("nanofaas_executions_waiting", &[]) == 0.0
     });
     assert_eq!(plane.metrics().drift(), 0.0);

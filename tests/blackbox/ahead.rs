@@ -1,5 +1,5 @@
-//! What clients send before it can be used: small requests behind answers that they do not read, heads without
-//! an end, and requests ahead of their turn while memory is short.
+//! Bytes that clients send too early: small requests behind unread answers, heads without an end,
+//! and requests ahead of their turn while memory is short.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use crate::plane::Plane;
 use crate::pod::{Gate, Pod};
 use crate::wire::{Request, Wire, eventually};
 
-/// Clients that send many small requests at once and read none of the answers.
+/// Clients send many small requests at once and read none of the answers.
 #[test]
 fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -38,7 +38,7 @@ fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// Clients that send a large head and not its end.
+/// Clients send a large head without its end.
 #[test]
 fn heads_that_are_not_whole_are_charged() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -57,7 +57,7 @@ fn heads_that_are_not_whole_are_charged() {
     };
     let mut begun = begin(100);
     eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
-    // More than there is room for: those that find none are told.
+    // More heads than the budget allows: clients whose head finds no memory get a 503.
     begun.extend(begin(1500));
     let mut refused = 0;
     for wire in &mut begun[100..] {
@@ -68,7 +68,7 @@ fn heads_that_are_not_whole_are_charged() {
     }
     assert!(refused > 0);
     assert!(inflight(&plane) <= 16 * MIB);
-    // One is a request after all.
+    // One of the heads becomes a request.
     let first = &mut begun[0];
     first.send(b"\r\nHost: localhost\r\n\r\n");
     first.answer().expect(200);
@@ -76,7 +76,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// What it sends ahead has no room while others hold all; it is read all the same once its call is answered.
+/// Bytes that a client sends ahead find no memory while other calls use all of it. They are read
+/// nevertheless when the client's own call is answered.
 #[test]
 fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -90,14 +91,14 @@ fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     };
     register("full");
     register("ahead");
-    // A keyed one: its client's end is not looked for meanwhile, which would read on.
+    // A call with a key, because the plane does not read on to detect the end of its client.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = Wire::connect(plane.listen);
     wire.send(&first.bytes());
     pod.wait_calls(1);
-    // Until there is no room for a large read, and some for a small call.
+    // Until the budget allows a small call, but no large read.
     let held = fill(&plane, &pod, 16 * MIB);
-    // Its head alone is more than is read without room.
+    // The head alone is longer than the plane reads without a charge.
     let padded = Request::invoke("ahead", &json!(1)).header("X-Pad", &"p".repeat(3000));
     wire.send(&padded.bytes());
     std::thread::sleep(Duration::from_millis(200));
@@ -105,7 +106,7 @@ fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     wire.answer().expect(200);
     let second = wire.answer();
     if second.status != 200 {
-        // The other calls had not all ended when it came.
+        // The other calls had not all ended when this call arrived.
         second.expect_error(429, "TOO_MANY_REQUESTS");
     }
     eventually("nothing is charged", || inflight(&plane) == 0);

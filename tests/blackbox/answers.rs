@@ -1,5 +1,5 @@
-//! Whose answer it is: connections to pods that send unasked, that end while they are idle or
-//! with an answer, that answer before they have read, or that answer another call.
+//! Which call an answer belongs to: pods that send without a request, close idle connections, close
+//! with an answer, answer before they have read the request, or answer another call.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -20,7 +20,7 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// An endpoint of which `talk` has each connection.
+/// An endpoint that passes each connection to `talk`.
 fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -33,8 +33,9 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
     format!("http://{address}/")
 }
 
-/// The same on a Unix socket. It holds no more than 200 KiB unread, and what is done to one end
-/// is there at the other when the system call returns; over TCP a busy machine takes its time.
+/// The same on a Unix socket, which holds at most 200 KiB of unread bytes. An action at one end has
+/// reached the other end when its system call returns; over TCP that takes a while on a busy
+/// machine.
 fn unix_endpoint(folder: &Folder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -57,7 +58,7 @@ fn call(name: &str, body: Vec<u8>) -> Answer {
     plane().send(&request.body("application/octet-stream", body))
 }
 
-/// A request: its head, and its body as far as `whole` asks for it. None at the end.
+/// Reads a request's head, and the whole body if `whole` is true. `None` at the end of the stream.
 fn request(stream: &mut impl Read, whole: bool) -> Option<(String, Vec<u8>)> {
     let mut held = Vec::new();
     let mut bytes = [0; 4096];
@@ -93,7 +94,7 @@ fn length(head: &str) -> usize {
     header(head, "content-length").parse().expect("a length")
 }
 
-/// A whole answer of octets.
+/// An answer with these bytes, of type application/octet-stream.
 fn octets(body: &[u8]) -> Vec<u8> {
     let mut answer = head("200 OK", body.len(), "");
     answer.extend_from_slice(body);
@@ -108,14 +109,14 @@ fn head(status: &str, length: usize, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// `body`, filled up to `size`.
+/// `body`, padded up to `size`.
 fn filled(body: &[u8], size: usize) -> Vec<u8> {
     let mut body = body.to_vec();
     body.resize(size.max(body.len()), b' ');
     body
 }
 
-/// Calls again and again; each time the pod has done something to the idle connection before the next call.
+/// Makes calls one after the other; before each next call the pod acts on the idle connection.
 #[track_caller]
 fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
     for caller in 0..10 {
@@ -123,8 +124,9 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
         let answer = call(name, body.clone()).expect(200);
         assert_eq!(answer.text().into_bytes(), body, "caller {caller}, {size}");
         did.recv_timeout(PATIENCE).expect("the pod goes on");
-        // The plane promises nothing for a call of the same iteration of its loop: a new connection may
-        // be accepted and read in it. What the pod did ends its wait, so it has come around by then.
+        // The plane guarantees nothing for a call of the same loop iteration, in which it may
+        // accept and read a new connection. The pod's action ends the plane's wait, so a new
+        // iteration has begun by then.
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -139,7 +141,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
             std::thread::spawn(move || {
                 while let Some((_, body)) = request(&mut stream, true) {
                     stream.write_all(&octets(&body)).expect("it is taken");
-                    // Apart from the answer, which the plane has taken by then.
+                    // After the answer, which the plane has received by then.
                     std::thread::sleep(Duration::from_millis(10));
                     let other = filled(b"of another call", size);
                     stream.write_all(&octets(&other)).expect("it is taken");
@@ -205,7 +207,7 @@ fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
         };
         let mut left = length(&request_head);
         let mut bytes = [0; 65536];
-        // A plane that does not read while it sends ends this.
+        // A plane that does not read while it sends stops here.
         let mut goes_on = stream.write_all(&head("200 OK", left, "")).is_ok();
         while goes_on && left > 0 {
             if body.is_empty() {
@@ -258,7 +260,7 @@ fn an_answer_without_length_that_ends_in_a_reset_is_lost() {
         let half =
             b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nthe first";
         stream.write_all(half).expect("it is taken");
-        // The plane has it before the reset, which would take it away.
+        // The plane must receive this before the reset, which would discard it.
         std::thread::sleep(Duration::from_millis(50));
         let at_once = nix::libc::linger {
             l_onoff: 1,
@@ -293,7 +295,7 @@ fn an_answer_that_names_another_call_is_lost_and_its_connection_dropped() {
     call("foreign", b"x".to_vec()).expect(200);
     call("foreign", b"x".to_vec()).expect(200);
     let over: Vec<_> = pod.calls().iter().map(|got| got.connection).collect();
-    // Each io thread has connections of its own.
+    // Each io thread has its own connections.
     if io_threads() == 1 {
         assert_eq!(over, [0, 1, 1]);
     } else {

@@ -1,4 +1,4 @@
-//! What may be in a request's body and a pod's answer, and in which form it comes out again.
+//! The bodies of requests and of pods' answers, and the form in which the other side gets them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ fn path(name: &str) -> String {
     format!("/v1/functions/{name}:invoke")
 }
 
-/// A call with these very bytes as JSON.
+/// Calls a function with exactly these bytes as JSON.
 #[track_caller]
 fn raw(name: &str, body: impl Into<Vec<u8>>) -> Answer {
     plane().send(&Request::new("POST", &path(name)).body("application/json", body))
@@ -222,7 +222,7 @@ fn a_json_type_with_parameters_is_json() {
     }
 }
 
-/// What comes back from a pod that answers with this type and body.
+/// The answer to a call whose pod answers with this type and body.
 #[track_caller]
 fn answered(name: &str, content_type: Option<&'static str>, body: &'static [u8]) -> Answer {
     let header = content_type
@@ -326,7 +326,7 @@ fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
         let answer = plane().invoke("chunked-answer", &json!(1)).expect(200);
         assert_eq!(answer.body, b"abc0123456789");
     }
-    // Each io thread has connections of its own.
+    // Each io thread has its own connections.
     assert!(chunked.connections() <= io_threads());
     let closing = Pod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
     plane().register(&pool("closing-answer", &closing));
@@ -349,7 +349,7 @@ fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
 
 #[test]
 fn a_pod_connection_with_unread_bytes_is_dropped() {
-    // The second answer came before its request: it must not become the next call's.
+    // The second answer came before a request: the next call must not get it.
     let pod = Pod::tcp(|got, line| {
         line.json(&got.number.to_string());
         std::thread::sleep(Duration::from_millis(if got.number == 0 { 0 } else { 30 }));
@@ -359,7 +359,7 @@ fn a_pod_connection_with_unread_bytes_is_dropped() {
     for number in 0..4 {
         let answer = plane().invoke("smuggled", &json!(1)).expect(200).json();
         assert_eq!(answer["output"], number);
-        // Late bytes have to be there before the next call for the platform to see them.
+        // Wait for the late bytes, because the plane can only notice bytes that have arrived.
         std::thread::sleep(Duration::from_millis(60));
     }
     assert_eq!(pod.connections(), 4);

@@ -1,4 +1,4 @@
-//! Deadlines, retries, clients that will not wait and clients that leave.
+//! Deadlines, retries, clients that set a short deadline and clients that leave.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
         plane()
             .invoke("cut-off", &json!(1))
             .expect_failure(408, "timeout", "TIMEOUT");
-        eventually("the pod sees it", || pod.cuts() == round);
+        eventually("the pod sees the end of the call", || pod.cuts() == round);
     }
     gate.open();
     plane().invoke("cut-off", &json!(1)).expect(200);
@@ -83,7 +83,8 @@ fn a_time_that_was_over_is_named_with_its_setting() {
         message.ends_with("running, after 200 ms (timeoutMs)"),
         "{message}"
     );
-    // One that the pod itself found to be over is the same; with time left the code is the function's own.
+    // The same if the pod itself reports that the deadline passed. If time is left, the code is the
+    // function's own.
     let late = Pod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
@@ -160,7 +161,7 @@ fn an_async_call_grows_no_older_than_it_may() {
     assert_eq!(pod.calls().len(), 1);
 }
 
-/// Calls a pod that fails in one way, under one rule; how often it was tried, and the code.
+/// Calls a pod that fails in one way, under one rule; returns the number of attempts and the code.
 fn tries(name: &str, rule: &Value, pod: &Pod) -> (usize, String) {
     plane().register(&with(pool(name, pod), rule));
     let body = plane().invoke(name, &json!(1)).json();
@@ -251,13 +252,13 @@ fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
         tries("unbegun-once", &rule(0), &refusing(100)),
         (1, unreachable)
     );
-    // Without the header a 503 may have run.
+    // A 503 without the header may come from a call that ran.
     let busy = Pod::tcp(|_, line| line.answer(503, "", b""));
     assert_eq!(
         tries("busy", &rule(3), &busy),
         (1, "HANDLER_ERROR".to_owned())
     );
-    // Another status with the header is a handler's own.
+    // With another status, the header comes from the function itself.
     let odd = Pod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
     assert_eq!(
         tries("odd", &rule(3), &odd),
@@ -267,7 +268,7 @@ fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
 
 #[test]
 fn a_pod_that_closes_idle_connections_loses_no_call() {
-    // Such a pod closes some time after its answer: the next call finds a dead connection.
+    // Such a pod closes some time after its answer, so the next call finds a dead connection.
     let closed = std::sync::Arc::new(AtomicUsize::new(0));
     let counter = closed.clone();
     let pod = Pod::tcp(move |_, line| {
@@ -355,7 +356,7 @@ fn a_client_that_leaves_takes_its_call_along() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
     plane().register(&pool("leaves", &pod));
-    // A FIN counts, though the client could still read.
+    // A FIN counts as leaving, although the client could still read.
     let mut running = Request::invoke("leaves", &json!("running")).begin(plane().listen);
     let id = pod.wait_calls(1)[0]
         .header("x-execution-id")
@@ -366,7 +367,7 @@ fn a_client_that_leaves_takes_its_call_along() {
     drop(queued);
     plane().wait_for("leaves", 0, 1);
     running.finish();
-    eventually("it is cut off in the pod", || pod.cuts() == 1);
+    eventually("the pod's call is interrupted", || pod.cuts() == 1);
     plane().wait_for("leaves", 0, 0);
     let ended = plane().ended(&id);
     assert_eq!(
@@ -399,7 +400,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // The first grows the connection's reads past what is taken ahead of a call.
+    // These answers grow the connection's read buffer beyond the size of reads ahead of a call.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = crate::wire::Wire::connect(plane().listen);
@@ -410,7 +411,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
         wire.send(&Request::invoke("large-left", &large).bytes());
         eventually("it runs", || pod.calls().len() == cuts);
         drop(wire);
-        eventually("it is cut off", || pod.cuts() == cuts);
+        eventually("the pod's call is interrupted", || pod.cuts() == cuts);
     }
     gate.open();
 }
@@ -426,13 +427,13 @@ fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
     wire.send(&bytes);
     pod.wait_calls(1);
     drop(wire);
-    eventually("it is cut off", || pod.cuts() == 1);
+    eventually("the pod's call is interrupted", || pod.cuts() == 1);
     plane().wait_for("pipeline", 0, 0);
     gate.open();
     plane().invoke("pipeline", &json!("third")).expect(200);
     assert_eq!(
         pod.calls().len(),
         2,
-        "the second request of the one who left ran"
+        "the second request of the client that left ran"
     );
 }

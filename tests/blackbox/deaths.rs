@@ -1,4 +1,5 @@
-//! How pods end, or never begin: memory, crashes, starts that hang, and strangers that say ready.
+//! The end of pods: out of memory, crashes, starts that hang, and ready reports of foreign
+//! processes.
 
 use serde_json::{Value, json};
 
@@ -37,7 +38,7 @@ fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
     let answer = plane().invoke("exits", &json!("exit"));
     answer.expect_failure(502, "error", "POD_LOST");
     assert_eq!(folder.read("runs").as_deref(), Some("x"));
-    // Without retries a call that comes before the next worker is there is not run.
+    // A call that comes before the next worker is ready does not run, because there are no retries.
     eventually("another worker answers", || {
         let answer = plane().invoke("exits", &json!(2));
         assert!(matches!(answer.status, 200 | 502), "{}", answer.text());
@@ -57,8 +58,8 @@ fn a_pod_that_says_its_worker_was_lost_serves_on() {
     assert_eq!(answer["error"]["message"], message);
     let again = plane().invoke("tells", &json!(0)).expect(200).json();
     assert_eq!(again["output"], pid, "the same pod");
-    // With retries the call goes on at once: it would wait two seconds to hear how the pod ended, which
-    // did not end.
+    // With retries the next attempt starts at once. Without the pod's own report it would first
+    // wait two seconds for the end of the pod, which has not ended.
     plane().replace(&with(function, &json!({"maxRetries": 5})));
     let once = Request::invoke("tells", &json!(1)).header("X-Timeout-Ms", "1500");
     plane().send(&once).expect(200);

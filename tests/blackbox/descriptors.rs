@@ -1,4 +1,4 @@
-//! A plane with few descriptors: who makes room for whom, and what is never closed for it.
+//! A plane with few descriptors: which idle connections it closes for new ones, and which it keeps.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::plane::Plane;
 use crate::pod::{Gate, Pod};
 use crate::wire::{Request, Wire, eventually};
 
-/// With so few that a hundred clients are too many.
+/// A plane with too few descriptors for a hundred clients.
 fn plane() -> Plane {
     Plane::start_in_shell(
         "ulimit -n 96; exec \"$@\"",
@@ -26,14 +26,14 @@ fn idle_clients_make_room_for_new_ones() {
     let silent: Vec<_> = (0..150)
         .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
         .collect();
-    // Those before it have a second each to say something.
+    // Each connection before it may stay idle for a second.
     assert_eq!(
         plane.invoke("room", &json!(1)).expect(200).json()["output"],
         1
     );
     Request::get("/healthz").send(plane.management).expect(200);
     drop(silent);
-    // Those that were served are idle as well, and go at once.
+    // Clients that were served are idle, too, and are closed at once.
     let served: Vec<_> = (0..150)
         .map(|at| {
             let mut wire = Request::invoke("room", &json!(at)).begin(plane.listen);

@@ -1,5 +1,5 @@
-//! What becomes of io_uring where a sandbox allows its set-up and refuses its use. strace plays the sandbox;
-//! where it is not installed, nothing is tested and that is said.
+//! The choice of the driver where a sandbox allows io_uring's set-up and refuses its use. strace
+//! plays the sandbox; without strace nothing is tested, and the test prints that.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::plane::program;
 use crate::wire::{PATIENCE, Request};
 
-/// A plane that the kernel refuses to let use its ring, after `allowed` entries. Kept out of `Plane`, which
-/// holds that none panics.
+/// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is no `Plane`, because
+/// that checks that the process does not panic.
 struct Sandboxed {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -24,7 +24,7 @@ impl Sandboxed {
             println!("strace is not installed: nothing is tested");
             return None;
         }
-        // Beside the program (-D), so that the child is the plane and its end is seen.
+        // With -D, strace is not the parent: the child is the plane, so its exit status is visible.
         let inject = format!("inject=io_uring_enter:error=EPERM:when={}+", allowed + 1);
         let serve = program();
         let mut command = Command::new("strace");
@@ -47,7 +47,7 @@ impl Sandboxed {
         Some(Self { child, lines })
     }
 
-    /// The next line of its log of which `find` makes something.
+    /// Waits for a line of the log for which `find` returns a value.
     fn wait<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
         let mut seen = Vec::new();
         for line in self.lines.by_ref().map_while(Result::ok) {
@@ -59,7 +59,7 @@ impl Sandboxed {
         panic!("it ended: {seen:#?}");
     }
 
-    /// Once it is ready: the driver that it took, and where it listens.
+    /// Waits until the plane is ready; returns its driver and its address.
     fn ready(&mut self) -> (String, SocketAddr) {
         self.wait(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
@@ -108,13 +108,13 @@ fn a_ring_that_cannot_be_entered_is_no_ring_and_the_start_says_so() {
 
 #[test]
 fn a_thread_whose_ring_is_refused_later_ends_the_process_with_a_word() {
-    // Enough for the start, and a few calls.
+    // Enough entries for the start and a few calls.
     let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
         return;
     };
     let (driver, listen) = plane.ready();
     if driver != "uring" {
-        println!("there is no io_uring here: nothing is tested");
+        println!("this machine has no io_uring: nothing is tested");
         return;
     }
     std::thread::spawn(move || {

@@ -1,4 +1,5 @@
-//! What is known of an execution, for how long, and that what is over stays as it is.
+//! The record of an execution: what it shows, how long it is kept, and that it never changes after
+//! the end.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A time as RFC 3339 in UTC; such texts of one length sort as the times do.
+/// Checks a time in RFC 3339 and UTC. Such texts have the same length, so they sort like the times.
 fn time(value: &Value) -> String {
     let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
     let shape: String = text
@@ -158,7 +159,7 @@ fn a_plain_sync_call_leaves_a_record_without_its_output() {
 #[test]
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
-    // One connection is one io thread.
+    // One connection belongs to one io thread.
     let mut wire = Wire::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
@@ -169,7 +170,7 @@ fn the_last_4096_plain_sync_calls_are_remembered() {
     plane()
         .get(&format!("/v1/executions/{}", ids[0]))
         .expect(404);
-    // Other tests call on the same plane meanwhile: leave them some room.
+    // Fewer than 4096, because other tests make calls on the same plane.
     for id in &ids[ids.len() - 3000..] {
         wire.send(&Request::get(&format!("/v1/executions/{id}")).bytes());
         wire.answer().expect(200);
@@ -188,7 +189,7 @@ fn ids_are_lower_case_short_and_all_different() {
         ids.iter().all(|id| id.len() <= 40 && id.chars().all(fine)),
         "{ids:?}"
     );
-    // Ids that counted would agree in most of their places.
+    // Counted ids would be equal in most positions.
     let list: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes()).collect();
     let varied = (0..list[0].len()).filter(|at| {
         list.iter()
@@ -249,7 +250,7 @@ fn past_the_byte_budget_the_oldest_finished_ones_go_first() {
         (1..=6).contains(&there),
         "{there} outputs of 30 KiB in 200 KiB"
     );
-    // Whichever io threads have them.
+    // The order of eviction holds over all io threads.
     let oldest = ids.iter().position(is_there).expect("one at least");
     assert!(ids[oldest..].iter().all(is_there), "not the oldest first");
     assert_eq!(plane.status(&unfinished)["status"], "running");
@@ -303,7 +304,7 @@ fn an_id_is_known_whole_or_not_at_all() {
     let plain = plane().invoke("whole-id", &json!(1)).expect(200);
     for id in [kept.id(), plain.id()] {
         plane().get(&format!("/v1/executions/{id}")).expect(200);
-        // Each letter counts: thread, place and random bits.
+        // Each letter matters: thread, slot and random bits.
         for at in 2..id.len() {
             let other = if &id[at..=at] == "0" { "1" } else { "0" };
             let wrong = format!("{}{other}{}", &id[..at], &id[at + 1..]);

@@ -1,5 +1,5 @@
-//! Endpoints and clients that were not written for this platform: what any HTTP server may do with a call,
-//! and any client with an answer.
+//! Endpoints and clients that were not written for this platform: whatever an HTTP server may do
+//! with a call, or a client with an answer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -161,9 +161,9 @@ fn a_pod_is_asked_by_the_host_of_its_endpoint() {
         &json!({"endpointUrl": url}),
     ));
     plane().register(&pool("foreign-host-unix", &unix));
-    // The name is looked up beside the registration.
+    // Name resolution runs concurrently with the registration.
     for name in ["foreign-host-tcp", "foreign-host-unix"] {
-        eventually("it is asked", || {
+        eventually("the name is resolved", || {
             plane().invoke(name, &json!(1)).status == 200
         });
     }
@@ -184,7 +184,7 @@ fn the_space_around_an_output_is_left_out_and_that_in_it_is_not() {
     assert_eq!(plane().ended(&id)["output"], json!({"a": [1, 2]}));
     let kept = plane().get(&format!("/v1/executions/{id}/output"));
     assert_eq!(kept.expect(200).text(), output);
-    // What a caller sends goes to the pod as it is, and an echo leaves out the space around its `input`.
+    // A request's body reaches the pod unchanged, and an echo drops the space around its `input`.
     plane().register(&local("foreign-space-local"));
     let request = Request::new("POST", "/v1/functions/foreign-space-local:invoke");
     let spaced = " { \"input\" : [ 1 ]\n } \n";
@@ -219,7 +219,7 @@ fn json_by_its_suffix_is_json() {
         let answer = call(envelope).expect(200);
         assert_eq!(answer.json()["output"], json!({"a": 1}), "{content_type}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
-        // It is stored under the type that the pod gave it.
+        // The output is stored with the pod's content type.
         let kept = plane().get(&format!("/v1/executions/{}/output", answer.id()));
         assert_eq!(kept.expect(200).header("content-type"), Some(content_type));
         call("{\"a\":1}").expect_error(400, "BAD_REQUEST");
@@ -237,7 +237,7 @@ fn json_by_its_suffix_is_json() {
     }
 }
 
-/// Bytes that are no text: their encoding is for their reader to undo.
+/// Bytes that are not text: only their reader decodes them.
 const ENCODED: &[u8] = b"\x1f\x8b\x08\x00 whatever";
 
 fn encoded(name: &str, action: &str, content_type: &str) -> Request {
@@ -265,7 +265,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
         assert_eq!(answer.header("content-encoding"), Some("gzip"));
         assert_eq!(answer.header("content-type"), Some(back));
         assert_eq!(answer.body, ENCODED);
-        // The same where the output is stored.
+        // The same for a stored output.
         let keyed = encoded(name, "invoke", content_type).header("Idempotency-Key", content_type);
         for _ in 0..2 {
             let answer = plane().send(&keyed).expect(200);
@@ -294,7 +294,7 @@ fn a_body_that_passes_untouched_keeps_its_encoding() {
             .iter()
             .all(|got| got.header("content-encoding") == Some("gzip"))
     );
-    // No encoding is none.
+    // `identity` means no encoding.
     let plain = Request::new("POST", "/v1/functions/foreign-encoded:invoke");
     let plain = plain
         .body("a/b", "x")
@@ -341,7 +341,7 @@ fn what_is_read_here_must_not_be_encoded() {
         let message = answer["error"]["message"].as_str().expect("a message");
         assert!(message.contains("encoded (br)"), "{message}");
     }
-    // Words that are encoded are none.
+    // An encoded body gives no message.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
     let pod = Pod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));
@@ -353,7 +353,7 @@ fn what_is_read_here_must_not_be_encoded() {
     );
 }
 
-/// Seconds since 1970 of a date as HTTP writes it.
+/// Seconds since 1970 of an HTTP date.
 #[track_caller]
 fn epoch_s(date: &str) -> u64 {
     const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -364,7 +364,7 @@ fn epoch_s(date: &str) -> u64 {
     assert_eq!(date.len(), "Sun, 06 Nov 1994 08:49:37 GMT".len(), "{date}");
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let month = MONTHS.find(month).expect("a month") as u64 / 3 + 1;
-    // Years from March on, so that a leap day is the last one of its year.
+    // Years begin in March, so that a leap day is the last day of its year.
     let (year, month) = if month > 2 {
         (number(year), month - 3)
     } else {
@@ -422,7 +422,7 @@ fn every_answer_has_its_date() {
         let date = answer
             .header("date")
             .unwrap_or_else(|| panic!("{request:?}"));
-        // A second may pass between the answer's beginning and the look at the clock.
+        // The clock may move on by a second after the answer began.
         let allowed = before_s - 1..=now_s().as_secs();
         assert!(allowed.contains(&epoch_s(date)), "{date} {request:?}");
     }
@@ -430,7 +430,8 @@ fn every_answer_has_its_date() {
 
 #[test]
 fn a_pods_keep_alive_is_kept_to() {
-    // Calls over one connection, unless the pod keeps it for under two seconds: a second is for the way.
+    // A connection is used again unless the pod keeps it for less than two seconds: the plane
+    // subtracts a second for the transfer.
     for (name, header, connections) in [
         ("none", "", 1),
         ("long", "Keep-Alive: timeout=60, max=100\r\n", 1),
@@ -440,7 +441,8 @@ fn a_pods_keep_alive_is_kept_to() {
         let pod = Pod::tcp(move |_, line| line.answer(200, header, b"1"));
         let name = format!("foreign-keeps-{name}");
         plane().register(&pool(&name, &pod));
-        // One connection of the client's is one thread, which has connections of its own to pods.
+        // One client connection, because it belongs to one io thread, and each io thread has its
+        // own pod connections.
         let request = Request::invoke(&name, &json!(1));
         let mut wire = request.begin(plane().listen);
         wire.answer().expect(200);

@@ -1,4 +1,4 @@
-//! Python functions for tests: well behaved ones and faulty ones.
+//! Python functions for tests: correct and faulty ones.
 
 /// Returns the pid of the process that answers.
 pub(crate) const PID: &str = "
@@ -142,7 +142,7 @@ def handle(input):
     return input
 ";
 
-/// Has a child and a grandchild.
+/// Starts a child and a grandchild.
 pub(crate) const FAMILY: &str = "
 import os, subprocess
 child = subprocess.Popen(['sh', '-c', 'sleep 600 & echo $! > grandchild; wait'])

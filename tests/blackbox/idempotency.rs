@@ -1,4 +1,5 @@
-//! A key makes several requests one call: who runs, who follows, who is told no, and when it ends.
+//! A key joins several requests to one call: which request runs, which requests wait for it, which
+//! are refused, and when a key expires.
 
 use std::time::Duration;
 
@@ -86,15 +87,12 @@ fn a_key_dies_with_its_function() {
         let first = plane().send(&keyed("dies", "a", &key)).expect(200);
         assert!(
             !is_replay(&first),
-            "nothing of a function that is gone is replayed"
+            "a result of a removed function is not replayed"
         );
         assert_eq!(first.json()["output"]["run"], round);
         plane().replace(&with(pool("dies", &pod), &json!({"timeoutMs": 1000})));
         let again = plane().send(&keyed("dies", "a", &key)).expect(200);
-        assert!(
-            is_replay(&again),
-            "a function that is replaced is the same one"
-        );
+        assert!(is_replay(&again), "a replaced function keeps its results");
         assert_eq!(again.id(), first.id());
         plane().remove("dies");
         plane().status(&first.id());
@@ -272,7 +270,7 @@ fn a_follower_waits_as_its_own_preference_says() {
             Some(&*format!("/v1/executions/{}", answer.id()))
         );
     }
-    // Its own deadline comes first.
+    // The deadline comes before the end of `wait`.
     let hasty = keyed("patience", "a", "k").header("Prefer", "wait=20");
     plane()
         .send(&hasty.header("X-Timeout-Ms", "100"))
@@ -299,7 +297,7 @@ fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
     let first = first.answer().expect_failure(409, "error", "CANCELLED");
     let follower = follower.answer().expect_failure(409, "error", "CANCELLED");
     assert_eq!(follower.id(), first.id());
-    // The key is free: another body is no mismatch.
+    // The key is free, so another body is no mismatch.
     let mut anew = keyed("never", "b", "k").begin(plane().listen);
     plane().wait_for("never", 1, 1);
     gate.open();

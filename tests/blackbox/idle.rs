@@ -1,4 +1,4 @@
-//! A plane that has nothing to do: nothing wakes it, and it holds no memory that others could use.
+//! An idle plane: nothing wakes it, and it returns unused memory.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::plane::Plane;
 use crate::pod::Pod;
 use crate::wire::{Request, eventually};
 
-/// What each thread of the process has done: how often it went to sleep, and the hundredths of a second that
-/// it computed. One that never sleeps shows in the second alone.
+/// For each thread of the process, how often it went to sleep, and its CPU time in hundredths of a
+/// second, in which a thread that never sleeps shows.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -34,7 +34,7 @@ fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     all
 }
 
-/// Waits until no thread does anything any more.
+/// Waits until no thread runs any more.
 #[track_caller]
 fn until_still(plane: &Plane) {
     const STILL: Duration = Duration::from_secs(3);
@@ -50,7 +50,8 @@ fn until_still(plane: &Plane) {
     }
 }
 
-/// Connections to pods rest for half a minute, and executions are kept for longer than this waits.
+/// `until_still` waits long enough for idle pod connections to close (half a minute), and not long
+/// enough for executions to expire.
 #[test]
 fn nothing_wakes_a_plane_that_has_nothing_to_do() {
     let plane = Plane::start(&[]);
@@ -66,17 +67,17 @@ fn nothing_wakes_a_plane_that_has_nothing_to_do() {
     }
     Request::get("/healthz").send(plane.management).expect(200);
     until_still(&plane);
-    // It is there all the same.
+    // The plane still answers.
     plane.invoke("idle-local", &json!(4)).expect(200);
     Request::get("/healthz").send(plane.management).expect(200);
 }
 
-/// With no deadline left at all: neither a connection nor an execution has one.
+/// After all deadlines of connections and executions have passed.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = Plane::start(&[]);
     plane.register(&local("idle-gone"));
-    // Enough for each io thread.
+    // Enough calls to reach each io thread.
     for at in 0..32 {
         plane.invoke("idle-gone", &json!(at)).expect(200);
     }
@@ -91,10 +92,10 @@ fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none()
         let line = text.lines().find(|line| line.starts_with("THP_enabled:"));
         line.map(|line| line.split_whitespace().last().expect("a value").to_owned())
     };
-    // From Linux 5.0 on.
+    // Exists since Linux 5.0.
     let Some(here) = status("self") else {
         return eprintln!(
-            "NOT RUN: this kernel does not say whether a process may have huge pages"
+            "NOT RUN: this kernel does not report whether a process may have huge pages"
         );
     };
     let plane = Plane::start(&[]);
@@ -114,7 +115,7 @@ fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none()
     assert_eq!(kib, Some("0"), "{smaps}");
 }
 
-/// Resident memory of its own, in KiB.
+/// The resident anonymous memory of a process, in KiB.
 fn anonymous_kib(pid: Pid) -> u64 {
     let path = format!("/proc/{pid}/smaps_rollup");
     let smaps = std::fs::read_to_string(path).expect("its memory");
@@ -148,7 +149,7 @@ fn memory_is_given_back_after_a_load() {
         loaded > idle + 8 * 1024,
         "{idle} KiB idle, {loaded} KiB in use"
     );
-    eventually("it is given back", || {
+    eventually("the memory is returned", || {
         anonymous_kib(plane.pid) < idle + 8 * 1024
     });
 }

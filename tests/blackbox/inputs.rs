@@ -1,4 +1,5 @@
-//! How a Job gets the body of its call: in its environment, or by fetching it; and what is held of it meanwhile.
+//! How a Job gets the body of its call: from its environment, or by fetching it; and how many bytes
+//! are charged for it.
 
 use serde_json::json;
 
@@ -64,7 +65,8 @@ fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
     }
 }
 
-/// A Job is handed its body, or fetches it, while its call holds it as well.
+/// The body is charged twice, because the call and the Job's environment (or the body to fetch)
+/// both hold it.
 #[test]
 fn a_jobs_body_is_charged_for_each_time_that_it_is_held() {
     let plane = Plane::start(&["--rate-max-per-second", "off"]);

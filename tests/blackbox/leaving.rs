@@ -1,6 +1,6 @@
-//! Clients that say at once that they send no more: a call whose FIN came with it does not run, and
-//! any other request is answered. The plane stands still while they send, so that request and FIN are
-//! both there when it looks.
+//! Clients that send a FIN together with their request: a call is not run, and any other request is
+//! answered. The plane is stopped while they send, so that it finds the request and the FIN at the
+//! same time.
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -15,16 +15,16 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// The bytes and the FIN reach the connection before the plane sees either.
+/// Sends bytes and a FIN that reach the connection before the plane reads either.
 fn send_with_fin(plane: &Plane, wire: &mut Wire, bytes: &[u8]) {
     plane.signal(Signal::SIGSTOP);
-    eventually("all of its threads stand still", || stands_still(plane));
+    eventually("all of its threads are stopped", || stands_still(plane));
     wire.send(bytes);
     wire.finish();
     plane.signal(Signal::SIGCONT);
 }
 
-/// A thread that still runs would see the bytes without the FIN.
+/// Whether all threads are stopped; a running thread could read the bytes before the FIN arrives.
 fn stands_still(plane: &Plane) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it lives");
     let mut stats = threads
@@ -33,7 +33,7 @@ fn stands_still(plane: &Plane) -> bool {
     stats.all(|stat| stat.is_ok_and(|stat| stat.contains(") T ")))
 }
 
-/// A connection of which the plane has served one request.
+/// A connection on which the plane has answered one request.
 fn used(plane: &Plane) -> Wire {
     let mut wire = Request::get("/v1/functions").begin(plane.listen);
     wire.answer().expect(200);
@@ -50,7 +50,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
     let path = format!("/v1/executions/{id}?waitMs=50000");
     let mut poll = Request::get(&path).begin(plane().listen);
     poll.finish();
-    // Another request after it has been answered: the FIN has been looked at.
+    // When another request has been answered, the plane has also handled the FIN.
     plane().get("/v1/functions").expect(200);
     gate.open();
     assert_eq!(poll.answer().expect(200).json()["status"], "success");
@@ -94,7 +94,7 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // Behind a request that is answered, too.
+        // Also behind a request that is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {
@@ -148,7 +148,7 @@ fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let pod = Pod::echo();
     plane.register(&pool("fin-ahead", &pod));
-    // More than one receive takes, and less than may be sent ahead.
+    // More bytes than one receive takes, and fewer than a client may send ahead.
     for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
         let call = Request::invoke("fin-ahead", &json!("x".repeat(length))).bytes();
         let bytes = call.repeat(count);
@@ -179,7 +179,7 @@ fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
         eventually("it waits", || waiting(&plane) == 1.0);
-        // Too much to be read before the first call has ended.
+        // Too many bytes to be read before the first call has ended.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));
         }
@@ -191,7 +191,7 @@ fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
         leave(queued);
         eventually("nothing waits", || waiting(&plane) == 0.0);
         leave(running);
-        eventually("the pod's call is cut off", || pod.cuts() == round + 1);
+        eventually("the pod's call is interrupted", || pod.cuts() == round + 1);
     }
     gate.open();
     plane.settle();

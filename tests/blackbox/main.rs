@@ -1,9 +1,9 @@
-//! What clients, pods and operators may rely on, tested with the real process over HTTP: it is
+//! The guarantees for clients, pods and operators, tested with the real process over HTTP: it is
 //! started with flags, and everything else happens on sockets. No test looks inside the process.
 //!
 //! `NANOFAAS_TEST_SCHEDULER` (inline, pinned), `NANOFAAS_TEST_IO_DRIVER` (auto, uring, epoll) and
-//! `NANOFAAS_TEST_IO_THREADS` (with pinned, 2) choose what is tested; the promises are the same. Tests
-//! gate on order, counts and states.
+//! `NANOFAAS_TEST_IO_THREADS` (2 by default with pinned) select the tested form; the guarantees are
+//! the same in all forms. Tests depend on order, counts and states, not on time.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! What operators rely on while it runs: health, metrics, logs, and the way down.
+//! Functions for operators of a running plane: health, metrics, logs, and shutdown.
 
 use std::time::Duration;
 
@@ -43,7 +43,8 @@ fn metrics_say_what_happened_from_a_functions_first_call_on() {
     for _ in 0..3 {
         plane().invoke("counted", &json!(1)).expect(200);
     }
-    // A pinned scheduler hears of the end of the last call a little after the client.
+    // A pinned scheduler processes the end of the last call a little after the client gets the
+    // answer.
     eventually("nothing runs", || {
         plane().metrics().sum("function_inFlight", &name) == 0.0
     });
@@ -262,7 +263,7 @@ fn a_second_signal_does_not_wait_any_longer() {
     plane.signal(Signal::SIGTERM);
     assert!(
         plane.exit_within(Duration::from_secs(30)).is_some(),
-        "it waits for ever"
+        "it does not exit"
     );
 }
 
@@ -271,14 +272,15 @@ fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
     let plane = Plane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<Wire> = (0..300).map(|_| Wire::connect(plane.listen)).collect();
-    // One that stayed between two calls would make room for the next.
+    // A new connection for each call, because a kept connection would make room for the next one
+    // when it is idle.
     for _ in 0..5 {
         plane.invoke("scarce", &json!(1)).expect(200);
     }
     let said = plane.log.wait(Duration::from_secs(30), |line| {
         (line.contains("WARN") || line.contains("ERROR")).then(|| line.to_owned())
     });
-    assert!(said.is_some(), "no line about it");
+    assert!(said.is_some(), "no log line about missing descriptors");
     drop(many);
     plane.invoke("scarce", &json!(1)).expect(200);
 }
@@ -307,10 +309,12 @@ fn a_signal_ends_running_functions_with_the_plane() {
         .exit_within(Duration::from_secs(20))
         .expect("it exits");
     assert_eq!(status.code(), Some(0));
-    eventually("its process is ended", || !crate::functions::is_alive(pid));
+    eventually("the Job's process is ended", || {
+        !crate::functions::is_alive(pid)
+    });
 }
 
-/// Spinning between two calls must not delay the calls.
+/// Calls are not delayed while the io thread spins between them.
 #[test]
 fn a_thread_that_spins_serves_on() {
     let plane = Plane::start(&["--io-spin-us", "10000"]);

@@ -1,6 +1,6 @@
-//! The original nanofaas's client and pods, played from its documentation: the requests that its
-//! command line sends and the fields that it reads from the answers, its SDKs' servers, and the
-//! programs of its one-shot images. docs/coming-from-the-original.md says what is tried here.
+//! The original nanofaas's client and pods, as in its documentation: the requests that its command
+//! line sends, the fields that it reads from the answers, its SDKs' servers, and the programs of
+//! its one-shot images. docs/coming-from-the-original.md lists what is tested here.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A request as Java's HTTP client sends it over plain HTTP: it asks for HTTP/2 each time.
+/// A request as Java's HTTP client sends it over plain HTTP, with an upgrade to HTTP/2 each time.
 fn java(method: &str, path: &str) -> Request {
     let host = plane().listen.to_string();
     Request::new(method, path)
@@ -32,7 +32,7 @@ fn send(request: &Request) -> Answer {
     plane().send(request)
 }
 
-/// A spec with every field of the client's record; those that are not set go out as nulls.
+/// A spec with every field of the client's record; fields without a value are sent as null.
 pub(crate) fn spec(name: &str, more: &Value) -> Value {
     let mut spec = json!({"name": name, "image": format!("registry.example/{name}:1")});
     for field in [
@@ -66,14 +66,14 @@ pub(crate) fn get(name: &str) -> Answer {
     send(&java("GET", &format!("/v1/functions/{name}")))
 }
 
-/// `fn delete`: a function that is not there is deleted.
+/// `fn delete`: also succeeds if the function does not exist.
 #[track_caller]
 fn delete(name: &str) {
     let answer = send(&java("DELETE", &format!("/v1/functions/{name}")));
     assert!(matches!(answer.status, 204 | 404), "{}", answer.status);
 }
 
-/// `fn apply`: registers, and replaces what is there by deleting it first.
+/// `fn apply`: registers a function, after it deletes an existing one.
 #[track_caller]
 fn apply(spec: &Value) {
     let answer = register(spec);
@@ -87,7 +87,7 @@ fn apply(spec: &Value) {
     }
 }
 
-/// The command line wraps what it is given, and has no metadata.
+/// The command line puts the input into an envelope, without metadata.
 fn request(name: &str, how: &str, input: &Value) -> Request {
     let body = json!({"input": input, "metadata": null});
     java("POST", &format!("/v1/functions/{name}:{how}")).json(&body)
@@ -97,7 +97,7 @@ pub(crate) fn invoke(name: &str, input: &Value) -> Answer {
     send(&request(name, "invoke", input))
 }
 
-/// `enqueue`, and `exec get --watch`: asks until the state is one of the last ones.
+/// `enqueue` and `exec get --watch`: polls until the state is final.
 #[track_caller]
 pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
     let queued = send(&request(name, "enqueue", input)).expect(202).json();
@@ -127,7 +127,7 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
 
 // --- its pods ---
 
-/// An SDK's server: the whole envelope comes to it, the call's id in a header.
+/// A server of an SDK: it gets the whole envelope, and the call's id in a header.
 pub(crate) fn sdk_server() -> Pod {
     Pod::tcp(|got: &Got, line: &mut Line| {
         if got.header("x-execution-id").is_none() {
@@ -161,7 +161,7 @@ fn pool(name: &str, pod: &Pod) {
     apply(&spec(name, &mode));
 }
 
-/// A one-shot program: its call is in its environment, and it posts the result.
+/// A one-shot program: it reads its call from its environment, and posts the result.
 pub(crate) const ONE_SHOT: &str = r#"
 import json, os, urllib.request
 call = json.loads(os.environ["INVOCATION_PAYLOAD"])
@@ -184,15 +184,15 @@ request = urllib.request.Request(url, json.dumps(result).encode(), headers)
 urllib.request.urlopen(request, timeout=10)
 "#;
 
-/// A function for the local backend, which needs a command that the original's client knows
-/// nothing of; the other fields are the client's.
+/// A function for the local backend, which needs a command that the original's client does not
+/// know; the other fields are the client's.
 pub(crate) fn local(folder: &Folder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
     let command = json!({"local": {"command": [crate::functions::interpreter(), path]}});
     with(spec(name, more), &command)
 }
 
-// --- what is promised to who comes from there ---
+// --- guarantees for users of the original ---
 
 #[test]
 fn its_client_lists_applies_gets_and_deletes() {
@@ -206,7 +206,7 @@ fn its_client_lists_applies_gets_and_deletes() {
     assert_eq!(answer["name"], "orig-fn");
     assert_eq!(answer["image"], "registry.example/orig-fn:1");
     register(&first).expect_error(409, "FUNCTION_EXISTS");
-    // Twice the same, and then with another image: each is delete and register.
+    // The same spec twice, then another image: each time `apply` deletes and registers.
     apply(&first);
     apply(&with(
         first,
@@ -253,7 +253,7 @@ fn its_client_invokes_what_its_sdks_serve() {
     assert_eq!(got.body, body, "the envelope as it was sent");
     assert_eq!(got.header("x-execution-id"), Some(id.as_str()));
     assert_eq!(got.header("x-dispatch-attempt"), Some("1"));
-    // The client's wish for HTTP/2 stays with the plane.
+    // The plane does not pass the client's upgrade to HTTP/2 on.
     assert_eq!(got.header("upgrade"), None);
 
     let named = request("orig-sdk", "invoke", &json!("a"))
@@ -277,7 +277,7 @@ fn its_client_invokes_what_its_sdks_serve() {
     none.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-/// What a handler marks with `X-NanoFaaS-Function-Status` has no status of its own here.
+/// A status that a handler sets with `X-NanoFaaS-Function-Status` has no effect here.
 #[test]
 fn a_status_that_a_handler_chooses_does_not_reach_the_client() {
     let pod = sdk_server();
@@ -335,7 +335,7 @@ fn its_one_shot_images_are_jobs() {
     assert_eq!(ended["coldStart"], true);
 }
 
-/// Its client looks into `/openapi.yaml` before it tries a command that a plane may lack.
+/// The client reads `/openapi.yaml` before it tries a command that a plane may lack.
 #[test]
 fn what_is_not_here_is_said_before_it_is_tried() {
     let answer = send(&java("GET", "/openapi.yaml")).expect(200);
@@ -360,7 +360,7 @@ fn what_is_not_here_is_said_before_it_is_tried() {
         !has("/v1/admin/runtime-config", "get"),
         "control-plane config"
     );
-    // The client takes these for a module that was not built in.
+    // The client treats a 404 here as a module that was not built in.
     for path in ["/modules/build-metadata", "/v1/admin/runtime-config"] {
         send(&java("GET", path)).expect(404);
     }
@@ -397,7 +397,7 @@ fn its_dashboards_find_the_counters() {
     for name in ["function_cold_start_total", "function_warm_start_total"] {
         assert!(metrics.has(name, &label), "{name}");
     }
-    // Its timers have another unit and another name here.
+    // Two timers have another unit and another name than in the original.
     for (theirs, ours) in [
         (
             "function_latency_ms_seconds_count",

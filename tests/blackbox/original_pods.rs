@@ -1,5 +1,5 @@
-//! The original's images as processes of this machine, and what its specs have that ours have not.
-//! `original` plays the client.
+//! The original's images as processes of this machine, and fields of its specs that this platform
+//! lacks. `original` plays the client.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::original::{
     ONE_SHOT, enqueue_and_watch, get, invoke, local, register, sdk_server, spec,
 };
 
-/// An SDK's server as its image runs it: on `PORT`, and with nothing of ours.
+/// A server of an SDK as in its image: it listens on `PORT`, and contains no code of this platform.
 const SDK: &str = r#"
 import http.server, json, os
 class Handler(http.server.BaseHTTPRequestHandler):

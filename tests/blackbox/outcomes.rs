@@ -1,4 +1,5 @@
-//! Every row of the table of outcomes of `:invoke`: status, state and code, by pods that behave so.
+//! Every row of the table of outcomes of `:invoke`: status, state and code, from pods that fail in
+//! this way.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -17,7 +18,7 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// Calls a function of its own that this pod serves.
+/// Registers a function for this pod, and calls it.
 #[track_caller]
 fn call(name: &str, pod: &Pod) -> Answer {
     plane().register(&pool(name, pod));
@@ -403,7 +404,7 @@ fn server_timing_takes_the_time_apart() {
     }
 }
 
-/// What the parts before `total` come to.
+/// The sum of all parts except `total`.
 fn parts_ms(answer: &Answer) -> f64 {
     let parts = timing(answer);
     let (total, parts) = parts.split_last().expect("a total");
@@ -420,7 +421,7 @@ fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
     });
     plane().register(&function);
     let answer = plane().invoke("outcome-pauses", &json!(1)).expect(502);
-    // 10, 20 and 40 ms between four attempts.
+    // Pauses of 10, 20 and 40 ms between the four attempts.
     assert!(parts_ms(&answer) >= 70.0, "{:?}", timing(&answer));
 }
 

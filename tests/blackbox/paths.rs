@@ -1,5 +1,4 @@
-//! Paths, methods and origins: what is not a route, who may not ask, and what the server says of
-//! itself.
+//! Paths, methods and origins: unknown routes, refused origins, and the server's own headers.
 
 use serde_json::json;
 
@@ -211,7 +210,8 @@ fn head_is_answered_wherever_get_is_with_the_same_length_and_no_body() {
         "/nowhere",
     ] {
         let got = plane().get(path);
-        // Two over one connection: a body after the first would break the second.
+        // A second request over the same connection, because a body after the first answer would
+        // break it.
         let mut wire = Request::new("HEAD", path).begin(plane().listen);
         let head = wire.read(false).expect("an answer");
         assert_eq!(

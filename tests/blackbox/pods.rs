@@ -1,4 +1,5 @@
-//! What pods are sent, and how the local backend starts, uses, scales, replaces and ends them.
+//! The requests that pods get, and how the local backend starts, uses, scales, replaces and ends
+//! pods.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +26,7 @@ fn pid_of(name: &str) -> i32 {
 }
 
 fn kill_now(pid: i32) {
-    // It may have gone by itself.
+    // The process may have ended by itself.
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
@@ -38,7 +39,8 @@ fn functions_of_one_endpoint_share_its_connections() {
         plane.register(&pool(&name, &pod));
         plane.invoke(&name, &json!(number)).expect(200);
     }
-    // One after the other: what the first call left is there for all. Io threads share nothing.
+    // The calls run one after the other, so each can use the connection of the first. Io threads
+    // share no connections.
     let connections = pod.connections();
     assert!(
         connections <= io_threads(),
@@ -455,7 +457,7 @@ fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
         .get("/v1/functions/loop/cold-starts")
         .expect(200)
         .json();
-    // The newest one may still be under way.
+    // The newest start may still be running.
     let starts = body["coldStarts"].as_array().expect("a list");
     let failure = starts.iter().find_map(|start| start["failure"].as_str());
     let failure = failure.unwrap_or_default();
@@ -464,7 +466,7 @@ fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
     pid_of("loop");
 }
 
-/// Its queue of connections is full, and it accepts none.
+/// A listener whose backlog is full and that accepts no connection.
 #[test]
 fn a_connection_that_is_not_accepted_is_given_up_in_time() {
     use nix::sys::socket::{

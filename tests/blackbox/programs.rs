@@ -1,5 +1,5 @@
-//! Programs that were not written for this platform, as warm functions: servers on a port, with a health path of
-//! their own or none; and processes that hide from their function.
+//! Programs that were not written for this platform, as warm functions: servers on a port, with
+//! their own health path or without one; and processes that hide from their function.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,8 +17,8 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A server that takes PORT. It answers GET by what the file `health` has, and calls with its pid, its port,
-/// its environment and the encoding of the body.
+/// A server that uses PORT. It answers a GET with the status in the file `health`, and a call with
+/// its pid, its port, its environment and the body's encoding.
 const SERVER: &str = r#"
 import http.server, json, os
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -97,7 +97,8 @@ fn servers_on_ports_do_not_meet() {
     }
 }
 
-/// Its first call waits until the server says that it is well; gives what was asked for.
+/// Calls a function whose server is not healthy; the call waits until it is. Returns the recorded
+/// probes.
 fn asked_until_well(folder: &Folder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
@@ -118,7 +119,7 @@ fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
     assert!(asked.lines().all(is_right), "{asked}");
 }
 
-/// The server, behind the watchdog.
+/// The same server behind the watchdog.
 fn guarded(folder: &Folder, name: &str, mode: &str) -> Value {
     let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let mut function = folder.program(name, mode, SERVER);
@@ -141,7 +142,8 @@ fn a_program_hears_how_a_body_is_encoded() {
     }
 }
 
-/// The watchdog, which has to see the program ready before the platform may, asks as the platform does.
+/// The watchdog probes the program as the platform does, because it is ready only after the
+/// program.
 #[test]
 fn behind_the_watchdog_the_same_path_and_statuses_count() {
     let folder = Folder::new();
@@ -195,7 +197,7 @@ fn every_pod_is_told_how_long_a_call_may_take() {
     assert_eq!(output[2]["TIMEOUT_MS"], "12345");
 }
 
-/// Forks twice, out of its session, and runs on under another name without an environment.
+/// Forks twice, leaves its session, and continues under another name and without an environment.
 const HIDES: &str = r#"
 import os
 if os.fork() == 0:

@@ -1,4 +1,5 @@
-//! Requests that are refused, or end early: limits, ambiguities, cuts, and what stays open after.
+//! Requests that are refused or end early: limits, ambiguous framing, cut connections, and whether
+//! the connection stays open.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ fn plane() -> &'static Plane {
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// The status of the answer to these bytes, and whether the connection was closed after it.
+/// The status of the answer to these bytes, and whether the plane then closed the connection.
 #[track_caller]
 fn answer_to(bytes: &[u8]) -> (u16, bool) {
     let mut wire = Wire::connect(plane().listen);
@@ -232,7 +233,8 @@ fn a_connection_serves_one_request_after_the_other() {
             (&*answer.version, answer.header("connection")),
             ("HTTP/1.1", None)
         );
-        // What was refused by what it says, not by how, leaves the connection as it was.
+        // A request that is refused for its content, and not for its framing, does not close the
+        // connection.
         wire.send(&Request::invoke("nobody", &json!(number)).bytes());
         wire.answer().expect(404);
     }
@@ -277,7 +279,7 @@ fn however_much_a_client_sends_ahead_all_of_it_is_answered() {
     plane().register(&local("ahead"));
     let mut wire = Wire::connect(plane().listen);
     let mut sender = wire.stream.try_clone().expect("a second handle");
-    // Some 900 KiB: far more than is read ahead.
+    // About 900 KiB, far more than the plane reads ahead.
     let sending = std::thread::spawn(move || {
         let bytes: Vec<u8> = (0..CALLS)
             .flat_map(|number| Request::invoke("ahead", &json!(number)).bytes())
@@ -308,10 +310,10 @@ fn a_client_that_expects_100_continue_is_told_before_it_sends() {
         wire.send(body);
         assert_eq!(wire.answer().expect(200).json()["output"], "later");
     }
-    // A final answer in place of the 100: the body is not wanted.
+    // A final answer instead of the 100, because the plane does not want the body.
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
-    // Who does not wait gets no stray 100 that he could take for his answer.
+    // A client that does not wait for the 100 may get one, but always before its answer.
     let mut wire = Wire::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);
@@ -399,7 +401,7 @@ fn a_request_is_understood_however_its_bytes_are_split() {
     assert_eq!(wire.answer().expect(200).json()["output"], "whole");
 }
 
-/// Sends a byte now and then until the peer has had enough; how long that took.
+/// Sends one byte per pause until the peer closes or answers; returns the time and the status.
 fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
     let begun = Instant::now();
     let mut wire = Wire::connect(plane().listen);
@@ -415,7 +417,7 @@ fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
             return (begun.elapsed(), None);
         }
     }
-    panic!("it was patient for ever");
+    panic!("the plane waited for ever");
 }
 
 #[test]
@@ -433,7 +435,7 @@ fn a_body_that_trickles_in_is_ended_and_gives_its_memory_back() {
         "Content-Length: 60000\r\n\r\n",
         "Transfer-Encoding: chunked\r\n\r\n8000\r\n",
     ];
-    // Together: each has a minute.
+    // In parallel, because each takes a minute.
     let slow = framings.map(|framing| {
         let head = format!(
             "POST /v1/functions/trickle:invoke HTTP/1.1\r\nHost: localhost\r\n\

@@ -1,5 +1,5 @@
-//! A call never outlives its function: it is removed, replaced or made anew while the call is between
-//! two attempts, in no queue.
+//! A call never outlives its function, which is removed, replaced or registered again while the
+//! call is between two attempts and so in no queue.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -13,14 +13,14 @@ use crate::plane::Plane;
 use crate::pod::{After, Gate, Pod};
 use crate::wire::eventually;
 
-/// A plane of its own for each test: the fault that these tests are about ended the process.
+/// Each test has its own plane, because the fault that these tests found ended the process.
 fn plane() -> Plane {
     Plane::start(&["--rate-max-per-second", "off"])
 }
 
-/// A function whose every attempt is refused at once.
+/// A function whose attempts are all refused at once.
 fn unreachable(name: &str) -> Value {
-    // The port is free again when the listener goes, and nothing else on this machine asks for it.
+    // The port is free again after the listener is dropped, and no other test uses this address.
     let listener = TcpListener::bind("127.0.0.3:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     json!({
@@ -96,7 +96,7 @@ fn another_function_gets_no_call_of_a_removed_one() {
             }
         })
     };
-    // The lane of the removed function is free: this one takes it, and holds its only slot.
+    // The new function gets the lane of the removed one, and its call holds the only slot.
     plane.register(&pool("new", &new_pod));
     let own = plane.enqueue("new", &json!("of the new function"));
     let ended = plane.ended(&id);

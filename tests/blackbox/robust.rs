@@ -1,4 +1,4 @@
-//! Under load, under loss and at scale: what was accepted ends exactly once, and nothing is left.
+//! Under load, losses and scale: every accepted call ends exactly once, and nothing is left.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -74,10 +74,10 @@ fn a_hundred_clients_that_give_up_leave_no_trace_in_the_queue() {
     gate.open();
     assert_eq!(running.answer().expect(200).json()["output"], "long");
     plane().invoke("trace", &json!("next")).expect(200);
-    assert_eq!(pod.calls().len(), 2, "a call of somebody who left ran");
+    assert_eq!(pod.calls().len(), 2, "a call of a client that had left ran");
 }
 
-/// Kills a process, unless it has gone by itself.
+/// Kills a process, unless it has ended by itself.
 fn kill_now(pid: i32) -> bool {
     kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()
 }
@@ -109,7 +109,7 @@ fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
                             answer.text()
                         );
                         if answer.status == 500 {
-                            // The pod outlived its worker and knows how that ended.
+                            // The pod outlived its worker and reports how it ended.
                             assert_eq!(answer.json()["error"]["code"], "OOM");
                         }
                         answered.fetch_add(1, Ordering::Relaxed);
@@ -127,7 +127,8 @@ fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
             let pids = std::fs::read_dir(folder.path().join("pids")).expect("a folder");
             for entry in pids.map_while(Result::ok) {
                 let pid: i32 = entry.file_name().to_string_lossy().parse().expect("a pid");
-                // Now the worker, now the whole pod: its parent is the watchdog.
+                // Kills alternately the worker and its parent, the watchdog, and with that the
+                // whole pod.
                 let whole = kills % 2 == 0;
                 let target = if whole {
                     parent_of(pid).unwrap_or(pid)
@@ -155,7 +156,7 @@ fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
         let path = format!("/v1/executions/{id}?waitMs=55000");
         let answer = plane.get(&path);
         if *was_sync && answer.status == 404 {
-            continue; // Only the last of them are remembered.
+            continue; // The plane keeps records only of the latest plain calls.
         }
         match answer.expect(200).json()["status"].as_str() {
             Some("success") => success += 1,
@@ -182,7 +183,7 @@ fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
     });
 }
 
-/// Sends the callers home, also when the test fails meanwhile.
+/// Stops the callers, also when the test fails.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -191,7 +192,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// The parent of a process, unless that is the guard or the plane: only a function's own.
+/// The parent of a process, if it is a watchdog of a function (and not the guard or the plane).
 fn parent_of(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let parent: i32 = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
@@ -248,7 +249,7 @@ fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
     eventually("the new guard ends them", || !is_alive(next));
 }
 
-/// The children that any thread of a process started.
+/// The children of all threads of a process.
 fn children_of(pid: Pid) -> Vec<i32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     let lists = threads
@@ -259,7 +260,7 @@ fn children_of(pid: Pid) -> Vec<i32> {
     pids.collect::<Result<_, _>>().expect("pids")
 }
 
-/// As many descriptors as we may have.
+/// Raises the limit of descriptors as far as allowed, and returns it.
 fn raise_descriptors() -> u64 {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("within the limit");
@@ -269,7 +270,7 @@ fn raise_descriptors() -> u64 {
 #[test]
 fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
     const MANY: usize = 10_000;
-    /// Functions that are called: only those have a queue and counters of their own.
+    /// The functions that are called: only these have a queue and counters.
     const CALLED: usize = 1000;
     let descriptors = raise_descriptors();
     let connections = MANY.min(usize::try_from(descriptors).expect("a number") - 2000);
@@ -299,7 +300,7 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
     }
     let connected = begun.elapsed();
     let resident = plane.resident_bytes();
-    // Calls go on, over old connections and new ones.
+    // Calls still work, over old connections and new ones.
     for at in (0..connections).step_by(connections / 100) {
         idle[at].send(&request);
         idle[at].answer().expect(200);
@@ -316,7 +317,7 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
         resident >> 20,
         by_functions >> 20,
     );
-    // Each io thread has tables and rings of its own.
+    // Each io thread has its own tables and rings.
     let most = 100 + 50 * io_threads() as u64;
     assert!(resident < most << 20, "{} MiB", resident >> 20);
 }
@@ -350,7 +351,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
                                 answer.expect_error(503, "SHUTTING_DOWN");
                                 return;
                             }
-                            // Closed between two requests: nothing was accepted.
+                            // Closed between two requests, so no call was accepted.
                             Err(error) => {
                                 assert!(!sent || pod_saw_all(&pod, &accepted), "{error}");
                                 return;
@@ -384,7 +385,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
     );
 }
 
-/// Whether every call that reached the pod was answered, once things have calmed down.
+/// Waits a little, and returns whether every call that reached the pod was answered.
 fn pod_saw_all(pod: &Pod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
@@ -434,8 +435,8 @@ fn a_client_that_asks_for_much_and_reads_nothing_costs_little() {
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let mut wire = Wire::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
-    // Small answers first: they make the thread a busy one, whose sends wait for the end of the pass, and
-    // the last is on its way out when the large ones are made.
+    // Small answers first: they make the thread busy, so that its sends wait for the end of the
+    // iteration and the last small answer is still being sent when the large answers are made.
     const SMALL: usize = 100;
     let mut asked = Request::new("GET", "/v1/nothing").bytes().repeat(SMALL);
     asked.extend(large.repeat(MANY));

@@ -1,4 +1,4 @@
-//! Every row of the table of routes: what it answers, and how it refuses what it does not know.
+//! Every row of the table of routes: its answers, and its refusals of unknown input.
 
 use std::time::{Duration, Instant};
 
@@ -130,7 +130,7 @@ fn put_lets_running_calls_finish_and_gives_queued_ones_the_new_spec() {
     let mut queued = Request::invoke("routes-change", &json!(2)).begin(plane().listen);
     plane().wait_for("routes-change", 1, 1);
     plane().replace(&pool("routes-change", &second));
-    // The running call counts under the new spec too: with a concurrency of 1 no other call may
+    // The running call also counts under the new spec: with a concurrency of 1 no other call may
     // run.
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(second.calls().len(), 0, "two calls at once");
@@ -458,7 +458,7 @@ fn cancel_keeps_a_queued_call_from_running_and_cuts_a_running_one_off() {
     assert_eq!(answer.json()["executionId"], *running);
     let ended = plane().ended(&running);
     assert_eq!(ended["error"]["code"], "CANCELLED");
-    eventually("the pod sees its call cut off", || pod.cuts() == 1);
+    eventually("the pod's call is interrupted", || pod.cuts() == 1);
     let again = plane().cancel(&running).expect(200).json();
     assert_eq!(again, ended, "a terminal state never changes");
     gate.open();

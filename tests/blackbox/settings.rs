@@ -1,4 +1,4 @@
-//! How a plane is started, and how it refuses to: flags, variables, ports and function files.
+//! The start of a plane, and the reasons to refuse it: flags, variables, ports and function files.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;
@@ -15,14 +15,14 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// Runs the program to its end, which has to come by itself.
+/// Runs the program, which has to end by itself.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = program();
     command.args(arguments).envs(variables.iter().copied());
     command.output().expect("the program starts")
 }
 
-/// Runs it with flags that it must refuse; what it says.
+/// Runs the program with flags that it must refuse; returns its error.
 #[track_caller]
 fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut all = vec![
@@ -35,7 +35,7 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     all.extend(arguments);
     let output = run(&all, variables);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it ended well: {said}");
+    assert!(!output.status.success(), "it exited with success: {said}");
     assert!(!said.contains("panicked"), "{said}");
     said
 }

@@ -1,4 +1,4 @@
-//! `nanofaas simulate`, the program as it is: it needs no server, and says what is wrong with its input.
+//! The program `nanofaas simulate`: it needs no server, and reports errors in its input.
 
 use std::process::Output;
 
@@ -37,7 +37,7 @@ fn shown(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// What it says of input that it must refuse.
+/// The error for input that the program must refuse.
 #[track_caller]
 fn refused(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -74,7 +74,7 @@ fn people_and_machines_are_shown_the_same() {
         (&summary["madeIt"], &summary["starts"]),
         (&3.into(), &1.into())
     );
-    // The third takes over the floor's pod at 100 ms.
+    // The third call uses the pod of `minReplicas` again at 100 ms.
     assert_eq!(summary["waitMs"]["max"], 80.0);
     let calls = report["overTime"].as_array().expect("a list").iter();
     let calls: i64 = calls.filter_map(|slice| slice["calls"].as_i64()).sum();
@@ -140,7 +140,7 @@ fn bad_input_is_named_by_file_and_line() {
     assert!(said.contains("--start-ms must be a number"), "{said}");
 }
 
-/// Neither by its name nor by another one.
+/// A plot never overwrites an input, whether it is named directly or by another link.
 #[test]
 fn a_plot_does_not_overwrite_what_is_read() {
     let folder = folder();
@@ -152,7 +152,7 @@ fn a_plot_does_not_overwrite_what_is_read() {
     }
     assert_eq!(folder.read("calls.csv").as_deref(), Some(TRACE));
     assert_eq!(folder.read("function.yaml").as_deref(), Some(FUNCTION));
-    // An earlier plot it does.
+    // But it overwrites an earlier plot.
     folder.write("a.svg", "old");
     shown(&simulate(&folder, &["--plot", "a.svg"]));
     assert_ne!(folder.read("a.svg").as_deref(), Some("old"));
@@ -208,7 +208,7 @@ fn async_calls_have_no_perfect_knowledge() {
     assert!(text.lines().any(|found| found == line), "{text}");
 }
 
-/// What the help, README and docs/simulate.md show can be copied.
+/// The examples in the help, README and docs/simulate.md can be copied.
 #[test]
 fn the_example_works() {
     let mut command = program();

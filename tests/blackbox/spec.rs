@@ -1,4 +1,4 @@
-//! A function's description through the API: defaults, ranges on both sides, forms, and modes.
+//! A function's description through the API: defaults, ranges at both ends, formats, and modes.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn post(function: &Value) -> Answer {
     plane().send(&Request::new("POST", "/v1/functions").json(function))
 }
 
-/// Registers an echo with these fields; the fields at fault, or none.
+/// Registers an echo with these fields; returns the names of the wrong fields.
 #[track_caller]
 fn faults(name: &str, more: &Value) -> Vec<String> {
     let base = json!({"name": name, "executionMode": "LOCAL"});
@@ -165,7 +165,7 @@ fn words_are_taken_in_their_own_spelling_and_come_back_as_they_were_given() {
         assert_eq!(plane().get(&path).expect(200).json(), made);
         let list = plane().get("/v1/functions").expect(200).json();
         assert!(list.as_array().is_some_and(|all| all.contains(&made)));
-        // The answer is a registration, too, and changes nothing.
+        // The answer can be sent as a registration, which changes nothing.
         let put = plane().send(&Request::new("PUT", &path).json(&made));
         assert_eq!(put.expect(200).json(), made);
         plane().remove(&format!("mode-{given}"));

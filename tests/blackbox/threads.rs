@@ -1,5 +1,5 @@
-//! What holds however many io threads there are: one key, one store, one answer, whichever of them a
-//! client reaches.
+//! Guarantees for any number of io threads: one key, one store and one answer, on whichever thread
+//! a client's connection is.
 
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,7 @@ fn all_who_ask_with_a_refused_key_are_refused() {
     for wire in &mut held {
         wire.answer().expect(200);
     }
-    // No key is held.
+    // The key is not in use any more, so this is no replay.
     let again = plane.send(&keyed("full", "key-0")).expect(200);
     assert_eq!(again.header("idempotent-replay"), None);
     plane.settle();
@@ -79,7 +79,7 @@ fn the_stores_account_is_empty_once_all_are_forgotten() {
     }
 }
 
-/// The number of the io thread that has an execution, of which there are fewer than ten.
+/// The number of the io thread that owns an execution; there are fewer than ten.
 fn thread_of(id: &str) -> &str {
     assert!(id.starts_with('0'), "{id}");
     &id[1..2]
@@ -94,7 +94,7 @@ fn a_thread_that_has_nothing_left_answers_for_its_executions_until_all_end() {
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
-    // A connection to another thread, with a request that is not whole.
+    // A connection to another thread, with an unfinished request.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
         let mut wire = Wire::connect(plane.listen);
@@ -110,7 +110,7 @@ fn a_thread_that_has_nothing_left_answers_for_its_executions_until_all_end() {
     wire.send(&request.bytes());
     wire.answer().expect(100);
     plane.signal(Signal::SIGTERM);
-    // Until that thread has gone, or had the time to.
+    // Waits until that thread has ended, or for a second.
     let name = format!("io-{}", thread_of(&asked));
     let is_there = || {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it runs");

@@ -1,5 +1,5 @@
-//! A plane of a cluster whose API server takes connections and never answers: what it says before it
-//! has read the functions.
+//! A plane of a cluster whose API server accepts connections and never answers: the plane's answers
+//! before it has read the functions.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -41,7 +41,7 @@ fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
         line.contains("waiting for the Lease")
             .then(|| line.to_owned())
     });
-    let line: Value = serde_json::from_str(&line.expect("it says why")).expect("JSON");
+    let line: Value = serde_json::from_str(&line.expect("the log has the reason")).expect("JSON");
     assert_eq!(line["server"], format!("http://{address}/"), "{line}");
     let since = line["since"].as_str().expect("since when");
     assert!(since.starts_with("20") && since.ends_with('Z'), "{line}");

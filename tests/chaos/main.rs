@@ -18,10 +18,7 @@
     clippy::disallowed_methods,
     reason = "tests act in place of clients, pods and clocks"
 )]
-#![allow(
-    clippy::print_stdout,
-    reason = "a run prints its counts and faults"
-)]
+#![allow(clippy::print_stdout, reason = "a run prints its counts and faults")]
 #![allow(
     clippy::print_stderr,
     reason = "a function's process can report by stderr only"
