@@ -76,7 +76,7 @@ class StandIn:
         """Starts to accept at `begin_at`, and closes clients after PATIENCE_S."""
         for fd, client in list(self._clients.items()):
             if now >= client.until:
-                if client.request and not client.answered:  # Its head did not become whole.
+                if client.request and not client.answered:  # Its head is incomplete.
                     try:
                         client.answer()
                     except OSError:

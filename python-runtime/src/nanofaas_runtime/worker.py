@@ -1,7 +1,7 @@
-"""The worker's life: load the function, initialise it, serve, go.
+"""The worker: loads the function, initialises it, serves, and ends.
 
-Never holds the listener alone (the watchdog does) and never outlives the watchdog. Called by
-`__main__` in the process that the watchdog has forked.
+Shares the listener with the watchdog, and never outlives it. Called by `__main__` in the process
+that the watchdog has forked.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ class LoadFailed(Exception):
 
 
 def tie_to(lifeline: int) -> None:
-    """The kernel kills this process and its children when the watchdog, the pipe's only writer,
-    is gone. (This process has a group of its own by now; a negative owner is a group.)
+    """Makes the kernel kill this process's group when the watchdog, the only writer of the pipe
+    `lifeline`, ends. (A negative F_SETOWN is a group; the children are in it.)
 
-    It works also while C code blocks the interpreter, and needs no ctypes for `prctl`.
+    Works also while C code blocks the interpreter. `prctl` would need ctypes.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(lifeline, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     try:
-        if os.read(lifeline, 1) == b"":  # It went before the kernel was told.
+        if os.read(lifeline, 1) == b"":  # The watchdog has already ended.
             os._exit(1)
     except BlockingIOError:
         pass
 
 
 def load(settings: Settings) -> Function:
-    """The function, imported. Raises LoadFailed."""
+    """Imports the function. Raises LoadFailed."""
     if mentions_asyncio(settings.module):
-        import asyncio  # noqa: F401 - before modules of the function can take its parts' places
-    # What the function prints shows at once, also where stdout is a pipe.
+        import asyncio  # noqa: F401 - now, as the function's modules may replace parts of it
+    # Line buffering shows the function's output at once, also if stdout is a pipe.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     try:
@@ -86,7 +86,7 @@ async def initialise(function: Function) -> None:
 
 
 def initialise_plain(function: Function) -> None:
-    """Runs `init` without a loop; an async one gets a loop for its own time."""
+    """Runs `init` without a loop; an async `init` gets a temporary loop."""
     if function.init is not None:
         result = function.init()
         if hasattr(result, "__await__"):
@@ -108,7 +108,7 @@ def init_failed(error: BaseException) -> LoadFailed:
 
 
 def run_worker(settings: Settings, link: Link) -> int:
-    """The exit status: 0 after a drain, LOAD_FAILED where there is no function to run."""
+    """Returns the exit status: 0 after a drain, LOAD_FAILED if the function cannot be loaded."""
     tie_to(link.lifeline)
     own = child.guard(link)
     try:
@@ -124,12 +124,12 @@ def run_worker(settings: Settings, link: Link) -> int:
 
 
 def finish(link: Link, status: int) -> int:
-    """Tells the watchdog that this process ends by itself, with that status."""
+    """Reports to the watchdog that this process is about to end by itself with that status."""
     try:
         link.sock.send(FINISHED + b"%d" % status)
         sys.stdout.flush()
     except Exception:
-        pass  # The watchdog is no more, or `stdout` is the function's own.
+        pass  # The watchdog has ended, or the function replaced `stdout`.
     return status
 
 
