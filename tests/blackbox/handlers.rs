@@ -150,7 +150,7 @@ def handle(input):
     return [os.getpid(), os.getppid(), child.pid]
 ";
 
-/// Ends as `input` says; each run appends a mark to a file.
+/// Ends in the way that `input` names; each run appends a mark to a file.
 pub(crate) const DIES: &str = "
 import os, signal
 def handle(input):

@@ -233,7 +233,7 @@ impl<'a> Client<'a> {
             text(&body["error"]["code"]),
             text(&body["error"]["message"]),
         );
-        // A JOB's runtime reports what it cannot send as its own error, which is status 500.
+        // A JOB's runtime reports an output that it cannot send as the function's error: status 500.
         let by_job = code == "BAD_OUTPUT" && possible.job && answer.status == 500;
         if answer.status != judge::http_status(&code) && !by_job {
             return unexpected();

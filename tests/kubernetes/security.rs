@@ -127,7 +127,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
             "{message}"
         );
     }
-    // The image's program runs as a user who may not do this, other than root.
+    // The image's program needs the rights of root here, but runs as another user.
     let command = json!([
         "sh",
         "-c",

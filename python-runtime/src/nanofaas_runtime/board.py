@@ -46,7 +46,7 @@ BELL = b"!"
 CONNECTION = b"C"  # + slot, number; carries the descriptor
 READY = b"R"  # + loadedAt, readyAt in epoch ms
 FINISHED = b"F"  # + the exit status
-STOP = b"T"  # watchdog → worker: finish what runs, then go.
+STOP = b"T"  # watchdog → worker: finish the running calls, then exit.
 
 
 def new_board() -> memoryview:

@@ -25,7 +25,7 @@ UTF_8 = frozenset(b"charset=" + each for name in (b"utf-8", b"utf8", b"us-ascii"
 
 
 class BadInput(Exception):
-    """A body that cannot be handed to the function; the message says why."""
+    """A body that cannot be passed to the function; the message gives the reason."""
 
 
 def _refuse_constant(name: str) -> object:
@@ -180,7 +180,7 @@ class Context:
 
 
 def output(value: object) -> tuple[str | None, bytes]:
-    """Content type (None: JSON) and body of what a function returned. Raises BadOutput."""
+    """Content type (None: JSON) and body of a function's result. Raises BadOutput."""
     if isinstance(value, Response):
         return value.content_type, value.body
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -105,7 +105,7 @@ class Watchdog:
                 return None
 
     def _begin(self) -> select.epoll:
-        """Sets up what only the parent needs. Runs after the first fork, so that the first worker's
+        """Sets up the parent's own state. Runs after the first fork, so that the first worker's
         start does not wait for it."""
         self._epoll = epoll = select.epoll()
         self._wake, self._wake_write = socket.socketpair()
