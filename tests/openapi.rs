@@ -186,7 +186,7 @@ fn a_functions_fields_are_the_cores() {
 
 #[test]
 fn a_functions_defaults_are_the_cores() {
-    // These are required, depend on other fields, or are objects whose fields have defaults.
+    // These fields are required, depend on other fields, or are objects whose fields have defaults.
     const WITHOUT: [&str; 5] = ["name", "maxReplicas", "resources", "scalingConfig", "local"];
     fn compare(described: &Value, mut resolved: Value, given: &[&str]) {
         for (name, field) in described.as_object().expect("properties") {

@@ -65,7 +65,7 @@ fn each_package_knows_only_what_it_may() {
             &["nanofaas-core", "nanofaas-io"],
         ),
         (
-            // It simulates everything except core's decisions.
+            // The simulator plays everything except the decisions, which core makes.
             "nanofaas-simulate",
             &["csv", "nanofaas-core", "nanofaas-plot"],
             &["nanofaas-io", "tokio", "nix", "rustix", "kube"],
@@ -76,7 +76,7 @@ fn each_package_knows_only_what_it_may() {
             &["nanofaas-core", "serde"],
         ),
         (
-            // It must not depend on ours, because it measures other platforms in the same way.
+            // Without our crates, because the load test measures other platforms in the same way.
             "nanofaas-loadtest",
             &["hdrhistogram"],
             &[

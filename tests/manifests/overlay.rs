@@ -59,7 +59,7 @@ fn the_profile_allows_a_list_and_three_calls_more() {
             assert!(!never.contains(&name), "{name}");
         }
     }
-    // These are allowed with certain arguments only.
+    // These system calls are allowed with certain arguments only.
     for name in ["clone", "clone3", "socket"] {
         assert!(!list.contains(&name), "{name}");
     }

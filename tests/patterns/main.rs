@@ -46,7 +46,7 @@ const AHEAD: Duration = Duration::from_millis(200);
 /// Stack size of a caller, which needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// Each pod but the first waits for the lock for ever, like a pod for which no node has room.
+/// All pods but the first wait for the lock for ever, like pods for which no node has room.
 const ALONE: &str = r#"
 import fcntl, time
 held = open("alone.lock", "w")
@@ -55,7 +55,7 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// It is ready two seconds after its process started, however long Python itself took to start.
+/// Each pod is ready two seconds after its process started, however long Python itself took to start.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _folder = ""
 _hidden: list[tuple[int, str]] = []  # Index in `sys.path`, entry.
-# These three as they were before the handler was loaded.
+# The path, the finders and the modules before the handler was loaded.
 _standard = list(sys.path)
 _finders: list[Any] = sys.meta_path
 _modules: dict[str, ModuleType] = {}
@@ -29,7 +29,7 @@ def hide_folder() -> None:
     try:
         _folder = os.getcwd()
     except OSError:
-        return  # It was deleted; the import of the handler reports that.
+        return  # The folder was deleted; the import of the handler reports that.
     real = os.path.realpath(_folder)
     for at, entry in enumerate(sys.path):
         if entry in ("", _folder) or os.path.realpath(entry) == real:
