@@ -55,7 +55,7 @@ def handle(seconds):
     time.sleep(seconds)
 "#;
 
-/// Each pod is ready two seconds after its process started, however long Python itself took to start.
+/// Each pod is ready two seconds after its process started, however long Python took to start.
 const STARTS_SLOWLY: &str = r#"
 import os, time
 begun = int(open("/proc/self/stat").read().rsplit(") ")[1].split()[19]) / os.sysconf("SC_CLK_TCK")
