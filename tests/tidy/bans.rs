@@ -1,5 +1,5 @@
-//! What the workspace's `clippy.toml` forbids is forbidden in a crate with a `clippy.toml` of its own, of
-//! which alone clippy knows there.
+//! A crate with a `clippy.toml` of its own must repeat the bans of the workspace's `clippy.toml`,
+//! because clippy reads only the nearest file.
 
 use crate::{files, read};
 
