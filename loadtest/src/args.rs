@@ -186,9 +186,7 @@ impl FootprintArgs {
 impl TraceArgs {
     fn run(self) -> Result<(), String> {
         let rows = self.shape.make()?;
-        let mut text = Vec::new();
-        rows.write(&mut text).map_err(|fault| fault.to_string())?;
-        std::fs::write(&self.file, text)
+        rows.write(&self.file)
             .map_err(|fault| format!("cannot write {}: {fault}", self.file.display()))?;
         println!(
             "{}: {} calls of {} functions",

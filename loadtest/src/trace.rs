@@ -3,7 +3,6 @@
 //! A trace says nothing of where to send it. `run` replays one, `trace` writes one.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
 use std::path::Path;
 
 use rand::rngs::SmallRng;
@@ -11,7 +10,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution, Exp, LogNormal};
 
 /// The first line of every trace.
-const TITLE: &str = "function,start_ms,duration_ms";
+const TITLE: [&str; 3] = ["function", "start_ms", "duration_ms"];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Row {
@@ -34,20 +33,35 @@ impl Rows {
         Self::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
     }
 
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut lines = text.lines();
-        if lines.next().map(str::trim) != Some(TITLE) {
-            return Err(format!("the first line of a trace is {TITLE}"));
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut reader = csv::ReaderBuilder::new()
+            .trim(csv::Trim::All)
+            .from_reader(text.as_bytes());
+        if reader.headers().is_ok_and(|title| *title != TITLE[..]) {
+            return Err(format!("the first line of a trace is {}", TITLE.join(",")));
         }
         let mut trace = Self::default();
         let mut known = HashMap::new();
-        for (number, line) in lines
-            .enumerate()
-            .filter(|(_, line)| !line.trim().is_empty())
-        {
-            let row = Self::row(line, &mut known, &mut trace.names)
-                .ok_or_else(|| format!("line {}: {line:?} is not {TITLE}", number + 2))?;
-            trace.rows.push(row);
+        for record in reader.records() {
+            let record = record.map_err(|fault| fault.to_string())?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let (name, start_ms, duration_ms) = record
+                .deserialize::<(String, f64, f32)>(None)
+                .map_err(|fault| format!("line {line}: {fault}"))?;
+            if name.is_empty() || !(start_ms.is_finite() && start_ms >= 0.0 && duration_ms >= 0.0) {
+                return Err(format!(
+                    "line {line}: a row is a name and two numbers from 0 on"
+                ));
+            }
+            let function = *known.entry(name).or_insert_with_key(|name| {
+                trace.names.push(name.clone());
+                trace.names.len() as u32 - 1
+            });
+            trace.rows.push(Row {
+                function,
+                start_ms,
+                duration_ms,
+            });
         }
         trace.rows.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
         if trace.rows.is_empty() {
@@ -56,32 +70,15 @@ impl Rows {
         Ok(trace)
     }
 
-    fn row(line: &str, known: &mut HashMap<String, u32>, names: &mut Vec<String>) -> Option<Row> {
-        let mut fields = line.split(',').map(str::trim);
-        let name = fields.next().filter(|name| !name.is_empty())?;
-        let start_ms = fields.next()?.parse().ok().filter(|ms: &f64| *ms >= 0.0)?;
-        let duration_ms = fields.next()?.parse().ok().filter(|ms: &f32| *ms >= 0.0)?;
-        if fields.next().is_some() || !f64::is_finite(start_ms) {
-            return None;
-        }
-        let function = *known.entry(name.to_owned()).or_insert_with(|| {
-            names.push(name.to_owned());
-            names.len() as u32 - 1
-        });
-        Some(Row {
-            function,
-            start_ms,
-            duration_ms,
-        })
-    }
-
-    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        writeln!(out, "{TITLE}")?;
+    pub(crate) fn write(&self, path: &Path) -> csv::Result<()> {
+        let mut writer = csv::Writer::from_path(path)?;
+        writer.write_record(TITLE)?;
         for row in &self.rows {
-            let name = &self.names[row.function as usize];
-            writeln!(out, "{name},{:.3},{:.3}", row.start_ms, row.duration_ms)?;
+            let [start, duration] =
+                [row.start_ms, row.duration_ms.into()].map(|ms| format!("{ms:.3}"));
+            writer.write_record([&self.names[row.function as usize], &start, &duration])?;
         }
-        Ok(())
+        Ok(writer.flush()?)
     }
 }
 
@@ -224,9 +221,10 @@ mod tests {
     #[test]
     fn a_trace_survives_its_file() {
         let made = shape().make().expect("a trace");
-        let mut file = Vec::new();
-        made.write(&mut file).expect("memory takes it");
-        let read = Rows::parse(std::str::from_utf8(&file).expect("text")).expect("a trace");
+        let file = std::env::temp_dir().join(format!("lt-trace-{}.csv", std::process::id()));
+        made.write(&file).expect("it can be written");
+        let read = Rows::read(&file).expect("a trace");
+        std::fs::remove_file(file).expect("it is there");
         assert_eq!(read.rows.len(), made.rows.len());
         let name = |rows: &Rows, at: usize| rows.names[rows.rows[at].function as usize].clone();
         assert_eq!(name(&read, 100), name(&made, 100));
@@ -288,8 +286,12 @@ mod tests {
             assert!(Rows::parse(text).is_err(), "{text:?}");
         }
         for row in ["f", "f,1", "f,x,1", "f,-1,1", ",1,1", "f,1,1,1", "f,nan,1"] {
-            let fault = Rows::parse(&format!("{TITLE}\nf,1,1\n{row}\n")).expect_err(row);
-            assert!(fault.contains("line 3"), "{fault}");
+            let fault =
+                Rows::parse(&format!("{}\nf,1,1\n{row}\n", TITLE.join(","))).expect_err(row);
+            assert!(
+                fault.contains("line 3") || fault.contains("line: 3"),
+                "{fault}"
+            );
         }
     }
 }

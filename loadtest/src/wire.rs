@@ -28,12 +28,7 @@ enum Await {
     Body {
         left: u64,
     },
-    Size {
-        size: u64,
-        digits: u8,
-        part: Part,
-        length: usize,
-    },
+    Size,
     Chunk {
         left: u64,
     },
@@ -48,19 +43,11 @@ enum Await {
     Close,
 }
 
-/// Where in a chunk's size line the next byte is.
-#[derive(Debug)]
-enum Part {
-    Digits,
-    Extension,
-    Return,
-}
-
 /// The reading side of one connection.
 #[derive(Debug)]
 pub(crate) struct Reader {
     await_: Await,
-    /// A head that has come in part.
+    /// A head or a size line that has come in part.
     carry: Vec<u8>,
     answer: Answer,
     /// Answers to HEAD have no body.
@@ -120,7 +107,7 @@ impl Reader {
                 let used = take(left, bytes);
                 Ok((used, *left == 0))
             }
-            Await::Size { .. } => self.size(bytes),
+            Await::Size => self.size(bytes),
             Await::Chunk { left } => {
                 let used = take(left, bytes);
                 if *left == 0 {
@@ -131,7 +118,7 @@ impl Reader {
             Await::ChunkEnd { seen_cr } => {
                 match (bytes[0], *seen_cr) {
                     (b'\r', false) => *seen_cr = true,
-                    (b'\n', true) => self.await_ = SIZE,
+                    (b'\n', true) => self.await_ = Await::Size,
                     _ => return Err(NoAnswer),
                 }
                 Ok((1, false))
@@ -224,7 +211,7 @@ impl Reader {
         } else if chunked && content_length.is_some() {
             return Err(NoAnswer);
         } else if chunked {
-            self.await_ = SIZE;
+            self.await_ = Await::Size;
             false
         } else if let Some(left) = content_length {
             self.await_ = Await::Body { left };
@@ -236,50 +223,29 @@ impl Reader {
         Ok(Some((length, ended)))
     }
 
+    /// A chunk's size line, put together where it comes in pieces.
     fn size(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
-        let Await::Size {
-            size,
-            digits,
-            part,
-            length,
-        } = &mut self.await_
-        else {
-            return Err(NoAnswer);
-        };
-        *length += 1;
-        if *length > SIZE_LINE_MAX {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(bytes.len(), |at| at + 1);
+        self.carry.extend_from_slice(&bytes[..used]);
+        // Checked here, because httparse takes a line without a digit for a size of 0.
+        if !self.carry[0].is_ascii_hexdigit() || self.carry.len() > SIZE_LINE_MAX {
             return Err(NoAnswer);
         }
-        match (&*part, bytes[0]) {
-            (Part::Return, b'\n') => {
-                self.await_ = match *size {
+        match (httparse::parse_chunk_size(&self.carry), end) {
+            (Ok(httparse::Status::Complete((_, size))), _) => {
+                self.carry.clear();
+                self.await_ = match size {
                     0 => Await::Trailers { line: 0 },
                     left => Await::Chunk { left },
                 };
+                Ok((used, false))
             }
-            (Part::Return, _) | (_, b'\n') => return Err(NoAnswer),
-            (_, b'\r') if *digits > 0 => *part = Part::Return,
-            (Part::Extension, _) => {}
-            (Part::Digits, b';' | b' ' | b'\t') if *digits > 0 => *part = Part::Extension,
-            (Part::Digits, byte) => {
-                let digit = (byte as char).to_digit(16).ok_or(NoAnswer)?;
-                *digits += 1;
-                if *digits > 15 {
-                    return Err(NoAnswer);
-                }
-                *size = *size * 16 + u64::from(digit);
-            }
+            (Ok(httparse::Status::Partial), None) => Ok((used, false)),
+            _ => Err(NoAnswer),
         }
-        Ok((1, false))
     }
 }
-
-const SIZE: Await = Await::Size {
-    size: 0,
-    digits: 0,
-    part: Part::Digits,
-    length: 0,
-};
 
 fn take(left: &mut u64, bytes: &[u8]) -> usize {
     let used = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -368,6 +334,9 @@ mod tests {
             "1\rx",
             "3\r\nabcd\r\n",
             "1\r\na\n0\r\n\r\n",
+            ";x\r\n",
+            "1;x\n",
+            "fffffffffffffffff\r\n",
         ] {
             assert_eq!(read(&format!("{head}{body}")), Err(NoAnswer), "{body:?}");
         }
