@@ -7,15 +7,15 @@ use std::path::PathBuf;
 
 /// The socket to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Address {
+pub(crate) enum ServerAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
 /// A URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) address: Address,
+pub(crate) struct ParsedUrl {
+    pub(crate) address: ServerAddress,
     pub(crate) host: String,
     pub(crate) path: String,
 }
@@ -23,7 +23,7 @@ pub(crate) struct Place {
 /// The longest path of a Unix socket that Linux knows.
 const SOCKET_PATH_MAX: usize = 107;
 
-impl Place {
+impl ParsedUrl {
     /// Takes `http://127.0.0.1:8080/path` and `http+unix:///run/pod.sock:/path`.
     pub(crate) fn parse(url: &str, allow_remote: bool) -> Result<Self, String> {
         if let Some(rest) = url.strip_prefix("http+unix://") {
@@ -50,7 +50,7 @@ impl Place {
             ));
         }
         Ok(Self {
-            address: Address::Tcp(address),
+            address: ServerAddress::Tcp(address),
             host: host.to_owned(),
             path: clean(url, path)?,
         })
@@ -73,7 +73,7 @@ impl Place {
             ));
         }
         Ok(Self {
-            address: Address::Unix(PathBuf::from(socket)),
+            address: ServerAddress::Unix(PathBuf::from(socket)),
             host: "localhost".to_owned(),
             path: clean(url, path)?,
         })
@@ -107,37 +107,37 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
-        let place = Place::parse("http://127.0.0.1:81/a?b", false).expect("a place");
+        let parsed = ParsedUrl::parse("http://127.0.0.1:81/a?b", false).expect("a place");
         assert_eq!(
-            place.address,
-            Address::Tcp("127.0.0.1:81".parse().expect("an address"))
+            parsed.address,
+            ServerAddress::Tcp("127.0.0.1:81".parse().expect("an address"))
         );
         assert_eq!(
-            (place.host.as_str(), place.path.as_str()),
+            (parsed.host.as_str(), parsed.path.as_str()),
             ("127.0.0.1:81", "/a?b")
         );
-        let place = Place::parse("http://localhost", false).expect("a place");
+        let parsed = ParsedUrl::parse("http://localhost", false).expect("a place");
         assert_eq!(
-            place.address,
-            Address::Tcp("127.0.0.1:80".parse().expect("an address"))
+            parsed.address,
+            ServerAddress::Tcp("127.0.0.1:80".parse().expect("an address"))
         );
-        let place = Place::parse("http+unix:///run/a.sock:/invoke", false).expect("a place");
-        assert_eq!(place.address, Address::Unix("/run/a.sock".into()));
-        assert_eq!(place.path, "/invoke");
+        let parsed = ParsedUrl::parse("http+unix:///run/a.sock:/invoke", false).expect("a place");
+        assert_eq!(parsed.address, ServerAddress::Unix("/run/a.sock".into()));
+        assert_eq!(parsed.path, "/invoke");
     }
 
     #[test]
     fn strangers_are_refused() {
-        let refusal = Place::parse("http://192.0.2.1/", false).expect_err("refused");
+        let refusal = ParsedUrl::parse("http://192.0.2.1/", false).expect_err("refused");
         assert!(refusal.contains("--allow-remote"), "{refusal}");
-        assert!(Place::parse("http://192.0.2.1/", true).is_ok());
+        assert!(ParsedUrl::parse("http://192.0.2.1/", true).is_ok());
         for url in [
             "http://example.com/",
             "https://127.0.0.1/",
             "http+unix://a",
             "http://::1/ x",
         ] {
-            assert!(Place::parse(url, true).is_err(), "{url}");
+            assert!(ParsedUrl::parse(url, true).is_err(), "{url}");
         }
     }
 }

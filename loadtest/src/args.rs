@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
-use crate::compare::{self, Conduct};
+use crate::compare::{self, CompareOptions};
 use crate::contender::Contender;
 use crate::run_args::RunArgs;
+use crate::running::Installation;
 use crate::scenario::Scenario;
-use crate::stage::Places;
-use crate::trace::Shape;
+use crate::trace::TraceShape;
 use crate::{comparison_view, cores, footprint};
 
 /// Load over HTTP/1.1, measured from the time at which each request was meant to go out
@@ -22,13 +22,13 @@ use crate::{comparison_view, cores, footprint};
 /// this machine is called unless --allow-remote is given.
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas-loadtest", version, max_term_width = 100)]
-pub(crate) struct Line {
+pub(crate) struct ToolArgs {
     #[command(subcommand)]
-    command: Command,
+    command: ToolCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum ToolCommand {
     /// Makes load on one or more URLs and reports what came of it
     Run(Box<RunArgs>),
     /// Runs contenders in turns, round by round, and shows medians and paired ratios
@@ -62,7 +62,7 @@ struct CompareArgs {
     #[arg(long)]
     keep_disturbed: bool,
     #[command(flatten)]
-    output: Output,
+    output: OutputArgs,
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
@@ -98,17 +98,17 @@ struct Programs {
 }
 
 impl Programs {
-    fn places(&self) -> Result<Places, String> {
+    fn installation(&self) -> Result<Installation, String> {
         let absolute = |path: &Path| {
             path.canonicalize()
-                .map_err(|fault| format!("{}: {fault}", path.display()))
+                .map_err(|error| format!("{}: {error}", path.display()))
         };
         let root = absolute(&self.root)?;
         let bin = match &self.bin {
             Some(bin) => absolute(bin)?,
             None => root.join("target/release"),
         };
-        Ok(Places {
+        Ok(Installation {
             root,
             bin,
             cores: cores::allowed(),
@@ -122,16 +122,16 @@ struct TraceArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    shape: Shape,
+    shape: TraceShape,
 }
 
-impl Line {
+impl ToolArgs {
     pub(crate) fn run(self) -> Result<(), String> {
         match self.command {
-            Command::Run(args) => args.run(),
-            Command::Compare(args) => args.run(),
-            Command::Footprint(args) => args.run(),
-            Command::Trace(args) => args.run(),
+            ToolCommand::Run(args) => args.run(),
+            ToolCommand::Compare(args) => args.run(),
+            ToolCommand::Footprint(args) => args.run(),
+            ToolCommand::Trace(args) => args.run(),
         }
     }
 }
@@ -149,13 +149,13 @@ impl CompareArgs {
             }
         }
         scenario.check()?;
-        let conduct = Conduct {
-            places: self.programs.places()?,
+        let options = CompareOptions {
+            installation: self.programs.installation()?,
             quiet: self.quiet,
             keep_disturbed: self.keep_disturbed,
         };
         let home = self.scenario.parent().unwrap_or_else(|| Path::new("."));
-        let comparison = compare::compare(&scenario, home, &conduct)?;
+        let comparison = compare::compare(&scenario, home, &options)?;
         self.output.write(
             &comparison,
             || comparison_view::html(&comparison),
@@ -171,10 +171,11 @@ impl CompareArgs {
 impl FootprintArgs {
     fn run(self) -> Result<(), String> {
         let contender = Contender::read(&self.contender)?;
-        let places = self.programs.places()?;
-        let footprint = footprint::measure(&contender, &places, self.times, self.connections)?;
+        let installation = self.programs.installation()?;
+        let footprint =
+            footprint::measure(&contender, &installation, self.times, self.connections)?;
         if self.json {
-            let text = serde_json::to_string(&footprint).map_err(|fault| fault.to_string())?;
+            let text = serde_json::to_string(&footprint).map_err(|error| error.to_string())?;
             println!("{text}");
         } else {
             footprint.print();
@@ -187,7 +188,7 @@ impl TraceArgs {
     fn run(self) -> Result<(), String> {
         let rows = self.shape.make()?;
         rows.write(&self.file)
-            .map_err(|fault| format!("cannot write {}: {fault}", self.file.display()))?;
+            .map_err(|error| format!("cannot write {}: {error}", self.file.display()))?;
         println!(
             "{}: {} calls of {} functions",
             self.file.display(),
@@ -200,7 +201,7 @@ impl TraceArgs {
 
 /// Where a result goes.
 #[derive(Debug, Args)]
-pub(crate) struct Output {
+pub(crate) struct OutputArgs {
     /// Writes the result there as JSON; - is the standard output, without the tables
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -209,7 +210,7 @@ pub(crate) struct Output {
     html: Option<PathBuf>,
 }
 
-impl Output {
+impl OutputArgs {
     pub(crate) fn write(
         &self,
         result: &impl Serialize,
@@ -217,7 +218,7 @@ impl Output {
         print: impl FnOnce(),
     ) -> Result<(), String> {
         if let Some(path) = &self.json {
-            let text = serde_json::to_string(result).map_err(|fault| fault.to_string())?;
+            let text = serde_json::to_string(result).map_err(|error| error.to_string())?;
             write(path, &text)?;
         }
         if let Some(path) = &self.html {
@@ -236,5 +237,5 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
         println!("{text}");
         return Ok(());
     }
-    std::fs::write(path, text).map_err(|fault| format!("cannot write {}: {fault}", path.display()))
+    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

@@ -6,17 +6,17 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution as _, Exp};
 
-use crate::load::{self, Load};
-use crate::plan::{Call, Plan};
-use crate::trace::Rows;
+use crate::load::{self, LoadSpec};
+use crate::plan::{PlannedRequest, RequestPlan};
+use crate::trace::TraceRows;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) intended_ns: u64,
-    pub(crate) call: Call,
+    pub(crate) call: PlannedRequest,
 }
 
-pub(crate) enum Arrivals {
+pub(crate) enum ArrivalSequence {
     Fixed {
         gap_ns: f64,
         number: u64,
@@ -27,29 +27,29 @@ pub(crate) enum Arrivals {
         at_ns: f64,
     },
     Trace {
-        rows: Rows,
+        rows: TraceRows,
         next: usize,
         ns_per_ms: f64,
         begin_ns: f64,
     },
 }
 
-impl Arrivals {
+impl ArrivalSequence {
     /// Nothing for a closed loop. `rows` is the trace that the load names.
-    pub(crate) fn new(load: &Load, rows: Option<Rows>) -> Result<Option<Self>, String> {
+    pub(crate) fn new(load: &LoadSpec, rows: Option<TraceRows>) -> Result<Option<Self>, String> {
         Ok(match &load.arrivals {
             None => None,
-            Some(load::Arrivals::Fixed(rate)) => Some(Self::Fixed {
+            Some(load::ArrivalPattern::Fixed(rate)) => Some(Self::Fixed {
                 gap_ns: 1e9 / rate,
                 number: 0,
             }),
-            Some(load::Arrivals::Poisson(rate)) => Some(Self::Poisson {
-                gap_ns: Exp::new(rate / 1e9).map_err(|fault| fault.to_string())?,
+            Some(load::ArrivalPattern::Poisson(rate)) => Some(Self::Poisson {
+                gap_ns: Exp::new(rate / 1e9).map_err(|error| error.to_string())?,
                 // Not the dice of the plan: the times stay when the targets change.
                 dice: SmallRng::seed_from_u64(load.seed ^ 0x9e37_79b9_7f4a_7c15),
                 at_ns: 0.0,
             }),
-            Some(load::Arrivals::Trace(trace)) => Some(Self::Trace {
+            Some(load::ArrivalPattern::Trace(trace)) => Some(Self::Trace {
                 rows: rows.unwrap_or_default(),
                 next: 0,
                 ns_per_ms: 1e6 / trace.speed,
@@ -59,7 +59,7 @@ impl Arrivals {
         })
     }
 
-    pub(crate) fn next(&mut self, plan: &mut Plan) -> Option<Arrival> {
+    pub(crate) fn next(&mut self, plan: &mut RequestPlan) -> Option<Arrival> {
         match self {
             Self::Fixed { gap_ns, number } => {
                 // By multiplication: a sum would drift.
@@ -89,7 +89,7 @@ impl Arrivals {
             } => {
                 let row = rows.rows.get(*next)?;
                 *next += 1;
-                let call = Call {
+                let call = PlannedRequest {
                     target: plan.draw_target(),
                     function: row.function,
                     duration_ms: row.duration_ms,
@@ -104,20 +104,20 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Target;
+    use crate::load::RequestTarget;
 
-    fn times(arrivals: load::Arrivals, count: usize) -> Vec<u64> {
-        let target = Target {
+    fn times(arrivals: load::ArrivalPattern, count: usize) -> Vec<u64> {
+        let target = RequestTarget {
             url: "http://127.0.0.1:9/".to_owned(),
-            ..Target::default()
+            ..RequestTarget::default()
         };
-        let load = Load {
+        let load = LoadSpec {
             targets: vec![target],
             arrivals: Some(arrivals),
-            ..Load::default()
+            ..LoadSpec::default()
         };
-        let mut plan = Plan::new(&load, Vec::new(), false).expect("a plan");
-        let mut arrivals = Arrivals::new(&load, None)
+        let mut plan = RequestPlan::new(&load, Vec::new(), false).expect("a plan");
+        let mut arrivals = ArrivalSequence::new(&load, None)
             .expect("arrivals")
             .expect("an open loop");
         (0..count)
@@ -127,13 +127,13 @@ mod tests {
 
     #[test]
     fn a_fixed_rate_does_not_drift() {
-        let times = times(load::Arrivals::Fixed(3000.0), 9001);
+        let times = times(load::ArrivalPattern::Fixed(3000.0), 9001);
         assert_eq!((times[0], times[9000]), (0, 3_000_000_000));
     }
 
     #[test]
     fn a_poisson_rate_holds_on_average_and_varies() {
-        let times = times(load::Arrivals::Poisson(1000.0), 20_000);
+        let times = times(load::ArrivalPattern::Poisson(1000.0), 20_000);
         let end = times[19_999] as f64 / 1e9;
         assert!((19.4..20.6).contains(&end), "{end}");
         let gaps: Vec<f64> = times

@@ -6,32 +6,32 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use crate::address::{Address, Place};
-use crate::load::{Load, Target};
-use crate::plan::{Call, Plan};
-use crate::wire::Reader;
+use crate::address::{ParsedUrl, ServerAddress};
+use crate::load::{LoadSpec, RequestTarget};
+use crate::plan::{PlannedRequest, RequestPlan};
+use crate::wire::ResponseReader;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A connection that can be asked again and again.
-pub(crate) struct Line {
-    stream: Box<dyn Stream>,
+pub(crate) struct BlockingConnection {
+    stream: Box<dyn ReadWrite>,
 }
 
-trait Stream: Read + Write {}
+trait ReadWrite: Read + Write {}
 
-impl<S: Read + Write> Stream for S {}
+impl<S: Read + Write> ReadWrite for S {}
 
-impl Line {
-    pub(crate) fn open(address: &Address) -> io::Result<Self> {
-        let stream: Box<dyn Stream> = match address {
-            Address::Tcp(address) => {
+impl BlockingConnection {
+    pub(crate) fn open(address: &ServerAddress) -> io::Result<Self> {
+        let stream: Box<dyn ReadWrite> = match address {
+            ServerAddress::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, PATIENCE)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            Address::Unix(path) => {
+            ServerAddress::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 Box::new(stream)
@@ -43,7 +43,7 @@ impl Line {
     /// Sends a whole request; the answer's status, and what it is made of.
     pub(crate) fn ask(&mut self, request: &[u8], bodiless: bool) -> io::Result<(u16, Vec<u8>)> {
         self.stream.write_all(request)?;
-        let mut reader = Reader::new();
+        let mut reader = ResponseReader::new();
         reader.begin(bodiless);
         let mut text = Vec::new();
         let mut piece = [0; 16 * 1024];
@@ -65,22 +65,22 @@ impl Line {
 }
 
 /// A request's address and its bytes.
-pub(crate) fn request(target: Target) -> Result<(Address, Vec<u8>), String> {
-    let load = Load {
+pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>), String> {
+    let load = LoadSpec {
         targets: vec![target],
-        ..Load::default()
+        ..LoadSpec::default()
     };
-    let plan = Plan::new(&load, Vec::new(), false)?;
+    let plan = RequestPlan::new(&load, Vec::new(), false)?;
     let mut bytes = Vec::new();
     plan.write(
-        Call {
+        PlannedRequest {
             target: 0,
             function: 0,
             duration_ms: 0.0,
         },
         &mut bytes,
     );
-    Ok((plan.places[0].address.clone(), bytes))
+    Ok((plan.urls[0].address.clone(), bytes))
 }
 
 /// Asks until the answer is 2xx, as quickly as it comes, until `end`. False where it never is, or
@@ -90,15 +90,16 @@ pub(crate) fn until_ready(
     end: Instant,
     alive: impl Fn() -> bool,
 ) -> Result<bool, String> {
-    let place = Place::parse(url, false)?;
-    let target = Target {
+    let parsed = ParsedUrl::parse(url, false)?;
+    let target = RequestTarget {
         url: url.to_owned(),
         method: "GET".to_owned(),
-        ..Target::default()
+        ..RequestTarget::default()
     };
     let (_, request) = request(target)?;
     while Instant::now() < end && alive() {
-        let answer = Line::open(&place.address).and_then(|mut line| line.ask(&request, false));
+        let answer = BlockingConnection::open(&parsed.address)
+            .and_then(|mut line| line.ask(&request, false));
         if answer.is_ok_and(|(status, _)| (200..300).contains(&status)) {
             return Ok(true);
         }

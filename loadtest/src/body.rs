@@ -1,11 +1,11 @@
 //! A request's body: as it was given, read from a file, or made up in a size.
 //! It is made once, before the clock runs. Plans hold it.
 
-use crate::load::Target;
+use crate::load::RequestTarget;
 
 /// A request's body.
 #[derive(Debug)]
-pub(crate) enum Body {
+pub(crate) enum RequestBody {
     /// Its length is in the head already.
     Fixed(Vec<u8>),
     /// Around the duration, which changes the length.
@@ -15,9 +15,9 @@ pub(crate) enum Body {
 /// What stands for the duration of a trace's row.
 const DURATION: &str = "{duration_ms}";
 
-impl Body {
+impl RequestBody {
     /// Nothing where the target has none.
-    pub(crate) fn of(target: &Target) -> Result<Option<Self>, String> {
+    pub(crate) fn of(target: &RequestTarget) -> Result<Option<Self>, String> {
         let given = usize::from(target.body.is_some())
             + usize::from(target.body_file.is_some())
             + usize::from(target.body_bytes.is_some());
@@ -35,7 +35,7 @@ impl Body {
         }
         if let Some(file) = &target.body_file {
             let bytes = std::fs::read(file)
-                .map_err(|fault| format!("cannot read the body {}: {fault}", file.display()))?;
+                .map_err(|error| format!("cannot read the body {}: {error}", file.display()))?;
             return Ok(Some(Self::Fixed(bytes)));
         }
         let Some(size) = target.body_bytes else {

@@ -12,12 +12,12 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::time::{TimeSpec, TimeValLike as _};
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::arrivals::{Arrival, Arrivals};
-use crate::connection::{Read, State};
-use crate::load::Load;
-use crate::plan::{Call, Plan};
+use crate::arrivals::{Arrival, ArrivalSequence};
+use crate::connection::{ConnectionState, Read};
+use crate::load::LoadSpec;
+use crate::plan::{PlannedRequest, RequestPlan};
 use crate::pool::{Pool, refused};
-use crate::tally::{Fault, Span, Tally, Times, Window};
+use crate::tally::{MeasuredSpan, RequestError, RequestTimes, RunTally, Window};
 
 /// Requests that may wait in the client; each takes 24 bytes.
 const QUEUE_MAX: usize = 4_000_000;
@@ -32,14 +32,14 @@ const SCRATCH: usize = 128 * 1024;
 /// The request on a connection.
 #[derive(Clone, Copy)]
 struct Flight {
-    call: Call,
+    call: PlannedRequest,
     intended_ns: u64,
     sent_ns: u64,
 }
 
-pub(crate) struct Client {
-    plan: Plan,
-    arrivals: Option<Arrivals>,
+pub(crate) struct LoadClient {
+    plan: RequestPlan,
+    arrivals: Option<ArrivalSequence>,
     /// The next request of an open loop.
     next: Option<Arrival>,
     pool: Pool,
@@ -51,7 +51,7 @@ pub(crate) struct Client {
     idle: Vec<VecDeque<usize>>,
     listed: Vec<bool>,
     /// Closed loop: what a client sends as soon as its connection is back.
-    pending: Vec<Option<Call>>,
+    pending: Vec<Option<PlannedRequest>>,
     timer: TimerFd,
     /// For when the timer is set.
     armed_ns: u64,
@@ -59,24 +59,24 @@ pub(crate) struct Client {
     end_ns: u64,
     timeout_ns: u64,
     spin: bool,
-    tally: Tally,
+    tally: RunTally,
     windows: Sender<Window>,
 }
 
-impl Client {
+impl LoadClient {
     /// Connects everything; no request goes out yet.
     pub(crate) fn connect(
-        load: &Load,
-        plan: Plan,
-        arrivals: Option<Arrivals>,
+        load: &LoadSpec,
+        plan: RequestPlan,
+        arrivals: Option<ArrivalSequence>,
         windows: Sender<Window>,
     ) -> Result<Self, String> {
-        let pool = Pool::open(&plan.places, load.connections)?;
+        let pool = Pool::open(&plan.urls, load.connections)?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::all()).map_err(refused)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, TIMER);
         pool.epoll.add(&timer, event).map_err(refused)?;
         let begin_ns = nanoseconds(load.warm_up_s);
-        let span = Span {
+        let span = MeasuredSpan {
             begin_ns,
             end_ns: begin_ns + nanoseconds(load.duration_s),
         };
@@ -86,7 +86,7 @@ impl Client {
             idle[pool.address_at(index)].push_back(index);
         }
         Ok(Self {
-            tally: Tally::new(span, plan.places.len(), load),
+            tally: RunTally::new(span, plan.urls.len(), load),
             plan,
             arrivals,
             next: None,
@@ -108,7 +108,7 @@ impl Client {
     }
 
     /// Makes the load, from now until `drain` after its end at the latest.
-    pub(crate) fn run(mut self, start: Instant, drain: Duration) -> Result<Tally, String> {
+    pub(crate) fn run(mut self, start: Instant, drain: Duration) -> Result<RunTally, String> {
         self.start = start;
         let drained_ns = self.end_ns + drain.as_nanos() as u64;
         let mut scratch = vec![0; SCRATCH];
@@ -134,7 +134,7 @@ impl Client {
             let count = match self.pool.epoll.wait(&mut events, patience) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => 0,
-                Err(fault) => return Err(format!("epoll failed: {fault}")),
+                Err(error) => return Err(format!("epoll failed: {error}")),
             };
             for event in &events[..count] {
                 if event.data() != TIMER {
@@ -170,8 +170,8 @@ impl Client {
                 self.queues[address].push_back(arrival);
                 self.hand_out(address);
             } else {
-                self.tally.fault(
-                    Fault::QueueFull,
+                self.tally.failed(
+                    RequestError::QueueFull,
                     arrival.call.target,
                     unsent(arrival, now_ns),
                 );
@@ -213,7 +213,7 @@ impl Client {
         }
     }
 
-    fn send(&mut self, index: usize, call: Call, intended_ns: Option<u64>) {
+    fn send(&mut self, index: usize, call: PlannedRequest, intended_ns: Option<u64>) {
         let connection = &mut self.pool.connections[index];
         connection.out.clear();
         self.plan.write(call, &mut connection.out);
@@ -229,14 +229,14 @@ impl Client {
         match self.pool.connections[index].begin(bodiless) {
             Ok(true) => {}
             Ok(false) => self.watch(index, EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
-            Err(fault) => self.fail(index, fault),
+            Err(error) => self.fail(index, error),
         }
     }
 
     fn event(&mut self, index: usize, flags: EpollFlags, scratch: &mut [u8]) {
         match self.pool.connections[index].state {
-            State::Resting { .. } => return,
-            State::Connecting => {
+            ConnectionState::Resting { .. } => return,
+            ConnectionState::Connecting => {
                 match self.pool.connections[index].connected() {
                     Ok(()) => {
                         self.watch(index, EpollFlags::EPOLLIN);
@@ -246,13 +246,13 @@ impl Client {
                 }
                 return;
             }
-            State::Idle | State::Busy => {}
+            ConnectionState::Idle | ConnectionState::Busy => {}
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
             match self.pool.connections[index].write() {
                 Ok(true) => self.watch(index, EpollFlags::EPOLLIN),
                 Ok(false) => {}
-                Err(fault) => return self.fail(index, fault),
+                Err(error) => return self.fail(index, error),
             }
         }
         if flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
@@ -260,7 +260,7 @@ impl Client {
                 Read::Nothing => {}
                 Read::Answer(answer) => self.answered(index, answer.status, answer.closes),
                 Read::Closed => self.reopen(index),
-                Read::Fault(fault) => self.fail(index, fault),
+                Read::Failed(error) => self.fail(index, error),
             }
         }
     }
@@ -274,18 +274,18 @@ impl Client {
         if closes {
             self.reopen(index);
         } else {
-            self.pool.connections[index].state = State::Idle;
+            self.pool.connections[index].state = ConnectionState::Idle;
             self.ready(index);
         }
         self.follow(index, now_ns);
     }
 
     /// The request on this connection ends without an answer, and the connection with it.
-    fn fail(&mut self, index: usize, fault: Fault) {
+    fn fail(&mut self, index: usize, error: RequestError) {
         let now_ns = self.now_ns();
         if let Some(flight) = self.land(index) {
             self.tally
-                .fault(fault, flight.call.target, flight.times(now_ns));
+                .failed(error, flight.call.target, flight.times(now_ns));
         } else {
             self.tally.unasked += 1;
         }
@@ -345,7 +345,7 @@ impl Client {
 
     fn watch(&mut self, index: usize, flags: EpollFlags) {
         if !self.pool.watch(index, flags) {
-            self.fail(index, Fault::Closed);
+            self.fail(index, RequestError::Closed);
         }
     }
 
@@ -366,7 +366,7 @@ impl Client {
             let left = TimeSpec::nanoseconds(left_ns.try_into().unwrap_or(i64::MAX));
             self.timer
                 .set(Expiration::OneShot(left), TimerSetTimeFlags::empty())
-                .map_err(|fault| format!("the timer cannot be set: {fault}"))?;
+                .map_err(|error| format!("the timer cannot be set: {error}"))?;
             self.armed_ns = next.intended_ns;
         }
         Ok(false)
@@ -375,12 +375,12 @@ impl Client {
     fn tick(&mut self, now_ns: u64) {
         for index in 0..self.pool.connections.len() {
             match self.pool.connections[index].state {
-                State::Resting { until_ns } if until_ns <= now_ns => self.reopen(index),
-                State::Busy => {
+                ConnectionState::Resting { until_ns } if until_ns <= now_ns => self.reopen(index),
+                ConnectionState::Busy => {
                     let late = self.flights[index]
                         .is_some_and(|flight| now_ns >= flight.sent_ns + self.timeout_ns);
                     if late {
-                        self.fail(index, Fault::Timeout);
+                        self.fail(index, RequestError::Timeout);
                     }
                 }
                 _ => {}
@@ -396,27 +396,30 @@ impl Client {
     fn leave(&mut self) {
         let now_ns = self.now_ns();
         for flight in self.flights.iter_mut().filter_map(Option::take) {
-            self.tally
-                .fault(Fault::Unfinished, flight.call.target, flight.times(now_ns));
+            self.tally.failed(
+                RequestError::Unfinished,
+                flight.call.target,
+                flight.times(now_ns),
+            );
         }
         for arrival in self.queues.iter().flatten() {
             let times = unsent(*arrival, now_ns);
             self.tally
-                .fault(Fault::Unfinished, arrival.call.target, times);
+                .failed(RequestError::Unfinished, arrival.call.target, times);
         }
         // Requests that were due but never taken up, because the thread was late.
         while let Some(arrival) = self.next.filter(|next| next.intended_ns < self.end_ns) {
             let times = unsent(arrival, now_ns);
             self.tally
-                .fault(Fault::Unfinished, arrival.call.target, times);
+                .failed(RequestError::Unfinished, arrival.call.target, times);
             self.next = self.following();
         }
     }
 }
 
 impl Flight {
-    fn times(self, now_ns: u64) -> Times {
-        Times {
+    fn times(self, now_ns: u64) -> RequestTimes {
+        RequestTimes {
             intended_ns: self.intended_ns,
             sent_ns: self.sent_ns,
             now_ns,
@@ -424,8 +427,8 @@ impl Flight {
     }
 }
 
-fn unsent(arrival: Arrival, now_ns: u64) -> Times {
-    Times {
+fn unsent(arrival: Arrival, now_ns: u64) -> RequestTimes {
+    RequestTimes {
         intended_ns: arrival.intended_ns,
         sent_ns: now_ns,
         now_ns,

@@ -8,81 +8,89 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use nanofaas_plot::show;
 
-use crate::comparison::{Comparison, Dropped, Part, Round, Taker};
+use crate::comparison::{Comparison, ContenderSummary, Dropped, Part, Round};
 use crate::contender::Contender;
-use crate::cpu::{Counter, Cpu};
+use crate::cpu::{CpuReading, CpuUsage};
 use crate::figures::{self, Growth};
-use crate::load::Arrivals;
-use crate::report::Report;
+use crate::load::ArrivalPattern;
+use crate::report::RunReport;
 use crate::run::{self, Setting};
-use crate::scenario::{Capacity, Entry, Measure, Scenario};
+use crate::running::{Installation, RunningContender};
+use crate::scenario::{CapacityShare, ContenderEntry, Measure, Scenario};
 use crate::speed::{self, Around, WorkNs};
-use crate::stage::{Places, Stage};
 use crate::{cores, first, tally};
 
 /// How a comparison is made, beside what its file says.
 #[derive(Clone, Debug)]
-pub(crate) struct Conduct {
-    pub(crate) places: Places,
+pub(crate) struct CompareOptions {
+    pub(crate) installation: Installation,
     pub(crate) quiet: bool,
     /// Keeps disturbed rounds: for trying a scenario out, not for figures.
     pub(crate) keep_disturbed: bool,
 }
 
 /// An entry with its contender's file read.
-struct Player<'a> {
-    entry: &'a Entry,
+struct Participant<'a> {
+    entry: &'a ContenderEntry,
     contender: Contender,
     /// Over all kept rounds.
     latency: Histogram<u64>,
 }
 
 /// One contender in one round.
-struct Turn {
+struct ContenderTurn {
     part: Part,
     latency: Histogram<u64>,
-    cpu: Cpu,
+    cpu: CpuUsage,
 }
 
 pub(crate) fn compare(
     scenario: &Scenario,
     home: &Path,
-    conduct: &Conduct,
+    options: &CompareOptions,
 ) -> Result<Comparison, String> {
-    let mut players = Vec::new();
+    let mut participants = Vec::new();
     for entry in &scenario.contenders {
         let contender = Contender::read(&home.join(&entry.file))?;
-        players.push(Player {
+        participants.push(Participant {
             entry,
             contender,
             latency: tally::histogram(),
         });
     }
-    let mut theatre = Theatre {
+    let mut comparer = Comparer {
         scenario: scenario.clone(),
-        conduct,
+        options,
     };
     let mut capacity_per_s = None;
     if let Some(capacity) = &scenario.capacity {
-        let per_s = theatre.measure(capacity, &players)?;
-        theatre
+        let per_s = comparer.measure(capacity, &participants)?;
+        comparer
             .scenario
-            .offer(&Arrivals::Poisson(per_s * capacity.share))?;
+            .offer(&ArrivalPattern::Poisson(per_s * capacity.share))?;
         capacity_per_s = Some(per_s);
     }
     if scenario.measure == Measure::FirstAnswer {
         // What one start leaves to the next, such as compiled byte code, is there for all rounds.
-        for player in &players {
-            theatre.turn(0, player)?;
+        for participant in &participants {
+            comparer.turn(0, participant)?;
         }
     }
-    let mut comparison = Comparison::begin(&theatre.scenario, capacity_per_s, &conduct.places.root);
+    let mut comparison = Comparison::begin(
+        &comparer.scenario,
+        capacity_per_s,
+        &options.installation.root,
+    );
     while comparison.rounds.len() < scenario.rounds {
         let number = comparison.rounds.len();
-        match theatre.round(number, &mut players)? {
+        match comparer.round(number, &mut participants)? {
             Ok(round) => comparison.rounds.push(round),
             Err(dropped) => {
-                theatre.say(&format!("round {} dropped: {}", number + 1, dropped.reason));
+                comparer.report_progress(&format!(
+                    "round {} dropped: {}",
+                    number + 1,
+                    dropped.reason
+                ));
                 comparison.dropped.push(dropped);
                 if comparison.dropped.len() > scenario.disturbance.repeats {
                     break;
@@ -90,45 +98,51 @@ pub(crate) fn compare(
             }
         }
     }
-    comparison.takers = players
+    comparison.takers = participants
         .iter()
-        .map(|player| Taker::new(player.entry, &player.contender, &player.latency))
+        .map(|participant| {
+            ContenderSummary::new(
+                participant.entry,
+                &participant.contender,
+                &participant.latency,
+            )
+        })
         .collect();
     comparison.conclude();
     Ok(comparison)
 }
 
-struct Theatre<'a> {
+struct Comparer<'a> {
     /// With the rate that was found.
     scenario: Scenario,
-    conduct: &'a Conduct,
+    options: &'a CompareOptions,
 }
 
-impl Theatre<'_> {
+impl Comparer<'_> {
     /// Every contender once. The first one of a round is the last of the next, so that what drifts
     /// with time meets all alike.
     fn round(
         &self,
         number: usize,
-        players: &mut [Player<'_>],
+        participants: &mut [Participant<'_>],
     ) -> Result<Result<Round, Dropped>, String> {
-        let mut order: Vec<usize> = (0..players.len()).collect();
+        let mut order: Vec<usize> = (0..participants.len()).collect();
         if number % 2 == 1 {
             order.reverse();
         }
-        let shift = number / 2 % players.len().max(1);
+        let shift = number / 2 % participants.len().max(1);
         order.rotate_left(shift);
-        let mut turns: Vec<Option<Turn>> = players.iter().map(|_| None).collect();
+        let mut turns: Vec<Option<ContenderTurn>> = participants.iter().map(|_| None).collect();
         let mut probes = Vec::new();
         let mut repeated = Vec::new();
         self.settle(&mut probes)?;
         for at in order {
-            let player = &players[at];
-            let turn = self.try_turn(number, player, &mut probes, &mut repeated)?;
+            let participant = &participants[at];
+            let turn = self.try_turn(number, participant, &mut probes, &mut repeated)?;
             match turn {
                 Ok(turn) => turns[at] = Some(turn),
                 Err(reason) => {
-                    let reason = format!("{}: {reason}", player.entry.name);
+                    let reason = format!("{}: {reason}", participant.entry.name);
                     return Ok(Err(Dropped {
                         round: number + 1,
                         reason,
@@ -140,9 +154,11 @@ impl Theatre<'_> {
             repeated,
             ..Round::default()
         };
-        for (player, turn) in players.iter_mut().zip(turns.into_iter().flatten()) {
-            player.latency += turn.latency;
-            round.parts.insert(player.entry.name.clone(), turn.part);
+        for (participant, turn) in participants.iter_mut().zip(turns.into_iter().flatten()) {
+            participant.latency += turn.latency;
+            round
+                .parts
+                .insert(participant.entry.name.clone(), turn.part);
         }
         round.add_what_proxies_add(self.scenario.direct.as_deref());
         Ok(Ok(round))
@@ -152,14 +168,14 @@ impl Theatre<'_> {
     fn try_turn(
         &self,
         number: usize,
-        player: &Player<'_>,
+        participant: &Participant<'_>,
         probes: &mut Vec<WorkNs>,
         repeated: &mut Vec<String>,
-    ) -> Result<Result<Turn, String>, String> {
+    ) -> Result<Result<ContenderTurn, String>, String> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let mut turn = self.turn(number, player)?;
+            let mut turn = self.turn(number, participant)?;
             let after = self.probe()?;
             turn.part.work_ns = Around {
                 before: probes.last().cloned().unwrap_or_default(),
@@ -169,15 +185,15 @@ impl Theatre<'_> {
             let Some(reason) = self.disturbance(&turn.cpu, probes) else {
                 return Ok(Ok(turn));
             };
-            if self.conduct.keep_disturbed {
+            if self.options.keep_disturbed {
                 return Ok(Ok(turn));
             }
             probes.pop();
             if attempt >= self.scenario.disturbance.tries || !self.settle(probes)? {
                 return Ok(Err(reason));
             }
-            self.say(&format!("{} again: {reason}", player.entry.name));
-            repeated.push(format!("{}: {reason}", player.entry.name));
+            self.report_progress(&format!("{} again: {reason}", participant.entry.name));
+            repeated.push(format!("{}: {reason}", participant.entry.name));
         }
     }
 
@@ -189,7 +205,7 @@ impl Theatre<'_> {
         loop {
             probes.push(self.probe()?);
             let fine = speed::disturbance(probes, limits).is_none();
-            let late = Instant::now() > end || self.conduct.keep_disturbed;
+            let late = Instant::now() > end || self.options.keep_disturbed;
             if probes.len() > 1 || !(fine || late) {
                 probes.pop();
             }
@@ -199,54 +215,62 @@ impl Theatre<'_> {
         }
     }
 
-    fn turn(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
+    fn turn(&self, number: usize, participant: &Participant<'_>) -> Result<ContenderTurn, String> {
         let turn = match self.scenario.measure {
-            Measure::Load => self.bear_load(number, player),
-            Measure::FirstAnswer => self.answer_first(number, player),
+            Measure::Load => self.bear_load(number, participant),
+            Measure::FirstAnswer => self.answer_first(number, participant),
         };
-        turn.map_err(|fault| format!("{}: {fault}", player.entry.name))
+        turn.map_err(|error| format!("{}: {error}", participant.entry.name))
     }
 
-    fn answer_first(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
-        let entry = player.entry;
-        let begin = Counter::read_all(&[]);
-        let stage = self.stage(player)?;
-        let load = self.scenario.load(entry, stage.url.clone())?;
+    fn answer_first(
+        &self,
+        number: usize,
+        participant: &Participant<'_>,
+    ) -> Result<ContenderTurn, String> {
+        let entry = participant.entry;
+        let begin = CpuReading::read_all(&[]);
+        let running = self.start(participant)?;
+        let load = self.scenario.load(entry, running.url.clone())?;
         let target = load.targets.into_iter().next().unwrap_or_default();
-        let took = first::answer(&stage, target)?;
-        let cpu = begin.until(&Counter::read_all(&stage.watched()));
+        let took = first::answer(&running, target)?;
+        let cpu = begin.until(&CpuReading::read_all(&running.watched()));
         let took_ns = took.as_nanos() as u64;
         let shown = show::duration(took_ns as f64);
-        self.say(&format!("{} {}: {shown}", number + 1, entry.name));
+        self.report_progress(&format!("{} {}: {shown}", number + 1, entry.name));
         let mut latency = tally::histogram();
         latency.saturating_record(took_ns);
-        Ok(Turn {
+        Ok(ContenderTurn {
             part: Part::of_first_answer(took),
             latency,
             cpu,
         })
     }
 
-    fn bear_load(&self, number: usize, player: &Player<'_>) -> Result<Turn, String> {
-        let entry = player.entry;
-        let stage = self.stage(player)?;
-        let load = self.scenario.load(entry, stage.url.clone())?;
-        let before = stage.memory().bytes;
+    fn bear_load(
+        &self,
+        number: usize,
+        participant: &Participant<'_>,
+    ) -> Result<ContenderTurn, String> {
+        let entry = participant.entry;
+        let running = self.start(participant)?;
+        let load = self.scenario.load(entry, running.url.clone())?;
+        let before = running.memory().bytes;
         let setting = Setting {
-            quiet: self.conduct.quiet,
-            watched: stage.watched(),
+            quiet: self.options.quiet,
+            watched: running.watched(),
             title: format!("{}/{} {}", number + 1, self.scenario.rounds, entry.name),
             ..Setting::default()
         };
         let run = run::run(&load, &setting)?;
-        stage.check()?;
-        let report = Report::new(&run);
+        running.check()?;
+        let report = RunReport::new(&run);
         let memory = Growth {
             before,
-            after: stage.memory().bytes,
+            after: running.memory().bytes,
         };
-        let figures = figures::of(&report, stage.measured(), memory);
-        self.say(&format!(
+        let figures = figures::of(&report, running.measured(), memory);
+        self.report_progress(&format!(
             "{} {}: {}/s, p50 {}, p99 {}, errors {}",
             number + 1,
             entry.name,
@@ -255,7 +279,7 @@ impl Theatre<'_> {
             show::duration(report.latency.p99_us * 1e3),
             report.errors
         ));
-        Ok(Turn {
+        Ok(ContenderTurn {
             part: Part::new(figures, &report),
             latency: run.tally.latency,
             cpu: run.cpu,
@@ -263,39 +287,47 @@ impl Theatre<'_> {
     }
 
     /// Starts a contender, and puts this thread, whose client it will be, on the load's cores.
-    fn stage(&self, player: &Player<'_>) -> Result<Stage, String> {
+    fn start(&self, participant: &Participant<'_>) -> Result<RunningContender, String> {
         let mut cores = self.scenario.cores.clone();
-        cores.extend(player.entry.cores.clone());
-        cores::pin(cores.get("load").unwrap_or(&self.conduct.places.cores))?;
-        Stage::set_up(
-            &player.contender,
-            &player.entry.set,
+        cores.extend(participant.entry.cores.clone());
+        cores::pin(
+            cores
+                .get("load")
+                .unwrap_or(&self.options.installation.cores),
+        )?;
+        RunningContender::set_up(
+            &participant.contender,
+            &participant.entry.set,
             &cores,
-            &self.conduct.places,
+            &self.options.installation,
         )
     }
 
     /// What one contender does in a closed loop, a second.
-    fn measure(&self, capacity: &Capacity, players: &[Player<'_>]) -> Result<f64, String> {
-        let player = players
+    fn measure(
+        &self,
+        capacity: &CapacityShare,
+        participants: &[Participant<'_>],
+    ) -> Result<f64, String> {
+        let participant = participants
             .iter()
-            .find(|player| player.entry.name == capacity.of)
+            .find(|participant| participant.entry.name == capacity.of)
             .ok_or_else(|| format!("{} is not the name of a contender", capacity.of))?;
-        let stage = self.stage(player)?;
-        let mut load = self.scenario.load(player.entry, stage.url.clone())?;
+        let running = self.start(participant)?;
+        let mut load = self.scenario.load(participant.entry, running.url.clone())?;
         load.arrivals = None;
         load.connections = capacity.connections;
         let title = format!("capacity of {}", capacity.of);
         let setting = Setting {
-            quiet: self.conduct.quiet,
+            quiet: self.options.quiet,
             title,
             ..Setting::default()
         };
-        let report = Report::new(&run::run(&load, &setting)?);
+        let report = RunReport::new(&run::run(&load, &setting)?);
         if report.answers_per_s < 1.0 || report.errors > 0 {
             return Err(format!("{}: its capacity cannot be measured", capacity.of));
         }
-        self.say(&format!(
+        self.report_progress(&format!(
             "capacity of {}: {}/s",
             capacity.of,
             show::rate(report.answers_per_s)
@@ -307,14 +339,14 @@ impl Theatre<'_> {
     fn probe(&self) -> Result<WorkNs, String> {
         let named = self.scenario.named_cores();
         if named.is_empty() {
-            speed::probe(&self.conduct.places.cores)
+            speed::probe(&self.options.installation.cores)
         } else {
             speed::probe(&named)
         }
     }
 
     /// In the turn that is over, or since the round began.
-    fn disturbance(&self, cpu: &Cpu, probes: &[WorkNs]) -> Option<String> {
+    fn disturbance(&self, cpu: &CpuUsage, probes: &[WorkNs]) -> Option<String> {
         let limits = self.scenario.disturbance;
         let percent = |cpu_s: f64| cpu_s / cpu.length_s.max(1e-9) * 100.0;
         let (steal, foreign) = (percent(cpu.steal_s), percent(cpu.foreign_s()));
@@ -327,8 +359,8 @@ impl Theatre<'_> {
         }
     }
 
-    fn say(&self, text: &str) {
-        if !self.conduct.quiet {
+    fn report_progress(&self, text: &str) {
+        if !self.options.quiet {
             eprintln!("{text}");
         }
     }

@@ -11,34 +11,34 @@ use serde::Serialize;
 
 use crate::contender::Contender;
 use crate::figures::{Figure, Figures, Spread};
-use crate::goal::{Goal, Kind};
+use crate::goal::{Goal, GoalKind};
 use crate::machine;
 use crate::page;
-use crate::report::{Latency, Report};
-use crate::scenario::{Entry, Scenario};
+use crate::report::{Latency, RunReport};
+use crate::scenario::{ContenderEntry, Scenario};
 use crate::speed::{Around, Differences, WorkNs};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) tool: &'static str,
     pub(crate) scenario: Scenario,
-    pub(crate) machine: machine::Kind,
+    pub(crate) machine: machine::MachineInfo,
     /// Of the repository, with a mark where it was changed since.
     pub(crate) commit: String,
     pub(crate) at: String,
     /// What the contender named in the scenario did in a closed loop.
     pub(crate) capacity_per_s: Option<f64>,
-    pub(crate) takers: Vec<Taker>,
+    pub(crate) takers: Vec<ContenderSummary>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) dropped: Vec<Dropped>,
-    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) verdicts: Vec<GoalVerdict>,
     /// Of the machine's speed in the rounds that count.
     pub(crate) speed: Option<Differences>,
 }
 
 /// A contender over all rounds.
 #[derive(Debug, Serialize)]
-pub(crate) struct Taker {
+pub(crate) struct ContenderSummary {
     pub(crate) name: String,
     pub(crate) about: String,
     /// All kept rounds together.
@@ -48,8 +48,12 @@ pub(crate) struct Taker {
     pub(crate) ratios: BTreeMap<Figure, Spread>,
 }
 
-impl Taker {
-    pub(crate) fn new(entry: &Entry, contender: &Contender, latency: &Histogram<u64>) -> Self {
+impl ContenderSummary {
+    pub(crate) fn new(
+        entry: &ContenderEntry,
+        contender: &Contender,
+        latency: &Histogram<u64>,
+    ) -> Self {
         Self {
             name: entry.name.clone(),
             about: contender.about.clone(),
@@ -81,7 +85,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    pub(crate) fn new(figures: Figures, report: &Report) -> Self {
+    pub(crate) fn new(figures: Figures, report: &RunReport) -> Self {
         let watched = report.cpu.watched.iter();
         let mut cpu: BTreeMap<String, f64> = watched
             .map(|process| (process.name.clone(), process.cores))
@@ -146,7 +150,7 @@ pub(crate) struct Dropped {
 }
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Verdict {
+pub(crate) struct GoalVerdict {
     pub(crate) goal: Goal,
     /// Over the rounds; nothing where the figure was not measured.
     pub(crate) found: Option<Spread>,
@@ -161,7 +165,7 @@ impl Comparison {
         Self {
             tool: concat!("nanofaas-loadtest ", env!("CARGO_PKG_VERSION")),
             scenario: scenario.clone(),
-            machine: machine::Kind::read(),
+            machine: machine::MachineInfo::read(),
             commit: commit(root),
             at: page::now(),
             capacity_per_s,
@@ -202,21 +206,21 @@ impl Comparison {
         self.speed = Differences::of(&probes);
     }
 
-    fn judge(&self, goal: &Goal) -> Verdict {
+    fn judge(&self, goal: &Goal) -> GoalVerdict {
         let against = goal.against.as_ref().unwrap_or(&self.scenario.baseline);
         let values = self.rounds.iter().filter_map(|round| {
             let own = round.figure(&goal.contender, goal.figure)?;
             Some(match goal.kind {
-                Kind::Value => own,
-                Kind::Ratio => own / round.figure(against, goal.figure)?,
-                Kind::Difference => own - round.figure(against, goal.figure)?,
+                GoalKind::Value => own,
+                GoalKind::Ratio => own / round.figure(against, goal.figure)?,
+                GoalKind::Difference => own - round.figure(against, goal.figure)?,
             })
         });
         let rounds: Vec<f64> = values.collect();
         let found = Spread::of(rounds.iter().copied());
         let holds =
             |limit: crate::goal::Limit| found.is_some_and(|found| limit.holds(found.median));
-        Verdict {
+        GoalVerdict {
             goal: goal.clone(),
             found,
             rounds,

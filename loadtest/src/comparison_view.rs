@@ -5,12 +5,12 @@ use maud::html;
 use nanofaas_plot::show;
 use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 
-use crate::comparison::{Comparison, Taker, Verdict};
+use crate::comparison::{Comparison, ContenderSummary, GoalVerdict};
 use crate::figures::{Figure, Spread};
-use crate::goal::{Goal, Kind};
+use crate::goal::{Goal, GoalKind};
 use crate::page;
 use crate::run_view::by_percentile;
-use crate::table::Rows;
+use crate::table::ReportTable;
 
 pub(crate) fn print(comparison: &Comparison) {
     println!("{}: {}", comparison.scenario.name, about(comparison));
@@ -72,7 +72,7 @@ fn about(comparison: &Comparison) -> String {
     }
     let speed = comparison
         .speed
-        .map(|speed| format!("{}; ", speed.tell()))
+        .map(|speed| format!("{}; ", speed.describe()))
         .unwrap_or_default();
     let rounds = comparison.rounds.iter();
     let repeated: usize = rounds.map(|round| round.repeated.len()).sum();
@@ -90,7 +90,7 @@ fn is_measured(comparison: &Comparison, figure: Figure) -> bool {
     takers.any(|taker| taker.figures.contains_key(&figure))
 }
 
-fn tables(comparison: &Comparison) -> Vec<Rows> {
+fn tables(comparison: &Comparison) -> Vec<ReportTable> {
     let figures: Vec<Figure> = Figure::SHOWN
         .into_iter()
         .filter(|figure| is_measured(comparison, *figure))
@@ -99,7 +99,7 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
         let names = figures.iter().map(|figure| figure.name());
         std::iter::once("").chain(names).collect::<Vec<_>>()
     };
-    let mut tables = vec![Rows {
+    let mut tables = vec![ReportTable {
         title: "Medians, and lowest – highest".to_owned(),
         columns: columns(),
         rows: rows(comparison, &figures, |taker, figure| {
@@ -108,7 +108,7 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
         }),
     }];
     if comparison.takers.len() > 1 {
-        tables.push(Rows {
+        tables.push(ReportTable {
             title: format!(
                 "Over {}, round by round: median, and lowest – highest",
                 comparison.scenario.baseline
@@ -122,7 +122,7 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
         });
     }
     if !comparison.verdicts.is_empty() {
-        tables.push(Rows {
+        tables.push(ReportTable {
             title: "Goals".to_owned(),
             columns: vec!["", "found", "must", "reach for", ""],
             rows: comparison
@@ -138,9 +138,9 @@ fn tables(comparison: &Comparison) -> Vec<Rows> {
 fn rows(
     comparison: &Comparison,
     figures: &[Figure],
-    cell: impl Fn(&Taker, Figure) -> Option<String>,
+    cell: impl Fn(&ContenderSummary, Figure) -> Option<String>,
 ) -> Vec<Vec<String>> {
-    let row = |taker: &Taker| {
+    let row = |taker: &ContenderSummary| {
         let cells = figures
             .iter()
             .map(|figure| cell(taker, *figure).unwrap_or_default());
@@ -168,25 +168,25 @@ fn what(comparison: &Comparison, goal: &Goal) -> String {
         .as_ref()
         .unwrap_or(&comparison.scenario.baseline);
     match goal.kind {
-        Kind::Ratio => format!(
+        GoalKind::Ratio => format!(
             "{} of {} over {against}",
             goal.figure.name(),
             goal.contender
         ),
-        Kind::Difference => format!(
+        GoalKind::Difference => format!(
             "{} of {} less {against}",
             goal.figure.name(),
             goal.contender
         ),
-        Kind::Value => format!("{} of {}", goal.figure.name(), goal.contender),
+        GoalKind::Value => format!("{} of {}", goal.figure.name(), goal.contender),
     }
 }
 
-fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
+fn verdict(comparison: &Comparison, verdict: &GoalVerdict) -> Vec<String> {
     let goal = &verdict.goal;
     let show = |value: f64| match goal.kind {
-        Kind::Ratio => format!("{value:.2}"),
-        Kind::Difference | Kind::Value => goal.figure.show(value),
+        GoalKind::Ratio => format!("{value:.2}"),
+        GoalKind::Difference | GoalKind::Value => goal.figure.show(value),
     };
     let word = match (verdict.found, verdict.met, verdict.reached) {
         (None, ..) => "not measured",
@@ -207,11 +207,11 @@ fn verdict(comparison: &Comparison, verdict: &Verdict) -> Vec<String> {
 }
 
 /// A dot for what each round found, and a line where the goal is.
-fn by_goal(comparison: &Comparison, verdict: &Verdict) -> Plot {
+fn by_goal(comparison: &Comparison, verdict: &GoalVerdict) -> Plot {
     let goal = &verdict.goal;
     let label = match goal.kind {
-        Kind::Ratio => "ratio",
-        Kind::Difference | Kind::Value => goal.figure.axis(),
+        GoalKind::Ratio => "ratio",
+        GoalKind::Difference | GoalKind::Value => goal.figure.axis(),
     };
     let title = what(comparison, goal);
     let note = format!("dashed: must be {}", goal.must);

@@ -14,12 +14,12 @@ use nix::sys::socket::{
     connect, getsockopt, recv, send, setsockopt, socket, sockopt,
 };
 
-use crate::address::Address;
-use crate::tally::Fault;
-use crate::wire::{Answer, Reader};
+use crate::address::ServerAddress;
+use crate::tally::RequestError;
+use crate::wire::{ResponseEnd, ResponseReader};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum ConnectionState {
     /// Not connected; tried again at this time.
     Resting {
         until_ns: u64,
@@ -29,10 +29,10 @@ pub(crate) enum State {
     Busy,
 }
 
-pub(crate) struct Connection {
-    pub(crate) state: State,
+pub(crate) struct LoadConnection {
+    pub(crate) state: ConnectionState,
     socket: Option<OwnedFd>,
-    reader: Reader,
+    reader: ResponseReader,
     /// The request that goes out, and how much of it has.
     pub(crate) out: Vec<u8>,
     sent: usize,
@@ -42,84 +42,84 @@ pub(crate) struct Connection {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Nothing,
-    Answer(Answer),
+    Answer(ResponseEnd),
     /// The peer has closed the connection, which is no fault while it is idle.
     Closed,
-    Fault(Fault),
+    Failed(RequestError),
 }
 
 /// How long the first connect may take.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-impl Connection {
+impl LoadConnection {
     /// Connects before the run, so that the first requests do not pay for it.
-    pub(crate) fn open(address: &Address) -> Result<Self, String> {
+    pub(crate) fn open(address: &ServerAddress) -> Result<Self, String> {
         let socket: OwnedFd = match address {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, CONNECT_MAX).map_err(|fault| {
-                    format!("nobody answers at {address} ({fault}); start the server first")
+            ServerAddress::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, CONNECT_MAX).map_err(|error| {
+                    format!("nobody answers at {address} ({error}); start the server first")
                 })?;
                 // Both hold for a socket that is connected.
                 stream
                     .set_nodelay(true)
                     .and_then(|()| stream.set_nonblocking(true))
-                    .map_err(|fault| format!("{address}: {fault}"))?;
+                    .map_err(|error| format!("{address}: {error}"))?;
                 stream.into()
             }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).map_err(|fault| match fault.kind() {
+            ServerAddress::Unix(path) => {
+                let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
                     ErrorKind::PermissionDenied => {
-                        format!("{}: {fault}; run as its owner", path.display())
+                        format!("{}: {error}; run as its owner", path.display())
                     }
                     _ => format!(
-                        "nobody answers at {} ({fault}); start the server first",
+                        "nobody answers at {} ({error}); start the server first",
                         path.display()
                     ),
                 })?;
                 stream
                     .set_nonblocking(true)
-                    .map_err(|fault| format!("{}: {fault}", path.display()))?;
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
                 stream.into()
             }
         };
         Ok(Self {
-            state: State::Idle,
+            state: ConnectionState::Idle,
             socket: Some(socket),
-            reader: Reader::new(),
+            reader: ResponseReader::new(),
             out: Vec::new(),
             sent: 0,
         })
     }
 
     /// Begins to connect anew, without waiting.
-    pub(crate) fn reopen(&mut self, address: &Address) -> Result<(), Errno> {
+    pub(crate) fn reopen(&mut self, address: &ServerAddress) -> Result<(), Errno> {
         self.close();
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let make = |family| socket(family, SockType::Stream, flags, None);
         let (socket, begun) = match address {
-            Address::Tcp(SocketAddr::V4(address)) => {
+            ServerAddress::Tcp(SocketAddr::V4(address)) => {
                 let socket = make(AddressFamily::Inet)?;
                 let begun = dial(&socket, &SockaddrIn::from(*address));
                 (socket, begun)
             }
-            Address::Tcp(SocketAddr::V6(address)) => {
+            ServerAddress::Tcp(SocketAddr::V6(address)) => {
                 let socket = make(AddressFamily::Inet6)?;
                 let begun = dial(&socket, &SockaddrIn6::from(*address));
                 (socket, begun)
             }
-            Address::Unix(path) => {
+            ServerAddress::Unix(path) => {
                 let socket = make(AddressFamily::Unix)?;
                 let begun = dial(&socket, &UnixAddr::new(path.as_path())?);
                 (socket, begun)
             }
         };
         begun?;
-        if matches!(address, Address::Tcp(_)) {
+        if matches!(address, ServerAddress::Tcp(_)) {
             setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
         }
         self.socket = Some(socket);
-        self.reader = Reader::new();
-        self.state = State::Connecting;
+        self.reader = ResponseReader::new();
+        self.state = ConnectionState::Connecting;
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl Connection {
         let socket = self.socket.as_ref().ok_or(Errno::EBADF)?;
         match getsockopt(socket, sockopt::SocketError)? {
             0 => {
-                self.state = State::Idle;
+                self.state = ConnectionState::Idle;
                 Ok(())
             }
             error => Err(Errno::from_raw(error)),
@@ -147,16 +147,16 @@ impl Connection {
     }
 
     /// The request is in `out`: sends it, as far as it goes. True when all is out.
-    pub(crate) fn begin(&mut self, bodiless: bool) -> Result<bool, Fault> {
-        self.state = State::Busy;
+    pub(crate) fn begin(&mut self, bodiless: bool) -> Result<bool, RequestError> {
+        self.state = ConnectionState::Busy;
         self.sent = 0;
         self.reader.begin(bodiless);
         self.write()
     }
 
-    pub(crate) fn write(&mut self) -> Result<bool, Fault> {
+    pub(crate) fn write(&mut self) -> Result<bool, RequestError> {
         let Some(socket) = &self.socket else {
-            return Err(Fault::Closed);
+            return Err(RequestError::Closed);
         };
         while self.sent < self.out.len() {
             // `send` and not `write`, because `write` goes through the VFS layer and costs more.
@@ -168,7 +168,7 @@ impl Connection {
                 Ok(length) => self.sent += length,
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(Errno::EINTR) => {}
-                Err(_) => return Err(Fault::Closed),
+                Err(_) => return Err(RequestError::Closed),
             }
         }
         Ok(true)
@@ -189,27 +189,27 @@ impl Connection {
             if length == 0 {
                 return self.ended();
             }
-            if self.state != State::Busy {
-                return Read::Fault(Fault::NoAnswer);
+            if self.state != ConnectionState::Busy {
+                return Read::Failed(RequestError::NoAnswer);
             }
             match self.reader.feed(&scratch[..length]) {
                 Ok(Some(answer)) => {
                     // If the answer came before the whole request was sent, close, because the
                     // server might read the rest as the next request.
                     let closes = answer.closes || self.sent < self.out.len();
-                    return Read::Answer(Answer { closes, ..answer });
+                    return Read::Answer(ResponseEnd { closes, ..answer });
                 }
                 Ok(None) if length == scratch.len() => {}
                 Ok(None) => return Read::Nothing,
-                Err(_) => return Read::Fault(Fault::NoAnswer),
+                Err(_) => return Read::Failed(RequestError::NoAnswer),
             }
         }
     }
 
     fn ended(&self) -> Read {
         match (self.state, self.reader.close()) {
-            (State::Busy, Some(answer)) => Read::Answer(answer),
-            (State::Busy, None) => Read::Fault(Fault::Closed),
+            (ConnectionState::Busy, Some(answer)) => Read::Answer(answer),
+            (ConnectionState::Busy, None) => Read::Failed(RequestError::Closed),
             _ => Read::Closed,
         }
     }

@@ -1,6 +1,6 @@
 //! A contender as its file describes it: processes, how to see that they are ready, what to ask of
 //! them first, and where to call them.
-//! It starts nothing by itself; `stage` does that from what is filled in here.
+//! It starts nothing by itself; `running` does that from what is filled in here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,10 @@ pub(crate) struct Contender {
     /// Files that are filled in and put into `{folder}`, from the contender's own folder.
     #[serde(default)]
     pub(crate) files: Vec<PathBuf>,
-    pub(crate) processes: Vec<Process>,
+    pub(crate) processes: Vec<ProcessSpec>,
     /// Requests before the load, in this order.
     #[serde(default)]
-    pub(crate) prepare: Vec<Step>,
+    pub(crate) prepare: Vec<PrepareStep>,
     /// Where the load goes.
     pub(crate) url: String,
     /// Where the file lies.
@@ -37,7 +37,7 @@ pub(crate) struct Contender {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Process {
+pub(crate) struct ProcessSpec {
     /// Its cores go by this name, too.
     pub(crate) name: String,
     pub(crate) command: Vec<String>,
@@ -56,7 +56,7 @@ pub(crate) struct Process {
 /// A request that has to succeed, or several: `{n}` counts them from 0.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Step {
+pub(crate) struct PrepareStep {
     #[serde(default = "post")]
     pub(crate) method: String,
     pub(crate) url: String,
@@ -83,7 +83,7 @@ impl Contender {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let fields = fields(path, LIKENESS)?;
         let mut contender: Self = serde_json::from_value(Value::Object(fields))
-            .map_err(|fault| format!("{}: {fault}", path.display()))?;
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         contender.home = path.parent().map(Path::to_path_buf).unwrap_or_default();
         if !contender.processes.iter().any(|process| process.measured) {
             return Err(format!(

@@ -11,9 +11,9 @@ pub(crate) fn pin(cores: &[usize]) -> Result<(), String> {
         set.set(*core)
             .map_err(|_| format!("core {core}: Linux knows no such number"))?;
     }
-    sched_setaffinity(Pid::from_raw(0), &set).map_err(|fault| {
+    sched_setaffinity(Pid::from_raw(0), &set).map_err(|error| {
         format!(
-            "cannot run on cores {cores:?} ({fault}); this process may use {:?}",
+            "cannot run on cores {cores:?} ({error}); this process may use {:?}",
             allowed()
         )
     })

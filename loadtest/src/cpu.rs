@@ -3,12 +3,12 @@
 
 use std::time::Instant;
 
-use crate::machine::{self, Machine};
-use crate::watcher::Watched;
+use crate::machine::{self, MachineCpu};
+use crate::watcher::WatchedProcess;
 
 /// CPU time in seconds.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cpu {
+pub(crate) struct CpuUsage {
     pub(crate) length_s: f64,
     pub(crate) machine_s: f64,
     pub(crate) steal_s: f64,
@@ -18,7 +18,7 @@ pub(crate) struct Cpu {
     others_s: f64,
 }
 
-impl Cpu {
+impl CpuUsage {
     /// CPU of everything on the machine except the load and the watched servers. The machine's own
     /// sum is sampled at each tick and misses short work; the sum over processes misses a process
     /// that started and ended without a parent that waited for it. The larger sum is the better
@@ -30,19 +30,19 @@ impl Cpu {
 }
 
 /// What had been used at one moment.
-pub(crate) struct Counter {
+pub(crate) struct CpuReading {
     pub(crate) at: Instant,
-    machine: Machine,
+    machine: MachineCpu,
     load_s: f64,
     watched_s: Vec<f64>,
     others_s: f64,
 }
 
-impl Counter {
-    pub(crate) fn read(watched: &[Watched]) -> Self {
+impl CpuReading {
+    pub(crate) fn read(watched: &[WatchedProcess]) -> Self {
         Self {
             at: Instant::now(),
-            machine: Machine::read(),
+            machine: MachineCpu::read(),
             load_s: machine::own_cpu_s(),
             watched_s: watched
                 .iter()
@@ -53,7 +53,7 @@ impl Counter {
     }
 
     /// Reads every other process, too, which is too slow for ten times a second.
-    pub(crate) fn read_all(watched: &[Watched]) -> Self {
+    pub(crate) fn read_all(watched: &[WatchedProcess]) -> Self {
         let pids: Vec<u32> = watched.iter().map(|watched| watched.pid).collect();
         Self {
             others_s: machine::others_cpu_s(&pids),
@@ -61,8 +61,8 @@ impl Counter {
         }
     }
 
-    pub(crate) fn until(&self, end: &Self) -> Cpu {
-        Cpu {
+    pub(crate) fn until(&self, end: &Self) -> CpuUsage {
+        CpuUsage {
             length_s: (end.at - self.at).as_secs_f64(),
             machine_s: end.machine.busy_s - self.machine.busy_s,
             steal_s: end.machine.steal_s - self.machine.steal_s,

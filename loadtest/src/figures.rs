@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use nanofaas_plot::show;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
+use crate::report::RunReport;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,7 +115,7 @@ pub(crate) struct Growth {
 }
 
 /// `measured` says which watched processes count.
-pub(crate) fn of(report: &Report, measured: &[bool], memory: Growth) -> Figures {
+pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report
             .cpu
@@ -176,12 +176,12 @@ impl Spread {
         let last = values.len().checked_sub(1)?;
         // Between two values, in proportion.
         let at = |share: f64| {
-            let place = share * last as f64;
+            let parsed = share * last as f64;
             let (low, high) = (
-                values[place.floor() as usize],
-                values[place.ceil() as usize],
+                values[parsed.floor() as usize],
+                values[parsed.ceil() as usize],
             );
-            low + (high - low) * place.fract()
+            low + (high - low) * parsed.fract()
         };
         Some(Self {
             median: at(0.5),

@@ -6,9 +6,9 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::ask::{self, Line};
-use crate::load::Target;
-use crate::stage::Stage;
+use crate::ask::{self, BlockingConnection};
+use crate::load::RequestTarget;
+use crate::running::RunningContender;
 
 /// How long processes that are ready may settle before the call.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -18,22 +18,26 @@ const PAUSE: Duration = Duration::from_micros(200);
 const START_MAX: Duration = Duration::from_secs(30);
 
 /// How long the first answer took. An answer that is not 2xx is an error.
-pub(crate) fn answer(stage: &Stage, target: Target) -> Result<Duration, String> {
+pub(crate) fn answer(
+    running: &RunningContender,
+    target: RequestTarget,
+) -> Result<Duration, String> {
     let url = target.url.clone();
-    let named = |fault: std::io::Error| format!("{url}: {fault}");
+    let named = |error: std::io::Error| format!("{url}: {error}");
     let (address, request) = ask::request(target)?;
-    let (begun, (status, text)) = if let Some(begun) = stage.unawaited {
-        let ask = || Line::open(&address).and_then(|mut line| line.ask(&request, false));
+    let (begun, (status, text)) = if let Some(begun) = running.unawaited {
+        let ask =
+            || BlockingConnection::open(&address).and_then(|mut line| line.ask(&request, false));
         let mut answer = ask();
         while answer.is_err() && begun.elapsed() < START_MAX {
-            stage.check()?;
+            running.check()?;
             sleep(PAUSE);
             answer = ask();
         }
         (begun, answer.map_err(named)?)
     } else {
         sleep(SETTLE);
-        let mut line = Line::open(&address).map_err(named)?;
+        let mut line = BlockingConnection::open(&address).map_err(named)?;
         let begun = Instant::now();
         (begun, line.ask(&request, false).map_err(named)?)
     };

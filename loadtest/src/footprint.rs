@@ -8,14 +8,14 @@ use std::time::Duration;
 use nanofaas_plot::show;
 use serde::Serialize;
 
-use crate::address::Place;
-use crate::ask::{self, Line};
+use crate::address::ParsedUrl;
+use crate::ask::{self, BlockingConnection};
 use crate::contender::Contender;
 use crate::figures::Spread;
-use crate::load::Target;
+use crate::load::RequestTarget;
 use crate::run::raise_descriptor_limit;
-use crate::stage::{Places, Stage};
-use crate::table::Rows;
+use crate::running::{Installation, RunningContender};
+use crate::table::ReportTable;
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Footprint {
@@ -38,14 +38,17 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Each of `times` starts is a process of its own.
 pub(crate) fn measure(
     contender: &Contender,
-    places: &Places,
+    installation: &Installation,
     times: usize,
     connections: usize,
 ) -> Result<Footprint, String> {
     raise_descriptor_limit();
     let mut found: [Vec<f64>; 5] = Default::default();
     for _ in 0..times {
-        for (values, value) in found.iter_mut().zip(once(contender, places, connections)?) {
+        for (values, value) in found
+            .iter_mut()
+            .zip(once(contender, installation, connections)?)
+        {
             values.push(value);
         }
     }
@@ -69,40 +72,49 @@ pub(crate) fn measure(
 }
 
 /// One start: the figures in the order of the struct.
-fn once(contender: &Contender, places: &Places, connections: usize) -> Result<[f64; 5], String> {
+fn once(
+    contender: &Contender,
+    installation: &Installation,
+    connections: usize,
+) -> Result<[f64; 5], String> {
     const MIB: f64 = 1024.0 * 1024.0;
-    let stage = Stage::set_up(contender, &Default::default(), &Default::default(), places)?;
-    let ready = stage.ready_after.iter().zip(stage.measured());
+    let running = RunningContender::set_up(
+        contender,
+        &Default::default(),
+        &Default::default(),
+        installation,
+    )?;
+    let ready = running.ready_after.iter().zip(running.measured());
     let ready: Duration = ready
         .filter(|(_, own)| **own)
         .map(|(after, _)| *after)
         .sum();
     sleep(SETTLE);
-    let idle = stage.memory();
-    let target = Target {
-        url: stage.url.clone(),
+    let idle = running.memory();
+    let target = RequestTarget {
+        url: running.url.clone(),
         body_bytes: Some(64),
-        ..Target::default()
+        ..RequestTarget::default()
     };
-    let address = Place::parse(&stage.url, false)?.address;
+    let address = ParsedUrl::parse(&running.url, false)?.address;
     let (_, request) = ask::request(target)?;
     let mut lines = Vec::with_capacity(connections);
     for number in 0..connections {
-        let line = Line::open(&address);
-        lines.push(line.map_err(|fault| format!("connection {}: {fault}", number + 1))?);
+        let line = BlockingConnection::open(&address);
+        lines.push(line.map_err(|error| format!("connection {}: {error}", number + 1))?);
     }
     sleep(SETTLE);
-    let silent = stage.memory();
+    let silent = running.memory();
     for line in &mut lines {
         let (status, _) = line
             .ask(&request, false)
-            .map_err(|fault| fault.to_string())?;
+            .map_err(|error| error.to_string())?;
         if !(200..300).contains(&status) {
-            return Err(format!("{}: status {status}", stage.url));
+            return Err(format!("{}: status {status}", running.url));
         }
     }
     sleep(SETTLE);
-    let used = stage.memory();
+    let used = running.memory();
     let each = |now: u64| now.saturating_sub(idle.private_bytes) as f64 / connections as f64;
     Ok([
         ready.as_secs_f64() * 1e3,
@@ -123,7 +135,7 @@ impl Footprint {
         };
         let ms = |ms: f64| show::duration(ms * 1e6);
         let mib = |mib: f64| show::bytes(mib * 1024.0 * 1024.0);
-        let rows = Rows {
+        let rows = ReportTable {
             title: format!("{}; {} connections", self.about, self.connections),
             columns: vec!["", "median", "lowest", "highest"],
             rows: vec![

@@ -16,7 +16,7 @@ pub(crate) struct Goal {
     #[serde(default)]
     pub(crate) against: Option<String>,
     #[serde(default, rename = "as")]
-    pub(crate) kind: Kind,
+    pub(crate) kind: GoalKind,
     pub(crate) must: Limit,
     #[serde(default)]
     pub(crate) reach: Option<Limit>,
@@ -25,7 +25,7 @@ pub(crate) struct Goal {
 /// What of the two is looked at, in each round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
+pub(crate) enum GoalKind {
     /// The contender's figure over the other's.
     #[default]
     Ratio,

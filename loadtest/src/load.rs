@@ -11,12 +11,12 @@ pub(crate) const CONNECTIONS_MAX: usize = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Load {
-    pub(crate) targets: Vec<Target>,
+pub(crate) struct LoadSpec {
+    pub(crate) targets: Vec<RequestTarget>,
     pub(crate) connections: usize,
     /// How requests arrive; nothing is a closed loop: each connection sends its next request when
     /// it has the answer to the last.
-    pub(crate) arrivals: Option<Arrivals>,
+    pub(crate) arrivals: Option<ArrivalPattern>,
     pub(crate) warm_up_s: f64,
     pub(crate) duration_s: f64,
     /// How long answers are waited for after the end.
@@ -24,7 +24,7 @@ pub(crate) struct Load {
     /// A request without an answer for so long is an error.
     pub(crate) timeout_s: f64,
     /// The names that `{function}` in a URL stands for.
-    pub(crate) functions: Option<Functions>,
+    pub(crate) functions: Option<DrawnFunctions>,
     /// Statuses that are no error; empty: 200 to 299.
     pub(crate) expect: Vec<u16>,
     /// Statuses that a server refuses by what it cannot take: no answers, and no errors either.
@@ -34,7 +34,7 @@ pub(crate) struct Load {
     pub(crate) seed: u64,
 }
 
-impl Default for Load {
+impl Default for LoadSpec {
     fn default() -> Self {
         Self {
             targets: Vec::new(),
@@ -55,7 +55,7 @@ impl Default for Load {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Target {
+pub(crate) struct RequestTarget {
     /// `{function}` in it stands for a drawn name.
     pub(crate) url: String,
     pub(crate) method: String,
@@ -68,7 +68,7 @@ pub(crate) struct Target {
     pub(crate) body_bytes: Option<usize>,
 }
 
-impl Default for Target {
+impl Default for RequestTarget {
     fn default() -> Self {
         Self {
             url: String::new(),
@@ -85,7 +85,7 @@ impl Default for Target {
 /// An open loop: requests arrive when the plan says, whether or not answers have come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub(crate) enum Arrivals {
+pub(crate) enum ArrivalPattern {
     /// So many a second, evenly.
     Fixed(f64),
     /// So many a second on average, each on its own.
@@ -110,7 +110,7 @@ fn as_recorded() -> f64 {
 /// Functions that are called unequally: the n-th most popular in proportion to n^-exponent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Functions {
+pub(crate) struct DrawnFunctions {
     pub(crate) count: u32,
     #[serde(default = "usual_exponent")]
     pub(crate) exponent: f64,
@@ -127,7 +127,7 @@ fn usual_name() -> String {
     "f{}".to_owned()
 }
 
-impl Load {
+impl LoadSpec {
     /// What is wrong with it, if anything.
     pub(crate) fn check(&self) -> Result<(), String> {
         let rule = |holds: bool, text: &str| if holds { Ok(()) } else { Err(text.to_owned()) };
@@ -170,11 +170,11 @@ impl Load {
             )?;
         }
         match &self.arrivals {
-            Some(Arrivals::Fixed(rate) | Arrivals::Poisson(rate)) => rule(
+            Some(ArrivalPattern::Fixed(rate) | ArrivalPattern::Poisson(rate)) => rule(
                 (0.01..=10_000_000.0).contains(rate),
                 "rate: 0.01 to 10000000 a second",
             )?,
-            Some(Arrivals::Trace(trace)) => rule(
+            Some(ArrivalPattern::Trace(trace)) => rule(
                 trace.speed > 0.0 && trace.speed.is_finite(),
                 "a trace's speed is a number above 0",
             )?,

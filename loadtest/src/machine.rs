@@ -10,14 +10,14 @@ use serde::Serialize;
 
 /// CPU time of all cores, in seconds since the machine started.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Machine {
+pub(crate) struct MachineCpu {
     /// User, system and interrupts.
     pub(crate) busy_s: f64,
     /// What the hypervisor gave to others.
     pub(crate) steal_s: f64,
 }
 
-impl Machine {
+impl MachineCpu {
     pub(crate) fn read() -> Self {
         let Ok(KernelStats { total, .. }) = KernelStats::current() else {
             return Self::default();
@@ -71,13 +71,13 @@ fn used_s(process: &Process) -> Option<f64> {
 
 /// Memory that a process and its descendants hold; what is shared is split among its holders.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Memory {
+pub(crate) struct MemoryUse {
     pub(crate) bytes: u64,
     /// Without the pages of files, such as the program's own.
     pub(crate) private_bytes: u64,
 }
 
-impl Memory {
+impl MemoryUse {
     pub(crate) fn of(pid: u32) -> Self {
         let mut sum = Self::default();
         let rollups = tree(pid).into_iter();
@@ -93,7 +93,7 @@ impl Memory {
     }
 }
 
-impl std::ops::AddAssign for Memory {
+impl std::ops::AddAssign for MemoryUse {
     fn add_assign(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.private_bytes += other.private_bytes;
@@ -117,13 +117,13 @@ fn tree(pid: u32) -> Vec<Process> {
 
 /// What a reader of a report has to know of the machine.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Kind {
+pub(crate) struct MachineInfo {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
 }
 
-impl Kind {
+impl MachineInfo {
     pub(crate) fn read() -> Self {
         let info = CpuInfo::current().ok();
         let model = info.as_ref().and_then(|info| info.model_name(0));
@@ -166,15 +166,15 @@ mod tests {
 
     #[test]
     fn cpu_of_this_process_is_seen() {
-        let before = (cpu_s(std::process::id()), Machine::read().busy_s);
+        let before = (cpu_s(std::process::id()), MachineCpu::read().busy_s);
         let end = Instant::now() + Duration::from_millis(200);
         while Instant::now() < end {
-            std::hint::black_box(Memory::of(std::process::id()));
+            std::hint::black_box(MemoryUse::of(std::process::id()));
         }
         let used = cpu_s(std::process::id()) - before.0;
         assert!(used > 0.02, "{used}");
-        assert!(Machine::read().busy_s > before.1);
-        let memory = Memory::of(std::process::id());
+        assert!(MachineCpu::read().busy_s > before.1);
+        let memory = MemoryUse::of(std::process::id());
         assert!(memory.bytes > memory.private_bytes && memory.private_bytes > 50_000);
     }
 }

@@ -32,7 +32,7 @@ mod scenario;
 mod goal;
 mod contender;
 mod variables;
-mod stage;
+mod running;
 mod process;
 mod ask;
 mod first;
@@ -47,10 +47,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    match args::Line::parse().run() {
+    match args::ToolArgs::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            eprintln!("nanofaas-loadtest: {fault}");
+        Err(error) => {
+            eprintln!("nanofaas-loadtest: {error}");
             ExitCode::FAILURE
         }
     }

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use nanofaas_plot::{Mark, Plot};
 
-use crate::machine::Kind;
+use crate::machine::MachineInfo;
 
 /// The page around its parts.
-pub(crate) fn page(title: &str, about: &str, machine: &Kind, parts: &Markup) -> String {
+pub(crate) fn page(title: &str, about: &str, machine: &MachineInfo, parts: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

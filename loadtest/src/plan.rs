@@ -5,13 +5,13 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_distr::{Distribution as _, Zipf};
 
-use crate::address::Place;
-use crate::body::Body;
-use crate::load::{Load, Target};
+use crate::address::ParsedUrl;
+use crate::body::RequestBody;
+use crate::load::{LoadSpec, RequestTarget};
 
 /// One request to make: small, so that a million may wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Call {
+pub(crate) struct PlannedRequest {
     pub(crate) target: u32,
     pub(crate) function: u32,
     pub(crate) duration_ms: f32,
@@ -24,13 +24,13 @@ struct Template {
     before: Vec<u8>,
     /// From there to the end of the fixed head. Nothing where the path names no function.
     after: Option<Vec<u8>>,
-    body: Body,
+    body: RequestBody,
 }
 
 /// All requests of a run.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) places: Vec<Place>,
+pub(crate) struct RequestPlan {
+    pub(crate) urls: Vec<ParsedUrl>,
     templates: Vec<Template>,
     names: Vec<String>,
     pub(crate) bodiless: Vec<bool>,
@@ -48,29 +48,33 @@ struct Draw {
 
 const FUNCTION: &str = "{function}";
 
-impl Plan {
+impl RequestPlan {
     /// `names` are those of a trace; without one they come from the load's template.
-    pub(crate) fn new(load: &Load, names: Vec<String>, allow_remote: bool) -> Result<Self, String> {
+    pub(crate) fn new(
+        load: &LoadSpec,
+        names: Vec<String>,
+        allow_remote: bool,
+    ) -> Result<Self, String> {
         let names = match &load.functions {
             Some(functions) if names.is_empty() => (0..functions.count)
                 .map(|number| functions.name.replace("{}", &number.to_string()))
                 .collect(),
             _ => names,
         };
-        let mut places = Vec::new();
+        let mut urls = Vec::new();
         let mut templates = Vec::new();
         let mut bodiless = Vec::new();
         for target in &load.targets {
-            let place = Place::parse(&target.url, allow_remote)?;
-            if place.path.contains(FUNCTION) && names.is_empty() {
+            let parsed = ParsedUrl::parse(&target.url, allow_remote)?;
+            if parsed.path.contains(FUNCTION) && names.is_empty() {
                 return Err(format!(
                     "{}: {FUNCTION} needs names: --functions-zipf N, or a trace",
                     target.url
                 ));
             }
-            templates.push(Template::new(target, &place)?);
+            templates.push(Template::new(target, &parsed)?);
             bodiless.push(target.method == "HEAD");
-            places.push(place);
+            urls.push(parsed);
         }
         if let Some(name) = names
             .iter()
@@ -83,7 +87,7 @@ impl Plan {
         let zipf = match &load.functions {
             Some(functions) => Some(
                 Zipf::new(f64::from(functions.count), functions.exponent)
-                    .map_err(|fault| format!("the Zipf distribution: {fault}"))?,
+                    .map_err(|error| format!("the Zipf distribution: {error}"))?,
             ),
             None => None,
         };
@@ -99,7 +103,7 @@ impl Plan {
             zipf,
         };
         Ok(Self {
-            places,
+            urls,
             templates,
             names,
             bodiless,
@@ -107,7 +111,7 @@ impl Plan {
         })
     }
 
-    pub(crate) fn draw(&mut self) -> Call {
+    pub(crate) fn draw(&mut self) -> PlannedRequest {
         self.draw.call()
     }
 
@@ -117,7 +121,7 @@ impl Plan {
     }
 
     /// Writes the whole request behind what is in `out`.
-    pub(crate) fn write(&self, call: Call, out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, call: PlannedRequest, out: &mut Vec<u8>) {
         let template = &self.templates[call.target as usize];
         out.extend_from_slice(&template.before);
         if let Some(after) = &template.after {
@@ -125,8 +129,8 @@ impl Plan {
             out.extend_from_slice(after);
         }
         match &template.body {
-            Body::Fixed(body) => out.extend_from_slice(body),
-            Body::Timed(before, after) => {
+            RequestBody::Fixed(body) => out.extend_from_slice(body),
+            RequestBody::Timed(before, after) => {
                 let duration = format!("{:.3}", call.duration_ms);
                 let length = before.len() + duration.len() + after.len();
                 let text = format!("content-length: {length}\r\n\r\n{before}{duration}{after}");
@@ -137,13 +141,13 @@ impl Plan {
 }
 
 impl Draw {
-    fn call(&mut self) -> Call {
+    fn call(&mut self) -> PlannedRequest {
         let function = match &self.zipf {
             // Zipf counts from 1, and names from 0.
             Some(zipf) => zipf.sample(&mut self.dice) as u32 - 1,
             None => 0,
         };
-        Call {
+        PlannedRequest {
             target: self.target(),
             function,
             duration_ms: 0.0,
@@ -162,9 +166,9 @@ impl Draw {
 }
 
 impl Template {
-    fn new(target: &Target, place: &Place) -> Result<Self, String> {
-        let body = Body::of(target)?;
-        let mut head = format!("{} {} HTTP/1.1\r\n", target.method, place.path);
+    fn new(target: &RequestTarget, parsed: &ParsedUrl) -> Result<Self, String> {
+        let body = RequestBody::of(target)?;
+        let mut head = format!("{} {} HTTP/1.1\r\n", target.method, parsed.path);
         let has = |wanted: &str| {
             target
                 .headers
@@ -172,7 +176,7 @@ impl Template {
                 .any(|(name, _)| name.eq_ignore_ascii_case(wanted))
         };
         if !has("host") {
-            head.push_str(&format!("host: {}\r\n", place.host));
+            head.push_str(&format!("host: {}\r\n", parsed.host));
         }
         for (name, value) in &target.headers {
             if !name
@@ -195,8 +199,8 @@ impl Template {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         match &body {
-            Some(Body::Timed(..)) => {}
-            Some(Body::Fixed(body)) => {
+            Some(RequestBody::Timed(..)) => {}
+            Some(RequestBody::Fixed(body)) => {
                 if !has("content-type") {
                     head.push_str("content-type: application/json\r\n");
                 }
@@ -207,7 +211,7 @@ impl Template {
             }
             None => head.push_str("content-length: 0\r\n\r\n"),
         }
-        if matches!(body, Some(Body::Timed(..))) && !has("content-type") {
+        if matches!(body, Some(RequestBody::Timed(..))) && !has("content-type") {
             head.push_str("content-type: application/json\r\n");
         }
         let (before, after) = match head.split_once(FUNCTION) {
@@ -217,7 +221,7 @@ impl Template {
         Ok(Self {
             before: before.as_bytes().to_vec(),
             after,
-            body: body.unwrap_or(Body::Fixed(Vec::new())),
+            body: body.unwrap_or(RequestBody::Fixed(Vec::new())),
         })
     }
 }
@@ -225,17 +229,17 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Functions;
+    use crate::load::DrawnFunctions;
 
-    fn load(target: Target) -> Load {
-        Load {
+    fn load(target: RequestTarget) -> LoadSpec {
+        LoadSpec {
             targets: vec![target],
-            ..Load::default()
+            ..LoadSpec::default()
         }
     }
 
-    fn text(load: &Load, call: Call) -> String {
-        let plan = Plan::new(load, Vec::new(), false).expect("a plan");
+    fn text(load: &LoadSpec, call: PlannedRequest) -> String {
+        let plan = RequestPlan::new(load, Vec::new(), false).expect("a plan");
         let mut out = Vec::new();
         plan.write(call, &mut out);
         String::from_utf8(out).expect("text")
@@ -243,17 +247,17 @@ mod tests {
 
     #[test]
     fn a_request_is_formatted_whole() {
-        let mut load = load(Target {
+        let mut load = load(RequestTarget {
             url: "http://127.0.0.1:9/v1/functions/{function}:invoke".to_owned(),
             body_bytes: Some(14),
-            ..Target::default()
+            ..RequestTarget::default()
         });
-        load.functions = Some(Functions {
+        load.functions = Some(DrawnFunctions {
             count: 20,
             exponent: 1.0,
             name: "fn-{}".to_owned(),
         });
-        let call = Call {
+        let call = PlannedRequest {
             target: 0,
             function: 12,
             duration_ms: 0.0,
@@ -267,14 +271,14 @@ mod tests {
 
     #[test]
     fn a_duration_stands_in_the_body() {
-        let load = load(Target {
+        let load = load(RequestTarget {
             url: "http://127.0.0.1:9/".to_owned(),
             body: Some("{\"ms\":{duration_ms}}".to_owned()),
-            ..Target::default()
+            ..RequestTarget::default()
         });
         let whole = text(
             &load,
-            Call {
+            PlannedRequest {
                 target: 0,
                 function: 0,
                 duration_ms: 2.5,
@@ -289,22 +293,22 @@ mod tests {
     #[test]
     fn draws_follow_weights_and_zipf() {
         let url = "http://127.0.0.1:9/{function}".to_owned();
-        let mut load = load(Target {
+        let mut load = load(RequestTarget {
             url: url.clone(),
-            ..Target::default()
+            ..RequestTarget::default()
         });
-        load.targets.push(Target {
+        load.targets.push(RequestTarget {
             url,
             weight: 3.0,
-            ..Target::default()
+            ..RequestTarget::default()
         });
-        load.functions = Some(Functions {
+        load.functions = Some(DrawnFunctions {
             count: 1000,
             exponent: 1.0,
             name: "{}".to_owned(),
         });
-        let mut plan = Plan::new(&load, Vec::new(), false).expect("a plan");
-        let calls: Vec<Call> = (0..20_000).map(|_| plan.draw()).collect();
+        let mut plan = RequestPlan::new(&load, Vec::new(), false).expect("a plan");
+        let calls: Vec<PlannedRequest> = (0..20_000).map(|_| plan.draw()).collect();
         let second = calls.iter().filter(|call| call.target == 1).count();
         assert!((14_500..15_500).contains(&second), "{second}");
         // 1 / H(1000) = 13.4 % for the first, half of that for the second.
@@ -323,29 +327,29 @@ mod tests {
     fn impossible_requests_are_refused() {
         let url = "http://127.0.0.1:9/".to_owned();
         for target in [
-            Target {
+            RequestTarget {
                 url: format!("{url}{FUNCTION}"),
-                ..Target::default()
+                ..RequestTarget::default()
             },
-            Target {
+            RequestTarget {
                 url: url.clone(),
                 body_bytes: Some(5),
-                ..Target::default()
+                ..RequestTarget::default()
             },
-            Target {
+            RequestTarget {
                 url: url.clone(),
                 headers: vec![("Content-Length".to_owned(), "1".to_owned())],
-                ..Target::default()
+                ..RequestTarget::default()
             },
-            Target {
+            RequestTarget {
                 url,
                 body: Some(String::new()),
                 body_bytes: Some(50),
-                ..Target::default()
+                ..RequestTarget::default()
             },
         ] {
             assert!(
-                Plan::new(&load(target.clone()), Vec::new(), false).is_err(),
+                RequestPlan::new(&load(target.clone()), Vec::new(), false).is_err(),
                 "{target:?}"
             );
         }

@@ -4,30 +4,30 @@
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
-use crate::address::{Address, Place};
-use crate::connection::{Connection, State};
+use crate::address::{ParsedUrl, ServerAddress};
+use crate::connection::{ConnectionState, LoadConnection};
 
 pub(crate) struct Pool {
     pub(crate) epoll: Epoll,
     /// Without repeats; each client has one connection to each.
-    addresses: Vec<Address>,
+    addresses: Vec<ServerAddress>,
     /// Which address a target has.
     address_of: Vec<usize>,
     /// Connection `client * addresses + address`.
-    pub(crate) connections: Vec<Connection>,
+    pub(crate) connections: Vec<LoadConnection>,
 }
 
 impl Pool {
     /// Connects every client to every address.
-    pub(crate) fn open(places: &[Place], clients: usize) -> Result<Self, String> {
-        let mut addresses: Vec<Address> = Vec::new();
+    pub(crate) fn open(urls: &[ParsedUrl], clients: usize) -> Result<Self, String> {
+        let mut addresses: Vec<ServerAddress> = Vec::new();
         let mut address_of = Vec::new();
-        for place in places {
+        for parsed in urls {
             let known = addresses
                 .iter()
-                .position(|address| *address == place.address);
+                .position(|address| *address == parsed.address);
             address_of.push(known.unwrap_or_else(|| {
-                addresses.push(place.address.clone());
+                addresses.push(parsed.address.clone());
                 addresses.len() - 1
             }));
         }
@@ -35,7 +35,7 @@ impl Pool {
         let count = clients * addresses.len();
         let mut connections = Vec::with_capacity(count);
         for index in 0..count {
-            let connection = Connection::open(&addresses[index % addresses.len()])?;
+            let connection = LoadConnection::open(&addresses[index % addresses.len()])?;
             if let Some(socket) = connection.socket() {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, index as u64);
                 epoll.add(socket, event).map_err(refused)?;
@@ -75,13 +75,13 @@ impl Pool {
     }
 
     pub(crate) fn is_idle(&self, index: usize) -> bool {
-        self.connections[index].state == State::Idle
+        self.connections[index].state == ConnectionState::Idle
     }
 
     /// Closes it; it is tried again at this time.
     pub(crate) fn rest(&mut self, index: usize, until_ns: u64) {
         self.connections[index].close();
-        self.connections[index].state = State::Resting { until_ns };
+        self.connections[index].state = ConnectionState::Resting { until_ns };
     }
 
     /// Begins to connect anew. False where that failed at once.
@@ -103,6 +103,6 @@ impl Pool {
     }
 }
 
-pub(crate) fn refused(fault: Errno) -> String {
-    format!("the kernel refuses a descriptor: {fault}")
+pub(crate) fn refused(error: Errno) -> String {
+    format!("the kernel refuses a descriptor: {error}")
 }

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::cores;
 
-pub(crate) struct Server {
+pub(crate) struct ServerProcess {
     child: Child,
     /// The shell that waits on its stdin, which closes when this tool ends.
     guard: Child,
@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The last lines of a log that an error shows.
 const LINES: usize = 12;
 
-impl Server {
+impl ServerProcess {
     /// Starts it in a process group of its own; its log goes into `folder`.
     pub(crate) fn start(
         name: &str,
@@ -36,8 +36,8 @@ impl Server {
         folder: &Path,
     ) -> Result<Self, String> {
         let log = folder.join(format!("{name}.log"));
-        let file = File::create(&log).map_err(|fault| format!("{}: {fault}", log.display()))?;
-        let errors = file.try_clone().map_err(|fault| fault.to_string())?;
+        let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let errors = file.try_clone().map_err(|error| error.to_string())?;
         command
             .stdin(Stdio::null())
             .stdout(file)
@@ -47,9 +47,9 @@ impl Server {
         // and starts it.
         let spawn = || {
             cores::pin(cores)?;
-            command.spawn().map_err(|fault| {
+            command.spawn().map_err(|error| {
                 let program = command.get_program().to_string_lossy();
-                format!("cannot start {program} ({fault}); build or install it first")
+                format!("cannot start {program} ({error}); build or install it first")
             })
         };
         let child = std::thread::scope(|scope| scope.spawn(spawn).join())
@@ -70,9 +70,9 @@ impl Server {
             .spawn();
         let guard = match guard {
             Ok(guard) => guard,
-            Err(fault) => {
+            Err(error) => {
                 let _ = killpg(group(&child), Signal::SIGKILL);
-                return Err(format!("cannot start /bin/sh: {fault}"));
+                return Err(format!("cannot start /bin/sh: {error}"));
             }
         };
         Ok(Self { child, guard, log })
@@ -105,7 +105,7 @@ fn group(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap_or(i32::MAX))
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = killpg(group(&self.child), Signal::SIGTERM);
         let end = Instant::now() + GRACE;

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::load::Load;
-use crate::machine::Kind;
-use crate::run::Run;
-use crate::watcher::Sample;
+use crate::load::LoadSpec;
+use crate::machine::MachineInfo;
+use crate::run::RunResult;
+use crate::watcher::CpuSample;
 
 #[derive(Debug, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct RunReport {
     pub(crate) tool: &'static str,
-    pub(crate) machine: Kind,
-    pub(crate) load: Load,
+    pub(crate) machine: MachineInfo,
+    pub(crate) load: LoadSpec,
     pub(crate) loop_kind: &'static str,
     /// Requests meant to be sent within the measured time. It is the sum of `statuses` and `faults`.
     pub(crate) requests: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Report {
     pub(crate) client_wait: Latency,
     pub(crate) cpu: CpuReport,
     pub(crate) windows: Vec<WindowReport>,
-    pub(crate) cpu_samples: Vec<Sample>,
+    pub(crate) cpu_samples: Vec<CpuSample>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -117,8 +117,8 @@ impl Latency {
     }
 }
 
-impl Report {
-    pub(crate) fn new(run: &Run) -> Self {
+impl RunReport {
+    pub(crate) fn new(run: &RunResult) -> Self {
         let tally = &run.tally;
         let answers = tally.answered_in_span as f64;
         let per_answer = |cpu_s: f64| {
@@ -134,7 +134,7 @@ impl Report {
         let watched = run.watched.iter().zip(&run.cpu.watched_s);
         Self {
             tool: concat!("nanofaas-loadtest ", env!("CARGO_PKG_VERSION")),
-            machine: Kind::read(),
+            machine: MachineInfo::read(),
             load: run.load.clone(),
             loop_kind: if run.load.arrivals.is_some() {
                 "open"
@@ -148,7 +148,7 @@ impl Report {
             faults: tally
                 .faults
                 .iter()
-                .map(|(fault, n)| (fault.name(), *n))
+                .map(|(error, n)| (error.name(), *n))
                 .collect(),
             connect_errors: tally.connect_errors,
             unasked: tally.unasked,
@@ -231,7 +231,7 @@ impl Report {
     }
 }
 
-fn windows(run: &Run) -> Vec<WindowReport> {
+fn windows(run: &RunResult) -> Vec<WindowReport> {
     let us = |ns: u64| ns as f64 / 1e3;
     let windows = run.tally.windows.iter();
     windows

@@ -4,46 +4,46 @@
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::arrivals::Arrivals;
-use crate::client::Client;
-use crate::cpu::{Counter, Cpu};
-use crate::load::{self, Load};
-use crate::plan::Plan;
-use crate::tally::Tally;
-use crate::trace::Rows;
-use crate::watcher::{Sample, Watched, Watcher};
+use crate::arrivals::ArrivalSequence;
+use crate::client::LoadClient;
+use crate::cpu::{CpuReading, CpuUsage};
+use crate::load::{self, LoadSpec};
+use crate::plan::RequestPlan;
+use crate::tally::RunTally;
+use crate::trace::TraceRows;
+use crate::watcher::{CpuSample, WatchedProcess, Watcher};
 
 /// How a run is made, beside the load itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setting {
     pub(crate) allow_remote: bool,
     pub(crate) quiet: bool,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) watched: Vec<WatchedProcess>,
     pub(crate) title: String,
 }
 
 /// What a run brought.
-pub(crate) struct Run {
-    pub(crate) load: Load,
-    pub(crate) tally: Tally,
-    pub(crate) samples: Vec<Sample>,
-    pub(crate) watched: Vec<Watched>,
+pub(crate) struct RunResult {
+    pub(crate) load: LoadSpec,
+    pub(crate) tally: RunTally,
+    pub(crate) samples: Vec<CpuSample>,
+    pub(crate) watched: Vec<WatchedProcess>,
     /// CPU within the measured time.
-    pub(crate) cpu: Cpu,
+    pub(crate) cpu: CpuUsage,
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "one message a second, and the load must not wait for its reader"
 )]
-pub(crate) fn run(load: &Load, setting: &Setting) -> Result<Run, String> {
+pub(crate) fn run(load: &LoadSpec, setting: &Setting) -> Result<RunResult, String> {
     load.check()?;
     let mut load = load.clone();
     let rows = match &load.arrivals {
-        Some(load::Arrivals::Trace(trace)) => Some(Rows::read(&trace.file)?),
+        Some(load::ArrivalPattern::Trace(trace)) => Some(TraceRows::read(&trace.file)?),
         _ => None,
     };
-    if let (Some(rows), Some(load::Arrivals::Trace(trace))) = (&rows, &load.arrivals) {
+    if let (Some(rows), Some(load::ArrivalPattern::Trace(trace))) = (&rows, &load.arrivals) {
         // Its rows are the load: nothing warms up, and it ends with the last one at the latest.
         let last_ms = rows.rows.last().map_or(0.0, |row| row.start_ms);
         load.warm_up_s = 0.0;
@@ -53,14 +53,14 @@ pub(crate) fn run(load: &Load, setting: &Setting) -> Result<Run, String> {
         .as_ref()
         .map(|rows| rows.names.clone())
         .unwrap_or_default();
-    let plan = Plan::new(&load, names, setting.allow_remote)?;
-    let arrivals = Arrivals::new(&load, rows)?;
+    let plan = RequestPlan::new(&load, names, setting.allow_remote)?;
+    let arrivals = ArrivalSequence::new(&load, rows)?;
     raise_descriptor_limit();
 
     let warm_up = Duration::from_secs_f64(load.warm_up_s);
     let length = warm_up + Duration::from_secs_f64(load.duration_s);
     let (sender, windows) = channel();
-    let client = Client::connect(&load, plan, arrivals, sender)?;
+    let client = LoadClient::connect(&load, plan, arrivals, sender)?;
     let start = Instant::now();
     let watcher = Watcher {
         start,
@@ -76,15 +76,15 @@ pub(crate) fn run(load: &Load, setting: &Setting) -> Result<Run, String> {
         let watching = scope.spawn(|| watcher.watch());
         let counting = scope.spawn(|| {
             sleep_until(start + warm_up);
-            let begin = Counter::read_all(&setting.watched);
+            let begin = CpuReading::read_all(&setting.watched);
             sleep_until(start + length);
-            begin.until(&Counter::read_all(&setting.watched))
+            begin.until(&CpuReading::read_all(&setting.watched))
         });
         let tally = client.run(start, drain);
         let samples = watching.join().unwrap_or_default();
         (tally, samples, counting.join().unwrap_or_default())
     });
-    Ok(Run {
+    Ok(RunResult {
         load,
         tally: tally?,
         samples,

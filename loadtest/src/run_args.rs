@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::args::Output;
-use crate::load::{Arrivals, Functions, Load, Target, Trace};
-use crate::report::Report;
+use crate::args::OutputArgs;
+use crate::load::{ArrivalPattern, DrawnFunctions, LoadSpec, RequestTarget, Trace};
+use crate::report::RunReport;
 use crate::run::{self, Setting};
-use crate::watcher::Watched;
+use crate::watcher::WatchedProcess;
 use crate::{cores, run_view};
 
 #[derive(Debug, Args)]
@@ -98,7 +98,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME=PID")]
     watch: Vec<String>,
     #[command(flatten)]
-    output: Output,
+    output: OutputArgs,
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
@@ -119,7 +119,7 @@ impl RunArgs {
         if let Some(text) = &self.cores {
             cores::pin(&cores::parse(text)?)?;
         }
-        let report = Report::new(&run::run(&load, &setting)?);
+        let report = RunReport::new(&run::run(&load, &setting)?);
         self.output.write(
             &report,
             || run_view::html(&report),
@@ -127,7 +127,7 @@ impl RunArgs {
         )
     }
 
-    fn load(&self) -> Result<Load, String> {
+    fn load(&self) -> Result<LoadSpec, String> {
         let has_body = self.body.is_some() || self.body_file.is_some() || self.body_bytes.is_some();
         let usual = if has_body { "POST" } else { "GET" };
         let headers: Vec<(String, String)> = self
@@ -146,7 +146,7 @@ impl RunArgs {
                 .trim()
                 .parse()
                 .map_err(|_| format!("{text:?}: behind the URL's blank stands a weight"))?;
-            Ok(Target {
+            Ok(RequestTarget {
                 url: url.to_owned(),
                 method: self.method.clone().unwrap_or_else(|| usual.to_owned()),
                 headers: headers.clone(),
@@ -157,22 +157,22 @@ impl RunArgs {
             })
         });
         let trace = self.trace.clone().map(|file| {
-            Arrivals::Trace(Trace {
+            ArrivalPattern::Trace(Trace {
                 file,
                 speed: self.speed,
             })
         });
-        Ok(Load {
+        Ok(LoadSpec {
             targets: targets.collect::<Result<_, String>>()?,
             connections: self.connections,
             arrivals: trace
-                .or_else(|| self.rate.map(Arrivals::Fixed))
-                .or_else(|| self.poisson.map(Arrivals::Poisson)),
+                .or_else(|| self.rate.map(ArrivalPattern::Fixed))
+                .or_else(|| self.poisson.map(ArrivalPattern::Poisson)),
             warm_up_s: self.warm_up,
             duration_s: self.duration,
             drain_s: self.drain,
             timeout_s: self.timeout,
-            functions: self.functions_zipf.map(|count| Functions {
+            functions: self.functions_zipf.map(|count| DrawnFunctions {
                 count,
                 exponent: self.zipf_s,
                 name: self.name_template.clone(),
@@ -184,7 +184,7 @@ impl RunArgs {
         })
     }
 
-    fn watched(&self) -> Result<Vec<Watched>, String> {
+    fn watched(&self) -> Result<Vec<WatchedProcess>, String> {
         self.watch
             .iter()
             .map(|text| {
@@ -192,7 +192,7 @@ impl RunArgs {
                 let pid = pid
                     .parse()
                     .map_err(|_| format!("--watch {text:?}: write it like server=1234"))?;
-                Ok(Watched {
+                Ok(WatchedProcess {
                     name: name.to_owned(),
                     pid,
                 })

@@ -6,11 +6,11 @@ use nanofaas_plot::show;
 use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
 
 use crate::page;
-use crate::report::{Latency, Report, WindowReport};
-use crate::table::Rows;
-use crate::watcher::Sample;
+use crate::report::{Latency, RunReport, WindowReport};
+use crate::table::ReportTable;
+use crate::watcher::CpuSample;
 
-pub(crate) fn print(report: &Report) {
+pub(crate) fn print(report: &RunReport) {
     println!("{}", summary(report));
     for rows in tables(report) {
         rows.print();
@@ -20,7 +20,7 @@ pub(crate) fn print(report: &Report) {
     }
 }
 
-pub(crate) fn html(report: &Report) -> String {
+pub(crate) fn html(report: &RunReport) -> String {
     let targets = report.load.targets.iter();
     let urls: Vec<&str> = targets.map(|target| target.url.as_str()).collect();
     let parts = html! {
@@ -45,7 +45,7 @@ pub(crate) fn html(report: &Report) -> String {
     page::page(&title, &about(report), &report.machine, &parts)
 }
 
-fn about(report: &Report) -> String {
+fn about(report: &RunReport) -> String {
     let connections = match report.load.connections {
         1 => "1 connection".to_owned(),
         many => format!("{many} connections"),
@@ -61,7 +61,7 @@ fn about(report: &Report) -> String {
 }
 
 /// What is worth a line of its own.
-fn latencies(report: &Report) -> Vec<(String, &Latency)> {
+fn latencies(report: &RunReport) -> Vec<(String, &Latency)> {
     let mut latencies = vec![("expected answers".to_owned(), &report.latency)];
     if report.targets.len() > 1 {
         let targets = report.targets.iter();
@@ -76,7 +76,7 @@ fn latencies(report: &Report) -> Vec<(String, &Latency)> {
     latencies
 }
 
-fn tables(report: &Report) -> [Rows; 2] {
+fn tables(report: &RunReport) -> [ReportTable; 2] {
     let row = |(name, of): (String, &Latency)| {
         let values = [
             of.p50_us, of.p90_us, of.p99_us, of.p999_us, of.max_us, of.mean_us,
@@ -86,12 +86,12 @@ fn tables(report: &Report) -> [Rows; 2] {
         row
     };
     [
-        Rows {
+        ReportTable {
             title: "Latency".to_owned(),
             columns: vec!["", "count", "p50", "p90", "p99", "p99.9", "max", "mean"],
             rows: latencies(report).into_iter().map(row).collect(),
         },
-        Rows {
+        ReportTable {
             title: "CPU within the measured time".to_owned(),
             columns: vec!["", "cores", "µs an answer"],
             rows: cpu_rows(report),
@@ -99,7 +99,7 @@ fn tables(report: &Report) -> [Rows; 2] {
     ]
 }
 
-fn cpu_rows(report: &Report) -> Vec<Vec<String>> {
+fn cpu_rows(report: &RunReport) -> Vec<Vec<String>> {
     let cpu = &report.cpu;
     let row = |name: &str, cores: f64, us: Option<f64>| {
         vec![
@@ -125,7 +125,7 @@ fn us(us: f64) -> String {
 }
 
 /// One line: how many requests, how fast, what failed.
-fn summary(report: &Report) -> String {
+fn summary(report: &RunReport) -> String {
     let mut parts = vec![format!(
         "{} requests in {} s, {} answers/s",
         show::count(report.requests),
@@ -219,7 +219,7 @@ fn percentiles(latency: &Latency) -> Vec<(f64, f64)> {
 }
 
 /// Windows in which an answer came.
-fn over_time(report: &Report) -> Plot {
+fn over_time(report: &RunReport) -> Plot {
     let answered = |of: fn(&WindowReport) -> f64| {
         let windows = report.windows.iter();
         let windows = windows.filter(|window| window.answers_per_s > 0.0);
@@ -243,7 +243,7 @@ fn over_time(report: &Report) -> Plot {
     )
 }
 
-fn throughput(report: &Report) -> Plot {
+fn throughput(report: &RunReport) -> Plot {
     let points = |of: fn(&WindowReport) -> f64| {
         let windows = report.windows.iter();
         windows
@@ -263,8 +263,8 @@ fn throughput(report: &Report) -> Plot {
     timed("Throughput over time", "each point: 0.1 s", y, lines)
 }
 
-fn cpu(report: &Report) -> Plot {
-    let points = |of: &dyn Fn(&Sample) -> f64| {
+fn cpu(report: &RunReport) -> Plot {
+    let points = |of: &dyn Fn(&CpuSample) -> f64| {
         let samples = report.cpu_samples.iter();
         samples.map(|sample| (sample.at_s, of(sample))).collect()
     };

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::goal::Goal;
-use crate::load::{Arrivals, Load, Target};
+use crate::load::{ArrivalPattern, LoadSpec, RequestTarget};
 
 /// Fields that one file leaves to another.
 type Partial = Map<String, Value>;
@@ -33,7 +33,7 @@ pub(crate) struct Scenario {
     /// Fields of the request that all contenders share; the URL is the contender's.
     #[serde(default)]
     request: Partial,
-    pub(crate) contenders: Vec<Entry>,
+    pub(crate) contenders: Vec<ContenderEntry>,
     /// Whom the others are divided by.
     pub(crate) baseline: String,
     /// Who shows the latency without a proxy; then `added_p50_us` says what a proxy adds.
@@ -41,7 +41,7 @@ pub(crate) struct Scenario {
     pub(crate) direct: Option<String>,
     /// An open loop at a share of what one contender was measured to do.
     #[serde(default)]
-    pub(crate) capacity: Option<Capacity>,
+    pub(crate) capacity: Option<CapacityShare>,
     #[serde(default)]
     pub(crate) disturbance: Disturbance,
     #[serde(default)]
@@ -66,7 +66,7 @@ pub(crate) enum Measure {
 /// A contender as it takes part here.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Entry {
+pub(crate) struct ContenderEntry {
     pub(crate) name: String,
     /// Its file, from the scenario's folder.
     #[serde(rename = "use")]
@@ -83,7 +83,7 @@ pub(crate) struct Entry {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Capacity {
+pub(crate) struct CapacityShare {
     pub(crate) of: String,
     pub(crate) share: f64,
     /// Connections of the closed loop that measures it.
@@ -134,7 +134,7 @@ impl Scenario {
         let scenario: Self = yaml(path)?;
         scenario
             .check()
-            .map_err(|fault| format!("{}: {fault}", path.display()))?;
+            .map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(scenario)
     }
 
@@ -165,7 +165,7 @@ impl Scenario {
             }
             self.load(entry, String::new())?
                 .check()
-                .map_err(|fault| format!("the load of {}: {fault}", entry.name))?;
+                .map_err(|error| format!("the load of {}: {error}", entry.name))?;
         }
         Ok(())
     }
@@ -179,8 +179,8 @@ impl Scenario {
     }
 
     /// All contenders get these arrivals.
-    pub(crate) fn offer(&mut self, arrivals: &Arrivals) -> Result<(), String> {
-        let value = serde_json::to_value(arrivals).map_err(|fault| fault.to_string())?;
+    pub(crate) fn offer(&mut self, arrivals: &ArrivalPattern) -> Result<(), String> {
+        let value = serde_json::to_value(arrivals).map_err(|error| error.to_string())?;
         self.load.insert("arrivals".to_owned(), value);
         Ok(())
     }
@@ -191,10 +191,11 @@ impl Scenario {
     }
 
     /// The load on one contender, which is called at `url`.
-    pub(crate) fn load(&self, entry: &Entry, url: String) -> Result<Load, String> {
-        let mut target: Target = merge(&Target::default(), &[&self.request, &entry.request])?;
+    pub(crate) fn load(&self, entry: &ContenderEntry, url: String) -> Result<LoadSpec, String> {
+        let mut target: RequestTarget =
+            merge(&RequestTarget::default(), &[&self.request, &entry.request])?;
         target.url = url;
-        let mut load: Load = merge(&Load::default(), &[&self.load, &entry.load])?;
+        let mut load: LoadSpec = merge(&LoadSpec::default(), &[&self.load, &entry.load])?;
         load.targets = vec![target];
         Ok(load)
     }
@@ -202,20 +203,20 @@ impl Scenario {
 
 /// Each field from the last that names it.
 fn merge<T: Serialize + DeserializeOwned>(usual: &T, over: &[&Partial]) -> Result<T, String> {
-    let mut value = serde_json::to_value(usual).map_err(|fault| fault.to_string())?;
+    let mut value = serde_json::to_value(usual).map_err(|error| error.to_string())?;
     for partial in over {
         for (name, field) in *partial {
             value[name] = field.clone();
         }
     }
-    serde_json::from_value(value).map_err(|fault| fault.to_string())
+    serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
 /// Reads a file that says something else only in words that it knows.
 pub(crate) fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = std::fs::read_to_string(path)
-        .map_err(|fault| format!("cannot read {}: {fault}", path.display()))?;
-    serde_saphyr::from_str(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -247,7 +248,7 @@ goals:
                 .expect("a load")
         };
         assert_eq!((load(0).connections, load(1).connections), (64, 1));
-        assert_eq!(load(1).arrivals, Some(Arrivals::Poisson(100.0)));
+        assert_eq!(load(1).arrivals, Some(ArrivalPattern::Poisson(100.0)));
         assert_eq!(load(1).targets[0].body_bytes, Some(256));
         assert_eq!(scenario.named_cores(), [0, 1, 3]);
     }

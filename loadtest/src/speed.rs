@@ -53,10 +53,10 @@ const PAUSE: Duration = Duration::from_millis(25);
 
 /// Takes an eighth of a second, and 10 ms of each core.
 pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
-    let named = |fault: std::io::Error| format!("cannot probe the speed: {fault}");
+    let named = |error: std::io::Error| format!("cannot probe the speed: {error}");
     let mut works = Vec::new();
     for core in cores {
-        works.push((*core, Work::new().map_err(named)?));
+        works.push((*core, SpeedProbe::new().map_err(named)?));
     }
     let mut least = WorkNs::new();
     for _ in 0..VISITS {
@@ -65,8 +65,8 @@ pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
         for pair in cores.windows(2) {
             found.push(pass(pair[0], pair[1])?);
         }
-        for (place, ns) in found {
-            let known = least.entry(place).or_insert(ns);
+        for (parsed, ns) in found {
+            let known = least.entry(parsed).or_insert(ns);
             *known = known.min(ns);
         }
     }
@@ -75,7 +75,7 @@ pub(crate) fn probe(cores: &[usize]) -> Result<WorkNs, String> {
 
 /// All cores at once, each with a thread that is set aside for it, so that the caller stays where it
 /// may run.
-fn visit(works: &mut [(usize, Work)]) -> Result<Vec<(String, f64)>, String> {
+fn visit(works: &mut [(usize, SpeedProbe)]) -> Result<Vec<(String, f64)>, String> {
     let start = Barrier::new(works.len());
     std::thread::scope(|scope| {
         let visits: Vec<_> = works
@@ -91,7 +91,7 @@ fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String>
     thread.join().unwrap_or_else(panicked)
 }
 
-fn visit_one(core: usize, work: &mut Work, start: &Barrier) -> Result<(String, f64), String> {
+fn visit_one(core: usize, work: &mut SpeedProbe, start: &Barrier) -> Result<(String, f64), String> {
     let pinned = cores::pin(&[core]);
     // Also where that failed: the others wait.
     start.wait();
@@ -100,7 +100,7 @@ fn visit_one(core: usize, work: &mut Work, start: &Barrier) -> Result<(String, f
     for timing in 0..TIMINGS {
         let ns = work
             .time()
-            .map_err(|fault| format!("cannot probe the speed: {fault}"))?;
+            .map_err(|error| format!("cannot probe the speed: {error}"))?;
         if ALONE.contains(&timing) {
             continue;
         }
@@ -154,13 +154,13 @@ fn pass(one: usize, other: usize) -> Result<(String, f64), String> {
 }
 
 /// Half computation, half entries into the kernel, which neighbours slow most.
-struct Work {
+struct SpeedProbe {
     words: Vec<u64>,
     near: UnixStream,
     far: UnixStream,
 }
 
-impl Work {
+impl SpeedProbe {
     fn new() -> std::io::Result<Self> {
         let (near, far) = UnixStream::pair()?;
         let words = (0..WORDS as u64).collect();
@@ -198,7 +198,7 @@ fn mix(words: &[u64]) -> u64 {
 pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<String> {
     let far = |probe: &WorkNs| {
         let limit = limits.way_ns?;
-        let ways = probe.iter().filter(|(place, _)| place.starts_with(WAY));
+        let ways = probe.iter().filter(|(parsed, _)| parsed.starts_with(WAY));
         let (way, ns) = ways.max_by(|one, other| one.1.total_cmp(other.1))?;
         (*ns > limit).then(|| format!("{way} took {ns:.0} ns"))
     };
@@ -207,11 +207,11 @@ pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<Str
     }
     let worst = known(probes.iter())
         .into_iter()
-        .filter_map(|place| {
+        .filter_map(|parsed| {
             let times = || {
                 probes
                     .iter()
-                    .filter_map(|probe| probe.get(&place))
+                    .filter_map(|probe| probe.get(&parsed))
                     .enumerate()
             };
             let (fast_at, fast) = times().min_by(|one, other| one.1.total_cmp(other.1))?;
@@ -221,11 +221,11 @@ pub(crate) fn disturbance(probes: &[WorkNs], limits: &Disturbance) -> Option<Str
             } else {
                 "at first than later in the round"
             };
-            Some((percent(*fast, *slow), place, when))
+            Some((percent(*fast, *slow), parsed, when))
         })
         .max_by(|one, other| one.0.total_cmp(&other.0));
-    let (percent, place, when) = worst?;
-    (percent > limits.speed_percent).then(|| format!("{place} was {percent:.0} % slower {when}"))
+    let (percent, parsed, when) = worst?;
+    (percent > limits.speed_percent).then(|| format!("{parsed} was {percent:.0} % slower {when}"))
 }
 
 /// How far the speed of a place lay apart, at most.
@@ -245,12 +245,12 @@ impl Differences {
             between_percent: (rounds.len() > 1).then_some(0.0),
         };
         let places = known(rounds.iter().flatten().copied());
-        for place in &places {
+        for parsed in &places {
             let mut means = Vec::new();
             for probes in rounds {
                 let times: Vec<f64> = probes
                     .iter()
-                    .filter_map(|probe| probe.get(place).copied())
+                    .filter_map(|probe| probe.get(parsed).copied())
                     .collect();
                 let within = &mut differences.within_percent;
                 *within = within.max(apart_percent(&times));
@@ -264,7 +264,7 @@ impl Differences {
     }
 
     /// For the end of a sentence.
-    pub(crate) fn tell(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let within = self.within_percent;
         let mut text =
             format!("the machine's speed differed by at most {within:.0} % within a round");
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_round_counts_while_no_core_changes_by_more_than_the_limit() {
-        for (times, limit, told) in [
+        for (times, limit, expected) in [
             (&[[100.0, 50.0], [110.0, 50.0]][..], 10.1, None),
             // Cores may differ from each other.
             (&[[100.0, 900.0], [100.0, 900.0]], 0.0, None),
@@ -331,7 +331,7 @@ mod tests {
                 ..Disturbance::default()
             };
             let found = disturbance(&probes(times), &limits);
-            assert_eq!(found.as_deref(), told, "{times:?}");
+            assert_eq!(found.as_deref(), expected, "{times:?}");
         }
     }
 
@@ -342,8 +342,8 @@ mod tests {
         let mut limits = Disturbance::default();
         assert_eq!(disturbance(&probes, &limits), None);
         limits.way_ns = Some(300.5);
-        let told = "the way between cores 0 and 1 took 301 ns";
-        assert_eq!(disturbance(&probes, &limits).as_deref(), Some(told));
+        let expected = "the way between cores 0 and 1 took 301 ns";
+        assert_eq!(disturbance(&probes, &limits).as_deref(), Some(expected));
         limits.way_ns = Some(302.0);
         assert_eq!(disturbance(&probes, &limits), None);
     }
@@ -355,12 +355,12 @@ mod tests {
         let rounds = [first.iter().collect(), second.iter().collect()];
         let found = Differences::of(&rounds).expect("differences");
         assert_eq!(
-            found.tell(),
+            found.describe(),
             "the machine's speed differed by at most 6 % within a round and 100 % between rounds"
         );
         let found = Differences::of(&rounds[..1]).expect("differences");
         assert_eq!(found.between_percent, None);
-        assert!(found.tell().ends_with("6 % within a round"));
+        assert!(found.describe().ends_with("6 % within a round"));
         assert_eq!(Differences::of(&[]), None);
     }
 

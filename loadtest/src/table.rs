@@ -7,13 +7,13 @@ use maud::{Markup, html};
 
 /// Rows of cells under columns: the first column is text, the others are figures. What stands behind
 /// a line break in a cell is less important.
-pub(crate) struct Rows {
+pub(crate) struct ReportTable {
     pub(crate) title: String,
     pub(crate) columns: Vec<&'static str>,
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-impl Rows {
+impl ReportTable {
     pub(crate) fn print(self) {
         let mut table = Table::new();
         table

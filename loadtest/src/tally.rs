@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use crate::load::Load;
+use crate::load::LoadSpec;
 
 /// Three digits from 1 µs (in ns) to an hour.
 pub(crate) fn histogram() -> Histogram<u64> {
@@ -19,7 +19,7 @@ fn record(histogram: &mut Histogram<u64>, ns: u64) {
 
 /// How a request ends without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
+pub(crate) enum RequestError {
     /// The server closed the connection before its answer was whole.
     Closed,
     /// What came is no HTTP/1.1 answer.
@@ -32,7 +32,7 @@ pub(crate) enum Fault {
     QueueFull,
 }
 
-impl Fault {
+impl RequestError {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -46,12 +46,12 @@ impl Fault {
 
 /// What is measured: requests meant to be sent from `begin_ns` on and before `end_ns`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Span {
+pub(crate) struct MeasuredSpan {
     pub(crate) begin_ns: u64,
     pub(crate) end_ns: u64,
 }
 
-impl Span {
+impl MeasuredSpan {
     fn holds(self, ns: u64) -> bool {
         (self.begin_ns..self.end_ns).contains(&ns)
     }
@@ -69,8 +69,8 @@ pub(crate) struct Window {
     pub(crate) max_ns: u64,
 }
 
-pub(crate) struct Tally {
-    span: Span,
+pub(crate) struct RunTally {
+    span: MeasuredSpan,
     expect: Vec<u16>,
     refusals: Vec<u16>,
     /// Requests that were meant to be sent within the span.
@@ -87,7 +87,7 @@ pub(crate) struct Tally {
     /// From the intended time to the first byte out: the wait in this client.
     pub(crate) wait: Histogram<u64>,
     pub(crate) statuses: BTreeMap<u16, u64>,
-    pub(crate) faults: BTreeMap<Fault, u64>,
+    pub(crate) faults: BTreeMap<RequestError, u64>,
     /// Connections that could not be made.
     pub(crate) connect_errors: u64,
     /// Bytes and failures on connections that had no request.
@@ -102,8 +102,8 @@ pub(crate) struct Tally {
 
 const WINDOW_NS: u64 = 100_000_000;
 
-impl Tally {
-    pub(crate) fn new(span: Span, targets: usize, load: &Load) -> Self {
+impl RunTally {
+    pub(crate) fn new(span: MeasuredSpan, targets: usize, load: &LoadSpec) -> Self {
         Self {
             span,
             expect: load.expect.clone(),
@@ -147,7 +147,7 @@ impl Tally {
             .sum()
     }
 
-    pub(crate) fn answer(&mut self, target: u32, status: u16, times: Times) {
+    pub(crate) fn answer(&mut self, target: u32, status: u16, times: RequestTimes) {
         let expected = self.is_expected(status);
         let latency_ns = times.now_ns.saturating_sub(times.intended_ns);
         if expected {
@@ -176,14 +176,14 @@ impl Tally {
     }
 
     /// A request that ends without an answer.
-    pub(crate) fn fault(&mut self, fault: Fault, target: u32, times: Times) {
+    pub(crate) fn failed(&mut self, error: RequestError, target: u32, times: RequestTimes) {
         self.window_errors += 1;
         if !self.span.holds(times.intended_ns) {
             return;
         }
         self.requests += 1;
-        *self.faults.entry(fault).or_default() += 1;
-        if matches!(fault, Fault::Timeout | Fault::Unfinished) {
+        *self.faults.entry(error).or_default() += 1;
+        if matches!(error, RequestError::Timeout | RequestError::Unfinished) {
             let lasted_ns = times.now_ns.saturating_sub(times.intended_ns);
             self.lasted(target, lasted_ns);
         }
@@ -224,7 +224,7 @@ impl Tally {
 
 /// The times of one request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct RequestTimes {
     pub(crate) intended_ns: u64,
     pub(crate) sent_ns: u64,
     pub(crate) now_ns: u64,

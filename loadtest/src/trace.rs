@@ -13,7 +13,7 @@ use rand_distr::{Distribution, Exp, LogNormal};
 const TITLE: [&str; 3] = ["function", "start_ms", "duration_ms"];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct TraceRow {
     pub(crate) function: u32,
     pub(crate) start_ms: f64,
     pub(crate) duration_ms: f32,
@@ -21,16 +21,16 @@ pub(crate) struct Row {
 
 /// Rows in the order of their start.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Rows {
+pub(crate) struct TraceRows {
     pub(crate) names: Vec<String>,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: Vec<TraceRow>,
 }
 
-impl Rows {
+impl TraceRows {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path)
-            .map_err(|fault| format!("cannot read the trace {}: {fault}", path.display()))?;
-        Self::parse(&text).map_err(|fault| format!("{}: {fault}", path.display()))
+            .map_err(|error| format!("cannot read the trace {}: {error}", path.display()))?;
+        Self::parse(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -43,11 +43,11 @@ impl Rows {
         let mut trace = Self::default();
         let mut known = HashMap::new();
         for record in reader.records() {
-            let record = record.map_err(|fault| fault.to_string())?;
+            let record = record.map_err(|error| error.to_string())?;
             let line = record.position().map_or(0, csv::Position::line);
             let (name, start_ms, duration_ms) = record
                 .deserialize::<(String, f64, f32)>(None)
-                .map_err(|fault| format!("line {line}: {fault}"))?;
+                .map_err(|error| format!("line {line}: {error}"))?;
             if name.is_empty() || !(start_ms.is_finite() && start_ms >= 0.0 && duration_ms >= 0.0) {
                 return Err(format!(
                     "line {line}: a row is a name and two numbers from 0 on"
@@ -57,7 +57,7 @@ impl Rows {
                 trace.names.push(name.clone());
                 trace.names.len() as u32 - 1
             });
-            trace.rows.push(Row {
+            trace.rows.push(TraceRow {
                 function,
                 start_ms,
                 duration_ms,
@@ -84,7 +84,7 @@ impl Rows {
 
 /// What a made-up trace should look like.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Shape {
+pub(crate) struct TraceShape {
     /// How many functions there are
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) functions: u32,
@@ -111,11 +111,11 @@ pub(crate) struct Shape {
 /// Rows that one trace may have: they are held in memory.
 const ROWS_MAX: f64 = 20_000_000.0;
 
-impl Shape {
+impl TraceShape {
     /// Popularity by a power law; of the functions a part is called by timers, a part evenly and a
     /// part in bursts with pauses between; durations are log-normal around a median of each
     /// function's own, which is log-normal too.
-    pub(crate) fn make(&self) -> Result<Rows, String> {
+    pub(crate) fn make(&self) -> Result<TraceRows, String> {
         let sound = self.seconds > 0.0
             && self.rate > 0.0
             && (0.0..=10.0).contains(&self.popularity)
@@ -140,7 +140,7 @@ impl Shape {
             let durations = log_normal(medians.sample(&mut dice).clamp(0.1, 600_000.0), 0.7)?;
             for start_ms in self.starts(rate, &mut dice)? {
                 let duration_ms = durations.sample(&mut dice).min(600_000.0) as f32;
-                rows.push(Row {
+                rows.push(TraceRow {
                     function,
                     start_ms,
                     duration_ms,
@@ -151,13 +151,13 @@ impl Shape {
         let names = (0..self.functions)
             .map(|number| format!("f{number}"))
             .collect();
-        Ok(Rows { names, rows })
+        Ok(TraceRows { names, rows })
     }
 
     /// When one function is called.
     fn starts(&self, rate: f64, dice: &mut SmallRng) -> Result<Vec<f64>, String> {
         let end_ms = self.seconds * 1000.0;
-        let exponential = |mean_ms: f64| Exp::new(1.0 / mean_ms).map_err(|fault| fault.to_string());
+        let exponential = |mean_ms: f64| Exp::new(1.0 / mean_ms).map_err(|error| error.to_string());
         let mut starts = Vec::new();
         let kind: f64 = dice.random();
         if kind < self.bursty {
@@ -199,15 +199,15 @@ impl Shape {
 }
 
 fn log_normal(median: f64, sigma: f64) -> Result<impl Distribution<f64>, String> {
-    LogNormal::new(median.ln(), sigma).map_err(|fault| fault.to_string())
+    LogNormal::new(median.ln(), sigma).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shape() -> Shape {
-        Shape {
+    fn shape() -> TraceShape {
+        TraceShape {
             functions: 200,
             seconds: 600.0,
             rate: 50.0,
@@ -223,10 +223,11 @@ mod tests {
         let made = shape().make().expect("a trace");
         let file = std::env::temp_dir().join(format!("lt-trace-{}.csv", std::process::id()));
         made.write(&file).expect("it can be written");
-        let read = Rows::read(&file).expect("a trace");
+        let read = TraceRows::read(&file).expect("a trace");
         std::fs::remove_file(file).expect("it is there");
         assert_eq!(read.rows.len(), made.rows.len());
-        let name = |rows: &Rows, at: usize| rows.names[rows.rows[at].function as usize].clone();
+        let name =
+            |rows: &TraceRows, at: usize| rows.names[rows.rows[at].function as usize].clone();
         assert_eq!(name(&read, 100), name(&made, 100));
         assert!(read.rows.is_sorted_by(|a, b| a.start_ms <= b.start_ms));
     }
@@ -235,7 +236,10 @@ mod tests {
     fn seeds_decide_and_the_tail_is_heavy() {
         let made = shape().make().expect("a trace");
         assert_eq!(made, shape().make().expect("a trace"));
-        assert_ne!(made, Shape { seed: 8, ..shape() }.make().expect("a trace"));
+        assert_ne!(
+            made,
+            TraceShape { seed: 8, ..shape() }.make().expect("a trace")
+        );
         let calls = made.rows.len() as f64;
         assert!((12_000.0..60_000.0).contains(&calls), "{calls}");
         let top = made.rows.iter().filter(|row| row.function < 10).count() as f64;
@@ -254,12 +258,12 @@ mod tests {
 
     #[test]
     fn bursts_are_bursts() {
-        let one = Shape {
+        let one = TraceShape {
             functions: 1,
             ..shape()
         };
         // The variance of calls a second over their mean: 1 for Poisson, far above it in bursts.
-        let dispersion = |shape: &Shape| {
+        let dispersion = |shape: &TraceShape| {
             let rows = shape.make().expect("a trace").rows;
             let mut seconds = vec![0.0; shape.seconds as usize];
             for row in &rows {
@@ -268,11 +272,11 @@ mod tests {
             let mean = seconds.iter().sum::<f64>() / shape.seconds;
             seconds.iter().map(|n| (n - mean) * (n - mean)).sum::<f64>() / shape.seconds / mean
         };
-        let bursty = dispersion(&Shape {
+        let bursty = dispersion(&TraceShape {
             bursty: 1.0,
             ..one.clone()
         });
-        let even = dispersion(&Shape { bursty: 0.0, ..one });
+        let even = dispersion(&TraceShape { bursty: 0.0, ..one });
         assert!(bursty > 20.0 && even < 2.0, "{bursty} {even}");
     }
 
@@ -283,14 +287,14 @@ mod tests {
             "function,start,duration\n",
             "function,start_ms,duration_ms\n",
         ] {
-            assert!(Rows::parse(text).is_err(), "{text:?}");
+            assert!(TraceRows::parse(text).is_err(), "{text:?}");
         }
         for row in ["f", "f,1", "f,x,1", "f,-1,1", ",1,1", "f,1,1,1", "f,nan,1"] {
-            let fault =
-                Rows::parse(&format!("{}\nf,1,1\n{row}\n", TITLE.join(","))).expect_err(row);
+            let error =
+                TraceRows::parse(&format!("{}\nf,1,1\n{row}\n", TITLE.join(","))).expect_err(row);
             assert!(
-                fault.contains("line 3") || fault.contains("line: 3"),
-                "{fault}"
+                error.contains("line 3") || error.contains("line: 3"),
+                "{error}"
             );
         }
     }

@@ -101,12 +101,12 @@ mod tests {
         assert!(
             variables
                 .fill("{a}")
-                .is_err_and(|fault| fault.contains("circle"))
+                .is_err_and(|error| error.contains("circle"))
         );
         assert!(
             variables
                 .fill("{b}")
-                .is_err_and(|fault| fault.contains("there are: a"))
+                .is_err_and(|error| error.contains("there are: a"))
         );
     }
 }

@@ -9,19 +9,19 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nanofaas_plot::show::duration;
 use serde::Serialize;
 
-use crate::cpu::Counter;
+use crate::cpu::CpuReading;
 use crate::tally::Window;
 
 /// A process whose CPU is watched, with its descendants.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Watched {
+pub(crate) struct WatchedProcess {
     pub(crate) name: String,
     pub(crate) pid: u32,
 }
 
 /// CPU in a tenth of a second, in cores.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Sample {
+pub(crate) struct CpuSample {
     /// Its middle, in seconds from the end of the warm-up.
     pub(crate) at_s: f64,
     /// Everything that ran on this machine.
@@ -37,7 +37,7 @@ pub(crate) struct Watcher {
     pub(crate) warm_up: Duration,
     /// Warm-up and duration.
     pub(crate) length: Duration,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) watched: Vec<WatchedProcess>,
     pub(crate) windows: Receiver<Window>,
     pub(crate) quiet: bool,
     /// What stands before the bar.
@@ -48,10 +48,10 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 impl Watcher {
     /// Ends with the client, which holds the other end of the channel.
-    pub(crate) fn watch(self) -> Vec<Sample> {
+    pub(crate) fn watch(self) -> Vec<CpuSample> {
         let bar = self.bar();
         let mut samples = Vec::new();
-        let mut last = Counter::read(&self.watched);
+        let mut last = CpuReading::read(&self.watched);
         let mut due = last.at + PERIOD;
         loop {
             match self
@@ -60,7 +60,7 @@ impl Watcher {
             {
                 Ok(window) => self.show(&bar, &window),
                 Err(RecvTimeoutError::Timeout) => {
-                    let reading = Counter::read(&self.watched);
+                    let reading = CpuReading::read(&self.watched);
                     samples.push(self.sample(&last, &reading));
                     due = reading.at + PERIOD;
                     last = reading;
@@ -72,11 +72,11 @@ impl Watcher {
         samples
     }
 
-    fn sample(&self, last: &Counter, now: &Counter) -> Sample {
+    fn sample(&self, last: &CpuReading, now: &CpuReading) -> CpuSample {
         let cpu = last.until(now);
         let cores = |cpu_s: f64| (cpu_s / cpu.length_s).max(0.0);
         let middle = last.at + (now.at - last.at) / 2;
-        Sample {
+        CpuSample {
             at_s: middle.saturating_duration_since(self.start).as_secs_f64()
                 - self.warm_up.as_secs_f64(),
             machine: cores(cpu.machine_s),

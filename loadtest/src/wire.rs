@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 
 /// An answer that is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct ResponseEnd {
     pub(crate) status: u16,
     /// The server closes the connection after it.
     pub(crate) closes: bool,
@@ -14,7 +14,7 @@ pub(crate) struct Answer {
 
 /// What the peer sent is not an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NoAnswer;
+pub(crate) struct MalformedResponse;
 
 /// The longest head that is read.
 const HEAD_MAX: usize = 64 * 1024;
@@ -45,21 +45,21 @@ enum Await {
 
 /// The reading side of one connection.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct ResponseReader {
     await_: Await,
     /// A head or a size line that has come in part.
     carry: Vec<u8>,
-    answer: Answer,
+    answer: ResponseEnd,
     /// Answers to HEAD have no body.
     bodiless: bool,
 }
 
-impl Reader {
+impl ResponseReader {
     pub(crate) fn new() -> Self {
         Self {
             await_: Await::Head,
             carry: Vec::new(),
-            answer: Answer {
+            answer: ResponseEnd {
                 status: 0,
                 closes: false,
             },
@@ -74,7 +74,7 @@ impl Reader {
 
     /// Takes bytes as they came. An answer must end exactly where the bytes end: one request is
     /// under way at a time, so more is a fault.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<Answer>, NoAnswer> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<Option<ResponseEnd>, MalformedResponse> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let (used, ended) = self.step(rest)?;
@@ -84,7 +84,7 @@ impl Reader {
                 return if rest.is_empty() {
                     Ok(Some(self.answer))
                 } else {
-                    Err(NoAnswer)
+                    Err(MalformedResponse)
                 };
             }
         }
@@ -92,15 +92,15 @@ impl Reader {
     }
 
     /// The peer has closed: the end of an answer that has no other.
-    pub(crate) fn close(&self) -> Option<Answer> {
-        matches!(self.await_, Await::Close).then_some(Answer {
+    pub(crate) fn close(&self) -> Option<ResponseEnd> {
+        matches!(self.await_, Await::Close).then_some(ResponseEnd {
             closes: true,
             ..self.answer
         })
     }
 
     /// Takes some bytes: how many, and whether the answer is complete.
-    fn step(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+    fn step(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
         match &mut self.await_ {
             Await::Head => self.head(bytes),
             Await::Body { left } => {
@@ -119,7 +119,7 @@ impl Reader {
                 match (bytes[0], *seen_cr) {
                     (b'\r', false) => *seen_cr = true,
                     (b'\n', true) => self.await_ = Await::Size,
-                    _ => return Err(NoAnswer),
+                    _ => return Err(MalformedResponse),
                 }
                 Ok((1, false))
             }
@@ -130,7 +130,7 @@ impl Reader {
                     Ok((1, false))
                 }
                 b'\r' => Ok((1, false)),
-                _ if *line == SIZE_LINE_MAX => Err(NoAnswer),
+                _ if *line == SIZE_LINE_MAX => Err(MalformedResponse),
                 _ => {
                     *line += 1;
                     Ok((1, false))
@@ -140,7 +140,7 @@ impl Reader {
         }
     }
 
-    fn head(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+    fn head(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
         // The usual case: a whole head in one read, parsed where it lies.
         if self.carry.is_empty() {
             return match self.parse_head(bytes)? {
@@ -156,7 +156,7 @@ impl Reader {
         carry.extend_from_slice(bytes);
         match self.parse_head(&carry)? {
             Some((length, ended)) => Ok((length - before, ended)),
-            None if carry.len() > HEAD_MAX => Err(NoAnswer),
+            None if carry.len() > HEAD_MAX => Err(MalformedResponse),
             None => {
                 self.carry = carry;
                 Ok((bytes.len(), false))
@@ -165,7 +165,7 @@ impl Reader {
     }
 
     /// The head's length and whether the answer ends with it; nothing where it is not all there.
-    fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, NoAnswer> {
+    fn parse_head(&mut self, bytes: &[u8]) -> Result<Option<(usize, bool)>, MalformedResponse> {
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut []);
         let usual = httparse::ParserConfig::default();
@@ -173,24 +173,24 @@ impl Reader {
         {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(NoAnswer),
+            Err(_) => return Err(MalformedResponse),
         };
-        let status = head.code.ok_or(NoAnswer)?;
+        let status = head.code.ok_or(MalformedResponse)?;
         let mut content_length = None;
         let mut chunked = false;
         let mut closes = head.version == Some(0);
         for header in head.headers.iter() {
             let name = header.name;
             if name.eq_ignore_ascii_case("content-length") {
-                let text = std::str::from_utf8(header.value).map_err(|_| NoAnswer)?;
-                let value = text.trim().parse::<u64>().map_err(|_| NoAnswer)?;
+                let text = std::str::from_utf8(header.value).map_err(|_| MalformedResponse)?;
+                let value = text.trim().parse::<u64>().map_err(|_| MalformedResponse)?;
                 if content_length.replace(value).is_some() {
-                    return Err(NoAnswer);
+                    return Err(MalformedResponse);
                 }
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 chunked = header.value.eq_ignore_ascii_case(b"chunked");
                 if !chunked {
-                    return Err(NoAnswer);
+                    return Err(MalformedResponse);
                 }
             } else if name.eq_ignore_ascii_case("connection") {
                 closes = !header.value.eq_ignore_ascii_case(b"keep-alive")
@@ -200,16 +200,16 @@ impl Reader {
         if status < 200 {
             // 101 has no place here; the other 1xx come before the answer.
             return if status == 101 {
-                Err(NoAnswer)
+                Err(MalformedResponse)
             } else {
                 Ok(Some((length, false)))
             };
         }
-        self.answer = Answer { status, closes };
+        self.answer = ResponseEnd { status, closes };
         let ended = if self.bodiless || status == 204 || status == 304 {
             true
         } else if chunked && content_length.is_some() {
-            return Err(NoAnswer);
+            return Err(MalformedResponse);
         } else if chunked {
             self.await_ = Await::Size;
             false
@@ -224,13 +224,13 @@ impl Reader {
     }
 
     /// A chunk's size line, put together where it comes in pieces.
-    fn size(&mut self, bytes: &[u8]) -> Result<(usize, bool), NoAnswer> {
+    fn size(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedResponse> {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let used = end.map_or(bytes.len(), |at| at + 1);
         self.carry.extend_from_slice(&bytes[..used]);
         // Checked here, because httparse takes a line without a digit for a size of 0.
         if !self.carry[0].is_ascii_hexdigit() || self.carry.len() > SIZE_LINE_MAX {
-            return Err(NoAnswer);
+            return Err(MalformedResponse);
         }
         match (httparse::parse_chunk_size(&self.carry), end) {
             (Ok(httparse::Status::Complete((_, size))), _) => {
@@ -242,7 +242,7 @@ impl Reader {
                 Ok((used, false))
             }
             (Ok(httparse::Status::Partial), None) => Ok((used, false)),
-            _ => Err(NoAnswer),
+            _ => Err(MalformedResponse),
         }
     }
 }
@@ -257,31 +257,31 @@ fn take(left: &mut u64, bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    const OK: Answer = Answer {
+    const OK: ResponseEnd = ResponseEnd {
         status: 200,
         closes: false,
     };
 
     /// The same result, however the bytes are split.
-    fn read(text: &str) -> Result<Option<Answer>, NoAnswer> {
-        let whole = Reader::new().feed(text.as_bytes());
+    fn read(text: &str) -> Result<Option<ResponseEnd>, MalformedResponse> {
+        let whole = ResponseReader::new().feed(text.as_bytes());
         for at in 1..text.len() {
-            let mut reader = Reader::new();
+            let mut reader = ResponseReader::new();
             let (first, second) = text.as_bytes().split_at(at);
             let split = match reader.feed(first) {
                 Ok(None) => reader.feed(second),
                 // Its end came before the bytes that should not be there.
-                Ok(Some(_)) => Err(NoAnswer),
-                Err(fault) => Err(fault),
+                Ok(Some(_)) => Err(MalformedResponse),
+                Err(error) => Err(error),
             };
             assert_eq!(split, whole, "split at {at}: {text:?}");
         }
-        let mut reader = Reader::new();
+        let mut reader = ResponseReader::new();
         let mut last = Ok(None);
         for (at, byte) in text.bytes().enumerate() {
             last = reader.feed(&[byte]);
             if last != Ok(None) && at + 1 < text.len() {
-                last = Err(NoAnswer);
+                last = Err(MalformedResponse);
                 break;
             }
         }
@@ -303,7 +303,7 @@ mod tests {
             read("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab"),
             Ok(None)
         );
-        let answer = Answer {
+        let answer = ResponseEnd {
             status: 204,
             closes: true,
         };
@@ -338,7 +338,11 @@ mod tests {
             "1;x\n",
             "fffffffffffffffff\r\n",
         ] {
-            assert_eq!(read(&format!("{head}{body}")), Err(NoAnswer), "{body:?}");
+            assert_eq!(
+                read(&format!("{head}{body}")),
+                Err(MalformedResponse),
+                "{body:?}"
+            );
         }
     }
 
@@ -351,21 +355,21 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab",
         ] {
-            assert_eq!(read(text), Err(NoAnswer), "{text:?}");
+            assert_eq!(read(text), Err(MalformedResponse), "{text:?}");
         }
     }
 
     #[test]
     fn a_body_may_end_with_the_connection() {
-        let mut reader = Reader::new();
+        let mut reader = ResponseReader::new();
         assert_eq!(reader.feed(b"HTTP/1.1 200 OK\r\n\r\nabc"), Ok(None));
         assert_eq!(
             reader.close(),
-            Some(Answer {
+            Some(ResponseEnd {
                 status: 200,
                 closes: true
             })
         );
-        assert_eq!(Reader::new().close(), None);
+        assert_eq!(ResponseReader::new().close(), None);
     }
 }

@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::server::{Server, ok, raw, status, wait_ms};
+use crate::server::{ScriptedServer, ok, raw, status, wait_ms};
 use crate::tool::{refusal, run};
 
 #[test]
 fn a_server_may_close_after_each_answer() {
-    let server = Server::tcp(|_| {
+    let server = ScriptedServer::tcp(|_| {
         raw(
             "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx",
             true,
@@ -25,7 +25,7 @@ fn a_server_may_close_after_each_answer() {
 
 #[test]
 fn closing_without_an_answer_is_an_error_each() {
-    let server = Server::tcp(|got| match got.number % 4 {
+    let server = ScriptedServer::tcp(|got| match got.number % 4 {
         3 => raw("", true),
         2 => raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc", true),
         _ => ok(),
@@ -44,7 +44,7 @@ fn closing_without_an_answer_is_an_error_each() {
 
 #[test]
 fn a_status_that_was_not_expected_is_an_error() {
-    let server = Server::tcp(|got| {
+    let server = ScriptedServer::tcp(|got| {
         status(if got.number.is_multiple_of(2) {
             503
         } else {
@@ -69,7 +69,7 @@ fn a_status_that_was_not_expected_is_an_error() {
 
 #[test]
 fn a_refusal_is_neither_an_answer_nor_an_error() {
-    let server = Server::tcp(|got| {
+    let server = ScriptedServer::tcp(|got| {
         status(match got.number % 3 {
             0 => 429,
             1 => 503,
@@ -97,7 +97,7 @@ fn a_refusal_is_neither_an_answer_nor_an_error() {
 
 #[test]
 fn nonsense_is_an_error() {
-    let server = Server::tcp(|_| raw("SSH-2.0-OpenSSH\r\n\r\n", false));
+    let server = ScriptedServer::tcp(|_| raw("SSH-2.0-OpenSSH\r\n\r\n", false));
     let outcome = run(&[&server.url, "--warm-up", "0", "-d", "0.5"]);
     assert!(outcome.count("/faults/no_answer") > 5, "{}", outcome.json);
     assert_eq!(outcome.count("/errors"), outcome.count("/requests"));
@@ -105,7 +105,7 @@ fn nonsense_is_an_error() {
 
 #[test]
 fn bytes_that_nobody_asked_for_are_told() {
-    let server = Server::tcp(|_| {
+    let server = ScriptedServer::tcp(|_| {
         raw(
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n",
             false,
@@ -117,7 +117,7 @@ fn bytes_that_nobody_asked_for_are_told() {
 
 #[test]
 fn a_server_that_never_answers_does_not_hold_up_the_end() {
-    let server = Server::tcp(|_| {
+    let server = ScriptedServer::tcp(|_| {
         wait_ms(30_000);
         ok()
     });

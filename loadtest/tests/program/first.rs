@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::tool::{Folder, program, quiet};
+use crate::tool::{ToolFolder, program, quiet};
 
 /// How long the server takes for an answer.
 const DELAY_MS: f64 = 40.0;
 
 /// Writes a contender file: the test's server, with or without a URL that says when it is ready.
-fn contender(folder: &Folder, name: &str, ready: &str) {
+fn contender(folder: &ToolFolder, name: &str, ready: &str) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let text = format!(
         "about: takes its time
@@ -31,7 +31,7 @@ url: http://127.0.0.1:{{port.it}}/call
 #[test]
 fn a_start_counts_where_nobody_waited_for_it() {
     let _turn = quiet();
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let ready = "    ready: http://127.0.0.1:{port.it}/ready";
     contender(&folder, "awaited.yaml", ready);
     contender(&folder, "begun.yaml", "");
@@ -73,7 +73,7 @@ goals:
 
 #[test]
 fn a_process_that_ends_before_its_first_answer_says_why() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     contender(&folder, "begun.yaml", "");
     let path = folder.path("begun.yaml");
     let text = std::fs::read_to_string(&path).expect("a file");

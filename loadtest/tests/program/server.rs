@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(crate) struct Got {
+pub(crate) struct ReceivedRequest {
     pub(crate) first_line: String,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
@@ -21,44 +21,46 @@ pub(crate) struct Got {
 }
 
 /// What a script makes of it.
-pub(crate) struct Reply {
+pub(crate) struct ScriptedReply {
     pub(crate) bytes: Vec<u8>,
     pub(crate) then_close: bool,
 }
 
-pub(crate) fn ok() -> Reply {
+pub(crate) fn ok() -> ScriptedReply {
     status(200)
 }
 
-pub(crate) fn status(status: u16) -> Reply {
-    Reply {
+pub(crate) fn status(status: u16) -> ScriptedReply {
+    ScriptedReply {
         bytes: format!("HTTP/1.1 {status} Said\r\ncontent-length: 2\r\n\r\n{{}}").into_bytes(),
         then_close: false,
     }
 }
 
-pub(crate) fn raw(text: &str, then_close: bool) -> Reply {
-    Reply {
+pub(crate) fn raw(text: &str, then_close: bool) -> ScriptedReply {
+    ScriptedReply {
         bytes: text.as_bytes().to_vec(),
         then_close,
     }
 }
 
-pub(crate) struct Server {
+pub(crate) struct ScriptedServer {
     pub(crate) url: String,
-    seen: Arc<Mutex<Vec<Got>>>,
+    seen: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-impl Server {
+impl ScriptedServer {
     /// What came so far.
-    pub(crate) fn seen(&self) -> Vec<Got> {
+    pub(crate) fn seen(&self) -> Vec<ReceivedRequest> {
         self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    pub(crate) fn tcp(script: impl Fn(&Got) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn tcp(
+        script: impl Fn(&ReceivedRequest) -> ScriptedReply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         Self::serve(format!("http://{address}"), script, move || {
@@ -70,7 +72,7 @@ impl Server {
 
     pub(crate) fn unix(
         path: &Path,
-        script: impl Fn(&Got) -> Reply + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest) -> ScriptedReply + Send + Sync + 'static,
     ) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
         let url = format!("http+unix://{}:", path.display());
@@ -79,7 +81,7 @@ impl Server {
 
     fn serve<S: Read + Write + Send + 'static>(
         url: String,
-        script: impl Fn(&Got) -> Reply + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest) -> ScriptedReply + Send + Sync + 'static,
         accept: impl Fn() -> io::Result<S> + Send + 'static,
     ) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -97,9 +99,9 @@ impl Server {
 
 fn connection(
     mut stream: impl Read + Write,
-    script: &(impl Fn(&Got) -> Reply + ?Sized),
+    script: &(impl Fn(&ReceivedRequest) -> ScriptedReply + ?Sized),
     numbers: &AtomicUsize,
-    seen: &Mutex<Vec<Got>>,
+    seen: &Mutex<Vec<ReceivedRequest>>,
 ) {
     let mut bytes = Vec::new();
     while let Some(got) = request(&mut stream, &mut bytes, numbers) {
@@ -113,7 +115,11 @@ fn connection(
     }
 }
 
-fn request(stream: &mut impl Read, bytes: &mut Vec<u8>, numbers: &AtomicUsize) -> Option<Got> {
+fn request(
+    stream: &mut impl Read,
+    bytes: &mut Vec<u8>,
+    numbers: &AtomicUsize,
+) -> Option<ReceivedRequest> {
     let mut more = |bytes: &mut Vec<u8>| {
         let mut piece = [0; 16 * 1024];
         let length = stream.read(&mut piece).ok().filter(|length| *length > 0)?;
@@ -137,7 +143,7 @@ fn request(stream: &mut impl Read, bytes: &mut Vec<u8>, numbers: &AtomicUsize) -
     }
     let body = bytes[end..end + length].to_vec();
     bytes.drain(..end + length);
-    Some(Got {
+    Some(ReceivedRequest {
         first_line: head.lines().next().unwrap_or_default().to_owned(),
         head,
         body,

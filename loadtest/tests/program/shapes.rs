@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use crate::server::{Server, ok, raw};
-use crate::tool::{Folder, program, run};
+use crate::server::{ScriptedServer, ok, raw};
+use crate::tool::{ToolFolder, program, run};
 
 #[test]
 fn unix_sockets_and_chunks() {
-    let folder = Folder::new();
-    let server = Server::unix(&folder.0.join("s"), |_| {
+    let folder = ToolFolder::new();
+    let server = ScriptedServer::unix(&folder.0.join("s"), |_| {
         raw(
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nA\r\n0123456789\r\n\
              0\r\n\r\n",
@@ -40,10 +40,10 @@ fn unix_sockets_and_chunks() {
 
 #[test]
 fn large_bodies_go_out_whole() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let body: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8).collect();
     std::fs::write(folder.path("body"), &body).expect("a file");
-    let server = Server::tcp(|_| ok());
+    let server = ScriptedServer::tcp(|_| ok());
     let (url, file) = (format!("{}/", server.url), folder.path("body"));
     let header = "content-type: application/octet-stream";
     let outcome = run(&[
@@ -68,7 +68,7 @@ fn large_bodies_go_out_whole() {
 
 #[test]
 fn targets_are_called_by_weight_and_names_by_zipf() {
-    let server = Server::tcp(|_| ok());
+    let server = ScriptedServer::tcp(|_| ok());
     let (often, seldom) = (
         format!("{}/a/{{function}} 3", server.url),
         format!("{}/b 1", server.url),
@@ -112,7 +112,7 @@ fn targets_are_called_by_weight_and_names_by_zipf() {
 
 #[test]
 fn a_trace_is_made_and_replayed() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let file = folder.path("trace.csv");
     let shape = [
         "--functions",
@@ -134,7 +134,7 @@ fn a_trace_is_made_and_replayed() {
     let text = std::fs::read_to_string(&file).expect("a trace");
     let rows = text.lines().count() - 1;
     assert!(rows > 20, "{rows}");
-    let server = Server::tcp(|_| ok());
+    let server = ScriptedServer::tcp(|_| ok());
     let url = format!("{}/{{function}}", server.url);
     let body = r#"{"input":{"ms":{duration_ms}}}"#;
     let arguments = [
@@ -175,9 +175,9 @@ fn a_trace_is_made_and_replayed() {
 
 #[test]
 fn a_report_holds_all_it_needs() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let (json, html) = (folder.path("r.json"), folder.path("r.html"));
-    let server = Server::tcp(|_| ok());
+    let server = ScriptedServer::tcp(|_| ok());
     let watch = format!("me={}", std::process::id());
     let output = program()
         .args([

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// The result of a run.
-pub(crate) struct Outcome {
+pub(crate) struct ToolOutcome {
     pub(crate) json: Value,
     pub(crate) took: Duration,
 }
@@ -28,14 +28,14 @@ fn output(arguments: &[&str]) -> Output {
 
 /// A run that ends well.
 #[track_caller]
-pub(crate) fn run(arguments: &[&str]) -> Outcome {
+pub(crate) fn run(arguments: &[&str]) -> ToolOutcome {
     let begun = Instant::now();
     let output = output(&[&["run", "--quiet", "--json", "-"], arguments].concat());
     let took = begun.elapsed();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {errors}");
     let json = serde_json::from_slice(&output.stdout).expect("JSON");
-    let outcome = Outcome { json, took };
+    let outcome = ToolOutcome { json, took };
     outcome.adds_up();
     outcome
 }
@@ -50,7 +50,7 @@ pub(crate) fn refusal(arguments: &[&str]) -> String {
     text
 }
 
-impl Outcome {
+impl ToolOutcome {
     /// A figure in milliseconds.
     #[track_caller]
     pub(crate) fn ms(&self, name: &str) -> f64 {
@@ -88,9 +88,9 @@ pub(crate) fn quiet() -> MutexGuard<'static, ()> {
 }
 
 /// A folder that goes with the test.
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub(crate) struct ToolFolder(pub(crate) PathBuf);
 
-impl Folder {
+impl ToolFolder {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for ToolFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }

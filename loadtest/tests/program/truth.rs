@@ -3,13 +3,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::server::{Server, ok, wait_ms};
+use crate::server::{ScriptedServer, ok, wait_ms};
 use crate::tool::{quiet, run};
 
 #[test]
 fn a_fixed_service_time_is_found() {
     let _turn = quiet();
-    let server = Server::tcp(|_| {
+    let server = ScriptedServer::tcp(|_| {
         wait_ms(5);
         ok()
     });
@@ -31,7 +31,7 @@ fn a_fixed_service_time_is_found() {
 fn two_modes_are_told_apart() {
     let _turn = quiet();
     // One in twenty is slow: p90 is of the fast ones, p99 of the slow ones.
-    let server = Server::tcp(|got| {
+    let server = ScriptedServer::tcp(|got| {
         wait_ms(if got.number % 20 == 19 { 60 } else { 2 });
         ok()
     });
@@ -47,9 +47,9 @@ fn two_modes_are_told_apart() {
 }
 
 /// Serves a request in about a millisecond, but stops for a second once, for everyone.
-fn stalling() -> Server {
+fn stalling() -> ScriptedServer {
     let only_one = Mutex::new(());
-    Server::tcp(move |got| {
+    ScriptedServer::tcp(move |got| {
         let _one = only_one.lock().unwrap_or_else(PoisonError::into_inner);
         wait_ms(if got.number == 300 { 1000 } else { 1 });
         ok()
@@ -103,7 +103,7 @@ fn a_closed_loop_cannot_show_it() {
 fn an_overload_is_not_hidden() {
     let _turn = quiet();
     // 4 ms one after another is at most 250/s; 500/s are offered.
-    let server = Server::tcp(|_| {
+    let server = ScriptedServer::tcp(|_| {
         wait_ms(4);
         ok()
     });

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::tool::{Folder, program, quiet};
+use crate::tool::{ToolFolder, program, quiet};
 
 /// A contender that takes so long, and two of them in a scenario.
-fn scenario(folder: &Folder, more: &str) -> String {
+fn scenario(folder: &ToolFolder, more: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/sleeper.py");
     let contender = format!(
         "about: takes its time
@@ -58,7 +58,7 @@ fn json(path: &str) -> Value {
 #[test]
 fn a_slower_contender_is_slower_by_what_it_takes() {
     let _turn = quiet();
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let goals = "
 goals:
   - {contender: slow, figure: p50_us, must: '<= 2', reach: '<= 1'}
@@ -128,7 +128,7 @@ goals:
 #[test]
 fn disturbed_rounds_do_not_count() {
     let _turn = quiet();
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     // Nothing is as quiet as that.
     let file = scenario(&folder, "disturbance: {foreign_percent: -1, repeats: 1}");
     let to_json = folder.path("c.json");
@@ -146,7 +146,7 @@ fn disturbed_rounds_do_not_count() {
 #[test]
 fn rounds_in_which_the_speed_changed_do_not_count() {
     let _turn = quiet();
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     // No core takes the same time twice, to the nanosecond; of anything else the machine has enough.
     let file = scenario(
         &folder,
@@ -172,7 +172,7 @@ fn rounds_in_which_the_speed_changed_do_not_count() {
 #[test]
 fn an_open_loop_may_be_a_share_of_a_capacity() {
     let _turn = quiet();
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let file = scenario(&folder, "capacity: {of: slow, share: 0.5, connections: 1}");
     let output = compare(&[
         &file,
@@ -210,7 +210,7 @@ fn is_alive(pid: &str) -> bool {
 
 #[test]
 fn no_server_outlives_the_tool() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let file = scenario(&folder, "");
     let mut tool = program()
         .args([
@@ -250,7 +250,7 @@ fn no_server_outlives_the_tool() {
 
 #[test]
 fn a_contender_that_cannot_start_says_why() {
-    let folder = Folder::new();
+    let folder = ToolFolder::new();
     let file = scenario(&folder, "");
     let path = folder.path("sleeper.yaml");
     let text = std::fs::read_to_string(&path).expect("a file");

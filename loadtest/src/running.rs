@@ -1,5 +1,5 @@
-//! A contender on stage: its folder, ports and processes, ready to be called; gone when dropped.
-//! It makes no load. Rounds and footprints set stages up.
+//! A running contender: its folder, ports and processes, ready to be called; dropping it ends them all.
+//! It makes no load. Rounds and footprints start one.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -8,17 +8,17 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::ask::{self, Line};
-use crate::contender::{Contender, Process, Step};
-use crate::load::Target;
-use crate::machine::Memory;
-use crate::process::Server;
+use crate::ask::{self, BlockingConnection};
+use crate::contender::{Contender, PrepareStep, ProcessSpec};
+use crate::load::RequestTarget;
+use crate::machine::MemoryUse;
+use crate::process::ServerProcess;
 use crate::variables::Variables;
-use crate::watcher::Watched;
+use crate::watcher::WatchedProcess;
 
 /// Where the programs of contenders are, and where they may run.
 #[derive(Clone, Debug)]
-pub(crate) struct Places {
+pub(crate) struct Installation {
     /// The repository: `{root}`.
     pub(crate) root: PathBuf,
     /// The release binaries: `{bin}`.
@@ -27,9 +27,9 @@ pub(crate) struct Places {
     pub(crate) cores: Vec<usize>,
 }
 
-pub(crate) struct Stage {
+pub(crate) struct RunningContender {
     /// In the order of their start; they end in the opposite one.
-    servers: Vec<Server>,
+    servers: Vec<ServerProcess>,
     measured: Vec<bool>,
     names: Vec<String>,
     pub(crate) url: String,
@@ -38,27 +38,27 @@ pub(crate) struct Stage {
     /// When the first process without a `ready` URL started; the tool does not wait for it.
     pub(crate) unawaited: Option<Instant>,
     // The last field, so that the folder is removed after the processes have ended.
-    _folder: Folder,
+    _folder: ContenderFolder,
 }
 
 const START_MAX: Duration = Duration::from_secs(30);
 
-impl Stage {
+impl RunningContender {
     /// Starts the processes one after another, each ready before the next, and sends the requests
     /// that the contender names under `prepare`.
     pub(crate) fn set_up(
         contender: &Contender,
         set: &BTreeMap<String, String>,
         cores: &BTreeMap<String, Vec<usize>>,
-        places: &Places,
+        installation: &Installation,
     ) -> Result<Self, String> {
-        let folder = Folder::new()?;
+        let folder = ContenderFolder::new()?;
         let mut variables = Variables::default();
         for (name, value) in contender.set.iter().chain(set) {
             variables.set(name, value.as_str());
         }
-        variables.set("root", places.root.to_string_lossy());
-        variables.set("bin", places.bin.to_string_lossy());
+        variables.set("root", installation.root.to_string_lossy());
+        variables.set("bin", installation.bin.to_string_lossy());
         variables.set("user", user()?);
         variables.set("folder", folder.0.to_string_lossy());
         for (name, port) in contender
@@ -71,7 +71,7 @@ impl Stage {
         for file in &contender.files {
             fill_file(&contender.home.join(file), &folder.0, &variables)?;
         }
-        let mut stage = Self {
+        let mut running = Self {
             servers: Vec::new(),
             measured: contender
                 .processes
@@ -89,18 +89,18 @@ impl Stage {
             _folder: folder,
         };
         for process in &contender.processes {
-            let cores = cores.get(&process.name).unwrap_or(&places.cores);
-            stage.start(process, cores, &variables)?;
+            let cores = cores.get(&process.name).unwrap_or(&installation.cores);
+            running.start(process, cores, &variables)?;
         }
         for step in &contender.prepare {
             prepare(step, &mut variables)?;
         }
-        Ok(stage)
+        Ok(running)
     }
 
     fn start(
         &mut self,
-        process: &Process,
+        process: &ProcessSpec,
         cores: &[usize],
         variables: &Variables,
     ) -> Result<(), String> {
@@ -123,7 +123,7 @@ impl Stage {
         let ready = process.ready.as_deref();
         let ready = ready.map(|url| variables.fill(url)).transpose()?;
         let begun = Instant::now();
-        let server = Server::start(&process.name, command, cores, &self._folder.0)?;
+        let server = ServerProcess::start(&process.name, command, cores, &self._folder.0)?;
         if let Some(ready) = ready {
             await_ready(&process.name, &server, &ready, begun + START_MAX)?;
         } else {
@@ -135,10 +135,10 @@ impl Stage {
     }
 
     /// Its processes, for a run to watch.
-    pub(crate) fn watched(&self) -> Vec<Watched> {
+    pub(crate) fn watched(&self) -> Vec<WatchedProcess> {
         let servers = self.names.iter().zip(&self.servers);
         servers
-            .map(|(name, server)| Watched {
+            .map(|(name, server)| WatchedProcess {
                 name: name.clone(),
                 pid: server.pid(),
             })
@@ -151,11 +151,11 @@ impl Stage {
     }
 
     /// Memory of the measured processes.
-    pub(crate) fn memory(&self) -> Memory {
-        let mut sum = Memory::default();
+    pub(crate) fn memory(&self) -> MemoryUse {
+        let mut sum = MemoryUse::default();
         for (server, measured) in self.servers.iter().zip(&self.measured) {
             if *measured {
-                sum += Memory::of(server.pid());
+                sum += MemoryUse::of(server.pid());
             }
         }
         sum
@@ -175,7 +175,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for RunningContender {
     fn drop(&mut self) {
         while self.servers.pop().is_some() {}
     }
@@ -186,7 +186,7 @@ fn sets_up(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || name.starts_with("PYTHON")
 }
 
-fn await_ready(name: &str, server: &Server, url: &str, end: Instant) -> Result<(), String> {
+fn await_ready(name: &str, server: &ServerProcess, url: &str, end: Instant) -> Result<(), String> {
     if ask::until_ready(url, end, || server.is_alive())? {
         return Ok(());
     }
@@ -201,13 +201,13 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     let listeners: Result<Vec<TcpListener>, _> = (0..count)
         .map(|_| TcpListener::bind("127.0.0.1:0"))
         .collect();
-    let listeners = listeners.map_err(|fault| format!("no free port on loopback: {fault}"))?;
+    let listeners = listeners.map_err(|error| format!("no free port on loopback: {error}"))?;
     let ports = listeners
         .iter()
         .map(|listener| listener.local_addr().map(|at| at.port()));
     ports
         .collect::<Result<_, _>>()
-        .map_err(|fault| fault.to_string())
+        .map_err(|error| error.to_string())
 }
 
 /// The name of the user who runs this tool, for servers that would else switch to another user.
@@ -220,26 +220,26 @@ fn user() -> Result<String, String> {
 }
 
 fn fill_file(from: &Path, folder: &Path, variables: &Variables) -> Result<(), String> {
-    let named = |fault: std::io::Error| format!("{}: {fault}", from.display());
+    let named = |error: std::io::Error| format!("{}: {error}", from.display());
     let text = std::fs::read_to_string(from).map_err(named)?;
     let name = from
         .file_name()
         .ok_or_else(|| format!("{} is no file", from.display()))?;
     let text = variables
         .fill(&text)
-        .map_err(|fault| format!("{}: {fault}", from.display()))?;
+        .map_err(|error| format!("{}: {error}", from.display()))?;
     std::fs::write(folder.join(name), text).map_err(named)
 }
 
-fn prepare(step: &Step, variables: &mut Variables) -> Result<(), String> {
+fn prepare(step: &PrepareStep, variables: &mut Variables) -> Result<(), String> {
     let repeat = variables.fill(&step.repeat)?;
     let repeat: u32 = repeat
         .parse()
         .map_err(|_| format!("repeat: {repeat:?} is no number of requests"))?;
-    let mut line: Option<Line> = None;
+    let mut line: Option<BlockingConnection> = None;
     for number in 0..repeat {
         variables.set("n", number.to_string());
-        let target = Target {
+        let target = RequestTarget {
             url: variables.fill(&step.url)?,
             method: step.method.clone(),
             body: step
@@ -247,17 +247,16 @@ fn prepare(step: &Step, variables: &mut Variables) -> Result<(), String> {
                 .as_deref()
                 .map(|body| variables.fill(body))
                 .transpose()?,
-            ..Target::default()
+            ..RequestTarget::default()
         };
         let url = target.url.clone();
         let (address, request) = ask::request(target)?;
         let answer = match &mut line {
             Some(line) => line.ask(&request, false),
-            None => {
-                Line::open(&address).and_then(|opened| line.insert(opened).ask(&request, false))
-            }
+            None => BlockingConnection::open(&address)
+                .and_then(|opened| line.insert(opened).ask(&request, false)),
         };
-        let (status, text) = answer.map_err(|fault| format!("{} {url}: {fault}", step.method))?;
+        let (status, text) = answer.map_err(|error| format!("{} {url}: {error}", step.method))?;
         if !(200..300).contains(&status) {
             return Err(format!(
                 "{} {url}: {}",
@@ -270,19 +269,19 @@ fn prepare(step: &Step, variables: &mut Variables) -> Result<(), String> {
 }
 
 /// A folder in the system's temporary one, with a short name: sockets in it have to fit.
-struct Folder(PathBuf);
+struct ContenderFolder(PathBuf);
 
-impl Folder {
+impl ContenderFolder {
     fn new() -> Result<Self, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("lt-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|fault| format!("{}: {fault}", path.display()))?;
+        std::fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self(path))
     }
 }
 
-impl Drop for Folder {
+impl Drop for ContenderFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
