@@ -19,6 +19,7 @@ use axum::serve::Listener;
 use nanofaas_core::beat::Beat;
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::time::Uptime;
 use nanofaas_http1::host::Host;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -48,7 +49,7 @@ pub(crate) type Ask = oneshot::Sender<Functions>;
 
 /// Whether the process lives and is ready.
 pub(crate) struct Health {
-    /// The origin of the process's clock, which counts nanoseconds from it.
+    /// The origin of the process's clock.
     pub(crate) origin: Instant,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     /// The pinned scheduler's beat. An inline scheduler has none, because its io thread beats.
@@ -75,8 +76,8 @@ impl Health {
 
     /// Which thread does not beat.
     fn not_alive(&self) -> Option<&'static str> {
-        let now_ns = self.origin.elapsed().as_nanos() as u64;
-        let is_late = |beat: &Beat| beat.ask(now_ns) > BEAT_MAX.as_nanos() as u64;
+        let now = Uptime::ZERO + self.origin.elapsed().into();
+        let is_late = |beat: &Beat| beat.ask(now) > BEAT_MAX.into();
         // Every thread is asked, even when one before it is late.
         let late_io = self.ledgers.iter().filter(|one| is_late(&one.beat)).count();
         let is_scheduler_late = self.scheduler_beat.as_deref().is_some_and(is_late);

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nanofaas_core::cold_start::{Phase, StartTimes};
 use nanofaas_core::histogram::BUCKETS;
 use nanofaas_core::metrics::{CallTime, Counter, FunctionMetrics, RejectReason, ThreadLedger};
+use nanofaas_core::time::Nanos;
 use nanofaas_core::view::LaneView;
 
 pub(crate) use process::Process;
@@ -146,7 +147,7 @@ const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
 #[derive(Clone, Copy, Default)]
 struct Times {
     buckets: [u64; BUCKETS],
-    sum_ns: u64,
+    sum: Nanos,
 }
 
 /// Everything of one function, over all io threads.
@@ -184,7 +185,7 @@ impl Totals {
             *total += counter.get();
         }
         for (times, (_, _, time)) in self.times.iter_mut().zip(TIMES) {
-            times.sum_ns += metrics.times.add_to(time as usize, &mut times.buckets);
+            times.sum += metrics.times.add_to(time as usize, &mut times.buckets);
         }
     }
 
@@ -194,7 +195,7 @@ impl Totals {
         add_each(&mut self.pods, &other.pods);
         for (times, more) in self.times.iter_mut().zip(&other.times) {
             add_each(&mut times.buckets, &more.buckets);
-            times.sum_ns += more.sum_ns;
+            times.sum += more.sum;
         }
         self.depth += other.depth;
         self.running += other.running;
@@ -295,7 +296,7 @@ fn write_functions(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane
         for (function, totals) in series {
             let times = &totals.times[at];
             let label = ("function", &**function);
-            page.histogram(name, label, &times.buckets, times.sum_ns);
+            page.histogram(name, label, &times.buckets, times.sum);
         }
     }
 }
@@ -328,9 +329,9 @@ fn write_cold_starts(page: &mut Page, functions: &Functions) {
     );
     for phase in Phase::ALL {
         let mut buckets = [0; BUCKETS];
-        let sum_ns = functions.cold_starts.add_to(phase as usize, &mut buckets);
+        let sum = functions.cold_starts.add_to(phase as usize, &mut buckets);
         if buckets.iter().any(|count| *count > 0) {
-            page.histogram(NAME, ("phase", phase.as_str()), &buckets, sum_ns);
+            page.histogram(NAME, ("phase", phase.as_str()), &buckets, sum);
         }
     }
 }

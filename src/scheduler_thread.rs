@@ -18,12 +18,13 @@ use nanofaas_core::message::{BridgeMessage, Message};
 use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgePost, IoPost, PinnedInbox};
 use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::cores;
 
 /// How long the thread spins without work before it sleeps. This is longer than the pause between
 /// two calls at some hundred calls a second, so that only an idle plane pays for a wake-up.
-const SPIN: Duration = Duration::from_millis(2);
+const SPIN: Nanos = Nanos::from_ms(2);
 /// Pause before a full ring of the bridge or of an io thread is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -57,7 +58,7 @@ pub(crate) struct Seat {
     pub(crate) io: Vec<IoPost>,
     pub(crate) bridge: BridgePost,
     pub(crate) entries: Arc<Entries>,
-    /// The process's clock is nanoseconds since then.
+    /// The origin of the process's clock.
     pub(crate) origin: Instant,
     /// The CPU that the thread has to itself; without one it neither pins itself nor spins.
     pub(crate) cpu: Option<usize>,
@@ -134,8 +135,8 @@ impl Driver {
         }
     }
 
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.seat.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn now(&self) -> Uptime {
+        Uptime::ZERO + self.seat.origin.elapsed().into()
     }
 
     fn run(&mut self) {
@@ -150,15 +151,15 @@ impl Driver {
         });
         let mut idle_since = None;
         while !self.stop.load(Relaxed) {
-            let now_ns = self.now_ns();
-            self.beat.beat(now_ns);
-            if self.round(now_ns) {
+            let now = self.now();
+            self.beat.beat(now);
+            if self.round(now) {
                 idle_since = None;
                 continue;
             }
             if spins {
-                let since = *idle_since.get_or_insert(now_ns);
-                if now_ns.saturating_sub(since) < SPIN.as_nanos() as u64 {
+                let since = *idle_since.get_or_insert(now);
+                if now.since(since) < SPIN {
                     std::hint::spin_loop();
                     continue;
                 }
@@ -169,35 +170,31 @@ impl Driver {
     }
 
     /// Does everything that can be done now; true where there was anything to do.
-    fn round(&mut self, now_ns: u64) -> bool {
+    fn round(&mut self, now: Uptime) -> bool {
         // All events come before the mailboxes, so that a retry that was posted earlier keeps its
         // place.
-        let mut worked = self.take_events(now_ns);
-        worked |= self.sweep(now_ns);
-        if self
-            .scheduler
-            .next_due_ns()
-            .is_some_and(|due| due <= now_ns)
-        {
-            self.scheduler.tick(now_ns, &mut self.out);
+        let mut worked = self.take_events(now);
+        worked |= self.sweep(now);
+        if self.scheduler.next_due().is_some_and(|due| due <= now) {
+            self.scheduler.tick(now, &mut self.out);
             worked = true;
         }
-        worked |= self.scheduler.turn(now_ns, &mut self.out) == Turn::Busy;
+        worked |= self.scheduler.turn(now, &mut self.out) == Turn::Busy;
         worked |= !self.out.is_empty();
         self.deliver();
         worked
     }
 
-    fn take_events(&mut self, now_ns: u64) -> bool {
+    fn take_events(&mut self, now: Uptime) -> bool {
         let mut any = false;
         while let Some(event) = self.seat.inbox.events.pop() {
-            self.scheduler.event(event, now_ns, &mut self.out);
+            self.scheduler.event(event, now, &mut self.out);
             any = true;
         }
         any
     }
 
-    fn sweep(&mut self, now_ns: u64) -> bool {
+    fn sweep(&mut self, now: Uptime) -> bool {
         let swept = &mut self.swept;
         let most = u32::MAX as usize;
         self.seat.inbox.lanes.take(|lane| {
@@ -211,10 +208,10 @@ impl Driver {
         // The io thread that posted the ticket knew the lane from the registry, which tells this
         // thread first. So the registration is among the events now.
         if self.swept.iter().any(|lane| !self.scheduler.knows(*lane)) {
-            self.take_events(now_ns);
+            self.take_events(now);
         }
         for lane in self.swept.drain(..) {
-            self.scheduler.collect(lane, now_ns, &mut self.out);
+            self.scheduler.collect(lane, now, &mut self.out);
         }
         true
     }
@@ -257,8 +254,8 @@ impl Driver {
         let again = (!self.orders.is_empty() || !self.notices.is_empty()).then_some(AGAIN);
         let until_due = self
             .scheduler
-            .next_due_ns()
-            .map(|due| Duration::from_nanos(due.saturating_sub(self.now_ns())));
+            .next_due()
+            .map(|due| due.since(self.now()).into());
         let longest = again.into_iter().chain(until_due).min();
         let inbox = &self.seat.inbox;
         let published = || inbox.events.is_published() || inbox.lanes.any() || self.beat.is_owed();

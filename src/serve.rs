@@ -7,7 +7,6 @@ mod functions;
 mod own_pod;
 
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use nanofaas_core::post::{BridgeInbox, BridgePost, IoInbox, IoPost, PinnedPost, 
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{FunctionDraft, Platform};
+use nanofaas_core::time::Nanos;
 use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
 use nanofaas_k8s_bridge::KubernetesConfig;
 use nanofaas_local_bridge::LocalConfig;
@@ -376,7 +376,7 @@ fn io_config(config: &Config, addresses: &Addresses, pinning: &Pinning) -> IoCon
         internal_listen: addresses.internal,
         driver: config.io_driver,
         pin: pinning.io.clone(),
-        spin_ns: NonZeroU64::new(u64::from(config.io_spin_us) * 1000),
+        spin_for: (config.io_spin_us > 0).then(|| Nanos::from_us(config.io_spin_us.into())),
         body_bytes_max: config.body_bytes_max,
         response_bytes_max: config.response_bytes_max,
         inflight_bytes: config.inflight_bytes,

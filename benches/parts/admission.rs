@@ -5,6 +5,7 @@ use std::hint::black_box;
 use criterion::Criterion;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::rate::{RateBucket, RateLimit};
+use nanofaas_core::time::{Nanos, Uptime};
 
 pub(crate) fn execution_id(criterion: &mut Criterion) {
     let id = ExecutionId::new(0x0123_4567_89AB_CDEF_0011_2233_4455_6677, 3, 7);
@@ -20,17 +21,17 @@ pub(crate) fn execution_id(criterion: &mut Criterion) {
 pub(crate) fn rate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rate bucket");
     let bucket = RateBucket::new(RateLimit::PerSecond(1_000_000));
-    let mut now_ns = 0;
+    let mut now = Uptime::ZERO;
     group.bench_function("granted", |bencher| {
         bencher.iter(|| {
-            now_ns += 1000;
-            bucket.take(black_box(now_ns))
+            now += Nanos::from_us(1);
+            bucket.take(black_box(now))
         });
     });
     let empty = RateBucket::new(RateLimit::PerSecond(1));
-    assert!(empty.take(0).is_ok(), "the only token");
+    assert!(empty.take(Uptime::ZERO).is_ok(), "the only token");
     group.bench_function("refused", |bencher| {
-        bencher.iter(|| empty.take(black_box(0)));
+        bencher.iter(|| empty.take(black_box(Uptime::ZERO)));
     });
     group.finish();
 }

@@ -8,6 +8,7 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::scheduler::Scheduler;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
 /// Entries that calls use in turn; fewer than an io thread has.
@@ -24,7 +25,7 @@ struct Plane {
     views: Vec<Arc<LaneView>>,
     out: Outbox,
     calls: u32,
-    now_ns: u64,
+    now: Uptime,
 }
 
 impl Plane {
@@ -37,7 +38,7 @@ impl Plane {
             views: Vec::new(),
             out: Outbox::with_room(),
             calls: 0,
-            now_ns: 0,
+            now: Uptime::ZERO,
         };
         let plan = LanePlan {
             concurrency: 1,
@@ -54,15 +55,15 @@ impl Plane {
     }
 
     fn hear(&mut self, event: Event) {
-        self.scheduler.event(event, self.now_ns, &mut self.out);
+        self.scheduler.event(event, self.now, &mut self.out);
     }
 
     fn call(&mut self, lane: u32) {
         let has_room = self.views[lane as usize].enter(Class::Sync, QUEUE_SIZE);
         assert!(has_room, "it is full");
-        self.now_ns += 1000;
+        self.now += Nanos::from_us(1);
         let ticket = Ticket {
-            queued_ns: self.now_ns,
+            queued_at: self.now,
             index: self.calls % CALLS,
             generation: self.calls / CALLS,
             lane: id(lane),
@@ -77,7 +78,7 @@ impl Plane {
 
     /// A turn, and the one call that it grants.
     fn turn(&mut self) {
-        self.scheduler.turn(self.now_ns, &mut self.out);
+        self.scheduler.turn(self.now, &mut self.out);
         let grant = self.out.grants.pop().expect("one slot is free");
         assert!(self.out.is_empty(), "one slot, one grant");
         self.entries.free(grant.call);

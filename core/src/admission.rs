@@ -5,6 +5,7 @@ use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
 use crate::prediction::Prediction;
 use crate::ticket::Class;
+use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
 /// Why not, and when it is worth another try.
@@ -14,29 +15,27 @@ pub struct Refusal {
     pub retry_after_s: u64,
 }
 
-const SECOND_NS: u64 = 1_000_000_000;
-
 /// Whole seconds for `Retry-After`, at least 1.
-pub fn retry_after_s(wait_ns: u64) -> u64 {
-    wait_ns.div_ceil(SECOND_NS).max(1)
+pub fn retry_after_s(wait: Nanos) -> u64 {
+    wait.as_ns().div_ceil(Nanos::SECOND.as_ns()).max(1)
 }
 
 impl Refusal {
-    pub fn new(reason: RejectReason, wait_ns: u64) -> Self {
+    pub fn new(reason: RejectReason, wait: Nanos) -> Self {
         Self {
             reason,
-            retry_after_s: retry_after_s(wait_ns),
+            retry_after_s: retry_after_s(wait),
         }
     }
 }
 
-/// The wait that a call would have now, in nanoseconds.
-pub fn predicted_wait_ns(lane: &LaneView, class: Class, now_ns: u64) -> u64 {
-    let Some(service_ns) = lane.service_ns.get() else {
-        return 0;
+/// The wait that a call would have now.
+pub fn predicted_wait(lane: &LaneView, class: Class, now: Uptime) -> Nanos {
+    let Some(service) = lane.service_time.get() else {
+        return Nanos::ZERO;
     };
     let calls = u64::from(calls_before(lane, class)) + 1;
-    Prediction::new(lane, service_ns, now_ns).wait_ns(calls)
+    Prediction::new(lane, service, now).wait(calls)
 }
 
 /// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
@@ -50,17 +49,17 @@ fn calls_before(lane: &LaneView, class: Class) -> u32 {
 }
 
 /// Takes a place in the lane's queue, or says why there is none. A call whose answer would come after
-/// `deadline_ns` is refused; async ones are not predicted.
+/// `deadline` is refused; async ones are not predicted.
 pub fn admit(
     lane: &LaneView,
     queue_size: u32,
     class: Class,
-    now_ns: u64,
-    deadline_ns: u64,
+    now: Uptime,
+    deadline: Uptime,
 ) -> Result<(), Refusal> {
-    let refused = |reason| Refusal::new(reason, predicted_wait_ns(lane, class, now_ns));
+    let refused = |reason| Refusal::new(reason, predicted_wait(lane, class, now));
     let has_room = lane.depth_of(class) < queue_size;
-    if has_room && class == Class::Sync && is_too_late(lane, now_ns, deadline_ns) {
+    if has_room && class == Class::Sync && is_too_late(lane, now, deadline) {
         return Err(refused(RejectReason::EstWait));
     }
     if lane.enter(class, queue_size) {
@@ -72,19 +71,19 @@ pub fn admit(
 
 /// Whether a sync call would be answered past its deadline. Without a sample, or with nothing waiting,
 /// nothing says so.
-fn is_too_late(lane: &LaneView, now_ns: u64, deadline_ns: u64) -> bool {
+fn is_too_late(lane: &LaneView, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
         return false;
     }
-    let Some(service_ns) = lane.service_ns.get() else {
+    let Some(service) = lane.service_time.get() else {
         return false;
     };
     let calls = u64::from(calls_before(lane, Class::Sync)) + 1;
-    let prediction = Prediction::new(lane, service_ns, now_ns);
-    let begins_by_ns = deadline_ns.saturating_sub(service_ns + prediction.margin_ns(calls));
+    let prediction = Prediction::new(lane, service, now);
+    let begins_by = deadline.saturating_sub(service + prediction.margin(calls));
     // With no pod at all and starts that fail the call hears of that failure, which says more than a
     // refusal, or of the next start.
-    prediction.is_known() && !prediction.can_begin(calls, begins_by_ns)
+    prediction.is_known() && !prediction.can_begin(calls, begins_by)
 }
 
 #[cfg(test)]
@@ -93,83 +92,85 @@ mod tests {
 
     use super::*;
 
-    const MS: u64 = 1_000_000;
-    const NOW: u64 = 1000 * SECOND_NS;
+    const MS: Nanos = Nanos::from_ms(1);
+    const SECOND: Nanos = Nanos::SECOND;
+    const NOW: Uptime = Uptime::from_ns(1_000_000_000_000);
 
     /// A lane all of whose calls that run began now.
-    fn lane(slots: u32, running: u32, waiting: u32, service_ns: u64) -> LaneView {
+    fn lane(slots: u32, running: u32, waiting: u32, service: Nanos) -> LaneView {
         let lane = LaneView::new(1);
         lane.slots_max.store(slots, Ordering::Relaxed);
         lane.slots_now.store(slots, Ordering::Relaxed);
         lane.running.store(running, Ordering::Relaxed);
-        lane.service_ns.set(Some(service_ns).filter(|ns| *ns > 0));
+        lane.service_time
+            .set(Some(service).filter(|time| !time.is_zero()));
         (0..running).for_each(|slot| lane.capacity.hold(slot as u16, NOW));
         (0..waiting).for_each(|_| lane.reenter(Class::Sync));
         lane
     }
 
-    fn admitted(lane: &LaneView, class: Class, left_ns: u64) -> Result<(), Refusal> {
-        admit(lane, 100, class, NOW, NOW + left_ns)
+    fn admitted(lane: &LaneView, class: Class, left: Nanos) -> Result<(), Refusal> {
+        admit(lane, 100, class, NOW, NOW + left)
     }
 
     #[track_caller]
-    fn expect_wait(lane: &LaneView, class: Class, wait_ns: u64) {
-        assert_eq!(predicted_wait_ns(lane, class, NOW), wait_ns);
+    fn expect_wait(lane: &LaneView, class: Class, wait: Nanos) {
+        assert_eq!(predicted_wait(lane, class, NOW), wait);
     }
 
     #[test]
     fn a_full_queue_refuses_and_takes_no_place() {
-        let lane = lane(1, 1, 2, 0);
-        let refusal = admit(&lane, 2, Class::Sync, NOW, NOW + SECOND_NS).unwrap_err();
-        assert_eq!(refusal, Refusal::new(RejectReason::Depth, 0));
+        let lane = lane(1, 1, 2, Nanos::ZERO);
+        let refusal = admit(&lane, 2, Class::Sync, NOW, NOW + SECOND).unwrap_err();
+        assert_eq!(refusal, Refusal::new(RejectReason::Depth, Nanos::ZERO));
         assert_eq!((refusal.retry_after_s, lane.depth()), (1, 2));
-        assert!(admit(&lane, 2, Class::Async, NOW, NOW + SECOND_NS).is_ok());
-        assert!(admit(&lane, 3, Class::Sync, NOW, NOW + SECOND_NS).is_ok());
+        assert!(admit(&lane, 2, Class::Async, NOW, NOW + SECOND).is_ok());
+        assert!(admit(&lane, 3, Class::Sync, NOW, NOW + SECOND).is_ok());
         assert_eq!(lane.depth(), 4);
     }
 
     #[test]
     fn a_sync_call_that_would_be_answered_past_its_deadline_is_refused_at_once() {
-        let lane = lane(2, 2, 4, SECOND_NS);
+        let lane = lane(2, 2, 4, SECOND);
         // Two run to the end of a second, four wait for the two seconds after it.
-        expect_wait(&lane, Class::Sync, 3 * SECOND_NS);
-        let refusal = admitted(&lane, Class::Sync, 4 * SECOND_NS - MS).unwrap_err();
+        expect_wait(&lane, Class::Sync, 3 * SECOND);
+        let refusal = admitted(&lane, Class::Sync, 4 * SECOND - MS).unwrap_err();
         assert_eq!(refusal.reason, RejectReason::EstWait);
         assert_eq!(refusal.retry_after_s, 3);
-        assert!(admitted(&lane, Class::Sync, 4 * SECOND_NS).is_ok());
-        assert!(admitted(&lane, Class::Async, 0).is_ok());
+        assert!(admitted(&lane, Class::Sync, 4 * SECOND).is_ok());
+        assert!(admitted(&lane, Class::Async, Nanos::ZERO).is_ok());
     }
 
     #[test]
     fn a_call_that_runs_counts_with_what_is_left_of_it() {
-        let lane = lane(1, 1, 1, SECOND_NS);
+        let lane = lane(1, 1, 1, SECOND);
         lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
         // One that takes longer than others may take as much longer again.
-        lane.capacity.hold(0, NOW - 5 * SECOND_NS);
-        expect_wait(&lane, Class::Sync, 5 * SECOND_NS);
+        lane.capacity.hold(0, NOW - 5 * SECOND);
+        expect_wait(&lane, Class::Sync, 5 * SECOND);
     }
 
     #[test]
     fn without_a_sample_or_with_nothing_waiting_it_is_let_in() {
-        assert!(admitted(&lane(1, 1, 50, 0), Class::Sync, 1).is_ok());
-        assert!(admitted(&lane(1, 1, 0, SECOND_NS), Class::Sync, 1).is_ok());
+        assert!(admitted(&lane(1, 1, 50, Nanos::ZERO), Class::Sync, MS).is_ok());
+        assert!(admitted(&lane(1, 1, 0, SECOND), Class::Sync, MS).is_ok());
     }
 
     #[test]
     fn async_calls_that_wait_are_hardly_before_a_sync_one() {
-        let lane = lane(1, 1, 7, SECOND_NS);
+        let lane = lane(1, 1, 7, SECOND);
         (0..50).for_each(|_| lane.reenter(Class::Async));
         // One runs, seven sync ones are before it, and two async ones get a turn among them.
-        expect_wait(&lane, Class::Sync, 10 * SECOND_NS);
-        expect_wait(&lane, Class::Async, 58 * SECOND_NS);
+        expect_wait(&lane, Class::Sync, 10 * SECOND);
+        expect_wait(&lane, Class::Async, 58 * SECOND);
     }
 
     /// Ten slots, one of a pod that is up; starts take two seconds.
-    fn starting(ordered: &[(u64, u32)], starts_fail: bool) -> LaneView {
-        let lane = lane(10, 1, 4, 10 * SECOND_NS);
+    fn starting(ordered: &[(Uptime, u32)], starts_fail: bool) -> LaneView {
+        let lane = lane(10, 1, 4, 10 * SECOND);
         lane.slots_now.store(1, Ordering::Relaxed);
-        lane.start_ns.set(Some(2 * SECOND_NS));
+        lane.start_time.set(Some(2 * SECOND));
         lane.capacity
             .set_coming(ordered.iter().copied(), starts_fail);
         lane
@@ -177,33 +178,33 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_ordered_counts_with_what_is_left_of_its_start() {
-        let lane = starting(&[(NOW - SECOND_NS, 9)], false);
-        expect_wait(&lane, Class::Sync, SECOND_NS);
-        let late = starting(&[(NOW - 3 * SECOND_NS, 9)], false);
-        expect_wait(&late, Class::Sync, 0);
+        let lane = starting(&[(NOW - SECOND, 9)], false);
+        expect_wait(&lane, Class::Sync, SECOND);
+        let late = starting(&[(NOW - 3 * SECOND, 9)], false);
+        expect_wait(&late, Class::Sync, Nanos::ZERO);
     }
 
     #[test]
     fn a_pod_that_is_not_ordered_yet_takes_a_whole_start() {
-        expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND_NS);
+        expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND);
         // Two come in a second, the others would after two.
-        let some = starting(&[(NOW - SECOND_NS, 2)], false);
-        expect_wait(&some, Class::Sync, 2 * SECOND_NS);
+        let some = starting(&[(NOW - SECOND, 2)], false);
+        expect_wait(&some, Class::Sync, 2 * SECOND);
     }
 
     #[test]
     fn a_pod_that_is_overdue_or_that_fails_to_start_does_not_count() {
-        let alone_ns = 50 * SECOND_NS;
-        let overdue = starting(&[(NOW - 4 * SECOND_NS, 9)], false);
-        expect_wait(&overdue, Class::Sync, alone_ns);
-        expect_wait(&starting(&[], true), Class::Sync, alone_ns);
-        expect_wait(&starting(&[(NOW, 9)], true), Class::Sync, alone_ns);
-        assert!(admitted(&overdue, Class::Sync, 30 * SECOND_NS).is_err());
+        let alone = 50 * SECOND;
+        let overdue = starting(&[(NOW - 4 * SECOND, 9)], false);
+        expect_wait(&overdue, Class::Sync, alone);
+        expect_wait(&starting(&[], true), Class::Sync, alone);
+        expect_wait(&starting(&[(NOW, 9)], true), Class::Sync, alone);
+        assert!(admitted(&overdue, Class::Sync, 30 * SECOND).is_err());
         let none = starting(&[], true);
         none.capacity.release(0);
         none.running.store(0, Ordering::Relaxed);
         none.slots_now.store(0, Ordering::Relaxed);
-        assert!(admitted(&none, Class::Sync, 30 * SECOND_NS).is_ok());
-        expect_wait(&none, Class::Sync, 60 * SECOND_NS);
+        assert!(admitted(&none, Class::Sync, 30 * SECOND).is_ok());
+        expect_wait(&none, Class::Sync, 60 * SECOND);
     }
 }

@@ -4,7 +4,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Of one thread. Times are nanoseconds of the process's clock.
+use crate::time::{Nanos, Uptime};
+
+/// Of one thread.
 #[derive(Debug, Default)]
 pub struct Beat {
     /// Writer: the thread.
@@ -15,26 +17,30 @@ pub struct Beat {
 
 impl Beat {
     /// The thread lives.
-    pub fn beat(&self, now_ns: u64) {
-        self.last_ns.store(now_ns, Relaxed);
+    pub fn beat(&self, now: Uptime) {
+        self.last_ns.store(now.as_ns(), Relaxed);
     }
 
-    pub fn last_ns(&self) -> u64 {
-        self.last_ns.load(Relaxed)
+    pub fn last(&self) -> Uptime {
+        Uptime::from_ns(self.last_ns.load(Relaxed))
     }
 
     /// Whether it was asked and has not beaten since.
     pub fn is_owed(&self) -> bool {
-        self.asked_ns.load(Relaxed) > self.last_ns()
+        self.asked() > self.last()
     }
 
     /// Asks, unless an earlier question is open; for how long that has been.
-    pub fn ask(&self, now_ns: u64) -> u64 {
+    pub fn ask(&self, now: Uptime) -> Nanos {
         if self.is_owed() {
-            return now_ns.saturating_sub(self.asked_ns.load(Relaxed));
+            return now.since(self.asked());
         }
-        self.asked_ns.store(now_ns, Relaxed);
-        0
+        self.asked_ns.store(now.as_ns(), Relaxed);
+        Nanos::ZERO
+    }
+
+    fn asked(&self) -> Uptime {
+        Uptime::from_ns(self.asked_ns.load(Relaxed))
     }
 }
 
@@ -45,13 +51,15 @@ mod tests {
     #[test]
     fn a_question_is_open_until_the_next_beat() {
         let beat = Beat::default();
+        let ask = |ns| beat.ask(Uptime::from_ns(ns)).as_ns();
+        let beat_at = |ns| beat.beat(Uptime::from_ns(ns));
         assert!(!beat.is_owed(), "nobody asked");
-        assert_eq!((beat.ask(10), beat.is_owed()), (0, true));
-        assert_eq!(beat.ask(25), 15);
-        beat.beat(9);
+        assert_eq!((ask(10), beat.is_owed()), (0, true));
+        assert_eq!(ask(25), 15);
+        beat_at(9);
         assert!(beat.is_owed(), "that was before the question");
-        beat.beat(26);
+        beat_at(26);
         assert!(!beat.is_owed());
-        assert_eq!((beat.ask(40), beat.ask(41)), (0, 1));
+        assert_eq!((ask(40), ask(41)), (0, 1));
     }
 }

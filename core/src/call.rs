@@ -21,6 +21,7 @@ use crate::sync::planted;
 use crate::ticket::{
     CallRef, Class, Done, Grant, Held, LaneId, PodIndex, PodRef, PodVerdict, Ticket,
 };
+use crate::time::Uptime;
 
 pub use attempt::Report;
 pub use deadline::Deadline;
@@ -51,7 +52,7 @@ pub trait Environment {
 /// What the driver has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing before `until_ns` or the next thing to tell.
+    /// Nothing before `until` or the next thing to tell.
     Wait,
     /// Run an attempt where the grant points, and tell how it ended.
     Run(Grant),
@@ -82,11 +83,11 @@ enum State {
     /// The pod was lost: whether another attempt may follow depends on how the pod ended.
     AwaitingPodEnd {
         pod: PodRef,
-        until_ns: u64,
+        until: Uptime,
         failure: Failure,
     },
     BackingOff {
-        until_ns: u64,
+        until: Uptime,
     },
     Over(Result<(), Failure>),
 }
@@ -102,7 +103,7 @@ pub struct Call<E: Environment> {
     /// Its client waits no longer, so the async deadlines hold; its class stays.
     is_detached: bool,
     /// Since when it waits: its admission, or the end of its last attempt.
-    since_ns: u64,
+    since: Uptime,
     /// The pod of the last attempt, which the next one avoids.
     avoid: Option<PodIndex>,
     attempts: u32,
@@ -127,7 +128,7 @@ impl<E: Environment> Call<E> {
         entry: E::Entry,
         place: CallRef,
         class: Class,
-        now_ns: u64,
+        now: Uptime,
         deadline: Deadline,
     ) -> Result<(Self, Ticket), NotAdmitted> {
         let function = E::function(&entry);
@@ -136,7 +137,7 @@ impl<E: Environment> Call<E> {
             return Err(NotAdmitted::FunctionRemoved);
         }
         let queue_size = function.spec.queue_size;
-        admission::admit(&function.view, queue_size, class, now_ns, deadline.at_ns)
+        admission::admit(&function.view, queue_size, class, now, deadline.at)
             .map_err(NotAdmitted::Refused)?;
         let call = Self {
             place,
@@ -145,7 +146,7 @@ impl<E: Environment> Call<E> {
             state: State::Queued,
             deadline,
             is_detached: false,
-            since_ns: now_ns,
+            since: now,
             avoid: None,
             attempts: 0,
             lost: 0,
@@ -157,7 +158,7 @@ impl<E: Environment> Call<E> {
             times: Times::default(),
         };
         env.entries().queue(place);
-        let ticket = call.ticket(now_ns);
+        let ticket = call.ticket(now);
         Ok((call, ticket))
     }
 
@@ -168,9 +169,9 @@ impl<E: Environment> Call<E> {
         self.function().view.leave(self.class);
     }
 
-    fn ticket(&self, queued_ns: u64) -> Ticket {
+    fn ticket(&self, queued_at: Uptime) -> Ticket {
         Ticket {
-            queued_ns,
+            queued_at,
             index: self.place.index,
             generation: self.place.generation,
             lane: self.function().lane,
@@ -203,30 +204,28 @@ impl<E: Environment> Call<E> {
     }
 
     /// When `time` has something to do. It may move; the driver asks anew when its timer fires.
-    pub fn until_ns(&self) -> u64 {
+    pub fn until(&self) -> Uptime {
         match &self.state {
-            State::Running(attempt) => self.attempt_deadline(attempt).at_ns,
-            State::BackingOff { until_ns } if planted("call_backs_off_past_its_deadline") => {
-                *until_ns
-            }
-            State::AwaitingPodEnd { until_ns, .. } | State::BackingOff { until_ns } => {
-                (*until_ns).min(self.deadline.at_ns)
+            State::Running(attempt) => self.attempt_deadline(attempt).at,
+            State::BackingOff { until } if planted("call_backs_off_past_its_deadline") => *until,
+            State::AwaitingPodEnd { until, .. } | State::BackingOff { until } => {
+                (*until).min(self.deadline.at)
             }
             State::Queued | State::Granted(_) | State::Stopping(..) | State::Over(_) => {
-                self.deadline.at_ns
+                self.deadline.at
             }
         }
     }
 
-    /// The clock shows `now_ns`.
-    pub fn time(&mut self, now_ns: u64, env: &E) {
-        if now_ns < self.until_ns() {
+    /// The clock shows `now`.
+    pub fn time(&mut self, now: Uptime, env: &E) {
+        if now < self.until() {
             return;
         }
         match &self.state {
             State::Queued => {
                 self.is_owed_a_grant = !self.leave_queue(env);
-                self.over(Err(self.too_late(self.waiting_stage())), now_ns, env);
+                self.over(Err(self.too_late(self.waiting_stage())), now, env);
             }
             State::Running(attempt) => {
                 let limit = self.attempt_deadline(attempt).limit;
@@ -242,24 +241,24 @@ impl<E: Environment> Call<E> {
                 self.stop(failure);
             }
             // The pod's end was not heard of in time; that it ran out of memory is not known.
-            State::AwaitingPodEnd { .. } if now_ns < self.deadline.at_ns => {
-                self.pod_ended(None, now_ns, env);
+            State::AwaitingPodEnd { .. } if now < self.deadline.at => {
+                self.pod_ended(None, now, env);
             }
             // No time is left for another attempt: the last one says why.
             State::AwaitingPodEnd { failure, .. } => {
                 let failure = failure.clone();
-                self.over(Err(failure), now_ns, env);
+                self.over(Err(failure), now, env);
             }
-            State::BackingOff { .. } if now_ns < self.deadline.at_ns => {
-                self.queue_again(now_ns, env);
+            State::BackingOff { .. } if now < self.deadline.at => {
+                self.queue_again(now, env);
             }
-            State::BackingOff { .. } => self.over(Err(self.too_late(Stage::Queued)), now_ns, env),
+            State::BackingOff { .. } => self.over(Err(self.too_late(Stage::Queued)), now, env),
             State::Granted(_) | State::Stopping(..) | State::Over(_) => {}
         }
     }
 
     /// A client, the registry, the scheduler or a stop ends the call.
-    pub fn end(&mut self, end: &End, now_ns: u64, env: &E) {
+    pub fn end(&mut self, end: &End, now: Uptime, env: &E) {
         let removed = *end == End::Removed;
         match &self.state {
             State::Queued => {
@@ -267,7 +266,7 @@ impl<E: Environment> Call<E> {
                 // One that was granted before runs, as it would if the grant had been here sooner.
                 if has_left || !end.spares_attempts() {
                     self.is_owed_a_grant = !has_left;
-                    self.over(Err(end.failure()), now_ns, env);
+                    self.over(Err(end.failure()), now, env);
                 }
             }
             State::Running(_) if end.spares_attempts() => {}
@@ -275,17 +274,17 @@ impl<E: Environment> Call<E> {
             // A removed function's attempt has ended all the same, and none follows: it tells why.
             State::AwaitingPodEnd { failure, .. } if removed => {
                 let failure = failure.clone();
-                self.over(Err(failure), now_ns, env);
+                self.over(Err(failure), now, env);
             }
             State::BackingOff { .. } if removed => {
                 if !planted("call_backs_off_past_its_function") {
-                    self.over(Err(Failure::FunctionRemoved), now_ns, env);
+                    self.over(Err(Failure::FunctionRemoved), now, env);
                 }
             }
             State::AwaitingPodEnd { .. } | State::BackingOff { .. } if end.spares_attempts() => {}
             State::AwaitingPodEnd { .. } | State::BackingOff { .. } => {
                 if !planted("call_cancel_is_lost_between_attempts") {
-                    self.over(Err(end.failure()), now_ns, env);
+                    self.over(Err(end.failure()), now, env);
                 }
             }
             // The driver lets nothing come between a grant or a stop and its step.
@@ -300,12 +299,12 @@ impl<E: Environment> Call<E> {
     }
 
     /// A slot: the call may run.
-    pub fn granted(&mut self, grant: Grant, now_ns: u64, env: &E) {
+    pub fn granted(&mut self, grant: Grant, now: Uptime, env: &E) {
         assert!(
             matches!(self.state, State::Queued),
             "a call was granted that does not wait"
         );
-        self.times.waited(self.since_ns, &grant);
+        self.times.waited(self.since, &grant);
         // It runs under the spec that holds now. One whose function was removed after the grant keeps
         // its own: the lane may belong to a namesake.
         if !planted("call_keeps_its_first_spec")
@@ -316,7 +315,7 @@ impl<E: Environment> Call<E> {
         self.attempts += 1;
         self.job_held_up = None;
         let has_pods = self.function().spec.execution_mode == ExecutionMode::Warm;
-        let attempt = self.attempt_of(grant, now_ns);
+        let attempt = self.attempt_of(grant, now);
         if grant.pod.is_some() == has_pods {
             self.state = State::Granted(attempt);
             return;
@@ -325,7 +324,7 @@ impl<E: Environment> Call<E> {
         let why = "the function's mode changed when the call was about to run";
         let report = Report::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
         self.state = State::Running(attempt);
-        self.attempted(report, now_ns, env);
+        self.attempted(report, now, env);
     }
 
     /// The end of a grant that is not used: its call is over.
@@ -376,30 +375,30 @@ impl<E: Environment> Call<E> {
     }
 
     /// Queues the call for another attempt, at its class's tail.
-    fn queue_again(&mut self, now_ns: u64, env: &E) {
+    fn queue_again(&mut self, now: Uptime, env: &E) {
         let lane = self.function().lane;
         // While the call was in no queue its function may have been removed, and its lane given to
         // another one.
         match env.current(lane) {
             Some(entry) => self.entry = entry,
             None if planted("call_is_tried_in_a_removed_function") => {}
-            None => return self.over(Err(Failure::FunctionRemoved), now_ns, env),
+            None => return self.over(Err(Failure::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
         self.function().view.reenter(self.class);
         env.entries().queue(self.place);
-        self.ticket = Some(self.ticket(now_ns));
+        self.ticket = Some(self.ticket(now));
     }
 
     #[inline]
-    fn over(&mut self, result: Result<(), Failure>, now_ns: u64, env: &E) {
+    fn over(&mut self, result: Result<(), Failure>, now: Uptime, env: &E) {
         assert!(!matches!(self.state, State::Over(_)), "a call ended twice");
         let for_a_start = match &result {
             Err(Failure::ColdStart(_) | Failure::StartTimeout(_)) => true,
             Err(Failure::Timeout { stage, .. }) => *stage == Stage::Starting,
             _ => false,
         };
-        self.times.gave_up(self.since_ns, now_ns, for_a_start);
+        self.times.gave_up(self.since, now, for_a_start);
         self.set(State::Over(result), env);
     }
 
@@ -441,8 +440,8 @@ impl<E: Environment> Call<E> {
         &self.times
     }
 
-    pub const fn deadline_ns(&self) -> u64 {
-        self.deadline.at_ns
+    pub const fn deadline(&self) -> Uptime {
+        self.deadline.at
     }
 
     pub const fn is_running(&self) -> bool {

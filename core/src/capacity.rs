@@ -1,23 +1,24 @@
 //! Since when each slot of a lane is held, and which slots are on their way with pods that were ordered:
 //! what a prediction has to know. It predicts nothing. Writer: the scheduler; io threads read.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::outcome::StartTrouble;
 use crate::spec::bound::CONCURRENCY;
+use crate::time::{AtomicUptime, Uptime};
 
 const CHUNK: usize = 64;
 const CHUNKS: usize = *CONCURRENCY.end() as usize / CHUNK;
 /// Pods that were ordered together are one group; more groups than these count with the last one.
 const GROUPS: usize = 8;
 
-type Chunk = Box<[AtomicU64; CHUNK]>;
+type Chunk = Box<[AtomicUptime; CHUNK]>;
 
 /// What a lane's slots are at.
 #[derive(Default)]
 pub struct Capacity {
-    /// When each slot was granted, 0 where it is free. Made where a slot of it is held first.
+    /// When each slot was granted, none where it is free. Made where a slot of it is held first.
     held: [OnceLock<Chunk>; CHUNKS],
     coming: [Group; GROUPS],
     /// A start failed, or did not come to an end, since the last that did well.
@@ -29,50 +30,52 @@ pub struct Capacity {
 /// Slots of pods that were ordered at the same time.
 #[derive(Default)]
 struct Group {
-    wanted_ns: AtomicU64,
+    wanted_at: AtomicUptime,
     slots: AtomicU32,
 }
 
 impl Capacity {
-    /// A slot is held since `granted_ns`.
-    pub(crate) fn hold(&self, slot: u16, granted_ns: u64) {
+    /// A slot is held since `granted_at`.
+    pub(crate) fn hold(&self, slot: u16, granted_at: Uptime) {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
-        let chunk = self.held[chunk].get_or_init(|| Box::new([const { AtomicU64::new(0) }; CHUNK]));
-        chunk[at].store(granted_ns.max(1), Ordering::Relaxed);
+        let chunk =
+            self.held[chunk].get_or_init(|| Box::new([const { AtomicUptime::none() }; CHUNK]));
+        chunk[at].set(Some(granted_at));
     }
 
     /// A slot is free again; since when it was held.
-    pub(crate) fn release(&self, slot: u16) -> u64 {
+    pub(crate) fn release(&self, slot: u16) -> Uptime {
         let (chunk, at) = (usize::from(slot) / CHUNK, usize::from(slot) % CHUNK);
         let chunk = self.held[chunk].get();
         let shown = &chunk.expect("a slot was given back that was never held")[at];
-        let since_ns = shown.load(Ordering::Relaxed);
-        assert!(since_ns > 0, "a slot was given back twice");
-        shown.store(0, Ordering::Relaxed);
-        since_ns
+        let since = shown.get().expect("a slot was given back twice");
+        shown.set(None);
+        since
     }
 
     /// When each held slot was granted.
-    pub(crate) fn held(&self) -> impl Iterator<Item = u64> {
+    pub(crate) fn held(&self) -> impl Iterator<Item = Uptime> {
         let chunks = self.held.iter().map_while(OnceLock::get);
         let slots = chunks.flat_map(|chunk| chunk.iter());
-        slots
-            .map(|slot| slot.load(Ordering::Relaxed))
-            .filter(|since_ns| *since_ns > 0)
+        slots.filter_map(AtomicUptime::get)
     }
 
     /// Which pods were ordered and are not up yet: the time of each order, in their order, and slots.
-    pub(crate) fn set_coming(&self, orders: impl Iterator<Item = (u64, u32)>, starts_fail: bool) {
-        let mut groups: [(u64, u32); GROUPS] = Default::default();
+    pub(crate) fn set_coming(
+        &self,
+        orders: impl Iterator<Item = (Uptime, u32)>,
+        starts_fail: bool,
+    ) {
+        let mut groups: [(Uptime, u32); GROUPS] = Default::default();
         let mut last = 0;
-        for (wanted_ns, slots) in orders {
-            if groups[last].1 > 0 && groups[last].0 != wanted_ns {
+        for (wanted_at, slots) in orders {
+            if groups[last].1 > 0 && groups[last].0 != wanted_at {
                 last = (last + 1).min(GROUPS - 1);
             }
-            groups[last] = (wanted_ns, groups[last].1 + slots);
+            groups[last] = (wanted_at, groups[last].1 + slots);
         }
-        for (group, (wanted_ns, slots)) in self.coming.iter().zip(groups) {
-            group.wanted_ns.store(wanted_ns, Ordering::Relaxed);
+        for (group, (wanted_at, slots)) in self.coming.iter().zip(groups) {
+            group.wanted_at.set(Some(wanted_at));
             group.slots.store(slots, Ordering::Relaxed);
         }
         self.starts_fail.store(starts_fail, Ordering::Relaxed);
@@ -88,10 +91,10 @@ impl Capacity {
         trouble.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn coming(&self) -> impl Iterator<Item = (u64, u32)> {
-        let groups = self.coming.iter().map(|group| {
-            let wanted_ns = group.wanted_ns.load(Ordering::Relaxed);
-            (wanted_ns, group.slots.load(Ordering::Relaxed))
+    pub(crate) fn coming(&self) -> impl Iterator<Item = (Uptime, u32)> {
+        let groups = self.coming.iter().filter_map(|group| {
+            let wanted_at = group.wanted_at.get()?;
+            Some((wanted_at, group.slots.load(Ordering::Relaxed)))
         });
         groups.filter(|(_, slots)| *slots > 0)
     }
@@ -108,30 +111,33 @@ mod tests {
     #[test]
     fn held_slots_are_shown_wherever_they_are() {
         let capacity = Capacity::default();
-        for (slot, since_ns) in [(0, 5), (63, 6), (64, 7)] {
-            capacity.hold(slot, since_ns);
+        let held_ns = || capacity.held().map(Uptime::as_ns).collect::<Vec<_>>();
+        for (slot, since) in [(0, 5), (63, 6), (64, 7)] {
+            capacity.hold(slot, Uptime::from_ns(since));
         }
-        assert_eq!(capacity.held().collect::<Vec<_>>(), [5, 6, 7]);
-        assert_eq!(capacity.release(63), 6);
-        assert_eq!(capacity.held().collect::<Vec<_>>(), [5, 7]);
+        assert_eq!(held_ns(), [5, 6, 7]);
+        assert_eq!(capacity.release(63), Uptime::from_ns(6));
+        assert_eq!(held_ns(), [5, 7]);
     }
 
     #[test]
     #[should_panic(expected = "a slot was given back twice")]
     fn a_slot_is_given_back_once() {
         let capacity = Capacity::default();
-        capacity.hold(3, 5);
-        assert_eq!(capacity.release(3), 5);
+        capacity.hold(3, Uptime::from_ns(5));
+        assert_eq!(capacity.release(3), Uptime::from_ns(5));
         capacity.release(3);
     }
 
     #[test]
     fn orders_of_one_time_are_one_group_and_the_rest_comes_with_the_last() {
         let capacity = Capacity::default();
-        capacity.set_coming((0..20).map(|at| (at / 2, 3)), false);
+        let order = |number: u64| (Uptime::from_ns(1 + number / 2), 3);
+        capacity.set_coming((0..20).map(order), false);
         let coming: Vec<_> = capacity.coming().collect();
         assert_eq!(coming.len(), GROUPS);
-        assert_eq!((coming[0], coming[7]), ((0, 6), (9, 18)));
+        let group = |ns, slots| (Uptime::from_ns(ns), slots);
+        assert_eq!((coming[0], coming[7]), (group(1, 6), group(10, 18)));
         capacity.set_coming(std::iter::empty(), true);
         assert!(capacity.coming().next().is_none() && capacity.starts_fail());
     }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::histogram::Histograms;
 use crate::limits::COLD_STARTS_KEPT;
 use crate::message::{ColdStart, Phases, ReadyStamps};
+use crate::time::{Nanos, Uptime};
 
 /// What a start goes through. The cluster's phases are when the backend saw them, the runtime's
 /// are its own stamps: a later phase of one may be seen before an earlier one of the other.
@@ -74,7 +75,7 @@ impl Phase {
     }
 }
 
-/// Nanoseconds of the process's clock to and from the world's.
+/// The process's clock to and from the world's.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock(pub SystemTime);
 
@@ -84,23 +85,23 @@ impl WallClock {
         since.map_or(0, |since| since.as_nanos())
     }
 
-    pub fn epoch_ms(self, at_ns: u64) -> u64 {
-        let ms = (self.origin_ns() + u128::from(at_ns)) / 1_000_000;
+    pub fn epoch_ms(self, at: Uptime) -> u64 {
+        let ms = (self.origin_ns() + u128::from(at.as_ns())) / 1_000_000;
         u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
-    /// A time of the world's clock as nanoseconds of the process's; 0 before its origin.
-    pub fn process_ns(self, epoch_ms: u64) -> u64 {
+    /// A time of the world's clock as one of the process's; zero before its origin.
+    pub fn uptime_at(self, epoch_ms: u64) -> Uptime {
         let ns = (u128::from(epoch_ms) * 1_000_000).saturating_sub(self.origin_ns());
-        u64::try_from(ns).unwrap_or(u64::MAX)
+        Uptime::from_ns(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 }
 
 struct Record {
     pod: Box<str>,
-    wanted_ns: u64,
+    wanted_at: Uptime,
     /// When each phase was reached.
-    reached_ns: [Option<u64>; Phase::ALL.len()],
+    reached_at: [Option<Uptime>; Phase::ALL.len()],
     failure: Option<Arc<str>>,
 }
 
@@ -108,20 +109,20 @@ impl Record {
     /// In the order of time. A runtime's stamps are whole milliseconds of another clock: among
     /// them none is shown before the one it follows.
     fn phases(&self) -> Phases {
-        let mut stamped_ns = 0;
+        let mut stamped = Nanos::ZERO;
         let mut phases = Vec::new();
         for phase in Phase::ALL {
-            let Some(at_ns) = self.reached_ns[phase as usize] else {
+            let Some(at) = self.reached_at[phase as usize] else {
                 continue;
             };
-            let mut since_ns = at_ns.saturating_sub(self.wanted_ns);
+            let mut after = at.since(self.wanted_at);
             if matches!(phase, Phase::Started | Phase::Loaded | Phase::Ready) {
-                stamped_ns = since_ns.max(stamped_ns);
-                since_ns = stamped_ns;
+                stamped = after.max(stamped);
+                after = stamped;
             }
-            phases.push((phase.as_str(), since_ns));
+            phases.push((phase.as_str(), after));
         }
-        phases.sort_by_key(|(_, since_ns)| *since_ns);
+        phases.sort_by_key(|(_, after)| *after);
         phases.into()
     }
 }
@@ -151,15 +152,15 @@ impl ColdStarts {
     }
 
     /// A start begins.
-    pub fn begin(&mut self, function: &Arc<str>, pod: &str, wanted_ns: u64) {
+    pub fn begin(&mut self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
         let records = self.records.entry(function.clone()).or_default();
         if records.len() == COLD_STARTS_KEPT {
             records.pop_front();
         }
         records.push_back(Record {
             pod: pod.into(),
-            wanted_ns,
-            reached_ns: [None; Phase::ALL.len()],
+            wanted_at,
+            reached_at: [None; Phase::ALL.len()],
             failure: None,
         });
     }
@@ -170,23 +171,23 @@ impl ColdStarts {
     }
 
     /// A phase was reached; the first time counts.
-    pub fn reached(&mut self, function: &str, pod: &str, phase: Phase, at_ns: u64) {
+    pub fn reached(&mut self, function: &str, pod: &str, phase: Phase, at: Uptime) {
         let Some(record) = self.record(function, pod) else {
             return;
         };
-        let place = &mut record.reached_ns[phase as usize];
+        let place = &mut record.reached_at[phase as usize];
         if place.is_none() {
-            *place = Some(at_ns);
-            let took_ns = at_ns.saturating_sub(record.wanted_ns);
-            self.times.record(phase as usize, took_ns);
+            *place = Some(at);
+            let took = at.since(record.wanted_at);
+            self.times.record(phase as usize, took);
         }
     }
 
     /// Its runtime said how it came up; that may be after the pod is used.
     pub fn stamped(&mut self, function: &str, pod: &str, stamps: ReadyStamps) {
         for (phase, epoch_ms) in Phase::stamped(stamps) {
-            let at_ns = self.clock.process_ns(epoch_ms);
-            self.reached(function, pod, phase, at_ns);
+            let at = self.clock.uptime_at(epoch_ms);
+            self.reached(function, pod, phase, at);
         }
     }
 
@@ -213,7 +214,7 @@ impl ColdStarts {
         let records = self.records.get(function).into_iter().flatten();
         let shown = records.map(|record| ColdStart {
             pod: record.pod.clone().into(),
-            wanted_at_ms: self.clock.epoch_ms(record.wanted_ns),
+            wanted_at_ms: self.clock.epoch_ms(record.wanted_at),
             phases: record.phases(),
             failure: record.failure.clone(),
         });
@@ -226,7 +227,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const MS: u64 = 1_000_000;
+    const MS: Nanos = Nanos::from_ms(1);
+
+    fn at_ms(ms: u64) -> Uptime {
+        Uptime::ZERO + ms * MS
+    }
 
     fn starts() -> ColdStarts {
         let origin = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
@@ -237,9 +242,9 @@ mod tests {
     fn phases_are_in_order_and_since_the_want() {
         let mut starts = starts();
         let function: Arc<str> = "f".into();
-        starts.begin(&function, "p", 500 * MS);
-        starts.reached("f", "p", Phase::Spawned, 503 * MS);
-        starts.reached("f", "p", Phase::Usable, 540 * MS);
+        starts.begin(&function, "p", at_ms(500));
+        starts.reached("f", "p", Phase::Spawned, at_ms(503));
+        starts.reached("f", "p", Phase::Usable, at_ms(540));
         let stamps = ReadyStamps {
             started_at_ms: 1_000_504,
             loaded_at_ms: 1_000_503,
@@ -262,16 +267,16 @@ mod tests {
     #[test]
     fn what_the_cluster_says_late_delays_no_stamp_of_the_runtime() {
         let mut starts = starts();
-        starts.begin(&"f".into(), "p", 0);
-        starts.reached("f", "p", Phase::Created, 10 * MS);
+        starts.begin(&"f".into(), "p", Uptime::ZERO);
+        starts.reached("f", "p", Phase::Created, at_ms(10));
         let stamps = ReadyStamps {
             started_at_ms: 1_000_400,
             loaded_at_ms: 1_000_450,
             ready_at_ms: 1_000_460,
         };
         starts.stamped("f", "p", stamps);
-        starts.reached("f", "p", Phase::Usable, 470 * MS);
-        starts.reached("f", "p", Phase::Running, 1500 * MS);
+        starts.reached("f", "p", Phase::Usable, at_ms(470));
+        starts.reached("f", "p", Phase::Running, at_ms(1500));
         let phases = starts.phases("f", "p");
         let names: Vec<_> = phases.iter().map(|(name, _)| *name).collect();
         assert_eq!(names[..4], ["created", "started", "loaded", "ready"]);
@@ -286,14 +291,14 @@ mod tests {
     #[test]
     fn each_phase_is_counted_once() {
         let mut starts = starts();
-        starts.begin(&"f".into(), "p", 0);
-        for at_ns in [MS, 2 * MS] {
-            starts.reached("f", "p", Phase::Created, at_ns);
+        starts.begin(&"f".into(), "p", Uptime::ZERO);
+        for ms in [1, 2] {
+            starts.reached("f", "p", Phase::Created, at_ms(ms));
         }
-        starts.reached("f", "nobody", Phase::Created, MS);
+        starts.reached("f", "nobody", Phase::Created, at_ms(1));
         let mut counts = [0; crate::histogram::BUCKETS];
-        let sum_ns = starts.times().add_to(Phase::Created as usize, &mut counts);
-        assert_eq!((counts.iter().sum::<u64>(), sum_ns), (1, MS));
+        let sum = starts.times().add_to(Phase::Created as usize, &mut counts);
+        assert_eq!((counts.iter().sum::<u64>(), sum), (1, MS));
     }
 
     #[test]
@@ -301,7 +306,7 @@ mod tests {
         let mut starts = starts();
         let function: Arc<str> = "f".into();
         for number in 0..COLD_STARTS_KEPT + 5 {
-            starts.begin(&function, &format!("p{number}"), 0);
+            starts.begin(&function, &format!("p{number}"), Uptime::ZERO);
         }
         starts.failed("f", "p36", "why".into());
         starts.failed("f", "p0", "too old to matter".into());

@@ -20,6 +20,7 @@ use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::registry::{Change, Registry, RegistryOut, Told};
 use crate::spec::FunctionDraft;
 use crate::ticket::{CallRef, LaneId, PodRef};
+use crate::time::Uptime;
 use crate::view::LaneView;
 
 /// Messages that one pump takes at most, because the bridge's other tasks run on the same thread.
@@ -38,7 +39,7 @@ pub enum Work {
     Start {
         function: Arc<Function>,
         pod: PodRef,
-        wanted_ns: u64,
+        wanted_at: Uptime,
     },
     /// End a pod that nothing runs in; answered by `PodDown`.
     Stop {
@@ -216,12 +217,12 @@ impl Desk {
             Order::Start {
                 lane,
                 pod,
-                wanted_ns,
+                wanted_at,
             } => match self.function_at(lane) {
                 Some(function) => self.work.push(Work::Start {
                     function: function.clone(),
                     pod,
-                    wanted_ns,
+                    wanted_at,
                 }),
                 // The lane has no such function any more, so no pod starts: say that it is down.
                 None => self.event(Event::PodDown(pod)),

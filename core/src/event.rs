@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::spec::{ExecutionMode, FunctionSpec};
 use crate::ticket::{Done, Grant, LaneId, PodRef, Ticket};
+use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
 /// What the scheduler has to know of a spec.
@@ -23,7 +24,7 @@ pub struct PodPlan {
     pub max: u32,
     /// Calls at once in one pod, a hard cap.
     pub cap: u32,
-    pub idle_ns: u64,
+    pub idle_timeout: Nanos,
 }
 
 impl LanePlan {
@@ -34,7 +35,7 @@ impl LanePlan {
             min: scaling.min_replicas,
             max: scaling.max_replicas,
             cap: scaling.target_in_flight_per_pod,
-            idle_ns: u64::from(scaling.idle_timeout_ms) * 1_000_000,
+            idle_timeout: Nanos::from_ms(scaling.idle_timeout_ms.into()),
         });
         Self {
             concurrency: spec.concurrency,
@@ -104,7 +105,7 @@ pub enum Order {
     Start {
         lane: LaneId,
         pod: PodRef,
-        wanted_ns: u64,
+        wanted_at: Uptime,
     },
     /// End a pod that nothing runs in; answered by `PodDown`.
     Stop { pod: PodRef },

@@ -4,33 +4,35 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Upper bounds of the buckets, in nanoseconds; one more bucket takes what is longer.
-pub const BOUNDS_NS: [u64; 21] = [
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    25_000_000,
-    50_000_000,
-    100_000_000,
-    250_000_000,
-    500_000_000,
-    1_000_000_000,
-    2_500_000_000,
-    5_000_000_000,
-    10_000_000_000,
-    30_000_000_000,
-    60_000_000_000,
+use crate::time::Nanos;
+
+/// Upper bounds of the buckets; one more bucket takes what is longer.
+pub const BOUNDS: [Nanos; 21] = [
+    Nanos::from_us(10),
+    Nanos::from_us(25),
+    Nanos::from_us(50),
+    Nanos::from_us(100),
+    Nanos::from_us(250),
+    Nanos::from_us(500),
+    Nanos::from_ms(1),
+    Nanos::from_us(2500),
+    Nanos::from_ms(5),
+    Nanos::from_ms(10),
+    Nanos::from_ms(25),
+    Nanos::from_ms(50),
+    Nanos::from_ms(100),
+    Nanos::from_ms(250),
+    Nanos::from_ms(500),
+    Nanos::from_s(1),
+    Nanos::from_ms(2500),
+    Nanos::from_s(5),
+    Nanos::from_s(10),
+    Nanos::from_s(30),
+    Nanos::from_s(60),
 ];
 
 /// Buckets, with the one that has no upper bound.
-pub const BUCKETS: usize = BOUNDS_NS.len() + 1;
+pub const BUCKETS: usize = BOUNDS.len() + 1;
 
 /// Histograms of `N` times, each named by its place.
 #[repr(C)]
@@ -57,18 +59,18 @@ pub(crate) fn bump(counter: &AtomicU64, by: u64) {
 
 impl<const N: usize> Histograms<N> {
     /// Counts one time. Only the owning thread may call it.
-    pub fn record(&self, which: usize, ns: u64) {
-        let at = BOUNDS_NS.partition_point(|bound| *bound < ns);
+    pub fn record(&self, which: usize, time: Nanos) {
+        let at = BOUNDS.partition_point(|bound| *bound < time);
         bump(&self.counts[at][which], 1);
-        bump(&self.sums_ns[which], ns);
+        bump(&self.sums_ns[which], time.as_ns());
     }
 
-    /// Adds the counts to `into`, bucket by bucket, and gives the sum of all times in nanoseconds.
-    pub fn add_to(&self, which: usize, into: &mut [u64; BUCKETS]) -> u64 {
+    /// Adds the counts to `into`, bucket by bucket, and gives the sum of all times.
+    pub fn add_to(&self, which: usize, into: &mut [u64; BUCKETS]) -> Nanos {
         for (sum, counts) in into.iter_mut().zip(&self.counts) {
             *sum += counts[which].load(Ordering::Relaxed);
         }
-        self.sums_ns[which].load(Ordering::Relaxed)
+        Nanos::from_ns(self.sums_ns[which].load(Ordering::Relaxed))
     }
 }
 
@@ -80,13 +82,14 @@ mod tests {
     fn a_time_counts_in_the_first_bucket_that_holds_it() {
         let histograms = Histograms::<2>::default();
         for ns in [0, 10_000, 10_001, 60_000_000_000, u64::MAX / 2] {
-            histograms.record(1, ns);
+            histograms.record(1, Nanos::from_ns(ns));
         }
-        assert_eq!(histograms.add_to(0, &mut [0; BUCKETS]), 0);
+        assert_eq!(histograms.add_to(0, &mut [0; BUCKETS]), Nanos::ZERO);
         let mut counts = [0; BUCKETS];
         let sum = histograms.add_to(1, &mut counts);
         assert_eq!((counts[0], counts[1]), (2, 1));
         assert_eq!((counts[BUCKETS - 2], counts[BUCKETS - 1]), (1, 1));
-        assert_eq!(sum, 20_001 + 60_000_000_000 + u64::MAX / 2);
+        let expected = 20_001 + 60_000_000_000 + u64::MAX / 2;
+        assert_eq!(sum.as_ns(), expected);
     }
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use crate::entries::Entries;
 use crate::event::{LanePlan, StartFailure};
 use crate::fifo::Fifo;
-use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF, START_BACKOFF_MAX};
 use crate::outcome::StartTrouble;
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
 use crate::ticket::{Class, Held, LaneId, PodIndex, PodRef, Ticket};
+use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
 /// How the last starts went.
@@ -31,8 +32,8 @@ pub(crate) struct Starts {
 pub(crate) struct FailedStarts {
     /// How many, one at least; those that were under way together count as one.
     in_a_row: u32,
-    last_ns: u64,
-    pub(crate) retry_at_ns: u64,
+    last_at: Uptime,
+    pub(crate) retry_at: Uptime,
     /// The last one will not mend by itself, or one that was under way with it.
     permanent: bool,
     /// Why the last one failed.
@@ -40,11 +41,11 @@ pub(crate) struct FailedStarts {
 }
 
 impl Starts {
-    /// One failed that was wanted at `wanted_ns`.
-    pub(crate) fn fail(&mut self, wanted_ns: u64, now_ns: u64, failure: StartFailure) {
+    /// One failed that was wanted at `wanted_at`.
+    pub(crate) fn fail(&mut self, wanted_at: Uptime, now: Uptime, failure: StartFailure) {
         let StartFailure { permanent, message } = failure;
         let before = match &mut self.failed {
-            Some(last) if wanted_ns < last.last_ns => {
+            Some(last) if wanted_at < last.last_at => {
                 last.why = message;
                 last.permanent |= permanent;
                 return;
@@ -52,11 +53,11 @@ impl Starts {
             Some(last) => last.in_a_row,
             None => 0,
         };
-        let backoff = START_BACKOFF_NS.saturating_mul(1 << before.min(20));
+        let backoff = START_BACKOFF.saturating_mul(1 << before.min(20));
         self.failed = Some(FailedStarts {
             in_a_row: before + 1,
-            last_ns: now_ns,
-            retry_at_ns: now_ns + backoff.min(START_BACKOFF_NS_MAX),
+            last_at: now,
+            retry_at: now + backoff.min(START_BACKOFF_MAX),
             permanent,
             why: message,
         });
@@ -105,16 +106,16 @@ pub(crate) struct Lane {
     pub(crate) listed: bool,
     grants: u32,
     /// Since when calls wait without a break that more pods would serve.
-    waits_since_ns: Option<u64>,
+    waits_since: Option<Uptime>,
     /// Since when an ordered pod is not needed.
-    unneeded_since_ns: Option<u64>,
+    unneeded_since: Option<Uptime>,
     /// When the scheduler's timer for this lane fires, if it is set.
-    pub(crate) due_ns: Option<u64>,
+    pub(crate) due: Option<Uptime>,
     pub(crate) is_removed: bool,
 }
 
 /// The mean after a sample, which weighs one part in `SHARE`.
-fn mean<const SHARE: u64>(old: Option<u64>, sample: u64) -> Option<u64> {
+fn mean<const SHARE: u64>(old: Option<Nanos>, sample: Nanos) -> Option<Nanos> {
     Some(old.map_or(sample, |old| old - old / SHARE + sample / SHARE))
 }
 
@@ -133,9 +134,9 @@ impl Lane {
             starts: Starts::default(),
             listed: false,
             grants: 0,
-            waits_since_ns: None,
-            unneeded_since_ns: None,
-            due_ns: None,
+            waits_since: None,
+            unneeded_since: None,
+            due: None,
             is_removed: false,
         }
     }
@@ -177,29 +178,29 @@ impl Lane {
     }
 
     /// An attempt held its slot for so long.
-    pub(crate) fn learn(&self, held: Held, held_ns: u64) {
+    pub(crate) fn learn(&self, held: Held, held_for: Nanos) {
         let view = &self.view;
-        let old = view.service_ns.get();
+        let old = view.service_time.get();
         let says_nothing = match held {
             Held::Whole => false,
-            Held::CutOff => old.is_some_and(|old| held_ns < old),
+            Held::CutOff => old.is_some_and(|old| held_for < old),
             Held::Nothing => true,
         };
         if says_nothing {
             return;
         }
-        view.service_ns.set(mean::<8>(old, held_ns));
+        view.service_time.set(mean::<8>(old, held_for));
         if let Some(old) = old {
             let spread = view.service_spread_ns.load(Ordering::Relaxed);
-            let spread = spread - spread / 8 + held_ns.abs_diff(old) / 8;
+            let spread = spread - spread / 8 + held_for.abs_diff(old).as_ns() / 8;
             view.service_spread_ns.store(spread, Ordering::Relaxed);
         }
     }
 
     /// A pod took so long from wanted to usable.
-    pub(crate) fn learn_start(&self, sample_ns: u64) {
-        let old = self.view.start_ns.get();
-        self.view.start_ns.set(mean::<4>(old, sample_ns));
+    pub(crate) fn learn_start(&self, sample: Nanos) {
+        let old = self.view.start_time.get();
+        self.view.start_time.set(mean::<4>(old, sample));
     }
 
     /// Forgets the tickets of calls that were ended with their function.
@@ -209,8 +210,8 @@ impl Lane {
 
     /// Pods that running calls need and the waiting ones for which a start is worth it, between the plan's
     /// floor and ceiling.
-    pub(crate) fn pods_needed(&self, now_ns: u64) -> u32 {
-        self.pods_for(self.waiting_past_a_start(now_ns))
+    pub(crate) fn pods_needed(&self, now: Uptime) -> u32 {
+        self.pods_for(self.waiting_past_a_start(now))
     }
 
     fn pods_for(&self, waiting: u32) -> u32 {
@@ -222,68 +223,64 @@ impl Lane {
     }
 
     /// Waiting calls that would still wait when a pod that is ordered now is up.
-    fn waiting_past_a_start(&self, now_ns: u64) -> u32 {
+    fn waiting_past_a_start(&self, now: Uptime) -> u32 {
         let waiting = self.view.depth();
-        let measured = (self.view.service_ns.get(), self.view.start_ns.get());
-        let (Some(service_ns), Some(start_ns)) = measured else {
+        let measured = (self.view.service_time.get(), self.view.start_time.get());
+        let (Some(service), Some(start)) = measured else {
             return waiting;
         };
         // What waits has lasted a start by now, whatever was predicted of it.
-        let has_lasted = |since_ns| now_ns >= since_ns + start_ns;
-        if self.waits_since_ns.is_some_and(has_lasted) {
+        let has_lasted = |since| now >= since + start;
+        if self.waits_since.is_some_and(has_lasted) {
             return waiting;
         }
         let slots = u64::from(self.view.slots_now.load(Ordering::Relaxed));
-        let meanwhile = slots.saturating_mul(start_ns) / service_ns;
+        let meanwhile = start.saturating_mul(slots) / service;
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
 
     /// Whether calls wait that more pods would serve; notes since when, and says when that has lasted a
     /// start. None where none does.
-    pub(crate) fn note_waiting(&mut self, now_ns: u64) -> Option<u64> {
+    pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
         if self.census.serving() >= self.pods_for(self.view.depth()) {
-            self.waits_since_ns = None;
+            self.waits_since = None;
             return None;
         }
-        let since_ns = *self.waits_since_ns.get_or_insert(now_ns);
-        Some(since_ns + self.view.start_ns.get().unwrap_or(0))
+        let since = *self.waits_since.get_or_insert(now);
+        Some(since + self.view.start_time.get().unwrap_or_default())
     }
 
     /// Whether the end of a call may change which pods are wanted.
     pub(crate) const fn is_watched(&self) -> bool {
-        self.census.starting > 0 || self.waits_since_ns.is_some()
+        self.census.starting > 0 || self.waits_since.is_some()
     }
 
     /// All that were ordered are needed now.
     pub(crate) const fn needs_all(&mut self) {
-        self.unneeded_since_ns = None;
+        self.unneeded_since = None;
     }
 
     /// Ordered pods that no call needed for so long, waiting or running. The first one comes up in any case:
     /// else a function whose callers wait less long than a start would never have one.
-    pub(crate) fn pods_too_many(&mut self, now_ns: u64, for_ns: u64) -> u32 {
+    pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // One at a time comes in the place of an old one.
         let replacement = u32::from(self.census.stale_usable > 0);
         let kept = self.pods_for(self.view.depth()).max(1) + replacement;
         let surplus = self.census.serving().saturating_sub(kept);
         let too_many = surplus.min(self.census.starting);
         if too_many == 0 {
-            self.unneeded_since_ns = None;
+            self.unneeded_since = None;
             return 0;
         }
         // Between an answer and its caller's next call one is missing for a moment.
-        let since_ns = *self.unneeded_since_ns.get_or_insert(now_ns);
-        if now_ns < since_ns + for_ns {
-            0
-        } else {
-            too_many
-        }
+        let since = *self.unneeded_since.get_or_insert(now);
+        if now < since + for_span { 0 } else { too_many }
     }
 
     /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each
     /// before an old one goes.
-    pub(crate) fn stale_surplus(&self, now_ns: u64) -> u32 {
-        let (needed, census) = (self.pods_needed(now_ns), self.census);
+    pub(crate) fn stale_surplus(&self, now: Uptime) -> u32 {
+        let (needed, census) = (self.pods_needed(now), self.census);
         let fresh_usable = census.usable - census.stale_usable;
         if fresh_usable >= needed {
             return census.stale_usable;
@@ -301,8 +298,8 @@ impl Lane {
     }
 
     /// Pods to start now, failures aside.
-    pub(crate) fn pods_missing(&self, now_ns: u64) -> u32 {
-        let (needed, census) = (self.pods_needed(now_ns), self.census);
+    pub(crate) fn pods_missing(&self, now: Uptime) -> u32 {
+        let (needed, census) = (self.pods_needed(now), self.census);
         let missing = needed.saturating_sub(census.serving());
         let fresh = census.serving() - census.stale_usable;
         if census.stale_usable == 0 || fresh >= needed {
@@ -344,7 +341,7 @@ impl Lane {
         let cap = self.plan.pods.map_or(0, |pods| pods.cap);
         let orders = self.pods.iter().filter_map(|index| {
             let pod = pods.at(*index);
-            (pod.state == PodState::Starting).then_some((pod.wanted_ns, cap))
+            (pod.state == PodState::Starting).then_some((pod.wanted_at, cap))
         });
         let capacity = &self.view.capacity;
         let failed = self.starts.failed.as_ref();

@@ -11,6 +11,7 @@
 )]
 
 pub mod limits;
+pub mod time;
 
 pub mod spec;
 pub mod function;

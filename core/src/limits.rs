@@ -2,6 +2,8 @@
 //! It never reads a setting: what an operator may change is in the process's configuration.
 //! Everybody who makes a queue or a table of fixed size reads it from here.
 
+use crate::time::Nanos;
+
 /// More io threads than any machine here has cores for one process.
 pub const IO_THREADS_MAX: usize = 64;
 
@@ -61,8 +63,8 @@ pub const ASYNC_SHARE: u32 = 8;
 pub const CRASH_LOOP_STARTS: u32 = 3;
 
 /// The first wait after a failed start, doubling with each to the longest one.
-pub const START_BACKOFF_NS: u64 = 100_000_000;
-pub const START_BACKOFF_NS_MAX: u64 = 60_000_000_000;
+pub const START_BACKOFF: Nanos = Nanos::from_ms(100);
+pub const START_BACKOFF_MAX: Nanos = Nanos::from_s(60);
 
 /// A call is charged its body and this much for everything else that it holds.
 pub const CALL_OVERHEAD_BYTES: usize = 1024;

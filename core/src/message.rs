@@ -11,6 +11,7 @@ use crate::function::Function;
 use crate::outcome::Failure;
 use crate::spec::{ExecutionMode, FieldFault, FunctionDraft};
 use crate::ticket::{CallRef, LaneId, PodRef};
+use crate::time::{Nanos, Uptime};
 
 /// Where a pod listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,8 +72,8 @@ pub enum Message {
     JobStarting {
         call: CallRef,
         attempt: u32,
-        /// Since when its container runs, once it does (nanoseconds of the process's clock).
-        running_ns: Option<u64>,
+        /// Since when its container runs, once it does.
+        running_since: Option<Uptime>,
         /// What was reached so far.
         start: Phases,
         /// What is in its way, where that may still mend by itself.
@@ -160,9 +161,9 @@ pub struct ReadyStamps {
     pub ready_at_ms: u64,
 }
 
-/// Phases of a start in order, with the nanoseconds since it was wanted at which each was reached;
+/// Phases of a start in order, with how long after it was wanted each was reached;
 /// none where a phase was not seen.
-pub type Phases = Arc<[(&'static str, u64)]>;
+pub type Phases = Arc<[(&'static str, Nanos)]>;
 
 /// One cold start taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::beat::Beat;
 use crate::histogram::{Histograms, bump};
+use crate::time::{AtomicUptime, Nanos};
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -96,8 +97,8 @@ pub struct FunctionMetrics {
 
 impl FunctionMetrics {
     /// Counts one of a call's times. Only the owning thread may call it.
-    pub fn record(&self, time: CallTime, ns: u64) {
-        self.times.record(time as usize, ns);
+    pub fn record(&self, which: CallTime, time: Nanos) {
+        self.times.record(which as usize, time);
     }
 }
 
@@ -120,6 +121,6 @@ pub struct ThreadLedger {
     pub answers_cut: Counter,
     /// Bytes that the thread's kept executions weigh.
     pub store_bytes: AtomicU64,
-    /// When the oldest of its kept executions that are over ended; 0 where none is.
-    pub oldest_kept_ns: AtomicU64,
+    /// When the oldest of its kept executions that are over ended.
+    pub oldest_kept: AtomicUptime,
 }

@@ -2,6 +2,7 @@
 //! orders do, and a bridge obeys them. Only the scheduler calls it.
 
 use crate::ticket::{LaneId, PodIndex, PodRef};
+use crate::time::Uptime;
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +24,10 @@ pub(crate) struct Pod {
     pub(crate) lane: LaneId,
     pub(crate) state: PodState,
     pub(crate) in_flight: u32,
-    pub(crate) wanted_ns: u64,
+    pub(crate) wanted_at: Uptime,
     /// When it came up; none while it starts.
-    pub(crate) usable_ns: Option<u64>,
-    pub(crate) idle_since_ns: u64,
+    pub(crate) usable_at: Option<Uptime>,
+    pub(crate) idle_since: Uptime,
     /// Made for an older spec: it serves until a new pod takes its place.
     pub(crate) stale: bool,
     /// An earlier plane started it: there is something to lose.
@@ -48,14 +49,14 @@ pub(crate) struct Pods {
 
 impl Pods {
     /// A place for a pod that is being started, unless there are `PODS_MAX`.
-    pub(crate) fn add(&mut self, lane: LaneId, wanted_ns: u64) -> Option<PodRef> {
+    pub(crate) fn add(&mut self, lane: LaneId, wanted_at: Uptime) -> Option<PodRef> {
         let pod = Pod {
             lane,
             state: PodState::Starting,
             in_flight: 0,
-            wanted_ns,
-            usable_ns: None,
-            idle_since_ns: wanted_ns,
+            wanted_at,
+            usable_at: None,
+            idle_since: wanted_at,
             stale: false,
             adopted: false,
             proven: false,
@@ -139,7 +140,7 @@ mod tests {
 
     fn usable() -> (Pods, PodRef) {
         let mut pods = Pods::default();
-        let pod = pods.add(LANE, 1).expect("there is room");
+        let pod = pods.add(LANE, Uptime::ZERO).expect("there is room");
         pods.at(pod.index).state = PodState::Usable;
         (pods, pod)
     }
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(pods.leave(pod, LANE).in_flight, 0);
         pods.remove(pod.index);
         assert!(pods.get(pod).is_none());
-        let next = pods.add(LANE, 2).expect("there is room");
+        let next = pods.add(LANE, Uptime::ZERO).expect("there is room");
         assert_eq!((next.index, next.generation), (pod.index, 1));
     }
 

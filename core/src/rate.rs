@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::time::{Nanos, Uptime};
+
 /// How many calls may begin a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
@@ -17,8 +19,6 @@ pub struct RateBucket {
     full_at_ns: AtomicU64,
 }
 
-const SECOND_NS: u64 = 1_000_000_000;
-
 impl RateBucket {
     pub const fn new(limit: RateLimit) -> Self {
         Self {
@@ -27,19 +27,22 @@ impl RateBucket {
         }
     }
 
-    /// Takes a token, or says in how many nanoseconds there will be one.
-    pub fn take(&self, now_ns: u64) -> Result<(), u64> {
+    /// Takes a token, or says how long it takes until there is one.
+    pub fn take(&self, now: Uptime) -> Result<(), Nanos> {
         let per_second = match self.limit {
             RateLimit::Off => return Ok(()),
-            RateLimit::PerSecond(0) => return Err(SECOND_NS),
+            RateLimit::PerSecond(0) => return Err(Nanos::SECOND),
             RateLimit::PerSecond(n) => u64::from(n),
         };
-        let token_ns = SECOND_NS.div_ceil(per_second);
+        let second_ns = Nanos::SECOND.as_ns();
+        let token_ns = second_ns.div_ceil(per_second);
+        let most_ns = second_ns.max(token_ns);
+        let now_ns = now.as_ns();
         let mut seen = self.full_at_ns.load(Ordering::Relaxed);
         loop {
             let next = seen.max(now_ns) + token_ns;
-            if next - now_ns > SECOND_NS.max(token_ns) {
-                return Err(next - now_ns - SECOND_NS.max(token_ns));
+            if next - now_ns > most_ns {
+                return Err(Nanos::from_ns(next - now_ns - most_ns));
             }
             let order = Ordering::Relaxed;
             match self
@@ -57,30 +60,36 @@ impl RateBucket {
 mod tests {
     use super::*;
 
+    fn at_ms(ms: u64) -> Uptime {
+        Uptime::ZERO + Nanos::from_ms(ms)
+    }
+
     #[test]
     fn a_second_of_tokens_at_once_then_one_at_a_time() {
         let bucket = RateBucket::new(RateLimit::PerSecond(10));
-        let taken = (0..20)
-            .filter(|_| bucket.take(5 * SECOND_NS).is_ok())
-            .count();
+        let taken = (0..20).filter(|_| bucket.take(at_ms(5000)).is_ok()).count();
         assert_eq!(taken, 10);
-        assert_eq!(bucket.take(5 * SECOND_NS), Err(SECOND_NS / 10));
-        assert!(bucket.take(5 * SECOND_NS + SECOND_NS / 10).is_ok());
-        assert!(bucket.take(5 * SECOND_NS + SECOND_NS / 10).is_err());
+        assert_eq!(bucket.take(at_ms(5000)), Err(Nanos::from_ms(100)));
+        assert!(bucket.take(at_ms(5100)).is_ok());
+        assert!(bucket.take(at_ms(5100)).is_err());
     }
 
     #[test]
     fn zero_refuses_all_and_off_none() {
-        assert!(RateBucket::new(RateLimit::PerSecond(0)).take(9).is_err());
+        assert!(
+            RateBucket::new(RateLimit::PerSecond(0))
+                .take(at_ms(9))
+                .is_err()
+        );
         let off = RateBucket::new(RateLimit::Off);
-        assert!((0..10_000).all(|_| off.take(0).is_ok()));
+        assert!((0..10_000).all(|_| off.take(Uptime::ZERO).is_ok()));
     }
 
     #[test]
     fn a_clock_that_steps_back_does_not_refuse_for_ever() {
         let bucket = RateBucket::new(RateLimit::PerSecond(1000));
-        assert!(bucket.take(100 * SECOND_NS).is_ok());
-        assert!(bucket.take(99 * SECOND_NS).is_err());
-        assert!(bucket.take(101 * SECOND_NS).is_ok());
+        assert!(bucket.take(at_ms(100_000)).is_ok());
+        assert!(bucket.take(at_ms(99_000)).is_err());
+        assert!(bucket.take(at_ms(101_000)).is_ok());
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::spec::RetryOn;
 use crate::ticket::Class;
+use crate::time::Nanos;
 
 /// How an attempt failed, as far as its retry is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub enum AttemptFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     Give,
-    /// After so many nanoseconds; 0 is at once.
-    Retry(u64),
+    /// After so long; zero is at once.
+    Retry(Nanos),
 }
 
 /// What a call has behind it.
@@ -49,14 +50,13 @@ pub struct RetryRule {
     pub class: Class,
 }
 
-const MS: u64 = 1_000_000;
-const NOT_BEGUN_FIRST_NS: u64 = 10 * MS;
-const NOT_BEGUN_MAX_NS: u64 = 1000 * MS;
-const ASYNC_FIRST_NS: u64 = 100 * MS;
-const ASYNC_MAX_NS: u64 = 10_000 * MS;
+const NOT_BEGUN_FIRST: Nanos = Nanos::from_ms(10);
+const NOT_BEGUN_MAX: Nanos = Nanos::from_ms(1000);
+const ASYNC_FIRST: Nanos = Nanos::from_ms(100);
+const ASYNC_MAX: Nanos = Nanos::from_s(10);
 
-fn doubling(first_ns: u64, max_ns: u64, times: u32) -> u64 {
-    first_ns.saturating_mul(1 << times.min(20)).min(max_ns)
+fn doubling(first: Nanos, most: Nanos, times: u32) -> Nanos {
+    first.saturating_mul(1 << times.min(20)).min(most)
 }
 
 /// Decides. `random` is uniform over all of `u64`.
@@ -67,8 +67,12 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
     }
     let allowed = match failure {
         AttemptFailure::NotBegun => {
-            let backoff = doubling(NOT_BEGUN_FIRST_NS, NOT_BEGUN_MAX_NS, retries);
-            return Next::Retry(if tried.other_pod { 0 } else { backoff });
+            let backoff = doubling(NOT_BEGUN_FIRST, NOT_BEGUN_MAX, retries);
+            return Next::Retry(if tried.other_pod {
+                Nanos::ZERO
+            } else {
+                backoff
+            });
         }
         AttemptFailure::Lost { oom } => {
             oom != Some(true) && tried.lost == 0 && rule.retry_on.contains(RetryOn::POD)
@@ -79,10 +83,10 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
     };
     match (allowed, rule.class) {
         (false, _) => Next::Give,
-        (true, Class::Sync) => Next::Retry(0),
+        (true, Class::Sync) => Next::Retry(Nanos::ZERO),
         (true, Class::Async) => {
-            let most = doubling(ASYNC_FIRST_NS, ASYNC_MAX_NS, retries);
-            Next::Retry(random % (most + 1))
+            let most = doubling(ASYNC_FIRST, ASYNC_MAX, retries);
+            Next::Retry(Nanos::from_ns(random % (most.as_ns() + 1)))
         }
     }
 }
@@ -90,6 +94,8 @@ pub fn decide(failure: AttemptFailure, rule: RetryRule, tried: Tried, random: u6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MS: Nanos = Nanos::from_ms(1);
 
     fn rule(retry_on: RetryOn, class: Class) -> RetryRule {
         RetryRule {
@@ -121,21 +127,21 @@ mod tests {
         };
         assert_eq!(
             decide(AttemptFailure::NotBegun, rule, other, 0),
-            Next::Retry(0)
+            Next::Retry(Nanos::ZERO)
         );
         let patient = RetryRule {
             max_retries: 10,
             ..rule
         };
         let late = decide(AttemptFailure::NotBegun, patient, tried(10), 0);
-        assert_eq!(late, Next::Retry(NOT_BEGUN_MAX_NS));
+        assert_eq!(late, Next::Retry(NOT_BEGUN_MAX));
     }
 
     #[test]
     fn a_lost_pod_is_retried_once_and_never_after_oom() {
         let pod = rule(RetryOn::POD, Class::Sync);
         let lost = AttemptFailure::Lost { oom: Some(false) };
-        assert_eq!(decide(lost, pod, tried(1), 0), Next::Retry(0));
+        assert_eq!(decide(lost, pod, tried(1), 0), Next::Retry(Nanos::ZERO));
         assert_eq!(
             decide(
                 lost,
@@ -164,7 +170,7 @@ mod tests {
         for failure in [AttemptFailure::TimedOut, AttemptFailure::Handler] {
             assert_eq!(
                 decide(failure, rule(both, Class::Sync), tried(1), 0),
-                Next::Retry(0)
+                Next::Retry(Nanos::ZERO)
             );
             assert_eq!(
                 decide(failure, rule(RetryOn::POD, Class::Sync), tried(1), 0),
@@ -186,12 +192,12 @@ mod tests {
         let next =
             |attempts, random| match decide(AttemptFailure::Handler, rule, tried(attempts), random)
             {
-                Next::Retry(ns) => ns,
+                Next::Retry(after) => after,
                 Next::Give => panic!("a retry was due"),
             };
-        assert_eq!(next(1, 100 * MS), 100 * MS);
+        assert_eq!(next(1, 100_000_000), 100 * MS);
         assert!(next(1, u64::MAX) <= 100 * MS);
-        assert_eq!(next(2, 0), 0);
-        assert!((0..1000).all(|n| next(10, n << 50 | n) <= ASYNC_MAX_NS));
+        assert_eq!(next(2, 0), Nanos::ZERO);
+        assert!((0..1000).all(|n| next(10, n << 50 | n) <= ASYNC_MAX));
     }
 }

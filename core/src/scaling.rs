@@ -5,38 +5,39 @@ use std::sync::Arc;
 
 use crate::event::{Notice, Order, Outbox, StartFailure};
 use crate::lane::Lane;
-use crate::limits::START_BACKOFF_NS;
+use crate::limits::START_BACKOFF;
 use crate::pods::PodState;
 use crate::scheduler::Shared;
 use crate::ticket::{PodIndex, PodRef};
+use crate::time::{Nanos, Uptime};
 
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
 /// start: otherwise a function that crashes on its first breath would be started in a tight loop.
-const SHORT_LIFE_NS: u64 = 5_000_000_000;
+const SHORT_LIFE: Nanos = Nanos::from_s(5);
 /// An order that no call needed for this long is taken back. The check runs this often, because
 /// calls may leave the queue without an event.
-const LOOK_AGAIN_NS: u64 = 1_000_000_000;
+const LOOK_AGAIN: Nanos = Nanos::from_s(1);
 /// The shortest time between two checks for idle pods, however short their idle time is.
-const IDLE_LOOK_NS_MIN: u64 = 1_000_000;
+const IDLE_LOOK_MIN: Nanos = Nanos::from_ms(1);
 
 impl Shared {
     pub(crate) fn pod_up(
         &mut self,
         lane: &mut Lane,
         index: PodIndex,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let pod = self.pods.at(index);
         match pod.state {
             PodState::Starting => {
-                pod.usable_ns = Some(now_ns);
-                pod.idle_since_ns = now_ns;
+                pod.usable_at = Some(now);
+                pod.idle_since = now;
                 pod.state = PodState::Usable;
                 lane.starts.are_late = false;
                 // An adopted pod ran before, so it says nothing about how long a start takes.
                 if !pod.adopted {
-                    lane.learn_start(now_ns.saturating_sub(pod.wanted_ns));
+                    lane.learn_start(now.since(pod.wanted_at));
                 }
             }
             PodState::Quarantined => pod.state = PodState::Usable,
@@ -44,8 +45,8 @@ impl Shared {
         }
         lane.count(&mut self.pods);
         self.keep_ceiling(lane, out);
-        self.retire_later(lane, now_ns);
-        self.reconcile(lane, now_ns, out);
+        self.retire_later(lane, now);
+        self.reconcile(lane, now, out);
         self.list(lane);
     }
 
@@ -53,7 +54,7 @@ impl Shared {
         &mut self,
         lane: &mut Lane,
         index: PodIndex,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let pod = self.pods.at(index);
@@ -62,12 +63,12 @@ impl Shared {
                 permanent: false,
                 message: "the pod ended before it was ready".into(),
             };
-            return self.start_failed(lane, index, failure, now_ns, out);
+            return self.start_failed(lane, index, failure, now, out);
         }
-        let wanted_ns = pod.wanted_ns;
+        let wanted_at = pod.wanted_at;
         let died_young = pod.state != PodState::Leaving
             && !pod.proven
-            && now_ns.saturating_sub(pod.usable_ns.expect("it was up")) < SHORT_LIFE_NS;
+            && now.since(pod.usable_at.expect("it was up")) < SHORT_LIFE;
         pod.state = PodState::Leaving;
         pod.down = true;
         if pod.in_flight == 0 {
@@ -78,22 +79,22 @@ impl Shared {
                 permanent: false,
                 message: "pods end right after they came up".into(),
             };
-            lane.starts.fail(wanted_ns, now_ns, failure);
+            lane.starts.fail(wanted_at, now, failure);
         }
         lane.count(&mut self.pods);
-        self.reconcile(lane, now_ns, out);
+        self.reconcile(lane, now, out);
     }
 
     pub(crate) fn pod_leaving(
         &mut self,
         lane: &mut Lane,
         index: PodIndex,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         self.drain(lane, index, out);
         lane.count(&mut self.pods);
-        self.reconcile(lane, now_ns, out);
+        self.reconcile(lane, now, out);
     }
 
     pub(crate) fn start_failed(
@@ -101,18 +102,18 @@ impl Shared {
         lane: &mut Lane,
         index: PodIndex,
         failure: StartFailure,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let pod = self.pods.at(index);
         if pod.state != PodState::Starting {
-            return self.pod_down(lane, index, now_ns, out);
+            return self.pod_down(lane, index, now, out);
         }
-        let wanted_ns = pod.wanted_ns;
+        let wanted_at = pod.wanted_at;
         self.forget(lane, index);
-        lane.starts.fail(wanted_ns, now_ns, failure);
+        lane.starts.fail(wanted_at, now, failure);
         lane.count(&mut self.pods);
-        self.reconcile(lane, now_ns, out);
+        self.reconcile(lane, now, out);
     }
 
     /// Keeps why a start is held up: calls that wait for it are told so at their deadline.
@@ -129,13 +130,13 @@ impl Shared {
         lane: &mut Lane,
         token: u64,
         stale: bool,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         if !stale {
             self.stop_ordered(lane, out);
         }
-        let pod = self.pods.add(lane.id, now_ns);
+        let pod = self.pods.add(lane.id, now);
         out.orders.push(Order::Adopted {
             lane: lane.id,
             token,
@@ -166,73 +167,73 @@ impl Shared {
     }
 
     /// Starts what is missing, and drains old pods whose place new ones have taken.
-    pub(crate) fn reconcile(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) {
+    pub(crate) fn reconcile(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         if lane.plan.pods.is_none() || lane.is_removed {
             return;
         }
-        let surplus = lane.stale_surplus(now_ns);
+        let surplus = lane.stale_surplus(now);
         if surplus > 0 {
             self.drain_stale(lane, surplus, out);
         }
-        let missing = lane.pods_missing(now_ns);
+        let missing = lane.pods_missing(now);
         if missing == 0 {
-            return self.take_back(lane, now_ns, out);
+            return self.take_back(lane, now, out);
         }
         lane.needs_all();
-        let retry_at_ns = lane.starts.failed.as_ref().map(|failed| failed.retry_at_ns);
-        if let Some(retry_at_ns) = retry_at_ns.filter(|at_ns| now_ns < *at_ns) {
-            self.arm(lane, retry_at_ns);
+        let retry_at = lane.starts.failed.as_ref().map(|failed| failed.retry_at);
+        if let Some(retry_at) = retry_at.filter(|at| now < *at) {
+            self.arm(lane, retry_at);
             return give_up(lane, out);
         }
         // After a failure start one pod only, to see whether starts work again.
-        let at_once = match (retry_at_ns, lane.census.starting) {
+        let at_once = match (retry_at, lane.census.starting) {
             (None, _) => missing,
             (Some(_), 0) => 1,
             (Some(_), _) => 0,
         };
         for _ in 0..at_once {
-            if !self.start(lane, now_ns, out) {
-                self.arm(lane, now_ns + START_BACKOFF_NS);
+            if !self.start(lane, now, out) {
+                self.arm(lane, now + START_BACKOFF);
                 break;
             }
         }
         lane.count(&mut self.pods);
-        self.arm(lane, now_ns + LOOK_AGAIN_NS);
+        self.arm(lane, now + LOOK_AGAIN);
     }
 
     /// Ends starts that no call needs any more, the latest first. Sets a timer to look again while
     /// pods are starting, or while calls wait that do not justify a start yet.
-    fn take_back(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) {
-        let mut left = lane.pods_too_many(now_ns, LOOK_AGAIN_NS);
+    fn take_back(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
+        let mut left = lane.pods_too_many(now, LOOK_AGAIN);
         if left > 0 {
             for index in lane.pods.clone().into_iter().rev() {
                 let pod = self.pods.at(index);
                 if left > 0 && pod.state == PodState::Starting && !pod.adopted {
                     left -= 1;
-                    lane.starts.are_late |= lane.view.is_overdue(pod.wanted_ns, now_ns);
+                    lane.starts.are_late |= lane.view.is_overdue(pod.wanted_at, now);
                     self.stop(lane, index, out);
                 }
             }
         }
         let starting = lane.census.starting;
-        if let Some(at_ns) = lane.note_waiting(now_ns) {
-            self.arm(lane, at_ns);
+        if let Some(at) = lane.note_waiting(now) {
+            self.arm(lane, at);
         }
         if starting > 0 {
-            self.arm(lane, now_ns + LOOK_AGAIN_NS);
+            self.arm(lane, now + LOOK_AGAIN);
         }
     }
 
     /// Orders one pod; false where the table of pods is full.
-    fn start(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) -> bool {
-        let Some(pod) = self.pods.add(lane.id, now_ns) else {
+    fn start(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) -> bool {
+        let Some(pod) = self.pods.add(lane.id, now) else {
             return false;
         };
         lane.pods.push(pod.index);
         out.orders.push(Order::Start {
             lane: lane.id,
             pod,
-            wanted_ns: now_ns,
+            wanted_at: now,
         });
         true
     }
@@ -320,40 +321,40 @@ impl Shared {
     }
 
     /// Sets the timer for pods that may fall idle.
-    pub(crate) fn retire_later(&mut self, lane: &mut Lane, now_ns: u64) {
+    pub(crate) fn retire_later(&mut self, lane: &mut Lane, now: Uptime) {
         if let Some(plan) = lane.plan.pods
             && lane.census.usable > plan.min
         {
-            self.arm(lane, now_ns.saturating_add(plan.idle_ns));
+            self.arm(lane, now.saturating_add(plan.idle_timeout));
         }
     }
 
-    /// Drains pods without a call for `idle_ns`, down to the pods that are needed, and sets the
+    /// Drains pods without a call for `idle_timeout`, down to the pods that are needed, and sets the
     /// next timer.
-    pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now_ns: u64, out: &mut Outbox) {
+    pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
-        let floor = lane.pods_needed(now_ns);
+        let floor = lane.pods_needed(now);
         let mut usable = lane.census.usable;
-        let mut next_ns = now_ns.saturating_add(plan.idle_ns.max(IDLE_LOOK_NS_MIN));
+        let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_LOOK_MIN));
         // The latest first, because calls go to the earlier pods first.
         for index in lane.pods.clone().into_iter().rev() {
             let pod = self.pods.at(index);
             if pod.state != PodState::Usable || usable <= floor {
                 continue;
             }
-            let idle_until = pod.idle_since_ns.saturating_add(plan.idle_ns);
-            if pod.in_flight == 0 && idle_until <= now_ns {
+            let idle_until = pod.idle_since.saturating_add(plan.idle_timeout);
+            if pod.in_flight == 0 && idle_until <= now {
                 usable -= 1;
                 self.drain(lane, index, out);
             } else if pod.in_flight == 0 {
-                next_ns = next_ns.min(idle_until);
+                next_at = next_at.min(idle_until);
             } else {
-                next_ns = next_ns.min(now_ns.saturating_add(plan.idle_ns));
+                next_at = next_at.min(now.saturating_add(plan.idle_timeout));
             }
         }
         lane.count(&mut self.pods);
         if usable > plan.min {
-            self.arm(lane, next_ns);
+            self.arm(lane, next_at);
         }
     }
 }

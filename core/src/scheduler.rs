@@ -14,6 +14,7 @@ use crate::limits::{FUNCTIONS_MAX, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use crate::pods::{PodState, Pods};
 use crate::sync::planted;
 use crate::ticket::{Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
 /// Whether a turn left work that could be done at once.
@@ -24,7 +25,7 @@ pub enum Turn {
 }
 
 /// How often a removed lane whose last waiting calls did not leave yet is looked at.
-const LEFT_OVER_NS: u64 = 10_000_000;
+const LEFT_OVER: Nanos = Nanos::from_ms(10);
 
 /// All lanes and pods. An event names a lane or a pod, which may be gone: `event`, `ticket`, `collect`
 /// and `tick` look the lane up, once, and pass it on.
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     entries: Arc<Entries>,
     ready: VecDeque<LaneId>,
     /// At most one timer for each lane: idle pods, and starts that wait.
-    due: BinaryHeap<Reverse<(u64, LaneId)>>,
+    due: BinaryHeap<Reverse<(Uptime, LaneId)>>,
 }
 
 /// The lane, if that registration has it.
@@ -68,39 +69,39 @@ impl Scheduler {
         matches!(self.lanes.get(index as usize), Some(Some(_)))
     }
 
-    /// Takes one event in. `now_ns` never runs backwards by more than the clock does.
-    pub fn event(&mut self, event: Event, now_ns: u64, out: &mut Outbox) {
+    /// Takes one event in. `now` never runs backwards by more than the clock does.
+    pub fn event(&mut self, event: Event, now: Uptime, out: &mut Outbox) {
         match event {
-            Event::Ticket(ticket) => self.ticket(ticket, now_ns, out),
-            Event::Done(done) => self.done(done, now_ns, out),
-            Event::LaneOpened { lane, view, plan } => self.open(lane, view, plan, now_ns, out),
+            Event::Ticket(ticket) => self.ticket(ticket, now, out),
+            Event::Done(done) => self.done(done, now, out),
+            Event::LaneOpened { lane, view, plan } => self.open(lane, view, plan, now, out),
             Event::LaneChanged {
                 lane,
                 plan,
                 reshaped,
             } => {
-                self.change(lane, plan, reshaped, now_ns, out);
+                self.change(lane, plan, reshaped, now, out);
             }
-            Event::LaneRemoved { lane } => self.close(lane, now_ns, out),
-            Event::PodUp(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
-                shared.pod_up(lane, pod.index, now_ns, out);
+            Event::LaneRemoved { lane } => self.close(lane, now, out),
+            Event::PodUp(pod) => self.of_pod(pod, now, out, |shared, lane, out| {
+                shared.pod_up(lane, pod.index, now, out);
             }),
-            Event::PodDown(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
-                shared.pod_down(lane, pod.index, now_ns, out);
+            Event::PodDown(pod) => self.of_pod(pod, now, out, |shared, lane, out| {
+                shared.pod_down(lane, pod.index, now, out);
             }),
-            Event::PodLeaving(pod) => self.of_pod(pod, now_ns, out, |shared, lane, out| {
-                shared.pod_leaving(lane, pod.index, now_ns, out);
+            Event::PodLeaving(pod) => self.of_pod(pod, now, out, |shared, lane, out| {
+                shared.pod_leaving(lane, pod.index, now, out);
             }),
             Event::StartFailed { pod, failure } => {
-                self.of_pod(pod, now_ns, out, |shared, lane, out| {
-                    shared.start_failed(lane, pod.index, failure, now_ns, out);
+                self.of_pod(pod, now, out, |shared, lane, out| {
+                    shared.start_failed(lane, pod.index, failure, now, out);
                 });
             }
-            Event::StartHeldUp { pod, why } => self.of_pod(pod, now_ns, out, |shared, lane, _| {
+            Event::StartHeldUp { pod, why } => self.of_pod(pod, now, out, |shared, lane, _| {
                 shared.start_held_up(lane, pod, why);
             }),
             Event::Adopt { lane, token, stale } => match find(&mut self.lanes, lane) {
-                Some(lane) => self.shared.adopt(lane, token, stale, now_ns, out),
+                Some(lane) => self.shared.adopt(lane, token, stale, now, out),
                 None => out.orders.push(Order::Adopted {
                     lane,
                     token,
@@ -114,7 +115,7 @@ impl Scheduler {
     fn of_pod(
         &mut self,
         pod: PodRef,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
         apply: impl FnOnce(&mut Shared, &mut Lane, &mut Outbox),
     ) {
@@ -125,12 +126,12 @@ impl Scheduler {
         let lane = find(&mut self.lanes, id).expect("a lane outlives its pods");
         apply(&mut self.shared, lane, out);
         if lane.is_removed {
-            self.finish_close(id, now_ns, out);
+            self.finish_close(id, now, out);
         }
     }
 
     /// A call waits.
-    pub fn ticket(&mut self, ticket: Ticket, now_ns: u64, out: &mut Outbox) {
+    pub fn ticket(&mut self, ticket: Ticket, now: Uptime, out: &mut Outbox) {
         let lane = self.lanes.get_mut(ticket.lane.index as usize);
         let Some(lane) = lane.and_then(Option::as_mut) else {
             assert!(
@@ -150,14 +151,14 @@ impl Scheduler {
             return;
         }
         if lane.lacks_pods() || lane.is_watched() {
-            self.shared.reconcile(lane, now_ns, out);
+            self.shared.reconcile(lane, now, out);
         }
         self.shared.list(lane);
     }
 
     /// Empties a lane's mailbox; called for every bit that the sweep found. A bit may be ahead of the
     /// lane, which is then emptied as it opens.
-    pub fn collect(&mut self, index: u32, now_ns: u64, out: &mut Outbox) {
+    pub fn collect(&mut self, index: u32, now: Uptime, out: &mut Outbox) {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
         };
@@ -165,13 +166,13 @@ impl Scheduler {
             return;
         };
         while let Some(ticket) = mailbox.pop() {
-            self.ticket(ticket, now_ns, out);
+            self.ticket(ticket, now, out);
         }
         let lane = self.lanes[index as usize].as_mut();
         lane.expect("a ticket closes no lane").mailbox = Some(mailbox);
     }
 
-    fn done(&mut self, done: Done, now_ns: u64, out: &mut Outbox) {
+    fn done(&mut self, done: Done, now: Uptime, out: &mut Outbox) {
         let lane = self.lanes[done.lane.index as usize]
             .as_mut()
             .expect("a lane outlives its calls");
@@ -180,22 +181,22 @@ impl Scheduler {
             "a call ended in a lane that was not opened yet"
         );
         // The call may be one of a registration before this one.
-        let held_ns = lane.slots.release(done.slot, now_ns);
+        let held_for = lane.slots.release(done.slot, now);
         lane.view
             .running
             .store(lane.slots.held(), Ordering::Relaxed);
-        lane.learn(done.held, held_ns);
+        lane.learn(done.held, held_for);
         let is_watched = lane.is_watched();
         if let Some(pod) = done.pod {
-            self.shared.pod_done(lane, pod, done.verdict, now_ns, out);
+            self.shared.pod_done(lane, pod, done.verdict, now, out);
         }
         if is_watched {
-            self.shared.reconcile(lane, now_ns, out);
+            self.shared.reconcile(lane, now, out);
         }
         self.shared.list(lane);
         if lane.is_removed {
             let id = lane.id;
-            self.finish_close(id, now_ns, out);
+            self.finish_close(id, now, out);
         }
     }
 
@@ -204,7 +205,7 @@ impl Scheduler {
         id: LaneId,
         view: Arc<LaneView>,
         plan: LanePlan,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let place = id.index as usize;
@@ -219,9 +220,9 @@ impl Scheduler {
             empty => empty.insert(Lane::new(id, view, plan)),
         };
         lane.count(&mut self.shared.pods);
-        self.shared.reconcile(lane, now_ns, out);
+        self.shared.reconcile(lane, now, out);
         // A ticket may have been faster than this, and its bit taken when there was no lane.
-        self.collect(id.index, now_ns, out);
+        self.collect(id.index, now, out);
         let lane = find(&mut self.lanes, id).expect("a ticket closes no lane");
         self.shared.list(lane);
     }
@@ -232,7 +233,7 @@ impl Scheduler {
         id: LaneId,
         plan: LanePlan,
         reshaped: bool,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let lane = find(&mut self.lanes, id).expect("a lane is changed while it is open");
@@ -251,13 +252,13 @@ impl Scheduler {
         }
         lane.count(&mut shared.pods);
         shared.drain_surplus(lane, out);
-        shared.reconcile(lane, now_ns, out);
+        shared.reconcile(lane, now, out);
         // A lower floor leaves pods that no call will make the timer look at.
-        shared.retire_later(lane, now_ns);
+        shared.retire_later(lane, now);
         shared.list(lane);
     }
 
-    fn close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+    fn close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id);
         let lane = lane.expect("a lane is removed once, after it was opened");
         let shared = &mut self.shared;
@@ -267,19 +268,19 @@ impl Scheduler {
             shared.drain(lane, index, out);
         }
         lane.count(&mut shared.pods);
-        self.finish_close(id, now_ns, out);
+        self.finish_close(id, now, out);
     }
 
     /// Forgets a removed lane once nothing runs in it and its pods are gone. A call that waits all
     /// the same is about to leave, or its successor's: `LaneOpened` comes and takes the lane over.
-    fn finish_close(&mut self, id: LaneId, now_ns: u64, out: &mut Outbox) {
+    fn finish_close(&mut self, id: LaneId, now: Uptime, out: &mut Outbox) {
         let lane = find(&mut self.lanes, id).expect("a lane is forgotten once");
         assert!(lane.is_removed, "a lane was forgotten that is open");
         if lane.slots.held() > 0 || !lane.pods.is_empty() {
             return;
         }
         if lane.view.depth() > 0 {
-            return self.shared.arm(lane, now_ns + LEFT_OVER_NS);
+            return self.shared.arm(lane, now + LEFT_OVER);
         }
         if let Some(mailbox) = lane.mailbox.take() {
             lane.view.return_mailbox(mailbox);
@@ -292,7 +293,7 @@ impl Scheduler {
     }
 
     /// Matches tickets to slots, round robin over the ready lanes, a bounded number of them.
-    pub fn turn(&mut self, now_ns: u64, out: &mut Outbox) -> Turn {
+    pub fn turn(&mut self, now: Uptime, out: &mut Outbox) -> Turn {
         let shared = &mut self.shared;
         let mut left = GRANTS_PER_TURN;
         while left > 0 {
@@ -302,7 +303,7 @@ impl Scheduler {
             let lane = find(&mut self.lanes, id).expect("a listed lane is open");
             assert!(lane.listed, "a lane was listed twice");
             let most = left.min(GRANTS_PER_LANE);
-            let looked = shared.grant(lane, most, now_ns, out);
+            let looked = shared.grant(lane, most, now, out);
             // A lane that used all its looks may have more; one that did not has nothing to give.
             lane.listed = looked == most && lane.waiting() > 0;
             if lane.listed {
@@ -318,29 +319,29 @@ impl Scheduler {
     }
 
     /// When `tick` has something to do, at the earliest.
-    pub fn next_due_ns(&self) -> Option<u64> {
+    pub fn next_due(&self) -> Option<Uptime> {
         self.shared.due.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Looks after what is due: idle pods, starts that were put off. A timer may be one of a lane that
     /// is gone, or that was set anew since.
-    pub fn tick(&mut self, now_ns: u64, out: &mut Outbox) {
+    pub fn tick(&mut self, now: Uptime, out: &mut Outbox) {
         while let Some(Reverse((at, id))) = self.shared.due.peek().copied() {
-            if at > now_ns {
+            if at > now {
                 return;
             }
             self.shared.due.pop();
             let Some(lane) = find(&mut self.lanes, id) else {
                 continue;
             };
-            if lane.due_ns != Some(at) {
+            if lane.due != Some(at) {
                 continue;
             }
-            lane.due_ns = None;
-            self.shared.retire_idle(lane, now_ns, out);
-            self.shared.reconcile(lane, now_ns, out);
+            lane.due = None;
+            self.shared.retire_idle(lane, now, out);
+            self.shared.reconcile(lane, now, out);
             if lane.is_removed {
-                self.finish_close(id, now_ns, out);
+                self.finish_close(id, now, out);
             }
         }
     }
@@ -365,17 +366,17 @@ impl Shared {
     }
 
     /// Sets the lane's timer, unless it fires earlier anyway.
-    pub(crate) fn arm(&mut self, lane: &mut Lane, at_ns: u64) {
-        if lane.due_ns.is_none_or(|due_ns| at_ns < due_ns) {
-            lane.due_ns = Some(at_ns);
-            self.due.push(Reverse((at_ns, lane.id)));
+    pub(crate) fn arm(&mut self, lane: &mut Lane, at: Uptime) {
+        if lane.due.is_none_or(|due| at < due) {
+            lane.due = Some(at);
+            self.due.push(Reverse((at, lane.id)));
         }
     }
 
-    fn arm_idle(&mut self, lane: &mut Lane, now_ns: u64) {
+    fn arm_idle(&mut self, lane: &mut Lane, now: Uptime) {
         let Some(plan) = lane.plan.pods else { return };
-        if lane.census.usable > plan.min && lane.due_ns.is_none() {
-            self.arm(lane, now_ns.saturating_add(plan.idle_ns));
+        if lane.census.usable > plan.min && lane.due.is_none() {
+            self.arm(lane, now.saturating_add(plan.idle_timeout));
         }
     }
 
@@ -393,7 +394,7 @@ impl Shared {
             self.pods.at(*index).lane = id;
         }
         // The timer's entry names the old registration, and is passed over.
-        lane.due_ns = None;
+        lane.due = None;
         if std::mem::take(&mut lane.listed) {
             self.ready.retain(|listed| *listed != old);
         }
@@ -412,12 +413,12 @@ impl Shared {
         lane: &mut Lane,
         pod_ref: PodRef,
         verdict: PodVerdict,
-        now_ns: u64,
+        now: Uptime,
         out: &mut Outbox,
     ) {
         let index = pod_ref.index;
         let pod = self.pods.leave(pod_ref, lane.id);
-        pod.idle_since_ns = now_ns;
+        pod.idle_since = now;
         let is_empty = pod.in_flight == 0;
         match (pod.state, verdict) {
             (PodState::Usable, PodVerdict::Healthy) => {
@@ -427,7 +428,7 @@ impl Shared {
                     lane.count(&mut self.pods);
                 }
                 if is_empty {
-                    self.arm_idle(lane, now_ns);
+                    self.arm_idle(lane, now);
                 }
             }
             (PodState::Usable, PodVerdict::Lost | PodVerdict::CutOff) => {
@@ -442,7 +443,7 @@ impl Shared {
     }
 
     /// Grants up to `most` tickets of a lane; gives how many were looked at.
-    fn grant(&mut self, lane: &mut Lane, most: usize, now_ns: u64, out: &mut Outbox) -> usize {
+    fn grant(&mut self, lane: &mut Lane, most: usize, now: Uptime, out: &mut Outbox) -> usize {
         // A call that waits in a removed lane is its successor's, under a plan that is about to come.
         if lane.is_removed {
             return 0;
@@ -466,23 +467,23 @@ impl Shared {
             }
             lane.view.leave(ticket.class);
             lane.granted(ticket.class);
-            let slot = lane.slots.hold(now_ns);
+            let slot = lane.slots.hold(now);
             lane.view
                 .running
                 .store(lane.slots.held(), Ordering::Relaxed);
-            let (pod, start_ns) = if let Some(plan) = lane.plan.pods {
+            let (pod, start) = if let Some(plan) = lane.plan.pods {
                 let index = lane
                     .choose(&mut self.pods, ticket.avoid)
                     .expect("a pod has room");
                 let pod = self.pods.enter(index, plan.cap);
-                let usable_ns = pod.usable_ns.expect("a pod that is granted came up");
-                let waited_from = ticket.queued_ns.max(pod.wanted_ns);
+                let usable_at = pod.usable_at.expect("a pod that is granted came up");
+                let waited_from = ticket.queued_at.max(pod.wanted_at);
                 (
                     Some(self.pods.reference(index)),
-                    usable_ns.saturating_sub(waited_from),
+                    usable_at.since(waited_from),
                 )
             } else {
-                (None, 0)
+                (None, Nanos::ZERO)
             };
             let call = ticket.call();
             out.grants.push(Grant {
@@ -490,8 +491,8 @@ impl Shared {
                 lane: lane.id,
                 pod,
                 slot,
-                granted_ns: now_ns,
-                start_ns,
+                granted_at: now,
+                start,
             });
         }
         most

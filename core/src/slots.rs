@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::spec::bound::CONCURRENCY;
 use crate::sync::planted;
+use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
 const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
@@ -55,7 +56,7 @@ impl Slots {
     }
 
     /// Takes a slot that `has_free` has shown: the first that is free.
-    pub(crate) fn hold(&mut self, now_ns: u64) -> u16 {
+    pub(crate) fn hold(&mut self, now: Uptime) -> u16 {
         assert!(self.has_free(), "a slot was granted that does not exist");
         self.held += 1;
         let free = self.taken.iter().position(|word| *word != u64::MAX);
@@ -63,20 +64,20 @@ impl Slots {
         let bit = self.taken[word].trailing_ones();
         self.taken[word] |= 1 << bit;
         let slot = (word * 64) as u16 + bit as u16;
-        self.view.capacity.hold(slot, now_ns);
+        self.view.capacity.hold(slot, now);
         slot
     }
 
     /// Gives a slot back, once for each hold; says for how long it was held.
-    pub(crate) fn release(&mut self, slot: u16, now_ns: u64) -> u64 {
+    pub(crate) fn release(&mut self, slot: u16, now: Uptime) -> Nanos {
         let (word, bit) = (usize::from(slot) / 64, slot % 64);
         let is_taken = self.taken[word] >> bit & 1 == 1;
         assert!(is_taken && self.held > 0, "a slot was released twice");
         if planted("slots_leak") && self.held == 2 {
-            return 0;
+            return Nanos::ZERO;
         }
         self.held -= 1;
         self.taken[word] &= !(1 << bit);
-        now_ns.saturating_sub(self.view.capacity.release(slot))
+        now.since(self.view.capacity.release(slot))
     }
 }

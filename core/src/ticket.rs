@@ -4,6 +4,8 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use crate::time::{Nanos, Uptime};
+
 /// Which of a lane's two queues a call waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -73,8 +75,8 @@ const _: () = assert!(size_of::<Option<PodRef>>() == size_of::<u64>());
 /// A call that waits for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// When the call began to wait, in nanoseconds of the process's clock.
-    pub queued_ns: u64,
+    /// When the call began to wait.
+    pub queued_at: Uptime,
     pub index: u32,
     pub generation: u32,
     pub lane: LaneId,
@@ -106,9 +108,9 @@ pub struct Grant {
     pub pod: Option<PodRef>,
     /// The slot that it holds.
     pub slot: u16,
-    pub granted_ns: u64,
+    pub granted_at: Uptime,
     /// How much of its wait was for a pod to start.
-    pub start_ns: u64,
+    pub start: Nanos,
 }
 
 /// How the pod fared in an attempt, as far as its next calls are concerned.

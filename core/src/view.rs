@@ -12,6 +12,7 @@ use crate::limits::{
 use crate::metrics::FunctionMetrics;
 use crate::ring::{Consumer, Producer, channel};
 use crate::ticket::{Class, Ticket};
+use crate::time::{Nanos, Uptime};
 
 type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 
@@ -19,21 +20,22 @@ type Mailbox = (Producer<Ticket>, Mutex<Option<Consumer<Ticket>>>);
 const CALLS_MAX: u32 = (IO_THREADS_MAX * CALLS_PER_IO_THREAD_MAX) as u32;
 
 /// A start is overdue after twice its measured time, but not before this time.
-const OVERDUE_NS_MIN: u64 = 1_000_000_000;
+const OVERDUE_MIN: Nanos = Nanos::from_s(1);
 
-/// A measured time in nanoseconds; none before the first sample.
+/// A measured time; none before the first sample.
 #[derive(Debug, Default)]
-pub struct MeasuredNs(AtomicU64);
+pub struct MeasuredTime(AtomicU64);
 
-impl MeasuredNs {
-    pub fn get(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|ns| *ns > 0)
+impl MeasuredTime {
+    pub fn get(&self) -> Option<Nanos> {
+        let ns = Some(self.0.load(Ordering::Relaxed)).filter(|ns| *ns > 0);
+        ns.map(Nanos::from_ns)
     }
 
     /// A sample that took no time counts as one nanosecond.
-    pub fn set(&self, ns: Option<u64>) {
-        self.0
-            .store(ns.map_or(0, |ns| ns.max(1)), Ordering::Relaxed);
+    pub fn set(&self, time: Option<Nanos>) {
+        let ns = time.map_or(0, |time| time.as_ns().max(1));
+        self.0.store(ns, Ordering::Relaxed);
     }
 }
 
@@ -50,11 +52,11 @@ pub struct LaneView {
     /// Slots that it has now, held or free. Writer: scheduler.
     pub slots_now: AtomicU32,
     /// Mean time that a call holds its slot. Writer: scheduler.
-    pub service_ns: MeasuredNs,
-    /// Mean difference of a call's time from `service_ns`. Writer: scheduler.
-    pub service_spread_ns: AtomicU64,
+    pub service_time: MeasuredTime,
+    /// Mean difference of a call's time from `service_time`, in nanoseconds. Writer: scheduler.
+    pub(crate) service_spread_ns: AtomicU64,
     /// Mean time from wanted to usable of a pod. Writer: scheduler.
-    pub start_ns: MeasuredNs,
+    pub start_time: MeasuredTime,
     /// Since when slots are held, and those that are on their way.
     pub capacity: Capacity,
     /// Usable, starting and other pods, for the gauges. Writer: scheduler.
@@ -73,9 +75,9 @@ impl LaneView {
             running: AtomicU32::new(0),
             slots_max: AtomicU32::new(0),
             slots_now: AtomicU32::new(0),
-            service_ns: MeasuredNs::default(),
+            service_time: MeasuredTime::default(),
             service_spread_ns: AtomicU64::new(0),
-            start_ns: MeasuredNs::default(),
+            start_time: MeasuredTime::default(),
             capacity: Capacity::default(),
             pods: Default::default(),
             mailbox: OnceLock::new(),
@@ -116,10 +118,10 @@ impl LaneView {
         assert!(was > 0, "more calls left a queue than were in it");
     }
 
-    /// Whether a pod that was ordered at `wanted_ns` is overdue and may never come up.
-    pub(crate) fn is_overdue(&self, wanted_ns: u64, now_ns: u64) -> bool {
-        let patience_ns = (2 * self.start_ns.get().unwrap_or(0)).max(OVERDUE_NS_MIN);
-        now_ns >= wanted_ns.saturating_add(patience_ns)
+    /// Whether a pod that was ordered at `wanted_at` is overdue and may never come up.
+    pub(crate) fn is_overdue(&self, wanted_at: Uptime, now: Uptime) -> bool {
+        let patience = (2 * self.start_time.get().unwrap_or_default()).max(OVERDUE_MIN);
+        now >= wanted_at.saturating_add(patience)
     }
 
     /// What the calls that come or wait are charged: 1 KiB each, and their bodies where they are larger.

@@ -2,12 +2,14 @@
 //! caller's. It never looks at a clock and never allocates once it has held as many timers before.
 //! Each io thread and the scheduler advance one of their own.
 
+use crate::time::{Nanos, Uptime};
+
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 /// 64^5 ms: twelve days; what is later waits in the last level and is looked at again.
 const LEVELS: usize = 5;
 const NONE: u32 = u32::MAX;
-const TICK_NS: u64 = 1_000_000;
+const TICK_NS: u64 = Nanos::from_ms(1).as_ns();
 
 /// A timer that was set; cancelling it twice, or after it fired, does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ struct Timer {
     place: u32,
 }
 
-/// The wheel. Times are nanoseconds of the process's clock.
+/// The wheel.
 #[derive(Debug)]
 pub struct Wheel {
     timers: Vec<Timer>,
@@ -39,14 +41,14 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// An empty wheel that begins at `now_ns`.
-    pub fn new(now_ns: u64) -> Self {
+    /// An empty wheel that begins at `now`.
+    pub fn new(now: Uptime) -> Self {
         Self {
             timers: Vec::new(),
             free: NONE,
             heads: [NONE; LEVELS * SLOTS],
             occupied: [0; LEVELS],
-            tick: now_ns / TICK_NS,
+            tick: now.as_ns() / TICK_NS,
             live: 0,
         }
     }
@@ -60,10 +62,10 @@ impl Wheel {
         self.live == 0
     }
 
-    /// Sets a timer: `advance` gives `key` at the first millisecond that is not before `at_ns`.
-    pub fn set(&mut self, at_ns: u64, key: u64) -> TimerRef {
+    /// Sets a timer: `advance` gives `key` at the first millisecond that is not before `at`.
+    pub fn set(&mut self, at: Uptime, key: u64) -> TimerRef {
         // A tick that is being drained is over: the earliest is the next one.
-        let tick = at_ns.div_ceil(TICK_NS).max(self.tick + 1);
+        let tick = at.as_ns().div_ceil(TICK_NS).max(self.tick + 1);
         let index = if self.free == NONE {
             let timer = Timer {
                 tick,
@@ -101,7 +103,7 @@ impl Wheel {
     }
 
     /// A time before which `advance` gives nothing; not later than the earliest timer.
-    pub fn next_ns(&self) -> Option<u64> {
+    pub fn next_at(&self) -> Option<Uptime> {
         if self.live == 0 {
             return None;
         }
@@ -111,19 +113,19 @@ impl Wheel {
                 earliest = earliest.min(tick);
             }
         }
-        Some(earliest * TICK_NS)
+        Some(Uptime::from_ns(earliest * TICK_NS))
     }
 
-    /// Moves on to `now_ns` and gives the key of every timer that is due. A clock that steps back
+    /// Moves on to `now` and gives the key of every timer that is due. A clock that steps back
     /// moves nothing.
-    pub fn advance(&mut self, now_ns: u64, mut due: impl FnMut(u64)) {
-        let until = now_ns / TICK_NS;
+    pub fn advance(&mut self, now: Uptime, mut due: impl FnMut(u64)) {
+        let until = now.as_ns() / TICK_NS;
         while self.tick < until {
-            let Some(next_ns) = self.next_ns() else {
+            let Some(next_at) = self.next_at() else {
                 self.tick = until;
                 return;
             };
-            let next = next_ns / TICK_NS;
+            let next = next_at.as_ns() / TICK_NS;
             if next > until {
                 self.tick = until;
                 return;
@@ -244,7 +246,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    const MS: u64 = 1_000_000;
+    const MS: u64 = TICK_NS;
+
+    const fn at_ms(ms: u64) -> Uptime {
+        Uptime::from_ns(ms * MS)
+    }
 
     #[test]
     fn timers_fire_in_time_whatever_the_distance() {
@@ -257,12 +263,12 @@ mod tests {
             seed % below
         };
         let mut now = 12_345 * MS;
-        let mut wheel = Wheel::new(now);
+        let mut wheel = Wheel::new(Uptime::from_ns(now));
         let mut model: BTreeMap<u64, (u64, TimerRef)> = BTreeMap::new();
         for key in 0..20_000_u64 {
             let far = [3, 90, 5_000, 400_000, 40_000_000][random(5) as usize];
             let at = now + random(far * MS);
-            model.insert(key, (at, wheel.set(at, key)));
+            model.insert(key, (at, wheel.set(Uptime::from_ns(at), key)));
             if random(4) == 0 {
                 let victim = random(key + 1);
                 let known = model.remove(&victim);
@@ -275,7 +281,7 @@ mod tests {
             let stride = [1, 20, 3_000, 300_000][random(4) as usize];
             now += random(stride * MS);
             let mut fired = Vec::new();
-            wheel.advance(now, |key| fired.push(key));
+            wheel.advance(Uptime::from_ns(now), |key| fired.push(key));
             for key in fired {
                 let (at, _) = model
                     .remove(&key)
@@ -287,7 +293,7 @@ mod tests {
                 .filter(|(at, _)| at.div_ceil(MS) * MS + MS <= now)
                 .count();
             assert_eq!(late, 0);
-            if let Some(next) = wheel.next_ns() {
+            if let Some(next) = wheel.next_at().map(Uptime::as_ns) {
                 assert!(
                     next > now - MS
                         && model
@@ -300,13 +306,13 @@ mod tests {
 
     #[test]
     fn a_clock_that_jumps_back_moves_nothing() {
-        let mut wheel = Wheel::new(1000 * MS);
-        wheel.set(1005 * MS, 1);
+        let mut wheel = Wheel::new(at_ms(1000));
+        wheel.set(at_ms(1005), 1);
         let mut fired = 0;
-        wheel.advance(10 * MS, |_| fired += 1);
-        wheel.advance(1004 * MS, |_| fired += 1);
+        wheel.advance(at_ms(10), |_| fired += 1);
+        wheel.advance(at_ms(1004), |_| fired += 1);
         assert_eq!(fired, 0);
-        wheel.advance(1005 * MS, |_| fired += 1);
+        wheel.advance(at_ms(1005), |_| fired += 1);
         assert_eq!((fired, wheel.is_empty()), (1, true));
     }
 }

@@ -18,6 +18,8 @@ use nanofaas_core::id::{is_same_token, pod_name};
 use nanofaas_core::message::{JobStart, Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
+
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -116,8 +118,8 @@ impl Plane {
             Work::Start {
                 function,
                 pod,
-                wanted_ns,
-            } => self.start_pod(function, pod, wanted_ns),
+                wanted_at,
+            } => self.start_pod(function, pod, wanted_at),
             Work::Stop { pod } if self.reconciler.memory.drop_held(pod) => {
                 self.context.is_unknown(pod);
             }
@@ -163,7 +165,7 @@ impl Plane {
         self.reconciler.memory.pods.borrow().at(place)
     }
 
-    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_ns: u64) {
+    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
         if function.spec.execution_mode != ExecutionMode::Warm {
             let failure = StartFailure {
                 permanent: false,
@@ -180,12 +182,12 @@ impl Plane {
                 break name;
             }
         };
-        let pod = Rc::new(Pod::new(Some(place), name, function, wanted_ns));
+        let pod = Rc::new(Pod::new(Some(place), name, function, wanted_at));
         self.reconciler.run_pod(pod, Origin::New);
     }
 
     fn start_job(self: &Rc<Self>, start: Box<JobStart>) {
-        let job = Rc::new(Job::new(start, self.context.now_ns()));
+        let job = Rc::new(Job::new(start, self.context.now()));
         self.reconciler.run_job(job);
     }
 

@@ -17,6 +17,7 @@ use nanofaas_core::id::pod_name;
 use nanofaas_core::message::{JobStart, Message, PodEnd, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
+use nanofaas_core::time::Uptime;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -58,7 +59,7 @@ pub(crate) type JobKey = (CallRef, u32);
 pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) start: Box<JobStart>,
-    wanted_ns: u64,
+    wanted_at: Uptime,
     bell: Notify,
     /// The name of its pod, once that was seen.
     pod: RefCell<Option<String>>,
@@ -106,13 +107,13 @@ impl Jobs {
 }
 
 impl Job {
-    pub(crate) fn new(start: Box<JobStart>, wanted_ns: u64) -> Self {
+    pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
         Self {
             // More random characters than a pod's name, because there are many more Jobs. The limit
             // is 63 characters, because the Job's pod has the name as a label.
             name: pod_name::<9>(start.function.name(), random()),
             start,
-            wanted_ns,
+            wanted_at,
             bell: Notify::new(),
             pod: RefCell::default(),
             seen: RefCell::default(),
@@ -261,7 +262,7 @@ impl Job {
         let left = Duration::from_millis(self.start.deadline_ms);
         if !self.was_created.get() {
             let function = self.start.function.name();
-            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
             if let Err(failure) = self.create(context, start_by.min(begun + left)).await {
                 return (!self.stop.get()).then_some((failure, false));
             }
@@ -437,9 +438,9 @@ impl Job {
     ) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
-        let running_ns = seen.running_since_ms.map(|since_ms| {
-            let stamped_ns = context.config.clock.process_ns(since_ms + 1000);
-            stamped_ns.max(self.wanted_ns).min(context.now_ns())
+        let running_since = seen.running_since_ms.map(|since_ms| {
+            let stamped_at = context.config.clock.uptime_at(since_ms + 1000);
+            stamped_at.max(self.wanted_at).min(context.now())
         });
         if let Some(why) = seen.held_up.as_deref()
             && seen.held_up != told.1
@@ -453,13 +454,15 @@ impl Job {
         context.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             // Later starts of a busy function may have displaced this one in the records.
-            let reached = start.len().max(usize::from(running_ns.is_some()) * RUNNING);
+            let reached = start
+                .len()
+                .max(usize::from(running_since.is_some()) * RUNNING);
             if reached > told.0 || seen.held_up != told.1 {
                 *told = (reached.max(told.0), seen.held_up.clone());
                 let starting = Message::JobStarting {
                     call,
                     attempt,
-                    running_ns,
+                    running_since,
                     start,
                     held_up: seen.held_up.as_deref().map(Into::into),
                 };

@@ -20,6 +20,7 @@ use nanofaas_core::id::pod_token;
 use nanofaas_core::message::PodEnd;
 use nanofaas_core::spec::Platform;
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, timeout_at};
@@ -59,7 +60,7 @@ pub(crate) struct Pod {
     /// A caller that knows this token may report the pod as ready.
     pub(crate) token: String,
     pub(crate) function: Arc<Function>,
-    pub(crate) wanted_ns: u64,
+    pub(crate) wanted_at: Uptime,
     /// The shape of the spec that the pod was made from.
     shape: u64,
     /// An earlier plane made it from another spec.
@@ -103,7 +104,7 @@ impl Pod {
         place: Option<PodRef>,
         name: String,
         function: Arc<Function>,
-        wanted_ns: u64,
+        wanted_at: Uptime,
     ) -> Self {
         Self {
             place,
@@ -112,7 +113,7 @@ impl Pod {
             questions: Questions::new(&function.spec.health_path, function.name()),
             shape: function.spec.shape_hash(Platform::Kubernetes),
             function,
-            wanted_ns,
+            wanted_at,
             is_stale: Cell::new(false),
             since_listing: Cell::new(u64::MAX),
             is_up: Cell::new(false),
@@ -203,7 +204,7 @@ impl Pod {
     ) -> Fate {
         let function = self.function.name();
         if origin == Origin::New {
-            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
         }
         let fate = self.run(context, origin).await;
         self.is_up.set(false);
@@ -311,7 +312,7 @@ impl Pod {
     /// A copy of the pod without a place; it keeps what the cluster showed.
     pub(crate) fn without_place(&self) -> Self {
         let (name, function) = (self.name.clone(), self.function.clone());
-        let pod = Self::new(None, name, function, self.wanted_ns);
+        let pod = Self::new(None, name, function, self.wanted_at);
         pod.seen.replace(self.seen.borrow().clone());
         pod.is_gone.set(self.is_gone.get());
         pod.since_listing.set(self.since_listing.get());

@@ -14,6 +14,7 @@ use nanofaas_core::id::{is_same_token, pod_name};
 use nanofaas_core::message::{JobStart, Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use nix::sys::prctl;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
@@ -93,8 +94,8 @@ impl Plane {
             Work::Start {
                 function,
                 pod,
-                wanted_ns,
-            } => self.start_pod(function, pod, wanted_ns),
+                wanted_at,
+            } => self.start_pod(function, pod, wanted_at),
             Work::Stop { pod } => match self.pod(pod) {
                 Some(pod) => pod.stop(),
                 None => self.context.is_unknown(pod),
@@ -125,7 +126,7 @@ impl Plane {
         self.pods.borrow().at(place)
     }
 
-    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_ns: u64) {
+    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
         let cannot = if self.context.is_stopping.get() {
             Some("the control plane is stopping")
         } else if function.spec.execution_mode != ExecutionMode::Warm {
@@ -146,7 +147,7 @@ impl Plane {
             });
         }
         let name = self.pod_name(function.name());
-        let pod = Rc::new(Pod::new(place, name, function, wanted_ns));
+        let pod = Rc::new(Pod::new(place, name, function, wanted_at));
         self.pods.borrow_mut().add(&pod);
         let plane = self.clone();
         spawn_local(async move {

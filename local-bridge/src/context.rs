@@ -11,6 +11,7 @@ use nanofaas_core::desk::Desk;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::PodEnd;
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 
 use crate::context::config::LocalConfig;
 use crate::guard::link::Link;
@@ -42,9 +43,9 @@ impl LocalContext {
         }
     }
 
-    /// Nanoseconds of the process's clock.
-    pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.config.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// Reads the process's clock.
+    pub(crate) fn now(&self) -> Uptime {
+        Uptime::ZERO + self.config.origin.elapsed().into()
     }
 
     /// Runs `something` with the desk borrowed.
@@ -54,8 +55,8 @@ impl LocalContext {
 
     /// Records that a start reached a phase.
     pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
-        let at_ns = self.now_ns();
-        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at_ns));
+        let at = self.now();
+        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at));
     }
 
     /// Reports the end of a pod.

@@ -66,8 +66,8 @@ impl Job {
         start: &JobStart,
     ) -> Option<(Failure, bool)> {
         let function = start.function.name();
-        let now_ns = context.now_ns();
-        context.say(|desk| desk.starts.begin(function, &self.name, now_ns));
+        let now = context.now();
+        context.say(|desk| desk.starts.begin(function, &self.name, now));
         self.run(context, start).await
     }
 
@@ -151,15 +151,15 @@ impl Job {
         loop {
             if process.is_started() && !was_told {
                 was_told = true;
-                let (call, attempt, at_ns) = (start.call, start.attempt, context.now_ns());
+                let (call, attempt, at) = (start.call, start.attempt, context.now());
                 let function = start.function.name();
                 context.say(|desk| {
                     let starts = &mut desk.starts;
-                    starts.reached(function, &self.name, Phase::Spawned, at_ns);
+                    starts.reached(function, &self.name, Phase::Spawned, at);
                     let started = Message::JobStarting {
                         call,
                         attempt,
-                        running_ns: Some(at_ns),
+                        running_since: Some(at),
                         start: starts.phases(function, &self.name),
                         held_up: None,
                     };

@@ -16,6 +16,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ pub(crate) struct Pod {
     /// A caller that knows this token may report the pod as ready.
     pub(crate) token: String,
     pub(crate) function: Arc<Function>,
-    wanted_ns: u64,
+    wanted_at: Uptime,
     /// Rings when a field below changes, and when the process starts or ends.
     bell: Rc<Notify>,
     stop: Cell<bool>,
@@ -61,7 +62,7 @@ impl Pod {
         place: PodRef,
         name: String,
         function: Arc<Function>,
-        wanted_ns: u64,
+        wanted_at: Uptime,
     ) -> Self {
         Self {
             place,
@@ -69,7 +70,7 @@ impl Pod {
             token: pod_token(u128::from_ne_bytes(random())),
             questions: Questions::new(&function.spec.health_path, function.name()),
             function,
-            wanted_ns,
+            wanted_at,
             bell: Rc::new(Notify::new()),
             stop: Cell::new(false),
             probe: Cell::new(false),
@@ -102,7 +103,7 @@ impl Pod {
         let id = context.link.next_id();
         let socket = context.run_dir.at(&format!("{id}.sock"));
         let function = self.function.name();
-        context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_ns));
+        context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
         let fate = self.run(context, id, &socket).await;
         let _ = fs::remove_file(&socket);
         fate

@@ -1,6 +1,8 @@
 //! What there was over time: calls that wait and run, slots, pods. It keeps the highest of each stretch of
 //! time, and sums over all of it. `world` writes it, `report` reads it.
 
+use nanofaas_core::time::Nanos;
+
 /// More stretches than these are joined in pairs.
 const STRETCHES_MAX: usize = 720;
 
@@ -44,12 +46,12 @@ pub(crate) struct Stretch {
     pub(crate) starts: u32,
 }
 
-/// Times are nanoseconds of the trace.
+/// Times count from the beginning of the trace.
 pub(crate) struct History {
-    begin_ns: u64,
-    pub(crate) width_ns: u64,
+    begin: Nanos,
+    pub(crate) width: Nanos,
     pub(crate) stretches: Vec<Stretch>,
-    now_ns: u64,
+    now: Nanos,
     moment: Moment,
     /// Sums of a count times how long it was so, in nanoseconds.
     pub(crate) pods_ns: u128,
@@ -58,13 +60,13 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Nothing before `begin_ns` counts.
-    pub(crate) fn new(begin_ns: u64, width_ns: u64) -> Self {
+    /// Nothing before `begin` counts.
+    pub(crate) fn new(begin: Nanos, width: Nanos) -> Self {
         Self {
-            begin_ns,
-            width_ns,
+            begin,
+            width,
             stretches: vec![Stretch::default()],
-            now_ns: begin_ns,
+            now: begin,
             moment: Moment::default(),
             pods_ns: 0,
             running_ns: 0,
@@ -73,13 +75,13 @@ impl History {
     }
 
     /// How much time it covers.
-    pub(crate) const fn length_ns(&self) -> u64 {
-        self.now_ns - self.begin_ns
+    pub(crate) fn length(&self) -> Nanos {
+        self.now - self.begin
     }
 
-    /// From `at_ns` on there is that much.
-    pub(crate) fn see(&mut self, at_ns: u64, moment: Moment) {
-        let counts = self.pass_to(at_ns);
+    /// From `at` on there is that much.
+    pub(crate) fn see(&mut self, at: Nanos, moment: Moment) {
+        let counts = self.pass_to(at);
         self.moment = moment;
         if counts {
             self.note();
@@ -87,27 +89,28 @@ impl History {
     }
 
     /// A pod was ordered.
-    pub(crate) fn start(&mut self, at_ns: u64) {
-        if at_ns >= self.begin_ns {
-            self.pass_to(at_ns);
+    pub(crate) fn start(&mut self, at: Nanos) {
+        if at >= self.begin {
+            self.pass_to(at);
             let last = self.stretches.last_mut().expect("there is one");
             last.starts += 1;
         }
     }
 
     /// False where that is before the beginning.
-    fn pass_to(&mut self, at_ns: u64) -> bool {
-        let Some(passed_ns) = at_ns.checked_sub(self.now_ns) else {
+    fn pass_to(&mut self, at: Nanos) -> bool {
+        if at < self.now {
             return false;
-        };
+        }
+        let passed = at - self.now;
         // What was there before lasts until now.
         self.note();
-        let sum = |count: u32| u128::from(count) * u128::from(passed_ns);
+        let sum = |count: u32| u128::from(count) * u128::from(passed.as_ns());
         self.pods_ns += sum(self.moment.pods());
         self.running_ns += sum(self.moment.running);
         self.slots_ns += sum(self.moment.slots);
-        self.now_ns = at_ns;
-        while (self.length_ns() / self.width_ns) as usize >= self.stretches.len() {
+        self.now = at;
+        while (self.length() / self.width) as usize >= self.stretches.len() {
             if self.stretches.len() == STRETCHES_MAX {
                 self.join_pairs();
             } else {
@@ -125,7 +128,7 @@ impl History {
     }
 
     fn join_pairs(&mut self) {
-        self.width_ns *= 2;
+        self.width = 2 * self.width;
         self.stretches = join(&self.stretches, 2);
     }
 }
@@ -148,6 +151,10 @@ pub(crate) fn join(stretches: &[Stretch], many: usize) -> Vec<Stretch> {
 mod tests {
     use super::*;
 
+    fn ns(ns: u64) -> Nanos {
+        Nanos::from_ns(ns)
+    }
+
     fn waiting(waiting: u32) -> Moment {
         Moment {
             waiting,
@@ -157,27 +164,27 @@ mod tests {
 
     #[test]
     fn what_lasts_is_in_each_stretch_and_what_came_before_is_not() {
-        let mut history = History::new(100, 10);
-        history.see(40, waiting(50));
-        history.see(50, waiting(9));
-        history.see(105, waiting(3));
-        history.see(125, waiting(1));
+        let mut history = History::new(ns(100), ns(10));
+        history.see(ns(40), waiting(50));
+        history.see(ns(50), waiting(9));
+        history.see(ns(105), waiting(3));
+        history.see(ns(125), waiting(1));
         let seen: Vec<u32> = history
             .stretches
             .iter()
             .map(|one| one.highest.waiting)
             .collect();
         assert_eq!(seen, [9, 3, 3]);
-        assert_eq!(history.length_ns(), 25);
+        assert_eq!(history.length(), ns(25));
     }
 
     #[test]
     fn a_long_time_has_longer_stretches_and_not_more() {
-        let mut history = History::new(0, 1);
-        history.see(5000, waiting(1));
-        history.start(5001);
+        let mut history = History::new(ns(0), ns(1));
+        history.see(ns(5000), waiting(1));
+        history.start(ns(5001));
         assert!(history.stretches.len() <= STRETCHES_MAX);
-        assert_eq!(history.width_ns, 8);
+        assert_eq!(history.width, ns(8));
         assert_eq!(history.stretches.last().map(|last| last.starts), Some(1));
     }
 }

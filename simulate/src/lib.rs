@@ -14,6 +14,7 @@ mod world;
 
 use nanofaas_core::spec::FunctionSpec;
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Nanos;
 
 pub use about::About;
 pub use figure::figure;
@@ -23,7 +24,7 @@ pub use trace::{CALLS_MAX, TraceCall, TraceError, read};
 use world::{Admission, World};
 
 /// How long a pod may take to start: the default of `serve --start-timeout-ms`.
-pub const START_TIMEOUT_NS: u64 = 120_000_000_000;
+pub const START_TIMEOUT: Nanos = Nanos::from_s(120);
 
 /// A function and its calls.
 pub struct Setup {
@@ -57,6 +58,7 @@ fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
 }
 
 /// Where in a trace the counted calls begin.
-fn begin_ns(setup: &Setup) -> u64 {
-    setup.calls.get(setup.before).map_or(0, |call| call.at_ns)
+fn begin(setup: &Setup) -> Nanos {
+    let first = setup.calls.get(setup.before);
+    first.map_or(Nanos::ZERO, |call| call.at)
 }

@@ -4,6 +4,7 @@
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Nanos;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution as _, Exp};
@@ -16,11 +17,11 @@ pub const CALLS: usize = 1000;
 /// Of the calls, so many may be let in to fail, and so many refused that would have made it.
 pub const WRONG_MAX: usize = CALLS * 2 / 100;
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1000 * MS;
+const MS: Nanos = Nanos::from_ms(1);
+const SECOND: Nanos = Nanos::SECOND;
 const SPREAD_PERCENT: u8 = 5;
 /// The first call is alone, so that the time of calls has been measured.
-const ALONE_NS: u64 = 10 * SECOND;
+const ALONE: Nanos = Nanos::from_s(10);
 const SEED: u64 = 11;
 
 /// One of the six.
@@ -35,10 +36,10 @@ pub struct Pattern {
 
 /// When calls come, and how long each takes and has.
 struct Shape {
-    arrivals: Vec<u64>,
+    arrivals: Vec<Nanos>,
     /// More calls before those that count.
     before: usize,
-    service_ns: u64,
+    service: Nanos,
     patience_ms: u32,
 }
 
@@ -46,16 +47,18 @@ impl Shape {
     fn calls(&self) -> Vec<TraceCall> {
         let mut dice = SmallRng::seed_from_u64(SEED);
         let about = About {
-            ns: self.service_ns,
+            time: self.service,
             spread_percent: SPREAD_PERCENT,
         };
-        let times = self.arrivals.iter().map(|at_ns| ALONE_NS + at_ns);
-        let calls = std::iter::once(0).chain(times).map(|at_ns| TraceCall {
-            at_ns,
-            service_ns: about.draw(&mut dice),
-            timeout_ms: Some(self.patience_ms),
-            class: Class::Sync,
-        });
+        let times = self.arrivals.iter().map(|at| ALONE + *at);
+        let calls = std::iter::once(Nanos::ZERO)
+            .chain(times)
+            .map(|at| TraceCall {
+                at,
+                service: about.draw(&mut dice),
+                timeout_ms: Some(self.patience_ms),
+                class: Class::Sync,
+            });
         calls.collect()
     }
 }
@@ -65,7 +68,7 @@ fn pattern(
     about: &'static str,
     fields: &Value,
     shape: &Shape,
-    start_ns: Option<u64>,
+    start: Option<Nanos>,
 ) -> Pattern {
     let mut function = json!({"name": name, "queueSize": 10_000});
     let all = function.as_object_mut().expect("an object");
@@ -77,8 +80,8 @@ fn pattern(
         spec: spec.expect("a function of ours"),
         calls: shape.calls(),
         before: 1 + shape.before,
-        start: start_ns.map(|ns| About {
-            ns,
+        start: start.map(|time| About {
+            time,
             spread_percent: SPREAD_PERCENT,
         }),
     };
@@ -91,19 +94,19 @@ fn pattern(
 }
 
 /// Times of calls that come at random, so many a second.
-fn poisson(calls: usize, a_second: f64) -> Vec<u64> {
+fn poisson(calls: usize, a_second: f64) -> Vec<Nanos> {
     let mut dice = SmallRng::seed_from_u64(SEED);
     let gap_s = Exp::new(a_second).expect("a rate above 0");
     let mut at_s = 0.0;
     let next = |_| {
         at_s += gap_s.sample(&mut dice);
-        (at_s * SECOND as f64) as u64
+        Nanos::from_ns((at_s * 1e9) as u64)
     };
     (0..calls).map(next).collect()
 }
 
-fn bursts(calls: usize, of: usize, every_ns: u64) -> Vec<u64> {
-    let at = |number: usize| (number / of) as u64 * every_ns + (number % of) as u64;
+fn bursts(calls: usize, of: usize, every: Nanos) -> Vec<Nanos> {
+    let at = |number: usize| (number / of) as u64 * every + Nanos::from_ns((number % of) as u64);
     (0..calls).map(at).collect()
 }
 
@@ -126,17 +129,17 @@ pub fn patterns() -> [Pattern; 6] {
     let fast = |arrivals| Shape {
         arrivals,
         before: 0,
-        service_ns: 50 * MS,
+        service: 50 * MS,
         patience_ms: 520,
     };
     let even = (0..CALLS as u64).map(|number| number * 10 * MS).collect();
     let slow_start = Shape {
-        service_ns: 200 * MS,
+        service: 200 * MS,
         patience_ms: 5000,
         ..fast(poisson(CALLS, 60.0))
     };
     let missing = Shape {
-        service_ns: 500 * MS,
+        service: 500 * MS,
         patience_ms: 3000,
         before: 60,
         ..fast(bursts(CALLS + 60, 60, 6 * SECOND))

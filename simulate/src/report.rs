@@ -2,11 +2,12 @@
 
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
+use nanofaas_core::time::Nanos;
 use serde::{Serialize, Serializer};
 
 use crate::history::{Stretch, join};
 use crate::world::{Ending, Fate, Run};
-use crate::{Setup, begin_ns, nice};
+use crate::{Setup, begin, nice};
 
 /// Rows of the table for people.
 const ROWS_MAX: usize = 24;
@@ -103,11 +104,11 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(mut ns: Vec<u64>) -> Self {
-        ns.sort_unstable();
+    fn of(mut times: Vec<Nanos>) -> Self {
+        times.sort_unstable();
         let at = |percent: usize| {
-            let rank = (ns.len() * percent).div_ceil(100);
-            ns.get(rank.checked_sub(1)?).map(|ns| ms(*ns))
+            let rank = (times.len() * percent).div_ceil(100);
+            times.get(rank.checked_sub(1)?).map(|time| ms(*time))
         };
         Self {
             p50: at(50),
@@ -141,13 +142,13 @@ pub struct Slice {
     pub starts: u32,
 }
 
-fn ms(ns: u64) -> f64 {
-    ns as f64 / 1e6
+fn ms(time: Nanos) -> f64 {
+    time.as_ns() as f64 / 1e6
 }
 
 impl Report {
     pub(crate) fn new(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Self {
-        let width_ns = run.history.width_ns;
+        let width = run.history.width;
         let stretches = used(setup, run);
         // Round, so that rows begin at round times.
         let many = nice::round_up(stretches.len().div_ceil(ROWS_MAX) as u64);
@@ -157,17 +158,22 @@ impl Report {
             execution_mode: setup.spec.execution_mode.to_string(),
             has_pods: setup.spec.execution_mode.has_pods(),
             summary: summary(setup, run, perfect),
-            over_time: slices(setup, &run.fates, stretches, width_ns),
-            rows: slices(setup, &run.fates, &joined, width_ns.saturating_mul(many)),
+            over_time: slices(setup, &run.fates, stretches, width),
+            rows: slices(setup, &run.fates, &joined, width.saturating_mul(many)),
         }
     }
 }
 
 /// Without the stretch that begins as the last call ends, unless a call came then.
 fn used<'a>(setup: &Setup, run: &'a Run) -> &'a [Stretch] {
-    let width_ns = run.history.width_ns;
-    let last_ns = setup.calls.last().map_or(0, |call| call.at_ns) - begin_ns(setup);
-    let count = (run.history.length_ns().div_ceil(width_ns)).max(last_ns / width_ns + 1);
+    let width = run.history.width;
+    let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at) - begin(setup);
+    let count = run
+        .history
+        .length()
+        .as_ns()
+        .div_ceil(width.as_ns())
+        .max(last / width + 1);
     let stretches = &run.history.stretches;
     &stretches[..stretches.len().min(count as usize)]
 }
@@ -194,36 +200,36 @@ fn summary(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Sum
         timed_out_running: timed_out(Stage::Running),
         failed_cold_start: count(Ending::NoPod),
         wait_ms: waits(fates),
-        total_ms: Percentiles::of(made_it.map(|fate| fate.total_ns).collect()),
+        total_ms: Percentiles::of(made_it.map(|fate| fate.total).collect()),
         starts: starts.sum(),
         pods_max: pods.max().unwrap_or_default(),
         pod_seconds: history.pods_ns as f64 / 1e9,
         slot_utilisation: (history.slots_ns > 0).then_some(utilisation),
-        duration_ms: ms(history.length_ns()),
+        duration_ms: ms(history.length()),
     }
 }
 
 fn waits(fates: &[Fate]) -> Percentiles {
-    Percentiles::of(fates.iter().filter_map(|fate| fate.wait_ns).collect())
+    Percentiles::of(fates.iter().filter_map(|fate| fate.wait).collect())
 }
 
-fn slices(setup: &Setup, fates: &[Fate], stretches: &[Stretch], width_ns: u64) -> Vec<Slice> {
-    let begin_ns = begin_ns(setup);
+fn slices(setup: &Setup, fates: &[Fate], stretches: &[Stretch], width: Nanos) -> Vec<Slice> {
+    let begin = begin(setup);
     let mut first = setup.before;
     let mut slices = Vec::with_capacity(stretches.len());
     for (number, stretch) in stretches.iter().enumerate() {
-        let from_ns = width_ns.saturating_mul(number as u64);
-        let to_ns = from_ns.saturating_add(width_ns);
+        let from = width.saturating_mul(number as u64);
+        let to = from.saturating_add(width);
         let came = setup.calls[first.min(setup.calls.len())..]
-            .partition_point(|call| call.at_ns - begin_ns < to_ns);
+            .partition_point(|call| call.at - begin < to);
         let fates = &fates[first..first + came];
         first += came;
         let waits = waits(fates);
         let is_refused = |fate: &&Fate| matches!(fate.ending, Ending::Refused(_));
         let is_late = |fate: &&Fate| matches!(fate.ending, Ending::TimedOut(_) | Ending::NoPod);
         slices.push(Slice {
-            from_ms: ms(from_ns),
-            to_ms: ms(to_ns),
+            from_ms: ms(from),
+            to_ms: ms(to),
             calls: came,
             refused: fates.iter().filter(is_refused).count(),
             failed: fates.iter().filter(is_late).count(),

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use jiff::Timestamp;
 use nanofaas_core::spec::bound::TIMEOUT_MS;
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Nanos;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
@@ -32,9 +33,9 @@ const SEED: u64 = 7;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceCall {
     /// After the trace began.
-    pub at_ns: u64,
+    pub at: Nanos,
     /// How long it runs in its pod.
-    pub service_ns: u64,
+    pub service: Nanos,
     /// Of a sync call; else the function's `timeoutMs` holds.
     pub timeout_ms: Option<u32>,
     pub class: Class,
@@ -233,7 +234,7 @@ struct Rows {
     dice: SmallRng,
     /// That of the first line, which is also that of the others.
     clock: Option<Clock>,
-    /// With timestamps, `at_ns` is since 1970 until all are read.
+    /// With timestamps, `at` is since 1970 until all are read.
     calls: Vec<TraceCall>,
 }
 
@@ -264,22 +265,22 @@ impl Rows {
                            function's timeoutMs";
             return Err(message.to_owned());
         }
-        let at_ns = self.at_ns(field(Some(self.columns.at)).unwrap_or_default())?;
-        let service_ns = match (field(self.columns.service), self.service) {
-            (Some(text), _) => ns(number("service_ms", text, SERVICE_MS_MAX)?),
+        let at = self.at(field(Some(self.columns.at)).unwrap_or_default())?;
+        let service = match (field(self.columns.service), self.service) {
+            (Some(text), _) => span(number("service_ms", text, SERVICE_MS_MAX)?),
             (None, Some(service)) => service.draw(&mut self.dice),
             (None, None) => return Err("says nothing of service_ms: give --service-ms".to_owned()),
         };
         self.calls.push(TraceCall {
-            at_ns,
-            service_ns,
+            at,
+            service,
             timeout_ms,
             class,
         });
         Ok(())
     }
 
-    fn at_ns(&mut self, text: &str) -> Result<u64, String> {
+    fn at(&mut self, text: &str) -> Result<Nanos, String> {
         let stamp = text.parse::<Timestamp>().ok();
         let is_stamp = stamp.is_some();
         let clock = if is_stamp {
@@ -294,22 +295,21 @@ impl Rows {
         }
         match stamp {
             Some(stamp) => u64::try_from(stamp.as_nanosecond())
+                .map(Nanos::from_ns)
                 .map_err(|_| format!("at_ms must be after 1970, is {}", quoted(text))),
-            None => Ok(ns(number("at_ms", text, AT_MS_MAX).map_err(|fault| {
+            None => Ok(span(number("at_ms", text, AT_MS_MAX).map_err(|fault| {
                 format!("{fault}, or a time like 2026-01-31T12:00:00.250Z")
             })?)),
         }
     }
 
     fn finish(mut self) -> Result<Vec<TraceCall>, TraceError> {
-        self.calls.sort_by_key(|call| call.at_ns);
+        self.calls.sort_by_key(|call| call.at);
         if self.clock == Some(Clock::Timestamps) {
-            let first_ns = self.calls.first().map_or(0, |call| call.at_ns);
-            self.calls
-                .iter_mut()
-                .for_each(|call| call.at_ns -= first_ns);
-            let last_ns = self.calls.last().map_or(0, |call| call.at_ns);
-            if last_ns > ns(AT_MS_MAX) {
+            let first = self.calls.first().map_or(Nanos::ZERO, |call| call.at);
+            self.calls.iter_mut().for_each(|call| call.at -= first);
+            let last = self.calls.last().map_or(Nanos::ZERO, |call| call.at);
+            if last > span(AT_MS_MAX) {
                 let message = "a trace is at most 31 days long: split it".to_owned();
                 return Err(TraceError::of_all(message));
             }
@@ -319,8 +319,8 @@ impl Rows {
 }
 
 /// Milliseconds, exact to the nanosecond.
-fn ns(ms: f64) -> u64 {
-    (ms * 1e6).round() as u64
+fn span(ms: f64) -> Nanos {
+    Nanos::from_ns((ms * 1e6).round() as u64)
 }
 
 fn number(column: &str, text: &str, most: f64) -> Result<f64, String> {

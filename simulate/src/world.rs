@@ -20,22 +20,23 @@ use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::history::{History, Moment};
-use crate::{Setup, begin_ns, nice};
+use crate::{Setup, begin, nice};
 use calls::Place;
 use knowledge::Knowledge;
 use pods::Pods;
 
 /// The virtual clock's first reading; 0 has a meaning of its own for slots.
-const CLOCK_NS: u64 = 1_000_000_000_000;
+const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
 const SEED: u64 = 7;
 /// About as many stretches of time as a plot shows.
 const STRETCHES: u64 = 240;
-const STRETCH_NS_MIN: u64 = 1_000_000;
+const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 
 /// How calls are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +62,9 @@ pub(crate) enum Ending {
 pub(crate) struct Fate {
     pub(crate) ending: Ending,
     /// From its arrival to its first slot, if it got one.
-    pub(crate) wait_ns: Option<u64>,
+    pub(crate) wait: Option<Nanos>,
     /// From its arrival to its end.
-    pub(crate) total_ns: u64,
+    pub(crate) total: Nanos,
 }
 
 /// What a run left.
@@ -144,10 +145,10 @@ pub(crate) struct World<'a> {
     thread: Thread,
     scheduler: Scheduler,
     out: Outbox,
-    now_ns: u64,
+    now: Uptime,
     /// When the trace begins.
-    origin_ns: u64,
-    due: BinaryHeap<Reverse<(u64, What)>>,
+    origin: Uptime,
+    due: BinaryHeap<Reverse<(Uptime, What)>>,
     places: Vec<Place>,
     free: Vec<u32>,
     live: usize,
@@ -167,9 +168,10 @@ impl<'a> World<'a> {
             view: Arc::new(LaneView::new(1)),
             version: 1,
         });
-        let begin_ns = begin_ns(setup);
-        let last_ns = setup.calls.last().map_or(0, |call| call.at_ns);
-        let width_ns = nice::round_up(((last_ns - begin_ns) / STRETCHES).max(STRETCH_NS_MIN));
+        let begin = begin(setup);
+        let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at);
+        let width = ((last - begin) / STRETCHES).max(STRETCH_MIN);
+        let width = Nanos::from_ns(nice::round_up(width.as_ns()));
         let mut world = Self {
             setup,
             admission,
@@ -181,8 +183,8 @@ impl<'a> World<'a> {
                 backing_off: Cell::new(0),
             },
             out: Outbox::with_room(),
-            now_ns: CLOCK_NS,
-            origin_ns: CLOCK_NS,
+            now: CLOCK,
+            origin: CLOCK,
             due: BinaryHeap::new(),
             places: Vec::new(),
             free: Vec::new(),
@@ -194,7 +196,7 @@ impl<'a> World<'a> {
                 jobs_up: 0,
             },
             fates: vec![None; setup.calls.len()],
-            history: History::new(begin_ns, width_ns),
+            history: History::new(begin, width),
             knowledge: Knowledge::default(),
         };
         world.open();
@@ -231,25 +233,19 @@ impl<'a> World<'a> {
         let mut arrived = 0;
         while arrived < self.setup.calls.len() || self.live > 0 {
             let arrival = self.setup.calls.get(arrived);
-            let arrival_ns = arrival.map_or(u64::MAX, |call| self.origin_ns + call.at_ns);
-            let due_ns = self
-                .due
-                .peek()
-                .map_or(u64::MAX, |Reverse((at_ns, _))| *at_ns);
-            let tick_ns = self.scheduler.next_due_ns().unwrap_or(u64::MAX);
-            let next_ns = arrival_ns.min(due_ns).min(tick_ns);
-            assert!(
-                next_ns < u64::MAX,
-                "a call lives, and nothing will happen to it"
-            );
-            self.now_ns = self.now_ns.max(next_ns);
-            if due_ns == next_ns {
+            let arrival = arrival.map(|call| self.origin + call.at);
+            let due = self.due.peek().map(|Reverse((at, _))| *at);
+            let tick = self.scheduler.next_due();
+            let next = [arrival, due, tick].into_iter().flatten().min();
+            let next = next.expect("a call lives, and nothing will happen to it");
+            self.now = self.now.max(next);
+            if due == Some(next) {
                 let Some(Reverse((_, what))) = self.due.pop() else {
                     unreachable!("it was seen");
                 };
                 self.happen(what);
-            } else if tick_ns == next_ns {
-                self.scheduler.tick(self.now_ns, &mut self.out);
+            } else if tick == Some(next) {
+                self.scheduler.tick(self.now, &mut self.out);
             } else {
                 self.arrive(arrived);
                 arrived += 1;
@@ -279,12 +275,12 @@ impl<'a> World<'a> {
         }
     }
 
-    fn at(&mut self, at_ns: u64, what: What) {
-        self.due.push(Reverse((at_ns, what)));
+    fn at(&mut self, at: Uptime, what: What) {
+        self.due.push(Reverse((at, what)));
     }
 
     fn hear(&mut self, event: Event) {
-        self.scheduler.event(event, self.now_ns, &mut self.out);
+        self.scheduler.event(event, self.now, &mut self.out);
     }
 
     /// Delivers what the scheduler left, and lets it match calls to slots, until nothing is left.
@@ -292,7 +288,7 @@ impl<'a> World<'a> {
         loop {
             self.obey();
             self.pass_on();
-            let turn = self.scheduler.turn(self.now_ns, &mut self.out);
+            let turn = self.scheduler.turn(self.now, &mut self.out);
             for grant in std::mem::take(&mut self.out.grants) {
                 self.grant(grant);
             }
@@ -313,6 +309,6 @@ impl<'a> World<'a> {
             starting: load(&view.pods[1]) + self.pods.jobs_starting,
             other: load(&view.pods[2]),
         };
-        self.history.see(self.now_ns - self.origin_ns, moment);
+        self.history.see(self.now.since(self.origin), moment);
     }
 }

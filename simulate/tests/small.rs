@@ -1,12 +1,13 @@
 //! Traces that are small enough to be worked out by hand, in each mode; and that a run can be repeated.
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
+use nanofaas_core::time::Nanos;
 use nanofaas_simulate::{
     About, NotComputed, Percentiles, Report, Setup, figure, patterns, read, simulate,
 };
 use serde_json::{Value, json};
 
-const MS: u64 = 1_000_000;
+const MS: Nanos = Nanos::from_ms(1);
 
 fn spec(fields: &Value) -> FunctionSpec {
     let mut function = json!({"name": "f", "command": ["run"]});

@@ -11,6 +11,7 @@ use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo,
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::time::Uptime;
 
 use super::*;
 use crate::management::Health;
@@ -184,7 +185,7 @@ fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
     let start = Order::Start {
         lane: id(0),
         pod,
-        wanted_ns: 0,
+        wanted_at: Uptime::ZERO,
     };
     assert!(bench.post.send(BridgeMessage::Order(start)).is_ok());
     let failure = bench.next(|message| match message {

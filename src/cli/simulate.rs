@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use nanofaas_core::spec::{Defaults, ExecutionMode, FunctionSpec, Platform};
+use nanofaas_core::time::Nanos;
 use nanofaas_simulate::{
     About, Percentiles, Report, Setup, Slice, Summary, TraceCall, figure, read, simulate,
 };
@@ -39,7 +40,7 @@ pub(crate) struct Simulate {
     trace: PathBuf,
     /// How long a call runs whose line has no service_ms, in milliseconds
     #[arg(long = "service-ms", value_name = "MS", value_parser = milliseconds)]
-    service_ns: Option<u64>,
+    service: Option<Nanos>,
     /// How long a pod, or a Job, takes to start, in milliseconds; `never`: only the pods of minReplicas are
     /// there
     #[arg(long = "start-ms", value_name = "MS", default_value = "1000", value_parser = start)]
@@ -60,24 +61,22 @@ pub(crate) struct Simulate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
     Never,
-    /// In nanoseconds.
-    Takes(u64),
+    Takes(Nanos),
 }
 
-/// Milliseconds, in nanoseconds.
-fn milliseconds(text: &str) -> Result<u64, String> {
+fn milliseconds(text: &str) -> Result<Nanos, String> {
     let number = text.parse::<f64>().ok();
     let known = number.filter(|ms| (0.0..=MS_MAX as f64).contains(ms));
     let ms = known.ok_or_else(|| format!("must be a number from 0 to {MS_MAX}"))?;
-    Ok((ms * 1e6).round() as u64)
+    Ok(Nanos::from_ns((ms * 1e6).round() as u64))
 }
 
 fn start(text: &str) -> Result<Start, String> {
     if text == "never" {
         return Ok(Start::Never);
     }
-    let ns = milliseconds(text).map_err(|fault| format!("{fault}, or `never`"))?;
-    Ok(Start::Takes(ns))
+    let time = milliseconds(text).map_err(|fault| format!("{fault}, or `never`"))?;
+    Ok(Start::Takes(time))
 }
 
 pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
@@ -87,8 +86,8 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
     if let Some(plot) = &command.plot {
         keep_input(plot, &[&function.path, &command.trace])?;
     }
-    let about = |ns| About {
-        ns,
+    let about = |time| About {
+        time,
         spread_percent: command.spread,
     };
     let start = match command.start {
@@ -97,9 +96,9 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
             return Err(Failure::Usage(message.to_owned()));
         }
         Start::Never => None,
-        Start::Takes(ns) => Some(about(ns)),
+        Start::Takes(time) => Some(about(time)),
     };
-    let calls = calls(&command.trace, command.service_ns.map(about))?;
+    let calls = calls(&command.trace, command.service.map(about))?;
     let report = simulate(&Setup {
         spec,
         calls,

@@ -7,6 +7,7 @@ use std::task::Wake;
 use std::time::SystemTime;
 
 use crate::metrics::Process;
+use nanofaas_core::time::Uptime;
 use nanofaas_core::view::LaneView;
 
 use super::*;
@@ -146,8 +147,8 @@ fn a_thread_that_does_not_answer_shows() {
     assert_eq!(health.not_alive(), None, "nobody was asked before");
     assert_eq!(rung.0.load(Relaxed), 1);
     assert_eq!(health.not_alive(), None, "they have time to answer");
-    let now = (BEAT_MAX * 4).as_nanos() as u64;
-    let long_ago = 1;
+    let now = Uptime::ZERO + (BEAT_MAX * 4).into();
+    let long_ago = Uptime::from_ns(1);
     let health = Health {
         ledgers: (0..2).map(|_| ThreadLedger::default()).collect(),
         scheduler_beat: Some(Arc::default()),

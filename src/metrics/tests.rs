@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use nanofaas_core::metrics::CallTime;
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Nanos;
 
 use super::*;
 
@@ -98,8 +99,8 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
         let metrics = view.metrics(thread);
         metrics.success.add();
         metrics.rejected[RejectReason::Depth as usize].add();
-        metrics.record(CallTime::E2e, 20_000);
-        metrics.record(CallTime::E2e, 70_000_000_000);
+        metrics.record(CallTime::E2e, Nanos::from_us(20));
+        metrics.record(CallTime::E2e, Nanos::from_s(70));
     }
     assert!(view.enter(Class::Sync, 10));
     view.running.store(3, Relaxed);

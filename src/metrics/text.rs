@@ -3,7 +3,8 @@
 
 use std::fmt::{Display, Write};
 
-use nanofaas_core::histogram::BOUNDS_NS;
+use nanofaas_core::histogram::BOUNDS;
+use nanofaas_core::time::Nanos;
 
 /// A page that grows.
 #[derive(Default)]
@@ -31,18 +32,18 @@ impl Page {
         name: &str,
         label: (&str, &str),
         counts: &[u64],
-        sum_ns: u64,
+        sum: Nanos,
     ) {
         let bucket = format!("{name}_bucket");
         let mut so_far = 0;
         for (at, count) in counts.iter().enumerate() {
             so_far += count;
-            let bound = BOUNDS_NS.get(at).map(|ns| seconds(*ns).to_string());
+            let bound = BOUNDS.get(at).map(|bound| seconds(*bound).to_string());
             let bound = bound.as_deref().unwrap_or("+Inf");
             self.sample(&bucket, &[label, ("le", bound)], so_far);
         }
         let labels = [label];
-        self.sample(&format!("{name}_sum"), &labels, seconds(sum_ns));
+        self.sample(&format!("{name}_sum"), &labels, seconds(sum));
         self.sample(&format!("{name}_count"), &labels, so_far);
     }
 
@@ -55,8 +56,8 @@ impl Page {
     }
 }
 
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
+fn seconds(time: Nanos) -> f64 {
+    time.as_ns() as f64 / 1e9
 }
 
 struct Labels<'a>(&'a [(&'a str, &'a str)]);

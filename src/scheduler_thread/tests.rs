@@ -6,6 +6,7 @@ use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
 use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodVerdict, Ticket};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
 use super::*;
@@ -72,7 +73,7 @@ impl Bench {
     /// Queues a call as an io thread does.
     fn call(&self, lane: u32, view: &LaneView, index: u32) {
         let ticket = Ticket {
-            queued_ns: 0,
+            queued_at: Uptime::ZERO,
             index,
             generation: 1,
             lane: id(lane),
@@ -137,7 +138,7 @@ const WARM: LanePlan = LanePlan {
         min: 1,
         max: 1,
         cap: 1,
-        idle_ns: 1_000_000_000,
+        idle_timeout: Nanos::SECOND,
     }),
 };
 
@@ -187,7 +188,7 @@ fn it_sleeps_and_is_woken_and_beats() {
     }
     // Also where it is rung for while it goes to sleep.
     for _ in 0..2_000 {
-        beat.ask(beat.last_ns() + 1);
+        beat.ask(beat.last() + Nanos::from_ns(1));
         bench.post.bell().ring();
         until(|| (!beat.is_owed()).then_some(()));
     }

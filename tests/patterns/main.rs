@@ -130,7 +130,7 @@ impl Subject {
 }
 
 fn request(name: &str, call: &TraceCall) -> Request {
-    let seconds = Duration::from_nanos(call.service_ns).as_secs_f64();
+    let seconds = Duration::from(call.service).as_secs_f64();
     let timeout_ms = call.timeout_ms.expect("a pattern's calls have one");
     Request::invoke(name, &json!(seconds)).header("X-Timeout-Ms", &timeout_ms.to_string())
 }
@@ -164,13 +164,13 @@ fn play(plane: &Plane, pattern: &Pattern) -> Seen {
     let (calls, before) = (&pattern.setup.calls, pattern.setup.before);
     plane.send(&request(pattern.name, &calls[0])).expect(200);
     let begun = Instant::now() + Duration::from_secs(1);
-    let first_ns = calls[1].at_ns;
+    let first = calls[1].at;
     let mut seen = Seen::default();
     std::thread::scope(|scope| {
         let callers: Vec<_> = calls[1..]
             .iter()
             .map(|one| {
-                let due = begun + Duration::from_nanos(one.at_ns - first_ns);
+                let due = begun + Duration::from(one.at - first);
                 let (request, listen) = (request(pattern.name, one), plane.listen);
                 let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
                 let caller = move || call(listen, &request, due);
@@ -186,7 +186,7 @@ fn play(plane: &Plane, pattern: &Pattern) -> Seen {
             match answered.status {
                 200 => {
                     seen.made_it += 1;
-                    let should = Duration::from_nanos(calls[number + 1].service_ns);
+                    let should = Duration::from(calls[number + 1].service);
                     seen.longer += answered.held.saturating_sub(should);
                 }
                 408 => seen.failed += 1,
@@ -214,9 +214,9 @@ fn measure(name: &str) {
     plane.register(&subject.function);
     let seen = play(&plane, &pattern);
     plane.remove(name);
-    let longer_ns = seen.mean_longer().as_nanos() as u64;
+    let longer = seen.mean_longer();
     let calls = pattern.setup.calls.iter_mut();
-    calls.for_each(|call| call.service_ns += longer_ns);
+    calls.for_each(|call| call.service += longer.into());
     let perfect = simulate(&pattern.setup)
         .summary
         .made_it_with_perfect_knowledge
@@ -226,7 +226,7 @@ fn measure(name: &str) {
         seen.made_it,
         seen.failed,
         seen.refused,
-        longer_ns as f64 / 1e6,
+        longer.as_secs_f64() * 1e3,
         seen.latest.as_secs_f64() * 1e3
     );
     assert_eq!(seen.made_it + seen.failed + seen.refused, CALLS);

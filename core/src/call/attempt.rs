@@ -11,22 +11,23 @@ use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
 use crate::ticket::{Class, Done, Grant, Held, PodRef, PodVerdict};
+use crate::time::{Nanos, Uptime};
 
 /// How long a retry waits for the bridge to say how a pod ended.
-const POD_END_NS_MAX: u64 = 2_000_000_000;
+const POD_END_WAIT_MAX: Nanos = Nanos::from_s(2);
 
 /// An attempt that runs.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) grant: Grant,
     /// Since when its time counts: its dispatch, or for a Job the start of its container.
-    from_ns: Option<u64>,
+    from: Option<Uptime>,
     is_job: bool,
 }
 
 impl Attempt {
     pub(super) const fn stage(&self) -> Stage {
-        if self.from_ns.is_none() {
+        if self.from.is_none() {
             Stage::Starting
         } else {
             Stage::Running
@@ -40,10 +41,10 @@ pub struct Report {
     /// None where the function answered.
     pub failure: Option<(Failure, AttemptFailure)>,
     pub verdict: PodVerdict,
-    pub sent_ns: Option<u64>,
-    pub answered_ns: Option<u64>,
+    pub sent_at: Option<Uptime>,
+    pub answered_at: Option<Uptime>,
     /// How long it waited for a pod of its own.
-    pub start_ns: u64,
+    pub start: Nanos,
 }
 
 impl Report {
@@ -52,19 +53,19 @@ impl Report {
         Self {
             failure: Some((failure, AttemptFailure::NotBegun)),
             verdict,
-            sent_ns: None,
-            answered_ns: None,
-            start_ns: 0,
+            sent_at: None,
+            answered_at: None,
+            start: Nanos::ZERO,
         }
     }
 }
 
 impl<E: Environment> Call<E> {
-    pub(super) fn attempt_of(&self, grant: Grant, now_ns: u64) -> Attempt {
+    pub(super) fn attempt_of(&self, grant: Grant, now: Uptime) -> Attempt {
         let is_job = self.function().spec.execution_mode == ExecutionMode::Job;
         Attempt {
             grant,
-            from_ns: (!is_job).then_some(now_ns),
+            from: (!is_job).then_some(now),
             is_job,
         }
     }
@@ -75,18 +76,18 @@ impl<E: Environment> Call<E> {
             return self.deadline;
         }
         // Until its container runs a Job's own time does not count; the bridge bounds the start.
-        let Some(from_ns) = attempt.from_ns else {
+        let Some(from) = attempt.from else {
             return self.deadline;
         };
         let own = TimeLimit::Function(self.function().spec.timeout_ms);
-        self.deadline.or_sooner(Deadline::after(from_ns, own))
+        self.deadline.or_sooner(Deadline::after(from, own))
     }
 
     /// The same for the attempt that runs, which the pod is told.
-    pub fn running_until_ns(&self) -> u64 {
+    pub fn running_until(&self) -> Uptime {
         match &self.state {
-            State::Running(attempt) => self.attempt_deadline(attempt).at_ns,
-            _ => self.deadline.at_ns,
+            State::Running(attempt) => self.attempt_deadline(attempt).at,
+            _ => self.deadline.at,
         }
     }
 
@@ -96,9 +97,9 @@ impl<E: Environment> Call<E> {
     }
 
     /// The container of the Job that serves the attempt runs since then.
-    pub fn job_runs(&mut self, since_ns: u64) {
+    pub fn job_runs(&mut self, since: Uptime) {
         if let State::Running(attempt) = &mut self.state {
-            attempt.from_ns = Some(since_ns);
+            attempt.from = Some(since);
         }
     }
 
@@ -116,33 +117,33 @@ impl<E: Environment> Call<E> {
         self.state = State::Stopping(attempt, failure);
     }
 
-    /// The attempt was stopped, as `Step::Stop` asked; `sent_ns` where the pod has the request.
-    pub fn stopped(&mut self, sent_ns: Option<u64>, now_ns: u64, env: &E) {
+    /// The attempt was stopped, as `Step::Stop` asked; `sent_at` where the pod has the request.
+    pub fn stopped(&mut self, sent_at: Option<Uptime>, now: Uptime, env: &E) {
         let state = std::mem::replace(&mut self.state, State::Queued);
         let State::Stopping(attempt, failure) = state else {
             panic!("an attempt was stopped that was not to be");
         };
-        let granted_ns = attempt.grant.granted_ns;
+        let granted_at = attempt.grant.granted_at;
         // A Job is sent when its container runs; whether its handler began is not known.
-        let sent_ns = if attempt.is_job {
+        let sent_at = if attempt.is_job {
             attempt
-                .from_ns
-                .map(|at_ns| at_ns.clamp(granted_ns, now_ns.max(granted_ns)))
+                .from
+                .map(|at| at.clamp(granted_at, now.max(granted_at)))
         } else {
-            sent_ns
+            sent_at
         };
-        let start_ns = if attempt.is_job {
-            sent_ns.unwrap_or(now_ns).saturating_sub(granted_ns)
+        let start = if attempt.is_job {
+            sent_at.unwrap_or(now).since(granted_at)
         } else {
-            0
+            Nanos::ZERO
         };
-        let has_begun = attempt.is_job || sent_ns.is_some();
+        let has_begun = attempt.is_job || sent_at.is_some();
         let kind = match failure {
             Failure::Timeout { .. } | Failure::StartTimeout(_) => AttemptFailure::TimedOut,
             _ => AttemptFailure::Final,
         };
         // The pod may still work on the call, which has no reader any more.
-        let disturbed = sent_ns.is_some() && !attempt.is_job;
+        let disturbed = sent_at.is_some() && !attempt.is_job;
         let report = Report {
             failure: Some((failure, kind)),
             verdict: if disturbed {
@@ -150,34 +151,34 @@ impl<E: Environment> Call<E> {
             } else {
                 PodVerdict::Healthy
             },
-            sent_ns,
-            answered_ns: None,
-            start_ns,
+            sent_at,
+            answered_at: None,
+            start,
         };
         self.state = State::Running(attempt);
-        self.ended(report, has_begun, now_ns, env);
+        self.ended(report, has_begun, now, env);
     }
 
     /// The attempt ended.
-    pub fn attempted(&mut self, report: Report, now_ns: u64, env: &E) {
+    pub fn attempted(&mut self, report: Report, now: Uptime, env: &E) {
         let failure = report.failure.as_ref();
         let has_begun = failure.is_none_or(|(_, kind)| *kind != AttemptFailure::NotBegun);
-        self.ended(report, has_begun, now_ns, env);
+        self.ended(report, has_begun, now, env);
     }
 
-    fn ended(&mut self, report: Report, has_begun: bool, now_ns: u64, env: &E) {
+    fn ended(&mut self, report: Report, has_begun: bool, now: Uptime, env: &E) {
         self.has_run |= has_begun;
         let State::Running(attempt) = self.state else {
             panic!("an attempt ended that does not run");
         };
         let grant = attempt.grant;
-        self.times.attempted(&grant, &report, now_ns);
-        self.since_ns = now_ns;
+        self.times.attempted(&grant, &report, now);
+        self.since = now;
         // A worker that died, whether its pod said so or died with it, says nothing of how long calls take.
         let kind = report.failure.as_ref().map(|(_, kind)| *kind);
         let is_lost = matches!(kind, Some(AttemptFailure::Lost { .. }));
         let is_cut_off = matches!(kind, Some(AttemptFailure::TimedOut | AttemptFailure::Final));
-        let held = match (report.sent_ns, report.answered_ns) {
+        let held = match (report.sent_at, report.answered_at) {
             (Some(_), Some(_)) if !is_lost => Held::Whole,
             (Some(_), None) if is_cut_off => Held::CutOff,
             _ => Held::Nothing,
@@ -192,12 +193,12 @@ impl<E: Environment> Call<E> {
         });
         self.avoid = grant.pod.map(|pod| pod.index);
         let Some((mut failure, kind)) = report.failure else {
-            return self.over(Ok(()), now_ns, env);
+            return self.over(Ok(()), now, env);
         };
         if let Failure::Timeout { limit, .. } = &mut failure {
             limit.get_or_insert(self.attempt_deadline(&attempt).limit);
         }
-        self.failed(failure, kind, grant.pod, now_ns, env);
+        self.failed(failure, kind, grant.pod, now, env);
     }
 
     /// Whether another attempt follows, and what it waits for.
@@ -206,7 +207,7 @@ impl<E: Environment> Call<E> {
         failure: Failure,
         kind: AttemptFailure,
         pod: Option<PodRef>,
-        now_ns: u64,
+        now: Uptime,
         env: &E,
     ) {
         let is_ended = matches!(failure, Failure::Cancelled | Failure::Shutdown);
@@ -214,9 +215,9 @@ impl<E: Environment> Call<E> {
             && !planted("call_is_tried_in_a_removed_function");
         // A sync call has one deadline over everything, an async one over its attempts.
         let is_late =
-            kind == AttemptFailure::TimedOut && (!self.is_async() || now_ns >= self.deadline.at_ns);
+            kind == AttemptFailure::TimedOut && (!self.is_async() || now >= self.deadline.at);
         if is_ended || is_removed || is_late {
-            return self.over(Err(failure), now_ns, env);
+            return self.over(Err(failure), now, env);
         }
         let next = self.decide(kind, env);
         // A runtime that said how its worker ended has left nothing to ask the bridge.
@@ -225,19 +226,19 @@ impl<E: Environment> Call<E> {
             && let Some(pod) = pod
             && next != Next::Give
         {
-            let until_ns = now_ns + POD_END_NS_MAX;
+            let until = now + POD_END_WAIT_MAX;
             let waits = State::AwaitingPodEnd {
                 pod,
-                until_ns,
+                until,
                 failure,
             };
             return self.set(waits, env);
         }
-        self.follow(next, kind, failure, now_ns, env);
+        self.follow(next, kind, failure, now, env);
     }
 
     /// How the pod of the last attempt ended; none where that was not heard of in time.
-    pub fn pod_ended(&mut self, end: Option<&PodEnd>, now_ns: u64, env: &E) {
+    pub fn pod_ended(&mut self, end: Option<&PodEnd>, now: Uptime, env: &E) {
         let State::AwaitingPodEnd { failure, .. } = &self.state else {
             return;
         };
@@ -250,18 +251,18 @@ impl<E: Environment> Call<E> {
         let oom = end.is_some_and(|end| end.oom) && !planted("call_retries_after_oom");
         let kind = AttemptFailure::Lost { oom: Some(oom) };
         let next = self.decide(kind, env);
-        self.follow(next, kind, failure, now_ns, env);
+        self.follow(next, kind, failure, now, env);
     }
 
-    fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now_ns: u64, env: &E) {
+    fn follow(&mut self, next: Next, kind: AttemptFailure, failure: Failure, now: Uptime, env: &E) {
         self.lost += u32::from(matches!(kind, AttemptFailure::Lost { .. }));
         assert!(self.lost <= self.attempts, "one attempt was lost twice");
         match next {
-            Next::Give => self.over(Err(failure), now_ns, env),
-            Next::Retry(0) => self.queue_again(now_ns, env),
-            Next::Retry(after_ns) => {
-                let until_ns = now_ns + after_ns;
-                self.set(State::BackingOff { until_ns }, env);
+            Next::Give => self.over(Err(failure), now, env),
+            Next::Retry(Nanos::ZERO) => self.queue_again(now, env),
+            Next::Retry(after) => {
+                let until = now + after;
+                self.set(State::BackingOff { until }, env);
             }
         }
     }

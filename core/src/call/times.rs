@@ -2,47 +2,46 @@
 
 use crate::call::Report;
 use crate::ticket::Grant;
+use crate::time::{Nanos, Uptime};
 
-/// Nanoseconds of each part. Together they are what passed from the admission to the end of the last attempt,
+/// Each part. Together they are what passed from the admission to the end of the last attempt,
 /// or of the wait that no attempt ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// Admitted to granted, less `start_ns`; after an attempt also what the next one waited for: to hear how a
+    /// Admitted to granted, less `start`; after an attempt also what the next one waited for: to hear how a
     /// pod ended, and the pause.
-    pub queue_ns: u64,
+    pub queue: Nanos,
     /// For pods to start, as far as this call waited for it, whether they came up or not.
-    pub start_ns: u64,
+    pub start: Nanos,
     /// Granted to sent.
-    pub dispatch_ns: u64,
+    pub dispatch: Nanos,
     /// Sent to answered.
-    pub function_ns: u64,
+    pub function: Nanos,
 }
 
 impl Times {
-    /// It waited since `since_ns`, and was granted a slot.
-    pub(super) fn waited(&mut self, since_ns: u64, grant: &Grant) {
-        let start_ns = grant
-            .start_ns
-            .min(grant.granted_ns.saturating_sub(since_ns));
-        self.start_ns += start_ns;
-        self.queue_ns += grant.granted_ns.saturating_sub(since_ns + start_ns);
+    /// It waited since `since`, and was granted a slot.
+    pub(super) fn waited(&mut self, since: Uptime, grant: &Grant) {
+        let start = grant.start.min(grant.granted_at.since(since));
+        self.start += start;
+        self.queue += grant.granted_at.since(since + start);
     }
 
-    /// It waited since `since_ns` in vain; `for_a_start` where no pod was up.
-    pub(super) fn gave_up(&mut self, since_ns: u64, now_ns: u64, for_a_start: bool) {
-        let waited_ns = now_ns.saturating_sub(since_ns);
+    /// It waited since `since` in vain; `for_a_start` where no pod was up.
+    pub(super) fn gave_up(&mut self, since: Uptime, now: Uptime, for_a_start: bool) {
+        let waited = now.since(since);
         if for_a_start {
-            self.start_ns += waited_ns;
+            self.start += waited;
         } else {
-            self.queue_ns += waited_ns;
+            self.queue += waited;
         }
     }
 
-    pub(super) fn attempted(&mut self, grant: &Grant, report: &Report, now_ns: u64) {
-        let sent_ns = report.sent_ns.unwrap_or(now_ns);
-        let answered_ns = report.answered_ns.unwrap_or(now_ns);
-        self.start_ns += report.start_ns;
-        self.dispatch_ns += sent_ns.saturating_sub(grant.granted_ns + report.start_ns);
-        self.function_ns += answered_ns.saturating_sub(sent_ns);
+    pub(super) fn attempted(&mut self, grant: &Grant, report: &Report, now: Uptime) {
+        let sent_at = report.sent_at.unwrap_or(now);
+        let answered_at = report.answered_at.unwrap_or(now);
+        self.start += report.start;
+        self.dispatch += sent_at.since(grant.granted_at + report.start);
+        self.function += answered_at.since(sent_at);
     }
 }

@@ -6,6 +6,7 @@ use crate::doorbell::Doorbell;
 use crate::limits::MESSAGES_DEPTH;
 use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
 use crate::spec::{Defaults, Platform};
+use crate::time::Uptime;
 use std::task::Waker;
 use std::time::SystemTime;
 
@@ -128,7 +129,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
     let start = Order::Start {
         lane: LANE,
         pod: POD,
-        wanted_ns: 5,
+        wanted_at: Uptime::ZERO,
     };
     order(&bench, start);
     let work = bench.desk.pump();
@@ -136,7 +137,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
         &work[..],
         [
             Work::Removed { lane: LANE, .. },
-            Work::Start { pod: POD, wanted_ns: 5, function },
+            Work::Start { pod: POD, wanted_at: Uptime::ZERO, function },
         ] if &**function.name() == "echo"
     ));
     ack(&bench, 1);
@@ -182,7 +183,7 @@ fn a_lane_that_was_taken_over_outlives_the_old_removal() {
 fn what_finds_a_full_ring_goes_out_later_and_in_order() {
     let mut bench = bench(2);
     let stop = MESSAGES_DEPTH as u64 + 10;
-    for at_ns in 0..stop {
+    for at in 0..stop {
         let call = CallRef {
             index: 0,
             generation: 0,
@@ -191,7 +192,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
         let message = Message::JobStarting {
             call,
             attempt: 1,
-            running_ns: Some(at_ns),
+            running_since: Some(Uptime::from_ns(at)),
             start: Arc::default(),
             held_up: None,
         };
@@ -206,7 +207,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
     while seen < stop {
         while let Some(message) = bench.io[1].messages.pop() {
             assert!(
-                matches!(message, Message::JobStarting { running_ns, .. } if running_ns == Some(seen))
+                matches!(message, Message::JobStarting { running_since, .. } if running_since == Some(Uptime::from_ns(seen)))
             );
             seen += 1;
         }

@@ -10,6 +10,7 @@ use nanofaas_core::message::Reply;
 use nanofaas_core::registry::{Change, Registry, RegistryOut};
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::time::Uptime;
 
 use crate::hall::{Hall, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, Starts, draft};
@@ -39,7 +40,7 @@ struct Pod {
 pub(crate) struct Bridge {
     pub(crate) registry: Registry,
     pods: BTreeMap<PodRef, Pod>,
-    acts: BinaryHeap<Reverse<(u64, u64)>>,
+    acts: BinaryHeap<Reverse<(Uptime, u64)>>,
     what: BTreeMap<u64, Act>,
     sequence: u64,
     lane_names: BTreeMap<LaneId, Arc<str>>,
@@ -75,18 +76,18 @@ impl Bridge {
         self.pods.len()
     }
 
-    pub(crate) fn next_ns(&self) -> Option<u64> {
+    pub(crate) fn next_at(&self) -> Option<Uptime> {
         self.acts.peek().map(|Reverse((at, _))| *at)
     }
 
-    fn later(&mut self, at: u64, act: Act) {
+    fn later(&mut self, at: Uptime, act: Act) {
         self.sequence += 1;
         self.acts.push(Reverse((at, self.sequence)));
         self.what.insert(self.sequence, act);
     }
 
     pub(crate) fn is_due(&self, hall: &Hall) -> bool {
-        hall.to_bridge.has_some() || self.next_ns().is_some_and(|at| at <= hall.now)
+        hall.to_bridge.has_some() || self.next_at().is_some_and(|at| at <= hall.now)
     }
 
     pub(crate) fn pass(&mut self, hall: &mut Hall) {
@@ -166,14 +167,14 @@ impl Bridge {
                     nature,
                 };
                 self.pods.insert(pod, new);
-                let at = hall.now + hall.rng.time_ns(SECOND);
+                let at = hall.now + hall.rng.span(SECOND);
                 self.later(at, Act::Ready(pod));
             }
             Order::Adopted { pod: None, .. } => {}
             Order::Stop { pod } => {
                 let running = hall.running_in.get(&pod).copied().unwrap_or(0);
                 assert_eq!(running, 0, "a pod is stopped with calls in it");
-                let at = hall.now + hall.rng.time_ns(SECOND);
+                let at = hall.now + hall.rng.span(SECOND);
                 self.later(at, Act::Stopped(pod));
             }
             Order::Probe { pod } => {
@@ -182,7 +183,7 @@ impl Bridge {
                 }
                 let deaf = !self.calm && hall.rng.chance(150);
                 if hall.is_alive(pod) && !deaf {
-                    let at = hall.now + hall.rng.time_ns(SECOND);
+                    let at = hall.now + hall.rng.span(SECOND);
                     self.later(at, Act::Answers(pod));
                 } else {
                     self.later(hall.now + 5 * SECOND, Act::NeverAnswered(pod));
@@ -199,14 +200,14 @@ impl Bridge {
         self.started += 1;
         let nature = self.nature(lane, hall);
         let rng = &mut hall.rng;
-        let at = hall.now + rng.time_ns(nature.start_ns_max);
+        let at = hall.now + rng.span(nature.start_max);
         let fails = match nature.starts {
             Starts::Good | Starts::CrashLoop => None,
             Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
             Starts::Broken { permanent } => Some(permanent),
         };
         if self.started.is_multiple_of(8) {
-            self.later(hall.now + nature.start_ns_max / 2, Act::IsHeldUp(pod));
+            self.later(hall.now + nature.start_max / 2, Act::IsHeldUp(pod));
         }
         let answered = false;
         let new = Pod { answered, nature };
@@ -237,7 +238,7 @@ impl Bridge {
                 if hall.alive.remove(&pod) {
                     self.deaths += 1;
                     self.dead.push(pod);
-                    let seen = hall.now + hall.rng.time_ns(SECOND);
+                    let seen = hall.now + hall.rng.span(SECOND);
                     self.later(seen, Act::SeenDead(pod));
                 }
             }
@@ -270,10 +271,10 @@ impl Bridge {
         hall.send_event(Event::PodUp(pod));
         let rng = &mut hall.rng;
         if nature.starts == Starts::CrashLoop {
-            let at = hall.now + rng.time_ns(MS);
+            let at = hall.now + rng.span(MS);
             self.later(at, Act::Dies(pod));
         } else if !self.calm && rng.chance(nature.mortality) {
-            let at = hall.now + rng.time_ns(5 * SECOND);
+            let at = hall.now + rng.span(5 * SECOND);
             let drained = rng.chance(300);
             self.later(
                 at,

@@ -14,6 +14,7 @@ use nanofaas_core::registry::{Change, Told};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Done, Grant, PodRef, Ticket};
+use nanofaas_core::time::Uptime;
 use nanofaas_core::view::LaneView;
 
 use crate::rng::Rng;
@@ -74,7 +75,7 @@ const LANES: usize = 64;
 pub(crate) struct Hall {
     pub(crate) mode: Mode,
     pub(crate) rng: Rng,
-    pub(crate) now: u64,
+    pub(crate) now: Uptime,
     shown: bool,
     pub(crate) entries: Arc<Entries>,
     pub(crate) bucket: RateBucket,
@@ -107,7 +108,7 @@ impl Hall {
         let entries = Arc::new(Entries::new(io_threads));
         Self {
             mode,
-            now: rng.within(1, 1 << 40),
+            now: Uptime::from_ns(rng.within(1, 1 << 40)),
             rng,
             shown,
             bucket: RateBucket::new(limit),
@@ -133,7 +134,7 @@ impl Hall {
     /// Shows what happens, in a run of one seed.
     pub(crate) fn show(&self, what: impl FnOnce() -> String) {
         if self.shown {
-            println!("{:>16} {}", self.now, what());
+            println!("{:>16} {}", self.now.as_ns(), what());
         }
     }
 
@@ -198,17 +199,13 @@ impl Hall {
         self.shadow.granted(&self.out.grants, &self.entries);
         self.deliver();
         if !self.busy {
-            let timer = self.scheduler.next_due_ns().is_some();
+            let timer = self.scheduler.next_due().is_some();
             self.shadow.check_rest(&self.entries, timer);
         }
     }
 
     fn tick(&mut self) {
-        if self
-            .scheduler
-            .next_due_ns()
-            .is_some_and(|at| at <= self.now)
-        {
+        if self.scheduler.next_due().is_some_and(|at| at <= self.now) {
             self.scheduler.tick(self.now, &mut self.out);
             self.shadow.ordered(&self.out.orders);
             self.deliver();
@@ -231,7 +228,7 @@ impl Hall {
 
     /// Whether the scheduler has something to do now.
     pub(crate) fn scheduler_is_due(&self) -> bool {
-        let due = self.scheduler.next_due_ns();
+        let due = self.scheduler.next_due();
         let heard = self.mode == Mode::Pinned && (self.events.has_some() || self.bits.any());
         heard || self.busy || due.is_some_and(|at| at <= self.now)
     }

@@ -17,14 +17,15 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::registry::Told;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId, PodRef};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
 use crate::hall::{Hall, Mode, ToBridge, ToIo};
 use crate::judge::{Happening, Judge, Phase, phase};
-use crate::scenario::{MS, SECOND};
+use crate::scenario::MS;
 use environment::ThreadEnvironment;
 
-const ASYNC_MAX_AGE_NS: u64 = 20 * SECOND;
+const ASYNC_AGE_MAX: Nanos = Nanos::from_s(20);
 
 /// How a call can end, for the tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +59,7 @@ pub(crate) struct Served {
     /// Where the attempt runs.
     pub(crate) running: Option<Grant>,
     timer: TimerRef,
-    timer_ns: u64,
+    timer_at: Option<Uptime>,
 }
 
 #[derive(Default)]
@@ -93,7 +94,7 @@ enum Act {
 }
 
 /// An act is for one attempt of one call; later ones do not know it.
-type Due = (u64, u64, u32, u32, u32, Act);
+type Due = (Uptime, u64, u32, u32, u32, Act);
 
 pub(crate) struct IoThread {
     number: u16,
@@ -103,7 +104,7 @@ pub(crate) struct IoThread {
     env: ThreadEnvironment,
     acts: BinaryHeap<Reverse<Due>>,
     sequence: u64,
-    pub(crate) next_arrival_ns: u64,
+    pub(crate) next_arrival: Uptime,
     pub(crate) arrivals_left: u32,
     pub(crate) refused: u64,
     pub(crate) retries: u64,
@@ -122,7 +123,7 @@ impl IoThread {
             env: ThreadEnvironment::new(hall.entries.clone()),
             acts: BinaryHeap::new(),
             sequence: 0,
-            next_arrival_ns: hall.now + hall.rng.time_ns(10 * MS),
+            next_arrival: hall.now + hall.rng.span(10 * MS),
             arrivals_left: hall.rng.within(10, 250) as u32,
             refused: 0,
             retries: 0,
@@ -160,10 +161,10 @@ impl IoThread {
         place.generation == call.generation && place.call.is_some()
     }
 
-    pub(crate) fn next_ns(&self) -> Option<u64> {
-        let arrival = (self.arrivals_left > 0).then_some(self.next_arrival_ns);
+    pub(crate) fn next_at(&self) -> Option<Uptime> {
+        let arrival = (self.arrivals_left > 0).then_some(self.next_arrival);
         let act = self.acts.peek().map(|Reverse(due)| due.0);
-        [arrival, act, self.wheel.next_ns()]
+        [arrival, act, self.wheel.next_at()]
             .into_iter()
             .flatten()
             .min()
@@ -173,7 +174,7 @@ impl IoThread {
         let number = usize::from(self.number);
         hall.grants[number].has_some()
             || hall.to_io[number].has_some()
-            || self.next_ns().is_some_and(|at| at <= hall.now)
+            || self.next_at().is_some_and(|at| at <= hall.now)
             || (hall.mode == Mode::Inline && hall.scheduler_is_due())
     }
 
@@ -212,8 +213,8 @@ impl IoThread {
             }
             let served = self.served(index);
             // It fired: `drive` must set another one.
-            served.timer_ns = u64::MAX;
-            if served.life.until_ns() <= hall.now {
+            served.timer_at = None;
+            if served.life.until() <= hall.now {
                 self.happens(index, Happening::Time, hall.now);
             }
             let (life, env) = self.life(index, hall);
@@ -235,10 +236,10 @@ impl IoThread {
     }
 
     /// Counts what a call is about to hear, and lets the judge know.
-    fn happens(&mut self, index: u32, happening: Happening, now_ns: u64) {
+    fn happens(&mut self, index: u32, happening: Happening, now: Uptime) {
         let served = self.served(index);
         let phase = phase(&served.life);
-        served.judge.hears(happening, &served.life, now_ns);
+        served.judge.hears(happening, &served.life, now);
         *self.happened.entry((phase, happening)).or_default() += 1;
     }
 
@@ -259,10 +260,10 @@ impl IoThread {
                 Step::Wait => break,
                 Step::Run(grant) => self.run(index, grant, hall),
                 Step::Stop => {
-                    let sent_ns = hall.rng.chance(800).then_some(hall.now);
-                    served.judge.stopped(sent_ns.is_some(), hall.now);
+                    let sent_at = hall.rng.chance(800).then_some(hall.now);
+                    served.judge.stopped(sent_at.is_some(), hall.now);
                     let (life, env) = self.life(index, hall);
-                    life.stopped(sent_ns, hall.now, env);
+                    life.stopped(sent_at, hall.now, env);
                 }
                 Step::Release(done) => {
                     let grant = served.running.take();
@@ -283,13 +284,13 @@ impl IoThread {
             }
         }
         let served = self.served(index);
-        let until_ns = served.life.until_ns();
-        if served.timer_ns != until_ns {
+        let until = served.life.until();
+        if served.timer_at != Some(until) {
             let old = served.timer;
             self.wheel.cancel(old);
-            let timer = self.wheel.set(until_ns, u64::from(index));
+            let timer = self.wheel.set(until, u64::from(index));
             let served = self.served(index);
-            (served.timer, served.timer_ns) = (timer, until_ns);
+            (served.timer, served.timer_at) = (timer, Some(until));
         }
     }
 
@@ -357,7 +358,7 @@ impl IoThread {
             if at_once {
                 self.end(index, end, hall);
             } else {
-                let at = hall.now + hall.rng.time_ns(MS);
+                let at = hall.now + hall.rng.span(MS);
                 self.later(index, at, later.clone());
             }
         }
@@ -426,7 +427,7 @@ impl IoThread {
         }
     }
 
-    fn later(&mut self, index: u32, at: u64, act: Act) {
+    fn later(&mut self, index: u32, at: Uptime, act: Act) {
         self.sequence += 1;
         let generation = self.places[index as usize].generation;
         let attempt = self.served(index).life.attempt();
@@ -464,10 +465,10 @@ impl IoThread {
             }
             Act::Detaches => {
                 self.happens(index, Happening::Detached, hall.now);
-                let limit = TimeLimit::Async(ASYNC_MAX_AGE_NS / MS);
+                let limit = TimeLimit::Async(ASYNC_AGE_MAX.as_ms());
                 let deadline = Deadline::after(hall.now, limit);
                 let served = self.served(index);
-                served.judge.detached(deadline.at_ns, hall.now);
+                served.judge.detached(deadline.at, hall.now);
                 served.life.detach(deadline);
                 self.drive(index, hall);
             }
@@ -485,7 +486,7 @@ impl IoThread {
             .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == Some(dead)));
         let running: Vec<_> = running.map(|(call, _)| call.index).collect();
         for index in running {
-            let at = hall.now + hall.rng.time_ns(100_000);
+            let at = hall.now + hall.rng.span(Nanos::from_ns(100_000));
             self.later(index, at, Act::Lost { oom: None });
         }
     }

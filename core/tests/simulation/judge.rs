@@ -7,11 +7,12 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::{ExecutionMode, RetryOn};
 use nanofaas_core::ticket::{Done, Grant, Held};
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::scenario::{MS, SECOND};
 
 /// Timers are a little late, and the clock may step back as much.
-const SLACK_NS: u64 = 8 * MS;
+const SLACK: Nanos = Nanos::from_ms(8);
 
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +80,7 @@ struct Rules {
     max_retries: u32,
     retry_on: RetryOn,
     mode: ExecutionMode,
-    timeout_ns: u64,
+    timeout: Nanos,
 }
 
 impl Rules {
@@ -90,15 +91,15 @@ impl Rules {
             max_retries: spec.max_retries,
             retry_on: spec.retry_on,
             mode: spec.execution_mode,
-            timeout_ns: u64::from(spec.timeout_ms) * MS,
+            timeout: Nanos::from_ms(spec.timeout_ms.into()),
         }
     }
 }
 
 pub(crate) struct Judge {
-    admitted_ns: u64,
+    admitted_at: Uptime,
     rules: Rules,
-    deadline_ns: u64,
+    deadline: Uptime,
     is_async: bool,
     /// It must be over at once.
     is_ended: Option<Happening>,
@@ -106,34 +107,34 @@ pub(crate) struct Judge {
     attempts: u32,
     released: u32,
     last: Last,
-    last_end_ns: u64,
+    last_end: Uptime,
     /// When the wait after the last attempt may have begun: its pod's end was told, or not in time.
-    waits_from_ns: u64,
+    waits_from: Uptime,
     /// Since when the attempt's own time runs.
-    attempt_from_ns: Option<u64>,
+    attempt_from: Option<Uptime>,
     lost_retries: u32,
     has_run: bool,
-    detached_ns: u64,
+    detached_at: Uptime,
 }
 
 impl Judge {
-    pub(crate) fn new<E: Environment>(life: &Call<E>, now_ns: u64) -> Self {
+    pub(crate) fn new<E: Environment>(life: &Call<E>, now: Uptime) -> Self {
         Self {
-            admitted_ns: now_ns,
+            admitted_at: now,
             rules: Rules::of(life.function()),
-            deadline_ns: life.deadline_ns(),
+            deadline: life.deadline(),
             is_async: life.is_async(),
             is_ended: None,
             starts_failed: false,
             attempts: 0,
             released: 0,
             last: Last::None,
-            last_end_ns: now_ns,
-            waits_from_ns: now_ns,
-            attempt_from_ns: None,
+            last_end: now,
+            waits_from: now,
+            attempt_from: None,
             lost_retries: 0,
             has_run: false,
-            detached_ns: 0,
+            detached_at: Uptime::ZERO,
         }
     }
 
@@ -142,7 +143,7 @@ impl Judge {
         &mut self,
         happening: Happening,
         life: &Call<E>,
-        now_ns: u64,
+        now: Uptime,
     ) {
         assert!(
             self.is_ended.is_none(),
@@ -151,7 +152,7 @@ impl Judge {
         );
         let phase = phase(life);
         if phase == Phase::AwaitingPodEnd {
-            self.waits_from_ns = now_ns;
+            self.waits_from = now;
         }
         match happening {
             Happening::Cancelled | Happening::ClientLeft | Happening::Shutdown => {
@@ -176,24 +177,24 @@ impl Judge {
     }
 
     /// It will not wait for a client any more.
-    pub(crate) const fn detached(&mut self, deadline_ns: u64, now_ns: u64) {
+    pub(crate) const fn detached(&mut self, deadline: Uptime, now: Uptime) {
         self.is_async = true;
-        self.deadline_ns = deadline_ns;
-        self.detached_ns = now_ns;
+        self.deadline = deadline;
+        self.detached_at = now;
     }
 
     /// A grant came; `newest` is the function as its thread knows it, if that registration is there.
-    pub(crate) fn granted(&mut self, newest: Option<&Function>, now_ns: u64) {
+    pub(crate) fn granted(&mut self, newest: Option<&Function>, now: Uptime) {
         if let Some(newest) = newest {
             self.rules = Rules::of(newest);
         }
         self.attempts += 1;
         // Until it runs, for one whose grant was for a spec of another mode.
         self.last = Last::Failed(AttemptFailure::NotBegun);
-        self.ends_at(now_ns);
+        self.ends_at(now);
     }
 
-    pub(crate) fn runs<E: Environment>(&mut self, life: &Call<E>, grant: &Grant, now_ns: u64) {
+    pub(crate) fn runs<E: Environment>(&mut self, life: &Call<E>, grant: &Grant, now: Uptime) {
         assert!(self.is_ended.is_none(), "an attempt of a call that ended");
         assert_eq!(
             life.function().version,
@@ -205,37 +206,37 @@ impl Judge {
         assert_eq!(grant.pod.is_some(), is_warm, "it runs where it must not");
         self.last = Last::None;
         let is_job = self.rules.mode == ExecutionMode::Job;
-        self.attempt_from_ns = (!is_job).then_some(now_ns);
+        self.attempt_from = (!is_job).then_some(now);
     }
 
-    pub(crate) const fn job_runs(&mut self, now_ns: u64) {
-        self.attempt_from_ns = Some(now_ns);
+    pub(crate) const fn job_runs(&mut self, now: Uptime) {
+        self.attempt_from = Some(now);
     }
 
-    pub(crate) fn attempted(&mut self, report: &Report, now_ns: u64) {
+    pub(crate) fn attempted(&mut self, report: &Report, now: Uptime) {
         self.last = match &report.failure {
             None => Last::Answered,
             Some((_, kind)) => Last::Failed(*kind),
         };
         self.has_run |= self.last != Last::Failed(AttemptFailure::NotBegun);
-        self.ends_at(now_ns);
+        self.ends_at(now);
     }
 
-    pub(crate) fn stopped(&mut self, was_sent: bool, now_ns: u64) {
-        let is_due = self.latest_ns(Phase::Running) <= now_ns + SLACK_NS;
+    pub(crate) fn stopped(&mut self, was_sent: bool, now: Uptime) {
+        let is_due = self.latest(Phase::Running) <= now + SLACK;
         assert!(
             self.is_ended.is_some() || is_due,
             "an attempt was stopped for nothing"
         );
         self.last = Last::Stopped;
         self.has_run |= was_sent || self.rules.mode == ExecutionMode::Job;
-        self.ends_at(now_ns);
+        self.ends_at(now);
     }
 
     /// An attempt ended.
-    const fn ends_at(&mut self, now_ns: u64) {
-        self.last_end_ns = now_ns;
-        self.waits_from_ns = now_ns;
+    const fn ends_at(&mut self, now: Uptime) {
+        self.last_end = now;
+        self.waits_from = now;
     }
 
     pub(crate) fn released(&mut self, done: &Done) {
@@ -265,67 +266,67 @@ impl Judge {
     }
 
     /// The call is queued for another attempt; `newest` as in `granted`.
-    pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now_ns: u64) {
+    pub(crate) fn queued_again(&mut self, newest: Option<&Function>, now: Uptime) {
         let newest = newest.expect("it waits for a function that is gone");
         assert!(self.is_ended.is_none(), "a call that ended is tried again");
         assert!(self.allows_retry(), "{:?} must not be retried", self.last);
         let is_lost = matches!(self.last, Last::Failed(AttemptFailure::Lost { .. }));
         self.lost_retries += u32::from(is_lost);
         let is_refused = self.last == Last::Failed(AttemptFailure::NotBegun);
-        let waited_ns = now_ns.saturating_sub(self.last_end_ns) + SLACK_NS;
+        let waited = now.since(self.last_end) + SLACK;
         // Without pods there is no other one that could take it at once.
-        let least_ns = if is_refused && self.rules.mode != ExecutionMode::Warm {
-            back_off_ns(10 * MS, SECOND, self.attempts)
+        let least = if is_refused && self.rules.mode != ExecutionMode::Warm {
+            back_off(10 * MS, SECOND, self.attempts)
         } else {
-            0
+            Nanos::ZERO
         };
-        assert!(waited_ns >= least_ns, "it did not back off");
+        assert!(waited >= least, "it did not back off");
         // What it runs under if its function is removed between its grant and its attempt.
         self.rules = Rules::of(newest);
     }
 
     /// By when the call has to leave the phase.
-    fn latest_ns(&self, phase: Phase) -> u64 {
-        let own_ns = match phase {
-            Phase::Queued => u64::MAX,
-            Phase::Running if !self.is_async => u64::MAX,
+    fn latest(&self, phase: Phase) -> Uptime {
+        let own = match phase {
+            Phase::Queued => self.deadline,
+            Phase::Running if !self.is_async => self.deadline,
             Phase::Running => self
-                .attempt_from_ns
-                .map_or(u64::MAX, |from_ns| from_ns + self.rules.timeout_ns),
+                .attempt_from
+                .map_or(self.deadline, |from| from + self.rules.timeout),
             Phase::AwaitingPodEnd => {
                 // One that is known has nothing to wait for.
                 let is_unknown = self.last == Last::Failed(AttemptFailure::Lost { oom: None });
-                self.last_end_ns + if is_unknown { 2 * SECOND } else { 0 }
+                self.last_end + u64::from(is_unknown) * 2 * SECOND
             }
             Phase::BackingOff => {
-                let (first_ns, most_ns) = if self.last == Last::Failed(AttemptFailure::NotBegun) {
+                let (first, most) = if self.last == Last::Failed(AttemptFailure::NotBegun) {
                     (10 * MS, SECOND)
                 } else {
                     (100 * MS, 10 * SECOND)
                 };
-                self.waits_from_ns + back_off_ns(first_ns, most_ns, self.attempts)
+                self.waits_from + back_off(first, most, self.attempts)
             }
         };
         // An attempt may have outlived the time of its own when that begins to hold.
-        own_ns.min(self.deadline_ns).max(self.detached_ns)
+        own.min(self.deadline).max(self.detached_at)
     }
 
     /// What was due when a pass began was done in it.
-    pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now_ns: u64) {
+    pub(crate) fn check_in_time<E: Environment>(&self, life: &Call<E>, now: Uptime) {
         let phase = phase(life);
-        let latest_ns = self.latest_ns(phase);
+        let latest = self.latest(phase);
         assert!(
-            latest_ns + SLACK_NS >= now_ns,
+            latest + SLACK >= now,
             "{:?} stays {phase:?} for too long",
             life.place()
         );
     }
 
     /// The call is over; `is_current` where its registration is there.
-    pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now_ns: u64) {
+    pub(crate) fn over<E: Environment>(&self, life: &Call<E>, is_current: bool, now: Uptime) {
         assert_eq!(self.released, self.attempts, "a slot was not released");
         assert_eq!(life.never_ran(), !self.has_run, "whether it ran is wrong");
-        let is_late = self.deadline_ns <= now_ns + SLACK_NS;
+        let is_late = self.deadline <= now + SLACK;
         match life.outcome().expect("it is over") {
             Ok(()) => assert_eq!(self.last, Last::Answered, "a success of nothing"),
             Err(Failure::Timeout { limit, .. }) => {
@@ -349,16 +350,18 @@ impl Judge {
             }
         }
         let times = life.times();
-        let sum_ns = times.queue_ns + times.start_ns + times.dispatch_ns + times.function_ns;
-        let total_ns = now_ns.saturating_sub(self.admitted_ns);
+        let sum = times.queue + times.start + times.dispatch + times.function;
+        let total = now.since(self.admitted_at);
         assert!(
-            sum_ns.abs_diff(total_ns) <= SECOND / 5,
-            "its parts are not the whole: {times:?} of {total_ns}"
+            sum.abs_diff(total) <= SECOND / 5,
+            "its parts are not the whole: ={times:?} of {total:?}"
         );
     }
 }
 
 /// The longest wait after the `attempt`th attempt.
-fn back_off_ns(first_ns: u64, most_ns: u64, attempt: u32) -> u64 {
-    (first_ns << attempt.saturating_sub(1).min(20)).min(most_ns)
+fn back_off(first: Nanos, most: Nanos, attempt: u32) -> Nanos {
+    first
+        .saturating_mul(1 << attempt.saturating_sub(1).min(20))
+        .min(most)
 }

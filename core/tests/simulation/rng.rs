@@ -1,5 +1,7 @@
 //! The only source of chance in a run: splitmix64 from the seed.
 
+use nanofaas_core::time::Nanos;
+
 /// A stream of numbers; the same for the same seed.
 #[derive(Clone)]
 pub(crate) struct Rng(u64);
@@ -35,10 +37,11 @@ impl Rng {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// A time whose order of magnitude is uniform between 1 µs and `most_ns`.
-    pub(crate) fn time_ns(&mut self, most_ns: u64) -> u64 {
-        let magnitudes = u64::from(64 - (most_ns / 1000).max(1).leading_zeros());
-        let most = 1000 << self.below(magnitudes);
-        self.within(1, most).min(most_ns)
+    /// A time whose order of magnitude is uniform between 1 µs and `most`.
+    pub(crate) fn span(&mut self, most: Nanos) -> Nanos {
+        let micros = most.as_ns() / 1000;
+        let magnitudes = u64::from(64 - micros.max(1).leading_zeros());
+        let drawn = 1000 << self.below(magnitudes);
+        Nanos::from_ns(self.within(1, drawn)).min(most)
     }
 }

@@ -2,12 +2,13 @@
 //! meanwhile. It runs nothing.
 
 use nanofaas_core::spec::FunctionDraft;
+use nanofaas_core::time::Nanos;
 use serde_json::{Value, json};
 
 use crate::rng::Rng;
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SECOND: u64 = 1000 * MS;
+pub(crate) const MS: Nanos = Nanos::from_ms(1);
+pub(crate) const SECOND: Nanos = Nanos::SECOND;
 
 /// How a function's pods start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub(crate) enum Starts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
     pub(crate) starts: Starts,
-    pub(crate) start_ns_max: u64,
-    pub(crate) service_ns_max: u64,
+    pub(crate) start_max: Nanos,
+    pub(crate) service_max: Nanos,
     /// Of attempts, per mille: handler errors, lost, refused, not started, never answered.
     pub(crate) faults: [u64; 5],
     /// Async calls, per mille.
@@ -54,8 +55,8 @@ impl Nature {
         let (fickle, mortality) = (fault(300), fault(500));
         Self {
             starts,
-            start_ns_max: rng.pick(&[MS, 50 * MS, 2 * SECOND]),
-            service_ns_max: rng.pick(&[50_000, 5 * MS, 100 * MS, SECOND]),
+            start_max: rng.pick(&[MS, 50 * MS, 2 * SECOND]),
+            service_max: rng.pick(&[Nanos::from_ns(50_000), 5 * MS, 100 * MS, SECOND]),
             faults,
             async_share: rng.pick(&[0, 100, 500, 900, 1000]),
             fickle,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nanofaas_core::registry::Change;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::bridge::Bridge;
 use crate::hall::{Hall, Mode, ToBridge, ToIo};
@@ -120,7 +121,7 @@ pub(crate) struct World {
     bridge: Bridge,
     names: Vec<Arc<str>>,
     changes_left: u32,
-    next_change_ns: u64,
+    next_change: Uptime,
     clock_steps: bool,
     steps: u64,
 }
@@ -154,7 +155,7 @@ impl World {
             .map(|number| IoThread::new(number as u16, &mut hall))
             .collect();
         Self {
-            next_change_ns: hall.now + hall.rng.time_ns(100 * MS),
+            next_change: hall.now + hall.rng.span(100 * MS),
             hall,
             io,
             bridge: Bridge::new(io_threads),
@@ -233,7 +234,7 @@ impl World {
     }
 
     fn change(&mut self) {
-        if self.changes_left > 0 && self.next_change_ns <= self.hall.now {
+        if self.changes_left > 0 && self.next_change <= self.hall.now {
             self.changes_left -= 1;
             if self.hall.rng.chance(60) {
                 let all = self.hall.to_io.iter();
@@ -241,16 +242,16 @@ impl World {
             }
             let names = &self.names;
             self.bridge.random_change(names, &mut self.hall);
-            self.next_change_ns = self.hall.now + self.hall.rng.time_ns(2 * SECOND);
+            self.next_change = self.hall.now + self.hall.rng.span(2 * SECOND);
         }
     }
 
     /// No actor has anything to do: moves the clock to the next timer.
     fn wait(&mut self) {
-        let io = self.io.iter().filter_map(IoThread::next_ns);
-        let change = (self.changes_left > 0).then_some(self.next_change_ns);
-        let scheduler = self.hall.scheduler.next_due_ns();
-        let others = [self.bridge.next_ns(), change, scheduler];
+        let io = self.io.iter().filter_map(IoThread::next_at);
+        let change = (self.changes_left > 0).then_some(self.next_change);
+        let scheduler = self.hall.scheduler.next_due();
+        let others = [self.bridge.next_at(), change, scheduler];
         let next = io.chain(others.into_iter().flatten()).min();
         let next = next.expect("something is going to happen, or calls wait for ever");
         self.hall.now = self.hall.now.max(next);
@@ -261,13 +262,14 @@ impl World {
     fn drift_clock(&mut self) {
         let rng = &mut self.hall.rng;
         if rng.chance(300) {
-            self.hall.now += rng.time_ns(100_000);
+            self.hall.now += rng.span(Nanos::from_ns(100_000));
         }
         if self.clock_steps && rng.chance(3) {
-            self.hall.now += rng.within(SECOND, 30 * SECOND);
+            self.hall.now += Nanos::from_ns(rng.within(SECOND.as_ns(), 30 * SECOND.as_ns()));
         }
         if self.clock_steps && rng.chance(5) {
-            self.hall.now -= rng.within(0, 5 * MS).min(self.hall.now);
+            let back = Nanos::from_ns(rng.within(0, 5 * MS.as_ns()));
+            self.hall.now = self.hall.now.saturating_sub(back);
         }
     }
 

@@ -10,10 +10,11 @@ use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{
     CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket,
 };
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
-pub(crate) const MS: u64 = 1_000_000;
-pub(crate) const SECOND: u64 = 1000 * MS;
+pub(crate) const MS: Nanos = Nanos::from_ms(1);
+pub(crate) const SECOND: Nanos = Nanos::SECOND;
 const QUEUE_SIZE: u32 = 10_000;
 
 /// The first function of lane 0.
@@ -22,7 +23,7 @@ pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 pub(crate) struct Plane {
     pub(crate) entries: Arc<Entries>,
     pub(crate) scheduler: Scheduler,
-    pub(crate) now: u64,
+    pub(crate) now: Uptime,
     out: Outbox,
     views: HashMap<u32, Arc<LaneView>>,
     /// How often each lane was opened.
@@ -45,7 +46,7 @@ pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
         min,
         max: concurrency,
         cap: 1,
-        idle_ns: SECOND,
+        idle_timeout: SECOND,
     };
     LanePlan {
         pods: Some(pods),
@@ -64,7 +65,7 @@ impl Plane {
         Self {
             scheduler: Scheduler::new(entries.clone()),
             entries,
-            now: 1000 * SECOND,
+            now: Uptime::ZERO + 1000 * SECOND,
             out: Outbox::with_room(),
             views: HashMap::new(),
             epochs: HashMap::new(),
@@ -110,7 +111,7 @@ impl Plane {
         let has_room = self.views[&lane].enter(class, QUEUE_SIZE);
         assert!(has_room, "the queue is full");
         let ticket = Ticket {
-            queued_ns: self.now,
+            queued_at: self.now,
             index: self.calls,
             generation: 0,
             lane: self.id(lane),
@@ -180,9 +181,9 @@ impl Plane {
     }
 
     /// Time goes by, and what is due by it happens.
-    pub(crate) fn pass(&mut self, ns: u64) {
-        let until = self.now + ns;
-        while let Some(due) = self.scheduler.next_due_ns().filter(|due| *due <= until) {
+    pub(crate) fn pass(&mut self, span: Nanos) {
+        let until = self.now + span;
+        while let Some(due) = self.scheduler.next_due().filter(|due| *due <= until) {
             self.now = self.now.max(due);
             self.scheduler.tick(self.now, &mut self.out);
         }

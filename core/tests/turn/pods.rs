@@ -4,9 +4,10 @@
 use std::sync::atomic::Ordering;
 
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, PodPlan};
-use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF_NS, START_BACKOFF_NS_MAX};
+use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF, START_BACKOFF_MAX};
 use nanofaas_core::outcome::StartTrouble;
 use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict};
+use nanofaas_core::time::Nanos;
 
 use crate::plane::{LANE, MS, Plane, SECOND, pod_of, warm};
 
@@ -16,7 +17,7 @@ fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
         min: 0,
         max: 4,
         cap: 2,
-        idle_ns: SECOND,
+        idle_timeout: SECOND,
     };
     let mut plane = Plane::with(LanePlan {
         pods: Some(pods),
@@ -33,7 +34,7 @@ fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
     let first = plane.grants();
     assert_eq!(first.len(), 2);
     assert!(first.iter().all(|grant| pod_of(grant) == started[0]));
-    assert!(first.iter().all(|grant| grant.start_ns == 300 * MS));
+    assert!(first.iter().all(|grant| grant.start == 300 * MS));
     plane.up(&started[1..]);
     assert_eq!(plane.grants().len(), 4);
     assert!(plane.orders().is_empty(), "no pod too many");
@@ -121,17 +122,17 @@ fn a_pod_that_comes_up_for_nobody_goes_again() {
 fn a_crash_loop_backs_off_and_ends_the_wait() {
     let mut plane = Plane::with(warm(3, 0));
     plane.call(0, Class::Sync);
-    let mut backoff = START_BACKOFF_NS;
+    let mut backoff = START_BACKOFF;
     for failed in 1..=CRASH_LOOP_STARTS {
         let pods = plane.starts();
         assert_eq!(pods.len(), 1);
         assert!(plane.notices().is_empty(), "it may mend yet");
         plane.start_fails(pods[0], false);
         if failed < CRASH_LOOP_STARTS {
-            plane.pass(backoff - 1);
+            plane.pass(backoff - Nanos::from_ns(1));
             assert!(plane.orders().is_empty(), "a start before its time");
-            plane.pass(1);
-            backoff *= 2;
+            plane.pass(Nanos::from_ns(1));
+            backoff = 2 * backoff;
         }
     }
     let notices = plane.notices();
@@ -171,7 +172,7 @@ fn a_burst_of_starts_that_fail_together_is_one_failure() {
         plane.notices().is_empty(),
         "one bad moment is no crash loop"
     );
-    plane.pass(START_BACKOFF_NS);
+    plane.pass(START_BACKOFF);
     let one = plane.started();
     assert_eq!(one.len(), 1, "one start shows whether it mended");
     assert_eq!(plane.grants().len(), 1);
@@ -184,7 +185,7 @@ fn starts_back_off_to_a_minute_and_no_longer() {
         let pods = plane.starts();
         assert_eq!(pods.len(), 1);
         plane.start_fails(pods[0], false);
-        plane.pass(START_BACKOFF_NS_MAX);
+        plane.pass(START_BACKOFF_MAX);
     }
 }
 
@@ -223,7 +224,7 @@ fn pods_that_die_young_are_a_crash_loop_too() {
             plane.pass(SECOND);
         }
     }
-    plane.pass(START_BACKOFF_NS_MAX);
+    plane.pass(START_BACKOFF_MAX);
     assert_eq!(plane.starts().len(), 1);
 }
 
@@ -403,7 +404,7 @@ fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
     plane.start_fails(pods[0], false);
     let failed = StartTrouble::Failed("no such program".into());
     assert_eq!(trouble(&mut plane), Some(failed.clone()));
-    plane.pass(START_BACKOFF_NS);
+    plane.pass(START_BACKOFF);
     let next = plane.starts();
     hold_up(&mut plane, pods[0], "of a pod that is gone");
     assert_eq!(trouble(&mut plane), Some(failed.clone()));

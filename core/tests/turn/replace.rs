@@ -182,7 +182,7 @@ fn a_lowered_ceiling_drains_what_it_leaves_no_room_for() {
             min: 0,
             max,
             cap: 1,
-            idle_ns: SECOND,
+            idle_timeout: SECOND,
         };
         LanePlan {
             pods: Some(plan),

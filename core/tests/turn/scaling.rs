@@ -3,16 +3,17 @@
 
 use nanofaas_core::event::{LanePlan, Order, PodPlan};
 use nanofaas_core::ticket::{Class, PodVerdict};
+use nanofaas_core::time::Nanos;
 
 use crate::plane::{MS, Plane, SECOND, warm};
 
 /// A function whose calls take so long, as a start does, with one pod of one call that is up.
-fn measured(service_ns: u64, start_ns: u64) -> Plane {
+fn measured(service: Nanos, start: Nanos) -> Plane {
     let mut plane = Plane::with(warm(10, 1));
     plane.started();
     let view = plane.view(0);
-    view.service_ns.set(Some(service_ns));
-    view.start_ns.set(Some(start_ns));
+    view.service_time.set(Some(service));
+    view.start_time.set(Some(start));
     plane
 }
 
@@ -58,13 +59,13 @@ fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
 #[test]
 fn without_a_pod_or_a_measure_each_call_gets_its_own() {
     let mut plane = Plane::with(warm(10, 0));
-    plane.view(0).service_ns.set(Some(MS));
-    plane.view(0).start_ns.set(Some(SECOND));
+    plane.view(0).service_time.set(Some(MS));
+    plane.view(0).start_time.set(Some(SECOND));
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 4);
     let mut plane = measured(MS, MS);
-    plane.view(0).service_ns.set(None);
-    plane.view(0).start_ns.set(None);
+    plane.view(0).service_time.set(None);
+    plane.view(0).start_time.set(None);
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 3);
 }
@@ -132,7 +133,7 @@ fn calls_go_to_the_fewest_pods_that_hold_them_and_a_spare_one() {
         min: 4,
         max: 4,
         cap: 8,
-        idle_ns: SECOND,
+        idle_timeout: SECOND,
     };
     let mut plane = Plane::with(LanePlan {
         pods: Some(pods),

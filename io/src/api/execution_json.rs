@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use nanofaas_core::time::{Nanos, Uptime};
+
 use crate::http::json::write_string;
 use crate::http::output::{Form, Output};
 use crate::http::response::Response;
@@ -11,15 +13,15 @@ use crate::shard::thread::Thread;
 use crate::state::executions::Record;
 
 /// RFC 3339 in UTC, with milliseconds.
-pub(crate) fn timestamp(thread: &Thread, at_ns: u64) -> String {
-    let wall_ns = i128::from(thread.wall_ns(at_ns));
+pub(crate) fn timestamp(thread: &Thread, at: Uptime) -> String {
+    let wall_ns = i128::from(thread.since_epoch(at).as_ns());
     let time = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     format!("{time:.3}")
 }
 
-fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at_ns: Option<u64>) {
-    let _ = match at_ns {
-        Some(at_ns) => write!(out, ",\"{name}\":\"{}\"", timestamp(thread, at_ns)),
+fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at: Option<Uptime>) {
+    let _ = match at {
+        Some(at) => write!(out, ",\"{name}\":\"{}\"", timestamp(thread, at)),
         None => write!(out, ",\"{name}\":null"),
     };
 }
@@ -55,9 +57,9 @@ fn until_output(thread: &Thread, record: &Record) -> Vec<u8> {
         record.status.as_str(),
         record.attempt
     );
-    time_or_null(&mut out, thread, "enqueuedAt", Some(record.enqueued_ns));
-    time_or_null(&mut out, thread, "startedAt", record.started_ns);
-    time_or_null(&mut out, thread, "finishedAt", record.finished_ns);
+    time_or_null(&mut out, thread, "enqueuedAt", Some(record.enqueued_at));
+    time_or_null(&mut out, thread, "startedAt", record.started_at);
+    time_or_null(&mut out, thread, "finishedAt", record.finished_at);
     let _ = write!(
         out,
         ",\"coldStart\":{},\"initDurationMs\":",
@@ -94,11 +96,11 @@ fn after_output(record: &Record, kept: bool) -> Vec<u8> {
 }
 
 /// `[{"name","atMs"}]`, in milliseconds since the start was wanted.
-pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, u64)]) {
+pub(crate) fn write_phases(out: &mut Vec<u8>, phases: &[(&'static str, Nanos)]) {
     out.push(b'[');
-    for (at, (name, ns)) in phases.iter().enumerate() {
+    for (at, (name, after)) in phases.iter().enumerate() {
         let comma = if at > 0 { "," } else { "" };
-        let (ms, us) = (ns / 1_000_000, ns / 1000 % 1000);
+        let (ms, us) = (after.as_ms(), after.as_us() % 1000);
         let _ = write!(out, "{comma}{{\"name\":\"{name}\",\"atMs\":{ms}.{us:03}}}");
     }
     out.push(b']');

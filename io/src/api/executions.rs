@@ -9,6 +9,7 @@ use nanofaas_core::call::End;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::memory::Loose;
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::time::Nanos;
 
 use crate::api::execution_json;
 use crate::http::problem::Problem;
@@ -176,7 +177,7 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
         return;
     }
     let alarm = thread.alarms.alarm();
-    alarm.set(thread.now_ns() + wait_ms * 1_000_000);
+    alarm.set(thread.now() + Nanos::from_ms(wait_ms));
     let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
         if over.poll(cx) {
@@ -190,19 +191,19 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
 /// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
 /// to wake, so its record is polled.
 async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Response {
-    const LOOK_NS: u64 = 20_000_000;
-    let until_ns = thread.now_ns() + wait_ms * 1_000_000;
+    const LOOK: Nanos = Nanos::from_ms(20);
+    let until = thread.now() + Nanos::from_ms(wait_ms);
     let alarm = thread.alarms.alarm();
     loop {
         let Some(found) = thread.executions.find(id) else {
             return problem(&Problem::NoSuchExecution);
         };
         let over = matches!(&found, Found::Plain(record) if record.status.is_terminal());
-        let now_ns = thread.now_ns();
-        if over || now_ns >= until_ns {
+        let now = thread.now();
+        if over || now >= until {
             return state(thread, &found);
         }
-        alarm.until((now_ns + LOOK_NS).min(until_ns)).await;
+        alarm.until((now + LOOK).min(until)).await;
     }
 }
 

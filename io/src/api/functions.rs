@@ -160,7 +160,7 @@ pub(crate) fn list(thread: &Thread) -> Response {
         }
         body.extend_from_slice(&shown(&known.function));
         // All together may take longer than the watchdog waits.
-        thread.ledger().beat.beat(thread.now_ns());
+        thread.ledger().beat.beat(thread.now());
     }
     body.push(b']');
     Response::json(body)

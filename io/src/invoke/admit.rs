@@ -12,6 +12,7 @@ use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::head::Framing;
 use nanofaas_http1::header_value::{parse_idempotency_key, parse_timeout_ms};
 use nanofaas_http1::media_type::{MediaType, media_type};
@@ -30,7 +31,6 @@ use crate::runtime::timers::Alarm;
 use crate::shard::thread::{Known, Phase, Thread};
 use crate::state::executions::{Record, Status};
 
-pub(crate) const MS: u64 = 1_000_000;
 /// What a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
 /// A larger output is not copied into its answer.
@@ -42,7 +42,7 @@ pub(crate) struct Entrant {
     pub(crate) charge: Charge,
     /// Until it is granted.
     pub(crate) waiting: Option<WaitingBody>,
-    pub(crate) arrived_ns: u64,
+    pub(crate) arrived_at: Uptime,
     /// Of a sync call.
     pub(crate) deadline: Deadline,
     enqueue: bool,
@@ -55,23 +55,23 @@ pub(crate) fn at_head(
     enqueue: bool,
     head: &RequestHead,
     head_bytes: &[u8],
-    arrived_ns: u64,
+    arrived_at: Uptime,
 ) -> Result<Entrant, Problem> {
     if thread.phase.get() != Phase::Serving {
         return Err(Problem::ShuttingDown);
     }
     let known = thread.function(name);
-    let reject = |reason: RejectReason, wait_ns| {
+    let reject = |reason: RejectReason, wait| {
         match &known {
             Some(known) => known.metrics(thread).rejected[reason as usize].add(),
             None => thread.ledger().rejected_unknown.add(),
         }
-        Problem::Refused(Refusal::new(reason, wait_ns))
+        Problem::Refused(Refusal::new(reason, wait))
     };
     thread
         .rate
-        .take(arrived_ns)
-        .map_err(|wait_ns| reject(RejectReason::Rate, wait_ns))?;
+        .take(arrived_at)
+        .map_err(|wait| reject(RejectReason::Rate, wait))?;
     let Some(found) = known.clone() else {
         return Err(thread.no_such(name));
     };
@@ -99,7 +99,7 @@ pub(crate) fn at_head(
     if let Some(key) = head.idempotency_key {
         parse_idempotency_key(key.of(head_bytes))?;
     }
-    let no_memory = || reject(RejectReason::Memory, 0);
+    let no_memory = || reject(RejectReason::Memory, Nanos::ZERO);
     let waiting = charges::wait(thread, &found, declared).map_err(|_| no_memory())?;
     let due = charge_for(declared) + charges::copy_of(&found, declared);
     let charge = thread.account.charge(due);
@@ -108,8 +108,8 @@ pub(crate) fn at_head(
         known: found,
         charge,
         waiting,
-        arrived_ns,
-        deadline: Deadline::after(arrived_ns, limit),
+        arrived_at,
+        deadline: Deadline::after(arrived_at, limit),
         enqueue,
     })
 }
@@ -182,15 +182,19 @@ pub(crate) fn enter(
     thread: &Thread,
     known: &Rc<Known>,
     class: Class,
-    now_ns: u64,
+    now: Uptime,
     deadline: Deadline,
     begin: impl FnOnce(CallRef),
 ) -> Result<Life, Problem> {
     let function = &known.function;
     let Some(place) = thread.calls.open(function.lane) else {
-        return Err(refuse(thread, known, Refusal::new(RejectReason::Memory, 0)));
+        return Err(refuse(
+            thread,
+            known,
+            Refusal::new(RejectReason::Memory, Nanos::ZERO),
+        ));
     };
-    let admitted = Life::admit(thread, known.clone(), place, class, now_ns, deadline);
+    let admitted = Life::admit(thread, known.clone(), place, class, now, deadline);
     let (life, ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
@@ -207,11 +211,11 @@ pub(crate) fn enter(
     if !thread.submit(ticket, &function.view) {
         life.turned_away(thread);
         thread.calls.close(place, &thread.entries);
-        let wait_ns = admission::predicted_wait_ns(&function.view, class, now_ns);
+        let wait = admission::predicted_wait(&function.view, class, now);
         return Err(refuse(
             thread,
             known,
-            Refusal::new(RejectReason::Depth, wait_ns),
+            Refusal::new(RejectReason::Depth, wait),
         ));
     }
     known.metrics(thread).enqueue.add();
@@ -222,7 +226,7 @@ pub(crate) fn enter(
 pub(crate) fn record(
     known: &Rc<Known>,
     id: ExecutionId,
-    enqueued_ns: u64,
+    enqueued_at: Uptime,
     call: Option<CallRef>,
 ) -> Record {
     Record {
@@ -230,9 +234,9 @@ pub(crate) fn record(
         known: known.clone(),
         status: Status::Queued,
         attempt: 0,
-        enqueued_ns,
-        started_ns: None,
-        finished_ns: None,
+        enqueued_at,
+        started_at: None,
+        finished_at: None,
         cold_start: false,
         init_ms: None,
         start: None,
@@ -252,18 +256,18 @@ pub(crate) async fn plain_call(
     let waiting = entrant.waiting.take();
     let known = &entrant.known;
     let id = thread.new_plain_id();
-    let queued_ns = thread.last_ns();
+    let queued_at = thread.recent();
     // The record is there before the call can begin.
     let begin = |place| {
         thread
             .executions
-            .put_plain(record(known, id, queued_ns, Some(place)))
+            .put_plain(record(known, id, queued_at, Some(place)))
     };
     let entered = enter(
         thread,
         known,
         Class::Sync,
-        queued_ns,
+        queued_at,
         entrant.deadline,
         begin,
     );
@@ -283,7 +287,7 @@ pub(crate) async fn plain_call(
         life: life.into(),
         place,
         id,
-        arrived_ns: entrant.arrived_ns,
+        arrived_at: entrant.arrived_at,
         kept: None,
         request: incoming,
         alarm: answering.alarm,
@@ -292,10 +296,10 @@ pub(crate) async fn plain_call(
     };
     let finished = call::serve(&call).await;
     answering.client.serving(None);
-    let now_ns = thread.now_ns();
-    let status = finish(&call, &finished, now_ns);
+    let now = thread.now();
+    let status = finish(&call, &finished, now);
     thread.executions.with_plain(id, |record| {
-        end_record(record, status, finished.result.as_ref().err(), now_ns);
+        end_record(record, status, finished.result.as_ref().err(), now);
     });
     let invocation = Invocation {
         id,
@@ -304,7 +308,7 @@ pub(crate) async fn plain_call(
         follower_timed_out: false,
         trace_id: incoming.trace_id(),
         times: finished.times,
-        total_ns: now_ns.saturating_sub(entrant.arrived_ns),
+        total: now.since(entrant.arrived_at),
         replay: false,
     };
     let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
@@ -335,16 +339,16 @@ pub(crate) fn end_record(
     record: &mut Record,
     status: Status,
     failure: Option<&Failure>,
-    now_ns: u64,
+    now: Uptime,
 ) {
     record.status = status;
     record.failure = failure.cloned();
-    record.finished_ns = Some(now_ns);
+    record.finished_at = Some(now);
     record.call = None;
 }
 
 /// The end of a call in its place, the metrics and the ledger.
-pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Status {
+pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now: Uptime) -> Status {
     let thread = call.thread;
     let known = call.known();
     let metrics = known.metrics(thread);
@@ -365,9 +369,9 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Statu
         }
     };
     let times = &finished.times;
-    metrics.record(CallTime::QueueWait, times.queue_ns);
-    if times.start_ns > 0 {
-        metrics.record(CallTime::StartWait, times.start_ns);
+    metrics.record(CallTime::QueueWait, times.queue);
+    if !times.start.is_zero() {
+        metrics.record(CallTime::StartWait, times.start);
     }
     if call.attempt() > 0 {
         if call.is_cold.get() {
@@ -375,10 +379,10 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now_ns: u64) -> Statu
         } else {
             metrics.warm_start.add();
         }
-        metrics.record(CallTime::Dispatch, times.dispatch_ns);
-        metrics.record(CallTime::Handler, times.function_ns);
+        metrics.record(CallTime::Dispatch, times.dispatch);
+        metrics.record(CallTime::Handler, times.function);
     }
-    metrics.record(CallTime::E2e, now_ns.saturating_sub(call.arrived_ns));
+    metrics.record(CallTime::E2e, now.since(call.arrived_at));
     thread.ledger().finished.add();
     thread.calls.close(call.place, &thread.entries);
     status

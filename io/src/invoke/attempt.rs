@@ -7,6 +7,7 @@ use nanofaas_core::memory::Charge;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::ticket::PodVerdict;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
 
@@ -88,12 +89,12 @@ impl AttemptError {
 pub(crate) struct Attempt {
     pub(crate) result: Result<Answer, AttemptError>,
     pub(crate) verdict: PodVerdict,
-    pub(crate) sent_ns: Option<u64>,
-    pub(crate) answered_ns: Option<u64>,
+    pub(crate) sent_at: Option<Uptime>,
+    pub(crate) answered_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
     /// How long the attempt waited for a pod of its own.
-    pub(crate) start_ns: u64,
+    pub(crate) start: Nanos,
 }
 
 impl Attempt {
@@ -102,20 +103,20 @@ impl Attempt {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)
     }
 
-    /// No answer came, or none that can be read; `sent_ns` where the pod may have the request.
+    /// No answer came, or none that can be read; `sent_at` where the pod may have the request.
     pub(crate) const fn unanswered(
         error: AttemptError,
         verdict: PodVerdict,
-        sent_ns: Option<u64>,
+        sent_at: Option<Uptime>,
     ) -> Self {
         Self {
             result: Err(error),
             verdict,
-            sent_ns,
-            answered_ns: None,
+            sent_at,
+            answered_at: None,
             cold_start: false,
             init_ms: None,
-            start_ns: 0,
+            start: Nanos::ZERO,
         }
     }
 
@@ -125,9 +126,9 @@ impl Attempt {
         Report {
             failure: error.map(|error| (error.failure.clone(), error.kind())),
             verdict: self.verdict,
-            sent_ns: self.sent_ns,
-            answered_ns: self.answered_ns,
-            start_ns: self.start_ns,
+            sent_at: self.sent_at,
+            answered_at: self.answered_at,
+            start: self.start,
         }
     }
 }

@@ -17,6 +17,7 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef};
+use nanofaas_core::time::Uptime;
 
 use crate::invoke::attempt::{Answer, Attempt};
 use crate::invoke::charges::WaitingBody;
@@ -69,7 +70,7 @@ pub(crate) struct Call<'a> {
     pub(crate) life: RefCell<Life>,
     pub(crate) place: CallRef,
     pub(crate) id: ExecutionId,
-    pub(crate) arrived_ns: u64,
+    pub(crate) arrived_at: Uptime,
     pub(crate) kept: Option<Rc<Kept>>,
     pub(crate) request: &'a Incoming,
     pub(crate) alarm: &'a Alarm,
@@ -117,17 +118,17 @@ impl Call<'_> {
         if life.is_queued()
             && let Some(grant) = thread.calls.take_grant_to_run(self.place)
         {
-            life.granted(grant, thread.last_ns(), thread);
+            life.granted(grant, thread.recent(), thread);
             return Poll::Ready(());
         }
         if let Poll::Ready(end) = thread.calls.poll_end(self.place, cx) {
-            life.end(&end, thread.last_ns(), thread);
+            life.end(&end, thread.recent(), thread);
             return Poll::Ready(());
         }
-        self.alarm.set(life.until_ns());
+        self.alarm.set(life.until());
         self.alarm
             .poll(cx)
-            .map(|()| life.time(thread.now_ns(), thread))
+            .map(|()| life.time(thread.now(), thread))
     }
 }
 
@@ -146,7 +147,7 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
             Step::Release(done) => release(call, done),
             Step::Queue(ticket) => {
                 call.known().metrics(thread).retry.add();
-                thread.schedule(Event::Ticket(ticket), ticket.queued_ns);
+                thread.schedule(Event::Ticket(ticket), ticket.queued_at);
             }
             Step::Over => break,
         }
@@ -174,7 +175,7 @@ async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
     poll_fn(|cx| {
         if let Some(end) = ended.poll(cx) {
             let mut life = call.life.borrow_mut();
-            life.pod_ended(Some(&end), thread.now_ns(), thread);
+            life.pod_ended(Some(&end), thread.now(), thread);
             return Poll::Ready(());
         }
         call.poll_news(cx)
@@ -185,7 +186,7 @@ async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
 /// An attempt ended: its slot is free before the client, or the next attempt, knows.
 fn release(call: &Call<'_>, done: Done) {
     let thread = call.thread;
-    thread.schedule(Event::Done(done), thread.last_ns());
+    thread.schedule(Event::Done(done), thread.recent());
     if call.life.borrow().outcome().is_none() {
         call.note(|record| record.status = Status::Queued);
     }
@@ -195,7 +196,7 @@ fn release(call: &Call<'_>, done: Done) {
 fn give_back_grant(call: &Call<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.place) {
-        Some(grant) => thread.schedule(Event::Done(Life::give_back(&grant)), thread.last_ns()),
+        Some(grant) => thread.schedule(Event::Done(Life::give_back(&grant)), thread.recent()),
         None => thread.calls.orphan(call.place),
     }
 }
@@ -215,19 +216,19 @@ async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
         }
     };
     let Some(attempt) = done else {
-        let (sent_ns, now_ns) = (call.stamps.sent_ns.get(), thread.now_ns());
+        let (sent_at, now) = (call.stamps.sent_at.get(), thread.now());
         let mut life = call.life.borrow_mut();
-        life.stopped(sent_ns, now_ns, thread);
+        life.stopped(sent_at, now, thread);
         return None;
     };
     note_start(call, grant, &attempt);
-    let now_ns = if attempt.answered_ns.is_some() {
-        thread.last_ns()
+    let now = if attempt.answered_at.is_some() {
+        thread.recent()
     } else {
-        thread.now_ns()
+        thread.now()
     };
     let mut life = call.life.borrow_mut();
-    life.attempted(attempt.report(), now_ns, thread);
+    life.attempted(attempt.report(), now, thread);
     attempt.result.ok()
 }
 
@@ -254,20 +255,20 @@ fn begin(call: &Call<'_>, grant: &Grant) {
     let known = call.known();
     known.metrics(call.thread).dispatch.add();
     let is_job = known.function.spec.execution_mode == ExecutionMode::Job;
-    let is_cold = call.is_cold.get() || is_job || grant.start_ns > 0;
+    let is_cold = call.is_cold.get() || is_job || !grant.start.is_zero();
     call.is_cold.set(is_cold);
-    call.stamps.sent_ns.set(None);
+    call.stamps.sent_at.set(None);
     call.note(|record| {
         record.status = Status::Running;
         record.attempt = attempt;
-        record.started_ns.get_or_insert(grant.granted_ns);
+        record.started_at.get_or_insert(grant.granted_at);
         record.cold_start = is_cold;
     });
 }
 
 /// What the record says of the start that the attempt waited for.
 fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
-    let has_started = attempt.cold_start || grant.start_ns > 0;
+    let has_started = attempt.cold_start || !grant.start.is_zero();
     if has_started {
         let pods = &call.thread.pods;
         let start = grant.pod.and_then(|pod| pods.take_start(pod));

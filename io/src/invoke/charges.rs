@@ -7,6 +7,7 @@ use nanofaas_core::admission::Refusal;
 use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::time::Nanos;
 
 use crate::http::problem::Problem;
 use crate::invoke::admit::Entrant;
@@ -111,5 +112,5 @@ pub(crate) fn settle(
 /// A request holds more than memory allows.
 pub(crate) fn out_of_memory(thread: &Thread, known: &Known) -> Problem {
     known.metrics(thread).rejected[RejectReason::Memory as usize].add();
-    Problem::Refused(Refusal::new(RejectReason::Memory, 0))
+    Problem::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
 }

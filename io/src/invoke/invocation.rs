@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nanofaas_core::call::Times;
 use nanofaas_core::id::{ExecutionId, ID_LEN};
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::time::Nanos;
 
 use crate::http::json::write_string;
 use crate::http::output::{Form, Output};
@@ -22,7 +23,7 @@ pub(crate) struct Invocation<'a> {
     pub(crate) follower_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
-    pub(crate) total_ns: u64,
+    pub(crate) total: Nanos,
     pub(crate) replay: bool,
 }
 
@@ -30,8 +31,8 @@ pub(crate) struct Invocation<'a> {
 type Id = [u8; ID_LEN];
 
 #[inline(always)]
-fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], ns: u64) {
-    let us = ns / 1000;
+fn millis<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], time: Nanos) {
+    let us = time.as_us();
     out.extend_from_slice(name);
     let ms = us / 1000;
     if ms < 10 {
@@ -54,13 +55,13 @@ impl Invocation<'_> {
         }
         out.extend_from_slice(b"\r\nServer-Timing: ");
         let times = &self.times;
-        millis(out, b"queue;dur=", times.queue_ns);
-        if times.start_ns > 0 {
-            millis(out, b", start;dur=", times.start_ns);
+        millis(out, b"queue;dur=", times.queue);
+        if !times.start.is_zero() {
+            millis(out, b", start;dur=", times.start);
         }
-        millis(out, b", dispatch;dur=", times.dispatch_ns);
-        millis(out, b", function;dur=", times.function_ns);
-        millis(out, b", total;dur=", self.total_ns);
+        millis(out, b", dispatch;dur=", times.dispatch);
+        millis(out, b", function;dur=", times.function);
+        millis(out, b", total;dur=", self.total);
         out.extend_from_slice(b"\r\n");
         if self.replay {
             out.extend_from_slice(b"Idempotent-Replay: true\r\n");

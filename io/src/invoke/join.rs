@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::outcome::{Failure, Stage};
+use nanofaas_core::time::Uptime;
 
 use crate::http::response::{EXECUTION_ID, Response};
 use crate::invoke::invocation::Invocation;
@@ -16,13 +17,13 @@ use crate::state::executions::Kept;
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) trace_id: Option<Box<[u8]>>,
-    /// When the repeat needs an answer, in nanoseconds of the process's clock.
-    pub(crate) deadline_ns: u64,
+    /// When the repeat needs an answer.
+    pub(crate) deadline: Uptime,
     /// When the repeat takes the state instead of the result, if its `Prefer: wait` says so.
-    pub(crate) patience_ns: Option<u64>,
+    pub(crate) answer_by: Option<Uptime>,
     /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
     pub(crate) enqueue: bool,
-    pub(crate) arrived_ns: u64,
+    pub(crate) arrived_at: Uptime,
 }
 
 /// Counts one waiting client in `Kept::followers`, until it is dropped.
@@ -41,10 +42,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Waits for the end of the execution until `deadline_ns`; false where the deadline came first.
-pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline_ns: u64) -> bool {
+/// Waits for the end of the execution until `deadline`; false where the deadline came first.
+pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline: Uptime) -> bool {
     let alarm = thread.alarms.alarm();
-    alarm.set(deadline_ns);
+    alarm.set(deadline);
     let mut over = kept.until_over();
     std::future::poll_fn(|cx| {
         if over.poll(cx) {
@@ -76,7 +77,7 @@ pub(crate) fn result(
     thread: &Thread,
     kept: &Kept,
     trace_id: Option<&[u8]>,
-    arrived_ns: u64,
+    arrived_at: Uptime,
     replay: bool,
 ) -> Response {
     let record = kept.record.borrow();
@@ -91,7 +92,7 @@ pub(crate) fn result(
         (Some(output), None) => Ok(output),
         (None, None) => Err(&gone),
     };
-    let total_ns = thread.now_ns().saturating_sub(arrived_ns);
+    let total = thread.now().since(arrived_at);
     Invocation {
         id: record.id,
         status: record.status,
@@ -99,7 +100,7 @@ pub(crate) fn result(
         follower_timed_out: !over,
         trace_id,
         times: kept.times.get(),
-        total_ns,
+        total,
         replay,
     }
     .response(output.as_ref())
@@ -113,11 +114,11 @@ pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Foll
         return state();
     }
     let _waiting = Waiting::new(kept);
-    let patience_ns = follower.patience_ns.unwrap_or(follower.deadline_ns);
-    let until_ns = patience_ns.min(follower.deadline_ns);
-    let is_over = until(thread, kept, until_ns).await;
-    if !is_over && until_ns < follower.deadline_ns {
+    let answer_by = follower.answer_by.unwrap_or(follower.deadline);
+    let waits_until = answer_by.min(follower.deadline);
+    let is_over = until(thread, kept, waits_until).await;
+    if !is_over && waits_until < follower.deadline {
         return state();
     }
-    result(thread, kept, trace_id, follower.arrived_ns, true)
+    result(thread, kept, trace_id, follower.arrived_at, true)
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::memory::Charge;
+use nanofaas_core::time::Nanos;
 
 use crate::http::output::Output;
 use crate::http::problem::Problem;
@@ -14,7 +15,7 @@ use crate::server::client_conn::Conn;
 use crate::shard::thread::Thread;
 
 /// How long the answer to what was done, or a Job's result, waits for room.
-const ROOM_NS_MAX: u64 = 30_000_000_000;
+const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// An answer on its way out.
 #[derive(Default)]
@@ -74,7 +75,7 @@ impl Outgoing {
 pub(crate) async fn room_in_turn(conn: &Conn, bytes: u64) -> Option<Charge> {
     let thread = &conn.thread;
     let mut wait = thread.account.wait(bytes);
-    conn.alarm.set(thread.last_ns() + ROOM_NS_MAX);
+    conn.alarm.set(thread.recent() + ROOM_WAIT_MAX);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(charge) = wait.poll(cx) {
             return Poll::Ready(Some(charge));

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
+use nanofaas_core::time::Nanos;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -29,16 +30,14 @@ pub(crate) fn read(body: &[u8], unsaid: impl FnOnce() -> String) -> Failure {
     }
 }
 
-/// A pod that stops a call at its deadline says so by the code TIMEOUT, and its clock may run out by `early_ns`
+/// A pod that stops a call at its deadline says so by the code TIMEOUT, and its clock may run out by `early`
 /// before ours. With more time left the code is the function's own.
-pub(crate) fn at_deadline(failure: Failure, left_ns: u64, early_ns: u64) -> Failure {
+pub(crate) fn at_deadline(failure: Failure, left: Nanos, early: Nanos) -> Failure {
     match failure {
-        Failure::Handler(said) if &*said.code == "TIMEOUT" && left_ns <= early_ns => {
-            Failure::Timeout {
-                stage: Stage::Running,
-                limit: None,
-            }
-        }
+        Failure::Handler(said) if &*said.code == "TIMEOUT" && left <= early => Failure::Timeout {
+            stage: Stage::Running,
+            limit: None,
+        },
         failure => failure,
     }
 }
@@ -203,16 +202,20 @@ mod tests {
 
     #[test]
     fn a_timeout_is_the_calls_where_its_time_is_over() {
+        let ms = Nanos::from_ms;
         let said = || {
             read(
                 br#"{"code":"TIMEOUT","message":"the database"}"#,
                 String::new,
             )
         };
-        assert!(matches!(at_deadline(said(), 5, 5), Failure::Timeout { .. }));
-        let own = at_deadline(said(), 6, 5);
+        assert!(matches!(
+            at_deadline(said(), ms(5), ms(5)),
+            Failure::Timeout { .. }
+        ));
+        let own = at_deadline(said(), ms(6), ms(5));
         assert_eq!((own.code(), &*own.message()), ("TIMEOUT", "the database"));
-        let other = at_deadline(read(b"words", String::new), 0, 5);
+        let other = at_deadline(read(b"words", String::new), ms(0), ms(5));
         assert_eq!(other.code(), "HANDLER_ERROR");
     }
 

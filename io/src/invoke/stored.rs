@@ -12,11 +12,12 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::api::executions::{self, NotFollowed};
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
-use crate::invoke::admit::{Answering, Entrant, MS, end_record, enter, finish, record};
+use crate::invoke::admit::{Answering, Entrant, end_record, enter, finish, record};
 use crate::invoke::call::{self, Call, Life};
 use crate::invoke::charges::WaitingBody;
 use crate::invoke::incoming::Incoming;
@@ -41,18 +42,18 @@ pub(crate) async fn serve(
         Err(response) => return *response,
     };
     let async_limit = TimeLimit::Async(thread.config.async_max_age_ms);
-    let async_deadline = Deadline::after(entrant.arrived_ns, async_limit);
+    let async_deadline = Deadline::after(entrant.arrived_at, async_limit);
     let deadline = if detached {
         async_deadline
     } else {
         entrant.deadline
     };
-    let now_ns = thread.now_ns();
-    let record = record(&entrant.known, id, now_ns, None);
+    let now = thread.now();
+    let record = record(&entrant.known, id, now, None);
     let kept = Kept::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
     let begin = |place| kept.record.borrow_mut().call = Some(place);
-    let life = match enter(thread, &entrant.known, class, now_ns, deadline, begin) {
+    let life = match enter(thread, &entrant.known, class, now, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
             if let Some(key) = kept.key.take() {
@@ -66,28 +67,28 @@ pub(crate) async fn serve(
     if let Some(key) = &*kept.key.borrow() {
         shards::admit_key(thread, key, id);
     }
-    expire(thread, now_ns);
+    expire(thread, now);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
-    let arrived_ns = entrant.arrived_ns;
+    let arrived_at = entrant.arrived_at;
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = join::accepted(&kept, trace_id.as_deref());
     let waiting = entrant.waiting.take();
-    let patience_ns = patience_ns(&incoming, arrived_ns);
+    let answer_by = answer_by(&incoming, arrived_at);
     thread.event_loop.spawn(run_kept(
         thread.clone(),
         kept.clone(),
         life,
         (entrant.charge, waiting),
         incoming,
-        arrived_ns,
+        arrived_at,
     ));
     if detached {
         return queued;
     }
-    let over = follow_own(thread, &kept, patience_ns, answering).await;
+    let over = follow_own(thread, &kept, answer_by, answering).await;
     if over {
-        return join::result(thread, &kept, trace_id.as_deref(), arrived_ns, false);
+        return join::result(thread, &kept, trace_id.as_deref(), arrived_at, false);
     }
     // Its client's patience is over, or its client: it goes on by the async deadlines.
     kept.detached.set(true);
@@ -100,21 +101,21 @@ pub(crate) async fn serve(
 }
 
 /// Until when the client of a call that arrived then waits, if it said so.
-fn patience_ns(incoming: &Incoming, arrived_ns: u64) -> Option<u64> {
+fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
     let wait_s = incoming.head.prefer.wait_s()?;
-    Some(arrived_ns + u64::from(wait_s) * 1000 * MS)
+    Some(arrived_at + Nanos::from_s(wait_s.into()))
 }
 
-/// Waits for one's own call; false where patience, or the client, went first.
+/// Waits for one's own call; false where the client's patience ended, or the client, went first.
 async fn follow_own(
     thread: &Thread,
     kept: &Kept,
-    patience_ns: Option<u64>,
+    answer_by: Option<Uptime>,
     answering: &Answering<'_>,
 ) -> bool {
     let alarm = thread.alarms.alarm();
-    if let Some(patience_ns) = patience_ns {
-        alarm.set(patience_ns);
+    if let Some(answer_by) = answer_by {
+        alarm.set(answer_by);
     }
     let mut over = kept.until_over();
     poll_fn(|cx| {
@@ -143,23 +144,23 @@ async fn claim_key(
     let key: Key = (entrant.known.function.lane, key.into());
     let (content_type, content_encoding) = (incoming.content_type(), incoming.content_encoding());
     let body = fingerprint(content_type, content_encoding, incoming.body());
-    let deadline_ns = entrant.deadline.at_ns;
+    let deadline = entrant.deadline.at;
     loop {
-        let response = match shards::claim(thread, &key, body, id, deadline_ns).await {
+        let response = match shards::claim(thread, &key, body, id, deadline).await {
             Some(Claim::Run { key, .. }) => return Ok(Some(*key)),
             Some(Claim::Follow(holder)) => {
                 let follower = Follower {
                     trace_id: incoming.trace_id().map(Into::into),
-                    deadline_ns,
-                    patience_ns: patience_ns(incoming, entrant.arrived_ns),
+                    deadline,
+                    answer_by: answer_by(incoming, entrant.arrived_at),
                     enqueue,
-                    arrived_ns: entrant.arrived_ns,
+                    arrived_at: entrant.arrived_at,
                 };
                 match executions::follow_anywhere(thread, holder, follower).await {
                     Ok(response) => response,
                     // The store dropped it after the claim was answered, and gave its key up before it
                     // said so: the next claim finds another holder, or none.
-                    Err(NotFollowed::Gone) if thread.now_ns() < deadline_ns => continue,
+                    Err(NotFollowed::Gone) if thread.now() < deadline => continue,
                     Err(NotFollowed::Gone | NotFollowed::Busy) => problem(&Problem::Busy),
                 }
             }
@@ -178,7 +179,7 @@ async fn run_kept(
     life: Life,
     (charge, waiting): (Charge, Option<WaitingBody>),
     incoming: Incoming,
-    arrived_ns: u64,
+    arrived_at: Uptime,
 ) {
     let alarm = thread.alarms.alarm();
     let id = kept.record.borrow().id;
@@ -187,7 +188,7 @@ async fn run_kept(
         place: life.place(),
         life: life.into(),
         id,
-        arrived_ns,
+        arrived_at,
         kept: Some(kept.clone()),
         request: &incoming,
         alarm: &alarm,
@@ -196,15 +197,15 @@ async fn run_kept(
         is_cold: Cell::new(false),
     };
     let finished = call::serve(&call).await;
-    let now_ns = thread.now_ns();
-    let status = finish(&call, &finished, now_ns);
+    let now = thread.now();
+    let status = finish(&call, &finished, now);
     drop(charge);
     kept.times.set(finished.times);
     end_record(
         &mut kept.record.borrow_mut(),
         status,
         finished.result.as_ref().err(),
-        now_ns,
+        now,
     );
     if finished.never_ran
         && let Some(key) = kept.key.take()
@@ -213,14 +214,14 @@ async fn run_kept(
     }
     // From now on the store has it in its account.
     let output = finished.result.ok().map(|answer| answer.output);
-    thread.executions.finished(&kept, output, now_ns);
+    thread.executions.finished(&kept, output, now);
     kept.announce();
-    expire(&thread, now_ns);
+    expire(&thread, now);
 }
 
 /// Drops executions that are past their time or the byte budget, and their keys.
-pub(crate) fn expire(thread: &Thread, now_ns: u64) {
-    let older = thread.executions.expire(now_ns, |gone, early| {
+pub(crate) fn expire(thread: &Thread, now: Uptime) {
+    let older = thread.executions.expire(now, |gone, early| {
         if early {
             thread.ledger().evicted.add();
         }
@@ -237,5 +238,5 @@ pub(crate) fn expire(thread: &Thread, now_ns: u64) {
 pub(crate) fn drop_oldest(thread: &Thread) {
     // First: what passes the budget after the look asks anew.
     thread.executions.acknowledge_budget();
-    expire(thread, thread.now_ns());
+    expire(thread, thread.now());
 }

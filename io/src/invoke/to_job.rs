@@ -10,6 +10,7 @@ use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_core::time::Nanos;
 use nanofaas_http1::header_value::{split_unquoted, trim};
 use nanofaas_http1::media_type::{MediaType, media_type};
 use serde::Deserialize;
@@ -28,7 +29,7 @@ use crate::state::call_table::{JobAnswer, JobNews, JobOutput};
 const INLINE_MAX: usize = 120 * 1024;
 
 /// A Job's clock begins with its container, of which the bridge hears later.
-const EARLY_NS: u64 = 5_000_000_000;
+const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
@@ -79,7 +80,7 @@ fn text(bytes: &[u8]) -> Box<str> {
 fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     let thread = call.thread;
     let request = call.request;
-    let now_ns = thread.now_ns();
+    let now = thread.now();
     let json = request.input().is_some() && request.body().len() <= INLINE_MAX;
     let text_of_body = std::str::from_utf8(request.body());
     let payload = text_of_body
@@ -111,8 +112,9 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
         deadline_ms: call
             .life
             .borrow()
-            .deadline_ns()
-            .saturating_sub(now_ns)
+            .deadline()
+            .since(now)
+            .as_ns()
             .div_ceil(1_000_000),
     }
 }
@@ -134,8 +136,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         return Attempt::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
     }
     let news = std::future::poll_fn(|_| {
-        if let Some(since_ns) = thread.calls.job_running_ns(call.place) {
-            call.life.borrow_mut().job_runs(since_ns);
+        if let Some(since) = thread.calls.job_running_since(call.place) {
+            call.life.borrow_mut().job_runs(since);
         }
         let held_up = thread.calls.job_held_up(call.place);
         call.life.borrow_mut().job_is_held_up(held_up);
@@ -146,29 +148,29 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
             .map_or(Poll::Pending, Poll::Ready)
     })
     .await;
-    let now_ns = thread.now_ns();
-    let seen_ns = thread.calls.job_running_ns(call.place);
-    let left_ns = call.life.borrow().running_until_ns().saturating_sub(now_ns);
-    let Outcome { result, stamps } = outcome(news, left_ns);
+    let now = thread.now();
+    let seen_at = thread.calls.job_running_since(call.place);
+    let left = call.life.borrow().running_until().since(now);
+    let Outcome { result, stamps } = outcome(news, left);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
-    let stamped_ns = stamps
+    let stamped_at = stamps
         .filter(|stamps| stamps.started_at_ms > 0)
-        .map(|stamps| thread.process_ns(stamps.started_at_ms));
-    let sent_ns = stamped_ns.or(seen_ns).unwrap_or(now_ns);
-    let sent_ns = sent_ns.clamp(grant.granted_ns, now_ns);
+        .map(|stamps| thread.uptime_at(stamps.started_at_ms));
+    let sent_at = stamped_at.or(seen_at).unwrap_or(now);
+    let sent_at = sent_at.clamp(grant.granted_at, now);
     Attempt {
-        answered_ns: result.is_ok().then_some(now_ns),
+        answered_at: result.is_ok().then_some(now),
         result: result.map(|JobOutput { output, charge }| Answer {
             output,
             charge: thread.account.adopt(charge),
         }),
         verdict: PodVerdict::Healthy,
-        sent_ns: Some(sent_ns),
+        sent_at: Some(sent_at),
         cold_start: false,
         init_ms: stamps.and_then(init_ms),
-        start_ns: sent_ns - grant.granted_ns,
+        start: sent_at.since(grant.granted_at),
     }
 }
 
@@ -182,10 +184,10 @@ fn init_ms(stamps: ReadyStamps) -> Option<u32> {
 fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
     let mut phases = seen.to_vec();
     for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
-        let at_ns = thread.process_ns(epoch_ms);
-        phases.push((phase.as_str(), at_ns.saturating_sub(grant.granted_ns)));
+        let at = thread.uptime_at(epoch_ms);
+        phases.push((phase.as_str(), at.since(grant.granted_at)));
     }
-    phases.sort_by_key(|(_, at_ns)| *at_ns);
+    phases.sort_by_key(|(_, at)| *at);
     phases.into()
 }
 
@@ -197,12 +199,11 @@ struct Outcome {
 }
 
 /// What became of an attempt that had so much time left.
-fn outcome(news: JobNews, left_ns: u64) -> Outcome {
+fn outcome(news: JobNews, left: Nanos) -> Outcome {
     match news {
         JobNews::Answered(answer) => {
             let JobAnswer { result, stamps } = *answer;
-            let said =
-                |failure| AttemptError::said(pod_error::at_deadline(failure, left_ns, EARLY_NS));
+            let said = |failure| AttemptError::said(pod_error::at_deadline(failure, left, EARLY));
             Outcome {
                 result: result.map_err(said),
                 stamps,
@@ -375,7 +376,7 @@ mod tests {
         let kind = |error: &str| {
             let body = format!("{{\"success\":false,\"error\":{error}}}");
             let answer = read("application/json", None, &body).expect("a result");
-            let outcome = outcome(JobNews::Answered(Box::new(answer)), 0);
+            let outcome = outcome(JobNews::Answered(Box::new(answer)), Nanos::ZERO);
             outcome.result.err().map(|error| error.kind())
         };
         let lost = |oom| Some(AttemptFailure::Lost { oom: Some(oom) });

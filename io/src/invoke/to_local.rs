@@ -2,6 +2,7 @@
 //! It talks to no pod. `call` runs it.
 
 use nanofaas_core::ticket::PodVerdict;
+use nanofaas_core::time::Nanos;
 
 use crate::http::output::Output;
 use crate::http::response::HEAD_ROOM;
@@ -23,7 +24,7 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
             std::future::poll_fn(|cx| wait.poll(cx)).await
         }
     };
-    let now_ns = call.thread.last_ns();
+    let now = call.thread.recent();
     let result = if let Some(input) = request.input() {
         let mut buffer = call.thread.buffers.take(input.len());
         buffer.extend_from_slice(input);
@@ -45,10 +46,10 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
     Attempt {
         result,
         verdict: PodVerdict::Healthy,
-        sent_ns: Some(now_ns),
-        answered_ns: Some(call.thread.now_ns()),
+        sent_at: Some(now),
+        answered_at: Some(call.thread.now()),
         cold_start: false,
         init_ms: None,
-        start_ns: 0,
+        start: Nanos::ZERO,
     }
 }

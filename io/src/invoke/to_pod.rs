@@ -13,6 +13,7 @@ use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
 use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::response_head::ResponseHead;
 
 use crate::http::output::{Labels, Output};
@@ -30,15 +31,15 @@ use crate::state::pod_pool::Owner;
 /// The port of a URL that names none.
 const HTTP_PORT: u16 = 80;
 /// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
-const EARLY_NS: u64 = 50_000_000;
+const EARLY: Nanos = Nanos::from_ms(50);
 
 /// How soon a connection is tried again for which there was no descriptor.
-const DESCRIPTOR_NS: u64 = 5_000_000;
+const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
 /// When the request was out and the answer in.
 #[derive(Default)]
 pub(crate) struct Stamps {
-    pub(crate) sent_ns: Cell<Option<u64>>,
+    pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
@@ -53,8 +54,8 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
             }
         },
     };
-    let until_ns = call.life.borrow().running_until_ns();
-    exchange(call, &owner, until_ns, &call.stamps).await
+    let until = call.life.borrow().running_until();
+    exchange(call, &owner, until, &call.stamps).await
 }
 
 /// Where the owner's connections go to.
@@ -89,8 +90,8 @@ fn named(call: &Call<'_>, owner: &Owner) -> String {
 async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Connection> {
     let alarm = thread.alarms.alarm();
     loop {
-        let timeout_ns = thread.config.connect_timeout_ms * 1_000_000;
-        alarm.set(thread.now_ns() + timeout_ns);
+        let timeout = Nanos::from_ms(thread.config.connect_timeout_ms);
+        alarm.set(thread.now() + timeout);
         let opened = {
             let mut open = pin!(Connection::open(thread, address));
             poll_fn(|cx| {
@@ -105,7 +106,7 @@ async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<C
         match opened {
             Err(error) if descriptors::are_missing(&error) => {
                 thread.free_descriptor();
-                alarm.until(thread.now_ns() + DESCRIPTOR_NS).await;
+                alarm.until(thread.now() + DESCRIPTOR).await;
             }
             opened => return opened,
         }
@@ -113,12 +114,12 @@ async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<C
 }
 
 /// The request out, the answer in.
-async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Stamps) -> Attempt {
+async fn exchange(call: &Call<'_>, owner: &Owner, deadline: Uptime, stamps: &Stamps) -> Attempt {
     let thread = call.thread;
     let unreachable =
         |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
     let request = call.request.body();
-    let mut connection = match thread.pods.take(owner, thread.last_ns()) {
+    let mut connection = match thread.pods.take(owner, thread.recent()) {
         Some(connection) => connection,
         None => {
             let address = match address(call, owner) {
@@ -128,7 +129,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             match Box::pin(connect(thread, &address)).await {
                 Ok(connection) => {
                     // However long that took, the pod is told what is left now.
-                    let _connected_ns = thread.now_ns();
+                    let _connected_at = thread.now();
                     if !connection.check_fresh() {
                         // What comes before the request is no answer to it.
                         let pod = named(call, owner);
@@ -144,7 +145,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             }
         }
     };
-    let failed = |error, verdict| Attempt::unanswered(error, verdict, stamps.sent_ns.get());
+    let failed = |error, verdict| Attempt::unanswered(error, verdict, stamps.sent_at.get());
     let lost = |why: Arc<str>| {
         let error = AttemptError::pod_lost(Failure::PodLost(why));
         failed(error, PodVerdict::Lost)
@@ -159,10 +160,10 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
         }
     };
     let execution_id = call.id.text();
-    connection.post(write_request(call, &execution_id, deadline_ns), request);
+    connection.post(write_request(call, &execution_id, deadline), request);
     // The pod may begin from now on, though it may take a large request more slowly than it answers.
-    let begun_ns = connection.sent_ns().unwrap_or_else(|| thread.last_ns());
-    stamps.sent_ns.set(Some(begun_ns));
+    let begun_at = connection.sent_at().unwrap_or_else(|| thread.recent());
+    stamps.sent_at.set(Some(begun_at));
     let expected = Expected {
         execution_id: &execution_id,
         bytes_max: thread.config.response_bytes_max as usize,
@@ -171,9 +172,9 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
     };
     let answer = read_answer(&mut connection, &expected).await;
     stamps
-        .sent_ns
-        .update(|sent_ns| connection.sent_ns().or(sent_ns));
-    let answered_ns = thread.now_ns();
+        .sent_at
+        .update(|sent_at| connection.sent_at().or(sent_at));
+    let answered_at = thread.now();
     match answer {
         Ok(whole) => {
             let is_exact = whole.body.exact && whole.head.keep_alive && connection.is_sound();
@@ -183,16 +184,16 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
             if is_exact {
                 thread
                     .pods
-                    .give(owner, connection, keep_alive_s, answered_ns);
+                    .give(owner, connection, keep_alive_s, answered_at);
             }
             Attempt {
                 result,
                 verdict,
-                sent_ns: stamps.sent_ns.get(),
-                answered_ns: Some(answered_ns),
+                sent_at: stamps.sent_at.get(),
+                answered_at: Some(answered_at),
                 cold_start,
                 init_ms,
-                start_ns: 0,
+                start: Nanos::ZERO,
             }
         }
         Err(Broken::Closed) => match connection.unsent() {
@@ -217,7 +218,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline_ns: u64, stamps: &Sta
 const REQUEST_ROOM: usize = 768;
 
 /// The head of the request as the pod gets it, in a buffer that has room for the body, or for a piece of it.
-fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<u8> {
+fn write_request(call: &Call<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
     let head = &incoming.head;
@@ -258,9 +259,8 @@ fn write_request(call: &Call<'_>, execution_id: &[u8], deadline_ns: u64) -> Vec<
             line(name, span.of(from));
         }
     }
-    let left_ms = deadline_ns
-        .saturating_sub(thread.last_ns())
-        .div_ceil(1_000_000);
+    let left_ns = deadline.since(thread.recent()).as_ns();
+    let left_ms = left_ns.div_ceil(Nanos::from_ms(1).as_ns());
     for (name, value) in [
         (&b"\r\nContent-Length: "[..], body.len() as u64),
         (b"\r\nX-Dispatch-Attempt: ", u64::from(call.attempt())),
@@ -325,9 +325,9 @@ fn interpret(
     } else {
         let head_bytes = own_head.as_deref().unwrap_or(&buffer);
         let failure = function_failure(&head, head_bytes, &buffer[range]);
-        let until_ns = call.life.borrow().running_until_ns();
-        let left_ns = until_ns.saturating_sub(call.thread.now_ns());
-        let failure = pod_error::at_deadline(failure, left_ns, EARLY_NS);
+        let until = call.life.borrow().running_until();
+        let left = until.since(call.thread.now());
+        let failure = pod_error::at_deadline(failure, left, EARLY);
         (AttemptError::said(failure), PodVerdict::Healthy)
     };
     call.thread.buffers.give(buffer);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use nanofaas_core::limits::QUESTIONS_MAX;
+use nanofaas_core::time::Uptime;
 
 use crate::runtime::timers::Alarms;
 
@@ -103,7 +104,7 @@ impl<T> Replies<T> {
         &self,
         token: u64,
         alarms: &Rc<Alarms>,
-        until_ns: u64,
+        until: Uptime,
     ) -> Result<T, NoAnswer> {
         /// However the wait ends, its place hears of it.
         struct Leave<'a, T>(&'a Replies<T>, u64);
@@ -114,7 +115,7 @@ impl<T> Replies<T> {
         }
         let _leave = Leave(self, token);
         let alarm = alarms.alarm();
-        alarm.set(until_ns);
+        alarm.set(until);
         std::future::poll_fn(|cx| {
             let mut all = self.waiting.borrow_mut();
             let waiting = all.remove(&token);

@@ -10,6 +10,7 @@ use nanofaas_core::message::BridgeMessage;
 use nanofaas_core::post::PinnedPost;
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Grant, Ticket};
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
 use crate::invoke::call::Life;
@@ -64,9 +65,9 @@ impl Thread {
         match &self.seat {
             Seat::Inline(inline) => {
                 let inline = &mut *inline.borrow_mut();
-                let now_ns = ticket.queued_ns;
-                inline.scheduler.ticket(ticket, now_ns, &mut inline.out);
-                self.turn(inline, now_ns);
+                let now = ticket.queued_at;
+                inline.scheduler.ticket(ticket, now, &mut inline.out);
+                self.turn(inline, now);
                 true
             }
             Seat::Pinned(post) => {
@@ -80,61 +81,56 @@ impl Thread {
     }
 
     /// Tells the scheduler something: the end of an attempt, a retry, or what the bridge said.
-    pub(crate) fn schedule(&self, event: Event, now_ns: u64) {
+    pub(crate) fn schedule(&self, event: Event, now: Uptime) {
         match &self.seat {
             Seat::Inline(inline) => {
                 let inline = &mut *inline.borrow_mut();
-                inline.scheduler.event(event, now_ns, &mut inline.out);
-                self.turn(inline, now_ns);
+                inline.scheduler.event(event, now, &mut inline.out);
+                self.turn(inline, now);
             }
             Seat::Pinned(post) => post.event(event),
         }
     }
 
     /// What is due by the clock, and work that an earlier turn left. Inline only.
-    pub(crate) fn tick(&self, now_ns: u64) {
+    pub(crate) fn tick(&self, now: Uptime) {
         if let Seat::Inline(inline) = &self.seat {
             let inline = &mut *inline.borrow_mut();
-            inline.scheduler.tick(now_ns, &mut inline.out);
-            self.turn(inline, now_ns);
+            inline.scheduler.tick(now, &mut inline.out);
+            self.turn(inline, now);
         }
     }
 
     /// One turn, and its outcome delivered: that wakes tasks and fills rings, but runs nothing, so the
     /// scheduler stays borrowed. What a turn leaves comes back through the bell, so that the loop looks
     /// at I/O in between.
-    fn turn(&self, inline: &mut Inline, now_ns: u64) {
+    fn turn(&self, inline: &mut Inline, now: Uptime) {
         // Giving back the slots of calls that are gone may make more grants: a bounded number of
         // times, since each has lost its call.
-        let mut turn = inline.scheduler.turn(now_ns, &mut inline.out);
+        let mut turn = inline.scheduler.turn(now, &mut inline.out);
         while self.deliver_grants(inline) {
-            turn = inline.scheduler.turn(now_ns, &mut inline.out);
+            turn = inline.scheduler.turn(now, &mut inline.out);
         }
         self.deliver_orders(inline);
         for notice in inline.out.notices.drain(..) {
             self.heed(&notice);
         }
         self.turn_left.set(turn == Turn::Busy);
-        self.plan_tick(inline, now_ns);
+        self.plan_tick(inline, now);
         if turn == Turn::Busy {
             self.peer(self.id).ring();
         }
     }
 
     /// The ticker wakes for what the scheduler has to do by the clock, and for orders held back.
-    fn plan_tick(&self, inline: &Inline, now_ns: u64) {
-        let soon_ns = (!inline.held_back.is_empty()).then_some(now_ns + 1_000_000);
-        let next_ns = inline
-            .scheduler
-            .next_due_ns()
-            .into_iter()
-            .chain(soon_ns)
-            .min();
-        let next = Due::from(next_ns);
+    fn plan_tick(&self, inline: &Inline, now: Uptime) {
+        let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
+        let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();
+        let next = Due::from(next_at);
         if self.tick_planned.replace(next) != next
-            && let Some(next_ns) = next.ns()
+            && let Some(next_at) = next.time()
         {
-            self.tick_alarm.set(next_ns);
+            self.tick_alarm.set(next_at);
         }
     }
 
@@ -148,7 +144,7 @@ impl Thread {
                 let event = Event::Done(Life::give_back(&grant));
                 inline
                     .scheduler
-                    .event(event, grant.granted_ns, &mut inline.out);
+                    .event(event, grant.granted_at, &mut inline.out);
             }
         }
         assert!(inline.out.grants.is_empty(), "only a turn makes grants");
@@ -183,7 +179,7 @@ impl Thread {
     /// A grant from the pinned scheduler.
     pub(crate) fn take_grant(&self, grant: Grant) {
         if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
-            self.schedule(Event::Done(Life::give_back(&grant)), self.last_ns());
+            self.schedule(Event::Done(Life::give_back(&grant)), self.recent());
         }
     }
 }

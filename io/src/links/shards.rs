@@ -19,6 +19,7 @@ use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::{ANSWERS_DEPTH, MESSAGES_DEPTH};
 use nanofaas_core::ring::{Consumer, Producer, channel};
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::api::executions::{self, About, NotFollowed};
 use crate::http::problem::Problem;
@@ -31,9 +32,9 @@ use crate::state::executions::Key;
 use crate::state::idempotency::{Asker, Claim};
 
 /// Longer than any long poll or deadline of a follower.
-const ANSWER_NS_MAX: u64 = 330_000_000_000;
+const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
 /// What is owed to a full inbox is tried again after so long.
-const OWED_NS: u64 = 1_000_000;
+const OWED: Nanos = Nanos::from_ms(1);
 
 /// The way to one io thread, for another.
 #[derive(Clone)]
@@ -187,12 +188,12 @@ impl Peer {
     }
 }
 
-/// Asks another io thread, and waits for the answer until `until_ns`.
+/// Asks another io thread, and waits for the answer until `until`.
 async fn ask(
     thread: &Rc<Thread>,
     owner: ShardId,
     question: Question,
-    until_ns: u64,
+    until: Uptime,
 ) -> Option<Answer> {
     let token = thread.answers.expect()?;
     let peer = thread.peer(owner);
@@ -200,7 +201,7 @@ async fn ask(
         thread.answers.forget(token);
         return None;
     }
-    let answer = thread.answers.wait(token, &thread.alarms, until_ns);
+    let answer = thread.answers.wait(token, &thread.alarms, until);
     answer.await.ok()
 }
 
@@ -211,7 +212,7 @@ pub(crate) async fn ask_about(
     about: About,
 ) -> Option<Response> {
     let question = Question::Execution { id, about };
-    match ask(thread, ShardId::of(id), question, until_ns(thread)).await? {
+    match ask(thread, ShardId::of(id), question, until(thread)).await? {
         Answer::Response(response) => Some(*response),
         Answer::NotFollowed(_) | Answer::Claim(_) => None,
     }
@@ -224,15 +225,15 @@ pub(crate) async fn follow(
     follower: Follower,
 ) -> Result<Response, NotFollowed> {
     let question = Question::Follow { id, follower };
-    match ask(thread, ShardId::of(id), question, until_ns(thread)).await {
+    match ask(thread, ShardId::of(id), question, until(thread)).await {
         Some(Answer::Response(response)) => Ok(*response),
         Some(Answer::NotFollowed(why)) => Err(why),
         Some(Answer::Claim(_)) | None => Err(NotFollowed::Busy),
     }
 }
 
-fn until_ns(thread: &Thread) -> u64 {
-    thread.now_ns() + ANSWER_NS_MAX
+fn until(thread: &Thread) -> Uptime {
+    thread.now() + ANSWER_WAIT_MAX
 }
 
 /// Claims a key for `id`, wherever the key belongs. Who is told to run says afterwards whether it
@@ -242,13 +243,13 @@ pub(crate) async fn claim(
     key: &Key,
     body: [u8; 32],
     id: ExecutionId,
-    until_ns: u64,
+    until: Uptime,
 ) -> Option<Claim> {
     let owner = owner_of(thread, key);
     if owner != thread.id {
         let key = key.clone();
         let question = Question::Claim { key, body, id };
-        return match ask(thread, owner, question, until_ns).await? {
+        return match ask(thread, owner, question, until).await? {
             Answer::Claim(claim) => Some(claim),
             Answer::Response(_) | Answer::NotFollowed(_) => None,
         };
@@ -265,7 +266,7 @@ pub(crate) async fn claim(
     thread.keys.wait(key, asker);
     match thread
         .answers
-        .wait(token, &thread.alarms, until_ns)
+        .wait(token, &thread.alarms, until)
         .await
         .ok()?
     {
@@ -317,7 +318,7 @@ pub(crate) fn ask_to_drop(thread: &Thread, owner: ShardId) {
 
 fn notify(thread: &Thread, owner: ShardId, notice: Notice) {
     if !thread.peer(owner).notify(notice) {
-        thread.owed_alarm.set(thread.last_ns() + OWED_NS);
+        thread.owed_alarm.set(thread.recent() + OWED);
     }
 }
 
@@ -330,7 +331,7 @@ pub(crate) fn pay(thread: &Thread) {
         paid &= !owes || peer.pay();
     }
     if !paid {
-        thread.owed_alarm.set(thread.now_ns() + OWED_NS);
+        thread.owed_alarm.set(thread.now() + OWED);
     }
 }
 

@@ -1,16 +1,17 @@
-//! The process's clock, as one io thread reads it: nanoseconds since the process began.
-//! It never runs backwards. `now_ns` reads the clock, for measurements. `last_ns` returns the last
-//! reading, for deadlines of seconds; the reading is as old as the thread's present step.
+//! The process's clock, as one io thread reads it. It never runs backwards. `now` reads the clock, for
+//! measurements. `recent` returns the last reading, for deadlines of seconds; the reading is as old as the
+//! thread's present step.
 
 use std::cell::Cell;
 use std::time::Instant;
 
+use nanofaas_core::time::Uptime;
 use nix::time::{ClockId, clock_gettime};
 
 pub(crate) struct Clock {
     /// The process's origin on the system's monotonic clock.
     origin_ns: u64,
-    read_ns: Cell<u64>,
+    read_at: Cell<Uptime>,
 }
 
 impl Clock {
@@ -24,21 +25,21 @@ impl Clock {
             .expect("eight readings");
         Self {
             origin_ns,
-            read_ns: Cell::new(monotonic_ns() - origin_ns),
+            read_at: Cell::new(Uptime::from_ns(monotonic_ns() - origin_ns)),
         }
     }
 
     /// Reads the clock.
     #[inline]
-    pub(crate) fn now_ns(&self) -> u64 {
-        let now_ns = monotonic_ns() - self.origin_ns;
-        self.read_ns.set(now_ns);
-        now_ns
+    pub(crate) fn now(&self) -> Uptime {
+        let now = Uptime::from_ns(monotonic_ns() - self.origin_ns);
+        self.read_at.set(now);
+        now
     }
 
     /// The last reading.
-    pub(crate) const fn last_ns(&self) -> u64 {
-        self.read_ns.get()
+    pub(crate) const fn recent(&self) -> Uptime {
+        self.read_at.get()
     }
 }
 
@@ -65,7 +66,7 @@ mod tests {
         let clock = Clock::since(origin);
         std::thread::sleep(Duration::from_millis(2));
         let before = elapsed_ns(origin);
-        let now = clock.now_ns();
+        let now = clock.now().as_ns();
         let after = elapsed_ns(origin);
         // The machine may have been busy for long between two readings.
         let apart = Duration::from_secs(1).as_nanos() as u64;
@@ -73,6 +74,6 @@ mod tests {
             now + apart >= before && now <= after + apart,
             "{before} {now} {after}"
         );
-        assert_eq!(clock.last_ns(), now);
+        assert_eq!(clock.recent().as_ns(), now);
     }
 }

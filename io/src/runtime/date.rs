@@ -6,25 +6,25 @@ use std::cell::Cell;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nanofaas_core::time::{Nanos, Uptime};
+
 const EXAMPLE: &[u8] = b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
 /// A whole header line, as long as any.
 pub(crate) type DateLine = [u8; EXAMPLE.len()];
 
-const SECOND_NS: u64 = 1_000_000_000;
-
 /// The line of one thread.
 pub(crate) struct Dates {
     line: Cell<DateLine>,
     /// Until when the line is right, by the process's clock, which is never set.
-    until_ns: Cell<u64>,
+    until: Cell<Uptime>,
 }
 
 impl Default for Dates {
     fn default() -> Self {
         Self {
             line: Cell::new([0; EXAMPLE.len()]),
-            until_ns: Cell::new(0),
+            until: Cell::new(Uptime::ZERO),
         }
     }
 }
@@ -36,19 +36,19 @@ impl Dates {
         clippy::disallowed_methods,
         reason = "a date is of the wall clock, read once a second"
     )]
-    pub(crate) fn line(&self, now_ns: u64) -> DateLine {
-        if now_ns >= self.until_ns.get() {
-            self.renew(now_ns, SystemTime::now());
+    pub(crate) fn line(&self, now: Uptime) -> DateLine {
+        if now >= self.until.get() {
+            self.renew(now, SystemTime::now());
         }
         self.line.get()
     }
 
     #[cold]
-    fn renew(&self, now_ns: u64, wall: SystemTime) {
+    fn renew(&self, now: Uptime, wall: SystemTime) {
         let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.line.set(line_of(wall.as_secs()));
-        let left_ns = SECOND_NS - u64::from(wall.subsec_nanos());
-        self.until_ns.set(now_ns + left_ns);
+        let left = Nanos::SECOND - Nanos::from_ns(wall.subsec_nanos().into());
+        self.until.set(now + left);
     }
 }
 
@@ -57,7 +57,7 @@ fn line_of(epoch_s: u64) -> DateLine {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
-    let wall_ns = i128::from(epoch_s) * i128::from(SECOND_NS);
+    let wall_ns = i128::from(epoch_s) * 1_000_000_000;
     let wall = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let time = jiff::tz::Offset::UTC.to_datetime(wall);
     let day = DAYS[time.weekday().to_monday_zero_offset() as usize];
@@ -97,16 +97,17 @@ mod tests {
     fn a_line_holds_to_the_end_of_its_second() {
         let dates = Dates::default();
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
-        dates.renew(5 * SECOND_NS, at(9_250));
+        let at_ms = |ms| Uptime::ZERO + Nanos::from_ms(ms);
+        dates.renew(at_ms(5_000), at(9_250));
         assert_eq!(dates.line.get(), line_of(9));
-        assert_eq!(dates.until_ns.get(), 5 * SECOND_NS + 750_000_000);
-        assert_eq!(dates.line(5 * SECOND_NS + 749_999_999), line_of(9));
+        assert_eq!(dates.until.get(), at_ms(5_750));
+        assert_eq!(dates.line(at_ms(5_750) - Nanos::from_ns(1)), line_of(9));
         // The clock was set back meanwhile: the next look follows it.
-        dates.renew(6 * SECOND_NS, at(3_000));
+        dates.renew(at_ms(6_000), at(3_000));
         assert_eq!(dates.line.get(), line_of(3));
-        assert_eq!(dates.until_ns.get(), 7 * SECOND_NS);
+        assert_eq!(dates.until.get(), at_ms(7_000));
         // Before 1970 nothing is said of it but that.
-        dates.renew(7 * SECOND_NS, UNIX_EPOCH - Duration::from_secs(1));
+        dates.renew(at_ms(7_000), UNIX_EPOCH - Duration::from_secs(1));
         assert_eq!(dates.line.get(), line_of(0));
     }
 }

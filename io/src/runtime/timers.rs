@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use nanofaas_core::time::Uptime;
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
 use crate::runtime::due::Due;
@@ -21,9 +22,9 @@ struct Slot {
 impl Slot {
     /// Sets a timer for when the alarm is due, if it ever is.
     fn arm(&mut self, wheel: &mut Wheel, index: u32) {
-        if let Some(due_ns) = self.due.ns() {
+        if let Some(due) = self.due.time() {
             self.armed = self.due;
-            self.timer = Some(wheel.set(due_ns, u64::from(index)));
+            self.timer = Some(wheel.set(due, u64::from(index)));
         }
     }
 }
@@ -32,7 +33,7 @@ struct Inner {
     wheel: Wheel,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    now_ns: u64,
+    now: Uptime,
     /// When the ticker will look next; an earlier alarm has to wake it.
     ticks: Due,
     ticker: Option<Waker>,
@@ -48,12 +49,12 @@ pub(crate) struct Alarm {
 }
 
 impl Alarms {
-    pub(crate) fn new(now_ns: u64) -> Rc<Self> {
+    pub(crate) fn new(now: Uptime) -> Rc<Self> {
         Rc::new(Self(RefCell::new(Inner {
-            wheel: Wheel::new(now_ns),
+            wheel: Wheel::new(now),
             slots: Vec::new(),
             free: Vec::new(),
-            now_ns,
+            now,
             ticks: Due::NEVER,
             ticker: None,
         })))
@@ -82,21 +83,21 @@ impl Alarms {
     }
 
     /// Wakes every task whose time has come.
-    pub(crate) fn advance(&self, now_ns: u64) {
+    pub(crate) fn advance(&self, now: Uptime) {
         let mut inner = self.0.borrow_mut();
-        inner.now_ns = now_ns;
-        if inner.wheel.next_ns().is_none_or(|next| next > now_ns) {
+        inner.now = now;
+        if inner.wheel.next_at().is_none_or(|next| next > now) {
             return;
         }
         let Inner { wheel, slots, .. } = &mut *inner;
         let mut rearm: [u32; 64] = [0; 64];
         loop {
             let mut late = 0;
-            wheel.advance(now_ns, |key| {
+            wheel.advance(now, |key| {
                 let slot = &mut slots[key as usize];
                 slot.timer = None;
                 slot.armed = Due::NEVER;
-                if slot.due.has_come(now_ns) {
+                if slot.due.has_come(now) {
                     if let Some(waker) = slot.waker.take() {
                         waker.wake();
                     }
@@ -114,7 +115,7 @@ impl Alarms {
             }
             // More were moved than fit: find them by their missing timers.
             for (index, slot) in (0..).zip(slots.iter_mut()) {
-                if !slot.due.has_come(now_ns) && slot.timer.is_none() {
+                if !slot.due.has_come(now) && slot.timer.is_none() {
                     slot.arm(wheel, index);
                 }
             }
@@ -122,23 +123,23 @@ impl Alarms {
     }
 
     /// When the ticker has to look next, if ever; it is woken where an earlier alarm is set.
-    pub(crate) fn plan(&self, ticker: &Waker) -> Option<u64> {
+    pub(crate) fn plan(&self, ticker: &Waker) -> Option<Uptime> {
         let mut inner = self.0.borrow_mut();
-        let next = inner.wheel.next_ns();
+        let next = inner.wheel.next_at();
         inner.ticks = next.into();
         inner.ticker = Some(ticker.clone());
         next
     }
 
     /// Whether an alarm was set that is earlier than the ticker's plan.
-    pub(crate) fn is_late(&self, planned_ns: Option<u64>) -> bool {
-        self.0.borrow().ticks < planned_ns.into()
+    pub(crate) fn is_late(&self, planned: Option<Uptime>) -> bool {
+        self.0.borrow().ticks < planned.into()
     }
 }
 
 impl Alarm {
-    /// Sets the alarm for `at_ns`, in place of any earlier setting.
-    pub(crate) fn set(&self, at_ns: u64) {
+    /// Sets the alarm for `at`, in place of any earlier setting.
+    pub(crate) fn set(&self, at: Uptime) {
         let mut inner = self.alarms.0.borrow_mut();
         let Inner {
             wheel,
@@ -148,7 +149,7 @@ impl Alarm {
             ..
         } = &mut *inner;
         let slot = &mut slots[self.index as usize];
-        let due = Due::at(at_ns);
+        let due = Due::at(at);
         slot.due = due;
         // A timer that fires too early finds the later time and is set again.
         if due < slot.armed {
@@ -156,7 +157,7 @@ impl Alarm {
                 wheel.cancel(timer);
             }
             slot.armed = due;
-            slot.timer = Some(wheel.set(at_ns, u64::from(self.index)));
+            slot.timer = Some(wheel.set(at, u64::from(self.index)));
             if due < *ticks {
                 *ticks = due;
                 if let Some(waker) = ticker.take() {
@@ -175,9 +176,9 @@ impl Alarm {
     /// Ready once the time has come, as of the last `advance`.
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         let mut inner = self.alarms.0.borrow_mut();
-        let now_ns = inner.now_ns;
+        let now = inner.now;
         let slot = &mut inner.slots[self.index as usize];
-        if slot.due.has_come(now_ns) {
+        if slot.due.has_come(now) {
             return Poll::Ready(());
         }
         match &slot.waker {
@@ -187,9 +188,9 @@ impl Alarm {
         Poll::Pending
     }
 
-    /// Waits until `at_ns`.
-    pub(crate) async fn until(&self, at_ns: u64) {
-        self.set(at_ns);
+    /// Waits until `at`.
+    pub(crate) async fn until(&self, at: Uptime) {
+        self.set(at);
         std::future::poll_fn(|cx| self.poll(cx)).await;
     }
 }

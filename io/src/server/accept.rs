@@ -13,6 +13,7 @@ use nix::sys::socket::{
 };
 
 use nanofaas_core::descriptors;
+use nanofaas_core::time::Nanos;
 
 use crate::runtime::net::Listener;
 use crate::runtime::timers::Alarm;
@@ -25,7 +26,7 @@ use crate::state::descriptors::Said;
 
 const BACKLOG: i32 = 4096;
 /// Pause before the next check whether a descriptor is free.
-const LOOK_NS: u64 = 20_000_000;
+const LOOK: Nanos = Nanos::from_ms(20);
 /// Iterations until a client that is closed has given its descriptor back.
 const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
@@ -93,7 +94,7 @@ async fn until_room(thread: &Thread, alarm: &Alarm) {
     while thread.phase.get() != Phase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
             thread.want_descriptor();
-            alarm.until(thread.now_ns() + LOOK_NS).await;
+            alarm.until(thread.now() + LOOK).await;
         }
     }
 }
@@ -101,7 +102,7 @@ async fn until_room(thread: &Thread, alarm: &Alarm) {
 /// Closes the client that has been idle for the longest, and waits for its descriptor; false where
 /// no client is idle.
 async fn until_closed(thread: &Thread) -> bool {
-    let is_closing = thread.descriptors.make_room(thread.now_ns());
+    let is_closing = thread.descriptors.make_room(thread.now());
     for _ in 0..CLOSED_WITHIN {
         if !is_closing || has_room(thread) {
             break;
@@ -146,15 +147,15 @@ pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
                     continue;
                 }
                 // Clients in the backlog wait a little longer.
-                let now_ns = thread.now_ns();
-                if paused.take_turn(now_ns) {
+                let now = thread.now();
+                if paused.take_turn(now) {
                     tracing::error!(
                         "no new connection can be taken: {error}; clients wait to be accepted \
                          until one goes, raise the limit of open files"
                     );
                 }
                 thread.want_descriptor();
-                alarm.until(now_ns + LOOK_NS).await;
+                alarm.until(now + LOOK).await;
             }
         }
         if thread.phase.get() == Phase::Stopping {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use nanofaas_core::call::End;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::ticket::CallRef;
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::{RequestHead, parse_request};
 
@@ -23,9 +24,8 @@ use crate::server::pending::Pending;
 use crate::server::share::Share;
 use crate::shard::thread::{Phase, Thread};
 
-pub(crate) const SECOND_NS: u64 = 1_000_000_000;
-const IDLE_NS_MAX: u64 = 75 * SECOND_NS;
-const HEAD_NS_MAX: u64 = 10 * SECOND_NS;
+const IDLE_TIME_MAX: Nanos = Nanos::from_s(75);
+const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
 /// Bytes that a client may send ahead of its answers.
 pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// Bytes that a connection takes in before the other connections have their turn. A request counts
@@ -35,7 +35,7 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
 /// How often `look_for_end` checks whether a client that has sent too much ahead has left.
-const END_LOOK_NS: u64 = SECOND_NS / 10;
+const END_LOOK: Nanos = Nanos::from_ms(100);
 
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +81,15 @@ pub(crate) struct Conn {
     /// The connection came to a loopback address, so `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
     /// The round-trip time to the client, where it is known.
-    pub(crate) round_trip_ns: Option<u64>,
+    pub(crate) round_trip: Option<Nanos>,
     /// Since when the connection waits for a request; none while a request is on its way.
-    idle_ns: Cell<Option<u64>>,
+    idle_from: Cell<Option<Uptime>>,
     /// How long the client waited before it was accepted.
-    silent_ns: Cell<u64>,
+    silent_for: Cell<Nanos>,
     /// The client has sent a request.
     has_asked: Cell<bool>,
     /// The bytes that the outgoing answer holds, and when its request came.
-    pub(crate) sending: Cell<(u64, u64)>,
+    pub(crate) sending: Cell<(u64, Uptime)>,
 }
 
 impl Client for Conn {
@@ -139,29 +139,33 @@ impl Conn {
             share: Share::default(),
             serving: Cell::new(None),
             loopback: accepted.is_loopback,
-            round_trip_ns: accepted.round_trip_ns,
-            idle_ns: Cell::new(None),
-            silent_ns: Cell::new(accepted.silent_ns),
+            round_trip: accepted.round_trip,
+            idle_from: Cell::new(None),
+            silent_for: Cell::new(accepted.silent_for),
             has_asked: Cell::new(false),
             sending: Cell::default(),
         }
     }
 
     /// Since when the client is idle, if its connection may be closed. A client that has never sent
-    /// a request must have been idle for `silent_ns`.
-    pub(crate) fn idle_since(&self, now_ns: u64, silent_ns: u64) -> Option<u64> {
-        let since_ns = self.idle_ns.get()?;
-        let quiet_ns = if self.has_asked.get() { 0 } else { silent_ns };
-        let is_idle = now_ns >= since_ns + quiet_ns;
+    /// a request must have been idle for `silent_for`.
+    pub(crate) fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime> {
+        let since = self.idle_from.get()?;
+        let quiet_for = if self.has_asked.get() {
+            Nanos::ZERO
+        } else {
+            silent_for
+        };
+        let is_idle = now >= since + quiet_for;
         let has_all = !self.socket.is_behind();
-        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since_ns)
+        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since)
     }
 
     /// Closes the connection as if its idle time had passed. The connection's own task closes it,
     /// and first takes a request that has come meanwhile.
     pub(crate) fn leave(&self) {
-        self.idle_ns.set(None);
-        self.alarm.set(self.thread.last_ns());
+        self.idle_from.set(None);
+        self.alarm.set(self.thread.recent());
     }
 
     /// Whether the client left before its call begins. The client's FIN may have come with the
@@ -178,20 +182,20 @@ impl Conn {
         }
     }
 
-    /// While the reader stops because too much is pending, checks every `END_LOOK_NS` whether the
+    /// While the reader stops because too much is pending, checks every `END_LOOK` whether the
     /// client has left.
     fn look_for_end(&self, cx: &Context<'_>) {
         let mut alarm = self.end_alarm.borrow_mut();
         let alarm = alarm.get_or_insert_with(|| {
             let alarm = self.thread.alarms.alarm();
-            alarm.set(self.thread.last_ns() + END_LOOK_NS);
+            alarm.set(self.thread.recent() + END_LOOK);
             alarm
         });
         while alarm.poll(cx).is_ready() {
             if self.socket.has_ended() {
                 return self.end();
             }
-            alarm.set(self.thread.now_ns() + END_LOOK_NS);
+            alarm.set(self.thread.now() + END_LOOK);
         }
     }
 
@@ -272,8 +276,8 @@ impl Conn {
             let Poll::Ready(read) = self.socket.poll_recv(self.next_read(), cx) else {
                 return;
             };
-            // The clock is read because the deadlines that these bytes set use `last_ns`.
-            let _came_ns = self.thread.now_ns();
+            // The clock is read because the deadlines that these bytes set use `recent`.
+            let _came_at = self.thread.now();
             let buffer = read.unwrap_or_default();
             if buffer.is_empty() {
                 return self.end();
@@ -332,7 +336,7 @@ impl Conn {
     }
 
     /// The next request's head.
-    pub(crate) async fn head(&self) -> Result<(RequestHead, u64), Stop> {
+    pub(crate) async fn head(&self) -> Result<(RequestHead, Uptime), Stop> {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
@@ -341,13 +345,13 @@ impl Conn {
             return Err(Stop::Quiet);
         }
         self.alarm
-            .set(thread.last_ns() + if idle { IDLE_NS_MAX } else { HEAD_NS_MAX });
+            .set(thread.recent() + if idle { IDLE_TIME_MAX } else { HEAD_WAIT_MAX });
         let mut begun = !idle;
         let mut has_come = false;
         if idle {
-            let silent_ns = self.silent_ns.take();
-            let since_ns = thread.last_ns().saturating_sub(silent_ns);
-            self.idle_ns.set(Some(since_ns));
+            let silent_for = self.silent_for.take();
+            let since = thread.recent().saturating_sub(silent_for);
+            self.idle_from.set(Some(since));
         }
         if self.share.is_used_up() {
             self.own_turn().await;
@@ -362,24 +366,24 @@ impl Conn {
                             self.ahead.take();
                         }
                         self.share.take(REQUEST_SHARE);
-                        self.idle_ns.set(None);
+                        self.idle_from.set(None);
                         self.has_asked.set(true);
                         // The clock was read when the bytes of a new request came. A request that
                         // was sent ahead begins now, so the clock is read again.
-                        let now_ns = if has_come {
-                            thread.last_ns()
+                        let now = if has_come {
+                            thread.recent()
                         } else {
-                            thread.now_ns()
+                            thread.now()
                         };
-                        thread.active(now_ns);
+                        thread.active(now);
                         // Beats here, too, because much work may come before the thread's bell has
                         // its turn.
-                        thread.ledger().beat.beat(now_ns);
-                        return Ok((head, now_ns));
+                        thread.ledger().beat.beat(now);
+                        return Ok((head, now));
                     }
                     if !begun {
                         begun = true;
-                        self.alarm.set(thread.last_ns() + HEAD_NS_MAX);
+                        self.alarm.set(thread.recent() + HEAD_WAIT_MAX);
                     }
                     if pending.len() >= SMALL {
                         if !self.charge_pending(&pending, SMALL) {
@@ -396,8 +400,8 @@ impl Conn {
             match self.more_in_turn(seen).await {
                 Ok(()) => has_come = true,
                 Err(Late::Behind) if self.sent().await => {
-                    let patience_ns = if begun { HEAD_NS_MAX } else { IDLE_NS_MAX };
-                    self.alarm.set(thread.last_ns() + patience_ns);
+                    let patience = if begun { HEAD_WAIT_MAX } else { IDLE_TIME_MAX };
+                    self.alarm.set(thread.recent() + patience);
                 }
                 Err(Late::Alarm) if begun => {
                     let why = "the request's head did not come within 10 s; send it at once";

@@ -1,33 +1,32 @@
 //! Whether bytes come, or are taken, as fast as they have to: 16 KiB a second, over every 60 s from the
 //! first byte. It has no clock; `client_conn` asks it about bodies and answers.
 
-const WINDOW_NS: u64 = 60_000_000_000;
+use nanofaas_core::time::{Nanos, Uptime};
+
+const WINDOW: Nanos = Nanos::from_s(60);
 const BYTES_PER_WINDOW: u64 = 60 * 16 * 1024;
 
 pub(crate) struct Pace {
     /// When the window began, and what had moved by then.
-    since_ns: u64,
+    since: Uptime,
     moved: u64,
 }
 
 impl Pace {
-    pub(crate) const fn begin(now_ns: u64, moved: u64) -> Self {
-        Self {
-            since_ns: now_ns,
-            moved,
-        }
+    pub(crate) const fn begin(now: Uptime, moved: u64) -> Self {
+        Self { since: now, moved }
     }
 
     /// When it is judged next.
-    pub(crate) const fn due_ns(&self) -> u64 {
-        self.since_ns + WINDOW_NS
+    pub(crate) fn due(&self) -> Uptime {
+        self.since + WINDOW
     }
 
     /// Whether the pace was kept in the window that is over; another one begins. `moved` counts from the
     /// beginning.
-    pub(crate) const fn judge(&mut self, now_ns: u64, moved: u64) -> bool {
+    pub(crate) const fn judge(&mut self, now: Uptime, moved: u64) -> bool {
         let kept = moved - self.moved >= BYTES_PER_WINDOW;
-        *self = Self::begin(now_ns, moved);
+        *self = Self::begin(now, moved);
         kept
     }
 }
@@ -38,10 +37,10 @@ mod tests {
 
     /// How long a client that moves so many bytes a second is waited for, up to ten minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
-        let mut pace = Pace::begin(5, 0);
+        let mut pace = Pace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {
-            let now_ns = 5 + second * 1_000_000_000;
-            if now_ns >= pace.due_ns() && !pace.judge(now_ns, second * bytes_per_s) {
+            let now = Uptime::ZERO + Nanos::from_s(second);
+            if now >= pace.due() && !pace.judge(now, second * bytes_per_s) {
                 return second;
             }
         }
@@ -57,8 +56,8 @@ mod tests {
 
     #[test]
     fn who_stops_is_judged_by_the_window_in_which_that_was() {
-        let mut pace = Pace::begin(0, 0);
-        assert!(pace.judge(pace.due_ns(), 100 << 20));
-        assert!(!pace.judge(pace.due_ns(), 100 << 20));
+        let mut pace = Pace::begin(Uptime::ZERO, 0);
+        assert!(pace.judge(pace.due(), 100 << 20));
+        assert!(!pace.judge(pace.due(), 100 << 20));
     }
 }

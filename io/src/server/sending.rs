@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use nanofaas_core::memory::Charge;
+use nanofaas_core::time::Uptime;
 
 use crate::http::shown::{Piece, Rest};
 use crate::invoke::outgoing::Outgoing;
@@ -12,13 +13,13 @@ use crate::runtime::buffers::LARGE;
 use crate::server::client_conn::Conn;
 use crate::server::pace::Pace;
 
-/// Sends an answer, whose request came at `arrived_ns`; false where the client did not take it.
-pub(crate) async fn send_outgoing(conn: &Conn, outgoing: Outgoing, arrived_ns: u64) -> bool {
+/// Sends an answer, whose request came at `arrived_at`; false where the client did not take it.
+pub(crate) async fn send_outgoing(conn: &Conn, outgoing: Outgoing, arrived_at: Uptime) -> bool {
     let Outgoing { out, rest, charge } = outgoing;
     let held = charge
         .as_ref()
         .map_or_else(|| out.capacity() as u64, Charge::bytes);
-    conn.sending.set((held, arrived_ns));
+    conn.sending.set((held, arrived_at));
     let mut sent = send(conn, out).await;
     if let Some(rest) = rest {
         sent = sent && Box::pin(send_rest(conn, rest)).await;
@@ -64,12 +65,12 @@ impl Conn {
     async fn taken(&self) -> bool {
         let thread = &self.thread;
         let moved = self.socket.moved();
-        let (bytes, arrived_ns) = self.sending.get();
-        let trip_ns = self.round_trip_ns;
+        let (bytes, arrived_at) = self.sending.get();
+        let trip = self.round_trip;
         let readers = &thread.readers;
-        let registered = readers.register(thread, moved.clone(), bytes, arrived_ns, trip_ns);
-        let mut pace = Pace::begin(thread.last_ns(), moved.get());
-        self.alarm.set(pace.due_ns());
+        let registered = readers.register(thread, moved.clone(), bytes, arrived_at, trip);
+        let mut pace = Pace::begin(thread.recent(), moved.get());
+        self.alarm.set(pace.due());
         let cut = poll_fn(|cx| {
             if let Poll::Ready(sent) = self.socket.poll_sent(cx) {
                 return Poll::Ready(sent.map_err(|_| None));
@@ -78,10 +79,10 @@ impl Conn {
                 return Poll::Ready(Err(Some("it took nothing, and others wait for memory")));
             }
             while self.alarm.poll(cx).is_ready() {
-                if !pace.judge(thread.now_ns(), moved.get()) {
+                if !pace.judge(thread.now(), moved.get()) {
                     return Poll::Ready(Err(Some("it took less than 16 KiB a second over 60 s")));
                 }
-                self.alarm.set(pace.due_ns());
+                self.alarm.set(pace.due());
             }
             Poll::Pending
         })

@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::head::Framing;
 use nanofaas_http1::host::Host;
 use nanofaas_http1::request::{Method, RequestHead};
@@ -24,23 +25,23 @@ use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
 use crate::invoke::stored;
 use crate::runtime::buffers::SMALL;
-use crate::server::client_conn::{Conn, Port, SECOND_NS, SHARE, Stop};
+use crate::server::client_conn::{Conn, Port, SHARE, Stop};
 use crate::server::request_pool::Rooms;
 use crate::server::sending::{send, send_outgoing};
 use crate::shard::thread::Phase;
 
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
-const LINGER_NS: u64 = 2 * SECOND_NS;
+const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end; `answer` answers each request, in a room.
 pub(crate) async fn serve<F: Future<Output = Answered>>(
     conn: Conn,
     rooms: Rc<Rooms<F>>,
-    answer: impl Fn(Rc<Conn>, RequestHead, u64) -> F,
+    answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
 ) {
     let conn = Rc::new(conn);
-    let _began_ns = conn.thread.now_ns();
+    let _began_at = conn.thread.now();
     let _place = conn.thread.place(&conn);
     let connections = &conn.thread.connections;
     connections.set(connections.get() + 1);
@@ -77,29 +78,29 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     conn.thread.buffers.give(left);
     connections.set(connections.get() - 1);
     // Many that leave together leave much memory behind.
-    conn.thread.upkeep.worked(conn.thread.last_ns());
+    conn.thread.upkeep.worked(conn.thread.recent());
 }
 
 /// Answers requests, and then ends the connection.
 async fn answer_and_close<F: Future<Output = Answered>>(
     conn: &Rc<Conn>,
     rooms: &Rooms<F>,
-    answer: impl Fn(Rc<Conn>, RequestHead, u64) -> F,
+    answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
 ) {
     let thread = &conn.thread;
     let last = loop {
-        let (head, arrived_ns) = match conn.head().await {
+        let (head, arrived_at) = match conn.head().await {
             Ok(found) => found,
             Err(Stop::Quiet) => break None,
             Err(Stop::Problem(error)) => break Some(problem(&error)),
         };
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
-            rooms.run(|| answer(conn.clone(), head, arrived_ns)).await;
-        let sent = send_outgoing(conn, outgoing, arrived_ns).await;
+            rooms.run(|| answer(conn.clone(), head, arrived_at)).await;
+        let sent = send_outgoing(conn, outgoing, arrived_at).await;
         conn.end_answer();
         thread.answering.set(thread.answering.get() - 1);
-        thread.upkeep.worked(thread.last_ns());
+        thread.upkeep.worked(thread.recent());
         match stays {
             Stays::Yes if sent => {}
             Stays::No if sent => {
@@ -148,7 +149,7 @@ async fn linger(conn: &Conn) {
         return;
     }
     conn.socket.shutdown(Shutdown::Write);
-    conn.alarm.set(conn.thread.last_ns() + LINGER_NS);
+    conn.alarm.set(conn.thread.recent() + LINGER);
     loop {
         let unread = conn.pending.borrow().len();
         conn.drop_bytes(unread);
@@ -159,12 +160,12 @@ async fn linger(conn: &Conn) {
 }
 
 /// Routes and answers one request.
-pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_ns: u64) -> Answered {
+pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_at: Uptime) -> Answered {
     let mut outgoing = Outgoing {
         out: conn.thread.buffers.take(SMALL),
         ..Outgoing::default()
     };
-    let stays = answer_into(&conn, &head, arrived_ns, &mut outgoing).await;
+    let stays = answer_into(&conn, &head, arrived_at, &mut outgoing).await;
     Answered { outgoing, stays }
 }
 
@@ -172,7 +173,7 @@ pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_ns: u64) -
 async fn answer_into(
     conn: &Conn,
     head: &RequestHead,
-    arrived_ns: u64,
+    arrived_at: Uptime,
     outgoing: &mut Outgoing,
 ) -> Stays {
     let thread = &conn.thread;
@@ -183,7 +184,7 @@ async fn answer_into(
         head_only: head.method == Method::Head,
     };
     // The path is needed while the buffer goes on: a small copy off the warm path.
-    let entrant = admit(conn, head, arrived_ns);
+    let entrant = admit(conn, head, arrived_at);
     let done = match entrant {
         Ok(Admitted::Call(mut entrant)) => match read_call(conn, head, &mut entrant).await {
             Ok(mut incoming) => {
@@ -266,7 +267,7 @@ enum Admitted {
 }
 
 /// What the head alone decides: path, method, cross-site rules, and a call's first admission.
-fn admit(conn: &Conn, head: &RequestHead, arrived_ns: u64) -> Result<Admitted, Problem> {
+fn admit(conn: &Conn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, Problem> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
     let internal = matches!(
@@ -296,7 +297,7 @@ fn admit(conn: &Conn, head: &RequestHead, arrived_ns: u64) -> Result<Admitted, P
         _ => return Ok(Admitted::Other),
     };
     let thread = &conn.thread;
-    admit::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_ns).map(Admitted::Call)
+    admit::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_at).map(Admitted::Call)
 }
 
 /// Invites the body where the client waits for that.

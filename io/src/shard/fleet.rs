@@ -62,7 +62,7 @@ fn config() -> IoConfig {
         internal_listen: None,
         driver: DriverChoice::Epoll,
         pin: Vec::new(),
-        spin_ns: None,
+        spin_for: None,
         body_bytes_max: 1 << 20,
         response_bytes_max: 1 << 20,
         inflight_bytes: 1 << 26,
@@ -209,8 +209,8 @@ impl Fleet {
         let answer = Rc::new(RefCell::new(String::new()));
         let (thread, heard) = (self.threads[index].clone(), answer.clone());
         self.event_loop.spawn(async move {
-            let now_ns = thread.now_ns();
-            let entrant = admit::at_head(&thread, "f", false, &head, &bytes, now_ns);
+            let now = thread.now();
+            let entrant = admit::at_head(&thread, "f", false, &head, &bytes, now);
             let entrant = entrant.expect("it is let in at the head");
             let mut incoming = Incoming::new(bytes, head, 11);
             let manner = admit::begin(&entrant, &mut incoming).expect("a right body");

@@ -41,11 +41,11 @@ impl Inbox {
 pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Socket) {
     let doorbell = inbox.borrow().rings.bell.clone();
     loop {
-        let now_ns = thread.now_ns();
-        thread.ledger().beat.beat(now_ns);
-        thread.alarms.advance(now_ns);
+        let now = thread.now();
+        thread.ledger().beat.beat(now);
+        thread.alarms.advance(now);
         pump(&thread, &inbox);
-        thread.tick(now_ns);
+        thread.tick(now);
         make_room(&thread);
         // With work left the thread rings its own bell: the read of the bell is then an I/O
         // completion, so the other tasks have their turn before the work goes on.
@@ -116,7 +116,7 @@ pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
 
 fn take(thread: &Rc<Thread>, message: Message) {
     match message {
-        Message::Event(event) => thread.schedule(event, thread.now_ns()),
+        Message::Event(event) => thread.schedule(event, thread.now()),
         Message::Notice(notice) => thread.heed(&notice),
         Message::Function(function) => {
             let version = function.version;
@@ -159,12 +159,12 @@ fn take(thread: &Rc<Thread>, message: Message) {
         Message::JobStarting {
             call,
             attempt,
-            running_ns,
+            running_since,
             start,
             held_up,
         } => {
             let news = JobNews::Starting {
-                running_ns,
+                running_since,
                 start,
                 held_up,
             };

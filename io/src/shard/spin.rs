@@ -7,24 +7,26 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use nanofaas_core::time::Uptime;
+
 use crate::shard::inbox::Inbox;
 use crate::shard::thread::Thread;
 
 /// Until when a thread spins.
 #[derive(Default)]
 pub(crate) struct Spin {
-    until_ns: Cell<u64>,
+    until: Cell<Uptime>,
     spinning: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Thread {
     /// Something happened: the thread may spin for a while from now on.
-    pub(crate) fn active(&self, now_ns: u64) {
-        let Some(spin_ns) = self.config.spin_ns else {
+    pub(crate) fn active(&self, now: Uptime) {
+        let Some(spin_for) = self.config.spin_for else {
             return;
         };
-        self.spin.until_ns.set(now_ns + spin_ns.get());
+        self.spin.until.set(now + spin_for);
         if !self.spin.spinning.get() {
             self.spin.wake();
         }
@@ -45,7 +47,7 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
     loop {
         poll_fn(|cx| {
             spin.waker.replace(Some(cx.waker().clone()));
-            if thread.now_ns() < spin.until_ns.get() {
+            if thread.now() < spin.until.get() {
                 return Poll::Ready(());
             }
             Poll::Pending
@@ -55,11 +57,11 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
         // Others that publish now need not ring: this thread looks.
         inbox.borrow().rings.bell.awake();
         loop {
-            let now_ns = thread.now_ns();
-            if now_ns >= spin.until_ns.get() {
+            let now = thread.now();
+            if now >= spin.until.get() {
                 break;
             }
-            pass(&thread, &inbox, now_ns);
+            pass(&thread, &inbox, now);
             thread.event_loop.yield_now().await;
         }
         spin.spinning.set(false);
@@ -71,11 +73,11 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
     }
 }
 
-fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now_ns: u64) {
-    thread.alarms.advance(now_ns);
+fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now: Uptime) {
+    thread.alarms.advance(now);
     let has_mail = inbox.borrow().has_mail();
     if has_mail || thread.turn_left.get() {
         crate::shard::inbox::pump(thread, inbox);
-        thread.tick(now_ns);
+        thread.tick(now);
     }
 }

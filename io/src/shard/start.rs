@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +19,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
 use nanofaas_core::rate::RateBucket;
+use nanofaas_core::time::Nanos;
 use nix::unistd::{Pid, gettid};
 
 use crate::links::scheduler::SeatPlan;
@@ -54,7 +54,7 @@ pub struct IoConfig {
     /// CPUs to pin io threads to, one each; empty for no pinning.
     pub pin: Vec<usize>,
     /// How long a thread spins before it parks, if it does.
-    pub spin_ns: Option<NonZeroU64>,
+    pub spin_for: Option<Nanos>,
     pub body_bytes_max: u64,
     pub response_bytes_max: u64,
     /// Over all io threads.
@@ -86,7 +86,7 @@ pub enum SchedulerSeat {
 
 /// What connects the io threads with the rest of the process.
 pub struct Plumbing {
-    /// The process's clock: nanoseconds since `origin`, which was `origin_wall`.
+    /// The process's clock counts from `origin`, which was `origin_wall`.
     pub origin: Instant,
     pub origin_wall: SystemTime,
     pub entries: Arc<Entries>,
@@ -223,7 +223,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
             let Some(rung) = rung else { break };
             event_loop = None;
             let said = rung
-                .build(parts.config.spin_ns.is_some(), &buffers)
+                .build(parts.config.spin_for.is_some(), &buffers)
                 .map(|built| {
                     event_loop = Some(built);
                     gettid()
@@ -267,7 +267,7 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
     let bell = Socket::new(event_loop, ends.bell).expect("a bell is a socket");
-    if thread.config.spin_ns.is_some() {
+    if thread.config.spin_for.is_some() {
         event_loop.spawn(crate::shard::spin::run(thread.clone(), inbox.clone()));
     }
     event_loop.spawn(crate::shard::inbox::run(thread.clone(), inbox, bell));
@@ -287,23 +287,23 @@ async fn live(thread: Rc<Thread>, ends: Ends) {
     })
     .await;
     let alarm = thread.alarms.alarm();
-    let since_ns = thread.now_ns();
+    let since = thread.now();
     loop {
-        let now_ns = thread.now_ns();
+        let now = thread.now();
         let ended = thread.answering.get() == 0 && thread.calls.len() == 0;
         let quiet = ended && event_loop.is_settled();
         ends.settled[thread.id.index()].store(quiet, Ordering::Relaxed);
         let all = ends.settled.iter().all(|one| one.load(Ordering::Relaxed));
-        if all || now_ns > since_ns + LAST_ANSWERS_NS {
+        if all || now > since + LAST_ANSWERS {
             return;
         }
-        alarm.until(now_ns + STOP_LOOK_NS).await;
+        alarm.until(now + STOP_LOOK).await;
     }
 }
 
 /// After the order to stop, the last answers have so long to be written.
-const LAST_ANSWERS_NS: u64 = 3_000_000_000;
-const STOP_LOOK_NS: u64 = 2_000_000;
+const LAST_ANSWERS: Nanos = Nanos::from_s(3);
+const STOP_LOOK: Nanos = Nanos::from_ms(2);
 
 /// Starts all io threads, with the best driver that all of them get.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use foldhash::HashMap;
 use nanofaas_core::entries::Entries;
@@ -16,6 +16,7 @@ use nanofaas_core::metrics::{FunctionMetrics, ThreadLedger};
 use nanofaas_core::post::BridgePost;
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::ticket::LaneId;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::problem::Problem;
 use crate::links::pending::Replies;
@@ -40,7 +41,7 @@ use crate::state::store::{Budget, Store};
 use crate::state::token::Tokens;
 
 /// How long a request to the bridge may wait for its answer.
-const ANSWER_NS_MAX: u64 = 30_000_000_000;
+const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 
 /// A registered function, as this thread knows it.
 pub(crate) struct Known {
@@ -136,7 +137,7 @@ pub(crate) struct Thread {
     pub(crate) config: IoConfig,
     clock: Clock,
     dates: Dates,
-    origin_wall_ns: u64,
+    origin_wall: Nanos,
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
     ledgers: Arc<[ThreadLedger]>,
@@ -204,10 +205,6 @@ pub(crate) struct Parts {
     pub(crate) tokens: Tokens,
 }
 
-fn nanos(duration: Duration) -> u64 {
-    duration.as_nanos().try_into().unwrap_or(u64::MAX)
-}
-
 impl Thread {
     pub(crate) fn new(parts: Parts, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Self> {
         let clock = Clock::since(parts.origin);
@@ -215,14 +212,14 @@ impl Thread {
             .origin_wall
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let alarms = Alarms::new(clock.last_ns());
+        let alarms = Alarms::new(clock.recent());
         let budget = Budget::new(parts.store, parts.id);
         Rc::new(Self {
             id: parts.id,
             threads: parts.threads,
             clock,
             dates: Dates::default(),
-            origin_wall_ns: nanos(wall),
+            origin_wall: Nanos::from(wall),
             rate: parts.rate,
             account: ThreadAccount::new(parts.account, parts.id.number(), parts.ledgers.clone()),
             ledgers: parts.ledgers,
@@ -265,35 +262,34 @@ impl Thread {
         })
     }
 
-    /// Nanoseconds of the process's clock; it never runs backwards.
+    /// Reads the process's clock; it never runs backwards.
     #[inline]
-    pub(crate) fn now_ns(&self) -> u64 {
-        self.clock.now_ns()
+    pub(crate) fn now(&self) -> Uptime {
+        self.clock.now()
     }
 
     /// The clock's last reading, for deadlines of seconds. The thread reads the clock at each
     /// event: bytes from a client, an answer of a pod, its bell and its ticker.
-    pub(crate) const fn last_ns(&self) -> u64 {
-        self.clock.last_ns()
+    pub(crate) const fn recent(&self) -> Uptime {
+        self.clock.recent()
     }
 
     /// The `Date` of an answer that is written now.
     #[inline]
     pub(crate) fn date_line(&self) -> DateLine {
-        self.dates.line(self.last_ns())
+        self.dates.line(self.recent())
     }
 
-    /// A time of the process's clock as nanoseconds since the epoch. The offset is that of the wall
+    /// A time of the process's clock as the time since the epoch. The offset is that of the wall
     /// clock at the start, so that an execution never ends before it began when the wall clock
     /// jumps.
-    pub(crate) const fn wall_ns(&self, at_ns: u64) -> u64 {
-        self.origin_wall_ns + at_ns
+    pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
+        self.origin_wall + at.since(Uptime::ZERO)
     }
 
-    /// A wall-clock time as nanoseconds of the process's clock; 0 for a time before its origin.
-    pub(crate) const fn process_ns(&self, epoch_ms: u64) -> u64 {
-        let ns = epoch_ms.saturating_mul(1_000_000);
-        ns.saturating_sub(self.origin_wall_ns)
+    /// A wall-clock time as one of the process's clock; zero for a time before its origin.
+    pub(crate) fn uptime_at(&self, epoch_ms: u64) -> Uptime {
+        Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
     }
 
     /// From now on the table of functions is complete: a function that is not in it does not exist.
@@ -368,7 +364,7 @@ impl Thread {
             return Err(crate::links::pending::NoAnswer::Full);
         }
         self.replies
-            .wait(token, &self.alarms, self.now_ns() + ANSWER_NS_MAX)
+            .wait(token, &self.alarms, self.now() + ANSWER_WAIT_MAX)
             .await
     }
 }

@@ -4,7 +4,6 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use crate::runtime::net::Timer;
 use crate::shard::thread::Thread;
@@ -13,22 +12,22 @@ use crate::shard::thread::Thread;
 pub(crate) async fn run(thread: Rc<Thread>) {
     let timer = Timer::new(&thread.event_loop).expect("the system has timers");
     loop {
-        let now_ns = thread.now_ns();
-        thread.alarms.advance(now_ns);
-        thread.tick(now_ns);
+        let now = thread.now();
+        thread.alarms.advance(now);
+        thread.tick(now);
         crate::links::shards::pay(&thread);
-        crate::shard::upkeep::run(&thread, now_ns);
+        crate::shard::upkeep::run(&thread, now);
         let plan = |cx: &mut Context<'_>| Poll::Ready(thread.alarms.plan(cx.waker()));
-        let until_ns = poll_fn(plan).await;
-        match until_ns {
-            Some(until_ns) => {
-                let left_ns = until_ns.saturating_sub(thread.now_ns());
-                timer.set(Duration::from_nanos(left_ns));
+        let until = poll_fn(plan).await;
+        match until {
+            Some(until) => {
+                let left = until.since(thread.now());
+                timer.set(left.into());
             }
             None => timer.unset(),
         }
         poll_fn(|cx| {
-            if thread.alarms.is_late(until_ns) {
+            if thread.alarms.is_late(until) {
                 return Poll::Ready(());
             }
             timer.poll(cx)

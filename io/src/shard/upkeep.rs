@@ -5,20 +5,22 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use nanofaas_core::time::{Nanos, Uptime};
+
 use crate::runtime::due::Due;
 use crate::runtime::timers::{Alarm, Alarms};
 use crate::shard::thread::Thread;
 
 /// How soon what was used is looked at.
-const LOOK_NS: u64 = 1_000_000_000;
+const LOOK: Nanos = Nanos::from_s(1);
 /// Memory is given back when the thread has been without work for so long.
-const REST_NS: u64 = 2_000_000_000;
+const REST: Nanos = Nanos::from_s(2);
 
 pub(crate) struct Upkeep {
     alarm: Alarm,
     due: Cell<Due>,
     /// The last work, if memory was not given back since.
-    worked_ns: Cell<Option<u64>>,
+    worked_at: Cell<Option<Uptime>>,
 }
 
 impl Upkeep {
@@ -26,50 +28,50 @@ impl Upkeep {
         Self {
             alarm: alarms.alarm(),
             due: Cell::new(Due::NEVER),
-            worked_ns: Cell::new(None),
+            worked_at: Cell::new(None),
         }
     }
 
-    fn plan(&self, at_ns: u64) {
-        let due = Due::at(at_ns);
+    fn plan(&self, at: Uptime) {
+        let due = Due::at(at);
         if due < self.due.get() {
             self.due.set(due);
-            self.alarm.set(at_ns);
+            self.alarm.set(at);
         }
     }
 
     /// Something was used just now that is to be tidied later.
     #[inline]
-    pub(crate) fn worked(&self, now_ns: u64) {
-        self.worked_ns.set(Some(now_ns));
-        self.plan(now_ns + LOOK_NS);
+    pub(crate) fn worked(&self, now: Uptime) {
+        self.worked_at.set(Some(now));
+        self.plan(now + LOOK);
     }
 }
 
 /// Tidies, if that is due.
-pub(crate) fn run(thread: &Thread, now_ns: u64) {
+pub(crate) fn run(thread: &Thread, now: Uptime) {
     let upkeep = &thread.upkeep;
-    if !upkeep.due.get().has_come(now_ns) {
+    if !upkeep.due.get().has_come(now) {
         return;
     }
     upkeep.due.set(Due::NEVER);
-    let are_idle = thread.pods.sweep(now_ns);
-    crate::invoke::stored::expire(thread, now_ns);
+    let are_idle = thread.pods.sweep(now);
+    crate::invoke::stored::expire(thread, now);
     if are_idle || thread.executions.is_over_budget() {
-        upkeep.plan(now_ns + LOOK_NS);
+        upkeep.plan(now + LOOK);
     }
-    if let Some(expires_ns) = thread.executions.next_expiry_ns() {
-        upkeep.plan(expires_ns.max(now_ns + LOOK_NS));
+    if let Some(expires_at) = thread.executions.next_expiry() {
+        upkeep.plan(expires_at.max(now + LOOK));
     }
-    if let Some(worked_ns) = upkeep.worked_ns.get() {
-        let rested_ns = worked_ns + REST_NS;
-        if now_ns >= rested_ns {
-            upkeep.worked_ns.set(None);
+    if let Some(worked_at) = upkeep.worked_at.get() {
+        let rested_at = worked_at + REST;
+        if now >= rested_at {
+            upkeep.worked_at.set(None);
             thread.account.give_back_spare();
             thread.buffers.clear();
             (thread.config.collect_memory)();
         } else {
-            upkeep.plan(rested_ns);
+            upkeep.plan(rested_at);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::signal::{SigEvent, SigSet, SigevNotify, Signal};
 use nix::sys::time::TimeValLike;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
@@ -21,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// To the watch alone; no other thread knows of it.
 const SIGNAL: Signal = Signal::SIGVTALRM;
 /// What an io thread may compute without a beat, for which it is rung at each look.
-const FUTILE_NS: u64 = 1_000_000_000;
+const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.
 pub(crate) struct Watched {
@@ -36,21 +37,21 @@ pub(crate) struct Watched {
 /// The processor time of a thread when its beat was last seen to change.
 #[derive(Default)]
 pub(crate) struct Seen {
-    beat_ns: u64,
-    cpu_ns: u64,
+    beat_at: Uptime,
+    cpu_time: Nanos,
 }
 
 impl Seen {
-    fn update(&mut self, beat_ns: u64, cpu_ns: u64) {
-        if beat_ns != self.beat_ns {
-            *self = Self { beat_ns, cpu_ns };
+    fn update(&mut self, beat_at: Uptime, cpu_time: Nanos) {
+        if beat_at != self.beat_at {
+            *self = Self { beat_at, cpu_time };
         }
     }
 
     /// Whether so much was computed since the last beat that none will come.
-    const fn is_futile(&self, cpu_ns: u64) -> bool {
+    fn is_futile(&self, cpu_time: Nanos) -> bool {
         // Before the first beat the thread starts, which costs little.
-        cpu_ns.saturating_sub(self.cpu_ns) > FUTILE_NS
+        cpu_time.saturating_sub(self.cpu_time) > FUTILE
     }
 }
 
@@ -67,10 +68,10 @@ pub(crate) fn start(
                 let Some(_alive) = one.alive.upgrade() else {
                     return false;
                 };
-                let beat_ns = ledgers[one.id.index()].beat.last_ns();
-                let futile = cpu_ns(one.tid).is_some_and(|cpu_ns| {
-                    one.seen.update(beat_ns, cpu_ns);
-                    one.seen.is_futile(cpu_ns)
+                let beat_at = ledgers[one.id.index()].beat.last();
+                let futile = cpu_time(one.tid).is_some_and(|cpu_time| {
+                    one.seen.update(beat_at, cpu_time);
+                    one.seen.is_futile(cpu_time)
                 });
                 assert!(
                     !futile,
@@ -139,9 +140,10 @@ fn clock_of(tid: Pid) -> ClockId {
 
 /// What the thread has computed so far. It allocates nothing, because what allocates beside warm calls
 /// is counted as theirs.
-fn cpu_ns(tid: Pid) -> Option<u64> {
+fn cpu_time(tid: Pid) -> Option<Nanos> {
     let time = clock_gettime(clock_of(tid)).ok()?;
-    u64::try_from(time.num_nanoseconds()).ok()
+    let ns = u64::try_from(time.num_nanoseconds()).ok()?;
+    Some(Nanos::from_ns(ns))
 }
 
 #[cfg(test)]
@@ -151,26 +153,27 @@ mod tests {
     #[test]
     fn a_thread_that_computes_and_does_not_beat_is_told_from_one_that_sleeps() {
         let mut seen = Seen::default();
-        let mut is_futile = |beat_ns, cpu_ns| {
-            seen.update(beat_ns, cpu_ns);
-            seen.is_futile(cpu_ns)
+        let mut is_futile = |beat_at, cpu_time| {
+            seen.update(Uptime::from_ns(beat_at), cpu_time);
+            seen.is_futile(cpu_time)
         };
-        assert!(!is_futile(1, 10));
+        let ns = Nanos::from_ns;
+        assert!(!is_futile(1, ns(10)));
         // It sleeps, however long.
-        assert!(!is_futile(1, 20));
+        assert!(!is_futile(1, ns(20)));
         // It works, and beats.
-        assert!(!is_futile(2, FUTILE_NS + 11));
-        assert!(!is_futile(2, 2 * FUTILE_NS));
-        assert!(is_futile(2, 2 * FUTILE_NS + 12));
-        assert!(!is_futile(3, 3 * FUTILE_NS));
+        assert!(!is_futile(2, FUTILE + ns(11)));
+        assert!(!is_futile(2, 2 * FUTILE));
+        assert!(is_futile(2, 2 * FUTILE + ns(12)));
+        assert!(!is_futile(3, 3 * FUTILE));
     }
 
     #[test]
     fn what_a_thread_computes_is_seen() {
         let began = std::time::Instant::now();
         let tid = gettid();
-        let at_first = cpu_ns(tid).expect("it is there");
-        while cpu_ns(tid).expect("it is there") == at_first {
+        let at_first = cpu_time(tid).expect("it is there");
+        while cpu_time(tid).expect("it is there") == at_first {
             assert!(began.elapsed() < Duration::from_secs(60));
         }
     }

@@ -14,6 +14,7 @@ use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId};
+use nanofaas_core::time::Uptime;
 
 use crate::http::output::Output;
 use crate::runtime::shard::ShardId;
@@ -21,7 +22,7 @@ use crate::runtime::shard::ShardId;
 /// News of a Job.
 pub(crate) enum JobNews {
     Starting {
-        running_ns: Option<u64>,
+        running_since: Option<Uptime>,
         start: Phases,
         held_up: Option<Arc<str>>,
     },
@@ -90,7 +91,7 @@ struct Slot {
 struct ExpectedJob {
     attempt: u32,
     /// When the Job began to run.
-    running_ns: Option<u64>,
+    running_since: Option<Uptime>,
     /// The phases of its start that are over.
     start: Phases,
     /// A new reason why its start is delayed.
@@ -102,7 +103,7 @@ impl ExpectedJob {
     fn new(attempt: u32) -> Self {
         Self {
             attempt,
-            running_ns: None,
+            running_since: None,
             start: Phases::default(),
             held_up: None,
             end: None,
@@ -116,12 +117,12 @@ impl ExpectedJob {
             return false;
         }
         if let JobNews::Starting {
-            running_ns,
+            running_since,
             start,
             held_up,
         } = news
         {
-            self.running_ns = running_ns.or(self.running_ns);
+            self.running_since = running_since.or(self.running_since);
             self.start = start;
             self.held_up = held_up;
         } else {
@@ -315,8 +316,8 @@ impl Calls {
     }
 
     /// When the Job began to run.
-    pub(crate) fn job_running_ns(&self, call: CallRef) -> Option<u64> {
-        self.with_job(call, |job| job.running_ns)
+    pub(crate) fn job_running_since(&self, call: CallRef) -> Option<Uptime> {
+        self.with_job(call, |job| job.running_since)
     }
 
     /// Takes the phases of the Job's start that are over.

@@ -9,9 +9,10 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::server::client_conn::{Conn, SECOND_NS};
+use crate::server::client_conn::Conn;
 use crate::shard::thread::Thread;
 
 /// Kept back: so many, or one in so many where that is more. Never more than half of what is left once the
@@ -19,9 +20,11 @@ use crate::shard::thread::Thread;
 const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// Who never sent anything is left alone for so long.
-const SILENT_NS: u64 = SECOND_NS;
+const SILENT: Nanos = Nanos::SECOND;
+/// Between two looks at all connections.
+const LOOK_PAUSE: Nanos = Nanos::from_ms(10);
 /// How often the log says that it goes on.
-const SAID_NS: u64 = 60 * SECOND_NS;
+const SAID: Nanos = Nanos::from_s(60);
 /// Found by one look at all connections, for so many that need room.
 const FOUND_MAX: usize = 64;
 
@@ -37,15 +40,15 @@ pub(crate) struct Scarcity {
 /// Something that may go on for long, which the log says once a minute.
 #[derive(Default)]
 pub(crate) struct Said {
-    next_ns: Cell<u64>,
+    next_at: Cell<Uptime>,
 }
 
 impl Said {
     /// Whether it is to be said now, which the caller does.
-    pub(crate) fn take_turn(&self, now_ns: u64) -> bool {
-        let is_due = now_ns >= self.next_ns.get();
+    pub(crate) fn take_turn(&self, now: Uptime) -> bool {
+        let is_due = now >= self.next_at.get();
         if is_due {
-            self.next_ns.set(now_ns + SAID_NS);
+            self.next_at.set(now + SAID);
         }
         is_due
     }
@@ -54,7 +57,7 @@ impl Said {
 /// A connection that may make room.
 struct Idle {
     conn: Weak<Conn>,
-    since_ns: u64,
+    since: Uptime,
 }
 
 /// The clients of a thread, by what they hold.
@@ -65,7 +68,7 @@ pub(crate) struct Descriptors {
     /// Idle for the longest first, as one look found them.
     found: RefCell<VecDeque<Idle>>,
     /// When all connections were looked at last.
-    looked_ns: Cell<Option<u64>>,
+    looked_at: Cell<Option<Uptime>>,
     /// That idle clients are closed.
     said: Said,
 }
@@ -89,7 +92,7 @@ impl Descriptors {
             conns: RefCell::default(),
             free: RefCell::default(),
             found: RefCell::default(),
-            looked_ns: Cell::new(None),
+            looked_at: Cell::new(None),
             said: Said::default(),
         }
     }
@@ -111,24 +114,24 @@ impl Descriptors {
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }
 
-    fn look(&self, now_ns: u64) {
+    fn look(&self, now: Uptime) {
         let mut idle: Vec<Idle> = self
             .conns
             .borrow()
             .iter()
             .filter_map(|conn| {
-                let since_ns = conn.upgrade()?.idle_since(now_ns, SILENT_NS)?;
+                let since = conn.upgrade()?.idle_since(now, SILENT)?;
                 let conn = conn.clone();
-                Some(Idle { conn, since_ns })
+                Some(Idle { conn, since })
             })
             .collect();
-        idle.sort_by_key(|idle| idle.since_ns);
+        idle.sort_by_key(|idle| idle.since);
         idle.truncate(FOUND_MAX);
         self.found.replace(idle.into());
     }
 
-    fn say(&self, now_ns: u64) {
-        if self.said.take_turn(now_ns) {
+    fn say(&self, now: Uptime) {
+        if self.said.take_turn(now) {
             tracing::warn!(
                 "descriptors are short: idle clients are closed to make room for new ones; \
                  raise the limit of open files"
@@ -137,23 +140,23 @@ impl Descriptors {
     }
 
     /// Closes the client that is idle for the longest; false where none may be closed.
-    pub(crate) fn make_room(&self, now_ns: u64) -> bool {
+    pub(crate) fn make_room(&self, now: Uptime) -> bool {
         for may_look in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {
                 if let Some(conn) = idle.conn.upgrade()
-                    && conn.idle_since(now_ns, SILENT_NS) == Some(idle.since_ns)
+                    && conn.idle_since(now, SILENT) == Some(idle.since)
                 {
                     conn.leave();
-                    self.say(now_ns);
+                    self.say(now);
                     return true;
                 }
             }
             // A look costs as much as there are clients: not for each that comes.
-            let looked_ns = self.looked_ns.get();
-            let is_new = looked_ns.is_none_or(|looked_ns| now_ns >= looked_ns + SECOND_NS / 100);
+            let looked_at = self.looked_at.get();
+            let is_new = looked_at.is_none_or(|looked_at| now >= looked_at + LOOK_PAUSE);
             if may_look && is_new {
-                self.looked_ns.set(Some(now_ns));
-                self.look(now_ns);
+                self.looked_at.set(Some(now));
+                self.look(now);
             }
         }
         false
@@ -164,7 +167,7 @@ impl Thread {
     /// Frees a descriptor for a connection to a pod: an idle one goes, or an idle client, here or on another
     /// thread.
     pub(crate) fn free_descriptor(&self) {
-        if !self.pods.close_one() && !self.descriptors.make_room(self.now_ns()) {
+        if !self.pods.close_one() && !self.descriptors.make_room(self.now()) {
             self.want_descriptor();
         }
     }
@@ -183,7 +186,7 @@ impl Thread {
     /// Does what another thread wanted, if one did.
     pub(crate) fn grant_descriptor(&self) {
         if self.descriptors.take_wish() && !self.pods.close_one() {
-            self.descriptors.make_room(self.now_ns());
+            self.descriptors.make_room(self.now());
         }
     }
 
@@ -210,13 +213,14 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
-    use super::{SAID_NS, Said};
+    use super::*;
 
     #[test]
     fn what_goes_on_is_said_once_a_minute() {
         let said = Said::default();
-        let due: Vec<_> = [1, 2, SAID_NS, SAID_NS + 1, 2 * SAID_NS, 3 * SAID_NS]
-            .map(|now_ns| said.take_turn(now_ns))
+        let due: Vec<_> = [1, 2, 60, 61, 120, 180]
+            .map(|second| Uptime::ZERO + Nanos::from_s(second))
+            .map(|now| said.take_turn(now))
             .into();
         assert_eq!(due, [true, false, false, true, false, true]);
     }

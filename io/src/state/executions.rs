@@ -16,6 +16,7 @@ use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{CallRef, LaneId};
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
 use crate::runtime::shard::ShardId;
@@ -58,16 +59,16 @@ impl Status {
     }
 }
 
-/// What is known of an execution, without its output. Times in nanoseconds of the process's clock.
+/// What is known of an execution, without its output.
 #[derive(Clone)]
 pub(crate) struct Record {
     pub(crate) id: ExecutionId,
     pub(crate) known: Rc<Known>,
     pub(crate) status: Status,
     pub(crate) attempt: u32,
-    pub(crate) enqueued_ns: u64,
-    pub(crate) started_ns: Option<u64>,
-    pub(crate) finished_ns: Option<u64>,
+    pub(crate) enqueued_at: Uptime,
+    pub(crate) started_at: Option<Uptime>,
+    pub(crate) finished_at: Option<Uptime>,
     pub(crate) cold_start: bool,
     pub(crate) init_ms: Option<u32>,
     /// The start phases of the pod that its attempt had to wait for.
@@ -149,7 +150,7 @@ impl Kept {
         let record = self.record.borrow();
         let failure = record.failure.as_ref().map_or(0, Failure::text_bytes);
         let start = record.start.as_ref().map_or(0, |phases| {
-            size_of_val::<[(&str, u64)]>(phases) + COUNTS_BYTES
+            size_of_val::<[(&str, Nanos)]>(phases) + COUNTS_BYTES
         });
         // The key counts twice, because the thread that owns the key has a copy, too.
         let key = self.key.borrow();
@@ -188,14 +189,14 @@ const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 const KEPT_BYTES: usize = size_of::<Kept>()
     + COUNTS_BYTES
     + 2 * size_of::<(u128, Rc<Kept>)>()
-    + size_of::<(u64, u128)>()
+    + size_of::<(Uptime, u128)>()
     + size_of::<Output>()
     + COUNTS_BYTES;
 
 struct Inner {
     kept: HashMap<u128, Rc<Kept>>,
     /// Finished executions with the time of their end, in the order in which they finished.
-    finished: VecDeque<(u64, u128)>,
+    finished: VecDeque<(Uptime, u128)>,
     /// Records by place; none where the record was removed by `forget_plain`.
     ring: Vec<Option<Record>>,
     ring_next: u16,
@@ -204,7 +205,7 @@ struct Inner {
 /// All executions of a thread.
 pub(crate) struct Executions {
     budget: Budget,
-    ttl_ns: u64,
+    ttl: Nanos,
     inner: RefCell<Inner>,
 }
 
@@ -225,7 +226,7 @@ impl Executions {
         };
         Self {
             budget,
-            ttl_ns: ttl_ms.saturating_mul(1_000_000),
+            ttl: Nanos::from_ms(ttl_ms),
             inner: RefCell::new(inner),
         }
     }
@@ -293,13 +294,13 @@ impl Executions {
 
     /// Records the end of a kept execution: from now on its output counts against the budget, and
     /// its time to live runs.
-    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now_ns: u64) {
+    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now: Uptime) {
         kept.output
             .replace(output.map(|output| Arc::new(output.fitted())));
         let id = kept.record.borrow().id.random();
         let finished = &mut self.inner.borrow_mut().finished;
-        finished.push_back((now_ns, id));
-        self.budget.set_oldest(finished.front().map(|(ns, _)| *ns));
+        finished.push_back((now, id));
+        self.budget.set_oldest(finished.front().map(|(at, _)| *at));
         self.weigh(kept);
     }
 
@@ -307,10 +308,10 @@ impl Executions {
     /// those that finished first. Calls `gone` for each, with true where the budget was the reason.
     /// Where another thread has the execution that finished first, it may return that thread: the
     /// caller then has to tell it.
-    pub(crate) fn expire(&self, now_ns: u64, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
+    pub(crate) fn expire(&self, now: Uptime, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
         loop {
             let first = self.inner.borrow().finished.front().copied();
-            let late = first.is_some_and(|(ns, _)| ns.saturating_add(self.ttl_ns) <= now_ns);
+            let late = first.is_some_and(|(at, _)| at.saturating_add(self.ttl) <= now);
             if !late {
                 match self.budget.passed()? {
                     Oldest::Own => {}
@@ -320,7 +321,7 @@ impl Executions {
             let kept = {
                 let inner = &mut *self.inner.borrow_mut();
                 let (_, id) = inner.finished.pop_front()?;
-                let next = inner.finished.front().map(|(ns, _)| *ns);
+                let next = inner.finished.front().map(|(at, _)| *at);
                 self.budget.set_oldest(next);
                 inner.kept.remove(&id)
             };
@@ -332,9 +333,9 @@ impl Executions {
     }
 
     /// When the execution that finished first is past its time to live.
-    pub(crate) fn next_expiry_ns(&self) -> Option<u64> {
+    pub(crate) fn next_expiry(&self) -> Option<Uptime> {
         let first = self.inner.borrow().finished.front().copied();
-        first.map(|(finished_ns, _)| finished_ns.saturating_add(self.ttl_ns))
+        first.map(|(finished_at, _)| finished_at.saturating_add(self.ttl))
     }
 
     pub(crate) fn is_over_budget(&self) -> bool {

@@ -8,8 +8,10 @@
 
 use std::cell::Cell;
 
-const LONG_NS: u64 = 1_000_000_000;
-const SHORT_NS: u64 = 150_000_000;
+use nanofaas_core::time::Nanos;
+
+const LONG: Nanos = Nanos::from_s(1);
+const SHORT: Nanos = Nanos::from_ms(150);
 /// Or so many round trips of the client's network, where that is more.
 const ROUND_TRIPS: u64 = 4;
 /// So many in a row make the next ones' time short.
@@ -23,18 +25,18 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// For a client that is so far away, where that is known.
-    pub(crate) fn ns(&self, round_trip_ns: Option<u64>) -> u64 {
-        let usual_ns = if self.silent.get() < SILENT_MAX {
-            LONG_NS
+    pub(crate) fn span(&self, round_trip: Option<Nanos>) -> Nanos {
+        let usual = if self.silent.get() < SILENT_MAX {
+            LONG
         } else {
-            SHORT_NS
+            SHORT
         };
-        usual_ns.max(ROUND_TRIPS * round_trip_ns.unwrap_or(0))
+        usual.max(ROUND_TRIPS * round_trip.unwrap_or_default())
     }
 
     /// A client took something that it had not for so long.
-    pub(crate) fn took_after(&self, silent_ns: u64) {
-        if silent_ns >= SHORT_NS {
+    pub(crate) fn took_after(&self, silent_for: Nanos) {
+        if silent_for >= SHORT {
             self.silent.set(0);
         }
     }
@@ -52,23 +54,27 @@ mod tests {
     #[test]
     fn it_is_short_after_clients_that_took_nothing() {
         let patience = Patience::default();
+        let ms = Nanos::from_ms;
         for _ in 0..SILENT_MAX {
-            assert_eq!(patience.ns(None), LONG_NS);
+            assert_eq!(patience.span(None), LONG);
             patience.ended();
         }
-        assert_eq!(patience.ns(None), SHORT_NS);
-        assert_eq!(patience.ns(Some(100_000_000)), 400_000_000);
+        assert_eq!(patience.span(None), SHORT);
+        assert_eq!(patience.span(Some(ms(100))), ms(400));
         // In time, which says nothing of those that are late.
-        patience.took_after(SHORT_NS - 1);
-        assert_eq!(patience.ns(None), SHORT_NS);
+        patience.took_after(SHORT - Nanos::from_ns(1));
+        assert_eq!(patience.span(None), SHORT);
     }
 
     #[test]
     fn it_is_long_again_once_a_late_client_took_something() {
         let patience = Patience::default();
         (0..10).for_each(|_| patience.ended());
-        patience.took_after(SHORT_NS);
-        assert_eq!(patience.ns(None), LONG_NS);
-        assert_eq!(patience.ns(Some(500_000_000)), 2_000_000_000);
+        patience.took_after(SHORT);
+        assert_eq!(patience.span(None), LONG);
+        assert_eq!(
+            patience.span(Some(Nanos::from_ms(500))),
+            Nanos::from_ms(2000)
+        );
     }
 }

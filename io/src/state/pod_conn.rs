@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nanofaas_core::message::PodAddress;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 use crate::shard::thread::Thread;
 
 /// A pod on a Unix socket has more connections to accept than its queue holds: so long until another try.
-const QUEUE_FULL_NS: u64 = 1_000_000;
+const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
 pub(crate) struct Connection {
@@ -27,7 +28,7 @@ pub(crate) struct Connection {
     /// How much of the last request's body was posted.
     posted: usize,
     /// When the last piece of the last request was posted.
-    sent_ns: Option<u64>,
+    sent_at: Option<Uptime>,
 }
 
 /// How the pod has ended its side.
@@ -53,7 +54,7 @@ impl Connection {
 
     /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
     pub(crate) fn is_sound(&self) -> bool {
-        self.end == End::NotYet && self.sent_ns.is_some() && !self.socket.is_behind()
+        self.end == End::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -79,8 +80,8 @@ impl Connection {
     fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
         self.posted += piece;
         // Read before the send: on one core the pod may have run, and answered, when that returns.
-        let now_ns = self.thread.now_ns();
-        self.sent_ns = (self.posted == body.len()).then_some(now_ns);
+        let now = self.thread.now();
+        self.sent_at = (self.posted == body.len()).then_some(now);
         self.socket.post(bytes);
     }
 
@@ -96,8 +97,8 @@ impl Connection {
     }
 
     /// When the last piece of the last request was posted, once it was.
-    pub(crate) const fn sent_ns(&self) -> Option<u64> {
-        self.sent_ns
+    pub(crate) const fn sent_at(&self) -> Option<Uptime> {
+        self.sent_at
     }
 
     /// Why what was sent did not go out after all.
@@ -107,7 +108,7 @@ impl Connection {
 
     /// Sends more of the request's `body`, as far as the pod takes it.
     pub(crate) fn poll_sent(&mut self, body: &[u8], cx: &Context<'_>) {
-        while self.sent_ns.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
+        while self.sent_at.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
             let left = &body[self.posted..];
             let length = left.len().min(LARGE);
             let mut piece = self.thread.buffers.take(length);
@@ -150,7 +151,7 @@ impl Connection {
                 match connect_unix(event_loop, path) {
                     Err(full) if full.kind() == ErrorKind::WouldBlock => {
                         let alarm = thread.alarms.alarm();
-                        alarm.until(thread.now_ns() + QUEUE_FULL_NS).await;
+                        alarm.until(thread.now() + QUEUE_FULL).await;
                     }
                     connected => break connected?,
                 }
@@ -163,7 +164,7 @@ impl Connection {
             room: SMALL,
             end: End::NotYet,
             posted: 0,
-            sent_ns: None,
+            sent_at: None,
         })
     }
 }

@@ -8,6 +8,7 @@ use std::task::Context;
 use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::runtime::waiters::{Waiter, Waiters};
 use crate::state::pod_conn::Connection;
@@ -15,23 +16,23 @@ use crate::state::pod_conn::Connection;
 /// Connections that wait for a call, for one pod.
 const IDLE_PER_POD: usize = 1024;
 /// The platform keeps idle ones for 30 s at most; pods keep them for 60 s at least.
-const IDLE_NS_MAX: u64 = 30_000_000_000;
+const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
 /// Ends that are remembered for who asks how a pod ended.
 const ENDS_KEPT: usize = 1024;
 
 struct Idle {
     connection: Connection,
-    since_ns: u64,
+    since: Uptime,
     /// It is not used from then on.
-    until_ns: u64,
+    until: Uptime,
 }
 
 /// How long a connection may be idle whose pod says that it keeps it for `keep_alive_s`. It is given up a second
 /// before: a call that is on its way when the pod closes is lost.
-fn patience_ns(keep_alive_s: Option<u32>) -> u64 {
-    keep_alive_s.map_or(IDLE_NS_MAX, |seconds| {
-        let kept_ns = u64::from(seconds.saturating_sub(1)) * 1_000_000_000;
-        kept_ns.min(IDLE_NS_MAX)
+fn patience(keep_alive_s: Option<u32>) -> Nanos {
+    keep_alive_s.map_or(IDLE_TIME_MAX, |seconds| {
+        let kept_for = Nanos::from_s(seconds.saturating_sub(1).into());
+        kept_for.min(IDLE_TIME_MAX)
     })
 }
 
@@ -127,16 +128,14 @@ impl Pods {
     }
 
     /// An idle connection that is still good, the latest first.
-    pub(crate) fn take(&self, owner: &Owner, now_ns: u64) -> Option<Connection> {
+    pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<Connection> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
         while let Some(Idle {
-            connection,
-            until_ns,
-            ..
+            connection, until, ..
         }) = idle.pop()
         {
-            if connection.check_fresh() && now_ns < until_ns {
+            if connection.check_fresh() && now < until {
                 return Some(connection);
             }
         }
@@ -149,10 +148,10 @@ impl Pods {
         owner: &Owner,
         mut connection: Connection,
         keep_alive_s: Option<u32>,
-        now_ns: u64,
+        now: Uptime,
     ) {
-        let patience_ns = patience_ns(keep_alive_s);
-        if patience_ns == 0 {
+        let patience = patience(keep_alive_s);
+        if patience.is_zero() {
             return;
         }
         connection.rest();
@@ -167,8 +166,8 @@ impl Pods {
         {
             idle.push(Idle {
                 connection,
-                since_ns: now_ns,
-                until_ns: now_ns + patience_ns,
+                since: now,
+                until: now + patience,
             });
         }
     }
@@ -181,14 +180,14 @@ impl Pods {
         // Of each pod the first one has waited for the longest.
         let longest = all
             .filter(|idle| !idle.is_empty())
-            .min_by_key(|idle| idle[0].since_ns);
+            .min_by_key(|idle| idle[0].since);
         longest.map(|idle| idle.remove(0)).is_some()
     }
 
     /// Closes what is idle for too long; whether any is left.
-    pub(crate) fn sweep(&self, now_ns: u64) -> bool {
+    pub(crate) fn sweep(&self, now: Uptime) -> bool {
         let mut inner = self.0.borrow_mut();
-        let mut keep = |idle: &mut Idle| now_ns < idle.until_ns && idle.connection.check_fresh();
+        let mut keep = |idle: &mut Idle| now < idle.until && idle.connection.check_fresh();
         inner
             .places
             .iter_mut()
@@ -239,7 +238,6 @@ mod tests {
 
     #[test]
     fn a_connection_is_given_up_a_second_before_its_pod_does() {
-        const SECOND_NS: u64 = 1_000_000_000;
         for (keep_alive_s, patience_s) in [
             (None, 30),
             (Some(0), 0),
@@ -249,7 +247,7 @@ mod tests {
             (Some(31), 30),
             (Some(u32::MAX), 30),
         ] {
-            assert_eq!(patience_ns(keep_alive_s), patience_s * SECOND_NS);
+            assert_eq!(patience(keep_alive_s), Nanos::from_s(patience_s));
         }
     }
 

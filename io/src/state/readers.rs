@@ -10,16 +10,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use nanofaas_core::time::{Nanos, Uptime};
+
 use crate::runtime::timers::{Alarm, Alarms};
 use crate::shard::thread::Thread;
 use crate::state::patience::Patience;
 
 /// Without progress for so long, the time of its call counted.
-const IDLE_NS: u64 = 1_000_000_000;
+const IDLE: Nanos = Nanos::from_s(1);
 /// How often they are looked at while memory is short.
-const LOOK_NS: u64 = 50_000_000;
+const LOOK: Nanos = Nanos::from_ms(50);
 /// No task that waits got on for so long.
-const STILL_NS: u64 = 150_000_000;
+const STILL: Nanos = Nanos::from_ms(150);
 
 /// One client, for as long as its answer waits to be taken.
 pub(crate) struct Reader {
@@ -27,10 +29,10 @@ pub(crate) struct Reader {
     moved: Rc<Cell<u64>>,
     /// What a look found, and when that was.
     seen: Cell<u64>,
-    seen_ns: Cell<u64>,
+    seen_at: Cell<Uptime>,
     /// When the client did something last.
-    active_ns: Cell<u64>,
-    round_trip_ns: Option<u64>,
+    active_at: Cell<Uptime>,
+    round_trip: Option<Nanos>,
     /// What it holds.
     bytes: u64,
     is_ended: Cell<bool>,
@@ -46,21 +48,21 @@ impl Reader {
         self.is_ended.get()
     }
 
-    fn look(&self, now_ns: u64, patience: &Patience) {
+    fn look(&self, now: Uptime, patience: &Patience) {
         let moved = self.moved.get();
         if moved != self.seen.replace(moved) {
-            self.active_ns.set(now_ns);
-            let silent_ns = now_ns - self.seen_ns.replace(now_ns);
-            patience.took_after(silent_ns);
+            self.active_at.set(now);
+            let silent_for = now.since(self.seen_at.replace(now));
+            patience.took_after(silent_for);
         }
     }
 
     /// Since when it takes nothing, if that is long enough.
-    fn idle_since(&self, now_ns: u64, patience: &Patience) -> Option<u64> {
-        let is_idle = now_ns >= self.active_ns.get() + IDLE_NS
-            && now_ns >= self.seen_ns.get() + patience.ns(self.round_trip_ns)
+    fn idle_since(&self, now: Uptime, patience: &Patience) -> Option<Uptime> {
+        let is_idle = now >= self.active_at.get() + IDLE
+            && now >= self.seen_at.get() + patience.span(self.round_trip)
             && !self.is_ended.get();
-        is_idle.then_some(self.active_ns.get())
+        is_idle.then_some(self.active_at.get())
     }
 
     fn end(&self) {
@@ -80,7 +82,7 @@ pub(crate) struct Readers {
     is_looked_at: Cell<bool>,
     /// How far the line of those that wait had moved by itself at a look, and since when it stands still.
     moved: Cell<u64>,
-    still_ns: Cell<u64>,
+    still_since: Cell<Uptime>,
 }
 
 /// Registers a client until it is dropped.
@@ -104,25 +106,25 @@ impl Readers {
             patience: Patience::default(),
             is_looked_at: Cell::new(false),
             moved: Cell::new(0),
-            still_ns: Cell::new(0),
+            still_since: Cell::new(Uptime::ZERO),
         }
     }
 
-    /// A client whose answer, of `bytes`, did not go out at once. Its request came at `arrived_ns`.
+    /// A client whose answer, of `bytes`, did not go out at once. Its request came at `arrived_at`.
     pub(crate) fn register(
         &self,
         thread: &Thread,
         moved: Rc<Cell<u64>>,
         bytes: u64,
-        arrived_ns: u64,
-        round_trip_ns: Option<u64>,
+        arrived_at: Uptime,
+        round_trip: Option<Nanos>,
     ) -> Registered<'_> {
         let reader = Rc::new(Reader {
             seen: Cell::new(moved.get()),
             moved,
-            seen_ns: Cell::new(thread.last_ns()),
-            active_ns: Cell::new(arrived_ns),
-            round_trip_ns,
+            seen_at: Cell::new(thread.recent()),
+            active_at: Cell::new(arrived_at),
+            round_trip,
             bytes,
             is_ended: Cell::new(false),
             waker: RefCell::new(None),
@@ -144,35 +146,35 @@ impl Readers {
     pub(crate) fn plan(&self, thread: &Thread) {
         if self.is_wanted(thread) {
             self.is_looked_at.set(true);
-            self.note_moved(thread, thread.last_ns());
-            self.alarm.set(thread.last_ns() + LOOK_NS);
+            self.note_moved(thread, thread.recent());
+            self.alarm.set(thread.recent() + LOOK);
         }
     }
 
-    fn note_moved(&self, thread: &Thread, now_ns: u64) {
+    fn note_moved(&self, thread: &Thread, now: Uptime) {
         // It goes back where clients were ended and their bytes are not yet with those that wait.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
             self.moved.set(moved);
-            self.still_ns.set(now_ns);
+            self.still_since.set(now);
         }
     }
 
     /// Looks at all, and ends as many as hold what is waited for.
-    fn look(&self, thread: &Thread, now_ns: u64) {
+    fn look(&self, thread: &Thread, now: Uptime) {
         let all = self.all.borrow();
         all.iter()
-            .for_each(|reader| reader.look(now_ns, &self.patience));
-        self.note_moved(thread, now_ns);
-        if now_ns < self.still_ns.get() + STILL_NS {
+            .for_each(|reader| reader.look(now, &self.patience));
+        self.note_moved(thread, now);
+        if now < self.still_since.get() + STILL {
             return;
         }
         let mut missing = thread.account.awaited();
         let mut idle: Vec<_> = all
             .iter()
-            .filter_map(|reader| Some((reader.idle_since(now_ns, &self.patience)?, reader)))
+            .filter_map(|reader| Some((reader.idle_since(now, &self.patience)?, reader)))
             .collect();
-        idle.sort_by_key(|(since_ns, _)| *since_ns);
+        idle.sort_by_key(|(since, _)| *since);
         for (_, reader) in idle {
             if missing == 0 {
                 break;
@@ -192,7 +194,7 @@ pub(crate) async fn run(thread: Rc<Thread>) {
         std::future::poll_fn(|cx| readers.alarm.poll(cx)).await;
         readers.alarm.unset();
         readers.is_looked_at.set(false);
-        readers.look(&thread, thread.now_ns());
+        readers.look(&thread, thread.now());
         readers.plan(&thread);
         if !thread.account.is_short() {
             // What was taken for tasks that went away is not made good.

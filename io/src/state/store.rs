@@ -6,11 +6,11 @@
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::time::Uptime;
 
 use crate::runtime::shard::ShardId;
 
@@ -64,9 +64,8 @@ impl Budget {
     }
 
     /// When the oldest of this thread's finished executions ended.
-    pub(crate) fn set_oldest(&self, finished_ns: Option<u64>) {
-        let ns = finished_ns.map_or(0, |ns| ns.max(1));
-        self.own().oldest_kept_ns.store(ns, Ordering::Relaxed);
+    pub(crate) fn set_oldest(&self, finished_at: Option<Uptime>) {
+        self.own().oldest_kept.set(finished_at);
     }
 
     /// Which execution has to go, if the budget is passed and one is over.
@@ -85,12 +84,9 @@ impl Budget {
         let finished = (0..)
             .map(ShardId::new)
             .zip(ledgers)
-            .filter_map(|(thread, ledger)| {
-                let ns = NonZeroU64::new(ledger.oldest_kept_ns.load(Ordering::Relaxed))?;
-                Some((ns, thread))
-            });
+            .filter_map(|(thread, ledger)| Some((ledger.oldest_kept.get()?, thread)));
         // Of two that are as old the first thread's.
-        let (_, thread) = finished.min_by_key(|(ns, _)| *ns)?;
+        let (_, thread) = finished.min_by_key(|(ended_at, _)| *ended_at)?;
         Some(if thread == self.thread {
             Oldest::Own
         } else {

@@ -48,7 +48,7 @@ fn config(driver: DriverChoice) -> IoConfig {
         internal_listen: None,
         driver,
         pin: Vec::new(),
-        spin_ns: None,
+        spin_for: None,
         body_bytes_max: LARGE,
         response_bytes_max: LARGE,
         inflight_bytes: LARGE,

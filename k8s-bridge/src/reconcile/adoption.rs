@@ -177,7 +177,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
         Some(place),
         name,
         function,
-        reconciler.context.now_ns(),
+        reconciler.context.now(),
     ));
     pod.since_listing
         .set(reconciler.context.process.listing.get());

@@ -63,11 +63,11 @@ pub(crate) async fn started(bench: &Bench, of: CallRef) {
             Message::JobStarting {
                 call,
                 attempt,
-                running_ns,
+                running_since,
                 ..
             } => {
                 assert_eq!((call, attempt), (of, 1));
-                if running_ns.is_some() {
+                if running_since.is_some() {
                     return;
                 }
             }

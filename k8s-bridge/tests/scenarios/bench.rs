@@ -15,6 +15,7 @@ use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
@@ -322,7 +323,7 @@ impl Bench {
         self.rings.order(Order::Start {
             lane,
             pod,
-            wanted_ns: 0,
+            wanted_at: Uptime::ZERO,
         });
         pod
     }

@@ -413,9 +413,11 @@ fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
         while started < 50 {
             match bench.message(1).await {
                 Message::JobStarting {
-                    call, running_ns, ..
+                    call,
+                    running_since,
+                    ..
                 } => {
-                    if running_ns.is_some() {
+                    if running_since.is_some() {
                         started += 1;
                         stop(&bench, call, None);
                     }

@@ -18,6 +18,7 @@ use nanofaas_core::registry::Registry;
 use nanofaas_core::scheduler::Scheduler;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
 use tokio::time::{Instant, sleep};
 
@@ -136,12 +137,12 @@ impl Rings {
             }
             return;
         };
-        let now_ns = u64::try_from(self.began.elapsed().as_nanos()).expect("a short test");
+        let now = Uptime::ZERO + self.began.elapsed().into();
         let mut out = Outbox::default();
         while let Some(event) = inbox.events.pop() {
-            scheduler.event(event, now_ns, &mut out);
+            scheduler.event(event, now, &mut out);
         }
-        scheduler.tick(now_ns, &mut out);
+        scheduler.tick(now, &mut out);
         for order in out.orders {
             self.orders.borrow_mut().push(order);
             self.order(order);

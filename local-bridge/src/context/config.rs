@@ -17,7 +17,7 @@ pub struct LocalConfig {
     pub guard: Vec<OsString>,
     /// Where the private directory is made; `$XDG_RUNTIME_DIR` or the temporary directory if none.
     pub run_base: Option<PathBuf>,
-    /// The process's clock: nanoseconds since then.
+    /// The origin of the process's clock.
     pub origin: Instant,
 }
 

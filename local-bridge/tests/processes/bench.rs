@@ -22,6 +22,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, 
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
 use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -243,14 +244,14 @@ impl Bench {
         let order = Order::Start {
             lane: function.lane,
             pod,
-            wanted_ns: self.now_ns(),
+            wanted_at: self.now(),
         };
         self.order(order);
         pod
     }
 
-    pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos()).expect("a short test")
+    pub(crate) fn now(&self) -> Uptime {
+        Uptime::ZERO + self.start.elapsed().into()
     }
 
     /// The next thing that the scheduler hears.

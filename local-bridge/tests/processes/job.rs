@@ -7,6 +7,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::CallRef;
+use nanofaas_core::time::Uptime;
 
 use crate::Test;
 use crate::bench::{Bench, lives, until, with};
@@ -60,14 +61,14 @@ async fn started(bench: &mut Bench) {
     let Message::JobStarting {
         call: CALL,
         attempt: 3,
-        running_ns: Some(at_ns),
+        running_since: Some(at),
         start,
         ..
     } = message
     else {
         panic!("it did not start");
     };
-    assert!(at_ns > 0 && at_ns <= bench.now_ns());
+    assert!(at > Uptime::ZERO && at <= bench.now());
     assert!(matches!(start[..], [("spawned", _)]), "{start:?}");
 }
 

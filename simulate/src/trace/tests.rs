@@ -1,9 +1,11 @@
 //! What a trace may look like, and what is said of one that cannot be read.
 
+use nanofaas_core::time::Nanos;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
-    read(text.as_bytes(), Some(About::exactly(5_000_000)))
+    read(text.as_bytes(), Some(About::exactly(Nanos::from_ms(5))))
 }
 
 /// The line and the message.
@@ -17,32 +19,29 @@ fn refused(text: &str) -> (u64, String) {
 fn columns_come_in_any_order_and_are_optional() {
     let calls =
         parse("class, timeout_ms ,at_ms\n,100,1.5\nasync,,0\n\nsync,,2\n").expect("a trace");
-    let call = |at_ns, timeout_ms, class| TraceCall {
-        at_ns,
-        service_ns: 5_000_000,
+    let call = |at_us, timeout_ms, class| TraceCall {
+        at: Nanos::from_us(at_us),
+        service: Nanos::from_ms(5),
         timeout_ms,
         class,
     };
     let expected = [
         call(0, None, Class::Async),
-        call(1_500_000, Some(100), Class::Sync),
-        call(2_000_000, None, Class::Sync),
+        call(1_500, Some(100), Class::Sync),
+        call(2_000, None, Class::Sync),
     ];
     assert_eq!(calls, expected);
     let own = parse("\u{feff}at_ms,service_ms\n0,7\n1,\"8\"\n").expect("a trace");
     assert_eq!(
-        [own[0].service_ns, own[1].service_ns],
-        [7_000_000, 8_000_000]
+        [own[0].service, own[1].service],
+        [Nanos::from_ms(7), Nanos::from_ms(8)]
     );
 }
 
 #[test]
 fn calls_of_one_time_keep_the_order_of_their_lines() {
     let calls = parse("at_ms,service_ms\n5,1\n0,2\n5,3\n").expect("a trace");
-    let services: Vec<u64> = calls
-        .iter()
-        .map(|call| call.service_ns / 1_000_000)
-        .collect();
+    let services: Vec<u64> = calls.iter().map(|call| call.service.as_ms()).collect();
     assert_eq!(services, [2, 1, 3]);
 }
 
@@ -52,9 +51,9 @@ fn timestamps_count_from_the_first_one() {
     let times: Vec<u64> = parse(text)
         .expect("a trace")
         .iter()
-        .map(|call| call.at_ns)
+        .map(|call| call.at.as_ms())
         .collect();
-    assert_eq!(times, [0, 1_250_000_000]);
+    assert_eq!(times, [0, 1_250]);
     let (line, message) = refused("at_ms\n2026-01-31T12:00:01Z\n5\n");
     assert_eq!(line, 3);
     assert!(
@@ -133,7 +132,7 @@ fn bytes_of_a_trace_and_of_a_line_are_bounded() {
         assert_eq!(error.to_string(), expected);
     }
     let endless = "at_ms\n1\n".as_bytes().chain(io::repeat(0));
-    let service = Some(About::exactly(5));
+    let service = Some(About::exactly(Nanos::from_ns(5)));
     let error = read(endless, service).expect_err("an endless line");
     assert_eq!(error.to_string(), "line 3: a line has at most 65536 bytes");
     let quote = "at_ms\n\"1\n".as_bytes().chain(io::repeat(b'\n'));
@@ -167,7 +166,7 @@ fn what_is_said_of_long_text_is_short() {
 #[test]
 fn service_times_spread_as_they_are_told_to_and_are_always_the_same() {
     let about = About {
-        ns: 100,
+        time: Nanos::from_ns(100),
         spread_percent: 10,
     };
     let text = format!("at_ms\n{}", "1\n".repeat(1000));
@@ -176,8 +175,8 @@ fn service_times_spread_as_they_are_told_to_and_are_always_the_same() {
     assert!(
         calls
             .iter()
-            .all(|call| (90..=110).contains(&call.service_ns))
+            .all(|call| (90..=110).contains(&call.service.as_ns()))
     );
-    assert!(calls.iter().any(|call| call.service_ns < 95));
+    assert!(calls.iter().any(|call| call.service.as_ns() < 95));
     assert_eq!(calls, draw());
 }

@@ -9,8 +9,9 @@ use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
+use nanofaas_core::time::{Nanos, Uptime};
 
-use super::pods::{START_TOO_LONG, comes_up, held_ns};
+use super::pods::{START_TOO_LONG, comes_up, held_for};
 use super::{Admission, Attempt, Ending, Fate, Thread, What, World};
 
 /// How long an async call may take in all: the default of `serve --async-max-age-ms`.
@@ -29,30 +30,30 @@ pub(super) struct Live {
     pub(super) number: usize,
     pub(super) life: Call<Thread>,
     /// Since when its attempt runs in a pod.
-    sent_ns: Option<u64>,
+    sent_at: Option<Uptime>,
     /// When its attempt is going to answer, or its Job fails to start, if nothing stops it.
-    pub(super) ends_ns: u64,
+    pub(super) ends_at: Uptime,
     /// When its first attempt got a slot.
-    granted_ns: Option<u64>,
-    timer_ns: Option<u64>,
+    granted_at: Option<Uptime>,
+    timer_at: Option<Uptime>,
     job: Option<Job>,
 }
 
 /// Where the Job of an attempt is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Job {
-    Starts { since_ns: u64 },
-    Runs { start_ns: u64 },
+    Starts { since: Uptime },
+    Runs { start: Nanos },
 }
 
 /// How an attempt ends well.
-fn answered(sent_ns: u64, now_ns: u64, start_ns: u64) -> Report {
+fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
     Report {
         failure: None,
         verdict: PodVerdict::Healthy,
-        sent_ns: Some(sent_ns),
-        answered_ns: Some(now_ns),
-        start_ns,
+        sent_at: Some(sent_at),
+        answered_at: Some(now),
+        start,
     }
 }
 
@@ -84,10 +85,10 @@ impl World<'_> {
                 self.places[place.index as usize].call = Some(Live {
                     number,
                     life,
-                    sent_ns: None,
-                    ends_ns: 0,
-                    granted_ns: None,
-                    timer_ns: None,
+                    sent_at: None,
+                    ends_at: Uptime::ZERO,
+                    granted_at: None,
+                    timer_at: None,
                     job: None,
                 });
                 self.drive(place.index);
@@ -110,21 +111,21 @@ impl World<'_> {
             },
             Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_MS),
         };
-        let deadline = Deadline::after(self.now_ns, limit);
-        let service_ns = self.thread.function.view.service_ns.get();
+        let deadline = Deadline::after(self.now, limit);
+        let service = self.thread.function.view.service_time.get();
         if self.admission == Admission::Knows {
-            if !self.will_make_it(call.service_ns, deadline.at_ns) {
+            if !self.will_make_it(call.service, deadline.at) {
                 return Err(RejectReason::EstWait);
             }
-            self.thread.function.view.service_ns.set(None);
+            self.thread.function.view.service_time.set(None);
         }
         let (thread, entry) = (&self.thread, self.thread.function.clone());
-        let admitted = Call::admit(thread, entry, place, call.class, self.now_ns, deadline);
-        self.thread.function.view.service_ns.set(service_ns);
+        let admitted = Call::admit(thread, entry, place, call.class, self.now, deadline);
+        self.thread.function.view.service_time.set(service);
         match admitted {
             Ok((life, ticket)) => {
-                self.plan_for(call.service_ns, deadline.at_ns);
-                self.scheduler.ticket(ticket, self.now_ns, &mut self.out);
+                self.plan_for(call.service, deadline.at);
+                self.scheduler.ticket(ticket, self.now, &mut self.out);
                 Ok(life)
             }
             Err(NotAdmitted::Refused(refusal)) => Err(refusal.reason),
@@ -135,8 +136,8 @@ impl World<'_> {
     fn refuse(&mut self, number: usize, reason: RejectReason) {
         self.fates[number] = Some(Fate {
             ending: Ending::Refused(reason),
-            wait_ns: None,
-            total_ns: 0,
+            wait: None,
+            total: Nanos::ZERO,
         });
     }
 
@@ -147,21 +148,21 @@ impl World<'_> {
 
     /// The call has a slot.
     pub(super) fn grant(&mut self, grant: Grant) {
-        let now_ns = self.now_ns;
+        let now = self.now;
         let place = &mut self.places[grant.call.index as usize];
         assert_eq!(
             place.generation, grant.call.generation,
             "a grant of a call that is over"
         );
         let live = place.call.as_mut().expect("a call that waits");
-        live.granted_ns.get_or_insert(now_ns);
-        live.life.granted(grant, now_ns, &self.thread);
+        live.granted_at.get_or_insert(now);
+        live.life.granted(grant, now, &self.thread);
         self.drive(grant.call.index);
     }
 
     /// Does what the call's machine says, until it waits for something.
     fn drive(&mut self, index: u32) {
-        let now_ns = self.now_ns;
+        let now = self.now;
         loop {
             match self.live(index).life.step() {
                 Step::Wait => break,
@@ -170,20 +171,20 @@ impl World<'_> {
                     self.end_job(index);
                     let place = &mut self.places[index as usize];
                     let live = place.call.as_mut().expect("it is driven");
-                    let sent_ns = live.sent_ns.take();
-                    live.life.stopped(sent_ns, now_ns, &self.thread);
+                    let sent_at = live.sent_at.take();
+                    live.life.stopped(sent_at, now, &self.thread);
                 }
                 Step::Release(done) => self.hear(nanofaas_core::event::Event::Done(done)),
-                Step::Queue(ticket) => self.scheduler.ticket(ticket, now_ns, &mut self.out),
+                Step::Queue(ticket) => self.scheduler.ticket(ticket, now, &mut self.out),
                 Step::Over => return self.over(index),
             }
         }
         let live = self.live(index);
-        let until_ns = live.life.until_ns();
-        if live.timer_ns != Some(until_ns) {
-            live.timer_ns = Some(until_ns);
+        let until = live.life.until();
+        if live.timer_at != Some(until) {
+            live.timer_at = Some(until);
             let generation = self.places[index as usize].generation;
-            self.at(until_ns, What::Time { index, generation });
+            self.at(until, What::Time { index, generation });
         }
     }
 
@@ -197,34 +198,34 @@ impl World<'_> {
 
     /// An attempt begins: its request is in a pod at once, or its Job starts.
     fn begin(&mut self, index: u32) {
-        let (attempt, now_ns) = (self.attempt(index), self.now_ns);
+        let (attempt, now) = (self.attempt(index), self.now);
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
         let start = self.setup.start.filter(|_| is_job);
-        let start_ns = start.map(|start| start.draw(&mut self.pods.dice));
+        let start = start.map(|start| start.draw(&mut self.pods.dice));
         let number = self.live(index).number;
-        let held_ns = held_ns(start_ns, self.setup.calls[number].service_ns);
+        let held_for = held_for(start, self.setup.calls[number].service);
         let live = self.live(index);
-        live.ends_ns = now_ns + held_ns;
-        let Some(start_ns) = start_ns else {
+        live.ends_at = now + held_for;
+        let Some(start) = start else {
             return self.send(attempt);
         };
-        live.job = Some(Job::Starts { since_ns: now_ns });
-        self.learn_job_start(start_ns);
+        live.job = Some(Job::Starts { since: now });
+        self.learn_job_start(start);
         self.pods.jobs_starting += 1;
-        self.history.start(now_ns - self.origin_ns);
-        if comes_up(start_ns) {
-            self.at(now_ns + start_ns, What::JobRuns(attempt));
+        self.history.start(now.since(self.origin));
+        if comes_up(start) {
+            self.at(now + start, What::JobRuns(attempt));
         } else {
-            self.at(now_ns + held_ns, What::JobFails(attempt));
+            self.at(now + held_for, What::JobFails(attempt));
         }
     }
 
     fn send(&mut self, attempt: Attempt) {
-        let now_ns = self.now_ns;
+        let now = self.now;
         let live = self.live(attempt.index);
-        live.sent_ns = Some(now_ns);
-        let ends_ns = live.ends_ns;
-        self.at(ends_ns, What::Answers(attempt));
+        live.sent_at = Some(now);
+        let ends_at = live.ends_at;
+        self.at(ends_at, What::Answers(attempt));
     }
 
     /// Whether that attempt runs.
@@ -241,15 +242,15 @@ impl World<'_> {
         if !self.is_running(attempt) {
             return;
         }
-        let now_ns = self.now_ns;
+        let now = self.now;
         self.pods.jobs_starting -= 1;
         self.pods.jobs_up += 1;
         let live = self.live(attempt.index);
-        if let Some(Job::Starts { since_ns }) = live.job {
-            let start_ns = now_ns - since_ns;
-            live.job = Some(Job::Runs { start_ns });
+        if let Some(Job::Starts { since }) = live.job {
+            let start = now.since(since);
+            live.job = Some(Job::Runs { start });
         }
-        live.life.job_runs(now_ns);
+        live.life.job_runs(now);
         self.send(attempt);
         // Its own time begins now.
         self.drive(attempt.index);
@@ -260,33 +261,33 @@ impl World<'_> {
         if !self.is_running(attempt) {
             return;
         }
-        let now_ns = self.now_ns;
+        let now = self.now;
         self.end_job(attempt.index);
         let failure = Failure::ColdStart(START_TOO_LONG.into());
         let report = Report {
             failure: Some((failure, AttemptFailure::Final)),
             verdict: PodVerdict::Healthy,
-            sent_ns: None,
-            answered_ns: None,
-            start_ns: 0,
+            sent_at: None,
+            answered_at: None,
+            start: Nanos::ZERO,
         };
         let place = &mut self.places[attempt.index as usize];
         let live = place.call.as_mut().expect("it runs");
-        live.life.attempted(report, now_ns, &self.thread);
+        live.life.attempted(report, now, &self.thread);
         self.drive(attempt.index);
     }
 
     /// The Job of an attempt is over, if it has one. Gives how long it took to start.
-    fn end_job(&mut self, index: u32) -> u64 {
+    fn end_job(&mut self, index: u32) -> Nanos {
         match self.live(index).job.take() {
-            None => 0,
+            None => Nanos::ZERO,
             Some(Job::Starts { .. }) => {
                 self.pods.jobs_starting -= 1;
-                0
+                Nanos::ZERO
             }
-            Some(Job::Runs { start_ns }) => {
+            Some(Job::Runs { start }) => {
                 self.pods.jobs_up -= 1;
-                start_ns
+                start
             }
         }
     }
@@ -295,24 +296,24 @@ impl World<'_> {
         if !self.is_running(attempt) {
             return;
         }
-        let (index, now_ns) = (attempt.index, self.now_ns);
-        let start_ns = self.end_job(index);
+        let (index, now) = (attempt.index, self.now);
+        let start = self.end_job(index);
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut().expect("it runs");
-        let sent_ns = live.sent_ns.take().expect("it was sent");
-        let report = answered(sent_ns, now_ns, start_ns);
-        live.life.attempted(report, now_ns, &self.thread);
+        let sent_at = live.sent_at.take().expect("it was sent");
+        let report = answered(sent_at, now, start);
+        live.life.attempted(report, now, &self.thread);
         self.drive(index);
     }
 
     pub(super) fn time(&mut self, index: u32, generation: u32) {
-        let now_ns = self.now_ns;
+        let now = self.now;
         let place = &mut self.places[index as usize];
         let live = place.call.as_mut();
         // An earlier call of this place, or a time that has moved.
-        let awaited = live.filter(|live| live.timer_ns == Some(now_ns));
+        let awaited = live.filter(|live| live.timer_at == Some(now));
         if let Some(live) = awaited.filter(|_| place.generation == generation) {
-            live.life.time(now_ns, &self.thread);
+            live.life.time(now, &self.thread);
             self.drive(index);
         }
     }
@@ -326,7 +327,7 @@ impl World<'_> {
                 let live = self.places[index].call.as_mut();
                 if let Some(live) = live.filter(|live| live.life.is_queued()) {
                     let end = End::StartsFail(why.clone());
-                    live.life.end(&end, self.now_ns, &self.thread);
+                    live.life.end(&end, self.now, &self.thread);
                     self.drive(index as u32);
                 }
             }
@@ -353,11 +354,13 @@ impl World<'_> {
         place.generation += 1;
         self.free.push(index);
         self.live -= 1;
-        let arrived_ns = self.origin_ns + self.setup.calls[live.number].at_ns;
+        let arrived_at = self.origin + self.setup.calls[live.number].at;
         self.fates[live.number] = Some(Fate {
             ending,
-            wait_ns: live.granted_ns.map(|granted_ns| granted_ns - arrived_ns),
-            total_ns: self.now_ns - arrived_ns,
+            wait: live
+                .granted_at
+                .map(|granted_at| granted_at.since(arrived_at)),
+            total: self.now.since(arrived_at),
         });
     }
 }

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use nanofaas_core::event::LanePlan;
 use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::time::{Nanos, Uptime};
 
 use super::World;
-use super::pods::{comes_up, held_ns};
+use super::pods::{comes_up, held_for};
 
 /// Steps of planning in one trace, a call or a place for one in each: about ten seconds of work. A plan that has
 /// to be made anew at each arrival, because starts spread, takes as many steps as there are live calls.
@@ -39,11 +40,11 @@ impl Knowledge {
 #[derive(Clone, Debug)]
 struct Plan {
     /// When each is free. One of the past is free now.
-    free: BinaryHeap<Reverse<u64>>,
+    free: BinaryHeap<Reverse<Uptime>>,
     /// Slots of pods that are ordered if a call would still wait a start from now.
     unordered: usize,
     /// From an order until its pod is up.
-    start_ns: u64,
+    start: Nanos,
     /// Whether a waiting call takes one of `unordered`. Such a plan holds at its own time only, because each
     /// moment without the order delays the pod.
     counts_on_unordered: bool,
@@ -53,68 +54,65 @@ struct Plan {
 
 impl Plan {
     /// When the next call would begin. None where there is no slot, and none on its way.
-    fn begins_ns(&self, now_ns: u64) -> Option<u64> {
-        let known_ns = self.free.peek().map(|Reverse(at_ns)| now_ns.max(*at_ns));
-        let ordered_ns = (self.unordered > 0).then_some(now_ns + self.start_ns);
-        known_ns.into_iter().chain(ordered_ns).min()
+    fn begins_at(&self, now: Uptime) -> Option<Uptime> {
+        let known_at = self.free.peek().map(|Reverse(at)| now.max(*at));
+        let ordered_at = (self.unordered > 0).then_some(now + self.start);
+        known_at.into_iter().chain(ordered_at).min()
     }
 
     /// A call waits behind all others. One whose deadline passes before it begins takes no slot.
-    fn queue(&mut self, now_ns: u64, held_ns: u64, deadline_ns: u64) {
-        let begins_ns = self.begins_ns(now_ns);
-        let Some(begins_ns) = begins_ns.filter(|begins_ns| *begins_ns < deadline_ns) else {
+    fn queue(&mut self, now: Uptime, held_for: Nanos, deadline: Uptime) {
+        let begins_at = self.begins_at(now);
+        let Some(begins_at) = begins_at.filter(|begins_at| *begins_at < deadline) else {
             return;
         };
-        let is_known = self
-            .free
-            .peek()
-            .is_some_and(|Reverse(at_ns)| *at_ns <= begins_ns);
+        let is_known = self.free.peek().is_some_and(|Reverse(at)| *at <= begins_at);
         if is_known {
             self.free.pop();
         } else {
             self.unordered -= 1;
             self.counts_on_unordered = true;
         }
-        let until_ns = (begins_ns + held_ns).min(deadline_ns);
-        self.free.push(Reverse(until_ns));
+        let until = (begins_at + held_for).min(deadline);
+        self.free.push(Reverse(until));
     }
 }
 
 impl World<'_> {
     /// Whether a call that comes now will be answered in time. One that would be the first pod's is let in:
     /// else no pod would ever be wanted.
-    pub(super) fn will_make_it(&mut self, service_ns: u64, deadline_ns: u64) -> bool {
-        let job_start_ns = self.job_start_ns();
-        if job_start_ns.is_some_and(|start_ns| !comes_up(start_ns)) {
+    pub(super) fn will_make_it(&mut self, service: Nanos, deadline: Uptime) -> bool {
+        let job_start = self.job_start();
+        if job_start.is_some_and(|start| !comes_up(start)) {
             return false;
         }
-        let now_ns = self.now_ns;
-        match self.plan().begins_ns(now_ns) {
-            Some(begins_ns) => begins_ns + held_ns(job_start_ns, service_ns) <= deadline_ns,
+        let now = self.now;
+        match self.plan().begins_at(now) {
+            Some(begins_at) => begins_at + held_for(job_start, service) <= deadline,
             None => true,
         }
     }
 
     /// A call was let in.
-    pub(super) fn plan_for(&mut self, service_ns: u64, deadline_ns: u64) {
-        let held_ns = held_ns(self.job_start_ns(), service_ns);
+    pub(super) fn plan_for(&mut self, service: Nanos, deadline: Uptime) {
+        let held_for = held_for(self.job_start(), service);
         if let Some(plan) = &mut self.knowledge.plan {
-            plan.queue(self.now_ns, held_ns, deadline_ns);
+            plan.queue(self.now, held_for, deadline);
         }
     }
 
     /// An attempt begins whose Job takes so long to start.
-    pub(super) fn learn_job_start(&mut self, start_ns: u64) {
-        if self.job_start_ns() != Some(start_ns) {
+    pub(super) fn learn_job_start(&mut self, start: Nanos) {
+        if self.job_start() != Some(start) {
             self.knowledge.forget();
         }
     }
 
     /// How long the Job of a call is expected to start.
-    fn job_start_ns(&self) -> Option<u64> {
+    fn job_start(&self) -> Option<Nanos> {
         let is_job = self.setup.spec.execution_mode == ExecutionMode::Job;
         let start = self.setup.start.filter(|_| is_job);
-        start.map(|start| start.ns)
+        start.map(|start| start.time)
     }
 
     /// The slots that there are, and how many there may be.
@@ -148,40 +146,40 @@ impl World<'_> {
     fn new_plan(&self) -> Plan {
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for live in self.places.iter().filter_map(|place| place.call.as_ref()) {
-            let deadline_ns = live.life.deadline_ns();
+            let deadline = live.life.deadline();
             if live.life.is_running() {
-                held.push(live.ends_ns.min(deadline_ns));
+                held.push(live.ends_at.min(deadline));
             } else {
-                waiting.push((live.number, deadline_ns));
+                waiting.push((live.number, deadline));
             }
         }
         // In the order in which they came.
         waiting.sort_unstable();
         let mut plan = self.plan_of_slots(held);
-        let job_start_ns = self.job_start_ns();
-        for (number, deadline_ns) in waiting {
-            let held_ns = held_ns(job_start_ns, self.setup.calls[number].service_ns);
-            plan.queue(self.now_ns, held_ns, deadline_ns);
+        let job_start = self.job_start();
+        for (number, deadline) in waiting {
+            let held_for = held_for(job_start, self.setup.calls[number].service);
+            plan.queue(self.now, held_for, deadline);
         }
         plan
     }
 
     /// Without the calls that wait; `held` is until when the others have their slots.
-    fn plan_of_slots(&self, held: Vec<u64>) -> Plan {
+    fn plan_of_slots(&self, held: Vec<Uptime>) -> Plan {
         let (slots, most) = self.slots();
         let mut free = held;
-        free.resize(free.len().max(slots), self.now_ns);
+        free.resize(free.len().max(slots), self.now);
         let pods = LanePlan::of(&self.setup.spec).pods;
         let cap = pods.map_or(0, |pods| pods.cap) as usize;
-        for up_ns in self.pods.coming.values() {
-            free.extend(std::iter::repeat_n(*up_ns, cap));
+        for up_at in self.pods.coming.values() {
+            free.extend(std::iter::repeat_n(*up_at, cap));
         }
         free.sort_unstable();
         free.truncate(most);
-        let start = self.setup.start.filter(|start| comes_up(start.ns));
+        let start = self.setup.start.filter(|start| comes_up(start.time));
         Plan {
             unordered: start.map_or(0, |_| most - free.len()),
-            start_ns: start.map_or(0, |start| start.ns),
+            start: start.map_or(Nanos::ZERO, |start| start.time),
             free: free.into_iter().map(Reverse).collect(),
             counts_on_unordered: false,
             slots: (slots, most),

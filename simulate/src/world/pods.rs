@@ -4,37 +4,38 @@ use std::collections::BTreeMap;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
 use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::{Nanos, Uptime};
 use rand::rngs::SmallRng;
 
 use super::{What, World};
-use crate::START_TIMEOUT_NS;
+use crate::START_TIMEOUT;
 
 /// How long a pod whose call was cut off takes until it answers again: our runtimes stop such a call.
-const PROBE_NS: u64 = 5_000_000;
+const PROBE: Nanos = Nanos::from_ms(5);
 /// How long the floor takes to come up where no other pod ever does.
-const FLOOR_NS: u64 = 100_000_000;
+const FLOOR: Nanos = Nanos::from_ms(100);
 /// Between the floor and the trace.
-const PAUSE_NS: u64 = 1_000_000_000;
+const PAUSE: Nanos = Nanos::from_s(1);
 
 pub(super) const START_TOO_LONG: &str = "the start took longer than --start-timeout-ms";
 
 /// Whether a start that would take so long ends before the platform gives it up.
-pub(super) const fn comes_up(start_ns: u64) -> bool {
-    start_ns < START_TIMEOUT_NS
+pub(super) fn comes_up(start: Nanos) -> bool {
+    start < START_TIMEOUT
 }
 
-/// How long a call holds its slot if nothing stops it. `start_ns` is that of its Job, which starts in the slot.
-pub(super) fn held_ns(start_ns: Option<u64>, service_ns: u64) -> u64 {
-    match start_ns {
-        Some(start_ns) if !comes_up(start_ns) => START_TIMEOUT_NS,
-        start_ns => start_ns.unwrap_or(0) + service_ns,
+/// How long a call holds its slot if nothing stops it. `start` is that of its Job, which starts in the slot.
+pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
+    match start {
+        Some(start) if !comes_up(start) => START_TIMEOUT,
+        start => start.unwrap_or_default() + service,
     }
 }
 
 /// What the bridge knows.
 pub(super) struct Pods {
     /// When each pod that was ordered will be up, by its place and generation.
-    pub(super) coming: BTreeMap<PodRef, u64>,
+    pub(super) coming: BTreeMap<PodRef, Uptime>,
     pub(super) dice: SmallRng,
     pub(super) jobs_starting: u32,
     pub(super) jobs_up: u32,
@@ -43,16 +44,16 @@ pub(super) struct Pods {
 impl World<'_> {
     /// The pods that a function without calls has come up; then the trace may begin.
     pub(super) fn raise_floor(&mut self) {
-        let takes_ns = self.setup.start.map_or(FLOOR_NS, |start| start.ns);
-        self.now_ns += takes_ns;
+        let takes = self.setup.start.map_or(FLOOR, |start| start.time);
+        self.now += takes;
         for order in std::mem::take(&mut self.out.orders) {
             let Order::Start { pod, .. } = order else {
                 unreachable!("a lane that was opened just now has nothing else to order");
             };
             self.hear(Event::PodUp(pod));
         }
-        self.now_ns += PAUSE_NS;
-        self.origin_ns = self.now_ns;
+        self.now += PAUSE;
+        self.origin = self.now;
     }
 
     /// Does what the scheduler ordered.
@@ -61,7 +62,7 @@ impl World<'_> {
             self.knowledge.forget();
             match order {
                 Order::Start { pod, .. } => self.start_pod(pod),
-                Order::Probe { pod } => self.comes_up(pod, PROBE_NS),
+                Order::Probe { pod } => self.comes_up(pod, PROBE),
                 Order::Stop { pod } => {
                     self.pods.coming.remove(&pod);
                     self.hear(Event::PodDown(pod));
@@ -73,21 +74,21 @@ impl World<'_> {
     }
 
     fn start_pod(&mut self, pod: PodRef) {
-        self.history.start(self.now_ns - self.origin_ns);
-        let takes_ns = self
+        self.history.start(self.now.since(self.origin));
+        let takes = self
             .setup
             .start
             .map(|start| start.draw(&mut self.pods.dice));
-        match takes_ns.filter(|takes_ns| comes_up(*takes_ns)) {
-            Some(takes_ns) => self.comes_up(pod, takes_ns),
-            None => self.at(self.now_ns + START_TIMEOUT_NS, What::StartFails(pod)),
+        match takes.filter(|takes| comes_up(*takes)) {
+            Some(takes) => self.comes_up(pod, takes),
+            None => self.at(self.now + START_TIMEOUT, What::StartFails(pod)),
         }
     }
 
-    fn comes_up(&mut self, pod: PodRef, after_ns: u64) {
-        let up_ns = self.now_ns + after_ns;
-        self.pods.coming.insert(pod, up_ns);
-        self.at(up_ns, What::PodUp(pod));
+    fn comes_up(&mut self, pod: PodRef, after: Nanos) {
+        let up_at = self.now + after;
+        self.pods.coming.insert(pod, up_at);
+        self.at(up_at, What::PodUp(pod));
     }
 
     pub(super) fn pod_up(&mut self, pod: PodRef) {

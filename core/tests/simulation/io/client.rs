@@ -3,15 +3,16 @@
 use nanofaas_core::call::{Call, Deadline, NotAdmitted};
 use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::Nanos;
 
-use super::{ASYNC_MAX_AGE_NS, Act, IoThread, Place, Served};
+use super::{ASYNC_AGE_MAX, Act, IoThread, Place, Served};
 use crate::hall::Hall;
 use crate::judge::Judge;
 use crate::scenario::{MS, SECOND};
 
 impl IoThread {
     pub(super) fn arrivals(&mut self, hall: &mut Hall) {
-        while self.arrivals_left > 0 && self.next_arrival_ns <= hall.now {
+        while self.arrivals_left > 0 && self.next_arrival <= hall.now {
             let burst = if hall.rng.chance(60) {
                 hall.rng.within(5, 40)
             } else {
@@ -21,9 +22,9 @@ impl IoThread {
                 self.arrivals_left -= 1;
                 self.arrive(hall);
             }
-            let most = hall.rng.pick(&[100_000, 10 * MS, 300 * MS]);
-            let quiet = if hall.rng.chance(10) { 3 * SECOND } else { 0 };
-            self.next_arrival_ns = hall.now + hall.rng.time_ns(most) + quiet;
+            let most = hall.rng.pick(&[Nanos::from_ns(100_000), 10 * MS, 300 * MS]);
+            let quiet = u64::from(hall.rng.chance(10)) * 3;
+            self.next_arrival = hall.now + hall.rng.span(most) + quiet * SECOND;
         }
     }
 
@@ -39,7 +40,7 @@ impl IoThread {
         };
         let limit = match class {
             Class::Sync => TimeLimit::Function(function.spec.timeout_ms),
-            Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_NS / MS),
+            Class::Async => TimeLimit::Async(ASYNC_AGE_MAX.as_ms()),
         };
         if hall.bucket.take(hall.now).is_err() {
             self.refused += 1;
@@ -64,14 +65,14 @@ impl IoThread {
         assert!(function.view.depth() > 0);
         hall.show(|| format!("io admits {ticket:?}"));
         // The scheduler may grant it at once, so it has to be known before.
-        let timer_ns = life.until_ns();
-        let timer = self.wheel.set(timer_ns, u64::from(index));
+        let timer_at = life.until();
+        let timer = self.wheel.set(timer_at, u64::from(index));
         self.places[index as usize].call = Some(Served {
             judge: Judge::new(&life, now),
             life,
             running: None,
             timer,
-            timer_ns,
+            timer_at: Some(timer_at),
         });
         if hall.post(&function.view, ticket) {
             self.env.ledger.accepted.add();
@@ -97,7 +98,7 @@ impl IoThread {
         ];
         for (act, share) in acts {
             if hall.rng.chance(share) {
-                let at = hall.now + hall.rng.time_ns(3 * SECOND);
+                let at = hall.now + hall.rng.span(3 * SECOND);
                 self.later(index, at, act);
             }
         }

@@ -10,6 +10,7 @@ use nanofaas_core::outcome::{Failure, HandlerFailure, Stage};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Grant, PodVerdict};
+use nanofaas_core::time::{Nanos, Uptime};
 
 use super::{Act, IoThread};
 use crate::hall::Hall;
@@ -35,15 +36,15 @@ impl IoThread {
             return self.later(index, now, Act::NotBegun);
         }
         let nature = hall.natures[function.name()];
-        let mut service = hall.rng.time_ns(nature.service_ns_max);
+        let mut service = hall.rng.span(nature.service_max);
         if mode == ExecutionMode::Job && hall.rng.chance(900) {
-            let start = hall.rng.time_ns(nature.start_ns_max);
+            let start = hall.rng.span(nature.start_max);
             self.later(index, now + start, Act::JobRuns);
             service += start;
         }
         let oom = hall.rng.chance(200);
         // Of a Job the bridge always knows; a warm pod's runtime may say it, or die with its worker.
-        let is_told = mode == ExecutionMode::Job || service.is_multiple_of(4);
+        let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
             Act::Fails,
             Act::Lost {
@@ -57,7 +58,11 @@ impl IoThread {
             if dice < share {
                 // The last one never answers.
                 if let Some(fault) = faults.get(at) {
-                    let after = if at < 2 { service } else { service.min(20_000) };
+                    let after = if at < 2 {
+                        service
+                    } else {
+                        service.min(Nanos::from_ns(20_000))
+                    };
                     self.later(index, now + after, fault.clone());
                 }
                 return;
@@ -105,22 +110,22 @@ impl IoThread {
             .as_ref()
             .is_some_and(|served| served.life.awaited_pod().is_some());
         if is_awaited && hall.rng.chance(900) {
-            let at = hall.now + hall.rng.time_ns(4 * SECOND);
+            let at = hall.now + hall.rng.span(4 * SECOND);
             let oom = hall.rng.chance(300);
             self.later(index, at, Act::PodEnds { oom });
         }
         // Few calls are here, so their clients do more than others'.
         for act in [Act::Cancels, Act::ClientLeaves, Act::Detaches] {
             if is_awaited && hall.rng.chance(80) {
-                let at = hall.now + hall.rng.time_ns(2 * SECOND);
+                let at = hall.now + hall.rng.span(2 * SECOND);
                 self.later(index, at, act);
             }
         }
     }
 }
 
-fn report(act: &Act, grant: &Grant, now_ns: u64) -> Report {
-    let sent_ns = Some(grant.granted_ns.min(now_ns));
+fn report(act: &Act, grant: &Grant, now: Uptime) -> Report {
+    let sent_at = Some(grant.granted_at.min(now));
     let lost = |oom| AttemptFailure::Lost { oom };
     let (verdict, failure) = match act {
         Act::Answers => (PodVerdict::Healthy, None),
@@ -160,10 +165,10 @@ fn report(act: &Act, grant: &Grant, now_ns: u64) -> Report {
     };
     let is_answered = matches!(act, Act::Answers | Act::Fails | Act::Lost { oom: Some(_) });
     Report {
-        answered_ns: is_answered.then_some(now_ns),
-        sent_ns: sent_ns.filter(|_| !matches!(act, Act::NotBegun)),
+        answered_at: is_answered.then_some(now),
+        sent_at: sent_at.filter(|_| !matches!(act, Act::NotBegun)),
         failure,
         verdict,
-        start_ns: 0,
+        start: Nanos::ZERO,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::task::Poll;
 
+use nanofaas_core::time::{Nanos, Uptime};
+
 use super::*;
 use crate::api::executions::ClientQuestion;
 use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
@@ -100,15 +102,15 @@ fn a_claim_that_is_answered_too_late_holds_no_key() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let key: Key = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
         let thread = &fleet.threads[0];
-        let (id, until_ns) = (thread.new_id(), thread.now_ns() + 1_000_000_000);
-        let claimed = claim(thread, &key, [0; 32], id, until_ns);
+        let (id, until) = (thread.new_id(), thread.now() + Nanos::SECOND);
+        let claimed = claim(thread, &key, [0; 32], id, until);
         let mut claimed = std::pin::pin!(claimed);
         std::future::poll_fn(|cx| {
             assert!(claimed.as_mut().poll(cx).is_pending());
             Poll::Ready(())
         })
         .await;
-        thread.alarms.advance(until_ns);
+        thread.alarms.advance(until);
         assert!(claimed.await.is_none());
         exchange(&fleet).await;
         let other = fleet.threads[2].new_id();
@@ -120,10 +122,10 @@ fn a_claim_that_is_answered_too_late_holds_no_key() {
 #[test]
 fn an_abandoned_question_keeps_its_place_until_its_answer() {
     let replies = crate::links::pending::Replies::certain();
-    let alarms = crate::runtime::timers::Alarms::new(0);
+    let alarms = crate::runtime::timers::Alarms::new(Uptime::ZERO);
     let waits = || {
         let token = replies.expect()?;
-        let mut waiting = Box::pin(replies.wait(token, &alarms, 1));
+        let mut waiting = Box::pin(replies.wait(token, &alarms, Uptime::from_ns(1)));
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(waiting.as_mut().poll(&mut cx).is_pending());
         Some(token)

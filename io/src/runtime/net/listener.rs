@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use nanofaas_core::time::Nanos;
 use nix::libc;
 use nix::sys::socket::sockopt::{GetStruct, SetUsize};
 use nix::sys::socket::{getsockopt, setsockopt};
@@ -59,9 +60,9 @@ pub(crate) struct Accepted {
     /// It is to an address of this machine alone.
     pub(crate) is_loopback: bool,
     /// How long the client's network takes there and back, where that is known.
-    pub(crate) round_trip_ns: Option<u64>,
+    pub(crate) round_trip: Option<Nanos>,
     /// How long the client waited to be accepted, if it has sent nothing: whole seconds, else 0.
-    pub(crate) silent_ns: u64,
+    pub(crate) silent_for: Nanos,
     /// The number of its descriptor.
     pub(crate) descriptor: u64,
 }
@@ -73,8 +74,8 @@ impl Accepted {
         Self {
             socket,
             is_loopback: true,
-            round_trip_ns: None,
-            silent_ns: 0,
+            round_trip: None,
+            silent_for: Nanos::ZERO,
             descriptor: 0,
         }
     }
@@ -126,10 +127,10 @@ impl Listener {
         let state = getsockopt(&fd, TcpInfo);
         Ok(Accepted {
             is_loopback: ip.as_ref().is_some_and(IpAddr::is_loopback),
-            round_trip_ns: state
+            round_trip: state
                 .ok()
-                .map(|state| u64::from(state.round_trip_us) * 1000),
-            silent_ns: state.map_or(0, |state| silent_ns(&fd, state)),
+                .map(|state| Nanos::from_us(state.round_trip_us.into())),
+            silent_for: state.map_or(Nanos::ZERO, |state| silent_for(&fd, state)),
             descriptor: fd.as_raw_fd() as u64,
             socket: Socket::new(&self.event_loop, fd)?,
         })
@@ -137,11 +138,11 @@ impl Listener {
 }
 
 /// Asked for what is there to read only where that may matter.
-fn silent_ns(fd: &OwnedFd, state: TcpState) -> u64 {
+fn silent_for(fd: &OwnedFd, state: TcpState) -> Nanos {
     let seconds = state.silent_ms / 1000;
     if seconds > 0 && rustix::io::ioctl_fionread(fd).is_ok_and(|bytes| bytes == 0) {
-        u64::from(seconds) * 1_000_000_000
+        Nanos::from_s(seconds.into())
     } else {
-        0
+        Nanos::ZERO
     }
 }

@@ -4,7 +4,7 @@ use nanofaas_http1::chunked::ChunkedDecoder;
 use nanofaas_http1::head::{Framing, ParseError};
 use nanofaas_http1::request::RequestHead;
 
-use super::{AwaitedBody, Conn, HEAD_NS_MAX, Late, PIPELINED_MAX, Stop};
+use super::{AwaitedBody, Conn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, Stop};
 use crate::http::problem::Problem;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
@@ -35,12 +35,12 @@ impl Conn {
 
     async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
         let began = self.pending.borrow().len() as u64;
-        let mut pace = Pace::begin(self.thread.last_ns(), began);
+        let mut pace = Pace::begin(self.thread.recent(), began);
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
                 // The call's time in the queue begins now, not with its head.
-                let _whole_ns = self.thread.now_ns();
+                let _whole_at = self.thread.now();
                 return Ok(());
             }
             self.body_bytes(seen, &mut pace, seen as u64).await?;
@@ -50,11 +50,11 @@ impl Conn {
     /// Waits for more than the `seen` bytes; `came` of the body so far, as fast as it has to.
     async fn body_bytes(&self, seen: usize, pace: &mut Pace, came: u64) -> Result<(), Stop> {
         loop {
-            self.alarm.set(pace.due_ns());
+            self.alarm.set(pace.due());
             match self.more(seen).await {
                 Ok(()) => return Ok(()),
                 Err(Late::Eof | Late::Behind) => return Err(Stop::Quiet),
-                Err(Late::Alarm) if pace.judge(self.thread.now_ns(), came) => {}
+                Err(Late::Alarm) if pace.judge(self.thread.now(), came) => {}
                 Err(Late::Alarm) => {
                     let why =
                         "the body came at less than 16 KiB a second over 60 s; send it faster";
@@ -76,7 +76,7 @@ impl Conn {
         self.body.set(AwaitedBody::Chunks);
         let mut decoder = ChunkedDecoder::default();
         let mut body = self.thread.buffers.take(SMALL);
-        let mut pace = Pace::begin(self.thread.last_ns(), 0);
+        let mut pace = Pace::begin(self.thread.recent(), 0);
         loop {
             let before = body.capacity();
             let progress = {
@@ -92,7 +92,7 @@ impl Conn {
             grown((body.capacity() - before) as u64)?;
             if progress.done {
                 self.body.set(AwaitedBody::None);
-                let _whole_ns = self.thread.now_ns();
+                let _whole_at = self.thread.now();
                 return Ok(Incoming::chunked(head_bytes, head, body));
             }
             let seen = self.pending.borrow().len();
@@ -113,7 +113,7 @@ impl Conn {
         }
         self.drop_bytes(head.len);
         let mut left = length as usize;
-        self.alarm.set(self.thread.last_ns() + HEAD_NS_MAX);
+        self.alarm.set(self.thread.recent() + HEAD_WAIT_MAX);
         while left > 0 {
             let some = left.min(self.pending.borrow().len());
             self.drop_bytes(some);

@@ -24,9 +24,9 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
     let port = Port::Public { internal: true };
     let conn = Conn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
     let seen = seen.clone();
-    let noted = move |conn: Rc<Conn>, head: RequestHead, arrived_ns| {
+    let noted = move |conn: Rc<Conn>, head: RequestHead, arrived_at| {
         seen.borrow_mut().push(name);
-        answer(conn, head, arrived_ns)
+        answer(conn, head, arrived_at)
     };
     let serving = serve(conn, Rc::new(Rooms::default()), noted);
     fleet.event_loop.spawn(serving);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use nanofaas_core::call::Deadline;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::{Failure, TimeLimit};
+use nanofaas_core::time::Uptime;
 
 use super::*;
 use crate::http::output::Output;
@@ -14,20 +15,20 @@ use crate::shard::fleet::{Fleet, STORE_BYTES, exchange, with_fleet};
 use crate::shard::thread::Thread;
 use crate::state::executions::{Kept, Key, Status};
 
-const NEVER: Deadline = Deadline::after(u64::MAX, TimeLimit::Async(0));
+const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
 
 /// An execution of the thread that has ended, with an output of so many bytes.
 fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
-    let (id, now_ns) = (thread.new_id(), thread.now_ns());
+    let (id, now) = (thread.new_id(), thread.now());
     let known = thread.function("f").expect("it is registered");
-    let kept = Kept::new(admit::record(&known, id, now_ns, None), NEVER, None, true);
+    let kept = Kept::new(admit::record(&known, id, now, None), NEVER, None, true);
     thread.executions.put(&kept);
     let output = Output::json(vec![b'1'; bytes], 0..bytes);
-    admit::end_record(&mut kept.record.borrow_mut(), Status::Success, None, now_ns);
+    admit::end_record(&mut kept.record.borrow_mut(), Status::Success, None, now);
     let output = Some(output);
-    thread.executions.finished(&kept, output, thread.now_ns());
-    stored::expire(thread, thread.now_ns());
+    thread.executions.finished(&kept, output, thread.now());
+    stored::expire(thread, thread.now());
     id
 }
 
@@ -80,18 +81,13 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
         let known = thread.function("f").expect("it is registered");
         let put = |key: Option<Key>, failure: Option<Failure>, output: Option<Output>| {
             let before = stored_bytes(&fleet);
-            let (id, now_ns) = (thread.new_id(), thread.now_ns());
-            let record = admit::record(&known, id, now_ns, None);
+            let (id, now) = (thread.new_id(), thread.now());
+            let record = admit::record(&known, id, now, None);
             let kept = Kept::new(record, NEVER, key, true);
             thread.executions.put(&kept);
             let status = Status::Error;
-            admit::end_record(
-                &mut kept.record.borrow_mut(),
-                status,
-                failure.as_ref(),
-                now_ns,
-            );
-            thread.executions.finished(&kept, output, now_ns);
+            admit::end_record(&mut kept.record.borrow_mut(), status, failure.as_ref(), now);
+            thread.executions.finished(&kept, output, now);
             stored_bytes(&fleet) - before
         };
         let bare = put(None, None, None);
@@ -108,7 +104,7 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
         assert_eq!(put(None, None, output(5000, 3000)), bare + 5000);
         // One that holds much more than it has to is moved.
         assert_eq!(put(None, None, output(5000, 1)), bare + 1);
-        stored::expire(thread, u64::MAX);
+        stored::expire(thread, Uptime::from_ns(u64::MAX));
         assert_eq!(stored_bytes(&fleet), 0);
     });
 }

@@ -2,6 +2,7 @@
 
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::Class;
+use nanofaas_core::time::{Nanos, Uptime};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -10,18 +11,15 @@ use super::*;
 use crate::world::Admission;
 use crate::{About, Setup, TraceCall, patterns};
 
-const MS: u64 = 1_000_000;
+const MS: Nanos = Nanos::from_ms(1);
 
 impl World<'_> {
     /// The last plan was kept: of all slots, each is free when a new plan says.
     pub(super) fn assert_as_new(&self, kept: &Plan) {
         let new = self.new_plan();
         let free = |plan: &Plan| {
-            let free = plan
-                .free
-                .iter()
-                .map(|Reverse(at_ns)| self.now_ns.max(*at_ns));
-            let mut free: Vec<u64> = free.collect();
+            let free = plan.free.iter().map(|Reverse(at)| self.now.max(*at));
+            let mut free: Vec<Uptime> = free.collect();
             free.sort_unstable();
             free
         };
@@ -36,16 +34,17 @@ fn setup(fields: &Value, seed: u64, start: Option<About>) -> Setup {
     all.extend(fields.as_object().expect("an object").clone());
     let draft: FunctionDraft = serde_json::from_value(function).expect("an object");
     let mut dice = SmallRng::seed_from_u64(seed);
-    let mut at_ns = 0;
+    let mut at = Nanos::ZERO;
+    let below = |dice: &mut SmallRng, ms: u64| Nanos::from_ns(dice.random_range(0..ms * 1_000_000));
     let calls = (0..1500).map(|_| {
-        at_ns += dice.random_range(0..20 * MS);
+        at += below(&mut dice, 20);
         // Now and then nothing comes for longer than pods stay.
         if dice.random_range(0..300) == 0 {
-            at_ns += 5000 * MS;
+            at += 5000 * MS;
         }
         TraceCall {
-            at_ns,
-            service_ns: dice.random_range(0..120 * MS),
+            at,
+            service: below(&mut dice, 120),
             timeout_ms: Some(dice.random_range(1..800)),
             class: Class::Sync,
         }
@@ -77,7 +76,7 @@ fn a_kept_plan_is_what_a_new_one_would_be() {
         })
     };
     let about = |ms, spread_percent| About {
-        ns: ms * MS,
+        time: ms * MS,
         spread_percent,
     };
     for seed in 0..8 {
@@ -106,7 +105,7 @@ fn a_plan_is_made_once_where_nothing_changes() {
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
     let start = About {
-        ns: 30 * MS,
+        time: 30 * MS,
         spread_percent: 50,
     };
     let setup = setup(&jobs, 1, Some(start));

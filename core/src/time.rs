@@ -1,0 +1,292 @@
+//! Times, as types of two kinds: a point of the process's clock (`Uptime`) and a span (`Nanos`). They are two
+//! types because only some of what can be written with one is meant: two points have a distance, a point
+//! moved by a span is a point, and the sum of two points is nothing. Both are one word, in nanoseconds.
+//! std's `Instant` and `Duration` are not used because they are two words, which tickets, timers and atomics
+//! have no room for, and because `Instant` has no zero to begin a simulation at. Nothing here reads a clock.
+
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, Mul, Sub, SubAssign};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const NS_PER_US: u64 = 1_000;
+const NS_PER_MS: u64 = 1_000_000;
+const NS_PER_S: u64 = 1_000_000_000;
+
+/// A span of time in nanoseconds, up to 584 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Nanos(u64);
+
+impl Nanos {
+    pub const ZERO: Self = Self(0);
+    pub const MAX: Self = Self(u64::MAX);
+    pub const SECOND: Self = Self::from_s(1);
+
+    #[inline]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self(ns)
+    }
+
+    /// So many microseconds, or the longest span.
+    #[inline]
+    pub const fn from_us(us: u64) -> Self {
+        Self(us.saturating_mul(NS_PER_US))
+    }
+
+    /// So many milliseconds, or the longest span.
+    #[inline]
+    pub const fn from_ms(ms: u64) -> Self {
+        Self(ms.saturating_mul(NS_PER_MS))
+    }
+
+    /// So many seconds, or the longest span.
+    #[inline]
+    pub const fn from_s(s: u64) -> Self {
+        Self(s.saturating_mul(NS_PER_S))
+    }
+
+    #[inline]
+    pub const fn as_ns(self) -> u64 {
+        self.0
+    }
+
+    /// Whole microseconds, rounded down.
+    #[inline]
+    pub const fn as_us(self) -> u64 {
+        self.0 / NS_PER_US
+    }
+
+    /// Whole milliseconds, rounded down.
+    #[inline]
+    pub const fn as_ms(self) -> u64 {
+        self.0 / NS_PER_MS
+    }
+
+    #[inline]
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn saturating_mul(self, times: u64) -> Self {
+        Self(self.0.saturating_mul(times))
+    }
+
+    #[inline]
+    #[must_use]
+    pub const fn abs_diff(self, other: Self) -> Self {
+        Self(self.0.abs_diff(other.0))
+    }
+}
+
+impl Add for Nanos {
+    type Output = Self;
+
+    #[inline]
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
+impl AddAssign for Nanos {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl Sub for Nanos {
+    type Output = Self;
+
+    #[inline]
+    fn sub(self, other: Self) -> Self {
+        Self(self.0 - other.0)
+    }
+}
+
+impl SubAssign for Nanos {
+    #[inline]
+    fn sub_assign(&mut self, other: Self) {
+        self.0 -= other.0;
+    }
+}
+
+impl Mul<Nanos> for u64 {
+    type Output = Nanos;
+
+    #[inline]
+    fn mul(self, span: Nanos) -> Nanos {
+        Nanos(self * span.0)
+    }
+}
+
+impl Div<u64> for Nanos {
+    type Output = Self;
+
+    #[inline]
+    fn div(self, by: u64) -> Self {
+        Self(self.0 / by)
+    }
+}
+
+/// How often a span fits into another one.
+impl Div for Nanos {
+    type Output = u64;
+
+    #[inline]
+    fn div(self, by: Self) -> u64 {
+        self.0 / by.0
+    }
+}
+
+impl Sum for Nanos {
+    fn sum<I: Iterator<Item = Self>>(spans: I) -> Self {
+        spans.fold(Self::ZERO, Add::add)
+    }
+}
+
+/// The longest span where a duration is longer than that.
+impl From<Duration> for Nanos {
+    #[inline]
+    fn from(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Nanos> for Duration {
+    #[inline]
+    fn from(span: Nanos) -> Self {
+        Self::from_nanos(span.0)
+    }
+}
+
+/// A point of the process's clock: for how long the process had run then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Uptime(u64);
+
+impl Uptime {
+    /// The clock's origin.
+    pub const ZERO: Self = Self(0);
+
+    #[inline]
+    pub const fn from_ns(ns: u64) -> Self {
+        Self(ns)
+    }
+
+    #[inline]
+    pub const fn as_ns(self) -> u64 {
+        self.0
+    }
+
+    /// The span from `earlier` to this point; zero where `earlier` is the later one.
+    #[inline]
+    pub const fn since(self, earlier: Self) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The last point that there is, where the sum is past it.
+    #[inline]
+    #[must_use]
+    pub const fn saturating_add(self, span: Nanos) -> Self {
+        Self(self.0.saturating_add(span.0))
+    }
+
+    /// The origin, where the difference is before it.
+    #[inline]
+    #[must_use]
+    pub const fn saturating_sub(self, span: Nanos) -> Self {
+        Self(self.0.saturating_sub(span.0))
+    }
+}
+
+impl Add<Nanos> for Uptime {
+    type Output = Self;
+
+    #[inline]
+    fn add(self, span: Nanos) -> Self {
+        Self(self.0 + span.0)
+    }
+}
+
+impl AddAssign<Nanos> for Uptime {
+    #[inline]
+    fn add_assign(&mut self, span: Nanos) {
+        self.0 += span.0;
+    }
+}
+
+impl Sub<Nanos> for Uptime {
+    type Output = Self;
+
+    #[inline]
+    fn sub(self, span: Nanos) -> Self {
+        Self(self.0 - span.0)
+    }
+}
+
+/// A point that threads read and that may not be there. Each access is relaxed: what a point belongs to is
+/// published by other means.
+#[derive(Debug, Default)]
+pub struct AtomicUptime(AtomicU64);
+
+impl AtomicUptime {
+    pub const fn none() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    #[inline]
+    pub fn get(&self) -> Option<Uptime> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            ns => Some(Uptime(ns)),
+        }
+    }
+
+    /// The clock's origin counts as one nanosecond after it.
+    #[inline]
+    pub fn set(&self, point: Option<Uptime>) {
+        let ns = point.map_or(0, |point| point.0.max(1));
+        self.0.store(ns, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_and_spans_stay_within_their_word() {
+        let late = Uptime::from_ns(u64::MAX);
+        assert_eq!(late.saturating_add(Nanos::SECOND), late);
+        assert_eq!(Uptime::ZERO.since(late), Nanos::ZERO);
+        assert_eq!(late.since(Uptime::ZERO), Nanos::MAX);
+        assert_eq!(Nanos::from_ms(u64::MAX), Nanos::MAX);
+        assert_eq!(Nanos::from(Duration::MAX), Nanos::MAX);
+        assert_eq!(Nanos::from(Duration::from(Nanos::MAX)), Nanos::MAX);
+    }
+
+    #[test]
+    fn a_point_may_be_absent_and_is_not_lost_at_the_origin() {
+        let point = AtomicUptime::none();
+        assert_eq!(point.get(), None);
+        point.set(Some(Uptime::ZERO));
+        assert_eq!(point.get(), Some(Uptime::from_ns(1)));
+        point.set(None);
+        assert_eq!(point.get(), None);
+    }
+}
