@@ -28,10 +28,9 @@ use crate::context::ClusterContext;
 use crate::context::report::Report;
 use crate::context::start_fault::StartFault;
 use crate::pod::seen::{Ended, Seen};
-use crate::podspec::security;
 use crate::podspec::{
     ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
-    Parts, SELECTOR,
+    Parts, SELECTOR, security,
 };
 
 /// How long the container of an answered attempt may take to end by itself.
@@ -438,7 +437,7 @@ impl Job {
     ) {
         let (call, attempt) = self.key();
         let function = self.start.function.name();
-        let running_since = seen.running_since_ms.map(|since_ms| {
+        let runs_since = seen.running_since_ms.map(|since_ms| {
             let stamped_at = context.config.clock.uptime_at(since_ms + 1000);
             stamped_at.max(self.wanted_at).min(context.now())
         });
@@ -454,15 +453,13 @@ impl Job {
         context.say(|desk| {
             let start = desk.starts.phases(function, &self.name);
             // Later starts of a busy function may have displaced this one in the records.
-            let reached = start
-                .len()
-                .max(usize::from(running_since.is_some()) * RUNNING);
+            let reached = start.len().max(usize::from(runs_since.is_some()) * RUNNING);
             if reached > told.0 || seen.held_up != told.1 {
                 *told = (reached.max(told.0), seen.held_up.clone());
                 let starting = Message::JobStarting {
                     call,
                     attempt,
-                    running_since,
+                    running_since: runs_since,
                     start,
                     held_up: seen.held_up.as_deref().map(Into::into),
                 };
