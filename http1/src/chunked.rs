@@ -4,7 +4,7 @@
 //! extensions and trailers are read, bounded and dropped. The outcome is the same however the input
 //! is split. Called by `io`, for clients' requests and pods' answers.
 
-use crate::head::ParseError;
+use crate::error::ParseError;
 
 /// A longer chunk-size line is refused, its extensions included.
 pub const CHUNK_LINE_MAX: u32 = 1024;

@@ -1,13 +1,13 @@
-//! What a request's head and a pod's answer have in common: where the head ends, which bytes may
-//! stand in it, how long the body after it is, whether the connection stays open.
+//! What the heads of requests and answers have in common: their limits, where a head ends, which
+//! bytes may stand in it, its header lines.
 //!
-//! It refuses whatever two parsers could read differently, and its verdict depends on the bytes
-//! alone, never on how they were split. It opens no socket and keeps no bytes: places in a head are
-//! offsets. Called by `request` and `response_head`; `chunked` shares the errors.
+//! The verdict depends on the bytes alone, never on how they were split. It keeps no bytes: places
+//! in a head are offsets. Called by `request` and `response_head`.
 
 use std::num::NonZeroU16;
 
 use crate::byte_scan;
+use crate::error::ParseError;
 use crate::header_value;
 
 /// A longer head is refused, the empty line at its end included.
@@ -19,26 +19,6 @@ pub const START_LINE_MAX: usize = 8 * 1024;
 
 // Every place in a head fits a span.
 const _: () = assert!(HEAD_MAX <= u16::MAX as usize && START_LINE_MAX < HEAD_MAX);
-
-/// Why a peer's bytes are refused. After any of these the connection cannot be read further: where
-/// the next message starts is not known. `reply` alone knows the status of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    #[error("{0}")]
-    Malformed(&'static str),
-    #[error("the head is over 16 KiB or has over 100 headers: send fewer or shorter headers")]
-    HeadTooLarge,
-    #[error("the request line is over 8 KiB: put data into the body, not into the URL")]
-    TargetTooLong,
-    #[error("only HTTP/1.1 and HTTP/1.0 are spoken here: send the request as HTTP/1.1")]
-    VersionUnsupported,
-    #[error("the only transfer coding taken is chunked: send the body without another coding")]
-    CodingUnsupported,
-    #[error("the only expectation that can be met is 100-continue: send no other Expect")]
-    ExpectationFailed,
-    #[error("the body is over its limit: send less")]
-    BodyTooLarge,
-}
 
 /// A piece of a head: offsets from the head's first byte, so it stays right when the buffer moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,113 +148,38 @@ impl HeadScan {
     }
 }
 
-/// How long a message's body is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Nothing was said of a body.
-    None,
-    /// Bytes.
-    Length(u64),
-    Chunked,
+/// The header lines of a head that was parsed, each as its name and its value without the white
+/// space around it. Of bytes that were refused it gives what can be told apart, unchecked.
+pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = head.split(|&byte| byte == b'\n').skip(1);
+    lines.filter_map(|line| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let value = line[colon + 1..].strip_suffix(b"\r");
+        Some((
+            &line[..colon],
+            header_value::trim(value.unwrap_or(&line[colon + 1..])),
+        ))
+    })
 }
 
-/// Gathers the headers that say where the message ends and what comes after it.
-#[derive(Default)]
-pub(crate) struct FramingHeaders {
-    length: Option<u64>,
-    coded: bool,
-    chunked: bool,
-    other_coding: bool,
-    close: bool,
-    keep_alive: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl FramingHeaders {
-    pub(crate) fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
-        if self.length.is_some() {
-            return Err(ParseError::Malformed(
-                "Content-Length is there twice: send it once",
-            ));
-        }
-        let length = header_value::digits(value).ok_or(ParseError::Malformed(
-            "Content-Length must be one whole number of bytes, digits only",
-        ))?;
-        self.length = Some(length);
-        Ok(())
-    }
-
-    pub(crate) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), ParseError> {
-        self.coded = true;
-        for coding in value.split(|&byte| byte == b',').map(header_value::trim) {
-            if coding.is_empty() {
-                return Err(ParseError::Malformed(
-                    "an empty Transfer-Encoding: send `chunked` or none",
-                ));
-            }
-            if self.chunked {
-                return Err(ParseError::Malformed(
-                    "chunked must be named once and last in Transfer-Encoding",
-                ));
-            }
-            self.chunked = coding.eq_ignore_ascii_case(b"chunked");
-            self.other_coding |= !self.chunked;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn connection(&mut self, value: &[u8]) {
-        for option in header_value::list(value) {
-            self.close |= option.eq_ignore_ascii_case(b"close");
-            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-        }
-    }
-
-    pub(crate) fn framing(&self, minor: u8) -> Result<Framing, ParseError> {
-        match (self.coded, self.length) {
-            (false, None) => Ok(Framing::None),
-            (false, Some(length)) => Ok(Framing::Length(length)),
-            (true, Some(_)) => Err(ParseError::Malformed(
-                "both Content-Length and Transfer-Encoding: send one of them",
-            )),
-            (true, None) if minor == 0 => Err(ParseError::Malformed(
-                "Transfer-Encoding in HTTP/1.0: send Content-Length",
-            )),
-            (true, None) if !self.chunked => Err(ParseError::Malformed(
-                "chunked must be the last in Transfer-Encoding: the body has no end otherwise",
-            )),
-            (true, None) if self.other_coding => Err(ParseError::CodingUnsupported),
-            (true, None) => Ok(Framing::Chunked),
-        }
-    }
-
-    pub(crate) fn keep_alive(&self, minor: u8) -> bool {
-        !self.close && (minor == 1 || self.keep_alive)
-    }
-}
-
-/// The error of what httparse refuses after the line discipline held. What stands in `version`'s
-/// place decides between a version that is not spoken here and something that is not HTTP.
-pub(crate) fn error_of(error: httparse::Error, version: &[u8]) -> ParseError {
-    use httparse::Error;
-    match error {
-        Error::Version if is_version(version) => ParseError::VersionUnsupported,
-        Error::Version => ParseError::Malformed("the first line is not HTTP: send HTTP/1.1"),
-        Error::HeaderName => ParseError::Malformed(
-            "a header's name must be letters, digits and -, with the colon right after it",
-        ),
-        Error::HeaderValue => ParseError::Malformed("a header's value holds a control character"),
-        Error::TooManyHeaders => ParseError::HeadTooLarge,
-        Error::Token => ParseError::Malformed(
-            "the request line must be METHOD /path HTTP/1.1, with single spaces",
-        ),
-        Error::Status => ParseError::Malformed("the status line must be HTTP/1.1 and a status"),
-        Error::NewLine => ParseError::Malformed("the first line goes on after the HTTP version"),
-    }
-}
-
-fn is_version(word: &[u8]) -> bool {
-    match word.strip_prefix(b"HTTP/") {
-        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
-        _ => false,
+    #[test]
+    fn lines_of_a_head_are_told_apart() {
+        let of =
+            |head: &'static str| -> Vec<(&[u8], &[u8])> { header_lines(head.as_bytes()).collect() };
+        assert_eq!(
+            of("GET / HTTP/1.1\r\nA: b \r\nC:\td:e\r\nF:\r\n\r\n"),
+            [
+                (&b"A"[..], &b"b"[..]),
+                (&b"C"[..], &b"d:e"[..]),
+                (&b"F"[..], &b""[..])
+            ]
+        );
+        assert_eq!(of("a: b\r\n\r\n"), []);
+        // Refused before: what is left of it.
+        assert_eq!(of("\nA : b\rc\n\n x"), [(&b"A "[..], &b"b\rc"[..])]);
     }
 }

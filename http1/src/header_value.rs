@@ -1,14 +1,11 @@
 //! Reads the values of the headers and query parameters that the platform knows.
 //!
-//! It decides no framing (`head` does) and allocates nothing. Called by `request` and `response_head`
+//! It decides no framing (`framing` does) and allocates nothing. Called by `request` and `response_head`
 //! while they parse, and by `io` for what only some requests need.
 
 use std::net::IpAddr;
 
-/// A value that cannot be taken; the text says what it can be. The connection stays usable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ValueError(pub &'static str);
+use crate::error::ValueError;
 
 pub const TIMEOUT_MS_MAX: u32 = 300_000;
 pub const IDEMPOTENCY_KEY_MAX: usize = 255;

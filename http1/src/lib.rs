@@ -6,9 +6,11 @@
 pub mod request;
 pub mod response_head;
 pub mod head;
+pub mod framing;
 mod fast_path;
 pub mod byte_scan;
 pub mod chunked;
+pub mod error;
 
 pub mod header_value;
 pub mod host;

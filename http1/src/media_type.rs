@@ -41,6 +41,12 @@ pub fn media_type(value: Option<&[u8]>) -> MediaType {
     }
 }
 
+/// Whether it is `application/json` itself, which says nothing more of the body than that it is JSON.
+pub fn is_plain_json(value: Option<&[u8]>) -> bool {
+    let (essence, _) = split_unquoted(value.unwrap_or_default(), b';');
+    media_type(value) == MediaType::Json && trim(essence).eq_ignore_ascii_case(b"application/json")
+}
+
 /// Whether a type is JSON by its name, or by its suffix (RFC 6839).
 fn is_json(essence: &[u8]) -> bool {
     const TREE: &[u8] = b"application/";
@@ -162,6 +168,21 @@ mod tests {
             assert_eq!(media_type(Some(value.as_bytes())), expected, "{value}");
         }
         assert_eq!(media_type(None), MediaType::None);
+    }
+
+    #[test]
+    fn plain_json_is_one_type_in_any_spelling() {
+        for (value, expected) in [
+            ("application/json", true),
+            (" Application/JSON ; charset=utf-8", true),
+            ("application/json; charset=utf-16", false),
+            ("application/problem+json", false),
+            ("text/plain", false),
+            ("", false),
+        ] {
+            assert_eq!(is_plain_json(Some(value.as_bytes())), expected, "{value}");
+        }
+        assert!(!is_plain_json(None));
     }
 
     #[test]

@@ -8,10 +8,10 @@
 use std::mem::MaybeUninit;
 
 use crate::byte_scan;
+use crate::error::ParseError;
 use crate::fast_path;
-use crate::head::{
-    self, Framing, FramingHeaders, HEADERS_MAX, HeadScan, ParseError, START_LINE_MAX, Span,
-};
+use crate::framing::{Framing, FramingHeaders};
+use crate::head::{HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
 use crate::header_value::{self, Prefer};
 use crate::host::Host;
 
@@ -112,7 +112,7 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<RequestHead>, 
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut []);
     let parsed = request.parse_with_uninit_headers(bytes, &mut headers);
-    match parsed.map_err(|error| head::error_of(error, version(bytes)))? {
+    match parsed.map_err(|error| ParseError::of_httparse(error, version(bytes)))? {
         httparse::Status::Complete(length) if length == end => {}
         _ => return Err(ParseError::Malformed("the request's head has no sound end")),
     }

@@ -6,10 +6,10 @@
 use std::mem::MaybeUninit;
 
 use crate::byte_scan;
+use crate::error::ParseError;
 use crate::fast_path;
-use crate::head::{
-    self, Framing, FramingHeaders, HEADERS_MAX, HeadScan, ParseError, START_LINE_MAX, Span,
-};
+use crate::framing::{Framing, FramingHeaders};
+use crate::head::{HEADERS_MAX, HeadScan, START_LINE_MAX, Span};
 use crate::header_value;
 
 /// The place after `HTTP/1.1 200`.
@@ -107,7 +107,7 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>,
         &mut headers,
     );
     let version = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
-    match parsed.map_err(|error| head::error_of(error, version))? {
+    match parsed.map_err(|error| ParseError::of_httparse(error, version))? {
         httparse::Status::Complete(length) if length == end => {}
         _ => return Err(ParseError::Malformed("the answer's head has no sound end")),
     }

@@ -17,7 +17,9 @@ mod wire {
 }
 
 use nanofaas_http1::chunked::ChunkedDecoder;
-use nanofaas_http1::head::{Framing, HeadScan, ParseError};
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::{RequestHead, parse_request};
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 use nanofaas_http1::{header_value, media_type};

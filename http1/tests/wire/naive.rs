@@ -1,7 +1,7 @@
 //! The rules for a request's head and a chunked body once more: slow, whole, and written from the
 //! contract rather than from the parser, so that both would have to be wrong in the same way.
 
-use nanofaas_http1::head::Framing;
+use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::{Method, RequestHead};
 
 #[derive(Debug, PartialEq)]

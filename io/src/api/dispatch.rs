@@ -4,7 +4,8 @@
 use std::rc::Rc;
 
 use nanofaas_core::memory::Charge;
-use nanofaas_http1::head::{Framing, Span};
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::head::Span;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::RequestHead;
 

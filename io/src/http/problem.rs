@@ -3,8 +3,8 @@
 
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_http1::head::ParseError;
-use nanofaas_http1::header_value::ValueError;
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::error::ValueError;
 
 use crate::http::json::JsonFault;
 

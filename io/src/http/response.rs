@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
-use nanofaas_http1::head::ParseError;
+use nanofaas_http1::error::ParseError;
 
 use crate::http::json::write_string;
 use crate::http::output::Output;
@@ -321,17 +321,17 @@ fn simple(status: u16, code: &str, message: &str) -> Response {
     Response::new(status, problem_body(code, message, &[]))
 }
 
-fn http_fault(fault: ParseError) -> Response {
-    let (status, code) = match fault {
-        ParseError::Malformed(_) => (400, "BAD_REQUEST"),
-        ParseError::HeadTooLarge => (431, "HEAD_TOO_LARGE"),
-        ParseError::TargetTooLong => (414, "URI_TOO_LONG"),
-        ParseError::VersionUnsupported => (505, "HTTP_VERSION_NOT_SUPPORTED"),
-        ParseError::CodingUnsupported => (501, "CODING_NOT_SUPPORTED"),
-        ParseError::ExpectationFailed => (417, "EXPECTATION_FAILED"),
-        ParseError::BodyTooLarge => (413, "BODY_TOO_LARGE"),
+fn parse_error(error: ParseError) -> Response {
+    let code = match error {
+        ParseError::Malformed(_) => "BAD_REQUEST",
+        ParseError::HeadTooLarge => "HEAD_TOO_LARGE",
+        ParseError::TargetTooLong => "URI_TOO_LONG",
+        ParseError::VersionUnsupported => "HTTP_VERSION_NOT_SUPPORTED",
+        ParseError::CodingUnsupported => "CODING_NOT_SUPPORTED",
+        ParseError::ExpectationFailed => "EXPECTATION_FAILED",
+        ParseError::BodyTooLarge => "BODY_TOO_LARGE",
     };
-    simple(status, code, &fault.to_string())
+    simple(error.status(), code, &error.to_string())
 }
 
 fn refusal(refusal: Refusal) -> Response {
@@ -351,7 +351,7 @@ fn refusal(refusal: Refusal) -> Response {
 /// The answer to a request that has a problem.
 pub(crate) fn problem(problem: &Problem) -> Response {
     let response = match problem {
-        Problem::Http(fault) => http_fault(*fault),
+        Problem::Http(error) => parse_error(*error),
         Problem::BadRequest(why) => simple(400, "BAD_REQUEST", why),
         Problem::Invalid(details) => {
             let message = "the function's description has faults; see details";

@@ -13,7 +13,7 @@ use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_http1::head::Framing;
+use nanofaas_http1::framing::Framing;
 use nanofaas_http1::header_value::{parse_idempotency_key, parse_timeout_ms};
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::RequestHead;

@@ -7,7 +7,8 @@ use std::task::Poll;
 
 use nanofaas_core::memory::{Charge, Wait};
 use nanofaas_http1::chunked::{ChunkedDecoder, Decoded};
-use nanofaas_http1::head::{HeadScan, ParseError};
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::http::response::HEAD_ROOM;

@@ -11,8 +11,7 @@ use nanofaas_core::message::{BridgeMessage, JobStart, Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::Nanos;
-use nanofaas_http1::header_value::{split_unquoted, trim};
-use nanofaas_http1::media_type::{MediaType, media_type};
+use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -258,12 +257,7 @@ struct JobResult<'a> {
 
 /// Whether the body is a result, and not an output under a type of its own.
 fn is_result(content_type: Option<&[u8]>) -> bool {
-    let (essence, _) = split_unquoted(content_type.unwrap_or_default(), b';');
-    match media_type(content_type) {
-        MediaType::None => true,
-        MediaType::Json => trim(essence).eq_ignore_ascii_case(b"application/json"),
-        MediaType::Text | MediaType::Other => false,
-    }
+    media_type(content_type) == MediaType::None || is_plain_json(content_type)
 }
 
 /// The end of a call whose Job posted that.

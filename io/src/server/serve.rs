@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_http1::head::Framing;
+use nanofaas_http1::framing::Framing;
 use nanofaas_http1::host::Host;
 use nanofaas_http1::request::{Method, RequestHead};
 

@@ -1,7 +1,8 @@
 //! Reads the body of a request, at the pace that it has to keep, or drops that of a refused one.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
-use nanofaas_http1::head::{Framing, ParseError};
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::RequestHead;
 
 use super::{AwaitedBody, Conn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, Stop};

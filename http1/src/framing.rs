@@ -1,0 +1,94 @@
+//! Where a message ends, and whether its connection goes on: what `Content-Length`,
+//! `Transfer-Encoding` and `Connection` say together (RFC 9112 §6 and §9.3).
+//!
+//! A message whose length two parsers could read differently is refused, because the second one
+//! could take a part of it for another message: both headers at once, two lengths, a list of
+//! lengths, a coding after `chunked`, a coding in HTTP/1.0. It reads no body. Called by `request` and
+//! `response_head`.
+
+use crate::error::ParseError;
+use crate::header_value;
+
+/// How long a message's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Nothing was said of a body.
+    None,
+    /// Bytes.
+    Length(u64),
+    Chunked,
+}
+
+/// Gathers the headers that say where the message ends and what comes after it.
+#[derive(Default)]
+pub(crate) struct FramingHeaders {
+    length: Option<u64>,
+    coded: bool,
+    chunked: bool,
+    other_coding: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl FramingHeaders {
+    pub(crate) fn content_length(&mut self, value: &[u8]) -> Result<(), ParseError> {
+        if self.length.is_some() {
+            return Err(ParseError::Malformed(
+                "Content-Length is there twice: send it once",
+            ));
+        }
+        let length = header_value::digits(value).ok_or(ParseError::Malformed(
+            "Content-Length must be one whole number of bytes, digits only",
+        ))?;
+        self.length = Some(length);
+        Ok(())
+    }
+
+    pub(crate) fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), ParseError> {
+        self.coded = true;
+        for coding in value.split(|&byte| byte == b',').map(header_value::trim) {
+            if coding.is_empty() {
+                return Err(ParseError::Malformed(
+                    "an empty Transfer-Encoding: send `chunked` or none",
+                ));
+            }
+            if self.chunked {
+                return Err(ParseError::Malformed(
+                    "chunked must be named once and last in Transfer-Encoding",
+                ));
+            }
+            self.chunked = coding.eq_ignore_ascii_case(b"chunked");
+            self.other_coding |= !self.chunked;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn connection(&mut self, value: &[u8]) {
+        for option in header_value::list(value) {
+            self.close |= option.eq_ignore_ascii_case(b"close");
+            self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+        }
+    }
+
+    pub(crate) fn framing(&self, minor: u8) -> Result<Framing, ParseError> {
+        match (self.coded, self.length) {
+            (false, None) => Ok(Framing::None),
+            (false, Some(length)) => Ok(Framing::Length(length)),
+            (true, Some(_)) => Err(ParseError::Malformed(
+                "both Content-Length and Transfer-Encoding: send one of them",
+            )),
+            (true, None) if minor == 0 => Err(ParseError::Malformed(
+                "Transfer-Encoding in HTTP/1.0: send Content-Length",
+            )),
+            (true, None) if !self.chunked => Err(ParseError::Malformed(
+                "chunked must be the last in Transfer-Encoding: the body has no end otherwise",
+            )),
+            (true, None) if self.other_coding => Err(ParseError::CodingUnsupported),
+            (true, None) => Ok(Framing::Chunked),
+        }
+    }
+
+    pub(crate) fn keep_alive(&self, minor: u8) -> bool {
+        !self.close && (minor == 1 || self.keep_alive)
+    }
+}
