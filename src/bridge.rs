@@ -34,7 +34,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use crate::management::{self, Ask, Management};
-use crate::metrics::Functions;
+use crate::metrics::ScrapedFunctions;
 use crate::panics;
 use endpoint::Endpoints;
 
@@ -60,7 +60,7 @@ pub(crate) enum Backend {
 pub(crate) type Settled = SyncSender<Result<(), StartError>>;
 
 /// What the thread is given.
-pub(crate) struct Seat {
+pub(crate) struct BridgeThreadConfig {
     pub(crate) backend: Backend,
     pub(crate) inbox: BridgeInbox,
     /// What the inbox's bell rings.
@@ -110,13 +110,13 @@ impl BridgeThread {
 }
 
 /// Starts the thread.
-pub(crate) fn start(seat: Seat, on_end: OnEnd) -> io::Result<BridgeThread> {
+pub(crate) fn start(config: BridgeThreadConfig, on_end: OnEnd) -> io::Result<BridgeThread> {
     let (stop, stopped) = watch::channel(false);
     let thread = Builder::new()
         .name(panics::BRIDGE.to_owned())
         .spawn(move || {
             let _on_end = on_end;
-            live(seat, &stopped);
+            live(config, &stopped);
         })?;
     Ok(BridgeThread { stop, thread })
 }
@@ -148,27 +148,27 @@ struct Bridge {
     memory: Rc<Memory>,
 }
 
-fn live(seat: Seat, stopped: &watch::Receiver<bool>) {
-    let home = match seat.backend {
+fn live(config: BridgeThreadConfig, stopped: &watch::Receiver<bool>) {
+    let home = match config.backend {
         Backend::Kubernetes(_) => Home::Cluster,
         Backend::Local(_) | Backend::None => Home::Memory,
     };
-    let registry = (seat.registry, home);
-    let starts = ColdStarts::new(seat.clock);
-    let mut desk = Desk::new(seat.inbox, seat.io, seat.scheduler, registry, starts);
-    if let Err(error) = register(&mut desk, seat.functions) {
+    let registry = (config.registry, home);
+    let starts = ColdStarts::new(config.clock);
+    let mut desk = Desk::new(config.inbox, config.io, config.scheduler, registry, starts);
+    if let Err(error) = register(&mut desk, config.functions) {
         // The main thread may have given up the start, so a closed channel is no error.
-        let _ = seat.settled.send(Err(error));
+        let _ = config.settled.send(Err(error));
         return;
     }
     let bridge = Bridge {
-        backend: seat.backend,
+        backend: config.backend,
         desk: Rc::new(RefCell::new(desk)),
-        wake: seat.wake,
-        listener: seat.listener,
-        management: seat.management,
-        asked: Rc::new(RefCell::new(seat.asked)),
-        settled: Rc::new(RefCell::new(Some(seat.settled))),
+        wake: config.wake,
+        listener: config.listener,
+        management: config.management,
+        asked: Rc::new(RefCell::new(config.asked)),
+        settled: Rc::new(RefCell::new(Some(config.settled))),
         memory: Rc::default(),
     };
     let mut backoff = FIRST_BACKOFF;
@@ -376,9 +376,9 @@ impl Running {
 }
 
 /// What the metrics page reads of the functions.
-fn functions(desk: &Desk) -> Functions {
+fn functions(desk: &Desk) -> ScrapedFunctions {
     let registered = desk.functions().iter();
-    Functions {
+    ScrapedFunctions {
         registered: registered
             .map(|(name, function)| (name.clone(), function.view.clone()))
             .collect(),

@@ -7,7 +7,7 @@ mod apply;
 mod call;
 mod client;
 mod execution;
-mod failure;
+mod error;
 mod function;
 mod show;
 mod simulate;
@@ -16,28 +16,28 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use client::Client;
-use failure::Failure;
+use client::ApiClient;
+use error::CliError;
 
 /// A command beside `serve`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    Apply(apply::Apply),
-    List(function::List),
-    Get(function::Get),
-    Delete(function::Delete),
-    Invoke(call::Invoke),
-    Enqueue(call::Enqueue),
-    Status(execution::Status),
-    Cancel(execution::Cancel),
-    Scale(function::Scale),
-    ColdStarts(function::ColdStarts),
-    Simulate(simulate::Simulate),
+pub(crate) enum ClientCommand {
+    Apply(apply::ApplyArgs),
+    List(function::ListArgs),
+    Get(function::GetArgs),
+    Delete(function::DeleteArgs),
+    Invoke(call::InvokeArgs),
+    Enqueue(call::EnqueueArgs),
+    Status(execution::StatusArgs),
+    Cancel(execution::CancelArgs),
+    Scale(function::ScaleArgs),
+    ColdStarts(function::ColdStartsArgs),
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Where the server is, and how to show what it says.
 #[derive(Clone, Debug, Args)]
-struct Connect {
+struct ConnectArgs {
     /// Address of the server
     #[arg(
         long,
@@ -49,46 +49,46 @@ struct Connect {
 
     /// How to show the answer: for people, or as the server's JSON
     #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
-    output: Form,
+    output: OutputForm,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum OutputForm {
     #[default]
     Table,
     Json,
 }
 
-impl Connect {
-    fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.server)
+impl ConnectArgs {
+    fn client(&self) -> Result<ApiClient, CliError> {
+        ApiClient::new(&self.server)
     }
 
     fn wants_json(&self) -> bool {
-        self.output == Form::Json
+        self.output == OutputForm::Json
     }
 }
 
 /// Runs a command to its end and says on stderr what went wrong.
-pub(crate) fn run(command: &Command) -> ExitCode {
+pub(crate) fn run(command: &ClientCommand) -> ExitCode {
     let ended = match command {
-        Command::Apply(command) => apply::run(command),
-        Command::List(command) => function::list(command),
-        Command::Get(command) => function::get(command),
-        Command::Delete(command) => function::delete(command),
-        Command::Invoke(command) => call::invoke(command),
-        Command::Enqueue(command) => call::enqueue(command),
-        Command::Status(command) => execution::status(command),
-        Command::Cancel(command) => execution::cancel(command),
-        Command::Scale(command) => function::scale(command),
-        Command::ColdStarts(command) => function::cold_starts(command),
-        Command::Simulate(command) => simulate::run(command),
+        ClientCommand::Apply(command) => apply::run(command),
+        ClientCommand::List(command) => function::list(command),
+        ClientCommand::Get(command) => function::get(command),
+        ClientCommand::Delete(command) => function::delete(command),
+        ClientCommand::Invoke(command) => call::invoke(command),
+        ClientCommand::Enqueue(command) => call::enqueue(command),
+        ClientCommand::Status(command) => execution::status(command),
+        ClientCommand::Cancel(command) => execution::cancel(command),
+        ClientCommand::Scale(command) => function::scale(command),
+        ClientCommand::ColdStarts(command) => function::cold_starts(command),
+        ClientCommand::Simulate(command) => simulate::run(command),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            failure.say();
-            failure.exit_code()
+        Err(error) => {
+            error.report();
+            error.exit_code()
         }
     }
 }

@@ -31,13 +31,13 @@ pub(crate) enum BackendArg {
 
 /// What runs the functions' pods, decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backend {
+pub(crate) enum BackendKind {
     Local,
     Kubernetes,
     None,
 }
 
-impl Backend {
+impl BackendKind {
     /// The word that selects it.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -265,7 +265,7 @@ pub(crate) struct ServeArgs {
 
 /// What has to be known of the machine to decide what was left open.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct MachineFacts {
     /// Cores that the process may use, by affinity and quota.
     pub(crate) cores: usize,
     /// Whether it is a pod of a cluster.
@@ -283,7 +283,7 @@ pub(crate) struct Config {
     pub(crate) callback_url: Option<String>,
     /// Of the pod that this process runs in.
     pub(crate) pod_ip: Option<IpAddr>,
-    pub(crate) backend: Backend,
+    pub(crate) backend: BackendKind,
     pub(crate) functions: Vec<PathBuf>,
     /// Read by the kubernetes backend only.
     pub(crate) namespace: Option<String>,
@@ -312,11 +312,11 @@ pub(crate) struct Config {
 /// Flags that cannot both hold; it names both and says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Contradiction(String);
+pub(crate) struct ConfigError(String);
 
 impl ServeArgs {
     /// Decides what was left open, and refuses what contradicts itself.
-    pub(crate) fn resolve(self, machine: Machine) -> Result<Config, Contradiction> {
+    pub(crate) fn resolve(self, machine: MachineFacts) -> Result<Config, ConfigError> {
         let (io_threads, scheduler) = self.threads(machine.cores)?;
         self.check_addresses()?;
         self.check_sizes()?;
@@ -327,10 +327,10 @@ impl ServeArgs {
             callback_url: self.callback_url,
             pod_ip: machine.pod_ip,
             backend: match self.backend {
-                BackendArg::Auto if machine.in_cluster => Backend::Kubernetes,
-                BackendArg::Auto | BackendArg::Local => Backend::Local,
-                BackendArg::Kubernetes => Backend::Kubernetes,
-                BackendArg::None => Backend::None,
+                BackendArg::Auto if machine.in_cluster => BackendKind::Kubernetes,
+                BackendArg::Auto | BackendArg::Local => BackendKind::Local,
+                BackendArg::Kubernetes => BackendKind::Kubernetes,
+                BackendArg::None => BackendKind::None,
             },
             functions: self.functions,
             namespace: self.namespace,
@@ -362,16 +362,16 @@ impl ServeArgs {
     }
 
     /// Io threads and the scheduler's driver: a flag that was left out follows the other one.
-    fn threads(&self, cores: usize) -> Result<(usize, SchedulerDriver), Contradiction> {
+    fn threads(&self, cores: usize) -> Result<(usize, SchedulerDriver), ConfigError> {
         let by_cores = if cores < 4 { 1 } else { cores - 2 };
         let by_cores = by_cores.min(nanofaas_core::limits::IO_THREADS_MAX);
         let given = self.io_threads.map(|n| n as usize);
         match (self.scheduler, given) {
-            (SchedulerArg::Inline, Some(n)) if n > 1 => Err(Contradiction(format!(
+            (SchedulerArg::Inline, Some(n)) if n > 1 => Err(ConfigError(format!(
                 "--scheduler inline and --io-threads {n} contradict each other: an inline \
                  scheduler lives on the only io thread; leave one of them out"
             ))),
-            (SchedulerArg::Pinned, Some(1)) => Err(Contradiction(
+            (SchedulerArg::Pinned, Some(1)) => Err(ConfigError(
                 "--scheduler pinned and --io-threads 1 contradict each other: a pinned scheduler \
                  serves two io threads or more; leave one of them out"
                     .to_owned(),
@@ -388,7 +388,7 @@ impl ServeArgs {
         }
     }
 
-    fn check_addresses(&self) -> Result<(), Contradiction> {
+    fn check_addresses(&self) -> Result<(), ConfigError> {
         let listeners = [
             ("--listen", Some(self.listen)),
             ("--management", Some(self.management)),
@@ -399,7 +399,7 @@ impl ServeArgs {
                 let same = one.is_some() && one == other;
                 // Port 0 is another one each time.
                 if let Some(address) = one.filter(|address| same && address.port() != 0) {
-                    return Err(Contradiction(format!(
+                    return Err(ConfigError(format!(
                         "{first} and {second} are both {address}: give each a port of its own"
                     )));
                 }
@@ -408,11 +408,11 @@ impl ServeArgs {
         Ok(())
     }
 
-    fn check_sizes(&self) -> Result<(), Contradiction> {
+    fn check_sizes(&self) -> Result<(), ConfigError> {
         let (body, answer, held) = (self.max_body, self.max_response, self.inflight_bytes);
         let needed = 2 * answer;
         if held < needed {
-            return Err(Contradiction(format!(
+            return Err(ConfigError(format!(
                 "--inflight-bytes {held} and --max-response {answer} contradict each other: two of \
                  the largest answers need {needed} bytes; raise the first or lower the second"
             )));
@@ -420,7 +420,7 @@ impl ServeArgs {
         // One function's waiting calls may hold half of it.
         let needed = 2 * nanofaas_io::start::charge_for(body);
         if held < needed {
-            return Err(Contradiction(format!(
+            return Err(ConfigError(format!(
                 "--inflight-bytes {held} and --max-body {body} contradict each other: a call with \
                  the largest body may hold half of it, and needs {needed} bytes of it; raise the \
                  first or lower the second"

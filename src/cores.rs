@@ -29,7 +29,7 @@ pub(crate) struct Pinning {
 
 impl Cores {
     /// Looks at the calling thread, which must not be pinned yet.
-    pub(crate) fn look() -> Self {
+    pub(crate) fn detect() -> Self {
         let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
         let in_set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
         let allowed: Vec<usize> = (0..CpuSet::count()).filter(in_set).collect();
@@ -98,12 +98,12 @@ mod tests {
 
     #[test]
     fn a_pinned_thread_sees_its_core_only() {
-        let before = Cores::look();
+        let before = Cores::detect();
         assert!(before.count >= 1 && before.allowed.len() >= before.count);
         let last = *before.allowed.last().expect("a core");
         let seen = std::thread::spawn(move || {
             pin(last).expect("an allowed core");
-            Cores::look()
+            Cores::detect()
         });
         assert_eq!(seen.join().expect("no panic").allowed, [last]);
     }

@@ -5,7 +5,7 @@
 mod build;
 mod node;
 
-pub(crate) use build::{Progress, build, spinner};
+pub(crate) use build::{BuildProgress, build, spinner};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -26,13 +26,13 @@ use crate::config::{LogForm, LogLevel};
 const LINES_MAX: usize = 16_384;
 
 /// Writes what waits when it is dropped.
-pub(crate) struct Log {
+pub(crate) struct LogHandle {
     _worker: WorkerGuard,
     pub(crate) dropped: ErrorCounter,
 }
 
 /// Sends every event of the process to stderr from now on.
-pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
+pub(crate) fn start(form: LogForm, level: LogLevel) -> LogHandle {
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
@@ -53,7 +53,7 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
         .with_writer(writer)
         .event_format(form)
         .init();
-    Log {
+    LogHandle {
         _worker: worker,
         dropped,
     }
@@ -61,7 +61,7 @@ pub(crate) fn start(form: LogForm, level: LogLevel) -> Log {
 
 /// Writes one line past the queue, for a process that is about to end.
 pub(crate) fn at_once(form: LogForm, level: &str, message: &str) {
-    let line = Line {
+    let line = LogLine {
         timestamp: now(),
         level,
         message: message.to_owned(),
@@ -82,7 +82,7 @@ const OWN: [&str; 3] = ["timestamp", "level", "message"];
 
 /// One line of the log, in the order of its JSON members.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     timestamp: String,
     level: &'a str,
     message: String,
@@ -90,13 +90,13 @@ struct Line<'a> {
     fields: Map<String, Value>,
 }
 
-impl Line<'_> {
+impl LogLine<'_> {
     fn of(event: &Event<'_>) -> Self {
         let fields = match serde_json::to_value(event.field_map()) {
             Ok(Value::Object(fields)) => fields,
             _ => Map::new(),
         };
-        let mut line = Line {
+        let mut line = LogLine {
             timestamp: now(),
             level: event.metadata().level().as_str(),
             message: String::new(),
@@ -167,7 +167,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        writeln!(out, "{}", Line::of(event).show(*self))
+        writeln!(out, "{}", LogLine::of(event).show(*self))
     }
 }
 
@@ -191,9 +191,9 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("no panic").extend_from_slice(bytes);
             Ok(bytes.len())
@@ -204,7 +204,7 @@ mod tests {
         }
     }
 
-    impl MakeWriter<'_> for Kept {
+    impl MakeWriter<'_> for CapturedLog {
         type Writer = Self;
 
         fn make_writer(&self) -> Self {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn said(form: LogForm, say: impl FnOnce()) -> String {
-        let kept = Kept::default();
+        let kept = CapturedLog::default();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(kept.clone())
             .event_format(form);

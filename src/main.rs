@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 /// A function-as-a-service platform in one small, very fast process
 #[derive(Debug, Parser)]
 #[command(name = "nanofaas", version, args_override_self = true)]
-struct Line {
+struct ProgramArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -39,11 +39,11 @@ enum Command {
     Guard,
 
     #[command(flatten)]
-    Client(cli::Command),
+    Client(cli::ClientCommand),
 }
 
 fn main() -> ExitCode {
-    let line = match Line::try_parse() {
+    let line = match ProgramArgs::try_parse() {
         Ok(line) => line,
         Err(error) => return refuse(&error),
     };

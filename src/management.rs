@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::metrics::{self, Functions, Labels, Plane};
+use crate::metrics::{self, FunctionLabels, ProcessInfo, ScrapedFunctions};
 
 /// A thread that has not beaten for this long after it was asked counts as stuck.
 const BEAT_MAX: Duration = Duration::from_secs(10);
@@ -45,10 +45,10 @@ const ASK_MAX: Duration = Duration::from_secs(1);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A request of a scrape for the functions: the bridge sends them on it.
-pub(crate) type Ask = oneshot::Sender<Functions>;
+pub(crate) type Ask = oneshot::Sender<ScrapedFunctions>;
 
 /// Whether the process lives and is ready.
-pub(crate) struct Health {
+pub(crate) struct HealthState {
     /// The origin of the process's clock.
     pub(crate) origin: Instant,
     pub(crate) ledgers: Arc<[ThreadLedger]>,
@@ -62,7 +62,7 @@ pub(crate) struct Health {
     pub(crate) draining: AtomicBool,
 }
 
-impl Health {
+impl HealthState {
     /// Why the process is not ready.
     fn not_ready(&self) -> Option<&'static str> {
         if self.draining.load(Relaxed) {
@@ -96,38 +96,38 @@ impl Health {
 
 /// What the routes work with.
 pub(crate) struct Management {
-    pub(crate) health: Arc<Health>,
+    pub(crate) health: Arc<HealthState>,
     pub(crate) ask: mpsc::Sender<Ask>,
     /// Read anew at every scrape.
-    pub(crate) plane: Box<dyn Fn() -> Plane + Send + Sync>,
+    pub(crate) process: Box<dyn Fn() -> ProcessInfo + Send + Sync>,
     scrapes: Mutex<Scrapes>,
 }
 
 struct Scrapes {
-    labels: Labels,
-    last: Functions,
+    labels: FunctionLabels,
+    last: ScrapedFunctions,
 }
 
 impl Management {
     pub(crate) fn new(
-        health: Arc<Health>,
+        health: Arc<HealthState>,
         ask: mpsc::Sender<Ask>,
-        plane: Box<dyn Fn() -> Plane + Send + Sync>,
+        process: Box<dyn Fn() -> ProcessInfo + Send + Sync>,
         functions_max: usize,
     ) -> Self {
         let scrapes = Mutex::new(Scrapes {
-            labels: Labels::new(functions_max),
-            last: Functions::default(),
+            labels: FunctionLabels::new(functions_max),
+            last: ScrapedFunctions::default(),
         });
         Self {
             health,
             ask,
-            plane,
+            process,
             scrapes,
         }
     }
 
-    async fn functions(&self) -> Option<Functions> {
+    async fn functions(&self) -> Option<ScrapedFunctions> {
         let (answer, told) = oneshot::channel();
         self.ask.try_send(answer).ok()?;
         timeout(ASK_MAX, told).await.ok()?.ok()
@@ -135,13 +135,13 @@ impl Management {
 
     /// The metrics page. Not called on the bridge's thread, because it takes long when there are
     /// many functions.
-    fn page(&self, functions: Option<Functions>) -> String {
+    fn page(&self, functions: Option<ScrapedFunctions>) -> String {
         let mut scrapes = self.scrapes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(functions) = functions {
             scrapes.last = functions;
         }
         let Scrapes { labels, last } = &mut *scrapes;
-        metrics::page(last, &(self.plane)(), labels)
+        metrics::page(last, &(self.process)(), labels)
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn serve(
     management: Arc<Management>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let listener = Bounded {
+    let listener = BoundedListener {
         listener: TcpListener::from_std(listener)?,
         open: Vec::new(),
         began: Instant::now(),
@@ -244,21 +244,21 @@ fn json(status: StatusCode, body: String) -> Response {
 }
 
 /// A listener with so many connections at once, each with a deadline for silence.
-struct Bounded {
+struct BoundedListener {
     listener: TcpListener,
-    open: Vec<Open>,
+    open: Vec<OpenConnection>,
     began: Instant,
 }
 
 /// A connection, as its listener sees it.
-struct Open {
+struct OpenConnection {
     /// When something moved on it last, in milliseconds since the listener began.
     moved_ms: Arc<AtomicU64>,
     /// Ends the connection; closed once the connection is gone.
     end: oneshot::Sender<()>,
 }
 
-impl Bounded {
+impl BoundedListener {
     fn now_ms(&self) -> u64 {
         self.began.elapsed().as_millis() as u64
     }
@@ -266,7 +266,7 @@ impl Bounded {
     /// Ends the connection that has been silent for the longest, if it was silent for that long.
     fn make_room(&mut self, silent: Duration) {
         let latest_ms = self.now_ms().saturating_sub(silent.as_millis() as u64);
-        let moved_ms = |open: &Open| open.moved_ms.load(Relaxed);
+        let moved_ms = |open: &OpenConnection| open.moved_ms.load(Relaxed);
         let all = self.open.iter().enumerate();
         let longest = all.min_by_key(|(_, open)| moved_ms(open));
         if let Some((at, open)) = longest
@@ -276,18 +276,18 @@ impl Bounded {
         }
     }
 
-    fn connection(&mut self, stream: TcpStream) -> Connection {
+    fn connection(&mut self, stream: TcpStream) -> ManagementConnection {
         self.open.retain(|open| !open.end.is_closed());
         if self.open.len() >= CONNECTIONS_MAX {
             self.make_room(Duration::ZERO);
         }
         let moved_ms = Arc::new(AtomicU64::new(self.now_ms()));
         let (end, is_ended) = oneshot::channel();
-        self.open.push(Open {
+        self.open.push(OpenConnection {
             moved_ms: moved_ms.clone(),
             end,
         });
-        Connection {
+        ManagementConnection {
             stream,
             began: self.began,
             moved_ms,
@@ -298,11 +298,11 @@ impl Bounded {
     }
 }
 
-impl Listener for Bounded {
-    type Io = Connection;
+impl Listener for BoundedListener {
+    type Io = ManagementConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (ManagementConnection, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, from)) => return (self.connection(stream), from),
@@ -324,7 +324,7 @@ impl Listener for Bounded {
 
 /// A connection that ends by itself when no bytes move on it, or when a request or its answer takes
 /// too long.
-struct Connection {
+struct ManagementConnection {
     stream: TcpStream,
     began: Instant,
     moved_ms: Arc<AtomicU64>,
@@ -334,7 +334,7 @@ struct Connection {
     is_asked: bool,
 }
 
-impl Connection {
+impl ManagementConnection {
     fn moved(&mut self) {
         let now_ms = self.began.elapsed().as_millis() as u64;
         self.moved_ms.store(now_ms, Relaxed);
@@ -364,7 +364,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ManagementConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -379,7 +379,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ManagementConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -15,8 +15,8 @@ use nanofaas_core::metrics::{CallTime, Counter, FunctionMetrics, RejectReason, T
 use nanofaas_core::time::Nanos;
 use nanofaas_core::view::LaneView;
 
-pub(crate) use process::Process;
-use text::Page;
+pub(crate) use process::ProcessMetrics;
+use text::MetricsPage;
 
 /// The label of functions that have no series of their own.
 const OTHER: &str = "_other";
@@ -25,7 +25,7 @@ const UNKNOWN: &str = "_unknown";
 
 /// What a scrape reads of the functions; cheap to make.
 #[derive(Clone, Default)]
-pub(crate) struct Functions {
+pub(crate) struct ScrapedFunctions {
     /// In the order of their names.
     pub(crate) registered: Vec<(Arc<str>, Arc<LaneView>)>,
     /// Lanes of removed functions whose last calls still run.
@@ -35,24 +35,24 @@ pub(crate) struct Functions {
 }
 
 /// What a scrape reads of the process.
-pub(crate) struct Plane {
+pub(crate) struct ProcessInfo {
     pub(crate) ledgers: Arc<[ThreadLedger]>,
     pub(crate) io_driver: &'static str,
     pub(crate) scheduler: &'static str,
     pub(crate) backend: &'static str,
-    pub(crate) process: Process,
+    pub(crate) process: ProcessMetrics,
     /// Log lines that found the queue to stderr full.
     pub(crate) log_lines_dropped: u64,
 }
 
 /// Which functions have series of their own. The functions that were called first get series and
 /// keep them, so that a counter does not move to another series while its function exists.
-pub(crate) struct Labels {
+pub(crate) struct FunctionLabels {
     most: usize,
     own: BTreeMap<Arc<str>, bool>,
 }
 
-impl Labels {
+impl FunctionLabels {
     pub(crate) const fn new(most: usize) -> Self {
         let own = BTreeMap::new();
         Self { most, own }
@@ -145,7 +145,7 @@ const TIMES: [TimeRow; CallTime::COUNT] = [
 const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
 
 #[derive(Clone, Copy, Default)]
-struct Times {
+struct TimeTotals {
     buckets: [u64; BUCKETS],
     sum: Nanos,
 }
@@ -155,7 +155,7 @@ struct Times {
 struct Totals {
     counters: [u64; COUNTERS.len()],
     rejected: [u64; RejectReason::ALL.len()],
-    times: [Times; TIMES.len()],
+    times: [TimeTotals; TIMES.len()],
     depth: u64,
     running: u64,
     pods: [u64; POD_STATES.len()],
@@ -209,17 +209,21 @@ fn add_each(sums: &mut [u64], more: &[u64]) {
 }
 
 /// The whole page.
-pub(crate) fn page(functions: &Functions, plane: &Plane, labels: &mut Labels) -> String {
-    let mut page = Page::default();
+pub(crate) fn page(
+    functions: &ScrapedFunctions,
+    info: &ProcessInfo,
+    labels: &mut FunctionLabels,
+) -> String {
+    let mut page = MetricsPage::default();
     let series = series(functions, labels);
-    write_functions(&mut page, &series, plane);
+    write_functions(&mut page, &series, info);
     write_cold_starts(&mut page, functions);
-    write_ledger(&mut page, functions, plane);
+    write_ledger(&mut page, functions, info);
     page.one(
         "nanofaas_log_lines_dropped_total",
         "counter",
         "Log lines that were dropped because stderr was slow.",
-        plane.log_lines_dropped,
+        info.log_lines_dropped,
     );
     page.family(
         "nanofaas_build_info",
@@ -228,8 +232,8 @@ pub(crate) fn page(functions: &Functions, plane: &Plane, labels: &mut Labels) ->
     );
     let build = [
         ("version", env!("CARGO_PKG_VERSION")),
-        ("scheduler", plane.scheduler),
-        ("backend", plane.backend),
+        ("scheduler", info.scheduler),
+        ("backend", info.backend),
     ];
     page.sample("nanofaas_build_info", &build, 1);
     page.family(
@@ -237,13 +241,13 @@ pub(crate) fn page(functions: &Functions, plane: &Plane, labels: &mut Labels) ->
         "gauge",
         "1; the label says on what the io threads sit.",
     );
-    page.sample("nanofaas_io_driver", &[("driver", plane.io_driver)], 1);
-    plane.process.write(&mut page);
+    page.sample("nanofaas_io_driver", &[("driver", info.io_driver)], 1);
+    info.process.write(&mut page);
     page.done()
 }
 
 /// The functions that have been called, by label.
-fn series(functions: &Functions, labels: &mut Labels) -> Vec<(Arc<str>, Totals)> {
+fn series(functions: &ScrapedFunctions, labels: &mut FunctionLabels) -> Vec<(Arc<str>, Totals)> {
     let called: Vec<_> = functions
         .registered
         .iter()
@@ -263,15 +267,15 @@ fn series(functions: &Functions, labels: &mut Labels) -> Vec<(Arc<str>, Totals)>
     series
 }
 
-fn write_functions(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane) {
+fn write_functions(page: &mut MetricsPage, series: &[(Arc<str>, Totals)], info: &ProcessInfo) {
     for (at, (name, help, _)) in COUNTERS.iter().enumerate() {
         page.family(name, "counter", help);
         for (function, totals) in series {
             page.sample(name, &[("function", function)], totals.counters[at]);
         }
     }
-    write_rejected(page, series, plane);
-    let gauge = |page: &mut Page, name, help, value: fn(&Totals) -> u64| {
+    write_rejected(page, series, info);
+    let gauge = |page: &mut MetricsPage, name, help, value: fn(&Totals) -> u64| {
         page.family(name, "gauge", help);
         for (function, totals) in series {
             page.sample(name, &[("function", function)], value(totals));
@@ -301,7 +305,7 @@ fn write_functions(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane
     }
 }
 
-fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane) {
+fn write_rejected(page: &mut MetricsPage, series: &[(Arc<str>, Totals)], info: &ProcessInfo) {
     const NAME: &str = "function_queue_rejected_total";
     page.family(NAME, "counter", "Calls refused with 429, by reason.");
     for (function, totals) in series {
@@ -312,7 +316,7 @@ fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane)
     }
     // The rate limit comes before the check whether the function exists, so it also refuses calls
     // of unknown functions.
-    let unknown = sum(plane, |ledger| ledger.rejected_unknown.get());
+    let unknown = sum(info, |ledger| ledger.rejected_unknown.get());
     let labels = [
         ("function", UNKNOWN),
         ("reason", RejectReason::Rate.as_str()),
@@ -320,7 +324,7 @@ fn write_rejected(page: &mut Page, series: &[(Arc<str>, Totals)], plane: &Plane)
     page.sample(NAME, &labels, unknown);
 }
 
-fn write_cold_starts(page: &mut Page, functions: &Functions) {
+fn write_cold_starts(page: &mut MetricsPage, functions: &ScrapedFunctions) {
     const NAME: &str = "nanofaas_cold_start_seconds";
     page.family(
         NAME,
@@ -336,22 +340,22 @@ fn write_cold_starts(page: &mut Page, functions: &Functions) {
     }
 }
 
-fn sum(plane: &Plane, of: fn(&ThreadLedger) -> u64) -> u64 {
-    plane.ledgers.iter().map(of).sum()
+fn sum(info: &ProcessInfo, of: fn(&ThreadLedger) -> u64) -> u64 {
+    info.ledgers.iter().map(of).sum()
 }
 
-fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
+fn write_ledger(page: &mut MetricsPage, functions: &ScrapedFunctions, info: &ProcessInfo) {
     let lanes = || {
         let registered = functions.registered.iter().map(|(_, view)| view);
         registered.chain(&functions.leaving)
     };
     let queued: u64 = lanes().map(|view| u64::from(view.depth())).sum();
-    let backing_off = sum(plane, |ledger| ledger.backing_off.load(Relaxed));
+    let backing_off = sum(info, |ledger| ledger.backing_off.load(Relaxed));
     let running: u64 = lanes()
         .map(|view| u64::from(view.running.load(Relaxed)))
         .sum();
-    let accepted = sum(plane, |ledger| ledger.accepted.get());
-    let finished = sum(plane, |ledger| ledger.finished.get());
+    let accepted = sum(info, |ledger| ledger.accepted.get());
+    let finished = sum(info, |ledger| ledger.finished.get());
     let waiting = queued + backing_off;
     for (name, kind, help, value) in [
         ("accepted", "counter", "Executions accepted.", accepted),
@@ -370,25 +374,25 @@ fn write_ledger(page: &mut Page, functions: &Functions, plane: &Plane) {
         "nanofaas_executions_evicted_total",
         "counter",
         "Finished executions dropped before their time for --execution-store-bytes.",
-        sum(plane, |ledger| ledger.evicted.get()),
+        sum(info, |ledger| ledger.evicted.get()),
     );
     page.one(
         "nanofaas_answers_cut_total",
         "counter",
         "Answers that their client did not read to the end, or not fast enough.",
-        sum(plane, |ledger| ledger.answers_cut.get()),
+        sum(info, |ledger| ledger.answers_cut.get()),
     );
     page.one(
         "nanofaas_inflight_bytes",
         "gauge",
         "What is held for calls and their answers, of --inflight-bytes.",
-        sum(plane, |ledger| ledger.inflight_bytes.get()),
+        sum(info, |ledger| ledger.inflight_bytes.get()),
     );
     page.one(
         "nanofaas_store_bytes",
         "gauge",
         "What kept executions weigh, of --execution-store-bytes.",
-        sum(plane, |ledger| ledger.store_bytes.load(Relaxed)),
+        sum(info, |ledger| ledger.store_bytes.load(Relaxed)),
     );
 }
 

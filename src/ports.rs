@@ -18,7 +18,7 @@ const TRIES: usize = 16;
 
 /// An address that belongs to this process while the value lives.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct AddressClaim {
     /// With the actual port, where port 0 was asked for.
     pub(crate) address: SocketAddr,
     /// A name that only one process of this network namespace can have; the kernel takes it back
@@ -29,7 +29,7 @@ pub(crate) struct Claim {
 /// Why an address cannot be had; it says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {why}, or choose another address with {flag}")]
-pub(crate) struct Taken {
+pub(crate) struct ClaimError {
     flag: &'static str,
     address: SocketAddr,
     why: String,
@@ -52,9 +52,9 @@ fn any(wanted: SocketAddr) -> SocketAddr {
 pub(crate) fn listen(
     flag: &'static str,
     wanted: SocketAddr,
-) -> Result<(Claim, TcpListener), Taken> {
+) -> Result<(AddressClaim, TcpListener), ClaimError> {
     let wanted = any(wanted);
-    let taken = |why| Taken {
+    let taken = |why| ClaimError {
         flag,
         address: wanted,
         why,
@@ -66,7 +66,7 @@ pub(crate) fn listen(
             .map_err(|error| taken(error.to_string()))?;
         match name(address) {
             Ok(name) => {
-                let claim = Claim {
+                let claim = AddressClaim {
                     address,
                     _name: name,
                 };
@@ -83,7 +83,7 @@ pub(crate) fn listen(
 }
 
 /// Claims an address on which other threads of this process will listen.
-pub(crate) fn claim(flag: &'static str, wanted: SocketAddr) -> Result<Claim, Taken> {
+pub(crate) fn claim(flag: &'static str, wanted: SocketAddr) -> Result<AddressClaim, ClaimError> {
     listen(flag, wanted).map(|(claim, _)| claim)
 }
 

@@ -14,12 +14,12 @@ const OUTPUT: &str = "nanofaas.io/sample-output";
 
 /// How to call a function.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sample {
+pub(crate) struct SampleCall {
     input: Value,
     output: Option<String>,
 }
 
-impl Default for Sample {
+impl Default for SampleCall {
     fn default() -> Self {
         Self {
             input: json!({}),
@@ -29,7 +29,7 @@ impl Default for Sample {
 }
 
 /// The `curl` line that invokes a function.
-pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &Sample) -> String {
+pub(crate) fn curl(listen: SocketAddr, name: &str, sample: &SampleCall) -> String {
     let body = json!({ "input": sample.input }).to_string();
     let output = sample.output.as_deref();
     let output = output.map_or_else(String::new, |file| format!(" -o {}", quoted(file)));
@@ -46,19 +46,19 @@ fn quoted(text: &str) -> String {
 }
 
 /// The samples in a function file, by function; nothing where it cannot be read or has none.
-pub(crate) fn of_file(path: &Path) -> BTreeMap<String, Sample> {
+pub(crate) fn of_file(path: &Path) -> BTreeMap<String, SampleCall> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     of_text(&text)
 }
 
-fn of_text(text: &str) -> BTreeMap<String, Sample> {
+fn of_text(text: &str) -> BTreeMap<String, SampleCall> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).unwrap_or_default();
     let sample = |document: &Value| {
         let metadata = document.get("metadata")?;
         let name = metadata.get("name")?.as_str()?;
         let annotations = metadata.get("annotations")?;
         let text = |annotation: &str| annotations.get(annotation)?.as_str();
-        let sample = Sample {
+        let sample = SampleCall {
             // A sample that is no JSON is its own text.
             input: text(INPUT).map_or_else(
                 || json!({}),
@@ -115,7 +115,7 @@ metadata: {name: image, annotations: {nanofaas.io/sample-output: a b.png}}
     fn the_line_survives_a_shell() {
         let input = json!({"text": "it's $HOME `x` \"y\""});
         let listen = "127.0.0.1:8080".parse().expect("an address");
-        let sample = Sample {
+        let sample = SampleCall {
             input: input.clone(),
             output: None,
         };

@@ -31,9 +31,9 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// Wakes the thread. Before the thread runs, this does nothing, and no work is missed, because the
 /// thread looks for work before it sleeps.
 #[derive(Default)]
-struct Unpark(OnceLock<Thread>);
+struct UnparkScheduler(OnceLock<Thread>);
 
-impl Wake for Unpark {
+impl Wake for UnparkScheduler {
     fn wake(self: Arc<Self>) {
         if let Some(thread) = self.0.get() {
             thread.unpark();
@@ -42,19 +42,19 @@ impl Wake for Unpark {
 }
 
 /// The waking end of the scheduler's bell.
-pub(crate) struct Alarm(Arc<Unpark>);
+pub(crate) struct WakeEnd(Arc<UnparkScheduler>);
 
 /// The scheduler's bell, and what the thread needs to hear it.
-pub(crate) fn bell() -> (Arc<Doorbell>, Alarm) {
-    let unpark = Arc::new(Unpark::default());
+pub(crate) fn bell() -> (Arc<Doorbell>, WakeEnd) {
+    let unpark = Arc::new(UnparkScheduler::default());
     let bell = Doorbell::new(unpark.clone().into());
-    (Arc::new(bell), Alarm(unpark))
+    (Arc::new(bell), WakeEnd(unpark))
 }
 
 /// What the thread is given.
-pub(crate) struct Seat {
+pub(crate) struct SchedulerThreadConfig {
     pub(crate) inbox: PinnedInbox,
-    pub(crate) alarm: Alarm,
+    pub(crate) alarm: WakeEnd,
     pub(crate) io: Vec<IoPost>,
     pub(crate) bridge: BridgePost,
     pub(crate) entries: Arc<Entries>,
@@ -73,11 +73,14 @@ pub(crate) struct SchedulerThread {
 }
 
 /// Starts the thread.
-pub(crate) fn start(seat: Seat, on_end: OnEnd) -> std::io::Result<SchedulerThread> {
+pub(crate) fn start(
+    config: SchedulerThreadConfig,
+    on_end: OnEnd,
+) -> std::io::Result<SchedulerThread> {
     let beat = Arc::new(Beat::default());
     let stop = Arc::new(AtomicBool::new(false));
-    let bell = seat.inbox.bell.clone();
-    let mut driver = Driver::new(seat, beat.clone(), stop.clone());
+    let bell = config.inbox.bell.clone();
+    let mut driver = Driver::new(config, beat.clone(), stop.clone());
     let thread = Builder::new().name("scheduler".to_owned()).spawn(move || {
         let _on_end = on_end;
         driver.run();
@@ -108,7 +111,7 @@ impl SchedulerThread {
 
 struct Driver {
     scheduler: Scheduler,
-    seat: Seat,
+    config: SchedulerThreadConfig,
     beat: Arc<Beat>,
     stop: Arc<AtomicBool>,
     out: Outbox,
@@ -122,10 +125,10 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(seat: Seat, beat: Arc<Beat>, stop: Arc<AtomicBool>) -> Self {
+    fn new(config: SchedulerThreadConfig, beat: Arc<Beat>, stop: Arc<AtomicBool>) -> Self {
         Self {
-            scheduler: Scheduler::new(seat.entries.clone()),
-            seat,
+            scheduler: Scheduler::new(config.entries.clone()),
+            config,
             beat,
             stop,
             out: Outbox::with_room(),
@@ -136,13 +139,13 @@ impl Driver {
     }
 
     fn now(&self) -> Uptime {
-        Uptime::ZERO + self.seat.origin.elapsed().into()
+        Uptime::ZERO + self.config.origin.elapsed().into()
     }
 
     fn run(&mut self) {
         // Set before the first sleep is announced; otherwise a ring could find no thread to wake.
-        let _ = self.seat.alarm.0.0.set(current());
-        let spins = self.seat.cpu.is_some_and(|cpu| {
+        let _ = self.config.alarm.0.0.set(current());
+        let spins = self.config.cpu.is_some_and(|cpu| {
             let pinned = cores::pin(cpu);
             if let Err(error) = pinned {
                 tracing::warn!(cpu, %error, "the scheduler could not be pinned and will not spin");
@@ -187,7 +190,7 @@ impl Driver {
 
     fn take_events(&mut self, now: Uptime) -> bool {
         let mut any = false;
-        while let Some(event) = self.seat.inbox.events.pop() {
+        while let Some(event) = self.config.inbox.events.pop() {
             self.scheduler.event(event, now, &mut self.out);
             any = true;
         }
@@ -197,7 +200,7 @@ impl Driver {
     fn sweep(&mut self, now: Uptime) -> bool {
         let swept = &mut self.swept;
         let most = u32::MAX as usize;
-        self.seat.inbox.lanes.take(|lane| {
+        self.config.inbox.lanes.take(|lane| {
             debug_assert!(lane <= most);
             swept.push(lane as u32);
         });
@@ -218,11 +221,16 @@ impl Driver {
 
     fn deliver(&mut self) {
         for grant in self.out.grants.drain(..) {
-            self.seat.io[usize::from(grant.call.thread)].grant(grant);
+            self.config.io[usize::from(grant.call.thread)].grant(grant);
         }
         self.orders.extend(self.out.orders.drain(..));
         while let Some(order) = self.orders.pop_front() {
-            if self.seat.bridge.send(BridgeMessage::Order(order)).is_err() {
+            if self
+                .config
+                .bridge
+                .send(BridgeMessage::Order(order))
+                .is_err()
+            {
                 self.orders.push_front(order);
                 break;
             }
@@ -235,7 +243,7 @@ impl Driver {
                 other == lane
             };
             self.notices.retain(|waiting| !of_lane(waiting));
-            let each = 0..self.seat.io.len();
+            let each = 0..self.config.io.len();
             self.notices
                 .extend(each.map(|thread| (thread, notice.clone())));
         }
@@ -244,7 +252,7 @@ impl Driver {
                 break;
             };
             let message = Message::Notice(notice.clone());
-            if self.seat.io[thread].send(message).is_err() {
+            if self.config.io[thread].send(message).is_err() {
                 self.notices.push_back((thread, notice));
             }
         }
@@ -257,7 +265,7 @@ impl Driver {
             .next_due()
             .map(|due| due.since(self.now()).into());
         let longest = again.into_iter().chain(until_due).min();
-        let inbox = &self.seat.inbox;
+        let inbox = &self.config.inbox;
         let published = || inbox.events.is_published() || inbox.lanes.any() || self.beat.is_owed();
         if inbox.bell.sleep(published) {
             match longest {

@@ -33,12 +33,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc};
 
 use crate::bridge::{self, BridgeThread};
-use crate::config::{Backend, Config, Machine, SchedulerDriver, ServeArgs, unknown_variables};
+use crate::config::{
+    BackendKind, Config, MachineFacts, SchedulerDriver, ServeArgs, unknown_variables,
+};
 use crate::cores::{Cores, Pinning};
-use crate::log::Log;
-use crate::management::{Health, Management};
-use crate::metrics::{Plane, Process};
-use crate::ports::{self, Claim};
+use crate::log::LogHandle;
+use crate::management::{HealthState, Management};
+use crate::metrics::{ProcessInfo, ProcessMetrics};
+use crate::ports::{self, AddressClaim};
 use crate::scheduler_thread::{self, SchedulerThread};
 use crate::{files, log, panics, signals};
 
@@ -47,7 +49,7 @@ use functions::Loaded;
 /// How long the io threads may take until they know the functions of the start.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Pause between two checks whether a signal came meanwhile.
-const SETTLE_LOOK: Duration = Duration::from_millis(50);
+const SETTLE_POLL: Duration = Duration::from_millis(50);
 /// How long function processes have to end by themselves: a runtime waits 2 s for calls that may
 /// still be on their way.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -56,13 +58,13 @@ const ASKS_MAX: usize = 16;
 
 /// Why the process did not start; each says what to do about it.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+enum ServeError {
     #[error("{0}")]
     Files(#[from] files::FilesError),
     #[error("{0}")]
     Function(#[from] functions::LoadError),
     #[error("{0}")]
-    Taken(#[from] ports::Taken),
+    Taken(#[from] ports::ClaimError),
     #[error("{0}")]
     IoThreads(#[from] io_start::StartError),
     #[error("{0}")]
@@ -81,17 +83,17 @@ enum StartError {
 /// The platform that a function's description has to fit.
 pub(crate) const fn platform(config: &Config) -> Platform {
     match config.backend {
-        Backend::Local => Platform::Local,
-        Backend::Kubernetes => Platform::Kubernetes,
-        Backend::None => Platform::None,
+        BackendKind::Local => Platform::Local,
+        BackendKind::Kubernetes => Platform::Kubernetes,
+        BackendKind::None => Platform::None,
     }
 }
 
 /// Runs the server until a signal ends it.
 pub(crate) fn run(args: ServeArgs) -> ExitCode {
     // Before any thread is pinned: a pinned thread sees its own core only.
-    let cores = Cores::look();
-    let machine = Machine {
+    let cores = Cores::detect();
+    let machine = MachineFacts {
         cores: cores.count,
         in_cluster: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
         pod_ip: std::env::var("POD_IP").ok().and_then(|ip| ip.parse().ok()),
@@ -107,7 +109,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     let log = log::start(config.log, config.log_level);
     panics::install(config.log);
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    for line in unknown_variables(&crate::Line::command(), names, machine.in_cluster) {
+    for line in unknown_variables(&crate::ProgramArgs::command(), names, machine.in_cluster) {
         tracing::warn!("{line}");
     }
     match Serving::start(config, &cores, &log) {
@@ -129,9 +131,9 @@ struct Serving {
     io: IoThreads,
     scheduler: Option<SchedulerThread>,
     bridge: BridgeThread,
-    health: Arc<Health>,
+    health: Arc<HealthState>,
     /// Held so that no other control plane takes our addresses.
-    _claims: Vec<Claim>,
+    _claims: Vec<AddressClaim>,
 }
 
 /// What connects the threads, made before any of them starts.
@@ -176,7 +178,7 @@ impl Wiring {
 }
 
 impl Serving {
-    fn start(config: Config, cores: &Cores, log: &Log) -> Result<Self, StartError> {
+    fn start(config: Config, cores: &Cores, log: &LogHandle) -> Result<Self, ServeError> {
         crate::allocator::refuse_huge_pages();
         // Before builds, which take long: Ctrl-C has to end them.
         let signals = signals::listen(config.log)?;
@@ -191,9 +193,9 @@ impl Serving {
         let pinning = cores.plan(config.io_threads, config.scheduler);
         let wiring = Wiring::new(&config)?;
         let io_posts = wiring.io_posts.clone();
-        let (scheduler, seat, post) =
+        let (scheduler, handle, post) =
             start_scheduler(&config, &pinning, &wiring, OnEnd(signals.on_end.clone()))?;
-        let health = Arc::new(Health {
+        let health = Arc::new(HealthState {
             origin: wiring.origin,
             ledgers: wiring.ledgers.clone(),
             scheduler_beat: scheduler.as_ref().map(|thread| thread.beat.clone()),
@@ -208,7 +210,7 @@ impl Serving {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
             entries: wiring.entries,
-            scheduler: seat,
+            scheduler: handle,
             inboxes: wiring.inboxes,
             bridge: wiring.bridge_post,
             ledgers: wiring.ledgers,
@@ -217,10 +219,11 @@ impl Serving {
         };
         let io = io_start::start(&io_config(&config, &addresses, &pinning), plumbing)?;
         let (ask, asked) = mpsc::channel(ASKS_MAX);
-        let plane = plane(&config, &io, &health, wiring.origin_wall, log);
-        let management = Management::new(health.clone(), ask, plane, config.metrics_functions_max);
-        let (settled, told) = sync_channel(1);
-        let seat = bridge::Seat {
+        let process = process_info(&config, &io, &health, wiring.origin_wall, log);
+        let management =
+            Management::new(health.clone(), ask, process, config.metrics_functions_max);
+        let (settled, started) = sync_channel(1);
+        let bridge_config = bridge::BridgeThreadConfig {
             backend,
             inbox: wiring.bridge_inbox,
             wake: wiring.bridge_wake,
@@ -231,15 +234,15 @@ impl Serving {
             clock: WallClock(wiring.origin_wall),
             functions: match config.backend {
                 // They are written into the cluster, and the bridge reads them from there.
-                Backend::Kubernetes => Vec::new(),
-                Backend::Local | Backend::None => drafts(&loaded),
+                BackendKind::Kubernetes => Vec::new(),
+                BackendKind::Local | BackendKind::None => drafts(&loaded),
             },
             settled,
             listener,
             management: Arc::new(management),
             asked,
         };
-        let bridge = bridge::start(seat, OnEnd(signals.on_end.clone()))?;
+        let bridge = bridge::start(bridge_config, OnEnd(signals.on_end.clone()))?;
         let serving = Self {
             config,
             signals,
@@ -250,7 +253,7 @@ impl Serving {
             health,
             _claims: claims,
         };
-        if serving.settle(&told)? {
+        if serving.settle(&started)? {
             serving.announce(&addresses, &pinning, &loaded);
         }
         Ok(serving)
@@ -259,30 +262,33 @@ impl Serving {
     /// Waits until the io threads know the functions of the start; false where a signal ended the
     /// wait. On Kubernetes there is no time limit, because a plane may have to wait for as long as
     /// another plane holds the Lease.
-    fn settle(&self, told: &Receiver<Result<(), bridge::StartError>>) -> Result<bool, StartError> {
-        let is_patient = self.config.backend == Backend::Kubernetes;
+    fn settle(
+        &self,
+        started: &Receiver<Result<(), bridge::StartError>>,
+    ) -> Result<bool, ServeError> {
+        let is_patient = self.config.backend == BackendKind::Kubernetes;
         if is_patient {
             self.signals.serving();
         }
         let until = Instant::now() + SETTLE_MAX;
         loop {
-            match told.recv_timeout(SETTLE_LOOK) {
+            match started.recv_timeout(SETTLE_POLL) {
                 Ok(settled) => {
                     settled?;
-                    self.tell_all(|| Message::Begun);
+                    self.send_to_all(|| Message::Begun);
                     if !is_patient {
                         self.signals.serving();
                     }
                     return Ok(true);
                 }
-                Err(RecvTimeoutError::Disconnected) => return Err(StartError::NotSettled),
+                Err(RecvTimeoutError::Disconnected) => return Err(ServeError::NotSettled),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if is_patient && self.signals.is_asked() {
                 return Ok(false);
             }
             if !is_patient && Instant::now() > until {
-                return Err(StartError::NotSettled);
+                return Err(ServeError::NotSettled);
             }
         }
     }
@@ -297,7 +303,7 @@ struct Addresses {
 
 impl Addresses {
     /// `claims` as [`claim`] gives them.
-    fn of(config: &Config, claims: &[Claim]) -> Self {
+    fn of(config: &Config, claims: &[AddressClaim]) -> Self {
         Self {
             management: claims[0].address,
             listen: claims[1].address,
@@ -315,7 +321,7 @@ impl Addresses {
 }
 
 /// Claims management, API and internal address in this order, and listens on the first.
-fn claim(config: &Config) -> Result<(Vec<Claim>, TcpListener), StartError> {
+fn claim(config: &Config) -> Result<(Vec<AddressClaim>, TcpListener), ServeError> {
     let (management, listener) = ports::listen("--management", config.management)?;
     let mut claims = vec![management, ports::claim("--listen", config.listen)?];
     if let Some(internal) = config.internal_listen {
@@ -333,21 +339,21 @@ fn raise_file_limit() {
     }
 }
 
-type Scheduler = (Option<SchedulerThread>, SchedulerSeat, SchedulerPost);
+type StartedScheduler = (Option<SchedulerThread>, SchedulerSeat, SchedulerPost);
 
 fn start_scheduler(
     config: &Config,
     pinning: &Pinning,
     wiring: &Wiring,
     on_end: OnEnd,
-) -> std::io::Result<Scheduler> {
+) -> std::io::Result<StartedScheduler> {
     if config.scheduler == SchedulerDriver::Inline {
         let post = SchedulerPost::Inline(wiring.io_posts[0].clone());
         return Ok((None, SchedulerSeat::Inline, post));
     }
     let (bell, alarm) = scheduler_thread::bell();
     let (post, inbox) = PinnedPost::pair(bell, config.io_threads);
-    let seat = scheduler_thread::Seat {
+    let thread_config = scheduler_thread::SchedulerThreadConfig {
         inbox,
         alarm,
         io: wiring.io_posts.clone(),
@@ -356,9 +362,9 @@ fn start_scheduler(
         origin: wiring.origin,
         cpu: pinning.scheduler,
     };
-    let thread = scheduler_thread::start(seat, on_end)?;
-    let seat = SchedulerSeat::Pinned(post.clone());
-    Ok((Some(thread), seat, SchedulerPost::Pinned(post)))
+    let thread = scheduler_thread::start(thread_config, on_end)?;
+    let handle = SchedulerSeat::Pinned(post.clone());
+    Ok((Some(thread), handle, SchedulerPost::Pinned(post)))
 }
 
 /// Those of all threads that beat.
@@ -400,14 +406,14 @@ fn backend(
     addresses: &Addresses,
     wiring: &Wiring,
     loaded: &[Loaded],
-) -> Result<bridge::Backend, StartError> {
+) -> Result<bridge::Backend, ServeError> {
     let callback_base = config.callback_base(addresses.listen, addresses.internal);
     let start_timeout = Duration::from_millis(config.start_timeout_ms);
     let origin = wiring.origin;
     let clock = WallClock(wiring.origin_wall);
     Ok(match config.backend {
-        Backend::None => bridge::Backend::None,
-        Backend::Local => bridge::Backend::Local(Box::new(move || LocalConfig {
+        BackendKind::None => bridge::Backend::None,
+        BackendKind::Local => bridge::Backend::Local(Box::new(move || LocalConfig {
             callback_base: callback_base.clone(),
             start_timeout,
             stop_grace: STOP_GRACE,
@@ -416,10 +422,10 @@ fn backend(
             run_base: None,
             origin,
         })),
-        Backend::Kubernetes => {
+        BackendKind::Kubernetes => {
             if config.callback_url.is_none() && addresses.is_callback_local(config.pod_ip.is_some())
             {
-                return Err(StartError::Unreachable(callback_base));
+                return Err(ServeError::Unreachable(callback_base));
             }
             let namespace = config.namespace.clone();
             let pod_template = config.pod_template.clone();
@@ -441,22 +447,22 @@ fn backend(
 }
 
 /// What each scrape reads of the process.
-fn plane(
+fn process_info(
     config: &Config,
     io: &IoThreads,
-    health: &Health,
+    health: &HealthState,
     started: SystemTime,
-    log: &Log,
-) -> Box<dyn Fn() -> Plane + Send + Sync> {
+    log: &LogHandle,
+) -> Box<dyn Fn() -> ProcessInfo + Send + Sync> {
     let (io_driver, dropped) = (io.driver, log.dropped.clone());
     let ledgers = health.ledgers.clone();
     let (scheduler, backend) = (config.scheduler.as_str(), config.backend.as_str());
-    Box::new(move || Plane {
+    Box::new(move || ProcessInfo {
         ledgers: ledgers.clone(),
         io_driver,
         scheduler,
         backend,
-        process: Process { started },
+        process: ProcessMetrics { started },
         log_lines_dropped: dropped.dropped_lines() as u64,
     })
 }

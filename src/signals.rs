@@ -16,7 +16,7 @@ use crate::config::LogForm;
 use crate::log;
 
 /// What the main thread waits for.
-pub(crate) enum Heard {
+pub(crate) enum MainEvent {
     /// The name of the signal that asks to stop.
     Signal(&'static str),
     /// A thread has ended.
@@ -24,11 +24,11 @@ pub(crate) enum Heard {
 }
 
 /// A signal, and every end that is heard of before the main thread waits.
-const HEARD_MAX: usize = 8;
+const EVENTS_MAX: usize = 8;
 
 /// What the main thread hears of.
 pub(crate) struct Signals {
-    pub(crate) heard: Receiver<Heard>,
+    pub(crate) events: Receiver<MainEvent>,
     /// For threads to wake when they end.
     pub(crate) on_end: Waker,
     serving: Arc<AtomicBool>,
@@ -55,8 +55,8 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     drop(inside);
-    let (ask, heard) = sync_channel(HEARD_MAX);
-    let on_end = Arc::new(Ended(ask.clone())).into();
+    let (ask, events) = sync_channel(EVENTS_MAX);
+    let on_end = Arc::new(EndWaker(ask.clone())).into();
     let serving = Arc::new(AtomicBool::new(false));
     let seen = serving.clone();
     Builder::new().name("signals".to_owned()).spawn(move || {
@@ -68,18 +68,18 @@ pub(crate) fn listen(form: LogForm) -> io::Result<Signals> {
         });
     })?;
     Ok(Signals {
-        heard,
+        events,
         on_end,
         serving,
     })
 }
 
-struct Ended(SyncSender<Heard>);
+struct EndWaker(SyncSender<MainEvent>);
 
-impl Wake for Ended {
+impl Wake for EndWaker {
     fn wake(self: Arc<Self>) {
         // Where it is full, the main thread looks all the same.
-        let _full = self.0.try_send(Heard::End);
+        let _full = self.0.try_send(MainEvent::End);
     }
 }
 
@@ -106,10 +106,10 @@ fn take(
     name: &'static str,
     code: i32,
     serving: &AtomicBool,
-    ask: &SyncSender<Heard>,
+    ask: &SyncSender<MainEvent>,
 ) {
     // Only the first one while there are calls is a question.
-    if serving.swap(false, Relaxed) && ask.try_send(Heard::Signal(name)).is_ok() {
+    if serving.swap(false, Relaxed) && ask.try_send(MainEvent::Signal(name)).is_ok() {
         return;
     }
     log::at_once(form, "WARN", &format!("{name}: the process ends at once"));

@@ -14,8 +14,8 @@ use nanofaas_core::ticket::{LaneId, PodRef};
 use nanofaas_core::time::Uptime;
 
 use super::*;
-use crate::management::Health;
-use crate::metrics::{Plane, Process};
+use crate::management::HealthState;
+use crate::metrics::{ProcessInfo, ProcessMetrics};
 
 /// The lane of the function that was registered as the `index`th, counted from 0.
 const fn id(index: u32) -> LaneId {
@@ -37,8 +37,8 @@ fn draft(json: &str) -> FunctionDraft {
     serde_json::from_str(json).expect("a draft")
 }
 
-fn health() -> Arc<Health> {
-    Arc::new(Health {
+fn health() -> Arc<HealthState> {
+    Arc::new(HealthState {
         origin: Instant::now(),
         ledgers: Arc::new([]),
         scheduler_beat: None,
@@ -48,13 +48,13 @@ fn health() -> Arc<Health> {
     })
 }
 
-fn plane() -> Plane {
-    Plane {
+fn plane() -> ProcessInfo {
+    ProcessInfo {
         ledgers: Arc::new([]),
         io_driver: "epoll",
         scheduler: "inline",
         backend: "none",
-        process: Process {
+        process: ProcessMetrics {
             started: SystemTime::now(),
         },
         log_lines_dropped: 0,
@@ -72,7 +72,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
     let (ask, asked) = mpsc::channel(4);
     let management = Management::new(health(), ask, Box::new(plane), 10);
     let (settled, told) = sync_channel(1);
-    let seat = Seat {
+    let config = BridgeThreadConfig {
         backend,
         inbox,
         wake,
@@ -87,7 +87,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
         asked,
     };
     Bench {
-        thread: start(seat, OnEnd(std::task::Waker::noop().clone())).expect("a thread"),
+        thread: start(config, OnEnd(std::task::Waker::noop().clone())).expect("a thread"),
         post,
         io,
         settled: told,

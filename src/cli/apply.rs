@@ -9,10 +9,10 @@ use clap::Args;
 use nanofaas_core::spec::{FieldFault, FunctionDraft};
 use serde_json::Value;
 
-use super::client::{Answer, Client};
-use super::failure::{Failure, Refusal};
-use super::{Connect, function, show};
-use crate::files::{self, FunctionFile, Progress};
+use super::client::{ApiClient, ApiResponse};
+use super::error::{ApiError, CliError};
+use super::{ConnectArgs, function, show};
+use crate::files::{self, BuildProgress, FunctionFile};
 
 /// Register functions from files, or replace them
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ use crate::files::{self, FunctionFile, Progress};
     nanofaas apply -f functions/word-stats/function.yaml\n  \
     nanofaas apply -f functions/\n  \
     sed s/v1/v2/ function.yaml | nanofaas apply -f -")]
-pub(crate) struct Apply {
+pub(crate) struct ApplyArgs {
     /// A file, a folder that is looked through, or - for stdin (repeatable)
     #[arg(short, long = "file", value_name = "PATH", required = true)]
     file: Vec<PathBuf>,
@@ -28,10 +28,10 @@ pub(crate) struct Apply {
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
-pub(super) fn run(command: &Apply) -> Result<(), Failure> {
+pub(super) fn run(command: &ApplyArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let functions = read(&command.file)?;
     for function in &functions {
@@ -55,23 +55,24 @@ pub(super) fn run(command: &Apply) -> Result<(), Failure> {
         return Ok(());
     }
     eprintln!("{failed} of {} functions were not applied", functions.len());
-    Err(Failure::Call)
+    Err(CliError::Call)
 }
 
-fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, Failure> {
+fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, CliError> {
     let (stdin, on_disk): (Vec<_>, Vec<_>) = paths
         .iter()
         .cloned()
         .partition(|path| path.as_os_str() == "-");
-    let mut functions = files::read(&on_disk).map_err(|error| Failure::Usage(error.to_string()))?;
+    let mut functions =
+        files::read(&on_disk).map_err(|error| CliError::Usage(error.to_string()))?;
     if !stdin.is_empty() {
-        let usage = |error: io::Error| Failure::Usage(format!("stdin: {error}"));
+        let usage = |error: io::Error| CliError::Usage(format!("stdin: {error}"));
         let mut text = String::new();
         let mut stdin = io::stdin().take(files::FILE_LEN_MAX + 1);
         stdin.read_to_string(&mut text).map_err(usage)?;
         let here = std::env::current_dir().map_err(usage)?;
         let read = files::read_text(Path::new("stdin"), &text, &here);
-        functions.extend(read.map_err(Failure::Usage)?);
+        functions.extend(read.map_err(CliError::Usage)?);
     }
     Ok(functions)
 }
@@ -80,7 +81,7 @@ fn read(paths: &[PathBuf]) -> Result<Vec<FunctionFile>, Failure> {
 struct Applied {
     /// The function as it was; none where there was none, or the server did not say.
     before: Option<Value>,
-    answer: Answer,
+    answer: ApiResponse,
 }
 
 impl Applied {
@@ -104,10 +105,10 @@ fn without_status(function: Option<Value>) -> Option<Value> {
 
 /// Registers one function. `None`: it was refused, and why has been said.
 fn apply(
-    client: &Client,
+    client: &ApiClient,
     function: &FunctionFile,
     builds: bool,
-) -> Result<Option<Applied>, Failure> {
+) -> Result<Option<Applied>, CliError> {
     let mut faults = function.draft.faults().to_vec();
     if function.draft.name().is_none_or(str::is_empty) {
         faults.push(FieldFault::new("name", "is required, as a text"));
@@ -124,7 +125,7 @@ fn apply(
     }
     let name = function.draft.name().unwrap_or_default();
     let body = serde_json::to_vec(&function.draft)
-        .map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+        .map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
     let path = function::path(name);
     let before = client.get(&path)?.accepted().ok();
     let before = without_status(before.and_then(|answer| answer.json().ok()));
@@ -133,19 +134,19 @@ fn apply(
         warn(function, &answer);
         return Ok(Some(Applied { before, answer }));
     }
-    say_refusal(function, &Refusal::read(&answer));
+    report_refusal(function, &ApiError::read(&answer));
     Ok(None)
 }
 
 /// Says what the server ignores, and was not said before: it may know fewer fields than this program.
-fn warn(function: &FunctionFile, answer: &Answer) {
+fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
-    let said: Vec<String> = unknown
+    let reported: Vec<String> = unknown
         .iter()
         .map(|field| FunctionDraft::ignored(field))
         .collect();
     for warning in answer.warnings() {
-        if !said.contains(&warning) {
+        if !reported.contains(&warning) {
             eprintln!(
                 "warning: {}: {}",
                 show::plain(&function.place()),
@@ -156,28 +157,28 @@ fn warn(function: &FunctionFile, answer: &Answer) {
 }
 
 fn build(function: &FunctionFile) -> Result<(), String> {
-    let mut say = |line: &str| eprintln!("{}", show::plain(line));
-    let mut progress = if Progress::has_terminal() {
-        Progress::Spinner
+    let mut report = |line: &str| eprintln!("{}", show::plain(line));
+    let mut progress = if BuildProgress::has_terminal() {
+        BuildProgress::Spinner
     } else {
-        Progress::Lines(&mut say)
+        BuildProgress::Lines(&mut report)
     };
     files::build(&function.draft, &mut progress).map_err(|error| error.to_string())
 }
 
 /// Faults of fields are shown where they stand in the file.
-fn say_refusal(function: &FunctionFile, refusal: &Refusal) {
-    if refusal.details.is_empty() {
+fn report_refusal(function: &FunctionFile, error: &ApiError) {
+    if error.details.is_empty() {
         let name = function.draft.name().unwrap_or_default();
         eprint!("{}: ", show::plain(name));
-        return refusal.say();
+        return error.report();
     }
-    for detail in &refusal.details {
+    for detail in &error.details {
         let (field, message) = detail.split_once(": ").unwrap_or(("function", detail));
         eprintln!(
             "{}",
             show::plain(&function.locate(&FieldFault::new(field, message)))
         );
     }
-    refusal.say_hint();
+    error.report_hint();
 }

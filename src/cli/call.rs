@@ -12,9 +12,9 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::client::{ANSWER_EXTRA, Answer, Client, Sent};
-use super::failure::{Failure, Refusal};
-use super::{Connect, execution, function, show};
+use super::client::{ANSWER_EXTRA, ApiClient, ApiRequest, ApiResponse};
+use super::error::{ApiError, CliError};
+use super::{ConnectArgs, execution, function, show};
 use nanofaas_core::spec::bound::TIMEOUT_MS;
 
 /// Longest body that is read; the server's own bound is lower unless it is raised.
@@ -29,26 +29,26 @@ const BODY_LEN_MAX: u64 = 64 * 1024 * 1024;
     nanofaas invoke word-stats @input.json\n  \
     nanofaas invoke mandelbrot '{}' > mandelbrot.png\n  \
     echo hello | nanofaas invoke echo - --content-type text/plain")]
-pub(crate) struct Invoke {
+pub(crate) struct InvokeArgs {
     #[command(flatten)]
     request: RequestArgs,
     /// The call's deadline in milliseconds, over all of it [default: the function's]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(timeout_range()))]
     timeout_ms: Option<u32>,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Call a function without waiting for its result
 #[derive(Debug, Args)]
-pub(crate) struct Enqueue {
+pub(crate) struct EnqueueArgs {
     #[command(flatten)]
     request: RequestArgs,
     /// Wait for the end all the same, and print the output as `invoke` does
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Args)]
@@ -97,7 +97,7 @@ impl RequestArgs {
         format!("{}:{verb}", function::path(&self.name))
     }
 
-    fn sent(&self) -> Result<Sent, Failure> {
+    fn sent(&self) -> Result<ApiRequest, CliError> {
         let body = self.body.as_deref().map(read_body).transpose()?;
         let body = if is_json(&self.content_type) {
             let input = body.unwrap_or_else(|| b"null".to_vec());
@@ -119,7 +119,7 @@ impl RequestArgs {
             headers.extend(value.iter().map(|value| (name.to_owned(), value.clone())));
         }
         headers.extend(self.header.iter().cloned());
-        Ok(Sent {
+        Ok(ApiRequest {
             headers,
             body: Some(body),
             longest: None,
@@ -132,41 +132,41 @@ fn is_json(content_type: &str) -> bool {
     essence.eq_ignore_ascii_case("application/json")
 }
 
-fn check_json(input: &[u8], raw: bool) -> Result<(), Failure> {
+fn check_json(input: &[u8], raw: bool) -> Result<(), CliError> {
     let Err(error) = serde_json::from_slice::<IgnoredAny>(input) else {
         return Ok(());
     };
     let what = if raw { "the request" } else { "the input" };
-    Err(Failure::Usage(format!(
+    Err(CliError::Usage(format!(
         "{what} is not JSON ({error}): put a text into quotes ('\"hello\"'), \
          or send it as it is with --content-type text/plain"
     )))
 }
 
 /// The body by the word that stands for it.
-fn read_body(word: &str) -> Result<Vec<u8>, Failure> {
+fn read_body(word: &str) -> Result<Vec<u8>, CliError> {
     let (name, reader): (&str, Box<dyn Read>) = match word.strip_prefix('@') {
         _ if word == "-" => ("stdin", Box::new(io::stdin())),
         Some(path) => {
             let file = File::open(path);
-            let file = file.map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+            let file = file.map_err(|error| CliError::Usage(format!("{path}: {error}")))?;
             (path, Box::new(file))
         }
         None => return Ok(word.as_bytes().to_vec()),
     };
     let mut body = Vec::new();
     let read = reader.take(BODY_LEN_MAX + 1).read_to_end(&mut body);
-    read.map_err(|error| Failure::Usage(format!("{name}: {error}")))?;
+    read.map_err(|error| CliError::Usage(format!("{name}: {error}")))?;
     if body.len() as u64 > BODY_LEN_MAX {
         let message = format!("{name}: a body is at most {BODY_LEN_MAX} bytes");
-        return Err(Failure::Usage(message));
+        return Err(CliError::Usage(message));
     }
     Ok(body)
 }
 
 /// An `InvocationResponse`; the output's bytes stay as they came.
 #[derive(Deserialize)]
-struct Envelope<'a> {
+struct InvocationResult<'a> {
     status: String,
     #[serde(borrow)]
     output: Option<&'a RawValue>,
@@ -180,13 +180,13 @@ struct CallError {
 }
 
 impl CallError {
-    fn say(&self) {
+    fn report(&self) {
         let message = self.message.as_deref().unwrap_or("no message");
         eprintln!("{}: {}", show::plain(&self.code), show::plain(message));
     }
 }
 
-pub(super) fn invoke(command: &Invoke) -> Result<(), Failure> {
+pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let mut sent = command.request.sent()?;
     let deadline = command.timeout_ms.unwrap_or(*TIMEOUT_MS.end());
@@ -202,17 +202,17 @@ pub(super) fn invoke(command: &Invoke) -> Result<(), Failure> {
     // A success may be raw bytes; a failure or an envelope is JSON, and says what it is.
     let raw_state = answer.header("x-execution-status");
     if let Some(state) = raw_state {
-        say_outcome(state, &answer);
+        report_outcome(state, &answer);
         let content_type = answer
             .header("content-type")
             .unwrap_or("bytes of no named type");
         show::output(&answer.body, content_type)?;
-        return execution::told(state);
+        return execution::exit_of(state);
     }
-    let Ok(envelope) = serde_json::from_slice::<Envelope<'_>>(&answer.body) else {
+    let Ok(envelope) = serde_json::from_slice::<InvocationResult<'_>>(&answer.body) else {
         return refused(&answer);
     };
-    say_outcome(&envelope.status, &answer);
+    report_outcome(&envelope.status, &answer);
     if command.connect.wants_json() {
         show::json(&answer.body)?;
     } else if envelope.status == "success" {
@@ -221,25 +221,25 @@ pub(super) fn invoke(command: &Invoke) -> Result<(), Failure> {
         show::output(output.as_bytes(), "application/json")?;
     }
     if let Some(error) = &envelope.error {
-        error.say();
+        error.report();
     }
-    execution::told(&envelope.status)
+    execution::exit_of(&envelope.status)
 }
 
-fn refused(answer: &Answer) -> Result<(), Failure> {
+fn refused(answer: &ApiResponse) -> Result<(), CliError> {
     if (200..300).contains(&answer.status) {
         let message = "the answer is not what a nanofaas server says: is --server right?";
-        return Err(Failure::Connection(message.to_owned()));
+        return Err(CliError::Connection(message.to_owned()));
     }
-    let refusal = Refusal::read(answer);
+    let error = ApiError::read(answer);
     if let Some(reason) = answer.header("x-queue-reject-reason") {
         eprintln!("refused ({})", show::plain(reason));
     }
-    Err(Failure::Refused(refusal))
+    Err(CliError::Refused(error))
 }
 
 /// One line on stderr: outcome, status, time, id.
-fn say_outcome(state: &str, answer: &Answer) {
+fn report_outcome(state: &str, answer: &ApiResponse) {
     let mut parts = vec![format!("{state} ({})", answer.status)];
     let timing = show::timing(answer.header("server-timing"));
     parts.extend(Some(timing).filter(|timing| !timing.is_empty()));
@@ -253,7 +253,7 @@ fn say_outcome(state: &str, answer: &Answer) {
     eprintln!("{}", show::plain(&parts.join(", ")));
 }
 
-pub(super) fn enqueue(command: &Enqueue) -> Result<(), Failure> {
+pub(super) fn enqueue(command: &EnqueueArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let sent = command.request.sent()?;
     let answer = client.send("POST", &command.request.path("enqueue"), sent)?;
@@ -269,7 +269,7 @@ pub(super) fn enqueue(command: &Enqueue) -> Result<(), Failure> {
 }
 
 /// Shows the id of a call that goes on without us.
-fn accepted(answer: &Answer, wants_json: bool) -> Result<(), Failure> {
+fn accepted(answer: &ApiResponse, wants_json: bool) -> Result<(), CliError> {
     if wants_json {
         return show::json(&answer.body);
     }
@@ -283,7 +283,7 @@ fn accepted(answer: &Answer, wants_json: bool) -> Result<(), Failure> {
 }
 
 /// Waits for a call that was enqueued, and shows it like one that was invoked.
-fn finish(client: &Client, id: &str, wants_json: bool) -> Result<(), Failure> {
+fn finish(client: &ApiClient, id: &str, wants_json: bool) -> Result<(), CliError> {
     let answer = execution::wait(client, id)?;
     if wants_json {
         show::json(&answer.body)?;
@@ -300,9 +300,9 @@ fn finish(client: &Client, id: &str, wants_json: bool) -> Result<(), Failure> {
     }
     let error = execution.get("error").cloned().unwrap_or(Value::Null);
     if let Ok(error) = serde_json::from_value::<CallError>(error) {
-        error.say();
+        error.report();
     }
-    execution::told(state)
+    execution::exit_of(state)
 }
 
 #[cfg(test)]
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn an_input_that_is_not_json_says_what_to_do() {
         assert!(check_json(b" {\"a\": [1]} ", false).is_ok());
-        let Err(Failure::Usage(message)) = check_json(b"hello", false) else {
+        let Err(CliError::Usage(message)) = check_json(b"hello", false) else {
             panic!("hello is not JSON");
         };
         assert!(message.contains("--content-type text/plain"), "{message}");

@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use ureq::http::{HeaderMap, Request, Uri};
 
-use super::failure::{Failure, Refusal};
+use super::error::{ApiError, CliError};
 
 /// Longest answer that is read: far over the server's own default of 6 MiB.
 const ANSWER_LEN_MAX: u64 = 256 * 1024 * 1024;
@@ -21,7 +21,7 @@ pub(super) const ANSWER_EXTRA: Duration = Duration::from_secs(15);
 /// A body over this asks first, so that a refusal at the head costs no upload.
 const ASK_FIRST_LEN: usize = 64 * 1024;
 
-pub(super) struct Client {
+pub(super) struct ApiClient {
     agent: ureq::Agent,
     /// Without a slash at its end.
     base: String,
@@ -30,7 +30,7 @@ pub(super) struct Client {
 
 /// A whole answer, whatever its status.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub(super) status: u16,
     headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -38,17 +38,17 @@ pub(super) struct Answer {
 
 /// What a request has beside method and path.
 #[derive(Default)]
-pub(super) struct Sent {
+pub(super) struct ApiRequest {
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Option<Vec<u8>>,
     /// `ANSWER_LONGEST` when there is none.
     pub(super) longest: Option<Duration>,
 }
 
-impl Client {
-    pub(super) fn new(server: &str) -> Result<Self, Failure> {
+impl ApiClient {
+    pub(super) fn new(server: &str) -> Result<Self, CliError> {
         let (base, loopback) = parse_server(server).map_err(|reason| {
-            Failure::Usage(format!(
+            CliError::Usage(format!(
                 "--server {server:?}: {reason}, as in http://127.0.0.1:8080"
             ))
         })?;
@@ -72,16 +72,16 @@ impl Client {
         self.loopback
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Answer, Failure> {
-        self.send("GET", path, Sent::default())
+    pub(super) fn get(&self, path: &str) -> Result<ApiResponse, CliError> {
+        self.send("GET", path, ApiRequest::default())
     }
 
-    pub(super) fn put_json(&self, path: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+    pub(super) fn put_json(&self, path: &str, body: Vec<u8>) -> Result<ApiResponse, CliError> {
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
         self.send(
             "PUT",
             path,
-            Sent {
+            ApiRequest {
                 headers,
                 body: Some(body),
                 longest: None,
@@ -90,7 +90,12 @@ impl Client {
     }
 
     /// Fails only without a whole answer; a refusal is an answer.
-    pub(super) fn send(&self, method: &str, path: &str, sent: Sent) -> Result<Answer, Failure> {
+    pub(super) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        sent: ApiRequest,
+    ) -> Result<ApiResponse, CliError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base));
@@ -104,7 +109,7 @@ impl Client {
         {
             request = request.header("expect", "100-continue");
         }
-        let wrong = |error: ureq::http::Error| Failure::Usage(format!("cannot be sent: {error}"));
+        let wrong = |error: ureq::http::Error| CliError::Usage(format!("cannot be sent: {error}"));
         let longest = Some(sent.longest.unwrap_or(ANSWER_LONGEST));
         let answered = match sent.body {
             Some(body) => {
@@ -122,14 +127,14 @@ impl Client {
         let (parts, body) = response.into_parts();
         let body = body.into_with_config().limit(ANSWER_LEN_MAX).read_to_vec();
         let body = body.map_err(|error| self.broken(&error))?;
-        Ok(Answer {
+        Ok(ApiResponse {
             status: parts.status.as_u16(),
             headers: parts.headers,
             body,
         })
     }
 
-    fn broken(&self, error: &ureq::Error) -> Failure {
+    fn broken(&self, error: &ureq::Error) -> CliError {
         let server = &self.base;
         let message = match error {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -142,11 +147,11 @@ impl Client {
             ureq::Error::Timeout(_) => format!("{server} did not answer in time ({error})"),
             other => format!("the connection to {server} broke: {other}"),
         };
-        Failure::Connection(message)
+        CliError::Connection(message)
     }
 }
 
-impl Answer {
+impl ApiResponse {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -161,18 +166,18 @@ impl Answer {
     }
 
     /// Lets a success pass.
-    pub(super) fn accepted(self) -> Result<Self, Failure> {
+    pub(super) fn accepted(self) -> Result<Self, CliError> {
         if (200..300).contains(&self.status) {
             Ok(self)
         } else {
-            Err(Failure::Refused(Refusal::read(&self)))
+            Err(CliError::Refused(ApiError::read(&self)))
         }
     }
 
-    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CliError> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let message = format!("the server's answer is not what this version knows: {error}");
-            Failure::Connection(message)
+            CliError::Connection(message)
         })
     }
 }

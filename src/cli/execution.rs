@@ -7,9 +7,9 @@ use clap::builder::NonEmptyStringValueParser;
 use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
-use super::client::{ANSWER_EXTRA, Answer, Client, Sent, segment};
-use super::failure::Failure;
-use super::{Connect, show};
+use super::client::{ANSWER_EXTRA, ApiClient, ApiRequest, ApiResponse, segment};
+use super::error::CliError;
+use super::{ConnectArgs, show};
 use crate::files;
 
 /// One long poll. Under the server's most, so that what is shown is never old.
@@ -31,7 +31,7 @@ const FIELDS: [&str; 10] = [
 
 /// Show how an execution stands
 #[derive(Debug, Args)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     /// The execution's id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
@@ -39,17 +39,17 @@ pub(crate) struct Status {
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Cancel an execution: queued it never runs, running it is cut off
 #[derive(Debug, Args)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelArgs {
     /// The execution's id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// The path of an execution.
@@ -57,7 +57,7 @@ pub(super) fn path(id: &str) -> String {
     format!("/v1/executions/{}", segment(id))
 }
 
-pub(super) fn status(command: &Status) -> Result<(), Failure> {
+pub(super) fn status(command: &StatusArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let answer = if command.wait {
         wait(&client, &command.id)?
@@ -71,16 +71,16 @@ pub(super) fn status(command: &Status) -> Result<(), Failure> {
         show::fields(&execution, &FIELDS)?;
     }
     if command.wait {
-        told(state(&execution))
+        exit_of(state(&execution))
     } else {
         Ok(())
     }
 }
 
-pub(super) fn cancel(command: &Cancel) -> Result<(), Failure> {
+pub(super) fn cancel(command: &CancelArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let answer = client
-        .send("DELETE", &path(&command.id), Sent::default())?
+        .send("DELETE", &path(&command.id), ApiRequest::default())?
         .accepted()?;
     if command.connect.wants_json() {
         return show::json(&answer.body);
@@ -94,13 +94,13 @@ pub(super) fn cancel(command: &Cancel) -> Result<(), Failure> {
 }
 
 /// Asks again and again until the execution has ended; the server bounds how long that can be.
-pub(super) fn wait(client: &Client, id: &str) -> Result<Answer, Failure> {
+pub(super) fn wait(client: &ApiClient, id: &str) -> Result<ApiResponse, CliError> {
     let waited = Waited::begin(id);
     loop {
         let path = format!("{}?waitMs={}", path(id), POLL.as_millis());
-        let sent = Sent {
+        let sent = ApiRequest {
             longest: Some(POLL + ANSWER_EXTRA),
-            ..Sent::default()
+            ..ApiRequest::default()
         };
         let answer = client.send("GET", &path, sent)?.accepted()?;
         let execution: Map<String, Value> = answer.json()?;
@@ -118,7 +118,7 @@ struct Waited(Option<ProgressBar>);
 
 impl Waited {
     fn begin(id: &str) -> Self {
-        let terminal = files::Progress::has_terminal();
+        let terminal = files::BuildProgress::has_terminal();
         Self(terminal.then(|| files::spinner(format!("waiting for {id}"))))
     }
 
@@ -149,10 +149,10 @@ fn is_terminal(state: &str) -> bool {
 }
 
 /// The exit code of a call that ended like this.
-pub(super) fn told(state: &str) -> Result<(), Failure> {
+pub(super) fn exit_of(state: &str) -> Result<(), CliError> {
     if state == "success" {
         Ok(())
     } else {
-        Err(Failure::Call)
+        Err(CliError::Call)
     }
 }

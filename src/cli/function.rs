@@ -5,57 +5,57 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Map, Value, json};
 
-use super::client::{Sent, segment};
-use super::failure::Failure;
-use super::{Connect, show};
+use super::client::{ApiRequest, segment};
+use super::error::CliError;
+use super::{ConnectArgs, show};
 
 /// List the functions
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct ListArgs {
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Show a function with all that it resolved to
 #[derive(Debug, Args)]
-pub(crate) struct Get {
+pub(crate) struct GetArgs {
     /// The function
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Delete functions; their queued calls end, running ones finish
 #[derive(Debug, Args)]
-pub(crate) struct Delete {
+pub(crate) struct DeleteArgs {
     /// The functions
     #[arg(value_name = "NAME", required = true, value_parser = NonEmptyStringValueParser::new())]
     names: Vec<String>,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Set how many pods a WARM function keeps even without calls
 #[derive(Debug, Args)]
-pub(crate) struct Scale {
+pub(crate) struct ScaleArgs {
     /// The function
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The new minReplicas; 0 lets all pods go when idle
     replicas: u32,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// Show a function's last cold starts, each taken apart by phase
 #[derive(Debug, Args)]
-pub(crate) struct ColdStarts {
+pub(crate) struct ColdStartsArgs {
     /// The function
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
-    connect: Connect,
+    connect: ConnectArgs,
 }
 
 /// The path of a function.
@@ -63,7 +63,7 @@ pub(super) fn path(name: &str) -> String {
     format!("/v1/functions/{}", segment(name))
 }
 
-pub(super) fn list(command: &List) -> Result<(), Failure> {
+pub(super) fn list(command: &ListArgs) -> Result<(), CliError> {
     let answer = command.connect.client()?.get("/v1/functions")?.accepted()?;
     if command.connect.wants_json() {
         return show::json(&answer.body);
@@ -119,7 +119,7 @@ fn row(function: &Map<String, Value>) -> Vec<String> {
     ]
 }
 
-pub(super) fn get(command: &Get) -> Result<(), Failure> {
+pub(super) fn get(command: &GetArgs) -> Result<(), CliError> {
     let answer = command
         .connect
         .client()?
@@ -131,26 +131,26 @@ pub(super) fn get(command: &Get) -> Result<(), Failure> {
     show::fields(&answer.json()?, &nanofaas_core::spec::FIELDS)
 }
 
-pub(super) fn delete(command: &Delete) -> Result<(), Failure> {
+pub(super) fn delete(command: &DeleteArgs) -> Result<(), CliError> {
     let client = command.connect.client()?;
     let mut refused = false;
     for name in &command.names {
         match client
-            .send("DELETE", &path(name), Sent::default())?
+            .send("DELETE", &path(name), ApiRequest::default())?
             .accepted()
         {
             Ok(_) => show::line(&format!("{name} deleted"))?,
-            Err(failure) => {
+            Err(error) => {
                 eprint!("{}: ", show::plain(name));
-                failure.say();
+                error.report();
                 refused = true;
             }
         }
     }
-    if refused { Err(Failure::Call) } else { Ok(()) }
+    if refused { Err(CliError::Call) } else { Ok(()) }
 }
 
-pub(super) fn scale(command: &Scale) -> Result<(), Failure> {
+pub(super) fn scale(command: &ScaleArgs) -> Result<(), CliError> {
     let path = format!("{}/replicas", path(&command.name));
     let body = json!({"replicas": command.replicas})
         .to_string()
@@ -168,7 +168,7 @@ pub(super) fn scale(command: &Scale) -> Result<(), Failure> {
     show::line(&format!("{} keeps {replicas} pods", command.name))
 }
 
-pub(super) fn cold_starts(command: &ColdStarts) -> Result<(), Failure> {
+pub(super) fn cold_starts(command: &ColdStartsArgs) -> Result<(), CliError> {
     let path = format!("{}/cold-starts", path(&command.name));
     let answer = command.connect.client()?.get(&path)?.accepted()?;
     if command.connect.wants_json() {

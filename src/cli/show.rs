@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 
-use super::failure::Failure;
+use super::error::CliError;
 
 /// A text without the control characters that would steer a terminal.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
@@ -27,14 +27,14 @@ fn steers(c: char) -> bool {
 }
 
 /// Writes a text and a newline.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+pub(super) fn line(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     writeln!(out, "{}", plain(text))?;
     Ok(out.flush()?)
 }
 
 /// Writes the server's JSON as it came.
-pub(super) fn json(body: &[u8]) -> Result<(), Failure> {
+pub(super) fn json(body: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(body)?;
     if !body.is_empty() && !body.ends_with(b"\n") {
@@ -44,13 +44,13 @@ pub(super) fn json(body: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes a function's output: to a file or a pipe untouched, to a terminal only as text.
-pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), Failure> {
+pub(super) fn output(bytes: &[u8], content_type: &str) -> Result<(), CliError> {
     let out = io::stdout();
     let terminal = out.is_terminal();
     if terminal && !is_text(bytes) {
         let len = bytes.len();
         let kind = plain(content_type);
-        return Err(Failure::Usage(format!(
+        return Err(CliError::Usage(format!(
             "the output is {len} bytes of {kind} and not for a terminal: \
              redirect it to a file with > FILE"
         )));
@@ -70,7 +70,7 @@ fn is_text(bytes: &[u8]) -> bool {
 }
 
 /// Rows under a head, without lines between them.
-pub(super) fn rows(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+pub(super) fn rows(head: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -92,7 +92,7 @@ fn one_line(text: String) -> String {
 
 /// Fields of an object, one on each line, those of objects inside by their path; what is null or
 /// empty is left out. `first` says which come first.
-pub(super) fn fields(object: &Map<String, Value>, first: &[&str]) -> Result<(), Failure> {
+pub(super) fn fields(object: &Map<String, Value>, first: &[&str]) -> Result<(), CliError> {
     let mut shown = Vec::new();
     let others = object
         .keys()

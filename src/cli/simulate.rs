@@ -12,8 +12,8 @@ use nanofaas_simulate::{
     About, Percentiles, Report, Setup, Slice, Summary, TraceCall, figure, read, simulate,
 };
 
-use super::failure::Failure;
-use super::{Form, show};
+use super::error::CliError;
+use super::{OutputForm, show};
 use crate::files::{self, FunctionFile};
 
 /// Longest start and longest call that can be given here: a day.
@@ -31,7 +31,7 @@ const MS_MAX: u64 = 86_400_000;
     --start-ms 2000\n  \
     nanofaas simulate -f function.yaml -t calls.csv --service-ms 80 --plot simulation.svg\n\n\
     docs/simulate.md says what the figures mean.")]
-pub(crate) struct Simulate {
+pub(crate) struct SimulateArgs {
     /// A function file, as `apply` takes it, with one function
     #[arg(short, long, value_name = "FILE")]
     function: PathBuf,
@@ -44,7 +44,7 @@ pub(crate) struct Simulate {
     /// How long a pod, or a Job, takes to start, in milliseconds; `never`: only the pods of minReplicas are
     /// there
     #[arg(long = "start-ms", value_name = "MS", default_value = "1000", value_parser = start)]
-    start: Start,
+    start: PodStart,
     /// By how much starts, and times from --service-ms, are shorter or longer, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0,
         value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -54,12 +54,12 @@ pub(crate) struct Simulate {
     plot: Option<PathBuf>,
     /// How to show the result: for people, or as JSON
     #[arg(short, long, value_enum, default_value_t, value_name = "FORM")]
-    output: Form,
+    output: OutputForm,
 }
 
 /// How long pods take to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
+enum PodStart {
     Never,
     Takes(Nanos),
 }
@@ -71,17 +71,17 @@ fn milliseconds(text: &str) -> Result<Nanos, String> {
     Ok(Nanos::from_ns((ms * 1e6).round() as u64))
 }
 
-fn start(text: &str) -> Result<Start, String> {
+fn start(text: &str) -> Result<PodStart, String> {
     if text == "never" {
-        return Ok(Start::Never);
+        return Ok(PodStart::Never);
     }
     let time = milliseconds(text).map_err(|fault| format!("{fault}, or `never`"))?;
-    Ok(Start::Takes(time))
+    Ok(PodStart::Takes(time))
 }
 
-pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
+pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
     let function =
-        files::read_one(&command.function).map_err(|error| Failure::Usage(error.to_string()))?;
+        files::read_one(&command.function).map_err(|error| CliError::Usage(error.to_string()))?;
     let spec = spec(&function)?;
     if let Some(plot) = &command.plot {
         keep_input(plot, &[&function.path, &command.trace])?;
@@ -91,12 +91,12 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
         spread_percent: command.spread,
     };
     let start = match command.start {
-        Start::Never if spec.execution_mode == ExecutionMode::Job => {
+        PodStart::Never if spec.execution_mode == ExecutionMode::Job => {
             let message = "a JOB function has a start for each call: --start-ms must be a number";
-            return Err(Failure::Usage(message.to_owned()));
+            return Err(CliError::Usage(message.to_owned()));
         }
-        Start::Never => None,
-        Start::Takes(time) => Some(about(time)),
+        PodStart::Never => None,
+        PodStart::Takes(time) => Some(about(time)),
     };
     let calls = calls(&command.trace, command.service.map(about))?;
     let report = simulate(&Setup {
@@ -107,20 +107,20 @@ pub(super) fn run(command: &Simulate) -> Result<(), Failure> {
     });
     if let Some(path) = &command.plot {
         let unwritable =
-            |error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+            |error: std::io::Error| CliError::Usage(format!("{}: {error}", path.display()));
         fs::write(path, figure(&report).svg()).map_err(unwritable)?;
     }
     match command.output {
-        Form::Json => {
+        OutputForm::Json => {
             let json = serde_json::to_vec(&report);
-            show::json(&json.map_err(|error| Failure::Usage(error.to_string()))?)
+            show::json(&json.map_err(|error| CliError::Usage(error.to_string()))?)
         }
-        Form::Table => print(&report),
+        OutputForm::Table => print(&report),
     }
 }
 
 /// Refuses a plot that would be written over what is read.
-fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), Failure> {
+fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
     // By the file itself, because it may have several names. A terminal or a pipe loses nothing.
     let file = |path: &Path| {
         let seen = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -134,24 +134,24 @@ fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), Failure> {
         Some(input) => {
             let (plot, input) = (plot.display(), input.display());
             let message = format!("--plot {plot} would overwrite {input}: name another file");
-            Err(Failure::Usage(message))
+            Err(CliError::Usage(message))
         }
     }
 }
 
-fn calls(path: &Path, service: Option<About>) -> Result<Vec<TraceCall>, Failure> {
+fn calls(path: &Path, service: Option<About>) -> Result<Vec<TraceCall>, CliError> {
     let trace = path.display();
-    let unreadable = |error: std::io::Error| Failure::Usage(format!("{trace}: {error}"));
+    let unreadable = |error: std::io::Error| CliError::Usage(format!("{trace}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
     if file.metadata().map_err(unreadable)?.is_dir() {
         let message = format!("{trace}: is a folder; a trace is one file");
-        return Err(Failure::Usage(message));
+        return Err(CliError::Usage(message));
     }
-    read(file, service).map_err(|error| Failure::Usage(format!("{trace}: {error}")))
+    read(file, service).map_err(|error| CliError::Usage(format!("{trace}: {error}")))
 }
 
 /// By the defaults of `serve`. What runs its pods makes no difference here.
-fn spec(function: &FunctionFile) -> Result<FunctionSpec, Failure> {
+fn spec(function: &FunctionFile) -> Result<FunctionSpec, CliError> {
     for ignored in function.ignored() {
         eprintln!("warning: {}", show::plain(&ignored));
     }
@@ -161,11 +161,11 @@ fn spec(function: &FunctionFile) -> Result<FunctionSpec, Failure> {
     };
     FunctionSpec::resolve(&function.draft, &Defaults::DEFAULT, platform).map_err(|faults| {
         let lines: Vec<String> = faults.iter().map(|fault| function.locate(fault)).collect();
-        Failure::Usage(lines.join("\n"))
+        CliError::Usage(lines.join("\n"))
     })
 }
 
-fn print(report: &Report) -> Result<(), Failure> {
+fn print(report: &Report) -> Result<(), CliError> {
     show::rows(&[], summary(report))?;
     show::line("")?;
     let head: Vec<&str> = COLUMNS
@@ -181,30 +181,30 @@ fn print(report: &Report) -> Result<(), Failure> {
 }
 
 /// A column of the table over time.
-struct Column {
+struct TableColumn {
     name: &'static str,
     /// Only where the function has pods, or only where it has none.
     pods: Option<bool>,
     of: fn(&Slice) -> String,
 }
 
-impl Column {
+impl TableColumn {
     fn is_shown(&self, report: &Report) -> bool {
         self.pods.is_none_or(|pods| pods == report.has_pods)
     }
 }
 
-const fn always(name: &'static str, of: fn(&Slice) -> String) -> Column {
+const fn always(name: &'static str, of: fn(&Slice) -> String) -> TableColumn {
     let pods = None;
-    Column { name, pods, of }
+    TableColumn { name, pods, of }
 }
 
-const fn where_pods(pods: bool, name: &'static str, of: fn(&Slice) -> String) -> Column {
+const fn where_pods(pods: bool, name: &'static str, of: fn(&Slice) -> String) -> TableColumn {
     let pods = Some(pods);
-    Column { name, pods, of }
+    TableColumn { name, pods, of }
 }
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [TableColumn; 12] = [
     always("FROM", |slice| time(slice.from_ms)),
     always("CALLS", |slice| slice.calls.to_string()),
     always("REFUSED", |slice| slice.refused.to_string()),

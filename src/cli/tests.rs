@@ -5,19 +5,19 @@ use clap::Parser;
 use super::*;
 
 #[derive(Debug, Parser)]
-struct Line {
+struct ClientLine {
     #[command(subcommand)]
-    command: Command,
+    command: ClientCommand,
 }
 
-fn parse(line: &str) -> Result<Command, clap::Error> {
-    Line::try_parse_from(line.split_whitespace()).map(|line| line.command)
+fn parse(line: &str) -> Result<ClientCommand, clap::Error> {
+    ClientLine::try_parse_from(line.split_whitespace()).map(|line| line.command)
 }
 
 #[test]
 fn the_command_line_is_sound() {
     use clap::CommandFactory;
-    Line::command().debug_assert();
+    ClientLine::command().debug_assert();
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn refuses_wrong_use() {
     ] {
         assert!(parse(line).is_err(), "{line}");
     }
-    assert!(Line::try_parse_from(["x", "get", ""]).is_err());
+    assert!(ClientLine::try_parse_from(["x", "get", ""]).is_err());
 }
 
 fn exit_of(line: &str) -> String {

@@ -7,18 +7,18 @@ use super::value::variable_of;
 use super::*;
 
 #[derive(Debug, Parser)]
-struct Line {
+struct ServeLine {
     #[command(flatten)]
     serve: ServeArgs,
 }
 
 fn parse(words: &[&str]) -> Result<ServeArgs, clap::Error> {
-    let line = Line::try_parse_from(std::iter::once(&"serve").chain(words));
+    let line = ServeLine::try_parse_from(std::iter::once(&"serve").chain(words));
     line.map(|line| line.serve)
 }
 
-fn resolve(words: &[&str], cores: usize) -> Result<Config, Contradiction> {
-    let machine = Machine {
+fn resolve(words: &[&str], cores: usize) -> Result<Config, ConfigError> {
+    let machine = MachineFacts {
         cores,
         in_cluster: false,
         pod_ip: None,
@@ -36,7 +36,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.management.to_string(), "127.0.0.1:8081");
     assert_eq!(config.internal_listen, None);
-    assert_eq!(config.backend, Backend::Local);
+    assert_eq!(config.backend, BackendKind::Local);
     assert_eq!(config.rate, RateLimit::PerSecond(1000));
     assert_eq!(config.body_bytes_max, 1 << 20);
     assert_eq!(config.response_bytes_max, 6 << 20);
@@ -172,7 +172,7 @@ fn a_bad_value_is_refused_with_its_flag_and_what_it_can_be() {
 
 #[test]
 fn every_flag_has_the_variable_of_its_name() {
-    let command = <Line as clap::CommandFactory>::command();
+    let command = <ServeLine as clap::CommandFactory>::command();
     let mut flags = 0;
     for arg in command.get_arguments() {
         let Some(flag) = arg.get_long().filter(|flag| *flag != "help") else {
@@ -223,7 +223,7 @@ fn functions_may_be_repeated() {
 #[test]
 fn auto_is_kubernetes_only_inside_a_cluster() {
     let backend = |words: &[&str], in_cluster| {
-        let machine = Machine {
+        let machine = MachineFacts {
             cores: 2,
             in_cluster,
             pod_ip: None,
@@ -231,10 +231,10 @@ fn auto_is_kubernetes_only_inside_a_cluster() {
         let config = parse(words).expect("sound flags").resolve(machine);
         config.expect("no contradiction").backend
     };
-    assert_eq!(backend(&[], true), Backend::Kubernetes);
-    assert_eq!(backend(&[], false), Backend::Local);
-    assert_eq!(backend(&["--backend", "local"], true), Backend::Local);
-    assert_eq!(backend(&["--backend", "none"], true), Backend::None);
+    assert_eq!(backend(&[], true), BackendKind::Kubernetes);
+    assert_eq!(backend(&[], false), BackendKind::Local);
+    assert_eq!(backend(&["--backend", "local"], true), BackendKind::Local);
+    assert_eq!(backend(&["--backend", "none"], true), BackendKind::None);
 }
 
 #[test]

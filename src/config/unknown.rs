@@ -73,7 +73,7 @@ mod tests {
 
     fn unknown(names: &[&str], is_in_cluster: bool) -> Vec<String> {
         let names = names.iter().map(|name| (*name).to_owned());
-        unknown_variables(&crate::Line::command(), names, is_in_cluster)
+        unknown_variables(&crate::ProgramArgs::command(), names, is_in_cluster)
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nanofaas_core::spec::{FunctionDraft, Json};
 /// Longest build. A first build of a Rust function fetches and compiles its dependencies.
 const BUILD_LONGEST: Duration = Duration::from_secs(30 * 60);
 /// How often a running build is looked after.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 /// Lines that a failed build shows.
 const LINES_KEPT: usize = 30;
 /// Longest line that is kept, in bytes.
@@ -23,7 +23,7 @@ const LINE_LEN_MAX: u64 = 4096;
 /// Why a function could not be built; `Display` ends with the last lines of the output.
 #[derive(Debug, thiserror::Error)]
 #[error("{function}: its build {reason}: {line}{output}")]
-pub(crate) struct BuildFailed {
+pub(crate) struct BuildError {
     function: String,
     line: String,
     reason: String,
@@ -31,14 +31,14 @@ pub(crate) struct BuildFailed {
 }
 
 /// Where a build shows how far it is.
-pub(crate) enum Progress<'a> {
+pub(crate) enum BuildProgress<'a> {
     /// A turning line on the terminal.
     Spinner,
     /// A line when it begins and one when it is done.
     Lines(&'a mut dyn FnMut(&str)),
 }
 
-impl Progress<'_> {
+impl BuildProgress<'_> {
     /// Whether stderr is a place for a spinner.
     pub(crate) fn has_terminal() -> bool {
         io::stderr().is_terminal()
@@ -46,12 +46,15 @@ impl Progress<'_> {
 }
 
 /// Runs the build of one function, if it has one; blocks until it is done.
-pub(crate) fn build(draft: &FunctionDraft, progress: &mut Progress<'_>) -> Result<(), BuildFailed> {
+pub(crate) fn build(
+    draft: &FunctionDraft,
+    progress: &mut BuildProgress<'_>,
+) -> Result<(), BuildError> {
     let Some(line) = draft.get("local.build").and_then(Json::as_text) else {
         return Ok(());
     };
     let name = draft.name().unwrap_or("function");
-    let mut shown = Shown::begin(name, line, progress);
+    let mut shown = BuildDisplay::begin(name, line, progress);
     let directory = draft.get("local.directory").and_then(Json::as_text);
     let mut tail = VecDeque::new();
     match run(line, directory, &mut tail, &shown) {
@@ -62,7 +65,7 @@ pub(crate) fn build(draft: &FunctionDraft, progress: &mut Progress<'_>) -> Resul
         ended => {
             shown.clear();
             let reason = ended.unwrap_or_else(|error| Some(format!("could not be run ({error})")));
-            Err(BuildFailed {
+            Err(BuildError {
                 function: name.to_owned(),
                 line: line.to_owned(),
                 reason: reason.unwrap_or_default(),
@@ -77,7 +80,7 @@ fn run(
     line: &str,
     directory: Option<&str>,
     tail: &mut VecDeque<String>,
-    shown: &Shown<'_, '_>,
+    shown: &BuildDisplay<'_, '_>,
 ) -> io::Result<Option<String>> {
     let (output, both) = io::pipe()?;
     let mut command = Command::new("sh");
@@ -131,7 +134,7 @@ fn follow(
     let begun = Instant::now();
     let mut ended = false;
     loop {
-        let quiet = match lines.recv_timeout(LOOK) {
+        let quiet = match lines.recv_timeout(POLL) {
             Ok(line) => {
                 take(line);
                 false
@@ -158,25 +161,25 @@ fn follow(
         if begun.elapsed() > BUILD_LONGEST {
             child.kill()?;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL);
     }
     let status = child.wait()?;
     Ok((!status.success()).then(|| format!("failed ({status})")))
 }
 
 /// What is to be seen of one build.
-struct Shown<'a, 'b> {
+struct BuildDisplay<'a, 'b> {
     begun: Instant,
     spinner: Option<ProgressBar>,
-    progress: &'a mut Progress<'b>,
+    progress: &'a mut BuildProgress<'b>,
 }
 
-impl<'a, 'b> Shown<'a, 'b> {
-    fn begin(name: &str, line: &str, progress: &'a mut Progress<'b>) -> Self {
+impl<'a, 'b> BuildDisplay<'a, 'b> {
+    fn begin(name: &str, line: &str, progress: &'a mut BuildProgress<'b>) -> Self {
         let spinner = match progress {
-            Progress::Spinner => Some(spinner(format!("building {name}"))),
-            Progress::Lines(say) => {
-                say(&format!("building {name}: {line}"));
+            BuildProgress::Spinner => Some(spinner(format!("building {name}"))),
+            BuildProgress::Lines(report) => {
+                report(&format!("building {name}: {line}"));
                 None
             }
         };
@@ -201,13 +204,13 @@ impl<'a, 'b> Shown<'a, 'b> {
 
     fn done(&mut self, name: &str) {
         self.clear();
-        let said = format!(
+        let message = format!(
             "built {name} in {:.1} s",
             self.begun.elapsed().as_secs_f64()
         );
         match self.progress {
-            Progress::Spinner => eprintln!("{said}"),
-            Progress::Lines(say) => say(&said),
+            BuildProgress::Spinner => eprintln!("{message}"),
+            BuildProgress::Lines(report) => report(&message),
         }
     }
 }
@@ -219,6 +222,6 @@ pub(crate) fn spinner(prefix: String) -> ProgressBar {
     let bar = ProgressBar::new_spinner()
         .with_style(style)
         .with_prefix(prefix);
-    bar.enable_steady_tick(LOOK);
+    bar.enable_steady_tick(POLL);
     bar
 }

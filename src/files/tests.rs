@@ -6,9 +6,9 @@ use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
 
 use super::*;
 
-struct Folder(PathBuf);
+struct FunctionFolder(PathBuf);
 
-impl Folder {
+impl FunctionFolder {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -40,7 +40,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for FunctionFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -58,7 +58,7 @@ fn faults(function: &FunctionFile) -> Vec<String> {
 
 #[test]
 fn finds_function_files_below_a_folder_and_no_others() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let found = [
         "a/function.yaml",
         "b/c/x.function.yml",
@@ -90,7 +90,7 @@ fn finds_function_files_below_a_folder_and_no_others() {
 
 #[test]
 fn a_function_runs_in_the_folder_of_its_file() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let text = "name: f\n---\nname: g\nlocal: {directory: sub/x}\n---\n\
                 name: h\nlocal: {directory: /srv, command: [x]}\n";
     folder.file("a/function.yaml", text);
@@ -113,7 +113,7 @@ fn a_function_runs_in_the_folder_of_its_file() {
 
 #[test]
 fn faults_stand_on_their_lines() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let text = "# a comment\nname: f\ncommand:\n  - x\n  - 5\ntimeoutMs: 0\nscalingConfig:\n  \
                 minReplicas: 9\n  maxReplicas: 2\nenv:\n  PORT: '1'\n  a.b: 1\n";
     folder.file("function.yaml", text);
@@ -130,7 +130,7 @@ fn faults_stand_on_their_lines() {
 
 #[test]
 fn faults_of_the_kubernetes_form_stand_on_their_lines() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let text = "apiVersion: nanofaas.io/v1\nkind: Fun\nmetadata:\n  name: 9f\nspec:\n  \
                 concurrency: 0\n  scalingConfig:\n    idleTimeoutMs: soon\n";
     folder.file("function.yaml", text);
@@ -151,7 +151,7 @@ fn faults_of_the_kubernetes_form_stand_on_their_lines() {
 
 #[test]
 fn misspelt_fields_are_named() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     folder.file(
         "function.yaml",
         "name: f\nlocal:\n  cmd: [x]\nimage: x\nimages: y\n",
@@ -180,7 +180,7 @@ fn what_cannot_be_read_is_named_with_file_and_line() {
         (b"{\"name\": \"f\",\n\"x\": ", "function.yaml:"),
     ];
     for (text, expected) in cases {
-        let folder = Folder::new();
+        let folder = FunctionFolder::new();
         folder.file("function.yaml", text);
         let errors = folder.read().expect_err("unreadable");
         assert_eq!(errors.len(), 1, "{errors:?}");
@@ -194,7 +194,7 @@ fn what_cannot_be_read_is_named_with_file_and_line() {
 
 #[test]
 fn every_unreadable_file_is_named_at_once() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     folder.file("a/function.yaml", "name: [");
     folder.file("b/function.yaml", "name: f");
     folder.file("c/function.yaml", "- 1");
@@ -209,13 +209,13 @@ fn every_unreadable_file_is_named_at_once() {
         .read_path(&folder.0.join("none"))
         .expect_err("no such file");
     assert!(missing[0].starts_with("none: No such file"), "{missing:?}");
-    let empty = Folder::new().read().expect_err("nothing in it");
+    let empty = FunctionFolder::new().read().expect_err("nothing in it");
     assert!(empty[0].contains("no function.yaml"), "{empty:?}");
 }
 
 #[test]
 fn two_functions_of_one_name_are_refused() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     folder.file("a/function.yaml", "name: f");
     folder.file("b/function.yaml", "image: x\nname: f");
     let errors = folder.read().expect_err("twice");
@@ -226,7 +226,7 @@ fn two_functions_of_one_name_are_refused() {
 /// Where one is wanted, others are not compared with each other first.
 #[test]
 fn one_function_is_one() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let one = folder.file("a/function.yaml", "name: f");
     let name = |path: &Path| read_one(path).map(|read| read.draft.name().map(str::to_owned));
     assert_eq!(name(&folder.0), Ok(Some("f".to_owned())));
@@ -258,7 +258,7 @@ fn a_pipe_is_read_and_runs_here() {
 
 #[test]
 fn deep_and_exploding_files_are_refused() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     folder.file(
         "function.yaml",
         format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)),
@@ -273,7 +273,7 @@ fn deep_and_exploding_files_are_refused() {
     assert_eq!(folder.read().expect_err("exploding").len(), 1);
 }
 
-fn draft(folder: &Folder, build: &str) -> FunctionDraft {
+fn draft(folder: &FunctionFolder, build: &str) -> FunctionDraft {
     let mut draft = FunctionDraft::default();
     draft.set("name", Json::from("f"));
     draft.set("local.build", Json::from(build));
@@ -287,13 +287,14 @@ fn draft(folder: &Folder, build: &str) -> FunctionDraft {
 fn built(draft: &FunctionDraft) -> (Result<(), String>, Vec<String>) {
     let mut said = Vec::new();
     let mut say = |line: &str| said.push(line.to_owned());
-    let ended = build(draft, &mut Progress::Lines(&mut say)).map_err(|error| error.to_string());
+    let ended =
+        build(draft, &mut BuildProgress::Lines(&mut say)).map_err(|error| error.to_string());
     (ended, said)
 }
 
 #[test]
 fn a_build_runs_in_the_functions_folder() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let (ended, said) = built(&draft(&folder, "echo hello > made && pwd >> made"));
     assert_eq!(ended, Ok(()));
     let made = fs::read_to_string(folder.0.join("made")).expect("the build made it");
@@ -306,7 +307,7 @@ fn a_build_runs_in_the_functions_folder() {
 
 #[test]
 fn a_failed_build_shows_its_last_lines() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let line = "for n in $(seq 1 100); do echo line $n; done; echo broken >&2; exit 3";
     let error = built(&draft(&folder, line)).0.expect_err("it exits with 3");
     assert!(
@@ -329,7 +330,7 @@ fn a_failed_build_shows_its_last_lines() {
 
 #[test]
 fn a_build_that_leaves_something_behind_still_ends() {
-    let folder = Folder::new();
+    let folder = FunctionFolder::new();
     let (ended, _) = built(&draft(&folder, "sleep 20 & echo $! > pid; echo done"));
     assert_eq!(ended, Ok(()));
     let pid = fs::read_to_string(folder.0.join("pid")).expect("its pid");

@@ -6,21 +6,21 @@ use std::sync::atomic::AtomicU64;
 use std::task::Wake;
 use std::time::SystemTime;
 
-use crate::metrics::Process;
+use crate::metrics::ProcessMetrics;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::view::LaneView;
 
 use super::*;
 
 /// A served port; the thread ends with the process.
-struct Port {
+struct ManagementPort {
     address: SocketAddr,
-    health: Arc<Health>,
+    health: Arc<HealthState>,
 }
 
-fn port(answers: bool) -> Port {
+fn port(answers: bool) -> ManagementPort {
     let ledgers: Arc<[ThreadLedger]> = (0..2).map(|_| ThreadLedger::default()).collect();
-    let health = Arc::new(Health {
+    let health = Arc::new(HealthState {
         origin: Instant::now(),
         ledgers: ledgers.clone(),
         scheduler_beat: Some(Arc::default()),
@@ -30,12 +30,12 @@ fn port(answers: bool) -> Port {
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let plane = move || Plane {
+    let plane = move || ProcessInfo {
         ledgers: ledgers.clone(),
         io_driver: "epoll",
         scheduler: "inline",
         backend: "none",
-        process: Process {
+        process: ProcessMetrics {
             started: SystemTime::now(),
         },
         log_lines_dropped: 0,
@@ -54,10 +54,10 @@ fn port(answers: bool) -> Port {
                         let view = Arc::new(LaneView::new(2));
                         view.metrics(0).success.add();
                         let registered = vec![("echo".into(), view)];
-                        let _ = answer.send(Functions {
+                        let _ = answer.send(ScrapedFunctions {
                             registered,
                             leaving: Vec::new(),
-                            ..Functions::default()
+                            ..ScrapedFunctions::default()
                         });
                     }
                 }
@@ -65,10 +65,10 @@ fn port(answers: bool) -> Port {
             serve(listener, management).await
         })
     });
-    Port { address, health }
+    ManagementPort { address, health }
 }
 
-impl Port {
+impl ManagementPort {
     fn ask(&self, request: &str) -> String {
         let mut stream = Blocking::connect(self.address).expect("a connection");
         let deadline = Some(Duration::from_secs(60));
@@ -119,9 +119,9 @@ fn it_is_ready_once_started_until_it_drains_and_lives_all_along() {
 }
 
 /// Rings no bell, and counts how often it was to.
-struct Counted(AtomicU64);
+struct CountedStream(AtomicU64);
 
-impl Wake for Counted {
+impl Wake for CountedStream {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -133,9 +133,9 @@ fn a_thread_that_does_not_answer_shows() {
     let began = Instant::now()
         .checked_sub(BEAT_MAX * 3)
         .expect("a machine up for a minute");
-    let rung = Arc::new(Counted(AtomicU64::new(0)));
+    let rung = Arc::new(CountedStream(AtomicU64::new(0)));
     let bell = Arc::new(Doorbell::new(rung.clone().into()));
-    let health = Health {
+    let health = HealthState {
         origin: began,
         ledgers,
         scheduler_beat: Some(Arc::default()),
@@ -149,7 +149,7 @@ fn a_thread_that_does_not_answer_shows() {
     assert_eq!(health.not_alive(), None, "they have time to answer");
     let now = Uptime::ZERO + (BEAT_MAX * 4).into();
     let long_ago = Uptime::from_ns(1);
-    let health = Health {
+    let health = HealthState {
         ledgers: (0..2).map(|_| ThreadLedger::default()).collect(),
         scheduler_beat: Some(Arc::default()),
         ..health

@@ -6,16 +6,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 
-use super::text::Page;
+use super::text::MetricsPage;
 
 /// The process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Process {
+pub(crate) struct ProcessMetrics {
     pub(crate) started: SystemTime,
 }
 
-impl Process {
-    pub(super) fn write(self, page: &mut Page) {
+impl ProcessMetrics {
+    pub(super) fn write(self, page: &mut MetricsPage) {
         if let Some(seconds) = cpu_seconds() {
             let help = "CPU time of user and system.";
             page.one("process_cpu_seconds_total", "counter", help, seconds);

@@ -9,13 +9,13 @@ use nanofaas_core::time::Nanos;
 
 use super::*;
 
-fn plane(threads: usize) -> Plane {
-    Plane {
+fn info(threads: usize) -> ProcessInfo {
+    ProcessInfo {
         ledgers: (0..threads).map(|_| ThreadLedger::default()).collect(),
         io_driver: "epoll",
         scheduler: "pinned",
         backend: "local",
-        process: Process {
+        process: ProcessMetrics {
             started: SystemTime::now(),
         },
         log_lines_dropped: 0,
@@ -72,13 +72,13 @@ fn value(samples: &BTreeMap<String, f64>, series: &str) -> f64 {
 
 #[test]
 fn a_series_begins_with_a_functions_first_call() {
-    let functions = Functions {
+    let functions = ScrapedFunctions {
         registered: vec![lane("called", 2), lane("idle", 2)],
         leaving: Vec::new(),
-        ..Functions::default()
+        ..ScrapedFunctions::default()
     };
     functions.registered[0].1.metrics(1).enqueue.add();
-    let page = page(&functions, &plane(2), &mut Labels::new(10));
+    let page = page(&functions, &info(2), &mut FunctionLabels::new(10));
     let samples = parse(&page);
     assert_eq!(
         value(&samples, r#"function_enqueue_total{function="called"}"#),
@@ -89,10 +89,10 @@ fn a_series_begins_with_a_functions_first_call() {
 
 #[test]
 fn counters_gauges_and_histograms_are_summed_over_io_threads() {
-    let functions = Functions {
+    let functions = ScrapedFunctions {
         registered: vec![lane("echo", 2)],
         leaving: Vec::new(),
-        ..Functions::default()
+        ..ScrapedFunctions::default()
     };
     let view = &functions.registered[0].1;
     for thread in 0..2 {
@@ -105,7 +105,7 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
     assert!(view.enter(Class::Sync, 10));
     view.running.store(3, Relaxed);
     view.pods[1].store(2, Relaxed);
-    let samples = parse(&page(&functions, &plane(2), &mut Labels::new(10)));
+    let samples = parse(&page(&functions, &info(2), &mut FunctionLabels::new(10)));
     let is = |series: &str, expected: f64| {
         assert_eq!(value(&samples, series), expected, "{series}");
     };
@@ -143,25 +143,25 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
 
 #[test]
 fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
-    let functions = Functions {
+    let functions = ScrapedFunctions {
         registered: vec![lane("a", 1)],
         leaving: vec![Arc::new(LaneView::new(1))],
-        ..Functions::default()
+        ..ScrapedFunctions::default()
     };
-    let plane = plane(2);
+    let info = info(2);
     for _ in 0..9 {
-        plane.ledgers[0].accepted.add();
-        plane.ledgers[1].accepted.add();
-        plane.ledgers[1].finished.add();
+        info.ledgers[0].accepted.add();
+        info.ledgers[1].accepted.add();
+        info.ledgers[1].finished.add();
     }
-    plane.ledgers[1].backing_off.store(4, Relaxed);
-    plane.ledgers[0].rejected_unknown.add();
+    info.ledgers[1].backing_off.store(4, Relaxed);
+    info.ledgers[0].rejected_unknown.add();
     for view in [&functions.registered[0].1, &functions.leaving[0]] {
         assert!(view.enter(Class::Async, 9));
     }
     functions.registered[0].1.running.store(1, Relaxed);
     functions.leaving[0].running.store(2, Relaxed);
-    let samples = parse(&page(&functions, &plane, &mut Labels::new(10)));
+    let samples = parse(&page(&functions, &info, &mut FunctionLabels::new(10)));
     let of = |name: &str| value(&samples, &format!("nanofaas_executions_{name}"));
     assert_eq!([of("accepted"), of("finished")], [18.0, 9.0]);
     assert_eq!([of("waiting"), of("running")], [6.0, 3.0]);
@@ -178,14 +178,14 @@ fn past_the_most_functions_the_rest_is_summed_and_nobody_loses_his_series() {
     for (_, view) in &all {
         view.metrics(0).success.add();
     }
-    let functions = |range: std::ops::Range<usize>| Functions {
+    let functions = |range: std::ops::Range<usize>| ScrapedFunctions {
         registered: all[range].to_vec(),
         leaving: Vec::new(),
-        ..Functions::default()
+        ..ScrapedFunctions::default()
     };
-    let mut labels = Labels::new(2);
-    let count = |functions: &Functions, labels: &mut Labels| {
-        let samples = parse(&page(functions, &plane(1), labels));
+    let mut labels = FunctionLabels::new(2);
+    let count = |functions: &ScrapedFunctions, labels: &mut FunctionLabels| {
+        let samples = parse(&page(functions, &info(1), labels));
         let of = |(series, value): (&String, &f64)| {
             let name = series.strip_prefix("function_success_total{function=\"")?;
             Some((name.trim_end_matches("\"}").to_owned(), *value as u64))
@@ -214,7 +214,11 @@ fn past_the_most_functions_the_rest_is_summed_and_nobody_loses_his_series() {
 
 #[test]
 fn the_process_says_what_it_is_and_uses() {
-    let samples = parse(&page(&Functions::default(), &plane(1), &mut Labels::new(1)));
+    let samples = parse(&page(
+        &ScrapedFunctions::default(),
+        &info(1),
+        &mut FunctionLabels::new(1),
+    ));
     assert_eq!(
         value(&samples, r#"nanofaas_io_driver{driver="epoll"}"#),
         1.0

@@ -8,16 +8,16 @@ use nanofaas_core::time::Nanos;
 
 /// A page that grows.
 #[derive(Default)]
-pub(super) struct Page(String);
+pub(super) struct MetricsPage(String);
 
-impl Page {
+impl MetricsPage {
     /// Begins a family; its samples follow at once.
     pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
     pub(super) fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.put(format_args!("{name}{} {value}\n", Labels(labels)));
+        self.put(format_args!("{name}{} {value}\n", LabelSet(labels)));
     }
 
     /// A family of one sample without labels.
@@ -60,9 +60,9 @@ fn seconds(time: Nanos) -> f64 {
     time.as_ns() as f64 / 1e9
 }
 
-struct Labels<'a>(&'a [(&'a str, &'a str)]);
+struct LabelSet<'a>(&'a [(&'a str, &'a str)]);
 
-impl Display for Labels<'_> {
+impl Display for LabelSet<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (at, (name, value)) in self.0.iter().enumerate() {
             out.write_char(if at == 0 { '{' } else { ',' })?;
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn labels_are_escaped() {
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         page.sample("a", &[("b", "x\\y\"z\n"), ("c", "")], 1);
         assert_eq!(page.done(), "a{b=\"x\\\\y\\\"z\\n\",c=\"\"} 1\n");
     }

@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const IO_THREADS: usize = 2;
 
 /// A scheduler thread and the other ends of its rings.
-struct Bench {
+struct SchedulerFixture {
     running: Option<SchedulerThread>,
     post: PinnedPost,
     io_posts: Vec<IoPost>,
@@ -29,7 +29,7 @@ struct Bench {
     entries: Arc<Entries>,
 }
 
-impl Bench {
+impl SchedulerFixture {
     fn new() -> Self {
         let silent = || Arc::new(Doorbell::new(Waker::noop().clone()));
         let (bell, alarm) = bell();
@@ -39,7 +39,7 @@ impl Bench {
             .unzip();
         let (bridge_post, bridge) = BridgePost::pair(silent());
         let entries = Arc::new(Entries::new(IO_THREADS));
-        let seat = Seat {
+        let config = SchedulerThreadConfig {
             inbox,
             alarm,
             io: io_posts.clone(),
@@ -49,7 +49,7 @@ impl Bench {
             cpu: None,
         };
         Self {
-            running: Some(start(seat, OnEnd(Waker::noop().clone())).expect("a thread")),
+            running: Some(start(config, OnEnd(Waker::noop().clone())).expect("a thread")),
             post,
             io_posts,
             io,
@@ -103,7 +103,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for SchedulerFixture {
     fn drop(&mut self) {
         if let Some(thread) = self.running.take() {
             thread.stop();
@@ -144,7 +144,7 @@ const WARM: LanePlan = LanePlan {
 
 #[test]
 fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     let view = bench.open(0, plan(2));
     for index in 0..100 {
         bench.call(0, &view, index);
@@ -166,7 +166,7 @@ fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
 
 #[test]
 fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     for lane in 0..2_000 {
         let view = bench.open(lane, plan(1));
         bench.call(lane, &view, lane);
@@ -176,7 +176,7 @@ fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
 
 #[test]
 fn it_sleeps_and_is_woken_and_beats() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     let view = bench.open(0, plan(1));
     let beat = bench.running.as_ref().expect("it runs").beat.clone();
     for index in 0..20 {
@@ -196,7 +196,7 @@ fn it_sleeps_and_is_woken_and_beats() {
 
 #[test]
 fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     for version in 0..ORDERS_DEPTH as u64 {
         let full = bench.bridge_post.send(BridgeMessage::Ack { version });
         assert!(full.is_ok());
@@ -216,7 +216,7 @@ fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
 
 #[test]
 fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     for _ in 0..MESSAGES_DEPTH {
         assert!(bench.io_posts[0].send(Message::Drain).is_ok());
     }
@@ -242,7 +242,7 @@ fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
 
 #[test]
 fn it_ends_when_asked_also_out_of_its_sleep() {
-    let mut bench = Bench::new();
+    let mut bench = SchedulerFixture::new();
     std::thread::sleep(Duration::from_millis(20));
     let thread = bench.running.take().expect("it runs");
     assert!(!thread.is_finished());

@@ -11,13 +11,13 @@ use nanofaas_core::message::Message;
 use nanofaas_core::post::IoPost;
 
 use super::{STOP_GRACE, Serving};
-use crate::signals::Heard;
+use crate::signals::MainEvent;
 
 const BRIDGE: &str = "the bridge";
 /// Pause between two checks while something ends.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(10);
 /// How long an io thread's inbox may stay full.
-const TELL_MAX: Duration = Duration::from_secs(5);
+const SEND_MAX: Duration = Duration::from_secs(5);
 /// How long io threads have to answer the calls that are left, once told to stop.
 const IO_STOP_MAX: Duration = Duration::from_secs(10);
 /// How long the bridge has to end the function processes, in addition to `STOP_GRACE`, which the
@@ -28,13 +28,13 @@ impl Serving {
     /// Waits for a signal, drains and ends.
     pub(super) fn until_stopped(mut self) -> ExitCode {
         let signal = loop {
-            match self.signals.heard.recv() {
-                Ok(Heard::Signal(name)) => break name,
-                Ok(Heard::End) => {}
+            match self.signals.events.recv() {
+                Ok(MainEvent::Signal(name)) => break name,
+                Ok(MainEvent::End) => {}
                 Err(_) => break "nobody left to hear signals",
             }
             // A thread sends `End` just before it is finished.
-            wait(TELL_MAX, || self.who_ended().is_some());
+            wait(SEND_MAX, || self.who_ended().is_some());
             if let Some(what) = self.who_ended() {
                 tracing::error!("{what} ended by itself; the process stops");
                 if what == BRIDGE {
@@ -71,9 +71,9 @@ impl Serving {
         }
     }
 
-    pub(super) fn tell_all(&self, message: fn() -> Message) {
+    pub(super) fn send_to_all(&self, message: fn() -> Message) {
         for post in &self.io_posts {
-            if !tell(post, message) {
+            if !send(post, message) {
                 tracing::error!("an io thread does not take messages");
             }
         }
@@ -84,7 +84,7 @@ impl Serving {
     fn drain(&self) {
         // Set first, so that no readiness probe succeeds while calls are already refused.
         self.health.draining.store(true, Relaxed);
-        self.tell_all(|| Message::Drain);
+        self.send_to_all(|| Message::Drain);
         let began = Instant::now();
         let longest = Duration::from_millis(self.config.drain_ms);
         // A call may be accepted just before its thread learns of the drain, so a single check is
@@ -92,7 +92,7 @@ impl Serving {
         let mut quiet = 0;
         while quiet < 3 && began.elapsed() < longest {
             quiet = if self.unfinished() == 0 { quiet + 1 } else { 0 };
-            sleep(LOOK.min(longest.saturating_sub(began.elapsed())));
+            sleep(POLL.min(longest.saturating_sub(began.elapsed())));
         }
         let left = self.unfinished();
         let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -117,7 +117,7 @@ impl Serving {
     /// Io threads first, as they answer calls; then the scheduler, which they use; then the
     /// bridge, which ends the processes that calls ran in.
     fn stop(&mut self) {
-        self.tell_all(|| Message::Stop);
+        self.send_to_all(|| Message::Stop);
         let io = std::mem::take(&mut self.io.threads);
         let all_ended = wait(IO_STOP_MAX, || io.iter().all(|thread| thread.is_finished()));
         if !all_ended {
@@ -133,8 +133,8 @@ impl Serving {
     }
 }
 
-fn tell(post: &IoPost, message: fn() -> Message) -> bool {
-    wait(TELL_MAX, || post.send(message()).is_ok())
+fn send(post: &IoPost, message: fn() -> Message) -> bool {
+    wait(SEND_MAX, || post.send(message()).is_ok())
 }
 
 /// Waits until `done` returns true; false where `longest` passes first.
@@ -147,6 +147,6 @@ fn wait(longest: Duration, mut done: impl FnMut() -> bool) -> bool {
         if Instant::now() >= until {
             return false;
         }
-        sleep(LOOK);
+        sleep(POLL);
     }
 }

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 
 use nanofaas_core::spec::FunctionSpec;
 
-use crate::config::{Backend, Config, reachable};
-use crate::files::{self, FilesError, FunctionFile, Progress};
-use crate::sample::{self, Sample};
+use crate::config::{BackendKind, Config, reachable};
+use crate::files::{self, BuildProgress, FilesError, FunctionFile};
+use crate::sample::{self, SampleCall};
 
 /// Functions that are shown with a line each.
 const SHOWN_MAX: usize = 20;
@@ -19,7 +19,7 @@ const SHOWN_MAX: usize = 20;
 pub(super) struct Loaded {
     pub(super) file: FunctionFile,
     name: String,
-    sample: Sample,
+    sample: SampleCall,
 }
 
 /// Why a function cannot be served.
@@ -31,7 +31,7 @@ pub(super) struct LoadError(String);
 pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
     let read = files::read(&config.functions)?;
     let mut faults = Vec::new();
-    let mut samples: BTreeMap<_, BTreeMap<String, Sample>> = BTreeMap::new();
+    let mut samples: BTreeMap<_, BTreeMap<String, SampleCall>> = BTreeMap::new();
     let mut loaded = Vec::with_capacity(read.len());
     for file in read {
         for line in file.ignored() {
@@ -59,15 +59,15 @@ pub(super) fn read(config: &Config) -> Result<Vec<Loaded>, FilesError> {
 
 /// Runs each function's `local.build`, where this machine runs it.
 pub(super) fn build(loaded: &[Loaded], config: &Config) -> Result<(), LoadError> {
-    if config.backend != Backend::Local {
+    if config.backend != BackendKind::Local {
         return Ok(());
     }
-    let mut say = |line: &str| tracing::info!("{line}");
+    let mut report = |line: &str| tracing::info!("{line}");
     for one in loaded {
-        let mut progress = if Progress::has_terminal() {
-            Progress::Spinner
+        let mut progress = if BuildProgress::has_terminal() {
+            BuildProgress::Spinner
         } else {
-            Progress::Lines(&mut say)
+            BuildProgress::Lines(&mut report)
         };
         files::build(&one.file.draft, &mut progress).map_err(|why| LoadError(why.to_string()))?;
     }

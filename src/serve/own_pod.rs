@@ -2,7 +2,7 @@
 
 use nanofaas_k8s_bridge::OwnPod;
 
-use crate::config::{Backend, Config};
+use crate::config::{BackendKind, Config};
 
 /// None where the process runs in no pod, or its manifest says nothing.
 pub(super) fn find() -> Option<OwnPod> {
@@ -17,7 +17,7 @@ pub(super) fn find() -> Option<OwnPod> {
 
 /// The process's service account, where functions could take it.
 pub(super) fn account(config: &Config) -> Option<String> {
-    let own_pod = find().filter(|_| config.backend == Backend::Kubernetes)?;
+    let own_pod = find().filter(|_| config.backend == BackendKind::Kubernetes)?;
     if own_pod.service_account.is_none() {
         tracing::warn!(
             "POD_SERVICE_ACCOUNT is not set, so a podTemplate that takes this plane's service \

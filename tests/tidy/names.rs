@@ -7,17 +7,16 @@ use crate::{files, read};
 
 /// Names that still have several meanings. Add none; remove a name when it has one meaning.
 const SEVERAL: &str = "
-    AbortOnDrop About Act Address After Alarm Alarms Answer Answered Attempt Backend Bench Body
-    Bounded Bridge Call Census Change Claim Client Clock ColdStarts Column Command Connection
-    Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint Ends Envelope Event
-    Expected Facts Failure Fate Fault Figure Folder Form Framing Functions Got Guard Head Health
-    Held Host Identity Idle Init Inline Inner Input Job JobKey Jobs Kept Key Known Labels Lane Leave
-    Life Line Listener Live Log Mailbox Mark Message Mode Notice Open OpenError Outbox Outcome
-    Output Over Pace Parts Peer Phase Place Plane Pod Pods Port Process Program Questions Reader
-    Record Refusal Registered Report Request Rest Ring Ringer Rng Route Run Running Said Sample
-    Scale Scheduler Scratch Script Seat Seen Sent Shared Shown Slot Slots Source Span Stage Stamps
-    Start StartError Started Starts State Status Stays Step Stop Store Stream Subject Tail Tally
-    Target Test Thread Timer Times Turn Unpark Verdict Wait Waiting Watch Which Wire Work World
+    AbortOnDrop About Act Address After Alarms Answer Answered Attempt Bench Body Bridge Call Census
+    Change Client Clock Connection Control Counted Counter DefaultTemplate Due End Ended Ending
+    Endpoint Ends Envelope Event Expected Facts Fate Fault Figure Form Framing Functions Got Guard
+    Head Held Host Identity Idle Init Inline Inner Input Job JobKey Jobs Key Known Lane Leave Life
+    Line Listener Live Log Mailbox Mark Message Mode Notice OpenError Outbox Outcome Output Over
+    Pace Parts Peer Phase Place Plane Pod Pods Port Program Questions Reader Record Refusal
+    Registered Report Request Rest Ring Ringer Rng Route Run Running Said Scratch Script Seat Seen
+    Shared Slot Slots Source Span Stage Stamps StartError Started Starts State Stays Step Stop Store
+    Stream Subject Tail Tally Target Test Thread Timer Turn Unpark Verdict Wait Waiting Watch Which
+    Wire Work World
 ";
 
 /// Functions whose name is a question and which do not answer it, to be renamed. Add none.

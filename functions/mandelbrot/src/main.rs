@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use nanofaas_runtime::{Context, Error, Handlers, Output, handler};
 
-use view::{Request, View};
+use view::{View, ViewRequest};
 
-fn draw(request: Request, context: &Context) -> Result<Output, Error> {
+fn draw(request: ViewRequest, context: &Context) -> Result<Output, Error> {
     let view = View::try_from(request).map_err(Error::bad_input)?;
     let Some(pixels) = picture::draw(&view, || context.cancelled()) else {
         return Err(Error::with_code(

@@ -67,10 +67,10 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::view::Request;
+    use crate::view::ViewRequest;
 
     fn view(json: &str) -> View {
-        let request: Request = serde_json::from_str(json).expect("a request");
+        let request: ViewRequest = serde_json::from_str(json).expect("a request");
         View::try_from(request).expect("within the bounds")
     }
 

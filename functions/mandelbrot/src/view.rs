@@ -11,7 +11,7 @@ const SCALE_MIN: f64 = 1e-12;
 /// The input; a field that is missing has its default.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Request {
+pub(crate) struct ViewRequest {
     width: u32,
     height: u32,
     center_x: f64,
@@ -21,7 +21,7 @@ pub(crate) struct Request {
     max_iterations: u32,
 }
 
-impl Default for Request {
+impl Default for ViewRequest {
     fn default() -> Self {
         Self {
             width: 640,
@@ -45,11 +45,11 @@ pub(crate) struct View {
     step: f64,
 }
 
-impl TryFrom<Request> for View {
+impl TryFrom<ViewRequest> for View {
     type Error = String;
 
-    fn try_from(request: Request) -> Result<Self, String> {
-        let Request {
+    fn try_from(request: ViewRequest) -> Result<Self, String> {
+        let ViewRequest {
             width,
             height,
             max_iterations,
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn view(json: &str) -> Result<View, String> {
-        let request: Request = serde_json::from_str(json).expect("a request");
+        let request: ViewRequest = serde_json::from_str(json).expect("a request");
         View::try_from(request)
     }
 

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::client::Answer;
+use super::client::ApiResponse;
 use super::show;
 
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CliError {
     /// What was asked for makes no sense, or a file cannot be read.
     Usage(String),
     /// No server, or no whole answer.
     Connection(String),
     /// The server refused the request.
-    Refused(Refusal),
+    Refused(ApiError),
     /// A call did not end with success; everything about it has been shown.
     Call,
     /// The process that read our stdout has closed it.
@@ -25,7 +25,7 @@ pub(super) enum Failure {
 
 /// An error body of the API, with what to do about it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) code: String,
     pub(super) message: String,
     pub(super) details: Vec<String>,
@@ -40,13 +40,13 @@ struct ErrorBody {
     details: Vec<String>,
 }
 
-impl Failure {
-    pub(super) fn say(&self) {
+impl CliError {
+    pub(super) fn report(&self) {
         match self {
             Self::Usage(message) | Self::Connection(message) => {
                 eprintln!("error: {}", show::plain(message));
             }
-            Self::Refused(refusal) => refusal.say(),
+            Self::Refused(error) => error.report(),
             Self::Call | Self::ReaderGone => {}
         }
     }
@@ -61,7 +61,7 @@ impl Failure {
 }
 
 /// Writing to stdout is the only input or output whose error comes up without a name.
-impl From<io::Error> for Failure {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::ReaderGone,
@@ -70,9 +70,9 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// Reads an answer that is no success. A body that is not ours is shown by its beginning.
-    pub(super) fn read(answer: &Answer) -> Self {
+    pub(super) fn read(answer: &ApiResponse) -> Self {
         const SHOWN_MAX: usize = 200;
         let hint = |code: &str| hint(code, answer.header("retry-after"));
         if let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) {
@@ -98,7 +98,7 @@ impl Refusal {
         }
     }
 
-    pub(super) fn say(&self) {
+    pub(super) fn report(&self) {
         eprintln!(
             "{}: {}",
             show::plain(&self.code),
@@ -107,10 +107,10 @@ impl Refusal {
         for detail in &self.details {
             eprintln!("  {}", show::plain(detail));
         }
-        self.say_hint();
+        self.report_hint();
     }
 
-    pub(super) fn say_hint(&self) {
+    pub(super) fn report_hint(&self) {
         if let Some(hint) = &self.hint {
             eprintln!("  hint: {hint}");
         }
