@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, is_pinned};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Got, Pod};
 use serde_json::json;
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared, is_pinned};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Answer, Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -193,7 +192,7 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
     for wire in [&mut running, &mut second, &mut third] {
         wire.answer().expect(200);
     }
-    let mut ran: Vec<_> = pod.calls().iter().map(crate::pod::Got::input).collect();
+    let mut ran: Vec<_> = pod.calls().iter().map(Got::input).collect();
     ran.sort_by_key(ToString::to_string);
     assert_eq!(ran, ["runs", "second", "third"]);
     leaving = begin("again");
@@ -368,7 +367,7 @@ fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
     wires
         .iter_mut()
         .for_each(|wire| _ = wire.answer().expect(200));
-    let order: Vec<_> = pod.calls().iter().map(crate::pod::Got::input).collect();
+    let order: Vec<_> = pod.calls().iter().map(Got::input).collect();
     assert_eq!(
         order,
         (0..30).map(|n| json!(n)).collect::<Vec<_>>(),

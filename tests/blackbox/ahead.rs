@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::json;
 
-use crate::functions::{local, pool, with};
 use crate::memory::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
-use crate::plane::Plane;
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 /// Clients send many small requests at once and read none of the answers.
 #[test]

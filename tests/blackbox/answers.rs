@@ -7,13 +7,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, PATIENCE, Request};
+use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
+use nanofaas_testkit::functions::{Folder, with};
+use nanofaas_testkit::pod::Pod;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, with};
-use crate::plane::{Plane, Shared, io_threads};
-use crate::pod::Pod;
-use crate::wire::{Answer, PATIENCE, Request};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -134,7 +133,7 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
 #[test]
 fn an_answer_that_nobody_asked_for_reaches_nobody() {
     for size in [20, 2_000] {
-        let folder = Folder::new();
+        let folder = Folder::create();
         let (told, did) = channel();
         let url = unix_endpoint(&folder, move |mut stream| {
             let told = told.clone();
@@ -158,7 +157,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 #[test]
 fn a_connection_that_ended_while_it_was_idle_carries_no_call() {
     for size in [20, 2_000] {
-        let folder = Folder::new();
+        let folder = Folder::create();
         let (told, did) = channel();
         let url = unix_endpoint(&folder, move |mut stream| {
             if let Some((_, body)) = request(&mut stream, true) {
@@ -200,7 +199,7 @@ fn a_connection_that_ends_in_the_segment_of_its_answer_carries_no_other_call() {
 
 #[test]
 fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let url = unix_endpoint(&folder, |mut stream| {
         let Some((request_head, mut body)) = request(&mut stream, false) else {
             return;
@@ -230,7 +229,7 @@ fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
 
 #[test]
 fn an_answer_that_comes_before_the_request_was_read_is_heard_and_the_call_sent_once() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let (told, calls) = channel();
     let url = unix_endpoint(&folder, move |mut stream| {
         let told = told.clone();

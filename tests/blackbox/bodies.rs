@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{After, Got, Line, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared, io_threads};
-use crate::pod::{After, Pod};
-use crate::wire::{Answer, Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -382,8 +381,7 @@ fn a_pod_that_answers_and_then_dies_loses_nothing() {
 
 #[test]
 fn pods_are_talked_to_over_kept_alive_connections_tcp_and_unix() {
-    let script =
-        |got: &crate::pod::Got, line: &mut crate::pod::Line| line.json(&got.input().to_string());
+    let script = |got: &Got, line: &mut Line| line.json(&got.input().to_string());
     for (name, pod) in [
         ("alive-tcp", Pod::tcp(script)),
         ("alive-unix", Pod::unix(script)),

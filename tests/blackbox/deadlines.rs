@@ -3,12 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{After, Gate, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{After, Gate, Pod};
-use crate::wire::{Request, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -403,7 +402,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
     // These answers grow the connection's read buffer beyond the size of reads ahead of a call.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
-        let mut wire = crate::wire::Wire::connect(plane().listen);
+        let mut wire = Wire::connect(plane().listen);
         for _ in 0..3 {
             wire.send(&Request::get("/openapi.yaml").bytes());
             wire.answer().expect(200);
@@ -423,7 +422,7 @@ fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
     plane().register(&pool("pipeline", &pod));
     let mut bytes = Request::invoke("pipeline", &json!("first")).bytes();
     bytes.extend(Request::invoke("pipeline", &json!("second")).bytes());
-    let mut wire = crate::wire::Wire::connect(plane().listen);
+    let mut wire = Wire::connect(plane().listen);
     wire.send(&bytes);
     pod.wait_calls(1);
     drop(wire);

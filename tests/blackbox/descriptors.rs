@@ -3,12 +3,11 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::json;
-
-use crate::functions::{pool, with};
-use crate::plane::Plane;
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 /// A plane with too few descriptors for a hundred clients.
 fn plane() -> Plane {

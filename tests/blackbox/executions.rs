@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, is_pinned};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared, is_pinned};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::json;
-
-use crate::functions::{pool, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Answer, Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

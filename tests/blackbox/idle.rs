@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, eventually};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{Folder, local, pool, with};
+use nanofaas_testkit::pod::Pod;
 use nix::unistd::Pid;
 use serde_json::json;
-
-use crate::functions::{Folder, local, pool, with};
-use crate::plane::Plane;
-use crate::pod::Pod;
-use crate::wire::{Request, eventually};
 
 /// For each thread of the process, how often it went to sleep, and its CPU time in hundredths of a
 /// second, in which a thread that never sleeps shows.
@@ -99,7 +98,7 @@ fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none()
         );
     };
     let plane = Plane::start(&[]);
-    let folder = Folder::new();
+    let folder = Folder::create();
     let handler = "def handle(input):\n    lines = open('/proc/self/status').read().split('\\n')\n    \
          return [l.split()[-1] for l in lines if l.startswith('THP_enabled:')][0]\n";
     plane.register(&folder.python("thp", "WARM", handler));

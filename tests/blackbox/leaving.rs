@@ -2,13 +2,12 @@
 //! answered. The plane is stopped while they send, so that it finds the request and the FIN at the
 //! same time.
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use nix::sys::signal::Signal;
 use serde_json::json;
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

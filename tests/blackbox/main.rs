@@ -12,12 +12,7 @@
 // Tests print durations for the developer who runs them.
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
 
-mod functions;
 mod handlers;
-mod metrics;
-mod plane;
-mod pod;
-mod wire;
 
 mod routes;
 mod paths;

@@ -5,15 +5,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, PATIENCE, Request, Wire, eventually};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{After, Gate, Pod};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
 use serde_json::json;
-
-use crate::functions::{local, pool, with};
-use crate::plane::Plane;
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -69,7 +68,7 @@ pub(crate) fn release(held: Vec<Wire>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {
             scope.spawn(move || {
-                one.set_patience(crate::wire::PATIENCE);
+                one.set_patience(PATIENCE);
                 one.answer().expect(200);
             });
         }
@@ -182,7 +181,7 @@ fn a_body_of_unknown_length_is_charged_as_what_it_was() {
         line.send(b"1\r\n1\r\n");
         line.wait(&door);
         line.send(b"1\r\n2\r\n0\r\n\r\n");
-        crate::pod::After::Keep
+        After::Keep
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
@@ -338,7 +337,7 @@ fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
     plane.invoke("modest", &body).expect(200);
     gate.open();
     for mut wire in held {
-        wire.set_patience(crate::wire::PATIENCE);
+        wire.set_patience(PATIENCE);
         wire.answer().expect(200);
     }
     eventually("nothing is charged", || inflight(&plane) == 0);
@@ -469,18 +468,18 @@ fn large_answers_are_whole_in_every_form() {
                             line.send(b"\r\n");
                         }
                         line.send(b"0\r\n\r\n");
-                        crate::pod::After::Keep
+                        After::Keep
                     }
                     _ => {
                         line.send(format!("{head}\r\n").as_bytes());
                         line.send(&sent);
-                        crate::pod::After::Close
+                        After::Close
                     }
                 }
             });
             let name = format!("{framing}-{}", &kind[..4]);
             plane.register(&pool(&name, &pod));
-            let shown = |answer: crate::wire::Answer| match kind {
+            let shown = |answer: Answer| match kind {
                 "image/png" => assert!(answer.body == output, "{name}"),
                 _ => assert!(answer.json()["output"] == json!(text), "{name}"),
             };

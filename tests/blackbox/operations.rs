@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, io_driver};
+use nanofaas_testkit::functions::{Folder, is_alive, local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, local, pool, with};
-use crate::plane::{Plane, Shared, io_driver};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -288,7 +287,7 @@ fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
 #[test]
 fn a_signal_ends_running_functions_with_the_plane() {
     let plane = Plane::start(&["--drain-ms", "300"]);
-    let folder = Folder::new();
+    let folder = Folder::create();
     let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 600";
     plane.register(&with(
         folder.shell("left", "JOB", script),
@@ -309,9 +308,7 @@ fn a_signal_ends_running_functions_with_the_plane() {
         .exit_within(Duration::from_secs(20))
         .expect("it exits");
     assert_eq!(status.code(), Some(0));
-    eventually("the Job's process is ended", || {
-        !crate::functions::is_alive(pid)
-    });
+    eventually("the Job's process is ended", || !is_alive(pid));
 }
 
 /// Calls are not delayed while the io thread spins between them.

@@ -2,12 +2,11 @@
 //! line sends, the fields that it reads from the answers, its SDKs' servers, and the programs of
 //! its one-shot images. docs/coming-from-the-original.md lists what is tested here.
 
+use nanofaas_testkit::client::{Answer, Request, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{Folder, interpreter, with};
+use nanofaas_testkit::pod::{Got, Line, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{Got, Line, Pod};
-use crate::wire::{Answer, Request, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -188,7 +187,7 @@ urllib.request.urlopen(request, timeout=10)
 /// know; the other fields are the client's.
 pub(crate) fn local(folder: &Folder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
-    let command = json!({"local": {"command": [crate::functions::interpreter(), path]}});
+    let command = json!({"local": {"command": [interpreter(), path]}});
     with(spec(name, more), &command)
 }
 
@@ -310,7 +309,7 @@ fn its_client_enqueues_and_watches() {
 
 #[test]
 fn its_one_shot_images_are_jobs() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let mode = json!({"executionMode": "REMOTE", "timeoutMs": 40_000});
     register(&local(&folder, "orig-job", ONE_SHOT, &mode)).expect(201);
     let traced = request("orig-job", "invoke", &json!("x")).header("X-Trace-Id", "t-1");

@@ -4,13 +4,12 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, Request};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{Folder, local, pool, with};
+use nanofaas_testkit::pod::{After, Gate, Pod};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, local, pool, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{After, Gate, Pod};
-use crate::wire::{Answer, Request};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared =
@@ -245,7 +244,7 @@ fn an_output_over_the_limit_is_502_output_too_large() {
 
 #[test]
 fn a_pod_that_cannot_be_started_is_503_cold_start_failed_with_the_reason() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let script = "echo the disk is full >&2; exit 3";
     plane().register(&folder.shell("outcome-start", "WARM", script));
     let answer = plane().invoke("outcome-start", &json!(1));
@@ -298,7 +297,7 @@ fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
     assert_eq!(message_of(&running), said);
     assert_eq!(pod.calls().len(), 1);
 
-    let folder = Folder::new();
+    let folder = Folder::create();
     let never = folder.shell("outcome-starting", "WARM", "exec sleep 60");
     plane().register(&with(never, &json!({"timeoutMs": 400})));
     let starting = plane().invoke("outcome-starting", &json!(1));
@@ -427,7 +426,7 @@ fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
 
 #[test]
 fn a_start_that_fails_has_a_part_in_the_time() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let fails = "sleep 0.2; exit 1";
     plane().register(&with(
         folder.shell("outcome-fails", "WARM", fails),

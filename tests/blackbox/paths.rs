@@ -1,10 +1,9 @@
 //! Paths, methods and origins: unknown routes, refused origins, and the server's own headers.
 
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::local;
 use serde_json::json;
-
-use crate::functions::local;
-use crate::plane::{Plane, Shared};
-use crate::wire::Request;
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
+use nanofaas_testkit::functions::{Folder, is_alive, pool, with};
+use nanofaas_testkit::pod::Pod;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::functions::{Folder, is_alive, pool, with};
 use crate::handlers;
-use crate::plane::{Plane, Shared, io_threads};
-use crate::pod::Pod;
-use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -128,7 +128,7 @@ fn what_a_pod_says_of_its_start_is_kept() {
 
 #[test]
 fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("cold", "WARM", handlers::PID);
     plane().register(&with(
         function,
@@ -188,7 +188,7 @@ fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
 
 #[test]
 fn pods_up_to_the_floor_start_without_a_call() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.write("started", "");
     let function = folder.python("floor", "WARM", handlers::LOADS_ONCE);
     plane().register(&with(
@@ -206,7 +206,7 @@ fn pods_up_to_the_floor_start_without_a_call() {
 
 #[test]
 fn calls_that_wait_get_more_pods_up_to_the_most() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("scale", "WARM", handlers::SLOW_PID);
     let scaling = json!({"minReplicas": 0, "maxReplicas": 3});
     let more = json!({"concurrency": 8, "scalingConfig": scaling});
@@ -234,7 +234,7 @@ fn calls_that_wait_get_more_pods_up_to_the_most() {
 
 #[test]
 fn idle_pods_go_and_come_back_when_they_are_wanted() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("zero", "WARM", handlers::PID);
     let scaling = json!({"minReplicas": 0, "idleTimeoutMs": 300});
     plane().register(&with(function, &json!({"scalingConfig": scaling})));
@@ -252,7 +252,7 @@ fn idle_pods_go_and_come_back_when_they_are_wanted() {
 
 #[test]
 fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("burst", "WARM", handlers::ECHO);
     plane().register(&with(
         function,
@@ -268,7 +268,7 @@ fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
 
 #[test]
 fn a_pod_has_the_environment_and_the_folder_of_its_function() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("environment", "WARM", handlers::ENVIRONMENT);
     let more = json!({"env": {"MINE": "1", "BOTH": "env"}, "runtimeMode": "STDIO"});
     let mut function = with(function, &more);
@@ -291,7 +291,7 @@ fn a_pod_has_the_environment_and_the_folder_of_its_function() {
 
 #[test]
 fn a_plain_handler_whose_caller_left_gets_an_exception() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("plain-leaves", "WARM", handlers::STOPPED));
     let wire = Request::invoke("plain-leaves", &json!(1)).begin(plane().listen);
     eventually("it began", || folder.read("began").is_some());
@@ -303,7 +303,7 @@ fn a_plain_handler_whose_caller_left_gets_an_exception() {
 
 #[test]
 fn an_async_handler_whose_time_is_over_is_cancelled() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("async-late", "WARM", handlers::STOPPED_ASYNC));
     plane().invoke("async-late", &json!(1)).expect(200);
     let late = Request::invoke("async-late", &json!(2)).header("X-Timeout-Ms", "200");
@@ -316,7 +316,7 @@ fn an_async_handler_whose_time_is_over_is_cancelled() {
 
 #[test]
 fn a_plain_handler_that_will_not_stop_is_replaced() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.python("stubborn", "WARM", handlers::STUBBORN);
     plane().register(&with(function, &json!({"concurrency": 1})));
     let first = plane().invoke("stubborn", &json!(0)).expect(200).json()["output"].clone();
@@ -330,7 +330,7 @@ fn a_plain_handler_that_will_not_stop_is_replaced() {
 
 #[test]
 fn a_pod_that_was_killed_is_replaced() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("killed", "WARM", handlers::PIDS));
     for _ in 0..3 {
         let output = plane().invoke("killed", &json!(1)).expect(200).json()["output"].clone();
@@ -344,7 +344,7 @@ fn a_pod_that_was_killed_is_replaced() {
 
 #[test]
 fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = with(
         folder.python("spec", "WARM", handlers::VERSION),
         &json!({"env": {"V": "1"}}),
@@ -366,7 +366,7 @@ fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
 
 #[test]
 fn a_removed_functions_pods_finish_their_calls_and_go() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("removed", "WARM", handlers::TAKES_ITS_TIME));
     let mut wire = Request::invoke("removed", &json!(1)).begin(plane().listen);
     eventually("it began", || folder.read("began").is_some());
@@ -381,7 +381,7 @@ fn a_removed_functions_pods_finish_their_calls_and_go() {
 
 #[test]
 fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("speaks", "WARM", handlers::WARNS));
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let call = Request::invoke("speaks", &json!("careful"))
@@ -405,7 +405,7 @@ fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
 
 #[test]
 fn what_a_function_prints_reaches_the_log_with_its_name() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("talker", "WARM", handlers::TALKS));
     plane().invoke("talker", &json!(1)).expect(200);
     for said in ["said-on-stdout", "said-on-stderr"] {
@@ -420,7 +420,7 @@ fn what_a_function_prints_reaches_the_log_with_its_name() {
 
 #[test]
 fn values_that_json_cannot_carry_are_no_output() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&folder.python("nan", "WARM", handlers::NAN));
     let answer = plane()
         .invoke("nan", &json!(1))
@@ -434,7 +434,7 @@ fn values_that_json_cannot_carry_are_no_output() {
 
 #[test]
 fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let broken = folder.shell(
         "loop",
         "WARM",

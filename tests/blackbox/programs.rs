@@ -4,13 +4,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Request, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{Folder, is_alive, with};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, is_alive, with};
-use crate::plane::{Plane, Shared};
-use crate::wire::{Request, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -57,7 +56,7 @@ fn pid_and_port(plane: &Plane, name: &str) -> (i32, u16) {
 
 #[test]
 fn a_server_that_takes_a_port_runs_as_it_is() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let one_pod = json!({"scalingConfig": {"maxReplicas": 1}});
     plane().register(&with(folder.program("port", "WARM", SERVER), &one_pod));
     let (pid, port) = pid_and_port(plane(), "port");
@@ -78,7 +77,7 @@ fn a_server_that_takes_a_port_runs_as_it_is() {
 
 #[test]
 fn servers_on_ports_do_not_meet() {
-    let folders: Vec<Folder> = (0..4).map(|_| Folder::new()).collect();
+    let folders: Vec<Folder> = (0..4).map(|_| Folder::create()).collect();
     let two = json!({"scalingConfig": {"minReplicas": 2, "maxReplicas": 2}});
     for (number, folder) in folders.iter().enumerate() {
         let name = format!("ports-{number}");
@@ -112,7 +111,7 @@ fn asked_until_well(folder: &Folder, function: Value) -> String {
 
 #[test]
 fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.write("health", "503");
     let asked = asked_until_well(&folder, folder.program("healthy", "WARM", SERVER));
     let is_right = |line: &str| line == "/up?deep=1 healthy";
@@ -130,7 +129,7 @@ fn guarded(folder: &Folder, name: &str, mode: &str) -> Value {
 
 #[test]
 fn a_program_hears_how_a_body_is_encoded() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     for mode in ["WARM", "JOB"] {
         let name = format!("encoded-{}", mode.to_ascii_lowercase());
         plane().register(&guarded(&folder, &name, mode));
@@ -146,7 +145,7 @@ fn a_program_hears_how_a_body_is_encoded() {
 /// program.
 #[test]
 fn behind_the_watchdog_the_same_path_and_statuses_count() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.write("health", "401");
     let asked = asked_until_well(&folder, guarded(&folder, "guarded", "WARM"));
     let is_right = |line: &str| line.starts_with("/up?deep=1 ");
@@ -156,7 +155,7 @@ fn behind_the_watchdog_the_same_path_and_statuses_count() {
 #[test]
 fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
     let plane = Plane::start(&["--start-timeout-ms", "2000"]);
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.write("health", "401");
     plane.register(&folder.program("unwell", "WARM", SERVER));
     let answer = plane.invoke("unwell", &json!(1));
@@ -174,7 +173,7 @@ fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
 #[test]
 fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
     let plane = Plane::start(&["--start-timeout-ms", "500"]);
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane.register(&folder.shell("deaf", "WARM", "exec sleep 60"));
     let call = Request::invoke("deaf", &json!(1)).header("X-Timeout-Ms", "1200");
     let answer = plane
@@ -190,7 +189,7 @@ fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
 
 #[test]
 fn every_pod_is_told_how_long_a_call_may_take() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.program("told", "WARM", SERVER);
     plane().register(&with(function, &json!({"timeoutMs": 12_345})));
     let output = plane().invoke("told", &json!(1)).expect(200).json()["output"].clone();
@@ -232,7 +231,7 @@ fn hiding(folder: &Folder, name: &str) -> Value {
 
 #[test]
 fn a_process_that_hides_ends_with_its_pod() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane().register(&hiding(&folder, "hides"));
     let (pod, _) = pid_and_port(plane(), "hides");
     let hides = hidden(&folder);
@@ -249,7 +248,7 @@ fn a_process_that_hides_ends_with_its_pod() {
 
 #[test]
 fn a_process_that_hides_ends_with_its_job() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let function = folder.program("hides-job", "JOB", HIDES);
     plane().register(&with(function, &json!({"maxRetries": 0})));
     plane()
@@ -265,7 +264,7 @@ fn a_process_that_hides_ends_with_its_job() {
 #[test]
 fn a_process_that_hides_ends_with_a_plane_that_is_killed() {
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let folder = Folder::new();
+    let folder = Folder::create();
     plane.register(&hiding(&folder, "hides"));
     let (pod, _) = pid_and_port(&plane, "hides");
     let hides = hidden(&folder);

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, Wire};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{local, pool};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::json;
-
-use crate::functions::{local, pool};
-use crate::plane::{Plane, Shared};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off", "--max-body", "64KiB"]);

@@ -6,12 +6,11 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nanofaas_testkit::client::eventually;
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{pool, with};
+use nanofaas_testkit::pod::{After, Gate, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{pool, with};
-use crate::plane::Plane;
-use crate::pod::{After, Gate, Pod};
-use crate::wire::eventually;
 
 /// Each test has its own plane, because the fault that these tests found ended the process.
 fn plane() -> Plane {

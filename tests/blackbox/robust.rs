@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
+use nanofaas_testkit::functions::{Folder, is_alive, local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::functions::{Folder, is_alive, local, pool, with};
 use crate::handlers;
-use crate::plane::{Plane, Shared, io_threads};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -21,7 +21,7 @@ fn plane() -> &'static Plane {
 
 #[test]
 fn the_first_call_after_a_start_with_default_settings_succeeds() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let plane = Plane::start(&[]);
     plane.register(&folder.python("first", "WARM", handlers::ECHO));
     assert_eq!(
@@ -85,7 +85,7 @@ fn kill_now(pid: i32) -> bool {
 #[test]
 fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
     const KILLS: usize = 200;
-    let folder = Folder::new();
+    let folder = Folder::create();
     std::fs::create_dir(folder.path().join("pids")).expect("a folder");
     let plane = Plane::start(&["--rate-max-per-second", "off"]);
     let function = folder.python("killed", "WARM", handlers::TO_BE_KILLED);
@@ -202,8 +202,8 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 #[test]
 fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
-    let folder = Folder::new();
-    let (warm, job) = (Folder::new(), Folder::new());
+    let folder = Folder::create();
+    let (warm, job) = (Folder::create(), Folder::create());
     let plane = Plane::start(&[]);
     plane.register(&warm.python("warm", "WARM", handlers::FAMILY));
     let script = "setsid sleep 600 & echo $! > grandchild; echo $$ > pid; exec sleep 600";
@@ -233,7 +233,7 @@ fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
 
 #[test]
 fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let plane = Plane::start(&[]);
     plane.register(&folder.python("guarded", "WARM", handlers::PID));
     let call = || plane.invoke("guarded", &json!(1)).expect(200).json()["output"].as_i64();

@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, eventually};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use serde_json::{Value, json};
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, Shared};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, eventually};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

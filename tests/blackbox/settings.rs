@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;
 
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{Plane, Shared, program};
+use nanofaas_testkit::functions::{Folder, local, pool};
+use nanofaas_testkit::pod::Pod;
 use serde_json::{Value, json};
-
-use crate::functions::{Folder, local, pool};
-use crate::plane::{Plane, Shared, program};
-use crate::pod::Pod;
-use crate::wire::Request;
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
@@ -183,7 +182,7 @@ fn each_listener_takes_both_families_and_a_pod_may_be_at_either() {
 
 #[test]
 fn functions_of_files_are_there_at_the_start() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let object = "apiVersion: nanofaas.io/v1\nkind: Function\nmetadata: {name: from-yaml}\n\
         spec: {executionMode: LOCAL, timeoutMs: 321}\n";
     let file = folder.write("one.yaml", object);
@@ -206,7 +205,7 @@ fn functions_of_files_are_there_at_the_start() {
 
 #[test]
 fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let bad = "name: bad\nexecutionMode: LOCAL\n\ntimeoutMs: 0\n";
     for (file, content, place, field) in [
         ("field.yaml", bad, "4", "timeoutMs"),
@@ -281,7 +280,7 @@ fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
 
 #[test]
 fn apply_says_what_changed_and_what_the_server_ignores() {
-    let folder = Folder::new();
+    let folder = Folder::create();
     let file = |text: &str| folder.write("function.yaml", text);
     let apply = || {
         let path = folder.path().join("function.yaml");

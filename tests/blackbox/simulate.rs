@@ -2,10 +2,9 @@
 
 use std::process::Output;
 
+use nanofaas_testkit::control_plane::program;
+use nanofaas_testkit::functions::{Folder, interpreter};
 use serde_json::Value;
-
-use crate::functions::{Folder, interpreter};
-use crate::plane::program;
 
 const FUNCTION: &str = "\
 name: f
@@ -17,7 +16,7 @@ scalingConfig: {minReplicas: 1, maxReplicas: 2}
 const TRACE: &str = "at_ms,service_ms\n0,100\n10,100\n20,100\n";
 
 fn folder() -> Folder {
-    let folder = Folder::new();
+    let folder = Folder::create();
     folder.write("function.yaml", FUNCTION);
     folder.write("calls.csv", TRACE);
     folder

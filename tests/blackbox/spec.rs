@@ -1,10 +1,9 @@
 //! A function's description through the API: defaults, ranges at both ends, formats, and modes.
 
+use nanofaas_testkit::client::{Answer, Request};
+use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::functions::{local, with};
 use serde_json::{Value, json};
-
-use crate::functions::{local, with};
-use crate::plane::{Plane, Shared};
-use crate::wire::{Answer, Request};
 
 fn plane() -> &'static Plane {
     static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);

@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Request, Wire, eventually};
+use nanofaas_testkit::control_plane::{Plane, io_threads};
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{Gate, Pod};
 use nix::sys::signal::Signal;
 use serde_json::json;
-
-use crate::functions::{local, pool, with};
-use crate::plane::{Plane, io_threads};
-use crate::pod::{Gate, Pod};
-use crate::wire::{Request, Wire, eventually};
 
 fn keyed(function: &str, key: &str) -> Request {
     Request::invoke(function, &json!(1)).header("Idempotency-Key", key)

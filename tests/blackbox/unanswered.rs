@@ -4,11 +4,10 @@
 use std::net::TcpListener;
 use std::path::Path;
 
+use nanofaas_testkit::client::{PATIENCE, Request};
+use nanofaas_testkit::control_plane::{Plane, io_driver, io_threads};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-use crate::plane::{Plane, io_driver, io_threads};
-use crate::wire::{PATIENCE, Request};
 
 #[test]
 fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use nanofaas_testkit::control_plane::lock;
+
 use crate::plan::{Endpoint, FUNCTIONS, Mode, Spec};
-use crate::plane::lock;
 
 /// A time, in nanoseconds since the run began; times of all threads are comparable.
 pub(crate) type At = u64;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, PATIENCE, Request, Wire};
 use serde_json::Value;
 
 use crate::book::{At, Book, Version};
@@ -15,7 +16,6 @@ use crate::judge::{self, Outcome};
 use crate::ledger::{Ledger, Sent};
 use crate::plan::{Act, Call, Kind, Leave, Step, Steps, name};
 use crate::tally::Tally;
-use crate::wire::{Answer, PATIENCE, Request, Wire};
 
 /// A client uses the same set of idempotency keys for this many calls.
 const KEY_AGE: u64 = 150;

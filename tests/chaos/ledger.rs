@@ -5,10 +5,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
+use nanofaas_testkit::control_plane::lock;
+
 use crate::book::{At, Book};
 use crate::canary::{Canary, Identity};
 use crate::plan::name;
-use crate::plane::lock;
 use crate::tally::Tally;
 
 /// The number of latest executions that a client may still ask for.

@@ -24,24 +24,6 @@
     reason = "a function's process can report by stderr only"
 )]
 
-// The fixture of the black-box tests, of which this needs a part.
-#[path = "../blackbox/functions.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod functions;
-#[path = "../blackbox/metrics.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod metrics;
-#[path = "../blackbox/plane.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod plane;
-#[path = "../blackbox/pod.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod pod;
-#[path = "../blackbox/wire.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod wire;
-
-mod rng;
 mod plan;
 mod canary;
 mod book;

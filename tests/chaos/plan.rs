@@ -3,7 +3,7 @@
 //! operations; `registrar` and `clients`, which carry it out, resolve an index such as "the third
 //! last execution".
 
-use crate::rng::Rng;
+use nanofaas_testkit::rng::Rng;
 
 /// The largest number of functions; `name` gives their names.
 pub(crate) const FUNCTIONS: usize = 8;

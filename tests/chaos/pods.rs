@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
+use nanofaas_testkit::pod::{After, Got, Line, Pod};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -19,7 +20,6 @@ use crate::book::Book;
 use crate::canary::{Canary, Identity, echo};
 use crate::ledger::{Ledger, Receipt};
 use crate::plan::{Act, Endpoint, TIMEOUT_MS_MAX};
-use crate::pod::{After, Got, Line, Pod};
 use crate::tally::Tally;
 
 /// Longer than any deadline of a call.

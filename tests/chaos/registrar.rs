@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::Plane;
 use serde_json::{Value, json};
 
 use crate::book::{Book, Version};
@@ -13,10 +15,8 @@ use crate::canary::Identity;
 use crate::clients::status as status_of;
 use crate::ledger::Ledger;
 use crate::plan::{Change, Changes, FUNCTIONS, Mode, Spec, name};
-use crate::plane::Plane;
 use crate::pods::{IDENTITY, Peers, RECEIPTS};
 use crate::tally::Tally;
-use crate::wire::Request;
 
 /// The number of executions whose status a registrar reads after a change.
 const LOOKED_AT: usize = 6;

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{PATIENCE, Request, Wire};
+use nanofaas_testkit::functions::Folder;
+use nanofaas_testkit::rng::Rng;
+
 use crate::book::Book;
 use crate::clients::{self, Client};
-use crate::functions::Folder;
 use crate::ledger::Ledger;
 use crate::plan::{Changes, FUNCTIONS, Steps};
 use crate::pods::{Peers, Reports};
 use crate::registrar::Registrar;
-use crate::rng::Rng;
 use crate::subject::{Form, Subject};
 use crate::tally::Tally;
-use crate::wire::{PATIENCE, Request, Wire};
 
 const CLIENTS: usize = 10;
 const REGISTRARS: usize = 2;
@@ -40,7 +41,7 @@ pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> boo
     println!("-- {}", form.name);
     let (book, ledger) = (Arc::new(Book::new()), Arc::default());
     let tally = Arc::default();
-    let folder = Folder::new();
+    let folder = Folder::create();
     let more = [
         ["--backend", "local"],
         ["--rate-max-per-second", "off"],

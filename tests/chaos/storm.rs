@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use nanofaas_testkit::client::{Answer, Request, Wire};
+use nanofaas_testkit::functions::{pool, with};
+use nanofaas_testkit::pod::{After, Got, Line, Pod};
+use nanofaas_testkit::rng::Rng;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::{Value, json};
 
-use crate::functions::{pool, with};
-use crate::pod::{After, Got, Line, Pod};
-use crate::rng::Rng;
 use crate::subject::{FORMS, Form, Subject};
 use crate::tally::Tally;
-use crate::wire::{Answer, Request, Wire};
 
 const CLIENTS: u64 = 12;
 const FUNCTIONS: [&str; 2] = ["storm-tcp", "storm-unix"];

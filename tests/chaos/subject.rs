@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::PATIENCE;
+use nanofaas_testkit::control_plane::Plane;
 use nix::sys::signal::Signal;
 
-use crate::plane::Plane;
 use crate::tally::Tally;
-use crate::wire::PATIENCE;
 
 /// Scheduler, io threads and driver of a plane.
 #[derive(Clone, Copy, Debug)]

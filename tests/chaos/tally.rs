@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use crate::plane::lock;
+use nanofaas_testkit::control_plane::lock;
 
 /// The number of faults that are printed; the others are counted.
 const SHOWN: usize = 12;

@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{Folder, with};
 use serde_json::{Value, json};
 
 use crate::Seen;
-use crate::functions::{Folder, with};
-use crate::plane::Plane;
 use crate::program;
-use crate::wire::Request;
 
 pub(crate) struct Column {
     pub(crate) name: &'static str,
@@ -49,7 +49,7 @@ const WITH_START_MS: &str = "5000";
 impl Column {
     /// Registers a function, lets it fail once, and removes it.
     pub(crate) fn call(&self, plane: &Plane, key: &str) -> Seen {
-        let folder = Folder::new();
+        let folder = Folder::create();
         let endpoint = program::Endpoint::start();
         let name = format!("{}-{key}", self.name).replace([' ', '.'], "-");
         let mut function = with(

@@ -16,23 +16,6 @@
     reason = "a function's process can report by stderr only"
 )]
 
-// The fixture of the black-box tests, of which this needs a part.
-#[path = "../blackbox/functions.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod functions;
-#[path = "../blackbox/metrics.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod metrics;
-#[path = "../blackbox/plane.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod plane;
-#[path = "../blackbox/pod.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod pod;
-#[path = "../blackbox/wire.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod wire;
-
 mod expected;
 mod column;
 mod program;
@@ -40,9 +23,10 @@ mod page;
 
 use std::process::ExitCode;
 
+use nanofaas_testkit::control_plane::Plane;
+
 use column::{COLUMNS, Column};
 use expected::{Expected, Row};
-use plane::Plane;
 
 /// The result that a caller got.
 #[derive(Clone, Debug)]

@@ -8,11 +8,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
+use nanofaas_testkit::pod::{After, Pod};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-
-use crate::pod::{After, Pod};
 
 /// More bytes than the plane accepts in an answer.
 const LARGE: usize = 7_000_000;

@@ -7,9 +7,8 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Answer, Request};
 use serde_json::Value;
-
-use crate::wire::{Answer, Request};
 
 /// The namespace of the platform.
 pub(crate) const NAMESPACE: &str = "nanofaas";

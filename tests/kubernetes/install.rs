@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nanofaas_testkit::client::Request;
 use serde_json::json;
 
 use crate::cluster::{kubectl, object, shown, until, wait};
 use crate::plane::{output, plane, service};
-use crate::wire::Request;
 
 /// How long a pod's start may take on a busy machine.
 const START: Duration = Duration::from_secs(60);

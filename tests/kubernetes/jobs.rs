@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{jobs_of, pods_of, until};
 use crate::plane::{Plane, output, plane, spec};
-use crate::wire::Request;
 
 /// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);

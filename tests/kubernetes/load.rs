@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use serde_json::Value;
-
-use crate::wire::Request;
 
 /// A load ends after this time at the latest.
 const LONGEST: Duration = Duration::from_secs(240);

@@ -9,14 +9,6 @@
     reason = "tests act in place of clients, pods and clocks"
 )]
 
-// A client of raw HTTP, shared with the tests of a plane without a cluster.
-#[path = "../blackbox/wire.rs"]
-#[allow(dead_code)]
-mod wire;
-#[path = "../blackbox/metrics.rs"]
-#[allow(dead_code)]
-mod metrics;
-
 mod tally;
 mod cluster;
 mod node;

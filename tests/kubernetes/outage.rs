@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, apply, list, staying, try_wait, until};
@@ -11,7 +12,6 @@ use crate::load::Load;
 use crate::node::ApiServer;
 use crate::plane::{Plane, manifest, output, plane, spec};
 use crate::tally::not_run;
-use crate::wire::Request;
 
 const AWAY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(60);

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::until;
 use crate::node::own_address;
 use crate::plane::Plane;
-use crate::wire::Request;
 
 /// The time that the plane may take until it listens.
 const BEGIN: Duration = Duration::from_secs(20);

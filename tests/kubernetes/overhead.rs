@@ -7,12 +7,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, ask, jobs_of, pods_of, until, wait};
 use crate::node::own_address;
 use crate::plane::{Plane, image, output, plane, spec};
-use crate::wire::Request;
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::{Answer, Request};
+use nanofaas_testkit::metrics::Metrics;
 use serde_json::{Value, json};
 
 use crate::cluster::{self, NAMESPACE, Pod, kubectl, list, pods, try_wait, until, wait};
-use crate::metrics::Metrics;
-use crate::wire::{Answer, Request};
 
 /// Pods of the control plane.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, accepted, apply, function, kubectl, shown, until, wait};
 use crate::plane::{image, manifest, output, plane, spec};
-use crate::wire::Request;
 
 /// Long, because numbers of a status are written at most every 10 s.
 const STATUS: Duration = Duration::from_secs(25);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{
@@ -13,7 +14,6 @@ use crate::cluster::{
 };
 use crate::plane::{image, manifest, output, plane, spec};
 use crate::starts::both_refused;
-use crate::wire::Request;
 
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 /// The time until a kubelet has updated a ConfigMap and pods are replaced.

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until};
 use crate::outside::Outside;
 use crate::plane::{Plane, image, output, plane, spec};
-use crate::wire::Request;
 
 /// Long before the deadline of these calls, which is a minute.
 const EARLY: Duration = Duration::from_secs(20);

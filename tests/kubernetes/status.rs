@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{
     NAMESPACE, apply, ask, function, kubectl, kubectl_with, list, shown, staying, until, wait,
 };
 use crate::plane::{image, manifest, output, plane, was_cold};
-use crate::wire::Request;
 
 /// The time for a start, a failed pull, or the end of a container.
 const START: Duration = Duration::from_secs(60);

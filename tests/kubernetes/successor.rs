@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, function, jobs_of, kubectl, staying, until, wait};
@@ -13,7 +14,6 @@ use crate::load::Load;
 use crate::node;
 use crate::outside::Outside;
 use crate::plane::{self, Plane, ROLLOUT, output, plane, service, spec, was_cold};
-use crate::wire::Request;
 
 const STEP: Duration = Duration::from_secs(60);
 

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nanofaas_testkit::client::{Answer, Request};
 use serde_json::{Value, json};
 
 use crate::cluster::{Pod, pods, wait};
 use crate::node;
 use crate::plane::{Plane, plane, spec};
-use crate::wire::{Answer, Request};
 
 const START: Duration = Duration::from_secs(60);
 

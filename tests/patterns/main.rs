@@ -11,35 +11,17 @@
 )]
 #![allow(clippy::print_stdout, reason = "the table is what it is run for")]
 
-// The fixture of the black-box tests, of which this needs a part.
-#[path = "../blackbox/functions.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod functions;
-#[path = "../blackbox/metrics.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod metrics;
-#[path = "../blackbox/plane.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod plane;
-#[path = "../blackbox/pod.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod pod;
-#[path = "../blackbox/wire.rs"]
-#[allow(dead_code, reason = "the black-box tests use the rest")]
-mod wire;
-
 use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use nanofaas_simulate::patterns::{CALLS, Pattern, WRONG_MAX, patterns};
 use nanofaas_simulate::{TraceCall, simulate};
+use nanofaas_testkit::client::{Request, Wire};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{Folder, with};
+use nanofaas_testkit::pod::Pod;
 use serde_json::{Value, json};
-
-use functions::{Folder, with};
-use plane::Plane;
-use pod::Pod;
-use wire::{Request, Wire};
 
 /// A caller connects this long before its call is due.
 const AHEAD: Duration = Duration::from_millis(200);
@@ -100,7 +82,7 @@ struct Subject {
 
 impl Subject {
     fn new(pattern: &Pattern) -> Self {
-        let folder = Folder::new();
+        let folder = Folder::create();
         let source = match pattern.name {
             "slow-start" => STARTS_SLOWLY,
             "pods-missing" => ALONE,

@@ -10,14 +10,14 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
+use nanofaas_testkit::client::{Answer, Request, Wire};
+use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{After, Got, Line, Pod};
+use nanofaas_testkit::rng::Rng;
 use serde_json::{Value, json};
 
-use crate::functions::{local, pool, with};
-use crate::plane::Plane;
-use crate::pod::{After, Got, Line, Pod};
-use crate::rng::Rng;
 use crate::tally::Tally;
-use crate::wire::{Answer, Request, Wire};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -203,7 +203,7 @@ impl<'a> Crowd<'a> {
 }
 
 fn text(rng: &mut Rng, bytes: u64) -> Value {
-    let mark = format!("{:016x}", rng.next());
+    let mark = format!("{:016x}", rng.draw());
     json!(mark.repeat((bytes / 16 + 1) as usize))
 }
 
@@ -367,7 +367,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
 
 /// Calls a function that is removed during the calls.
 fn short_lived(crowd: Crowd<'_>, rng: &mut Rng) {
-    let name = format!("short-{:x}", rng.next());
+    let name = format!("short-{:x}", rng.draw());
     let process = rng.chance(5);
     let function = match process {
         true => crowd.process(&name),

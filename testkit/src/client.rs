@@ -11,19 +11,19 @@ use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 /// Longer than anything here should take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One answer. Header names are lower case.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) version: String,
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+pub struct Answer {
+    pub version: String,
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(known, _)| known == name);
         let value = found.next().map(|(_, value)| value.as_str());
         assert!(found.next().is_none(), "{name} is there twice: {self:?}");
@@ -31,30 +31,30 @@ impl Answer {
     }
 
     /// The values of a header that may be there more than once.
-    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+    pub fn headers(&self, name: &str) -> Vec<&str> {
         let found = self.headers.iter().filter(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str()).collect()
     }
 
-    pub(crate) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|fault| panic!("no JSON ({fault}) in {} {}", self.status, self.text()))
     }
 
     /// Fails the test unless the status is this one.
     #[track_caller]
-    pub(crate) fn expect(self, status: u16) -> Self {
+    pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{:?} {}", self.headers, self.text());
         self
     }
 
     /// An error outside an execution: status, code, a message, and JSON by its content type.
     #[track_caller]
-    pub(crate) fn expect_error(self, status: u16, code: &str) -> Self {
+    pub fn expect_error(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
         assert_eq!(answer.header("content-type"), Some("application/json"));
         let body = answer.json();
@@ -66,7 +66,7 @@ impl Answer {
 
     /// The result of a call that did not succeed: HTTP status, state and code.
     #[track_caller]
-    pub(crate) fn expect_failure(self, status: u16, state: &str, code: &str) -> Self {
+    pub fn expect_failure(self, status: u16, state: &str, code: &str) -> Self {
         let answer = self.expect(status);
         let body = answer.json();
         assert_eq!(body["status"], state, "{body}");
@@ -82,7 +82,7 @@ impl Answer {
 
     /// The execution that the answer is about.
     #[track_caller]
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         let id = self.header("x-execution-id");
         id.unwrap_or_else(|| panic!("no id in {self:?}")).to_owned()
     }
@@ -90,7 +90,7 @@ impl Answer {
 
 /// A request to be.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     method: String,
     path: String,
     host: String,
@@ -99,7 +99,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new(method: &str, path: &str) -> Self {
+    pub fn new(method: &str, path: &str) -> Self {
         Self {
             method: method.to_owned(),
             path: path.to_owned(),
@@ -109,46 +109,46 @@ impl Request {
         }
     }
 
-    pub(crate) fn get(path: &str) -> Self {
+    pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    pub(crate) fn delete(path: &str) -> Self {
+    pub fn delete(path: &str) -> Self {
         Self::new("DELETE", path)
     }
 
     /// A call with `{"input": …}`.
-    pub(crate) fn invoke(function: &str, input: &Value) -> Self {
+    pub fn invoke(function: &str, input: &Value) -> Self {
         let envelope = serde_json::json!({ "input": input });
         Self::new("POST", &format!("/v1/functions/{function}:invoke")).json(&envelope)
     }
 
-    pub(crate) fn enqueue(function: &str, input: &Value) -> Self {
+    pub fn enqueue(function: &str, input: &Value) -> Self {
         let envelope = serde_json::json!({ "input": input });
         Self::new("POST", &format!("/v1/functions/{function}:enqueue")).json(&envelope)
     }
 
-    pub(crate) fn json(self, value: &Value) -> Self {
+    pub fn json(self, value: &Value) -> Self {
         self.body("application/json", value.to_string())
     }
 
-    pub(crate) fn body(mut self, content_type: &str, bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn body(mut self, content_type: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.body = Some(bytes.into());
         self.header("Content-Type", content_type)
     }
 
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(crate) fn host(mut self, host: &str) -> Self {
+    pub fn host(mut self, host: &str) -> Self {
         host.clone_into(&mut self.host);
         self
     }
 
     /// The request as it goes over the wire.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let Self {
             method, path, host, ..
         } = self;
@@ -166,14 +166,14 @@ impl Request {
 
     /// Sends it over a connection of its own and waits for the answer.
     #[track_caller]
-    pub(crate) fn send(&self, to: SocketAddr) -> Answer {
+    pub fn send(&self, to: SocketAddr) -> Answer {
         let mut wire = self.begin(to);
         let answer = wire.read(self.method != "HEAD");
         answer.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
     }
 
     /// Sends it and does not wait.
-    pub(crate) fn begin(&self, to: SocketAddr) -> Wire {
+    pub fn begin(&self, to: SocketAddr) -> Wire {
         let mut wire = Wire::connect(to);
         wire.send(&self.bytes());
         wire
@@ -181,20 +181,20 @@ impl Request {
 }
 
 /// One connection.
-pub(crate) struct Wire {
-    pub(crate) stream: TcpStream,
+pub struct Wire {
+    pub stream: TcpStream,
     unread: Vec<u8>,
 }
 
 impl Wire {
     #[track_caller]
-    pub(crate) fn connect(to: SocketAddr) -> Self {
+    pub fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
         Self::over(stream)
     }
 
     /// Speaks over a connection that is there.
-    pub(crate) fn over(stream: TcpStream) -> Self {
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
@@ -205,34 +205,33 @@ impl Wire {
     }
 
     /// Sends bytes; a peer that closed already is no fault here, the answer tells.
-    pub(crate) fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
     /// Whether the peer still took the bytes.
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
     /// Leaves by a reset.
-    #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn reset(self) {
+    pub fn reset(self) {
         reset_on_close(&self.stream);
     }
 
     /// Says that nothing more is sent: a FIN.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    pub(crate) fn set_patience(&mut self, patience: Duration) {
+    pub fn set_patience(&mut self, patience: Duration) {
         self.stream
             .set_read_timeout(Some(patience))
             .expect("a socket");
     }
 
     /// The next answer; `with_body` is false after a HEAD.
-    pub(crate) fn read(&mut self, with_body: bool) -> io::Result<Answer> {
+    pub fn read(&mut self, with_body: bool) -> io::Result<Answer> {
         let head = self.take_until(b"\r\n\r\n")?;
         let head = String::from_utf8(head).map_err(|_| bad("a head that is not UTF-8"))?;
         let mut lines = head.trim_end_matches("\r\n").split("\r\n");
@@ -261,7 +260,7 @@ impl Wire {
 
     /// The next answer, which has to come.
     #[track_caller]
-    pub(crate) fn answer(&mut self) -> Answer {
+    pub fn answer(&mut self) -> Answer {
         self.read(true)
             .unwrap_or_else(|error| panic!("no answer: {error}"))
     }
@@ -328,7 +327,7 @@ impl Wire {
     }
 
     /// Whether the peer closes within the time, and sends nothing more before it does.
-    pub(crate) fn closes_within(&mut self, patience: Duration) -> bool {
+    pub fn closes_within(&mut self, patience: Duration) -> bool {
         if !self.unread.is_empty() {
             return false;
         }
@@ -337,7 +336,7 @@ impl Wire {
     }
 
     /// Whether the peer sends nothing and keeps the connection for so long.
-    pub(crate) fn stays_quiet_for(&mut self, time: Duration) -> bool {
+    pub fn stays_quiet_for(&mut self, time: Duration) -> bool {
         self.set_patience(time);
         let quiet = matches!(self.fill(), Err(error) if is_timeout(&error));
         self.set_patience(PATIENCE);
@@ -346,7 +345,7 @@ impl Wire {
 }
 
 /// The close that follows sends a reset in place of a FIN, and leaves no TIME_WAIT.
-pub(crate) fn reset_on_close(stream: &TcpStream) {
+pub fn reset_on_close(stream: &TcpStream) {
     let now = linger {
         l_onoff: 1,
         l_linger: 0,
@@ -364,7 +363,7 @@ fn bad(what: &str) -> io::Error {
 
 /// Waits until it holds, and fails the test when it never does.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(2);
     while !holds() {

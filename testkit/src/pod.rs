@@ -14,23 +14,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::plane::lock;
-use crate::wire::{PATIENCE, reset_on_close};
+use crate::client::{PATIENCE, reset_on_close};
+use crate::control_plane::lock;
 
 /// A call as the pod got it. Header names are lower case.
 #[derive(Clone, Debug)]
-pub(crate) struct Got {
-    pub(crate) first_line: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
+pub struct Got {
+    pub first_line: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
     /// The connection that it came over, counted from 0.
-    pub(crate) connection: usize,
+    pub connection: usize,
     /// Which call it is, over all connections, counted from 0.
-    pub(crate) number: usize,
+    pub number: usize,
 }
 
 impl Got {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(known, _)| known == name);
         let value = found.next().map(|(_, value)| value.as_str());
         assert!(found.next().is_none(), "{name} is there twice: {self:?}");
@@ -38,7 +38,7 @@ impl Got {
     }
 
     /// The `input` of its envelope.
-    pub(crate) fn input(&self) -> Value {
+    pub fn input(&self) -> Value {
         let envelope: Value = serde_json::from_slice(&self.body).expect("an envelope");
         envelope["input"].clone()
     }
@@ -46,10 +46,10 @@ impl Got {
 
 /// A gate that is shut until a test opens it; scripts wait for it.
 #[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         *lock(&self.0.0) = true;
         self.0.1.notify_all();
     }
@@ -114,7 +114,7 @@ impl Stream {
 }
 
 /// The pod's end of a connection.
-pub(crate) struct Line {
+pub struct Line {
     stream: Stream,
     unread: Vec<u8>,
     cuts: Arc<AtomicUsize>,
@@ -122,12 +122,12 @@ pub(crate) struct Line {
 
 impl Line {
     /// Whether the platform took the bytes.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+    pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write(bytes)
     }
 
     /// Sends a whole answer.
-    pub(crate) fn answer(&mut self, status: u16, headers: &str, body: &[u8]) -> After {
+    pub fn answer(&mut self, status: u16, headers: &str, body: &[u8]) -> After {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
         let mut bytes = format!("{head}{headers}\r\n").into_bytes();
         bytes.extend_from_slice(body);
@@ -138,12 +138,12 @@ impl Line {
         }
     }
 
-    pub(crate) fn json(&mut self, body: &str) -> After {
+    pub fn json(&mut self, body: &str) -> After {
         self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
 
     /// Waits until the gate opens; false, and counted as a cut, when the platform closes first.
-    pub(crate) fn wait(&mut self, gate: &Gate) -> bool {
+    pub fn wait(&mut self, gate: &Gate) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if gate.is_open_within(Duration::from_millis(5)) {
@@ -158,8 +158,7 @@ impl Line {
     }
 
     /// Whether the platform closes within the time.
-    #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn closes_within(&mut self, time: Duration) -> bool {
+    pub fn closes_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
             if self.reads_end() {
@@ -242,7 +241,7 @@ impl Line {
 
 /// What becomes of the connection after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum After {
+pub enum After {
     Keep,
     Close,
     /// Closed by a reset, over TCP.
@@ -262,9 +261,9 @@ struct Seen {
 }
 
 /// A pod with a script.
-pub(crate) struct Pod {
+pub struct Pod {
     /// For `endpointUrl`.
-    pub(crate) url: String,
+    pub url: String,
     seen: Arc<Seen>,
     cuts: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
@@ -278,12 +277,12 @@ enum Address {
 
 impl Pod {
     /// A pod on a TCP port of this machine.
-    pub(crate) fn tcp(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+    pub fn tcp(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         Self::tcp_on(listener, script)
     }
 
-    pub(crate) fn tcp_on(
+    pub fn tcp_on(
         listener: TcpListener,
         script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static,
     ) -> Self {
@@ -302,7 +301,7 @@ impl Pod {
     }
 
     /// A pod on a Unix socket.
-    pub(crate) fn unix(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+    pub fn unix(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("nanofaas-test-{}-{number}.sock", std::process::id());
@@ -345,17 +344,17 @@ impl Pod {
     }
 
     /// Answers every call with what `output` makes of it.
-    pub(crate) fn answering(output: impl Fn(&Got) -> String + Send + Sync + 'static) -> Self {
+    pub fn answering(output: impl Fn(&Got) -> String + Send + Sync + 'static) -> Self {
         Self::tcp(move |got, line| line.json(&output(got)))
     }
 
     /// Answers every call with its own input.
-    pub(crate) fn echo() -> Self {
+    pub fn echo() -> Self {
         Self::answering(|got| got.input().to_string())
     }
 
     /// Answers nothing until the gate opens, then each call with its input.
-    pub(crate) fn held(gate: &Gate) -> Self {
+    pub fn held(gate: &Gate) -> Self {
         let gate = gate.clone();
         Self::tcp(move |got, line| {
             if line.wait(&gate) {
@@ -367,7 +366,7 @@ impl Pod {
     }
 
     /// Sends the same bytes to every call, whatever they are, and closes.
-    pub(crate) fn saying(bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn saying(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::tcp(move |_, line| {
             line.send(&bytes);
@@ -377,36 +376,34 @@ impl Pod {
 
     /// Keeps no call from now on: for tests of more calls than memory should hold.
     #[must_use]
-    #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn forgetful(self) -> Self {
+    pub fn forgetful(self) -> Self {
         self.seen.forgets.store(true, Ordering::SeqCst);
         self
     }
 
     /// Closes every connection that is open now.
-    #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn hang_up(&self) {
+    pub fn hang_up(&self) {
         lock(&self.seen.open).values().for_each(Stream::close);
     }
 
     /// All calls so far.
-    pub(crate) fn calls(&self) -> Vec<Got> {
+    pub fn calls(&self) -> Vec<Got> {
         lock(&self.seen.calls).clone()
     }
 
     /// Connections so far.
-    pub(crate) fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
     /// Calls that the platform cut off while they waited at a gate.
-    pub(crate) fn cuts(&self) -> usize {
+    pub fn cuts(&self) -> usize {
         self.cuts.load(Ordering::SeqCst)
     }
 
     /// Waits until the pod has been sent so many calls.
     #[track_caller]
-    pub(crate) fn wait_calls(&self, count: usize) -> Vec<Got> {
+    pub fn wait_calls(&self, count: usize) -> Vec<Got> {
         let few = |calls: &mut Vec<Got>| calls.len() < count;
         let waited = self
             .seen

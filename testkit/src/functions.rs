@@ -10,10 +10,11 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::built;
 use crate::pod::Pod;
 
 /// A function with these fields over the given ones.
-pub(crate) fn with(mut function: Value, more: &Value) -> Value {
+pub fn with(mut function: Value, more: &Value) -> Value {
     let fields = function.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
         fields.insert(name.clone(), value.clone());
@@ -22,12 +23,12 @@ pub(crate) fn with(mut function: Value, more: &Value) -> Value {
 }
 
 /// An echo inside the plane.
-pub(crate) fn local(name: &str) -> Value {
+pub fn local(name: &str) -> Value {
     json!({"name": name, "executionMode": "LOCAL"})
 }
 
 /// Calls go to the pod, one after the other, and none is tried twice.
-pub(crate) fn pool(name: &str, pod: &Pod) -> Value {
+pub fn pool(name: &str, pod: &Pod) -> Value {
     json!({
         "name": name, "executionMode": "POOL", "endpointUrl": pod.url,
         "concurrency": 1, "maxRetries": 0, "retryOn": [],
@@ -35,40 +36,40 @@ pub(crate) fn pool(name: &str, pod: &Pod) -> Value {
 }
 
 /// A folder for one test.
-pub(crate) struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> Self {
+    pub fn create() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("blackbox-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = built::scratch().join(name);
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a folder");
         Self(path)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 
     /// A file in it, with this content.
-    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, content).expect("a file");
         path
     }
 
     /// What a file in it holds, once it is there and not empty.
-    pub(crate) fn read(&self, name: &str) -> Option<String> {
+    pub fn read(&self, name: &str) -> Option<String> {
         let text = std::fs::read_to_string(self.0.join(name)).ok()?;
         (!text.is_empty()).then_some(text)
     }
 
     /// A Python function in this folder.
-    pub(crate) fn python(&self, name: &str, mode: &str, source: &str) -> Value {
+    pub fn python(&self, name: &str, mode: &str, source: &str) -> Value {
         self.write("handler.py", source);
-        let runtime = concat!(env!("CARGO_MANIFEST_DIR"), "/python-runtime/src");
+        let runtime = built::repository().join("python-runtime/src");
         json!({
             "name": name, "executionMode": mode,
             "local": {
@@ -80,7 +81,7 @@ impl Folder {
     }
 
     /// A Python program in this folder that uses none of our code.
-    pub(crate) fn program(&self, name: &str, mode: &str, source: &str) -> Value {
+    pub fn program(&self, name: &str, mode: &str, source: &str) -> Value {
         let path = self.write("program.py", source);
         json!({
             "name": name, "executionMode": mode,
@@ -89,7 +90,7 @@ impl Folder {
     }
 
     /// A shell script in this folder.
-    pub(crate) fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
+    pub fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
         json!({
             "name": name, "executionMode": mode,
             "local": {"command": ["/bin/sh", "-c", script], "directory": self.0},
@@ -105,7 +106,7 @@ impl Drop for Folder {
 
 /// The Python program that `python3` ends up in. A version manager puts a script there which forks
 /// some thirty times for each start; on a busy machine that takes longer than a call may wait.
-pub(crate) fn interpreter() -> &'static str {
+pub fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
         let program = "import sys; print(sys.executable)";
@@ -121,7 +122,7 @@ pub(crate) fn interpreter() -> &'static str {
 }
 
 /// Whether a process is there and not a zombie.
-pub(crate) fn is_alive(pid: i32) -> bool {
+pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     !state.is_empty() && !state.starts_with('Z') && kill(Pid::from_raw(pid), None).is_ok()

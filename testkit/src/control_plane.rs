@@ -14,16 +14,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::built;
+use crate::client::{Answer, PATIENCE, Request, eventually};
 use crate::metrics::Metrics;
-use crate::wire::{Answer, PATIENCE, Request, eventually};
 
 /// Locks a mutex, also if a test failed while it held the lock.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the scheduler of this test run is `pinned` (else `inline`).
-pub(crate) fn is_pinned() -> bool {
+pub fn is_pinned() -> bool {
     match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
         Ok("pinned") => true,
         Ok("inline") | Err(_) => false,
@@ -32,7 +33,7 @@ pub(crate) fn is_pinned() -> bool {
 }
 
 /// The io threads of this pass: one where the scheduler is inline, else two, or as many as are asked for.
-pub(crate) fn io_threads() -> usize {
+pub fn io_threads() -> usize {
     let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
         return if is_pinned() { 2 } else { 1 };
     };
@@ -44,14 +45,14 @@ pub(crate) fn io_threads() -> usize {
 }
 
 /// The io driver of this pass: `auto`, `uring` or `epoll`.
-pub(crate) fn io_driver() -> String {
+pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
 /// The program, without the variables that are its settings. NANOFAAS_PLANTED_BUG stays, because it
 /// is no setting.
-pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nanofaas"));
+pub fn program() -> Command {
+    let mut command = Command::new(built::program("nanofaas"));
     for (name, _) in std::env::vars() {
         if name.starts_with("NANOFAAS_") && name != "NANOFAAS_PLANTED_BUG" {
             command.env_remove(name);
@@ -62,7 +63,7 @@ pub(crate) fn program() -> Command {
 
 /// Lines that a plane wrote to stderr.
 #[derive(Default)]
-pub(crate) struct Log {
+pub struct Log {
     lines: Mutex<Vec<String>>,
     more: Condvar,
 }
@@ -76,16 +77,12 @@ impl Log {
         self.more.notify_all();
     }
 
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }
 
     /// Waits for a line for which `find` has something.
-    pub(crate) fn wait<T>(
-        &self,
-        patience: Duration,
-        find: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
+    pub fn wait<T>(&self, patience: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut lines = lock(&self.lines);
         let mut seen = 0;
@@ -102,13 +99,13 @@ impl Log {
 }
 
 /// A running process.
-pub(crate) struct Plane {
+pub struct Plane {
     child: Mutex<Child>,
-    pub(crate) pid: Pid,
-    pub(crate) listen: SocketAddr,
-    pub(crate) management: SocketAddr,
-    pub(crate) internal: Option<SocketAddr>,
-    pub(crate) log: Arc<Log>,
+    pub pid: Pid,
+    pub listen: SocketAddr,
+    pub management: SocketAddr,
+    pub internal: Option<SocketAddr>,
+    pub log: Arc<Log>,
 }
 
 /// The flags of every plane, before those of the test.
@@ -151,7 +148,7 @@ fn spawn(mut command: Command) -> (Child, Pid, Arc<Log>) {
 impl Plane {
     /// Starts one and waits until it is ready.
     #[track_caller]
-    pub(crate) fn start(more: &[&str]) -> Self {
+    pub fn start(more: &[&str]) -> Self {
         let mut command = program();
         command.args(flags()).args(more);
         Self::from(command)
@@ -159,8 +156,7 @@ impl Plane {
 
     /// Starts one whose io threads, scheduler and driver are given, whatever this pass tests.
     #[track_caller]
-    #[allow(dead_code, reason = "for tests/chaos")]
-    pub(crate) fn start_in(form: &[&str], more: &[&str]) -> Self {
+    pub fn start_in(form: &[&str], more: &[&str]) -> Self {
         let mut command = program();
         let any = ["--listen", "127.0.0.1:0", "--management", "127.0.0.1:0"];
         command.arg("serve").args(any).args(form).args(more);
@@ -169,8 +165,7 @@ impl Plane {
 
     /// Starts one that listens there for clients, for operators and for pods.
     #[track_caller]
-    #[allow(dead_code, reason = "not for tests/chaos")]
-    pub(crate) fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
+    pub fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
         let mut command = program();
         let internal = listen.to_string();
         command
@@ -182,7 +177,7 @@ impl Plane {
 
     /// The same, through a shell line that ends in `exec "$@"`.
     #[track_caller]
-    pub(crate) fn start_in_shell(line: &str, more: &[&str]) -> Self {
+    pub fn start_in_shell(line: &str, more: &[&str]) -> Self {
         let serve = program();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", line, "sh"]).arg(serve.get_program());
@@ -197,7 +192,7 @@ impl Plane {
     /// the cluster's answer, so this function chooses them: on 127.0.0.2, because on 127.0.0.1 the
     /// kernel could give the port to another socket before the plane binds it.
     #[track_caller]
-    pub(crate) fn start_unanswered(kubeconfig: &Path) -> Self {
+    pub fn start_unanswered(kubeconfig: &Path) -> Self {
         let free = [(); 2].map(|()| TcpListener::bind("127.0.0.2:0").expect("a port"));
         let [listen, management] = free.map(|free| free.local_addr().expect("an address"));
         let mut command = program();
@@ -236,7 +231,7 @@ impl Plane {
 
     /// Runs the command, and waits until the plane is ready.
     #[track_caller]
-    pub(crate) fn from(command: Command) -> Self {
+    pub fn from(command: Command) -> Self {
         let (mut child, pid, log) = spawn(command);
         let Some(line) = log.wait(PATIENCE, addresses) else {
             let _ = child.kill();
@@ -257,25 +252,25 @@ impl Plane {
     }
 
     #[track_caller]
-    pub(crate) fn send(&self, request: &Request) -> Answer {
+    pub fn send(&self, request: &Request) -> Answer {
         request.send(self.listen)
     }
 
     #[track_caller]
-    pub(crate) fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         self.send(&Request::get(path))
     }
 
     /// Registers a function that must be taken.
     #[track_caller]
-    pub(crate) fn register(&self, function: &Value) {
+    pub fn register(&self, function: &Value) {
         let request = Request::new("POST", "/v1/functions").json(function);
         self.send(&request).expect(201);
     }
 
     /// Replaces a function that is there.
     #[track_caller]
-    pub(crate) fn replace(&self, function: &Value) {
+    pub fn replace(&self, function: &Value) {
         let path = format!(
             "/v1/functions/{}",
             function["name"].as_str().expect("a name")
@@ -285,31 +280,31 @@ impl Plane {
     }
 
     #[track_caller]
-    pub(crate) fn remove(&self, name: &str) {
+    pub fn remove(&self, name: &str) {
         self.send(&Request::delete(&format!("/v1/functions/{name}")))
             .expect(204);
     }
 
     #[track_caller]
-    pub(crate) fn invoke(&self, name: &str, input: &Value) -> Answer {
+    pub fn invoke(&self, name: &str, input: &Value) -> Answer {
         self.send(&Request::invoke(name, input))
     }
 
     /// Enqueues a call that must be taken, and gives its id.
     #[track_caller]
-    pub(crate) fn enqueue(&self, name: &str, input: &Value) -> String {
+    pub fn enqueue(&self, name: &str, input: &Value) -> String {
         self.send(&Request::enqueue(name, input)).expect(202).id()
     }
 
     /// The status of an execution.
     #[track_caller]
-    pub(crate) fn status(&self, id: &str) -> Value {
+    pub fn status(&self, id: &str) -> Value {
         self.get(&format!("/v1/executions/{id}")).expect(200).json()
     }
 
     /// The final status of an execution, which must end within a minute.
     #[track_caller]
-    pub(crate) fn ended(&self, id: &str) -> Value {
+    pub fn ended(&self, id: &str) -> Value {
         let status = self
             .get(&format!("/v1/executions/{id}?waitMs=55000"))
             .expect(200)
@@ -320,12 +315,12 @@ impl Plane {
     }
 
     #[track_caller]
-    pub(crate) fn cancel(&self, id: &str) -> Answer {
+    pub fn cancel(&self, id: &str) -> Answer {
         self.send(&Request::delete(&format!("/v1/executions/{id}")))
     }
 
     #[track_caller]
-    pub(crate) fn metrics(&self) -> Metrics {
+    pub fn metrics(&self) -> Metrics {
         Metrics::parse(
             &Request::get("/metrics")
                 .send(self.management)
@@ -336,7 +331,7 @@ impl Plane {
 
     /// Waits until this many calls of the function wait and run.
     #[track_caller]
-    pub(crate) fn wait_for(&self, function: &str, waiting: u32, running: u32) {
+    pub fn wait_for(&self, function: &str, waiting: u32, running: u32) {
         let label = [("function", function)];
         let mut seen = (0.0, 0.0);
         let wanted = (f64::from(waiting), f64::from(running));
@@ -355,7 +350,7 @@ impl Plane {
 
     /// Waits until no call waits or runs and the ledger's counts agree.
     #[track_caller]
-    pub(crate) fn settle(&self) -> Metrics {
+    pub fn settle(&self) -> Metrics {
         let mut last = None;
         eventually("nothing waits or runs", || {
             let metrics = self.metrics();
@@ -368,7 +363,7 @@ impl Plane {
         last.expect("at least one look")
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         // The child is reaped only under this lock, so no other process can have its pid yet.
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
@@ -377,7 +372,7 @@ impl Plane {
     }
 
     /// The exit status, if the process exits within `patience`.
-    pub(crate) fn exit_within(&self, patience: Duration) -> Option<ExitStatus> {
+    pub fn exit_within(&self, patience: Duration) -> Option<ExitStatus> {
         let end = Instant::now() + patience;
         loop {
             if let Ok(Some(status)) = lock(&self.child).try_wait() {
@@ -391,7 +386,7 @@ impl Plane {
     }
 
     /// Memory of the process that is in RAM, in bytes.
-    pub(crate) fn resident_bytes(&self) -> u64 {
+    pub fn resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid);
         let status = std::fs::read_to_string(path).expect("it runs");
         let line = status
@@ -438,20 +433,20 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
 }
 
 /// One plane for the tests of a module, started by the first of them.
-pub(crate) struct Shared {
+pub struct Shared {
     flags: &'static [&'static str],
     plane: OnceLock<Plane>,
 }
 
 impl Shared {
-    pub(crate) const fn new(flags: &'static [&'static str]) -> Self {
+    pub const fn new(flags: &'static [&'static str]) -> Self {
         Self {
             flags,
             plane: OnceLock::new(),
         }
     }
 
-    pub(crate) fn get(&'static self) -> &'static Plane {
+    pub fn get(&'static self) -> &'static Plane {
         self.plane.get_or_init(|| Plane::start(self.flags))
     }
 }

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 /// The content of `/metrics`: series by name and labels.
 #[derive(Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     series: Vec<(String, BTreeMap<String, String>, f64)>,
-    pub(crate) text: String,
+    pub text: String,
 }
 
 impl Metrics {
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let lines = text
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -55,17 +55,17 @@ impl Metrics {
         })
     }
 
-    pub(crate) fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
+    pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.matching(name, labels).next().is_some()
     }
 
     /// All series of the name with these labels, added up.
-    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.matching(name, labels).sum()
     }
 
     /// accepted − finished − waiting − running.
-    pub(crate) fn drift(&self) -> f64 {
+    pub fn drift(&self) -> f64 {
         let part = |part: &str| {
             let name = format!("nanofaas_executions_{part}");
             let mut found = self.matching(&name, &[]);

@@ -3,17 +3,17 @@
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
     /// Different stream numbers give independent streams of the same seed.
-    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+    pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
-        rng.next();
+        rng.draw();
         rng
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -22,21 +22,21 @@ impl Rng {
     }
 
     /// A number from 0 to `count` - 1.
-    pub(crate) fn below(&mut self, count: u64) -> u64 {
-        self.next() % count
+    pub fn below(&mut self, count: u64) -> u64 {
+        self.draw() % count
     }
 
-    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+    pub fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }
 
     /// Returns true in `percent` of 100 draws.
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+    pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     /// Draws an entry of a list by the entries' weights.
-    pub(crate) fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
+    pub fn weighted<T: Copy>(&mut self, list: &[(u64, T)]) -> T {
         let mut at = self.below(list.iter().map(|(weight, _)| weight).sum());
         for (weight, value) in list {
             if at < *weight {
