@@ -1,0 +1,197 @@
+//! Reads messages of HTTP as a connection does, from bytes that come in pieces, and compares: the outcome
+//! is the same however the bytes are split.
+
+use std::fmt::Debug;
+
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::{RequestHead, parse_request};
+use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
+
+use crate::rng::Rng;
+
+/// Small, so that random bodies pass it.
+pub(crate) const BODY_MAX: usize = 200;
+/// Every single place to cut is tried on one input in so many; the others are cut at all places at
+/// once and at some by chance.
+const EVERY_CUT_ONE_IN: u64 = 128;
+
+/// What reading a connection's bytes comes to, in order.
+#[derive(Debug, PartialEq)]
+enum Event<H> {
+    Head(H),
+    Body(usize),
+    Refused(ParseError),
+}
+
+/// One side of a message exchange: how its head is read and what then follows.
+pub(crate) trait Message: Copy + PartialEq + Debug {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError>;
+    fn head_len(self) -> usize;
+    fn body(self) -> Body;
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Body {
+    None,
+    Length(u64),
+    Chunked,
+    Rest,
+}
+
+impl Message for RequestHead {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
+        parse_request(bytes, scan)
+    }
+
+    fn head_len(self) -> usize {
+        self.len
+    }
+
+    fn body(self) -> Body {
+        match self.framing {
+            Framing::None => Body::None,
+            Framing::Length(length) => Body::Length(length),
+            Framing::Chunked => Body::Chunked,
+        }
+    }
+}
+
+impl Message for ResponseHead {
+    fn parse(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<Self>, ParseError> {
+        parse_response(bytes, scan)
+    }
+
+    fn head_len(self) -> usize {
+        self.len
+    }
+
+    fn body(self) -> Body {
+        match self.body {
+            ResponseBody::None => Body::None,
+            ResponseBody::Length(length) => Body::Length(length),
+            ResponseBody::Chunked => Body::Chunked,
+            ResponseBody::UntilClose => Body::Rest,
+        }
+    }
+}
+
+/// Reads messages as a connection does: each time more bytes are there, as far as they go.
+struct Connection<M> {
+    /// Where the message that is being read began, or what is unread of its body.
+    at: usize,
+    scan: HeadScan,
+    body: Option<Body>,
+    chunked: ChunkedDecoder,
+    out: Vec<u8>,
+    events: Vec<Event<M>>,
+}
+
+impl<M: Message> Connection<M> {
+    fn new() -> Self {
+        Self {
+            at: 0,
+            scan: HeadScan::default(),
+            body: None,
+            chunked: ChunkedDecoder::default(),
+            out: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn restart(&mut self) {
+        (self.at, self.body) = (0, None);
+        (self.scan, self.chunked) = (HeadScan::default(), ChunkedDecoder::default());
+        self.out.clear();
+        self.events.clear();
+    }
+
+    /// `bytes` is everything that came so far.
+    fn read(&mut self, bytes: &[u8]) {
+        while !matches!(self.events.last(), Some(Event::Refused(_))) {
+            match self.step(bytes) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => self.events.push(Event::Refused(error)),
+            }
+        }
+    }
+
+    /// False while more bytes are needed.
+    fn step(&mut self, bytes: &[u8]) -> Result<bool, ParseError> {
+        let rest = &bytes[self.at..];
+        let length = match self.body {
+            None => {
+                let Some(head) = M::parse(rest, &mut self.scan)? else {
+                    return Ok(false);
+                };
+                assert!(
+                    head.head_len() <= rest.len(),
+                    "the head ends where bytes are"
+                );
+                self.at += head.head_len();
+                self.events.push(Event::Head(head));
+                self.body = Some(head.body());
+                self.scan = HeadScan::default();
+                return Ok(true);
+            }
+            Some(Body::None) => 0,
+            Some(Body::Rest) => return Ok(false),
+            Some(Body::Length(length)) => match usize::try_from(length) {
+                Ok(length) if length <= BODY_MAX => length,
+                _ => return Err(ParseError::BodyTooLarge),
+            },
+            Some(Body::Chunked) => {
+                let progress = self.chunked.decode(rest, &mut self.out, BODY_MAX)?;
+                assert!(self.out.len() <= BODY_MAX);
+                assert!(
+                    progress.done || progress.consumed == rest.len(),
+                    "input is left over"
+                );
+                self.at += progress.consumed;
+                if !progress.done {
+                    return Ok(false);
+                }
+                self.chunked = ChunkedDecoder::default();
+                0
+            }
+        };
+        if rest.len() < length {
+            return Ok(false);
+        }
+        self.at += length;
+        self.body = None;
+        self.events.push(Event::Body(self.out.len()));
+        Ok(true)
+    }
+}
+
+/// The same bytes at once, one by one, cut at random and (for some) cut once at every place.
+/// Whether they begin with a head.
+pub(crate) fn reads_the_same_however_split<M: Message>(rng: &mut Rng, bytes: &[u8]) -> bool {
+    let (mut whole, mut split) = (Connection::<M>::new(), Connection::new());
+    whole.read(bytes);
+    let mut compare = |cuts: &mut dyn Iterator<Item = usize>| {
+        split.restart();
+        for cut in cuts {
+            split.read(&bytes[..cut]);
+        }
+        split.read(bytes);
+        assert_eq!(whole.events, split.events, "split differs from whole");
+        assert_eq!(whole.out, split.out, "the bodies differ");
+    };
+    // A long input says no more at its thousandth byte than around its limits, and costs more.
+    let step = 1 + bytes.len() / 2048;
+    compare(&mut (0..bytes.len()).step_by(step));
+    let mut cuts = [(); 3].map(|()| rng.below(bytes.len() + 1));
+    cuts.sort_unstable();
+    compare(&mut cuts.into_iter());
+    if rng.one_in(EVERY_CUT_ONE_IN) {
+        for cut in (0..bytes.len()).step_by(step) {
+            compare(&mut std::iter::once(cut));
+        }
+    }
+    matches!(whole.events.as_slice(), [Event::Head(_), ..])
+}

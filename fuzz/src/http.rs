@@ -1,0 +1,220 @@
+//! Heads, chunked bodies and the values of headers (`nanofaas_http1`). What is taken means what a second
+//! reader makes of it (`naive`, httparse), and reads back as the same when it is written anew.
+
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::request::{RequestHead, parse_request};
+use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
+use nanofaas_http1::{header_value, media_type};
+
+use crate::connection::{BODY_MAX, reads_the_same_however_split};
+use crate::naive::{self, Meaning, Refusal};
+use crate::rng::Rng;
+
+/// A head may be longer when it is written anew, and then pass a limit.
+const REWRITTEN_MAX: usize = 6 * 1024;
+const HEADERS_MAX: usize = 128;
+
+pub(crate) fn request(rng: &mut Rng, bytes: &[u8]) -> bool {
+    let taken = reads_the_same_however_split::<RequestHead>(rng, bytes);
+    let ours = parse_request(bytes, &mut HeadScan::default());
+    let theirs = naive::request(bytes);
+    match (&ours, &theirs) {
+        (Ok(Some(head)), Ok(meaning)) => {
+            assert_eq!(Meaning::of(head, bytes), *meaning);
+            agrees_on_request(head, bytes);
+            if head.len < REWRITTEN_MAX {
+                reads_back(meaning);
+            }
+        }
+        // A head that is not whole may be refused already.
+        (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {}
+        _ => panic!("ours {ours:?}, theirs {theirs:?}"),
+    }
+    assert_eq!(taken, theirs.is_ok());
+    taken
+}
+
+fn agrees_on_request(head: &RequestHead, bytes: &[u8]) {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut theirs = httparse::Request::new(&mut headers);
+    let len = theirs.parse(bytes);
+    assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
+    assert_eq!(theirs.version, Some(head.minor));
+}
+
+fn reads_back(meaning: &Meaning) {
+    let written = meaning.write();
+    let head = parse_request(&written, &mut HeadScan::default());
+    let text = written.escape_ascii();
+    let head = head
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| panic!("refused b\"{text}\""));
+    assert_eq!(head.len, written.len());
+    let again = Meaning::of(&head, &written);
+    assert_eq!(again, meaning.clone().with_len(head.len), "b\"{text}\"");
+}
+
+pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
+    let taken = reads_the_same_however_split::<ResponseHead>(rng, bytes);
+    let Ok(Some(head)) = parse_response(bytes, &mut HeadScan::default()) else {
+        assert!(!taken);
+        return false;
+    };
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut theirs = httparse::Response::new(&mut headers);
+    let len = theirs.parse(bytes);
+    assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
+    assert_eq!(theirs.code, Some(head.status));
+    if head.len < REWRITTEN_MAX {
+        reads_back_as_response(&head, bytes);
+    }
+    taken
+}
+
+fn reads_back_as_response(head: &ResponseHead, bytes: &[u8]) {
+    let written = write_response(head, bytes);
+    let text = written.escape_ascii();
+    let again = parse_response(&written, &mut HeadScan::default());
+    let again = again
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| panic!("refused b\"{text}\""));
+    assert_eq!(again.len, written.len());
+    let values = |head: &ResponseHead, bytes: &[u8]| {
+        let spans = [
+            head.content_type,
+            head.content_encoding,
+            head.retry_after,
+            head.execution_id,
+        ];
+        spans.map(|span| span.map(|span| span.of(bytes).to_vec()))
+    };
+    assert_eq!(values(&again, &written), values(head, bytes), "b\"{text}\"");
+    let plain = |head: &ResponseHead| ResponseHead {
+        len: 0,
+        content_type: None,
+        content_encoding: None,
+        retry_after: None,
+        execution_id: None,
+        ..*head
+    };
+    assert_eq!(plain(&again), plain(head), "b\"{text}\"");
+}
+
+fn write_response(head: &ResponseHead, bytes: &[u8]) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {} X\r\n", head.status).into_bytes();
+    let mut line = |name: &str, value: &[u8]| {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    };
+    match head.body {
+        ResponseBody::Length(length) => line("Content-Length", length.to_string().as_bytes()),
+        ResponseBody::Chunked => line("Transfer-Encoding", b"chunked"),
+        ResponseBody::None | ResponseBody::UntilClose => {}
+    }
+    if !head.keep_alive {
+        line("Connection", b"close");
+    }
+    if let Some(seconds) = head.keep_alive_s {
+        line("Keep-Alive", format!("timeout={seconds}").as_bytes());
+    }
+    if let Some(ms) = head.init_duration_ms {
+        line("X-Init-Duration-Ms", ms.to_string().as_bytes());
+    }
+    let spans = [
+        ("Content-Type", head.content_type),
+        ("Content-Encoding", head.content_encoding),
+        ("Retry-After", head.retry_after),
+        ("X-Execution-Id", head.execution_id),
+    ];
+    for (name, span) in spans {
+        if let Some(span) = span {
+            line(name, span.of(bytes));
+        }
+    }
+    for (name, is_said) in [
+        ("X-Cold-Start", head.cold_start),
+        ("X-Not-Started", head.not_started),
+    ] {
+        if is_said {
+            line(name, b"true");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+pub(crate) fn chunked(rng: &mut Rng, bytes: &[u8]) -> bool {
+    let mut out = Vec::new();
+    let ours = ChunkedDecoder::default().decode(bytes, &mut out, BODY_MAX);
+    let theirs = naive::chunked(bytes, BODY_MAX);
+    match (&ours, &theirs) {
+        (Ok(progress), Ok((data, length))) => {
+            assert_eq!((progress.done, progress.consumed), (true, *length));
+            assert_eq!(out, *data);
+            assert_eq!(decoded_in_pieces(rng, bytes), out);
+            let written = write_chunked(rng, data);
+            assert_eq!(decoded_in_pieces(rng, &written), out);
+        }
+        (Ok(progress), Err(Refusal::Incomplete)) => assert!(!progress.done),
+        (Err(_), Err(_)) => {}
+        _ => panic!("ours {ours:?}, theirs {theirs:?}"),
+    }
+    theirs.is_ok()
+}
+
+/// The data of a body that is sound, given a few bytes at a time.
+fn decoded_in_pieces(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
+    let (mut decoder, mut out) = (ChunkedDecoder::default(), Vec::new());
+    let mut at = 0;
+    loop {
+        let end = (at + 1 + rng.below(8)).min(bytes.len());
+        let progress = decoder.decode(&bytes[at..end], &mut out, BODY_MAX);
+        let progress = progress.expect("it is sound as a whole");
+        at += progress.consumed;
+        if progress.done {
+            return out;
+        }
+        assert!(
+            at == end && at < bytes.len(),
+            "it ends where the whole does"
+        );
+    }
+}
+
+fn write_chunked(rng: &mut Rng, data: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(1 + rng.below(rest.len()));
+        out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
+        rest = after;
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+    out
+}
+
+pub(crate) fn values(_: &mut Rng, bytes: &[u8]) -> bool {
+    let prefer = header_value::parse_prefer(bytes);
+    assert_eq!(prefer, header_value::parse_prefer(bytes));
+    let kind = media_type::media_type(Some(bytes));
+    let lower = bytes.to_ascii_lowercase();
+    let is_suffixed = lower.windows(5).any(|five| five == b"+json");
+    let json = is_suffixed || lower.trim_ascii_start().starts_with(b"application/json");
+    assert!(kind != media_type::MediaType::Json || json, "{kind:?}");
+    if let Ok(timeout_ms) = header_value::parse_timeout_ms(bytes) {
+        assert_eq!(str::from_utf8(bytes).unwrap().parse(), Ok(timeout_ms));
+    }
+    let _ = header_value::query_number(bytes, "waitMs");
+    let room = &mut [0; 16];
+    if let Ok(name) = header_value::percent_decode(bytes, room) {
+        assert!(name.len() <= bytes.len());
+    }
+    prefer != header_value::Prefer::default() || kind != media_type::MediaType::Other
+}

@@ -1,0 +1,408 @@
+//! The rules for a request's head and a chunked body once more: slow, whole, and written from the
+//! contract rather than from the parser, so that both would have to be wrong in the same way.
+
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::request::{Method, RequestHead};
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Refusal {
+    Incomplete,
+    Refused(&'static str),
+}
+
+/// A request's head with everything spelled out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Meaning {
+    len: usize,
+    method: String,
+    minor: u8,
+    path: Vec<u8>,
+    query: Option<Vec<u8>>,
+    framing: Framing,
+    keep_alive: bool,
+    expect_continue: bool,
+    /// In the order of `VALUES`.
+    values: [Option<Vec<u8>>; 9],
+}
+
+impl Meaning {
+    pub(crate) fn of(head: &RequestHead, bytes: &[u8]) -> Self {
+        let method = match head.method {
+            Method::Other(span) => String::from_utf8(span.of(bytes).to_vec()).unwrap(),
+            known => format!("{known:?}").to_uppercase(),
+        };
+        let spans = [
+            head.host,
+            head.origin,
+            head.content_type,
+            head.idempotency_key,
+            head.timeout_ms,
+            head.trace_id,
+            head.traceparent,
+            head.tracestate,
+            head.content_encoding,
+        ];
+        Self {
+            len: head.len,
+            method,
+            minor: head.minor,
+            path: head.path.of(bytes).to_vec(),
+            query: head.query.map(|query| query.of(bytes).to_vec()),
+            framing: head.framing,
+            keep_alive: head.keep_alive,
+            expect_continue: head.expect_continue,
+            values: spans.map(|span| span.map(|span| span.of(bytes).to_vec())),
+        }
+    }
+
+    pub(crate) fn with_len(self, len: usize) -> Self {
+        Self { len, ..self }
+    }
+
+    /// A head that means this, in the plainest form.
+    pub(crate) fn write(&self) -> Vec<u8> {
+        let mut out = self.method.clone().into_bytes();
+        out.push(b' ');
+        // Only the absolute form may leave the path out.
+        if self.path.is_empty() {
+            out.extend_from_slice(b"http://");
+            out.extend_from_slice(self.values[0].as_deref().unwrap_or_default());
+        }
+        out.extend_from_slice(&self.path);
+        if let Some(query) = &self.query {
+            out.push(b'?');
+            out.extend_from_slice(query);
+        }
+        out.extend_from_slice(format!(" HTTP/1.{}\r\n", self.minor).as_bytes());
+        let mut line = |name: &str, value: &[u8]| {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        };
+        for (name, value) in VALUES.iter().zip(&self.values) {
+            if let Some(value) = value {
+                line(name, value);
+            }
+        }
+        match self.framing {
+            Framing::None => {}
+            Framing::Length(length) => line("content-length", length.to_string().as_bytes()),
+            Framing::Chunked => line("transfer-encoding", b"chunked"),
+        }
+        match (self.minor, self.keep_alive) {
+            (0, true) => line("connection", b"keep-alive"),
+            (1, false) => line("connection", b"close"),
+            _ => {}
+        }
+        if self.expect_continue {
+            line("expect", b"100-continue");
+        }
+        out.extend_from_slice(b"\r\n");
+        out
+    }
+}
+
+/// The names of `Meaning::values`.
+const VALUES: [&str; 9] = [
+    "host",
+    "origin",
+    "content-type",
+    "idempotency-key",
+    "x-timeout-ms",
+    "x-trace-id",
+    "traceparent",
+    "tracestate",
+    "content-encoding",
+];
+
+fn require(holds: bool, rule: &'static str) -> Result<(), Refusal> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Refusal::Refused(rule))
+    }
+}
+
+fn is_token(text: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_tchar)
+}
+
+fn trim(text: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !b" \t".contains(byte);
+    let start = text.iter().position(is_text).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .rposition(is_text)
+        .map_or(start, |last| last + 1);
+    &text[start..end]
+}
+
+fn lower(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).to_ascii_lowercase()
+}
+
+struct Headers(Vec<(String, Vec<u8>)>);
+
+impl Headers {
+    fn all(&self, name: &str) -> Vec<&[u8]> {
+        let named = self.0.iter().filter(|(key, _)| key == name);
+        named.map(|(_, value)| value.as_slice()).collect()
+    }
+
+    fn tokens(&self, name: &str) -> Vec<String> {
+        let values = self.all(name);
+        values
+            .iter()
+            .flat_map(|value| value.split(|&b| b == b','))
+            .map(|t| lower(trim(t)))
+            .collect()
+    }
+
+    fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.at_most_once_of(name, |_| true)
+    }
+
+    /// The same, where some values are as good as none.
+    fn at_most_once_of(
+        &self,
+        name: &'static str,
+        counts: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let mut values = self.all(name);
+        values.retain(|value| counts(value));
+        require(values.len() < 2, name)?;
+        Ok(values.first().map(|value| value.to_vec()))
+    }
+}
+
+/// The head at the start of `bytes`.
+pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
+    let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+    let end = bytes[blank..]
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n");
+    let end = end.ok_or(Refusal::Incomplete)? + blank;
+    let len = end + 4;
+    require(len <= 16 * 1024, "head size")?;
+    let head = &bytes[blank..end];
+    let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
+    require(!head.iter().any(control), "control bytes")?;
+    // Cut at CRLF, a line that still holds either had it bare.
+    let text: Vec<&[u8]> = split_lines(head);
+    require(
+        !text
+            .iter()
+            .any(|line| line.contains(&b'\r') || line.contains(&b'\n')),
+        "bare",
+    )?;
+    require(text[0].len() <= 8 * 1024 && text.len() <= 101, "limits")?;
+
+    let words: Vec<&[u8]> = text[0].split(|&byte| byte == b' ').collect();
+    require(words.len() == 3 && is_token(words[0]), "request line")?;
+    let method = String::from_utf8(words[0].to_vec()).unwrap();
+    let minor = match words[2] {
+        b"HTTP/1.0" => 0,
+        b"HTTP/1.1" => 1,
+        _ => return Err(Refusal::Refused("version")),
+    };
+    let mut headers = Headers(Vec::new());
+    for line in &text[1..] {
+        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(0);
+        require(is_token(&line[..colon]), "header name")?;
+        headers
+            .0
+            .push((lower(&line[..colon]), trim(&line[colon + 1..]).to_vec()));
+    }
+    let (authority, path, query) = target(words[1], &method)?;
+    let framing = framing(&headers, minor)?;
+    let connection = headers.tokens("connection");
+    let says = |word: &str| connection.iter().any(|token| token == word);
+    let expects = headers.all("expect");
+    let all_known = expects.iter().all(|value| lower(value) == "100-continue");
+    require(minor == 0 || all_known, "expectation")?;
+    let body_follows = !matches!(framing, Framing::None | Framing::Length(0));
+    let first = |name| headers.all(name).first().map(|value| value.to_vec());
+    Ok(Meaning {
+        len,
+        method,
+        minor,
+        path,
+        query,
+        framing,
+        keep_alive: !says("close") && (minor == 1 || says("keep-alive")),
+        expect_continue: minor == 1 && body_follows && !expects.is_empty(),
+        values: [
+            host(&headers, minor, authority)?,
+            first("origin"),
+            headers.at_most_once("content-type")?,
+            headers.at_most_once("idempotency-key")?,
+            headers.at_most_once("x-timeout-ms")?,
+            first("x-trace-id"),
+            headers.at_most_once("traceparent")?,
+            first("tracestate"),
+            headers.at_most_once_of("content-encoding", |value| {
+                !matches!(&*lower(value), "" | "identity")
+            })?,
+        ],
+    })
+}
+
+fn split_lines(mut head: &[u8]) -> Vec<&[u8]> {
+    let mut lines = Vec::new();
+    while let Some(at) = head.windows(2).position(|two| two == b"\r\n") {
+        lines.push(&head[..at]);
+        head = &head[at + 2..];
+    }
+    lines.push(head);
+    lines
+}
+
+/// Authority, path and query.
+type Target = (Option<Vec<u8>>, Vec<u8>, Option<Vec<u8>>);
+
+fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
+    let text = str::from_utf8(target).map_err(|_| Refusal::Refused("target"))?;
+    let graphic = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    require(graphic && !text.is_empty(), "target")?;
+    if text == "*" && method == "OPTIONS" {
+        return Ok((None, b"*".to_vec(), None));
+    }
+    let (mut authority, mut rest) = (None, text);
+    if !text.starts_with('/') {
+        let (scheme, after) = text.split_once("://").ok_or(Refusal::Refused("target"))?;
+        let scheme = scheme.to_ascii_lowercase();
+        require(scheme == "http" || scheme == "https", "scheme")?;
+        let end = after.find(['/', '?']).unwrap_or(after.len());
+        require(end > 0, "authority")?;
+        authority = Some(after.as_bytes()[..end].to_vec());
+        rest = &after[end..];
+    }
+    Ok(match rest.split_once('?') {
+        Some((path, query)) => (authority, path.into(), Some(query.into())),
+        None => (authority, rest.into(), None),
+    })
+}
+
+fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> {
+    let lengths = headers.all("content-length");
+    let codings = headers.tokens("transfer-encoding");
+    require(lengths.len() < 2, "two lengths")?;
+    require(
+        lengths.is_empty() || codings.is_empty(),
+        "length and coding",
+    )?;
+    if let Some(coding) = codings.last() {
+        require(
+            minor == 1 && coding == "chunked" && codings.len() == 1,
+            "coding",
+        )?;
+        return Ok(Framing::Chunked);
+    }
+    let Some(length) = lengths.first() else {
+        return Ok(Framing::None);
+    };
+    require(
+        !length.is_empty() && length.iter().all(u8::is_ascii_digit),
+        "length",
+    )?;
+    let number = str::from_utf8(length)
+        .unwrap()
+        .parse()
+        .map_err(|_| Refusal::Refused("length"))?;
+    Ok(Framing::Length(number))
+}
+
+fn host(
+    headers: &Headers,
+    minor: u8,
+    authority: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Refusal> {
+    let host = headers.at_most_once("host")?;
+    require(host.is_some() || minor == 0, "no host")?;
+    if let (Some(host), Some(authority)) = (&host, &authority) {
+        require(lower(host) == lower(authority), "two hosts")?;
+    }
+    let host = host.or(authority);
+    require(
+        host.as_deref().is_none_or(is_host),
+        "no host that can be one",
+    )?;
+    Ok(host)
+}
+
+/// Nothing, or a name or an address in brackets, with a port or without one.
+fn is_host(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else {
+        return false;
+    };
+    let (name, port) = match host.rfind(':') {
+        Some(at) if !host.ends_with(']') => (&host[..at], Some(&host[at + 1..])),
+        _ => (host, None),
+    };
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |port: &str| port.len() <= 5 && digits(port) && port.parse::<u16>().is_ok();
+    let in_brackets = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let is_name = || {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(&byte);
+        let mut escapes = name.split('%').skip(1);
+        let hex = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+        name.bytes().all(known) && escapes.all(hex) && (!name.is_empty() || port.is_none())
+    };
+    let is_ip = |ip: &str| ip.parse::<std::net::Ipv6Addr>().is_ok();
+    port.is_none_or(is_port) && in_brackets.map_or_else(is_name, is_ip)
+}
+
+/// A chunked body that is there whole: its data and its length as sent. Its limits are the tests'
+/// of `chunked` to hold; no input here comes near those of lines and trailers.
+pub(crate) fn chunked(bytes: &[u8], max: usize) -> Result<(Vec<u8>, usize), Refusal> {
+    let (mut data, mut at) = (Vec::new(), 0);
+    loop {
+        let line = line(bytes, &mut at)?;
+        let digits = line
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .count();
+        require((1..=16).contains(&digits), "size")?;
+        let size = usize::from_str_radix(str::from_utf8(&line[..digits]).unwrap(), 16).unwrap();
+        let extension = trim(&line[digits..]);
+        require(
+            line.len() == digits || extension.starts_with(b";"),
+            "after the size",
+        )?;
+        if size == 0 {
+            break;
+        }
+        require(size <= max - data.len(), "too large")?;
+        let chunk = bytes.get(at..at + size + 2).ok_or(Refusal::Incomplete)?;
+        require(chunk.ends_with(b"\r\n"), "after the data")?;
+        data.extend_from_slice(&chunk[..size]);
+        at += size + 2;
+    }
+    loop {
+        let line = line(bytes, &mut at)?;
+        if line.is_empty() {
+            return Ok((data, at));
+        }
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        require(is_token(name) && name.len() < line.len(), "trailer")?;
+    }
+}
+
+/// The next line, without its CRLF.
+fn line<'b>(bytes: &'b [u8], at: &mut usize) -> Result<&'b [u8], Refusal> {
+    let rest = &bytes[*at..];
+    let end = rest
+        .windows(2)
+        .position(|two| two == b"\r\n")
+        .ok_or(Refusal::Incomplete)?;
+    let is_text = |&byte: &u8| byte == b'\t' || byte >= 0x20 && byte != 0x7f;
+    require(rest[..end].iter().all(is_text), "bytes of a line")?;
+    *at += end + 2;
+    Ok(&rest[..end])
+}

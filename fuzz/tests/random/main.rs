@@ -1,0 +1,50 @@
+//! Random and mutated bytes at everything that reads bytes from outside.
+//!
+//! `NANOFAAS_FUZZ_INPUTS` sets the inputs of each property (1,000,000 where optimised, else
+//! 50,000). A failure prints `SEED=…` and the bytes; `NANOFAAS_SEED` replays that input alone.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests act in place of clients, pods and clocks"
+)]
+
+mod cases;
+mod http;
+mod json;
+
+use cases::for_each_input;
+
+#[test]
+fn requests() {
+    for_each_input("request", http::requests);
+}
+
+#[test]
+fn responses() {
+    for_each_input("response", http::answers);
+}
+
+#[test]
+fn chunked_bodies() {
+    for_each_input("chunked", http::chunked);
+}
+
+#[test]
+fn values_of_headers_and_queries() {
+    for_each_input("values", http::values);
+}
+
+#[test]
+fn json_texts() {
+    for_each_input("json", json::json);
+}
+
+#[test]
+fn envelopes() {
+    for_each_input("envelope", json::envelopes);
+}
+
+#[test]
+fn texts() {
+    for_each_input("text", json::texts);
+}
