@@ -1,15 +1,17 @@
-//! What a folder of a crate may use: itself and the folders below it. And no circle of imports in which a
-//! reader would get lost. Asked of the paths that begin with `crate::` and `super::`, tests left out.
+//! Which modules of a crate may import which: a folder imports only itself and lower folders, and
+//! modules import one another in a circle only up to a size. Reads the paths that begin with
+//! `crate::` and `super::`, without tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The folders of a crate, or its modules without one, the highest first.
+/// The folders of a crate, and its modules outside folders, from the highest to the lowest.
 struct Layers {
     sources: &'static str,
     folders: &'static [&'static str],
-    /// Imports that go up as yet, module by module. The list only shrinks: one that is gone has to go here.
+    /// Imports that still go up, module by module. The list only shrinks: remove an entry whose
+    /// import is gone.
     up_as_yet: &'static [(&'static str, &'static str)],
 }
 
@@ -56,9 +58,9 @@ const LAYERS: [Layers; 1] = [Layers {
     ],
 }];
 
-/// Modules that import one another in a circle are read as one: so many are too many.
+/// A larger circle of imports is too large, because its modules can only be understood together.
 const CIRCLE_MAX: usize = 10;
-/// Crates whose largest circle is larger as yet, and how large. A list that only shrinks, too.
+/// Crates whose largest circle is still larger, with its size. This list only shrinks, too.
 const LARGE_AS_YET: [(&str, usize); 1] = [("io/src", 34)];
 
 const CRATES: [&str; 10] = [
@@ -74,7 +76,8 @@ const CRATES: [&str; 10] = [
     "src",
 ];
 
-/// A crate's modules without its tests, and which uses which: `a/b` stands for `crate::a::b`.
+/// The modules of a crate without tests, each with the modules that it uses; `a/b` is
+/// `crate::a::b`.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn graph(sources: &str) -> Graph {
@@ -102,7 +105,7 @@ fn graph(sources: &str) -> Graph {
         .collect()
 }
 
-/// Reads a crate's files, each under the path of its module; the crate's own file is not a module.
+/// Reads a crate's files into `texts` by the path of their module; the crate root is not a module.
 fn collect(folder: &Path, above: &str, texts: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -143,7 +146,7 @@ fn code(text: &str) -> String {
     code
 }
 
-/// The files that a module declares for tests alone.
+/// The modules that a module declares under `#[cfg(test)]`.
 fn test_modules(module: &str, code: &str) -> Vec<String> {
     let declared = code.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
         let line = rest.lines().next()?.trim().strip_suffix(';')?;
@@ -153,7 +156,7 @@ fn test_modules(module: &str, code: &str) -> Vec<String> {
     declared.collect()
 }
 
-/// The paths in a module's code that begin at the crate or at the module above.
+/// The paths in a module's code that begin with `crate::` or `super::`.
 fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for start in ["crate::", "super::"] {
@@ -180,7 +183,7 @@ fn paths(code: &str, module: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads `a::{b, c::d}` from where it stands.
+/// Parses a path such as `a::{b, c::d}`, from position `at` on.
 struct Tree<'a> {
     code: &'a str,
     at: usize,
@@ -235,7 +238,7 @@ impl Tree<'_> {
     }
 }
 
-/// The module that a path leads into: the rest of the path is an item of it.
+/// The longest prefix of a path that is a module; the rest of the path is an item in it.
 fn longest(modules: &BTreeSet<&String>, path: &[String]) -> Option<String> {
     let mut ends = (1..=path.len()).rev().map(|end| path[..end].join("/"));
     ends.find(|module| modules.contains(module))
@@ -275,7 +278,7 @@ fn folders_use_only_what_is_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The modules that each module leads to.
+/// All modules that `from` uses, directly or through other modules.
 fn reach(graph: &Graph, from: &str) -> BTreeSet<String> {
     let mut reached = BTreeSet::new();
     let mut next = vec![from];
@@ -318,7 +321,7 @@ fn no_circle_of_imports_is_large() {
             }
         } else if as_yet.is_some() && largest.len() <= CIRCLE_MAX {
             wrong.push(format!(
-                "{sources}: no circle is too large any more: unlist it"
+                "{sources}: no circle is too large any more: remove it from LARGE_AS_YET"
             ));
         }
     }
