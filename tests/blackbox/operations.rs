@@ -271,8 +271,8 @@ fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
     let plane = Plane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<Wire> = (0..300).map(|_| Wire::connect(plane.listen)).collect();
-    // A new connection for each call, because a kept connection would make room for the next one
-    // when it is idle.
+    // Each call uses a new connection, because the plane would close an idle one to free its
+    // descriptor.
     for _ in 0..5 {
         plane.invoke("scarce", &json!(1)).expect(200);
     }

@@ -1,4 +1,4 @@
-"""The loop under `async def` functions: asyncio, on uvloop where that is installed.
+"""The loop under `async def` functions: asyncio, on uvloop if that is installed.
 
 Accepts connections by itself, so that it can report each of them to the watchdog. Goes on whatever
 the function does to the loop, because none of its own tasks is listed by `asyncio.all_tasks()`.

@@ -32,7 +32,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _bind_all(port: int) -> socket.socket:
-    """Bound to every address of both families, or of IPv4 where the kernel has no IPv6."""
+    """Bound to every address of both families, or only of IPv4 if the kernel has no IPv6."""
     try:
         listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as error:

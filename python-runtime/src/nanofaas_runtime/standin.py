@@ -43,7 +43,7 @@ class Client:
         return b"\r\n\r\n" in self.request or len(self.request) >= HEAD_BYTES_MAX
 
     def answer(self) -> None:
-        """Raises OSError where the client has gone."""
+        """Sends the 503. Raises OSError if the client has closed the connection."""
         self.answered = True
         self.sock.send(refusal(self.request))
         # Shuts down only the write side and reads on, because closing with unread bytes would reset

@@ -317,7 +317,7 @@ class Watchdog:
     # --- polling ---
 
     def _wait_s(self) -> float:
-        """Seconds until the next timed action; -1 where there is none."""
+        """Seconds until the next timed action; -1 if there is none."""
         now = time.monotonic()
         wait = -1.0
         worker = self._worker
