@@ -1,20 +1,21 @@
-//! Where cargo puts what it builds, as seen from the test program that runs. It builds nothing.
+//! The paths of built programs and of scratch folders, derived from the path of the running test
+//! program. It builds nothing.
 
 use std::path::{Path, PathBuf};
 
-/// The folder of the profile that the running test program was built with: `target/debug`.
+/// The folder of the running test program's profile: `target/debug`.
 fn profile() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this program");
     let folder = test.ancestors().nth(2);
     folder.expect("a test program is in deps/").to_owned()
 }
 
-/// A program of the workspace, built like the running test program.
+/// The path of a program of the workspace, built in the same profile as the running test program.
 pub fn program(name: &str) -> PathBuf {
     profile().join(name)
 }
 
-/// A folder for files of tests: `target/tmp`.
+/// The folder for files of tests: `target/tmp`.
 pub fn scratch() -> PathBuf {
     profile().with_file_name("tmp")
 }

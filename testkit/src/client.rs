@@ -1,6 +1,6 @@
-//! A small raw HTTP/1.1 client over a blocking socket: it can send anything, also what no honest
-//! client would, and reads answers strictly. Every read has a deadline.
-//! It never repairs, follows or retries anything. Every test speaks through it.
+//! A small raw HTTP/1.1 client over a blocking socket: it can send any bytes, also invalid ones,
+//! and reads answers strictly. Every read has a deadline. It never repairs, follows or retries
+//! anything. All tests use it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
-/// Longer than anything here should take on a busy machine.
+/// Longer than any step of a test should take, also on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One answer. Header names are lower case.
@@ -30,7 +30,7 @@ impl Answer {
         value
     }
 
-    /// The values of a header that may be there more than once.
+    /// All values of a header that may occur several times.
     pub fn headers(&self, name: &str) -> Vec<&str> {
         let found = self.headers.iter().filter(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str()).collect()
@@ -52,7 +52,7 @@ impl Answer {
         self
     }
 
-    /// An error outside an execution: status, code, a message, and JSON by its content type.
+    /// Checks an error outside an execution: status, code, a message, and JSON by its content type.
     #[track_caller]
     pub fn expect_error(self, status: u16, code: &str) -> Self {
         let answer = self.expect(status);
@@ -64,7 +64,7 @@ impl Answer {
         answer
     }
 
-    /// The result of a call that did not succeed: HTTP status, state and code.
+    /// Checks the result of a call that did not succeed: HTTP status, state and code.
     #[track_caller]
     pub fn expect_failure(self, status: u16, state: &str, code: &str) -> Self {
         let answer = self.expect(status);
@@ -80,7 +80,7 @@ impl Answer {
         answer
     }
 
-    /// The execution that the answer is about.
+    /// The id of the execution in the answer's head.
     #[track_caller]
     pub fn id(&self) -> String {
         let id = self.header("x-execution-id");
@@ -88,7 +88,7 @@ impl Answer {
     }
 }
 
-/// A request to be.
+/// A request, before it is sent.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: String,
@@ -117,7 +117,7 @@ impl Request {
         Self::new("DELETE", path)
     }
 
-    /// A call with `{"input": …}`.
+    /// A sync call with the body `{"input": …}`.
     pub fn invoke(function: &str, input: &Value) -> Self {
         let envelope = serde_json::json!({ "input": input });
         Self::new("POST", &format!("/v1/functions/{function}:invoke")).json(&envelope)
@@ -147,7 +147,7 @@ impl Request {
         self
     }
 
-    /// The request as it goes over the wire.
+    /// The bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let Self {
             method, path, host, ..
@@ -164,7 +164,7 @@ impl Request {
         bytes
     }
 
-    /// Sends it over a connection of its own and waits for the answer.
+    /// Sends the request over a new connection and waits for the answer.
     #[track_caller]
     pub fn send(&self, to: SocketAddr) -> Answer {
         let mut wire = self.begin(to);
@@ -172,7 +172,7 @@ impl Request {
         answer.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.path))
     }
 
-    /// Sends it and does not wait.
+    /// Sends the request over a new connection and returns the connection.
     pub fn begin(&self, to: SocketAddr) -> Wire {
         let mut wire = Wire::connect(to);
         wire.send(&self.bytes());
@@ -193,7 +193,7 @@ impl Wire {
         Self::over(stream)
     }
 
-    /// Speaks over a connection that is there.
+    /// Uses an existing connection.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -204,22 +204,23 @@ impl Wire {
         }
     }
 
-    /// Sends bytes; a peer that closed already is no fault here, the answer tells.
+    /// Sends bytes. Ignores an error, because the peer may have closed; the read of the answer
+    /// reports that.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Whether the peer still took the bytes.
+    /// Sends bytes; returns whether the connection was still open.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
 
-    /// Leaves by a reset.
+    /// Closes the connection by a reset.
     pub fn reset(self) {
         reset_on_close(&self.stream);
     }
 
-    /// Says that nothing more is sent: a FIN.
+    /// Sends a FIN.
     pub fn finish(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
@@ -258,7 +259,7 @@ impl Wire {
         Ok(answer)
     }
 
-    /// The next answer, which has to come.
+    /// Reads the next answer; fails the test if none comes.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
         self.read(true)
@@ -326,7 +327,7 @@ impl Wire {
         }
     }
 
-    /// Whether the peer closes within the time, and sends nothing more before it does.
+    /// Whether the peer closes the connection within `patience` without sending anything more.
     pub fn closes_within(&mut self, patience: Duration) -> bool {
         if !self.unread.is_empty() {
             return false;
@@ -335,7 +336,7 @@ impl Wire {
         matches!(self.fill(), Err(error) if !is_timeout(&error))
     }
 
-    /// Whether the peer sends nothing and keeps the connection for so long.
+    /// Whether the peer sends nothing and keeps the connection open for `time`.
     pub fn stays_quiet_for(&mut self, time: Duration) -> bool {
         self.set_patience(time);
         let quiet = matches!(self.fill(), Err(error) if is_timeout(&error));
@@ -344,7 +345,7 @@ impl Wire {
     }
 }
 
-/// The close that follows sends a reset in place of a FIN, and leaves no TIME_WAIT.
+/// Makes the next close send a reset instead of a FIN, so that it leaves no TIME_WAIT.
 pub fn reset_on_close(stream: &TcpStream) {
     let now = linger {
         l_onoff: 1,
@@ -361,13 +362,13 @@ fn bad(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the answer has {what:?}"))
 }
 
-/// Waits until it holds, and fails the test when it never does.
+/// Waits until `holds` returns true, and fails the test after `PATIENCE`.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(2);
     while !holds() {
-        assert!(Instant::now() < end, "it never came true: {what}");
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }

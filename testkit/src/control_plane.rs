@@ -1,7 +1,7 @@
-//! The real process under test: it is started with flags, asked over HTTP and ended by pid, and its
-//! log is recorded. This file never looks inside the process. A plane that several tests share
-//! lives until the test process ends. Then a small shell at the other end of a pipe kills the
-//! planes that are left, also after a crash of the test process.
+//! The real process under test: it is started with flags, used over HTTP and ended by its pid, and
+//! its log is recorded. This module never looks inside the process. A plane that several tests
+//! share lives until the test process ends. Then a small shell at the other end of a pipe kills the
+//! remaining planes, also after a crash of the test process.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,7 +32,8 @@ pub fn is_pinned() -> bool {
     }
 }
 
-/// The io threads of this pass: one where the scheduler is inline, else two, or as many as are asked for.
+/// The number of io threads of this test run: one with an inline scheduler, else two or the
+/// requested number.
 pub fn io_threads() -> usize {
     let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
         return if is_pinned() { 2 } else { 1 };
@@ -44,13 +45,13 @@ pub fn io_threads() -> usize {
     threads
 }
 
-/// The io driver of this pass: `auto`, `uring` or `epoll`.
+/// The io driver of this test run: `auto`, `uring` or `epoll`.
 pub fn io_driver() -> String {
     std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
 }
 
-/// The program, without the variables that are its settings. NANOFAAS_PLANTED_BUG stays, because it
-/// is no setting.
+/// The program, without environment variables that would configure it. NANOFAAS_PLANTED_BUG stays,
+/// because it is not a setting.
 pub fn program() -> Command {
     let mut command = Command::new(built::program("nanofaas"));
     for (name, _) in std::env::vars() {
@@ -81,7 +82,7 @@ impl Log {
         lock(&self.lines).clone()
     }
 
-    /// Waits for a line for which `find` has something.
+    /// Waits for a line for which `find` returns a value.
     pub fn wait<T>(&self, patience: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut lines = lock(&self.lines);
@@ -108,7 +109,7 @@ pub struct Plane {
     pub log: Arc<Log>,
 }
 
-/// The flags of every plane, before those of the test.
+/// The flags of every plane; a test's own flags follow.
 fn flags() -> Vec<String> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     flags_at(any, any)
@@ -146,7 +147,7 @@ fn spawn(mut command: Command) -> (Child, Pid, Arc<Log>) {
 }
 
 impl Plane {
-    /// Starts one and waits until it is ready.
+    /// Starts a plane and waits until it is ready.
     #[track_caller]
     pub fn start(more: &[&str]) -> Self {
         let mut command = program();
@@ -154,7 +155,8 @@ impl Plane {
         Self::from(command)
     }
 
-    /// Starts one whose io threads, scheduler and driver are given, whatever this pass tests.
+    /// Starts a plane with these io threads, scheduler and driver instead of those of this test
+    /// run.
     #[track_caller]
     pub fn start_in(form: &[&str], more: &[&str]) -> Self {
         let mut command = program();
@@ -163,7 +165,7 @@ impl Plane {
         Self::from(command)
     }
 
-    /// Starts one that listens there for clients, for operators and for pods.
+    /// Starts a plane that listens at these addresses for clients, operators and pods.
     #[track_caller]
     pub fn start_at(listen: SocketAddr, more: &[&str]) -> Self {
         let mut command = program();
@@ -175,7 +177,7 @@ impl Plane {
         Self::from(command)
     }
 
-    /// The same, through a shell line that ends in `exec "$@"`.
+    /// Starts a plane by a shell line that ends in `exec "$@"`.
     #[track_caller]
     pub fn start_in_shell(line: &str, more: &[&str]) -> Self {
         let serve = program();
@@ -235,7 +237,7 @@ impl Plane {
         let (mut child, pid, log) = spawn(command);
         let Some(line) = log.wait(PATIENCE, addresses) else {
             let _ = child.kill();
-            panic!("it never said where it listens: {:#?}", log.lines());
+            panic!("the log has no line with the addresses: {:#?}", log.lines());
         };
         let plane = Self {
             child: Mutex::new(child),
@@ -261,14 +263,14 @@ impl Plane {
         self.send(&Request::get(path))
     }
 
-    /// Registers a function that must be taken.
+    /// Registers a function, which must succeed.
     #[track_caller]
     pub fn register(&self, function: &Value) {
         let request = Request::new("POST", "/v1/functions").json(function);
         self.send(&request).expect(201);
     }
 
-    /// Replaces a function that is there.
+    /// Replaces a registered function.
     #[track_caller]
     pub fn replace(&self, function: &Value) {
         let path = format!(
@@ -290,7 +292,7 @@ impl Plane {
         self.send(&Request::invoke(name, input))
     }
 
-    /// Enqueues a call that must be taken, and gives its id.
+    /// Enqueues a call, which must succeed, and returns its id.
     #[track_caller]
     pub fn enqueue(&self, name: &str, input: &Value) -> String {
         self.send(&Request::enqueue(name, input)).expect(202).id()
@@ -329,7 +331,7 @@ impl Plane {
         )
     }
 
-    /// Waits until this many calls of the function wait and run.
+    /// Waits until exactly `waiting` calls of the function wait and `running` calls run.
     #[track_caller]
     pub fn wait_for(&self, function: &str, waiting: u32, running: u32) {
         let label = [("function", function)];
@@ -348,7 +350,7 @@ impl Plane {
         }
     }
 
-    /// Waits until no call waits or runs and the ledger's counts agree.
+    /// Waits until no call waits or runs and the ledger's drift is 0.
     #[track_caller]
     pub fn settle(&self) -> Metrics {
         let mut last = None;
@@ -360,7 +362,7 @@ impl Plane {
             last = Some(metrics);
             busy == [0.0, 0.0] && drift == 0.0
         });
-        last.expect("at least one look")
+        last.expect("at least one poll")
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -385,7 +387,7 @@ impl Plane {
         }
     }
 
-    /// Memory of the process that is in RAM, in bytes.
+    /// The resident memory of the process, in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid);
         let status = std::fs::read_to_string(path).expect("it runs");
@@ -416,7 +418,7 @@ impl Drop for Plane {
         } else {
             let lines = self.log.lines();
             let tail = &lines[lines.len().saturating_sub(20)..];
-            eprintln!("the plane's last words:\n{}", tail.join("\n"));
+            eprintln!("the end of the plane's log:\n{}", tail.join("\n"));
         }
     }
 }

@@ -1,6 +1,5 @@
-//! Functions to register: specs for every mode, and programs for the local backend in folders of
-//! their own, which go when the test ends.
-//! It never registers anything by itself.
+//! Functions to register: specs for every mode, and programs for the local backend. Each program is
+//! in a folder of its own, which is deleted when the test ends. This module registers nothing.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use crate::built;
 use crate::pod::Pod;
 
-/// A function with these fields over the given ones.
+/// `function`, extended or overwritten by the fields of `more`.
 pub fn with(mut function: Value, more: &Value) -> Value {
     let fields = function.as_object_mut().expect("an object");
     for (name, value) in more.as_object().expect("an object") {
@@ -27,7 +26,7 @@ pub fn local(name: &str) -> Value {
     json!({"name": name, "executionMode": "LOCAL"})
 }
 
-/// Calls go to the pod, one after the other, and none is tried twice.
+/// A POOL function that sends its calls to the pod, one at a time and without retries.
 pub fn pool(name: &str, pod: &Pod) -> Value {
     json!({
         "name": name, "executionMode": "POOL", "endpointUrl": pod.url,
@@ -53,14 +52,14 @@ impl Folder {
         &self.0
     }
 
-    /// A file in it, with this content.
+    /// Writes a file in this folder.
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, content).expect("a file");
         path
     }
 
-    /// What a file in it holds, once it is there and not empty.
+    /// The content of a file in this folder; `None` while it is absent or empty.
     pub fn read(&self, name: &str) -> Option<String> {
         let text = std::fs::read_to_string(self.0.join(name)).ok()?;
         (!text.is_empty()).then_some(text)
@@ -104,8 +103,8 @@ impl Drop for Folder {
     }
 }
 
-/// The Python program that `python3` ends up in. A version manager puts a script there which forks
-/// some thirty times for each start; on a busy machine that takes longer than a call may wait.
+/// The Python program that `python3` runs. Under a version manager `python3` is a script that forks
+/// about thirty times per start, and on a busy machine that takes longer than a call may wait.
 pub fn interpreter() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -121,7 +120,7 @@ pub fn interpreter() -> &'static str {
     })
 }
 
-/// Whether a process is there and not a zombie.
+/// Whether a process exists and is not a zombie.
 pub fn is_alive(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);

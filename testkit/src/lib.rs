@@ -1,7 +1,8 @@
-//! What the tests of the running program share: the control plane as a process (`control_plane`), a raw
-//! client (`client`), scripted pods (`pod`), functions to register (`functions`), the metrics page
-//! (`metrics`), seeded random numbers (`rng`), and where built programs are (`built`). It uses none of the code that it helps to test, and
-//! nothing but tests depends on it. A wait that ends in vain fails the test.
+//! The common parts of tests of the running program: the control plane as a process
+//! (`control_plane`), a raw client (`client`), scripted pods (`pod`), functions to register
+//! (`functions`), the metrics page (`metrics`), seeded random numbers (`rng`), and the paths of
+//! built programs (`built`). Its code is independent of the code under test, and only tests depend
+//! on it. A wait that ends without success fails the test.
 
 #![allow(
     clippy::disallowed_methods,

@@ -59,7 +59,7 @@ impl Metrics {
         self.matching(name, labels).next().is_some()
     }
 
-    /// All series of the name with these labels, added up.
+    /// The sum of all series with this name and these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.matching(name, labels).sum()
     }

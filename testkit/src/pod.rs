@@ -1,7 +1,6 @@
-//! Scripted pods: endpoints of POOL functions that answer, wait, lie or die on purpose, and record
-//! the calls that they get. A script sees one call of its connection at a time.
-//! They share no code with the platform's own HTTP. Tests of what the platform does with pods make
-//! them.
+//! Scripted pods: endpoints of POOL functions that answer, wait, send wrong answers or die on
+//! purpose, and record the calls that they get. A script sees one call of its connection at a time.
+//! Scripted pods share no code with the platform's own HTTP.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,9 +22,9 @@ pub struct Got {
     pub first_line: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The connection that it came over, counted from 0.
+    /// The number of its connection, counted from 0.
     pub connection: usize,
-    /// Which call it is, over all connections, counted from 0.
+    /// The number of the call over all connections, counted from 0.
     pub number: usize,
 }
 
@@ -44,7 +43,7 @@ impl Got {
     }
 }
 
-/// A gate that is shut until a test opens it; scripts wait for it.
+/// A gate that is closed until a test opens it; scripts wait for it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -98,7 +97,7 @@ impl Stream {
         };
     }
 
-    /// The close that follows is a reset, over TCP.
+    /// Makes the next close a reset, over TCP.
     fn will_reset(&self) {
         if let Self::Tcp(stream) = self {
             reset_on_close(stream);
@@ -121,7 +120,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Whether the platform took the bytes.
+    /// Sends bytes; returns whether the connection was still open.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write(bytes)
     }
@@ -142,7 +141,7 @@ impl Line {
         self.answer(200, "Content-Type: application/json\r\n", body.as_bytes())
     }
 
-    /// Waits until the gate opens; false, and counted as a cut, when the platform closes first.
+    /// Waits until the gate opens. If the platform closes first, counts a cut and returns false.
     pub fn wait(&mut self, gate: &Gate) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -157,7 +156,7 @@ impl Line {
         panic!("the gate never opened and the platform never closed");
     }
 
-    /// Whether the platform closes within the time.
+    /// Whether the platform closes the connection within `time`.
     pub fn closes_within(&mut self, time: Duration) -> bool {
         let end = Instant::now() + time;
         loop {
@@ -239,12 +238,12 @@ impl Line {
     }
 }
 
-/// What becomes of the connection after a call.
+/// What the pod does with the connection after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
     Keep,
     Close,
-    /// Closed by a reset, over TCP.
+    /// Close by a reset, over TCP.
     Reset,
 }
 
@@ -256,13 +255,13 @@ struct Seen {
     more: Condvar,
     connections: AtomicUsize,
     forgets: AtomicBool,
-    /// By their number.
+    /// Open connections by number.
     open: Mutex<HashMap<usize, Stream>>,
 }
 
 /// A pod with a script.
 pub struct Pod {
-    /// For `endpointUrl`.
+    /// The `endpointUrl` of a function that uses this pod.
     pub url: String,
     seen: Arc<Seen>,
     cuts: Arc<AtomicUsize>,
@@ -343,7 +342,7 @@ impl Pod {
         pod
     }
 
-    /// Answers every call with what `output` makes of it.
+    /// Answers every call with the result of `output`.
     pub fn answering(output: impl Fn(&Got) -> String + Send + Sync + 'static) -> Self {
         Self::tcp(move |got, line| line.json(&output(got)))
     }
@@ -353,7 +352,7 @@ impl Pod {
         Self::answering(|got| got.input().to_string())
     }
 
-    /// Answers nothing until the gate opens, then each call with its input.
+    /// Answers each call with its input, after the gate has opened.
     pub fn held(gate: &Gate) -> Self {
         let gate = gate.clone();
         Self::tcp(move |got, line| {
@@ -365,7 +364,7 @@ impl Pod {
         })
     }
 
-    /// Sends the same bytes to every call, whatever they are, and closes.
+    /// Answers every call with these bytes, and closes.
     pub fn saying(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::tcp(move |_, line| {
@@ -374,7 +373,7 @@ impl Pod {
         })
     }
 
-    /// Keeps no call from now on: for tests of more calls than memory should hold.
+    /// Records no calls from now on, for tests with too many calls to keep.
     #[must_use]
     pub fn forgetful(self) -> Self {
         self.seen.forgets.store(true, Ordering::SeqCst);
@@ -396,12 +395,12 @@ impl Pod {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    /// Calls that the platform cut off while they waited at a gate.
+    /// The number of calls whose connection the platform closed while they waited at a gate.
     pub fn cuts(&self) -> usize {
         self.cuts.load(Ordering::SeqCst)
     }
 
-    /// Waits until the pod has been sent so many calls.
+    /// Waits until the pod has received `count` calls.
     #[track_caller]
     pub fn wait_calls(&self, count: usize) -> Vec<Got> {
         let few = |calls: &mut Vec<Got>| calls.len() < count;

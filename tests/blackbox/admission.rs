@@ -86,7 +86,7 @@ fn the_rate_holds_for_the_whole_plane() {
         f64::from(taken) <= 5.0 * (1.0 + seconds) + 1.0,
         "{taken} in {seconds} s"
     );
-    eventually("there is a token again", || {
+    eventually("the rate limit has a token again", || {
         plane.invoke("rate-a", &json!(1)).status == 200
     });
 }

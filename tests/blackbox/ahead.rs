@@ -26,7 +26,7 @@ fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
         })
         .collect();
     let mut highest = 0;
-    eventually("so much is sent that it counts", || {
+    eventually("the requests that were sent ahead are charged", || {
         for mut client in &clients {
             let _ = client.write(&many);
         }

@@ -374,7 +374,9 @@ fn a_pod_that_answers_and_then_dies_loses_nothing() {
     for number in 0..50 {
         let answer = plane().invoke("dying", &json!(1)).expect(200).json();
         assert_eq!(answer["output"], number, "an answer that was there is lost");
-        eventually("it is closed", || pod.connections() == number + 1);
+        eventually("the pod has closed the connection", || {
+            pod.connections() == number + 1
+        });
         std::thread::sleep(Duration::from_millis(5));
     }
 }

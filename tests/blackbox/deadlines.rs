@@ -279,7 +279,9 @@ fn a_pod_that_closes_idle_connections_loses_no_call() {
     plane().register(&pool("idle-close", &pod));
     for calls in 1..=40 {
         plane().invoke("idle-close", &json!(1)).expect(200);
-        eventually("it is closed", || closed.load(Ordering::SeqCst) >= calls);
+        eventually("the pod has closed the connection", || {
+            closed.load(Ordering::SeqCst) >= calls
+        });
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -408,7 +410,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
             wire.answer().expect(200);
         }
         wire.send(&Request::invoke("large-left", &large).bytes());
-        eventually("it runs", || pod.calls().len() == cuts);
+        eventually("the call runs", || pod.calls().len() == cuts);
         drop(wire);
         eventually("the pod's call is interrupted", || pod.cuts() == cuts);
     }

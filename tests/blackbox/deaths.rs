@@ -81,7 +81,7 @@ fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
     plane.remove("hangs");
     let text = folder.read("pids").expect("pids");
     for pid in text.lines().map(|line| line.parse().expect("a pid")) {
-        eventually("it is ended", || !is_alive(pid));
+        eventually("the hanging process is ended", || !is_alive(pid));
     }
 }
 

@@ -86,7 +86,7 @@ fn calls_wait_for_a_descriptor_and_the_pod_keeps_its_name() {
     let mut calls: Vec<_> = (0..40)
         .map(|_| Request::invoke("wide", &json!(1)).begin(plane.listen))
         .collect();
-    eventually("some have begun", || pod.calls().len() > 10);
+    eventually("ten calls have begun", || pod.calls().len() > 10);
     gate.open();
     for call in &mut calls {
         call.answer().expect(200);

@@ -235,7 +235,7 @@ fn past_the_byte_budget_the_oldest_finished_ones_go_first() {
     let ids: Vec<String> = (0..20)
         .map(|_| {
             let id = plane.enqueue("budget", &json!(1));
-            eventually("it ends", || {
+            eventually("the execution ends", || {
                 let answer = plane.get(&format!("/v1/executions/{id}"));
                 answer.status == 404 || answer.json()["status"] == "success"
             });

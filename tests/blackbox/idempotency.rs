@@ -105,7 +105,7 @@ fn an_invoke_follows_an_enqueue_of_the_same_key() {
     plane().register(&pool("follow", &pod));
     let queued = plane().send(&keyed_enqueue("follow", "a", "k")).expect(202);
     pod.wait_calls(1);
-    eventually("it runs", || {
+    eventually("the call runs", || {
         plane().status(&queued.id())["status"] == "running"
     });
     let again = plane().send(&keyed_enqueue("follow", "a", "k")).expect(202);
@@ -368,7 +368,9 @@ fn record_output_and_key_go_together() {
         first.id()
     );
     let path = format!("/v1/executions/{}", first.id());
-    eventually("it is forgotten", || plane.get(&path).status == 404);
+    eventually("the execution is forgotten", || {
+        plane.get(&path).status == 404
+    });
     plane
         .get(&format!("{path}/output"))
         .expect_error(404, "EXECUTION_NOT_FOUND");

@@ -84,7 +84,7 @@ fn a_jobs_body_is_charged_for_each_time_that_it_is_held() {
         plane.wait_for("job-held", 0, 0);
         std::fs::remove_file(folder.path().join("runs")).expect("a file");
     }
-    eventually("nothing is held", || {
+    eventually("nothing is charged", || {
         plane.metrics().sum("nanofaas_inflight_bytes", &[]) == 0.0
     });
 }

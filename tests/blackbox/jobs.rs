@@ -1,4 +1,4 @@
-//! Jobs on this machine: one process a call, its result by callback, its token, and its end.
+//! Jobs on this machine: one process for each call, its result by callback, its token, and its end.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ fn plane() -> &'static Plane {
     PLANE.get()
 }
 
-/// A job that writes down its environment and then does nothing.
+/// A Job that writes its environment to a file and then does nothing.
 const IDLES: &str = "env > env.part; mv env.part env.txt; exec sleep 60";
 
-/// What an idling job was given.
+/// The callback and the execution of an idle Job.
 struct Seat {
-    /// `/v1/internal/<token>/executions`, as a path.
+    /// The path `/v1/internal/<token>/executions`.
     base: String,
     id: String,
 }
@@ -76,7 +76,7 @@ fn a_job_is_a_process_of_its_own_for_each_call() {
         (&json!({"a": 1}), &json!(1), &json!({"m": "n"}))
     );
     let pid = i32::try_from(second[0].as_i64().expect("a pid")).expect("a pid");
-    eventually("its process ends", || !is_alive(pid));
+    eventually("the Job's process ends", || !is_alive(pid));
     let id = plane().enqueue("job", &json!(2));
     let ended = plane().ended(&id);
     assert_eq!(
@@ -148,7 +148,7 @@ fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
     let lost = json!({"success": false, "error": error});
     Seat::of(&folder).post(&lost).expect(204);
     let environment = || folder.read("env.txt").unwrap_or_default();
-    eventually("another attempt", || {
+    eventually("the second attempt starts", || {
         environment().contains("DISPATCH_ATTEMPT=2")
     });
     Seat::of(&folder).post(&lost).expect(204);
@@ -165,26 +165,26 @@ fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
     let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 60";
     plane().register(&folder.shell("job-late", "JOB", script));
     let pid = || -> i32 {
-        eventually("it runs", || folder.read("pid").is_some());
+        eventually("the Job's process runs", || folder.read("pid").is_some());
         let text = folder.read("pid").expect("a pid");
         std::fs::remove_file(folder.path().join("pid")).expect("a file");
         text.trim().parse().expect("a pid")
     };
-    // Longer than a process takes to start beside the other tests.
+    // Longer than the start of a process takes while other tests run.
     let late = Request::invoke("job-late", &json!(1)).header("X-Timeout-Ms", "5000");
     let mut wire = late.begin(plane().listen);
     let running = pid();
     wire.answer().expect_failure(408, "timeout", "TIMEOUT");
-    eventually("its process is ended", || !is_alive(running));
+    eventually("the Job's process is ended", || !is_alive(running));
     let id = plane().enqueue("job-late", &json!(1));
     let running = pid();
     plane().cancel(&id).expect(202);
     assert_eq!(plane().ended(&id)["error"]["code"], "CANCELLED");
-    eventually("its process is ended", || !is_alive(running));
+    eventually("the Job's process is ended", || !is_alive(running));
     let wire = Request::invoke("job-late", &json!(1)).begin(plane().listen);
     let running = pid();
     drop(wire);
-    eventually("its process is ended", || !is_alive(running));
+    eventually("the Job's process is ended", || !is_alive(running));
     plane().wait_for("job-late", 0, 0);
 }
 
@@ -215,7 +215,7 @@ fn a_result_is_recorded_once_and_what_comes_later_changes_nothing() {
         status,
         "a terminal state never changes"
     );
-    // One slot was freed, once: two more calls never run side by side.
+    // The slot was freed only once, so two more calls do not run at the same time.
     plane().wait_for("job-twice", 0, 0);
     std::fs::remove_file(folder.path().join("env.txt")).expect("a file");
     let second = plane().enqueue("job-twice", &json!(1));
@@ -258,7 +258,7 @@ fn many_completions_at_once_free_one_slot() {
     assert_eq!(
         output,
         taken.map(|at| at as u64),
-        "the one that was told so"
+        "the result of the accepted post"
     );
     plane().wait_for("job-storm", 0, 0);
     let finished = plane().metrics();
@@ -319,7 +319,8 @@ fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
     assert_eq!(wire.answer().expect(200).json()["output"], "fine");
 }
 
-/// Where the Job posts no other one, that is why its call failed, and it is not run again.
+/// If the Job posts no other result, the wrong one is the call's error, and the call is not run
+/// again.
 #[test]
 fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
     let folder = Folder::create();
@@ -344,7 +345,7 @@ fn a_result_over_the_limit_is_413_and_ends_the_call() {
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let mut wire = Request::invoke("job-over", &json!(1)).begin(plane().listen);
     let seat = Seat::of(&folder);
-    // A foreign one is refused by its token, and ends nothing.
+    // A result with another token is refused, and ends no call.
     let foreign = seat.complete().replace(seat.token(), "1.00");
     let large = success(json!("a".repeat(100_000)));
     let status = plane()
@@ -447,7 +448,7 @@ fn a_token_whose_record_is_gone_is_404() {
     let id = plane.enqueue("job-gone", &json!(1));
     let seat = Seat::of(&folder);
     plane.cancel(&id).expect(202);
-    eventually("it is forgotten", || {
+    eventually("the execution is forgotten", || {
         plane.get(&format!("/v1/executions/{id}")).status == 404
     });
     let request = Request::new("POST", &seat.complete()).json(&success(json!(1)));

@@ -177,7 +177,7 @@ fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
         let mut running = patient.begin(plane.listen);
         pod.wait_calls(round + 1);
         let mut queued = patient.begin(plane.listen);
-        eventually("it waits", || waiting(&plane) == 1.0);
+        eventually("the second call waits", || waiting(&plane) == 1.0);
         // Too many bytes to be read before the first call has ended.
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));

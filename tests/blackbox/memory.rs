@@ -1,5 +1,6 @@
-//! What is held for clients, by the plane's own account and by what the process takes: answers that are not
-//! read, outputs that many ask for, bodies that wait, buffers of connections that are idle.
+//! The memory that is held for clients, by the plane's own account and by the process's size:
+//! unread answers, outputs that many clients read, bodies of waiting calls, buffers of idle
+//! connections.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -16,7 +17,7 @@ use serde_json::json;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-/// A client with little room for what comes.
+/// A client with a small receive buffer.
 pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
     let SocketAddr::V4(to) = to else {
         panic!("the plane listens on IPv4");
@@ -28,7 +29,7 @@ pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
     fd.into()
 }
 
-/// One that sends a request and reads nothing.
+/// A client that sends a request and reads nothing.
 pub(crate) fn unread(plane: &Plane, request: &Request) -> Wire {
     let mut wire = Wire::over(narrow(plane.listen));
     wire.send(&request.bytes());
@@ -39,8 +40,9 @@ pub(crate) fn inflight(plane: &Plane) -> u64 {
     plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
 }
 
-/// Calls of the function `full`, which the pod holds, until hardly more is charged than `up_to`. With several
-/// io threads what one keeps is missing to the others: there a call may be refused before.
+/// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
+/// are charged. With several io threads a call may be refused earlier, because each thread reserves
+/// bytes that the others cannot use.
 pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
     let before = pod.calls().len();
     let mut held = Vec::new();
@@ -49,7 +51,7 @@ pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
         while inflight(plane) + charge < up_to {
             let mut one = Request::invoke("full", &body).begin(plane.listen);
             let mut is_refused = false;
-            eventually("it is held or refused", || {
+            eventually("the call reaches the pod or is refused", || {
                 is_refused = !one.stays_quiet_for(Duration::from_millis(10));
                 is_refused || pod.calls().len() > before + held.len()
             });
@@ -63,7 +65,8 @@ pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
     held
 }
 
-/// All of them are answered at once: a client that has to wait for its turn to read would be ended.
+/// Opens the gate and reads all answers in parallel, because the plane closes a client that does
+/// not read.
 pub(crate) fn release(held: Vec<Wire>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {
@@ -76,7 +79,7 @@ pub(crate) fn release(held: Vec<Wire>, gate: &Gate) {
     });
 }
 
-/// The highest that `now` is while `work` goes on.
+/// The highest value of `now` during `work`.
 fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -185,8 +188,8 @@ fn a_body_of_unknown_length_is_charged_as_what_it_was() {
     });
     plane.register(&with(pool("chunks", &pod), &json!({"concurrency": 8})));
     let mut waiting = Request::invoke("chunks", &json!(1)).begin(plane.listen);
-    // As large as any answer may be, until its end is known.
-    eventually("it has its room", || inflight(&plane) > 2 * MIB);
+    // The largest allowed answer is charged until the answer's end is known.
+    eventually("the answer is charged", || inflight(&plane) > 2 * MIB);
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
     eventually("nothing is charged", || inflight(&plane) == 0);
@@ -238,13 +241,13 @@ fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
         &plane,
         &Request::get(&format!("/v1/executions/{id}/output")),
     );
-    eventually("it goes out", || inflight(&plane) > 0);
+    eventually("the output is being sent", || inflight(&plane) > 0);
     let other = plane.enqueue("dropped", &json!(2));
     plane.ended(&other);
-    // Its length was said, and it ends before that.
+    // The answer ends before its Content-Length.
     assert!(reader.read(true).is_err());
     let cut = || plane.metrics().sum("nanofaas_answers_cut_total", &[]);
-    eventually("it is counted", || cut() == 1.0);
+    eventually("the cut answer is counted", || cut() == 1.0);
 }
 
 #[test]
@@ -269,7 +272,7 @@ fn error_texts_are_cut_and_weigh_little() {
     assert!(weight < 3000.0, "{weight}");
 }
 
-/// Its body comes in chunks, so its head says no length.
+/// A call whose body comes in chunks, so that its head has no length.
 fn in_chunks(name: &str, body: usize) -> Vec<u8> {
     let head = format!(
         "POST /v1/functions/{name}:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -302,7 +305,7 @@ fn waiting_calls_in_chunks_count_as_well() {
         refused.expect(429).header("x-queue-reject-reason"),
         Some("memory")
     );
-    // One runs; the others hold half.
+    // One call runs; the waiting calls may hold half of the budget.
     assert!((4..=10).contains(&held.len()), "{} are held", held.len());
     gate.open();
 }
@@ -333,7 +336,7 @@ fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
         Some("memory")
     );
     assert!((6..=10).contains(&held.len()), "{} wait", held.len());
-    // There is room for others.
+    // Calls of other functions are still accepted.
     plane.invoke("modest", &body).expect(200);
     gate.open();
     for mut wire in held {
@@ -380,14 +383,14 @@ fn idle_connections_keep_no_buffer_of_their_last_body() {
     eventually("each holds a few KiB", || {
         plane.resident_bytes() < idle + (CLIENTS as u64) * 8 * 1024 + 4 * MIB
     });
-    // They are there.
+    // All connections are still open.
     for client in &mut clients {
         client.send(&Request::invoke("body", &json!(1)).bytes());
         client.answer().expect(200);
     }
 }
 
-/// While answers wait for room, which they do behind clients that read nothing.
+/// Clients that read nothing hold so much memory that the answers to registrations wait.
 #[test]
 fn what_is_refused_was_not_done() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -397,7 +400,7 @@ fn what_is_refused_was_not_done() {
     plane.register(&with(pool("large", &pod), &many));
     let request = Request::invoke("large", &json!(1));
     let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
-    eventually("answers wait", || inflight(&plane) > 13 * MIB);
+    eventually("answers wait for memory", || inflight(&plane) > 13 * MIB);
     let names: Vec<String> = (0..60).map(|number| format!("f{number}")).collect();
     let register = |name: &String| {
         let request = Request::new("POST", "/v1/functions").json(&local(name));
@@ -413,7 +416,8 @@ fn what_is_refused_was_not_done() {
     }
 }
 
-/// Its answer waits for room: 503 would say that it can be sent again.
+/// The answer of a finished call waits for memory and is no 503, because the client would repeat
+/// the call.
 #[test]
 fn a_call_that_ran_is_told_so_while_memory_is_short() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -425,7 +429,7 @@ fn a_call_that_ran_is_told_so_while_memory_is_short() {
     plane.register(&with(pool("kept", &small), &many));
     let request = Request::invoke("large", &json!(1));
     let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
-    eventually("answers wait", || inflight(&plane) > 13 * MIB);
+    eventually("answers wait for memory", || inflight(&plane) > 13 * MIB);
     for number in 0..20 {
         let keyed = Request::invoke("kept", &json!(1));
         let keyed = keyed.header("Idempotency-Key", &format!("key-{number}"));
@@ -439,7 +443,8 @@ fn a_call_that_ran_is_told_so_while_memory_is_short() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// Larger than what is copied into an answer, and than what goes out of a kept output at once.
+/// Answers larger than the outputs that are copied, and than the parts in which stored outputs are
+/// sent.
 #[test]
 fn large_answers_are_whole_in_every_form() {
     const LARGE: usize = 200_000;

@@ -294,7 +294,7 @@ fn a_signal_ends_running_functions_with_the_plane() {
         &json!({"maxRetries": 0}),
     ));
     let id = plane.enqueue("left", &json!(1));
-    eventually("it runs", || folder.read("pid").is_some());
+    eventually("the Job's process runs", || folder.read("pid").is_some());
     let pid = folder
         .read("pid")
         .and_then(|pid| pid.trim().parse().ok())

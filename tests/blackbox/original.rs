@@ -103,7 +103,7 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
     assert_eq!(queued["status"], "queued");
     let id = queued["executionId"].as_str().expect("an id").to_owned();
     let mut last = Value::Null;
-    eventually("it has ended", || {
+    eventually("the execution has ended", || {
         let path = format!("/v1/executions/{id}");
         last = send(&java("GET", &path)).expect(200).json();
         let state = last["status"].as_str().expect("a state");

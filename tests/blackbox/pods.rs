@@ -239,8 +239,8 @@ fn idle_pods_go_and_come_back_when_they_are_wanted() {
     let scaling = json!({"minReplicas": 0, "idleTimeoutMs": 300});
     plane().register(&with(function, &json!({"scalingConfig": scaling})));
     let first = pid_of("zero");
-    eventually("it goes", || !is_alive(first));
-    eventually("nothing is left", || {
+    eventually("the old pod's process ends", || !is_alive(first));
+    eventually("the function has no pod left", || {
         plane()
             .metrics()
             .sum("function_pods", &[("function", "zero")])
@@ -294,9 +294,9 @@ fn a_plain_handler_whose_caller_left_gets_an_exception() {
     let folder = Folder::create();
     plane().register(&folder.python("plain-leaves", "WARM", handlers::STOPPED));
     let wire = Request::invoke("plain-leaves", &json!(1)).begin(plane().listen);
-    eventually("it began", || folder.read("began").is_some());
+    eventually("the call has begun", || folder.read("began").is_some());
     drop(wire);
-    eventually("it is stopped", || folder.read("stopped").is_some());
+    eventually("the call is stopped", || folder.read("stopped").is_some());
     assert_eq!(folder.read("stopped").as_deref(), Some("CallerLeft"));
     plane().wait_for("plain-leaves", 0, 0);
 }
@@ -310,7 +310,7 @@ fn an_async_handler_whose_time_is_over_is_cancelled() {
     plane()
         .send(&late)
         .expect_failure(408, "timeout", "TIMEOUT");
-    eventually("it is cancelled", || folder.read("stopped").is_some());
+    eventually("the call is cancelled", || folder.read("stopped").is_some());
     plane().invoke("async-late", &json!(1)).expect(200);
 }
 
@@ -336,7 +336,7 @@ fn a_pod_that_was_killed_is_replaced() {
         let output = plane().invoke("killed", &json!(1)).expect(200).json()["output"].clone();
         let pids: Vec<i32> = serde_json::from_value(output).expect("two pids");
         pids.iter().rev().for_each(|pid| kill_now(*pid));
-        eventually("it is gone", || !is_alive(pids[1]));
+        eventually("the killed process has ended", || !is_alive(pids[1]));
         let next = plane().invoke("killed", &json!(1)).expect(200).json()["output"].clone();
         assert_ne!(next[0], pids[0]);
     }
@@ -360,7 +360,7 @@ fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
     plane().replace(&with(function, &json!({"env": {"V": "2"}})));
     eventually("the new spec's pod answers", || call()[1] == "2");
     let old = i32::try_from(first[0].as_i64().expect("a pid")).expect("a pid");
-    eventually("the old one goes", || !is_alive(old));
+    eventually("the old pod's process ends", || !is_alive(old));
     assert_eq!(call()[1], "2");
 }
 
@@ -369,12 +369,12 @@ fn a_removed_functions_pods_finish_their_calls_and_go() {
     let folder = Folder::create();
     plane().register(&folder.python("removed", "WARM", handlers::TAKES_ITS_TIME));
     let mut wire = Request::invoke("removed", &json!(1)).begin(plane().listen);
-    eventually("it began", || folder.read("began").is_some());
+    eventually("the call has begun", || folder.read("began").is_some());
     plane().remove("removed");
     let pid = wire.answer().expect(200).json()["output"]
         .as_i64()
         .expect("a pid");
-    eventually("its pod goes", || {
+    eventually("the removed function's pod ends", || {
         !is_alive(i32::try_from(pid).expect("a pid"))
     });
 }

@@ -102,7 +102,7 @@ fn asked_until_well(folder: &Folder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
     let mut wire = Request::invoke(&name, &json!(1)).begin(plane().listen);
-    eventually("it is asked", || folder.read("asked").is_some());
+    eventually("the server is probed", || folder.read("asked").is_some());
     assert!(wire.stays_quiet_for(Duration::from_millis(300)));
     folder.write("health", "204");
     wire.answer().expect(200);
@@ -212,13 +212,17 @@ os.wait()
 
 #[track_caller]
 fn hidden(folder: &Folder) -> i32 {
-    eventually("it hides", || folder.read("hidden").is_some());
+    eventually("the hidden process runs", || {
+        folder.read("hidden").is_some()
+    });
     let pid: i32 = folder
         .read("hidden")
         .and_then(|pid| pid.parse().ok())
         .expect("a pid");
     let environment = || std::fs::read(format!("/proc/{pid}/environ")).expect("it lives");
-    eventually("it has no environment", || environment().is_empty());
+    eventually("the hidden process has no environment", || {
+        environment().is_empty()
+    });
     assert!(is_alive(pid));
     pid
 }
@@ -236,14 +240,14 @@ fn a_process_that_hides_ends_with_its_pod() {
     let (pod, _) = pid_and_port(plane(), "hides");
     let hides = hidden(&folder);
     kill(Pid::from_raw(pod), Signal::SIGKILL).expect("our own");
-    eventually("it is ended", || !is_alive(hides));
+    eventually("the hidden process is ended", || !is_alive(hides));
     std::fs::remove_file(folder.path().join("hidden")).expect("a file");
     eventually("another pod serves", || {
         plane().invoke("hides", &json!(1)).status == 200
     });
     let hides = hidden(&folder);
     plane().remove("hides");
-    eventually("it is ended", || !is_alive(hides));
+    eventually("the hidden process is ended", || !is_alive(hides));
 }
 
 #[test]
@@ -258,7 +262,7 @@ fn a_process_that_hides_ends_with_its_job() {
         .read("hidden")
         .and_then(|pid| pid.parse().ok())
         .expect("a pid");
-    eventually("it is ended", || !is_alive(pid));
+    eventually("the hidden process is ended", || !is_alive(pid));
 }
 
 #[test]
@@ -270,6 +274,6 @@ fn a_process_that_hides_ends_with_a_plane_that_is_killed() {
     let hides = hidden(&folder);
     plane.signal(Signal::SIGKILL);
     for pid in [pod, hides] {
-        eventually("it is ended", || !is_alive(pid));
+        eventually("the hidden process is ended", || !is_alive(pid));
     }
 }

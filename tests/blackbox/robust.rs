@@ -212,7 +212,7 @@ fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
     let mut pids: Vec<i32> = serde_json::from_value(output).expect("pids");
     plane.enqueue("job", &json!(1));
     for (folder, file) in [(&warm, "grandchild"), (&job, "grandchild"), (&job, "pid")] {
-        eventually("it is there", || {
+        eventually("the processes have written their pids", || {
             folder.read(file).is_some_and(|text| text.ends_with('\n'))
         });
         let text = folder.read(file).expect("a pid");
@@ -241,7 +241,7 @@ fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
     let guards = children_of(plane.pid);
     assert_eq!(guards.len(), 1, "the guard is the only child");
     assert!(kill_now(guards[0]));
-    eventually("its functions are ended", || !is_alive(first));
+    eventually("the guard's functions are ended", || !is_alive(first));
     let next = call().expect("a pid");
     assert_ne!(i64::from(first), next);
     plane.signal(Signal::SIGKILL);
@@ -361,7 +361,9 @@ fn sigterm_under_load_answers_every_accepted_call() {
                 })
             })
             .collect();
-        eventually("there is load", || accepted.load(Ordering::Relaxed) > 200);
+        eventually("200 calls are answered", || {
+            accepted.load(Ordering::Relaxed) > 200
+        });
         plane.signal(Signal::SIGTERM);
         let begun = Instant::now();
         callers

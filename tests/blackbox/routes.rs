@@ -333,7 +333,9 @@ fn an_execution_can_be_asked_for_and_waited_for() {
     plane().register(&pool("routes-wait", &pod));
     let id = plane().enqueue("routes-wait", &json!(7));
     pod.wait_calls(1);
-    eventually("it runs", || plane().status(&id)["status"] == "running");
+    eventually("the call runs", || {
+        plane().status(&id)["status"] == "running"
+    });
     let begun = Instant::now();
     let status = plane()
         .get(&format!("/v1/executions/{id}?waitMs=200"))

@@ -75,8 +75,7 @@ impl Subject {
         loop {
             let Err(seen) = look() else { return };
             if Instant::now() > end || !self.is_alive() {
-                self.tally
-                    .wrong(format!("it never came true: {what}: {seen}"));
+                self.tally.wrong(format!("not in time: {what}: {seen}"));
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));

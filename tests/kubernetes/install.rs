@@ -16,7 +16,7 @@ fn apply_example() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("k8s/example.yaml");
     kubectl(&["apply", "-f", &example.display().to_string()]);
     let plane = plane();
-    until("the API knows the example", Duration::from_secs(10), || {
+    until("the API has the example", Duration::from_secs(10), || {
         plane.get("/v1/functions/word-stats").status == 200
     });
 }

@@ -40,7 +40,7 @@ pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
     ));
     let body = plane.invoke("mute", &json!(1));
     body.expect_failure(502, "error", "POD_LOST");
-    until("nothing of it is left", GONE, || {
+    until("the call's Job and pod are gone", GONE, || {
         pods_of("crashes").is_empty()
     });
 }
@@ -75,7 +75,9 @@ pub(crate) fn out_of_memory_of_the_whole_container_is_told_and_not_retried() {
     assert_eq!(ended["error"]["code"], "POD_LOST", "{ended}");
     assert!(message(&ended).contains("OOMKilled"), "{ended}");
     assert_eq!(ended["attempt"], 1, "{ended}");
-    until("its Job is gone", GONE, || jobs_of("bursts").is_empty());
+    until("the call's Job is gone", GONE, || {
+        jobs_of("bursts").is_empty()
+    });
 }
 
 pub(crate) fn a_lost_pod_is_retried_once() {
@@ -84,7 +86,7 @@ pub(crate) fn a_lost_pod_is_retried_once() {
     let fields = json!({"timeoutMs": 60000, "image": image(1)});
     plane.register(&spec("retried", "JOB", fields));
     let id = plane.enqueue("retried", &json!({"do": "sleep", "ms": 3000}));
-    until("its pod runs", GONE, || {
+    until("the call's pod runs", GONE, || {
         !node::processes("EXECUTION_ID", &id).is_empty()
     });
     node::kill_all(&node::processes("EXECUTION_ID", &id));

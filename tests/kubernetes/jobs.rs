@@ -15,7 +15,7 @@ const CROWD: Duration = Duration::from_secs(240);
 
 #[track_caller]
 fn gone(function: &str) {
-    until("its Job and its pod are gone", GONE, || {
+    until("the call's Job and pod are gone", GONE, || {
         jobs_of(function).is_empty() && pods_of(function).is_empty()
     });
 }
@@ -136,7 +136,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     let plane = plane();
     register(&plane, "long", json!({"timeoutMs": 300_000}));
     let id = plane.enqueue("long", &json!({"do": "sleep", "ms": 200_000}));
-    until("its pod runs", GONE, || {
+    until("the call's pod runs", GONE, || {
         let pods = pods_of("long");
         pods.iter()
             .any(|pod| pod.object["status"]["phase"] == "Running")
@@ -150,7 +150,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     // A client that closes its connection cancels the call, too.
     let request = Request::invoke("long", &json!({"do": "sleep", "ms": 200_000}));
     let wire = request.begin(plane.api);
-    until("its pod runs", GONE, || !pods_of("long").is_empty());
+    until("the call's pod runs", GONE, || !pods_of("long").is_empty());
     drop(wire);
     gone("long");
     plane.expect_no_drift();

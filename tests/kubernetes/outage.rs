@@ -101,7 +101,7 @@ fn holds_through(what: &str, begin: impl Fn(&ApiServer)) {
     ));
     plane.wait_for_pods("steady", 3, STEP);
     let ready: Value = json!(3);
-    until("the status follows", STEP, || {
+    until("the status shows three ready pods", STEP, || {
         let object = crate::cluster::function("steady").unwrap_or_default();
         object["status"]["readyPods"] == ready
     });

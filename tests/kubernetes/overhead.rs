@@ -142,7 +142,7 @@ pub(crate) fn a_job_call_against_a_bare_job() {
         let begun = Instant::now();
         output(plane.invoke("measured", &json!({"do": "echo", "value": 1})));
         let our = begun.elapsed();
-        until("its Job is gone", GONE, || {
+        until("the call's Job is gone", GONE, || {
             jobs_of("measured").is_empty() && pods_of("measured").is_empty()
         });
         let env = json!([
@@ -196,7 +196,9 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
         plane
             .send(&Request::delete("/v1/functions/measured"))
             .expect(204);
-        until("its pod is gone", GONE, || pods_of("measured").is_empty());
+        until("the function's pod is gone", GONE, || {
+            pods_of("measured").is_empty()
+        });
         let url = format!("http://{}/ready", sink.address);
         let env = json!([
             {"name": "PORT", "value": "8080"},

@@ -46,7 +46,7 @@ pub(crate) fn a_function_that_is_no_function_says_why_in_its_condition() {
         .expect_error(404, "FUNCTION_NOT_FOUND");
     // A corrected object becomes a function.
     apply(&manifest("no-image", "JOB", json!({}))).expect("a good one");
-    until("the mended one is accepted", STATUS, || {
+    until("the corrected object is accepted", STATUS, || {
         accepted("no-image").is_some_and(|(status, _)| status == "True")
     });
     plane.get("/v1/functions/no-image").expect(200);
@@ -57,7 +57,7 @@ pub(crate) fn an_invalid_edit_leaves_the_last_accepted_spec_in_force() {
     let scaling = json!({"minReplicas": 1, "maxReplicas": 1});
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 20000});
     apply(&manifest("edited", "WARM", fields)).expect("a good one");
-    until("it is accepted", STATUS, || {
+    until("the function is accepted", STATUS, || {
         accepted("edited").is_some_and(|(status, _)| status == "True")
     });
     output(plane.invoke("edited", &json!({"do": "echo", "value": 1})));
@@ -145,12 +145,14 @@ pub(crate) fn a_status_that_makes_no_sense_hides_no_function() {
     ];
     kubectl(&[&odd[..], &["--type=merge", "-p", &patch]].concat());
     apply(&manifest("b-sound", "JOB", json!({}))).expect("applied");
-    until("the function after it is known", SOON, || {
+    until("the API has the next function", SOON, || {
         plane.get("/v1/functions/b-sound").status == 200
     });
     let count = || function("a-odd").map(|object| object["status"]["readyPods"].clone());
     // Long, because a status is written at most every 10 s.
-    until("it is written over", STATUS, || count() == Some(json!(0)));
+    until("the wrong status is overwritten", STATUS, || {
+        count() == Some(json!(0))
+    });
 }
 
 pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
@@ -160,16 +162,20 @@ pub(crate) fn what_kubectl_does_is_seen_by_the_api() {
         let answer = plane.get("/v1/functions/applied");
         (answer.status == 200).then(|| answer.json()["timeoutMs"].clone())
     };
-    until("the API knows it", SOON, || timeout() == Some(json!(1000)));
+    until("the API has the function", SOON, || {
+        timeout() == Some(json!(1000))
+    });
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 2000}))).expect("a good one");
-    until("the API knows the edit", SOON, || {
+    until("the API has the edit", SOON, || {
         timeout() == Some(json!(2000))
     });
     kubectl(&["-n", NAMESPACE, "delete", "fn", "applied"]);
-    until("the API knows that it went", SOON, || timeout().is_none());
+    until("the API no longer has the function", SOON, || {
+        timeout().is_none()
+    });
     // The same name again, at once, is another object.
     apply(&manifest("applied", "JOB", json!({"timeoutMs": 3000}))).expect("a good one");
-    until("the API knows the new one", SOON, || {
+    until("the API has the new function", SOON, || {
         timeout() == Some(json!(3000))
     });
 }

@@ -154,7 +154,9 @@ pub(crate) fn the_planes_account_is_refused_and_others_are_not() {
     assert!(body.contains(field), "{body}");
     assert!(body.contains("own service account"), "{body}");
     apply(&manifest("thief", "WARM", with("nanofaas"))).expect("the schema takes it");
-    let (status, message) = wait("it is judged", JUDGED, || accepted("thief"));
+    let (status, message) = wait("the spec is accepted or rejected", JUDGED, || {
+        accepted("thief")
+    });
     assert_eq!(status, "False", "{message}");
     assert!(message.contains(field), "{message}");
     assert!(staying("thief").is_empty());

@@ -60,7 +60,7 @@ pub(crate) fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 
 /// ran.
 #[track_caller]
 fn gone(function: &str) {
-    until("nothing of it is left", GONE, || {
+    until("the call's Job and pod are gone", GONE, || {
         jobs_of(function).is_empty() && staying(function).is_empty()
     });
 }
@@ -113,7 +113,7 @@ pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
         })
     });
     for function in &functions {
-        until("its pull failed once", EARLY, || {
+        until("the pull has failed once", EARLY, || {
             waits_for(function).is_some_and(|reason| reason.contains("ImagePull"))
         });
     }
@@ -231,7 +231,7 @@ impl Namespace {
             "metadata": {"name": name}});
         apply(&namespace).expect("a namespace");
         let namespace = Self(name);
-        until("it has its service account", GONE, || {
+        until("the namespace has its service account", GONE, || {
             object(&format!(
                 "/api/v1/namespaces/{name}/serviceaccounts/default"
             ))

@@ -174,7 +174,7 @@ pub(crate) fn kubectl_scales_a_function() {
     assert_eq!(crate::cluster::pods(selector).len(), 2, "{selector}");
     event("scaled", "Scaled");
     kubectl(&["-n", NAMESPACE, "scale", "fn/scaled", "--replicas=0"]);
-    until("the edit is seen", START, || {
+    until("the plane has read the edit", START, || {
         let object = function("scaled").unwrap_or_default();
         object["status"]["observedGeneration"] == object["metadata"]["generation"]
     });

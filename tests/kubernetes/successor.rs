@@ -118,11 +118,15 @@ pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
     load.go_on(100, STEP);
     // The result of this Job is not accepted by any plane, because its plane is killed.
     let lost = first.enqueue("kept-job", &json!({"do": "sleep", "ms": 120_000}));
-    until("its Job is there", STEP, || !jobs_of("kept-job").is_empty());
+    until("the call's Job exists", STEP, || {
+        !jobs_of("kept-job").is_empty()
+    });
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
     assert_eq!(killed, 1, "the plane is one process");
     // The pod is the same, and so is its address.
-    until("it is ready again", ROLLOUT, || is_ready(first.management));
+    until("the plane is ready again", ROLLOUT, || {
+        is_ready(first.management)
+    });
     takes_over(&first, &before);
     assert_eq!(functions(&first), known);
     load.go_on(100, STEP);
@@ -174,7 +178,9 @@ pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone()
     let begun = Instant::now();
     let killed = node::kill_all(&node::processes("POD_UID", &first.uid));
     assert_eq!(killed, 1, "the plane is one process");
-    until("it is ready again", ROLLOUT, || is_ready(first.management));
+    until("the plane is ready again", ROLLOUT, || {
+        is_ready(first.management)
+    });
     let is_there = || staying("single").iter().any(|one| one.name == pod);
     until("another pod serves in its place", STEP, || {
         assert!(is_there(), "it was deleted while it worked");

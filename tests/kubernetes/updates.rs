@@ -71,7 +71,7 @@ pub(crate) fn deleted_pods_fail_no_call() {
     for _ in 0..3 {
         let pod = staying("busy").remove(0).name;
         kubectl(&["-n", NAMESPACE, "delete", "pod", &pod, "--wait=false"]);
-        until("another one takes its place", STEP, || {
+        until("another pod takes its place", STEP, || {
             let pods = staying("busy");
             pods.len() == 4 && pods.iter().all(|one| one.name != pod)
         });
@@ -122,7 +122,7 @@ pub(crate) fn killed_pods_fail_no_call_that_may_be_retried() {
     for _ in 0..3 {
         let pod = staying("busy").remove(0).name;
         node::kill_pod(&pod);
-        until("it is gone", STEP, || {
+        until("the killed pod is gone", STEP, || {
             staying("busy").iter().all(|one| one.name != pod)
         });
         plane.wait_for_pods("busy", 4, STEP);
@@ -137,7 +137,7 @@ pub(crate) fn killed_pods_fail_only_the_calls_in_them() {
     for _ in 0..3 {
         let pod = staying("busy").remove(0).name;
         node::kill_pod(&pod);
-        until("it is gone", STEP, || {
+        until("the killed pod is gone", STEP, || {
             staying("busy").iter().all(|one| one.name != pod)
         });
         plane.wait_for_pods("busy", 4, STEP);

@@ -64,7 +64,7 @@ pub(crate) fn a_dead_pod_is_noticed_at_once() {
     let scaling = json!({"minReplicas": 1, "maxReplicas": 1});
     plane.register(&spec("dies", "WARM", json!({"scalingConfig": scaling})));
     output(plane.invoke("dies", &json!({"do": "echo", "value": 1})));
-    let pod = wait("its pod is there", START, || {
+    let pod = wait("the function has a pod", START, || {
         staying("dies").into_iter().next()
     });
     node::kill_pod(&pod.name);
