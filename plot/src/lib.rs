@@ -6,10 +6,10 @@
 //! percentile axis and the ticks from us in any case. Other crates draw in a browser by scripts, which
 //! these files do without.
 
-mod figure;
+mod drawing;
 mod plot;
 mod range;
 pub mod show;
 
-pub use figure::Figure;
+pub use drawing::Figure;
 pub use plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};

@@ -3,25 +3,25 @@
 //! this crate. It has no clock, no socket and no thread: the same input gives the same result.
 //! `nanofaas simulate` shows it to people; tests hold admission against perfect knowledge with it.
 
-mod about;
+mod varying_time;
 mod figure;
 mod history;
 mod nice;
 pub mod patterns;
 mod report;
 mod trace;
-mod world;
+mod simulator;
 
 use nanofaas_core::spec::FunctionSpec;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::Nanos;
 
-pub use about::About;
+pub use varying_time::About;
 pub use figure::figure;
 pub use report::{NotComputed, Percentiles, Report, Slice, Summary};
 pub use trace::{CALLS_MAX, TraceCall, TraceError, read};
 
-use world::{Admission, World};
+use simulator::{Admission, World};
 
 /// How long a pod may take to start: the default of `serve --start-timeout-ms`.
 pub const START_TIMEOUT: Nanos = Nanos::from_s(120);

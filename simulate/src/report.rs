@@ -6,7 +6,7 @@ use nanofaas_core::time::Nanos;
 use serde::{Serialize, Serializer};
 
 use crate::history::{Stretch, join};
-use crate::world::{Ending, Fate, Run};
+use crate::simulator::{Ending, Fate, Run};
 use crate::{Setup, begin, nice};
 
 /// Rows of the table for people.

@@ -8,7 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::world::Admission;
+use crate::simulator::Admission;
 use crate::{About, Setup, TraceCall, patterns};
 
 const MS: Nanos = Nanos::from_ms(1);
