@@ -3,7 +3,7 @@
 
 use maud::html;
 use nanofaas_plot::show;
-use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+use nanofaas_plot::{Axis, COLOURS, Plot, Scale, Series, SeriesMark, Unit};
 
 use crate::comparison::{Comparison, ContenderSummary, GoalVerdict};
 use crate::figures::{Figure, Spread};
@@ -247,7 +247,7 @@ fn dots(name: &str, colour: &'static str, values: impl Iterator<Item = Option<f6
     Series {
         name: name.to_owned(),
         colour,
-        mark: Mark::Dots,
+        mark: SeriesMark::Dots,
         points: numbered
             .filter_map(|(number, value)| Some((f64::from(number), value?)))
             .collect(),

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use nanofaas_plot::{Mark, Plot};
+use nanofaas_plot::{Plot, SeriesMark};
 
 use crate::machine::MachineInfo;
 
@@ -54,9 +54,9 @@ pub(crate) fn plots(plots: &[Plot]) -> Markup {
                     div.legend {
                         @for series in &plot.series {
                             @let kind = match series.mark {
-                                Mark::Dots => "dot",
-                                Mark::Line => "line",
-                                Mark::Thin => "line thin",
+                                SeriesMark::Dots => "dot",
+                                SeriesMark::Line => "line",
+                                SeriesMark::Thin => "line thin",
                             };
                             span { i class=(kind) style={ "background:" (series.colour) } {} (series.name) }
                         }

@@ -3,7 +3,7 @@
 
 use maud::html;
 use nanofaas_plot::show;
-use nanofaas_plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+use nanofaas_plot::{Axis, COLOURS, Plot, Scale, Series, SeriesMark, Unit};
 
 use crate::page;
 use crate::report::{Latency, RunReport, WindowReport};
@@ -174,14 +174,14 @@ fn line(name: &str, colour: &'static str, points: Vec<(f64, f64)>) -> Series {
     Series {
         name: name.to_owned(),
         colour,
-        mark: Mark::Line,
+        mark: SeriesMark::Line,
         points,
     }
 }
 
 /// The same line behind the others.
 fn thin(line: Series) -> Series {
-    let mark = Mark::Thin;
+    let mark = SeriesMark::Thin;
     Series { mark, ..line }
 }
 

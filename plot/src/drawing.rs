@@ -3,7 +3,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
-use crate::plot::{COLOURS, HEIGHT, LEFT, Mark, Plot, WIDTH, px};
+use crate::plot::{COLOURS, HEIGHT, LEFT, Plot, SeriesMark, WIDTH, px};
 
 /// The same colours for a dark background, in their order.
 const COLOURS_ON_DARK: [&str; COLOURS.len()] = [
@@ -18,7 +18,7 @@ const LETTER: f64 = 6.6;
 
 /// Plots with a title.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub struct Drawing {
     pub title: String,
     /// What a reader should know to read it.
     pub about: String,
@@ -27,7 +27,7 @@ pub struct Figure {
     pub columns: usize,
 }
 
-impl Figure {
+impl Drawing {
     /// The whole file.
     pub fn svg(&self) -> String {
         let columns = self.columns.max(1);
@@ -75,18 +75,18 @@ fn caption(plot: &Plot) -> Markup {
         @for (series, x) in plot.series.iter().zip(starts) {
             @let (width, height) = mark_size(series.mark);
             rect x=(px(x)) y=(px(32.0 - height / 2.0)) width=(width) height=(height)
-                rx=[(series.mark == Mark::Dots).then_some("4")] fill=(series.colour) {}
+                rx=[(series.mark == SeriesMark::Dots).then_some("4")] fill=(series.colour) {}
             text x=(px(x + width + 5.0)) y="36" class="label" { (series.name) }
         }
     }
 }
 
 /// Width and height of a mark in the legend.
-fn mark_size(mark: Mark) -> (f64, f64) {
+fn mark_size(mark: SeriesMark) -> (f64, f64) {
     match mark {
-        Mark::Line => (18.0, 3.0),
-        Mark::Thin => (18.0, 1.5),
-        Mark::Dots => (8.0, 8.0),
+        SeriesMark::Line => (18.0, 3.0),
+        SeriesMark::Thin => (18.0, 1.5),
+        SeriesMark::Dots => (8.0, 8.0),
     }
 }
 
@@ -116,17 +116,17 @@ mod tests {
     use super::*;
     use crate::plot::{Axis, Scale, Series, Unit};
 
-    fn figure() -> Figure {
+    fn figure() -> Drawing {
         let series = |number: usize| Series {
             name: format!("a<{number}"),
             colour: COLOURS[number],
-            mark: Mark::Line,
+            mark: SeriesMark::Line,
             points: vec![(0.0, 1.0), (1.0, 2.0)],
         };
         let axis = |label| Axis::new(label, Scale::Linear, Unit::Plain);
         let series = vec![series(0), series(1)];
         let plot = Plot::new("a & b", "", axis("time (s)"), axis("calls"), series);
-        Figure {
+        Drawing {
             title: "two".to_owned(),
             about: String::new(),
             plots: vec![plot.clone(), plot],

@@ -11,5 +11,5 @@ mod plot;
 mod range;
 pub mod show;
 
-pub use drawing::Figure;
-pub use plot::{Axis, COLOURS, Mark, Plot, Scale, Series, Unit};
+pub use drawing::Drawing;
+pub use plot::{Axis, COLOURS, Plot, Scale, Series, SeriesMark, Unit};

@@ -106,7 +106,7 @@ fn percent(value: f64) -> String {
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum SeriesMark {
     Line,
     /// A thinner, lighter line, for what stands behind the others.
     Thin,
@@ -118,7 +118,7 @@ pub enum Mark {
 pub struct Series {
     pub name: String,
     pub colour: &'static str,
-    pub mark: Mark,
+    pub mark: SeriesMark,
     pub points: Vec<(f64, f64)>,
 }
 
@@ -165,7 +165,11 @@ impl Plot {
     pub fn svg(&self) -> Markup {
         let points = || self.series.iter().flat_map(|series| series.points.iter());
         let mut x_range = Range::new(&self.x, points().map(|point| point.0), false);
-        if self.series.iter().all(|series| series.mark == Mark::Dots) {
+        if self
+            .series
+            .iter()
+            .all(|series| series.mark == SeriesMark::Dots)
+        {
             x_range.widen();
         }
         let y_values = points().map(|point| point.1).chain(self.level);
@@ -227,15 +231,15 @@ fn column(at: f64, label: &str) -> Markup {
 
 fn draw(series: &Series, x: &impl Fn(f64) -> f64, y: &impl Fn(f64) -> f64) -> Markup {
     let (width, opacity) = match series.mark {
-        Mark::Dots => {
+        SeriesMark::Dots => {
             return html! {
                 @for point in &series.points {
                     circle cx=(px(x(point.0))) cy=(px(y(point.1))) r="4" fill=(series.colour) {}
                 }
             };
         }
-        Mark::Thin => ("1.1", "0.55"),
-        Mark::Line => ("2", "1"),
+        SeriesMark::Thin => ("1.1", "0.55"),
+        SeriesMark::Line => ("2", "1"),
     };
     let points = thin(&series.points);
     let places = points
@@ -290,7 +294,7 @@ mod tests {
                 let series = Series {
                     name: "a".to_owned(),
                     colour: COLOURS[0],
-                    mark: Mark::Line,
+                    mark: SeriesMark::Line,
                     points: points.clone(),
                 };
                 let x = Axis::new("x (s)", scale, Unit::Plain);

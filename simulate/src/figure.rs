@@ -1,11 +1,11 @@
 //! A report as a figure: calls, waits, the queue and the pods over time. It computes nothing new.
 
-use nanofaas_plot::{Axis, COLOURS, Figure, Mark, Plot, Scale, Series, Unit};
+use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
-use crate::{Report, Slice};
+use crate::{SimulationReport, Slice};
 
 /// The figure of a report, in one column.
-pub fn figure(report: &Report) -> Figure {
+pub fn figure(report: &SimulationReport) -> Drawing {
     let summary = &report.summary;
     let percent = |part: usize| 100.0 * part as f64 / summary.calls.max(1) as f64;
     let perfect = match summary.made_it_with_perfect_knowledge {
@@ -21,7 +21,7 @@ pub fn figure(report: &Report) -> Figure {
         summary.let_in_and_failed(),
     );
     let slices = &report.over_time;
-    Figure {
+    Drawing {
         title: format!("{} ({})", report.function, report.execution_mode),
         about,
         plots: vec![
@@ -40,7 +40,7 @@ fn plot(title: &str, note: &str, slices: &[Slice], y: Axis, series: Vec<Series>)
     Plot::new(title, note, x, y, series)
 }
 
-fn series(name: &str, colour: usize, mark: Mark, points: Vec<(f64, f64)>) -> Series {
+fn series(name: &str, colour: usize, mark: SeriesMark, points: Vec<(f64, f64)>) -> Series {
     Series {
         name: name.to_owned(),
         colour: COLOURS[colour],
@@ -66,17 +66,17 @@ fn calls(slices: &[Slice]) -> Plot {
     };
     let y = Axis::new("calls a second", Scale::Linear, Unit::Rate);
     let lines = vec![
-        series("arrive", 0, Mark::Line, a_second(|slice| slice.calls)),
+        series("arrive", 0, SeriesMark::Line, a_second(|slice| slice.calls)),
         series(
             "of them refused",
             1,
-            Mark::Line,
+            SeriesMark::Line,
             a_second(|slice| slice.refused),
         ),
         series(
             "let in, and failed",
             3,
-            Mark::Line,
+            SeriesMark::Line,
             a_second(|slice| slice.failed),
         ),
     ];
@@ -93,8 +93,18 @@ fn waits(slices: &[Slice]) -> Plot {
     };
     let y = Axis::new("wait", Scale::Linear, Unit::Time);
     let lines = vec![
-        series("p99", 1, Mark::Line, points(|slice| slice.wait_p99_ms)),
-        series("p50", 0, Mark::Line, points(|slice| slice.wait_p50_ms)),
+        series(
+            "p99",
+            1,
+            SeriesMark::Line,
+            points(|slice| slice.wait_p99_ms),
+        ),
+        series(
+            "p50",
+            0,
+            SeriesMark::Line,
+            points(|slice| slice.wait_p50_ms),
+        ),
     ];
     plot(
         "Waits",
@@ -108,16 +118,16 @@ fn waits(slices: &[Slice]) -> Plot {
 fn waiting(slices: &[Slice]) -> Plot {
     let y = Axis::new("calls", Scale::Linear, Unit::Plain);
     let points = steps(slices, |slice| f64::from(slice.waiting));
-    let lines = vec![series("calls that wait", 0, Mark::Line, points)];
+    let lines = vec![series("calls that wait", 0, SeriesMark::Line, points)];
     plot("Queue", "the most at once", slices, y, lines)
 }
 
 /// Pods, or the slots of a function that has none.
-fn capacity(report: &Report) -> Plot {
+fn capacity(report: &SimulationReport) -> Plot {
     let slices = &report.over_time;
     let line = |name, colour, of: fn(&Slice) -> u32| {
         let points = steps(slices, move |slice| f64::from(of(slice)));
-        series(name, colour, Mark::Line, points)
+        series(name, colour, SeriesMark::Line, points)
     };
     if !report.has_pods {
         let y = Axis::new("slots", Scale::Linear, Unit::Plain);

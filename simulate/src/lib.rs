@@ -16,12 +16,12 @@ use nanofaas_core::spec::FunctionSpec;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::Nanos;
 
-pub use varying_time::About;
 pub use figure::figure;
-pub use report::{NotComputed, Percentiles, Report, Slice, Summary};
+pub use report::{NotComputed, Percentiles, SimulationReport, Slice, Summary};
 pub use trace::{CALLS_MAX, TraceCall, TraceError, read};
+pub use varying_time::VaryingTime;
 
-use simulator::{Admission, World};
+use simulator::{Admission, Simulator};
 
 /// How long a pod may take to start: the default of `serve --start-timeout-ms`.
 pub const START_TIMEOUT: Nanos = Nanos::from_s(120);
@@ -35,14 +35,14 @@ pub struct Setup {
     pub before: usize,
     /// How long a pod takes to start, or the Job of a call. None: the pods of the floor are up, and no other
     /// one comes up; not for JOB functions.
-    pub start: Option<About>,
+    pub start: Option<VaryingTime>,
 }
 
 /// Plays the trace, and once more with perfect knowledge.
-pub fn simulate(setup: &Setup) -> Report {
-    let run = World::new(setup, Admission::Predicts).run();
+pub fn simulate(setup: &Setup) -> SimulationReport {
+    let run = Simulator::new(setup, Admission::Predicts).run();
     let run = run.expect("only perfect knowledge is bounded");
-    Report::new(setup, &run, with_perfect_knowledge(setup))
+    SimulationReport::new(setup, &run, with_perfect_knowledge(setup))
 }
 
 /// How many calls make it.
@@ -52,7 +52,7 @@ fn with_perfect_knowledge(setup: &Setup) -> Result<usize, NotComputed> {
     if setup.calls.iter().any(|call| call.class == Class::Async) {
         return Err(NotComputed::AsyncCalls);
     }
-    let run = World::new(setup, Admission::Knows).run();
+    let run = Simulator::new(setup, Admission::Knows).run();
     let run = run.ok_or(NotComputed::TooMuchWork)?;
     Ok(run.made_it(setup.before))
 }

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand_distr::{Distribution as _, Exp};
 use serde_json::{Value, json};
 
-use crate::{About, Setup, TraceCall};
+use crate::{Setup, TraceCall, VaryingTime};
 
 /// Calls of each that count.
 pub const CALLS: usize = 1000;
@@ -46,7 +46,7 @@ struct Shape {
 impl Shape {
     fn calls(&self) -> Vec<TraceCall> {
         let mut dice = SmallRng::seed_from_u64(SEED);
-        let about = About {
+        let about = VaryingTime {
             time: self.service,
             spread_percent: SPREAD_PERCENT,
         };
@@ -80,7 +80,7 @@ fn pattern(
         spec: spec.expect("a function of ours"),
         calls: shape.calls(),
         before: 1 + shape.before,
-        start: start.map(|time| About {
+        start: start.map(|time| VaryingTime {
             time,
             spread_percent: SPREAD_PERCENT,
         }),

@@ -6,7 +6,7 @@ use nanofaas_core::time::Nanos;
 use serde::{Serialize, Serializer};
 
 use crate::history::{Stretch, join};
-use crate::simulator::{Ending, Fate, Run};
+use crate::simulator::{CallEnding, CallFate, SimulationRun};
 use crate::{Setup, begin, nice};
 
 /// Rows of the table for people.
@@ -15,7 +15,7 @@ const ROWS_MAX: usize = 24;
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct SimulationReport {
     pub function: String,
     /// The effective one.
     pub execution_mode: String,
@@ -146,8 +146,12 @@ fn ms(time: Nanos) -> f64 {
     time.as_ns() as f64 / 1e6
 }
 
-impl Report {
-    pub(crate) fn new(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Self {
+impl SimulationReport {
+    pub(crate) fn new(
+        setup: &Setup,
+        run: &SimulationRun,
+        perfect: Result<usize, NotComputed>,
+    ) -> Self {
         let width = run.history.width;
         let stretches = used(setup, run);
         // Round, so that rows begin at round times.
@@ -165,7 +169,7 @@ impl Report {
 }
 
 /// Without the stretch that begins as the last call ends, unless a call came then.
-fn used<'a>(setup: &Setup, run: &'a Run) -> &'a [Stretch] {
+fn used<'a>(setup: &Setup, run: &'a SimulationRun) -> &'a [Stretch] {
     let width = run.history.width;
     let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at) - begin(setup);
     let count = run
@@ -178,19 +182,21 @@ fn used<'a>(setup: &Setup, run: &'a Run) -> &'a [Stretch] {
     &stretches[..stretches.len().min(count as usize)]
 }
 
-fn summary(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Summary {
+fn summary(setup: &Setup, run: &SimulationRun, perfect: Result<usize, NotComputed>) -> Summary {
     let fates = &run.fates[setup.before.min(run.fates.len())..];
     let history = &run.history;
     let count = |ending| fates.iter().filter(|fate| fate.ending == ending).count();
-    let refused = |reason| count(Ending::Refused(reason));
-    let timed_out = |stage| count(Ending::TimedOut(stage));
-    let made_it = fates.iter().filter(|fate| fate.ending == Ending::MadeIt);
+    let refused = |reason| count(CallEnding::Refused(reason));
+    let timed_out = |stage| count(CallEnding::TimedOut(stage));
+    let made_it = fates
+        .iter()
+        .filter(|fate| fate.ending == CallEnding::MadeIt);
     let utilisation = history.running_ns as f64 / history.slots_ns as f64;
     let starts = history.stretches.iter().map(|one| u64::from(one.starts));
     let pods = history.stretches.iter().map(|one| one.pods_highest);
     Summary {
         calls: fates.len(),
-        made_it: count(Ending::MadeIt),
+        made_it: count(CallEnding::MadeIt),
         made_it_with_perfect_knowledge: perfect,
         refused_depth: refused(RejectReason::Depth),
         refused_est_wait: refused(RejectReason::EstWait),
@@ -198,7 +204,7 @@ fn summary(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Sum
         timed_out_queued: timed_out(Stage::Queued),
         timed_out_starting: timed_out(Stage::Starting),
         timed_out_running: timed_out(Stage::Running),
-        failed_cold_start: count(Ending::NoPod),
+        failed_cold_start: count(CallEnding::NoPod),
         wait_ms: waits(fates),
         total_ms: Percentiles::of(made_it.map(|fate| fate.total).collect()),
         starts: starts.sum(),
@@ -209,11 +215,11 @@ fn summary(setup: &Setup, run: &Run, perfect: Result<usize, NotComputed>) -> Sum
     }
 }
 
-fn waits(fates: &[Fate]) -> Percentiles {
+fn waits(fates: &[CallFate]) -> Percentiles {
     Percentiles::of(fates.iter().filter_map(|fate| fate.wait).collect())
 }
 
-fn slices(setup: &Setup, fates: &[Fate], stretches: &[Stretch], width: Nanos) -> Vec<Slice> {
+fn slices(setup: &Setup, fates: &[CallFate], stretches: &[Stretch], width: Nanos) -> Vec<Slice> {
     let begin = begin(setup);
     let mut first = setup.before;
     let mut slices = Vec::with_capacity(stretches.len());
@@ -225,8 +231,9 @@ fn slices(setup: &Setup, fates: &[Fate], stretches: &[Stretch], width: Nanos) ->
         let fates = &fates[first..first + came];
         first += came;
         let waits = waits(fates);
-        let is_refused = |fate: &&Fate| matches!(fate.ending, Ending::Refused(_));
-        let is_late = |fate: &&Fate| matches!(fate.ending, Ending::TimedOut(_) | Ending::NoPod);
+        let is_refused = |fate: &&CallFate| matches!(fate.ending, CallEnding::Refused(_));
+        let is_late =
+            |fate: &&CallFate| matches!(fate.ending, CallEnding::TimedOut(_) | CallEnding::NoPod);
         slices.push(Slice {
             from_ms: ms(from),
             to_ms: ms(to),

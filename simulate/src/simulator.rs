@@ -27,9 +27,9 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::history::{History, Moment};
 use crate::{Setup, begin, nice};
-use calls::Place;
+use calls::CallPlace;
 use knowledge::Knowledge;
-use pods::Pods;
+use pods::SimulatedPods;
 
 /// The virtual clock's first reading; 0 has a meaning of its own for slots.
 const CLOCK: Uptime = Uptime::from_ns(1_000_000_000_000);
@@ -49,7 +49,7 @@ pub(crate) enum Admission {
 
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum CallEnding {
     MadeIt,
     Refused(RejectReason),
     TimedOut(Stage),
@@ -59,8 +59,8 @@ pub(crate) enum Ending {
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fate {
-    pub(crate) ending: Ending,
+pub(crate) struct CallFate {
+    pub(crate) ending: CallEnding,
     /// From its arrival to its first slot, if it got one.
     pub(crate) wait: Option<Nanos>,
     /// From its arrival to its end.
@@ -68,29 +68,31 @@ pub(crate) struct Fate {
 }
 
 /// What a run left.
-pub(crate) struct Run {
+pub(crate) struct SimulationRun {
     /// One for each call, in the trace's order.
-    pub(crate) fates: Vec<Fate>,
+    pub(crate) fates: Vec<CallFate>,
     pub(crate) history: History,
 }
 
-impl Run {
+impl SimulationRun {
     /// Of the calls that count.
     pub(crate) fn made_it(&self, before: usize) -> usize {
         let counted = self.fates.iter().skip(before);
-        counted.filter(|fate| fate.ending == Ending::MadeIt).count()
+        counted
+            .filter(|fate| fate.ending == CallEnding::MadeIt)
+            .count()
     }
 }
 
 /// What happens by itself. Of the same time the first in this order is first: a call that ends as its
 /// deadline passes has made it, and leaves its slot to one that comes then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+enum VirtualEvent {
     PodUp(PodRef),
     StartFails(PodRef),
-    JobRuns(Attempt),
-    JobFails(Attempt),
-    Answers(Attempt),
+    JobRuns(AttemptId),
+    JobFails(AttemptId),
+    Answers(AttemptId),
     /// Something of a call is due: its deadline, or another attempt.
     Time {
         index: u32,
@@ -100,21 +102,21 @@ enum What {
 
 /// An attempt of a call; what belongs to an earlier one is not heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Attempt {
+struct AttemptId {
     index: u32,
     generation: u32,
     attempt: u32,
 }
 
 /// What the machine of a call asks of its io thread.
-struct Thread {
+struct SimulatedThread {
     function: Arc<Function>,
     entries: Arc<Entries>,
     dice: RefCell<SmallRng>,
     backing_off: Cell<i64>,
 }
 
-impl Environment for Thread {
+impl Environment for SimulatedThread {
     type Entry = Arc<Function>;
 
     fn function(entry: &Arc<Function>) -> &Function {
@@ -139,26 +141,26 @@ impl Environment for Thread {
 }
 
 /// Everything that there is.
-pub(crate) struct World<'a> {
+pub(crate) struct Simulator<'a> {
     setup: &'a Setup,
     admission: Admission,
-    thread: Thread,
+    thread: SimulatedThread,
     scheduler: Scheduler,
     out: Outbox,
     now: Uptime,
     /// When the trace begins.
     origin: Uptime,
-    due: BinaryHeap<Reverse<(Uptime, What)>>,
-    places: Vec<Place>,
+    due: BinaryHeap<Reverse<(Uptime, VirtualEvent)>>,
+    places: Vec<CallPlace>,
     free: Vec<u32>,
     live: usize,
-    pods: Pods,
-    fates: Vec<Option<Fate>>,
+    pods: SimulatedPods,
+    fates: Vec<Option<CallFate>>,
     history: History,
     knowledge: Knowledge,
 }
 
-impl<'a> World<'a> {
+impl<'a> Simulator<'a> {
     /// The function is registered, its floor of pods is up, and no call has come yet.
     pub(crate) fn new(setup: &'a Setup, admission: Admission) -> Self {
         let entries = Arc::new(Entries::new(1));
@@ -176,7 +178,7 @@ impl<'a> World<'a> {
             setup,
             admission,
             scheduler: Scheduler::new(entries.clone()),
-            thread: Thread {
+            thread: SimulatedThread {
                 function,
                 entries,
                 dice: RefCell::new(SmallRng::seed_from_u64(SEED)),
@@ -189,7 +191,7 @@ impl<'a> World<'a> {
             places: Vec::new(),
             free: Vec::new(),
             live: 0,
-            pods: Pods {
+            pods: SimulatedPods {
                 coming: BTreeMap::new(),
                 dice: SmallRng::seed_from_u64(SEED),
                 jobs_starting: 0,
@@ -210,7 +212,7 @@ impl<'a> World<'a> {
             view: function.view.clone(),
             plan: LanePlan::of(&function.spec),
         };
-        self.hear(event);
+        self.apply(event);
         self.raise_floor();
         self.settle();
     }
@@ -220,10 +222,10 @@ impl<'a> World<'a> {
     }
 
     /// Plays the trace until its last call is over. None where knowing it all is too much work.
-    pub(crate) fn run(mut self) -> Option<Run> {
+    pub(crate) fn run(mut self) -> Option<SimulationRun> {
         self.play()?;
         let fates = self.fates.into_iter();
-        Some(Run {
+        Some(SimulationRun {
             fates: fates.map(|fate| fate.expect("each call ended")).collect(),
             history: self.history,
         })
@@ -240,10 +242,10 @@ impl<'a> World<'a> {
             let next = next.expect("a call lives, and nothing will happen to it");
             self.now = self.now.max(next);
             if due == Some(next) {
-                let Some(Reverse((_, what))) = self.due.pop() else {
+                let Some(Reverse((_, event))) = self.due.pop() else {
                     unreachable!("it was seen");
                 };
-                self.happen(what);
+                self.handle(event);
             } else if tick == Some(next) {
                 self.scheduler.tick(self.now, &mut self.out);
             } else {
@@ -254,7 +256,7 @@ impl<'a> World<'a> {
                 }
             }
             self.settle();
-            self.look();
+            self.record();
         }
         assert_eq!(
             self.thread.backing_off.get(),
@@ -264,30 +266,30 @@ impl<'a> World<'a> {
         Some(())
     }
 
-    fn happen(&mut self, what: What) {
-        match what {
-            What::PodUp(pod) => self.pod_up(pod),
-            What::StartFails(pod) => self.start_fails(pod),
-            What::JobRuns(attempt) => self.job_runs(attempt),
-            What::JobFails(attempt) => self.job_fails(attempt),
-            What::Answers(attempt) => self.answers(attempt),
-            What::Time { index, generation } => self.time(index, generation),
+    fn handle(&mut self, event: VirtualEvent) {
+        match event {
+            VirtualEvent::PodUp(pod) => self.pod_up(pod),
+            VirtualEvent::StartFails(pod) => self.start_fails(pod),
+            VirtualEvent::JobRuns(attempt) => self.job_runs(attempt),
+            VirtualEvent::JobFails(attempt) => self.job_fails(attempt),
+            VirtualEvent::Answers(attempt) => self.answers(attempt),
+            VirtualEvent::Time { index, generation } => self.time(index, generation),
         }
     }
 
-    fn at(&mut self, at: Uptime, what: What) {
-        self.due.push(Reverse((at, what)));
+    fn at(&mut self, at: Uptime, event: VirtualEvent) {
+        self.due.push(Reverse((at, event)));
     }
 
-    fn hear(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         self.scheduler.event(event, self.now, &mut self.out);
     }
 
     /// Delivers what the scheduler left, and lets it match calls to slots, until nothing is left.
     fn settle(&mut self) {
         loop {
-            self.obey();
-            self.pass_on();
+            self.apply_orders();
+            self.deliver_notices();
             let turn = self.scheduler.turn(self.now, &mut self.out);
             for grant in std::mem::take(&mut self.out.grants) {
                 self.grant(grant);
@@ -298,7 +300,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn look(&mut self) {
+    fn record(&mut self) {
         let view = self.view();
         let load = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
         let moment = Moment {

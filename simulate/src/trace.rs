@@ -12,7 +12,7 @@ use nanofaas_core::time::Nanos;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
-use crate::About;
+use crate::VaryingTime;
 
 /// Calls of one trace: each takes less than 100 bytes of memory.
 pub const CALLS_MAX: usize = 1_000_000;
@@ -114,14 +114,14 @@ impl From<TraceError> for io::Error {
 
 /// Reads a trace and sorts it by time; calls of the same time stay in the order of their lines. `service`
 /// is for calls whose line does not say how long they run.
-pub fn read(input: impl Read, service: Option<About>) -> Result<Vec<TraceCall>, TraceError> {
+pub fn read(input: impl Read, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, TraceError> {
     read_within(BYTES_MAX, input, service)
 }
 
 fn read_within(
     bytes_max: u64,
     input: impl Read,
-    service: Option<About>,
+    service: Option<VaryingTime>,
 ) -> Result<Vec<TraceCall>, TraceError> {
     let input = Bounded {
         input,
@@ -223,17 +223,17 @@ impl Columns {
 
 /// What the times of a trace are.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Clock {
+enum TraceClock {
     Milliseconds,
     Timestamps,
 }
 
 struct Rows {
     columns: Columns,
-    service: Option<About>,
+    service: Option<VaryingTime>,
     dice: SmallRng,
     /// That of the first line, which is also that of the others.
-    clock: Option<Clock>,
+    clock: Option<TraceClock>,
     /// With timestamps, `at` is since 1970 until all are read.
     calls: Vec<TraceCall>,
 }
@@ -284,9 +284,9 @@ impl Rows {
         let stamp = text.parse::<Timestamp>().ok();
         let is_stamp = stamp.is_some();
         let clock = if is_stamp {
-            Clock::Timestamps
+            TraceClock::Timestamps
         } else {
-            Clock::Milliseconds
+            TraceClock::Milliseconds
         };
         if *self.clock.get_or_insert(clock) != clock && (is_stamp || text.parse::<f64>().is_ok()) {
             let text = quoted(text);
@@ -305,7 +305,7 @@ impl Rows {
 
     fn finish(mut self) -> Result<Vec<TraceCall>, TraceError> {
         self.calls.sort_by_key(|call| call.at);
-        if self.clock == Some(Clock::Timestamps) {
+        if self.clock == Some(TraceClock::Timestamps) {
             let first = self.calls.first().map_or(Nanos::ZERO, |call| call.at);
             self.calls.iter_mut().for_each(|call| call.at -= first);
             let last = self.calls.last().map_or(Nanos::ZERO, |call| call.at);

@@ -7,13 +7,13 @@ use rand::rngs::SmallRng;
 
 /// So long, and by how much more or less it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct VaryingTime {
     pub time: Nanos,
     /// At most 100.
     pub spread_percent: u8,
 }
 
-impl About {
+impl VaryingTime {
     /// Always the same.
     pub const fn exactly(time: Nanos) -> Self {
         let spread_percent = 0;

@@ -3,7 +3,8 @@
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::time::Nanos;
 use nanofaas_simulate::{
-    About, NotComputed, Percentiles, Report, Setup, figure, patterns, read, simulate,
+    NotComputed, Percentiles, Setup, SimulationReport, VaryingTime, figure, patterns, read,
+    simulate,
 };
 use serde_json::{Value, json};
 
@@ -17,12 +18,12 @@ fn spec(fields: &Value) -> FunctionSpec {
     FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local).expect("a function")
 }
 
-fn play(fields: &Value, start_ms: Option<u64>, trace: &str) -> Report {
+fn play(fields: &Value, start_ms: Option<u64>, trace: &str) -> SimulationReport {
     simulate(&Setup {
         spec: spec(fields),
         calls: read(trace.as_bytes(), None).expect("a trace"),
         before: 0,
-        start: start_ms.map(|ms| About::exactly(ms * MS)),
+        start: start_ms.map(|ms| VaryingTime::exactly(ms * MS)),
     })
 }
 

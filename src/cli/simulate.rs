@@ -9,7 +9,8 @@ use clap::Args;
 use nanofaas_core::spec::{Defaults, ExecutionMode, FunctionSpec, Platform};
 use nanofaas_core::time::Nanos;
 use nanofaas_simulate::{
-    About, Percentiles, Report, Setup, Slice, Summary, TraceCall, figure, read, simulate,
+    Percentiles, Setup, SimulationReport, Slice, Summary, TraceCall, VaryingTime, figure, read,
+    simulate,
 };
 
 use super::error::CliError;
@@ -86,7 +87,7 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
     if let Some(plot) = &command.plot {
         keep_input(plot, &[&function.path, &command.trace])?;
     }
-    let about = |time| About {
+    let about = |time| VaryingTime {
         time,
         spread_percent: command.spread,
     };
@@ -139,7 +140,7 @@ fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
     }
 }
 
-fn calls(path: &Path, service: Option<About>) -> Result<Vec<TraceCall>, CliError> {
+fn calls(path: &Path, service: Option<VaryingTime>) -> Result<Vec<TraceCall>, CliError> {
     let trace = path.display();
     let unreadable = |error: std::io::Error| CliError::Usage(format!("{trace}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
@@ -165,7 +166,7 @@ fn spec(function: &FunctionFile) -> Result<FunctionSpec, CliError> {
     })
 }
 
-fn print(report: &Report) -> Result<(), CliError> {
+fn print(report: &SimulationReport) -> Result<(), CliError> {
     show::rows(&[], summary(report))?;
     show::line("")?;
     let head: Vec<&str> = COLUMNS
@@ -189,7 +190,7 @@ struct TableColumn {
 }
 
 impl TableColumn {
-    fn is_shown(&self, report: &Report) -> bool {
+    fn is_shown(&self, report: &SimulationReport) -> bool {
         self.pods.is_none_or(|pods| pods == report.has_pods)
     }
 }
@@ -219,7 +220,7 @@ const COLUMNS: [TableColumn; 12] = [
     where_pods(true, "STARTS", |slice| slice.starts.to_string()),
 ];
 
-fn summary(report: &Report) -> Vec<Vec<String>> {
+fn summary(report: &SimulationReport) -> Vec<Vec<String>> {
     let all = &report.summary;
     let share = |part: usize| format!("{part} ({:.1} %)", 100.0 * part as f64 / all.calls as f64);
     let mut rows = vec![

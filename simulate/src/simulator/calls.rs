@@ -12,23 +12,23 @@ use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use super::pods::{START_TOO_LONG, comes_up, held_for};
-use super::{Admission, Attempt, Ending, Fate, Thread, What, World};
+use super::{Admission, AttemptId, CallEnding, CallFate, SimulatedThread, Simulator, VirtualEvent};
 
 /// How long an async call may take in all: the default of `serve --async-max-age-ms`.
 const ASYNC_MAX_AGE_MS: u64 = 3_600_000;
 
 /// A place for a call, which is used again.
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct CallPlace {
     generation: u32,
-    pub(super) call: Option<Live>,
+    pub(super) call: Option<LiveCall>,
 }
 
 /// A call that is not over.
-pub(super) struct Live {
+pub(super) struct LiveCall {
     /// Which of the trace.
     pub(super) number: usize,
-    pub(super) life: Call<Thread>,
+    pub(super) life: Call<SimulatedThread>,
     /// Since when its attempt runs in a pod.
     sent_at: Option<Uptime>,
     /// When its attempt is going to answer, or its Job fails to start, if nothing stops it.
@@ -36,12 +36,12 @@ pub(super) struct Live {
     /// When its first attempt got a slot.
     granted_at: Option<Uptime>,
     timer_at: Option<Uptime>,
-    job: Option<Job>,
+    job: Option<JobState>,
 }
 
 /// Where the Job of an attempt is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Job {
+enum JobState {
     Starts { since: Uptime },
     Runs { start: Nanos },
 }
@@ -57,12 +57,12 @@ fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
     }
 }
 
-impl World<'_> {
+impl Simulator<'_> {
     fn open_place(&mut self) -> Option<CallRef> {
         let index = self.free.pop().or_else(|| {
             let next = self.places.len();
             (next < CALLS_PER_IO_THREAD_MAX).then(|| {
-                self.places.push(Place::default());
+                self.places.push(CallPlace::default());
                 next as u32
             })
         })?;
@@ -82,7 +82,7 @@ impl World<'_> {
         match self.admit(number, place) {
             Ok(life) => {
                 self.live += 1;
-                self.places[place.index as usize].call = Some(Live {
+                self.places[place.index as usize].call = Some(LiveCall {
                     number,
                     life,
                     sent_at: None,
@@ -102,7 +102,11 @@ impl World<'_> {
 
     /// Lets it in as the product does, or by perfect knowledge: then the measured time of calls is hidden,
     /// without which nothing is predicted.
-    fn admit(&mut self, number: usize, place: CallRef) -> Result<Call<Thread>, RejectReason> {
+    fn admit(
+        &mut self,
+        number: usize,
+        place: CallRef,
+    ) -> Result<Call<SimulatedThread>, RejectReason> {
         let call = self.setup.calls[number];
         let limit = match call.class {
             Class::Sync => match call.timeout_ms {
@@ -134,14 +138,14 @@ impl World<'_> {
     }
 
     fn refuse(&mut self, number: usize, reason: RejectReason) {
-        self.fates[number] = Some(Fate {
-            ending: Ending::Refused(reason),
+        self.fates[number] = Some(CallFate {
+            ending: CallEnding::Refused(reason),
             wait: None,
             total: Nanos::ZERO,
         });
     }
 
-    fn live(&mut self, index: u32) -> &mut Live {
+    fn live(&mut self, index: u32) -> &mut LiveCall {
         let call = self.places[index as usize].call.as_mut();
         call.expect("a call that is not over")
     }
@@ -174,7 +178,7 @@ impl World<'_> {
                     let sent_at = live.sent_at.take();
                     live.life.stopped(sent_at, now, &self.thread);
                 }
-                Step::Release(done) => self.hear(nanofaas_core::event::Event::Done(done)),
+                Step::Release(done) => self.apply(nanofaas_core::event::Event::Done(done)),
                 Step::Queue(ticket) => self.scheduler.ticket(ticket, now, &mut self.out),
                 Step::Over => return self.over(index),
             }
@@ -184,12 +188,12 @@ impl World<'_> {
         if live.timer_at != Some(until) {
             live.timer_at = Some(until);
             let generation = self.places[index as usize].generation;
-            self.at(until, What::Time { index, generation });
+            self.at(until, VirtualEvent::Time { index, generation });
         }
     }
 
-    fn attempt(&mut self, index: u32) -> Attempt {
-        Attempt {
+    fn attempt(&mut self, index: u32) -> AttemptId {
+        AttemptId {
             index,
             generation: self.places[index as usize].generation,
             attempt: self.live(index).life.attempt(),
@@ -209,27 +213,27 @@ impl World<'_> {
         let Some(start) = start else {
             return self.send(attempt);
         };
-        live.job = Some(Job::Starts { since: now });
+        live.job = Some(JobState::Starts { since: now });
         self.learn_job_start(start);
         self.pods.jobs_starting += 1;
         self.history.start(now.since(self.origin));
         if comes_up(start) {
-            self.at(now + start, What::JobRuns(attempt));
+            self.at(now + start, VirtualEvent::JobRuns(attempt));
         } else {
-            self.at(now + held_for, What::JobFails(attempt));
+            self.at(now + held_for, VirtualEvent::JobFails(attempt));
         }
     }
 
-    fn send(&mut self, attempt: Attempt) {
+    fn send(&mut self, attempt: AttemptId) {
         let now = self.now;
         let live = self.live(attempt.index);
         live.sent_at = Some(now);
         let ends_at = live.ends_at;
-        self.at(ends_at, What::Answers(attempt));
+        self.at(ends_at, VirtualEvent::Answers(attempt));
     }
 
     /// Whether that attempt runs.
-    fn is_running(&self, attempt: Attempt) -> bool {
+    fn is_running(&self, attempt: AttemptId) -> bool {
         let place = &self.places[attempt.index as usize];
         let live = place.call.as_ref();
         place.generation == attempt.generation
@@ -238,7 +242,7 @@ impl World<'_> {
             })
     }
 
-    pub(super) fn job_runs(&mut self, attempt: Attempt) {
+    pub(super) fn job_runs(&mut self, attempt: AttemptId) {
         if !self.is_running(attempt) {
             return;
         }
@@ -246,9 +250,9 @@ impl World<'_> {
         self.pods.jobs_starting -= 1;
         self.pods.jobs_up += 1;
         let live = self.live(attempt.index);
-        if let Some(Job::Starts { since }) = live.job {
+        if let Some(JobState::Starts { since }) = live.job {
             let start = now.since(since);
-            live.job = Some(Job::Runs { start });
+            live.job = Some(JobState::Runs { start });
         }
         live.life.job_runs(now);
         self.send(attempt);
@@ -257,7 +261,7 @@ impl World<'_> {
     }
 
     /// The Job of an attempt took too long to start. As with the bridges', no other attempt follows.
-    pub(super) fn job_fails(&mut self, attempt: Attempt) {
+    pub(super) fn job_fails(&mut self, attempt: AttemptId) {
         if !self.is_running(attempt) {
             return;
         }
@@ -281,18 +285,18 @@ impl World<'_> {
     fn end_job(&mut self, index: u32) -> Nanos {
         match self.live(index).job.take() {
             None => Nanos::ZERO,
-            Some(Job::Starts { .. }) => {
+            Some(JobState::Starts { .. }) => {
                 self.pods.jobs_starting -= 1;
                 Nanos::ZERO
             }
-            Some(Job::Runs { start }) => {
+            Some(JobState::Runs { start }) => {
                 self.pods.jobs_up -= 1;
                 start
             }
         }
     }
 
-    pub(super) fn answers(&mut self, attempt: Attempt) {
+    pub(super) fn answers(&mut self, attempt: AttemptId) {
         if !self.is_running(attempt) {
             return;
         }
@@ -319,7 +323,7 @@ impl World<'_> {
     }
 
     /// Tells waiting calls what the scheduler says.
-    pub(super) fn pass_on(&mut self) {
+    pub(super) fn deliver_notices(&mut self) {
         for notice in std::mem::take(&mut self.out.notices) {
             let Notice::StartsFail { why, .. } = notice;
             self.knowledge.forget();
@@ -342,12 +346,12 @@ impl World<'_> {
             "a turn's grants are delivered at once"
         );
         let ending = match live.life.outcome().expect("it is over") {
-            Ok(()) => Ending::MadeIt,
-            Err(Failure::Timeout { stage, .. }) => Ending::TimedOut(*stage),
+            Ok(()) => CallEnding::MadeIt,
+            Err(Failure::Timeout { stage, .. }) => CallEnding::TimedOut(*stage),
             Err(Failure::StartTimeout(_)) => {
-                Ending::TimedOut(nanofaas_core::outcome::Stage::Starting)
+                CallEnding::TimedOut(nanofaas_core::outcome::Stage::Starting)
             }
-            Err(Failure::ColdStart(_)) => Ending::NoPod,
+            Err(Failure::ColdStart(_)) => CallEnding::NoPod,
             Err(other) => unreachable!("no pod here fails so: {other:?}"),
         };
         self.thread.entries.free(live.life.place());
@@ -355,7 +359,7 @@ impl World<'_> {
         self.free.push(index);
         self.live -= 1;
         let arrived_at = self.origin + self.setup.calls[live.number].at;
-        self.fates[live.number] = Some(Fate {
+        self.fates[live.number] = Some(CallFate {
             ending,
             wait: live
                 .granted_at

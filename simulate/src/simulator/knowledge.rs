@@ -10,7 +10,7 @@ use nanofaas_core::event::LanePlan;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::time::{Nanos, Uptime};
 
-use super::World;
+use super::Simulator;
 use super::pods::{comes_up, held_for};
 
 /// Steps of planning in one trace, a call or a place for one in each: about ten seconds of work. A plan that has
@@ -21,7 +21,7 @@ const STEPS_MAX: u64 = 100_000_000;
 #[derive(Default)]
 pub(super) struct Knowledge {
     /// None where something went otherwise than it was planned.
-    plan: Option<Plan>,
+    plan: Option<PerfectPlan>,
     steps: u64,
 }
 
@@ -38,7 +38,7 @@ impl Knowledge {
 
 /// The slots that there are or will be, after all calls that wait have had theirs.
 #[derive(Clone, Debug)]
-struct Plan {
+struct PerfectPlan {
     /// When each is free. One of the past is free now.
     free: BinaryHeap<Reverse<Uptime>>,
     /// Slots of pods that are ordered if a call would still wait a start from now.
@@ -52,7 +52,7 @@ struct Plan {
     slots: (usize, usize),
 }
 
-impl Plan {
+impl PerfectPlan {
     /// When the next call would begin. None where there is no slot, and none on its way.
     fn begins_at(&self, now: Uptime) -> Option<Uptime> {
         let known_at = self.free.peek().map(|Reverse(at)| now.max(*at));
@@ -78,7 +78,7 @@ impl Plan {
     }
 }
 
-impl World<'_> {
+impl Simulator<'_> {
     /// Whether a call that comes now will be answered in time. One that would be the first pod's is let in:
     /// else no pod would ever be wanted.
     pub(super) fn will_make_it(&mut self, service: Nanos, deadline: Uptime) -> bool {
@@ -124,10 +124,10 @@ impl World<'_> {
     }
 
     /// The plan that holds now: the last one, if all went by it.
-    fn plan(&mut self) -> &Plan {
+    fn plan(&mut self) -> &PerfectPlan {
         let slots = self.slots();
         let last = self.knowledge.plan.take();
-        let holds = |plan: &Plan| !plan.counts_on_unordered && plan.slots == slots;
+        let holds = |plan: &PerfectPlan| !plan.counts_on_unordered && plan.slots == slots;
         let plan = match last.filter(holds) {
             Some(plan) => {
                 #[cfg(test)]
@@ -143,7 +143,7 @@ impl World<'_> {
     }
 
     /// From everything that there is.
-    fn new_plan(&self) -> Plan {
+    fn new_plan(&self) -> PerfectPlan {
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for live in self.places.iter().filter_map(|place| place.call.as_ref()) {
             let deadline = live.life.deadline();
@@ -165,7 +165,7 @@ impl World<'_> {
     }
 
     /// Without the calls that wait; `held` is until when the others have their slots.
-    fn plan_of_slots(&self, held: Vec<Uptime>) -> Plan {
+    fn plan_of_slots(&self, held: Vec<Uptime>) -> PerfectPlan {
         let (slots, most) = self.slots();
         let mut free = held;
         free.resize(free.len().max(slots), self.now);
@@ -177,7 +177,7 @@ impl World<'_> {
         free.sort_unstable();
         free.truncate(most);
         let start = self.setup.start.filter(|start| comes_up(start.time));
-        Plan {
+        PerfectPlan {
             unordered: start.map_or(0, |_| most - free.len()),
             start: start.map_or(Nanos::ZERO, |start| start.time),
             free: free.into_iter().map(Reverse).collect(),

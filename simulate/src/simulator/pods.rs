@@ -7,7 +7,7 @@ use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::{Nanos, Uptime};
 use rand::rngs::SmallRng;
 
-use super::{What, World};
+use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
 /// How long a pod whose call was cut off takes until it answers again: our runtimes stop such a call.
@@ -33,7 +33,7 @@ pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
 }
 
 /// What the bridge knows.
-pub(super) struct Pods {
+pub(super) struct SimulatedPods {
     /// When each pod that was ordered will be up, by its place and generation.
     pub(super) coming: BTreeMap<PodRef, Uptime>,
     pub(super) dice: SmallRng,
@@ -41,7 +41,7 @@ pub(super) struct Pods {
     pub(super) jobs_up: u32,
 }
 
-impl World<'_> {
+impl Simulator<'_> {
     /// The pods that a function without calls has come up; then the trace may begin.
     pub(super) fn raise_floor(&mut self) {
         let takes = self.setup.start.map_or(FLOOR, |start| start.time);
@@ -50,14 +50,14 @@ impl World<'_> {
             let Order::Start { pod, .. } = order else {
                 unreachable!("a lane that was opened just now has nothing else to order");
             };
-            self.hear(Event::PodUp(pod));
+            self.apply(Event::PodUp(pod));
         }
         self.now += PAUSE;
         self.origin = self.now;
     }
 
     /// Does what the scheduler ordered.
-    pub(super) fn obey(&mut self) {
+    pub(super) fn apply_orders(&mut self) {
         for order in std::mem::take(&mut self.out.orders) {
             self.knowledge.forget();
             match order {
@@ -65,7 +65,7 @@ impl World<'_> {
                 Order::Probe { pod } => self.comes_up(pod, PROBE),
                 Order::Stop { pod } => {
                     self.pods.coming.remove(&pod);
-                    self.hear(Event::PodDown(pod));
+                    self.apply(Event::PodDown(pod));
                 }
                 // No plane went before this one, and the function stays.
                 Order::Adopted { .. } | Order::LaneGone { .. } => {}
@@ -81,21 +81,21 @@ impl World<'_> {
             .map(|start| start.draw(&mut self.pods.dice));
         match takes.filter(|takes| comes_up(*takes)) {
             Some(takes) => self.comes_up(pod, takes),
-            None => self.at(self.now + START_TIMEOUT, What::StartFails(pod)),
+            None => self.at(self.now + START_TIMEOUT, VirtualEvent::StartFails(pod)),
         }
     }
 
     fn comes_up(&mut self, pod: PodRef, after: Nanos) {
         let up_at = self.now + after;
         self.pods.coming.insert(pod, up_at);
-        self.at(up_at, What::PodUp(pod));
+        self.at(up_at, VirtualEvent::PodUp(pod));
     }
 
     pub(super) fn pod_up(&mut self, pod: PodRef) {
         self.knowledge.forget();
         // One that was stopped meanwhile is not awaited any more.
         if self.pods.coming.remove(&pod).is_some() {
-            self.hear(Event::PodUp(pod));
+            self.apply(Event::PodUp(pod));
         }
     }
 
@@ -106,6 +106,6 @@ impl World<'_> {
             message: START_TOO_LONG.into(),
         };
         // The scheduler passes over a pod that it has forgotten.
-        self.hear(Event::StartFailed { pod, failure });
+        self.apply(Event::StartFailed { pod, failure });
     }
 }

@@ -5,7 +5,10 @@ use nanofaas_core::time::Nanos;
 use super::*;
 
 fn parse(text: &str) -> Result<Vec<TraceCall>, TraceError> {
-    read(text.as_bytes(), Some(About::exactly(Nanos::from_ms(5))))
+    read(
+        text.as_bytes(),
+        Some(VaryingTime::exactly(Nanos::from_ms(5))),
+    )
 }
 
 /// The line and the message.
@@ -132,7 +135,7 @@ fn bytes_of_a_trace_and_of_a_line_are_bounded() {
         assert_eq!(error.to_string(), expected);
     }
     let endless = "at_ms\n1\n".as_bytes().chain(io::repeat(0));
-    let service = Some(About::exactly(Nanos::from_ns(5)));
+    let service = Some(VaryingTime::exactly(Nanos::from_ns(5)));
     let error = read(endless, service).expect_err("an endless line");
     assert_eq!(error.to_string(), "line 3: a line has at most 65536 bytes");
     let quote = "at_ms\n\"1\n".as_bytes().chain(io::repeat(b'\n'));
@@ -165,7 +168,7 @@ fn what_is_said_of_long_text_is_short() {
 
 #[test]
 fn service_times_spread_as_they_are_told_to_and_are_always_the_same() {
-    let about = About {
+    let about = VaryingTime {
         time: Nanos::from_ns(100),
         spread_percent: 10,
     };

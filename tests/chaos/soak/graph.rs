@@ -1,7 +1,7 @@
 //! The resources of planes over time, as one SVG file: a plot for each quantity, a line for each
 //! form.
 
-use nanofaas_plot::{Axis, COLOURS, Figure, Mark, Plot, Scale, Series, Unit};
+use nanofaas_plot::{Axis, COLOURS, Drawing, Plot, Scale, Series, SeriesMark, Unit};
 
 use super::Sample;
 
@@ -35,7 +35,7 @@ const PANELS: [Panel; 4] = [
 ];
 
 pub(super) fn draw(histories: &[(&str, Vec<Sample>)]) -> String {
-    let figure = Figure {
+    let figure = Drawing {
         title: "Resources of planes under mixed load".to_owned(),
         about: "a line for each form: io threads, scheduler, driver".to_owned(),
         plots: PANELS.iter().map(|panel| plot(panel, histories)).collect(),
@@ -48,7 +48,7 @@ fn plot(panel: &Panel, histories: &[(&str, Vec<Sample>)]) -> Plot {
     let line = |(number, (form, history)): (usize, &(&str, Vec<Sample>))| Series {
         name: (*form).to_owned(),
         colour: COLOURS[number % COLOURS.len()],
-        mark: Mark::Line,
+        mark: SeriesMark::Line,
         points: history
             .iter()
             .map(|sample| (sample.at.as_secs_f64() / 60.0, (panel.of)(sample)))

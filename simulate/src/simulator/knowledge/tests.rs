@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::simulator::Admission;
-use crate::{About, Setup, TraceCall, patterns};
+use crate::{Setup, TraceCall, VaryingTime, patterns};
 
 const MS: Nanos = Nanos::from_ms(1);
 
-impl World<'_> {
+impl Simulator<'_> {
     /// The last plan was kept: of all slots, each is free when a new plan says.
-    pub(super) fn assert_as_new(&self, kept: &Plan) {
+    pub(super) fn assert_as_new(&self, kept: &PerfectPlan) {
         let new = self.new_plan();
-        let free = |plan: &Plan| {
+        let free = |plan: &PerfectPlan| {
             let free = plan.free.iter().map(|Reverse(at)| self.now.max(*at));
             let mut free: Vec<Uptime> = free.collect();
             free.sort_unstable();
@@ -28,7 +28,7 @@ impl World<'_> {
     }
 }
 
-fn setup(fields: &Value, seed: u64, start: Option<About>) -> Setup {
+fn setup(fields: &Value, seed: u64, start: Option<VaryingTime>) -> Setup {
     let mut function = json!({"name": "f", "command": ["run"], "queueSize": 100});
     let all = function.as_object_mut().expect("an object");
     all.extend(fields.as_object().expect("an object").clone());
@@ -59,7 +59,7 @@ fn setup(fields: &Value, seed: u64, start: Option<About>) -> Setup {
 
 /// Plays it; each plan that is kept is compared with a new one. Gives the steps that were needed.
 fn steps(setup: &Setup) -> u64 {
-    let mut world = World::new(setup, Admission::Knows);
+    let mut world = Simulator::new(setup, Admission::Knows);
     world.play().expect("little work");
     world.knowledge.steps
 }
@@ -75,7 +75,7 @@ fn a_kept_plan_is_what_a_new_one_would_be() {
             "scalingConfig": {"minReplicas": floor, "maxReplicas": most, "idleTimeoutMs": 1000},
         })
     };
-    let about = |ms, spread_percent| About {
+    let about = |ms, spread_percent| VaryingTime {
         time: ms * MS,
         spread_percent,
     };
@@ -104,12 +104,12 @@ fn a_plan_is_made_once_where_nothing_changes() {
 #[test]
 fn planning_ends_when_it_is_too_much_work() {
     let jobs = json!({"executionMode": "JOB", "concurrency": 6});
-    let start = About {
+    let start = VaryingTime {
         time: 30 * MS,
         spread_percent: 50,
     };
     let setup = setup(&jobs, 1, Some(start));
-    let mut world = World::new(&setup, Admission::Knows);
+    let mut world = Simulator::new(&setup, Admission::Knows);
     world.knowledge.steps = STEPS_MAX - 1000;
     assert!(world.play().is_none());
 }
