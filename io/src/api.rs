@@ -1,6 +1,5 @@
 //! Requests that are not calls: functions, executions, callbacks of Jobs and pods. It opens no socket.
 
-pub(crate) mod dispatch;
 pub(crate) mod functions;
 pub(crate) mod warnings;
 pub(crate) mod executions;

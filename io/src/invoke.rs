@@ -2,12 +2,14 @@
 //! `core/call.rs`; this does it.
 
 pub(crate) mod admit;
+pub(crate) mod request;
 pub(crate) mod charges;
 pub(crate) mod incoming;
 pub(crate) mod outgoing;
 pub(crate) mod stored;
 pub(crate) mod join;
 pub(crate) mod call;
+pub(crate) mod drive;
 pub(crate) mod attempt;
 pub(crate) mod to_pod;
 pub(crate) mod pod_answer;

@@ -1,5 +1,97 @@
 //! What an io thread reaches by messages: the scheduler, the bridge, the other io threads.
 
 pub(crate) mod scheduler;
+pub(crate) mod bridge;
 pub(crate) mod shards;
+pub(crate) mod questions;
 pub(crate) mod pending;
+pub(crate) mod descriptors;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+
+use nanofaas_core::message::Reply;
+use nanofaas_core::post::{BridgePost, IoInbox};
+
+use self::pending::Replies;
+use self::scheduler::{Seat, SeatPlan};
+use self::shards::{Answer, Peer, PeerInbox, PeerPost};
+use crate::runtime::due::Due;
+use crate::runtime::shard::ShardId;
+use crate::runtime::timers::Alarm;
+use crate::state::Tables;
+
+/// The receiving ends.
+pub(crate) struct Inbox {
+    pub(crate) rings: IoInbox,
+    pub(crate) peers: PeerInbox,
+}
+
+impl Inbox {
+    pub(crate) fn has_mail(&self) -> bool {
+        let rings = &self.rings;
+        rings.messages.is_published() || rings.grants.is_published() || self.peers.has_mail()
+    }
+}
+
+/// The sending ends.
+#[derive(Clone)]
+pub(crate) struct Posts {
+    pub(crate) scheduler: SeatPlan,
+    pub(crate) bridge: BridgePost,
+    /// Of every io thread, this one's too.
+    pub(crate) peers: Box<[PeerPost]>,
+}
+
+/// One io thread as those see it that serve requests: its ways to the others, over its tables.
+pub(crate) struct Links {
+    tables: Tables,
+    pub(crate) seat: Seat,
+    /// Wakes the ticker for the inline scheduler's own deadlines.
+    tick_alarm: Alarm,
+    tick_planned: Cell<Due>,
+    /// A turn left work; the inbox comes back to it.
+    pub(crate) turn_left: Cell<bool>,
+    pub(crate) bridge: BridgePost,
+    /// Answers that the bridge owes.
+    replies: Replies<Reply>,
+    peers: Box<[Peer]>,
+    /// Answers that other io threads owe.
+    pub(crate) answers: Replies<Answer>,
+    /// Wakes the ticker for what is owed to peers.
+    owed_alarm: Alarm,
+    pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
+}
+
+impl Deref for Links {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}
+
+impl Links {
+    pub(crate) fn new(tables: Tables, posts: Posts) -> Rc<Self> {
+        let alarms = tables.alarms.clone();
+        Rc::new(Self {
+            seat: posts.scheduler.take(&tables.entries),
+            tick_alarm: alarms.alarm(),
+            tick_planned: Cell::new(Due::NEVER),
+            turn_left: Cell::new(false),
+            bridge: posts.bridge,
+            replies: Replies::uncertain(),
+            peers: posts.peers.into_iter().map(Peer::new).collect(),
+            answers: Replies::certain(),
+            owed_alarm: alarms.alarm(),
+            inbox: OnceCell::new(),
+            tables,
+        })
+    }
+
+    /// An io thread, as this one reaches it.
+    pub(crate) fn peer(&self, other: ShardId) -> &Peer {
+        &self.peers[other.index()]
+    }
+}

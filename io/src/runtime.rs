@@ -2,10 +2,157 @@
 //! It imports nothing of `io` but what stands as low as itself.
 
 pub(crate) mod net;
+pub(crate) mod config;
+pub(crate) mod phase;
 pub(crate) mod clock;
 pub(crate) mod date;
 pub(crate) mod timers;
 pub(crate) mod due;
 pub(crate) mod waiters;
 pub(crate) mod buffers;
+pub(crate) mod random;
+pub(crate) mod spin;
+pub(crate) mod upkeep;
 pub(crate) mod shard;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::time::{Nanos, Uptime};
+
+use self::buffers::Buffers;
+use self::clock::Clock;
+use self::config::IoConfig;
+use self::date::{DateLine, Dates};
+use self::net::EventLoop;
+use self::phase::Phase;
+use self::random::Random;
+use self::shard::ShardId;
+use self::spin::Spin;
+use self::timers::Alarms;
+use self::upkeep::Upkeep;
+
+/// What the io threads of a process have in common here.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) config: IoConfig,
+    pub(crate) threads: u16,
+    /// The process's clock counts from `origin`, which was `origin_wall`.
+    pub(crate) origin: Instant,
+    pub(crate) origin_wall: SystemTime,
+    /// One for each io thread.
+    pub(crate) ledgers: Arc<[ThreadLedger]>,
+}
+
+/// What one io thread runs on. It belongs to this thread alone; nothing is locked.
+pub(crate) struct Runtime {
+    pub(crate) id: ShardId,
+    pub(crate) threads: u16,
+    pub(crate) config: IoConfig,
+    clock: Clock,
+    dates: Dates,
+    origin_wall: Nanos,
+    ledgers: Arc<[ThreadLedger]>,
+    pub(crate) alarms: Rc<Alarms>,
+    pub(crate) event_loop: Rc<EventLoop>,
+    pub(crate) buffers: Rc<Buffers>,
+    /// A buffer for bodies whose length is known only after they are written.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    random: RefCell<Random>,
+    pub(crate) phase: Cell<Phase>,
+    /// The waker of the task that waits for the order to stop.
+    pub(crate) until_stopping: RefCell<Option<Waker>>,
+    /// Requests that are being answered; the thread ends when there are none.
+    pub(crate) answering: Cell<u32>,
+    pub(crate) spin: Spin,
+    pub(crate) upkeep: Upkeep,
+}
+
+impl Runtime {
+    pub(crate) fn new(
+        id: ShardId,
+        common: Common,
+        event_loop: Rc<EventLoop>,
+        buffers: Rc<Buffers>,
+    ) -> Rc<Self> {
+        let clock = Clock::since(common.origin);
+        let wall = common
+            .origin_wall
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let alarms = Alarms::new(clock.recent());
+        Rc::new(Self {
+            id,
+            threads: common.threads,
+            clock,
+            dates: Dates::default(),
+            origin_wall: Nanos::from(wall),
+            ledgers: common.ledgers,
+            upkeep: Upkeep::new(&alarms),
+            alarms,
+            event_loop,
+            buffers,
+            scratch: RefCell::default(),
+            random: RefCell::default(),
+            phase: Cell::new(Phase::Serving),
+            until_stopping: RefCell::default(),
+            answering: Cell::new(0),
+            spin: Spin::default(),
+            config: common.config,
+        })
+    }
+
+    /// Reads the process's clock; it never runs backwards.
+    #[inline]
+    pub(crate) fn now(&self) -> Uptime {
+        self.clock.now()
+    }
+
+    /// The clock's last reading, for deadlines of seconds. The thread reads the clock at each
+    /// event: bytes from a client, an answer of a pod, its bell and its ticker.
+    pub(crate) const fn recent(&self) -> Uptime {
+        self.clock.recent()
+    }
+
+    /// The `Date` of an answer that is written now.
+    #[inline]
+    pub(crate) fn date_line(&self) -> DateLine {
+        self.dates.line(self.recent())
+    }
+
+    /// A time of the process's clock as the time since the epoch. The offset is that of the wall
+    /// clock at the start, so that an execution never ends before it began when the wall clock
+    /// jumps.
+    pub(crate) fn since_epoch(&self, at: Uptime) -> Nanos {
+        self.origin_wall + at.since(Uptime::ZERO)
+    }
+
+    /// A wall-clock time as one of the process's clock; zero for a time before its origin.
+    pub(crate) fn uptime_at(&self, epoch_ms: u64) -> Uptime {
+        Uptime::ZERO + Nanos::from_ms(epoch_ms).saturating_sub(self.origin_wall)
+    }
+
+    /// Of every io thread.
+    pub(crate) const fn ledgers(&self) -> &Arc<[ThreadLedger]> {
+        &self.ledgers
+    }
+
+    pub(crate) fn ledger(&self) -> &ThreadLedger {
+        &self.ledgers[self.id.index()]
+    }
+
+    pub(crate) fn random(&self) -> u128 {
+        self.random.borrow_mut().next()
+    }
+
+    /// Something happened: the thread may spin for a while from now on.
+    pub(crate) fn active(&self, now: Uptime) {
+        if let Some(spin_for) = self.config.spin_for {
+            self.spin.prolong(now + spin_for);
+        }
+    }
+}

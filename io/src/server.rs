@@ -7,4 +7,5 @@ pub(crate) mod pace;
 pub(crate) mod share;
 pub(crate) mod request_pool;
 pub(crate) mod serve;
+pub(crate) mod dispatch;
 pub(crate) mod sending;

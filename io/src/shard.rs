@@ -2,9 +2,9 @@
 //! stands above it.
 
 pub mod start;
-pub(crate) mod thread;
 
 pub(crate) mod inbox;
+pub(crate) mod questions;
 pub(crate) mod ticker;
 pub(crate) mod upkeep;
 pub(crate) mod spin;

@@ -1,12 +1,140 @@
 //! What one io thread remembers: tables without locks, which act for nothing by themselves.
 
+pub(crate) mod functions;
 pub(crate) mod call_table;
+pub(crate) mod life;
 pub(crate) mod executions;
 pub(crate) mod store;
 pub(crate) mod idempotency;
 pub(crate) mod pod_pool;
 pub(crate) mod pod_conn;
+pub(crate) mod job_inputs;
+pub(crate) mod token;
 pub(crate) mod readers;
 pub(crate) mod patience;
 pub(crate) mod descriptors;
-pub(crate) mod token;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nanofaas_core::entries::Entries;
+use nanofaas_core::id::ExecutionId;
+use nanofaas_core::memory::{Account, ThreadAccount};
+use nanofaas_core::rate::RateBucket;
+
+use self::call_table::Calls;
+use self::descriptors::{Descriptors, Scarcity};
+use self::executions::Executions;
+use self::functions::{Functions, Known};
+use self::idempotency::Keys;
+use self::job_inputs::JobInputs;
+use self::pod_pool::Pods;
+use self::readers::Readers;
+use self::store::{Budget, Store};
+use self::token::Tokens;
+use crate::http::problem::Problem;
+use crate::runtime::Runtime;
+
+/// What the io threads of a process share here.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) rate: Arc<RateBucket>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) scarcity: Arc<Scarcity>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) tokens: Tokens,
+}
+
+/// The tables of one io thread, over what it runs on. They belong to this thread alone; nothing is locked.
+pub(crate) struct Tables {
+    pub(crate) runtime: Rc<Runtime>,
+    pub(crate) entries: Arc<Entries>,
+    pub(crate) rate: Arc<RateBucket>,
+    /// The bytes of the process's budget that this thread holds for calls.
+    pub(crate) account: Rc<ThreadAccount>,
+    pub(crate) functions: RefCell<Functions>,
+    /// Whether the functions of the start are all known.
+    begun: Cell<bool>,
+    pub(crate) calls: Calls,
+    pub(crate) executions: Executions,
+    pub(crate) keys: Keys,
+    pub(crate) pods: Pods,
+    pub(crate) tokens: Tokens,
+    pub(crate) inputs: JobInputs,
+    /// Clients that have an answer to take.
+    pub(crate) readers: Readers,
+    /// Clients that may make room for others.
+    pub(crate) descriptors: Rc<Descriptors>,
+}
+
+/// Each layer has the one below in it, so code names the lowest that has what it needs.
+impl Deref for Tables {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        &self.runtime
+    }
+}
+
+impl Tables {
+    pub(crate) fn new(runtime: Rc<Runtime>, shared: Shared) -> Self {
+        let id = runtime.id;
+        let budget = Budget::new(shared.store, id);
+        Self {
+            account: ThreadAccount::new(shared.account, id.number(), runtime.ledgers().clone()),
+            rate: shared.rate,
+            entries: shared.entries,
+            functions: RefCell::default(),
+            begun: Cell::new(runtime.config.begun),
+            calls: Calls::new(id),
+            executions: Executions::new(budget, runtime.config.execution_ttl_ms),
+            keys: Keys::default(),
+            pods: Pods::default(),
+            tokens: shared.tokens,
+            inputs: JobInputs::default(),
+            readers: Readers::new(&runtime.alarms),
+            descriptors: Descriptors::new(shared.scarcity),
+            runtime,
+        }
+    }
+
+    /// The function of this name.
+    pub(crate) fn function(&self, name: &str) -> Option<Rc<Known>> {
+        self.functions.borrow().get(name).cloned()
+    }
+
+    /// From now on the table of functions is complete: a function that is not in it does not exist.
+    pub(crate) fn begin(&self) {
+        self.begun.set(true);
+    }
+
+    /// The problem to answer while the table of functions is not complete. A client would give up
+    /// if the answer were that the function does not exist.
+    pub(crate) fn not_begun(&self) -> Option<Problem> {
+        let why = "this control plane has not read the functions yet; try again in a second";
+        (!self.begun.get()).then(|| Problem::RegistryUnavailable(why.to_owned()))
+    }
+
+    /// The answer for a function that is not in the table.
+    pub(crate) fn no_such(&self, name: &str) -> Problem {
+        self.not_begun()
+            .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
+    }
+
+    /// The id of a new execution of this thread that is kept.
+    pub(crate) fn new_id(&self) -> ExecutionId {
+        ExecutionId::new(self.random(), self.id.number(), 0)
+    }
+
+    /// The id of a new execution of this thread that leaves only a small record.
+    pub(crate) fn new_plain_id(&self) -> ExecutionId {
+        ExecutionId::new(
+            self.random(),
+            self.id.number(),
+            self.executions.next_place(),
+        )
+    }
+}

@@ -9,17 +9,17 @@ use crate::http::json::write_string;
 use crate::http::output::{Form, Output};
 use crate::http::response::Response;
 use crate::http::shown::{Rendering, Shown};
-use crate::shard::thread::Thread;
+use crate::runtime::Runtime;
 use crate::state::executions::Record;
 
 /// RFC 3339 in UTC, with milliseconds.
-pub(crate) fn timestamp(thread: &Thread, at: Uptime) -> String {
+pub(crate) fn timestamp(thread: &Runtime, at: Uptime) -> String {
     let wall_ns = i128::from(thread.since_epoch(at).as_ns());
     let time = jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     format!("{time:.3}")
 }
 
-fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at: Option<Uptime>) {
+fn time_or_null(out: &mut Vec<u8>, thread: &Runtime, name: &str, at: Option<Uptime>) {
     let _ = match at {
         Some(at) => write!(out, ",\"{name}\":\"{}\"", timestamp(thread, at)),
         None => write!(out, ",\"{name}\":null"),
@@ -28,7 +28,7 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Thread, name: &str, at: Option<Uptim
 
 /// The `ExecutionStatus` of the contract.
 pub(crate) fn execution(
-    thread: &Thread,
+    thread: &Runtime,
     record: &Record,
     output: Option<&Arc<Output>>,
 ) -> Response {
@@ -47,7 +47,7 @@ pub(crate) fn execution(
     })
 }
 
-fn until_output(thread: &Thread, record: &Record) -> Vec<u8> {
+fn until_output(thread: &Runtime, record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let _ = write!(out, "{{\"executionId\":\"{}\",\"function\":", record.id);
     write_string(&mut out, record.known.function.name());

@@ -14,57 +14,19 @@ use nanofaas_core::time::Nanos;
 use crate::api::execution_json;
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
-use crate::invoke::join;
-use crate::invoke::join::Follower;
 use crate::invoke::to_job;
+use crate::links::Links;
+use crate::links::questions::{About, ClientQuestion, JobQuestion};
+use crate::links::shards;
 use crate::runtime::shard::ShardId;
-use crate::shard::thread::Thread;
 use crate::state::call_table::{JobAnswer, JobNews};
 use crate::state::executions::{Found, Kept, Record};
-
-/// What is asked.
-#[derive(Debug)]
-pub(crate) enum About {
-    OfClient(ClientQuestion),
-    /// By a Job, which shows the token of its attempt.
-    OfJob {
-        token: Box<[u8]>,
-        question: JobQuestion,
-    },
-}
-
-/// What a client asks.
-#[derive(Debug)]
-pub(crate) enum ClientQuestion {
-    /// The state; when terminal, or after so many milliseconds.
-    Status {
-        wait_ms: u64,
-    },
-    Output,
-    Cancel,
-}
-
-/// What a Job asks.
-#[derive(Debug)]
-pub(crate) enum JobQuestion {
-    /// Its result; none where its body was over the limit.
-    Complete {
-        content_type: Option<Box<[u8]>>,
-        content_encoding: Option<Box<[u8]>>,
-        body: Option<(Vec<u8>, Loose)>,
-    },
-    Input,
-}
 
 /// What a stranger hears, whether there is such an execution or not.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
 /// Answers, wherever the execution belongs.
-pub(crate) async fn answer_anywhere(
-    thread: &Rc<Thread>,
-    id: ExecutionId,
-    about: About,
-) -> Response {
+pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
     if ShardId::of(id) == thread.id {
         return answer(thread, id, about).await;
     }
@@ -74,12 +36,12 @@ pub(crate) async fn answer_anywhere(
             About::OfClient(_) => Problem::NoSuchExecution,
         });
     }
-    let answer = crate::links::shards::ask_about(thread, id, about).await;
+    let answer = shards::ask_about(thread, id, about).await;
     answer.unwrap_or_else(|| problem(&Problem::Busy))
 }
 
 /// Answers for an execution of this thread.
-pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -> Response {
+pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
     let asked = match about {
         About::OfJob { token, question } => return answer_job(thread, id, &token, question),
         About::OfClient(asked) => asked,
@@ -101,7 +63,7 @@ pub(crate) async fn answer(thread: &Rc<Thread>, id: ExecutionId, about: About) -
     }
 }
 
-fn answer_job(thread: &Thread, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
+fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
     // The token is checked first: a stranger learns nothing of what exists.
     let Some(attempt) = thread.tokens.verify(id, token) else {
         return problem(&Problem::Forbidden(WRONG_TOKEN));
@@ -129,40 +91,7 @@ fn answer_job(thread: &Thread, id: ExecutionId, token: &[u8], question: JobQuest
     }
 }
 
-/// Why a repeat of a call got no answer of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotFollowed {
-    /// The execution is not kept any more, nor is its key.
-    Gone,
-    /// A queue inside the platform is full.
-    Busy,
-}
-
-/// Has a repeat of a call wait for it, wherever the execution belongs.
-pub(crate) async fn follow_anywhere(
-    thread: &Rc<Thread>,
-    id: ExecutionId,
-    follower: Follower,
-) -> Result<Response, NotFollowed> {
-    if ShardId::of(id) == thread.id {
-        return follow(thread, id, &follower).await;
-    }
-    crate::links::shards::follow(thread, id, follower).await
-}
-
-/// Has a repeat wait for an execution of this thread.
-pub(crate) async fn follow(
-    thread: &Rc<Thread>,
-    id: ExecutionId,
-    follower: &Follower,
-) -> Result<Response, NotFollowed> {
-    match thread.executions.find(id) {
-        Some(Found::Kept(kept)) => Ok(join::answer(thread, &kept, follower).await),
-        Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
-    }
-}
-
-fn state(thread: &Thread, found: &Found) -> Response {
+fn state(thread: &Links, found: &Found) -> Response {
     match found {
         Found::Kept(kept) => {
             let output = kept.output.borrow();
@@ -172,7 +101,7 @@ fn state(thread: &Thread, found: &Found) -> Response {
     }
 }
 
-async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
+async fn until_over(thread: &Links, kept: &Kept, wait_ms: u64) {
     if wait_ms == 0 || kept.is_over() {
         return;
     }
@@ -190,7 +119,7 @@ async fn until_over(thread: &Thread, kept: &Kept, wait_ms: u64) {
 
 /// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
 /// to wake, so its record is polled.
-async fn plain_status(thread: &Rc<Thread>, id: ExecutionId, wait_ms: u64) -> Response {
+async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Response {
     const LOOK: Nanos = Nanos::from_ms(20);
     let until = thread.now() + Nanos::from_ms(wait_ms);
     let alarm = thread.alarms.alarm();
@@ -228,7 +157,7 @@ fn output(found: &Found) -> Response {
     }
 }
 
-fn cancel(thread: &Thread, found: &Found) -> Response {
+fn cancel(thread: &Links, found: &Found) -> Response {
     let record: Record = match found {
         Found::Kept(kept) => kept.record.borrow().clone(),
         Found::Plain(record) => (**record).clone(),
@@ -243,7 +172,7 @@ fn cancel(thread: &Thread, found: &Found) -> Response {
 }
 
 fn complete(
-    thread: &Thread,
+    thread: &Links,
     found: &Found,
     attempt: u32,
     (content_type, content_encoding): (Option<&[u8]>, Option<&[u8]>),

@@ -15,11 +15,12 @@ use crate::http::json::write_string;
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
 use crate::invoke::to_job::Stamps;
+use crate::links::Links;
 use crate::links::pending::NoAnswer;
-use crate::shard::thread::{Phase, Thread};
+use crate::runtime::phase::Phase;
 
 /// Asks the bridge; a refusal becomes the problem that it is.
-async fn ask(thread: &Thread, name: &str, request: Request) -> Result<Reply, Problem> {
+async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, Problem> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
             Refused::NotFound => Problem::NoSuchFunction(name.to_owned()),
@@ -62,7 +63,7 @@ fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, Problem> {
 }
 
 /// `POST /v1/functions`, and `PUT /v1/functions/{name}` with a name.
-pub(crate) async fn register(thread: &Rc<Thread>, name: Option<&str>, body: Vec<u8>) -> Response {
+pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != Phase::Serving {
             return Err(Problem::ShuttingDown);
@@ -96,7 +97,7 @@ pub(crate) async fn register(thread: &Rc<Thread>, name: Option<&str>, body: Vec<
 }
 
 /// `DELETE /v1/functions/{name}`.
-pub(crate) async fn remove(thread: &Rc<Thread>, name: &str) -> Response {
+pub(crate) async fn remove(thread: &Rc<Links>, name: &str) -> Response {
     if thread.phase.get() != Phase::Serving {
         return problem(&Problem::ShuttingDown);
     }
@@ -114,7 +115,7 @@ struct Replicas {
 }
 
 /// `PUT /v1/functions/{name}/replicas`.
-pub(crate) async fn scale(thread: &Rc<Thread>, name: &str, mut body: Vec<u8>) -> Response {
+pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != Phase::Serving {
             return Err(Problem::ShuttingDown);
@@ -148,7 +149,7 @@ pub(crate) async fn scale(thread: &Rc<Thread>, name: &str, mut body: Vec<u8>) ->
 }
 
 /// `GET /v1/functions`.
-pub(crate) fn list(thread: &Thread) -> Response {
+pub(crate) fn list(thread: &Links) -> Response {
     if let Some(unknown) = thread.not_begun() {
         return problem(&unknown);
     }
@@ -167,7 +168,7 @@ pub(crate) fn list(thread: &Thread) -> Response {
 }
 
 /// `GET /v1/functions/{name}`.
-pub(crate) fn show(thread: &Thread, name: &str) -> Response {
+pub(crate) fn show(thread: &Links, name: &str) -> Response {
     match thread.function(name) {
         Some(known) => Response::json(shown(&known.function)),
         None => problem(&thread.no_such(name)),
@@ -175,7 +176,7 @@ pub(crate) fn show(thread: &Thread, name: &str) -> Response {
 }
 
 /// `GET /v1/functions/{name}/cold-starts`.
-pub(crate) async fn cold_starts(thread: &Rc<Thread>, name: &str) -> Response {
+pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
     let reply = ask(thread, name, Request::ColdStarts { name: name.into() }).await;
     finish(reply.and_then(|reply| {
         let Reply::ColdStarts(starts) = reply else {
@@ -213,7 +214,7 @@ fn write_cold_start(out: &mut Vec<u8>, start: &ColdStart) {
 
 /// `POST /v1/internal/{token}/pods/{pod}:ready`.
 pub(crate) async fn pod_ready(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     token: &[u8],
     pod: &str,
     address: Option<IpAddr>,

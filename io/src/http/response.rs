@@ -14,9 +14,9 @@ use crate::http::json::write_string;
 use crate::http::output::Output;
 use crate::http::problem::Problem;
 use crate::http::shown::{PIECE, Rendering, Rest, Shown};
+use crate::runtime::Runtime;
 use crate::runtime::buffers::{Buffers, SMALL};
 use crate::runtime::date::DateLine;
-use crate::shard::thread::Thread;
 
 /// The header that names an execution.
 pub(crate) const EXECUTION_ID: &str = "X-Execution-Id";
@@ -263,7 +263,7 @@ pub(crate) struct Heading {
 impl Heading {
     /// Of an answer that is written now.
     #[inline]
-    pub(crate) fn of(thread: &Thread, wire: Wire) -> Self {
+    pub(crate) fn of(thread: &Runtime, wire: Wire) -> Self {
         let date = thread.date_line();
         Self { wire, date }
     }

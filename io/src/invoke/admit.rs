@@ -8,7 +8,6 @@ use std::rc::Rc;
 use nanofaas_core::admission::{self, Refusal};
 use nanofaas_core::call::{Deadline, NotAdmitted};
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::ticket::{CallRef, Class};
@@ -20,37 +19,28 @@ use nanofaas_http1::request::RequestHead;
 
 use crate::http::json;
 use crate::http::problem::Problem;
-use crate::http::response::{Heading, Wire, problem};
-use crate::invoke::call::{self, Call, Finished, Life};
-use crate::invoke::charges::{self, WaitingBody, charge_for};
+use crate::http::response::{Heading, problem};
+use crate::invoke::call::{Call, Stamps};
+use crate::invoke::charges::{self, charge_for};
+use crate::invoke::drive::{self, Finished};
 use crate::invoke::incoming::Incoming;
 use crate::invoke::invocation::Invocation;
-use crate::invoke::outgoing::{Outgoing, give_back, make_room, put_large};
-use crate::invoke::to_pod::Stamps;
-use crate::runtime::timers::Alarm;
-use crate::shard::thread::{Known, Phase, Thread};
+use crate::invoke::outgoing::{give_back, make_room, put_large};
+use crate::invoke::request::{Answering, Entrant, Manner};
+use crate::links::Links;
+use crate::runtime::phase::Phase;
 use crate::state::executions::{Record, Status};
+use crate::state::functions::Known;
+use crate::state::life::Life;
 
 /// What a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
 /// A larger output is not copied into its answer.
 const COPIED_MAX: usize = 64 * 1024;
 
-/// A call that was let in by its head.
-pub(crate) struct Entrant {
-    pub(crate) known: Rc<Known>,
-    pub(crate) charge: Charge,
-    /// Until it is granted.
-    pub(crate) waiting: Option<WaitingBody>,
-    pub(crate) arrived_at: Uptime,
-    /// Of a sync call.
-    pub(crate) deadline: Deadline,
-    enqueue: bool,
-}
-
 /// Admission as far as the head tells: rate, function, memory.
 pub(crate) fn at_head(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     name: &str,
     enqueue: bool,
     head: &RequestHead,
@@ -114,40 +104,6 @@ pub(crate) fn at_head(
     })
 }
 
-/// What the connection of a call offers to it.
-pub(crate) trait Client {
-    /// Told of the call's place while it may be ended by the client's leaving.
-    fn serving(&self, place: Option<CallRef>);
-    /// Whether the client has left.
-    fn is_gone(&self) -> bool;
-}
-
-/// How the client is answered.
-pub(crate) struct Answering<'a> {
-    pub(crate) client: &'a dyn Client,
-    pub(crate) alarm: &'a Alarm,
-    pub(crate) wire: Wire,
-    pub(crate) outgoing: &'a mut Outgoing,
-}
-
-/// How a call is served.
-pub(crate) enum Manner {
-    /// It lives and dies with its client's wait: `plain_call`.
-    Plain,
-    /// It runs by itself, and its client follows it: `kept::serve`.
-    Kept { detached: bool },
-}
-
-impl Manner {
-    /// Whether the call goes on when its client leaves.
-    pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
-        match self {
-            Self::Plain => false,
-            Self::Kept { detached } => *detached || incoming.head.idempotency_key.is_some(),
-        }
-    }
-}
-
 /// Reads a call's body as far as the platform does, and says how it is served.
 pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
     read_envelope(incoming)?;
@@ -171,7 +127,7 @@ fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
     Ok(())
 }
 
-fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
+fn refuse(thread: &Links, known: &Known, refusal: Refusal) -> Problem {
     known.metrics(thread).rejected[refusal.reason as usize].add();
     Problem::Refused(refusal)
 }
@@ -179,7 +135,7 @@ fn refuse(thread: &Thread, known: &Known, refusal: Refusal) -> Problem {
 /// Lets a call into its function's queue, or says why not; a refusal leaves no trace. `begin` is called
 /// before the call can be granted.
 pub(crate) fn enter(
-    thread: &Thread,
+    thread: &Links,
     known: &Rc<Known>,
     class: Class,
     now: Uptime,
@@ -248,7 +204,7 @@ pub(crate) fn record(
 /// The warm path: the call lives and dies with its client's wait. An answer is in `out` afterwards,
 /// whatever happens.
 pub(crate) async fn plain_call(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     entrant: &mut Entrant,
     incoming: &Incoming,
     answering: &mut Answering<'_>,
@@ -294,7 +250,7 @@ pub(crate) async fn plain_call(
         stamps: Stamps::default(),
         is_cold: Cell::new(false),
     };
-    let finished = call::serve(&call).await;
+    let finished = drive::serve(&call).await;
     answering.client.serving(None);
     let now = thread.now();
     let status = finish(&call, &finished, now);

@@ -1,72 +1,32 @@
-//! Drives one call: does what its machine (`core/call.rs`) says with real sockets, and tells it what came.
-//! It decides nothing: neither whether a call is tried again nor how it ends. It never touches a client's
-//! socket. `admit` and `stored` call it, in the client's task or in one of its own.
+//! A call that was admitted, as everything that serves it sees it: its request, its machine (`core/call.rs`)
+//! and what came for it. It runs nothing; `drive` does.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
-use nanofaas_core::call::{self, Environment, Step, Times};
-use nanofaas_core::entries::Entries;
-use nanofaas_core::event::Event;
-use nanofaas_core::function::Function;
+use nanofaas_core::call::Step;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::outcome::Failure;
-use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::{CallRef, Done, Grant, LaneId, PodRef};
+use nanofaas_core::ticket::CallRef;
 use nanofaas_core::time::Uptime;
 
-use crate::invoke::attempt::{Answer, Attempt};
 use crate::invoke::charges::WaitingBody;
 use crate::invoke::incoming::Incoming;
-use crate::invoke::to_pod::Stamps;
+use crate::links::Links;
 use crate::runtime::timers::Alarm;
-use crate::shard::thread::{Known, Thread};
-use crate::state::executions::{Kept, Record, Status};
+use crate::state::executions::{Kept, Record};
+use crate::state::functions::Known;
+use crate::state::life::Life;
 
-/// The machine of a call of this thread.
-pub(crate) type Life = call::Call<Thread>;
-
-impl Environment for Thread {
-    type Entry = Rc<Known>;
-
-    fn function(entry: &Rc<Known>) -> &Function {
-        &entry.function
-    }
-
-    fn current(&self, lane: LaneId) -> Option<Rc<Known>> {
-        self.functions.borrow().at(lane).cloned()
-    }
-
-    fn entries(&self) -> &Entries {
-        &self.entries
-    }
-
-    fn random(&self) -> u64 {
-        Self::random(self) as u64
-    }
-
-    fn between_attempts(&self, change: i64) {
-        let count = &self.ledger().backing_off;
-        let was = count.load(Ordering::Relaxed);
-        count.store(was.wrapping_add_signed(change), Ordering::Relaxed);
-    }
-}
-
-/// How a call ended.
-pub(crate) struct Finished {
-    pub(crate) result: Result<Answer, Failure>,
-    pub(crate) times: Times,
-    /// No attempt can have begun.
-    pub(crate) never_ran: bool,
+/// When the request was out and the answer in.
+#[derive(Default)]
+pub(crate) struct Stamps {
+    pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
 /// A call that was admitted and waits or runs.
 pub(crate) struct Call<'a> {
-    pub(crate) thread: &'a Rc<Thread>,
+    pub(crate) thread: &'a Rc<Links>,
     pub(crate) life: RefCell<Life>,
     pub(crate) place: CallRef,
     pub(crate) id: ExecutionId,
@@ -100,12 +60,12 @@ impl Call<'_> {
         self.life.borrow().attempt()
     }
 
-    fn step(&self) -> Step {
+    pub(crate) fn step(&self) -> Step {
         self.life.borrow_mut().step()
     }
 
     /// Tells the machine one thing that came; else the task is woken when there is something to tell.
-    fn poll_news(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_news(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();
         if let Some(kept) = &self.kept
@@ -129,157 +89,5 @@ impl Call<'_> {
         self.alarm
             .poll(cx)
             .map(|()| life.time(thread.now(), thread))
-    }
-}
-
-/// Serves an admitted call to its end. Its place in the lane's depth was taken by admission.
-pub(crate) async fn serve(call: &Call<'_>) -> Finished {
-    let thread = call.thread;
-    let mut answer = None;
-    loop {
-        match call.step() {
-            Step::Wait => match awaited_pod(call) {
-                None => poll_fn(|cx| call.poll_news(cx)).await,
-                Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
-            },
-            Step::Run(grant) => answer = run(call, &grant).await,
-            Step::Stop => unreachable!("an attempt that is stopped was running"),
-            Step::Release(done) => release(call, done),
-            Step::Queue(ticket) => {
-                call.known().metrics(thread).retry.add();
-                thread.schedule(Event::Ticket(ticket), ticket.queued_at);
-            }
-            Step::Over => break,
-        }
-    }
-    let life = call.life.borrow();
-    if life.is_owed_a_grant() {
-        give_back_grant(call);
-    }
-    let outcome = life.outcome().cloned().expect("it is over");
-    Finished {
-        result: outcome.map(|()| answer.expect("a success has an output")),
-        times: *life.times(),
-        never_ran: life.never_ran(),
-    }
-}
-
-fn awaited_pod(call: &Call<'_>) -> Option<PodRef> {
-    call.life.borrow().awaited_pod()
-}
-
-/// Waits to hear how the pod ended, or for whatever else comes first.
-async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
-    let thread = call.thread;
-    let mut ended = thread.pods.until_ended(pod);
-    poll_fn(|cx| {
-        if let Some(end) = ended.poll(cx) {
-            let mut life = call.life.borrow_mut();
-            life.pod_ended(Some(&end), thread.now(), thread);
-            return Poll::Ready(());
-        }
-        call.poll_news(cx)
-    })
-    .await
-}
-
-/// An attempt ended: its slot is free before the client, or the next attempt, knows.
-fn release(call: &Call<'_>, done: Done) {
-    let thread = call.thread;
-    thread.schedule(Event::Done(done), thread.recent());
-    if call.life.borrow().outcome().is_none() {
-        call.note(|record| record.status = Status::Queued);
-    }
-}
-
-/// A call that left the queue after it was granted: the slot goes back when the grant is here.
-fn give_back_grant(call: &Call<'_>) {
-    let thread = call.thread;
-    match thread.calls.take_grant(call.place) {
-        Some(grant) => thread.schedule(Event::Done(Life::give_back(&grant)), thread.recent()),
-        None => thread.calls.orphan(call.place),
-    }
-}
-
-/// Runs one attempt where the grant points, and tells the machine how it ended.
-async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
-    let thread = call.thread;
-    begin(call, grant);
-    let mode = call.known().function.spec.execution_mode;
-    let done = match mode {
-        ExecutionMode::Local => until_stopped(call, crate::invoke::to_local::echo(call)).await,
-        ExecutionMode::Job => {
-            Box::pin(until_stopped(call, crate::invoke::to_job::run(call, grant))).await
-        }
-        ExecutionMode::Warm | ExecutionMode::Pool => {
-            until_stopped(call, crate::invoke::to_pod::run(call, grant)).await
-        }
-    };
-    let Some(attempt) = done else {
-        let (sent_at, now) = (call.stamps.sent_at.get(), thread.now());
-        let mut life = call.life.borrow_mut();
-        life.stopped(sent_at, now, thread);
-        return None;
-    };
-    note_start(call, grant, &attempt);
-    let now = if attempt.answered_at.is_some() {
-        thread.recent()
-    } else {
-        thread.now()
-    };
-    let mut life = call.life.borrow_mut();
-    life.attempted(attempt.report(), now, thread);
-    attempt.result.ok()
-}
-
-/// Polls an attempt until it ends or the machine has it stopped.
-async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> Option<T> {
-    let mut attempt = pin!(attempt);
-    poll_fn(|cx| {
-        if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
-            return Poll::Ready(Some(done));
-        }
-        while call.poll_news(cx).is_ready() {
-            if call.step() == Step::Stop {
-                return Poll::Ready(None);
-            }
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-fn begin(call: &Call<'_>, grant: &Grant) {
-    call.waiting.take();
-    let attempt = call.attempt();
-    let known = call.known();
-    known.metrics(call.thread).dispatch.add();
-    let is_job = known.function.spec.execution_mode == ExecutionMode::Job;
-    let is_cold = call.is_cold.get() || is_job || !grant.start.is_zero();
-    call.is_cold.set(is_cold);
-    call.stamps.sent_at.set(None);
-    call.note(|record| {
-        record.status = Status::Running;
-        record.attempt = attempt;
-        record.started_at.get_or_insert(grant.granted_at);
-        record.cold_start = is_cold;
-    });
-}
-
-/// What the record says of the start that the attempt waited for.
-fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
-    let has_started = attempt.cold_start || !grant.start.is_zero();
-    if has_started {
-        let pods = &call.thread.pods;
-        let start = grant.pod.and_then(|pod| pods.take_start(pod));
-        call.note(|record| record.start = start.or_else(|| record.start.take()));
-        call.is_cold.set(true);
-    }
-    // A warm attempt says nothing that was not noted when it began.
-    if has_started || attempt.init_ms.is_some() {
-        call.note(|record| {
-            record.cold_start = call.is_cold.get();
-            record.init_ms = record.init_ms.or(attempt.init_ms);
-        });
     }
 }

@@ -5,15 +5,16 @@ use std::rc::Rc;
 
 use nanofaas_core::admission::Refusal;
 use nanofaas_core::limits::CALL_OVERHEAD_BYTES;
+use nanofaas_core::memory::Charge;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::time::Nanos;
 
 use crate::http::problem::Problem;
-use crate::invoke::admit::Entrant;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::{Buffers, LARGE, SMALL};
-use crate::shard::thread::{Known, Thread};
+use crate::state::Tables;
+use crate::state::functions::Known;
 
 /// A large body of a call that comes or waits, as its function counts them.
 pub(crate) struct WaitingBody {
@@ -42,7 +43,7 @@ impl Drop for WaitingBody {
 
 /// Counts a body of so many bytes among those of its function that wait, unless they hold their half.
 pub(crate) fn wait(
-    thread: &Thread,
+    thread: &Tables,
     known: &Rc<Known>,
     bytes: u64,
 ) -> Result<Option<WaitingBody>, NoRoom> {
@@ -85,8 +86,10 @@ fn piece_of(body: usize) -> u64 {
 
 /// Brings the charge up to what the request holds, now that it is whole.
 pub(crate) fn settle(
-    thread: &Thread,
-    entrant: &mut Entrant,
+    thread: &Tables,
+    known: &Rc<Known>,
+    charge: &mut Charge,
+    waiting: &mut Option<WaitingBody>,
     incoming: &Incoming,
 ) -> Result<(), Problem> {
     let held = incoming.held_bytes();
@@ -95,22 +98,21 @@ pub(crate) fn settle(
     }
     let body = incoming.body().len();
     let due = CALL_OVERHEAD_BYTES as u64 + held + piece_of(body);
-    let due = due + copy_of(&entrant.known, body as u64);
-    let charge = &mut entrant.charge;
+    let due = due + copy_of(known, body as u64);
     if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
-        return Err(out_of_memory(thread, &entrant.known));
+        return Err(out_of_memory(thread, known));
     }
     charge.cut_to(due);
-    if entrant.waiting.is_none() {
+    if waiting.is_none() {
         // It came in chunks, which said no length before.
-        let waiting = wait(thread, &entrant.known, held);
-        entrant.waiting = waiting.map_err(|NoRoom| out_of_memory(thread, &entrant.known))?;
+        let waits = wait(thread, known, held);
+        *waiting = waits.map_err(|NoRoom| out_of_memory(thread, known))?;
     }
     Ok(())
 }
 
 /// A request holds more than memory allows.
-pub(crate) fn out_of_memory(thread: &Thread, known: &Known) -> Problem {
+pub(crate) fn out_of_memory(thread: &Tables, known: &Known) -> Problem {
     known.metrics(thread).rejected[RejectReason::Memory as usize].add();
     Problem::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
 }

@@ -5,26 +5,19 @@
 use std::rc::Rc;
 use std::task::Poll;
 
+use nanofaas_core::id::ExecutionId;
 use nanofaas_core::outcome::{Failure, Stage};
 use nanofaas_core::time::Uptime;
 
 use crate::http::response::{EXECUTION_ID, Response};
 use crate::invoke::invocation::Invocation;
-use crate::shard::thread::Thread;
+use crate::links::Links;
+use crate::links::questions::{Follower, NotFollowed};
+use crate::links::shards;
+use crate::runtime::shard::ShardId;
+use crate::state::Tables;
+use crate::state::executions::Found;
 use crate::state::executions::Kept;
-
-/// A repeat of a keyed call.
-#[derive(Debug)]
-pub(crate) struct Follower {
-    pub(crate) trace_id: Option<Box<[u8]>>,
-    /// When the repeat needs an answer.
-    pub(crate) deadline: Uptime,
-    /// When the repeat takes the state instead of the result, if its `Prefer: wait` says so.
-    pub(crate) answer_by: Option<Uptime>,
-    /// The repeat is an `:enqueue`, or prefers to be: it wants the state at once.
-    pub(crate) enqueue: bool,
-    pub(crate) arrived_at: Uptime,
-}
 
 /// Counts one waiting client in `Kept::followers`, until it is dropped.
 pub(crate) struct Waiting<'a>(&'a Kept);
@@ -43,7 +36,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// Waits for the end of the execution until `deadline`; false where the deadline came first.
-pub(crate) async fn until(thread: &Thread, kept: &Kept, deadline: Uptime) -> bool {
+pub(crate) async fn until(thread: &Tables, kept: &Kept, deadline: Uptime) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline);
     let mut over = kept.until_over();
@@ -74,7 +67,7 @@ pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
 
 /// The answer to `:invoke`, for the execution's present state.
 pub(crate) fn result(
-    thread: &Thread,
+    thread: &Tables,
     kept: &Kept,
     trace_id: Option<&[u8]>,
     arrived_at: Uptime,
@@ -107,7 +100,7 @@ pub(crate) fn result(
 }
 
 /// Answers a repeat on the thread that owns the execution.
-pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Follower) -> Response {
+pub(crate) async fn answer(thread: &Rc<Links>, kept: &Rc<Kept>, follower: &Follower) -> Response {
     let trace_id = follower.trace_id.as_deref();
     let state = || accepted(kept, trace_id).with("Idempotent-Replay", b"true");
     if follower.enqueue {
@@ -121,4 +114,28 @@ pub(crate) async fn answer(thread: &Rc<Thread>, kept: &Rc<Kept>, follower: &Foll
         return state();
     }
     result(thread, kept, trace_id, follower.arrived_at, true)
+}
+
+/// Has a repeat of a call wait for it, wherever the execution belongs.
+pub(crate) async fn follow_anywhere(
+    thread: &Rc<Links>,
+    id: ExecutionId,
+    follower: Follower,
+) -> Result<Response, NotFollowed> {
+    if ShardId::of(id) == thread.id {
+        return follow(thread, id, &follower).await;
+    }
+    shards::follow(thread, id, follower).await
+}
+
+/// Has a repeat wait for an execution of this thread.
+pub(crate) async fn follow(
+    thread: &Rc<Links>,
+    id: ExecutionId,
+    follower: &Follower,
+) -> Result<Response, NotFollowed> {
+    match thread.executions.find(id) {
+        Some(Found::Kept(kept)) => Ok(answer(thread, &kept, follower).await),
+        Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
+    }
 }

@@ -1,6 +1,5 @@
 //! An answer on its way out: its bytes, what follows them, and the charge for what it holds. `serve` sends it.
 
-use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::memory::Charge;
@@ -11,8 +10,8 @@ use crate::http::problem::Problem;
 use crate::http::response::{EXECUTION_ID, HEAD_ROOM, Heading, Response, Wire, problem};
 use crate::http::shown::{Rendering, Rest};
 use crate::invoke::attempt::Answer;
-use crate::server::client_conn::Conn;
-use crate::shard::thread::Thread;
+use crate::runtime::timers::Alarm;
+use crate::state::Tables;
 
 /// How long the answer to what was done, or a Job's result, waits for room.
 const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
@@ -29,7 +28,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Puts an answer there, or the one that there is no room for it.
-    pub(crate) fn put(&mut self, thread: &Rc<Thread>, response: Response, wire: Wire) {
+    pub(crate) fn put(&mut self, thread: &Tables, response: Response, wire: Wire) {
         let held = response.held_bytes();
         let mut response = response;
         if held > 0 {
@@ -53,17 +52,23 @@ impl Outgoing {
 
     /// Puts the answer to what was done: where there is no room it waits for it, in the line, since the client
     /// must not be told that nothing was done.
-    pub(crate) async fn put_in_turn(&mut self, conn: &Conn, response: Response, wire: Wire) {
+    pub(crate) async fn put_in_turn(
+        &mut self,
+        thread: &Tables,
+        alarm: &Alarm,
+        response: Response,
+        wire: Wire,
+    ) {
         let held = response.held_bytes() as u64;
-        self.charge_for(&conn.thread, held);
+        self.charge_for(thread, held);
         if held > 0 && self.charge.is_none() {
-            self.charge = room_in_turn(conn, held).await;
+            self.charge = room_in_turn(thread, alarm, held).await;
         }
-        self.put(&conn.thread, response, wire);
+        self.put(thread, response, wire);
     }
 
     /// Charges the answer, unless there is enough that was charged before.
-    fn charge_for(&mut self, thread: &Rc<Thread>, held: u64) {
+    fn charge_for(&mut self, thread: &Tables, held: u64) {
         match &mut self.charge {
             Some(charge) if charge.bytes() >= held => charge.cut_to(held),
             charge => *charge = thread.account.charge_answer(held),
@@ -72,22 +77,21 @@ impl Outgoing {
 }
 
 /// Room for so many bytes, taken in its turn; none where its turn does not come.
-pub(crate) async fn room_in_turn(conn: &Conn, bytes: u64) -> Option<Charge> {
-    let thread = &conn.thread;
+pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> Option<Charge> {
     let mut wait = thread.account.wait(bytes);
-    conn.alarm.set(thread.recent() + ROOM_WAIT_MAX);
+    alarm.set(thread.recent() + ROOM_WAIT_MAX);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(charge) = wait.poll(cx) {
             return Poll::Ready(Some(charge));
         }
-        conn.alarm.poll(cx).map(|()| None)
+        alarm.poll(cx).map(|()| None)
     })
     .await
 }
 
 /// An output in the buffer that it came in, or a piece at a time.
 pub(crate) fn put_large(
-    thread: &Thread,
+    thread: &Tables,
     answer: Answer,
     (rendering, after): (Rendering, &'static [u8]),
     outgoing: &mut Outgoing,
@@ -108,14 +112,14 @@ pub(crate) fn put_large(
 }
 
 /// A buffer that an answer with a large output fits into: one that grows costs an allocation.
-pub(crate) fn make_room(thread: &Thread, out: &mut Vec<u8>, output: usize) {
+pub(crate) fn make_room(thread: &Tables, out: &mut Vec<u8>, output: usize) {
     if output + HEAD_ROOM > out.capacity() {
         let larger = thread.buffers.take(output + HEAD_ROOM);
         thread.buffers.give(std::mem::replace(out, larger));
     }
 }
 
-pub(crate) fn give_back(thread: &Thread, output: Output) {
+pub(crate) fn give_back(thread: &Tables, output: Output) {
     let (buffer, head) = output.into_buffers();
     thread.buffers.give(buffer);
     if let Some(head) = head {

@@ -2,7 +2,6 @@
 //! It judges no content; `to_pod` asks, and says what an answer means.
 
 use std::future::poll_fn;
-use std::rc::Rc;
 use std::task::Poll;
 
 use nanofaas_core::memory::{Charge, Wait};
@@ -13,7 +12,7 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 
 use crate::http::response::HEAD_ROOM;
 use crate::runtime::buffers::Buffers;
-use crate::shard::thread::Thread;
+use crate::state::Tables;
 use crate::state::pod_conn::Connection;
 
 /// `1xx` answers before the real one.
@@ -49,7 +48,7 @@ pub(crate) struct Expected<'a> {
     pub(crate) bytes_max: usize,
     /// The request's body, which may still go out.
     pub(crate) request: &'a [u8],
-    pub(crate) thread: &'a Rc<Thread>,
+    pub(crate) thread: &'a Tables,
 }
 
 /// An answer that is whole.

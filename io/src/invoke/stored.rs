@@ -14,23 +14,25 @@ use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::api::executions::{self, NotFollowed};
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
-use crate::invoke::admit::{Answering, Entrant, end_record, enter, finish, record};
-use crate::invoke::call::{self, Call, Life};
+use crate::invoke::admit::{end_record, enter, finish, record};
+use crate::invoke::call::{Call, Stamps};
 use crate::invoke::charges::WaitingBody;
+use crate::invoke::drive;
 use crate::invoke::incoming::Incoming;
-use crate::invoke::join::{self, Follower};
-use crate::invoke::to_pod::Stamps;
+use crate::invoke::join;
+use crate::invoke::request::{Answering, Entrant};
+use crate::links::Links;
+use crate::links::questions::{Follower, NotFollowed};
 use crate::links::shards;
-use crate::shard::thread::Thread;
 use crate::state::executions::{Kept, Key};
 use crate::state::idempotency::{Claim, fingerprint};
+use crate::state::life::Life;
 
 /// Lets the call in, and has its client follow it.
 pub(crate) async fn serve(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     mut entrant: Entrant,
     incoming: Incoming,
     detached: bool,
@@ -108,7 +110,7 @@ fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
 
 /// Waits for one's own call; false where the client's patience ended, or the client, went first.
 async fn follow_own(
-    thread: &Thread,
+    thread: &Links,
     kept: &Kept,
     answer_by: Option<Uptime>,
     answering: &Answering<'_>,
@@ -132,7 +134,7 @@ async fn follow_own(
 
 /// Claims the call's key for `id`, if it has one; else gives the answer of the execution that holds it.
 async fn claim_key(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     entrant: &Entrant,
     incoming: &Incoming,
     enqueue: bool,
@@ -156,7 +158,7 @@ async fn claim_key(
                     enqueue,
                     arrived_at: entrant.arrived_at,
                 };
-                match executions::follow_anywhere(thread, holder, follower).await {
+                match join::follow_anywhere(thread, holder, follower).await {
                     Ok(response) => response,
                     // The store dropped it after the claim was answered, and gave its key up before it
                     // said so: the next claim finds another holder, or none.
@@ -174,7 +176,7 @@ async fn claim_key(
 
 /// The task of a kept call.
 async fn run_kept(
-    thread: Rc<Thread>,
+    thread: Rc<Links>,
     kept: Rc<Kept>,
     life: Life,
     (charge, waiting): (Charge, Option<WaitingBody>),
@@ -196,7 +198,7 @@ async fn run_kept(
         stamps: Stamps::default(),
         is_cold: Cell::new(false),
     };
-    let finished = call::serve(&call).await;
+    let finished = drive::serve(&call).await;
     let now = thread.now();
     let status = finish(&call, &finished, now);
     drop(charge);
@@ -220,7 +222,7 @@ async fn run_kept(
 }
 
 /// Drops executions that are past their time or the byte budget, and their keys.
-pub(crate) fn expire(thread: &Thread, now: Uptime) {
+pub(crate) fn expire(thread: &Links, now: Uptime) {
     let older = thread.executions.expire(now, |gone, early| {
         if early {
             thread.ledger().evicted.add();
@@ -235,7 +237,7 @@ pub(crate) fn expire(thread: &Thread, now: Uptime) {
 }
 
 /// Another thread passed the byte budget, and the oldest finished execution is here.
-pub(crate) fn drop_oldest(thread: &Thread) {
+pub(crate) fn drop_oldest(thread: &Links) {
     // First: what passes the budget after the look asks anew.
     thread.executions.acknowledge_budget();
     expire(thread, thread.now());

@@ -20,8 +20,9 @@ use crate::http::problem::Problem;
 use crate::invoke::attempt::{Answer, Attempt, AttemptError};
 use crate::invoke::call::Call;
 use crate::invoke::pod_error;
-use crate::shard::thread::Thread;
+use crate::runtime::Runtime;
 use crate::state::call_table::{JobAnswer, JobNews, JobOutput};
+use crate::state::job_inputs::Input;
 
 /// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
 /// names and what ends them included.
@@ -31,16 +32,6 @@ const INLINE_MAX: usize = 120 * 1024;
 const EARLY: Nanos = Nanos::from_s(5);
 
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
-
-/// A body that a Job may fetch: the copy that its call is charged for.
-pub(crate) struct Input {
-    pub(crate) content_type: Box<[u8]>,
-    pub(crate) content_encoding: Option<Box<[u8]>>,
-    /// Shared with the bridge, which hands it to the Job where it is small.
-    pub(crate) body: Arc<[u8]>,
-    /// The attempt that may fetch it.
-    pub(crate) attempt: u32,
-}
 
 /// Ends the attempt in every case: the Job is stopped and its body forgotten.
 struct Running<'a> {
@@ -180,7 +171,7 @@ fn init_ms(stamps: ReadyStamps) -> Option<u32> {
 }
 
 /// How the Job came up: what the bridge saw, and what its runtime stamped.
-fn phases(thread: &Thread, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
+fn phases(thread: &Runtime, grant: &Grant, seen: &Phases, stamps: Option<ReadyStamps>) -> Phases {
     let mut phases = seen.to_vec();
     for (phase, epoch_ms) in Phase::stamped(stamps.unwrap_or_default()) {
         let at = thread.uptime_at(epoch_ms);

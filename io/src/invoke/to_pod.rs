@@ -1,7 +1,6 @@
 //! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
 //! It decides no retry; it says whether the attempt can have begun. `call` runs it.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,7 +10,7 @@ use std::task::Poll;
 use nanofaas_core::descriptors;
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
+use nanofaas_core::spec::{Endpoint, ExecutionMode};
 use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::response_head::ResponseHead;
@@ -19,28 +18,20 @@ use nanofaas_http1::response_head::ResponseHead;
 use crate::http::output::{Labels, Output};
 use crate::http::response::number;
 use crate::invoke::attempt::{Answer, Attempt, AttemptError};
-use crate::invoke::call::Call;
+use crate::invoke::call::{Call, Stamps};
 use crate::invoke::pod_answer::{Broken, Expected, Whole, read_answer};
 use crate::invoke::pod_error;
+use crate::links::{Links, bridge};
 use crate::runtime::buffers::LARGE;
 use crate::runtime::net::Unsent;
-use crate::shard::thread::Thread;
 use crate::state::pod_conn::Connection;
 use crate::state::pod_pool::Owner;
 
-/// The port of a URL that names none.
-const HTTP_PORT: u16 = 80;
 /// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
 const EARLY: Nanos = Nanos::from_ms(50);
 
 /// How soon a connection is tried again for which there was no descriptor.
 const DESCRIPTOR: Nanos = Nanos::from_ms(5);
-
-/// When the request was out and the answer in.
-#[derive(Default)]
-pub(crate) struct Stamps {
-    pub(crate) sent_at: Cell<Option<Uptime>>,
-}
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
@@ -66,7 +57,7 @@ fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
         Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
             || {
                 // The grant was faster than the message that introduces the pod, which is there.
-                crate::shard::inbox::catch_up(thread);
+                bridge::take_messages(thread);
                 thread
                     .pods
                     .address(*pod)
@@ -87,13 +78,13 @@ fn named(call: &Call<'_>, owner: &Owner) -> String {
 
 /// Opens a connection, within its time. Where there is no descriptor for it that says nothing of the pod, so
 /// it waits for one, as long as the call does.
-async fn connect(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Connection> {
+async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Connection> {
     let alarm = thread.alarms.alarm();
     loop {
         let timeout = Nanos::from_ms(thread.config.connect_timeout_ms);
         alarm.set(thread.now() + timeout);
         let opened = {
-            let mut open = pin!(Connection::open(thread, address));
+            let mut open = pin!(Connection::open(&thread.runtime, address));
             poll_fn(|cx| {
                 if let Poll::Ready(opened) = open.as_mut().poll(cx) {
                     return Poll::Ready(opened);
@@ -273,24 +264,6 @@ fn write_request(call: &Call<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<
     out
 }
 
-/// What a function's pods are asked by: the host that its endpoint names, without a port that goes without
-/// saying; else there is none, and the function's name tells calls apart.
-pub(crate) fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
-    let host = match &spec.endpoint_url {
-        Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {
-            let is_v6 = host.contains(':');
-            let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
-            if *port == HTTP_PORT {
-                format!("{open}{host}{close}")
-            } else {
-                format!("{open}{host}{close}:{port}")
-            }
-        }
-        _ => spec.name.to_string(),
-    };
-    host.into_bytes().into()
-}
-
 /// What an answer means.
 fn interpret(
     call: &Call<'_>,
@@ -360,35 +333,4 @@ fn passed_on(value: &[u8]) -> Option<Arc<str>> {
     let is_fine = !value.is_empty() && value.len() <= 64 && value.iter().all(is_plain);
     let text = str::from_utf8(value).ok().filter(|_| is_fine);
     text.map(Into::into)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use nanofaas_core::spec::{Defaults, Platform};
-
-    #[test]
-    fn the_host_is_the_endpoints_or_the_functions_name() {
-        for (url, expected) in [
-            (Some("http://Example.com/a"), "Example.com"),
-            (Some("http://example.com:80/"), "example.com"),
-            (Some("http://example.com:8080?q"), "example.com:8080"),
-            (Some("http://127.0.0.1:1"), "127.0.0.1:1"),
-            (Some("http://[::1]:9000/"), "[::1]:9000"),
-            (Some("http://[::1]/"), "[::1]"),
-            (Some("http+unix:///run/a.sock:/b"), "name"),
-            (None, "name"),
-        ] {
-            let draft = match url {
-                Some(url) => {
-                    format!(r#"{{"name":"name","executionMode":"POOL","endpointUrl":"{url}"}}"#)
-                }
-                None => r#"{"name":"name","executionMode":"LOCAL"}"#.to_owned(),
-            };
-            let draft = serde_json::from_str(&draft).expect("a draft");
-            let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
-            let host = host_of(&spec.expect("a spec"));
-            assert_eq!(str::from_utf8(&host), Ok(expected), "{url:?}");
-        }
-    }
 }

@@ -1,5 +1,5 @@
 //! Questions to other threads that wait for their answers. Bounded, and every wait has a deadline.
-//! `Thread::ask` (the bridge) and `shards` (another io thread) ask; the inbox brings the answers.
+//! `bridge` and `shards` (another io thread) ask; the inbox brings the answers.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

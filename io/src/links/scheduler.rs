@@ -13,10 +13,10 @@ use nanofaas_core::ticket::{Grant, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
-use crate::invoke::call::Life;
+use crate::links::Links;
 use crate::runtime::due::Due;
-use crate::shard::thread::Thread;
 use crate::state::call_table::Delivered;
+use crate::state::life::Life;
 
 /// The scheduler on this very thread.
 pub(crate) struct Inline {
@@ -33,6 +33,7 @@ pub(crate) enum Seat {
 }
 
 /// Where it will be: a scheduler is made on the thread that it lives on.
+#[derive(Clone)]
 pub(crate) enum SeatPlan {
     Inline,
     Pinned(PinnedPost),
@@ -59,7 +60,7 @@ impl Seat {
     }
 }
 
-impl Thread {
+impl Links {
     /// Hands a call's ticket over; false where the lane's mailbox is full.
     pub(crate) fn submit(&self, ticket: Ticket, view: &LaneView) -> bool {
         match &self.seat {

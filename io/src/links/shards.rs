@@ -21,13 +21,11 @@ use nanofaas_core::limits::{ANSWERS_DEPTH, MESSAGES_DEPTH};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::api::executions::{self, About, NotFollowed};
 use crate::http::problem::Problem;
 use crate::http::response::Response;
-use crate::invoke::join::Follower;
-use crate::invoke::stored;
+use crate::links::Links;
+use crate::links::questions::{About, Follower, NotFollowed};
 use crate::runtime::shard::ShardId;
-use crate::shard::thread::Thread;
 use crate::state::executions::Key;
 use crate::state::idempotency::{Asker, Claim};
 
@@ -96,16 +94,21 @@ pub(crate) enum Answer {
 
 /// What the owner has to know.
 pub(crate) enum Notice {
+    Key(KeyNotice),
+    /// The store's budget is passed, and this thread has the oldest finished execution.
+    StoreFull,
+}
+
+/// What the owner of a key has to know.
+pub(crate) enum KeyNotice {
     /// The execution that claimed the key was admitted.
-    KeyAdmitted { key: Box<Key>, id: ExecutionId },
+    Admitted { key: Box<Key>, id: ExecutionId },
     /// It gives the key up: it is gone, or never ran; or it was refused, for this reason.
-    KeyReleased {
+    Released {
         key: Box<Key>,
         id: ExecutionId,
         refused: Option<Box<Problem>>,
     },
-    /// The store's budget is passed, and this thread has the oldest finished execution.
-    StoreFull,
 }
 
 impl PeerPost {
@@ -160,7 +163,7 @@ impl Peer {
         sent
     }
 
-    fn answer(&self, token: u64, answer: Answer) {
+    pub(crate) fn answer(&self, token: u64, answer: Answer) {
         let sent = self.post.answers.push((token, answer)).is_ok();
         assert!(sent, "more answers than questions");
         self.ring();
@@ -190,7 +193,7 @@ impl Peer {
 
 /// Asks another io thread, and waits for the answer until `until`.
 async fn ask(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     owner: ShardId,
     question: Question,
     until: Uptime,
@@ -207,7 +210,7 @@ async fn ask(
 
 /// What the owner of an execution answers; none where its inbox is full.
 pub(crate) async fn ask_about(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     id: ExecutionId,
     about: About,
 ) -> Option<Response> {
@@ -220,7 +223,7 @@ pub(crate) async fn ask_about(
 
 /// What the owner of an execution answers to a repeat of its call.
 pub(crate) async fn follow(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     id: ExecutionId,
     follower: Follower,
 ) -> Result<Response, NotFollowed> {
@@ -232,14 +235,14 @@ pub(crate) async fn follow(
     }
 }
 
-fn until(thread: &Thread) -> Uptime {
+fn until(thread: &Links) -> Uptime {
     thread.now() + ANSWER_WAIT_MAX
 }
 
 /// Claims a key for `id`, wherever the key belongs. Who is told to run says afterwards whether it
 /// was let in: `admit_key` or `refuse_key`.
 pub(crate) async fn claim(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     key: &Key,
     body: [u8; 32],
     id: ExecutionId,
@@ -276,54 +279,54 @@ pub(crate) async fn claim(
 }
 
 /// The execution that was told to run was let in.
-pub(crate) fn admit_key(thread: &Thread, key: &Key, id: ExecutionId) {
+pub(crate) fn admit_key(thread: &Links, key: &Key, id: ExecutionId) {
     let key = Box::new(key.clone());
     tell_owner(
         thread,
         owner_of(thread, &key),
-        Notice::KeyAdmitted { key, id },
+        KeyNotice::Admitted { key, id },
     );
 }
 
 /// The execution that was told to run was refused: so are those who follow it.
-pub(crate) fn refuse_key(thread: &Thread, key: Key, id: ExecutionId, why: &Problem) {
+pub(crate) fn refuse_key(thread: &Links, key: Key, id: ExecutionId, why: &Problem) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
-    tell_owner(thread, owner, Notice::KeyReleased { key, id, refused });
+    tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
 /// Gives a key up, wherever it belongs.
-pub(crate) fn release_key(thread: &Thread, key: Key, id: ExecutionId) {
+pub(crate) fn release_key(thread: &Links, key: Key, id: ExecutionId) {
     let (key, refused) = (Box::new(key), None);
     let owner = owner_of(thread, &key);
-    tell_owner(thread, owner, Notice::KeyReleased { key, id, refused });
+    tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
-fn owner_of(thread: &Thread, key: &Key) -> ShardId {
+fn owner_of(thread: &Links, key: &Key) -> ShardId {
     crate::state::idempotency::owner(key, thread.threads)
 }
 
-fn tell_owner(thread: &Thread, owner: ShardId, notice: Notice) {
+fn tell_owner(thread: &Links, owner: ShardId, notice: KeyNotice) {
     if owner == thread.id {
         apply(thread, notice);
     } else {
-        notify(thread, owner, notice);
+        notify(thread, owner, Notice::Key(notice));
     }
 }
 
 /// Asks the thread with the oldest finished execution to drop it.
-pub(crate) fn ask_to_drop(thread: &Thread, owner: ShardId) {
+pub(crate) fn ask_to_drop(thread: &Links, owner: ShardId) {
     notify(thread, owner, Notice::StoreFull);
 }
 
-fn notify(thread: &Thread, owner: ShardId, notice: Notice) {
+fn notify(thread: &Links, owner: ShardId, notice: Notice) {
     if !thread.peer(owner).notify(notice) {
         thread.owed_alarm.set(thread.recent() + OWED);
     }
 }
 
 /// Sends what found full inboxes. The ticker calls it, which the alarm wakes.
-pub(crate) fn pay(thread: &Thread) {
+pub(crate) fn pay(thread: &Links) {
     // All of them: one that stays full holds up no other.
     let mut paid = true;
     for peer in &thread.peers {
@@ -335,67 +338,26 @@ pub(crate) fn pay(thread: &Thread) {
     }
 }
 
-/// Takes what a peer says.
-pub(crate) fn take(thread: &Rc<Thread>, message: PeerMessage) {
-    match message {
-        PeerMessage::Ask {
-            from,
-            token,
-            question,
-        } => take_question(thread, from, token, *question),
-        PeerMessage::Notice(notice) => apply(thread, notice),
-    }
-}
-
-fn take_question(thread: &Rc<Thread>, from: ShardId, token: u64, question: Question) {
-    let answering = thread.clone();
-    match question {
-        Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
-            Some(claim) => thread.peer(from).answer(token, Answer::Claim(claim)),
-            None => thread.keys.wait(
-                &key,
-                Asker {
-                    thread: from,
-                    token,
-                },
-            ),
-        },
-        Question::Execution { id, about } => thread.event_loop.spawn(async move {
-            let response = executions::answer(&answering, id, about).await;
-            answering
-                .peer(from)
-                .answer(token, Answer::Response(Box::new(response)));
-        }),
-        Question::Follow { id, follower } => thread.event_loop.spawn(async move {
-            let answer = match executions::follow(&answering, id, &follower).await {
-                Ok(response) => Answer::Response(Box::new(response)),
-                Err(why) => Answer::NotFollowed(why),
-            };
-            answering.peer(from).answer(token, answer);
-        }),
-    }
-}
-
-fn apply(thread: &Thread, notice: Notice) {
+/// Applies what the execution that claimed a key of this thread came to.
+pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
     match notice {
-        Notice::KeyAdmitted { key, id } => {
+        KeyNotice::Admitted { key, id } => {
             for asker in thread.keys.admit(&key, id) {
                 decide(thread, asker, Claim::Follow(id));
             }
         }
-        Notice::KeyReleased { key, id, refused } => {
+        KeyNotice::Released { key, id, refused } => {
             // Without a reason the claim was given up before it was decided.
             let why = refused.unwrap_or_else(|| Box::new(Problem::Busy));
             for asker in thread.keys.release(&key, id) {
                 decide(thread, asker, Claim::Refused(why.clone()));
             }
         }
-        Notice::StoreFull => stored::drop_oldest(thread),
     }
 }
 
 /// Answers a claim that waited.
-fn decide(thread: &Thread, asker: Asker, claim: Claim) {
+fn decide(thread: &Links, asker: Asker, claim: Claim) {
     let Asker {
         thread: asking,
         token,
@@ -408,7 +370,7 @@ fn decide(thread: &Thread, asker: Asker, claim: Claim) {
 }
 
 /// Takes the answer to a question of this thread.
-pub(crate) fn take_answer(thread: &Thread, token: u64, answer: Answer) {
+pub(crate) fn take_answer(thread: &Links, token: u64, answer: Answer) {
     if let Err(Answer::Claim(Claim::Run { key, id })) = thread.answers.answer(token, answer) {
         // The claimant's deadline passed first, and it was answered that the plane is busy.
         refuse_key(thread, *key, id, &Problem::Busy);

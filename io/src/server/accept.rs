@@ -15,13 +15,13 @@ use nix::sys::socket::{
 use nanofaas_core::descriptors;
 use nanofaas_core::time::Nanos;
 
+use crate::links::Links;
 use crate::runtime::net::Listener;
+use crate::runtime::phase::Phase;
 use crate::runtime::timers::Alarm;
 use crate::server::client_conn::{Conn, Port};
 use crate::server::request_pool::Rooms;
 use crate::server::serve;
-use crate::shard::start::StartError;
-use crate::shard::thread::{Phase, Thread};
 use crate::state::descriptors::Said;
 
 const BACKLOG: i32 = 4096;
@@ -31,6 +31,15 @@ const LOOK: Nanos = Nanos::from_ms(20);
 const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
 const BURST: u32 = 64;
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("cannot listen on {address}: {why}")]
+    Refused { address: SocketAddr, why: String },
+    #[error("cannot listen: {0}")]
+    System(#[from] std::io::Error),
+}
 
 /// A listener without SO_REUSEPORT: no other socket can listen on its address.
 pub fn listener(address: SocketAddr) -> std::io::Result<StdListener> {
@@ -64,7 +73,10 @@ fn bound(address: SocketAddr, shared: bool) -> nix::Result<OwnedFd> {
 
 /// `count` listeners on one address. A bind with SO_REUSEPORT can succeed although another process
 /// uses the port, so the port is first bound without SO_REUSEPORT, which fails where it is in use.
-pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdListener>, StartError> {
+pub(crate) fn listeners(
+    address: SocketAddr,
+    count: usize,
+) -> Result<Vec<StdListener>, ListenError> {
     let fail = |error: nix::Error| {
         let why = match error {
             nix::Error::EADDRINUSE => "another process listens there (a second control plane?); \
@@ -74,7 +86,7 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
             nix::Error::EADDRNOTAVAIL => "this machine has no such address".to_owned(),
             other => other.desc().to_owned(),
         };
-        StartError::Listen { address, why }
+        ListenError::Refused { address, why }
     };
     let first = bound(address, false).map_err(fail)?;
     if count == 1 {
@@ -90,7 +102,7 @@ pub(crate) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<StdList
 
 /// Waits until the next client will not take a descriptor that is kept back for pods and health.
 /// The last accepted client has taken such a descriptor, so an idle client has to be closed.
-async fn until_room(thread: &Thread, alarm: &Alarm) {
+async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != Phase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
             thread.want_descriptor();
@@ -101,7 +113,7 @@ async fn until_room(thread: &Thread, alarm: &Alarm) {
 
 /// Closes the client that has been idle for the longest, and waits for its descriptor; false where
 /// no client is idle.
-async fn until_closed(thread: &Thread) -> bool {
+async fn until_closed(thread: &Links) -> bool {
     let is_closing = thread.descriptors.make_room(thread.now());
     for _ in 0..CLOSED_WITHIN {
         if !is_closing || has_room(thread) {
@@ -113,13 +125,13 @@ async fn until_closed(thread: &Thread) -> bool {
 }
 
 /// Whether the next descriptor is not one of those that are kept back.
-fn has_room(thread: &Thread) -> bool {
+fn has_room(thread: &Links) -> bool {
     let next = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), 0);
     next.is_ok_and(|next| !thread.descriptors.keep_back(next.as_raw_fd() as u64))
 }
 
 /// Accepts connections until the thread stops.
-pub(crate) async fn run(thread: Rc<Thread>, listener: StdListener, port: Port) {
+pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
     let event_loop = &thread.event_loop;
     let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
     let rooms = Rc::new(Rooms::default());

@@ -16,13 +16,15 @@ use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::{RequestHead, parse_request};
 
 use crate::http::problem::Problem;
-use crate::invoke::admit::Client;
+use crate::invoke::request::Client;
+use crate::links::Links;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Accepted, Socket};
+use crate::runtime::phase::Phase;
 use crate::runtime::timers::Alarm;
 use crate::server::pending::Pending;
 use crate::server::share::Share;
-use crate::shard::thread::{Phase, Thread};
+use crate::state::descriptors::IdleClient;
 
 const IDLE_TIME_MAX: Nanos = Nanos::from_s(75);
 const HEAD_WAIT_MAX: Nanos = Nanos::from_s(10);
@@ -58,7 +60,7 @@ enum AwaitedBody {
 
 /// What the reading and the serving half share.
 pub(crate) struct Conn {
-    pub(crate) thread: Rc<Thread>,
+    pub(crate) thread: Rc<Links>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
     pub(crate) pending: RefCell<Pending>,
@@ -107,6 +109,25 @@ impl Client for Conn {
     }
 }
 
+impl IdleClient for Conn {
+    fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime> {
+        let since = self.idle_from.get()?;
+        let quiet_for = if self.has_asked.get() {
+            Nanos::ZERO
+        } else {
+            silent_for
+        };
+        let is_idle = now >= since + quiet_for;
+        let has_all = !self.socket.is_behind();
+        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since)
+    }
+
+    fn leave(&self) {
+        self.idle_from.set(None);
+        self.alarm.set(self.thread.recent());
+    }
+}
+
 /// Why no further request is read.
 pub(crate) enum Stop {
     /// The client left, or stayed idle.
@@ -122,7 +143,7 @@ impl<P: Into<Problem>> From<P> for Stop {
 
 impl Conn {
     /// A connection from which nothing came yet.
-    pub(crate) fn new(thread: Rc<Thread>, accepted: Accepted, port: Port) -> Self {
+    pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: Port) -> Self {
         Self {
             alarm: thread.alarms.alarm(),
             thread,
@@ -145,27 +166,6 @@ impl Conn {
             has_asked: Cell::new(false),
             sending: Cell::default(),
         }
-    }
-
-    /// Since when the client is idle, if its connection may be closed. A client that has never sent
-    /// a request must have been idle for `silent_for`.
-    pub(crate) fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime> {
-        let since = self.idle_from.get()?;
-        let quiet_for = if self.has_asked.get() {
-            Nanos::ZERO
-        } else {
-            silent_for
-        };
-        let is_idle = now >= since + quiet_for;
-        let has_all = !self.socket.is_behind();
-        (is_idle && has_all && self.pending.borrow().is_empty()).then_some(since)
-    }
-
-    /// Closes the connection as if its idle time had passed. The connection's own task closes it,
-    /// and first takes a request that has come meanwhile.
-    pub(crate) fn leave(&self) {
-        self.idle_from.set(None);
-        self.alarm.set(self.thread.recent());
     }
 
     /// Whether the client left before its call begins. The client's FIN may have come with the

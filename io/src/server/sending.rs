@@ -6,11 +6,14 @@ use std::task::{Context, Poll};
 
 use nanofaas_core::memory::Charge;
 use nanofaas_core::time::Uptime;
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::request::RequestHead;
 
+use crate::http::response;
 use crate::http::shown::{Piece, Rest};
 use crate::invoke::outgoing::Outgoing;
 use crate::runtime::buffers::LARGE;
-use crate::server::client_conn::Conn;
+use crate::server::client_conn::{Conn, Stop};
 use crate::server::pace::Pace;
 
 /// Sends an answer, whose request came at `arrived_at`; false where the client did not take it.
@@ -48,6 +51,20 @@ async fn send_rest(conn: &Conn, mut rest: Box<Rest>) -> bool {
             return true;
         }
     }
+}
+
+/// Invites the body where the client waits for that.
+pub(crate) async fn invite(conn: &Conn, head: &RequestHead) -> Result<(), Stop> {
+    let whole = match head.framing {
+        Framing::Length(length) => head.len + length as usize,
+        Framing::Chunked => head.len + 1,
+        Framing::None => 0,
+    };
+    if head.expect_continue && conn.pending.borrow().len() < whole {
+        let sent = send(conn, response::CONTINUE.to_vec()).await;
+        return if sent { Ok(()) } else { Err(Stop::Quiet) };
+    }
+    Ok(())
 }
 
 impl Conn {

@@ -15,20 +15,21 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::host::Host;
 use nanofaas_http1::request::{Method, RequestHead};
 
-use crate::api::dispatch;
 use crate::http::problem::Problem;
-use crate::http::response::{self, Heading, Response, Wire, problem};
+use crate::http::response::{Heading, Response, Wire, problem};
 use crate::http::route::{Route, route};
-use crate::invoke::admit::{self, Answering, Entrant, Manner};
+use crate::invoke::admit;
 use crate::invoke::charges;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
+use crate::invoke::request::{Answering, Entrant, Manner};
 use crate::invoke::stored;
 use crate::runtime::buffers::SMALL;
+use crate::runtime::phase::Phase;
 use crate::server::client_conn::{Conn, Port, SHARE, Stop};
+use crate::server::dispatch;
 use crate::server::request_pool::Rooms;
-use crate::server::sending::{send, send_outgoing};
-use crate::shard::thread::Phase;
+use crate::server::sending::{invite, send, send_outgoing};
 
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
@@ -42,9 +43,8 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
 ) {
     let conn = Rc::new(conn);
     let _began_at = conn.thread.now();
-    let _place = conn.thread.place(&conn);
-    let connections = &conn.thread.connections;
-    connections.set(connections.get() + 1);
+    let client = Rc::downgrade(&conn);
+    let _place = conn.thread.descriptors.place(client);
     {
         let mut server = pin!(answer_and_close(&conn, &rooms, answer));
         let event_loop = &conn.thread.event_loop;
@@ -76,7 +76,6 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     }
     let left = conn.pending.take().into_buffer();
     conn.thread.buffers.give(left);
-    connections.set(connections.get() - 1);
     // Many that leave together leave much memory behind.
     conn.thread.upkeep.worked(conn.thread.recent());
 }
@@ -211,7 +210,10 @@ async fn answer_into(
                     Ok(Manner::Kept { detached }) => {
                         let kept = stored::serve(thread, entrant, incoming, detached, &answering);
                         let response = Box::pin(kept).await;
-                        let put = answering.outgoing.put_in_turn(conn, response, wire);
+                        let put =
+                            answering
+                                .outgoing
+                                .put_in_turn(thread, &conn.alarm, response, wire);
                         Box::pin(put).await;
                     }
                     Err(fault) => answering.outgoing.put(thread, problem(&fault), wire),
@@ -238,7 +240,7 @@ async fn answer_into(
         Ok(response) => {
             let closes = response.closes();
             if outgoing.charge.is_some() {
-                Box::pin(outgoing.put_in_turn(conn, response, wire)).await;
+                Box::pin(outgoing.put_in_turn(thread, &conn.alarm, response, wire)).await;
             } else {
                 outgoing.put(thread, response, wire);
             }
@@ -300,20 +302,6 @@ fn admit(conn: &Conn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted
     admit::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_at).map(Admitted::Call)
 }
 
-/// Invites the body where the client waits for that.
-pub(crate) async fn invite(conn: &Conn, head: &RequestHead) -> Result<(), Stop> {
-    let whole = match head.framing {
-        Framing::Length(length) => head.len + length as usize,
-        Framing::Chunked => head.len + 1,
-        Framing::None => 0,
-    };
-    if head.expect_continue && conn.pending.borrow().len() < whole {
-        let sent = send(conn, response::CONTINUE.to_vec()).await;
-        return if sent { Ok(()) } else { Err(Stop::Quiet) };
-    }
-    Ok(())
-}
-
 async fn read_call(
     conn: &Conn,
     head: &RequestHead,
@@ -337,6 +325,12 @@ async fn read_call(
         }
         Framing::None => return Err(Problem::LengthRequired.into()),
     };
-    charges::settle(thread, entrant, &incoming)?;
+    let Entrant {
+        known,
+        charge,
+        waiting,
+        ..
+    } = entrant;
+    charges::settle(thread, known, charge, waiting, &incoming)?;
     Ok(incoming)
 }

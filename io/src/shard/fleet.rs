@@ -23,18 +23,21 @@ use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::parse_request;
 
 use crate::http::response::Wire;
-use crate::invoke::admit::{self, Answering, Client, Manner};
+use crate::invoke::admit;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
+use crate::invoke::request::{Answering, Client, Manner};
 use crate::invoke::stored;
 use crate::links::scheduler::SeatPlan;
 use crate::links::shards::{self, PeerPost};
+use crate::links::{Inbox, Links, Posts};
+use crate::runtime::Common;
 use crate::runtime::buffers::Buffers;
 use crate::runtime::net::{EventLoop, Socket};
 use crate::runtime::shard::ShardId;
-use crate::shard::inbox::{self, Inbox};
-use crate::shard::start::{DriverChoice, IoConfig, bell};
-use crate::shard::thread::{Parts, Thread};
+use crate::shard::inbox;
+use crate::shard::start::{DriverChoice, IoConfig, Parts, bell};
+use crate::state::Shared;
 use crate::state::executions::Key;
 use crate::state::store::Store;
 use crate::state::token::Tokens;
@@ -42,7 +45,7 @@ use crate::state::token::Tokens;
 /// The io threads of a test, and the ends of what they speak to.
 pub(crate) struct Fleet {
     pub(crate) event_loop: Rc<EventLoop>,
-    pub(crate) threads: Vec<Rc<Thread>>,
+    pub(crate) threads: Vec<Rc<Links>>,
     pub(crate) inboxes: Vec<Rc<RefCell<Inbox>>>,
     posts: Vec<IoPost>,
     /// Those that no thread listens to yet.
@@ -114,32 +117,38 @@ impl Fleet {
             .iter()
             .map(|inbox| PeerPost::pair(inbox.bell.clone()))
             .unzip();
-        let (entries, tokens) = (Arc::new(Entries::new(count)), Tokens::new());
-        let (origin, origin_wall) = (Instant::now(), SystemTime::now());
         let ledgers: Arc<[ThreadLedger]> = (0..count).map(|_| ThreadLedger::default()).collect();
-        let rate = Arc::new(RateBucket::new(RateLimit::Off));
         let own_bells = rings.iter().map(|inbox| inbox.bell.clone());
         let account = Account::new(config().inflight_bytes, own_bells);
         let store = Arc::new(Store::new(STORE_BYTES, ledgers.clone()));
+        let common = Common {
+            config: config(),
+            threads: count as u16,
+            origin: Instant::now(),
+            origin_wall: SystemTime::now(),
+            ledgers,
+        };
+        let shared = Shared {
+            entries: Arc::new(Entries::new(count)),
+            rate: Arc::new(RateBucket::new(RateLimit::Off)),
+            account,
+            scarcity: Arc::default(),
+            store,
+            tokens: Tokens::new(),
+        };
+        let ways = Posts {
+            scheduler: SeatPlan::Pinned(scheduler),
+            bridge,
+            peers: peers.into(),
+        };
         let make = |index| {
             let parts = Parts {
                 id: ShardId::new(index as u16),
-                threads: count as u16,
-                config: config(),
-                origin,
-                origin_wall,
-                entries: entries.clone(),
-                rate: rate.clone(),
-                ledgers: ledgers.clone(),
-                account: account.clone(),
-                scarcity: Arc::default(),
-                store: store.clone(),
-                seat: SeatPlan::Pinned(scheduler.clone()),
-                bridge: bridge.clone(),
-                peers: peers.clone().into(),
-                tokens: tokens.clone(),
+                common: common.clone(),
+                shared: shared.clone(),
+                posts: ways.clone(),
             };
-            Thread::new(parts, event_loop.clone(), buffers.clone())
+            parts.put_together(event_loop.clone(), buffers.clone())
         };
         let view = Arc::new(LaneView::new(count));
         let fleet = Self {
@@ -156,6 +165,10 @@ impl Fleet {
             _scheduler: scheduler_inbox,
             _bridge: bridge_inbox,
         };
+        for (thread, inbox) in fleet.threads.iter().zip(&fleet.inboxes) {
+            let is_first = thread.inbox.set(inbox.clone()).is_ok();
+            assert!(is_first, "it has no inbox yet");
+        }
         let function = function(fleet.view.clone(), count);
         for (index, post) in fleet.posts.iter().enumerate() {
             let told = post.send(Message::Function(function.clone()));

@@ -4,41 +4,16 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Waker;
 
-use nanofaas_core::call::End;
-use nanofaas_core::function::Function;
-use nanofaas_core::message::{BridgeMessage, Message, PodAddress};
-use nanofaas_core::post::IoInbox;
-use nanofaas_core::spec::Endpoint;
-
-use crate::links::shards::{self, PeerInbox};
+use crate::links::bridge::{PASS_MAX, take_messages};
+use crate::links::{Inbox, Links, shards};
 use crate::runtime::buffers::SMALL;
 use crate::runtime::net::Socket;
-use crate::shard::thread::{Known, Phase, Thread};
-use crate::state::call_table::JobNews;
-
-/// Messages in a row before the loop looks at I/O.
-const PASS_MAX: usize = 512;
-
-/// The receiving ends.
-pub(crate) struct Inbox {
-    pub(crate) rings: IoInbox,
-    pub(crate) peers: PeerInbox,
-}
-
-impl Inbox {
-    pub(crate) fn has_mail(&self) -> bool {
-        let rings = &self.rings;
-        rings.messages.is_published() || rings.grants.is_published() || self.peers.has_mail()
-    }
-}
+use crate::shard::questions;
 
 /// Serves the inbox for ever.
-pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Socket) {
+pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>, bell: Socket) {
     let doorbell = inbox.borrow().rings.bell.clone();
     loop {
         let now = thread.now();
@@ -70,7 +45,7 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>, bell: Soc
 }
 
 /// Tells those who waited for memory, and does what this thread can for those who still do.
-fn make_room(thread: &Thread) {
+fn make_room(thread: &Links) {
     thread.account.wake();
     thread.grant_descriptor();
     if thread.account.is_short() {
@@ -79,21 +54,9 @@ fn make_room(thread: &Thread) {
     }
 }
 
-/// Takes what is there from within a call, which has heard of something that a message explains.
-pub(crate) fn catch_up(thread: &Rc<Thread>) {
-    if let Some(inbox) = thread.inbox.get() {
-        pump(thread, inbox);
-    }
-}
-
 /// Takes what is there, messages before grants: a grant may name a pod that a message introduces.
-pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
-    for _ in 0..PASS_MAX {
-        let Some(message) = inbox.borrow_mut().rings.messages.pop() else {
-            break;
-        };
-        take(thread, message);
-    }
+pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
+    take_messages(thread);
     for _ in 0..PASS_MAX {
         let Some(grant) = inbox.borrow_mut().rings.grants.pop() else {
             break;
@@ -104,7 +67,7 @@ pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
         let Some(message) = inbox.borrow_mut().peers.messages.pop() else {
             break;
         };
-        shards::take(thread, message);
+        questions::take(thread, message);
     }
     for _ in 0..PASS_MAX {
         let Some((token, answer)) = inbox.borrow_mut().peers.answers.pop() else {
@@ -112,106 +75,4 @@ pub(crate) fn pump(thread: &Rc<Thread>, inbox: &RefCell<Inbox>) {
         };
         shards::take_answer(thread, token, answer);
     }
-}
-
-fn take(thread: &Rc<Thread>, message: Message) {
-    match message {
-        Message::Event(event) => thread.schedule(event, thread.now()),
-        Message::Notice(notice) => thread.heed(&notice),
-        Message::Function(function) => {
-            let version = function.version;
-            let name = function.name();
-            let old = thread.functions.borrow().get(name).cloned();
-            let endpoint = match &old {
-                Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
-                    old.endpoint.borrow().clone()
-                }
-                _ => literal(&function),
-            };
-            let known = Rc::new(Known {
-                host: crate::invoke::to_pod::host_of(&function.spec),
-                function,
-                endpoint: RefCell::new(endpoint),
-            });
-            thread.functions.borrow_mut().put(known);
-            acknowledge(thread, version);
-        }
-        Message::FunctionRemoved {
-            lane,
-            name,
-            version,
-        } => {
-            thread.functions.borrow_mut().remove(&name);
-            thread.calls.end_all(Some(lane), &End::Removed);
-            acknowledge(thread, version);
-        }
-        Message::PodAddress {
-            pod,
-            address,
-            start,
-        } => thread.pods.put(pod, address, start),
-        Message::PodGone { pod, end } => thread.pods.gone(pod, end),
-        Message::Endpoint { lane, address } => {
-            if let Some(known) = thread.functions.borrow().at(lane) {
-                *known.endpoint.borrow_mut() = address.map(Rc::new);
-            }
-        }
-        Message::JobStarting {
-            call,
-            attempt,
-            running_since,
-            start,
-            held_up,
-        } => {
-            let news = JobNews::Starting {
-                running_since,
-                start,
-                held_up,
-            };
-            thread.calls.job(call, attempt, news);
-        }
-        Message::JobEnded {
-            call,
-            attempt,
-            failure,
-            oom,
-        } => {
-            thread
-                .calls
-                .job(call, attempt, JobNews::Ended { failure, oom });
-        }
-        Message::Reply { token, reply } => {
-            // A change that comes too late for its client was made all the same.
-            let _late = thread.replies.answer(token, reply);
-        }
-        Message::Begun => thread.begin(),
-        Message::Drain => thread.phase.set(Phase::Draining),
-        Message::Stop => {
-            thread.phase.set(Phase::Stopping);
-            let _told = thread.until_stopping.take().map(Waker::wake);
-            thread.calls.end_all(None, &End::Shutdown);
-        }
-    }
-}
-
-/// Where a POOL function's endpoint is, if its URL names an address: then there is nothing to
-/// resolve, and the first call need not wait for the bridge.
-fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
-    match &function.spec.endpoint_url {
-        Some(Endpoint::Unix { socket, .. }) => Ok(Rc::new(PodAddress::Unix(socket.into()))),
-        Some(Endpoint::Http { host, port, .. }) => match host.parse() {
-            Ok(ip) => Ok(Rc::new(PodAddress::Tcp(SocketAddr::new(ip, *port)))),
-            Err(_) => Err("the name of its endpoint was not resolved yet; call again".into()),
-        },
-        None => Err("it has no endpoint".into()),
-    }
-}
-
-/// The bridge has room for an answer to each of its messages: it waits for them before more.
-fn acknowledge(thread: &Thread, version: u64) {
-    let sent = thread.bridge.send(BridgeMessage::Ack { version });
-    assert!(
-        sent.is_ok(),
-        "the bridge's ring has places for every acknowledgement"
-    );
 }

@@ -2,47 +2,18 @@
 //! again and again before it parks. Off unless asked for. A task that yields again and again does it; the
 //! loop looks at its I/O between two of its turns.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use nanofaas_core::time::Uptime;
 
-use crate::shard::inbox::Inbox;
-use crate::shard::thread::Thread;
-
-/// Until when a thread spins.
-#[derive(Default)]
-pub(crate) struct Spin {
-    until: Cell<Uptime>,
-    spinning: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Thread {
-    /// Something happened: the thread may spin for a while from now on.
-    pub(crate) fn active(&self, now: Uptime) {
-        let Some(spin_for) = self.config.spin_for else {
-            return;
-        };
-        self.spin.until.set(now + spin_for);
-        if !self.spin.spinning.get() {
-            self.spin.wake();
-        }
-    }
-}
-
-impl Spin {
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-}
+use crate::links::{Inbox, Links};
+use crate::shard::inbox::pump;
 
 /// Runs for ever.
-pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
+pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
     let spin = &thread.spin;
     loop {
         poll_fn(|cx| {
@@ -73,11 +44,11 @@ pub(crate) async fn run(thread: Rc<Thread>, inbox: Rc<RefCell<Inbox>>) {
     }
 }
 
-fn pass(thread: &Rc<Thread>, inbox: &Rc<RefCell<Inbox>>, now: Uptime) {
+fn pass(thread: &Rc<Links>, inbox: &Rc<RefCell<Inbox>>, now: Uptime) {
     thread.alarms.advance(now);
     let has_mail = inbox.borrow().has_mail();
     if has_mail || thread.turn_left.get() {
-        crate::shard::inbox::pump(thread, inbox);
+        pump(thread, inbox);
         thread.tick(now);
     }
 }

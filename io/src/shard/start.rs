@@ -24,56 +24,21 @@ use nix::unistd::{Pid, gettid};
 
 use crate::links::scheduler::SeatPlan;
 use crate::links::shards::PeerPost;
+use crate::links::{Inbox, Links, Posts};
 use crate::runtime::buffers::Buffers;
+pub use crate::runtime::config::{DriverChoice, IoConfig};
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
+use crate::runtime::phase::Phase;
 use crate::runtime::shard::ShardId;
-pub use crate::server::accept::listener;
+use crate::runtime::{Common, Runtime};
+use crate::server::accept;
+pub use crate::server::accept::{ListenError, listener};
 use crate::server::client_conn::Port;
-use crate::shard::inbox::Inbox;
-use crate::shard::thread::{Parts, Phase, Thread};
 use crate::shard::watchdog::{self, Seen, Watched};
-use crate::state::descriptors::Scarcity;
+use crate::shard::{inbox, spin, ticker};
 use crate::state::store::Store;
 use crate::state::token::Tokens;
-
-/// Which system interface an io thread sits on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DriverChoice {
-    Auto,
-    Uring,
-    Epoll,
-}
-
-/// What an operator may set, as far as io threads are concerned.
-#[derive(Clone, Debug)]
-pub struct IoConfig {
-    pub listen: SocketAddr,
-    /// `/v1/internal` gets a listener of its own; without it, it is served on `listen`.
-    pub internal_listen: Option<SocketAddr>,
-    pub driver: DriverChoice,
-    /// CPUs to pin io threads to, one each; empty for no pinning.
-    pub pin: Vec<usize>,
-    /// How long a thread spins before it parks, if it does.
-    pub spin_for: Option<Nanos>,
-    pub body_bytes_max: u64,
-    pub response_bytes_max: u64,
-    /// Over all io threads.
-    pub inflight_bytes: u64,
-    /// A connection to a pod is open within so long.
-    pub connect_timeout_ms: u64,
-    pub async_max_age_ms: u64,
-    pub execution_ttl_ms: u64,
-    /// Over all io threads.
-    pub execution_store_bytes: u64,
-    /// `http://host:port` under which pods reach `/v1/internal`.
-    pub callback_base: String,
-    /// False where functions are still to come when the threads start: `Message::Begun` ends that.
-    pub begun: bool,
-    /// The text of `GET /openapi.yaml`.
-    pub openapi: &'static str,
-    /// Gives back to the system what the calling thread has freed.
-    pub collect_memory: fn(),
-}
+use crate::state::{Shared, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
@@ -131,8 +96,8 @@ pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
 /// Why the io threads could not be started; each says what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {why}")]
-    Listen { address: SocketAddr, why: String },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error(
         "io_uring is not to be had here ({0}); it takes Linux 5.19 and a sandbox that allows it: use --io-driver auto or epoll"
     )]
@@ -189,6 +154,22 @@ impl DriverChoice {
     }
 }
 
+/// What a thread gets from its starter.
+pub(crate) struct Parts {
+    pub(crate) id: ShardId,
+    pub(crate) common: Common,
+    pub(crate) shared: Shared,
+    pub(crate) posts: Posts,
+}
+
+impl Parts {
+    /// On the thread that it is: from the lowest layer up.
+    pub(crate) fn put_together(self, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Links> {
+        let runtime = Runtime::new(self.id, self.common, event_loop, buffers);
+        Links::new(Tables::new(runtime, self.shared), self.posts)
+    }
+}
+
 /// An io thread that waits for its runtime to be chosen.
 struct Starting {
     rungs: SyncSender<Option<Rung>>,
@@ -223,7 +204,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
             let Some(rung) = rung else { break };
             event_loop = None;
             let said = rung
-                .build(parts.config.spin_for.is_some(), &buffers)
+                .build(parts.common.config.spin_for.is_some(), &buffers)
                 .map(|built| {
                     event_loop = Some(built);
                     gettid()
@@ -233,7 +214,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
             }
         }
         if let Some(event_loop) = event_loop {
-            let thread = Thread::new(parts, event_loop.clone(), buffers);
+            let thread = parts.put_together(event_loop.clone(), buffers);
             event_loop.run(live(thread, ends));
             // Operations may be in flight: the end of the process takes them along.
             std::mem::forget(event_loop);
@@ -249,7 +230,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
 
 fn pin_to(parts: &Parts) {
     use nix::sched::{CpuSet, sched_setaffinity};
-    let Some(cpu) = parts.config.pin.get(parts.id.index()) else {
+    let Some(cpu) = parts.common.config.pin.get(parts.id.index()) else {
         return;
     };
     let mut set = CpuSet::new();
@@ -262,19 +243,20 @@ fn pin_to(parts: &Parts) {
 }
 
 /// A thread's life.
-async fn live(thread: Rc<Thread>, ends: Ends) {
+async fn live(thread: Rc<Links>, ends: Ends) {
     let event_loop = &thread.event_loop;
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
     let bell = Socket::new(event_loop, ends.bell).expect("a bell is a socket");
     if thread.config.spin_for.is_some() {
-        event_loop.spawn(crate::shard::spin::run(thread.clone(), inbox.clone()));
+        event_loop.spawn(spin::run(thread.clone(), inbox.clone()));
     }
-    event_loop.spawn(crate::shard::inbox::run(thread.clone(), inbox, bell));
-    event_loop.spawn(crate::shard::ticker::run(thread.clone()));
-    event_loop.spawn(crate::state::readers::run(thread.clone()));
+    event_loop.spawn(inbox::run(thread.clone(), inbox, bell));
+    event_loop.spawn(ticker::run(thread.clone()));
+    let watching = thread.clone();
+    event_loop.spawn(async move { watching.readers.watch(&watching).await });
     for (listener, port) in ends.listeners {
-        event_loop.spawn(crate::server::accept::run(thread.clone(), listener, port));
+        event_loop.spawn(accept::run(thread.clone(), listener, port));
     }
     // Until it is told to stop, and what all threads owe was answered: until then another one's client
     // may ask for what belongs to this one.
@@ -308,10 +290,10 @@ const STOP_LOOK: Nanos = Nanos::from_ms(2);
 /// Starts all io threads, with the best driver that all of them get.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {
     let count = plumbing.inboxes.len();
-    let mut public = crate::server::accept::listeners(config.listen, count)?;
+    let mut public = accept::listeners(config.listen, count)?;
     let listen = public[0].local_addr()?;
     let mut internal = match config.internal_listen {
-        Some(address) => crate::server::accept::listeners(address, count)?,
+        Some(address) => accept::listeners(address, count)?,
         None => Vec::new(),
     };
     let internal_listen = internal.first().map(TcpListener::local_addr).transpose()?;
@@ -328,31 +310,37 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     let store = Store::new(config.execution_store_bytes, plumbing.ledgers.clone());
     let store = Arc::new(store);
     let account = Account::new(config.inflight_bytes, bells.iter().cloned());
-    let scarcity = Arc::new(Scarcity::default());
-    let tokens = Tokens::new();
     let settled: Arc<[AtomicBool]> = (0..count).map(|_| AtomicBool::new(false)).collect();
+    let common = Common {
+        config: config.clone(),
+        threads: count as u16,
+        origin: plumbing.origin,
+        origin_wall: plumbing.origin_wall,
+        ledgers: plumbing.ledgers.clone(),
+    };
+    let shared = Shared {
+        entries: plumbing.entries,
+        rate: plumbing.rate,
+        account,
+        scarcity: Arc::default(),
+        store,
+        tokens: Tokens::new(),
+    };
+    let posts = Posts {
+        scheduler: match plumbing.scheduler {
+            SchedulerSeat::Inline => SeatPlan::Inline,
+            SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post),
+        },
+        bridge: plumbing.bridge,
+        peers: peers.into(),
+    };
     let mut starting = Vec::new();
     for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
-        let seat = match &plumbing.scheduler {
-            SchedulerSeat::Inline => SeatPlan::Inline,
-            SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post.clone()),
-        };
         let parts = Parts {
             id: ShardId::new(index as u16),
-            threads: count as u16,
-            config: config.clone(),
-            origin: plumbing.origin,
-            origin_wall: plumbing.origin_wall,
-            entries: plumbing.entries.clone(),
-            rate: plumbing.rate.clone(),
-            ledgers: plumbing.ledgers.clone(),
-            account: account.clone(),
-            scarcity: scarcity.clone(),
-            store: store.clone(),
-            seat,
-            bridge: plumbing.bridge.clone(),
-            peers: peers.clone().into(),
-            tokens: tokens.clone(),
+            common: common.clone(),
+            shared: shared.clone(),
+            posts: posts.clone(),
         };
         let mut listeners = vec![(public.remove(0), port)];
         if !internal.is_empty() {

@@ -5,18 +5,19 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::links::{Links, shards};
 use crate::runtime::net::Timer;
-use crate::shard::thread::Thread;
+use crate::shard::upkeep;
 
 /// Runs for ever.
-pub(crate) async fn run(thread: Rc<Thread>) {
+pub(crate) async fn run(thread: Rc<Links>) {
     let timer = Timer::new(&thread.event_loop).expect("the system has timers");
     loop {
         let now = thread.now();
         thread.alarms.advance(now);
         thread.tick(now);
-        crate::links::shards::pay(&thread);
-        crate::shard::upkeep::run(&thread, now);
+        shards::pay(&thread);
+        upkeep::run(&thread, now);
         let plan = |cx: &mut Context<'_>| Poll::Ready(thread.alarms.plan(cx.waker()));
         let until = poll_fn(plan).await;
         match until {

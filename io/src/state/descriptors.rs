@@ -12,9 +12,6 @@ use std::sync::{Arc, OnceLock};
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::resource::{Resource, getrlimit};
 
-use crate::server::client_conn::Conn;
-use crate::shard::thread::Thread;
-
 /// Kept back: so many, or one in so many where that is more. Never more than half of what is left once the
 /// process has started.
 const KEPT_BACK: u64 = 32;
@@ -54,16 +51,27 @@ impl Said {
     }
 }
 
+/// A client's connection, as far as it may make room.
+pub(crate) trait IdleClient {
+    /// Since when the client is idle, if its connection may be closed. A client that has never sent
+    /// a request must have been idle for `silent_for`.
+    fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime>;
+
+    /// Closes the connection as if its idle time had passed. The connection's own task closes it,
+    /// and first takes a request that has come meanwhile.
+    fn leave(&self);
+}
+
 /// A connection that may make room.
 struct Idle {
-    conn: Weak<Conn>,
+    conn: Weak<dyn IdleClient>,
     since: Uptime,
 }
 
 /// The clients of a thread, by what they hold.
 pub(crate) struct Descriptors {
     scarcity: Arc<Scarcity>,
-    conns: RefCell<Vec<Weak<Conn>>>,
+    conns: RefCell<Vec<Weak<dyn IdleClient>>>,
     free: RefCell<Vec<usize>>,
     /// Idle for the longest first, as one look found them.
     found: RefCell<VecDeque<Idle>>,
@@ -75,25 +83,44 @@ pub(crate) struct Descriptors {
 
 /// A connection's place, given back with it.
 pub(crate) struct Place {
-    thread: Rc<Thread>,
+    descriptors: Rc<Descriptors>,
     index: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.thread.descriptors.free.borrow_mut().push(self.index);
+        self.descriptors.free.borrow_mut().push(self.index);
     }
 }
 
 impl Descriptors {
-    pub(crate) fn new(scarcity: Arc<Scarcity>) -> Self {
-        Self {
+    pub(crate) fn new(scarcity: Arc<Scarcity>) -> Rc<Self> {
+        Rc::new(Self {
             scarcity,
             conns: RefCell::default(),
             free: RefCell::default(),
             found: RefCell::default(),
             looked_at: Cell::new(None),
             said: Said::default(),
+        })
+    }
+
+    /// From now on the connection may make room.
+    pub(crate) fn place(self: &Rc<Self>, client: Weak<dyn IdleClient>) -> Place {
+        let (mut conns, free) = (self.conns.borrow_mut(), &self.free);
+        let index = match free.borrow_mut().pop() {
+            Some(index) => {
+                conns[index] = client;
+                index
+            }
+            None => {
+                conns.push(client);
+                conns.len() - 1
+            }
+        };
+        Place {
+            descriptors: self.clone(),
+            index,
         }
     }
 
@@ -108,8 +135,13 @@ impl Descriptors {
         number >= *most
     }
 
+    /// Other threads are to make room.
+    pub(crate) fn want(&self) {
+        self.scarcity.is_wanted.store(true, Ordering::Relaxed);
+    }
+
     /// Whether this thread is to make room for another one, which it is told once.
-    fn take_wish(&self) -> bool {
+    pub(crate) fn take_wish(&self) -> bool {
         self.scarcity.is_wanted.load(Ordering::Relaxed)
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }
@@ -160,54 +192,6 @@ impl Descriptors {
             }
         }
         false
-    }
-}
-
-impl Thread {
-    /// Frees a descriptor for a connection to a pod: an idle one goes, or an idle client, here or on another
-    /// thread.
-    pub(crate) fn free_descriptor(&self) {
-        if !self.pods.close_one() && !self.descriptors.make_room(self.now()) {
-            self.want_descriptor();
-        }
-    }
-
-    /// Other threads may have something idle.
-    pub(crate) fn want_descriptor(&self) {
-        self.descriptors
-            .scarcity
-            .is_wanted
-            .store(true, Ordering::Relaxed);
-        for peer in &self.peers {
-            peer.ring();
-        }
-    }
-
-    /// Does what another thread wanted, if one did.
-    pub(crate) fn grant_descriptor(&self) {
-        if self.descriptors.take_wish() && !self.pods.close_one() {
-            self.descriptors.make_room(self.now());
-        }
-    }
-
-    /// From now on the connection may make room.
-    pub(crate) fn place(self: &Rc<Self>, conn: &Rc<Conn>) -> Place {
-        let (mut conns, free) = (self.descriptors.conns.borrow_mut(), &self.descriptors.free);
-        let conn = Rc::downgrade(conn);
-        let index = match free.borrow_mut().pop() {
-            Some(index) => {
-                conns[index] = conn;
-                index
-            }
-            None => {
-                conns.push(conn);
-                conns.len() - 1
-            }
-        };
-        Place {
-            thread: self.clone(),
-            index,
-        }
     }
 }
 

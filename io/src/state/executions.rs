@@ -21,7 +21,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::output::Output;
 use crate::runtime::shard::ShardId;
 use crate::runtime::waiters::{Waiter, Waiters};
-use crate::shard::thread::Known;
+use crate::state::functions::Known;
 use crate::state::idempotency::Keys;
 use crate::state::store::{Budget, Oldest};
 

@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::time::{Nanos, Uptime};
 
+use crate::runtime::Runtime;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
-use crate::shard::thread::Thread;
 
 /// A pod on a Unix socket has more connections to accept than its queue holds: so long until another try.
 const QUEUE_FULL: Nanos = Nanos::from_ms(1);
@@ -19,7 +19,7 @@ const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
 pub(crate) struct Connection {
     socket: Socket,
-    thread: Rc<Thread>,
+    runtime: Rc<Runtime>,
     /// What came and was not taken.
     pub(crate) received: Vec<u8>,
     /// What a read has room for.
@@ -80,7 +80,7 @@ impl Connection {
     fn post_piece(&mut self, bytes: Vec<u8>, piece: usize, body: &[u8]) {
         self.posted += piece;
         // Read before the send: on one core the pod may have run, and answered, when that returns.
-        let now = self.thread.now();
+        let now = self.runtime.now();
         self.sent_at = (self.posted == body.len()).then_some(now);
         self.socket.post(bytes);
     }
@@ -89,10 +89,10 @@ impl Connection {
     pub(crate) fn reserve(&mut self, more: usize) {
         let whole = self.received.len() + more;
         if whole > self.received.capacity() {
-            let mut larger = self.thread.buffers.take(whole);
+            let mut larger = self.runtime.buffers.take(whole);
             larger.extend_from_slice(&self.received);
             let smaller = std::mem::replace(&mut self.received, larger);
-            self.thread.buffers.give(smaller);
+            self.runtime.buffers.give(smaller);
         }
     }
 
@@ -111,7 +111,7 @@ impl Connection {
         while self.sent_at.is_none() && matches!(self.socket.poll_sent(cx), Poll::Ready(Ok(()))) {
             let left = &body[self.posted..];
             let length = left.len().min(LARGE);
-            let mut piece = self.thread.buffers.take(length);
+            let mut piece = self.runtime.buffers.take(length);
             piece.extend_from_slice(&left[..length]);
             self.post_piece(piece, length, body);
         }
@@ -136,22 +136,22 @@ impl Connection {
             self.room = LARGE;
         }
         if self.received.capacity() == 0 {
-            self.received = self.thread.buffers.fitted(buffer);
+            self.received = self.runtime.buffers.fitted(buffer);
         } else {
             self.received.extend_from_slice(&buffer);
-            self.thread.buffers.give(buffer);
+            self.runtime.buffers.give(buffer);
         }
     }
 
-    pub(crate) async fn open(thread: &Rc<Thread>, address: &PodAddress) -> std::io::Result<Self> {
-        let event_loop = &thread.event_loop;
+    pub(crate) async fn open(runtime: &Rc<Runtime>, address: &PodAddress) -> std::io::Result<Self> {
+        let event_loop = &runtime.event_loop;
         let socket = match address {
             PodAddress::Tcp(address) => connect_tcp(event_loop, *address).await?,
             PodAddress::Unix(path) => loop {
                 match connect_unix(event_loop, path) {
                     Err(full) if full.kind() == ErrorKind::WouldBlock => {
-                        let alarm = thread.alarms.alarm();
-                        alarm.until(thread.now() + QUEUE_FULL).await;
+                        let alarm = runtime.alarms.alarm();
+                        alarm.until(runtime.now() + QUEUE_FULL).await;
                     }
                     connected => break connected?,
                 }
@@ -159,7 +159,7 @@ impl Connection {
         };
         Ok(Self {
             socket,
-            thread: thread.clone(),
+            runtime: runtime.clone(),
             received: Vec::new(),
             room: SMALL,
             end: End::NotYet,

@@ -13,7 +13,7 @@ use std::task::{Context, Waker};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::runtime::timers::{Alarm, Alarms};
-use crate::shard::thread::Thread;
+use crate::state::Tables;
 use crate::state::patience::Patience;
 
 /// Without progress for so long, the time of its call counted.
@@ -113,7 +113,7 @@ impl Readers {
     /// A client whose answer, of `bytes`, did not go out at once. Its request came at `arrived_at`.
     pub(crate) fn register(
         &self,
-        thread: &Thread,
+        thread: &Tables,
         moved: Rc<Cell<u64>>,
         bytes: u64,
         arrived_at: Uptime,
@@ -138,12 +138,12 @@ impl Readers {
     }
 
     /// Whether a task waits for memory that clients of this thread hold, and none is looked at.
-    pub(crate) fn is_wanted(&self, thread: &Thread) -> bool {
+    pub(crate) fn is_wanted(&self, thread: &Tables) -> bool {
         !self.is_looked_at.get() && thread.account.is_short() && !self.all.borrow().is_empty()
     }
 
     /// Sees to it that they are looked at while memory is short.
-    pub(crate) fn plan(&self, thread: &Thread) {
+    pub(crate) fn plan(&self, thread: &Tables) {
         if self.is_wanted(thread) {
             self.is_looked_at.set(true);
             self.note_moved(thread, thread.recent());
@@ -151,7 +151,7 @@ impl Readers {
         }
     }
 
-    fn note_moved(&self, thread: &Thread, now: Uptime) {
+    fn note_moved(&self, thread: &Tables, now: Uptime) {
         // It goes back where clients were ended and their bytes are not yet with those that wait.
         let moved = thread.account.moved();
         if moved > self.moved.get() {
@@ -161,7 +161,7 @@ impl Readers {
     }
 
     /// Looks at all, and ends as many as hold what is waited for.
-    fn look(&self, thread: &Thread, now: Uptime) {
+    fn look(&self, thread: &Tables, now: Uptime) {
         let all = self.all.borrow();
         all.iter()
             .for_each(|reader| reader.look(now, &self.patience));
@@ -185,20 +185,19 @@ impl Readers {
             self.patience.ended();
         }
     }
-}
 
-/// Looks at them for as long as memory is short. A task of its own.
-pub(crate) async fn run(thread: Rc<Thread>) {
-    let readers = &thread.readers;
-    loop {
-        std::future::poll_fn(|cx| readers.alarm.poll(cx)).await;
-        readers.alarm.unset();
-        readers.is_looked_at.set(false);
-        readers.look(&thread, thread.now());
-        readers.plan(&thread);
-        if !thread.account.is_short() {
-            // What was taken for tasks that went away is not made good.
-            readers.moved.set(thread.account.moved());
+    /// Looks at them whenever memory is short, for ever.
+    pub(crate) async fn watch(&self, thread: &Tables) {
+        loop {
+            std::future::poll_fn(|cx| self.alarm.poll(cx)).await;
+            self.alarm.unset();
+            self.is_looked_at.set(false);
+            self.look(thread, thread.now());
+            self.plan(thread);
+            if !thread.account.is_short() {
+                // What was taken for tasks that went away is not made good.
+                self.moved.set(thread.account.moved());
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::task::Poll;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use super::*;
-use crate::api::executions::ClientQuestion;
+use crate::links::questions::ClientQuestion;
 use crate::shard::fleet::{Fleet, exchange, settle, status, with_fleet};
 
 /// Questions that no client asked, until there is room for no more.

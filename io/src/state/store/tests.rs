@@ -11,8 +11,8 @@ use super::*;
 use crate::http::output::Output;
 use crate::invoke::admit;
 use crate::invoke::stored;
+use crate::links::Links;
 use crate::shard::fleet::{Fleet, STORE_BYTES, exchange, with_fleet};
-use crate::shard::thread::Thread;
 use crate::state::executions::{Kept, Key, Status};
 
 const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
@@ -38,7 +38,7 @@ fn is_kept(fleet: &Fleet, id: ExecutionId) -> bool {
 }
 
 fn stored_bytes(fleet: &Fleet) -> u64 {
-    let of = |thread: &Rc<Thread>| thread.ledger().store_bytes.load(Ordering::Relaxed);
+    let of = |thread: &Rc<Links>| thread.ledger().store_bytes.load(Ordering::Relaxed);
     fleet.threads.iter().map(of).sum()
 }
 

@@ -9,7 +9,7 @@ use nanofaas_http1::head::Span;
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::RequestHead;
 
-use crate::api::executions::{self, About, ClientQuestion, JobQuestion, WRONG_TOKEN};
+use crate::api::executions::{self, WRONG_TOKEN};
 use crate::api::functions;
 use crate::http::problem::Problem;
 use crate::http::response::{HEAD_ROOM, Response};
@@ -17,10 +17,11 @@ use crate::http::route::{Route, Verb, route};
 use crate::invoke::charges::charge_for;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::{Outgoing, room_in_turn};
+use crate::links::Links;
+use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::runtime::buffers::Buffers;
 use crate::server::client_conn::{Conn, Stop};
-use crate::server::serve::invite;
-use crate::shard::thread::Thread;
+use crate::server::sending::invite;
 
 /// The fields that a description may leave out, as they are shown.
 const DEFAULTS_LEN_MAX: usize = 2048;
@@ -114,7 +115,7 @@ fn answer_to(description: usize) -> u64 {
 }
 
 async fn respond(
-    thread: &Rc<Thread>,
+    thread: &Rc<Links>,
     route: &Route<'_>,
     incoming: &Incoming,
     body: Vec<u8>,
@@ -186,7 +187,7 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
 
 /// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
 async fn room(conn: &Conn, length: u64) -> Result<Charge, Stop> {
-    let room = room_in_turn(conn, charge_for(length)).await;
+    let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| Problem::NoMemory.into())
 }
 

@@ -1,0 +1,177 @@
+//! Drives one call: does what its machine (`core/call.rs`) says with real sockets, and tells it what came.
+//! It decides nothing: neither whether a call is tried again nor how it ends. It never touches a client's
+//! socket. `admit` and `stored` call it, in the client's task or in one of its own.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use nanofaas_core::call::{Step, Times};
+use nanofaas_core::event::Event;
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::spec::ExecutionMode;
+use nanofaas_core::ticket::{Done, Grant, PodRef};
+
+use crate::invoke::attempt::{Answer, Attempt};
+use crate::invoke::call::Call;
+use crate::invoke::{to_job, to_local, to_pod};
+use crate::state::executions::Status;
+use crate::state::life::Life;
+
+/// How a call ended.
+pub(crate) struct Finished {
+    pub(crate) result: Result<Answer, Failure>,
+    pub(crate) times: Times,
+    /// No attempt can have begun.
+    pub(crate) never_ran: bool,
+}
+
+/// Serves an admitted call to its end. Its place in the lane's depth was taken by admission.
+pub(crate) async fn serve(call: &Call<'_>) -> Finished {
+    let thread = call.thread;
+    let mut answer = None;
+    loop {
+        match call.step() {
+            Step::Wait => match awaited_pod(call) {
+                None => poll_fn(|cx| call.poll_news(cx)).await,
+                Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
+            },
+            Step::Run(grant) => answer = run(call, &grant).await,
+            Step::Stop => unreachable!("an attempt that is stopped was running"),
+            Step::Release(done) => release(call, done),
+            Step::Queue(ticket) => {
+                call.known().metrics(thread).retry.add();
+                thread.schedule(Event::Ticket(ticket), ticket.queued_at);
+            }
+            Step::Over => break,
+        }
+    }
+    let life = call.life.borrow();
+    if life.is_owed_a_grant() {
+        give_back_grant(call);
+    }
+    let outcome = life.outcome().cloned().expect("it is over");
+    Finished {
+        result: outcome.map(|()| answer.expect("a success has an output")),
+        times: *life.times(),
+        never_ran: life.never_ran(),
+    }
+}
+
+fn awaited_pod(call: &Call<'_>) -> Option<PodRef> {
+    call.life.borrow().awaited_pod()
+}
+
+/// Waits to hear how the pod ended, or for whatever else comes first.
+async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
+    let thread = call.thread;
+    let mut ended = thread.pods.until_ended(pod);
+    poll_fn(|cx| {
+        if let Some(end) = ended.poll(cx) {
+            let mut life = call.life.borrow_mut();
+            life.pod_ended(Some(&end), thread.now(), thread);
+            return Poll::Ready(());
+        }
+        call.poll_news(cx)
+    })
+    .await
+}
+
+/// An attempt ended: its slot is free before the client, or the next attempt, knows.
+fn release(call: &Call<'_>, done: Done) {
+    let thread = call.thread;
+    thread.schedule(Event::Done(done), thread.recent());
+    if call.life.borrow().outcome().is_none() {
+        call.note(|record| record.status = Status::Queued);
+    }
+}
+
+/// A call that left the queue after it was granted: the slot goes back when the grant is here.
+fn give_back_grant(call: &Call<'_>) {
+    let thread = call.thread;
+    match thread.calls.take_grant(call.place) {
+        Some(grant) => thread.schedule(Event::Done(Life::give_back(&grant)), thread.recent()),
+        None => thread.calls.orphan(call.place),
+    }
+}
+
+/// Runs one attempt where the grant points, and tells the machine how it ended.
+async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
+    let thread = call.thread;
+    begin(call, grant);
+    let mode = call.known().function.spec.execution_mode;
+    let done = match mode {
+        ExecutionMode::Local => until_stopped(call, to_local::echo(call)).await,
+        ExecutionMode::Job => Box::pin(until_stopped(call, to_job::run(call, grant))).await,
+        ExecutionMode::Warm | ExecutionMode::Pool => {
+            until_stopped(call, to_pod::run(call, grant)).await
+        }
+    };
+    let Some(attempt) = done else {
+        let (sent_at, now) = (call.stamps.sent_at.get(), thread.now());
+        let mut life = call.life.borrow_mut();
+        life.stopped(sent_at, now, thread);
+        return None;
+    };
+    note_start(call, grant, &attempt);
+    let now = if attempt.answered_at.is_some() {
+        thread.recent()
+    } else {
+        thread.now()
+    };
+    let mut life = call.life.borrow_mut();
+    life.attempted(attempt.report(), now, thread);
+    attempt.result.ok()
+}
+
+/// Polls an attempt until it ends or the machine has it stopped.
+async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> Option<T> {
+    let mut attempt = pin!(attempt);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        while call.poll_news(cx).is_ready() {
+            if call.step() == Step::Stop {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn begin(call: &Call<'_>, grant: &Grant) {
+    call.waiting.take();
+    let attempt = call.attempt();
+    let known = call.known();
+    known.metrics(call.thread).dispatch.add();
+    let is_job = known.function.spec.execution_mode == ExecutionMode::Job;
+    let is_cold = call.is_cold.get() || is_job || !grant.start.is_zero();
+    call.is_cold.set(is_cold);
+    call.stamps.sent_at.set(None);
+    call.note(|record| {
+        record.status = Status::Running;
+        record.attempt = attempt;
+        record.started_at.get_or_insert(grant.granted_at);
+        record.cold_start = is_cold;
+    });
+}
+
+/// What the record says of the start that the attempt waited for.
+fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
+    let has_started = attempt.cold_start || !grant.start.is_zero();
+    if has_started {
+        let pods = &call.thread.pods;
+        let start = grant.pod.and_then(|pod| pods.take_start(pod));
+        call.note(|record| record.start = start.or_else(|| record.start.take()));
+        call.is_cold.set(true);
+    }
+    // A warm attempt says nothing that was not noted when it began.
+    if has_started || attempt.init_ms.is_some() {
+        call.note(|record| {
+            record.cold_start = call.is_cold.get();
+            record.init_ms = record.init_ms.or(attempt.init_ms);
+        });
+    }
+}

@@ -1,0 +1,136 @@
+//! The bridge, as an io thread reaches it: its messages are taken, and it is asked for changes. It decides
+//! nothing about functions and pods.
+
+use std::rc::Rc;
+use std::task::Waker;
+
+use nanofaas_core::call::End;
+use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
+
+use nanofaas_core::time::Nanos;
+
+use crate::links::Links;
+use crate::links::pending::NoAnswer;
+use crate::runtime::phase::Phase;
+use crate::state::call_table::JobNews;
+use crate::state::functions::Known;
+
+/// Messages in a row before the loop looks at I/O.
+pub(crate) const PASS_MAX: usize = 512;
+/// How long a request to the bridge may wait for its answer.
+const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
+
+impl Links {
+    /// Asks the bridge and waits for its answer.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Reply, NoAnswer> {
+        let token = self.replies.expect().ok_or(NoAnswer::Full)?;
+        let reply = ReplyTo {
+            thread: self.id.number(),
+            token,
+        };
+        if self
+            .bridge
+            .send(BridgeMessage::Request { request, reply })
+            .is_err()
+        {
+            self.replies.forget(token);
+            return Err(NoAnswer::Full);
+        }
+        self.replies
+            .wait(token, &self.alarms, self.now() + ANSWER_WAIT_MAX)
+            .await
+    }
+}
+
+/// Takes the messages that are there; also from within a call, which has heard of something that one of them
+/// explains.
+pub(crate) fn take_messages(thread: &Links) {
+    let Some(inbox) = thread.inbox.get() else {
+        return;
+    };
+    for _ in 0..PASS_MAX {
+        let Some(message) = inbox.borrow_mut().rings.messages.pop() else {
+            break;
+        };
+        take(thread, message);
+    }
+}
+
+fn take(thread: &Links, message: Message) {
+    match message {
+        Message::Event(event) => thread.schedule(event, thread.now()),
+        Message::Notice(notice) => thread.heed(&notice),
+        Message::Function(function) => {
+            let version = function.version;
+            let name = function.name();
+            let old = thread.functions.borrow().get(name).cloned();
+            let known = Known::new(function, old.as_deref());
+            thread.functions.borrow_mut().put(Rc::new(known));
+            acknowledge(thread, version);
+        }
+        Message::FunctionRemoved {
+            lane,
+            name,
+            version,
+        } => {
+            thread.functions.borrow_mut().remove(&name);
+            thread.calls.end_all(Some(lane), &End::Removed);
+            acknowledge(thread, version);
+        }
+        Message::PodAddress {
+            pod,
+            address,
+            start,
+        } => thread.pods.put(pod, address, start),
+        Message::PodGone { pod, end } => thread.pods.gone(pod, end),
+        Message::Endpoint { lane, address } => {
+            if let Some(known) = thread.functions.borrow().at(lane) {
+                *known.endpoint.borrow_mut() = address.map(Rc::new);
+            }
+        }
+        Message::JobStarting {
+            call,
+            attempt,
+            running_since,
+            start,
+            held_up,
+        } => {
+            let news = JobNews::Starting {
+                running_since,
+                start,
+                held_up,
+            };
+            thread.calls.job(call, attempt, news);
+        }
+        Message::JobEnded {
+            call,
+            attempt,
+            failure,
+            oom,
+        } => {
+            thread
+                .calls
+                .job(call, attempt, JobNews::Ended { failure, oom });
+        }
+        Message::Reply { token, reply } => {
+            // A change that comes too late for its client was made all the same.
+            let _late = thread.replies.answer(token, reply);
+        }
+        Message::Begun => thread.begin(),
+        Message::Drain => thread.phase.set(Phase::Draining),
+        Message::Stop => {
+            thread.phase.set(Phase::Stopping);
+            let _told = thread.until_stopping.take().map(Waker::wake);
+            thread.calls.end_all(None, &End::Shutdown);
+        }
+    }
+}
+
+/// The bridge has room for an answer to each of its messages: it waits for them before more.
+fn acknowledge(thread: &Links, version: u64) {
+    let sent = thread.bridge.send(BridgeMessage::Ack { version });
+    assert!(
+        sent.is_ok(),
+        "the bridge's ring has places for every acknowledgement"
+    );
+}

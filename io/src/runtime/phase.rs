@@ -1,0 +1,11 @@
+//! How far an io thread is on its way from its start to its end. It ends nothing by itself.
+
+/// How far the shutdown of the process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Serving,
+    /// No new calls.
+    Draining,
+    /// The calls that are left end as `SHUTDOWN`.
+    Stopping,
+}

@@ -1,0 +1,53 @@
+//! Answers what other io threads ask, of executions and keys that belong to this one. It decides nothing about
+//! them; `idempotency`, `api::executions` and `join` do.
+
+use std::rc::Rc;
+
+use crate::api::executions;
+use crate::invoke::{join, stored};
+use crate::links::Links;
+use crate::links::shards::{self, Answer, Notice, PeerMessage, Question};
+use crate::runtime::shard::ShardId;
+use crate::state::idempotency::Asker;
+
+/// Takes what a peer says.
+pub(crate) fn take(thread: &Rc<Links>, message: PeerMessage) {
+    match message {
+        PeerMessage::Ask {
+            from,
+            token,
+            question,
+        } => take_question(thread, from, token, *question),
+        PeerMessage::Notice(Notice::Key(notice)) => shards::apply(thread, notice),
+        PeerMessage::Notice(Notice::StoreFull) => stored::drop_oldest(thread),
+    }
+}
+
+fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Question) {
+    let answering = thread.clone();
+    match question {
+        Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
+            Some(claim) => thread.peer(from).answer(token, Answer::Claim(claim)),
+            None => thread.keys.wait(
+                &key,
+                Asker {
+                    thread: from,
+                    token,
+                },
+            ),
+        },
+        Question::Execution { id, about } => thread.event_loop.spawn(async move {
+            let response = executions::answer(&answering, id, about).await;
+            answering
+                .peer(from)
+                .answer(token, Answer::Response(Box::new(response)));
+        }),
+        Question::Follow { id, follower } => thread.event_loop.spawn(async move {
+            let answer = match join::follow(&answering, id, &follower).await {
+                Ok(response) => Answer::Response(Box::new(response)),
+                Err(why) => Answer::NotFollowed(why),
+            };
+            answering.peer(from).answer(token, answer);
+        }),
+    }
+}

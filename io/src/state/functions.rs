@@ -1,0 +1,151 @@
+//! The functions that an io thread knows: its copy of the registry, which the bridge's messages keep up to
+//! date. It asks for none.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use nanofaas_core::function::Function;
+use nanofaas_core::message::PodAddress;
+use nanofaas_core::metrics::FunctionMetrics;
+use nanofaas_core::spec::{Endpoint, ExecutionMode, FunctionSpec};
+use nanofaas_core::ticket::LaneId;
+
+use crate::runtime::Runtime;
+
+/// The port of a URL that names none.
+const HTTP_PORT: u16 = 80;
+/// A registered function, as this thread knows it.
+pub(crate) struct Known {
+    pub(crate) function: Arc<Function>,
+    /// The `Host` of requests to its pods.
+    pub(crate) host: Box<[u8]>,
+    /// The address of a POOL function's endpoint, once the bridge has resolved it.
+    pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
+}
+
+impl Known {
+    /// As it is told to this thread, which may know an earlier registration of it.
+    pub(crate) fn new(function: Arc<Function>, old: Option<&Self>) -> Self {
+        let endpoint = match old {
+            Some(old) if old.function.spec.endpoint_url == function.spec.endpoint_url => {
+                old.endpoint.borrow().clone()
+            }
+            _ => literal(&function),
+        };
+        Self {
+            host: host_of(&function.spec),
+            function,
+            endpoint: RefCell::new(endpoint),
+        }
+    }
+
+    pub(crate) fn metrics(&self, thread: &Runtime) -> &FunctionMetrics {
+        self.function.view.metrics(thread.id.index())
+    }
+}
+
+/// The table of functions of this thread.
+#[derive(Default)]
+pub(crate) struct Functions {
+    by_name: HashMap<Arc<str>, Rc<Known>>,
+    by_lane: Vec<Option<Rc<Known>>>,
+}
+
+impl Functions {
+    pub(crate) fn get(&self, name: &str) -> Option<&Rc<Known>> {
+        self.by_name.get(name)
+    }
+
+    /// The function that has the lane, if the lane was not given to another function since.
+    pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<Known>> {
+        let known = self.by_lane.get(lane.index as usize)?.as_ref();
+        known.filter(|known| known.function.lane == lane)
+    }
+
+    pub(crate) fn put(&mut self, known: Rc<Known>) {
+        let lane = known.function.lane.index as usize;
+        if self.by_lane.len() <= lane {
+            self.by_lane.resize(lane + 1, None);
+        }
+        self.by_lane[lane] = Some(known.clone());
+        self.by_name.insert(known.function.name().clone(), known);
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        if let Some(known) = self.by_name.remove(name) {
+            self.by_lane[known.function.lane.index as usize] = None;
+        }
+    }
+
+    /// All functions, by name.
+    pub(crate) fn sorted(&self) -> Vec<Rc<Known>> {
+        let mut all: Vec<_> = self.by_name.values().cloned().collect();
+        all.sort_by(|a, b| a.function.name().cmp(b.function.name()));
+        all
+    }
+}
+
+/// Where a POOL function's endpoint is, if its URL names an address: then there is nothing to
+/// resolve, and the first call need not wait for the bridge.
+fn literal(function: &Function) -> Result<Rc<PodAddress>, Arc<str>> {
+    match &function.spec.endpoint_url {
+        Some(Endpoint::Unix { socket, .. }) => Ok(Rc::new(PodAddress::Unix(socket.into()))),
+        Some(Endpoint::Http { host, port, .. }) => match host.parse() {
+            Ok(ip) => Ok(Rc::new(PodAddress::Tcp(SocketAddr::new(ip, *port)))),
+            Err(_) => Err("the name of its endpoint was not resolved yet; call again".into()),
+        },
+        None => Err("it has no endpoint".into()),
+    }
+}
+
+/// What a function's pods are asked by: the host that its endpoint names, without a port that goes without
+/// saying; else there is none, and the function's name tells calls apart.
+fn host_of(spec: &FunctionSpec) -> Box<[u8]> {
+    let host = match &spec.endpoint_url {
+        Some(Endpoint::Http { host, port, .. }) if spec.execution_mode == ExecutionMode::Pool => {
+            let is_v6 = host.contains(':');
+            let (open, close) = if is_v6 { ("[", "]") } else { ("", "") };
+            if *port == HTTP_PORT {
+                format!("{open}{host}{close}")
+            } else {
+                format!("{open}{host}{close}:{port}")
+            }
+        }
+        _ => spec.name.to_string(),
+    };
+    host.into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nanofaas_core::spec::{Defaults, Platform};
+
+    #[test]
+    fn the_host_is_the_endpoints_or_the_functions_name() {
+        for (url, expected) in [
+            (Some("http://Example.com/a"), "Example.com"),
+            (Some("http://example.com:80/"), "example.com"),
+            (Some("http://example.com:8080?q"), "example.com:8080"),
+            (Some("http://127.0.0.1:1"), "127.0.0.1:1"),
+            (Some("http://[::1]:9000/"), "[::1]:9000"),
+            (Some("http://[::1]/"), "[::1]"),
+            (Some("http+unix:///run/a.sock:/b"), "name"),
+            (None, "name"),
+        ] {
+            let draft = match url {
+                Some(url) => {
+                    format!(r#"{{"name":"name","executionMode":"POOL","endpointUrl":"{url}"}}"#)
+                }
+                None => r#"{"name":"name","executionMode":"LOCAL"}"#.to_owned(),
+            };
+            let draft = serde_json::from_str(&draft).expect("a draft");
+            let spec = FunctionSpec::resolve(&draft, &Defaults::DEFAULT, Platform::Local);
+            let host = host_of(&spec.expect("a spec"));
+            assert_eq!(str::from_utf8(&host), Ok(expected), "{url:?}");
+        }
+    }
+}

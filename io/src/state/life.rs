@@ -1,0 +1,43 @@
+//! The machine of a call (`core/call.rs`), as it is driven on an io thread: where it finds functions, random
+//! bits and the table of entries. It drives nothing; `invoke` does.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use nanofaas_core::call::{self, Environment};
+use nanofaas_core::entries::Entries;
+use nanofaas_core::function::Function;
+use nanofaas_core::ticket::LaneId;
+
+use crate::runtime::Runtime;
+use crate::state::Tables;
+use crate::state::functions::Known;
+
+/// The machine of a call of this thread.
+pub(crate) type Life = call::Call<Tables>;
+
+impl Environment for Tables {
+    type Entry = Rc<Known>;
+
+    fn function(entry: &Rc<Known>) -> &Function {
+        &entry.function
+    }
+
+    fn current(&self, lane: LaneId) -> Option<Rc<Known>> {
+        self.functions.borrow().at(lane).cloned()
+    }
+
+    fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    fn random(&self) -> u64 {
+        Runtime::random(self) as u64
+    }
+
+    fn between_attempts(&self, change: i64) {
+        let count = &self.ledger().backing_off;
+        let was = count.load(Ordering::Relaxed);
+        count.store(was.wrapping_add_signed(change), Ordering::Relaxed);
+    }
+}
