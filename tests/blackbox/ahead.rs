@@ -57,7 +57,7 @@ fn heads_that_are_not_whole_are_charged() {
     };
     let mut begun = begin(100);
     eventually("100 heads are charged", || inflight(&plane) > 100 * 15_000);
-    // More heads than the budget allows: clients whose head finds no memory get a 503.
+    // More heads than the budget allows: clients whose heads exceed it get a 503.
     begun.extend(begin(1500));
     let mut refused = 0;
     for wire in &mut begun[100..] {
@@ -76,8 +76,8 @@ fn heads_that_are_not_whole_are_charged() {
     eventually("nothing is charged", || inflight(&plane) == 0);
 }
 
-/// Bytes that a client sends ahead find no memory while other calls use all of it. They are read
-/// nevertheless when the client's own call is answered.
+/// While other calls use the whole budget, the plane does not read the bytes that a client sends
+/// ahead. It reads them after the client's own call is answered.
 #[test]
 fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     let plane = Plane::start(&SMALL_BUDGET);
@@ -91,7 +91,8 @@ fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     };
     register("full");
     register("ahead");
-    // A call with a key, because the plane does not read on to detect the end of its client.
+    // The call has a key, because while such a call runs, the plane does not read on to detect that
+    // its client has left.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
     let mut wire = Wire::connect(plane.listen);
     wire.send(&first.bytes());

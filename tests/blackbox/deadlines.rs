@@ -401,7 +401,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
     let gate = Gate::default();
     let pod = Pod::held(&gate);
     plane().register(&pool("large-left", &pod));
-    // These answers grow the connection's read buffer beyond the size of reads ahead of a call.
+    // Larger than the plane reads ahead of a call, so that the connection's reads grow.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
         let mut wire = Wire::connect(plane().listen);

@@ -236,7 +236,7 @@ fn json_by_its_suffix_is_json() {
     }
 }
 
-/// Bytes that are not text: only their reader decodes them.
+/// Encoded bytes, which only the function or the client decodes.
 const ENCODED: &[u8] = b"\x1f\x8b\x08\x00 whatever";
 
 fn encoded(name: &str, action: &str, content_type: &str) -> Request {
@@ -340,7 +340,7 @@ fn what_is_read_here_must_not_be_encoded() {
         let message = answer["error"]["message"].as_str().expect("a message");
         assert!(message.contains("encoded (br)"), "{message}");
     }
-    // An encoded body gives no message.
+    // The message is not taken from an encoded body.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
     let pod = Pod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));

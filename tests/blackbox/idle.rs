@@ -9,8 +9,8 @@ use nanofaas_testkit::pod::Pod;
 use nix::unistd::Pid;
 use serde_json::json;
 
-/// For each thread of the process, how often it went to sleep, and its CPU time in hundredths of a
-/// second, in which a thread that never sleeps shows.
+/// For each thread of the process: how often it went to sleep, and its CPU time in hundredths of a
+/// second, because a thread that never sleeps shows only in its CPU time.
 fn done(pid: Pid) -> Vec<(String, u64, u64)> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
     let status = |path: std::path::PathBuf| {
@@ -71,7 +71,7 @@ fn nothing_wakes_a_plane_that_has_nothing_to_do() {
     Request::get("/healthz").send(plane.management).expect(200);
 }
 
-/// After all deadlines of connections and executions have passed.
+/// The plane is idle after all deadlines of connections and executions have passed.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
     let plane = Plane::start(&[]);

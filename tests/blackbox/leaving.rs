@@ -93,7 +93,7 @@ fn a_call_with_its_fin_does_not_run() {
         wait.bytes(),
     ];
     for bytes in calls {
-        // Also behind a request that is answered.
+        // The same call, sent behind a request that is answered.
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {

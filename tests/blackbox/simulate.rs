@@ -151,7 +151,7 @@ fn a_plot_does_not_overwrite_what_is_read() {
     }
     assert_eq!(folder.read("calls.csv").as_deref(), Some(TRACE));
     assert_eq!(folder.read("function.yaml").as_deref(), Some(FUNCTION));
-    // But it overwrites an earlier plot.
+    // An earlier plot is overwritten.
     folder.write("a.svg", "old");
     shown(&simulate(&folder, &["--plot", "a.svg"]));
     assert_ne!(folder.read("a.svg").as_deref(), Some("old"));

@@ -182,7 +182,8 @@ fn answer(
             let length = text.len();
             let head = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {length}\r\n\r\n");
             let whole = [head.as_str(), &text].concat();
-            // Either together, or when another call may already have the connection.
+            // Sends both answers together, or the second one when another call may have the
+            // connection.
             let sent = if call.len().is_multiple_of(2) {
                 line.send(whole.repeat(2).as_bytes())
             } else {

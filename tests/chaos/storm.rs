@@ -27,7 +27,7 @@ const BROKEN: u64 = 10;
 /// Percentage of connections that the client closes early.
 const LEAVING: u64 = 30;
 
-/// Runs so many connections, over all forms.
+/// Runs `connections` connections, divided among all forms.
 pub(crate) fn run(connections: u64) -> bool {
     println!("storm: NANOFAAS_STORM_CONNECTIONS={connections}");
     let total = Tally::default();

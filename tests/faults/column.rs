@@ -42,7 +42,7 @@ const fn column(name: &'static str, mode: &'static str, by: By) -> Column {
     Column { name, mode, by }
 }
 
-/// The timeout of a call that must time out, and of such a call that includes a start.
+/// The timeouts of a call that must time out, without and with a start.
 const SHORT_MS: &str = "500";
 const WITH_START_MS: &str = "5000";
 

@@ -62,7 +62,7 @@ fn write(rows: &[Row], seen: &[Vec<Option<Seen>>]) -> String {
     page
 }
 
-/// Without the last column of each line.
+/// The page without the last column of each table, which has the times.
 fn without_times(page: &str) -> String {
     let lines = page.lines().map(|line| {
         let line = line.trim_end_matches('|').trim_end();

@@ -77,7 +77,7 @@ fn a_type_name_has_one_meaning() {
     );
 }
 
-/// A function's signature, from its name on, where one begins on this line.
+/// The signature of the function that begins on this line, from its name on.
 fn signature(lines: &[&str], at: usize) -> Option<String> {
     let mut item = without_visibility(lines[at].trim_start());
     for word in ["const ", "async ", "unsafe "] {

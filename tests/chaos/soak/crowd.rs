@@ -353,7 +353,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
             let _ = wire.read(true);
         }
         _ => {
-            // Several requests ahead, without waiting for the answers.
+            // Sends several requests without waiting for the answers.
             for _ in 0..rng.between(2, 20) {
                 wire.send(&request);
             }
