@@ -1,4 +1,4 @@
-"""Fixtures: `start` runs pods, `loop_site` repeats an async test on each installed loop."""
+"""Fixtures: `start` runs pods, `loop` repeats an async test on each installed loop."""
 
 from __future__ import annotations
 

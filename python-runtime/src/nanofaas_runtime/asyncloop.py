@@ -78,7 +78,7 @@ class Server:
         self._accepting: set[asyncio.Task[None]] = set()
 
     def run(self) -> None:
-        """Returns when the pod may go; raises SystemExit when the watchdog has ended."""
+        """Returns when the pod may end; raises SystemExit when the watchdog has ended."""
         loop = self._loop
         loop.add_reader(self._listener.fileno(), self._accept)
         loop.add_reader(self._link.fileno(), self._told)

@@ -40,7 +40,7 @@ _encoder = _fresh_encoder()
 
 
 def encode(value: object) -> bytes:
-    """JSON bytes. Raises BadOutput."""
+    """Encodes a value as JSON. Raises BadOutput."""
     global _encoder
     try:
         if _encoder is None:

@@ -1,4 +1,4 @@
-"""The handler's folder on `sys.path`: removed while the runtime imports, back for the function.
+"""The handler's folder on `sys.path`: removed while the runtime imports, restored for the function.
 
 `python3 -m` puts the current folder first, so a `json.py` beside the handler would replace the
 standard library's. Imports only modules that Python itself loads at its start. Called by `__main__`

@@ -141,7 +141,7 @@ class PlainLoop:
         del self._transports[fd]
 
     def run(self) -> None:
-        """Returns when the pod may go; raises SystemExit when the watchdog has ended."""
+        """Returns when the pod may end; raises SystemExit when the watchdog has ended."""
         poll = self.epoll.poll
         transports = self._transports
         reads = select.EPOLLIN

@@ -55,7 +55,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Settings:
-        """Raises BadSetting."""
+        """Parses the variables. Raises BadSetting."""
         self = cls()
         self.started_at = process_birth()
         self.module = env.get("HANDLER_MODULE") or "handler"
