@@ -20,7 +20,7 @@ use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::links::shards;
 use crate::runtime::shard::ShardId;
 use crate::state::call_table::{JobAnswer, JobNews};
-use crate::state::executions::{Found, Kept, Record};
+use crate::state::executions::{Found, Record, StoredExecution};
 
 /// What a stranger hears, whether there is such an execution or not.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
@@ -51,8 +51,8 @@ pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) ->
     };
     match asked {
         ClientQuestion::Status { wait_ms } => {
-            if let Found::Kept(kept) = &found {
-                until_over(thread, kept, wait_ms).await;
+            if let Found::Stored(stored) = &found {
+                until_over(thread, stored, wait_ms).await;
             } else if wait_ms > 0 {
                 return plain_status(thread, id, wait_ms).await;
             }
@@ -93,21 +93,21 @@ fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuesti
 
 fn state(thread: &Links, found: &Found) -> Response {
     match found {
-        Found::Kept(kept) => {
-            let output = kept.output.borrow();
-            execution_json::execution(thread, &kept.record.borrow(), output.as_ref())
+        Found::Stored(stored) => {
+            let output = stored.output.borrow();
+            execution_json::execution(thread, &stored.record.borrow(), output.as_ref())
         }
         Found::Plain(record) => execution_json::execution(thread, record, None),
     }
 }
 
-async fn until_over(thread: &Links, kept: &Kept, wait_ms: u64) {
-    if wait_ms == 0 || kept.is_over() {
+async fn until_over(thread: &Links, stored: &StoredExecution, wait_ms: u64) {
+    if wait_ms == 0 || stored.is_over() {
         return;
     }
     let alarm = thread.alarms.alarm();
     alarm.set(thread.now() + Nanos::from_ms(wait_ms));
-    let mut over = kept.until_over();
+    let mut over = stored.until_over();
     std::future::poll_fn(|cx| {
         if over.poll(cx) {
             return Poll::Ready(());
@@ -137,8 +137,8 @@ async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Resp
 }
 
 fn output(found: &Found) -> Response {
-    let kept = match found {
-        Found::Kept(kept) => kept,
+    let stored = match found {
+        Found::Stored(stored) => stored,
         Found::Plain(record) if !record.status.is_terminal() => return problem(&Problem::NotEnded),
         Found::Plain(_) => {
             let why = "a plain :invoke gives its output to its caller alone; use :enqueue, \
@@ -146,10 +146,10 @@ fn output(found: &Found) -> Response {
             return problem(&Problem::NoOutput(why));
         }
     };
-    if !kept.status().is_terminal() {
+    if !stored.status().is_terminal() {
         return problem(&Problem::NotEnded);
     }
-    match &*kept.output.borrow() {
+    match &*stored.output.borrow() {
         Some(output) => Response::output(output),
         None => problem(&Problem::NoOutput(
             "the execution has no output; its status says why",
@@ -159,7 +159,7 @@ fn output(found: &Found) -> Response {
 
 fn cancel(thread: &Links, found: &Found) -> Response {
     let record: Record = match found {
-        Found::Kept(kept) => kept.record.borrow().clone(),
+        Found::Stored(stored) => stored.record.borrow().clone(),
         Found::Plain(record) => (**record).clone(),
     };
     if record.status.is_terminal() {
@@ -179,8 +179,8 @@ fn complete(
     body: Option<(Vec<u8>, Loose)>,
 ) -> Response {
     let (call, over) = match found {
-        Found::Kept(kept) => {
-            let record = kept.record.borrow();
+        Found::Stored(stored) => {
+            let record = stored.record.borrow();
             (record.call, record.status.is_terminal())
         }
         Found::Plain(record) => (record.call, record.status.is_terminal()),

@@ -112,7 +112,7 @@ pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner
     let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
     let keyed = incoming.head.idempotency_key.is_some();
     Ok(if detached || keyed || prefer.wait_s().is_some() {
-        Manner::Kept { detached }
+        Manner::Stored { detached }
     } else {
         Manner::Plain
     })
@@ -244,7 +244,7 @@ pub(crate) async fn plain_call(
         place,
         id,
         arrived_at: entrant.arrived_at,
-        kept: None,
+        stored: None,
         request: incoming,
         alarm: answering.alarm,
         stamps: Stamps::default(),

@@ -14,7 +14,7 @@ use crate::invoke::charges::WaitingBody;
 use crate::invoke::incoming::Incoming;
 use crate::links::Links;
 use crate::runtime::timers::Alarm;
-use crate::state::executions::{Kept, Record};
+use crate::state::executions::{Record, StoredExecution};
 use crate::state::functions::Known;
 use crate::state::life::Life;
 
@@ -31,7 +31,7 @@ pub(crate) struct Call<'a> {
     pub(crate) place: CallRef,
     pub(crate) id: ExecutionId,
     pub(crate) arrived_at: Uptime,
-    pub(crate) kept: Option<Rc<Kept>>,
+    pub(crate) stored: Option<Rc<StoredExecution>>,
     pub(crate) request: &'a Incoming,
     pub(crate) alarm: &'a Alarm,
     /// Until it begins.
@@ -44,8 +44,8 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     pub(crate) fn note(&self, change: impl FnOnce(&mut Record)) {
-        match &self.kept {
-            Some(kept) => change(&mut kept.record.borrow_mut()),
+        match &self.stored {
+            Some(stored) => change(&mut stored.record.borrow_mut()),
             None => self.thread.executions.with_plain(self.id, change),
         }
     }
@@ -68,11 +68,11 @@ impl Call<'_> {
     pub(crate) fn poll_news(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();
-        if let Some(kept) = &self.kept
-            && kept.detached.get()
+        if let Some(stored) = &self.stored
+            && stored.detached.get()
             && !life.is_async()
         {
-            life.detach(kept.deadline.get());
+            life.detach(stored.deadline.get());
         }
         // A call that is ended in the moment of its grant must not begin: the pod would see it.
         if life.is_queued()

@@ -17,15 +17,15 @@ use crate::links::shards;
 use crate::runtime::shard::ShardId;
 use crate::state::Tables;
 use crate::state::executions::Found;
-use crate::state::executions::Kept;
+use crate::state::executions::StoredExecution;
 
-/// Counts one waiting client in `Kept::followers`, until it is dropped.
-pub(crate) struct Waiting<'a>(&'a Kept);
+/// Counts one waiting client in `StoredExecution::followers`, until it is dropped.
+pub(crate) struct Waiting<'a>(&'a StoredExecution);
 
 impl<'a> Waiting<'a> {
-    pub(crate) fn new(kept: &'a Kept) -> Self {
-        kept.followers.set(kept.followers.get() + 1);
-        Self(kept)
+    pub(crate) fn new(stored: &'a StoredExecution) -> Self {
+        stored.followers.set(stored.followers.get() + 1);
+        Self(stored)
     }
 }
 
@@ -36,10 +36,10 @@ impl Drop for Waiting<'_> {
 }
 
 /// Waits for the end of the execution until `deadline`; false where the deadline came first.
-pub(crate) async fn until(thread: &Tables, kept: &Kept, deadline: Uptime) -> bool {
+pub(crate) async fn until(thread: &Tables, stored: &StoredExecution, deadline: Uptime) -> bool {
     let alarm = thread.alarms.alarm();
     alarm.set(deadline);
-    let mut over = kept.until_over();
+    let mut over = stored.until_over();
     std::future::poll_fn(|cx| {
         if over.poll(cx) {
             return Poll::Ready(true);
@@ -50,9 +50,9 @@ pub(crate) async fn until(thread: &Tables, kept: &Kept, deadline: Uptime) -> boo
 }
 
 /// The answer to a call that goes on without its client: the id and the state.
-pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
+pub(crate) fn accepted(stored: &StoredExecution, trace_id: Option<&[u8]>) -> Response {
     let (id, status) = {
-        let record = kept.record.borrow();
+        let record = stored.record.borrow();
         (record.id.to_string(), record.status.as_str())
     };
     let body = format!("{{\"executionId\":\"{id}\",\"status\":\"{status}\"}}");
@@ -68,13 +68,13 @@ pub(crate) fn accepted(kept: &Kept, trace_id: Option<&[u8]>) -> Response {
 /// The answer to `:invoke`, for the execution's present state.
 pub(crate) fn result(
     thread: &Tables,
-    kept: &Kept,
+    stored: &StoredExecution,
     trace_id: Option<&[u8]>,
     arrived_at: Uptime,
     replay: bool,
 ) -> Response {
-    let record = kept.record.borrow();
-    let output = kept.output.borrow();
+    let record = stored.record.borrow();
+    let output = stored.output.borrow();
     let over = record.status.is_terminal();
     let gone = Failure::Timeout {
         stage: Stage::Queued,
@@ -92,7 +92,7 @@ pub(crate) fn result(
         result,
         follower_timed_out: !over,
         trace_id,
-        times: kept.times.get(),
+        times: stored.times.get(),
         total,
         replay,
     }
@@ -100,20 +100,24 @@ pub(crate) fn result(
 }
 
 /// Answers a repeat on the thread that owns the execution.
-pub(crate) async fn answer(thread: &Rc<Links>, kept: &Rc<Kept>, follower: &Follower) -> Response {
+pub(crate) async fn answer(
+    thread: &Rc<Links>,
+    stored: &Rc<StoredExecution>,
+    follower: &Follower,
+) -> Response {
     let trace_id = follower.trace_id.as_deref();
-    let state = || accepted(kept, trace_id).with("Idempotent-Replay", b"true");
+    let state = || accepted(stored, trace_id).with("Idempotent-Replay", b"true");
     if follower.enqueue {
         return state();
     }
-    let _waiting = Waiting::new(kept);
+    let _waiting = Waiting::new(stored);
     let answer_by = follower.answer_by.unwrap_or(follower.deadline);
     let waits_until = answer_by.min(follower.deadline);
-    let is_over = until(thread, kept, waits_until).await;
+    let is_over = until(thread, stored, waits_until).await;
     if !is_over && waits_until < follower.deadline {
         return state();
     }
-    result(thread, kept, trace_id, follower.arrived_at, true)
+    result(thread, stored, trace_id, follower.arrived_at, true)
 }
 
 /// Has a repeat of a call wait for it, wherever the execution belongs.
@@ -135,7 +139,7 @@ pub(crate) async fn follow(
     follower: &Follower,
 ) -> Result<Response, NotFollowed> {
     match thread.executions.find(id) {
-        Some(Found::Kept(kept)) => Ok(answer(thread, &kept, follower).await),
+        Some(Found::Stored(stored)) => Ok(answer(thread, &stored, follower).await),
         Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
     }
 }

@@ -48,8 +48,8 @@ pub(crate) struct Answering<'a> {
 pub(crate) enum Manner {
     /// It lives and dies with its client's wait: `plain_call`.
     Plain,
-    /// It runs by itself, and its client follows it: `kept::serve`.
-    Kept { detached: bool },
+    /// It runs by itself, and its client follows it: `stored::serve`.
+    Stored { detached: bool },
 }
 
 impl Manner {
@@ -57,7 +57,7 @@ impl Manner {
     pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
         match self {
             Self::Plain => false,
-            Self::Kept { detached } => *detached || incoming.head.idempotency_key.is_some(),
+            Self::Stored { detached } => *detached || incoming.head.idempotency_key.is_some(),
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::invoke::request::{Answering, Entrant};
 use crate::links::Links;
 use crate::links::questions::{Follower, NotFollowed};
 use crate::links::shards;
-use crate::state::executions::{Kept, Key};
+use crate::state::executions::{Key, StoredExecution};
 use crate::state::idempotency::{Claim, fingerprint};
 use crate::state::life::Life;
 
@@ -52,21 +52,21 @@ pub(crate) async fn serve(
     };
     let now = thread.now();
     let record = record(&entrant.known, id, now, None);
-    let kept = Kept::new(record, deadline, key, detached);
+    let stored = StoredExecution::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
-    let begin = |place| kept.record.borrow_mut().call = Some(place);
+    let begin = |place| stored.record.borrow_mut().call = Some(place);
     let life = match enter(thread, &entrant.known, class, now, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
-            if let Some(key) = kept.key.take() {
+            if let Some(key) = stored.key.take() {
                 shards::refuse_key(thread, key, id, &refused);
             }
             return problem(&refused);
         }
     };
     // Before the owner of the key tells others to follow it.
-    thread.executions.put(&kept);
-    if let Some(key) = &*kept.key.borrow() {
+    thread.executions.put(&stored);
+    if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);
     }
     expire(thread, now);
@@ -74,12 +74,12 @@ pub(crate) async fn serve(
     let arrived_at = entrant.arrived_at;
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
-    let queued = join::accepted(&kept, trace_id.as_deref());
+    let queued = join::accepted(&stored, trace_id.as_deref());
     let waiting = entrant.waiting.take();
     let answer_by = answer_by(&incoming, arrived_at);
-    thread.event_loop.spawn(run_kept(
+    thread.event_loop.spawn(run_stored(
         thread.clone(),
-        kept.clone(),
+        stored.clone(),
         life,
         (entrant.charge, waiting),
         incoming,
@@ -88,18 +88,18 @@ pub(crate) async fn serve(
     if detached {
         return queued;
     }
-    let over = follow_own(thread, &kept, answer_by, answering).await;
+    let over = follow_own(thread, &stored, answer_by, answering).await;
     if over {
-        return join::result(thread, &kept, trace_id.as_deref(), arrived_at, false);
+        return join::result(thread, &stored, trace_id.as_deref(), arrived_at, false);
     }
     // Its client's patience is over, or its client: it goes on by the async deadlines.
-    kept.detached.set(true);
-    kept.deadline.set(async_deadline);
-    let goes_on = goes_on_without_client(kept.key.borrow().is_some(), kept.followers.get());
+    stored.detached.set(true);
+    stored.deadline.set(async_deadline);
+    let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.followers.get());
     if answering.client.is_gone() && !goes_on {
         thread.calls.end(place, End::ClientLeft);
     }
-    join::accepted(&kept, trace_id.as_deref())
+    join::accepted(&stored, trace_id.as_deref())
 }
 
 /// Until when the client of a call that arrived then waits, if it said so.
@@ -111,7 +111,7 @@ fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
 /// Waits for one's own call; false where the client's patience ended, or the client, went first.
 async fn follow_own(
     thread: &Links,
-    kept: &Kept,
+    stored: &StoredExecution,
     answer_by: Option<Uptime>,
     answering: &Answering<'_>,
 ) -> bool {
@@ -119,7 +119,7 @@ async fn follow_own(
     if let Some(answer_by) = answer_by {
         alarm.set(answer_by);
     }
-    let mut over = kept.until_over();
+    let mut over = stored.until_over();
     poll_fn(|cx| {
         if over.poll(cx) {
             return Poll::Ready(true);
@@ -175,23 +175,23 @@ async fn claim_key(
 }
 
 /// The task of a kept call.
-async fn run_kept(
+async fn run_stored(
     thread: Rc<Links>,
-    kept: Rc<Kept>,
+    stored: Rc<StoredExecution>,
     life: Life,
     (charge, waiting): (Charge, Option<WaitingBody>),
     incoming: Incoming,
     arrived_at: Uptime,
 ) {
     let alarm = thread.alarms.alarm();
-    let id = kept.record.borrow().id;
+    let id = stored.record.borrow().id;
     let call = Call {
         thread: &thread,
         place: life.place(),
         life: life.into(),
         id,
         arrived_at,
-        kept: Some(kept.clone()),
+        stored: Some(stored.clone()),
         request: &incoming,
         alarm: &alarm,
         waiting: RefCell::new(waiting),
@@ -202,22 +202,22 @@ async fn run_kept(
     let now = thread.now();
     let status = finish(&call, &finished, now);
     drop(charge);
-    kept.times.set(finished.times);
+    stored.times.set(finished.times);
     end_record(
-        &mut kept.record.borrow_mut(),
+        &mut stored.record.borrow_mut(),
         status,
         finished.result.as_ref().err(),
         now,
     );
     if finished.never_ran
-        && let Some(key) = kept.key.take()
+        && let Some(key) = stored.key.take()
     {
         shards::release_key(&thread, key, id);
     }
     // From now on the store has it in its account.
     let output = finished.result.ok().map(|answer| answer.output);
-    thread.executions.finished(&kept, output, now);
-    kept.announce();
+    thread.executions.finished(&stored, output, now);
+    stored.announce();
     expire(&thread, now);
 }
 

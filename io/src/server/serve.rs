@@ -207,9 +207,9 @@ async fn answer_into(
                         answered.await;
                         thread.buffers.give(incoming.into_buffer());
                     }
-                    Ok(Manner::Kept { detached }) => {
-                        let kept = stored::serve(thread, entrant, incoming, detached, &answering);
-                        let response = Box::pin(kept).await;
+                    Ok(Manner::Stored { detached }) => {
+                        let stored = stored::serve(thread, entrant, incoming, detached, &answering);
+                        let response = Box::pin(stored).await;
                         let put =
                             answering
                                 .outgoing

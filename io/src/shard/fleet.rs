@@ -227,7 +227,7 @@ impl Fleet {
             let entrant = entrant.expect("it is let in at the head");
             let mut incoming = Incoming::new(bytes, head, 11);
             let manner = admit::begin(&entrant, &mut incoming).expect("a right body");
-            let Manner::Kept { detached } = manner else {
+            let Manner::Stored { detached } = manner else {
                 panic!("a keyed call is kept");
             };
             let wire = Wire {
@@ -241,9 +241,9 @@ impl Fleet {
                 wire,
                 outgoing: &mut Outgoing::default(),
             };
-            let kept = stored::serve(&thread, entrant, incoming, detached, &answering);
+            let stored = stored::serve(&thread, entrant, incoming, detached, &answering);
             let mut outgoing = Outgoing::default();
-            outgoing.put(&thread, kept.await, wire);
+            outgoing.put(&thread, stored.await, wire);
             *heard.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
         });
         answer

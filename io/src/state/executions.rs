@@ -84,7 +84,7 @@ pub(crate) struct Record {
 pub(crate) type Key = (LaneId, Box<[u8]>);
 
 /// An execution that is kept, so that clients can read its output or wait for its end.
-pub(crate) struct Kept {
+pub(crate) struct StoredExecution {
     pub(crate) record: RefCell<Record>,
     /// Shared by all answers that contain it, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
@@ -103,7 +103,7 @@ pub(crate) struct Kept {
     waiters: Waiters<()>,
 }
 
-impl Kept {
+impl StoredExecution {
     pub(crate) fn new(
         record: Record,
         deadline: Deadline,
@@ -135,7 +135,7 @@ impl Kept {
     /// A wait for the end.
     pub(crate) const fn until_over(&self) -> UntilOver<'_> {
         UntilOver {
-            kept: self,
+            stored: self,
             waiter: self.waiters.wait(()),
         }
     }
@@ -159,20 +159,20 @@ impl Kept {
             .map_or(0, |(_, key)| 2 * key.len() + Keys::ENTRY_BYTES);
         let output = self.output.borrow();
         let output = output.as_ref().map_or(0, |output| output.held_bytes());
-        (KEPT_BYTES + failure + start + key) as u64 + output
+        (STORED_BYTES + failure + start + key) as u64 + output
     }
 }
 
 /// A wait for a kept execution's end, which may be given up.
 pub(crate) struct UntilOver<'a> {
-    kept: &'a Kept,
+    stored: &'a StoredExecution,
     waiter: Waiter<'a, ()>,
 }
 
 impl UntilOver<'_> {
     /// Whether the execution is over; if not, the task is woken at its end.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> bool {
-        let over = self.kept.is_over();
+        let over = self.stored.is_over();
         if !over {
             self.waiter.keep(cx);
         }
@@ -186,15 +186,15 @@ const COUNTS_BYTES: usize = 2 * size_of::<usize>();
 /// Bytes of a kept execution, without its record's heap data: the value itself, its entry in the
 /// table (twice, because the table may be half empty), its entry in the list of finished
 /// executions, and the `Output`.
-const KEPT_BYTES: usize = size_of::<Kept>()
+const STORED_BYTES: usize = size_of::<StoredExecution>()
     + COUNTS_BYTES
-    + 2 * size_of::<(u128, Rc<Kept>)>()
+    + 2 * size_of::<(u128, Rc<StoredExecution>)>()
     + size_of::<(Uptime, u128)>()
     + size_of::<Output>()
     + COUNTS_BYTES;
 
 struct Inner {
-    kept: HashMap<u128, Rc<Kept>>,
+    stored: HashMap<u128, Rc<StoredExecution>>,
     /// Finished executions with the time of their end, in the order in which they finished.
     finished: VecDeque<(Uptime, u128)>,
     /// Records by place; none where the record was removed by `forget_plain`.
@@ -211,7 +211,7 @@ pub(crate) struct Executions {
 
 /// Where an execution was found.
 pub(crate) enum Found {
-    Kept(Rc<Kept>),
+    Stored(Rc<StoredExecution>),
     /// A plain sync call: its output went to its client and nowhere else.
     Plain(Box<Record>),
 }
@@ -219,7 +219,7 @@ pub(crate) enum Found {
 impl Executions {
     pub(crate) fn new(budget: Budget, ttl_ms: u64) -> Self {
         let inner = Inner {
-            kept: HashMap::new(),
+            stored: HashMap::new(),
             finished: VecDeque::new(),
             ring: Vec::new(),
             ring_next: 0,
@@ -269,24 +269,24 @@ impl Executions {
     }
 
     /// Keeps an execution until some time after its end.
-    pub(crate) fn put(&self, kept: &Rc<Kept>) {
-        let id = kept.record.borrow().id.random();
-        self.inner.borrow_mut().kept.insert(id, kept.clone());
-        self.weigh(kept);
+    pub(crate) fn put(&self, stored: &Rc<StoredExecution>) {
+        let id = stored.record.borrow().id.random();
+        self.inner.borrow_mut().stored.insert(id, stored.clone());
+        self.weigh(stored);
     }
 
     /// Brings the store's account up to date with what an execution weighs.
-    fn weigh(&self, kept: &Kept) {
-        let is = kept.weight();
-        self.budget.change(kept.weighed.replace(is), is);
+    fn weigh(&self, stored: &StoredExecution) {
+        let is = stored.weight();
+        self.budget.change(stored.weighed.replace(is), is);
     }
 
     /// What is known of an execution, if it is still remembered.
     pub(crate) fn find(&self, id: ExecutionId) -> Option<Found> {
         let inner = self.inner.borrow();
-        if let Some(kept) = inner.kept.get(&id.random()) {
-            let same = kept.record.borrow().id == id;
-            return same.then(|| Found::Kept(kept.clone()));
+        if let Some(stored) = inner.stored.get(&id.random()) {
+            let same = stored.record.borrow().id == id;
+            return same.then(|| Found::Stored(stored.clone()));
         }
         let record = inner.ring.get(usize::from(id.place()))?.as_ref()?;
         (record.id == id).then(|| Found::Plain(Box::new(record.clone())))
@@ -294,21 +294,31 @@ impl Executions {
 
     /// Records the end of a kept execution: from now on its output counts against the budget, and
     /// its time to live runs.
-    pub(crate) fn finished(&self, kept: &Rc<Kept>, output: Option<Output>, now: Uptime) {
-        kept.output
+    pub(crate) fn finished(
+        &self,
+        stored: &Rc<StoredExecution>,
+        output: Option<Output>,
+        now: Uptime,
+    ) {
+        stored
+            .output
             .replace(output.map(|output| Arc::new(output.fitted())));
-        let id = kept.record.borrow().id.random();
+        let id = stored.record.borrow().id.random();
         let finished = &mut self.inner.borrow_mut().finished;
         finished.push_back((now, id));
         self.budget.set_oldest(finished.front().map(|(at, _)| *at));
-        self.weigh(kept);
+        self.weigh(stored);
     }
 
     /// Drops executions that are past their time to live, and, while the byte budget is exceeded,
     /// those that finished first. Calls `gone` for each, with true where the budget was the reason.
     /// Where another thread has the execution that finished first, it may return that thread: the
     /// caller then has to tell it.
-    pub(crate) fn expire(&self, now: Uptime, mut gone: impl FnMut(&Kept, bool)) -> Option<ShardId> {
+    pub(crate) fn expire(
+        &self,
+        now: Uptime,
+        mut gone: impl FnMut(&StoredExecution, bool),
+    ) -> Option<ShardId> {
         loop {
             let first = self.inner.borrow().finished.front().copied();
             let late = first.is_some_and(|(at, _)| at.saturating_add(self.ttl) <= now);
@@ -318,16 +328,16 @@ impl Executions {
                     Oldest::Of(thread) => return self.budget.ask(thread).then_some(thread),
                 }
             }
-            let kept = {
+            let stored = {
                 let inner = &mut *self.inner.borrow_mut();
                 let (_, id) = inner.finished.pop_front()?;
                 let next = inner.finished.front().map(|(at, _)| *at);
                 self.budget.set_oldest(next);
-                inner.kept.remove(&id)
+                inner.stored.remove(&id)
             };
-            if let Some(kept) = kept {
-                self.budget.change(kept.weighed.take(), 0);
-                gone(&kept, !late);
+            if let Some(stored) = stored {
+                self.budget.change(stored.weighed.take(), 0);
+                gone(&stored, !late);
             }
         }
     }

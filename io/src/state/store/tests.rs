@@ -13,7 +13,7 @@ use crate::invoke::admit;
 use crate::invoke::stored;
 use crate::links::Links;
 use crate::shard::fleet::{Fleet, STORE_BYTES, exchange, with_fleet};
-use crate::state::executions::{Kept, Key, Status};
+use crate::state::executions::{Key, Status, StoredExecution};
 
 const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
 
@@ -22,12 +22,12 @@ fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
     let (id, now) = (thread.new_id(), thread.now());
     let known = thread.function("f").expect("it is registered");
-    let kept = Kept::new(admit::record(&known, id, now, None), NEVER, None, true);
-    thread.executions.put(&kept);
+    let stored = StoredExecution::new(admit::record(&known, id, now, None), NEVER, None, true);
+    thread.executions.put(&stored);
     let output = Output::json(vec![b'1'; bytes], 0..bytes);
-    admit::end_record(&mut kept.record.borrow_mut(), Status::Success, None, now);
+    admit::end_record(&mut stored.record.borrow_mut(), Status::Success, None, now);
     let output = Some(output);
-    thread.executions.finished(&kept, output, thread.now());
+    thread.executions.finished(&stored, output, thread.now());
     stored::expire(thread, thread.now());
     id
 }
@@ -83,15 +83,20 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
             let before = stored_bytes(&fleet);
             let (id, now) = (thread.new_id(), thread.now());
             let record = admit::record(&known, id, now, None);
-            let kept = Kept::new(record, NEVER, key, true);
-            thread.executions.put(&kept);
+            let stored = StoredExecution::new(record, NEVER, key, true);
+            thread.executions.put(&stored);
             let status = Status::Error;
-            admit::end_record(&mut kept.record.borrow_mut(), status, failure.as_ref(), now);
-            thread.executions.finished(&kept, output, now);
+            admit::end_record(
+                &mut stored.record.borrow_mut(),
+                status,
+                failure.as_ref(),
+                now,
+            );
+            thread.executions.finished(&stored, output, now);
             stored_bytes(&fleet) - before
         };
         let bare = put(None, None, None);
-        assert!(bare as usize > size_of::<Kept>());
+        assert!(bare as usize > size_of::<StoredExecution>());
         let text = Failure::PodLost("x".repeat(1000).into());
         assert_eq!(put(None, Some(text), None), bare + 1000);
         let key: Key = (crate::shard::fleet::LANE, vec![b'k'; 200].into());
