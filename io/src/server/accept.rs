@@ -20,7 +20,7 @@ use crate::runtime::net::Listener;
 use crate::runtime::phase::Phase;
 use crate::runtime::timers::Alarm;
 use crate::server::client_conn::{Conn, Port};
-use crate::server::request_pool::Rooms;
+use crate::server::request_pool::RequestPool;
 use crate::server::serve;
 use crate::state::descriptors::Said;
 
@@ -134,7 +134,7 @@ fn has_room(thread: &Links) -> bool {
 pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
     let event_loop = &thread.event_loop;
     let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
-    let rooms = Rc::new(Rooms::default());
+    let pool = Rc::new(RequestPool::default());
     let alarm = thread.alarms.alarm();
     let paused = Said::default();
     let mut burst = 0;
@@ -147,7 +147,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
             Ok(accepted) => {
                 let is_among_the_last = thread.descriptors.keep_back(accepted.descriptor);
                 let conn = Conn::new(thread.clone(), accepted, port);
-                event_loop.spawn(serve::serve(conn, rooms.clone(), serve::answer));
+                event_loop.spawn(serve::serve(conn, pool.clone(), serve::answer));
                 if is_among_the_last {
                     until_room(&thread, &alarm).await;
                 }

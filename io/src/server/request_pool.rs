@@ -1,4 +1,4 @@
-//! Room for requests that are being served, used again. What a request needs while it is served is
+//! Memory for requests that are being served, used again. What a request needs while it is served is
 //! several times what its connection needs while it is idle, and most connections are idle: so it does
 //! not live in the connection's own task. `accept` has one for its connections, which are its users.
 
@@ -6,32 +6,32 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 
-/// Rooms that wait to be used again.
-const KEPT: usize = 1024;
+/// Places that wait to be used again.
+const SPARE_MAX: usize = 1024;
 
-pub(crate) struct Rooms<F>(RefCell<Vec<Pin<Box<Option<F>>>>>);
+pub(crate) struct RequestPool<F>(RefCell<Vec<Pin<Box<Option<F>>>>>);
 
-impl<F> Default for Rooms<F> {
+impl<F> Default for RequestPool<F> {
     fn default() -> Self {
         Self(RefCell::default())
     }
 }
 
-impl<F: Future> Rooms<F> {
-    /// Runs what `make` makes to its end, in a room.
+impl<F: Future> RequestPool<F> {
+    /// Runs what `make` makes to its end, in a place of the pool.
     pub(crate) async fn run(&self, make: impl FnOnce() -> F) -> F::Output {
         let spare = self.0.borrow_mut().pop();
-        let mut room = spare.unwrap_or_else(|| Box::pin(None));
-        room.set(Some(make()));
+        let mut place = spare.unwrap_or_else(|| Box::pin(None));
+        place.set(Some(make()));
         let output = poll_fn(|cx| {
-            let serving = room.as_mut().as_pin_mut();
+            let serving = place.as_mut().as_pin_mut();
             serving.expect("it was put there").poll(cx)
         })
         .await;
-        room.set(None);
+        place.set(None);
         let mut spare = self.0.borrow_mut();
-        if spare.len() < KEPT {
-            spare.push(room);
+        if spare.len() < SPARE_MAX {
+            spare.push(place);
         }
         output
     }
@@ -44,11 +44,11 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn a_room_is_used_again_and_its_guest_is_gone() {
+    fn a_place_is_used_again_and_its_guest_is_gone() {
         let guest = std::rc::Rc::new(());
-        let make = |rooms: &Rooms<_>| {
+        let make = |pool: &RequestPool<_>| {
             let guest = guest.clone();
-            let mut running = pin!(rooms.run(|| async move {
+            let mut running = pin!(pool.run(|| async move {
                 let _stays = guest;
                 7
             }));
@@ -56,12 +56,12 @@ mod tests {
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
         };
-        let rooms = Rooms::default();
+        let pool = RequestPool::default();
         let mut at = None;
         for _ in 0..3 {
-            assert_eq!(make(&rooms), Poll::Ready(7));
+            assert_eq!(make(&pool), Poll::Ready(7));
             assert_eq!(std::rc::Rc::strong_count(&guest), 1);
-            let spare = rooms.0.borrow();
+            let spare = pool.0.borrow();
             assert_eq!(spare.len(), 1);
             let now = std::ptr::from_ref(&*spare[0]).cast::<()>();
             assert_eq!(*at.get_or_insert(now), now);

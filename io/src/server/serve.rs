@@ -28,17 +28,17 @@ use crate::runtime::buffers::SMALL;
 use crate::runtime::phase::Phase;
 use crate::server::client_conn::{Conn, Port, SHARE, Stop};
 use crate::server::dispatch;
-use crate::server::request_pool::Rooms;
+use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
 
 /// After the last answer, bytes that still come are read for so long: closing at once would reset
 /// the connection, and the client might lose the answer.
 const LINGER: Nanos = Nanos::from_s(2);
 
-/// Serves a connection to its end; `answer` answers each request, in a room.
+/// Serves a connection to its end; `answer` answers each request, in a place of the pool.
 pub(crate) async fn serve<F: Future<Output = Answered>>(
     conn: Conn,
-    rooms: Rc<Rooms<F>>,
+    pool: Rc<RequestPool<F>>,
     answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
 ) {
     let conn = Rc::new(conn);
@@ -46,7 +46,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
     let client = Rc::downgrade(&conn);
     let _place = conn.thread.descriptors.place(client);
     {
-        let mut server = pin!(answer_and_close(&conn, &rooms, answer));
+        let mut server = pin!(answer_and_close(&conn, &pool, answer));
         let event_loop = &conn.thread.event_loop;
         loop {
             let over = std::future::poll_fn(|cx| {
@@ -83,7 +83,7 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
 /// Answers requests, and then ends the connection.
 async fn answer_and_close<F: Future<Output = Answered>>(
     conn: &Rc<Conn>,
-    rooms: &Rooms<F>,
+    pool: &RequestPool<F>,
     answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
 ) {
     let thread = &conn.thread;
@@ -95,7 +95,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
         };
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
-            rooms.run(|| answer(conn.clone(), head, arrived_at)).await;
+            pool.run(|| answer(conn.clone(), head, arrived_at)).await;
         let sent = send_outgoing(conn, outgoing, arrived_at).await;
         conn.end_answer();
         thread.answering.set(thread.answering.get() - 1);
