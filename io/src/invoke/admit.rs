@@ -261,7 +261,7 @@ pub(crate) async fn plain_call(
         id,
         status,
         result: finished.result.as_ref().map(|answer| &answer.output),
-        follower_timed_out: false,
+        waiter_timed_out: false,
         trace_id: incoming.trace_id(),
         times: finished.times,
         total: now.since(entrant.arrived_at),

@@ -19,8 +19,8 @@ pub(crate) struct Invocation<'a> {
     pub(crate) id: ExecutionId,
     pub(crate) status: Status,
     pub(crate) result: Result<&'a Output, &'a Failure>,
-    /// For a follower whose own deadline passed: the execution goes on.
-    pub(crate) follower_timed_out: bool,
+    /// For a waiter whose own deadline passed: the execution goes on.
+    pub(crate) waiter_timed_out: bool,
     pub(crate) trace_id: Option<&'a [u8]>,
     pub(crate) times: Times,
     pub(crate) total: Nanos,
@@ -181,7 +181,7 @@ impl Invocation<'_> {
         scratch.extend_from_slice(b"\",\"output\":null,\"error\":{\"code\":");
         write_string(scratch, failure.code());
         scratch.extend_from_slice(b",\"message\":");
-        if self.follower_timed_out {
+        if self.waiter_timed_out {
             let message = "the execution has not ended yet; ask its status for the result";
             write_string(scratch, message);
         } else {

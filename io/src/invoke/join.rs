@@ -12,26 +12,26 @@ use nanofaas_core::time::Uptime;
 use crate::http::response::{EXECUTION_ID, Response};
 use crate::invoke::invocation::Invocation;
 use crate::links::Links;
-use crate::links::questions::{Follower, NotFollowed};
+use crate::links::questions::{JoinWaiter, NotJoined};
 use crate::links::shards;
 use crate::runtime::shard::ShardId;
 use crate::state::Tables;
 use crate::state::executions::Found;
 use crate::state::executions::StoredExecution;
 
-/// Counts one waiting client in `StoredExecution::followers`, until it is dropped.
+/// Counts one waiting client in `StoredExecution::joined`, until it is dropped.
 pub(crate) struct Waiting<'a>(&'a StoredExecution);
 
 impl<'a> Waiting<'a> {
     pub(crate) fn new(stored: &'a StoredExecution) -> Self {
-        stored.followers.set(stored.followers.get() + 1);
+        stored.joined.set(stored.joined.get() + 1);
         Self(stored)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.followers.set(self.0.followers.get() - 1);
+        self.0.joined.set(self.0.joined.get() - 1);
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn result(
         id: record.id,
         status: record.status,
         result,
-        follower_timed_out: !over,
+        waiter_timed_out: !over,
         trace_id,
         times: stored.times.get(),
         total,
@@ -103,43 +103,43 @@ pub(crate) fn result(
 pub(crate) async fn answer(
     thread: &Rc<Links>,
     stored: &Rc<StoredExecution>,
-    follower: &Follower,
+    waiter: &JoinWaiter,
 ) -> Response {
-    let trace_id = follower.trace_id.as_deref();
+    let trace_id = waiter.trace_id.as_deref();
     let state = || accepted(stored, trace_id).with("Idempotent-Replay", b"true");
-    if follower.enqueue {
+    if waiter.enqueue {
         return state();
     }
     let _waiting = Waiting::new(stored);
-    let answer_by = follower.answer_by.unwrap_or(follower.deadline);
-    let waits_until = answer_by.min(follower.deadline);
+    let answer_by = waiter.answer_by.unwrap_or(waiter.deadline);
+    let waits_until = answer_by.min(waiter.deadline);
     let is_over = until(thread, stored, waits_until).await;
-    if !is_over && waits_until < follower.deadline {
+    if !is_over && waits_until < waiter.deadline {
         return state();
     }
-    result(thread, stored, trace_id, follower.arrived_at, true)
+    result(thread, stored, trace_id, waiter.arrived_at, true)
 }
 
 /// Has a repeat of a call wait for it, wherever the execution belongs.
-pub(crate) async fn follow_anywhere(
+pub(crate) async fn join_anywhere(
     thread: &Rc<Links>,
     id: ExecutionId,
-    follower: Follower,
-) -> Result<Response, NotFollowed> {
+    waiter: JoinWaiter,
+) -> Result<Response, NotJoined> {
     if ShardId::of(id) == thread.id {
-        return follow(thread, id, &follower).await;
+        return join(thread, id, &waiter).await;
     }
-    shards::follow(thread, id, follower).await
+    shards::join(thread, id, waiter).await
 }
 
 /// Has a repeat wait for an execution of this thread.
-pub(crate) async fn follow(
+pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,
-    follower: &Follower,
-) -> Result<Response, NotFollowed> {
+    waiter: &JoinWaiter,
+) -> Result<Response, NotJoined> {
     match thread.executions.find(id) {
-        Some(Found::Stored(stored)) => Ok(answer(thread, &stored, follower).await),
-        Some(Found::Plain(_)) | None => Err(NotFollowed::Gone),
+        Some(Found::Stored(stored)) => Ok(answer(thread, &stored, waiter).await),
+        Some(Found::Plain(_)) | None => Err(NotJoined::Gone),
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Answering<'a> {
 pub(crate) enum Manner {
     /// It lives and dies with its client's wait: `plain_call`.
     Plain,
-    /// It runs by itself, and its client follows it: `stored::serve`.
+    /// It runs by itself, and its client waits for it: `stored::serve`.
     Stored { detached: bool },
 }
 

@@ -1,5 +1,5 @@
 //! Calls that may outlive their client's wait: async, keyed and `Prefer` ones. Such a call runs in a
-//! task of its own, its execution is kept, and clients follow it. It admits nothing by itself and runs
+//! task of its own, its execution is kept, and clients wait for it. It admits nothing by itself and runs
 //! no attempt. `serve` calls it; the ticker has it drop what is past its time.
 
 use std::cell::{Cell, RefCell};
@@ -24,13 +24,13 @@ use crate::invoke::incoming::Incoming;
 use crate::invoke::join;
 use crate::invoke::request::{Answering, Entrant};
 use crate::links::Links;
-use crate::links::questions::{Follower, NotFollowed};
+use crate::links::questions::{JoinWaiter, NotJoined};
 use crate::links::shards;
 use crate::state::executions::{Key, StoredExecution};
 use crate::state::idempotency::{Claim, fingerprint};
 use crate::state::life::Life;
 
-/// Lets the call in, and has its client follow it.
+/// Lets the call in, and has its client wait for it.
 pub(crate) async fn serve(
     thread: &Rc<Links>,
     mut entrant: Entrant,
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
             return problem(&refused);
         }
     };
-    // Before the owner of the key tells others to follow it.
+    // Before the owner of the key tells others to join it.
     thread.executions.put(&stored);
     if let Some(key) = &*stored.key.borrow() {
         shards::admit_key(thread, key, id);
@@ -88,14 +88,14 @@ pub(crate) async fn serve(
     if detached {
         return queued;
     }
-    let over = follow_own(thread, &stored, answer_by, answering).await;
+    let over = wait_for_own(thread, &stored, answer_by, answering).await;
     if over {
         return join::result(thread, &stored, trace_id.as_deref(), arrived_at, false);
     }
     // Its client's patience is over, or its client: it goes on by the async deadlines.
     stored.detached.set(true);
     stored.deadline.set(async_deadline);
-    let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.followers.get());
+    let goes_on = goes_on_without_client(stored.key.borrow().is_some(), stored.joined.get());
     if answering.client.is_gone() && !goes_on {
         thread.calls.end(place, End::ClientLeft);
     }
@@ -109,7 +109,7 @@ fn answer_by(incoming: &Incoming, arrived_at: Uptime) -> Option<Uptime> {
 }
 
 /// Waits for one's own call; false where the client's patience ended, or the client, went first.
-async fn follow_own(
+async fn wait_for_own(
     thread: &Links,
     stored: &StoredExecution,
     answer_by: Option<Uptime>,
@@ -150,20 +150,20 @@ async fn claim_key(
     loop {
         let response = match shards::claim(thread, &key, body, id, deadline).await {
             Some(Claim::Run { key, .. }) => return Ok(Some(*key)),
-            Some(Claim::Follow(holder)) => {
-                let follower = Follower {
+            Some(Claim::Join(holder)) => {
+                let waiter = JoinWaiter {
                     trace_id: incoming.trace_id().map(Into::into),
                     deadline,
                     answer_by: answer_by(incoming, entrant.arrived_at),
                     enqueue,
                     arrived_at: entrant.arrived_at,
                 };
-                match join::follow_anywhere(thread, holder, follower).await {
+                match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,
                     // The store dropped it after the claim was answered, and gave its key up before it
                     // said so: the next claim finds another holder, or none.
-                    Err(NotFollowed::Gone) if thread.now() < deadline => continue,
-                    Err(NotFollowed::Gone | NotFollowed::Busy) => problem(&Problem::Busy),
+                    Err(NotJoined::Gone) if thread.now() < deadline => continue,
+                    Err(NotJoined::Gone | NotJoined::Busy) => problem(&Problem::Busy),
                 }
             }
             Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),

@@ -40,7 +40,7 @@ pub(crate) enum JobQuestion {
 
 /// A repeat of a keyed call.
 #[derive(Debug)]
-pub(crate) struct Follower {
+pub(crate) struct JoinWaiter {
     pub(crate) trace_id: Option<Box<[u8]>>,
     /// When the repeat needs an answer.
     pub(crate) deadline: Uptime,
@@ -53,7 +53,7 @@ pub(crate) struct Follower {
 
 /// Why a repeat of a call got no answer of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotFollowed {
+pub(crate) enum NotJoined {
     /// The execution is not kept any more, nor is its key.
     Gone,
     /// A queue inside the platform is full.

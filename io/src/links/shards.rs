@@ -24,12 +24,12 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::problem::Problem;
 use crate::http::response::Response;
 use crate::links::Links;
-use crate::links::questions::{About, Follower, NotFollowed};
+use crate::links::questions::{About, JoinWaiter, NotJoined};
 use crate::runtime::shard::ShardId;
 use crate::state::executions::Key;
 use crate::state::idempotency::{Asker, Claim};
 
-/// Longer than any long poll or deadline of a follower.
+/// Longer than any long poll or deadline of a waiter.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(330);
 /// What is owed to a full inbox is tried again after so long.
 const OWED: Nanos = Nanos::from_ms(1);
@@ -74,9 +74,9 @@ pub(crate) enum Question {
         about: About,
     },
     /// A repeat of a keyed call waits for its result.
-    Follow {
+    Join {
         id: ExecutionId,
-        follower: Follower,
+        waiter: JoinWaiter,
     },
     Claim {
         key: Key,
@@ -88,7 +88,7 @@ pub(crate) enum Question {
 /// The owner's answer.
 pub(crate) enum Answer {
     Response(Box<Response>),
-    NotFollowed(NotFollowed),
+    NotJoined(NotJoined),
     Claim(Claim),
 }
 
@@ -150,7 +150,7 @@ impl Peer {
     }
 
     /// Asks it; false where its inbox is full. No question overtakes what is owed: a claim that came
-    /// before the release of its key would follow an execution that is gone.
+    /// before the release of its key would join an execution that is gone.
     fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
         let ask = PeerMessage::Ask {
@@ -217,21 +217,21 @@ pub(crate) async fn ask_about(
     let question = Question::Execution { id, about };
     match ask(thread, ShardId::of(id), question, until(thread)).await? {
         Answer::Response(response) => Some(*response),
-        Answer::NotFollowed(_) | Answer::Claim(_) => None,
+        Answer::NotJoined(_) | Answer::Claim(_) => None,
     }
 }
 
 /// What the owner of an execution answers to a repeat of its call.
-pub(crate) async fn follow(
+pub(crate) async fn join(
     thread: &Rc<Links>,
     id: ExecutionId,
-    follower: Follower,
-) -> Result<Response, NotFollowed> {
-    let question = Question::Follow { id, follower };
+    waiter: JoinWaiter,
+) -> Result<Response, NotJoined> {
+    let question = Question::Join { id, waiter };
     match ask(thread, ShardId::of(id), question, until(thread)).await {
         Some(Answer::Response(response)) => Ok(*response),
-        Some(Answer::NotFollowed(why)) => Err(why),
-        Some(Answer::Claim(_)) | None => Err(NotFollowed::Busy),
+        Some(Answer::NotJoined(why)) => Err(why),
+        Some(Answer::Claim(_)) | None => Err(NotJoined::Busy),
     }
 }
 
@@ -254,7 +254,7 @@ pub(crate) async fn claim(
         let question = Question::Claim { key, body, id };
         return match ask(thread, owner, question, until).await? {
             Answer::Claim(claim) => Some(claim),
-            Answer::Response(_) | Answer::NotFollowed(_) => None,
+            Answer::Response(_) | Answer::NotJoined(_) => None,
         };
     }
     let claimed = thread.keys.claim(key, body, id);
@@ -274,7 +274,7 @@ pub(crate) async fn claim(
         .ok()?
     {
         Answer::Claim(claim) => Some(claim),
-        Answer::Response(_) | Answer::NotFollowed(_) => None,
+        Answer::Response(_) | Answer::NotJoined(_) => None,
     }
 }
 
@@ -288,7 +288,7 @@ pub(crate) fn admit_key(thread: &Links, key: &Key, id: ExecutionId) {
     );
 }
 
-/// The execution that was told to run was refused: so are those who follow it.
+/// The execution that was told to run was refused: so are those who joined it.
 pub(crate) fn refuse_key(thread: &Links, key: Key, id: ExecutionId, why: &Problem) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
@@ -343,7 +343,7 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
     match notice {
         KeyNotice::Admitted { key, id } => {
             for asker in thread.keys.admit(&key, id) {
-                decide(thread, asker, Claim::Follow(id));
+                decide(thread, asker, Claim::Join(id));
             }
         }
         KeyNotice::Released { key, id, refused } => {

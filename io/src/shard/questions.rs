@@ -42,10 +42,10 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
                 .peer(from)
                 .answer(token, Answer::Response(Box::new(response)));
         }),
-        Question::Follow { id, follower } => thread.event_loop.spawn(async move {
-            let answer = match join::follow(&answering, id, &follower).await {
+        Question::Join { id, waiter } => thread.event_loop.spawn(async move {
+            let answer = match join::join(&answering, id, &waiter).await {
                 Ok(response) => Answer::Response(Box::new(response)),
-                Err(why) => Answer::NotFollowed(why),
+                Err(why) => Answer::NotJoined(why),
             };
             answering.peer(from).answer(token, answer);
         }),

@@ -92,10 +92,10 @@ pub(crate) struct StoredExecution {
     /// waits.
     pub(crate) deadline: Cell<Deadline>,
     /// The client that made the call is not waiting for it, so the async deadlines hold. Repeats of
-    /// the call may still wait: see `followers`.
+    /// the call may still wait: see `joined`.
     pub(crate) detached: Cell<bool>,
     /// Repeats of the call that wait for its end now.
-    pub(crate) followers: Cell<u32>,
+    pub(crate) joined: Cell<u32>,
     pub(crate) key: RefCell<Option<Key>>,
     pub(crate) times: Cell<nanofaas_core::call::Times>,
     /// The bytes that the store's account counts for it.
@@ -115,7 +115,7 @@ impl StoredExecution {
             output: RefCell::default(),
             deadline: Cell::new(deadline),
             detached: Cell::new(detached),
-            followers: Cell::new(0),
+            joined: Cell::new(0),
             key: RefCell::new(key),
             times: Cell::default(),
             weighed: Cell::new(0),

@@ -1,5 +1,5 @@
 //! Idempotency keys: which execution holds which key. A key belongs to the thread that
-//! hash(registration, key) names; one question there answers run, follow or mismatch. It keeps no
+//! hash(registration, key) names; one question there answers run, join or mismatch. It keeps no
 //! output; a key goes when its execution goes. `shards` brings the claims, and answers those that wait.
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ pub(crate) enum Claim {
     /// The key was free: it is the claimant's now, who says next whether its call was admitted.
     Run { key: Box<Key>, id: ExecutionId },
     /// The execution that has it, which was admitted.
-    Follow(ExecutionId),
+    Join(ExecutionId),
     /// It is held with another body.
     Mismatch,
     /// The claimant who had it was refused, for this reason.
@@ -42,8 +42,8 @@ struct Held {
 }
 
 enum State {
-    /// The claimant was told to run, and has not said yet whether it does. To follow it now could mean
-    /// to follow a call that is refused, of which nothing is kept: so later claims wait here.
+    /// The claimant was told to run, and has not said yet whether it does. To join it now could mean
+    /// to join a call that is refused, of which nothing is kept: so later claims wait here.
     Claimed(Vec<Asker>),
     Admitted,
 }
@@ -90,7 +90,7 @@ impl Keys {
         };
         match held.state {
             _ if held.body != body => Some(Claim::Mismatch),
-            State::Admitted => Some(Claim::Follow(held.id)),
+            State::Admitted => Some(Claim::Join(held.id)),
             State::Claimed(_) => None,
         }
     }
@@ -103,7 +103,7 @@ impl Keys {
         }
     }
 
-    /// The claimant was admitted: the claims that waited for it may follow it.
+    /// The claimant was admitted: the claims that waited for it may join it.
     pub(crate) fn admit(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {

@@ -34,7 +34,7 @@ fn drop_messages(fleet: &Fleet, index: usize) {
 }
 
 #[test]
-fn followers_of_a_refused_key_are_refused_everywhere() {
+fn waiters_of_a_refused_key_are_refused_everywhere() {
     with_fleet(4, async |fleet: Rc<Fleet>| {
         fleet.fill_queue();
         let key = fleet.key_of(1);
@@ -43,13 +43,13 @@ fn followers_of_a_refused_key_are_refused_everywhere() {
         fleet.take(1);
         // They ask while the first has the key and has not heard of it: from its own thread, from the
         // key's, and from a third.
-        let followers = [0, 1, 2].map(|index| fleet.invoke(index, &key));
+        let waiters = [0, 1, 2].map(|index| fleet.invoke(index, &key));
         settle().await;
         fleet.take(1);
         exchange(&fleet).await;
         assert_eq!(status(&first), "429");
-        for follower in &followers {
-            assert_eq!(status(follower), "429", "{}", follower.borrow());
+        for waiter in &waiters {
+            assert_eq!(status(waiter), "429", "{}", waiter.borrow());
         }
     });
 }
