@@ -16,7 +16,7 @@ use nanofaas_core::post::{BridgePost, IoInbox};
 
 use self::pending::Replies;
 use self::scheduler::{Seat, SeatPlan};
-use self::shards::{Answer, Peer, PeerInbox, PeerPost};
+use self::shards::{Answer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
 use crate::runtime::shard::ShardId;
 use crate::runtime::timers::Alarm;
@@ -25,13 +25,13 @@ use crate::state::Tables;
 /// The receiving ends.
 pub(crate) struct Inbox {
     pub(crate) rings: IoInbox,
-    pub(crate) peers: PeerInbox,
+    pub(crate) shards: ShardInbox,
 }
 
 impl Inbox {
     pub(crate) fn has_mail(&self) -> bool {
         let rings = &self.rings;
-        rings.messages.is_published() || rings.grants.is_published() || self.peers.has_mail()
+        rings.messages.is_published() || rings.grants.is_published() || self.shards.has_mail()
     }
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Posts {
     pub(crate) scheduler: SeatPlan,
     pub(crate) bridge: BridgePost,
     /// Of every io thread, this one's too.
-    pub(crate) peers: Box<[PeerPost]>,
+    pub(crate) shards: Box<[ShardPost]>,
 }
 
 /// One io thread as those see it that serve requests: its ways to the others, over its tables.
@@ -56,10 +56,10 @@ pub(crate) struct Links {
     pub(crate) bridge: BridgePost,
     /// Answers that the bridge owes.
     replies: Replies<Reply>,
-    peers: Box<[Peer]>,
+    shards: Box<[ShardLink]>,
     /// Answers that other io threads owe.
     pub(crate) answers: Replies<Answer>,
-    /// Wakes the ticker for what is owed to peers.
+    /// Wakes the ticker for what is owed to other io threads.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
 }
@@ -82,7 +82,7 @@ impl Links {
             turn_left: Cell::new(false),
             bridge: posts.bridge,
             replies: Replies::uncertain(),
-            peers: posts.peers.into_iter().map(Peer::new).collect(),
+            shards: posts.shards.into_iter().map(ShardLink::new).collect(),
             answers: Replies::certain(),
             owed_alarm: alarms.alarm(),
             inbox: OnceCell::new(),
@@ -91,7 +91,7 @@ impl Links {
     }
 
     /// An io thread, as this one reaches it.
-    pub(crate) fn peer(&self, other: ShardId) -> &Peer {
-        &self.peers[other.index()]
+    pub(crate) fn shard(&self, other: ShardId) -> &ShardLink {
+        &self.shards[other.index()]
     }
 }

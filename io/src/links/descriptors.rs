@@ -15,8 +15,8 @@ impl Links {
     /// Other threads may have something idle.
     pub(crate) fn want_descriptor(&self) {
         self.descriptors.want();
-        for peer in &self.peers {
-            peer.ring();
+        for shard in &self.shards {
+            shard.ring();
         }
     }
 

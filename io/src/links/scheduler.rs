@@ -119,7 +119,7 @@ impl Links {
         self.turn_left.set(turn == Turn::Busy);
         self.plan_tick(inline, now);
         if turn == Turn::Busy {
-            self.peer(self.id).ring();
+            self.shard(self.id).ring();
         }
     }
 

@@ -36,29 +36,29 @@ const OWED: Nanos = Nanos::from_ms(1);
 
 /// The way to one io thread, for another.
 #[derive(Clone)]
-pub(crate) struct PeerPost {
-    messages: Producer<PeerMessage>,
+pub(crate) struct ShardPost {
+    messages: Producer<ShardMessage>,
     answers: Producer<(u64, Answer)>,
     bell: Arc<Doorbell>,
 }
 
 /// An io thread's end.
-pub(crate) struct PeerInbox {
-    pub(crate) messages: Consumer<PeerMessage>,
+pub(crate) struct ShardInbox {
+    pub(crate) messages: Consumer<ShardMessage>,
     /// With the token of the question.
     pub(crate) answers: Consumer<(u64, Answer)>,
 }
 
 /// One io thread, as another one reaches it.
-pub(crate) struct Peer {
-    post: PeerPost,
+pub(crate) struct ShardLink {
+    post: ShardPost,
     /// Notices that found its inbox full, the oldest first. Bounded by the keys that this thread holds
     /// there, of which each makes two: while something is owed, no further key is claimed.
     owed: RefCell<VecDeque<Notice>>,
 }
 
 /// What an io thread says to another.
-pub(crate) enum PeerMessage {
+pub(crate) enum ShardMessage {
     Ask {
         from: ShardId,
         token: u64,
@@ -111,11 +111,11 @@ pub(crate) enum KeyNotice {
     },
 }
 
-impl PeerPost {
-    pub(crate) fn pair(bell: Arc<Doorbell>) -> (Self, PeerInbox) {
+impl ShardPost {
+    pub(crate) fn pair(bell: Arc<Doorbell>) -> (Self, ShardInbox) {
         let (messages, messages_in) = channel(MESSAGES_DEPTH);
         let (answers, answers_in) = channel(ANSWERS_DEPTH);
-        let inbox = PeerInbox {
+        let inbox = ShardInbox {
             messages: messages_in,
             answers: answers_in,
         };
@@ -130,14 +130,14 @@ impl PeerPost {
     }
 }
 
-impl PeerInbox {
+impl ShardInbox {
     pub(crate) fn has_mail(&self) -> bool {
         self.messages.is_published() || self.answers.is_published()
     }
 }
 
-impl Peer {
-    pub(crate) fn new(post: PeerPost) -> Self {
+impl ShardLink {
+    pub(crate) fn new(post: ShardPost) -> Self {
         Self {
             post,
             owed: RefCell::default(),
@@ -153,7 +153,7 @@ impl Peer {
     /// before the release of its key would join an execution that is gone.
     fn ask(&self, from: ShardId, token: u64, question: Question) -> bool {
         let question = Box::new(question);
-        let ask = PeerMessage::Ask {
+        let ask = ShardMessage::Ask {
             from,
             token,
             question,
@@ -179,8 +179,8 @@ impl Peer {
     fn pay(&self) -> bool {
         let mut owed = self.owed.borrow_mut();
         while let Some(notice) = owed.pop_front() {
-            if let Err(PeerMessage::Notice(back)) =
-                self.post.messages.push(PeerMessage::Notice(notice))
+            if let Err(ShardMessage::Notice(back)) =
+                self.post.messages.push(ShardMessage::Notice(notice))
             {
                 owed.push_front(back);
                 break;
@@ -199,8 +199,8 @@ async fn ask(
     until: Uptime,
 ) -> Option<Answer> {
     let token = thread.answers.expect()?;
-    let peer = thread.peer(owner);
-    if !peer.ask(thread.id, token, question) {
+    let shard = thread.shard(owner);
+    if !shard.ask(thread.id, token, question) {
         thread.answers.forget(token);
         return None;
     }
@@ -320,7 +320,7 @@ pub(crate) fn ask_to_drop(thread: &Links, owner: ShardId) {
 }
 
 fn notify(thread: &Links, owner: ShardId, notice: Notice) {
-    if !thread.peer(owner).notify(notice) {
+    if !thread.shard(owner).notify(notice) {
         thread.owed_alarm.set(thread.recent() + OWED);
     }
 }
@@ -329,9 +329,9 @@ fn notify(thread: &Links, owner: ShardId, notice: Notice) {
 pub(crate) fn pay(thread: &Links) {
     // All of them: one that stays full holds up no other.
     let mut paid = true;
-    for peer in &thread.peers {
-        let owes = !peer.owed.borrow().is_empty();
-        paid &= !owes || peer.pay();
+    for shard in &thread.shards {
+        let owes = !shard.owed.borrow().is_empty();
+        paid &= !owes || shard.pay();
     }
     if !paid {
         thread.owed_alarm.set(thread.now() + OWED);
@@ -365,7 +365,7 @@ fn decide(thread: &Links, asker: Asker, claim: Claim) {
     if asking == thread.id {
         take_answer(thread, token, Answer::Claim(claim));
     } else {
-        thread.peer(asking).answer(token, Answer::Claim(claim));
+        thread.shard(asking).answer(token, Answer::Claim(claim));
     }
 }
 

@@ -29,7 +29,7 @@ use crate::invoke::outgoing::Outgoing;
 use crate::invoke::request::{Answering, Client, Manner};
 use crate::invoke::stored;
 use crate::links::scheduler::SeatPlan;
-use crate::links::shards::{self, PeerPost};
+use crate::links::shards::{self, ShardPost};
 use crate::links::{Inbox, Links, Posts};
 use crate::runtime::Common;
 use crate::runtime::buffers::Buffers;
@@ -113,9 +113,9 @@ impl Fleet {
             .into_iter()
             .map(|bell| IoPost::pair(bell, true))
             .unzip();
-        let (peers, peer_inboxes): (Vec<_>, Vec<_>) = rings
+        let (shards, shard_inboxes): (Vec<_>, Vec<_>) = rings
             .iter()
-            .map(|inbox| PeerPost::pair(inbox.bell.clone()))
+            .map(|inbox| ShardPost::pair(inbox.bell.clone()))
             .unzip();
         let ledgers: Arc<[ThreadLedger]> = (0..count).map(|_| ThreadLedger::default()).collect();
         let own_bells = rings.iter().map(|inbox| inbox.bell.clone());
@@ -139,7 +139,7 @@ impl Fleet {
         let ways = Posts {
             scheduler: SeatPlan::Pinned(scheduler),
             bridge,
-            peers: peers.into(),
+            shards: shards.into(),
         };
         let make = |index| {
             let parts = Parts {
@@ -155,8 +155,8 @@ impl Fleet {
             threads: (0..count).map(make).collect(),
             inboxes: rings
                 .into_iter()
-                .zip(peer_inboxes)
-                .map(|(rings, peers)| Rc::new(RefCell::new(Inbox { rings, peers })))
+                .zip(shard_inboxes)
+                .map(|(rings, shards)| Rc::new(RefCell::new(Inbox { rings, shards })))
                 .collect(),
             event_loop,
             posts,

@@ -1,5 +1,5 @@
 //! What other threads say to this one: messages of the bridge, grants of a pinned scheduler,
-//! questions of its peers. It empties the rings and sleeps by the doorbell's protocol; it never
+//! questions of other io threads. It empties the rings and sleeps by the doorbell's protocol; it never
 //! waits for anything else.
 
 use std::cell::RefCell;
@@ -64,13 +64,13 @@ pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
         thread.take_grant(grant);
     }
     for _ in 0..PASS_MAX {
-        let Some(message) = inbox.borrow_mut().peers.messages.pop() else {
+        let Some(message) = inbox.borrow_mut().shards.messages.pop() else {
             break;
         };
         questions::take(thread, message);
     }
     for _ in 0..PASS_MAX {
-        let Some((token, answer)) = inbox.borrow_mut().peers.answers.pop() else {
+        let Some((token, answer)) = inbox.borrow_mut().shards.answers.pop() else {
             break;
         };
         shards::take_answer(thread, token, answer);

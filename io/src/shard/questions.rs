@@ -6,20 +6,20 @@ use std::rc::Rc;
 use crate::api::executions;
 use crate::invoke::{join, stored};
 use crate::links::Links;
-use crate::links::shards::{self, Answer, Notice, PeerMessage, Question};
+use crate::links::shards::{self, Answer, Notice, Question, ShardMessage};
 use crate::runtime::shard::ShardId;
 use crate::state::idempotency::Asker;
 
-/// Takes what a peer says.
-pub(crate) fn take(thread: &Rc<Links>, message: PeerMessage) {
+/// Takes what another io thread says.
+pub(crate) fn take(thread: &Rc<Links>, message: ShardMessage) {
     match message {
-        PeerMessage::Ask {
+        ShardMessage::Ask {
             from,
             token,
             question,
         } => take_question(thread, from, token, *question),
-        PeerMessage::Notice(Notice::Key(notice)) => shards::apply(thread, notice),
-        PeerMessage::Notice(Notice::StoreFull) => stored::drop_oldest(thread),
+        ShardMessage::Notice(Notice::Key(notice)) => shards::apply(thread, notice),
+        ShardMessage::Notice(Notice::StoreFull) => stored::drop_oldest(thread),
     }
 }
 
@@ -27,7 +27,7 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
     let answering = thread.clone();
     match question {
         Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
-            Some(claim) => thread.peer(from).answer(token, Answer::Claim(claim)),
+            Some(claim) => thread.shard(from).answer(token, Answer::Claim(claim)),
             None => thread.keys.wait(
                 &key,
                 Asker {
@@ -39,7 +39,7 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
         Question::Execution { id, about } => thread.event_loop.spawn(async move {
             let response = executions::answer(&answering, id, about).await;
             answering
-                .peer(from)
+                .shard(from)
                 .answer(token, Answer::Response(Box::new(response)));
         }),
         Question::Join { id, waiter } => thread.event_loop.spawn(async move {
@@ -47,7 +47,7 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
                 Ok(response) => Answer::Response(Box::new(response)),
                 Err(why) => Answer::NotJoined(why),
             };
-            answering.peer(from).answer(token, answer);
+            answering.shard(from).answer(token, answer);
         }),
     }
 }

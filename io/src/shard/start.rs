@@ -23,7 +23,7 @@ use nanofaas_core::time::Nanos;
 use nix::unistd::{Pid, gettid};
 
 use crate::links::scheduler::SeatPlan;
-use crate::links::shards::PeerPost;
+use crate::links::shards::ShardPost;
 use crate::links::{Inbox, Links, Posts};
 use crate::runtime::buffers::Buffers;
 pub use crate::runtime::config::{DriverChoice, IoConfig};
@@ -300,10 +300,10 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     let port = Port::Public {
         internal: internal.is_empty(),
     };
-    let (peers, mut peer_inboxes): (Vec<_>, Vec<_>) = plumbing
+    let (shards, mut shard_inboxes): (Vec<_>, Vec<_>) = plumbing
         .inboxes
         .iter()
-        .map(|(inbox, _)| PeerPost::pair(inbox.bell.clone()))
+        .map(|(inbox, _)| ShardPost::pair(inbox.bell.clone()))
         .unzip();
     let inboxes = plumbing.inboxes.iter();
     let bells: Vec<_> = inboxes.map(|(inbox, _)| inbox.bell.clone()).collect();
@@ -332,7 +332,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post),
         },
         bridge: plumbing.bridge,
-        peers: peers.into(),
+        shards: shards.into(),
     };
     let mut starting = Vec::new();
     for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
@@ -348,7 +348,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         }
         let inbox = Inbox {
             rings,
-            peers: peer_inboxes.remove(0),
+            shards: shard_inboxes.remove(0),
         };
         starting.push(start_one(
             parts,

@@ -18,19 +18,19 @@ fn fill_inbox(fleet: &Fleet, from: usize, to: usize) {
             about: About::OfClient(ClientQuestion::Output),
         };
         let question = Box::new(question);
-        let ask = PeerMessage::Ask {
+        let ask = ShardMessage::Ask {
             from: asking.id,
             token: u64::MAX,
             question,
         };
-        let _full = asking.peers[to].post.messages.push(ask);
+        let _full = asking.shards[to].post.messages.push(ask);
     }
 }
 
 /// Takes the messages and answers none.
 fn drop_messages(fleet: &Fleet, index: usize) {
     let mut inbox = fleet.inboxes[index].borrow_mut();
-    while inbox.peers.messages.pop().is_some() {}
+    while inbox.shards.messages.pop().is_some() {}
 }
 
 #[test]
