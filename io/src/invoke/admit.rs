@@ -26,7 +26,7 @@ use crate::invoke::drive::{self, Finished};
 use crate::invoke::incoming::Incoming;
 use crate::invoke::invocation::Invocation;
 use crate::invoke::outgoing::{give_back, make_room, put_large};
-use crate::invoke::request::{Answering, Entrant, Manner};
+use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::links::Links;
 use crate::runtime::phase::Phase;
 use crate::state::executions::{Record, Status};
@@ -39,14 +39,14 @@ const SCRATCH_KEPT: usize = 64 * 1024;
 const COPIED_MAX: usize = 64 * 1024;
 
 /// Admission as far as the head tells: rate, function, memory.
-pub(crate) fn at_head(
+pub(crate) fn admit_head(
     thread: &Rc<Links>,
     name: &str,
     enqueue: bool,
     head: &RequestHead,
     head_bytes: &[u8],
     arrived_at: Uptime,
-) -> Result<Entrant, Problem> {
+) -> Result<AdmittedRequest, Problem> {
     if thread.phase.get() != Phase::Serving {
         return Err(Problem::ShuttingDown);
     }
@@ -94,7 +94,7 @@ pub(crate) fn at_head(
     let due = charge_for(declared) + charges::copy_of(&found, declared);
     let charge = thread.account.charge(due);
     let charge = charge.ok_or_else(no_memory)?;
-    Ok(Entrant {
+    Ok(AdmittedRequest {
         known: found,
         charge,
         waiting,
@@ -105,16 +105,19 @@ pub(crate) fn at_head(
 }
 
 /// Reads a call's body as far as the platform does, and says how it is served.
-pub(crate) fn begin(entrant: &Entrant, incoming: &mut Incoming) -> Result<Manner, Problem> {
+pub(crate) fn begin(
+    admitted: &AdmittedRequest,
+    incoming: &mut Incoming,
+) -> Result<InvocationMode, Problem> {
     read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
     // Both together mean the wait.
-    let detached = entrant.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
+    let detached = admitted.enqueue || (prefer.respond_async && prefer.wait_s().is_none());
     let keyed = incoming.head.idempotency_key.is_some();
     Ok(if detached || keyed || prefer.wait_s().is_some() {
-        Manner::Stored { detached }
+        InvocationMode::Stored { detached }
     } else {
-        Manner::Plain
+        InvocationMode::Plain
     })
 }
 
@@ -205,12 +208,12 @@ pub(crate) fn record(
 /// whatever happens.
 pub(crate) async fn plain_call(
     thread: &Rc<Links>,
-    entrant: &mut Entrant,
+    admitted: &mut AdmittedRequest,
     incoming: &Incoming,
     answering: &mut Answering<'_>,
 ) {
-    let waiting = entrant.waiting.take();
-    let known = &entrant.known;
+    let waiting = admitted.waiting.take();
+    let known = &admitted.known;
     let id = thread.new_plain_id();
     let queued_at = thread.recent();
     // The record is there before the call can begin.
@@ -224,7 +227,7 @@ pub(crate) async fn plain_call(
         known,
         Class::Sync,
         queued_at,
-        entrant.deadline,
+        admitted.deadline,
         begin,
     );
     let life = match entered {
@@ -243,7 +246,7 @@ pub(crate) async fn plain_call(
         life: life.into(),
         place,
         id,
-        arrived_at: entrant.arrived_at,
+        arrived_at: admitted.arrived_at,
         stored: None,
         request: incoming,
         alarm: answering.alarm,
@@ -264,7 +267,7 @@ pub(crate) async fn plain_call(
         waiter_timed_out: false,
         trace_id: incoming.trace_id(),
         times: finished.times,
-        total: now.since(entrant.arrived_at),
+        total: now.since(admitted.arrived_at),
         replay: false,
     };
     let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);

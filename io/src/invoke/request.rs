@@ -16,7 +16,7 @@ use crate::runtime::timers::Alarm;
 use crate::state::functions::Known;
 
 /// A call that was let in by its head.
-pub(crate) struct Entrant {
+pub(crate) struct AdmittedRequest {
     pub(crate) known: Rc<Known>,
     pub(crate) charge: Charge,
     /// Until it is granted.
@@ -45,14 +45,14 @@ pub(crate) struct Answering<'a> {
 }
 
 /// How a call is served.
-pub(crate) enum Manner {
+pub(crate) enum InvocationMode {
     /// It lives and dies with its client's wait: `plain_call`.
     Plain,
     /// It runs by itself, and its client waits for it: `stored::serve`.
     Stored { detached: bool },
 }
 
-impl Manner {
+impl InvocationMode {
     /// Whether the call goes on when its client leaves.
     pub(crate) const fn outlives_client(&self, incoming: &Incoming) -> bool {
         match self {

@@ -22,7 +22,7 @@ use crate::invoke::charges::WaitingBody;
 use crate::invoke::drive;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::join;
-use crate::invoke::request::{Answering, Entrant};
+use crate::invoke::request::{AdmittedRequest, Answering};
 use crate::links::Links;
 use crate::links::questions::{JoinWaiter, NotJoined};
 use crate::links::shards;
@@ -33,29 +33,29 @@ use crate::state::life::Life;
 /// Lets the call in, and has its client wait for it.
 pub(crate) async fn serve(
     thread: &Rc<Links>,
-    mut entrant: Entrant,
+    mut admitted: AdmittedRequest,
     incoming: Incoming,
     detached: bool,
     answering: &Answering<'_>,
 ) -> Response {
     let id = thread.new_id();
-    let key = match claim_key(thread, &entrant, &incoming, detached, id).await {
+    let key = match claim_key(thread, &admitted, &incoming, detached, id).await {
         Ok(key) => key,
         Err(response) => return *response,
     };
     let async_limit = TimeLimit::Async(thread.config.async_max_age_ms);
-    let async_deadline = Deadline::after(entrant.arrived_at, async_limit);
+    let async_deadline = Deadline::after(admitted.arrived_at, async_limit);
     let deadline = if detached {
         async_deadline
     } else {
-        entrant.deadline
+        admitted.deadline
     };
     let now = thread.now();
-    let record = record(&entrant.known, id, now, None);
+    let record = record(&admitted.known, id, now, None);
     let stored = StoredExecution::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
     let begin = |place| stored.record.borrow_mut().call = Some(place);
-    let life = match enter(thread, &entrant.known, class, now, deadline, begin) {
+    let life = match enter(thread, &admitted.known, class, now, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
             if let Some(key) = stored.key.take() {
@@ -71,17 +71,17 @@ pub(crate) async fn serve(
     }
     expire(thread, now);
     let trace_id = incoming.trace_id().map(Box::<[u8]>::from);
-    let arrived_at = entrant.arrived_at;
+    let arrived_at = admitted.arrived_at;
     let place = life.place();
     // A first call is queued as far as its client is concerned, however fast it is granted.
     let queued = join::accepted(&stored, trace_id.as_deref());
-    let waiting = entrant.waiting.take();
+    let waiting = admitted.waiting.take();
     let answer_by = answer_by(&incoming, arrived_at);
     thread.event_loop.spawn(run_stored(
         thread.clone(),
         stored.clone(),
         life,
-        (entrant.charge, waiting),
+        (admitted.charge, waiting),
         incoming,
         arrived_at,
     ));
@@ -135,7 +135,7 @@ async fn wait_for_own(
 /// Claims the call's key for `id`, if it has one; else gives the answer of the execution that holds it.
 async fn claim_key(
     thread: &Rc<Links>,
-    entrant: &Entrant,
+    admitted: &AdmittedRequest,
     incoming: &Incoming,
     enqueue: bool,
     id: ExecutionId,
@@ -143,10 +143,10 @@ async fn claim_key(
     let Some(key) = incoming.idempotency_key() else {
         return Ok(None);
     };
-    let key: Key = (entrant.known.function.lane, key.into());
+    let key: Key = (admitted.known.function.lane, key.into());
     let (content_type, content_encoding) = (incoming.content_type(), incoming.content_encoding());
     let body = fingerprint(content_type, content_encoding, incoming.body());
-    let deadline = entrant.deadline.at;
+    let deadline = admitted.deadline.at;
     loop {
         let response = match shards::claim(thread, &key, body, id, deadline).await {
             Some(Claim::Run { key, .. }) => return Ok(Some(*key)),
@@ -154,9 +154,9 @@ async fn claim_key(
                 let waiter = JoinWaiter {
                     trace_id: incoming.trace_id().map(Into::into),
                     deadline,
-                    answer_by: answer_by(incoming, entrant.arrived_at),
+                    answer_by: answer_by(incoming, admitted.arrived_at),
                     enqueue,
-                    arrived_at: entrant.arrived_at,
+                    arrived_at: admitted.arrived_at,
                 };
                 match join::join_anywhere(thread, holder, waiter).await {
                     Ok(response) => response,

@@ -22,7 +22,7 @@ use crate::invoke::admit;
 use crate::invoke::charges;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
-use crate::invoke::request::{Answering, Entrant, Manner};
+use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::invoke::stored;
 use crate::runtime::buffers::SMALL;
 use crate::runtime::phase::Phase;
@@ -183,9 +183,9 @@ async fn answer_into(
         head_only: head.method == Method::Head,
     };
     // The path is needed while the buffer goes on: a small copy off the warm path.
-    let entrant = admit(conn, head, arrived_at);
-    let done = match entrant {
-        Ok(Admitted::Call(mut entrant)) => match read_call(conn, head, &mut entrant).await {
+    let admitted = admit(conn, head, arrived_at);
+    let done = match admitted {
+        Ok(Admitted::Call(mut admitted)) => match read_call(conn, head, &mut admitted).await {
             Ok(mut incoming) => {
                 let mut answering = Answering {
                     client: conn,
@@ -193,22 +193,23 @@ async fn answer_into(
                     wire,
                     outgoing,
                 };
-                match admit::begin(&entrant, &mut incoming) {
+                match admit::begin(&admitted, &mut incoming) {
                     // Its FIN is there already, so the client has left: the call is not begun.
                     // What was sent behind it is not answered either, since an answer to that would
                     // be taken for this one's.
-                    Ok(manner) if conn.has_left() && !manner.outlives_client(&incoming) => {
+                    Ok(mode) if conn.has_left() && !mode.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
                         return Stays::No;
                     }
-                    Ok(Manner::Plain) => {
+                    Ok(InvocationMode::Plain) => {
                         let answered =
-                            admit::plain_call(thread, &mut entrant, &incoming, &mut answering);
+                            admit::plain_call(thread, &mut admitted, &incoming, &mut answering);
                         answered.await;
                         thread.buffers.give(incoming.into_buffer());
                     }
-                    Ok(Manner::Stored { detached }) => {
-                        let stored = stored::serve(thread, entrant, incoming, detached, &answering);
+                    Ok(InvocationMode::Stored { detached }) => {
+                        let stored =
+                            stored::serve(thread, admitted, incoming, detached, &answering);
                         let response = Box::pin(stored).await;
                         let put =
                             answering
@@ -264,7 +265,7 @@ async fn answer_into(
 }
 
 enum Admitted {
-    Call(Entrant),
+    Call(AdmittedRequest),
     Other,
 }
 
@@ -299,20 +300,21 @@ fn admit(conn: &Conn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted
         _ => return Ok(Admitted::Other),
     };
     let thread = &conn.thread;
-    admit::at_head(thread, name.as_str(), enqueue, head, &pending, arrived_at).map(Admitted::Call)
+    admit::admit_head(thread, name.as_str(), enqueue, head, &pending, arrived_at)
+        .map(Admitted::Call)
 }
 
 async fn read_call(
     conn: &Conn,
     head: &RequestHead,
-    entrant: &mut Entrant,
+    admitted: &mut AdmittedRequest,
 ) -> Result<Incoming, Stop> {
     invite(conn, head).await?;
     let thread = &conn.thread;
     let incoming = match head.framing {
         Framing::Length(length) => conn.sized(*head, length).await?,
         Framing::Chunked => {
-            let Entrant { charge, known, .. } = entrant;
+            let AdmittedRequest { charge, known, .. } = admitted;
             let grown = |bytes| {
                 if charge.grow(bytes) {
                     Ok(())
@@ -325,12 +327,12 @@ async fn read_call(
         }
         Framing::None => return Err(Problem::LengthRequired.into()),
     };
-    let Entrant {
+    let AdmittedRequest {
         known,
         charge,
         waiting,
         ..
-    } = entrant;
+    } = admitted;
     charges::settle(thread, known, charge, waiting, &incoming)?;
     Ok(incoming)
 }

@@ -26,7 +26,7 @@ use crate::http::response::Wire;
 use crate::invoke::admit;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
-use crate::invoke::request::{Answering, Client, Manner};
+use crate::invoke::request::{Answering, Client, InvocationMode};
 use crate::invoke::stored;
 use crate::links::scheduler::SeatPlan;
 use crate::links::shards::{self, ShardPost};
@@ -223,11 +223,11 @@ impl Fleet {
         let (thread, heard) = (self.threads[index].clone(), answer.clone());
         self.event_loop.spawn(async move {
             let now = thread.now();
-            let entrant = admit::at_head(&thread, "f", false, &head, &bytes, now);
-            let entrant = entrant.expect("it is let in at the head");
+            let admitted = admit::admit_head(&thread, "f", false, &head, &bytes, now);
+            let admitted = admitted.expect("it is let in at the head");
             let mut incoming = Incoming::new(bytes, head, 11);
-            let manner = admit::begin(&entrant, &mut incoming).expect("a right body");
-            let Manner::Stored { detached } = manner else {
+            let mode = admit::begin(&admitted, &mut incoming).expect("a right body");
+            let InvocationMode::Stored { detached } = mode else {
                 panic!("a keyed call is kept");
             };
             let wire = Wire {
@@ -241,7 +241,7 @@ impl Fleet {
                 wire,
                 outgoing: &mut Outgoing::default(),
             };
-            let stored = stored::serve(&thread, entrant, incoming, detached, &answering);
+            let stored = stored::serve(&thread, admitted, incoming, detached, &answering);
             let mut outgoing = Outgoing::default();
             outgoing.put(&thread, stored.await, wire);
             *heard.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
