@@ -13,7 +13,7 @@ use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 use crate::http::response::HEAD_ROOM;
 use crate::runtime::buffers::Buffers;
 use crate::state::Tables;
-use crate::state::pod_conn::Connection;
+use crate::state::pod_conn::PodConn;
 
 /// `1xx` answers before the real one.
 const INTERIM_MAX: u32 = 8;
@@ -64,7 +64,7 @@ pub(crate) struct Whole {
 /// Reads one answer whole, also while its request still goes out: a pod may answer what it has read so far,
 /// or refuse before it reads.
 pub(crate) async fn read_answer(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
 ) -> Result<Whole, Broken> {
     let max = expected.bytes_max;
@@ -112,7 +112,7 @@ pub(crate) async fn read_answer(
 
 /// Room for an answer of so many bytes and its envelope, at once or in its turn. Nothing more is read from
 /// the pod before.
-async fn room(connection: &mut Connection, expected: &Expected<'_>, bytes: usize) -> Charge {
+async fn room(connection: &mut PodConn, expected: &Expected<'_>, bytes: usize) -> Charge {
     let account = &expected.thread.account;
     let bytes = Buffers::size_for(bytes + HEAD_ROOM) as u64;
     match account.charge_answer(bytes) {
@@ -121,7 +121,7 @@ async fn room(connection: &mut Connection, expected: &Expected<'_>, bytes: usize
     }
 }
 
-async fn turn(connection: &mut Connection, expected: &Expected<'_>, mut wait: Wait) -> Charge {
+async fn turn(connection: &mut PodConn, expected: &Expected<'_>, mut wait: Wait) -> Charge {
     poll_fn(|cx| {
         connection.poll_sent(expected.request, cx);
         wait.poll(cx)
@@ -130,7 +130,7 @@ async fn turn(connection: &mut Connection, expected: &Expected<'_>, mut wait: Wa
 }
 
 /// Waits for more bytes.
-async fn more(connection: &mut Connection, expected: &Expected<'_>) -> Result<(), Broken> {
+async fn more(connection: &mut PodConn, expected: &Expected<'_>) -> Result<(), Broken> {
     let before = connection.received.len();
     poll_fn(|cx| {
         connection.poll_sent(expected.request, cx);
@@ -147,7 +147,7 @@ async fn more(connection: &mut Connection, expected: &Expected<'_>) -> Result<()
 }
 
 async fn known_length(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
     head: usize,
     length: usize,
@@ -173,7 +173,7 @@ async fn known_length(
 /// For a body that says no length: what has come is charged as it is, and from the first byte that is
 /// missing on it may be as large as any.
 async fn room_for_any(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
     charge: &mut Option<Charge>,
 ) {
@@ -184,7 +184,7 @@ async fn room_for_any(
 
 /// The charge of such a body, corrected at its end.
 async fn corrected(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
     charge: Option<Charge>,
     held: usize,
@@ -199,7 +199,7 @@ async fn corrected(
 }
 
 async fn chunks(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
     head: usize,
 ) -> Result<(AnswerBytes, Charge), Broken> {
@@ -249,7 +249,7 @@ fn drop_chunks(received: &mut Vec<u8>, head: usize, progress: Decoded) -> Option
 }
 
 async fn until_close(
-    connection: &mut Connection,
+    connection: &mut PodConn,
     expected: &Expected<'_>,
     head: usize,
 ) -> Result<(AnswerBytes, Charge), Broken> {

@@ -24,7 +24,7 @@ use crate::invoke::pod_error;
 use crate::links::{Links, bridge};
 use crate::runtime::buffers::LARGE;
 use crate::runtime::net::Unsent;
-use crate::state::pod_conn::Connection;
+use crate::state::pod_conn::PodConn;
 use crate::state::pod_pool::Owner;
 
 /// A pod's clock for a call begins when the request is there, and is told whole milliseconds.
@@ -78,13 +78,13 @@ fn named(call: &Call<'_>, owner: &Owner) -> String {
 
 /// Opens a connection, within its time. Where there is no descriptor for it that says nothing of the pod, so
 /// it waits for one, as long as the call does.
-async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Connection> {
+async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<PodConn> {
     let alarm = thread.alarms.alarm();
     loop {
         let timeout = Nanos::from_ms(thread.config.connect_timeout_ms);
         alarm.set(thread.now() + timeout);
         let opened = {
-            let mut open = pin!(Connection::open(&thread.runtime, address));
+            let mut open = pin!(PodConn::open(&thread.runtime, address));
             poll_fn(|cx| {
                 if let Poll::Ready(opened) = open.as_mut().poll(cx) {
                     return Poll::Ready(opened);

@@ -19,7 +19,7 @@ use crate::links::Links;
 use crate::runtime::net::Listener;
 use crate::runtime::phase::Phase;
 use crate::runtime::timers::Alarm;
-use crate::server::client_conn::{Conn, Port};
+use crate::server::client_conn::{ClientConn, Port};
 use crate::server::request_pool::RequestPool;
 use crate::server::serve;
 use crate::state::descriptors::Said;
@@ -146,7 +146,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(accepted) => {
                 let is_among_the_last = thread.descriptors.keep_back(accepted.descriptor);
-                let conn = Conn::new(thread.clone(), accepted, port);
+                let conn = ClientConn::new(thread.clone(), accepted, port);
                 event_loop.spawn(serve::serve(conn, pool.clone(), serve::answer));
                 if is_among_the_last {
                     until_room(&thread, &alarm).await;

@@ -59,7 +59,7 @@ enum AwaitedBody {
 }
 
 /// What the reading and the serving half share.
-pub(crate) struct Conn {
+pub(crate) struct ClientConn {
     pub(crate) thread: Rc<Links>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
@@ -94,7 +94,7 @@ pub(crate) struct Conn {
     pub(crate) sending: Cell<(u64, Uptime)>,
 }
 
-impl Client for Conn {
+impl Client for ClientConn {
     fn serving(&self, place: Option<CallRef>) {
         self.serving.set(place);
         if let Some(place) = place
@@ -109,7 +109,7 @@ impl Client for Conn {
     }
 }
 
-impl IdleClient for Conn {
+impl IdleClient for ClientConn {
     fn idle_since(&self, now: Uptime, silent_for: Nanos) -> Option<Uptime> {
         let since = self.idle_from.get()?;
         let quiet_for = if self.has_asked.get() {
@@ -141,7 +141,7 @@ impl<P: Into<Problem>> From<P> for Stop {
     }
 }
 
-impl Conn {
+impl ClientConn {
     /// A connection from which nothing came yet.
     pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: Port) -> Self {
         Self {

@@ -20,7 +20,7 @@ use crate::invoke::outgoing::{Outgoing, room_in_turn};
 use crate::links::Links;
 use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::runtime::buffers::Buffers;
-use crate::server::client_conn::{Conn, Stop};
+use crate::server::client_conn::{ClientConn, Stop};
 use crate::server::sending::invite;
 
 /// The fields that a description may leave out, as they are shown.
@@ -28,7 +28,7 @@ const DEFAULTS_LEN_MAX: usize = 2048;
 
 /// Reads the body of a request that is not a call, as far as `charge` allows.
 async fn read_body(
-    conn: &Conn,
+    conn: &ClientConn,
     head: &RequestHead,
     max: u64,
     charge: &mut Charge,
@@ -62,7 +62,7 @@ async fn read_body(
 /// Everything but calls. What the answer to a change takes is charged before the change, into `outgoing`:
 /// an answer that found no room would say that nothing was done.
 pub(crate) async fn other(
-    conn: &Conn,
+    conn: &ClientConn,
     head: &RequestHead,
     outgoing: &mut Outgoing,
 ) -> Result<Response, Stop> {
@@ -186,14 +186,14 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
 }
 
 /// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
-async fn room(conn: &Conn, length: u64) -> Result<Charge, Stop> {
+async fn room(conn: &ClientConn, length: u64) -> Result<Charge, Stop> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| Problem::NoMemory.into())
 }
 
 /// A Job's result: over its limit it still ends the call.
 async fn complete(
-    conn: &Conn,
+    conn: &ClientConn,
     head: &RequestHead,
     token: &[u8],
     id: nanofaas_core::id::ExecutionId,

@@ -13,11 +13,15 @@ use crate::http::response;
 use crate::http::shown::{Piece, Rest};
 use crate::invoke::outgoing::Outgoing;
 use crate::runtime::buffers::LARGE;
-use crate::server::client_conn::{Conn, Stop};
+use crate::server::client_conn::{ClientConn, Stop};
 use crate::server::pace::Pace;
 
 /// Sends an answer, whose request came at `arrived_at`; false where the client did not take it.
-pub(crate) async fn send_outgoing(conn: &Conn, outgoing: Outgoing, arrived_at: Uptime) -> bool {
+pub(crate) async fn send_outgoing(
+    conn: &ClientConn,
+    outgoing: Outgoing,
+    arrived_at: Uptime,
+) -> bool {
     let Outgoing { out, rest, charge } = outgoing;
     let held = charge
         .as_ref()
@@ -31,12 +35,12 @@ pub(crate) async fn send_outgoing(conn: &Conn, outgoing: Outgoing, arrived_at: U
 }
 
 /// Sends bytes; false where the client did not take them.
-pub(crate) async fn send(conn: &Conn, bytes: Vec<u8>) -> bool {
+pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
     bytes.is_empty() || conn.socket.post(bytes) || conn.sent().await
 }
 
 /// Sends what follows, a piece at a time, as fast as the client takes it.
-async fn send_rest(conn: &Conn, mut rest: Box<Rest>) -> bool {
+async fn send_rest(conn: &ClientConn, mut rest: Box<Rest>) -> bool {
     loop {
         let mut out = conn.thread.buffers.take(LARGE);
         let piece = rest.write(&mut out);
@@ -54,7 +58,7 @@ async fn send_rest(conn: &Conn, mut rest: Box<Rest>) -> bool {
 }
 
 /// Invites the body where the client waits for that.
-pub(crate) async fn invite(conn: &Conn, head: &RequestHead) -> Result<(), Stop> {
+pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), Stop> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,
         Framing::Chunked => head.len + 1,
@@ -67,7 +71,7 @@ pub(crate) async fn invite(conn: &Conn, head: &RequestHead) -> Result<(), Stop> 
     Ok(())
 }
 
-impl Conn {
+impl ClientConn {
     /// Waits until all that was posted is out; false where the client does not take it.
     pub(crate) async fn sent(&self) -> bool {
         let sent = |cx: &mut Context<'_>| Poll::Ready(self.socket.poll_sent(cx));

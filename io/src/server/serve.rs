@@ -26,7 +26,7 @@ use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::invoke::stored;
 use crate::runtime::buffers::SMALL;
 use crate::runtime::phase::Phase;
-use crate::server::client_conn::{Conn, Port, SHARE, Stop};
+use crate::server::client_conn::{ClientConn, Port, SHARE, Stop};
 use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
@@ -37,9 +37,9 @@ const LINGER: Nanos = Nanos::from_s(2);
 
 /// Serves a connection to its end; `answer` answers each request, in a place of the pool.
 pub(crate) async fn serve<F: Future<Output = Answered>>(
-    conn: Conn,
+    conn: ClientConn,
     pool: Rc<RequestPool<F>>,
-    answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
+    answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
 ) {
     let conn = Rc::new(conn);
     let _began_at = conn.thread.now();
@@ -82,9 +82,9 @@ pub(crate) async fn serve<F: Future<Output = Answered>>(
 
 /// Answers requests, and then ends the connection.
 async fn answer_and_close<F: Future<Output = Answered>>(
-    conn: &Rc<Conn>,
+    conn: &Rc<ClientConn>,
     pool: &RequestPool<F>,
-    answer: impl Fn(Rc<Conn>, RequestHead, Uptime) -> F,
+    answer: impl Fn(Rc<ClientConn>, RequestHead, Uptime) -> F,
 ) {
     let thread = &conn.thread;
     let last = loop {
@@ -126,7 +126,7 @@ enum Stays {
 }
 
 /// What is still to go out, and the answer to bytes that are no request.
-async fn last_words(conn: &Conn, response: Option<Response>) {
+async fn last_words(conn: &ClientConn, response: Option<Response>) {
     if let Some(response) = response {
         let mut out = conn.thread.buffers.take(SMALL);
         let wire = Wire {
@@ -143,7 +143,7 @@ async fn last_words(conn: &Conn, response: Option<Response>) {
 }
 
 /// Reads what still comes, for a while, before the connection is closed.
-async fn linger(conn: &Conn) {
+async fn linger(conn: &ClientConn) {
     if !conn.sent().await {
         return;
     }
@@ -159,7 +159,11 @@ async fn linger(conn: &Conn) {
 }
 
 /// Routes and answers one request.
-pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_at: Uptime) -> Answered {
+pub(crate) async fn answer(
+    conn: Rc<ClientConn>,
+    head: RequestHead,
+    arrived_at: Uptime,
+) -> Answered {
     let mut outgoing = Outgoing {
         out: conn.thread.buffers.take(SMALL),
         ..Outgoing::default()
@@ -170,7 +174,7 @@ pub(crate) async fn answer(conn: Rc<Conn>, head: RequestHead, arrived_at: Uptime
 
 /// The answer is in `outgoing`.
 async fn answer_into(
-    conn: &Conn,
+    conn: &ClientConn,
     head: &RequestHead,
     arrived_at: Uptime,
     outgoing: &mut Outgoing,
@@ -270,7 +274,7 @@ enum Admitted {
 }
 
 /// What the head alone decides: path, method, cross-site rules, and a call's first admission.
-fn admit(conn: &Conn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, Problem> {
+fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, Problem> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
     let internal = matches!(
@@ -305,7 +309,7 @@ fn admit(conn: &Conn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted
 }
 
 async fn read_call(
-    conn: &Conn,
+    conn: &ClientConn,
     head: &RequestHead,
     admitted: &mut AdmittedRequest,
 ) -> Result<Incoming, Stop> {

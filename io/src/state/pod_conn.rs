@@ -17,7 +17,7 @@ use crate::runtime::net::{Socket, Unsent, connect_tcp, connect_unix};
 const QUEUE_FULL: Nanos = Nanos::from_ms(1);
 
 /// A connection to a pod. Dropping it closes it, whatever is in flight.
-pub(crate) struct Connection {
+pub(crate) struct PodConn {
     socket: Socket,
     runtime: Rc<Runtime>,
     /// What came and was not taken.
@@ -40,7 +40,7 @@ enum End {
     Broken,
 }
 
-impl Connection {
+impl PodConn {
     /// Whether it can carry a call: open, and with nothing unread. It rests from then on.
     pub(crate) fn check_fresh(&self) -> bool {
         self.end == End::NotYet && self.received.is_empty() && self.socket.check_quiet()

@@ -11,7 +11,7 @@ use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::runtime::waiters::{Waiter, Waiters};
-use crate::state::pod_conn::Connection;
+use crate::state::pod_conn::PodConn;
 
 /// Connections that wait for a call, for one pod.
 const IDLE_PER_POD: usize = 1024;
@@ -21,7 +21,7 @@ const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
 const ENDS_KEPT: usize = 1024;
 
 struct Idle {
-    connection: Connection,
+    connection: PodConn,
     since: Uptime,
     /// It is not used from then on.
     until: Uptime,
@@ -128,7 +128,7 @@ impl Pods {
     }
 
     /// An idle connection that is still good, the latest first.
-    pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<Connection> {
+    pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<PodConn> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
         while let Some(Idle {
@@ -146,7 +146,7 @@ impl Pods {
     pub(crate) fn give(
         &self,
         owner: &Owner,
-        mut connection: Connection,
+        mut connection: PodConn,
         keep_alive_s: Option<u32>,
         now: Uptime,
     ) {

@@ -5,7 +5,7 @@ use nanofaas_http1::error::ParseError;
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::RequestHead;
 
-use super::{AwaitedBody, Conn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, Stop};
+use super::{AwaitedBody, ClientConn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, Stop};
 use crate::http::problem::Problem;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
@@ -14,7 +14,7 @@ use crate::server::pace::Pace;
 /// A refused body up to this size is read and dropped, so that the connection lives on.
 const SKIPPED_MAX: u64 = 256 * 1024;
 
-impl Conn {
+impl ClientConn {
     /// The request with its body of `length` bytes.
     pub(crate) async fn sized(&self, head: RequestHead, length: u64) -> Result<Incoming, Stop> {
         let whole = head.len + length as usize;

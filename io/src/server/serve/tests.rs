@@ -22,9 +22,9 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
     ours.write_all(&REQUEST.repeat(requests)).expect("room");
     let socket = Socket::new(&fleet.event_loop, theirs).expect("a socket");
     let port = Port::Public { internal: true };
-    let conn = Conn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
+    let conn = ClientConn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
     let seen = seen.clone();
-    let noted = move |conn: Rc<Conn>, head: RequestHead, arrived_at| {
+    let noted = move |conn: Rc<ClientConn>, head: RequestHead, arrived_at| {
         seen.borrow_mut().push(name);
         answer(conn, head, arrived_at)
     };
