@@ -27,7 +27,7 @@ use nanofaas_core::rate::RateBucket;
 use self::call_table::Calls;
 use self::descriptors::{Descriptors, Scarcity};
 use self::executions::Executions;
-use self::functions::{Functions, Known};
+use self::functions::{FunctionEntry, Functions};
 use self::idempotency::Keys;
 use self::job_inputs::JobInputs;
 use self::pod_pool::Pods;
@@ -102,7 +102,7 @@ impl Tables {
     }
 
     /// The function of this name.
-    pub(crate) fn function(&self, name: &str) -> Option<Rc<Known>> {
+    pub(crate) fn function(&self, name: &str) -> Option<Rc<FunctionEntry>> {
         self.functions.borrow().get(name).cloned()
     }
 

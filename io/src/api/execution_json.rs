@@ -50,7 +50,7 @@ pub(crate) fn execution(
 fn until_output(thread: &Runtime, record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let _ = write!(out, "{{\"executionId\":\"{}\",\"function\":", record.id);
-    write_string(&mut out, record.known.function.name());
+    write_string(&mut out, record.entry.function.name());
     let _ = write!(
         out,
         ",\"status\":\"{}\",\"attempt\":{}",

@@ -155,11 +155,11 @@ pub(crate) fn list(thread: &Links) -> Response {
     }
     let all = thread.functions.borrow().sorted();
     let mut body = b"[".to_vec();
-    for (at, known) in all.iter().enumerate() {
+    for (at, entry) in all.iter().enumerate() {
         if at > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(&shown(&known.function));
+        body.extend_from_slice(&shown(&entry.function));
         // All together may take longer than the watchdog waits.
         thread.ledger().beat.beat(thread.now());
     }
@@ -170,7 +170,7 @@ pub(crate) fn list(thread: &Links) -> Response {
 /// `GET /v1/functions/{name}`.
 pub(crate) fn show(thread: &Links, name: &str) -> Response {
     match thread.function(name) {
-        Some(known) => Response::json(shown(&known.function)),
+        Some(entry) => Response::json(shown(&entry.function)),
         None => problem(&thread.no_such(name)),
     }
 }

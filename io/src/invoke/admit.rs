@@ -30,7 +30,7 @@ use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::links::Links;
 use crate::runtime::phase::Phase;
 use crate::state::executions::{Record, Status};
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 use crate::state::life::Life;
 
 /// What a thread keeps for the next text output.
@@ -50,10 +50,10 @@ pub(crate) fn admit_head(
     if thread.phase.get() != Phase::Serving {
         return Err(Problem::ShuttingDown);
     }
-    let known = thread.function(name);
+    let entry = thread.function(name);
     let reject = |reason: RejectReason, wait| {
-        match &known {
-            Some(known) => known.metrics(thread).rejected[reason as usize].add(),
+        match &entry {
+            Some(entry) => entry.metrics(thread).rejected[reason as usize].add(),
             None => thread.ledger().rejected_unknown.add(),
         }
         Problem::Refused(Refusal::new(reason, wait))
@@ -62,7 +62,7 @@ pub(crate) fn admit_head(
         .rate
         .take(arrived_at)
         .map_err(|wait| reject(RejectReason::Rate, wait))?;
-    let Some(found) = known.clone() else {
+    let Some(found) = entry.clone() else {
         return Err(thread.no_such(name));
     };
     let declared = match head.framing {
@@ -95,7 +95,7 @@ pub(crate) fn admit_head(
     let charge = thread.account.charge(due);
     let charge = charge.ok_or_else(no_memory)?;
     Ok(AdmittedRequest {
-        known: found,
+        entry: found,
         charge,
         waiting,
         arrived_at,
@@ -130,8 +130,8 @@ fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
     Ok(())
 }
 
-fn refuse(thread: &Links, known: &Known, refusal: Refusal) -> Problem {
-    known.metrics(thread).rejected[refusal.reason as usize].add();
+fn refuse(thread: &Links, entry: &FunctionEntry, refusal: Refusal) -> Problem {
+    entry.metrics(thread).rejected[refusal.reason as usize].add();
     Problem::Refused(refusal)
 }
 
@@ -139,27 +139,27 @@ fn refuse(thread: &Links, known: &Known, refusal: Refusal) -> Problem {
 /// before the call can be granted.
 pub(crate) fn enter(
     thread: &Links,
-    known: &Rc<Known>,
+    entry: &Rc<FunctionEntry>,
     class: Class,
     now: Uptime,
     deadline: Deadline,
     begin: impl FnOnce(CallRef),
 ) -> Result<Life, Problem> {
-    let function = &known.function;
+    let function = &entry.function;
     let Some(place) = thread.calls.open(function.lane) else {
         return Err(refuse(
             thread,
-            known,
+            entry,
             Refusal::new(RejectReason::Memory, Nanos::ZERO),
         ));
     };
-    let admitted = Life::admit(thread, known.clone(), place, class, now, deadline);
+    let admitted = Life::admit(thread, entry.clone(), place, class, now, deadline);
     let (life, ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
             thread.calls.close(place, &thread.entries);
             return Err(match not_admitted {
-                NotAdmitted::Refused(refusal) => refuse(thread, known, refusal),
+                NotAdmitted::Refused(refusal) => refuse(thread, entry, refusal),
                 NotAdmitted::FunctionRemoved => {
                     Problem::NoSuchFunction(function.name().to_string())
                 }
@@ -173,24 +173,24 @@ pub(crate) fn enter(
         let wait = admission::predicted_wait(&function.view, class, now);
         return Err(refuse(
             thread,
-            known,
+            entry,
             Refusal::new(RejectReason::Depth, wait),
         ));
     }
-    known.metrics(thread).enqueue.add();
+    entry.metrics(thread).enqueue.add();
     thread.ledger().accepted.add();
     Ok(life)
 }
 
 pub(crate) fn record(
-    known: &Rc<Known>,
+    entry: &Rc<FunctionEntry>,
     id: ExecutionId,
     enqueued_at: Uptime,
     call: Option<CallRef>,
 ) -> Record {
     Record {
         id,
-        known: known.clone(),
+        entry: entry.clone(),
         status: Status::Queued,
         attempt: 0,
         enqueued_at,
@@ -213,18 +213,18 @@ pub(crate) async fn plain_call(
     answering: &mut Answering<'_>,
 ) {
     let waiting = admitted.waiting.take();
-    let known = &admitted.known;
+    let entry = &admitted.entry;
     let id = thread.new_plain_id();
     let queued_at = thread.recent();
     // The record is there before the call can begin.
     let begin = |place| {
         thread
             .executions
-            .put_plain(record(known, id, queued_at, Some(place)))
+            .put_plain(record(entry, id, queued_at, Some(place)))
     };
     let entered = enter(
         thread,
-        known,
+        entry,
         Class::Sync,
         queued_at,
         admitted.deadline,
@@ -309,8 +309,8 @@ pub(crate) fn end_record(
 /// The end of a call in its place, the metrics and the ledger.
 pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now: Uptime) -> Status {
     let thread = call.thread;
-    let known = call.known();
-    let metrics = known.metrics(thread);
+    let entry = call.entry();
+    let metrics = entry.metrics(thread);
     let status = match &finished.result {
         Ok(_) => {
             metrics.success.add();
@@ -349,8 +349,8 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now: Uptime) -> Statu
 
 fn log_failure(call: &Call<'_>, failure: &Failure) {
     use nanofaas_core::outcome::Blame;
-    let known = call.known();
-    let (function, attempt) = (known.function.name(), call.attempt());
+    let entry = call.entry();
+    let (function, attempt) = (entry.function.name(), call.attempt());
     let trace = call
         .request
         .logged_trace_id()

@@ -15,7 +15,7 @@ use crate::invoke::incoming::Incoming;
 use crate::links::Links;
 use crate::runtime::timers::Alarm;
 use crate::state::executions::{Record, StoredExecution};
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 use crate::state::life::Life;
 
 /// When the request was out and the answer in.
@@ -51,7 +51,7 @@ impl Call<'_> {
     }
 
     /// The function, by the spec that the attempt began under.
-    pub(crate) fn known(&self) -> Ref<'_, Rc<Known>> {
+    pub(crate) fn entry(&self) -> Ref<'_, Rc<FunctionEntry>> {
         Ref::map(self.life.borrow(), Life::entry)
     }
 

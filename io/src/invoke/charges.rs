@@ -14,21 +14,21 @@ use crate::http::problem::Problem;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 
 /// A large body of a call that comes or waits, as its function counts them.
 pub(crate) struct WaitingBody {
-    known: Rc<Known>,
+    entry: Rc<FunctionEntry>,
     bytes: u64,
 }
 
 impl WaitingBody {
     /// None where it is too small to be counted.
-    fn new(known: &Rc<Known>, bytes: u64) -> Option<Self> {
+    fn new(entry: &Rc<FunctionEntry>, bytes: u64) -> Option<Self> {
         (bytes > SMALL as u64).then(|| {
-            known.function.view.add_waiting(bytes);
+            entry.function.view.add_waiting(bytes);
             Self {
-                known: known.clone(),
+                entry: entry.clone(),
                 bytes,
             }
         })
@@ -37,19 +37,19 @@ impl WaitingBody {
 
 impl Drop for WaitingBody {
     fn drop(&mut self) {
-        self.known.function.view.sub_waiting(self.bytes);
+        self.entry.function.view.sub_waiting(self.bytes);
     }
 }
 
 /// Counts a body of so many bytes among those of its function that wait, unless they hold their half.
 pub(crate) fn wait(
     thread: &Tables,
-    known: &Rc<Known>,
+    entry: &Rc<FunctionEntry>,
     bytes: u64,
 ) -> Result<Option<WaitingBody>, NoRoom> {
-    let waiting = || known.function.view.waiting_bytes() + bytes;
+    let waiting = || entry.function.view.waiting_bytes() + bytes;
     if thread.account.may_wait(waiting) {
-        Ok(WaitingBody::new(known, bytes))
+        Ok(WaitingBody::new(entry, bytes))
     } else {
         Err(NoRoom)
     }
@@ -72,8 +72,8 @@ pub fn charge_for(body: u64) -> u64 {
 
 /// What is held of a request's body besides: a Job fetches it, or is handed it, while its call goes on. A call
 /// that waited while its function became a JOB is charged without.
-pub(crate) fn copy_of(known: &Known, body: u64) -> u64 {
-    if known.function.spec.execution_mode == ExecutionMode::Job {
+pub(crate) fn copy_of(entry: &FunctionEntry, body: u64) -> u64 {
+    if entry.function.spec.execution_mode == ExecutionMode::Job {
         body
     } else {
         0
@@ -87,7 +87,7 @@ fn piece_of(body: usize) -> u64 {
 /// Brings the charge up to what the request holds, now that it is whole.
 pub(crate) fn settle(
     thread: &Tables,
-    known: &Rc<Known>,
+    entry: &Rc<FunctionEntry>,
     charge: &mut Charge,
     waiting: &mut Option<WaitingBody>,
     incoming: &Incoming,
@@ -98,21 +98,21 @@ pub(crate) fn settle(
     }
     let body = incoming.body().len();
     let due = CALL_OVERHEAD_BYTES as u64 + held + piece_of(body);
-    let due = due + copy_of(known, body as u64);
+    let due = due + copy_of(entry, body as u64);
     if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
-        return Err(out_of_memory(thread, known));
+        return Err(out_of_memory(thread, entry));
     }
     charge.cut_to(due);
     if waiting.is_none() {
         // It came in chunks, which said no length before.
-        let waits = wait(thread, known, held);
-        *waiting = waits.map_err(|NoRoom| out_of_memory(thread, known))?;
+        let waits = wait(thread, entry, held);
+        *waiting = waits.map_err(|NoRoom| out_of_memory(thread, entry))?;
     }
     Ok(())
 }
 
 /// A request holds more than memory allows.
-pub(crate) fn out_of_memory(thread: &Tables, known: &Known) -> Problem {
-    known.metrics(thread).rejected[RejectReason::Memory as usize].add();
+pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> Problem {
+    entry.metrics(thread).rejected[RejectReason::Memory as usize].add();
     Problem::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
 }

@@ -40,7 +40,7 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
             Step::Stop => unreachable!("an attempt that is stopped was running"),
             Step::Release(done) => release(call, done),
             Step::Queue(ticket) => {
-                call.known().metrics(thread).retry.add();
+                call.entry().metrics(thread).retry.add();
                 thread.schedule(Event::Ticket(ticket), ticket.queued_at);
             }
             Step::Over => break,
@@ -99,7 +99,7 @@ fn give_back_grant(call: &Call<'_>) {
 async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
     let thread = call.thread;
     begin(call, grant);
-    let mode = call.known().function.spec.execution_mode;
+    let mode = call.entry().function.spec.execution_mode;
     let done = match mode {
         ExecutionMode::Local => until_stopped(call, to_local::echo(call)).await,
         ExecutionMode::Job => Box::pin(until_stopped(call, to_job::run(call, grant))).await,
@@ -144,9 +144,9 @@ async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> 
 fn begin(call: &Call<'_>, grant: &Grant) {
     call.waiting.take();
     let attempt = call.attempt();
-    let known = call.known();
-    known.metrics(call.thread).dispatch.add();
-    let is_job = known.function.spec.execution_mode == ExecutionMode::Job;
+    let entry = call.entry();
+    entry.metrics(call.thread).dispatch.add();
+    let is_job = entry.function.spec.execution_mode == ExecutionMode::Job;
     let is_cold = call.is_cold.get() || is_job || !grant.start.is_zero();
     call.is_cold.set(is_cold);
     call.stamps.sent_at.set(None);

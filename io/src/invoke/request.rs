@@ -13,11 +13,11 @@ use crate::invoke::charges::WaitingBody;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
 use crate::runtime::timers::Alarm;
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 
 /// A call that was let in by its head.
 pub(crate) struct AdmittedRequest {
-    pub(crate) known: Rc<Known>,
+    pub(crate) entry: Rc<FunctionEntry>,
     pub(crate) charge: Charge,
     /// Until it is granted.
     pub(crate) waiting: Option<WaitingBody>,

@@ -51,11 +51,11 @@ pub(crate) async fn serve(
         admitted.deadline
     };
     let now = thread.now();
-    let record = record(&admitted.known, id, now, None);
+    let record = record(&admitted.entry, id, now, None);
     let stored = StoredExecution::new(record, deadline, key, detached);
     let class = if detached { Class::Async } else { Class::Sync };
     let begin = |place| stored.record.borrow_mut().call = Some(place);
-    let life = match enter(thread, &admitted.known, class, now, deadline, begin) {
+    let life = match enter(thread, &admitted.entry, class, now, deadline, begin) {
         Ok(life) => life,
         Err(refused) => {
             if let Some(key) = stored.key.take() {
@@ -143,7 +143,7 @@ async fn claim_key(
     let Some(key) = incoming.idempotency_key() else {
         return Ok(None);
     };
-    let key: Key = (admitted.known.function.lane, key.into());
+    let key: Key = (admitted.entry.function.lane, key.into());
     let (content_type, content_encoding) = (incoming.content_type(), incoming.content_encoding());
     let body = fingerprint(content_type, content_encoding, incoming.body());
     let deadline = admitted.deadline.at;

@@ -93,7 +93,7 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     thread.inputs.borrow_mut().insert(call.id.random(), input);
     JobStart {
         call: grant.call,
-        function: call.known().function.clone(),
+        function: call.entry().function.clone(),
         execution_id: call.id.to_string().into(),
         attempt,
         trace_id: request.logged_trace_id().map(text),

@@ -37,7 +37,7 @@ const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let owner = match grant.pod {
         Some(pod) => Owner::Pod(pod),
-        None => match &*call.known().endpoint.borrow() {
+        None => match &*call.entry().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
             Err(why) => {
                 let failure = Failure::PodUnreachable(why.clone());
@@ -216,14 +216,14 @@ fn write_request(call: &Call<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<
     let from = incoming.head_bytes();
     let body = incoming.body();
     let mut out = thread.buffers.take((REQUEST_ROOM + body.len()).min(LARGE));
-    let known = call.known();
-    let spec = &known.function.spec;
+    let entry = call.entry();
+    let spec = &entry.function.spec;
     let is_pool = spec.execution_mode == ExecutionMode::Pool;
     let endpoint = spec.endpoint_url.as_ref().filter(|_| is_pool);
     out.extend_from_slice(b"POST ");
     out.extend_from_slice(endpoint.map_or("/invoke", Endpoint::path).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
-    out.extend_from_slice(&known.host);
+    out.extend_from_slice(&entry.host);
     out.extend_from_slice(b"\r\nContent-Type: ");
     out.extend_from_slice(
         incoming

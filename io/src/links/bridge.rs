@@ -13,7 +13,7 @@ use crate::links::Links;
 use crate::links::pending::NoAnswer;
 use crate::runtime::phase::Phase;
 use crate::state::call_table::JobNews;
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 
 /// Messages in a row before the loop looks at I/O.
 pub(crate) const PASS_MAX: usize = 512;
@@ -64,8 +64,8 @@ fn take(thread: &Links, message: Message) {
             let version = function.version;
             let name = function.name();
             let old = thread.functions.borrow().get(name).cloned();
-            let known = Known::new(function, old.as_deref());
-            thread.functions.borrow_mut().put(Rc::new(known));
+            let entry = FunctionEntry::new(function, old.as_deref());
+            thread.functions.borrow_mut().put(Rc::new(entry));
             acknowledge(thread, version);
         }
         Message::FunctionRemoved {
@@ -84,8 +84,8 @@ fn take(thread: &Links, message: Message) {
         } => thread.pods.put(pod, address, start),
         Message::PodGone { pod, end } => thread.pods.gone(pod, end),
         Message::Endpoint { lane, address } => {
-            if let Some(known) = thread.functions.borrow().at(lane) {
-                *known.endpoint.borrow_mut() = address.map(Rc::new);
+            if let Some(entry) = thread.functions.borrow().at(lane) {
+                *entry.endpoint.borrow_mut() = address.map(Rc::new);
             }
         }
         Message::JobStarting {

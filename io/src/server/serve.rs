@@ -318,12 +318,12 @@ async fn read_call(
     let incoming = match head.framing {
         Framing::Length(length) => conn.sized(*head, length).await?,
         Framing::Chunked => {
-            let AdmittedRequest { charge, known, .. } = admitted;
+            let AdmittedRequest { charge, entry, .. } = admitted;
             let grown = |bytes| {
                 if charge.grow(bytes) {
                     Ok(())
                 } else {
-                    Err(charges::out_of_memory(thread, known))
+                    Err(charges::out_of_memory(thread, entry))
                 }
             };
             conn.chunked(*head, thread.config.body_bytes_max, grown)
@@ -332,11 +332,11 @@ async fn read_call(
         Framing::None => return Err(Problem::LengthRequired.into()),
     };
     let AdmittedRequest {
-        known,
+        entry,
         charge,
         waiting,
         ..
     } = admitted;
-    charges::settle(thread, known, charge, waiting, &incoming)?;
+    charges::settle(thread, entry, charge, waiting, &incoming)?;
     Ok(incoming)
 }

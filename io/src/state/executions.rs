@@ -21,7 +21,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::output::Output;
 use crate::runtime::shard::ShardId;
 use crate::runtime::waiters::{Waiter, Waiters};
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 use crate::state::idempotency::Keys;
 use crate::state::store::{Budget, Oldest};
 
@@ -63,7 +63,7 @@ impl Status {
 #[derive(Clone)]
 pub(crate) struct Record {
     pub(crate) id: ExecutionId,
-    pub(crate) known: Rc<Known>,
+    pub(crate) entry: Rc<FunctionEntry>,
     pub(crate) status: Status,
     pub(crate) attempt: u32,
     pub(crate) enqueued_at: Uptime,

@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 /// The port of a URL that names none.
 const HTTP_PORT: u16 = 80;
 /// A registered function, as this thread knows it.
-pub(crate) struct Known {
+pub(crate) struct FunctionEntry {
     pub(crate) function: Arc<Function>,
     /// The `Host` of requests to its pods.
     pub(crate) host: Box<[u8]>,
@@ -26,7 +26,7 @@ pub(crate) struct Known {
     pub(crate) endpoint: RefCell<Result<Rc<PodAddress>, Arc<str>>>,
 }
 
-impl Known {
+impl FunctionEntry {
     /// As it is told to this thread, which may know an earlier registration of it.
     pub(crate) fn new(function: Arc<Function>, old: Option<&Self>) -> Self {
         let endpoint = match old {
@@ -50,38 +50,38 @@ impl Known {
 /// The table of functions of this thread.
 #[derive(Default)]
 pub(crate) struct Functions {
-    by_name: HashMap<Arc<str>, Rc<Known>>,
-    by_lane: Vec<Option<Rc<Known>>>,
+    by_name: HashMap<Arc<str>, Rc<FunctionEntry>>,
+    by_lane: Vec<Option<Rc<FunctionEntry>>>,
 }
 
 impl Functions {
-    pub(crate) fn get(&self, name: &str) -> Option<&Rc<Known>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Rc<FunctionEntry>> {
         self.by_name.get(name)
     }
 
     /// The function that has the lane, if the lane was not given to another function since.
-    pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<Known>> {
-        let known = self.by_lane.get(lane.index as usize)?.as_ref();
-        known.filter(|known| known.function.lane == lane)
+    pub(crate) fn at(&self, lane: LaneId) -> Option<&Rc<FunctionEntry>> {
+        let entry = self.by_lane.get(lane.index as usize)?.as_ref();
+        entry.filter(|entry| entry.function.lane == lane)
     }
 
-    pub(crate) fn put(&mut self, known: Rc<Known>) {
-        let lane = known.function.lane.index as usize;
+    pub(crate) fn put(&mut self, entry: Rc<FunctionEntry>) {
+        let lane = entry.function.lane.index as usize;
         if self.by_lane.len() <= lane {
             self.by_lane.resize(lane + 1, None);
         }
-        self.by_lane[lane] = Some(known.clone());
-        self.by_name.insert(known.function.name().clone(), known);
+        self.by_lane[lane] = Some(entry.clone());
+        self.by_name.insert(entry.function.name().clone(), entry);
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        if let Some(known) = self.by_name.remove(name) {
-            self.by_lane[known.function.lane.index as usize] = None;
+        if let Some(entry) = self.by_name.remove(name) {
+            self.by_lane[entry.function.lane.index as usize] = None;
         }
     }
 
     /// All functions, by name.
-    pub(crate) fn sorted(&self) -> Vec<Rc<Known>> {
+    pub(crate) fn sorted(&self) -> Vec<Rc<FunctionEntry>> {
         let mut all: Vec<_> = self.by_name.values().cloned().collect();
         all.sort_by(|a, b| a.function.name().cmp(b.function.name()));
         all

@@ -11,19 +11,19 @@ use nanofaas_core::ticket::LaneId;
 
 use crate::runtime::Runtime;
 use crate::state::Tables;
-use crate::state::functions::Known;
+use crate::state::functions::FunctionEntry;
 
 /// The machine of a call of this thread.
 pub(crate) type Life = call::Call<Tables>;
 
 impl Environment for Tables {
-    type Entry = Rc<Known>;
+    type Entry = Rc<FunctionEntry>;
 
-    fn function(entry: &Rc<Known>) -> &Function {
+    fn function(entry: &Rc<FunctionEntry>) -> &Function {
         &entry.function
     }
 
-    fn current(&self, lane: LaneId) -> Option<Rc<Known>> {
+    fn current(&self, lane: LaneId) -> Option<Rc<FunctionEntry>> {
         self.functions.borrow().at(lane).cloned()
     }
 

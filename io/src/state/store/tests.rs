@@ -21,8 +21,8 @@ const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::As
 fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
     let thread = &fleet.threads[index];
     let (id, now) = (thread.new_id(), thread.now());
-    let known = thread.function("f").expect("it is registered");
-    let stored = StoredExecution::new(admit::record(&known, id, now, None), NEVER, None, true);
+    let entry = thread.function("f").expect("it is registered");
+    let stored = StoredExecution::new(admit::record(&entry, id, now, None), NEVER, None, true);
     thread.executions.put(&stored);
     let output = Output::json(vec![b'1'; bytes], 0..bytes);
     admit::end_record(&mut stored.record.borrow_mut(), Status::Success, None, now);
@@ -78,11 +78,11 @@ fn one_thread_may_fill_the_store() {
 fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
     with_fleet(1, async |fleet: Rc<Fleet>| {
         let thread = &fleet.threads[0];
-        let known = thread.function("f").expect("it is registered");
+        let entry = thread.function("f").expect("it is registered");
         let put = |key: Option<Key>, failure: Option<Failure>, output: Option<Output>| {
             let before = stored_bytes(&fleet);
             let (id, now) = (thread.new_id(), thread.now());
-            let record = admit::record(&known, id, now, None);
+            let record = admit::record(&entry, id, now, None);
             let stored = StoredExecution::new(record, NEVER, key, true);
             thread.executions.put(&stored);
             let status = Status::Error;
