@@ -4,7 +4,7 @@ pub(crate) mod scheduler;
 pub(crate) mod bridge;
 pub(crate) mod shards;
 pub(crate) mod questions;
-pub(crate) mod pending;
+pub(crate) mod pending_requests;
 pub(crate) mod descriptors;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use nanofaas_core::message::Reply;
 use nanofaas_core::post::{BridgePost, IoInbox};
 
-use self::pending::Replies;
+use self::pending_requests::PendingRequests;
 use self::scheduler::{Seat, SeatPlan};
 use self::shards::{Answer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
@@ -55,10 +55,10 @@ pub(crate) struct Links {
     pub(crate) turn_left: Cell<bool>,
     pub(crate) bridge: BridgePost,
     /// Answers that the bridge owes.
-    replies: Replies<Reply>,
+    asked_of_bridge: PendingRequests<Reply>,
     shards: Box<[ShardLink]>,
     /// Answers that other io threads owe.
-    pub(crate) answers: Replies<Answer>,
+    pub(crate) asked_of_shards: PendingRequests<Answer>,
     /// Wakes the ticker for what is owed to other io threads.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,
@@ -81,9 +81,9 @@ impl Links {
             tick_planned: Cell::new(Due::NEVER),
             turn_left: Cell::new(false),
             bridge: posts.bridge,
-            replies: Replies::uncertain(),
+            asked_of_bridge: PendingRequests::uncertain(),
             shards: posts.shards.into_iter().map(ShardLink::new).collect(),
-            answers: Replies::certain(),
+            asked_of_shards: PendingRequests::certain(),
             owed_alarm: alarms.alarm(),
             inbox: OnceCell::new(),
             tables,

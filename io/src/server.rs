@@ -2,7 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod client_conn;
-pub(crate) mod pending;
+pub(crate) mod pending_bytes;
 pub(crate) mod pace;
 pub(crate) mod share;
 pub(crate) mod request_pool;

@@ -16,7 +16,7 @@ use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
 use crate::invoke::to_job::Stamps;
 use crate::links::Links;
-use crate::links::pending::NoAnswer;
+use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::Phase;
 
 /// Asks the bridge; a refusal becomes the problem that it is.

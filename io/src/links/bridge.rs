@@ -10,7 +10,7 @@ use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::time::Nanos;
 
 use crate::links::Links;
-use crate::links::pending::NoAnswer;
+use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::Phase;
 use crate::state::call_table::JobNews;
 use crate::state::functions::FunctionEntry;
@@ -23,7 +23,7 @@ const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 impl Links {
     /// Asks the bridge and waits for its answer.
     pub(crate) async fn ask(&self, request: Request) -> Result<Reply, NoAnswer> {
-        let token = self.replies.expect().ok_or(NoAnswer::Full)?;
+        let token = self.asked_of_bridge.expect().ok_or(NoAnswer::Full)?;
         let reply = ReplyTo {
             thread: self.id.number(),
             token,
@@ -33,10 +33,10 @@ impl Links {
             .send(BridgeMessage::Request { request, reply })
             .is_err()
         {
-            self.replies.forget(token);
+            self.asked_of_bridge.forget(token);
             return Err(NoAnswer::Full);
         }
-        self.replies
+        self.asked_of_bridge
             .wait(token, &self.alarms, self.now() + ANSWER_WAIT_MAX)
             .await
     }
@@ -114,7 +114,7 @@ fn take(thread: &Links, message: Message) {
         }
         Message::Reply { token, reply } => {
             // A change that comes too late for its client was made all the same.
-            let _late = thread.replies.answer(token, reply);
+            let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
         Message::Drain => thread.phase.set(Phase::Draining),

@@ -198,13 +198,13 @@ async fn ask(
     question: Question,
     until: Uptime,
 ) -> Option<Answer> {
-    let token = thread.answers.expect()?;
+    let token = thread.asked_of_shards.expect()?;
     let shard = thread.shard(owner);
     if !shard.ask(thread.id, token, question) {
-        thread.answers.forget(token);
+        thread.asked_of_shards.forget(token);
         return None;
     }
-    let answer = thread.answers.wait(token, &thread.alarms, until);
+    let answer = thread.asked_of_shards.wait(token, &thread.alarms, until);
     answer.await.ok()
 }
 
@@ -261,14 +261,14 @@ pub(crate) async fn claim(
     if claimed.is_some() {
         return claimed;
     }
-    let token = thread.answers.expect()?;
+    let token = thread.asked_of_shards.expect()?;
     let asker = Asker {
         thread: thread.id,
         token,
     };
     thread.keys.wait(key, asker);
     match thread
-        .answers
+        .asked_of_shards
         .wait(token, &thread.alarms, until)
         .await
         .ok()?
@@ -371,7 +371,8 @@ fn decide(thread: &Links, asker: Asker, claim: Claim) {
 
 /// Takes the answer to a question of this thread.
 pub(crate) fn take_answer(thread: &Links, token: u64, answer: Answer) {
-    if let Err(Answer::Claim(Claim::Run { key, id })) = thread.answers.answer(token, answer) {
+    if let Err(Answer::Claim(Claim::Run { key, id })) = thread.asked_of_shards.answer(token, answer)
+    {
         // The claimant's deadline passed first, and it was answered that the plane is busy.
         refuse_key(thread, *key, id, &Problem::Busy);
     }

@@ -22,7 +22,7 @@ use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Accepted, Socket};
 use crate::runtime::phase::Phase;
 use crate::runtime::timers::Alarm;
-use crate::server::pending::Pending;
+use crate::server::pending_bytes::PendingBytes;
 use crate::server::share::Share;
 use crate::state::descriptors::IdleClient;
 
@@ -63,7 +63,7 @@ pub(crate) struct ClientConn {
     pub(crate) thread: Rc<Links>,
     pub(crate) port: Port,
     pub(crate) socket: Socket,
-    pub(crate) pending: RefCell<Pending>,
+    pub(crate) pending: RefCell<PendingBytes>,
     /// The reader stops while more than this is pending.
     pub(crate) room: Cell<usize>,
     /// The last receive filled its buffer.
@@ -229,7 +229,7 @@ impl ClientConn {
 
     /// Charges the pending bytes that belong to no body, together with the next read of `next`
     /// bytes.
-    fn charge_pending(&self, pending: &Pending, next: usize) -> bool {
+    fn charge_pending(&self, pending: &PendingBytes, next: usize) -> bool {
         self.charge(pending.held_bytes() + next as u64)
     }
 

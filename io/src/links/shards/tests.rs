@@ -121,17 +121,17 @@ fn a_claim_that_is_answered_too_late_holds_no_key() {
 
 #[test]
 fn an_abandoned_question_keeps_its_place_until_its_answer() {
-    let replies = crate::links::pending::Replies::certain();
+    let asked_of_bridge = crate::links::pending_requests::PendingRequests::certain();
     let alarms = crate::runtime::timers::Alarms::new(Uptime::ZERO);
     let waits = || {
-        let token = replies.expect()?;
-        let mut waiting = Box::pin(replies.wait(token, &alarms, Uptime::from_ns(1)));
+        let token = asked_of_bridge.expect()?;
+        let mut waiting = Box::pin(asked_of_bridge.wait(token, &alarms, Uptime::from_ns(1)));
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(waiting.as_mut().poll(&mut cx).is_pending());
         Some(token)
     };
     let tokens: Vec<u64> = std::iter::from_fn(waits).collect();
     assert_eq!(tokens.len(), nanofaas_core::limits::QUESTIONS_MAX);
-    assert_eq!(replies.answer(tokens[0], "late"), Err("late"));
+    assert_eq!(asked_of_bridge.answer(tokens[0], "late"), Err("late"));
     assert!(waits().is_some() && waits().is_none());
 }

@@ -7,13 +7,13 @@ use std::ops::Deref;
 use crate::runtime::buffers::Buffers;
 
 #[derive(Default)]
-pub(crate) struct Pending {
+pub(crate) struct PendingBytes {
     buffer: Vec<u8>,
     /// What stands before it was taken.
     from: usize,
 }
 
-impl Deref for Pending {
+impl Deref for PendingBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -21,7 +21,7 @@ impl Deref for Pending {
     }
 }
 
-impl Pending {
+impl PendingBytes {
     /// Takes in what came.
     pub(crate) fn append(&mut self, came: Vec<u8>, buffers: &Buffers) {
         if self.buffer.capacity() == 0
@@ -108,8 +108,8 @@ fn copied(bytes: &[u8], buffers: &Buffers) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn pending(bytes: &[u8], buffers: &Buffers) -> Pending {
-        let mut pending = Pending::default();
+    fn pending(bytes: &[u8], buffers: &Buffers) -> PendingBytes {
+        let mut pending = PendingBytes::default();
         pending.append(bytes.to_vec(), buffers);
         pending
     }
@@ -119,7 +119,7 @@ mod tests {
         let buffers = Buffers::default();
         let came = b"request".to_vec();
         let at = came.as_ptr();
-        let mut pending = Pending::default();
+        let mut pending = PendingBytes::default();
         pending.append(came, &buffers);
         let taken = pending.split(7, &buffers);
         assert_eq!((taken.as_ptr(), &taken[..]), (at, &b"request"[..]));
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn bytes_come_out_as_they_went_in() {
         let buffers = Buffers::default();
-        let mut pending = Pending::default();
+        let mut pending = PendingBytes::default();
         let mut bytes = (0..=255_u8).cycle();
         let mut expected = (0..=255_u8).cycle();
         for step in 0..20_000_usize {

@@ -29,7 +29,7 @@ enum Waiting<T> {
 }
 
 /// The questions of a thread.
-pub(crate) struct Replies<T> {
+pub(crate) struct PendingRequests<T> {
     /// Each question is answered in the end, however late: it keeps its place until then, so that
     /// there are never more answers on their way than places.
     certain: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Replies<T> {
     waiting: RefCell<HashMap<u64, Waiting<T>>>,
 }
 
-impl<T> Replies<T> {
+impl<T> PendingRequests<T> {
     /// For questions that may stay without an answer.
     pub(crate) fn uncertain() -> Self {
         Self::new(false)
@@ -107,7 +107,7 @@ impl<T> Replies<T> {
         until: Uptime,
     ) -> Result<T, NoAnswer> {
         /// However the wait ends, its place hears of it.
-        struct Leave<'a, T>(&'a Replies<T>, u64);
+        struct Leave<'a, T>(&'a PendingRequests<T>, u64);
         impl<T> Drop for Leave<'_, T> {
             fn drop(&mut self) {
                 self.0.leave(self.1);
