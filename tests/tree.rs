@@ -61,7 +61,7 @@ fn each_package_knows_only_what_it_may() {
         ),
         (
             "nanofaas-runtime",
-            &["tokio"],
+            &["tokio", "nanofaas-http1"],
             &["nanofaas-core", "nanofaas-io"],
         ),
         (

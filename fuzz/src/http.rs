@@ -116,7 +116,7 @@ fn write_response(head: &ResponseHead, bytes: &[u8]) -> Vec<u8> {
         ResponseBody::Chunked => line("Transfer-Encoding", b"chunked"),
         ResponseBody::None | ResponseBody::UntilClose => {}
     }
-    if !head.keep_alive {
+    if !head.persistent {
         line("Connection", b"close");
     }
     if let Some(seconds) = head.keep_alive_s {
@@ -135,6 +135,9 @@ fn write_response(head: &ResponseHead, bytes: &[u8]) -> Vec<u8> {
         if let Some(span) = span {
             line(name, span.of(bytes));
         }
+    }
+    if head.has_several_ids {
+        line("X-Execution-Id", b"another");
     }
     for (name, is_said) in [
         ("X-Cold-Start", head.cold_start),

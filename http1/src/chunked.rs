@@ -2,7 +2,7 @@
 //!
 //! It keeps a state of a few words and no bytes: data goes straight to the caller's buffer, chunk
 //! extensions and trailers are read, bounded and dropped. The outcome is the same however the input
-//! is split. Called by `io`, for clients' requests and pods' answers.
+//! is split. Called by `io` and `runtime`, for requests and answers.
 
 use crate::error::ParseError;
 
@@ -64,13 +64,32 @@ impl ChunkedDecoder {
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<Decoded, ParseError> {
+        let room = max.saturating_sub(out.len()) as u64;
+        self.advance(input, Some(room), |data| out.extend_from_slice(data))
+    }
+
+    /// Finds where a body ends that is passed on as it came, whatever its length.
+    pub fn skip(&mut self, input: &[u8]) -> Result<Decoded, ParseError> {
+        self.advance(input, None, |_| {})
+    }
+
+    /// Gives the data in `input` to `take`. A chunk that would give more than `room`, where there is
+    /// such a bound, is refused.
+    #[inline]
+    fn advance(
+        &mut self,
+        input: &[u8],
+        mut room: Option<u64>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Decoded, ParseError> {
         let mut at = 0;
         while at < input.len() && self.state != State::Done {
             if self.state == State::Data {
-                let take = self.left.min((input.len() - at) as u64) as usize;
-                out.extend_from_slice(&input[at..at + take]);
-                at += take;
-                self.left -= take as u64;
+                let count = self.left.min((input.len() - at) as u64) as usize;
+                take(&input[at..at + count]);
+                at += count;
+                self.left -= count as u64;
+                room = room.map(|room| room.saturating_sub(count as u64));
                 if self.left == 0 {
                     self.state = State::DataCr;
                 }
@@ -81,7 +100,6 @@ impl ChunkedDecoder {
                 State::Size | State::SizeSpace | State::Extension => self.size_line(byte)?,
                 State::SizeLf => {
                     expect_lf(byte)?;
-                    let room = max.saturating_sub(out.len()) as u64;
                     self.begin_data(room)?
                 }
                 State::DataCr if byte == b'\r' => State::DataLf,
@@ -153,12 +171,12 @@ impl ChunkedDecoder {
         }
     }
 
-    fn begin_data(&mut self, room: u64) -> Result<State, ParseError> {
+    fn begin_data(&mut self, room: Option<u64>) -> Result<State, ParseError> {
         (self.digits, self.line) = (0, 0);
         if self.left == 0 {
             return Ok(State::TrailerStart);
         }
-        if self.left > room {
+        if room.is_some_and(|room| self.left > room) {
             return Err(ParseError::BodyTooLarge);
         }
         Ok(State::Data)

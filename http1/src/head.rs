@@ -151,14 +151,17 @@ impl HeadScan {
 /// The header lines of a head that was parsed, each as its name and its value without the white
 /// space around it. Of bytes that were refused it gives what can be told apart, unchecked.
 pub fn header_lines(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let lines = head.split(|&byte| byte == b'\n').skip(1);
-    lines.filter_map(|line| {
-        let colon = line.iter().position(|&byte| byte == b':')?;
-        let value = line[colon + 1..].strip_suffix(b"\r");
-        Some((
-            &line[..colon],
-            header_value::trim(value.unwrap_or(&line[colon + 1..])),
-        ))
+    let mut start = 0;
+    let lines = memchr::memchr_iter(b'\n', head).map(move |end| {
+        let line = &head[start..end];
+        start = end + 1;
+        line
+    });
+    lines.skip(1).filter_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        let value = &line[colon + 1..];
+        let value = value.strip_suffix(b"\r").unwrap_or(value);
+        Some((&line[..colon], header_value::trim(value)))
     })
 }
 
@@ -180,6 +183,6 @@ mod tests {
         );
         assert_eq!(of("a: b\r\n\r\n"), []);
         // Refused before: what is left of it.
-        assert_eq!(of("\nA : b\rc\n\n x"), [(&b"A "[..], &b"b\rc"[..])]);
+        assert_eq!(of("\nA : b\rc\n\n x:"), [(&b"A "[..], &b"b\rc"[..])]);
     }
 }

@@ -47,10 +47,14 @@ pub struct ResponseHead {
     pub cold_start: bool,
     /// `X-Init-Duration-Ms`, milliseconds; what is not a whole number is no figure.
     pub init_duration_ms: Option<u32>,
-    /// `X-Execution-Id`: whose answer it is.
+    /// `X-Execution-Id`, the first one: whose answer it is.
     pub execution_id: Option<Span>,
+    /// There are several, which may differ.
+    pub has_several_ids: bool,
     /// `X-Not-Started: true`: the pod says that nothing was run.
     pub not_started: bool,
+    /// What the version and `Connection` say of the connection, whatever body follows.
+    pub persistent: bool,
 }
 
 /// The answer's head at the start of `bytes`, or none while it is not there whole. Hand the same
@@ -156,8 +160,18 @@ impl ResponseHead {
             cold_start: false,
             init_duration_ms: None,
             execution_id: None,
+            has_several_ids: false,
             not_started: false,
+            persistent: false,
         }
+    }
+
+    /// The same head as the answer to HEAD: no body follows, whatever it says (RFC 9112 §6.3).
+    #[must_use]
+    pub fn to_head_request(mut self) -> Self {
+        self.body = ResponseBody::None;
+        self.keep_alive = self.persistent;
+        self
     }
 
     /// What all headers together say of a head of `len` bytes.
@@ -174,8 +188,8 @@ impl ResponseHead {
         }
         self.len = len;
         self.body = body_of(self.status, framing_headers.framing(minor)?)?;
-        self.keep_alive =
-            framing_headers.keep_alive(minor) && self.body != ResponseBody::UntilClose;
+        self.persistent = framing_headers.keep_alive(minor);
+        self.keep_alive = self.persistent && self.body != ResponseBody::UntilClose;
         Ok(())
     }
 
@@ -229,12 +243,10 @@ impl ResponseHead {
                 self.not_started |= says_true(value)
             }
             (14, b'x') if header_value::is_named(name, b"x-execution-id") => {
-                let span = Span::of_piece(bytes, value);
-                if self.execution_id.replace(span).is_some() {
-                    return Err(ParseError::Malformed(
-                        "X-Execution-Id is there twice: send it once",
-                    ));
-                }
+                // Not refused here: the watchdog drops those of its program and writes its own.
+                self.has_several_ids |= self.execution_id.is_some();
+                self.execution_id
+                    .get_or_insert_with(|| Span::of_piece(bytes, value));
             }
             (18, b'x') if header_value::is_named(name, b"x-init-duration-ms") => {
                 self.init_duration_ms =
@@ -322,6 +334,30 @@ mod tests {
     }
 
     #[test]
+    fn several_ids_are_told() {
+        let head = with("200", "X-Execution-Id: a\r\n").unwrap();
+        assert!(!head.has_several_ids);
+        let text = "HTTP/1.1 200 OK\r\nX-Execution-Id: a\r\nx-execution-id: b\r\n\r\n";
+        let head = parse(text).unwrap();
+        assert!(head.has_several_ids);
+        assert_eq!(head.execution_id.unwrap().of(text.as_bytes()), b"a");
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        for lines in [
+            "",
+            "Content-Length: 9\r\n",
+            "Transfer-Encoding: chunked\r\n",
+        ] {
+            let head = with("200 OK", lines).unwrap().to_head_request();
+            assert_eq!((head.body, head.keep_alive), (ResponseBody::None, true));
+        }
+        let head = with("200 OK", "Connection: close\r\n").unwrap();
+        assert!(!head.to_head_request().keep_alive);
+    }
+
+    #[test]
     fn knows_when_the_connection_stays_open() {
         let stays = |minor, lines: &str| {
             let text = format!("HTTP/1.{minor} 200 OK\r\nContent-Length: 1\r\n{lines}\r\n");
@@ -347,7 +383,6 @@ mod tests {
             ("200 OK", "Transfer-Encoding: chunked, gzip\r\n"),
             ("200 OK", "Transfer-Encoding: gzip\r\n"),
             ("200 OK", "Content-Type: a\r\nContent-Type: a\r\n"),
-            ("200 OK", "X-Execution-Id: a\r\nx-execution-id: a\r\n"),
             (
                 "200 OK",
                 "Content-Encoding: gzip\r\nContent-Encoding: br\r\n",

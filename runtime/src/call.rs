@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use nanofaas_http1::head::header_lines;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -105,16 +106,8 @@ impl Call {
         self.bytes
     }
 
-    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let lines = self.bytes[..self.head].split(|byte| *byte == b'\n');
-        lines.skip(1).filter_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            Some((&line[..colon], line[colon + 1..].trim_ascii()))
-        })
-    }
-
     fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.headers();
+        let mut headers = header_lines(&self.bytes[..self.head]);
         let (_, value) = headers.find(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes()))?;
         std::str::from_utf8(value).ok()
     }

@@ -6,14 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::head::{HEAD_MAX, HeadScan};
+use nanofaas_http1::response_head::{ResponseBody, parse_response};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::chunked::{ChunkFault, Chunked};
-use crate::request::digits;
-
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The largest request body and answer that the platform's default settings let through, and some.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Tries, and the waits between them.
@@ -43,7 +43,7 @@ pub enum Fault {
     /// The connection ended in order, before the whole answer.
     Closed(&'static str),
     /// The answer is not HTTP, or over its limits.
-    Answer(&'static str),
+    Answer(ParseError),
 }
 
 #[derive(Debug)]
@@ -206,22 +206,29 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
 
 async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fault> {
     let mut buffer = Vec::with_capacity(4096);
+    let mut scan = HeadScan::default();
     let head = loop {
-        if let Some(head) = parse_head(&buffer)? {
-            if head.status >= 200 {
-                break head;
+        match parse_response(&buffer, &mut scan)? {
+            Some(head) if head.status >= 200 => break head,
+            Some(interim) => {
+                buffer.drain(..interim.len);
+                scan = HeadScan::default();
             }
-            buffer.drain(..head.len);
-            continue;
-        }
-        if read_more(stream, &mut buffer).await? == 0 {
-            return Err(Fault::Closed("the connection closed before the answer"));
+            None if read_more(stream, &mut buffer).await? > 0 => {}
+            None => return Err(Fault::Closed("the connection closed before the answer")),
         }
     };
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).ok();
+    let content_type = head.content_type.and_then(|span| text(span.of(&buffer)));
+    let content_encoding = head
+        .content_encoding
+        .and_then(|span| text(span.of(&buffer)));
     buffer.drain(..head.len);
-    let body = match head.framing {
-        _ if matches!(head.status, 204 | 304) => Vec::new(),
-        Framing::Length(length) => {
+    let body = match head.body {
+        ResponseBody::None => Vec::new(),
+        ResponseBody::Length(length) if length > BODY_BYTES_MAX as u64 => return Err(TOO_LARGE),
+        ResponseBody::Length(length) => {
+            let length = length as usize;
             while buffer.len() < length {
                 if read_more(stream, &mut buffer).await? == 0 {
                     return Err(Fault::Closed("the connection closed within the answer"));
@@ -230,16 +237,16 @@ async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Answer, Fau
             buffer.truncate(length);
             buffer
         }
-        Framing::Chunked => read_chunked(stream, buffer).await?,
-        Framing::UntilClose => {
+        ResponseBody::Chunked => read_chunked(stream, buffer).await?,
+        ResponseBody::UntilClose => {
             while read_more(stream, &mut buffer).await? > 0 {}
             buffer
         }
     };
     Ok(Answer {
         status: head.status,
-        content_type: head.content_type,
-        content_encoding: head.content_encoding,
+        content_type,
+        content_encoding,
         body,
     })
 }
@@ -248,17 +255,12 @@ async fn read_chunked<S: AsyncRead + Unpin>(
     stream: &mut S,
     mut buffer: Vec<u8>,
 ) -> Result<Vec<u8>, Fault> {
-    let mut chunked = Chunked::new(BODY_BYTES_MAX);
+    let mut decoder = ChunkedDecoder::default();
     let mut body = Vec::new();
     loop {
-        let used = chunked
-            .take(&buffer, &mut body)
-            .map_err(|fault| match fault {
-                ChunkFault::Malformed(why) => Fault::Answer(why),
-                ChunkFault::TooLarge => TOO_LARGE,
-            })?;
-        buffer.drain(..used);
-        if chunked.done() {
+        let decoded = decoder.decode(&buffer, &mut body, BODY_BYTES_MAX)?;
+        buffer.drain(..decoded.consumed);
+        if decoded.done {
             return Ok(body);
         }
         if read_more(stream, &mut buffer).await? == 0 {
@@ -267,69 +269,23 @@ async fn read_chunked<S: AsyncRead + Unpin>(
     }
 }
 
-const TOO_LARGE: Fault = Fault::Answer("the answer is over 8 MiB");
+const TOO_LARGE: Fault = Fault::Answer(ParseError::BodyTooLarge);
 
 async fn read_more<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
 ) -> Result<usize, Fault> {
-    if buffer.len() > BODY_BYTES_MAX + HEAD_BYTES_MAX {
+    if buffer.len() > BODY_BYTES_MAX + HEAD_MAX {
         return Err(TOO_LARGE);
     }
     buffer.reserve(4096);
     stream.read_buf(buffer).await.map_err(Fault::Io)
 }
 
-struct Head {
-    len: usize,
-    status: u16,
-    framing: Framing,
-    content_type: Option<String>,
-    content_encoding: Option<String>,
-}
-
-enum Framing {
-    Length(usize),
-    Chunked,
-    UntilClose,
-}
-
-fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
-    let mut headers = [httparse::EMPTY_HEADER; 100];
-    let mut response = httparse::Response::new(&mut headers);
-    let len = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(len)) => len,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(httparse::Status::Partial) => return Err(Fault::Answer("the head is over 16 KiB")),
-        Err(_) => return Err(Fault::Answer("the answer is not HTTP/1.1")),
-    };
-    let mut head = Head {
-        len,
-        status: response.code.unwrap_or(0),
-        framing: Framing::UntilClose,
-        content_type: None,
-        content_encoding: None,
-    };
-    for header in response.headers.iter() {
-        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        if is("content-length") && !matches!(head.framing, Framing::Chunked) {
-            let length = digits(header.value).and_then(|length| usize::try_from(length).ok());
-            let Some(length) = length else {
-                return Err(Fault::Answer("Content-Length is no whole number"));
-            };
-            if length > BODY_BYTES_MAX {
-                return Err(TOO_LARGE);
-            }
-            head.framing = Framing::Length(length);
-        } else if is("transfer-encoding") {
-            head.framing = Framing::Chunked;
-        } else if is("content-type") {
-            head.content_type = String::from_utf8(header.value.to_vec()).ok();
-        } else if is("content-encoding") {
-            head.content_encoding = String::from_utf8(header.value.to_vec()).ok();
-        }
+impl From<ParseError> for Fault {
+    fn from(error: ParseError) -> Self {
+        Self::Answer(error)
     }
-    Ok(Some(head))
 }
 
 impl fmt::Display for Fault {
@@ -338,7 +294,9 @@ impl fmt::Display for Fault {
             Self::Url(why) => out.write_str(why),
             Self::Io(error) => error.fmt(out),
             Self::TimedOut => out.write_str("no answer in time"),
-            Self::Closed(why) | Self::Answer(why) => out.write_str(why),
+            Self::Closed(why) => out.write_str(why),
+            Self::Answer(ParseError::BodyTooLarge) => out.write_str("the answer is over 8 MiB"),
+            Self::Answer(why) => why.fmt(out),
         }
     }
 }
@@ -367,6 +325,73 @@ mod tests {
         assert_eq!(parsed("http://a?d:e"), tcp("a", 80, "/?d:e"));
         assert_eq!(parsed("http://[::1]:81/b"), tcp("[::1]", 81, "/b"));
         assert_eq!(parsed("http://[::1]"), tcp("[::1]", 80, "/"));
+    }
+
+    /// What the client makes of an answer after which the connection ends.
+    fn read(answer: &str) -> Result<Answer, Fault> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let mut stream = answer.as_bytes();
+        runtime
+            .expect("a runtime")
+            .block_on(read_answer(&mut stream))
+    }
+
+    #[test]
+    fn answers_are_read_to_their_end() {
+        for (answer, status, body) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, "ab"),
+            ("HTTP/1.0 200 OK\r\n\r\nabc", 200, "abc"),
+            ("HTTP/1.1 204 No Content\r\n\r\nabc", 204, ""),
+            ("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n", 304, ""),
+            (
+                "HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 500 X\r\n\r\nab",
+                500,
+                "ab",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x\r\na\r\n0\r\nT: x\r\n\r\nb",
+                200,
+                "a",
+            ),
+        ] {
+            let read = read(answer).expect(answer);
+            assert_eq!((read.status, &*read.body), (status, body.as_bytes()));
+        }
+        let typed = "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Encoding: br\r\n\r\n";
+        let typed = read(typed).expect("an answer");
+        assert_eq!(typed.content_type.as_deref(), Some("a/b"));
+        assert_eq!(typed.content_encoding.as_deref(), Some("br"));
+    }
+
+    /// The client's own parser took each of these, and could read another body than was sent
+    /// (RFC 9112 §2.2, §6.1 and §6.3).
+    #[test]
+    fn answers_of_two_meanings_are_refused() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\nContent-Length: 1\n\na",
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n",
+        ] {
+            let outcome = read(answer);
+            assert!(
+                matches!(outcome, Err(Fault::Answer(_))),
+                "{answer:?}: {outcome:?}"
+            );
+        }
+        let long = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            BODY_BYTES_MAX + 1
+        );
+        let fault = read(&long).expect_err("too large").to_string();
+        assert_eq!(fault, "the answer is over 8 MiB");
+        let cut = read("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na");
+        assert!(matches!(cut, Err(Fault::Closed(_))), "{cut:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
 use tokio::time::{Instant, sleep_until};
 
 use crate::announce::Birth;
@@ -14,7 +15,6 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::log;
 use crate::output::{JSON, Output};
-use crate::request::{is_json, is_plain_json};
 use crate::run;
 use crate::server::{StopSignals, initialise};
 use crate::settings::{Job, Payload};
@@ -73,7 +73,7 @@ async fn outcome(
     *birth = birth.ready_now();
     let input = fetch(&job.payload).await?;
     let (bytes, head) = request_bytes(job, &input);
-    let json = is_json(input.content_type.as_bytes());
+    let json = media_type(Some(input.content_type.as_bytes())) == MediaType::Json;
     let left = deadline.saturating_duration_since(Instant::now());
     let call = Arc::new(Call::new(bytes, head, json, Some(left))?);
     let running = run::begin(&*handler, &call);
@@ -151,7 +151,7 @@ fn request_bytes(job: &Job, input: &Fetched) -> (Vec<u8>, usize) {
 /// Posts the result, whatever it is: 0 where the platform has it.
 pub(crate) async fn report(job: &Job, outcome: Result<Output, Error>, birth: &Birth) -> ExitCode {
     let (content_type, body) = match outcome {
-        Ok(output) if !is_plain_json(output.content_type().as_bytes()) => {
+        Ok(output) if !is_plain_json(Some(output.content_type().as_bytes())) => {
             (output.content_type().to_owned(), output.bytes().to_vec())
         }
         outcome => (JSON.to_owned(), result_json(outcome, birth)),

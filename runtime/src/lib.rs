@@ -17,7 +17,6 @@ mod server;
 mod pod;
 mod connection;
 mod request;
-mod chunked;
 mod call;
 pub mod handler;
 mod run;

@@ -171,22 +171,45 @@ fn a_body_may_be_8_mib_and_no_more() {
 #[test]
 fn what_cannot_be_read_is_refused_and_closed() {
     let pod = Program::several("echo");
-    let long = format!("GET /health HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(20_000));
+    let long = format!(
+        "GET /health HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n",
+        "b".repeat(20_000)
+    );
+    let target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "b".repeat(9_000));
     for (bytes, status) in [
         ("nonsense\r\n\r\n", 400),
         ("GET /health HTTP/1.1\nHost: a\n\n", 400),
+        ("GET /health HTTP/1.1\r\n\r\n", 400),
         (
-            "POST /invoke HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
             400,
         ),
-        ("POST /invoke HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (
-            "POST /invoke HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
             400,
         ),
-        ("POST /invoke HTTP/1.1\r\nX-Deadline-Ms: -5\r\n\r\n", 400),
-        ("POST /invoke HTTP/1.1\r\nExpect: cake\r\n\r\n", 417),
+        (
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+            400,
+        ),
+        (
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\n",
+            400,
+        ),
+        (
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+        ),
+        (
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nX-Deadline-Ms: -5\r\n\r\n",
+            400,
+        ),
+        (
+            "POST /invoke HTTP/1.1\r\nHost: a\r\nExpect: cake\r\n\r\n",
+            417,
+        ),
         ("GET /health HTTP/3.0\r\n\r\n", 505),
+        (&target, 414),
         (&long, 431),
     ] {
         let mut wire = pod.connect();

@@ -9,7 +9,7 @@ use crate::{files, read};
 const SEVERAL: &str = "
     AbortOnDrop Act Address After Alarms Answer Answered Attempt Bench Body Bridge Call Census
     Change Client Connection Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint
-    Ends Envelope Event Expected Facts Fate Fault Form Framing Functions Got Guard Head Held Host
+    Ends Envelope Event Expected Fate Fault Form Functions Got Guard Held Host
     Identity Idle Init Inline Inner Input Job JobKey Jobs Key Known Lane Leave Life Line Listener
     Log Mailbox Message Mode Notice OpenError Outbox Outcome Output Over Pace Parts Peer Phase Place
     Plane Pod Pods Port Program Questions Reader Record Refusal Registered Report Request Rest Ring

@@ -86,6 +86,10 @@ pub(crate) async fn read_answer(
             None => more(connection, expected).await?,
         }
     };
+    if head.has_several_ids {
+        let why = "X-Execution-Id is there twice: send it once";
+        return Err(Broken::Nonsense(ParseError::Malformed(why)));
+    }
     if let Some(named) = head.execution_id
         && named.of(&connection.received) != expected.execution_id
     {

@@ -107,7 +107,7 @@ fn output(answer: Answer) -> Result<Output, Error> {
 /// The program goes on, and there is no answer that can be used.
 fn unanswered(fault: &Fault) -> Error {
     match fault {
-        Fault::Answer(why) => Error::bad_output(format!("the program's answer: {why}")),
+        Fault::Answer(_) => Error::bad_output(format!("the program's answer: {fault}")),
         other => Error::pod_lost(format!("the program did not answer: {other}")),
     }
 }

@@ -1,0 +1,154 @@
+//! The requests of a connection: a head and its decoded body, one after the other. It answers nothing
+//! but `100 Continue`. Called by `connection`.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::head::HeadScan;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{timeout, timeout_at};
+
+use super::{
+    BODY_WAIT, CONTINUE, Connection, Gone, HEAD_WAIT, IDLE, READ, Request, Stop, WRITE_WAIT,
+};
+use crate::request::{self, BODY_BYTES_MAX, BadRequest, PodRequest};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) async fn request(&mut self) -> Result<Request, Stop> {
+        let head = self.head().await?;
+        let bytes = match head.framing {
+            Framing::None => self.take(head.len),
+            Framing::Length(length) => {
+                // `parse` has bounded it.
+                let whole = head.len + length as usize;
+                if self.buffer.len() < whole {
+                    let rest = timeout(BODY_WAIT, self.read_to(whole, &head));
+                    rest.await.map_err(|_| Gone)??;
+                }
+                self.take(whole)
+            }
+            Framing::Chunked => {
+                let body = timeout(BODY_WAIT, self.chunked_body(&head));
+                body.await.map_err(|_| Gone)??
+            }
+        };
+        Ok(Request { head, bytes })
+    }
+
+    async fn head(&mut self) -> Result<PodRequest, Stop> {
+        self.id.clear();
+        if self.buffer.is_empty() {
+            self.fill_or_idle().await?;
+        }
+        let (mut until, mut scan) = (None, HeadScan::default());
+        loop {
+            let parsed = request::parse(&self.buffer, &mut scan);
+            // Copied, because every answer needs the id and the call takes the buffer.
+            let id = request::id(&parsed, &self.buffer);
+            self.id.extend_from_slice(id.unwrap_or_default());
+            if let Some(head) = parsed? {
+                return Ok(head);
+            }
+            let now = tokio::time::Instant::now();
+            let until = *until.get_or_insert(now + HEAD_WAIT);
+            timeout_at(until, self.fill()).await.map_err(|_| Gone)??;
+        }
+    }
+
+    async fn read_to(&mut self, whole: usize, head: &PodRequest) -> Result<(), Gone> {
+        if self.buffer.len() == head.len {
+            self.go_on(head).await?;
+        }
+        self.buffer.reserve_exact(whole - self.buffer.len());
+        while self.buffer.len() < whole {
+            self.fill().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the first `whole` bytes; the bytes after them belong to the next request.
+    fn take(&mut self, whole: usize) -> Vec<u8> {
+        if self.buffer.len() == whole {
+            return std::mem::take(&mut self.buffer);
+        }
+        let ahead = self.buffer.split_off(whole);
+        std::mem::replace(&mut self.buffer, ahead)
+    }
+
+    async fn chunked_body(&mut self, head: &PodRequest) -> Result<Vec<u8>, Stop> {
+        let mut bytes = self.buffer[..head.len].to_vec();
+        self.buffer.drain(..head.len);
+        if self.buffer.is_empty() {
+            self.go_on(head).await?;
+        }
+        let mut decoder = ChunkedDecoder::default();
+        // The head stays before the body, and is none of it.
+        let bytes_max = head.len + BODY_BYTES_MAX;
+        loop {
+            let decoded = decoder.decode(&self.buffer, &mut bytes, bytes_max);
+            let decoded = decoded.map_err(BadRequest::from)?;
+            self.buffer.drain(..decoded.consumed);
+            if decoded.done {
+                return Ok(bytes);
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn go_on(&mut self, head: &PodRequest) -> Result<(), Gone> {
+        if head.expects_continue {
+            let sent = timeout(WRITE_WAIT, self.stream.write_all(CONTINUE));
+            sent.await.map_err(|_| Gone)??;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self) -> Result<(), Gone> {
+        let count = read_more(&mut self.stream, &mut self.buffer).await?;
+        (count > 0).then_some(()).ok_or(Gone)
+    }
+
+    /// `fill` between two requests.
+    async fn fill_or_idle(&mut self) -> Result<(), Gone> {
+        let Self {
+            stream,
+            buffer,
+            idle,
+            last_use,
+            ..
+        } = self;
+        let mut read = pin!(read_more(stream, buffer));
+        let count = poll_fn(|task| {
+            if let Poll::Ready(read) = read.as_mut().poll(task) {
+                return Poll::Ready(read.map_err(Gone::from));
+            }
+            while idle.as_mut().poll(task).is_ready() {
+                let until = *last_use + IDLE;
+                if Instant::now() >= until {
+                    return Poll::Ready(Err(Gone));
+                }
+                idle.as_mut().reset(until.into());
+            }
+            Poll::Pending
+        })
+        .await?;
+        (count > 0).then_some(()).ok_or(Gone)
+    }
+}
+
+/// Reads the bytes that are available; 0 means that the peer has closed. No bytes are lost when the
+/// future is dropped.
+pub(super) async fn read_more<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    buffer: &mut Vec<u8>,
+) -> io::Result<usize> {
+    if buffer.capacity() - buffer.len() < READ / 4 {
+        buffer.reserve(READ);
+    }
+    stream.read_buf(buffer).await
+}

@@ -1,0 +1,156 @@
+//! The answers of a connection, each in one write where the socket takes it. Called by `connection`.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::reading::read_more;
+use super::{COPY_MAX, Connection, Gone, WRITE_WAIT, failure};
+use crate::answer::{Extra, put_head};
+use crate::call::{Call, Context};
+use crate::error::Error;
+use crate::log;
+use crate::output::Output;
+use crate::pod::{Phase, Place};
+use crate::request::{BODY_BYTES_MAX, BadRequest, PodRequest};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) async fn send_output(
+        &mut self,
+        head: &PodRequest,
+        output: Output,
+        call: &Arc<Call>,
+        place: Place,
+    ) -> Result<bool, Gone> {
+        let output = match output.check() {
+            Ok(output) => output,
+            Err(error) => {
+                let context = Context::new(Arc::clone(call));
+                log::line("error", &error.to_string(), Some(&context), &[]);
+                return self.fail(head, &error, place).await;
+            }
+        };
+        let extra = Extra {
+            content_type: output.content_type(),
+            close: !head.keep || self.pod.phase() == Phase::Stopping,
+            init_ms: self.pod.first_answer(),
+            ..Extra::JSON
+        };
+        let body = output.bytes();
+        self.send(200, body.len(), body, &extra).await?;
+        Ok(!extra.close)
+    }
+
+    pub(super) async fn fail(
+        &mut self,
+        head: &PodRequest,
+        error: &Error,
+        _place: Place,
+    ) -> Result<bool, Gone> {
+        let extra = Extra {
+            close: !head.keep || self.pod.phase() == Phase::Stopping,
+            init_ms: self.pod.first_answer(),
+            ..Extra::JSON
+        };
+        let (status, body) = (error.status, error.json());
+        self.send(status, body.len(), body.as_bytes(), &extra)
+            .await?;
+        Ok(!extra.close)
+    }
+
+    pub(super) async fn not_started(&mut self, head: &PodRequest, why: &str) -> Result<bool, Gone> {
+        let extra = Extra {
+            close: !head.keep,
+            not_started: true,
+            ..Extra::JSON
+        };
+        let body = failure("NOT_STARTED", why);
+        self.send(503, body.len(), body.as_bytes(), &extra).await?;
+        Ok(head.keep)
+    }
+
+    /// Answers a request that could not be read, and closes the connection. Before the close it
+    /// reads for 2 s at most what the caller still sends: a close with unread bytes resets the
+    /// connection, and the caller could lose the answer.
+    pub(super) async fn refuse(&mut self, refusal: &BadRequest) -> Result<(), Gone> {
+        let extra = Extra {
+            close: true,
+            ..Extra::JSON
+        };
+        let code = match refusal.status {
+            413 => "BODY_TOO_LARGE",
+            _ => "BAD_REQUEST",
+        };
+        let body = failure(code, &refusal.message);
+        let (status, length) = (refusal.status, body.len());
+        self.send(status, length, body.as_bytes(), &extra).await?;
+        self.stream.shutdown().await?;
+        let rest = async {
+            let mut read = 0;
+            while read < 2 * BODY_BYTES_MAX {
+                self.buffer.clear();
+                match read_more(&mut self.stream, &mut self.buffer).await {
+                    Ok(count @ 1..) => read += count,
+                    _ => break,
+                }
+            }
+        };
+        // A caller that still sends after this time is cut off.
+        let _ = timeout(Duration::from_secs(2), rest).await;
+        Ok(())
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        status: u16,
+        length: usize,
+        body: &[u8],
+        extra: &Extra<'_>,
+    ) -> Result<(), Gone> {
+        self.out.clear();
+        put_head(&mut self.out, status, length, &self.id, extra);
+        let rest = if body.len() <= COPY_MAX {
+            self.out.extend_from_slice(body);
+            &[]
+        } else {
+            body
+        };
+        let mut written = pin!(write_both(&mut self.stream, &self.out, rest));
+        // Usually the socket takes everything at once. So the timer is made only if it does not.
+        if let Poll::Ready(result) = poll_fn(|task| Poll::Ready(written.as_mut().poll(task))).await
+        {
+            return Ok(result?);
+        }
+        timeout(WRITE_WAIT, written).await.map_err(|_| Gone)??;
+        Ok(())
+    }
+}
+
+/// Writes both in as few writes as the socket allows.
+async fn write_both<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    head: &[u8],
+    body: &[u8],
+) -> io::Result<()> {
+    if body.is_empty() {
+        return stream.write_all(head).await;
+    }
+    let (mut head, mut body) = (head, body);
+    while !head.is_empty() {
+        let slices = [IoSlice::new(head), IoSlice::new(body)];
+        let count = stream.write_vectored(&slices).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let of_head = count.min(head.len());
+        head = &head[of_head..];
+        body = &body[count - of_head..];
+    }
+    stream.write_all(body).await
+}

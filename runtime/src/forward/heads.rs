@@ -1,0 +1,106 @@
+//! The heads of requests and answers that are passed on, and the answer's as it goes to the platform.
+//! HTTP itself is read by `nanofaas_http1`. Pure. Called by `forward`.
+
+use nanofaas_http1::framing::Framing;
+use nanofaas_http1::head::{HeadScan, header_lines};
+use nanofaas_http1::request::{Method, parse_request};
+use nanofaas_http1::response_head::{ResponseBody, parse_response};
+
+/// Bytes that two parsers could read differently, or that are no HTTP/1.1 at all.
+#[derive(Debug)]
+pub(super) struct NotHttp;
+
+pub(super) struct ForwardedRequest {
+    pub(super) len: usize,
+    pub(super) minor: u8,
+    /// HEAD: the answer has no body.
+    pub(super) headless: bool,
+    pub(super) body: ResponseBody,
+    pub(super) keep: bool,
+    /// The first `X-Execution-Id`.
+    pub(super) id: Option<Vec<u8>>,
+}
+
+pub(super) struct ForwardedAnswer {
+    pub(super) len: usize,
+    pub(super) status: u16,
+    pub(super) body: ResponseBody,
+    pub(super) keep: bool,
+}
+
+pub(super) fn request_head(bytes: &[u8]) -> Result<Option<ForwardedRequest>, NotHttp> {
+    // The program has its own rule for an empty line before the head, so none is taken here.
+    if bytes.starts_with(b"\r") {
+        return Err(NotHttp);
+    }
+    let Some(head) = parse_request(bytes, &mut HeadScan::default()).map_err(|_| NotHttp)? else {
+        return Ok(None);
+    };
+    let id = header_lines(&bytes[..head.len]).find(|(name, _)| is_id(name));
+    Ok(Some(ForwardedRequest {
+        len: head.len,
+        minor: head.minor,
+        headless: head.method == Method::Head,
+        body: match head.framing {
+            Framing::None => ResponseBody::None,
+            Framing::Length(length) => ResponseBody::Length(length),
+            Framing::Chunked => ResponseBody::Chunked,
+        },
+        keep: head.keep_alive,
+        id: id.map(|(_, value)| value.to_vec()),
+    }))
+}
+
+fn is_id(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"x-execution-id")
+}
+
+/// The answer's head; in `out` as it goes to the platform.
+pub(super) fn answer_head(
+    bytes: &[u8],
+    request: &ForwardedRequest,
+    out: &mut Vec<u8>,
+) -> Result<Option<ForwardedAnswer>, NotHttp> {
+    let Some(mut head) = parse_response(bytes, &mut HeadScan::default()).map_err(|_| NotHttp)?
+    else {
+        return Ok(None);
+    };
+    if request.headless {
+        head = head.to_head_request();
+    }
+    out.clear();
+    let id = request.id.as_deref().filter(|_| head.status >= 200);
+    put_answer(out, &bytes[..head.len], id);
+    if head.body == ResponseBody::UntilClose && request.minor == 1 {
+        // HTTP/1.0 has no chunks, and what passes a message on says its own version
+        // (RFC 9112 §2.3 and §6.1).
+        out[..VERSION.len()].copy_from_slice(VERSION);
+        out.truncate(out.len() - 2);
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+    }
+    Ok(Some(ForwardedAnswer {
+        len: head.len,
+        status: head.status,
+        body: head.body,
+        keep: head.keep_alive,
+    }))
+}
+
+const VERSION: &[u8] = b"HTTP/1.1";
+
+/// The lines of `head` but those of an id, and the id before the empty line that ends it.
+fn put_answer(out: &mut Vec<u8>, head: &[u8], id: Option<&[u8]>) {
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    for line in lines.filter(|line| *line != b"\r\n") {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        if !is_id(name) {
+            out.extend_from_slice(line);
+        }
+    }
+    if let Some(id) = id {
+        out.extend_from_slice(b"X-Execution-Id: ");
+        out.extend_from_slice(id);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}

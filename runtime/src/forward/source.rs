@@ -1,0 +1,113 @@
+//! What one side says, and how it gets to the other: bytes are passed on as they come and never held
+//! whole. It reads no head. Called by `forward`.
+
+use std::io;
+
+use nanofaas_http1::chunked::ChunkedDecoder;
+use nanofaas_http1::response_head::ResponseBody;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
+
+const READ: usize = 16 * 1024;
+
+/// The half of a connection that is read, with what was read and not passed on.
+pub(super) struct Source<S> {
+    stream: ReadHalf<S>,
+    pub(super) buffer: Vec<u8>,
+}
+
+fn ended() -> io::Error {
+    io::ErrorKind::UnexpectedEof.into()
+}
+
+impl<S: AsyncRead> Source<S> {
+    pub(super) fn new(stream: ReadHalf<S>) -> Self {
+        Self {
+            stream,
+            buffer: Vec::with_capacity(READ),
+        }
+    }
+
+    /// Reads what there is; 0 is the end. Loses nothing when it is dropped.
+    pub(super) async fn fill(&mut self) -> io::Result<usize> {
+        self.buffer.reserve(READ / 4);
+        self.stream.read_buf(&mut self.buffer).await
+    }
+
+    pub(super) async fn pass(
+        &mut self,
+        count: usize,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        to.write_all(&self.buffer[..count]).await?;
+        self.buffer.drain(..count);
+        Ok(())
+    }
+
+    pub(super) async fn pass_all(&mut self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        loop {
+            self.pass(self.buffer.len(), to).await?;
+            if self.fill().await? == 0 {
+                return to.shutdown().await;
+            }
+        }
+    }
+
+    /// All until the end, where that comes in order.
+    pub(super) async fn pass_in_chunks(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        loop {
+            if !self.buffer.is_empty() {
+                to.write_all(format!("{:x}\r\n", self.buffer.len()).as_bytes())
+                    .await?;
+                self.pass(self.buffer.len(), to).await?;
+                to.write_all(b"\r\n").await?;
+            }
+            if self.fill().await? == 0 {
+                return to.write_all(b"0\r\n\r\n").await;
+            }
+        }
+    }
+
+    /// `UnexpectedEof` is this side's end within the body, any other error may be either side's.
+    pub(super) async fn pass_body(
+        &mut self,
+        body: ResponseBody,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        match body {
+            ResponseBody::None => Ok(()),
+            ResponseBody::Length(mut left) => loop {
+                let count = left.min(self.buffer.len() as u64);
+                self.pass(count as usize, to).await?;
+                left -= count;
+                if left == 0 {
+                    return Ok(());
+                }
+                if self.fill().await? == 0 {
+                    return Err(ended());
+                }
+            },
+            ResponseBody::Chunked => {
+                let mut decoder = ChunkedDecoder::default();
+                loop {
+                    let decoded = decoder.skip(&self.buffer).map_err(|_| ended())?;
+                    self.pass(decoded.consumed, to).await?;
+                    if decoded.done {
+                        return Ok(());
+                    }
+                    if self.fill().await? == 0 {
+                        return Err(ended());
+                    }
+                }
+            }
+            ResponseBody::UntilClose => loop {
+                self.pass(self.buffer.len(), to).await?;
+                if self.fill().await? == 0 {
+                    return Ok(());
+                }
+            },
+        }
+    }
+}
