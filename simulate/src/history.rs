@@ -1,5 +1,5 @@
 //! What there was over time: calls that wait and run, slots, pods. It keeps the highest of each stretch of
-//! time, and sums over all of it. `world` writes it, `report` reads it.
+//! time, and sums over all of it. `simulator` writes it, `report` reads it.
 
 use nanofaas_core::time::Nanos;
 

@@ -174,7 +174,7 @@ impl<'a> Simulator<'a> {
         let last = setup.calls.last().map_or(Nanos::ZERO, |call| call.at);
         let width = ((last - begin) / STRETCHES).max(STRETCH_MIN);
         let width = Nanos::from_ns(nice::round_up(width.as_ns()));
-        let mut world = Self {
+        let mut simulator = Self {
             setup,
             admission,
             scheduler: Scheduler::new(entries.clone()),
@@ -201,8 +201,8 @@ impl<'a> Simulator<'a> {
             history: History::new(begin, width),
             knowledge: Knowledge::default(),
         };
-        world.open();
-        world
+        simulator.open();
+        simulator
     }
 
     fn open(&mut self) {

@@ -59,9 +59,9 @@ fn setup(fields: &Value, seed: u64, start: Option<VaryingTime>) -> Setup {
 
 /// Plays it; each plan that is kept is compared with a new one. Gives the steps that were needed.
 fn steps(setup: &Setup) -> u64 {
-    let mut world = Simulator::new(setup, Admission::Knows);
-    world.play().expect("little work");
-    world.knowledge.steps
+    let mut simulator = Simulator::new(setup, Admission::Knows);
+    simulator.play().expect("little work");
+    simulator.knowledge.steps
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn planning_ends_when_it_is_too_much_work() {
         spread_percent: 50,
     };
     let setup = setup(&jobs, 1, Some(start));
-    let mut world = Simulator::new(&setup, Admission::Knows);
-    world.knowledge.steps = STEPS_MAX - 1000;
-    assert!(world.play().is_none());
+    let mut simulator = Simulator::new(&setup, Admission::Knows);
+    simulator.knowledge.steps = STEPS_MAX - 1000;
+    assert!(simulator.play().is_none());
 }
