@@ -81,7 +81,7 @@ class Server:
         """Returns when the pod may end; raises SystemExit when the watchdog has ended."""
         loop = self._loop
         loop.add_reader(self._listener.fileno(), self._accept)
-        loop.add_reader(self._link.fileno(), self._told)
+        loop.add_reader(self._link.fileno(), self._stopped)
         loop.call_later(SWEEP_S, self._sweep)
         keep_running(loop, lambda: self._done)
         if self._is_orphan:
@@ -122,12 +122,12 @@ class Server:
         self._pod.sweep()
         self._loop.call_later(SWEEP_S, self._sweep)
 
-    def _told(self) -> None:
+    def _stopped(self) -> None:
         try:
-            told = self._link.recv(64)
+            message = self._link.recv(64)
         except OSError:
-            told = b""
-        if not told:
+            message = b""
+        if not message:
             self._loop.remove_reader(self._link.fileno())
             self._is_orphan = True
             self._end()

@@ -11,7 +11,7 @@ from asyncio import CancelledError, tasks
 from time import monotonic, monotonic_ns
 
 from . import log
-from .board import ASLEEP, BEAT, DEADLINE, SEQ, WHY_DEADLINE, WHY_LEFT
+from .control_block import ASLEEP, BEAT, DEADLINE, SEQ, WHY_DEADLINE, WHY_LEFT
 from .call import BadInput, Call, Context
 from .pod import Pod
 from .stopsignal import STOP_SIGNAL

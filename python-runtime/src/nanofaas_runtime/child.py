@@ -106,9 +106,9 @@ def _close_all(own: Belongings) -> None:
         socks.append(link.listener)
     if pod is not None:
         pod.words = link.words
-        pod.board = link.words.cast("B")
+        pod.control_block = link.words.cast("B")
         for connection in pod.connections.values():
-            connection.board = pod.board
+            connection.control_block = pod.control_block
             socks.append(connection.sock)
         pod.__class__ = ChildPod
     for sock in socks:

@@ -7,7 +7,7 @@ Has the methods of an `asyncio.Protocol`. Never reads or writes a socket itself:
 
 from __future__ import annotations
 
-from .board import ECHO_BYTES, IDLE, NO_ECHO, RUNS, TALKS, echo_at
+from .control_block import ECHO_BYTES, IDLE, NO_ECHO, RUNS, TALKS, echo_at
 from .call import Call
 from .wire import (CONTINUE, Chunks, Head, Malformed, check_partial_head, echo_of, failure,
                    parse_head)
@@ -26,15 +26,15 @@ AHEAD_BYTES_MAX = 256 * 1024
 class Connection:
     """`busy` from a call's start to its answer's end. Bytes that arrive then wait in `ahead`."""
 
-    __slots__ = ("ahead", "board", "body", "busy", "call", "chunks", "closed", "echo_at", "gone",
-                 "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
+    __slots__ = ("ahead", "body", "busy", "call", "chunks", "closed", "control_block", "echo_at",
+                 "gone", "head", "number", "paused", "pending", "pod", "quiet", "slot", "sock",
                  "transport")
 
     def __init__(self, pod: Pod, sock: Any, slot: int, number: int) -> None:
         self.pod = pod
         self.sock = sock
         self.slot = slot
-        self.board = pod.board
+        self.control_block = pod.control_block
         self.echo_at = echo_at(slot)
         self.number = number
         self.transport: Any = None
@@ -172,7 +172,7 @@ class Connection:
         if not 0 < len(line) <= ECHO_BYTES:
             line = NO_ECHO
         at = self.echo_at
-        self.board[at:at + len(line)] = line
+        self.control_block[at:at + len(line)] = line
         self.pod.words[self.slot] = self.number << 2 | RUNS
 
     def send(self, data: bytes, keep: bool) -> None:

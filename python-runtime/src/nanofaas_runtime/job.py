@@ -16,7 +16,7 @@ from os import close
 from time import monotonic_ns, sleep, time
 
 from . import CallStopped, child, log, paths
-from .board import CONN, DEADLINE, SEQ, WHY_DEADLINE
+from .control_block import CONN, DEADLINE, SEQ, WHY_DEADLINE
 from .call import BadInput, Call, Context, code_of, describe, is_json, output
 from .client import Unreachable, request
 from .output import checked
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TRIES = 3
 PAUSES_S = (0.2, 1.0)
 TRY_TIMEOUT_S = 10.0
-JOB_SEQ = 1  # The call's number on the board.
+JOB_SEQ = 1  # The call's number in the control block.
 STATUS_STOPPED = 128 + signal.SIGTERM
 STATUS_LOST = 1
 # Descriptors that are kept free for the post: one for the name look-up, one for the connection, two
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def publish(settings: Settings, job: Job, words: memoryview) -> None:
-    """Puts the call and its deadline on the board. Called by the watchdog before it forks."""
+    """Puts call and deadline into the control block. Called by the watchdog before it forks."""
     timeout_ms = job.timeout_ms
     age_ns = int((time() - settings.started_at) * 1e9)
     words[CONN] = 0
@@ -259,10 +259,10 @@ def post(job: Job, outcome: Outcome, times: dict[bytes, float]) -> bool:
     return status < 500 and status not in (408, 429)
 
 
-def after_worker(settings: Settings, job: Job, how: int, told_why: int, worker: Worker) -> int:
+def after_worker(settings: Settings, job: Job, how: int, stopped_why: int, worker: Worker) -> int:
     """Posts a result after a worker that ended with `how` and sent no FINISHED. Returns the
     parent's exit status. The platform takes the first result that it gets."""
-    if worker.killed_for is not None and told_why != WHY_DEADLINE:
+    if worker.killed_for is not None and stopped_why != WHY_DEADLINE:
         return STATUS_STOPPED
     if worker.killed_for is not None:
         error = ("TIMEOUT", DEADLINE_TEXT)

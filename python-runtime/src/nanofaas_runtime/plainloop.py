@@ -195,10 +195,10 @@ class PlainLoop:
             self._accept()
         elif fd == self._link.fileno():
             try:
-                told = self._link.recv(64)
+                message = self._link.recv(64)
             except OSError:
-                told = b""
-            if not told:
+                message = b""
+            if not message:
                 raise SystemExit(1)
             if not self._pod.stopping:
                 self._pod.begin_stop()

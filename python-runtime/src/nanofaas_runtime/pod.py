@@ -13,8 +13,8 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 from time import monotonic
 
 from . import CallStopped, log
-from .board import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
-                    SLOTS_MAX, WHY_DEADLINE, as_bytes)
+from .control_block import (ANSWERED, ASLEEP, BELL, CONN, CONNECTION, DEADLINE, IDLE, SEQ, SLOTS,
+                            SLOTS_MAX, WHY_DEADLINE, as_bytes)
 from .call import BadInput, Call, Context, code_of, describe, output
 from .connection import Connection
 from .stopping import PlainRun, message_of
@@ -40,7 +40,7 @@ class Pod:
     def __init__(self, function: Function, words: memoryview, link: Any, init_ms: float) -> None:
         self.function = function
         self.words = words
-        self.board = as_bytes(words)
+        self.control_block = as_bytes(words)
         self.link = link
         self.cold = b""
         if not words[ANSWERED]:
@@ -211,7 +211,7 @@ class Pod:
         return max(0.0, self.quiet_since + DRAIN_QUIET_S - monotonic())
 
     def ring(self) -> None:
-        """Wakes the watchdog, which does not poll the board while no calls come."""
+        """Wakes the watchdog, which does not poll the control block while no calls come."""
         self.words[ASLEEP] = 0
         try:
             self.link.send(BELL)

@@ -19,8 +19,8 @@ OOM_TEXT = "the worker was killed (SIGKILL), most likely because it ran out of m
 
 
 class Link:
-    """What a worker inherits: its end of the link, the board, the lifeline, and the listener (None
-    for a Job)."""
+    """What a worker inherits: its end of the link, the control block, the lifeline, and the
+    listener (None for a Job)."""
 
     __slots__ = ("lifeline", "listener", "sock", "words")
 

@@ -1,8 +1,9 @@
 """Raises CallStopped in the running plain call and nowhere else.
 
-The watchdog writes the call's number to the board and sends a signal. Python runs the handler on
-the main thread between two bytecodes, so it can raise inside the function. `armed` is the call's
-number exactly while the function runs: a late signal finds another number, or 0, and has no effect.
+The watchdog writes the call's number to the control block and sends a signal. Python runs the
+handler on the main thread between two bytecodes, so it can raise inside the function. `armed` is
+the call's number exactly while the function runs: a late signal finds another number, or 0, and
+has no effect.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import signal
 
 from . import CallerLeft, CallStopped, DeadlineExceeded
-from .board import STOP_SEQ, STOP_WHY, WHY_DEADLINE, WHY_LEFT
+from .control_block import STOP_SEQ, STOP_WHY, WHY_DEADLINE, WHY_LEFT
 from .stopsignal import STOP_SIGNAL
 
 TYPE_CHECKING = False
@@ -58,7 +59,7 @@ class PlainRun:
 
     def __call__(self, seq: int, function: Callable[..., object], *args: object) -> object:
         """Returns the function's result. A signal between the function's return and the last line
-        may still raise CallStopped; it stops this call, because the board still names it."""
+        may still raise CallStopped; it stops this call, because the block still names it."""
         try:
             self._armed = seq
             return function(*args)

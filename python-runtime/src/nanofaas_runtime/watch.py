@@ -12,9 +12,9 @@ import socket
 import sys
 import time
 
-from .board import (BEAT, CONN, DEADLINE, IDLE, RUNS, SEQ, STOP_SEQ, STOP_WHY, WHY_DEADLINE,
-                    WHY_LEFT, WHY_STOPPED, as_bytes, get_echo)
-from .standin import refuse
+from .control_block import (BEAT, CONN, DEADLINE, IDLE, RUNS, SEQ, STOP_SEQ, STOP_WHY,
+                            WHY_DEADLINE, WHY_LEFT, WHY_STOPPED, as_bytes, get_echo)
+from .not_ready import refuse
 from .stopsignal import STOP_SIGNAL
 from .wire import failure
 
@@ -24,7 +24,7 @@ STOP_GRACE_NS = 100_000_000
 BEAT_GRACE_NS = 500_000_000
 LOOK_SOON_S = 0.05
 
-TOLD = {
+STOP_REASONS = {
     WHY_DEADLINE: "the function ran on for 100 ms after its deadline",
     WHY_LEFT: "the function ran on for 100 ms after its caller had left",
     WHY_STOPPED: "the function ran on for 100 ms after the Job was stopped",
@@ -32,7 +32,7 @@ TOLD = {
 
 
 class Watch:
-    """`busy`: whether the last poll found a call. `told_why`: the reason of the last stop."""
+    """`busy`: whether the last poll found a call. `stopped_why`: the reason of the last stop."""
 
     def __init__(self, epoll: select.epoll, words: memoryview, worker: int) -> None:
         self._epoll = epoll
@@ -41,9 +41,9 @@ class Watch:
         self._socks: dict[int, tuple[socket.socket, int, int]] = {}  # fd: socket, slot, number
         self._left: dict[int, int] = {}  # number: fd, of connections whose peer hung up
         self._left_at: dict[int, int] = {}  # number: when, ns
-        self._told = 0
-        self.told_why = 0
-        self._told_at = 0
+        self._stopped = 0
+        self.stopped_why = 0
+        self._stopped_at = 0
         self._soon = False
         self.busy = False
 
@@ -74,10 +74,10 @@ class Watch:
         sock.close()
 
     def pending(self) -> bool:
-        """Whether to poll although no call runs: a peer hung up, or `look_soon` asked for it."""
+        """Whether to poll although no call runs: a peer hung up, or `poll_soon` asked for it."""
         return bool(self._left) or self._soon
 
-    def look_soon(self) -> None:
+    def poll_soon(self) -> None:
         """Asks for one more poll after LOOK_SOON_S."""
         self._soon = True
 
@@ -86,15 +86,15 @@ class Watch:
         if self._soon:
             return LOOK_SOON_S
         now = time.monotonic_ns()
-        if self._told and self._told == self._words[SEQ]:
-            return max(0.0, min(usual, (self._told_at + STOP_GRACE_NS - now) / 1e9))
+        if self._stopped and self._stopped == self._words[SEQ]:
+            return max(0.0, min(usual, (self._stopped_at + STOP_GRACE_NS - now) / 1e9))
         deadline = self._words[DEADLINE]
         if deadline and not self._words[BEAT] and self._words[SEQ]:
             return max(0.0, min(usual, (deadline - now) / 1e9))
         return usual
 
-    def look(self) -> str | None:
-        """Polls the board and stops an overdue call. Returns why to replace the worker, or None."""
+    def poll(self) -> str | None:
+        """Stops an overdue call. Returns why the worker has to be replaced, or None."""
         self._soon = False
         for number, fd in list(self._left.items()):
             if self._words[self._socks[fd][1]] >> 2 != number:
@@ -110,9 +110,9 @@ class Watch:
         now = time.monotonic_ns()
         if beat:
             return self._look_async(deadline, beat, now)
-        if self._told == seq:
-            if now >= self._told_at + STOP_GRACE_NS:
-                return TOLD[self.told_why]
+        if self._stopped == seq:
+            if now >= self._stopped_at + STOP_GRACE_NS:
+                return STOP_REASONS[self.stopped_why]
             # Signal again: the first signal may have come just before a system call, and then it
             # did not interrupt that call.
             self._signal()
@@ -126,7 +126,7 @@ class Watch:
     def _tell(self, seq: int, why: int, now: int) -> None:
         self._words[STOP_WHY] = why
         self._words[STOP_SEQ] = seq
-        self._told, self.told_why, self._told_at = seq, why, now
+        self._stopped, self.stopped_why, self._stopped_at = seq, why, now
         self._signal()
 
     def _signal(self) -> None:
@@ -157,18 +157,18 @@ class Watch:
     def has_told(self) -> bool:
         """Whether the running call was signalled to stop. Then its caller needs no answer, because
         it knows the deadline or has left."""
-        return self._told != 0 and self._told == self._words[SEQ]
+        return self._stopped != 0 and self._stopped == self._words[SEQ]
 
     def bury(self, status: int, code: str, message: str) -> None:
         """After the worker's death: answers its calls with that error (with nothing if the status
         is 0) and closes their connections."""
-        board = as_bytes(self._words)
+        control_block = as_bytes(self._words)
         for sock, slot, number in list(self._socks.values()):
             word = self._words[slot]
             if word == number << 2 | IDLE:
                 refuse(sock)  # Answers only an unread request, which did not run.
             elif status and word == number << 2 | RUNS:
-                text = failure(get_echo(board, slot), status, code, message, close=True)
+                text = failure(get_echo(control_block, slot), status, code, message, close=True)
                 try:
                     sock.send(text, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 except OSError:

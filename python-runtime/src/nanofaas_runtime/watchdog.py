@@ -1,8 +1,8 @@
 """The parent process: holds the listening socket, and replaces a worker that died or hangs.
 
-Never runs the function, parses a call or imports asyncio. It reads the running call from the board,
-and notices by its own descriptor of each connection when a caller left. It signals a call that has
-to end, and kills and replaces a worker that does not stop. Called by `__main__`.
+Never runs the function, parses a call or imports asyncio. It reads the running call from the
+control block, and notices by its own descriptor of each connection when a caller left. It signals a
+call that has to end, and kills and replaces a worker that does not stop. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import socket
 import time
 
 from . import log
-from .board import ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, SERVES, STOP, new_board
+from .control_block import (ASLEEP, BEAT, CONNECTION, FINISHED, READY, SEQ, SERVES, STOP,
+                            new_control_block)
 from .listen import bind, unbind
 from .process import OOM_TEXT, Link, Worker, how_ended, is_oom
 from .stopsignal import STOP_SIGNAL, StopHandler
@@ -22,18 +23,18 @@ from .stopsignal import STOP_SIGNAL, StopHandler
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .settings import Settings
-    from .standin import StandIn
+    from .not_ready import NotReadyResponder
     from .watch import Watch
 
 # As in `worker`.
 LOAD_FAILED = 3
 
-# The watchdog polls the board this often while calls come, and stops after so many polls without a
-# call.
-LOOK_S = 0.025
-IDLE_LOOKS_MAX = 40
+# The watchdog polls the control block this often while calls come, and stops after so many polls
+# without a call.
+POLL_S = 0.025
+IDLE_POLLS_MAX = 40
 # While a worker loads, connections wait this long in the backlog before they get a 503.
-STAND_IN_AFTER_S = 0.5
+NOT_READY_AFTER_S = 0.5
 # A worker that died outside a call, and within this time of its start, is replaced after
 # PAUSE_FIRST_S. Otherwise a function that always ends its worker would keep the machine busy with
 # forks.
@@ -57,10 +58,10 @@ class Watchdog:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._words = new_board()
+        self._words = new_control_block()
         self._listener: socket.socket | None = None
         self._worker: Worker | None = None
-        self._standin: StandIn | None = None
+        self._not_ready: NotReadyResponder | None = None
         self._epoll: select.epoll | None = None
         self._announced = False
         self._stop_asked = False
@@ -116,9 +117,9 @@ class Watchdog:
         epoll.register(self._wake.fileno(), select.EPOLLIN)
         self._wake_write.send(b"\0")  # A signal may have come before the wake-up fd was set.
         if self._listener is not None:
-            from .standin import StandIn
+            from .not_ready import NotReadyResponder
 
-            self._standin = StandIn(epoll, self._listener, self._words)
+            self._not_ready = NotReadyResponder(epoll, self._listener, self._words)
         return epoll
 
     def _on_stop_signal(self, _number: int, _frame: object) -> None:
@@ -163,8 +164,8 @@ class Watchdog:
             self._epoll.close()
             self._wake.close()
             self._wake_write.close()
-        if self._standin is not None:
-            self._standin.close()
+        if self._not_ready is not None:
+            self._not_ready.close()
         self.link = Link(theirs, self._words, self._lifeline_read, self._listener)
 
     def _adopt(self, epoll: select.epoll, worker: Worker) -> None:
@@ -190,8 +191,8 @@ class Watchdog:
                 self._read_link(self._worker)  # Its READY message may be unread.
                 self._stop(self._worker)
             return self._reap()
-        if self._standin is not None and self._standin.owns(fd):
-            self._standin.on_event(fd)
+        if self._not_ready is not None and self._not_ready.owns(fd):
+            self._not_ready.on_event(fd)
         elif worker is not None and worker.sock is not None and fd == worker.sock.fileno():
             self._read_link(worker)
         elif worker is not None and worker.watch is not None:
@@ -232,8 +233,8 @@ class Watchdog:
     def _worker_ready(self, worker: Worker, times: bytes) -> None:
         worker.ready = True
         self._unready_deaths = 0
-        if self._standin is not None:
-            self._standin.end()
+        if self._not_ready is not None:
+            self._not_ready.end()
         if self._stopping:
             self._tell_stop(worker)
         if self._settings.ready_url and not self._announced:
@@ -267,16 +268,16 @@ class Watchdog:
         self._worker = None
         self._read_link(worker)
         self._drop_link(worker)
-        told_why = 0
+        stopped_why = 0
         if worker.watch is not None:
-            told_why = worker.watch.told_why
+            stopped_why = worker.watch.stopped_why
             worker.watch.bury(*self._fate(worker, worker.watch, how))
         if self._settings.job is not None:
             if worker.finished is not None:
                 return worker.finished
             from .job import after_worker
 
-            return after_worker(self._settings, self._settings.job, how, told_why, worker)
+            return after_worker(self._settings, self._settings.job, how, stopped_why, worker)
         if worker.finished == LOAD_FAILED:
             return 1
         if self._stopping:
@@ -323,30 +324,30 @@ class Watchdog:
         worker = self._worker
         if worker is not None and worker.ready and worker.watch is not None:
             if self._words[ASLEEP] == 0 or worker.watch.pending():
-                wait = worker.watch.look_again_s(LOOK_S)
+                wait = worker.watch.look_again_s(POLL_S)
         times = [worker.kill_at if worker is not None else None, self._spawn_at]
-        if self._standin is not None:
-            times.append(self._standin.next_at(self._stand_in_from()))
+        if self._not_ready is not None:
+            times.append(self._not_ready.next_at(self._not_ready_from()))
         for at in times:
             if at is not None:
                 left = max(0.0, at - now)
                 wait = left if wait < 0 else min(wait, left)
         return wait
 
-    def _stand_in_from(self) -> float | None:
+    def _not_ready_from(self) -> float | None:
         """When the not-ready responder starts to answer; None while a worker answers."""
         worker = self._worker
         if worker is None:
             return 0.0 if self._pause_left_s() > 0 else None
-        return None if worker.ready else worker.born_at + STAND_IN_AFTER_S
+        return None if worker.ready else worker.born_at + NOT_READY_AFTER_S
 
     def _pause_left_s(self) -> float:
         return 0.0 if self._spawn_at is None else self._spawn_at - time.monotonic()
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._standin is not None:
-            self._standin.turn(self._stand_in_from(), now)
+        if self._not_ready is not None:
+            self._not_ready.turn(self._not_ready_from(), now)
         worker = self._worker
         if worker is None:
             return
@@ -354,7 +355,7 @@ class Watchdog:
         watch = worker.watch
         if watch is None or not worker.ready:
             return
-        verdict = watch.look()
+        verdict = watch.poll()
         if verdict is not None and worker.killed_for is None:
             log.line("warn", f"the worker is replaced: {verdict}")
             worker.kill_now(verdict)
@@ -367,10 +368,10 @@ class Watchdog:
             self._words[ASLEEP] = 0
         elif self._words[ASLEEP] == 0:
             self._idle_looks += 1
-            if self._idle_looks >= IDLE_LOOKS_MAX:
+            if self._idle_looks >= IDLE_POLLS_MAX:
                 self._idle_looks = 0
                 self._words[ASLEEP] = 1
-                watch.look_soon()  # A call may have begun between the poll and this store.
+                watch.poll_soon()  # A call may have begun between the poll and this store.
 
     # --- the end ---
 
@@ -396,8 +397,8 @@ class Watchdog:
 
     def _leave(self, status: int) -> int:
         """Answers 503 to the clients in the backlog, and closes the listener."""
-        if self._standin is not None:
-            self._standin.refuse_all()
+        if self._not_ready is not None:
+            self._not_ready.refuse_all()
         unbind(self._settings, self._listener)
         return status
 

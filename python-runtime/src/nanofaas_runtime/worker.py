@@ -15,7 +15,7 @@ import sys
 from time import time
 
 from . import child, faults, log, paths
-from .board import FINISHED, READY, SERVES
+from .control_block import FINISHED, READY, SERVES
 from .function import Function, NoFunction, mentions_asyncio
 from .plainloop import PlainLoop
 from .pod import PlainPod

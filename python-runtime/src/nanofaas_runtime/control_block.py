@@ -2,7 +2,7 @@
 
 An anonymous shared mapping of 64-bit words, each with one writer (named below), and after them a
 line of bytes for each slot. Publishing a call costs a few stores and no system call, because the
-watchdog polls the board while calls come. Only when it sleeps does the worker wake it, by a byte on
+watchdog polls the block while calls come. Only when it sleeps does the worker wake it, by a byte on
 the link.
 """
 
@@ -49,13 +49,13 @@ FINISHED = b"F"  # + the exit status
 STOP = b"T"  # watchdog → worker: finish the running calls, then exit.
 
 
-def new_board() -> memoryview:
+def new_control_block() -> memoryview:
     """Zeroed words, shared with every process that is forked later."""
     return memoryview(mmap.mmap(-1, ECHOES + SLOTS_MAX * ECHO_BYTES)).cast("Q")
 
 
 def as_bytes(words: memoryview) -> memoryview:
-    """The same board as bytes."""
+    """The same control block as bytes."""
     return words.cast("B")
 
 
@@ -64,8 +64,8 @@ def echo_at(slot: int) -> int:
     return ECHOES + (slot - SLOTS) * ECHO_BYTES
 
 
-def get_echo(board: memoryview, slot: int) -> bytes:
-    """The slot's last line, or empty if it never had one. `board` is `as_bytes`."""
+def get_echo(control_block: memoryview, slot: int) -> bytes:
+    """The slot's last line, or empty if it never had one. `control_block` is `as_bytes`."""
     at = echo_at(slot)
-    line, end, _ = bytes(board[at:at + ECHO_BYTES]).partition(b"\r\n")
+    line, end, _ = bytes(control_block[at:at + ECHO_BYTES]).partition(b"\r\n")
     return line + end if line else b""

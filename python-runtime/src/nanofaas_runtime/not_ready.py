@@ -10,7 +10,7 @@ import select
 import socket
 import time
 
-from .board import SERVES
+from .control_block import SERVES
 from .wire import HEAD_BYTES_MAX, NOT_STARTED, echo_of, failure
 
 # How long a client may take in total to send its request and to close after the answer.
@@ -51,7 +51,7 @@ class Client:
         self.sock.shutdown(socket.SHUT_WR)
 
 
-class StandIn:
+class NotReadyResponder:
     """Accepts from the watchdog's listener once `turn` finds that `begin_at` has passed."""
 
     def __init__(self, epoll: select.epoll, listener: socket.socket, words: memoryview) -> None:
