@@ -66,7 +66,7 @@ enum ServeError {
     #[error("{0}")]
     Taken(#[from] ports::ClaimError),
     #[error("{0}")]
-    IoThreads(#[from] io_start::StartError),
+    IoThreads(#[from] io_start::IoStartError),
     #[error("{0}")]
     Bridge(#[from] bridge::StartError),
     #[error("the io threads did not take the functions over; look at the lines before")]

@@ -16,7 +16,7 @@ use nanofaas_core::post::{BridgePost, IoInbox};
 
 use self::pending_requests::PendingRequests;
 use self::scheduler::{Seat, SeatPlan};
-use self::shards::{Answer, ShardInbox, ShardLink, ShardPost};
+use self::shards::{ShardAnswer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
 use crate::runtime::shard::ShardId;
 use crate::runtime::timers::Alarm;
@@ -58,7 +58,7 @@ pub(crate) struct Links {
     asked_of_bridge: PendingRequests<Reply>,
     shards: Box<[ShardLink]>,
     /// Answers that other io threads owe.
-    pub(crate) asked_of_shards: PendingRequests<Answer>,
+    pub(crate) asked_of_shards: PendingRequests<ShardAnswer>,
     /// Wakes the ticker for what is owed to other io threads.
     owed_alarm: Alarm,
     pub(crate) inbox: OnceCell<Rc<RefCell<Inbox>>>,

@@ -29,7 +29,7 @@ use self::clock::Clock;
 use self::config::IoConfig;
 use self::date::{DateLine, Dates};
 use self::net::EventLoop;
-use self::phase::Phase;
+use self::phase::ShutdownPhase;
 use self::random::Random;
 use self::shard::ShardId;
 use self::spin::Spin;
@@ -63,7 +63,7 @@ pub(crate) struct Runtime {
     /// A buffer for bodies whose length is known only after they are written.
     pub(crate) scratch: RefCell<Vec<u8>>,
     random: RefCell<Random>,
-    pub(crate) phase: Cell<Phase>,
+    pub(crate) phase: Cell<ShutdownPhase>,
     /// The waker of the task that waits for the order to stop.
     pub(crate) until_stopping: RefCell<Option<Waker>>,
     /// Requests that are being answered; the thread ends when there are none.
@@ -98,7 +98,7 @@ impl Runtime {
             buffers,
             scratch: RefCell::default(),
             random: RefCell::default(),
-            phase: Cell::new(Phase::Serving),
+            phase: Cell::new(ShutdownPhase::Serving),
             until_stopping: RefCell::default(),
             answering: Cell::new(0),
             spin: Spin::default(),

@@ -2,7 +2,7 @@
 
 pub(crate) mod functions;
 pub(crate) mod call_table;
-pub(crate) mod life;
+pub(crate) mod call_machine;
 pub(crate) mod executions;
 pub(crate) mod store;
 pub(crate) mod idempotency;
@@ -24,13 +24,13 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::memory::{Account, ThreadAccount};
 use nanofaas_core::rate::RateBucket;
 
-use self::call_table::Calls;
+use self::call_table::CallTable;
 use self::descriptors::{Descriptors, Scarcity};
-use self::executions::Executions;
-use self::functions::{FunctionEntry, Functions};
+use self::executions::ExecutionTable;
+use self::functions::{FunctionEntry, FunctionTable};
 use self::idempotency::Keys;
 use self::job_inputs::JobInputs;
-use self::pod_pool::Pods;
+use self::pod_pool::PodPool;
 use self::readers::Readers;
 use self::store::{Budget, Store};
 use self::token::Tokens;
@@ -39,7 +39,7 @@ use crate::runtime::Runtime;
 
 /// What the io threads of a process share here.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct SharedTables {
     pub(crate) entries: Arc<Entries>,
     pub(crate) rate: Arc<RateBucket>,
     pub(crate) account: Arc<Account>,
@@ -55,13 +55,13 @@ pub(crate) struct Tables {
     pub(crate) rate: Arc<RateBucket>,
     /// The bytes of the process's budget that this thread holds for calls.
     pub(crate) account: Rc<ThreadAccount>,
-    pub(crate) functions: RefCell<Functions>,
+    pub(crate) functions: RefCell<FunctionTable>,
     /// Whether the functions of the start are all known.
     begun: Cell<bool>,
-    pub(crate) calls: Calls,
-    pub(crate) executions: Executions,
+    pub(crate) calls: CallTable,
+    pub(crate) executions: ExecutionTable,
     pub(crate) keys: Keys,
-    pub(crate) pods: Pods,
+    pub(crate) pods: PodPool,
     pub(crate) tokens: Tokens,
     pub(crate) inputs: JobInputs,
     /// Clients that have an answer to take.
@@ -80,7 +80,7 @@ impl Deref for Tables {
 }
 
 impl Tables {
-    pub(crate) fn new(runtime: Rc<Runtime>, shared: Shared) -> Self {
+    pub(crate) fn new(runtime: Rc<Runtime>, shared: SharedTables) -> Self {
         let id = runtime.id;
         let budget = Budget::new(shared.store, id);
         Self {
@@ -89,10 +89,10 @@ impl Tables {
             entries: shared.entries,
             functions: RefCell::default(),
             begun: Cell::new(runtime.config.begun),
-            calls: Calls::new(id),
-            executions: Executions::new(budget, runtime.config.execution_ttl_ms),
+            calls: CallTable::new(id),
+            executions: ExecutionTable::new(budget, runtime.config.execution_ttl_ms),
             keys: Keys::default(),
-            pods: Pods::default(),
+            pods: PodPool::default(),
             tokens: shared.tokens,
             inputs: JobInputs::default(),
             readers: Readers::new(&runtime.alarms),

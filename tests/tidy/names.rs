@@ -7,15 +7,13 @@ use crate::{files, read};
 
 /// Names that still have several meanings. Add none; remove a name when it has one meaning.
 const SEVERAL: &str = "
-    AbortOnDrop Act Address After Alarms Answer Answered Attempt Bench Body Bridge Call Census
-    Change Client Connection Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint
-    Ends Envelope Event Expected Fate Fault Form Functions Got Guard Held Host
-    Identity Idle Init Inline Inner Input Job JobKey Jobs Key Known Lane Leave Life Line Listener
-    Log Mailbox Message Mode Notice OpenError Outbox Outcome Output Over Pace Parts Peer Phase Place
-    Plane Pod Pods Port Program Questions Reader Record Refusal Registered Report Request Rest Ring
-    Ringer Rng Route Running Said Scratch Script Seat Seen Shared Slot Slots Source Span Stage
-    Stamps StartError Started Starts State Stays Step Stop Store Stream Subject Tail Tally Target
-    Test Thread Timer Turn Unpark Verdict Wait Waiting Watch Which Wire Work
+    AbortOnDrop Act Address After Answer Answered Attempt Bench Body Bridge Call Census Change
+    Client Connection Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint Ends
+    Event Expected Fate Fault Form Got Guard Host Identity Init Job JobKey Jobs Known Lane Leave
+    Line Listener Log Mailbox Message Mode OpenError Outbox Outcome Output Over Phase Place Plane
+    Pod Pods Program Questions Reader Refusal Report Request Ring Rng Running Scratch Script Seat
+    Seen Shared Slot Slots Source Span Stage Started Starts State Step Store Stream Subject Tail
+    Tally Target Test Timer Turn Unpark Verdict Wait Waiting Watch Which Wire Work
 ";
 
 /// Functions whose name is a question and which do not answer it, to be renamed. Add none.

@@ -10,7 +10,7 @@ use crate::http::output::{Form, Output};
 use crate::http::response::Response;
 use crate::http::shown::{Rendering, Shown};
 use crate::runtime::Runtime;
-use crate::state::executions::Record;
+use crate::state::executions::ExecutionRecord;
 
 /// RFC 3339 in UTC, with milliseconds.
 pub(crate) fn timestamp(thread: &Runtime, at: Uptime) -> String {
@@ -29,7 +29,7 @@ fn time_or_null(out: &mut Vec<u8>, thread: &Runtime, name: &str, at: Option<Upti
 /// The `ExecutionStatus` of the contract.
 pub(crate) fn execution(
     thread: &Runtime,
-    record: &Record,
+    record: &ExecutionRecord,
     output: Option<&Arc<Output>>,
 ) -> Response {
     let mut before = until_output(thread, record);
@@ -47,7 +47,7 @@ pub(crate) fn execution(
     })
 }
 
-fn until_output(thread: &Runtime, record: &Record) -> Vec<u8> {
+fn until_output(thread: &Runtime, record: &ExecutionRecord) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     let _ = write!(out, "{{\"executionId\":\"{}\",\"function\":", record.id);
     write_string(&mut out, record.entry.function.name());
@@ -78,7 +78,7 @@ fn until_output(thread: &Runtime, record: &Record) -> Vec<u8> {
     out
 }
 
-fn after_output(record: &Record, kept: bool) -> Vec<u8> {
+fn after_output(record: &ExecutionRecord, kept: bool) -> Vec<u8> {
     let mut out = Vec::new();
     let _ = write!(out, ",\"outputKept\":{kept},\"error\":");
     match &record.failure {

@@ -20,7 +20,7 @@ use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::links::shards;
 use crate::runtime::shard::ShardId;
 use crate::state::call_table::{JobAnswer, JobNews};
-use crate::state::executions::{Found, Record, StoredExecution};
+use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
 /// What a stranger hears, whether there is such an execution or not.
 pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
@@ -158,7 +158,7 @@ fn output(found: &Found) -> Response {
 }
 
 fn cancel(thread: &Links, found: &Found) -> Response {
-    let record: Record = match found {
+    let record: ExecutionRecord = match found {
         Found::Stored(stored) => stored.record.borrow().clone(),
         Found::Plain(record) => (**record).clone(),
     };

@@ -14,10 +14,10 @@ use crate::api::warnings;
 use crate::http::json::write_string;
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
-use crate::invoke::to_job::Stamps;
+use crate::invoke::to_job::RuntimeStamps;
 use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
-use crate::runtime::phase::Phase;
+use crate::runtime::phase::ShutdownPhase;
 
 /// Asks the bridge; a refusal becomes the problem that it is.
 async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, Problem> {
@@ -65,7 +65,7 @@ fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, Problem> {
 /// `POST /v1/functions`, and `PUT /v1/functions/{name}` with a name.
 pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u8>) -> Response {
     let change = async {
-        if thread.phase.get() != Phase::Serving {
+        if thread.phase.get() != ShutdownPhase::Serving {
             return Err(Problem::ShuttingDown);
         }
         let mut draft = read_draft(body)?;
@@ -98,7 +98,7 @@ pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u
 
 /// `DELETE /v1/functions/{name}`.
 pub(crate) async fn remove(thread: &Rc<Links>, name: &str) -> Response {
-    if thread.phase.get() != Phase::Serving {
+    if thread.phase.get() != ShutdownPhase::Serving {
         return problem(&Problem::ShuttingDown);
     }
     let reply = ask(thread, name, Request::Remove { name: name.into() }).await;
@@ -117,7 +117,7 @@ struct Replicas {
 /// `PUT /v1/functions/{name}/replicas`.
 pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> Response {
     let change = async {
-        if thread.phase.get() != Phase::Serving {
+        if thread.phase.get() != ShutdownPhase::Serving {
             return Err(Problem::ShuttingDown);
         }
         crate::http::json::check(&body, nanofaas_core::limits::JSON_DEPTH as u32)?;
@@ -225,7 +225,7 @@ pub(crate) async fn pod_ready(
     };
     // A list would do for the library.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    let said: Result<Stamps, _> = simd_json::from_slice(&mut body);
+    let said: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
     let Some(said) = said.ok().filter(|_| is_object) else {
         let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
         return problem(&Problem::BadRequest(why.to_owned()));

@@ -54,7 +54,7 @@ pub enum JsonFaultKind {
 
 /// Where the parts of a request's envelope stand in its bytes, without the space around them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
+pub struct EnvelopeParts {
     pub input: Range<u32>,
     /// None also where it is null.
     pub metadata: Option<Range<u32>>,
@@ -70,7 +70,7 @@ pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonFault> {
 
 /// Checks a request's envelope as a whole and finds its `input` and `metadata`. Other keys are
 /// checked and passed over.
-pub fn envelope(bytes: &[u8]) -> Result<Envelope, JsonFault> {
+pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonFault> {
     let mut cursor = Cursor::new(bytes)?;
     let (mut input, mut metadata) = (None, None);
     cursor.skip_space();
@@ -85,20 +85,20 @@ pub fn envelope(bytes: &[u8]) -> Result<Envelope, JsonFault> {
         let key = cursor.key()?;
         let at = cursor.at;
         match key {
-            Key::Input if input.is_some() => {
+            EnvelopeKey::Input if input.is_some() => {
                 return Err(fault(JsonFaultKind::InputRepeated, key_at));
             }
-            Key::Metadata if metadata.is_some() => {
+            EnvelopeKey::Metadata if metadata.is_some() => {
                 return Err(fault(JsonFaultKind::MetadataRepeated, key_at));
             }
-            Key::Metadata => cursor.metadata()?,
-            Key::Input | Key::Other => cursor.value(DEPTH_MAX - 1)?,
+            EnvelopeKey::Metadata => cursor.metadata()?,
+            EnvelopeKey::Input | EnvelopeKey::Other => cursor.value(DEPTH_MAX - 1)?,
         }
         let range = at as u32..cursor.at as u32;
         match key {
-            Key::Input => input = Some(range),
-            Key::Metadata => metadata = Some(range),
-            Key::Other => {}
+            EnvelopeKey::Input => input = Some(range),
+            EnvelopeKey::Metadata => metadata = Some(range),
+            EnvelopeKey::Other => {}
         }
         more = cursor.comma_or(b'}')?;
     }
@@ -107,7 +107,7 @@ pub fn envelope(bytes: &[u8]) -> Result<Envelope, JsonFault> {
     cursor.end()?;
     let input = input.ok_or_else(|| fault(JsonFaultKind::InputMissing, close))?;
     let metadata = metadata.filter(|range| bytes[range.start as usize] == b'{');
-    Ok(Envelope { input, metadata })
+    Ok(EnvelopeParts { input, metadata })
 }
 
 /// Appends `text` as a JSON string, quotes included.
@@ -171,7 +171,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, JsonFault> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Key {
+enum EnvelopeKey {
     Input,
     Metadata,
     Other,
@@ -307,7 +307,7 @@ impl<'b> Cursor<'b> {
     }
 
     /// A key of the envelope, however it is spelled.
-    fn key(&mut self) -> Result<Key, JsonFault> {
+    fn key(&mut self) -> Result<EnvelopeKey, JsonFault> {
         let start = self.at + 1;
         let escaped = self.string_key()?;
         let rest = &self.bytes[start..];
@@ -315,11 +315,11 @@ impl<'b> Cursor<'b> {
             return Ok(escaped_key(rest));
         }
         Ok(if rest.starts_with(b"input\"") {
-            Key::Input
+            EnvelopeKey::Input
         } else if rest.starts_with(b"metadata\"") {
-            Key::Metadata
+            EnvelopeKey::Metadata
         } else {
-            Key::Other
+            EnvelopeKey::Other
         })
     }
 
@@ -461,7 +461,7 @@ fn unit(digits: &[u8]) -> Option<u32> {
 /// Which key the text before the closing quote spells, with escapes in it that are known to be
 /// sound. Both names are ASCII, so a byte of anything else settles it.
 #[cold]
-fn escaped_key(text: &[u8]) -> Key {
+fn escaped_key(text: &[u8]) -> EnvelopeKey {
     let mut name = [0u8; 8];
     let mut length = 0;
     let mut at = 0;
@@ -477,16 +477,16 @@ fn escaped_key(text: &[u8]) -> Key {
             (byte, _) => (Some(byte), 1),
         };
         let (Some(byte), Some(place)) = (byte, name.get_mut(length)) else {
-            return Key::Other;
+            return EnvelopeKey::Other;
         };
         *place = byte;
         length += 1;
         at += width;
     }
     match &name[..length] {
-        b"input" => Key::Input,
-        b"metadata" => Key::Metadata,
-        _ => Key::Other,
+        b"input" => EnvelopeKey::Input,
+        b"metadata" => EnvelopeKey::Metadata,
+        _ => EnvelopeKey::Other,
     }
 }
 

@@ -13,7 +13,7 @@ use nanofaas_http1::error::ParseError;
 use crate::http::json::write_string;
 use crate::http::output::Output;
 use crate::http::problem::Problem;
-use crate::http::shown::{PIECE, Rendering, Rest, Shown};
+use crate::http::shown::{PIECE, Rendering, RestOfOutput, Shown};
 use crate::runtime::Runtime;
 use crate::runtime::buffers::{Buffers, SMALL};
 use crate::runtime::date::DateLine;
@@ -28,18 +28,18 @@ pub(crate) struct Response {
     content_type: Cow<'static, [u8]>,
     /// Whole header lines, each with its CRLF.
     headers: Vec<u8>,
-    body: Body,
+    body: AnswerBody,
     close: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Body {
+pub(crate) enum AnswerBody {
     Bytes(Vec<u8>),
     /// With the output of an execution that is kept.
     Shown(Box<Shown>),
 }
 
-impl Body {
+impl AnswerBody {
     fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
@@ -48,13 +48,13 @@ impl Body {
     }
 }
 
-impl From<Vec<u8>> for Body {
+impl From<Vec<u8>> for AnswerBody {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Bytes(bytes)
     }
 }
 
-impl From<Shown> for Body {
+impl From<Shown> for AnswerBody {
     fn from(shown: Shown) -> Self {
         Self::Shown(Box::new(shown))
     }
@@ -99,7 +99,7 @@ const fn reason(status: u16) -> &'static str {
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Response {
-    pub(crate) fn new(status: u16, body: impl Into<Body>) -> Self {
+    pub(crate) fn new(status: u16, body: impl Into<AnswerBody>) -> Self {
         Self {
             status,
             content_type: JSON,
@@ -204,8 +204,8 @@ impl Response {
     /// What it holds while it goes out, beyond a small buffer.
     pub(crate) fn held_bytes(&self) -> usize {
         let body = match &self.body {
-            Body::Bytes(bytes) => bytes.len(),
-            Body::Shown(shown) => shown.len().min(PIECE),
+            AnswerBody::Bytes(bytes) => bytes.len(),
+            AnswerBody::Shown(shown) => shown.len().min(PIECE),
         };
         let len = self.headers.len() + body;
         if len + HEAD_ROOM <= SMALL {
@@ -217,7 +217,7 @@ impl Response {
 
     /// Appends the answer, without its body for HEAD. Of a large output only what stands before it; the rest
     /// is given back.
-    pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<Rest> {
+    pub(crate) fn write(self, out: &mut Vec<u8>, heading: &Heading) -> Option<RestOfOutput> {
         let (body_len, wire) = (self.body.len(), heading.wire);
         start(out, self.status, heading);
         if self.status != 204 {
@@ -235,11 +235,11 @@ impl Response {
         );
         match self.body {
             _ if wire.head_only => None,
-            Body::Bytes(bytes) => {
+            AnswerBody::Bytes(bytes) => {
                 out.extend_from_slice(&bytes);
                 None
             }
-            Body::Shown(shown) => shown.write(body_len, out),
+            AnswerBody::Shown(shown) => shown.write(body_len, out),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::http::problem::Problem;
 
 /// What a request is about. Names are as the path spells them, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Route<'a> {
+pub(crate) enum ApiRoute<'a> {
     Invoke(Name<'a>),
     Enqueue(Name<'a>),
     Functions(Verb),
@@ -77,10 +77,10 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, Problem> {
 }
 
 /// What `method` on `path` means.
-pub(crate) fn route(method: Method, path: &[u8]) -> Result<Route<'_>, Problem> {
+pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, Problem> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
         if path == b"/openapi.yaml" {
-            return verb(method, "GET, HEAD").map(|_| Route::OpenApi);
+            return verb(method, "GET, HEAD").map(|_| ApiRoute::OpenApi);
         }
         return Err(Problem::NoSuchPath);
     };
@@ -96,16 +96,16 @@ pub(crate) fn route(method: Method, path: &[u8]) -> Result<Route<'_>, Problem> {
     Err(Problem::NoSuchPath)
 }
 
-fn functions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
     if rest.is_empty() {
-        return verb(method, "GET, HEAD, POST").map(Route::Functions);
+        return verb(method, "GET, HEAD, POST").map(ApiRoute::Functions);
     }
     let rest = rest.strip_prefix(b"/").ok_or(Problem::NoSuchPath)?;
     if let Some(at) = rest.iter().position(|byte| *byte == b'/') {
         let function = name(&rest[..at])?;
         return match &rest[at + 1..] {
-            b"replicas" => verb(method, "PUT").map(|_| Route::Replicas(function)),
-            b"cold-starts" => verb(method, "GET, HEAD").map(|_| Route::ColdStarts(function)),
+            b"replicas" => verb(method, "PUT").map(|_| ApiRoute::Replicas(function)),
+            b"cold-starts" => verb(method, "GET, HEAD").map(|_| ApiRoute::ColdStarts(function)),
             _ => Err(Problem::NoSuchPath),
         };
     }
@@ -113,8 +113,8 @@ fn functions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
     if let Some(at) = rest.iter().rposition(|byte| *byte == b':') {
         let function = name(&rest[..at])?;
         return match &rest[at + 1..] {
-            b"invoke" => verb(method, "POST").map(|_| Route::Invoke(function)),
-            b"enqueue" => verb(method, "POST").map(|_| Route::Enqueue(function)),
+            b"invoke" => verb(method, "POST").map(|_| ApiRoute::Invoke(function)),
+            b"enqueue" => verb(method, "POST").map(|_| ApiRoute::Enqueue(function)),
             _ => Err(Problem::NoSuchPath),
         };
     }
@@ -122,7 +122,7 @@ fn functions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
         return Err(Problem::NoSuchPath);
     }
     let verb = verb(method, "GET, HEAD, PUT, DELETE")?;
-    Ok(Route::Function(name(rest)?, verb))
+    Ok(ApiRoute::Function(name(rest)?, verb))
 }
 
 fn execution(text: &[u8]) -> Result<ExecutionId, Problem> {
@@ -135,19 +135,19 @@ fn owned(text: &[u8]) -> Result<ExecutionId, Problem> {
     ExecutionId::parse(text).ok_or(Problem::Forbidden(why))
 }
 
-fn executions(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+fn executions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
     if let Some(text) = rest.strip_suffix(b"/output") {
         verb(method, "GET, HEAD")?;
-        return execution(text).map(Route::Output);
+        return execution(text).map(ApiRoute::Output);
     }
     if rest.contains(&b'/') {
         return Err(Problem::NoSuchPath);
     }
     let verb = verb(method, "GET, HEAD, DELETE")?;
-    execution(rest).map(|id| Route::Execution(id, verb))
+    execution(rest).map(|id| ApiRoute::Execution(id, verb))
 }
 
-fn internal(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
+fn internal(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
     let at = rest
         .iter()
         .position(|byte| *byte == b'/')
@@ -156,18 +156,18 @@ fn internal(method: Method, rest: &[u8]) -> Result<Route<'_>, Problem> {
     if let Some(rest) = rest.strip_prefix(b"executions/") {
         if let Some(text) = rest.strip_suffix(b":complete") {
             verb(method, "POST")?;
-            return owned(text).map(|id| Route::Complete { token, id });
+            return owned(text).map(|id| ApiRoute::Complete { token, id });
         }
         let text = rest.strip_suffix(b"/input").ok_or(Problem::NoSuchPath)?;
         verb(method, "GET, HEAD")?;
-        return owned(text).map(|id| Route::Input { token, id });
+        return owned(text).map(|id| ApiRoute::Input { token, id });
     }
     let pod = rest
         .strip_prefix(b"pods/")
         .and_then(|rest| rest.strip_suffix(b":ready"));
     let pod = pod.ok_or(Problem::NoSuchPath)?;
     verb(method, "POST")?;
-    Ok(Route::PodReady {
+    Ok(ApiRoute::PodReady {
         token,
         pod: name(pod)?,
     })
@@ -186,62 +186,62 @@ mod tests {
             (
                 Method::Post,
                 "/v1/functions".to_owned(),
-                Route::Functions(Verb::Post),
+                ApiRoute::Functions(Verb::Post),
             ),
             (
                 Method::Get,
                 "/v1/functions/a.b".into(),
-                Route::Function(plain("a.b"), Verb::Get),
+                ApiRoute::Function(plain("a.b"), Verb::Get),
             ),
             (
                 Method::Put,
                 "/v1/functions/a/replicas".into(),
-                Route::Replicas(plain("a")),
+                ApiRoute::Replicas(plain("a")),
             ),
             (
                 Method::Get,
                 "/v1/functions/a/cold-starts".into(),
-                Route::ColdStarts(plain("a")),
+                ApiRoute::ColdStarts(plain("a")),
             ),
             (
                 Method::Post,
                 "/v1/functions/a:invoke".into(),
-                Route::Invoke(plain("a")),
+                ApiRoute::Invoke(plain("a")),
             ),
             (
                 Method::Post,
                 "/v1/functions/a%2Db:enqueue".into(),
-                Route::Enqueue(Name::Decoded("a-b".into())),
+                ApiRoute::Enqueue(Name::Decoded("a-b".into())),
             ),
             (
                 Method::Delete,
                 format!("/v1/executions/{text}"),
-                Route::Execution(id, Verb::Delete),
+                ApiRoute::Execution(id, Verb::Delete),
             ),
             (
                 Method::Head,
                 format!("/v1/executions/{text}/output"),
-                Route::Output(id),
+                ApiRoute::Output(id),
             ),
             (
                 Method::Post,
                 format!("/v1/internal/1.ab/executions/{text}:complete"),
-                Route::Complete { token: b"1.ab", id },
+                ApiRoute::Complete { token: b"1.ab", id },
             ),
             (
                 Method::Get,
                 format!("/v1/internal/1.ab/executions/{text}/input"),
-                Route::Input { token: b"1.ab", id },
+                ApiRoute::Input { token: b"1.ab", id },
             ),
             (
                 Method::Post,
                 "/v1/internal/t/pods/p:ready".into(),
-                Route::PodReady {
+                ApiRoute::PodReady {
                     token: b"t",
                     pod: plain("p"),
                 },
             ),
-            (Method::Get, "/openapi.yaml".into(), Route::OpenApi),
+            (Method::Get, "/openapi.yaml".into(), ApiRoute::OpenApi),
         ];
         for (method, path, expected) in cases {
             let found = route(method, path.as_bytes());

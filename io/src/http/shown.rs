@@ -70,15 +70,15 @@ impl Shown {
     }
 
     /// Writes all of it, where that is little; else its beginning, and what follows.
-    pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<Rest> {
+    pub(crate) fn write(self, len: usize, out: &mut Vec<u8>) -> Option<RestOfOutput> {
         out.extend_from_slice(&self.before);
         if len <= PIECE {
             self.rendering.write(self.output.bytes(), out);
             out.extend_from_slice(&self.after);
             return None;
         }
-        Some(Rest {
-            source: Source::Kept(Arc::downgrade(&self.output)),
+        Some(RestOfOutput {
+            source: OutputSource::Kept(Arc::downgrade(&self.output)),
             rendering: self.rendering,
             at: 0,
             after: self.after,
@@ -87,14 +87,14 @@ impl Shown {
 }
 
 /// What is still to be written.
-pub(crate) struct Rest {
-    source: Source,
+pub(crate) struct RestOfOutput {
+    source: OutputSource,
     rendering: Rendering,
     at: usize,
     after: Vec<u8>,
 }
 
-enum Source {
+enum OutputSource {
     Own(Output),
     /// It may be dropped from the store meanwhile, which makes room at once.
     Kept(Weak<Output>),
@@ -109,10 +109,10 @@ pub(crate) enum Piece {
     Gone,
 }
 
-impl Rest {
+impl RestOfOutput {
     pub(crate) const fn own(output: Output, rendering: Rendering, after: Vec<u8>) -> Self {
         Self {
-            source: Source::Own(output),
+            source: OutputSource::Own(output),
             rendering,
             at: 0,
             after,
@@ -123,8 +123,8 @@ impl Rest {
     pub(crate) fn write(&mut self, out: &mut Vec<u8>) -> Piece {
         let kept;
         let output = match &self.source {
-            Source::Own(output) => output,
-            Source::Kept(output) => match output.upgrade() {
+            OutputSource::Own(output) => output,
+            OutputSource::Kept(output) => match output.upgrade() {
                 Some(output) => {
                     kept = output;
                     &*kept

@@ -20,7 +20,7 @@ use nanofaas_http1::request::RequestHead;
 use crate::http::json;
 use crate::http::problem::Problem;
 use crate::http::response::{Heading, problem};
-use crate::invoke::call::{Call, Stamps};
+use crate::invoke::call::{SentStamp, ServedCall};
 use crate::invoke::charges::{self, charge_for};
 use crate::invoke::drive::{self, Finished};
 use crate::invoke::incoming::Incoming;
@@ -28,10 +28,10 @@ use crate::invoke::invocation::Invocation;
 use crate::invoke::outgoing::{give_back, make_room, put_large};
 use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::links::Links;
-use crate::runtime::phase::Phase;
-use crate::state::executions::{Record, Status};
+use crate::runtime::phase::ShutdownPhase;
+use crate::state::call_machine::CallMachine;
+use crate::state::executions::{ExecutionRecord, Status};
 use crate::state::functions::FunctionEntry;
-use crate::state::life::Life;
 
 /// What a thread keeps for the next text output.
 const SCRATCH_KEPT: usize = 64 * 1024;
@@ -47,7 +47,7 @@ pub(crate) fn admit_head(
     head_bytes: &[u8],
     arrived_at: Uptime,
 ) -> Result<AdmittedRequest, Problem> {
-    if thread.phase.get() != Phase::Serving {
+    if thread.phase.get() != ShutdownPhase::Serving {
         return Err(Problem::ShuttingDown);
     }
     let entry = thread.function(name);
@@ -144,7 +144,7 @@ pub(crate) fn enter(
     now: Uptime,
     deadline: Deadline,
     begin: impl FnOnce(CallRef),
-) -> Result<Life, Problem> {
+) -> Result<CallMachine, Problem> {
     let function = &entry.function;
     let Some(place) = thread.calls.open(function.lane) else {
         return Err(refuse(
@@ -153,7 +153,7 @@ pub(crate) fn enter(
             Refusal::new(RejectReason::Memory, Nanos::ZERO),
         ));
     };
-    let admitted = Life::admit(thread, entry.clone(), place, class, now, deadline);
+    let admitted = CallMachine::admit(thread, entry.clone(), place, class, now, deadline);
     let (life, ticket) = match admitted {
         Ok(admitted) => admitted,
         Err(not_admitted) => {
@@ -187,8 +187,8 @@ pub(crate) fn record(
     id: ExecutionId,
     enqueued_at: Uptime,
     call: Option<CallRef>,
-) -> Record {
-    Record {
+) -> ExecutionRecord {
+    ExecutionRecord {
         id,
         entry: entry.clone(),
         status: Status::Queued,
@@ -240,7 +240,7 @@ pub(crate) async fn plain_call(
     };
     let place = life.place();
     answering.client.serving(Some(place));
-    let call = Call {
+    let call = ServedCall {
         waiting: RefCell::new(waiting),
         thread,
         life: life.into(),
@@ -250,7 +250,7 @@ pub(crate) async fn plain_call(
         stored: None,
         request: incoming,
         alarm: answering.alarm,
-        stamps: Stamps::default(),
+        stamps: SentStamp::default(),
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;
@@ -295,7 +295,7 @@ pub(crate) async fn plain_call(
 }
 
 pub(crate) fn end_record(
-    record: &mut Record,
+    record: &mut ExecutionRecord,
     status: Status,
     failure: Option<&Failure>,
     now: Uptime,
@@ -307,7 +307,7 @@ pub(crate) fn end_record(
 }
 
 /// The end of a call in its place, the metrics and the ledger.
-pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now: Uptime) -> Status {
+pub(crate) fn finish(call: &ServedCall<'_>, finished: &Finished, now: Uptime) -> Status {
     let thread = call.thread;
     let entry = call.entry();
     let metrics = entry.metrics(thread);
@@ -347,7 +347,7 @@ pub(crate) fn finish(call: &Call<'_>, finished: &Finished, now: Uptime) -> Statu
     status
 }
 
-fn log_failure(call: &Call<'_>, failure: &Failure) {
+fn log_failure(call: &ServedCall<'_>, failure: &Failure) {
     use nanofaas_core::outcome::Blame;
     let entry = call.entry();
     let (function, attempt) = (entry.function.name(), call.attempt());

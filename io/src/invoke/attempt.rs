@@ -12,7 +12,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::output::Output;
 
 /// An output, and the charge for what it holds.
-pub(crate) struct Answer {
+pub(crate) struct ChargedOutput {
     pub(crate) output: Output,
     pub(crate) charge: Charge,
 }
@@ -86,8 +86,8 @@ impl AttemptError {
 }
 
 /// What an attempt came to, and when.
-pub(crate) struct Attempt {
-    pub(crate) result: Result<Answer, AttemptError>,
+pub(crate) struct FinishedAttempt {
+    pub(crate) result: Result<ChargedOutput, AttemptError>,
     pub(crate) verdict: PodVerdict,
     pub(crate) sent_at: Option<Uptime>,
     pub(crate) answered_at: Option<Uptime>,
@@ -97,7 +97,7 @@ pub(crate) struct Attempt {
     pub(crate) start: Nanos,
 }
 
-impl Attempt {
+impl FinishedAttempt {
     /// It failed before anything was sent.
     pub(crate) const fn not_begun(failure: Failure, verdict: PodVerdict) -> Self {
         Self::unanswered(AttemptError::not_begun(failure), verdict, None)

@@ -14,20 +14,20 @@ use crate::invoke::charges::WaitingBody;
 use crate::invoke::incoming::Incoming;
 use crate::links::Links;
 use crate::runtime::timers::Alarm;
-use crate::state::executions::{Record, StoredExecution};
+use crate::state::call_machine::CallMachine;
+use crate::state::executions::{ExecutionRecord, StoredExecution};
 use crate::state::functions::FunctionEntry;
-use crate::state::life::Life;
 
 /// When the request was out and the answer in.
 #[derive(Default)]
-pub(crate) struct Stamps {
+pub(crate) struct SentStamp {
     pub(crate) sent_at: Cell<Option<Uptime>>,
 }
 
 /// A call that was admitted and waits or runs.
-pub(crate) struct Call<'a> {
+pub(crate) struct ServedCall<'a> {
     pub(crate) thread: &'a Rc<Links>,
-    pub(crate) life: RefCell<Life>,
+    pub(crate) life: RefCell<CallMachine>,
     pub(crate) place: CallRef,
     pub(crate) id: ExecutionId,
     pub(crate) arrived_at: Uptime,
@@ -37,13 +37,13 @@ pub(crate) struct Call<'a> {
     /// Until it begins.
     pub(crate) waiting: RefCell<Option<WaitingBody>>,
     /// Of the attempt that runs.
-    pub(crate) stamps: Stamps,
+    pub(crate) stamps: SentStamp,
     /// An attempt waited for its pod to start, or was the first one in it.
     pub(crate) is_cold: Cell<bool>,
 }
 
-impl Call<'_> {
-    pub(crate) fn note(&self, change: impl FnOnce(&mut Record)) {
+impl ServedCall<'_> {
+    pub(crate) fn note(&self, change: impl FnOnce(&mut ExecutionRecord)) {
         match &self.stored {
             Some(stored) => change(&mut stored.record.borrow_mut()),
             None => self.thread.executions.with_plain(self.id, change),
@@ -52,7 +52,7 @@ impl Call<'_> {
 
     /// The function, by the spec that the attempt began under.
     pub(crate) fn entry(&self) -> Ref<'_, Rc<FunctionEntry>> {
-        Ref::map(self.life.borrow(), Life::entry)
+        Ref::map(self.life.borrow(), CallMachine::entry)
     }
 
     /// Which attempt it is; 0 before the first.

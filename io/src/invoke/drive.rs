@@ -12,22 +12,22 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{Done, Grant, PodRef};
 
-use crate::invoke::attempt::{Answer, Attempt};
-use crate::invoke::call::Call;
+use crate::invoke::attempt::{ChargedOutput, FinishedAttempt};
+use crate::invoke::call::ServedCall;
 use crate::invoke::{to_job, to_local, to_pod};
+use crate::state::call_machine::CallMachine;
 use crate::state::executions::Status;
-use crate::state::life::Life;
 
 /// How a call ended.
 pub(crate) struct Finished {
-    pub(crate) result: Result<Answer, Failure>,
+    pub(crate) result: Result<ChargedOutput, Failure>,
     pub(crate) times: Times,
     /// No attempt can have begun.
     pub(crate) never_ran: bool,
 }
 
 /// Serves an admitted call to its end. Its place in the lane's depth was taken by admission.
-pub(crate) async fn serve(call: &Call<'_>) -> Finished {
+pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     let thread = call.thread;
     let mut answer = None;
     loop {
@@ -58,12 +58,12 @@ pub(crate) async fn serve(call: &Call<'_>) -> Finished {
     }
 }
 
-fn awaited_pod(call: &Call<'_>) -> Option<PodRef> {
+fn awaited_pod(call: &ServedCall<'_>) -> Option<PodRef> {
     call.life.borrow().awaited_pod()
 }
 
 /// Waits to hear how the pod ended, or for whatever else comes first.
-async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
+async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodRef) {
     let thread = call.thread;
     let mut ended = thread.pods.until_ended(pod);
     poll_fn(|cx| {
@@ -78,7 +78,7 @@ async fn wait_for_pod_end(call: &Call<'_>, pod: PodRef) {
 }
 
 /// An attempt ended: its slot is free before the client, or the next attempt, knows.
-fn release(call: &Call<'_>, done: Done) {
+fn release(call: &ServedCall<'_>, done: Done) {
     let thread = call.thread;
     thread.schedule(Event::Done(done), thread.recent());
     if call.life.borrow().outcome().is_none() {
@@ -87,16 +87,18 @@ fn release(call: &Call<'_>, done: Done) {
 }
 
 /// A call that left the queue after it was granted: the slot goes back when the grant is here.
-fn give_back_grant(call: &Call<'_>) {
+fn give_back_grant(call: &ServedCall<'_>) {
     let thread = call.thread;
     match thread.calls.take_grant(call.place) {
-        Some(grant) => thread.schedule(Event::Done(Life::give_back(&grant)), thread.recent()),
+        Some(grant) => {
+            thread.schedule(Event::Done(CallMachine::give_back(&grant)), thread.recent())
+        }
         None => thread.calls.orphan(call.place),
     }
 }
 
 /// Runs one attempt where the grant points, and tells the machine how it ended.
-async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
+async fn run(call: &ServedCall<'_>, grant: &Grant) -> Option<ChargedOutput> {
     let thread = call.thread;
     begin(call, grant);
     let mode = call.entry().function.spec.execution_mode;
@@ -125,7 +127,7 @@ async fn run(call: &Call<'_>, grant: &Grant) -> Option<Answer> {
 }
 
 /// Polls an attempt until it ends or the machine has it stopped.
-async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> Option<T> {
+async fn until_stopped<T>(call: &ServedCall<'_>, attempt: impl Future<Output = T>) -> Option<T> {
     let mut attempt = pin!(attempt);
     poll_fn(|cx| {
         if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
@@ -141,7 +143,7 @@ async fn until_stopped<T>(call: &Call<'_>, attempt: impl Future<Output = T>) -> 
     .await
 }
 
-fn begin(call: &Call<'_>, grant: &Grant) {
+fn begin(call: &ServedCall<'_>, grant: &Grant) {
     call.waiting.take();
     let attempt = call.attempt();
     let entry = call.entry();
@@ -159,7 +161,7 @@ fn begin(call: &Call<'_>, grant: &Grant) {
 }
 
 /// What the record says of the start that the attempt waited for.
-fn note_start(call: &Call<'_>, grant: &Grant, attempt: &Attempt) {
+fn note_start(call: &ServedCall<'_>, grant: &Grant, attempt: &FinishedAttempt) {
     let has_started = attempt.cold_start || !grant.start.is_zero();
     if has_started {
         let pods = &call.thread.pods;

@@ -12,13 +12,13 @@ pub(crate) struct Incoming {
     /// Begins with the head.
     buffer: Vec<u8>,
     pub(crate) head: RequestHead,
-    body: Body,
+    body: CallBody,
     /// Where `input` stands in the body, for JSON.
     input: Option<Range<usize>>,
 }
 
 #[derive(Debug)]
-enum Body {
+enum CallBody {
     /// Follows the head in the same buffer.
     Here(Range<usize>),
     /// Came in chunks.
@@ -28,7 +28,7 @@ enum Body {
 impl Incoming {
     /// A request whose body of `length` bytes follows the head.
     pub(crate) const fn new(buffer: Vec<u8>, head: RequestHead, length: usize) -> Self {
-        let body = Body::Here(head.len..head.len + length);
+        let body = CallBody::Here(head.len..head.len + length);
         Self {
             buffer,
             head,
@@ -42,7 +42,7 @@ impl Incoming {
         Self {
             buffer,
             head,
-            body: Body::Own(body),
+            body: CallBody::Own(body),
             input: None,
         }
     }
@@ -53,8 +53,8 @@ impl Incoming {
 
     pub(crate) fn body(&self) -> &[u8] {
         match &self.body {
-            Body::Here(range) => &self.buffer[range.clone()],
-            Body::Own(body) => body,
+            CallBody::Here(range) => &self.buffer[range.clone()],
+            CallBody::Own(body) => body,
         }
     }
 
@@ -95,8 +95,8 @@ impl Incoming {
     /// Bytes that it holds in memory.
     pub(crate) const fn held_bytes(&self) -> u64 {
         let own = match &self.body {
-            Body::Here(_) => 0,
-            Body::Own(body) => body.capacity(),
+            CallBody::Here(_) => 0,
+            CallBody::Own(body) => body.capacity(),
         };
         (self.buffer.capacity() + own) as u64
     }
@@ -104,8 +104,8 @@ impl Incoming {
     /// The body alone, in the buffer that it came in.
     pub(crate) fn into_body(self) -> Vec<u8> {
         match self.body {
-            Body::Own(body) => body,
-            Body::Here(range) => {
+            CallBody::Own(body) => body,
+            CallBody::Here(range) => {
                 let mut buffer = self.buffer;
                 buffer.truncate(range.end);
                 buffer.drain(..range.start);

@@ -20,16 +20,16 @@ use crate::state::executions::Found;
 use crate::state::executions::StoredExecution;
 
 /// Counts one waiting client in `StoredExecution::joined`, until it is dropped.
-pub(crate) struct Waiting<'a>(&'a StoredExecution);
+pub(crate) struct JoinCount<'a>(&'a StoredExecution);
 
-impl<'a> Waiting<'a> {
+impl<'a> JoinCount<'a> {
     pub(crate) fn new(stored: &'a StoredExecution) -> Self {
         stored.joined.set(stored.joined.get() + 1);
         Self(stored)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for JoinCount<'_> {
     fn drop(&mut self) {
         self.0.joined.set(self.0.joined.get() - 1);
     }
@@ -110,7 +110,7 @@ pub(crate) async fn answer(
     if waiter.enqueue {
         return state();
     }
-    let _waiting = Waiting::new(stored);
+    let _waiting = JoinCount::new(stored);
     let answer_by = waiter.answer_by.unwrap_or(waiter.deadline);
     let waits_until = answer_by.min(waiter.deadline);
     let is_over = until(thread, stored, waits_until).await;

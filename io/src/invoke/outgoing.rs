@@ -8,8 +8,8 @@ use nanofaas_core::time::Nanos;
 use crate::http::output::Output;
 use crate::http::problem::Problem;
 use crate::http::response::{EXECUTION_ID, HEAD_ROOM, Heading, Response, Wire, problem};
-use crate::http::shown::{Rendering, Rest};
-use crate::invoke::attempt::Answer;
+use crate::http::shown::{Rendering, RestOfOutput};
+use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 
@@ -21,7 +21,7 @@ const ROOM_WAIT_MAX: Nanos = Nanos::from_s(30);
 pub(crate) struct Outgoing {
     pub(crate) out: Vec<u8>,
     /// What follows, a piece at a time. Boxed, since few have it and all are moved.
-    pub(crate) rest: Option<Box<Rest>>,
+    pub(crate) rest: Option<Box<RestOfOutput>>,
     /// For what it holds.
     pub(crate) charge: Option<Charge>,
 }
@@ -92,7 +92,7 @@ pub(crate) async fn room_in_turn(thread: &Tables, alarm: &Alarm, bytes: u64) -> 
 /// An output in the buffer that it came in, or a piece at a time.
 pub(crate) fn put_large(
     thread: &Tables,
-    answer: Answer,
+    answer: ChargedOutput,
     (rendering, after): (Rendering, &'static [u8]),
     outgoing: &mut Outgoing,
     wire: Wire,
@@ -106,7 +106,7 @@ pub(crate) fn put_large(
         let small = std::mem::replace(&mut outgoing.out, whole);
         thread.buffers.give(small);
     } else {
-        let rest = Rest::own(answer.output, rendering, after.to_vec());
+        let rest = RestOfOutput::own(answer.output, rendering, after.to_vec());
         outgoing.rest = Some(Box::new(rest));
     }
 }

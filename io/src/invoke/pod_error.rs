@@ -44,7 +44,7 @@ pub(crate) fn at_deadline(failure: Failure, left: Nanos, early: Nanos) -> Failur
 
 /// The members of an object that may say something.
 #[derive(Deserialize)]
-struct Said<'a> {
+struct SaidFailure<'a> {
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -56,7 +56,7 @@ struct Said<'a> {
     detail: Option<&'a RawValue>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> SaidFailure<'a> {
     /// Reads an object; anything else, also one with a repeated member, is none.
     fn of(json: &'a str) -> Option<Self> {
         // serde would take a list for the members in their order.
@@ -69,10 +69,10 @@ fn parse(body: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(json) = serde_json::from_slice::<&RawValue>(body) else {
         return (None, plain_text(body));
     };
-    let Some(said) = Said::of(json.get()) else {
+    let Some(said) = SaidFailure::of(json.get()) else {
         return (None, text_of(json));
     };
-    let inner = said.error.and_then(|error| Said::of(error.get()));
+    let inner = said.error.and_then(|error| SaidFailure::of(error.get()));
     let inner = inner.as_ref();
     let codes = [said.code, inner.and_then(|inner| inner.code)];
     let code = codes.into_iter().flatten().find_map(code_of);

@@ -17,7 +17,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::http::problem::Problem;
 use crate::http::response::{Response, problem};
 use crate::invoke::admit::{end_record, enter, finish, record};
-use crate::invoke::call::{Call, Stamps};
+use crate::invoke::call::{SentStamp, ServedCall};
 use crate::invoke::charges::WaitingBody;
 use crate::invoke::drive;
 use crate::invoke::incoming::Incoming;
@@ -26,9 +26,9 @@ use crate::invoke::request::{AdmittedRequest, Answering};
 use crate::links::Links;
 use crate::links::questions::{JoinWaiter, NotJoined};
 use crate::links::shards;
-use crate::state::executions::{Key, StoredExecution};
+use crate::state::call_machine::CallMachine;
+use crate::state::executions::{IdempotencyKey, StoredExecution};
 use crate::state::idempotency::{Claim, fingerprint};
-use crate::state::life::Life;
 
 /// Lets the call in, and has its client wait for it.
 pub(crate) async fn serve(
@@ -139,11 +139,11 @@ async fn claim_key(
     incoming: &Incoming,
     enqueue: bool,
     id: ExecutionId,
-) -> Result<Option<Key>, Box<Response>> {
+) -> Result<Option<IdempotencyKey>, Box<Response>> {
     let Some(key) = incoming.idempotency_key() else {
         return Ok(None);
     };
-    let key: Key = (admitted.entry.function.lane, key.into());
+    let key: IdempotencyKey = (admitted.entry.function.lane, key.into());
     let (content_type, content_encoding) = (incoming.content_type(), incoming.content_encoding());
     let body = fingerprint(content_type, content_encoding, incoming.body());
     let deadline = admitted.deadline.at;
@@ -178,14 +178,14 @@ async fn claim_key(
 async fn run_stored(
     thread: Rc<Links>,
     stored: Rc<StoredExecution>,
-    life: Life,
+    life: CallMachine,
     (charge, waiting): (Charge, Option<WaitingBody>),
     incoming: Incoming,
     arrived_at: Uptime,
 ) {
     let alarm = thread.alarms.alarm();
     let id = stored.record.borrow().id;
-    let call = Call {
+    let call = ServedCall {
         thread: &thread,
         place: life.place(),
         life: life.into(),
@@ -195,7 +195,7 @@ async fn run_stored(
         request: &incoming,
         alarm: &alarm,
         waiting: RefCell::new(waiting),
-        stamps: Stamps::default(),
+        stamps: SentStamp::default(),
         is_cold: Cell::new(false),
     };
     let finished = drive::serve(&call).await;

@@ -17,12 +17,12 @@ use serde_json::value::RawValue;
 
 use crate::http::output::{Labels, Output};
 use crate::http::problem::Problem;
-use crate::invoke::attempt::{Answer, Attempt, AttemptError};
-use crate::invoke::call::Call;
+use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
+use crate::invoke::call::ServedCall;
 use crate::invoke::pod_error;
 use crate::runtime::Runtime;
 use crate::state::call_table::{JobAnswer, JobNews, JobOutput};
-use crate::state::job_inputs::Input;
+use crate::state::job_inputs::JobInput;
 
 /// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
 /// names and what ends them included.
@@ -34,15 +34,15 @@ const EARLY: Nanos = Nanos::from_s(5);
 const _: () = assert!("INVOCATION_PAYLOAD=".len() + INLINE_MAX < 128 * 1024);
 
 /// Ends the attempt in every case: the Job is stopped and its body forgotten.
-struct Running<'a> {
-    call: &'a Call<'a>,
+struct RunningJob<'a> {
+    call: &'a ServedCall<'a>,
     grant: &'a Grant,
     attempt: u32,
     /// What the bridge is told of how it came up.
     stamps: Option<ReadyStamps>,
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningJob<'_> {
     fn drop(&mut self) {
         let thread = self.call.thread;
         // Also of an attempt that was stopped the record says how far its start came.
@@ -67,7 +67,7 @@ fn text(bytes: &[u8]) -> Box<str> {
     String::from_utf8_lossy(bytes).into()
 }
 
-fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
+fn order(call: &ServedCall<'_>, grant: &Grant, attempt: u32) -> JobStart {
     let thread = call.thread;
     let request = call.request;
     let now = thread.now();
@@ -81,7 +81,7 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
     let content_type = request
         .content_type()
         .unwrap_or(b"application/octet-stream");
-    let input = Rc::new(Input {
+    let input = Rc::new(JobInput {
         content_type: content_type.into(),
         content_encoding: request.content_encoding().map(Into::into),
         body: match &payload {
@@ -110,11 +110,11 @@ fn order(call: &Call<'_>, grant: &Grant, attempt: u32) -> JobStart {
 }
 
 /// Runs the attempt and waits for its callback, its end, or the deadline.
-pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
+pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let thread = call.thread;
     let attempt = call.attempt();
     thread.calls.expect_job(call.place, attempt);
-    let mut running = Running {
+    let mut running = RunningJob {
         call,
         grant,
         attempt,
@@ -123,7 +123,10 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
     let start = Box::new(order(call, grant, attempt));
     if thread.bridge.send(BridgeMessage::Job(start)).is_err() {
         let why = "the bridge is too busy to start a Job";
-        return Attempt::not_begun(Failure::PodUnreachable(why.into()), PodVerdict::Healthy);
+        return FinishedAttempt::not_begun(
+            Failure::PodUnreachable(why.into()),
+            PodVerdict::Healthy,
+        );
     }
     let news = std::future::poll_fn(|_| {
         if let Some(since) = thread.calls.job_running_since(call.place) {
@@ -150,9 +153,9 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
         .map(|stamps| thread.uptime_at(stamps.started_at_ms));
     let sent_at = stamped_at.or(seen_at).unwrap_or(now);
     let sent_at = sent_at.clamp(grant.granted_at, now);
-    Attempt {
+    FinishedAttempt {
         answered_at: result.is_ok().then_some(now),
-        result: result.map(|JobOutput { output, charge }| Answer {
+        result: result.map(|JobOutput { output, charge }| ChargedOutput {
             output,
             charge: thread.account.adopt(charge),
         }),
@@ -212,14 +215,14 @@ fn outcome(news: JobNews, left: Nanos) -> Outcome {
 /// What a runtime stamped; what is left out, or null, is not known.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Stamps {
+pub(crate) struct RuntimeStamps {
     started_at: Option<f64>,
     loaded_at: Option<f64>,
     ready_at: Option<f64>,
 }
 
-impl From<Stamps> for ReadyStamps {
-    fn from(said: Stamps) -> Self {
+impl From<RuntimeStamps> for ReadyStamps {
+    fn from(said: RuntimeStamps) -> Self {
         let ms = |stamp: Option<f64>| stamp.unwrap_or(0.0) as u64;
         Self {
             started_at_ms: ms(said.started_at),
@@ -282,7 +285,7 @@ pub(crate) fn read_result(
         let why = format!("the body must be {{success, output, error}}: {error}");
         Problem::BadRequest(why)
     })?;
-    let stamps = Some(ReadyStamps::from(Stamps {
+    let stamps = Some(ReadyStamps::from(RuntimeStamps {
         started_at: said.started_at,
         loaded_at: said.loaded_at,
         ready_at: said.ready_at,

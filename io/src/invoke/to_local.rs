@@ -6,12 +6,12 @@ use nanofaas_core::time::Nanos;
 
 use crate::http::output::Output;
 use crate::http::response::HEAD_ROOM;
-use crate::invoke::attempt::{Answer, Attempt, AttemptError};
-use crate::invoke::call::Call;
+use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
+use crate::invoke::call::ServedCall;
 use crate::runtime::buffers::Buffers;
 
 /// Gives the input back: the very bytes of `input`, or the raw body as it was labelled.
-pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
+pub(crate) async fn echo(call: &ServedCall<'_>) -> FinishedAttempt {
     let request = call.request;
     let labels = [request.content_type(), request.content_encoding()];
     let labels: usize = labels.into_iter().flatten().map(<[u8]>::len).sum();
@@ -30,7 +30,7 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         buffer.extend_from_slice(input);
         let body = 0..buffer.len();
         let output = Output::json(buffer, body);
-        Ok(Answer { output, charge })
+        Ok(ChargedOutput { output, charge })
     } else {
         let content_type = request
             .content_type()
@@ -40,10 +40,10 @@ pub(crate) async fn echo(call: &Call<'_>) -> Attempt {
         let length = content_type.len() + content_encoding.map_or(0, <[u8]>::len) + body.len();
         let buffer = call.thread.buffers.take(length);
         Output::labelled(buffer, Some(content_type), content_encoding, body)
-            .map(|output| Answer { output, charge })
+            .map(|output| ChargedOutput { output, charge })
             .map_err(AttemptError::last)
     };
-    Attempt {
+    FinishedAttempt {
         result,
         verdict: PodVerdict::Healthy,
         sent_at: Some(now),

@@ -17,8 +17,8 @@ use nanofaas_http1::response_head::ResponseHead;
 
 use crate::http::output::{Labels, Output};
 use crate::http::response::number;
-use crate::invoke::attempt::{Answer, Attempt, AttemptError};
-use crate::invoke::call::{Call, Stamps};
+use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
+use crate::invoke::call::{SentStamp, ServedCall};
 use crate::invoke::pod_answer::{Broken, Expected, Whole, read_answer};
 use crate::invoke::pod_error;
 use crate::links::{Links, bridge};
@@ -34,14 +34,14 @@ const EARLY: Nanos = Nanos::from_ms(50);
 const DESCRIPTOR: Nanos = Nanos::from_ms(5);
 
 /// Runs the call in the pod that the grant names, or at the function's endpoint.
-pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
+pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt {
     let owner = match grant.pod {
         Some(pod) => Owner::Pod(pod),
         None => match &*call.entry().endpoint.borrow() {
             Ok(address) => Owner::Endpoint(address.clone()),
             Err(why) => {
                 let failure = Failure::PodUnreachable(why.clone());
-                return Attempt::not_begun(failure, PodVerdict::Lost);
+                return FinishedAttempt::not_begun(failure, PodVerdict::Lost);
             }
         },
     };
@@ -50,7 +50,7 @@ pub(crate) async fn run(call: &Call<'_>, grant: &Grant) -> Attempt {
 }
 
 /// Where the owner's connections go to.
-fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
+fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
     let thread = call.thread;
     match owner {
         Owner::Endpoint(address) => Ok(address.clone()),
@@ -69,7 +69,7 @@ fn address(call: &Call<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<str>> {
 }
 
 /// The pod, for people.
-fn named(call: &Call<'_>, owner: &Owner) -> String {
+fn named(call: &ServedCall<'_>, owner: &Owner) -> String {
     match address(call, owner) {
         Ok(address) => format!("the pod at {address}"),
         Err(_) => "the pod".to_owned(),
@@ -105,10 +105,15 @@ async fn connect(thread: &Rc<Links>, address: &PodAddress) -> std::io::Result<Po
 }
 
 /// The request out, the answer in.
-async fn exchange(call: &Call<'_>, owner: &Owner, deadline: Uptime, stamps: &Stamps) -> Attempt {
+async fn exchange(
+    call: &ServedCall<'_>,
+    owner: &Owner,
+    deadline: Uptime,
+    stamps: &SentStamp,
+) -> FinishedAttempt {
     let thread = call.thread;
     let unreachable =
-        |why: Arc<str>, verdict| Attempt::not_begun(Failure::PodUnreachable(why), verdict);
+        |why: Arc<str>, verdict| FinishedAttempt::not_begun(Failure::PodUnreachable(why), verdict);
     let request = call.request.body();
     let mut connection = match thread.pods.take(owner, thread.recent()) {
         Some(connection) => connection,
@@ -136,7 +141,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline: Uptime, stamps: &Sta
             }
         }
     };
-    let failed = |error, verdict| Attempt::unanswered(error, verdict, stamps.sent_at.get());
+    let failed = |error, verdict| FinishedAttempt::unanswered(error, verdict, stamps.sent_at.get());
     let lost = |why: Arc<str>| {
         let error = AttemptError::pod_lost(Failure::PodLost(why));
         failed(error, PodVerdict::Lost)
@@ -177,7 +182,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline: Uptime, stamps: &Sta
                     .pods
                     .give(owner, connection, keep_alive_s, answered_at);
             }
-            Attempt {
+            FinishedAttempt {
                 result,
                 verdict,
                 sent_at: stamps.sent_at.get(),
@@ -209,7 +214,7 @@ async fn exchange(call: &Call<'_>, owner: &Owner, deadline: Uptime, stamps: &Sta
 const REQUEST_ROOM: usize = 768;
 
 /// The head of the request as the pod gets it, in a buffer that has room for the body, or for a piece of it.
-fn write_request(call: &Call<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<u8> {
+fn write_request(call: &ServedCall<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<u8> {
     let thread = call.thread;
     let incoming = call.request;
     let head = &incoming.head;
@@ -266,10 +271,10 @@ fn write_request(call: &Call<'_>, execution_id: &[u8], deadline: Uptime) -> Vec<
 
 /// What an answer means.
 fn interpret(
-    call: &Call<'_>,
+    call: &ServedCall<'_>,
     owner: &Owner,
     whole: Whole,
-) -> (Result<Answer, AttemptError>, PodVerdict) {
+) -> (Result<ChargedOutput, AttemptError>, PodVerdict) {
     let Whole {
         buffer,
         head,
@@ -286,7 +291,7 @@ fn interpret(
     };
     if (200..300).contains(&head.status) {
         let result = Output::check(buffer, range, labels, own_head)
-            .map(|output| Answer { output, charge })
+            .map(|output| ChargedOutput { output, charge })
             .map_err(AttemptError::last);
         return (result, PodVerdict::Healthy);
     }

@@ -11,7 +11,7 @@ use nanofaas_core::time::Nanos;
 
 use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
-use crate::runtime::phase::Phase;
+use crate::runtime::phase::ShutdownPhase;
 use crate::state::call_table::JobNews;
 use crate::state::functions::FunctionEntry;
 
@@ -117,9 +117,9 @@ fn take(thread: &Links, message: Message) {
             let _late = thread.asked_of_bridge.answer(token, reply);
         }
         Message::Begun => thread.begin(),
-        Message::Drain => thread.phase.set(Phase::Draining),
+        Message::Drain => thread.phase.set(ShutdownPhase::Draining),
         Message::Stop => {
-            thread.phase.set(Phase::Stopping);
+            thread.phase.set(ShutdownPhase::Stopping);
             let _told = thread.until_stopping.take().map(Waker::wake);
             thread.calls.end_all(None, &End::Shutdown);
         }

@@ -20,7 +20,7 @@ pub(crate) enum NoAnswer {
     Late,
 }
 
-enum Waiting<T> {
+enum PendingState<T> {
     /// The task that is woken, once it waits.
     Open(Option<Waker>),
     Answered(T),
@@ -34,7 +34,7 @@ pub(crate) struct PendingRequests<T> {
     /// there are never more answers on their way than places.
     certain: bool,
     next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, Waiting<T>>>,
+    waiting: RefCell<HashMap<u64, PendingState<T>>>,
 }
 
 impl<T> PendingRequests<T> {
@@ -64,7 +64,7 @@ impl<T> PendingRequests<T> {
         }
         let token = self.next.get();
         self.next.set(token + 1);
-        waiting.insert(token, Waiting::Open(None));
+        waiting.insert(token, PendingState::Open(None));
         Some(token)
     }
 
@@ -77,7 +77,9 @@ impl<T> PendingRequests<T> {
     fn leave(&self, token: u64) {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
-            Some(waiting @ Waiting::Open(_)) if self.certain => *waiting = Waiting::Abandoned,
+            Some(waiting @ PendingState::Open(_)) if self.certain => {
+                *waiting = PendingState::Abandoned
+            }
             _ => drop(all.remove(&token)),
         }
     }
@@ -86,14 +88,14 @@ impl<T> PendingRequests<T> {
     pub(crate) fn answer(&self, token: u64, reply: T) -> Result<(), T> {
         let mut all = self.waiting.borrow_mut();
         match all.get_mut(&token) {
-            Some(waiting @ (Waiting::Open(_) | Waiting::Answered(_))) => {
-                let before = std::mem::replace(waiting, Waiting::Answered(reply));
-                if let Waiting::Open(Some(waker)) = before {
+            Some(waiting @ (PendingState::Open(_) | PendingState::Answered(_))) => {
+                let before = std::mem::replace(waiting, PendingState::Answered(reply));
+                if let PendingState::Open(Some(waker)) = before {
                     waker.wake();
                 }
                 Ok(())
             }
-            Some(Waiting::Abandoned) | None => {
+            Some(PendingState::Abandoned) | None => {
                 all.remove(&token);
                 Err(reply)
             }
@@ -120,10 +122,10 @@ impl<T> PendingRequests<T> {
             let mut all = self.waiting.borrow_mut();
             let waiting = all.remove(&token);
             let waiting = waiting.expect("it is forgotten only after the wait");
-            if let Waiting::Answered(reply) = waiting {
+            if let PendingState::Answered(reply) = waiting {
                 return Poll::Ready(Ok(reply));
             }
-            all.insert(token, Waiting::Open(Some(cx.waker().clone())));
+            all.insert(token, PendingState::Open(Some(cx.waker().clone())));
             alarm.poll(cx).map(|()| Err(NoAnswer::Late))
         })
         .await

@@ -15,11 +15,11 @@ use nanofaas_core::view::LaneView;
 
 use crate::links::Links;
 use crate::runtime::due::Due;
+use crate::state::call_machine::CallMachine;
 use crate::state::call_table::Delivered;
-use crate::state::life::Life;
 
 /// The scheduler on this very thread.
-pub(crate) struct Inline {
+pub(crate) struct InlineScheduler {
     scheduler: Scheduler,
     out: Outbox,
     /// Orders that found the bridge's ring full; they go first, in order.
@@ -28,7 +28,7 @@ pub(crate) struct Inline {
 
 /// Where the scheduler is.
 pub(crate) enum Seat {
-    Inline(Box<RefCell<Inline>>),
+    Inline(Box<RefCell<InlineScheduler>>),
     Pinned(PinnedPost),
 }
 
@@ -52,7 +52,7 @@ impl Seat {
     fn inline(entries: std::sync::Arc<Entries>) -> Self {
         let scheduler = Scheduler::new(entries);
         let out = Outbox::with_room();
-        Self::Inline(Box::new(RefCell::new(Inline {
+        Self::Inline(Box::new(RefCell::new(InlineScheduler {
             scheduler,
             out,
             held_back: Vec::new(),
@@ -105,7 +105,7 @@ impl Links {
     /// One turn, and its outcome delivered: that wakes tasks and fills rings, but runs nothing, so the
     /// scheduler stays borrowed. What a turn leaves comes back through the bell, so that the loop looks
     /// at I/O in between.
-    fn turn(&self, inline: &mut Inline, now: Uptime) {
+    fn turn(&self, inline: &mut InlineScheduler, now: Uptime) {
         // Giving back the slots of calls that are gone may make more grants: a bounded number of
         // times, since each has lost its call.
         let mut turn = inline.scheduler.turn(now, &mut inline.out);
@@ -124,7 +124,7 @@ impl Links {
     }
 
     /// The ticker wakes for what the scheduler has to do by the clock, and for orders held back.
-    fn plan_tick(&self, inline: &Inline, now: Uptime) {
+    fn plan_tick(&self, inline: &InlineScheduler, now: Uptime) {
         let soon = (!inline.held_back.is_empty()).then_some(now + Nanos::from_ms(1));
         let next_at = inline.scheduler.next_due().into_iter().chain(soon).min();
         let next = Due::from(next_at);
@@ -136,13 +136,13 @@ impl Links {
     }
 
     /// Whether a grant found its call gone.
-    fn deliver_grants(&self, inline: &mut Inline) -> bool {
+    fn deliver_grants(&self, inline: &mut InlineScheduler) -> bool {
         let mut unwanted = false;
         let mut grants = std::mem::take(&mut inline.out.grants);
         for grant in grants.drain(..) {
             if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
                 unwanted = true;
-                let event = Event::Done(Life::give_back(&grant));
+                let event = Event::Done(CallMachine::give_back(&grant));
                 inline
                     .scheduler
                     .event(event, grant.granted_at, &mut inline.out);
@@ -154,7 +154,7 @@ impl Links {
         unwanted
     }
 
-    fn deliver_orders(&self, inline: &mut Inline) {
+    fn deliver_orders(&self, inline: &mut InlineScheduler) {
         if inline.out.orders.is_empty() && inline.held_back.is_empty() {
             return;
         }
@@ -180,7 +180,7 @@ impl Links {
     /// A grant from the pinned scheduler.
     pub(crate) fn take_grant(&self, grant: Grant) {
         if self.calls.grant(grant, &self.entries) == Delivered::Unwanted {
-            self.schedule(Event::Done(Life::give_back(&grant)), self.recent());
+            self.schedule(Event::Done(CallMachine::give_back(&grant)), self.recent());
         }
     }
 }

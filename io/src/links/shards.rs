@@ -26,7 +26,7 @@ use crate::http::response::Response;
 use crate::links::Links;
 use crate::links::questions::{About, JoinWaiter, NotJoined};
 use crate::runtime::shard::ShardId;
-use crate::state::executions::Key;
+use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
 /// Longer than any long poll or deadline of a waiter.
@@ -38,7 +38,7 @@ const OWED: Nanos = Nanos::from_ms(1);
 #[derive(Clone)]
 pub(crate) struct ShardPost {
     messages: Producer<ShardMessage>,
-    answers: Producer<(u64, Answer)>,
+    answers: Producer<(u64, ShardAnswer)>,
     bell: Arc<Doorbell>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct ShardPost {
 pub(crate) struct ShardInbox {
     pub(crate) messages: Consumer<ShardMessage>,
     /// With the token of the question.
-    pub(crate) answers: Consumer<(u64, Answer)>,
+    pub(crate) answers: Consumer<(u64, ShardAnswer)>,
 }
 
 /// One io thread, as another one reaches it.
@@ -54,7 +54,7 @@ pub(crate) struct ShardLink {
     post: ShardPost,
     /// Notices that found its inbox full, the oldest first. Bounded by the keys that this thread holds
     /// there, of which each makes two: while something is owed, no further key is claimed.
-    owed: RefCell<VecDeque<Notice>>,
+    owed: RefCell<VecDeque<ShardNotice>>,
 }
 
 /// What an io thread says to another.
@@ -64,7 +64,7 @@ pub(crate) enum ShardMessage {
         token: u64,
         question: Box<Question>,
     },
-    Notice(Notice),
+    Notice(ShardNotice),
 }
 
 /// What is asked of the owner.
@@ -79,21 +79,21 @@ pub(crate) enum Question {
         waiter: JoinWaiter,
     },
     Claim {
-        key: Key,
+        key: IdempotencyKey,
         body: [u8; 32],
         id: ExecutionId,
     },
 }
 
 /// The owner's answer.
-pub(crate) enum Answer {
+pub(crate) enum ShardAnswer {
     Response(Box<Response>),
     NotJoined(NotJoined),
     Claim(Claim),
 }
 
 /// What the owner has to know.
-pub(crate) enum Notice {
+pub(crate) enum ShardNotice {
     Key(KeyNotice),
     /// The store's budget is passed, and this thread has the oldest finished execution.
     StoreFull,
@@ -102,10 +102,13 @@ pub(crate) enum Notice {
 /// What the owner of a key has to know.
 pub(crate) enum KeyNotice {
     /// The execution that claimed the key was admitted.
-    Admitted { key: Box<Key>, id: ExecutionId },
+    Admitted {
+        key: Box<IdempotencyKey>,
+        id: ExecutionId,
+    },
     /// It gives the key up: it is gone, or never ran; or it was refused, for this reason.
     Released {
-        key: Box<Key>,
+        key: Box<IdempotencyKey>,
         id: ExecutionId,
         refused: Option<Box<Problem>>,
     },
@@ -163,14 +166,14 @@ impl ShardLink {
         sent
     }
 
-    pub(crate) fn answer(&self, token: u64, answer: Answer) {
+    pub(crate) fn answer(&self, token: u64, answer: ShardAnswer) {
         let sent = self.post.answers.push((token, answer)).is_ok();
         assert!(sent, "more answers than questions");
         self.ring();
     }
 
     /// Tells it, now or later; false where it is later.
-    fn notify(&self, notice: Notice) -> bool {
+    fn notify(&self, notice: ShardNotice) -> bool {
         self.owed.borrow_mut().push_back(notice);
         self.pay()
     }
@@ -197,7 +200,7 @@ async fn ask(
     owner: ShardId,
     question: Question,
     until: Uptime,
-) -> Option<Answer> {
+) -> Option<ShardAnswer> {
     let token = thread.asked_of_shards.expect()?;
     let shard = thread.shard(owner);
     if !shard.ask(thread.id, token, question) {
@@ -216,8 +219,8 @@ pub(crate) async fn ask_about(
 ) -> Option<Response> {
     let question = Question::Execution { id, about };
     match ask(thread, ShardId::of(id), question, until(thread)).await? {
-        Answer::Response(response) => Some(*response),
-        Answer::NotJoined(_) | Answer::Claim(_) => None,
+        ShardAnswer::Response(response) => Some(*response),
+        ShardAnswer::NotJoined(_) | ShardAnswer::Claim(_) => None,
     }
 }
 
@@ -229,9 +232,9 @@ pub(crate) async fn join(
 ) -> Result<Response, NotJoined> {
     let question = Question::Join { id, waiter };
     match ask(thread, ShardId::of(id), question, until(thread)).await {
-        Some(Answer::Response(response)) => Ok(*response),
-        Some(Answer::NotJoined(why)) => Err(why),
-        Some(Answer::Claim(_)) | None => Err(NotJoined::Busy),
+        Some(ShardAnswer::Response(response)) => Ok(*response),
+        Some(ShardAnswer::NotJoined(why)) => Err(why),
+        Some(ShardAnswer::Claim(_)) | None => Err(NotJoined::Busy),
     }
 }
 
@@ -243,7 +246,7 @@ fn until(thread: &Links) -> Uptime {
 /// was let in: `admit_key` or `refuse_key`.
 pub(crate) async fn claim(
     thread: &Rc<Links>,
-    key: &Key,
+    key: &IdempotencyKey,
     body: [u8; 32],
     id: ExecutionId,
     until: Uptime,
@@ -253,8 +256,8 @@ pub(crate) async fn claim(
         let key = key.clone();
         let question = Question::Claim { key, body, id };
         return match ask(thread, owner, question, until).await? {
-            Answer::Claim(claim) => Some(claim),
-            Answer::Response(_) | Answer::NotJoined(_) => None,
+            ShardAnswer::Claim(claim) => Some(claim),
+            ShardAnswer::Response(_) | ShardAnswer::NotJoined(_) => None,
         };
     }
     let claimed = thread.keys.claim(key, body, id);
@@ -273,13 +276,13 @@ pub(crate) async fn claim(
         .await
         .ok()?
     {
-        Answer::Claim(claim) => Some(claim),
-        Answer::Response(_) | Answer::NotJoined(_) => None,
+        ShardAnswer::Claim(claim) => Some(claim),
+        ShardAnswer::Response(_) | ShardAnswer::NotJoined(_) => None,
     }
 }
 
 /// The execution that was told to run was let in.
-pub(crate) fn admit_key(thread: &Links, key: &Key, id: ExecutionId) {
+pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     let key = Box::new(key.clone());
     tell_owner(
         thread,
@@ -289,20 +292,20 @@ pub(crate) fn admit_key(thread: &Links, key: &Key, id: ExecutionId) {
 }
 
 /// The execution that was told to run was refused: so are those who joined it.
-pub(crate) fn refuse_key(thread: &Links, key: Key, id: ExecutionId, why: &Problem) {
+pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &Problem) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
     tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
 /// Gives a key up, wherever it belongs.
-pub(crate) fn release_key(thread: &Links, key: Key, id: ExecutionId) {
+pub(crate) fn release_key(thread: &Links, key: IdempotencyKey, id: ExecutionId) {
     let (key, refused) = (Box::new(key), None);
     let owner = owner_of(thread, &key);
     tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
-fn owner_of(thread: &Links, key: &Key) -> ShardId {
+fn owner_of(thread: &Links, key: &IdempotencyKey) -> ShardId {
     crate::state::idempotency::owner(key, thread.threads)
 }
 
@@ -310,16 +313,16 @@ fn tell_owner(thread: &Links, owner: ShardId, notice: KeyNotice) {
     if owner == thread.id {
         apply(thread, notice);
     } else {
-        notify(thread, owner, Notice::Key(notice));
+        notify(thread, owner, ShardNotice::Key(notice));
     }
 }
 
 /// Asks the thread with the oldest finished execution to drop it.
 pub(crate) fn ask_to_drop(thread: &Links, owner: ShardId) {
-    notify(thread, owner, Notice::StoreFull);
+    notify(thread, owner, ShardNotice::StoreFull);
 }
 
-fn notify(thread: &Links, owner: ShardId, notice: Notice) {
+fn notify(thread: &Links, owner: ShardId, notice: ShardNotice) {
     if !thread.shard(owner).notify(notice) {
         thread.owed_alarm.set(thread.recent() + OWED);
     }
@@ -363,15 +366,18 @@ fn decide(thread: &Links, asker: Asker, claim: Claim) {
         token,
     } = asker;
     if asking == thread.id {
-        take_answer(thread, token, Answer::Claim(claim));
+        take_answer(thread, token, ShardAnswer::Claim(claim));
     } else {
-        thread.shard(asking).answer(token, Answer::Claim(claim));
+        thread
+            .shard(asking)
+            .answer(token, ShardAnswer::Claim(claim));
     }
 }
 
 /// Takes the answer to a question of this thread.
-pub(crate) fn take_answer(thread: &Links, token: u64, answer: Answer) {
-    if let Err(Answer::Claim(Claim::Run { key, id })) = thread.asked_of_shards.answer(token, answer)
+pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
+    if let Err(ShardAnswer::Claim(Claim::Run { key, id })) =
+        thread.asked_of_shards.answer(token, answer)
     {
         // The claimant's deadline passed first, and it was answered that the plane is busy.
         refuse_key(thread, *key, id, &Problem::Busy);

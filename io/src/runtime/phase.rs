@@ -2,7 +2,7 @@
 
 /// How far the shutdown of the process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub(crate) enum ShutdownPhase {
     Serving,
     /// No new calls.
     Draining,

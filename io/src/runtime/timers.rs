@@ -11,7 +11,7 @@ use nanofaas_core::wheel::{TimerRef, Wheel};
 
 use crate::runtime::due::Due;
 
-struct Slot {
+struct AlarmSlot {
     due: Due,
     /// When its timer fires, which may be sooner.
     armed: Due,
@@ -19,7 +19,7 @@ struct Slot {
     waker: Option<Waker>,
 }
 
-impl Slot {
+impl AlarmSlot {
     /// Sets a timer for when the alarm is due, if it ever is.
     fn arm(&mut self, wheel: &mut Wheel, index: u32) {
         if let Some(due) = self.due.time() {
@@ -29,9 +29,9 @@ impl Slot {
     }
 }
 
-struct Inner {
+struct AlarmSlots {
     wheel: Wheel,
-    slots: Vec<Slot>,
+    slots: Vec<AlarmSlot>,
     free: Vec<u32>,
     now: Uptime,
     /// When the ticker will look next; an earlier alarm has to wake it.
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// All alarms of a thread.
-pub(crate) struct Alarms(RefCell<Inner>);
+pub(crate) struct Alarms(RefCell<AlarmSlots>);
 
 /// One task's alarm. Set it again to move it; dropping it forgets it.
 pub(crate) struct Alarm {
@@ -50,7 +50,7 @@ pub(crate) struct Alarm {
 
 impl Alarms {
     pub(crate) fn new(now: Uptime) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(Inner {
+        Rc::new(Self(RefCell::new(AlarmSlots {
             wheel: Wheel::new(now),
             slots: Vec::new(),
             free: Vec::new(),
@@ -63,7 +63,7 @@ impl Alarms {
     /// An alarm that is not set.
     pub(crate) fn alarm(self: &Rc<Self>) -> Alarm {
         let mut inner = self.0.borrow_mut();
-        let slot = Slot {
+        let slot = AlarmSlot {
             due: Due::NEVER,
             armed: Due::NEVER,
             timer: None,
@@ -89,7 +89,7 @@ impl Alarms {
         if inner.wheel.next_at().is_none_or(|next| next > now) {
             return;
         }
-        let Inner { wheel, slots, .. } = &mut *inner;
+        let AlarmSlots { wheel, slots, .. } = &mut *inner;
         let mut rearm: [u32; 64] = [0; 64];
         loop {
             let mut late = 0;
@@ -141,7 +141,7 @@ impl Alarm {
     /// Sets the alarm for `at`, in place of any earlier setting.
     pub(crate) fn set(&self, at: Uptime) {
         let mut inner = self.alarms.0.borrow_mut();
-        let Inner {
+        let AlarmSlots {
             wheel,
             slots,
             ticks,
@@ -198,7 +198,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         let mut inner = self.alarms.0.borrow_mut();
-        let Inner {
+        let AlarmSlots {
             wheel, slots, free, ..
         } = &mut *inner;
         let slot = &mut slots[self.index as usize];

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Waker};
 
-struct Place<K> {
+struct WaiterPlace<K> {
     number: u64,
     key: K,
     waker: Waker,
@@ -13,7 +13,7 @@ struct Place<K> {
 /// The tasks that wait, by what they wait for.
 pub(crate) struct Waiters<K> {
     next: Cell<u64>,
-    places: RefCell<Vec<Place<K>>>,
+    places: RefCell<Vec<WaiterPlace<K>>>,
 }
 
 impl<K> Default for Waiters<K> {
@@ -67,7 +67,7 @@ impl<K: Copy> Waiter<'_, K> {
         let number = self.waiters.next.get();
         self.waiters.next.set(number + 1);
         self.number = Some(number);
-        places.push(Place {
+        places.push(WaiterPlace {
             number,
             key: self.key,
             waker: cx.waker().clone(),

@@ -17,12 +17,12 @@ use nanofaas_core::time::Nanos;
 
 use crate::links::Links;
 use crate::runtime::net::Listener;
-use crate::runtime::phase::Phase;
+use crate::runtime::phase::ShutdownPhase;
 use crate::runtime::timers::Alarm;
-use crate::server::client_conn::{ClientConn, Port};
+use crate::server::client_conn::{ClientConn, ListenerPort};
 use crate::server::request_pool::RequestPool;
 use crate::server::serve;
-use crate::state::descriptors::Said;
+use crate::state::descriptors::LogLimit;
 
 const BACKLOG: i32 = 4096;
 /// Pause before the next check whether a descriptor is free.
@@ -103,7 +103,7 @@ pub(crate) fn listeners(
 /// Waits until the next client will not take a descriptor that is kept back for pods and health.
 /// The last accepted client has taken such a descriptor, so an idle client has to be closed.
 async fn until_room(thread: &Links, alarm: &Alarm) {
-    while thread.phase.get() != Phase::Stopping && !has_room(thread) {
+    while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
             thread.want_descriptor();
             alarm.until(thread.now() + LOOK).await;
@@ -131,12 +131,12 @@ fn has_room(thread: &Links) -> bool {
 }
 
 /// Accepts connections until the thread stops.
-pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
+pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: ListenerPort) {
     let event_loop = &thread.event_loop;
     let listener = Listener::new(event_loop, listener).expect("a listener is a socket");
     let pool = Rc::new(RequestPool::default());
     let alarm = thread.alarms.alarm();
-    let paused = Said::default();
+    let paused = LogLimit::default();
     let mut burst = 0;
     loop {
         burst = (burst + 1) % BURST;
@@ -170,7 +170,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Port) {
                 alarm.until(now + LOOK).await;
             }
         }
-        if thread.phase.get() == Phase::Stopping {
+        if thread.phase.get() == ShutdownPhase::Stopping {
             return;
         }
     }

@@ -20,7 +20,7 @@ use crate::invoke::request::Client;
 use crate::links::Links;
 use crate::runtime::buffers::{LARGE, SMALL};
 use crate::runtime::net::{Accepted, Socket};
-use crate::runtime::phase::Phase;
+use crate::runtime::phase::ShutdownPhase;
 use crate::runtime::timers::Alarm;
 use crate::server::pending_bytes::PendingBytes;
 use crate::server::share::Share;
@@ -41,7 +41,7 @@ const END_LOOK: Nanos = Nanos::from_ms(100);
 
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Port {
+pub(crate) enum ListenerPort {
     /// Clients; and pods too, where there is no other.
     Public { internal: bool },
     /// Pods alone.
@@ -61,7 +61,7 @@ enum AwaitedBody {
 /// What the reading and the serving half share.
 pub(crate) struct ClientConn {
     pub(crate) thread: Rc<Links>,
-    pub(crate) port: Port,
+    pub(crate) port: ListenerPort,
     pub(crate) socket: Socket,
     pub(crate) pending: RefCell<PendingBytes>,
     /// The reader stops while more than this is pending.
@@ -129,13 +129,13 @@ impl IdleClient for ClientConn {
 }
 
 /// Why no further request is read.
-pub(crate) enum Stop {
+pub(crate) enum StopReading {
     /// The client left, or stayed idle.
     Quiet,
     Problem(Problem),
 }
 
-impl<P: Into<Problem>> From<P> for Stop {
+impl<P: Into<Problem>> From<P> for StopReading {
     fn from(problem: P) -> Self {
         Self::Problem(problem.into())
     }
@@ -143,7 +143,7 @@ impl<P: Into<Problem>> From<P> for Stop {
 
 impl ClientConn {
     /// A connection from which nothing came yet.
-    pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: Port) -> Self {
+    pub(crate) fn new(thread: Rc<Links>, accepted: Accepted, port: ListenerPort) -> Self {
         Self {
             alarm: thread.alarms.alarm(),
             thread,
@@ -336,13 +336,13 @@ impl ClientConn {
     }
 
     /// The next request's head.
-    pub(crate) async fn head(&self) -> Result<(RequestHead, Uptime), Stop> {
+    pub(crate) async fn head(&self) -> Result<(RequestHead, Uptime), StopReading> {
         let thread = &self.thread;
         let mut scan = HeadScan::default();
         let idle = self.pending.borrow().is_empty();
         // A request that was sent ahead begins once the last answer is out.
         if !idle && !self.sent().await {
-            return Err(Stop::Quiet);
+            return Err(StopReading::Quiet);
         }
         self.alarm
             .set(thread.recent() + if idle { IDLE_TIME_MAX } else { HEAD_WAIT_MAX });
@@ -394,8 +394,8 @@ impl ClientConn {
                 }
                 pending.len()
             };
-            if thread.phase.get() == Phase::Stopping && !begun {
-                return Err(Stop::Quiet);
+            if thread.phase.get() == ShutdownPhase::Stopping && !begun {
+                return Err(StopReading::Quiet);
             }
             match self.more_in_turn(seen).await {
                 Ok(()) => has_come = true,
@@ -407,7 +407,7 @@ impl ClientConn {
                     let why = "the request's head did not come within 10 s; send it at once";
                     return Err(Problem::TooSlow(why).into());
                 }
-                Err(Late::Alarm | Late::Eof | Late::Behind) => return Err(Stop::Quiet),
+                Err(Late::Alarm | Late::Eof | Late::Behind) => return Err(StopReading::Quiet),
             }
         }
     }

@@ -13,14 +13,14 @@ use crate::api::executions::{self, WRONG_TOKEN};
 use crate::api::functions;
 use crate::http::problem::Problem;
 use crate::http::response::{HEAD_ROOM, Response};
-use crate::http::route::{Route, Verb, route};
+use crate::http::route::{ApiRoute, Verb, route};
 use crate::invoke::charges::charge_for;
 use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::{Outgoing, room_in_turn};
 use crate::links::Links;
 use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::runtime::buffers::Buffers;
-use crate::server::client_conn::{ClientConn, Stop};
+use crate::server::client_conn::{ClientConn, StopReading};
 use crate::server::sending::invite;
 
 /// The fields that a description may leave out, as they are shown.
@@ -32,7 +32,7 @@ async fn read_body(
     head: &RequestHead,
     max: u64,
     charge: &mut Charge,
-) -> Result<Incoming, Stop> {
+) -> Result<Incoming, StopReading> {
     match head.framing {
         Framing::None => Ok(Incoming::new(conn.split(head.len), *head, 0)),
         Framing::Length(length) if length > max => {
@@ -65,16 +65,16 @@ pub(crate) async fn other(
     conn: &ClientConn,
     head: &RequestHead,
     outgoing: &mut Outgoing,
-) -> Result<Response, Stop> {
+) -> Result<Response, StopReading> {
     let thread = &conn.thread;
     let path = head.path.of(&conn.pending.borrow()).to_vec();
     let route = route(head.method, &path)?;
-    if let Route::Complete { token, id } = route {
+    if let ApiRoute::Complete { token, id } = route {
         return complete(conn, head, token, id).await;
     }
     let wants_json = matches!(
         route,
-        Route::Functions(Verb::Post) | Route::Function(_, Verb::Put) | Route::Replicas(_)
+        ApiRoute::Functions(Verb::Post) | ApiRoute::Function(_, Verb::Put) | ApiRoute::Replicas(_)
     );
     if wants_json {
         let pending = conn.pending.borrow();
@@ -97,7 +97,7 @@ pub(crate) async fn other(
         outgoing.charge = Some(room.ok_or(Problem::NoMemory)?);
     }
     // Of other requests it says nothing.
-    let body = if wants_json || matches!(route, Route::PodReady { .. }) {
+    let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
         incoming.body().to_vec()
     } else {
         Vec::new()
@@ -116,24 +116,24 @@ fn answer_to(description: usize) -> u64 {
 
 async fn respond(
     thread: &Rc<Links>,
-    route: &Route<'_>,
+    route: &ApiRoute<'_>,
     incoming: &Incoming,
     body: Vec<u8>,
-) -> Result<Response, Stop> {
+) -> Result<Response, StopReading> {
     Ok(match route {
-        Route::Functions(Verb::Post) => functions::register(thread, None, body).await,
-        Route::Functions(_) => functions::list(thread),
-        Route::Function(name, Verb::Put) => {
+        ApiRoute::Functions(Verb::Post) => functions::register(thread, None, body).await,
+        ApiRoute::Functions(_) => functions::list(thread),
+        ApiRoute::Function(name, Verb::Put) => {
             functions::register(thread, Some(name.as_str()), body).await
         }
-        Route::Function(name, Verb::Delete) => functions::remove(thread, name.as_str()).await,
-        Route::Function(name, _) => functions::show(thread, name.as_str()),
-        Route::Replicas(name) => functions::scale(thread, name.as_str(), body).await,
-        Route::ColdStarts(name) => functions::cold_starts(thread, name.as_str()).await,
-        Route::Execution(id, Verb::Delete) => {
+        ApiRoute::Function(name, Verb::Delete) => functions::remove(thread, name.as_str()).await,
+        ApiRoute::Function(name, _) => functions::show(thread, name.as_str()),
+        ApiRoute::Replicas(name) => functions::scale(thread, name.as_str(), body).await,
+        ApiRoute::ColdStarts(name) => functions::cold_starts(thread, name.as_str()).await,
+        ApiRoute::Execution(id, Verb::Delete) => {
             executions::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Cancel)).await
         }
-        Route::Execution(id, _) => {
+        ApiRoute::Execution(id, _) => {
             let wait_ms = wait_ms(incoming)?;
             executions::answer_anywhere(
                 thread,
@@ -142,17 +142,17 @@ async fn respond(
             )
             .await
         }
-        Route::Output(id) => {
+        ApiRoute::Output(id) => {
             executions::answer_anywhere(thread, *id, About::OfClient(ClientQuestion::Output)).await
         }
-        Route::Input { token, id } => {
+        ApiRoute::Input { token, id } => {
             let about = About::OfJob {
                 token: (*token).into(),
                 question: JobQuestion::Input,
             };
             executions::answer_anywhere(thread, *id, about).await
         }
-        Route::PodReady { token, pod } => {
+        ApiRoute::PodReady { token, pod } => {
             let address = incoming.head.query.map(|query| {
                 nanofaas_http1::header_value::query_address(
                     query.of(incoming.head_bytes()),
@@ -162,11 +162,11 @@ async fn respond(
             let address = address.transpose()?.flatten();
             functions::pod_ready(thread, token, pod.as_str(), address, body).await
         }
-        Route::OpenApi => {
+        ApiRoute::OpenApi => {
             let body = thread.config.openapi.as_bytes().to_vec();
             Response::bytes((&b"application/yaml"[..]).into(), body)
         }
-        Route::Invoke(_) | Route::Enqueue(_) | Route::Complete { .. } => {
+        ApiRoute::Invoke(_) | ApiRoute::Enqueue(_) | ApiRoute::Complete { .. } => {
             unreachable!("calls and results were routed before")
         }
     })
@@ -186,7 +186,7 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
 }
 
 /// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
-async fn room(conn: &ClientConn, length: u64) -> Result<Charge, Stop> {
+async fn room(conn: &ClientConn, length: u64) -> Result<Charge, StopReading> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
     room.ok_or_else(|| Problem::NoMemory.into())
 }
@@ -197,7 +197,7 @@ async fn complete(
     head: &RequestHead,
     token: &[u8],
     id: nanofaas_core::id::ExecutionId,
-) -> Result<Response, Stop> {
+) -> Result<Response, StopReading> {
     let thread = &conn.thread;
     if head.framing == Framing::None {
         return Err(Problem::LengthRequired.into());
@@ -232,7 +232,7 @@ async fn complete(
             let about = ask(Some((body, charge.into_loose())));
             Ok(executions::answer_anywhere(thread, id, about).await)
         }
-        Err(Stop::Problem(Problem::BodyTooLarge { .. })) => {
+        Err(StopReading::Problem(Problem::BodyTooLarge { .. })) => {
             Ok(executions::answer_anywhere(thread, id, ask(None))
                 .await
                 .closing())

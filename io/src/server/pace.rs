@@ -6,13 +6,13 @@ use nanofaas_core::time::{Nanos, Uptime};
 const WINDOW: Nanos = Nanos::from_s(60);
 const BYTES_PER_WINDOW: u64 = 60 * 16 * 1024;
 
-pub(crate) struct Pace {
+pub(crate) struct TransferPace {
     /// When the window began, and what had moved by then.
     since: Uptime,
     moved: u64,
 }
 
-impl Pace {
+impl TransferPace {
     pub(crate) const fn begin(now: Uptime, moved: u64) -> Self {
         Self { since: now, moved }
     }
@@ -37,7 +37,7 @@ mod tests {
 
     /// How long a client that moves so many bytes a second is waited for, up to ten minutes.
     fn lasts_s(bytes_per_s: u64) -> u64 {
-        let mut pace = Pace::begin(Uptime::ZERO, 0);
+        let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         for second in 1..=600 {
             let now = Uptime::ZERO + Nanos::from_s(second);
             if now >= pace.due() && !pace.judge(now, second * bytes_per_s) {
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn who_stops_is_judged_by_the_window_in_which_that_was() {
-        let mut pace = Pace::begin(Uptime::ZERO, 0);
+        let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         assert!(pace.judge(pace.due(), 100 << 20));
         assert!(!pace.judge(pace.due(), 100 << 20));
     }

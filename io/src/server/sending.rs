@@ -10,11 +10,11 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::RequestHead;
 
 use crate::http::response;
-use crate::http::shown::{Piece, Rest};
+use crate::http::shown::{Piece, RestOfOutput};
 use crate::invoke::outgoing::Outgoing;
 use crate::runtime::buffers::LARGE;
-use crate::server::client_conn::{ClientConn, Stop};
-use crate::server::pace::Pace;
+use crate::server::client_conn::{ClientConn, StopReading};
+use crate::server::pace::TransferPace;
 
 /// Sends an answer, whose request came at `arrived_at`; false where the client did not take it.
 pub(crate) async fn send_outgoing(
@@ -40,7 +40,7 @@ pub(crate) async fn send(conn: &ClientConn, bytes: Vec<u8>) -> bool {
 }
 
 /// Sends what follows, a piece at a time, as fast as the client takes it.
-async fn send_rest(conn: &ClientConn, mut rest: Box<Rest>) -> bool {
+async fn send_rest(conn: &ClientConn, mut rest: Box<RestOfOutput>) -> bool {
     loop {
         let mut out = conn.thread.buffers.take(LARGE);
         let piece = rest.write(&mut out);
@@ -58,7 +58,7 @@ async fn send_rest(conn: &ClientConn, mut rest: Box<Rest>) -> bool {
 }
 
 /// Invites the body where the client waits for that.
-pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), Stop> {
+pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), StopReading> {
     let whole = match head.framing {
         Framing::Length(length) => head.len + length as usize,
         Framing::Chunked => head.len + 1,
@@ -66,7 +66,11 @@ pub(crate) async fn invite(conn: &ClientConn, head: &RequestHead) -> Result<(), 
     };
     if head.expect_continue && conn.pending.borrow().len() < whole {
         let sent = send(conn, response::CONTINUE.to_vec()).await;
-        return if sent { Ok(()) } else { Err(Stop::Quiet) };
+        return if sent {
+            Ok(())
+        } else {
+            Err(StopReading::Quiet)
+        };
     }
     Ok(())
 }
@@ -90,7 +94,7 @@ impl ClientConn {
         let trip = self.round_trip;
         let readers = &thread.readers;
         let registered = readers.register(thread, moved.clone(), bytes, arrived_at, trip);
-        let mut pace = Pace::begin(thread.recent(), moved.get());
+        let mut pace = TransferPace::begin(thread.recent(), moved.get());
         self.alarm.set(pace.due());
         let cut = poll_fn(|cx| {
             if let Poll::Ready(sent) = self.socket.poll_sent(cx) {

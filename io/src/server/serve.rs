@@ -17,7 +17,7 @@ use nanofaas_http1::request::{Method, RequestHead};
 
 use crate::http::problem::Problem;
 use crate::http::response::{Heading, Response, Wire, problem};
-use crate::http::route::{Route, route};
+use crate::http::route::{ApiRoute, route};
 use crate::invoke::admit;
 use crate::invoke::charges;
 use crate::invoke::incoming::Incoming;
@@ -25,8 +25,8 @@ use crate::invoke::outgoing::Outgoing;
 use crate::invoke::request::{AdmittedRequest, Answering, InvocationMode};
 use crate::invoke::stored;
 use crate::runtime::buffers::SMALL;
-use crate::runtime::phase::Phase;
-use crate::server::client_conn::{ClientConn, Port, SHARE, Stop};
+use crate::runtime::phase::ShutdownPhase;
+use crate::server::client_conn::{ClientConn, ListenerPort, SHARE, StopReading};
 use crate::server::dispatch;
 use crate::server::request_pool::RequestPool;
 use crate::server::sending::{invite, send, send_outgoing};
@@ -90,8 +90,8 @@ async fn answer_and_close<F: Future<Output = Answered>>(
     let last = loop {
         let (head, arrived_at) = match conn.head().await {
             Ok(found) => found,
-            Err(Stop::Quiet) => break None,
-            Err(Stop::Problem(error)) => break Some(problem(&error)),
+            Err(StopReading::Quiet) => break None,
+            Err(StopReading::Problem(error)) => break Some(problem(&error)),
         };
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
@@ -101,12 +101,12 @@ async fn answer_and_close<F: Future<Output = Answered>>(
         thread.answering.set(thread.answering.get() - 1);
         thread.upkeep.worked(thread.recent());
         match stays {
-            Stays::Yes if sent => {}
-            Stays::No if sent => {
+            AfterAnswer::Yes if sent => {}
+            AfterAnswer::No if sent => {
                 Box::pin(linger(conn)).await;
                 break None;
             }
-            Stays::Yes | Stays::No => break None,
+            AfterAnswer::Yes | AfterAnswer::No => break None,
         }
     };
     Box::pin(last_words(conn, last)).await;
@@ -116,11 +116,11 @@ async fn answer_and_close<F: Future<Output = Answered>>(
 /// What became of a request: the answer, to be sent.
 pub(crate) struct Answered {
     outgoing: Outgoing,
-    stays: Stays,
+    stays: AfterAnswer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stays {
+enum AfterAnswer {
     Yes,
     No,
 }
@@ -178,9 +178,9 @@ async fn answer_into(
     head: &RequestHead,
     arrived_at: Uptime,
     outgoing: &mut Outgoing,
-) -> Stays {
+) -> AfterAnswer {
     let thread = &conn.thread;
-    let keep_alive = head.keep_alive && thread.phase.get() == Phase::Serving;
+    let keep_alive = head.keep_alive && thread.phase.get() == ShutdownPhase::Serving;
     let wire = Wire {
         keep_alive,
         old: head.minor == 0,
@@ -203,7 +203,7 @@ async fn answer_into(
                     // be taken for this one's.
                     Ok(mode) if conn.has_left() && !mode.outlives_client(&incoming) => {
                         thread.buffers.give(incoming.into_buffer());
-                        return Stays::No;
+                        return AfterAnswer::No;
                     }
                     Ok(InvocationMode::Plain) => {
                         let answered =
@@ -223,7 +223,11 @@ async fn answer_into(
                     }
                     Err(fault) => answering.outgoing.put(thread, problem(&fault), wire),
                 }
-                return if keep_alive { Stays::Yes } else { Stays::No };
+                return if keep_alive {
+                    AfterAnswer::Yes
+                } else {
+                    AfterAnswer::No
+                };
             }
             Err(stop) => Err(stop),
         },
@@ -238,7 +242,11 @@ async fn answer_into(
                 ..wire
             };
             outgoing.put(thread, response, wire);
-            return if stays { Stays::Yes } else { Stays::No };
+            return if stays {
+                AfterAnswer::Yes
+            } else {
+                AfterAnswer::No
+            };
         }
     };
     match done {
@@ -250,20 +258,20 @@ async fn answer_into(
                 outgoing.put(thread, response, wire);
             }
             if keep_alive && !closes {
-                Stays::Yes
+                AfterAnswer::Yes
             } else {
-                Stays::No
+                AfterAnswer::No
             }
         }
-        Err(Stop::Quiet) => Stays::No,
-        Err(Stop::Problem(error)) => {
+        Err(StopReading::Quiet) => AfterAnswer::No,
+        Err(StopReading::Problem(error)) => {
             // Its body was not read to the end.
             let wire = Wire {
                 keep_alive: false,
                 ..wire
             };
             outgoing.put(thread, problem(&error), wire);
-            Stays::No
+            AfterAnswer::No
         }
     }
 }
@@ -279,12 +287,12 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
     let route = route(head.method, head.path.of(&pending))?;
     let internal = matches!(
         route,
-        Route::Complete { .. } | Route::Input { .. } | Route::PodReady { .. }
+        ApiRoute::Complete { .. } | ApiRoute::Input { .. } | ApiRoute::PodReady { .. }
     );
     match conn.port {
-        Port::Internal if !internal => return Err(Problem::NoSuchPath),
-        Port::Public { internal: false } if internal => return Err(Problem::NoSuchPath),
-        Port::Internal | Port::Public { .. } => {}
+        ListenerPort::Internal if !internal => return Err(Problem::NoSuchPath),
+        ListenerPort::Public { internal: false } if internal => return Err(Problem::NoSuchPath),
+        ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
     if head.origin.is_some() {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
@@ -299,8 +307,8 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         return Err(Problem::Forbidden(why));
     }
     let (name, enqueue) = match &route {
-        Route::Invoke(name) => (name, false),
-        Route::Enqueue(name) => (name, true),
+        ApiRoute::Invoke(name) => (name, false),
+        ApiRoute::Enqueue(name) => (name, true),
         _ => return Ok(Admitted::Other),
     };
     let thread = &conn.thread;
@@ -312,7 +320,7 @@ async fn read_call(
     conn: &ClientConn,
     head: &RequestHead,
     admitted: &mut AdmittedRequest,
-) -> Result<Incoming, Stop> {
+) -> Result<Incoming, StopReading> {
     invite(conn, head).await?;
     let thread = &conn.thread;
     let incoming = match head.framing {

@@ -36,9 +36,9 @@ use crate::runtime::buffers::Buffers;
 use crate::runtime::net::{EventLoop, Socket};
 use crate::runtime::shard::ShardId;
 use crate::shard::inbox;
-use crate::shard::start::{DriverChoice, IoConfig, Parts, bell};
-use crate::state::Shared;
-use crate::state::executions::Key;
+use crate::shard::start::{DriverChoice, IoConfig, ShardParts, bell};
+use crate::state::SharedTables;
+use crate::state::executions::IdempotencyKey;
 use crate::state::store::Store;
 use crate::state::token::Tokens;
 
@@ -128,7 +128,7 @@ impl Fleet {
             origin_wall: SystemTime::now(),
             ledgers,
         };
-        let shared = Shared {
+        let shared = SharedTables {
             entries: Arc::new(Entries::new(count)),
             rate: Arc::new(RateBucket::new(RateLimit::Off)),
             account,
@@ -142,7 +142,7 @@ impl Fleet {
             shards: shards.into(),
         };
         let make = |index| {
-            let parts = Parts {
+            let parts = ShardParts {
                 id: ShardId::new(index as u16),
                 common: common.clone(),
                 shared: shared.clone(),
@@ -203,7 +203,7 @@ impl Fleet {
     pub(crate) fn key_of(&self, index: usize) -> String {
         let count = self.threads.len() as u16;
         let belongs = |key: &String| {
-            let key: Key = (LANE, key.as_bytes().into());
+            let key: IdempotencyKey = (LANE, key.as_bytes().into());
             crate::state::idempotency::owner(&key, count).index() == index
         };
         let mut keys = (0..).map(|number| format!("key-{number}"));
@@ -236,7 +236,7 @@ impl Fleet {
                 head_only: false,
             };
             let answering = Answering {
-                client: &Stays,
+                client: &StayingClient,
                 alarm: &thread.alarms.alarm(),
                 wire,
                 outgoing: &mut Outgoing::default(),
@@ -251,9 +251,9 @@ impl Fleet {
 }
 
 /// A client that does not leave.
-struct Stays;
+struct StayingClient;
 
-impl Client for Stays {
+impl Client for StayingClient {
     fn serving(&self, _place: Option<CallRef>) {}
 
     fn is_gone(&self) -> bool {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::api::executions;
 use crate::invoke::{join, stored};
 use crate::links::Links;
-use crate::links::shards::{self, Answer, Notice, Question, ShardMessage};
+use crate::links::shards::{self, Question, ShardAnswer, ShardMessage, ShardNotice};
 use crate::runtime::shard::ShardId;
 use crate::state::idempotency::Asker;
 
@@ -18,8 +18,8 @@ pub(crate) fn take(thread: &Rc<Links>, message: ShardMessage) {
             token,
             question,
         } => take_question(thread, from, token, *question),
-        ShardMessage::Notice(Notice::Key(notice)) => shards::apply(thread, notice),
-        ShardMessage::Notice(Notice::StoreFull) => stored::drop_oldest(thread),
+        ShardMessage::Notice(ShardNotice::Key(notice)) => shards::apply(thread, notice),
+        ShardMessage::Notice(ShardNotice::StoreFull) => stored::drop_oldest(thread),
     }
 }
 
@@ -27,7 +27,7 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
     let answering = thread.clone();
     match question {
         Question::Claim { key, body, id } => match thread.keys.claim(&key, body, id) {
-            Some(claim) => thread.shard(from).answer(token, Answer::Claim(claim)),
+            Some(claim) => thread.shard(from).answer(token, ShardAnswer::Claim(claim)),
             None => thread.keys.wait(
                 &key,
                 Asker {
@@ -40,12 +40,12 @@ fn take_question(thread: &Rc<Links>, from: ShardId, token: u64, question: Questi
             let response = executions::answer(&answering, id, about).await;
             answering
                 .shard(from)
-                .answer(token, Answer::Response(Box::new(response)));
+                .answer(token, ShardAnswer::Response(Box::new(response)));
         }),
         Question::Join { id, waiter } => thread.event_loop.spawn(async move {
             let answer = match join::join(&answering, id, &waiter).await {
-                Ok(response) => Answer::Response(Box::new(response)),
-                Err(why) => Answer::NotJoined(why),
+                Ok(response) => ShardAnswer::Response(Box::new(response)),
+                Err(why) => ShardAnswer::NotJoined(why),
             };
             answering.shard(from).answer(token, answer);
         }),

@@ -28,17 +28,17 @@ use crate::links::{Inbox, Links, Posts};
 use crate::runtime::buffers::Buffers;
 pub use crate::runtime::config::{DriverChoice, IoConfig};
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
-use crate::runtime::phase::Phase;
+use crate::runtime::phase::ShutdownPhase;
 use crate::runtime::shard::ShardId;
 use crate::runtime::{Common, Runtime};
 use crate::server::accept;
 pub use crate::server::accept::{ListenError, listener};
-use crate::server::client_conn::Port;
-use crate::shard::watchdog::{self, Seen, Watched};
+use crate::server::client_conn::ListenerPort;
+use crate::shard::watchdog::{self, LastSeen, Watched};
 use crate::shard::{inbox, spin, ticker};
 use crate::state::store::Store;
 use crate::state::token::Tokens;
-use crate::state::{Shared, Tables};
+use crate::state::{SharedTables, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
@@ -76,8 +76,8 @@ pub struct IoThreads {
 
 /// An io thread's bell: ringing it writes one byte, which the thread reads like any other socket.
 pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
-    struct Ringer(UnixStream);
-    impl std::task::Wake for Ringer {
+    struct BellRinger(UnixStream);
+    impl std::task::Wake for BellRinger {
         fn wake(self: Arc<Self>) {
             use std::io::Write;
             // A full buffer means that the thread has a byte to read already.
@@ -88,14 +88,14 @@ pub fn bell() -> std::io::Result<(Arc<Doorbell>, UnixStream)> {
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
     Ok((
-        Arc::new(Doorbell::new(Arc::new(Ringer(ours)).into())),
+        Arc::new(Doorbell::new(Arc::new(BellRinger(ours)).into())),
         theirs,
     ))
 }
 
 /// Why the io threads could not be started; each says what to do about it.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum IoStartError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(
@@ -155,14 +155,14 @@ impl DriverChoice {
 }
 
 /// What a thread gets from its starter.
-pub(crate) struct Parts {
+pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     pub(crate) common: Common,
-    pub(crate) shared: Shared,
+    pub(crate) shared: SharedTables,
     pub(crate) posts: Posts,
 }
 
-impl Parts {
+impl ShardParts {
     /// On the thread that it is: from the lowest layer up.
     pub(crate) fn put_together(self, event_loop: Rc<EventLoop>, buffers: Rc<Buffers>) -> Rc<Links> {
         let runtime = Runtime::new(self.id, self.common, event_loop, buffers);
@@ -180,15 +180,15 @@ struct Starting {
 }
 
 /// What each thread is given besides its parts.
-struct Ends {
+struct ThreadEnds {
     inbox: Inbox,
     bell: UnixStream,
-    listeners: Vec<(TcpListener, Port)>,
+    listeners: Vec<(TcpListener, ListenerPort)>,
     /// By io thread: it was told to stop, and owes nothing any more.
     settled: Arc<[AtomicBool]>,
 }
 
-fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Starting> {
+fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Result<Starting> {
     // A rung is answered before the next one is sent.
     let (rungs, wanted) = sync_channel::<Option<Rung>>(1);
     let (report, built) = sync_channel(1);
@@ -228,7 +228,7 @@ fn start_one(parts: Parts, ends: Ends, on_end: OnEnd) -> std::io::Result<Startin
     })
 }
 
-fn pin_to(parts: &Parts) {
+fn pin_to(parts: &ShardParts) {
     use nix::sched::{CpuSet, sched_setaffinity};
     let Some(cpu) = parts.common.config.pin.get(parts.id.index()) else {
         return;
@@ -243,7 +243,7 @@ fn pin_to(parts: &Parts) {
 }
 
 /// A thread's life.
-async fn live(thread: Rc<Links>, ends: Ends) {
+async fn live(thread: Rc<Links>, ends: ThreadEnds) {
     let event_loop = &thread.event_loop;
     let inbox = Rc::new(RefCell::new(ends.inbox));
     let _first = thread.inbox.set(inbox.clone());
@@ -261,7 +261,7 @@ async fn live(thread: Rc<Links>, ends: Ends) {
     // Until it is told to stop, and what all threads owe was answered: until then another one's client
     // may ask for what belongs to this one.
     poll_fn(|cx| {
-        if thread.phase.get() == Phase::Stopping {
+        if thread.phase.get() == ShutdownPhase::Stopping {
             return Poll::Ready(());
         }
         thread.until_stopping.replace(Some(cx.waker().clone()));
@@ -288,7 +288,7 @@ const LAST_ANSWERS: Nanos = Nanos::from_s(3);
 const STOP_LOOK: Nanos = Nanos::from_ms(2);
 
 /// Starts all io threads, with the best driver that all of them get.
-pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartError> {
+pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStartError> {
     let count = plumbing.inboxes.len();
     let mut public = accept::listeners(config.listen, count)?;
     let listen = public[0].local_addr()?;
@@ -297,7 +297,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         None => Vec::new(),
     };
     let internal_listen = internal.first().map(TcpListener::local_addr).transpose()?;
-    let port = Port::Public {
+    let port = ListenerPort::Public {
         internal: internal.is_empty(),
     };
     let (shards, mut shard_inboxes): (Vec<_>, Vec<_>) = plumbing
@@ -318,7 +318,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         origin_wall: plumbing.origin_wall,
         ledgers: plumbing.ledgers.clone(),
     };
-    let shared = Shared {
+    let shared = SharedTables {
         entries: plumbing.entries,
         rate: plumbing.rate,
         account,
@@ -336,7 +336,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
     };
     let mut starting = Vec::new();
     for (index, (rings, bell)) in plumbing.inboxes.into_iter().enumerate() {
-        let parts = Parts {
+        let parts = ShardParts {
             id: ShardId::new(index as u16),
             common: common.clone(),
             shared: shared.clone(),
@@ -344,7 +344,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         };
         let mut listeners = vec![(public.remove(0), port)];
         if !internal.is_empty() {
-            listeners.push((internal.remove(0), Port::Internal));
+            listeners.push((internal.remove(0), ListenerPort::Internal));
         }
         let inbox = Inbox {
             rings,
@@ -352,7 +352,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
         };
         starting.push(start_one(
             parts,
-            Ends {
+            ThreadEnds {
                 inbox,
                 bell,
                 listeners,
@@ -369,7 +369,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
             tid,
             alive: one.alive.clone(),
             bell: bells[id.index()].clone(),
-            seen: Seen::default(),
+            seen: LastSeen::default(),
         });
         watchdog::start(watched.collect(), plumbing.ledgers)?;
     }
@@ -383,7 +383,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, StartEr
 }
 
 /// Down the ladder until all threads stand on one rung: which one, and the threads' numbers.
-fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), StartError> {
+fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>), IoStartError> {
     let mut last = None;
     for rung in choice.ladder() {
         for one in starting {
@@ -406,7 +406,7 @@ fn climb(choice: DriverChoice, starting: &[Starting]) -> Result<(Rung, Vec<Pid>)
     }
     let error = last.unwrap_or_else(|| std::io::Error::other("an io thread ended at once"));
     Err(if choice == DriverChoice::Uring {
-        StartError::NoUring(error)
+        IoStartError::NoUring(error)
     } else {
         error.into()
     })

@@ -31,17 +31,17 @@ pub(crate) struct Watched {
     /// Gone with the thread: its number may be another's then.
     pub(crate) alive: Weak<()>,
     pub(crate) bell: Arc<Doorbell>,
-    pub(crate) seen: Seen,
+    pub(crate) seen: LastSeen,
 }
 
 /// The processor time of a thread when its beat was last seen to change.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct LastSeen {
     beat_at: Uptime,
     cpu_time: Nanos,
 }
 
-impl Seen {
+impl LastSeen {
     fn update(&mut self, beat_at: Uptime, cpu_time: Nanos) {
         if beat_at != self.beat_at {
             *self = Self { beat_at, cpu_time };
@@ -61,7 +61,7 @@ pub(crate) fn start(
     ledgers: Arc<[ThreadLedger]>,
 ) -> std::io::Result<()> {
     let watch = move || {
-        let alarms = Alarms::set(&threads);
+        let alarms = CpuAlarms::set(&threads);
         while !threads.is_empty() {
             alarms.wait();
             threads.retain_mut(|one| {
@@ -93,12 +93,12 @@ pub(crate) fn start(
 
 /// What wakes the watch: a timer on the processor time of each thread, so that nothing does while they
 /// sleep. Where the system has no such timers it looks by the clock.
-struct Alarms {
+struct CpuAlarms {
     signals: SigSet,
     timers: Option<Vec<Timer>>,
 }
 
-impl Alarms {
+impl CpuAlarms {
     fn set(threads: &[Watched]) -> Self {
         let mut signals = SigSet::empty();
         signals.add(SIGNAL);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_computes_and_does_not_beat_is_told_from_one_that_sleeps() {
-        let mut seen = Seen::default();
+        let mut seen = LastSeen::default();
         let mut is_futile = |beat_at, cpu_time| {
             seen.update(Uptime::from_ns(beat_at), cpu_time);
             seen.is_futile(cpu_time)

@@ -72,7 +72,7 @@ pub(crate) struct JobOutput {
 }
 
 #[derive(Default)]
-struct Slot {
+struct CallSlot {
     generation: u32,
     /// The lane of the call that has the slot; none while the slot is free.
     lane: Option<LaneId>,
@@ -82,7 +82,7 @@ struct Slot {
     grant: Option<Grant>,
     end: Option<End>,
     /// Set while a Job serves the call. Boxed, because few calls have a Job and every call writes a
-    /// whole `Slot`.
+    /// whole `CallSlot`.
     job: Option<Box<ExpectedJob>>,
     waker: Option<Waker>,
 }
@@ -132,16 +132,16 @@ impl ExpectedJob {
     }
 }
 
-struct Inner {
-    slots: Vec<Slot>,
+struct CallSlots {
+    slots: Vec<CallSlot>,
     free: Vec<u32>,
     used: usize,
 }
 
 /// All calls of a thread.
-pub(crate) struct Calls {
+pub(crate) struct CallTable {
     thread: ShardId,
-    inner: RefCell<Inner>,
+    inner: RefCell<CallSlots>,
 }
 
 /// What to do with a grant.
@@ -152,9 +152,9 @@ pub(crate) enum Delivered {
     Unwanted,
 }
 
-impl Calls {
+impl CallTable {
     pub(crate) const fn new(thread: ShardId) -> Self {
-        let inner = Inner {
+        let inner = CallSlots {
             slots: Vec::new(),
             free: Vec::new(),
             used: 0,
@@ -171,7 +171,7 @@ impl Calls {
         let index = match inner.free.pop() {
             Some(index) => index,
             None if inner.slots.len() < CALLS_PER_IO_THREAD_MAX => {
-                inner.slots.push(Slot::default());
+                inner.slots.push(CallSlot::default());
                 u32::try_from(inner.slots.len() - 1).expect("the table is small")
             }
             None => return None,
@@ -179,10 +179,10 @@ impl Calls {
         inner.used += 1;
         let slot = &mut inner.slots[index as usize];
         let generation = slot.generation.wrapping_add(1);
-        *slot = Slot {
+        *slot = CallSlot {
             generation,
             lane: Some(lane),
-            ..Slot::default()
+            ..CallSlot::default()
         };
         Some(CallRef {
             index,
@@ -196,7 +196,7 @@ impl Calls {
         self.inner.borrow().used
     }
 
-    fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut Slot) -> R) -> Option<R> {
+    fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut CallSlot) -> R) -> Option<R> {
         let mut inner = self.inner.borrow_mut();
         let slot = inner.slots.get_mut(call.index as usize)?;
         (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
@@ -348,12 +348,12 @@ impl Calls {
     }
 }
 
-fn tell_end(slot: &mut Slot, end: End) {
+fn tell_end(slot: &mut CallSlot, end: End) {
     slot.end = Some(End::merge(slot.end.take(), end));
     wake(slot);
 }
 
-fn wake(slot: &Slot) {
+fn wake(slot: &CallSlot) {
     if let Some(waker) = &slot.waker {
         waker.wake_by_ref();
     }

@@ -36,11 +36,11 @@ pub(crate) struct Scarcity {
 
 /// Something that may go on for long, which the log says once a minute.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct LogLimit {
     next_at: Cell<Uptime>,
 }
 
-impl Said {
+impl LogLimit {
     /// Whether it is to be said now, which the caller does.
     pub(crate) fn take_turn(&self, now: Uptime) -> bool {
         let is_due = now >= self.next_at.get();
@@ -63,7 +63,7 @@ pub(crate) trait IdleClient {
 }
 
 /// A connection that may make room.
-struct Idle {
+struct IdleEntry {
     conn: Weak<dyn IdleClient>,
     since: Uptime,
 }
@@ -74,20 +74,20 @@ pub(crate) struct Descriptors {
     conns: RefCell<Vec<Weak<dyn IdleClient>>>,
     free: RefCell<Vec<usize>>,
     /// Idle for the longest first, as one look found them.
-    found: RefCell<VecDeque<Idle>>,
+    found: RefCell<VecDeque<IdleEntry>>,
     /// When all connections were looked at last.
     looked_at: Cell<Option<Uptime>>,
     /// That idle clients are closed.
-    said: Said,
+    said: LogLimit,
 }
 
 /// A connection's place, given back with it.
-pub(crate) struct Place {
+pub(crate) struct DescriptorPlace {
     descriptors: Rc<Descriptors>,
     index: usize,
 }
 
-impl Drop for Place {
+impl Drop for DescriptorPlace {
     fn drop(&mut self) {
         self.descriptors.free.borrow_mut().push(self.index);
     }
@@ -101,12 +101,12 @@ impl Descriptors {
             free: RefCell::default(),
             found: RefCell::default(),
             looked_at: Cell::new(None),
-            said: Said::default(),
+            said: LogLimit::default(),
         })
     }
 
     /// From now on the connection may make room.
-    pub(crate) fn place(self: &Rc<Self>, client: Weak<dyn IdleClient>) -> Place {
+    pub(crate) fn place(self: &Rc<Self>, client: Weak<dyn IdleClient>) -> DescriptorPlace {
         let (mut conns, free) = (self.conns.borrow_mut(), &self.free);
         let index = match free.borrow_mut().pop() {
             Some(index) => {
@@ -118,7 +118,7 @@ impl Descriptors {
                 conns.len() - 1
             }
         };
-        Place {
+        DescriptorPlace {
             descriptors: self.clone(),
             index,
         }
@@ -147,14 +147,14 @@ impl Descriptors {
     }
 
     fn look(&self, now: Uptime) {
-        let mut idle: Vec<Idle> = self
+        let mut idle: Vec<IdleEntry> = self
             .conns
             .borrow()
             .iter()
             .filter_map(|conn| {
                 let since = conn.upgrade()?.idle_since(now, SILENT)?;
                 let conn = conn.clone();
-                Some(Idle { conn, since })
+                Some(IdleEntry { conn, since })
             })
             .collect();
         idle.sort_by_key(|idle| idle.since);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_goes_on_is_said_once_a_minute() {
-        let said = Said::default();
+        let said = LogLimit::default();
         let due: Vec<_> = [1, 2, 60, 61, 120, 180]
             .map(|second| Uptime::ZERO + Nanos::from_s(second))
             .map(|now| said.take_turn(now))

@@ -61,7 +61,7 @@ impl Status {
 
 /// What is known of an execution, without its output.
 #[derive(Clone)]
-pub(crate) struct Record {
+pub(crate) struct ExecutionRecord {
     pub(crate) id: ExecutionId,
     pub(crate) entry: Rc<FunctionEntry>,
     pub(crate) status: Status,
@@ -81,11 +81,11 @@ pub(crate) struct Record {
 /// The key that an execution holds: its function's registration and the client's key. A function
 /// that is removed and registered again is another registration, so no execution of the first one
 /// is replayed.
-pub(crate) type Key = (LaneId, Box<[u8]>);
+pub(crate) type IdempotencyKey = (LaneId, Box<[u8]>);
 
 /// An execution that is kept, so that clients can read its output or wait for its end.
 pub(crate) struct StoredExecution {
-    pub(crate) record: RefCell<Record>,
+    pub(crate) record: RefCell<ExecutionRecord>,
     /// Shared by all answers that contain it, on any io thread.
     pub(crate) output: RefCell<Option<Arc<Output>>>,
     /// When the call has to end. It becomes the async deadline once the first client no longer
@@ -96,7 +96,7 @@ pub(crate) struct StoredExecution {
     pub(crate) detached: Cell<bool>,
     /// Repeats of the call that wait for its end now.
     pub(crate) joined: Cell<u32>,
-    pub(crate) key: RefCell<Option<Key>>,
+    pub(crate) key: RefCell<Option<IdempotencyKey>>,
     pub(crate) times: Cell<nanofaas_core::call::Times>,
     /// The bytes that the store's account counts for it.
     weighed: Cell<u64>,
@@ -105,9 +105,9 @@ pub(crate) struct StoredExecution {
 
 impl StoredExecution {
     pub(crate) fn new(
-        record: Record,
+        record: ExecutionRecord,
         deadline: Deadline,
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
         detached: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -193,32 +193,32 @@ const STORED_BYTES: usize = size_of::<StoredExecution>()
     + size_of::<Output>()
     + COUNTS_BYTES;
 
-struct Inner {
+struct ExecutionMaps {
     stored: HashMap<u128, Rc<StoredExecution>>,
     /// Finished executions with the time of their end, in the order in which they finished.
     finished: VecDeque<(Uptime, u128)>,
     /// Records by place; none where the record was removed by `forget_plain`.
-    ring: Vec<Option<Record>>,
+    ring: Vec<Option<ExecutionRecord>>,
     ring_next: u16,
 }
 
 /// All executions of a thread.
-pub(crate) struct Executions {
+pub(crate) struct ExecutionTable {
     budget: Budget,
     ttl: Nanos,
-    inner: RefCell<Inner>,
+    inner: RefCell<ExecutionMaps>,
 }
 
 /// Where an execution was found.
 pub(crate) enum Found {
     Stored(Rc<StoredExecution>),
     /// A plain sync call: its output went to its client and nowhere else.
-    Plain(Box<Record>),
+    Plain(Box<ExecutionRecord>),
 }
 
-impl Executions {
+impl ExecutionTable {
     pub(crate) fn new(budget: Budget, ttl_ms: u64) -> Self {
-        let inner = Inner {
+        let inner = ExecutionMaps {
             stored: HashMap::new(),
             finished: VecDeque::new(),
             ring: Vec::new(),
@@ -239,7 +239,7 @@ impl Executions {
 
     /// Puts the record of a plain sync call into the next place, which its id contains. It replaces
     /// the oldest record.
-    pub(crate) fn put_plain(&self, record: Record) {
+    pub(crate) fn put_plain(&self, record: ExecutionRecord) {
         let mut inner = self.inner.borrow_mut();
         let at = inner.ring_next;
         assert!(record.id.place() == at, "a record has its id's place");
@@ -251,7 +251,7 @@ impl Executions {
     }
 
     /// Changes a plain sync call's record, if it is still remembered.
-    pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut Record)) {
+    pub(crate) fn with_plain(&self, id: ExecutionId, change: impl FnOnce(&mut ExecutionRecord)) {
         let mut inner = self.inner.borrow_mut();
         let place = inner.ring.get_mut(usize::from(id.place()));
         let record = place.and_then(Option::as_mut);

@@ -49,12 +49,12 @@ impl FunctionEntry {
 
 /// The table of functions of this thread.
 #[derive(Default)]
-pub(crate) struct Functions {
+pub(crate) struct FunctionTable {
     by_name: HashMap<Arc<str>, Rc<FunctionEntry>>,
     by_lane: Vec<Option<Rc<FunctionEntry>>>,
 }
 
-impl Functions {
+impl FunctionTable {
     pub(crate) fn get(&self, name: &str) -> Option<&Rc<FunctionEntry>> {
         self.by_name.get(name)
     }

@@ -12,13 +12,16 @@ use sha2::{Digest, Sha256};
 
 use crate::http::problem::Problem;
 use crate::runtime::shard::ShardId;
-use crate::state::executions::Key;
+use crate::state::executions::IdempotencyKey;
 
 /// What a claim of a key led to.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// The key was free: it is the claimant's now, who says next whether its call was admitted.
-    Run { key: Box<Key>, id: ExecutionId },
+    Run {
+        key: Box<IdempotencyKey>,
+        id: ExecutionId,
+    },
     /// The execution that has it, which was admitted.
     Join(ExecutionId),
     /// It is held with another body.
@@ -35,13 +38,13 @@ pub(crate) struct Asker {
     pub(crate) token: u64,
 }
 
-struct Held {
+struct HeldKey {
     id: ExecutionId,
     body: [u8; 32],
-    state: State,
+    state: KeyState,
 }
 
-enum State {
+enum KeyState {
     /// The claimant was told to run, and has not said yet whether it does. To join it now could mean
     /// to join a call that is refused, of which nothing is kept: so later claims wait here.
     Claimed(Vec<Asker>),
@@ -50,10 +53,10 @@ enum State {
 
 /// The keys that this thread owns.
 #[derive(Default)]
-pub(crate) struct Keys(RefCell<HashMap<Key, Held>>);
+pub(crate) struct Keys(RefCell<HashMap<IdempotencyKey, HeldKey>>);
 
 /// The thread of `threads` that owns a key.
-pub(crate) fn owner(key: &Key, threads: u16) -> ShardId {
+pub(crate) fn owner(key: &IdempotencyKey, threads: u16) -> ShardId {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     ShardId::new((hasher.finish() % u64::from(threads)) as u16)
@@ -80,53 +83,58 @@ pub(crate) fn fingerprint(
 
 impl Keys {
     /// Takes the key for `id`, or says who has it; none while that is not certain.
-    pub(crate) fn claim(&self, key: &Key, body: [u8; 32], id: ExecutionId) -> Option<Claim> {
+    pub(crate) fn claim(
+        &self,
+        key: &IdempotencyKey,
+        body: [u8; 32],
+        id: ExecutionId,
+    ) -> Option<Claim> {
         let mut keys = self.0.borrow_mut();
         let Some(held) = keys.get(key) else {
-            let state = State::Claimed(Vec::new());
-            keys.insert(key.clone(), Held { id, body, state });
+            let state = KeyState::Claimed(Vec::new());
+            keys.insert(key.clone(), HeldKey { id, body, state });
             let key = Box::new(key.clone());
             return Some(Claim::Run { key, id });
         };
         match held.state {
             _ if held.body != body => Some(Claim::Mismatch),
-            State::Admitted => Some(Claim::Join(held.id)),
-            State::Claimed(_) => None,
+            KeyState::Admitted => Some(Claim::Join(held.id)),
+            KeyState::Claimed(_) => None,
         }
     }
 
     /// Has a claim wait that got no answer.
-    pub(crate) fn wait(&self, key: &Key, asker: Asker) {
+    pub(crate) fn wait(&self, key: &IdempotencyKey, asker: Asker) {
         match self.0.borrow_mut().get_mut(key).map(|held| &mut held.state) {
-            Some(State::Claimed(waiting)) => waiting.push(asker),
+            Some(KeyState::Claimed(waiting)) => waiting.push(asker),
             _ => unreachable!("a claim waits for one that is not decided"),
         }
     }
 
     /// The claimant was admitted: the claims that waited for it may join it.
-    pub(crate) fn admit(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+    pub(crate) fn admit(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         let Some(held) = keys.get_mut(key).filter(|held| held.id == id) else {
             return Vec::new();
         };
-        match std::mem::replace(&mut held.state, State::Admitted) {
-            State::Claimed(waiting) => waiting,
-            State::Admitted => Vec::new(),
+        match std::mem::replace(&mut held.state, KeyState::Admitted) {
+            KeyState::Claimed(waiting) => waiting,
+            KeyState::Admitted => Vec::new(),
         }
     }
 
     /// Gives the key up, if `id` holds it, and names the claims that waited for it to be decided.
-    pub(crate) fn release(&self, key: &Key, id: ExecutionId) -> Vec<Asker> {
+    pub(crate) fn release(&self, key: &IdempotencyKey, id: ExecutionId) -> Vec<Asker> {
         let mut keys = self.0.borrow_mut();
         if keys.get(key).is_none_or(|held| held.id != id) {
             return Vec::new();
         }
         match keys.remove(key).map(|held| held.state) {
-            Some(State::Claimed(waiting)) => waiting,
-            Some(State::Admitted) | None => Vec::new(),
+            Some(KeyState::Claimed(waiting)) => waiting,
+            Some(KeyState::Admitted) | None => Vec::new(),
         }
     }
 
     /// What one key takes here, besides its own bytes.
-    pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(Key, Held)>();
+    pub(crate) const ENTRY_BYTES: usize = 2 * size_of::<(IdempotencyKey, HeldKey)>();
 }

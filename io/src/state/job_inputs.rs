@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 /// A body that a Job may fetch: the copy that its call is charged for.
-pub(crate) struct Input {
+pub(crate) struct JobInput {
     pub(crate) content_type: Box<[u8]>,
     pub(crate) content_encoding: Option<Box<[u8]>>,
     /// Shared with the bridge, which hands it to the Job where it is small.
@@ -17,4 +17,4 @@ pub(crate) struct Input {
 }
 
 /// By the random bits of the execution's id.
-pub(crate) type JobInputs = RefCell<HashMap<u128, Rc<Input>>>;
+pub(crate) type JobInputs = RefCell<HashMap<u128, Rc<JobInput>>>;

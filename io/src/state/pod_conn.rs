@@ -24,7 +24,7 @@ pub(crate) struct PodConn {
     pub(crate) received: Vec<u8>,
     /// What a read has room for.
     room: usize,
-    end: End,
+    end: ConnEnd,
     /// How much of the last request's body was posted.
     posted: usize,
     /// When the last piece of the last request was posted.
@@ -33,7 +33,7 @@ pub(crate) struct PodConn {
 
 /// How the pod has ended its side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum ConnEnd {
     NotYet,
     InOrder,
     /// By a reset, or whatever else is no end of an answer.
@@ -43,7 +43,7 @@ enum End {
 impl PodConn {
     /// Whether it can carry a call: open, and with nothing unread. It rests from then on.
     pub(crate) fn check_fresh(&self) -> bool {
-        self.end == End::NotYet && self.received.is_empty() && self.socket.check_quiet()
+        self.end == ConnEnd::NotYet && self.received.is_empty() && self.socket.check_quiet()
     }
 
     /// A call ended on it, and none has begun: what comes now spoils it.
@@ -54,17 +54,17 @@ impl PodConn {
 
     /// Whether it can carry another call, as far as is known: open, and all of this one's is out.
     pub(crate) fn is_sound(&self) -> bool {
-        self.end == End::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
+        self.end == ConnEnd::NotYet && self.sent_at.is_some() && !self.socket.is_behind()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.end != End::NotYet
+        self.end != ConnEnd::NotYet
     }
 
     /// Whether the pod has ended its side as it does after a whole answer. A send that failed has ended both
     /// sides, which then looks the same.
     pub(crate) fn has_ended_in_order(&self) -> bool {
-        self.end == End::InOrder && self.socket.unsent().is_none()
+        self.end == ConnEnd::InOrder && self.socket.unsent().is_none()
     }
 
     /// Sends a request, a piece of a large body at a time, as fast as the pod takes it. `head` has room for
@@ -126,11 +126,11 @@ impl PodConn {
             return;
         };
         let Ok(buffer) = read else {
-            self.end = End::Broken;
+            self.end = ConnEnd::Broken;
             return;
         };
         if buffer.is_empty() {
-            self.end = End::InOrder;
+            self.end = ConnEnd::InOrder;
         }
         if buffer.len() == buffer.capacity() {
             self.room = LARGE;
@@ -162,7 +162,7 @@ impl PodConn {
             runtime: runtime.clone(),
             received: Vec::new(),
             room: SMALL,
-            end: End::NotYet,
+            end: ConnEnd::NotYet,
             posted: 0,
             sent_at: None,
         })

@@ -20,7 +20,7 @@ const IDLE_TIME_MAX: Nanos = Nanos::from_s(30);
 /// Ends that are remembered for who asks how a pod ended.
 const ENDS_KEPT: usize = 1024;
 
-struct Idle {
+struct IdleConn {
     connection: PodConn,
     since: Uptime,
     /// It is not used from then on.
@@ -37,25 +37,25 @@ fn patience(keep_alive_s: Option<u32>) -> Nanos {
 }
 
 #[derive(Default)]
-struct Place {
+struct PodPlace {
     generation: u32,
     address: Option<Rc<PodAddress>>,
-    idle: Vec<Idle>,
+    idle: Vec<IdleConn>,
     /// Until a call takes it: how the pod's start went.
     start: Option<Phases>,
 }
 
 #[derive(Default)]
-struct Inner {
-    places: Vec<Place>,
+struct PodPoolInner {
+    places: Vec<PodPlace>,
     ends: HashMap<PodRef, PodEnd>,
     /// Connections to endpoints of POOL functions, of which many may share one.
-    endpoints: HashMap<Rc<PodAddress>, Vec<Idle>>,
+    endpoints: HashMap<Rc<PodAddress>, Vec<IdleConn>>,
 }
 
 /// The pods of a thread.
 #[derive(Default)]
-pub(crate) struct Pods(RefCell<Inner>, Waiters<PodRef>);
+pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodRef>);
 
 /// Whose connection it is.
 #[derive(Clone, Debug)]
@@ -66,17 +66,17 @@ pub(crate) enum Owner {
     Endpoint(Rc<PodAddress>),
 }
 
-impl Pods {
+impl PodPool {
     /// A pod that is about to be used.
     pub(crate) fn put(&self, pod: PodRef, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
         let at = pod.index.get();
         if inner.places.len() <= at {
-            inner.places.resize_with(at + 1, Place::default);
+            inner.places.resize_with(at + 1, PodPlace::default);
         }
         inner.ends.remove(&pod);
         let address = Some(Rc::new(address));
-        inner.places[at] = Place {
+        inner.places[at] = PodPlace {
             generation: pod.generation,
             address,
             idle: Vec::new(),
@@ -97,9 +97,9 @@ impl Pods {
         if let Some(place) = inner.places.get_mut(pod.index.get())
             && place.generation == pod.generation
         {
-            *place = Place {
+            *place = PodPlace {
                 generation: pod.generation,
-                ..Place::default()
+                ..PodPlace::default()
             };
         }
         if inner.ends.len() >= ENDS_KEPT {
@@ -131,7 +131,7 @@ impl Pods {
     pub(crate) fn take(&self, owner: &Owner, now: Uptime) -> Option<PodConn> {
         let mut inner = self.0.borrow_mut();
         let idle = inner.idle(owner)?;
-        while let Some(Idle {
+        while let Some(IdleConn {
             connection, until, ..
         }) = idle.pop()
         {
@@ -164,7 +164,7 @@ impl Pods {
         if let Some(idle) = inner.idle(owner)
             && idle.len() < IDLE_PER_POD
         {
-            idle.push(Idle {
+            idle.push(IdleConn {
                 connection,
                 since: now,
                 until: now + patience,
@@ -187,7 +187,7 @@ impl Pods {
     /// Closes what is idle for too long; whether any is left.
     pub(crate) fn sweep(&self, now: Uptime) -> bool {
         let mut inner = self.0.borrow_mut();
-        let mut keep = |idle: &mut Idle| now < idle.until && idle.connection.check_fresh();
+        let mut keep = |idle: &mut IdleConn| now < idle.until && idle.connection.check_fresh();
         inner
             .places
             .iter_mut()
@@ -202,7 +202,7 @@ impl Pods {
 
 /// A wait to hear how a pod ended, which may be given up.
 pub(crate) struct UntilEnded<'a> {
-    pods: &'a Pods,
+    pods: &'a PodPool,
     pod: PodRef,
     waiter: Waiter<'a, PodRef>,
 }
@@ -218,8 +218,8 @@ impl UntilEnded<'_> {
     }
 }
 
-impl Inner {
-    fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<Idle>> {
+impl PodPoolInner {
+    fn idle(&mut self, owner: &Owner) -> Option<&mut Vec<IdleConn>> {
         match owner {
             Owner::Pod(pod) => {
                 let place = self.places.get_mut(pod.index.get())?;
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
-        let (pods, cx) = (Pods::default(), &Context::from_waker(Waker::noop()));
+        let (pods, cx) = (PodPool::default(), &Context::from_waker(Waker::noop()));
         for index in 0..100 {
             let pod = PodRef::new(index, 1);
             assert!(pods.until_ended(pod).poll(cx).is_none());

@@ -24,7 +24,7 @@ const LOOK: Nanos = Nanos::from_ms(50);
 const STILL: Nanos = Nanos::from_ms(150);
 
 /// One client, for as long as its answer waits to be taken.
-pub(crate) struct Reader {
+pub(crate) struct SlowReader {
     /// Bytes of the answer that went out, as the socket counts them.
     moved: Rc<Cell<u64>>,
     /// What a look found, and when that was.
@@ -39,7 +39,7 @@ pub(crate) struct Reader {
     waker: RefCell<Option<Waker>>,
 }
 
-impl Reader {
+impl SlowReader {
     /// Whether it was ended; else the task is woken when it is.
     pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> bool {
         if !self.is_ended.get() {
@@ -77,7 +77,7 @@ impl Reader {
 pub(crate) struct Readers {
     /// When they are looked at.
     alarm: Alarm,
-    all: RefCell<Vec<Rc<Reader>>>,
+    all: RefCell<Vec<Rc<SlowReader>>>,
     patience: Patience,
     is_looked_at: Cell<bool>,
     /// How far the line of those that wait had moved by itself at a look, and since when it stands still.
@@ -86,12 +86,12 @@ pub(crate) struct Readers {
 }
 
 /// Registers a client until it is dropped.
-pub(crate) struct Registered<'a> {
+pub(crate) struct RegisteredReader<'a> {
     readers: &'a Readers,
-    pub(crate) reader: Rc<Reader>,
+    pub(crate) reader: Rc<SlowReader>,
 }
 
-impl Drop for Registered<'_> {
+impl Drop for RegisteredReader<'_> {
     fn drop(&mut self) {
         let mut all = self.readers.all.borrow_mut();
         all.retain(|one| !Rc::ptr_eq(one, &self.reader));
@@ -118,8 +118,8 @@ impl Readers {
         bytes: u64,
         arrived_at: Uptime,
         round_trip: Option<Nanos>,
-    ) -> Registered<'_> {
-        let reader = Rc::new(Reader {
+    ) -> RegisteredReader<'_> {
+        let reader = Rc::new(SlowReader {
             seen: Cell::new(moved.get()),
             moved,
             seen_at: Cell::new(thread.recent()),
@@ -131,7 +131,7 @@ impl Readers {
         });
         self.all.borrow_mut().push(reader.clone());
         self.plan(thread);
-        Registered {
+        RegisteredReader {
             readers: self,
             reader,
         }

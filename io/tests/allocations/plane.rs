@@ -19,7 +19,9 @@ use nanofaas_core::post::{BridgePost, IoPost, SchedulerPost};
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_io::start::{DriverChoice, IoConfig, IoThreads, Plumbing, SchedulerSeat, StartError};
+use nanofaas_io::start::{
+    DriverChoice, IoConfig, IoStartError, IoThreads, Plumbing, SchedulerSeat,
+};
 use nanofaas_io::start::{bell, start};
 
 use crate::pod;
@@ -85,7 +87,7 @@ impl Plane {
         };
         let io = match start(&config(driver), plumbing) {
             Ok(io) => io,
-            Err(StartError::NoUring(_)) => return None,
+            Err(IoStartError::NoUring(_)) => return None,
             Err(error) => panic!("{error}"),
         };
         let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);

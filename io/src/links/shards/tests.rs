@@ -57,7 +57,7 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
 #[test]
 fn a_release_that_finds_a_full_inbox_arrives_later() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
-        let key: Key = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
+        let key: IdempotencyKey = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
         let keys = &fleet.threads[1].keys;
         let id = fleet.threads[0].new_id();
         assert!(matches!(
@@ -100,7 +100,7 @@ fn an_answer_has_a_place_in_a_full_inbox() {
 #[test]
 fn a_claim_that_is_answered_too_late_holds_no_key() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
-        let key: Key = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
+        let key: IdempotencyKey = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
         let thread = &fleet.threads[0];
         let (id, until) = (thread.new_id(), thread.now() + Nanos::SECOND);
         let claimed = claim(thread, &key, [0; 32], id, until);

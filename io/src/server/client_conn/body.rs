@@ -5,18 +5,22 @@ use nanofaas_http1::error::ParseError;
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::RequestHead;
 
-use super::{AwaitedBody, ClientConn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, Stop};
+use super::{AwaitedBody, ClientConn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, StopReading};
 use crate::http::problem::Problem;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
-use crate::server::pace::Pace;
+use crate::server::pace::TransferPace;
 
 /// A refused body up to this size is read and dropped, so that the connection lives on.
 const SKIPPED_MAX: u64 = 256 * 1024;
 
 impl ClientConn {
     /// The request with its body of `length` bytes.
-    pub(crate) async fn sized(&self, head: RequestHead, length: u64) -> Result<Incoming, Stop> {
+    pub(crate) async fn sized(
+        &self,
+        head: RequestHead,
+        length: u64,
+    ) -> Result<Incoming, StopReading> {
         let whole = head.len + length as usize;
         if self.pending.borrow().len() < whole {
             self.set_room(whole.max(PIPELINED_MAX));
@@ -34,9 +38,9 @@ impl ClientConn {
         Ok(Incoming::new(self.split(whole), head, length as usize))
     }
 
-    async fn rest_of_body(&self, whole: usize) -> Result<(), Stop> {
+    async fn rest_of_body(&self, whole: usize) -> Result<(), StopReading> {
         let began = self.pending.borrow().len() as u64;
-        let mut pace = Pace::begin(self.thread.recent(), began);
+        let mut pace = TransferPace::begin(self.thread.recent(), began);
         loop {
             let seen = self.pending.borrow().len();
             if seen >= whole {
@@ -49,12 +53,17 @@ impl ClientConn {
     }
 
     /// Waits for more than the `seen` bytes; `came` of the body so far, as fast as it has to.
-    async fn body_bytes(&self, seen: usize, pace: &mut Pace, came: u64) -> Result<(), Stop> {
+    async fn body_bytes(
+        &self,
+        seen: usize,
+        pace: &mut TransferPace,
+        came: u64,
+    ) -> Result<(), StopReading> {
         loop {
             self.alarm.set(pace.due());
             match self.more(seen).await {
                 Ok(()) => return Ok(()),
-                Err(Late::Eof | Late::Behind) => return Err(Stop::Quiet),
+                Err(Late::Eof | Late::Behind) => return Err(StopReading::Quiet),
                 Err(Late::Alarm) if pace.judge(self.thread.now(), came) => {}
                 Err(Late::Alarm) => {
                     let why =
@@ -72,12 +81,12 @@ impl ClientConn {
         head: RequestHead,
         max: u64,
         mut grown: impl FnMut(u64) -> Result<(), Problem>,
-    ) -> Result<Incoming, Stop> {
+    ) -> Result<Incoming, StopReading> {
         let head_bytes = self.split(head.len);
         self.body.set(AwaitedBody::Chunks);
         let mut decoder = ChunkedDecoder::default();
         let mut body = self.thread.buffers.take(SMALL);
-        let mut pace = Pace::begin(self.thread.recent(), 0);
+        let mut pace = TransferPace::begin(self.thread.recent(), 0);
         loop {
             let before = body.capacity();
             let progress = {

@@ -21,7 +21,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
     theirs.set_nonblocking(true).expect("a socket");
     ours.write_all(&REQUEST.repeat(requests)).expect("room");
     let socket = Socket::new(&fleet.event_loop, theirs).expect("a socket");
-    let port = Port::Public { internal: true };
+    let port = ListenerPort::Public { internal: true };
     let conn = ClientConn::new(fleet.threads[0].clone(), Accepted::own(socket), port);
     let seen = seen.clone();
     let noted = move |conn: Rc<ClientConn>, head: RequestHead, arrived_at| {

@@ -13,7 +13,7 @@ use crate::invoke::admit;
 use crate::invoke::stored;
 use crate::links::Links;
 use crate::shard::fleet::{Fleet, STORE_BYTES, exchange, with_fleet};
-use crate::state::executions::{Key, Status, StoredExecution};
+use crate::state::executions::{IdempotencyKey, Status, StoredExecution};
 
 const NEVER: Deadline = Deadline::after(Uptime::from_ns(u64::MAX), TimeLimit::Async(0));
 
@@ -79,27 +79,28 @@ fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
     with_fleet(1, async |fleet: Rc<Fleet>| {
         let thread = &fleet.threads[0];
         let entry = thread.function("f").expect("it is registered");
-        let put = |key: Option<Key>, failure: Option<Failure>, output: Option<Output>| {
-            let before = stored_bytes(&fleet);
-            let (id, now) = (thread.new_id(), thread.now());
-            let record = admit::record(&entry, id, now, None);
-            let stored = StoredExecution::new(record, NEVER, key, true);
-            thread.executions.put(&stored);
-            let status = Status::Error;
-            admit::end_record(
-                &mut stored.record.borrow_mut(),
-                status,
-                failure.as_ref(),
-                now,
-            );
-            thread.executions.finished(&stored, output, now);
-            stored_bytes(&fleet) - before
-        };
+        let put =
+            |key: Option<IdempotencyKey>, failure: Option<Failure>, output: Option<Output>| {
+                let before = stored_bytes(&fleet);
+                let (id, now) = (thread.new_id(), thread.now());
+                let record = admit::record(&entry, id, now, None);
+                let stored = StoredExecution::new(record, NEVER, key, true);
+                thread.executions.put(&stored);
+                let status = Status::Error;
+                admit::end_record(
+                    &mut stored.record.borrow_mut(),
+                    status,
+                    failure.as_ref(),
+                    now,
+                );
+                thread.executions.finished(&stored, output, now);
+                stored_bytes(&fleet) - before
+            };
         let bare = put(None, None, None);
         assert!(bare as usize > size_of::<StoredExecution>());
         let text = Failure::PodLost("x".repeat(1000).into());
         assert_eq!(put(None, Some(text), None), bare + 1000);
-        let key: Key = (crate::shard::fleet::LANE, vec![b'k'; 200].into());
+        let key: IdempotencyKey = (crate::shard::fleet::LANE, vec![b'k'; 200].into());
         assert!(put(Some(key), None, None) > bare + 2 * 200);
         let output = |room: usize, bytes: usize| {
             let mut buffer = Vec::with_capacity(room);

@@ -14,7 +14,7 @@ use crate::state::Tables;
 use crate::state::functions::FunctionEntry;
 
 /// The machine of a call of this thread.
-pub(crate) type Life = call::Call<Tables>;
+pub(crate) type CallMachine = call::Call<Tables>;
 
 impl Environment for Tables {
     type Entry = Rc<FunctionEntry>;
