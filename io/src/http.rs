@@ -2,7 +2,7 @@
 
 pub mod json;
 pub(crate) mod route;
-pub(crate) mod problem;
+pub(crate) mod error;
 pub(crate) mod output;
 pub(crate) mod response;
 pub(crate) mod shown;

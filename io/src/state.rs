@@ -34,7 +34,7 @@ use self::pod_pool::PodPool;
 use self::readers::Readers;
 use self::store::{Budget, Store};
 use self::token::Tokens;
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::runtime::Runtime;
 
 /// What the io threads of a process share here.
@@ -111,17 +111,17 @@ impl Tables {
         self.begun.set(true);
     }
 
-    /// The problem to answer while the table of functions is not complete. A client would give up
+    /// The error to answer while the table of functions is not complete. A client would give up
     /// if the answer were that the function does not exist.
-    pub(crate) fn not_begun(&self) -> Option<Problem> {
+    pub(crate) fn not_begun(&self) -> Option<HttpError> {
         let why = "this control plane has not read the functions yet; try again in a second";
-        (!self.begun.get()).then(|| Problem::RegistryUnavailable(why.to_owned()))
+        (!self.begun.get()).then(|| HttpError::RegistryUnavailable(why.to_owned()))
     }
 
     /// The answer for a function that is not in the table.
-    pub(crate) fn no_such(&self, name: &str) -> Problem {
+    pub(crate) fn no_such(&self, name: &str) -> HttpError {
         self.not_begun()
-            .unwrap_or_else(|| Problem::NoSuchFunction(name.to_owned()))
+            .unwrap_or_else(|| HttpError::NoSuchFunction(name.to_owned()))
     }
 
     /// The id of a new execution of this thread that is kept.

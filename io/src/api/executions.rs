@@ -12,8 +12,8 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::time::Nanos;
 
 use crate::api::execution_json;
-use crate::http::problem::Problem;
-use crate::http::response::{Response, problem};
+use crate::http::error::HttpError;
+use crate::http::response::{Response, error_response};
 use crate::invoke::to_job;
 use crate::links::Links;
 use crate::links::questions::{About, ClientQuestion, JobQuestion};
@@ -31,13 +31,13 @@ pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: 
         return answer(thread, id, about).await;
     }
     if id.thread() >= thread.threads {
-        return problem(&match about {
-            About::OfJob { .. } => Problem::Forbidden(WRONG_TOKEN),
-            About::OfClient(_) => Problem::NoSuchExecution,
+        return error_response(&match about {
+            About::OfJob { .. } => HttpError::Forbidden(WRONG_TOKEN),
+            About::OfClient(_) => HttpError::NoSuchExecution,
         });
     }
     let answer = shards::ask_about(thread, id, about).await;
-    answer.unwrap_or_else(|| problem(&Problem::Busy))
+    answer.unwrap_or_else(|| error_response(&HttpError::Busy))
 }
 
 /// Answers for an execution of this thread.
@@ -47,7 +47,7 @@ pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) ->
         About::OfClient(asked) => asked,
     };
     let Some(found) = thread.executions.find(id) else {
-        return problem(&Problem::NoSuchExecution);
+        return error_response(&HttpError::NoSuchExecution);
     };
     match asked {
         ClientQuestion::Status { wait_ms } => {
@@ -66,10 +66,10 @@ pub(crate) async fn answer(thread: &Rc<Links>, id: ExecutionId, about: About) ->
 fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuestion) -> Response {
     // The token is checked first: a stranger learns nothing of what exists.
     let Some(attempt) = thread.tokens.verify(id, token) else {
-        return problem(&Problem::Forbidden(WRONG_TOKEN));
+        return error_response(&HttpError::Forbidden(WRONG_TOKEN));
     };
     let Some(found) = thread.executions.find(id) else {
-        return problem(&Problem::NoSuchExecution);
+        return error_response(&HttpError::NoSuchExecution);
     };
     match question {
         JobQuestion::Complete {
@@ -86,7 +86,7 @@ fn answer_job(thread: &Links, id: ExecutionId, token: &[u8], question: JobQuesti
                 let response = Response::bytes(content_type, input.body.to_vec());
                 response.encoded(input.content_encoding.as_deref())
             }
-            _ => problem(&Problem::Stale),
+            _ => error_response(&HttpError::Stale),
         },
     }
 }
@@ -125,7 +125,7 @@ async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Resp
     let alarm = thread.alarms.alarm();
     loop {
         let Some(found) = thread.executions.find(id) else {
-            return problem(&Problem::NoSuchExecution);
+            return error_response(&HttpError::NoSuchExecution);
         };
         let over = matches!(&found, Found::Plain(record) if record.status.is_terminal());
         let now = thread.now();
@@ -139,19 +139,21 @@ async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Resp
 fn output(found: &Found) -> Response {
     let stored = match found {
         Found::Stored(stored) => stored,
-        Found::Plain(record) if !record.status.is_terminal() => return problem(&Problem::NotEnded),
+        Found::Plain(record) if !record.status.is_terminal() => {
+            return error_response(&HttpError::NotEnded);
+        }
         Found::Plain(_) => {
             let why = "a plain :invoke gives its output to its caller alone; use :enqueue, \
                        Prefer or an Idempotency-Key to have it kept";
-            return problem(&Problem::NoOutput(why));
+            return error_response(&HttpError::NoOutput(why));
         }
     };
     if !stored.status().is_terminal() {
-        return problem(&Problem::NotEnded);
+        return error_response(&HttpError::NotEnded);
     }
     match &*stored.output.borrow() {
         Some(output) => Response::output(output),
-        None => problem(&Problem::NoOutput(
+        None => error_response(&HttpError::NoOutput(
             "the execution has no output; its status says why",
         )),
     }
@@ -200,7 +202,7 @@ fn complete(
                 let news = JobNews::Refused(to_job::bad_result(&why));
                 thread.calls.job(call, attempt, news);
             }
-            return problem(&why);
+            return error_response(&why);
         }
     };
     let recorded = !over
@@ -211,7 +213,7 @@ fn complete(
         });
     match (recorded, too_large) {
         (true, false) => Response::no_content(),
-        (true, true) => problem(&Problem::BodyTooLarge { bytes_max }),
-        (false, _) => problem(&Problem::Stale),
+        (true, true) => error_response(&HttpError::BodyTooLarge { bytes_max }),
+        (false, _) => error_response(&HttpError::Stale),
     }
 }

@@ -11,62 +11,62 @@ use nanofaas_core::spec::{FunctionDraft, Json};
 
 use crate::api::execution_json::write_phases;
 use crate::api::warnings;
+use crate::http::error::HttpError;
 use crate::http::json::write_string;
-use crate::http::problem::Problem;
-use crate::http::response::{Response, problem};
+use crate::http::response::{Response, error_response};
 use crate::invoke::to_job::RuntimeStamps;
 use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
 
-/// Asks the bridge; a refusal becomes the problem that it is.
-async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, Problem> {
+/// Asks the bridge; a refusal becomes the error that it is.
+async fn ask(thread: &Links, name: &str, request: Request) -> Result<Reply, HttpError> {
     match thread.ask(request).await {
         Ok(Reply::Refused(refused)) => Err(match refused {
-            Refused::NotFound => Problem::NoSuchFunction(name.to_owned()),
-            Refused::Exists => Problem::FunctionExists(name.to_owned()),
+            Refused::NotFound => HttpError::NoSuchFunction(name.to_owned()),
+            Refused::Exists => HttpError::FunctionExists(name.to_owned()),
             Refused::Invalid(faults) => {
-                Problem::Invalid(faults.iter().map(ToString::to_string).collect())
+                HttpError::Invalid(faults.iter().map(ToString::to_string).collect())
             }
-            Refused::Unavailable(why) => Problem::RegistryUnavailable(why),
-            Refused::Forbidden => Problem::Forbidden("the token is not that of this pod"),
-            Refused::NotWarm(mode) => Problem::NotWarm {
+            Refused::Unavailable(why) => HttpError::RegistryUnavailable(why),
+            Refused::Forbidden => HttpError::Forbidden("the token is not that of this pod"),
+            Refused::NotWarm(mode) => HttpError::NotWarm {
                 name: name.to_owned(),
                 mode,
             },
             Refused::TooMany => {
-                Problem::RegistryUnavailable("the table of functions is full".to_owned())
+                HttpError::RegistryUnavailable("the table of functions is full".to_owned())
             }
         }),
         Ok(reply) => Ok(reply),
-        Err(NoAnswer::Full) => Err(Problem::Busy),
+        Err(NoAnswer::Full) => Err(HttpError::Busy),
         Err(NoAnswer::Late) => {
             let why = "the registry did not answer in time; the change may still happen";
-            Err(Problem::RegistryUnavailable(why.to_owned()))
+            Err(HttpError::RegistryUnavailable(why.to_owned()))
         }
     }
 }
 
-fn finish(response: Result<Response, Problem>) -> Response {
-    response.unwrap_or_else(|error| problem(&error))
+fn finish(response: Result<Response, HttpError>) -> Response {
+    response.unwrap_or_else(|error| error_response(&error))
 }
 
 fn shown(function: &nanofaas_core::function::Function) -> Vec<u8> {
     serde_json::to_vec(&function.spec).expect("a spec is JSON")
 }
 
-fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, Problem> {
+fn read_draft(mut body: Vec<u8>) -> Result<FunctionDraft, HttpError> {
     crate::http::json::check(&body, nanofaas_core::limits::JSON_DEPTH as u32)?;
     let value: Json = simd_json::from_slice(&mut body)
-        .map_err(|error| Problem::BadRequest(format!("the body cannot be taken: {error}")))?;
-    FunctionDraft::from_json(value).map_err(|fault| Problem::Invalid(vec![fault.to_string()]))
+        .map_err(|error| HttpError::BadRequest(format!("the body cannot be taken: {error}")))?;
+    FunctionDraft::from_json(value).map_err(|fault| HttpError::Invalid(vec![fault.to_string()]))
 }
 
 /// `POST /v1/functions`, and `PUT /v1/functions/{name}` with a name.
 pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != ShutdownPhase::Serving {
-            return Err(Problem::ShuttingDown);
+            return Err(HttpError::ShuttingDown);
         }
         let mut draft = read_draft(body)?;
         if let Some(name) = name {
@@ -81,7 +81,7 @@ pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u
         };
         let reply = ask(thread, &named, request).await?;
         let Reply::Registered { function, created } = reply else {
-            return Err(Problem::Busy);
+            return Err(HttpError::Busy);
         };
         let body = shown(&function);
         let response = if created {
@@ -99,11 +99,11 @@ pub(crate) async fn register(thread: &Rc<Links>, name: Option<&str>, body: Vec<u
 /// `DELETE /v1/functions/{name}`.
 pub(crate) async fn remove(thread: &Rc<Links>, name: &str) -> Response {
     if thread.phase.get() != ShutdownPhase::Serving {
-        return problem(&Problem::ShuttingDown);
+        return error_response(&HttpError::ShuttingDown);
     }
     let reply = ask(thread, name, Request::Remove { name: name.into() }).await;
-    let reply = reply.map_err(|problem| match problem {
-        Problem::NoSuchFunction(name) => Problem::NothingToRemove(name),
+    let reply = reply.map_err(|error| match error {
+        HttpError::NoSuchFunction(name) => HttpError::NothingToRemove(name),
         other => other,
     });
     finish(reply.map(|_| Response::no_content()))
@@ -118,14 +118,14 @@ struct Replicas {
 pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> Response {
     let change = async {
         if thread.phase.get() != ShutdownPhase::Serving {
-            return Err(Problem::ShuttingDown);
+            return Err(HttpError::ShuttingDown);
         }
         crate::http::json::check(&body, nanofaas_core::limits::JSON_DEPTH as u32)?;
         let Replicas { replicas } = simd_json::from_slice(&mut body).map_err(|_| {
-            Problem::Invalid(vec!["replicas: must be there, a whole number".to_owned()])
+            HttpError::Invalid(vec!["replicas: must be there, a whole number".to_owned()])
         })?;
         let replicas = u32::try_from(replicas).map_err(|_| {
-            Problem::Invalid(vec![format!("replicas: must be 0 or more, is {replicas}")])
+            HttpError::Invalid(vec![format!("replicas: must be 0 or more, is {replicas}")])
         })?;
         let name: Arc<str> = name.into();
         let reply = ask(
@@ -138,7 +138,7 @@ pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> 
         )
         .await?;
         let Reply::Scaled { function, replicas } = reply else {
-            return Err(Problem::Busy);
+            return Err(HttpError::Busy);
         };
         let mut body = b"{\"function\":".to_vec();
         write_string(&mut body, &function);
@@ -151,7 +151,7 @@ pub(crate) async fn scale(thread: &Rc<Links>, name: &str, mut body: Vec<u8>) -> 
 /// `GET /v1/functions`.
 pub(crate) fn list(thread: &Links) -> Response {
     if let Some(unknown) = thread.not_begun() {
-        return problem(&unknown);
+        return error_response(&unknown);
     }
     let all = thread.functions.borrow().sorted();
     let mut body = b"[".to_vec();
@@ -171,7 +171,7 @@ pub(crate) fn list(thread: &Links) -> Response {
 pub(crate) fn show(thread: &Links, name: &str) -> Response {
     match thread.function(name) {
         Some(entry) => Response::json(shown(&entry.function)),
-        None => problem(&thread.no_such(name)),
+        None => error_response(&thread.no_such(name)),
     }
 }
 
@@ -180,7 +180,7 @@ pub(crate) async fn cold_starts(thread: &Rc<Links>, name: &str) -> Response {
     let reply = ask(thread, name, Request::ColdStarts { name: name.into() }).await;
     finish(reply.and_then(|reply| {
         let Reply::ColdStarts(starts) = reply else {
-            return Err(Problem::Busy);
+            return Err(HttpError::Busy);
         };
         let mut body = b"{\"function\":".to_vec();
         write_string(&mut body, name);
@@ -221,14 +221,14 @@ pub(crate) async fn pod_ready(
     mut body: Vec<u8>,
 ) -> Response {
     let Ok(token) = std::str::from_utf8(token) else {
-        return problem(&Problem::Forbidden("the token is not that of this pod"));
+        return error_response(&HttpError::Forbidden("the token is not that of this pod"));
     };
     // A list would do for the library.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let said: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
     let Some(said) = said.ok().filter(|_| is_object) else {
         let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
-        return problem(&Problem::BadRequest(why.to_owned()));
+        return error_response(&HttpError::BadRequest(why.to_owned()));
     };
     let stamps = said.into();
     let request = Request::PodReady {
@@ -241,7 +241,9 @@ pub(crate) async fn pod_ready(
         .await
         .map_err(|error| match error {
             // A stranger learns nothing of which pods there are.
-            Problem::NoSuchFunction(_) => Problem::Forbidden("the token is not that of this pod"),
+            HttpError::NoSuchFunction(_) => {
+                HttpError::Forbidden("the token is not that of this pod")
+            }
             other => other,
         });
     finish(reply.map(|_| Response::no_content()))

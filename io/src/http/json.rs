@@ -14,14 +14,14 @@ pub const DEPTH_MAX: u32 = u128::BITS;
 /// What is wrong and at which byte, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} at byte {at}")]
-pub struct JsonFault {
-    pub kind: JsonFaultKind,
+pub struct JsonError {
+    pub kind: JsonErrorKind,
     pub at: u32,
 }
 
 /// What is wrong; the byte's place completes the sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum JsonFaultKind {
+pub enum JsonErrorKind {
     #[error("the text is not UTF-8")]
     Utf8,
     #[error("the JSON ends too early")]
@@ -61,7 +61,7 @@ pub struct EnvelopeParts {
 }
 
 /// Whether `bytes` is one JSON value in which at most `depth_max` (to 128) containers nest.
-pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonFault> {
+pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonError> {
     let mut cursor = Cursor::new(bytes)?;
     cursor.skip_space();
     cursor.value(depth_max)?;
@@ -70,12 +70,12 @@ pub fn check(bytes: &[u8], depth_max: u32) -> Result<(), JsonFault> {
 
 /// Checks a request's envelope as a whole and finds its `input` and `metadata`. Other keys are
 /// checked and passed over.
-pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonFault> {
+pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonError> {
     let mut cursor = Cursor::new(bytes)?;
     let (mut input, mut metadata) = (None, None);
     cursor.skip_space();
     if cursor.peek() != b'{' {
-        return Err(cursor.unexpected(JsonFaultKind::NotAnObject));
+        return Err(cursor.unexpected(JsonErrorKind::NotAnObject));
     }
     cursor.at += 1;
     cursor.skip_space();
@@ -86,10 +86,10 @@ pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonFault> {
         let at = cursor.at;
         match key {
             EnvelopeKey::Input if input.is_some() => {
-                return Err(fault(JsonFaultKind::InputRepeated, key_at));
+                return Err(fault(JsonErrorKind::InputRepeated, key_at));
             }
             EnvelopeKey::Metadata if metadata.is_some() => {
-                return Err(fault(JsonFaultKind::MetadataRepeated, key_at));
+                return Err(fault(JsonErrorKind::MetadataRepeated, key_at));
             }
             EnvelopeKey::Metadata => cursor.metadata()?,
             EnvelopeKey::Input | EnvelopeKey::Other => cursor.value(DEPTH_MAX - 1)?,
@@ -105,7 +105,7 @@ pub fn envelope(bytes: &[u8]) -> Result<EnvelopeParts, JsonFault> {
     let close = cursor.at;
     cursor.at += 1;
     cursor.end()?;
-    let input = input.ok_or_else(|| fault(JsonFaultKind::InputMissing, close))?;
+    let input = input.ok_or_else(|| fault(JsonErrorKind::InputMissing, close))?;
     let metadata = metadata.filter(|range| bytes[range.start as usize] == b'{');
     Ok(EnvelopeParts { input, metadata })
 }
@@ -154,20 +154,20 @@ pub(crate) fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Appends a `text/plain` body as a JSON string; what is not UTF-8 is a fault and appends nothing.
-pub fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), JsonFault> {
+pub fn write_text(out: &mut Vec<u8>, text: &[u8]) -> Result<(), JsonError> {
     write_string(out, utf8(text)?);
     Ok(())
 }
 
-fn fault(kind: JsonFaultKind, at: usize) -> JsonFault {
-    JsonFault {
+fn fault(kind: JsonErrorKind, at: usize) -> JsonError {
+    JsonError {
         kind,
         at: at as u32,
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, JsonFault> {
-    str::from_utf8(bytes).map_err(|error| fault(JsonFaultKind::Utf8, error.valid_up_to()))
+fn utf8(bytes: &[u8]) -> Result<&str, JsonError> {
+    str::from_utf8(bytes).map_err(|error| fault(JsonErrorKind::Utf8, error.valid_up_to()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,7 @@ struct Cursor<'b> {
 }
 
 impl<'b> Cursor<'b> {
-    fn new(bytes: &'b [u8]) -> Result<Self, JsonFault> {
+    fn new(bytes: &'b [u8]) -> Result<Self, JsonError> {
         // Most JSON is ASCII, which is told sooner.
         if !bytes.is_ascii() {
             utf8(bytes)?;
@@ -206,19 +206,19 @@ impl<'b> Cursor<'b> {
     }
 
     #[cold]
-    fn unexpected(&self, kind: JsonFaultKind) -> JsonFault {
+    fn unexpected(&self, kind: JsonErrorKind) -> JsonError {
         let kind = if self.at < self.bytes.len() {
             kind
         } else {
-            JsonFaultKind::End
+            JsonErrorKind::End
         };
         fault(kind, self.at)
     }
 
-    fn end(&mut self) -> Result<(), JsonFault> {
+    fn end(&mut self) -> Result<(), JsonError> {
         self.skip_space();
         if self.at < self.bytes.len() {
-            return Err(fault(JsonFaultKind::Trailing, self.at));
+            return Err(fault(JsonErrorKind::Trailing, self.at));
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ impl<'b> Cursor<'b> {
     /// After a member: whether a comma (and so another member) follows rather than `close`, which
     /// is left in place.
     #[inline]
-    fn comma_or(&mut self, close: u8) -> Result<bool, JsonFault> {
+    fn comma_or(&mut self, close: u8) -> Result<bool, JsonError> {
         self.skip_space();
         match self.peek() {
             b',' => {
@@ -235,13 +235,13 @@ impl<'b> Cursor<'b> {
                 Ok(true)
             }
             byte if byte == close => Ok(false),
-            _ => Err(self.unexpected(JsonFaultKind::Unexpected)),
+            _ => Err(self.unexpected(JsonErrorKind::Unexpected)),
         }
     }
 
     /// One value, without the space around it. Bit 0 of `objects` tells what the innermost open
     /// container is, bit 1 the one around it, and so on.
-    fn value(&mut self, depth_max: u32) -> Result<(), JsonFault> {
+    fn value(&mut self, depth_max: u32) -> Result<(), JsonError> {
         let depth_max = depth_max.min(DEPTH_MAX);
         let mut objects = 0u128;
         let mut depth = 0;
@@ -250,7 +250,7 @@ impl<'b> Cursor<'b> {
                 b'"' => _ = self.string()?,
                 open @ (b'{' | b'[') => {
                     if depth == depth_max {
-                        return Err(fault(JsonFaultKind::Depth, self.at));
+                        return Err(fault(JsonErrorKind::Depth, self.at));
                     }
                     self.at += 1;
                     depth += 1;
@@ -270,7 +270,7 @@ impl<'b> Cursor<'b> {
                 b't' => self.literal(b"true")?,
                 b'f' => self.literal(b"false")?,
                 b'n' => self.literal(b"null")?,
-                _ => return Err(self.unexpected(JsonFaultKind::Unexpected)),
+                _ => return Err(self.unexpected(JsonErrorKind::Unexpected)),
             }
             loop {
                 if depth == 0 {
@@ -292,14 +292,14 @@ impl<'b> Cursor<'b> {
 
     /// A key, its colon, and the space after it. Whether the key has escapes.
     #[inline]
-    fn string_key(&mut self) -> Result<bool, JsonFault> {
+    fn string_key(&mut self) -> Result<bool, JsonError> {
         if self.peek() != b'"' {
-            return Err(self.unexpected(JsonFaultKind::Unexpected));
+            return Err(self.unexpected(JsonErrorKind::Unexpected));
         }
         let escaped = self.string()?;
         self.skip_space();
         if self.peek() != b':' {
-            return Err(self.unexpected(JsonFaultKind::Unexpected));
+            return Err(self.unexpected(JsonErrorKind::Unexpected));
         }
         self.at += 1;
         self.skip_space();
@@ -307,7 +307,7 @@ impl<'b> Cursor<'b> {
     }
 
     /// A key of the envelope, however it is spelled.
-    fn key(&mut self) -> Result<EnvelopeKey, JsonFault> {
+    fn key(&mut self) -> Result<EnvelopeKey, JsonError> {
         let start = self.at + 1;
         let escaped = self.string_key()?;
         let rest = &self.bytes[start..];
@@ -324,12 +324,12 @@ impl<'b> Cursor<'b> {
     }
 
     /// The value of `metadata`: an object of strings, or null.
-    fn metadata(&mut self) -> Result<(), JsonFault> {
+    fn metadata(&mut self) -> Result<(), JsonError> {
         if self.peek() == b'n' {
             return self.literal(b"null");
         }
         if self.peek() != b'{' {
-            return Err(self.unexpected(JsonFaultKind::MetadataType));
+            return Err(self.unexpected(JsonErrorKind::MetadataType));
         }
         self.at += 1;
         self.skip_space();
@@ -337,7 +337,7 @@ impl<'b> Cursor<'b> {
         while more {
             self.string_key()?;
             if self.peek() != b'"' {
-                return Err(self.unexpected(JsonFaultKind::MetadataType));
+                return Err(self.unexpected(JsonErrorKind::MetadataType));
             }
             self.string()?;
             more = self.comma_or(b'}')?;
@@ -348,7 +348,7 @@ impl<'b> Cursor<'b> {
 
     /// A string, from quote to quote. Whether it has escapes.
     #[inline]
-    fn string(&mut self) -> Result<bool, JsonFault> {
+    fn string(&mut self) -> Result<bool, JsonError> {
         let mut escaped = false;
         self.at += 1;
         loop {
@@ -362,13 +362,13 @@ impl<'b> Cursor<'b> {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(_) => return Err(fault(JsonFaultKind::Control, self.at)),
-                None => return Err(fault(JsonFaultKind::End, self.at)),
+                Some(_) => return Err(fault(JsonErrorKind::Control, self.at)),
+                None => return Err(fault(JsonErrorKind::End, self.at)),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), JsonFault> {
+    fn escape(&mut self) -> Result<(), JsonError> {
         let start = self.at;
         match self.bytes.get(start + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
@@ -379,27 +379,27 @@ impl<'b> Cursor<'b> {
                     0xd800..=0xdbff => {
                         let low = self.bytes[self.at..].starts_with(b"\\u");
                         if !low || !matches!(self.unit(self.at)?, 0xdc00..=0xdfff) {
-                            return Err(fault(JsonFaultKind::Surrogate, start));
+                            return Err(fault(JsonErrorKind::Surrogate, start));
                         }
                         self.at += 6;
                     }
-                    0xdc00..=0xdfff => return Err(fault(JsonFaultKind::Surrogate, start)),
+                    0xdc00..=0xdfff => return Err(fault(JsonErrorKind::Surrogate, start)),
                     _ => {}
                 }
             }
-            Some(_) => return Err(fault(JsonFaultKind::Escape, start)),
-            None => return Err(fault(JsonFaultKind::End, start + 1)),
+            Some(_) => return Err(fault(JsonErrorKind::Escape, start)),
+            None => return Err(fault(JsonErrorKind::End, start + 1)),
         }
         Ok(())
     }
 
     /// The sixteen bits of the `\uXXXX` at `start`.
-    fn unit(&self, start: usize) -> Result<u32, JsonFault> {
-        unit(&self.bytes[start + 2..]).ok_or_else(|| fault(JsonFaultKind::Escape, start))
+    fn unit(&self, start: usize) -> Result<u32, JsonError> {
+        unit(&self.bytes[start + 2..]).ok_or_else(|| fault(JsonErrorKind::Escape, start))
     }
 
     #[inline]
-    fn number(&mut self) -> Result<(), JsonFault> {
+    fn number(&mut self) -> Result<(), JsonError> {
         if self.peek() == b'-' {
             self.at += 1;
         }
@@ -424,9 +424,9 @@ impl<'b> Cursor<'b> {
 
     /// At least one digit.
     #[inline(always)]
-    fn digits(&mut self) -> Result<(), JsonFault> {
+    fn digits(&mut self) -> Result<(), JsonError> {
         if !self.peek().is_ascii_digit() {
-            return Err(self.unexpected(JsonFaultKind::Number));
+            return Err(self.unexpected(JsonErrorKind::Number));
         }
         while self.peek().is_ascii_digit() {
             self.at += 1;
@@ -435,7 +435,7 @@ impl<'b> Cursor<'b> {
     }
 
     #[inline]
-    fn literal(&mut self, word: &[u8]) -> Result<(), JsonFault> {
+    fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
         if self.bytes[self.at..].starts_with(word) {
             self.at += word.len();
             return Ok(());
@@ -445,7 +445,7 @@ impl<'b> Cursor<'b> {
             .zip(word)
             .take_while(|(a, b)| a == b)
             .count();
-        Err(self.unexpected(JsonFaultKind::Unexpected))
+        Err(self.unexpected(JsonErrorKind::Unexpected))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bytes out: the only file that writes status codes. It maps problems and outcomes to the wire and
+//! Bytes out: the only file that writes status codes. It maps errors and outcomes to the wire and
 //! reads nothing. `serve` sends what it writes.
 
 use std::borrow::Cow;
@@ -10,9 +10,9 @@ use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Failure;
 use nanofaas_http1::error::ParseError;
 
+use crate::http::error::HttpError;
 use crate::http::json::write_string;
 use crate::http::output::Output;
-use crate::http::problem::Problem;
 use crate::http::shown::{PIECE, Rendering, RestOfOutput, Shown};
 use crate::runtime::Runtime;
 use crate::runtime::buffers::{Buffers, SMALL};
@@ -298,7 +298,7 @@ pub(crate) fn end(out: &mut Vec<u8>, wire: Wire) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn problem_body(code: &str, message: &str, details: &[String]) -> Vec<u8> {
+fn error_body(code: &str, message: &str, details: &[String]) -> Vec<u8> {
     let mut body = b"{\"error\":".to_vec();
     write_string(&mut body, code);
     body.extend_from_slice(b",\"message\":");
@@ -318,7 +318,7 @@ fn problem_body(code: &str, message: &str, details: &[String]) -> Vec<u8> {
 }
 
 fn simple(status: u16, code: &str, message: &str) -> Response {
-    Response::new(status, problem_body(code, message, &[]))
+    Response::new(status, error_body(code, message, &[]))
 }
 
 fn parse_error(error: ParseError) -> Response {
@@ -348,97 +348,97 @@ fn refusal(refusal: Refusal) -> Response {
         .with("X-Queue-Reject-Reason", refusal.reason.as_str().as_bytes())
 }
 
-/// The answer to a request that has a problem.
-pub(crate) fn problem(problem: &Problem) -> Response {
-    let response = match problem {
-        Problem::Http(error) => parse_error(*error),
-        Problem::BadRequest(why) => simple(400, "BAD_REQUEST", why),
-        Problem::Invalid(details) => {
+/// The answer to a request that is not answered as it wished.
+pub(crate) fn error_response(error: &HttpError) -> Response {
+    let response = match error {
+        HttpError::Http(error) => parse_error(*error),
+        HttpError::BadRequest(why) => simple(400, "BAD_REQUEST", why),
+        HttpError::Invalid(details) => {
             let message = "the function's description has faults; see details";
-            Response::new(400, problem_body("VALIDATION_ERROR", message, details))
+            Response::new(400, error_body("VALIDATION_ERROR", message, details))
         }
-        Problem::UnsupportedMediaType => {
+        HttpError::UnsupportedMediaType => {
             let message = "send the description as application/json";
             simple(415, "UNSUPPORTED_MEDIA_TYPE", message)
         }
-        Problem::Encoded => {
+        HttpError::Encoded => {
             let message = "a JSON body is read here, so it must not be encoded; send it without \
                            Content-Encoding";
             simple(415, "UNSUPPORTED_MEDIA_TYPE", message).with("Accept-Encoding", b"identity")
         }
-        Problem::LengthRequired => simple(
+        HttpError::LengthRequired => simple(
             411,
             "LENGTH_REQUIRED",
             "send a body with Content-Length or in chunks",
         ),
-        Problem::BodyTooLarge { bytes_max } => {
+        HttpError::BodyTooLarge { bytes_max } => {
             let message = format!("the body is over its limit of {bytes_max} bytes; send less");
             simple(413, "BODY_TOO_LARGE", &message)
         }
-        Problem::TooSlow(what) => simple(408, "REQUEST_TIMEOUT", what),
-        Problem::Forbidden(why) => simple(403, "FORBIDDEN", why),
-        Problem::NoSuchPath => simple(
+        HttpError::TooSlow(what) => simple(408, "REQUEST_TIMEOUT", what),
+        HttpError::Forbidden(why) => simple(403, "FORBIDDEN", why),
+        HttpError::NoSuchPath => simple(
             404,
             "NOT_FOUND",
             "there is no such path; GET /openapi.yaml lists all",
         ),
-        Problem::NoSuchFunction(name) => {
+        HttpError::NoSuchFunction(name) => {
             let message = format!("there is no function {name:?}; register it first");
             simple(404, "FUNCTION_NOT_FOUND", &message)
         }
-        Problem::NothingToRemove(name) => {
+        HttpError::NothingToRemove(name) => {
             let message = format!("there is no function {name:?} to remove");
             simple(404, "FUNCTION_NOT_FOUND", &message)
         }
-        Problem::NotWarm { name, mode } => {
+        HttpError::NotWarm { name, mode } => {
             let message =
                 format!("{name:?} is {mode} and keeps no pods; replicas are of WARM ones");
             simple(409, "NOT_WARM", &message)
         }
-        Problem::NoSuchExecution => {
+        HttpError::NoSuchExecution => {
             let message = "there is no such execution, or it is no longer remembered";
             simple(404, "EXECUTION_NOT_FOUND", message)
         }
-        Problem::MethodNotAllowed { allow } => {
+        HttpError::MethodNotAllowed { allow } => {
             let message = format!("this path takes {allow}");
             simple(405, "METHOD_NOT_ALLOWED", &message).with("Allow", allow.as_bytes())
         }
-        Problem::FunctionExists(name) => {
+        HttpError::FunctionExists(name) => {
             let message = format!("there is a function {name:?} already; PUT replaces it");
             simple(409, "FUNCTION_EXISTS", &message)
         }
-        Problem::KeyMismatch => {
+        HttpError::KeyMismatch => {
             let message = "this Idempotency-Key was used with another body; use a new key";
             simple(422, "IDEMPOTENCY_MISMATCH", message)
         }
-        Problem::NotEnded => {
+        HttpError::NotEnded => {
             let message = "the execution has not ended; ask its status with ?waitMs first";
             simple(409, "NOT_TERMINAL", message)
         }
-        Problem::Stale => simple(
+        HttpError::Stale => simple(
             409,
             "STALE_ATTEMPT",
             "the attempt is over, or its execution has ended",
         ),
-        Problem::NoOutput(why) => simple(410, "OUTPUT_NOT_KEPT", why),
-        Problem::RegistryUnavailable(why) => {
+        HttpError::NoOutput(why) => simple(410, "OUTPUT_NOT_KEPT", why),
+        HttpError::RegistryUnavailable(why) => {
             simple(503, "REGISTRY_UNAVAILABLE", why).with("Retry-After", b"1")
         }
-        Problem::ShuttingDown => {
+        HttpError::ShuttingDown => {
             let message = "the control plane is shutting down and takes no new calls; call again";
             simple(503, "SHUTTING_DOWN", message).with("Retry-After", b"1")
         }
-        Problem::NoMemory => {
+        HttpError::NoMemory => {
             let message = "what is held for calls has reached --inflight-bytes; ask again";
             simple(503, "BUSY", message).with("Retry-After", b"1")
         }
-        Problem::Busy => {
+        HttpError::Busy => {
             let message = "a queue inside the control plane is full; call again";
             simple(503, "BUSY", message).with("Retry-After", b"1")
         }
-        Problem::Refused(reason) => refusal(*reason),
+        HttpError::Refused(reason) => refusal(*reason),
     };
-    if problem.spoils_connection() {
+    if error.spoils_connection() {
         response.closing()
     } else {
         response

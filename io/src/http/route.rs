@@ -4,7 +4,7 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_http1::header_value::percent_decode;
 use nanofaas_http1::request::Method;
 
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 
 /// What a request is about. Names are as the path spells them, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Name<'_> {
     }
 }
 
-fn name(segment: &[u8]) -> Result<Name<'_>, Problem> {
+fn name(segment: &[u8]) -> Result<Name<'_>, HttpError> {
     if !segment.contains(&b'%') {
-        let text = std::str::from_utf8(segment).map_err(|_| Problem::NoSuchPath)?;
+        let text = std::str::from_utf8(segment).map_err(|_| HttpError::NoSuchPath)?;
         return Ok(Name::Plain(text));
     }
     let mut room = vec![0; segment.len()];
@@ -59,7 +59,7 @@ fn name(segment: &[u8]) -> Result<Name<'_>, Problem> {
     ))
 }
 
-fn verb(method: Method, allow: &'static str) -> Result<Verb, Problem> {
+fn verb(method: Method, allow: &'static str) -> Result<Verb, HttpError> {
     let (word, verb) = match method {
         Method::Get | Method::Head => ("GET", Verb::Get),
         Method::Post => ("POST", Verb::Post),
@@ -72,17 +72,17 @@ fn verb(method: Method, allow: &'static str) -> Result<Verb, Problem> {
     if allowed {
         Ok(verb)
     } else {
-        Err(Problem::MethodNotAllowed { allow })
+        Err(HttpError::MethodNotAllowed { allow })
     }
 }
 
 /// What `method` on `path` means.
-pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, Problem> {
+pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let Some(rest) = path.strip_prefix(b"/v1/") else {
         if path == b"/openapi.yaml" {
             return verb(method, "GET, HEAD").map(|_| ApiRoute::OpenApi);
         }
-        return Err(Problem::NoSuchPath);
+        return Err(HttpError::NoSuchPath);
     };
     if let Some(rest) = rest.strip_prefix(b"functions") {
         return functions(method, rest);
@@ -93,20 +93,20 @@ pub(crate) fn route(method: Method, path: &[u8]) -> Result<ApiRoute<'_>, Problem
     if let Some(rest) = rest.strip_prefix(b"internal/") {
         return internal(method, rest);
     }
-    Err(Problem::NoSuchPath)
+    Err(HttpError::NoSuchPath)
 }
 
-fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
+fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     if rest.is_empty() {
         return verb(method, "GET, HEAD, POST").map(ApiRoute::Functions);
     }
-    let rest = rest.strip_prefix(b"/").ok_or(Problem::NoSuchPath)?;
+    let rest = rest.strip_prefix(b"/").ok_or(HttpError::NoSuchPath)?;
     if let Some(at) = rest.iter().position(|byte| *byte == b'/') {
         let function = name(&rest[..at])?;
         return match &rest[at + 1..] {
             b"replicas" => verb(method, "PUT").map(|_| ApiRoute::Replicas(function)),
             b"cold-starts" => verb(method, "GET, HEAD").map(|_| ApiRoute::ColdStarts(function)),
-            _ => Err(Problem::NoSuchPath),
+            _ => Err(HttpError::NoSuchPath),
         };
     }
     // The action stands after the last colon, so that a name may not hide one.
@@ -115,57 +115,57 @@ fn functions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
         return match &rest[at + 1..] {
             b"invoke" => verb(method, "POST").map(|_| ApiRoute::Invoke(function)),
             b"enqueue" => verb(method, "POST").map(|_| ApiRoute::Enqueue(function)),
-            _ => Err(Problem::NoSuchPath),
+            _ => Err(HttpError::NoSuchPath),
         };
     }
     if rest.is_empty() {
-        return Err(Problem::NoSuchPath);
+        return Err(HttpError::NoSuchPath);
     }
     let verb = verb(method, "GET, HEAD, PUT, DELETE")?;
     Ok(ApiRoute::Function(name(rest)?, verb))
 }
 
-fn execution(text: &[u8]) -> Result<ExecutionId, Problem> {
-    ExecutionId::parse(text).ok_or(Problem::NoSuchExecution)
+fn execution(text: &[u8]) -> Result<ExecutionId, HttpError> {
+    ExecutionId::parse(text).ok_or(HttpError::NoSuchExecution)
 }
 
 /// No token is good for what is no id: a stranger learns nothing of what exists.
-fn owned(text: &[u8]) -> Result<ExecutionId, Problem> {
+fn owned(text: &[u8]) -> Result<ExecutionId, HttpError> {
     let why = "the token is not that of this execution";
-    ExecutionId::parse(text).ok_or(Problem::Forbidden(why))
+    ExecutionId::parse(text).ok_or(HttpError::Forbidden(why))
 }
 
-fn executions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
+fn executions(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     if let Some(text) = rest.strip_suffix(b"/output") {
         verb(method, "GET, HEAD")?;
         return execution(text).map(ApiRoute::Output);
     }
     if rest.contains(&b'/') {
-        return Err(Problem::NoSuchPath);
+        return Err(HttpError::NoSuchPath);
     }
     let verb = verb(method, "GET, HEAD, DELETE")?;
     execution(rest).map(|id| ApiRoute::Execution(id, verb))
 }
 
-fn internal(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, Problem> {
+fn internal(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
     let at = rest
         .iter()
         .position(|byte| *byte == b'/')
-        .ok_or(Problem::NoSuchPath)?;
+        .ok_or(HttpError::NoSuchPath)?;
     let (token, rest) = (&rest[..at], &rest[at + 1..]);
     if let Some(rest) = rest.strip_prefix(b"executions/") {
         if let Some(text) = rest.strip_suffix(b":complete") {
             verb(method, "POST")?;
             return owned(text).map(|id| ApiRoute::Complete { token, id });
         }
-        let text = rest.strip_suffix(b"/input").ok_or(Problem::NoSuchPath)?;
+        let text = rest.strip_suffix(b"/input").ok_or(HttpError::NoSuchPath)?;
         verb(method, "GET, HEAD")?;
         return owned(text).map(|id| ApiRoute::Input { token, id });
     }
     let pod = rest
         .strip_prefix(b"pods/")
         .and_then(|rest| rest.strip_suffix(b":ready"));
-    let pod = pod.ok_or(Problem::NoSuchPath)?;
+    let pod = pod.ok_or(HttpError::NoSuchPath)?;
     verb(method, "POST")?;
     Ok(ApiRoute::PodReady {
         token,
@@ -265,7 +265,7 @@ mod tests {
             assert!(
                 matches!(
                     route(Method::Get, path.as_bytes()),
-                    Err(Problem::NoSuchPath)
+                    Err(HttpError::NoSuchPath)
                 ),
                 "{path}"
             );
@@ -273,9 +273,9 @@ mod tests {
         let wrong = route(Method::Get, b"/v1/functions/a:invoke");
         assert!(matches!(
             wrong,
-            Err(Problem::MethodNotAllowed { allow: "POST" })
+            Err(HttpError::MethodNotAllowed { allow: "POST" })
         ));
         let unknown = route(Method::Get, b"/v1/executions/nope");
-        assert!(matches!(unknown, Err(Problem::NoSuchExecution)));
+        assert!(matches!(unknown, Err(HttpError::NoSuchExecution)));
     }
 }

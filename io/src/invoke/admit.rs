@@ -17,9 +17,9 @@ use nanofaas_http1::header_value::{parse_idempotency_key, parse_timeout_ms};
 use nanofaas_http1::media_type::{MediaType, media_type};
 use nanofaas_http1::request::RequestHead;
 
+use crate::http::error::HttpError;
 use crate::http::json;
-use crate::http::problem::Problem;
-use crate::http::response::{Heading, problem};
+use crate::http::response::{Heading, error_response};
 use crate::invoke::call::{SentStamp, ServedCall};
 use crate::invoke::charges::{self, charge_for};
 use crate::invoke::drive::{self, Finished};
@@ -46,9 +46,9 @@ pub(crate) fn admit_head(
     head: &RequestHead,
     head_bytes: &[u8],
     arrived_at: Uptime,
-) -> Result<AdmittedRequest, Problem> {
+) -> Result<AdmittedRequest, HttpError> {
     if thread.phase.get() != ShutdownPhase::Serving {
-        return Err(Problem::ShuttingDown);
+        return Err(HttpError::ShuttingDown);
     }
     let entry = thread.function(name);
     let reject = |reason: RejectReason, wait| {
@@ -56,7 +56,7 @@ pub(crate) fn admit_head(
             Some(entry) => entry.metrics(thread).rejected[reason as usize].add(),
             None => thread.ledger().rejected_unknown.add(),
         }
-        Problem::Refused(Refusal::new(reason, wait))
+        HttpError::Refused(Refusal::new(reason, wait))
     };
     thread
         .rate
@@ -67,18 +67,18 @@ pub(crate) fn admit_head(
     };
     let declared = match head.framing {
         Framing::Length(length) if length > thread.config.body_bytes_max => {
-            return Err(Problem::BodyTooLarge {
+            return Err(HttpError::BodyTooLarge {
                 bytes_max: thread.config.body_bytes_max,
             });
         }
         Framing::Length(length) => length,
-        Framing::None => return Err(Problem::LengthRequired),
+        Framing::None => return Err(HttpError::LengthRequired),
         Framing::Chunked => 0,
     };
     if head.content_encoding.is_some() {
         let content_type = head.content_type.map(|span| span.of(head_bytes));
         if media_type(content_type) == MediaType::Json {
-            return Err(Problem::Encoded);
+            return Err(HttpError::Encoded);
         }
     }
     let spec = &found.function.spec;
@@ -108,7 +108,7 @@ pub(crate) fn admit_head(
 pub(crate) fn begin(
     admitted: &AdmittedRequest,
     incoming: &mut Incoming,
-) -> Result<InvocationMode, Problem> {
+) -> Result<InvocationMode, HttpError> {
     read_envelope(incoming)?;
     let prefer = incoming.head.prefer;
     // Both together mean the wait.
@@ -122,7 +122,7 @@ pub(crate) fn begin(
 }
 
 /// Checks a JSON body and finds its `input`.
-fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
+fn read_envelope(incoming: &mut Incoming) -> Result<(), HttpError> {
     if media_type(incoming.content_type()) == MediaType::Json {
         let envelope = json::envelope(incoming.body())?;
         incoming.set_input(envelope.input);
@@ -130,9 +130,9 @@ fn read_envelope(incoming: &mut Incoming) -> Result<(), Problem> {
     Ok(())
 }
 
-fn refuse(thread: &Links, entry: &FunctionEntry, refusal: Refusal) -> Problem {
+fn refuse(thread: &Links, entry: &FunctionEntry, refusal: Refusal) -> HttpError {
     entry.metrics(thread).rejected[refusal.reason as usize].add();
-    Problem::Refused(refusal)
+    HttpError::Refused(refusal)
 }
 
 /// Lets a call into its function's queue, or says why not; a refusal leaves no trace. `begin` is called
@@ -144,7 +144,7 @@ pub(crate) fn enter(
     now: Uptime,
     deadline: Deadline,
     begin: impl FnOnce(CallRef),
-) -> Result<CallMachine, Problem> {
+) -> Result<CallMachine, HttpError> {
     let function = &entry.function;
     let Some(place) = thread.calls.open(function.lane) else {
         return Err(refuse(
@@ -161,7 +161,7 @@ pub(crate) fn enter(
             return Err(match not_admitted {
                 NotAdmitted::Refused(refusal) => refuse(thread, entry, refusal),
                 NotAdmitted::FunctionRemoved => {
-                    Problem::NoSuchFunction(function.name().to_string())
+                    HttpError::NoSuchFunction(function.name().to_string())
                 }
             });
         }
@@ -235,7 +235,7 @@ pub(crate) async fn plain_call(
         Err(refused) => {
             thread.executions.forget_plain(id);
             let (outgoing, wire) = (&mut *answering.outgoing, answering.wire);
-            return outgoing.put(thread, problem(&refused), wire);
+            return outgoing.put(thread, error_response(&refused), wire);
         }
     };
     let place = life.place();

@@ -10,7 +10,7 @@ use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::time::Nanos;
 
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::{Buffers, LARGE, SMALL};
 use crate::state::Tables;
@@ -91,7 +91,7 @@ pub(crate) fn settle(
     charge: &mut Charge,
     waiting: &mut Option<WaitingBody>,
     incoming: &Incoming,
-) -> Result<(), Problem> {
+) -> Result<(), HttpError> {
     let held = incoming.held_bytes();
     if held <= SMALL as u64 {
         return Ok(());
@@ -112,7 +112,7 @@ pub(crate) fn settle(
 }
 
 /// A request holds more than memory allows.
-pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> Problem {
+pub(crate) fn out_of_memory(thread: &Tables, entry: &FunctionEntry) -> HttpError {
     entry.metrics(thread).rejected[RejectReason::Memory as usize].add();
-    Problem::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
+    HttpError::Refused(Refusal::new(RejectReason::Memory, Nanos::ZERO))
 }

@@ -5,9 +5,9 @@ use std::task::Poll;
 use nanofaas_core::memory::Charge;
 use nanofaas_core::time::Nanos;
 
+use crate::http::error::HttpError;
 use crate::http::output::Output;
-use crate::http::problem::Problem;
-use crate::http::response::{EXECUTION_ID, HEAD_ROOM, Heading, Response, Wire, problem};
+use crate::http::response::{EXECUTION_ID, HEAD_ROOM, Heading, Response, Wire, error_response};
 use crate::http::shown::{Rendering, RestOfOutput};
 use crate::invoke::attempt::ChargedOutput;
 use crate::runtime::timers::Alarm;
@@ -35,7 +35,7 @@ impl Outgoing {
             self.charge_for(thread, held as u64);
             if self.charge.is_none() {
                 let id = response.execution_id();
-                response = problem(&Problem::NoMemory);
+                response = error_response(&HttpError::NoMemory);
                 if let Some(id) = id {
                     response = response.with(EXECUTION_ID, &id);
                 }

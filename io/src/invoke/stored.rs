@@ -14,8 +14,8 @@ use nanofaas_core::outcome::TimeLimit;
 use nanofaas_core::ticket::Class;
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::http::problem::Problem;
-use crate::http::response::{Response, problem};
+use crate::http::error::HttpError;
+use crate::http::response::{Response, error_response};
 use crate::invoke::admit::{end_record, enter, finish, record};
 use crate::invoke::call::{SentStamp, ServedCall};
 use crate::invoke::charges::WaitingBody;
@@ -61,7 +61,7 @@ pub(crate) async fn serve(
             if let Some(key) = stored.key.take() {
                 shards::refuse_key(thread, key, id, &refused);
             }
-            return problem(&refused);
+            return error_response(&refused);
         }
     };
     // Before the owner of the key tells others to join it.
@@ -163,12 +163,12 @@ async fn claim_key(
                     // The store dropped it after the claim was answered, and gave its key up before it
                     // said so: the next claim finds another holder, or none.
                     Err(NotJoined::Gone) if thread.now() < deadline => continue,
-                    Err(NotJoined::Gone | NotJoined::Busy) => problem(&Problem::Busy),
+                    Err(NotJoined::Gone | NotJoined::Busy) => error_response(&HttpError::Busy),
                 }
             }
-            Some(Claim::Mismatch) => problem(&Problem::KeyMismatch),
-            Some(Claim::Refused(why)) => problem(&why),
-            None => problem(&Problem::Busy),
+            Some(Claim::Mismatch) => error_response(&HttpError::KeyMismatch),
+            Some(Claim::Refused(why)) => error_response(&why),
+            None => error_response(&HttpError::Busy),
         };
         return Err(Box::new(response));
     }

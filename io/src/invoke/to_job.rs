@@ -15,8 +15,8 @@ use nanofaas_http1::media_type::{MediaType, is_plain_json, media_type};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::http::error::HttpError;
 use crate::http::output::{Labels, Output};
-use crate::http::problem::Problem;
 use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
 use crate::invoke::call::ServedCall;
 use crate::invoke::pod_error;
@@ -255,10 +255,10 @@ fn is_result(content_type: Option<&[u8]>) -> bool {
 }
 
 /// The end of a call whose Job posted that.
-pub(crate) fn bad_result(why: &Problem) -> Failure {
+pub(crate) fn bad_result(why: &HttpError) -> Failure {
     let why = match why {
-        Problem::BadRequest(why) => why.clone(),
-        Problem::Encoded => "its Content-Encoding must be left out".to_owned(),
+        HttpError::BadRequest(why) => why.clone(),
+        HttpError::Encoded => "its Content-Encoding must be left out".to_owned(),
         _ => "it cannot be read".to_owned(),
     };
     Failure::BadOutput(format!("the Job's result was no result: {why}").into())
@@ -270,7 +270,7 @@ pub(crate) fn read_result(
     content_encoding: Option<&[u8]>,
     body: Vec<u8>,
     charge: Loose,
-) -> Result<JobAnswer, Problem> {
+) -> Result<JobAnswer, HttpError> {
     if !is_result(content_type) {
         let output = Output::labelled(Vec::new(), content_type, content_encoding, &body);
         return Ok(JobAnswer {
@@ -279,11 +279,11 @@ pub(crate) fn read_result(
         });
     }
     if content_encoding.is_some() {
-        return Err(Problem::Encoded);
+        return Err(HttpError::Encoded);
     }
     let said: JobResult<'_> = serde_json::from_slice(&body).map_err(|error| {
         let why = format!("the body must be {{success, output, error}}: {error}");
-        Problem::BadRequest(why)
+        HttpError::BadRequest(why)
     })?;
     let stamps = Some(ReadyStamps::from(RuntimeStamps {
         started_at: said.started_at,
@@ -319,7 +319,11 @@ mod tests {
     use nanofaas_core::metrics::ThreadLedger;
     use nanofaas_core::retry::AttemptFailure;
 
-    fn read(content_type: &str, encoding: Option<&str>, body: &str) -> Result<JobAnswer, Problem> {
+    fn read(
+        content_type: &str,
+        encoding: Option<&str>,
+        body: &str,
+    ) -> Result<JobAnswer, HttpError> {
         let encoding = encoding.map(str::as_bytes);
         let content_type = Some(content_type.as_bytes());
         read_result(content_type, encoding, body.into(), charge())
@@ -333,7 +337,7 @@ mod tests {
             .into_loose()
     }
 
-    fn output(answer: Result<JobAnswer, Problem>) -> Option<Output> {
+    fn output(answer: Result<JobAnswer, HttpError>) -> Option<Output> {
         let answer = answer.ok()?.result.ok()?;
         Some(answer.output)
     }
@@ -353,7 +357,7 @@ mod tests {
         let html = output(read("text/html", Some("gzip"), "bytes")).expect("it passes untouched");
         assert_eq!(html.content_encoding(), Some(&b"gzip"[..]));
         let encoded = read("application/json", Some("gzip"), result);
-        assert!(matches!(encoded, Err(Problem::Encoded)));
+        assert!(matches!(encoded, Err(HttpError::Encoded)));
         let encoded = read("text/plain", Some("gzip"), "bytes");
         let failed = encoded.ok().and_then(|answer| answer.result.err());
         assert!(matches!(failed, Some(Failure::BadOutput(_))));

@@ -21,7 +21,7 @@ use nanofaas_core::limits::{ANSWERS_DEPTH, MESSAGES_DEPTH};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::time::{Nanos, Uptime};
 
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::http::response::Response;
 use crate::links::Links;
 use crate::links::questions::{About, JoinWaiter, NotJoined};
@@ -110,7 +110,7 @@ pub(crate) enum KeyNotice {
     Released {
         key: Box<IdempotencyKey>,
         id: ExecutionId,
-        refused: Option<Box<Problem>>,
+        refused: Option<Box<HttpError>>,
     },
 }
 
@@ -292,7 +292,7 @@ pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
 }
 
 /// The execution that was told to run was refused: so are those who joined it.
-pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &Problem) {
+pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &HttpError) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
     tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
@@ -351,7 +351,7 @@ pub(crate) fn apply(thread: &Links, notice: KeyNotice) {
         }
         KeyNotice::Released { key, id, refused } => {
             // Without a reason the claim was given up before it was decided.
-            let why = refused.unwrap_or_else(|| Box::new(Problem::Busy));
+            let why = refused.unwrap_or_else(|| Box::new(HttpError::Busy));
             for asker in thread.keys.release(&key, id) {
                 decide(thread, asker, Claim::Refused(why.clone()));
             }
@@ -380,6 +380,6 @@ pub(crate) fn take_answer(thread: &Links, token: u64, answer: ShardAnswer) {
         thread.asked_of_shards.answer(token, answer)
     {
         // The claimant's deadline passed first, and it was answered that the plane is busy.
-        refuse_key(thread, *key, id, &Problem::Busy);
+        refuse_key(thread, *key, id, &HttpError::Busy);
     }
 }

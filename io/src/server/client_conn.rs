@@ -15,7 +15,7 @@ use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::{RequestHead, parse_request};
 
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::invoke::request::Client;
 use crate::links::Links;
 use crate::runtime::buffers::{LARGE, SMALL};
@@ -132,12 +132,12 @@ impl IdleClient for ClientConn {
 pub(crate) enum StopReading {
     /// The client left, or stayed idle.
     Quiet,
-    Problem(Problem),
+    Refused(HttpError),
 }
 
-impl<P: Into<Problem>> From<P> for StopReading {
-    fn from(problem: P) -> Self {
-        Self::Problem(problem.into())
+impl<P: Into<HttpError>> From<P> for StopReading {
+    fn from(error: P) -> Self {
+        Self::Refused(error.into())
     }
 }
 
@@ -387,7 +387,7 @@ impl ClientConn {
                     }
                     if pending.len() >= SMALL {
                         if !self.charge_pending(&pending, SMALL) {
-                            return Err(Problem::NoMemory.into());
+                            return Err(HttpError::NoMemory.into());
                         }
                         self.kick.set(true);
                     }
@@ -405,7 +405,7 @@ impl ClientConn {
                 }
                 Err(Late::Alarm) if begun => {
                     let why = "the request's head did not come within 10 s; send it at once";
-                    return Err(Problem::TooSlow(why).into());
+                    return Err(HttpError::TooSlow(why).into());
                 }
                 Err(Late::Alarm | Late::Eof | Late::Behind) => return Err(StopReading::Quiet),
             }

@@ -11,7 +11,7 @@ use nanofaas_http1::request::RequestHead;
 
 use crate::api::executions::{self, WRONG_TOKEN};
 use crate::api::functions;
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::http::response::{HEAD_ROOM, Response};
 use crate::http::route::{ApiRoute, Verb, route};
 use crate::invoke::charges::charge_for;
@@ -36,12 +36,12 @@ async fn read_body(
     match head.framing {
         Framing::None => Ok(Incoming::new(conn.split(head.len), *head, 0)),
         Framing::Length(length) if length > max => {
-            Err(Problem::BodyTooLarge { bytes_max: max }.into())
+            Err(HttpError::BodyTooLarge { bytes_max: max }.into())
         }
         Framing::Length(length) => {
             let due = charge_for(length);
             if due > charge.bytes() && !charge.grow(due - charge.bytes()) {
-                return Err(Problem::NoMemory.into());
+                return Err(HttpError::NoMemory.into());
             }
             invite(conn, head).await?;
             conn.sized(*head, length).await
@@ -52,7 +52,11 @@ async fn read_body(
             let grown = |bytes| {
                 held += bytes;
                 let fits = held <= charge.bytes() || charge.grow(held - charge.bytes());
-                if fits { Ok(()) } else { Err(Problem::NoMemory) }
+                if fits {
+                    Ok(())
+                } else {
+                    Err(HttpError::NoMemory)
+                }
             };
             conn.chunked(*head, max, grown).await
         }
@@ -80,13 +84,13 @@ pub(crate) async fn other(
         let pending = conn.pending.borrow();
         let content_type = head.content_type.map(|span| span.of(&pending));
         if media_type(content_type) != MediaType::Json {
-            return Err(Problem::UnsupportedMediaType.into());
+            return Err(HttpError::UnsupportedMediaType.into());
         }
         if head.content_encoding.is_some() {
-            return Err(Problem::Encoded.into());
+            return Err(HttpError::Encoded.into());
         }
         if head.framing == Framing::None {
-            return Err(Problem::LengthRequired.into());
+            return Err(HttpError::LengthRequired.into());
         }
     }
     let max = thread.config.body_bytes_max;
@@ -94,7 +98,7 @@ pub(crate) async fn other(
     let incoming = read_body(conn, head, max, &mut charge).await?;
     if wants_json {
         let room = thread.account.charge(answer_to(incoming.body().len()));
-        outgoing.charge = Some(room.ok_or(Problem::NoMemory)?);
+        outgoing.charge = Some(room.ok_or(HttpError::NoMemory)?);
     }
     // Of other requests it says nothing.
     let body = if wants_json || matches!(route, ApiRoute::PodReady { .. }) {
@@ -172,7 +176,7 @@ async fn respond(
     })
 }
 
-fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
+fn wait_ms(incoming: &Incoming) -> Result<u64, HttpError> {
     let Some(query) = incoming.head.query else {
         return Ok(0);
     };
@@ -180,7 +184,9 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
         nanofaas_http1::header_value::query_number(query.of(incoming.head_bytes()), "waitMs")?;
     let asked = u64::from(asked.unwrap_or(0));
     if asked > nanofaas_core::limits::WAIT_MS_MAX {
-        return Err(Problem::BadRequest("waitMs must be 0 to 60000".to_owned()));
+        return Err(HttpError::BadRequest(
+            "waitMs must be 0 to 60000".to_owned(),
+        ));
     }
     Ok(asked)
 }
@@ -188,7 +194,7 @@ fn wait_ms(incoming: &Incoming) -> Result<u64, Problem> {
 /// Room for a Job's result, for which a call waits: taken in its turn, as for the answer of a pod.
 async fn room(conn: &ClientConn, length: u64) -> Result<Charge, StopReading> {
     let room = room_in_turn(&conn.thread, &conn.alarm, charge_for(length)).await;
-    room.ok_or_else(|| Problem::NoMemory.into())
+    room.ok_or_else(|| HttpError::NoMemory.into())
 }
 
 /// A Job's result: over its limit it still ends the call.
@@ -200,7 +206,7 @@ async fn complete(
 ) -> Result<Response, StopReading> {
     let thread = &conn.thread;
     if head.framing == Framing::None {
-        return Err(Problem::LengthRequired.into());
+        return Err(HttpError::LengthRequired.into());
     }
     let (content_type, content_encoding) = {
         let pending = conn.pending.borrow();
@@ -209,7 +215,7 @@ async fn complete(
     };
     // Before its body is read: a stranger's takes no room.
     if thread.tokens.verify(id, token).is_none() {
-        return Err(Problem::Forbidden(WRONG_TOKEN).into());
+        return Err(HttpError::Forbidden(WRONG_TOKEN).into());
     }
     let ask = |body| About::OfJob {
         token: token.into(),
@@ -232,7 +238,7 @@ async fn complete(
             let about = ask(Some((body, charge.into_loose())));
             Ok(executions::answer_anywhere(thread, id, about).await)
         }
-        Err(StopReading::Problem(Problem::BodyTooLarge { .. })) => {
+        Err(StopReading::Refused(HttpError::BodyTooLarge { .. })) => {
             Ok(executions::answer_anywhere(thread, id, ask(None))
                 .await
                 .closing())

@@ -15,8 +15,8 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::host::Host;
 use nanofaas_http1::request::{Method, RequestHead};
 
-use crate::http::problem::Problem;
-use crate::http::response::{Heading, Response, Wire, problem};
+use crate::http::error::HttpError;
+use crate::http::response::{Heading, Response, Wire, error_response};
 use crate::http::route::{ApiRoute, route};
 use crate::invoke::admit;
 use crate::invoke::charges;
@@ -91,7 +91,7 @@ async fn answer_and_close<F: Future<Output = Answered>>(
         let (head, arrived_at) = match conn.head().await {
             Ok(found) => found,
             Err(StopReading::Quiet) => break None,
-            Err(StopReading::Problem(error)) => break Some(problem(&error)),
+            Err(StopReading::Refused(error)) => break Some(error_response(&error)),
         };
         thread.answering.set(thread.answering.get() + 1);
         let Answered { outgoing, stays } =
@@ -221,7 +221,7 @@ async fn answer_into(
                                 .put_in_turn(thread, &conn.alarm, response, wire);
                         Box::pin(put).await;
                     }
-                    Err(fault) => answering.outgoing.put(thread, problem(&fault), wire),
+                    Err(fault) => answering.outgoing.put(thread, error_response(&fault), wire),
                 }
                 return if keep_alive {
                     AfterAnswer::Yes
@@ -235,7 +235,7 @@ async fn answer_into(
         Ok(Admitted::Other) => Box::pin(dispatch::other(conn, head, outgoing)).await,
         Err(error) => {
             let skipped = conn.skip(head).await;
-            let response = problem(&error);
+            let response = error_response(&error);
             let stays = skipped && keep_alive && !response.closes();
             let wire = Wire {
                 keep_alive: stays,
@@ -264,13 +264,13 @@ async fn answer_into(
             }
         }
         Err(StopReading::Quiet) => AfterAnswer::No,
-        Err(StopReading::Problem(error)) => {
+        Err(StopReading::Refused(error)) => {
             // Its body was not read to the end.
             let wire = Wire {
                 keep_alive: false,
                 ..wire
             };
-            outgoing.put(thread, problem(&error), wire);
+            outgoing.put(thread, error_response(&error), wire);
             AfterAnswer::No
         }
     }
@@ -282,7 +282,7 @@ enum Admitted {
 }
 
 /// What the head alone decides: path, method, cross-site rules, and a call's first admission.
-fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, Problem> {
+fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Admitted, HttpError> {
     let pending = conn.pending.borrow();
     let route = route(head.method, head.path.of(&pending))?;
     let internal = matches!(
@@ -290,13 +290,13 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         ApiRoute::Complete { .. } | ApiRoute::Input { .. } | ApiRoute::PodReady { .. }
     );
     match conn.port {
-        ListenerPort::Internal if !internal => return Err(Problem::NoSuchPath),
-        ListenerPort::Public { internal: false } if internal => return Err(Problem::NoSuchPath),
+        ListenerPort::Internal if !internal => return Err(HttpError::NoSuchPath),
+        ListenerPort::Public { internal: false } if internal => return Err(HttpError::NoSuchPath),
         ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
     if head.origin.is_some() {
         let why = "requests of browsers from other sites are not taken; send no Origin header";
-        return Err(Problem::Forbidden(why));
+        return Err(HttpError::Forbidden(why));
     }
     if conn.loopback
         && !internal
@@ -304,7 +304,7 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
         && !Host::parse(host.of(&pending)).is_some_and(Host::is_loopback)
     {
         let why = "while listening on loopback, Host has to be localhost or a loopback address";
-        return Err(Problem::Forbidden(why));
+        return Err(HttpError::Forbidden(why));
     }
     let (name, enqueue) = match &route {
         ApiRoute::Invoke(name) => (name, false),
@@ -337,7 +337,7 @@ async fn read_call(
             conn.chunked(*head, thread.config.body_bytes_max, grown)
                 .await?
         }
-        Framing::None => return Err(Problem::LengthRequired.into()),
+        Framing::None => return Err(HttpError::LengthRequired.into()),
     };
     let AdmittedRequest {
         entry,

@@ -10,7 +10,7 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_http1::media_type::normal_form;
 use sha2::{Digest, Sha256};
 
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::runtime::shard::ShardId;
 use crate::state::executions::IdempotencyKey;
 
@@ -27,7 +27,7 @@ pub(crate) enum Claim {
     /// It is held with another body.
     Mismatch,
     /// The claimant who had it was refused, for this reason.
-    Refused(Box<Problem>),
+    Refused(Box<HttpError>),
 }
 
 /// A claim that waits until the first claimant was admitted or refused.

@@ -1,7 +1,7 @@
-use super::JsonFaultKind::*;
+use super::JsonErrorKind::*;
 use super::*;
 
-fn kind_of(text: &str) -> Option<(JsonFaultKind, u32)> {
+fn kind_of(text: &str) -> Option<(JsonErrorKind, u32)> {
     check(text.as_bytes(), DEPTH_MAX)
         .err()
         .map(|fault| (fault.kind, fault.at))
@@ -115,7 +115,7 @@ fn counts_the_nesting_of_both_kinds_and_survives_any() {
     assert_eq!(kind_of(&format!("[{}[]]", "[],".repeat(1000))), None);
 }
 
-fn pieces(text: &str) -> Result<(&str, Option<&str>), JsonFaultKind> {
+fn pieces(text: &str) -> Result<(&str, Option<&str>), JsonErrorKind> {
     let found = envelope(text.as_bytes()).map_err(|fault| fault.kind)?;
     let of = |range: Range<u32>| &text[range.start as usize..range.end as usize];
     Ok((of(found.input), found.metadata.map(of)))

@@ -6,7 +6,7 @@ use nanofaas_http1::framing::Framing;
 use nanofaas_http1::request::RequestHead;
 
 use super::{AwaitedBody, ClientConn, HEAD_WAIT_MAX, Late, PIPELINED_MAX, StopReading};
-use crate::http::problem::Problem;
+use crate::http::error::HttpError;
 use crate::invoke::incoming::Incoming;
 use crate::runtime::buffers::SMALL;
 use crate::server::pace::TransferPace;
@@ -68,7 +68,7 @@ impl ClientConn {
                 Err(Late::Alarm) => {
                     let why =
                         "the body came at less than 16 KiB a second over 60 s; send it faster";
-                    return Err(Problem::TooSlow(why).into());
+                    return Err(HttpError::TooSlow(why).into());
                 }
             }
         }
@@ -80,7 +80,7 @@ impl ClientConn {
         &self,
         head: RequestHead,
         max: u64,
-        mut grown: impl FnMut(u64) -> Result<(), Problem>,
+        mut grown: impl FnMut(u64) -> Result<(), HttpError>,
     ) -> Result<Incoming, StopReading> {
         let head_bytes = self.split(head.len);
         self.body.set(AwaitedBody::Chunks);
@@ -94,8 +94,8 @@ impl ClientConn {
                 decoder
                     .decode(&pending, &mut body, max as usize)
                     .map_err(|fault| match fault {
-                        ParseError::BodyTooLarge => Problem::BodyTooLarge { bytes_max: max },
-                        fault => Problem::Http(fault),
+                        ParseError::BodyTooLarge => HttpError::BodyTooLarge { bytes_max: max },
+                        fault => HttpError::Http(fault),
                     })?
             };
             self.drop_bytes(progress.consumed);

@@ -6,11 +6,11 @@ use nanofaas_core::spec::ExecutionMode;
 use nanofaas_http1::error::ParseError;
 use nanofaas_http1::error::ValueError;
 
-use crate::http::json::JsonFault;
+use crate::http::json::JsonError;
 
 /// Why a request is not answered as it wished.
 #[derive(Clone, Debug)]
-pub(crate) enum Problem {
+pub(crate) enum HttpError {
     Http(ParseError),
     /// A value, a body or a name that cannot be; the text says what it can be.
     BadRequest(String),
@@ -54,25 +54,25 @@ pub(crate) enum Problem {
     Refused(Refusal),
 }
 
-impl From<ParseError> for Problem {
+impl From<ParseError> for HttpError {
     fn from(fault: ParseError) -> Self {
         Self::Http(fault)
     }
 }
 
-impl From<ValueError> for Problem {
+impl From<ValueError> for HttpError {
     fn from(value: ValueError) -> Self {
         Self::BadRequest(value.0.to_owned())
     }
 }
 
-impl From<JsonFault> for Problem {
-    fn from(fault: JsonFault) -> Self {
+impl From<JsonError> for HttpError {
+    fn from(fault: JsonError) -> Self {
         Self::BadRequest(format!("the body cannot be taken: {fault}"))
     }
 }
 
-impl Problem {
+impl HttpError {
     /// Whether the bytes that follow on the connection cannot be understood any more.
     pub(crate) const fn spoils_connection(&self) -> bool {
         matches!(
