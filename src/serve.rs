@@ -26,7 +26,7 @@ use nanofaas_core::rate::RateBucket;
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{FunctionDraft, Platform};
 use nanofaas_core::time::Nanos;
-use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSeat};
+use nanofaas_io::start::{self as io_start, IoConfig, IoThreads, Plumbing, SchedulerSetup};
 use nanofaas_k8s_bridge::KubernetesConfig;
 use nanofaas_local_bridge::LocalConfig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -339,7 +339,7 @@ fn raise_file_limit() {
     }
 }
 
-type StartedScheduler = (Option<SchedulerThread>, SchedulerSeat, SchedulerPost);
+type StartedScheduler = (Option<SchedulerThread>, SchedulerSetup, SchedulerPost);
 
 fn start_scheduler(
     config: &Config,
@@ -349,7 +349,7 @@ fn start_scheduler(
 ) -> std::io::Result<StartedScheduler> {
     if config.scheduler == SchedulerDriver::Inline {
         let post = SchedulerPost::Inline(wiring.io_posts[0].clone());
-        return Ok((None, SchedulerSeat::Inline, post));
+        return Ok((None, SchedulerSetup::Inline, post));
     }
     let (bell, alarm) = scheduler_thread::bell();
     let (post, inbox) = PinnedPost::pair(bell, config.io_threads);
@@ -363,7 +363,7 @@ fn start_scheduler(
         cpu: pinning.scheduler,
     };
     let thread = scheduler_thread::start(thread_config, on_end)?;
-    let handle = SchedulerSeat::Pinned(post.clone());
+    let handle = SchedulerSetup::Pinned(post.clone());
     Ok((Some(thread), handle, SchedulerPost::Pinned(post)))
 }
 

@@ -15,7 +15,7 @@ use nanofaas_core::message::Reply;
 use nanofaas_core::post::{BridgePost, IoInbox};
 
 use self::pending_requests::PendingRequests;
-use self::scheduler::{Seat, SeatPlan};
+use self::scheduler::{SchedulerHandle, SchedulerSetup};
 use self::shards::{ShardAnswer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
 use crate::runtime::shard::ShardId;
@@ -38,7 +38,7 @@ impl Inbox {
 /// The sending ends.
 #[derive(Clone)]
 pub(crate) struct Posts {
-    pub(crate) scheduler: SeatPlan,
+    pub(crate) scheduler: SchedulerSetup,
     pub(crate) bridge: BridgePost,
     /// Of every io thread, this one's too.
     pub(crate) shards: Box<[ShardPost]>,
@@ -47,7 +47,7 @@ pub(crate) struct Posts {
 /// One io thread as those see it that serve requests: its ways to the others, over its tables.
 pub(crate) struct Links {
     tables: Tables,
-    pub(crate) seat: Seat,
+    pub(crate) scheduler: SchedulerHandle,
     /// Wakes the ticker for the inline scheduler's own deadlines.
     tick_alarm: Alarm,
     tick_planned: Cell<Due>,
@@ -76,7 +76,7 @@ impl Links {
     pub(crate) fn new(tables: Tables, posts: Posts) -> Rc<Self> {
         let alarms = tables.alarms.clone();
         Rc::new(Self {
-            seat: posts.scheduler.take(&tables.entries),
+            scheduler: posts.scheduler.take(&tables.entries),
             tick_alarm: alarms.alarm(),
             tick_planned: Cell::new(Due::NEVER),
             turn_left: Cell::new(false),

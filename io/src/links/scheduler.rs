@@ -26,29 +26,30 @@ pub(crate) struct InlineScheduler {
     held_back: Vec<Order>,
 }
 
-/// Where the scheduler is.
-pub(crate) enum Seat {
+/// The scheduler, as this thread reaches it.
+pub(crate) enum SchedulerHandle {
     Inline(Box<RefCell<InlineScheduler>>),
     Pinned(PinnedPost),
 }
 
-/// Where it will be: a scheduler is made on the thread that it lives on.
+/// Where the scheduler lives. It is made on the thread that it lives on.
 #[derive(Clone)]
-pub(crate) enum SeatPlan {
+pub enum SchedulerSetup {
+    /// On the only io thread.
     Inline,
     Pinned(PinnedPost),
 }
 
-impl SeatPlan {
-    pub(crate) fn take(self, entries: &std::sync::Arc<Entries>) -> Seat {
+impl SchedulerSetup {
+    pub(crate) fn take(self, entries: &std::sync::Arc<Entries>) -> SchedulerHandle {
         match self {
-            Self::Inline => Seat::inline(entries.clone()),
-            Self::Pinned(post) => Seat::Pinned(post),
+            Self::Inline => SchedulerHandle::inline(entries.clone()),
+            Self::Pinned(post) => SchedulerHandle::Pinned(post),
         }
     }
 }
 
-impl Seat {
+impl SchedulerHandle {
     fn inline(entries: std::sync::Arc<Entries>) -> Self {
         let scheduler = Scheduler::new(entries);
         let out = Outbox::with_room();
@@ -63,15 +64,15 @@ impl Seat {
 impl Links {
     /// Hands a call's ticket over; false where the lane's mailbox is full.
     pub(crate) fn submit(&self, ticket: Ticket, view: &LaneView) -> bool {
-        match &self.seat {
-            Seat::Inline(inline) => {
+        match &self.scheduler {
+            SchedulerHandle::Inline(inline) => {
                 let inline = &mut *inline.borrow_mut();
                 let now = ticket.queued_at;
                 inline.scheduler.ticket(ticket, now, &mut inline.out);
                 self.turn(inline, now);
                 true
             }
-            Seat::Pinned(post) => {
+            SchedulerHandle::Pinned(post) => {
                 if view.post(ticket).is_err() {
                     return false;
                 }
@@ -83,19 +84,19 @@ impl Links {
 
     /// Tells the scheduler something: the end of an attempt, a retry, or what the bridge said.
     pub(crate) fn schedule(&self, event: Event, now: Uptime) {
-        match &self.seat {
-            Seat::Inline(inline) => {
+        match &self.scheduler {
+            SchedulerHandle::Inline(inline) => {
                 let inline = &mut *inline.borrow_mut();
                 inline.scheduler.event(event, now, &mut inline.out);
                 self.turn(inline, now);
             }
-            Seat::Pinned(post) => post.event(event),
+            SchedulerHandle::Pinned(post) => post.event(event),
         }
     }
 
     /// What is due by the clock, and work that an earlier turn left. Inline only.
     pub(crate) fn tick(&self, now: Uptime) {
-        if let Seat::Inline(inline) = &self.seat {
+        if let SchedulerHandle::Inline(inline) = &self.scheduler {
             let inline = &mut *inline.borrow_mut();
             inline.scheduler.tick(now, &mut inline.out);
             self.turn(inline, now);

@@ -28,7 +28,7 @@ use crate::invoke::incoming::Incoming;
 use crate::invoke::outgoing::Outgoing;
 use crate::invoke::request::{Answering, Client, InvocationMode};
 use crate::invoke::stored;
-use crate::links::scheduler::SeatPlan;
+use crate::links::scheduler::SchedulerSetup;
 use crate::links::shards::{self, ShardPost};
 use crate::links::{Inbox, Links, Posts};
 use crate::runtime::Common;
@@ -137,7 +137,7 @@ impl Fleet {
             tokens: Tokens::new(),
         };
         let ways = Posts {
-            scheduler: SeatPlan::Pinned(scheduler),
+            scheduler: SchedulerSetup::Pinned(scheduler),
             bridge,
             shards: shards.into(),
         };

@@ -17,12 +17,12 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::memory::Account;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::on_end::OnEnd;
-use nanofaas_core::post::{BridgePost, IoInbox, PinnedPost};
+use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::rate::RateBucket;
 use nanofaas_core::time::Nanos;
 use nix::unistd::{Pid, gettid};
 
-use crate::links::scheduler::SeatPlan;
+pub use crate::links::scheduler::SchedulerSetup;
 use crate::links::shards::ShardPost;
 use crate::links::{Inbox, Links, Posts};
 use crate::runtime::buffers::Buffers;
@@ -42,20 +42,13 @@ use crate::state::{SharedTables, Tables};
 
 pub use crate::invoke::charges::charge_for;
 
-/// Where the scheduler lives.
-pub enum SchedulerSeat {
-    /// On the only io thread.
-    Inline,
-    Pinned(PinnedPost),
-}
-
 /// What connects the io threads with the rest of the process.
 pub struct Plumbing {
     /// The process's clock counts from `origin`, which was `origin_wall`.
     pub origin: Instant,
     pub origin_wall: SystemTime,
     pub entries: Arc<Entries>,
-    pub scheduler: SchedulerSeat,
+    pub scheduler: SchedulerSetup,
     /// One for each io thread, with the waking end of its bell.
     pub inboxes: Vec<(IoInbox, UnixStream)>,
     pub bridge: BridgePost,
@@ -327,10 +320,7 @@ pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStart
         tokens: Tokens::new(),
     };
     let posts = Posts {
-        scheduler: match plumbing.scheduler {
-            SchedulerSeat::Inline => SeatPlan::Inline,
-            SchedulerSeat::Pinned(post) => SeatPlan::Pinned(post),
-        },
+        scheduler: plumbing.scheduler,
         bridge: plumbing.bridge,
         shards: shards.into(),
     };

@@ -1,6 +1,6 @@
 //! The table of calls that this io thread holds. Each call has a small slot, through which grants,
 //! ends and Job results reach the task that serves the call. It holds no bytes of a request.
-//! Writers: the call's task, the inbox, the seat (grants), a Job's callback, and the code that ends
+//! Writers: the call's task, the inbox, the scheduler (grants), a Job's callback, and the code that ends
 //! a call because its client left or cancelled it.
 
 use std::cell::RefCell;

@@ -20,7 +20,7 @@ use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_io::start::{
-    DriverChoice, IoConfig, IoStartError, IoThreads, Plumbing, SchedulerSeat,
+    DriverChoice, IoConfig, IoStartError, IoThreads, Plumbing, SchedulerSetup,
 };
 use nanofaas_io::start::{bell, start};
 
@@ -79,7 +79,7 @@ impl Plane {
             origin: Instant::now(),
             origin_wall,
             entries: Arc::new(Entries::new(1)),
-            scheduler: SchedulerSeat::Inline,
+            scheduler: SchedulerSetup::Inline,
             inboxes: vec![(inbox, waking)],
             bridge,
             ledgers: Arc::new([ThreadLedger::default()]),
