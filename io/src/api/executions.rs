@@ -19,7 +19,7 @@ use crate::links::Links;
 use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::links::shards;
 use crate::runtime::shard::ShardId;
-use crate::state::call_table::{JobAnswer, JobNews};
+use crate::state::call_table::{JobAnswer, JobUpdate};
 use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
 /// What a stranger hears, whether there is such an execution or not.
@@ -199,8 +199,8 @@ fn complete(
         Some(Ok(answer)) => answer,
         Some(Err(why)) => {
             if let Some(call) = call.filter(|_| !over) {
-                let news = JobNews::Refused(to_job::bad_result(&why));
-                thread.calls.job(call, attempt, news);
+                let update = JobUpdate::Refused(to_job::bad_result(&why));
+                thread.calls.job(call, attempt, update);
             }
             return error_response(&why);
         }
@@ -209,7 +209,7 @@ fn complete(
         && call.is_some_and(|call| {
             thread
                 .calls
-                .job(call, attempt, JobNews::Answered(Box::new(answer)))
+                .job(call, attempt, JobUpdate::Answered(Box::new(answer)))
         });
     match (recorded, too_large) {
         (true, false) => Response::no_content(),

@@ -225,12 +225,12 @@ pub(crate) async fn pod_ready(
     };
     // A list would do for the library.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    let said: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
-    let Some(said) = said.ok().filter(|_| is_object) else {
+    let reported: Result<RuntimeStamps, _> = simd_json::from_slice(&mut body);
+    let Some(reported) = reported.ok().filter(|_| is_object) else {
         let why = "the body must be {startedAt, loadedAt, readyAt}, in milliseconds since 1970";
         return error_response(&HttpError::BadRequest(why.to_owned()));
     };
-    let stamps = said.into();
+    let stamps = reported.into();
     let request = Request::PodReady {
         token: token.into(),
         pod: pod.into(),

@@ -49,8 +49,8 @@ impl AttemptError {
         }
     }
 
-    /// A failure that the function said, its runtime, or the bridge that saw the attempt's end.
-    pub(crate) fn said(failure: Failure) -> Self {
+    /// A failure that the function reported, its runtime, or the bridge that saw the attempt's end.
+    pub(crate) fn reported(failure: Failure) -> Self {
         let kind = match &failure {
             Failure::Handler(said) if &*said.code == "OOM" => {
                 AttemptFailure::Lost { oom: Some(true) }
@@ -73,7 +73,7 @@ impl AttemptError {
 
     /// The same from the bridge, which knows whether what was lost ran out of memory.
     pub(crate) fn ended(failure: Failure, oom: bool) -> Self {
-        let mut error = Self::said(failure);
+        let mut error = Self::reported(failure);
         if let AttemptFailure::Lost { oom: known } = &mut error.kind {
             *known = Some(oom);
         }

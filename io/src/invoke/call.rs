@@ -65,7 +65,7 @@ impl ServedCall<'_> {
     }
 
     /// Tells the machine one thing that came; else the task is woken when there is something to tell.
-    pub(crate) fn poll_news(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_events(&self, cx: &Context<'_>) -> Poll<()> {
         let thread = self.thread;
         let life = &mut *self.life.borrow_mut();
         if let Some(stored) = &self.stored

@@ -33,7 +33,7 @@ pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     loop {
         match call.step() {
             Step::Wait => match awaited_pod(call) {
-                None => poll_fn(|cx| call.poll_news(cx)).await,
+                None => poll_fn(|cx| call.poll_events(cx)).await,
                 Some(pod) => Box::pin(wait_for_pod_end(call, pod)).await,
             },
             Step::Run(grant) => answer = run(call, &grant).await,
@@ -72,7 +72,7 @@ async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodRef) {
             life.pod_ended(Some(&end), thread.now(), thread);
             return Poll::Ready(());
         }
-        call.poll_news(cx)
+        call.poll_events(cx)
     })
     .await
 }
@@ -133,7 +133,7 @@ async fn until_stopped<T>(call: &ServedCall<'_>, attempt: impl Future<Output = T
         if let Poll::Ready(done) = attempt.as_mut().poll(cx) {
             return Poll::Ready(Some(done));
         }
-        while call.poll_news(cx).is_ready() {
+        while call.poll_events(cx).is_ready() {
             if call.step() == Step::Stop {
                 return Poll::Ready(None);
             }

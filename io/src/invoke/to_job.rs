@@ -21,7 +21,7 @@ use crate::invoke::attempt::{AttemptError, ChargedOutput, FinishedAttempt};
 use crate::invoke::call::ServedCall;
 use crate::invoke::pod_error;
 use crate::runtime::Runtime;
-use crate::state::call_table::{JobAnswer, JobNews, JobOutput};
+use crate::state::call_table::{JobAnswer, JobOutput, JobUpdate};
 use crate::state::job_inputs::JobInput;
 
 /// Larger envelopes are fetched by the Job. Linux takes variables of 128 KiB each (`MAX_ARG_STRLEN`), their
@@ -128,7 +128,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
             PodVerdict::Healthy,
         );
     }
-    let news = std::future::poll_fn(|_| {
+    let update = std::future::poll_fn(|_| {
         if let Some(since) = thread.calls.job_running_since(call.place) {
             call.life.borrow_mut().job_runs(since);
         }
@@ -144,7 +144,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     let now = thread.now();
     let seen_at = thread.calls.job_running_since(call.place);
     let left = call.life.borrow().running_until().since(now);
-    let Outcome { result, stamps } = outcome(news, left);
+    let Outcome { result, stamps } = outcome(update, left);
     running.stamps = stamps;
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
@@ -192,21 +192,22 @@ struct Outcome {
 }
 
 /// What became of an attempt that had so much time left.
-fn outcome(news: JobNews, left: Nanos) -> Outcome {
-    match news {
-        JobNews::Answered(answer) => {
+fn outcome(update: JobUpdate, left: Nanos) -> Outcome {
+    match update {
+        JobUpdate::Answered(answer) => {
             let JobAnswer { result, stamps } = *answer;
-            let said = |failure| AttemptError::said(pod_error::at_deadline(failure, left, EARLY));
+            let reported =
+                |failure| AttemptError::reported(pod_error::at_deadline(failure, left, EARLY));
             Outcome {
-                result: result.map_err(said),
+                result: result.map_err(reported),
                 stamps,
             }
         }
-        JobNews::Ended { failure, oom } => Outcome {
+        JobUpdate::Ended { failure, oom } => Outcome {
             result: Err(AttemptError::ended(failure, oom)),
             stamps: None,
         },
-        JobNews::Starting { .. } | JobNews::Refused(_) => {
+        JobUpdate::Starting { .. } | JobUpdate::Refused(_) => {
             unreachable!("it is noted, not handed out")
         }
     }
@@ -222,12 +223,12 @@ pub(crate) struct RuntimeStamps {
 }
 
 impl From<RuntimeStamps> for ReadyStamps {
-    fn from(said: RuntimeStamps) -> Self {
+    fn from(stamps: RuntimeStamps) -> Self {
         let ms = |stamp: Option<f64>| stamp.unwrap_or(0.0) as u64;
         Self {
-            started_at_ms: ms(said.started_at),
-            loaded_at_ms: ms(said.loaded_at),
-            ready_at_ms: ms(said.ready_at),
+            started_at_ms: ms(stamps.started_at),
+            loaded_at_ms: ms(stamps.loaded_at),
+            ready_at_ms: ms(stamps.ready_at),
         }
     }
 }
@@ -281,17 +282,17 @@ pub(crate) fn read_result(
     if content_encoding.is_some() {
         return Err(HttpError::Encoded);
     }
-    let said: JobResult<'_> = serde_json::from_slice(&body).map_err(|error| {
+    let result: JobResult<'_> = serde_json::from_slice(&body).map_err(|error| {
         let why = format!("the body must be {{success, output, error}}: {error}");
         HttpError::BadRequest(why)
     })?;
     let stamps = Some(ReadyStamps::from(RuntimeStamps {
-        started_at: said.started_at,
-        loaded_at: said.loaded_at,
-        ready_at: said.ready_at,
+        started_at: result.started_at,
+        loaded_at: result.loaded_at,
+        ready_at: result.ready_at,
     }));
-    if said.success {
-        let output = said
+    if result.success {
+        let output = result
             .output
             .map_or("null", RawValue::get)
             .as_bytes()
@@ -303,7 +304,7 @@ pub(crate) fn read_result(
             stamps,
         });
     }
-    let error = said.error.map_or("null", RawValue::get);
+    let error = result.error.map_or("null", RawValue::get);
     let unsaid = || "the Job failed and did not say why".to_owned();
     Ok(JobAnswer {
         result: Err(pod_error::read(error.as_bytes(), unsaid)),
@@ -368,7 +369,7 @@ mod tests {
         let kind = |error: &str| {
             let body = format!("{{\"success\":false,\"error\":{error}}}");
             let answer = read("application/json", None, &body).expect("a result");
-            let outcome = outcome(JobNews::Answered(Box::new(answer)), Nanos::ZERO);
+            let outcome = outcome(JobUpdate::Answered(Box::new(answer)), Nanos::ZERO);
             outcome.result.err().map(|error| error.kind())
         };
         let lost = |oom| Some(AttemptFailure::Lost { oom: Some(oom) });

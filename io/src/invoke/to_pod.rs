@@ -306,7 +306,7 @@ fn interpret(
         let until = call.life.borrow().running_until();
         let left = until.since(call.thread.now());
         let failure = pod_error::at_deadline(failure, left, EARLY);
-        (AttemptError::said(failure), PodVerdict::Healthy)
+        (AttemptError::reported(failure), PodVerdict::Healthy)
     };
     call.thread.buffers.give(buffer);
     (Err(error), verdict)

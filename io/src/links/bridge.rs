@@ -12,11 +12,11 @@ use nanofaas_core::time::Nanos;
 use crate::links::Links;
 use crate::links::pending_requests::NoAnswer;
 use crate::runtime::phase::ShutdownPhase;
-use crate::state::call_table::JobNews;
+use crate::state::call_table::JobUpdate;
 use crate::state::functions::FunctionEntry;
 
 /// Messages in a row before the loop looks at I/O.
-pub(crate) const PASS_MAX: usize = 512;
+pub(crate) const BATCH_MAX: usize = 512;
 /// How long a request to the bridge may wait for its answer.
 const ANSWER_WAIT_MAX: Nanos = Nanos::from_s(30);
 
@@ -48,7 +48,7 @@ pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;
     };
-    for _ in 0..PASS_MAX {
+    for _ in 0..BATCH_MAX {
         let Some(message) = inbox.borrow_mut().rings.messages.pop() else {
             break;
         };
@@ -59,7 +59,7 @@ pub(crate) fn take_messages(thread: &Links) {
 fn take(thread: &Links, message: Message) {
     match message {
         Message::Event(event) => thread.schedule(event, thread.now()),
-        Message::Notice(notice) => thread.heed(&notice),
+        Message::Notice(notice) => thread.apply_notice(&notice),
         Message::Function(function) => {
             let version = function.version;
             let name = function.name();
@@ -95,12 +95,12 @@ fn take(thread: &Links, message: Message) {
             start,
             held_up,
         } => {
-            let news = JobNews::Starting {
+            let update = JobUpdate::Starting {
                 running_since,
                 start,
                 held_up,
             };
-            thread.calls.job(call, attempt, news);
+            thread.calls.job(call, attempt, update);
         }
         Message::JobEnded {
             call,
@@ -110,7 +110,7 @@ fn take(thread: &Links, message: Message) {
         } => {
             thread
                 .calls
-                .job(call, attempt, JobNews::Ended { failure, oom });
+                .job(call, attempt, JobUpdate::Ended { failure, oom });
         }
         Message::Reply { token, reply } => {
             // A change that comes too late for its client was made all the same.

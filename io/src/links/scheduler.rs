@@ -115,7 +115,7 @@ impl Links {
         }
         self.deliver_orders(inline);
         for notice in inline.out.notices.drain(..) {
-            self.heed(&notice);
+            self.apply_notice(&notice);
         }
         self.turn_left.set(turn == Turn::Busy);
         self.plan_tick(inline, now);
@@ -169,7 +169,7 @@ impl Links {
     }
 
     /// What the scheduler tells every io thread.
-    pub(crate) fn heed(&self, notice: &Notice) {
+    pub(crate) fn apply_notice(&self, notice: &Notice) {
         match notice {
             Notice::StartsFail { lane, why } => {
                 let end = End::StartsFail(why.clone());

@@ -284,7 +284,7 @@ pub(crate) async fn claim(
 /// The execution that was told to run was let in.
 pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
     let key = Box::new(key.clone());
-    tell_owner(
+    send_to_owner(
         thread,
         owner_of(thread, &key),
         KeyNotice::Admitted { key, id },
@@ -295,21 +295,21 @@ pub(crate) fn admit_key(thread: &Links, key: &IdempotencyKey, id: ExecutionId) {
 pub(crate) fn refuse_key(thread: &Links, key: IdempotencyKey, id: ExecutionId, why: &HttpError) {
     let (key, refused) = (Box::new(key), Some(Box::new(why.clone())));
     let owner = owner_of(thread, &key);
-    tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
+    send_to_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
 /// Gives a key up, wherever it belongs.
 pub(crate) fn release_key(thread: &Links, key: IdempotencyKey, id: ExecutionId) {
     let (key, refused) = (Box::new(key), None);
     let owner = owner_of(thread, &key);
-    tell_owner(thread, owner, KeyNotice::Released { key, id, refused });
+    send_to_owner(thread, owner, KeyNotice::Released { key, id, refused });
 }
 
 fn owner_of(thread: &Links, key: &IdempotencyKey) -> ShardId {
     crate::state::idempotency::owner(key, thread.threads)
 }
 
-fn tell_owner(thread: &Links, owner: ShardId, notice: KeyNotice) {
+fn send_to_owner(thread: &Links, owner: ShardId, notice: KeyNotice) {
     if owner == thread.id {
         apply(thread, notice);
     } else {

@@ -291,7 +291,9 @@ fn admit(conn: &ClientConn, head: &RequestHead, arrived_at: Uptime) -> Result<Ad
     );
     match conn.port {
         ListenerPort::Internal if !internal => return Err(HttpError::NoSuchPath),
-        ListenerPort::Public { internal: false } if internal => return Err(HttpError::NoSuchPath),
+        ListenerPort::Public { internal: false } if internal => {
+            return Err(HttpError::NoSuchPath);
+        }
         ListenerPort::Internal | ListenerPort::Public { .. } => {}
     }
     if head.origin.is_some() {

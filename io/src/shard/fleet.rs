@@ -171,8 +171,8 @@ impl Fleet {
         }
         let function = function(fleet.view.clone(), count);
         for (index, post) in fleet.posts.iter().enumerate() {
-            let told = post.send(Message::Function(function.clone()));
-            assert!(told.is_ok(), "room for a message");
+            let sent = post.send(Message::Function(function.clone()));
+            assert!(sent.is_ok(), "room for a message");
             fleet.take(index);
         }
         fleet
@@ -220,7 +220,7 @@ impl Fleet {
         let head = parse_request(&bytes, &mut HeadScan::default());
         let head = head.expect("a head").expect("the whole of it");
         let answer = Rc::new(RefCell::new(String::new()));
-        let (thread, heard) = (self.threads[index].clone(), answer.clone());
+        let (thread, written) = (self.threads[index].clone(), answer.clone());
         self.event_loop.spawn(async move {
             let now = thread.now();
             let admitted = admit::admit_head(&thread, "f", false, &head, &bytes, now);
@@ -244,7 +244,7 @@ impl Fleet {
             let stored = stored::serve(&thread, admitted, incoming, detached, &answering);
             let mut outgoing = Outgoing::default();
             outgoing.put(&thread, stored.await, wire);
-            *heard.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
+            *written.borrow_mut() = String::from_utf8(outgoing.out).expect("text");
         });
         answer
     }

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use crate::links::bridge::{PASS_MAX, take_messages};
+use crate::links::bridge::{BATCH_MAX, take_messages};
 use crate::links::{Inbox, Links, shards};
 use crate::runtime::buffers::SMALL;
 use crate::runtime::net::Socket;
@@ -57,19 +57,19 @@ fn make_room(thread: &Links) {
 /// Takes what is there, messages before grants: a grant may name a pod that a message introduces.
 pub(crate) fn pump(thread: &Rc<Links>, inbox: &RefCell<Inbox>) {
     take_messages(thread);
-    for _ in 0..PASS_MAX {
+    for _ in 0..BATCH_MAX {
         let Some(grant) = inbox.borrow_mut().rings.grants.pop() else {
             break;
         };
         thread.take_grant(grant);
     }
-    for _ in 0..PASS_MAX {
+    for _ in 0..BATCH_MAX {
         let Some(message) = inbox.borrow_mut().shards.messages.pop() else {
             break;
         };
         questions::take(thread, message);
     }
-    for _ in 0..PASS_MAX {
+    for _ in 0..BATCH_MAX {
         let Some((token, answer)) = inbox.borrow_mut().shards.answers.pop() else {
             break;
         };

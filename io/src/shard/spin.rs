@@ -32,7 +32,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
             if now >= spin.until.get() {
                 break;
             }
-            pass(&thread, &inbox, now);
+            iterate(&thread, &inbox, now);
             thread.event_loop.yield_now().await;
         }
         spin.spinning.set(false);
@@ -44,7 +44,7 @@ pub(crate) async fn run(thread: Rc<Links>, inbox: Rc<RefCell<Inbox>>) {
     }
 }
 
-fn pass(thread: &Rc<Links>, inbox: &Rc<RefCell<Inbox>>, now: Uptime) {
+fn iterate(thread: &Rc<Links>, inbox: &Rc<RefCell<Inbox>>, now: Uptime) {
     thread.alarms.advance(now);
     let has_mail = inbox.borrow().has_mail();
     if has_mail || thread.turn_left.get() {

@@ -196,13 +196,13 @@ fn start_one(parts: ShardParts, ends: ThreadEnds, on_end: OnEnd) -> std::io::Res
         for rung in wanted {
             let Some(rung) = rung else { break };
             event_loop = None;
-            let said = rung
+            let built = rung
                 .build(parts.common.config.spin_for.is_some(), &buffers)
                 .map(|built| {
                     event_loop = Some(built);
                     gettid()
                 });
-            if report.send(said).is_err() {
+            if report.send(built).is_err() {
                 return;
             }
         }

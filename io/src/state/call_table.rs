@@ -19,8 +19,8 @@ use nanofaas_core::time::Uptime;
 use crate::http::output::Output;
 use crate::runtime::shard::ShardId;
 
-/// News of a Job.
-pub(crate) enum JobNews {
+/// What happened to a Job.
+pub(crate) enum JobUpdate {
     Starting {
         running_since: Option<Uptime>,
         start: Phases,
@@ -37,8 +37,8 @@ pub(crate) enum JobNews {
     Refused(Failure),
 }
 
-impl JobNews {
-    /// The news to keep when this comes after `earlier`: if the pod is lost after a callback that
+impl JobUpdate {
+    /// The update to keep when this comes after `earlier`: if the pod is lost after a callback that
     /// could not be read, the failure is that of the callback.
     fn after(self, earlier: Option<Self>) -> Self {
         match (self, earlier) {
@@ -52,7 +52,7 @@ impl JobNews {
                 failure,
                 oom: false,
             },
-            (news, _) => news,
+            (update, _) => update,
         }
     }
 }
@@ -96,7 +96,7 @@ struct ExpectedJob {
     start: Phases,
     /// A new reason why its start is delayed.
     held_up: Option<Arc<str>>,
-    end: Option<JobNews>,
+    end: Option<JobUpdate>,
 }
 
 impl ExpectedJob {
@@ -110,23 +110,23 @@ impl ExpectedJob {
         }
     }
 
-    /// Takes news of the Job of `attempt`. False where the news is for another attempt, or comes
+    /// Takes an update of the Job of `attempt`. False where the update is for another attempt, or comes
     /// after the Job's answer.
-    fn apply(&mut self, attempt: u32, news: JobNews) -> bool {
-        if self.attempt != attempt || matches!(self.end, Some(JobNews::Answered(_))) {
+    fn apply(&mut self, attempt: u32, update: JobUpdate) -> bool {
+        if self.attempt != attempt || matches!(self.end, Some(JobUpdate::Answered(_))) {
             return false;
         }
-        if let JobNews::Starting {
+        if let JobUpdate::Starting {
             running_since,
             start,
             held_up,
-        } = news
+        } = update
         {
             self.running_since = running_since.or(self.running_since);
             self.start = start;
             self.held_up = held_up;
         } else {
-            self.end = Some(news.after(self.end.take()));
+            self.end = Some(update.after(self.end.take()));
         }
         true
     }
@@ -262,7 +262,7 @@ impl CallTable {
 
     /// Ends a call from outside. False where there is no such call.
     pub(crate) fn end(&self, call: CallRef, end: End) -> bool {
-        self.with(call, |slot| tell_end(slot, end)).is_some()
+        self.with(call, |slot| set_end(slot, end)).is_some()
     }
 
     /// Ends every call of `lane`, or of all lanes, from outside.
@@ -271,21 +271,21 @@ impl CallTable {
         for slot in &mut inner.slots {
             let is_meant = |own| lane.is_none_or(|lane| lane == own);
             if slot.lane.is_some_and(is_meant) && !slot.orphan {
-                tell_end(slot, end.clone());
+                set_end(slot, end.clone());
             }
         }
     }
 
-    /// Delivers news of the Job of `attempt`. False where the call does not exist or is not in that
-    /// attempt; the news is dropped then.
-    pub(crate) fn job(&self, call: CallRef, attempt: u32, news: JobNews) -> bool {
+    /// Delivers an update of the Job of `attempt`. False where the call does not exist or is not in that
+    /// attempt; the update is dropped then.
+    pub(crate) fn job(&self, call: CallRef, attempt: u32, update: JobUpdate) -> bool {
         self.with(call, |slot| {
             let job = slot.job.as_mut();
-            let is_news = job.is_some_and(|job| job.apply(attempt, news));
-            if is_news {
+            let is_update = job.is_some_and(|job| job.apply(attempt, update));
+            if is_update {
                 wake(slot);
             }
-            is_news
+            is_update
         })
         .unwrap_or(false)
     }
@@ -327,12 +327,12 @@ impl CallTable {
     }
 
     /// Takes the Job's end, if it has come. A callback that could not be read is no end.
-    pub(crate) fn take_job(&self, call: CallRef) -> Option<JobNews> {
-        let is_end = |job: &mut JobNews| !matches!(job, JobNews::Refused(_));
+    pub(crate) fn take_job(&self, call: CallRef) -> Option<JobUpdate> {
+        let is_end = |job: &mut JobUpdate| !matches!(job, JobUpdate::Refused(_));
         self.with_job(call, |job| job.end.take_if(is_end))
     }
 
-    /// Takes the reason to end the call, if there is one; if not, the task is woken by any news.
+    /// Takes the reason to end the call, if there is one; if not, the task is woken by any event.
     pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
             if let Some(end) = slot.end.take() {
@@ -348,7 +348,7 @@ impl CallTable {
     }
 }
 
-fn tell_end(slot: &mut CallSlot, end: End) {
+fn set_end(slot: &mut CallSlot, end: End) {
     slot.end = Some(End::merge(slot.end.take(), end));
     wake(slot);
 }

@@ -78,7 +78,7 @@ pub(crate) struct Descriptors {
     /// When all connections were looked at last.
     looked_at: Cell<Option<Uptime>>,
     /// That idle clients are closed.
-    said: LogLimit,
+    warnings: LogLimit,
 }
 
 /// A connection's place, given back with it.
@@ -101,7 +101,7 @@ impl Descriptors {
             free: RefCell::default(),
             found: RefCell::default(),
             looked_at: Cell::new(None),
-            said: LogLimit::default(),
+            warnings: LogLimit::default(),
         })
     }
 
@@ -162,8 +162,8 @@ impl Descriptors {
         self.found.replace(idle.into());
     }
 
-    fn say(&self, now: Uptime) {
-        if self.said.take_turn(now) {
+    fn warn(&self, now: Uptime) {
+        if self.warnings.take_turn(now) {
             tracing::warn!(
                 "descriptors are short: idle clients are closed to make room for new ones; \
                  raise the limit of open files"
@@ -179,7 +179,7 @@ impl Descriptors {
                     && conn.idle_since(now, SILENT) == Some(idle.since)
                 {
                     conn.leave();
-                    self.say(now);
+                    self.warn(now);
                     return true;
                 }
             }
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn what_goes_on_is_said_once_a_minute() {
-        let said = LogLimit::default();
+        let warnings = LogLimit::default();
         let due: Vec<_> = [1, 2, 60, 61, 120, 180]
             .map(|second| Uptime::ZERO + Nanos::from_s(second))
-            .map(|now| said.take_turn(now))
+            .map(|now| warnings.take_turn(now))
             .into();
         assert_eq!(due, [true, false, false, true, false, true]);
     }
