@@ -1,4 +1,4 @@
-"""Entry of `python3 -m nanofaas_runtime`: reads the environment and runs the watchdog, or a worker."""
+"""Entry of `python3 -m nanofaas_runtime`: reads the environment, runs the watchdog or a worker."""
 
 from __future__ import annotations
 
