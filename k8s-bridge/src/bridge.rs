@@ -5,32 +5,27 @@
 mod begin;
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job as JobObject;
-use nanofaas_core::desk::{Desk, PodReady, Work};
-use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
-use nanofaas_core::id::{is_same_token, pod_name};
-use nanofaas_core::message::{JobStart, Refused, Reply};
+use nanofaas_core::message::{Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::Uptime;
-
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use crate::api::backoff::random;
 use crate::api::cluster::Cluster;
 use crate::api::{client, lease};
 use crate::context::ClusterContext;
 use crate::context::config::{KubernetesConfig, OpenError};
 use crate::job::Job;
-use crate::pod::{Origin, Pod};
+use crate::pod::{Origin, Pod, Pods};
 use crate::reconcile::{Memory, Reconciler, Stage, adoption};
 use crate::registry::functions;
 
@@ -121,7 +116,7 @@ impl Plane {
                 wanted_at,
             } => self.start_pod(function, pod, wanted_at),
             Work::Stop { pod } if self.reconciler.memory.drop_held(pod) => {
-                self.context.is_unknown(pod);
+                self.context.announcer.unknown(pod);
             }
             Work::Stop { pod } => match self.pod(pod) {
                 Some(pod) => {
@@ -131,24 +126,31 @@ impl Plane {
                         .functions
                         .is_changed(pod.function.name());
                 }
-                None => self.context.is_unknown(pod),
+                None => self.context.announcer.unknown(pod),
             },
             Work::Probe { pod } => match self.pod(pod) {
                 Some(pod) => pod.probe(),
-                None => self.context.is_unknown(pod),
+                None => self.context.announcer.unknown(pod),
             },
             Work::Adopted { token, pod, .. } => adoption::adopted(&self.reconciler, token, pod),
-            Work::Job(start) => self.start_job(start),
+            Work::Job(start) => {
+                let job = Job::new(start, self.context.announcer.now());
+                self.reconciler.run_job(Rc::new(job));
+            }
             Work::JobStop {
                 call,
                 attempt,
                 stamps,
-            } => {
-                if let Some(job) = self.reconciler.memory.jobs.borrow().get((call, attempt)) {
-                    job.stop(stamps);
-                }
+            } => self
+                .reconciler
+                .memory
+                .jobs
+                .borrow()
+                .stop((call, attempt), stamps),
+            Work::PodReady(ready) => {
+                let pods = self.pods().borrow();
+                pods.report_ready(&self.context.announcer, &ready);
             }
-            Work::PodReady(ready) => self.pod_is_ready(&ready),
             Work::Change { change, reply } if self.is_ready.get() => {
                 functions::change(&self.reconciler.registry, change, reply);
             }
@@ -156,58 +158,27 @@ impl Plane {
                 let why = "this control plane has not begun to act yet; try again";
                 let refused = Refused::Unavailable(why.to_owned());
                 self.context
-                    .say(|desk| desk.reply(reply, Reply::Refused(refused)));
+                    .with_desk(|desk| desk.reply(reply, Reply::Refused(refused)));
             }
         }
+    }
+
+    fn pods(&self) -> &RefCell<Pods> {
+        &self.reconciler.memory.pods
     }
 
     fn pod(&self, place: PodRef) -> Option<Rc<Pod>> {
-        self.reconciler.memory.pods.borrow().at(place)
+        self.pods().borrow().at(place)
     }
 
-    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
+    fn start_pod(&self, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
         if function.spec.execution_mode != ExecutionMode::Warm {
-            let failure = StartFailure {
-                permanent: false,
-                message: "the function has no pods any more".into(),
-            };
-            let pod = place;
-            return self
-                .context
-                .say(|desk| desk.event(Event::StartFailed { pod, failure }));
+            let why = "the function has no pods any more";
+            return self.context.announcer.cannot_start(place, why);
         }
-        let name = loop {
-            let name = pod_name::<5>(function.name(), random());
-            if self.reconciler.memory.pods.borrow().named(&name).is_none() {
-                break name;
-            }
-        };
+        let name = self.pods().borrow().new_name(function.name());
         let pod = Rc::new(Pod::new(Some(place), name, function, wanted_at));
         self.reconciler.run_pod(pod, Origin::New);
-    }
-
-    fn start_job(self: &Rc<Self>, start: Box<JobStart>) {
-        let job = Rc::new(Job::new(start, self.context.now()));
-        self.reconciler.run_job(job);
-    }
-
-    fn pod_is_ready(&self, said: &PodReady) {
-        let pod = self.reconciler.memory.pods.borrow().named(&said.pod);
-        let reply = match pod {
-            None => Reply::Refused(Refused::NotFound),
-            Some(pod) if !is_same_token(&pod.token, &said.token) => {
-                Reply::Refused(Refused::Forbidden)
-            }
-            Some(pod) => {
-                let function = pod.function.name();
-                self.context
-                    .say(|desk| desk.starts.stamped(function, &said.pod, said.stamps));
-                let address: Option<IpAddr> = said.address;
-                pod.says_ready(address);
-                Reply::Ready
-            }
-        };
-        self.context.say(|desk| desk.reply(said.reply, reply));
     }
 
     async fn stop(self: &Rc<Self>) {

@@ -11,19 +11,16 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 
-use nanofaas_core::cold_start::Phase;
+use nanofaas_backend::announcer::Announcer;
+use nanofaas_backend::random::random;
 use nanofaas_core::desk::Desk;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
-use nanofaas_core::message::PodEnd;
 use nanofaas_core::spec::{Json, check_account};
-use nanofaas_core::ticket::PodRef;
-use nanofaas_core::time::Uptime;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::api::backoff::random;
 use crate::api::cluster::Cluster;
 use crate::context::config::{KubernetesConfig, OpenError};
 use crate::context::identity::Identity;
@@ -57,7 +54,7 @@ pub(crate) struct ClusterContext {
     pub(crate) cluster: Cluster,
     pub(crate) process: Rc<ProcessState>,
     identity: RefCell<Option<Rc<Identity>>>,
-    desk: Rc<RefCell<Desk>>,
+    pub(crate) announcer: Announcer,
     reports: UnboundedSender<Report>,
 }
 
@@ -70,48 +67,23 @@ impl ClusterContext {
         reports: UnboundedSender<Report>,
     ) -> Self {
         Self {
+            announcer: Announcer::new(desk, config.origin),
             config,
             cluster,
             process,
             identity: RefCell::default(),
-            desk,
             reports,
         }
     }
 
-    /// Reads the process's clock.
-    pub(crate) fn now(&self) -> Uptime {
-        Uptime::ZERO + self.config.origin.elapsed().into()
-    }
-
-    /// Runs `something` with the desk borrowed.
-    pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
-        something(&mut self.desk.borrow_mut())
+    /// Runs `act` with the desk borrowed.
+    pub(crate) fn with_desk<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
+        self.announcer.with_desk(act)
     }
 
     pub(crate) fn report(&self, report: Report) {
         // Nothing receives reports of tasks that outlive their bridge, so an error is none.
         let _ = self.reports.send(report);
-    }
-
-    /// Records that a start reached a phase.
-    pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
-        let at = self.now();
-        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at));
-    }
-
-    /// Reports the end of a pod.
-    pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
-        self.say(|desk| desk.gone(pod, end));
-    }
-
-    /// Reports the end of a pod that has no task here; a second report does no harm.
-    pub(crate) fn is_unknown(&self, pod: PodRef) {
-        let end = PodEnd {
-            oom: false,
-            message: "it was gone already".into(),
-        };
-        self.gone(pod, &end);
     }
 
     /// The identity of this plane, once it is known.

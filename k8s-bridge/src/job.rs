@@ -3,8 +3,10 @@
 //! It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
 //! different times.
 
+use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,17 +14,16 @@ use k8s_openapi::api::batch::v1::Job as JobObject;
 use k8s_openapi::api::core::v1::{Event, Pod as PodObject};
 use kube::Resource;
 use kube::api::ListParams;
+use nanofaas_backend::job::{FORGOTTEN, JobAttempt, JobTable};
+use nanofaas_backend::random::random;
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::id::pod_name;
-use nanofaas_core::message::{JobStart, Message, PodEnd, ReadyStamps};
+use nanofaas_core::message::{JobStart, PodEnd};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::CallRef;
 use nanofaas_core::time::Uptime;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::api::backoff::random;
 use crate::api::cluster::{Cluster, Denied};
 use crate::context::ClusterContext;
 use crate::context::report::Report;
@@ -39,8 +40,6 @@ const STOP: Duration = Duration::from_secs(5);
 const STOP_S: u32 = 2;
 /// How far the io thread's word may be behind the end of a container that exited with status 0.
 const WORD_BEHIND: Duration = Duration::from_millis(500);
-/// The io thread ends a call at its deadline; a Job that is older by this much was forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The cluster's own backstop comes this much after the deadline, in seconds.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may be without a pod before its controller's events are read; it doubles.
@@ -51,15 +50,13 @@ const RUNNING: usize = Phase::ALL.len() + 1;
 /// How long that look-up may take.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Which attempt.
-pub(crate) type JobKey = (CallRef, u32);
+/// All Jobs that run.
+pub(crate) type Jobs = JobTable<Job>;
 
 /// A Job as seen by all tasks but its own.
 pub(crate) struct Job {
-    pub(crate) name: String,
-    pub(crate) start: Box<JobStart>,
+    attempt: JobAttempt,
     wanted_at: Uptime,
-    bell: Notify,
     /// The name of its pod, once that was seen.
     pod: RefCell<Option<String>>,
     seen: RefCell<Seen>,
@@ -67,87 +64,48 @@ pub(crate) struct Job {
     was_created: Cell<bool>,
     /// The io thread needs no further report.
     is_over: Cell<bool>,
-    stop: Cell<bool>,
-    stamps: Cell<Option<ReadyStamps>>,
     /// Why it did not start, if it did not.
     fault: Cell<StartFault>,
 }
 
-/// All Jobs that run.
-#[derive(Default)]
-pub(crate) struct Jobs {
-    by_key: HashMap<JobKey, Rc<Job>>,
-    by_name: HashMap<String, JobKey>,
+impl Deref for Job {
+    type Target = JobAttempt;
+
+    fn deref(&self) -> &JobAttempt {
+        &self.attempt
+    }
 }
 
-impl Jobs {
-    /// Adds a Job; returns the earlier Job of the same attempt, if there is one.
-    pub(crate) fn add(&mut self, job: &Rc<Job>) -> Option<Rc<Job>> {
-        self.by_name.insert(job.name.clone(), job.key());
-        self.by_key.insert(job.key(), job.clone())
-    }
-
-    pub(crate) fn remove(&mut self, job: &Job) {
-        self.by_name.remove(&job.name);
-        self.by_key.remove(&job.key());
-    }
-
-    pub(crate) fn get(&self, key: JobKey) -> Option<&Rc<Job>> {
-        self.by_key.get(&key)
-    }
-
-    pub(crate) fn named(&self, name: &str) -> Option<&Rc<Job>> {
-        self.by_key.get(self.by_name.get(name)?)
-    }
-
-    pub(crate) fn all(&self) -> Vec<Rc<Job>> {
-        self.by_key.values().cloned().collect()
+impl Borrow<JobAttempt> for Job {
+    fn borrow(&self) -> &JobAttempt {
+        &self.attempt
     }
 }
 
 impl Job {
     pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
+        // More random characters than a pod's name, because there are many more Jobs. The limit is
+        // 63 characters, because the Job's pod has the name as a label.
+        let name = pod_name::<9>(start.function.name(), random());
         Self {
-            // More random characters than a pod's name, because there are many more Jobs. The limit
-            // is 63 characters, because the Job's pod has the name as a label.
-            name: pod_name::<9>(start.function.name(), random()),
-            start,
+            attempt: JobAttempt::new(name, start),
             wanted_at,
-            bell: Notify::new(),
             pod: RefCell::default(),
             seen: RefCell::default(),
             is_gone: Cell::new(false),
             was_created: Cell::new(false),
             is_over: Cell::new(false),
-            stop: Cell::new(false),
-            stamps: Cell::new(None),
             fault: Cell::new(StartFault::NotReady),
         }
-    }
-
-    pub(crate) fn key(&self) -> JobKey {
-        (self.start.call, self.start.attempt)
-    }
-
-    /// Called when the attempt is over. `stamps` are the start times that its runtime reported, if
-    /// any.
-    pub(crate) fn stop(&self, stamps: Option<ReadyStamps>) {
-        self.stamps.set(stamps);
-        self.stop.set(true);
-        self.bell.notify_one();
     }
 
     /// The cluster showed its pod.
     pub(crate) fn see(&self, context: &ClusterContext, pod: String, seen: Seen) {
         self.pod.replace(Some(pod));
-        for (phase, is_reached) in [
-            (Phase::Scheduled, seen.scheduled),
-            (Phase::Address, seen.address.is_some()),
-            (Phase::Running, seen.running_since_ms.is_some()),
-        ] {
-            if is_reached {
-                context.reached(&self.start.function, &self.name, phase);
-            }
+        for phase in seen.phases() {
+            context
+                .announcer
+                .reached(&self.start.function, &self.name, phase);
         }
         if seen.running_since_ms.is_some() {
             context.report(Report::StartWorked(self.start.function.clone()));
@@ -187,9 +145,9 @@ impl Job {
                 self.tell_end(context, failure, oom);
             }
         }
-        if let Some(stamps) = self.stamps.get() {
+        if let Some(stamps) = self.stamps() {
             context.report(Report::StartWorked(self.start.function.clone()));
-            context.say(|desk| desk.starts.stamped(function, &self.name, stamps));
+            context.with_desk(|desk| desk.starts.stamped(function, &self.name, stamps));
             self.wait_for_exit().await;
         }
         context.cluster.delete::<JobObject>(&self.name, None).await;
@@ -206,7 +164,7 @@ impl Job {
     }
 
     fn tell_end(&self, context: &ClusterContext, failure: Failure, oom: bool) {
-        let (call, attempt) = self.key();
+        let attempt = self.start.attempt;
         let function = self.start.function.name();
         let (id, why) = (&self.start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
@@ -225,18 +183,8 @@ impl Job {
                 end: PodEnd { oom, message },
             });
         }
-        context.say(|desk| {
-            if let Failure::ColdStart(why) = &failure {
-                desk.starts.failed(function, &self.name, why.clone());
-            }
-            let ended = Message::JobEnded {
-                call,
-                attempt,
-                failure,
-                oom,
-            };
-            desk.tell(call.thread, ended);
-        });
+        let announcer = &context.announcer;
+        announcer.job_ended(&self.start, &self.name, failure, oom);
     }
 
     fn has_exited(&self) -> bool {
@@ -247,11 +195,7 @@ impl Job {
     /// kill it.
     async fn wait_for_exit(&self) {
         let until = Instant::now() + STOP;
-        while !self.has_exited() {
-            if timeout_at(until, self.bell.notified()).await.is_err() {
-                return;
-            }
-        }
+        while !self.has_exited() && self.rung_before(until).await {}
     }
 
     /// Runs the attempt; returns the failure, or none if the attempt was over before its pod.
@@ -261,9 +205,9 @@ impl Job {
         let left = Duration::from_millis(self.start.deadline_ms);
         if !self.was_created.get() {
             let function = self.start.function.name();
-            context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
+            context.with_desk(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
             if let Err(failure) = self.create(context, start_by.min(begun + left)).await {
-                return (!self.stop.get()).then_some((failure, false));
+                return (!self.is_stopped()).then_some((failure, false));
             }
             self.was_created.set(true);
         }
@@ -278,14 +222,16 @@ impl Job {
                 (Failure::ColdStart(why.into()), false)
             }
             Over::Lost(why) => (Failure::PodLost(why.into()), false),
-            Over::Ended(ended) if ended.well && self.is_stopped_soon().await => return None,
+            Over::Ended(ended) if ended.well && self.is_stopped_within(WORD_BEHIND).await => {
+                return None;
+            }
             Over::Ended(ended) => {
                 let how = security::advised(&self.start.function.spec, &ended.message);
                 let why = format!("the call's pod gave no result: {how}");
                 (Failure::PodLost(why.into()), ended.oom)
             }
         };
-        (!self.stop.get()).then_some(failure)
+        (!self.is_stopped()).then_some(failure)
     }
 
     async fn create(&self, context: &Rc<ClusterContext>, until: Instant) -> Result<(), Failure> {
@@ -306,7 +252,9 @@ impl Job {
                 Denied::Unreachable(_) => format!("the Job could not be created: {why}").into(),
             })
         })?;
-        context.reached(&self.start.function, &self.name, Phase::Created);
+        context
+            .announcer
+            .reached(&self.start.function, &self.name, Phase::Created);
         Ok(())
     }
 
@@ -350,29 +298,6 @@ impl Job {
         Ok(job)
     }
 
-    fn env(&self, base: &str) -> Vec<(&'static str, String)> {
-        let start = &self.start;
-        let callback = format!("{base}/v1/internal/{}/executions", start.token);
-        let timeout_ms = u64::from(start.function.spec.timeout_ms).min(start.deadline_ms);
-        let mut env = vec![
-            ("EXECUTION_ID", start.execution_id.to_string()),
-            ("DISPATCH_ATTEMPT", start.attempt.to_string()),
-            ("TIMEOUT_MS", start.deadline_ms.to_string()),
-            ("INVOCATION_TIMEOUT_MS", timeout_ms.to_string()),
-        ];
-        let trace = start.trace_id.as_deref();
-        env.extend(trace.map(|id| ("TRACE_ID", id.to_owned())));
-        env.push(match &start.payload {
-            Some(payload) => ("INVOCATION_PAYLOAD", payload.to_string()),
-            None => {
-                let url = format!("{callback}/{}/input", start.execution_id);
-                ("INVOCATION_PAYLOAD_URL", url)
-            }
-        });
-        env.push(("CALLBACK_URL", callback));
-        env
-    }
-
     /// Waits until the attempt or its pod is over.
     async fn running(
         &self,
@@ -387,7 +312,7 @@ impl Job {
             let seen = self.seen.borrow().clone();
             self.tell_start(context, &seen, &mut told);
             let runs = seen.running_since_ms.is_some();
-            if self.stop.get() {
+            if self.is_stopped() {
                 return Over::Stopped;
             }
             if let Some(why) = seen.stuck {
@@ -422,7 +347,7 @@ impl Job {
             if !self.has_pod() {
                 next = next.min(look_at);
             }
-            let _ = timeout_at(next, self.bell.notified()).await;
+            self.rung_before(next).await;
         }
     }
 
@@ -435,11 +360,10 @@ impl Job {
         seen: &Seen,
         told: &mut (usize, Option<String>),
     ) {
-        let (call, attempt) = self.key();
         let function = self.start.function.name();
-        let runs_since = seen.running_since_ms.map(|since_ms| {
+        let running_since = seen.running_since_ms.map(|since_ms| {
             let stamped_at = context.config.clock.uptime_at(since_ms + 1000);
-            stamped_at.max(self.wanted_at).min(context.now())
+            stamped_at.max(self.wanted_at).min(context.announcer.now())
         });
         if let Some(why) = seen.held_up.as_deref()
             && seen.held_up != told.1
@@ -450,34 +374,17 @@ impl Job {
                 why: why.to_owned(),
             });
         }
-        context.say(|desk| {
-            let start = desk.starts.phases(function, &self.name);
-            // Later starts of a busy function may have displaced this one in the records.
-            let reached = start.len().max(usize::from(runs_since.is_some()) * RUNNING);
-            if reached > told.0 || seen.held_up != told.1 {
-                *told = (reached.max(told.0), seen.held_up.clone());
-                let starting = Message::JobStarting {
-                    call,
-                    attempt,
-                    running_since: runs_since,
-                    start,
-                    held_up: seen.held_up.as_deref().map(Into::into),
-                };
-                desk.tell(call.thread, starting);
-            }
-        });
-    }
-
-    /// Whether the io thread's word that the result came follows within `WORD_BEHIND`, because it
-    /// may arrive a little after the end of the container.
-    async fn is_stopped_soon(&self) -> bool {
-        let deadline = Instant::now() + WORD_BEHIND;
-        while !self.stop.get() {
-            if timeout_at(deadline, self.bell.notified()).await.is_err() {
-                break;
-            }
+        let announcer = &context.announcer;
+        let phases = announcer.with_desk(|desk| desk.starts.phases(function, &self.name));
+        // Later starts of a busy function may have displaced this one in the records.
+        let reached = phases
+            .len()
+            .max(usize::from(running_since.is_some()) * RUNNING);
+        if reached > told.0 || seen.held_up != told.1 {
+            *told = (reached.max(told.0), seen.held_up.clone());
+            let held_up = seen.held_up.as_deref().map(Into::into);
+            announcer.job_starting(&self.start, &self.name, running_since, held_up);
         }
-        self.stop.get()
     }
 }
 

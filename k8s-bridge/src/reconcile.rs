@@ -9,6 +9,7 @@ pub(crate) mod template;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use nanofaas_backend::pod::Fate;
 use nanofaas_core::desk::Work;
 use nanofaas_core::ticket::PodRef;
 use tokio::sync::Notify;
@@ -18,8 +19,7 @@ use tokio::task::spawn_local;
 use crate::context::report::Report;
 use crate::context::{ClusterContext, ProcessState};
 use crate::job::{Job, Jobs};
-use crate::pod::table::Pods;
-use crate::pod::{Fate, Origin, Pod};
+use crate::pod::{Origin, Pod, Pods};
 use crate::reconcile::adoption::Adoption;
 use crate::registry::ClusterRegistry;
 
@@ -103,7 +103,7 @@ impl Reconciler {
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
             // Before the pod leaves its table, because `pods::there` deletes one that is in none.
-            if let Fate::NotReady(..) = fate {
+            if let Fate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }
             reconciler.memory.pods.borrow_mut().remove(&pod);
@@ -113,10 +113,7 @@ impl Reconciler {
 
     /// Adds a Job, and starts its task.
     pub(crate) fn run_job(self: &Rc<Self>, job: Rc<Job>) {
-        let before = self.memory.jobs.borrow_mut().add(&job);
-        if let Some(before) = before {
-            before.stop(None);
-        }
+        self.memory.jobs.borrow_mut().add(&job);
         self.spawn_job(job);
     }
 

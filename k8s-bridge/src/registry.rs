@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::context::ClusterContext;
-use crate::pod::table::Pods;
+use crate::pod::Pods;
 use crate::registry::events::Events;
 use crate::registry::functions::Functions;
 

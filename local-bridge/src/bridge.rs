@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanofaas_core::desk::{Desk, PodReady, Work};
-use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_backend::job::JobAttempt;
+use nanofaas_backend::pod::WarmPod;
+use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
-use nanofaas_core::id::{is_same_token, pod_name};
-use nanofaas_core::message::{JobStart, Refused, Reply};
+use nanofaas_core::message::JobStart;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::Uptime;
@@ -22,9 +22,8 @@ use tokio::time::sleep;
 use crate::context::LocalContext;
 use crate::context::config::{LocalConfig, OpenError};
 use crate::guard::link::{Guard, start_guard};
-use crate::job::{Job, Jobs};
-use crate::pod::{Pod, Pods};
-use crate::process::program::random;
+use crate::job::{self, Jobs};
+use crate::pod::{self, Pods};
 use crate::process::run_dir::{self, RunDir};
 
 /// How often unattributed OOM kills are discarded. The end of a killed process is reported sooner
@@ -76,16 +75,6 @@ impl LocalBridge {
 }
 
 impl Plane {
-    /// A name that no other pod has.
-    fn pod_name(&self, function: &str) -> String {
-        loop {
-            let name = pod_name::<5>(function, random());
-            if self.pods.borrow().named(&name).is_none() {
-                return name;
-            }
-        }
-    }
-
     fn take(self: &Rc<Self>, work: Work) {
         match work {
             // A function needs no process before its first pod, and the table has its change
@@ -98,31 +87,30 @@ impl Plane {
             } => self.start_pod(function, pod, wanted_at),
             Work::Stop { pod } => match self.pod(pod) {
                 Some(pod) => pod.stop(),
-                None => self.context.is_unknown(pod),
+                None => self.context.announcer.unknown(pod),
             },
             Work::Probe { pod } => match self.pod(pod) {
                 Some(pod) => pod.probe(),
-                None => self.context.is_unknown(pod),
+                None => self.context.announcer.unknown(pod),
             },
             // Processes do not outlive their plane.
-            Work::Adopted { pod, .. } => {
-                pod.into_iter().for_each(|pod| self.context.is_unknown(pod))
-            }
+            Work::Adopted { pod, .. } => pod
+                .into_iter()
+                .for_each(|pod| self.context.announcer.unknown(pod)),
             Work::Job(start) => self.start_job(start),
             Work::JobStop {
                 call,
                 attempt,
                 stamps,
-            } => {
-                if let Some(job) = self.jobs.borrow().get(&(call, attempt)) {
-                    job.stop(stamps);
-                }
+            } => self.jobs.borrow().stop((call, attempt), stamps),
+            Work::PodReady(ready) => {
+                let pods = self.pods.borrow();
+                pods.report_ready(&self.context.announcer, &ready);
             }
-            Work::PodReady(ready) => self.pod_is_ready(&ready),
         }
     }
 
-    fn pod(&self, place: PodRef) -> Option<Rc<Pod>> {
+    fn pod(&self, place: PodRef) -> Option<Rc<WarmPod>> {
         self.pods.borrow().at(place)
     }
 
@@ -135,59 +123,31 @@ impl Plane {
             None
         };
         if let Some(why) = cannot {
-            let failure = StartFailure {
-                permanent: false,
-                message: why.into(),
-            };
-            return self.context.say(|desk| {
-                desk.event(Event::StartFailed {
-                    pod: place,
-                    failure,
-                });
-            });
+            return self.context.announcer.cannot_start(place, why);
         }
-        let name = self.pod_name(function.name());
-        let pod = Rc::new(Pod::new(place, name, function, wanted_at));
+        let name = self.pods.borrow().new_name(function.name());
+        let pod = Rc::new(WarmPod::new(Some(place), name, function, wanted_at));
         self.pods.borrow_mut().add(&pod);
         let plane = self.clone();
         spawn_local(async move {
-            let fate = pod.live(&plane.context).await;
+            let context = &plane.context;
+            let fate = pod::live(&pod, context).await;
             plane.pods.borrow_mut().remove(&pod);
-            pod.tell_end(&plane.context, fate);
+            let is_expected = pod.is_stopped() || context.is_stopping.get();
+            pod.announce_end(&context.announcer, fate, is_expected);
         });
     }
 
     fn start_job(self: &Rc<Self>, start: Box<JobStart>) {
-        let key = (start.call, start.attempt);
-        let job = Rc::new(Job::new(self.pod_name(start.function.name())));
-        let before = self.jobs.borrow_mut().insert(key, job.clone());
-        if let Some(before) = before {
-            before.stop(None);
-        }
+        let name = self.pods.borrow().new_name(start.function.name());
+        let job = Rc::new(JobAttempt::new(name, start));
+        self.jobs.borrow_mut().add(&job);
         let plane = self.clone();
         spawn_local(async move {
-            let ended = job.live(&plane.context, &start).await;
-            plane.jobs.borrow_mut().remove(&key);
-            job.tell_end(&plane.context, &start, ended);
+            let ended = job::live(&job, &plane.context).await;
+            plane.jobs.borrow_mut().remove(&job);
+            job::announce_end(&job, &plane.context, ended);
         });
-    }
-
-    fn pod_is_ready(&self, said: &PodReady) {
-        let pod = self.pods.borrow().named(&said.pod);
-        let reply = match pod {
-            None => Reply::Refused(Refused::NotFound),
-            Some(pod) if !is_same_token(&pod.token, &said.token) => {
-                Reply::Refused(Refused::Forbidden)
-            }
-            Some(pod) => {
-                let function = pod.function.name();
-                self.context
-                    .say(|desk| desk.starts.stamped(function, &said.pod, said.stamps));
-                pod.says_ready();
-                Reply::Ready
-            }
-        };
-        self.context.say(|desk| desk.reply(said.reply, reply));
     }
 
     /// Ends every process, the guard too.

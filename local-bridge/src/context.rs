@@ -6,12 +6,8 @@ pub(crate) mod config;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use nanofaas_core::cold_start::Phase;
+use nanofaas_backend::announcer::Announcer;
 use nanofaas_core::desk::Desk;
-use nanofaas_core::function::Function;
-use nanofaas_core::message::PodEnd;
-use nanofaas_core::ticket::PodRef;
-use nanofaas_core::time::Uptime;
 
 use crate::context::config::LocalConfig;
 use crate::guard::link::Link;
@@ -27,50 +23,19 @@ pub(crate) struct LocalContext {
     pub(crate) run_dir: RunDir,
     pub(crate) ports: Rc<Ports>,
     pub(crate) is_stopping: Cell<bool>,
-    desk: Rc<RefCell<Desk>>,
+    pub(crate) announcer: Announcer,
 }
 
 impl LocalContext {
     pub(crate) fn new(config: LocalConfig, run_dir: RunDir, desk: Rc<RefCell<Desk>>) -> Self {
         Self {
             link: Rc::new(Link::new(config.guard.clone())),
+            announcer: Announcer::new(desk, config.origin),
             config,
             oom: OomWatch::new(),
             run_dir,
             ports: Ports::new(),
             is_stopping: Cell::new(false),
-            desk,
         }
-    }
-
-    /// Reads the process's clock.
-    pub(crate) fn now(&self) -> Uptime {
-        Uptime::ZERO + self.config.origin.elapsed().into()
-    }
-
-    /// Runs `something` with the desk borrowed.
-    pub(crate) fn say<T>(&self, something: impl FnOnce(&mut Desk) -> T) -> T {
-        something(&mut self.desk.borrow_mut())
-    }
-
-    /// Records that a start reached a phase.
-    pub(crate) fn reached(&self, function: &Function, pod: &str, phase: Phase) {
-        let at = self.now();
-        self.say(|desk| desk.starts.reached(function.name(), pod, phase, at));
-    }
-
-    /// Reports the end of a pod.
-    pub(crate) fn gone(&self, pod: PodRef, end: &PodEnd) {
-        self.say(|desk| desk.gone(pod, end));
-    }
-
-    /// Reports the end of a pod that has no task here. It may have been reported before, or belong
-    /// to an earlier bridge; a second report does no harm.
-    pub(crate) fn is_unknown(&self, pod: PodRef) {
-        let end = PodEnd {
-            oom: false,
-            message: "it was gone already".into(),
-        };
-        self.gone(pod, &end);
     }
 }

@@ -1,354 +1,231 @@
-//! The life of one warm pod, a process on a Unix socket or at a port: start, ready, in use, health
-//! check, stopped, gone. It never decides when: the scheduler's orders and the process itself do.
+//! A warm pod's task, as far as it is this machine's: a process on a Unix socket or at a port is started
+//! through the guard, watched and ended. It never decides when: the scheduler's orders and the process
+//! itself do.
 
-mod health;
-
-use std::cell::{Cell, RefCell};
 use std::fs;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
+use nanofaas_backend::announcer::Announcer;
+use nanofaas_backend::pod::life::{self, Begin, PodRunner};
+use nanofaas_backend::pod::table::PodTable;
+use nanofaas_backend::pod::{Fate, PodStartError, WarmPod};
 use nanofaas_core::cold_start::Phase;
-use nanofaas_core::event::{Event, StartFailure};
-use nanofaas_core::function::Function;
-use nanofaas_core::id::pod_token;
-use nanofaas_core::message::{Message, PodAddress, PodEnd};
-use nanofaas_core::ticket::PodRef;
-use nanofaas_core::time::Uptime;
-use tokio::sync::Notify;
-use tokio::task::spawn_local;
+use nanofaas_core::message::{PodAddress, PodEnd};
 use tokio::time::Instant;
 
 use crate::context::LocalContext;
-use crate::guard::link::{AbortOnDrop, End};
-use crate::pod::health::{Questions, places};
+use crate::guard::link::End;
+use crate::process::listener;
 use crate::process::ports::Port;
-use crate::process::program::{Program, random};
-use crate::process::{self, Process, drain_output, forget_pipes, rung_before};
+use crate::process::program::Program;
+use crate::process::{self, Process, drain_output, forget_pipes};
 
-/// How long a quarantined pod has to answer.
-const PROBE: Duration = Duration::from_secs(5);
+/// The warm pods that have a task.
+pub(crate) type Pods = PodTable<WarmPod>;
 
-/// A pod as seen by all tasks but its own.
-pub(crate) struct Pod {
-    pub(crate) place: PodRef,
-    pub(crate) name: String,
-    /// A caller that knows this token may report the pod as ready.
-    pub(crate) token: String,
-    pub(crate) function: Arc<Function>,
-    wanted_at: Uptime,
-    /// Rings when a field below changes, and when the process starts or ends.
-    bell: Rc<Notify>,
-    stop: Cell<bool>,
-    probe: Cell<bool>,
-    /// It said that it is ready.
-    said: Cell<bool>,
-    /// Where it answered the last health check.
-    answered: RefCell<Option<PodAddress>>,
-    questions: Questions,
+/// Runs the pod from its start to its end and announces each step but the last one, which is
+/// `WarmPod::announce_end`.
+pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> Fate<()> {
+    let id = context.link.next_id();
+    let mut runner = ProcessRunner {
+        context: context.clone(),
+        pod: pod.clone(),
+        id,
+        socket: context.run_dir.at(&format!("{id}.sock")),
+        places: Vec::new(),
+        created: None,
+    };
+    let limit = context.config.start_timeout;
+    let fate = life::live(&mut runner, Begin::Create, limit).await;
+    runner.clean_up();
+    fate
 }
 
-/// How a pod's life went.
-pub(crate) enum Fate {
-    StartFailed(StartFailure),
-    /// It was up, or was stopped before; `PodEnd` says how it went.
-    Ended(PodEnd),
+/// All places where a pod may listen.
+fn places(socket: &Path, port: u16) -> Vec<PodAddress> {
+    let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
+    // A server that listens at `localhost` may have been given either.
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+    vec![PodAddress::Unix(socket.into()), at(v4), at(v6)]
 }
 
-impl Pod {
-    pub(crate) fn new(
-        place: PodRef,
-        name: String,
-        function: Arc<Function>,
-        wanted_at: Uptime,
-    ) -> Self {
-        Self {
-            place,
-            name,
-            token: pod_token(u128::from_ne_bytes(random())),
-            questions: Questions::new(&function.spec.health_path, function.name()),
-            function,
-            wanted_at,
-            bell: Rc::new(Notify::new()),
-            stop: Cell::new(false),
-            probe: Cell::new(false),
-            said: Cell::new(false),
-            answered: RefCell::default(),
-        }
-    }
+/// A process, and the port that it may listen at.
+struct Created {
+    process: Process,
+    port: Port,
+}
 
-    /// Ends it; calls that run in it have the function's grace period.
-    pub(crate) fn stop(&self) {
-        self.stop.set(true);
-        self.bell.notify_one();
-    }
+/// What a pod's task has.
+struct ProcessRunner {
+    context: Rc<LocalContext>,
+    pod: Rc<WarmPod>,
+    /// The number of the process.
+    id: u64,
+    socket: PathBuf,
+    /// Where it is asked for its health.
+    places: Vec<PodAddress>,
+    /// None before it is created.
+    created: Option<Created>,
+}
 
-    /// Starts a health check.
-    pub(crate) fn probe(&self) {
-        self.probe.set(true);
-        self.bell.notify_one();
-    }
-
-    /// It said that it is ready.
-    pub(crate) fn says_ready(&self) {
-        self.said.set(true);
-        self.bell.notify_one();
-    }
-
-    /// Runs the pod from its start to its end and reports each step but the last one, which the
-    /// caller passes to `tell_end`.
-    pub(crate) async fn live(self: &Rc<Self>, context: &Rc<LocalContext>) -> Fate {
-        let id = context.link.next_id();
-        let socket = context.run_dir.at(&format!("{id}.sock"));
-        let function = self.function.name();
-        context.say(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
-        let fate = self.run(context, id, &socket).await;
-        let _ = fs::remove_file(&socket);
-        fate
-    }
-
-    /// Reports how it ended, once it is in no table any more.
-    pub(crate) fn tell_end(&self, context: &LocalContext, fate: Fate) {
-        let function = self.function.name();
-        match fate {
-            Fate::StartFailed(failure) => {
-                let why = failure.message.clone();
-                tracing::warn!(%function, pod = self.name, "the pod did not start: {why}");
-                let pod = self.place;
-                context.say(|desk| {
-                    desk.starts.failed(function, &self.name, why);
-                    desk.event(Event::StartFailed { pod, failure });
-                });
-            }
-            Fate::Ended(end) => {
-                if !self.stop.get() && !context.is_stopping.get() {
-                    let why = &end.message;
-                    tracing::warn!(%function, pod = self.name, "the pod is gone: {why}");
-                }
-                context.gone(self.place, &end);
-            }
-        }
-    }
-
-    async fn run(self: &Rc<Self>, context: &Rc<LocalContext>, id: u64, socket: &Path) -> Fate {
-        let deadline = Instant::now() + context.config.start_timeout;
-        let port = match context.ports.take() {
-            Ok(port) => port,
-            Err(error) => return failed(false, format!("no port for it: {error}").into()),
-        };
-        let program = self.program(context, socket, &port);
-        let function = self.function.name();
-        let bell = self.bell.clone();
-        let started = process::start(&context.link, &context.run_dir, function, id, program, bell);
-        let mut process = match started {
-            Ok(process) => process,
-            Err(error) => {
-                forget_pipes(&context.run_dir, id);
-                return failed(false, format!("cannot make its pipes: {error}").into());
-            }
-        };
-        let started = self.starting(context, &mut process, deadline, socket, &port);
-        let started = started.await;
-        forget_pipes(&context.run_dir, id);
-        let address = match started {
-            Ok(address) => address,
-            Err(fate) => return fate,
-        };
-        self.up(context, &address);
-        self.serving(context, &mut process, &address).await;
-        let end = PodEnd {
-            oom: process.fell_to_sigkill() && context.oom.is_guilty(),
-            message: process.how().into(),
-        };
-        drain_output(process);
-        Fate::Ended(end)
-    }
-
-    fn program(&self, context: &LocalContext, socket: &Path, port: &Port) -> Program {
-        let mut program = Program::of(&self.function, self.name.clone());
-        let base = &context.config.callback_base;
-        let url = format!("{base}/v1/internal/{}/pods/{}:ready", self.token, self.name);
-        program.set("NANOFAAS_SOCKET", socket.to_string_lossy());
-        program.set("PORT", port.number.to_string());
-        program.set("TIMEOUT_MS", self.function.spec.timeout_ms.to_string());
+impl ProcessRunner {
+    fn program(&self, port: u16) -> Program {
+        let pod = &self.pod;
+        let mut program = Program::of(&pod.function, pod.name.clone());
+        let base = &self.context.config.callback_base;
+        let url = format!("{base}/v1/internal/{}/pods/{}:ready", pod.token, pod.name);
+        program.set("NANOFAAS_SOCKET", self.socket.to_string_lossy());
+        program.set("PORT", port.to_string());
+        program.set("TIMEOUT_MS", pod.function.spec.timeout_ms.to_string());
         program.set("NANOFAAS_READY_URL", url);
         program
     }
 
-    /// Asks at these places until the pod is well at one of them. Dropping the result ends it.
-    fn ask(self: &Rc<Self>, process: &Process, places: Vec<PodAddress>) -> AbortOnDrop<()> {
-        let (pod, known) = (self.clone(), process.known());
-        self.answered.replace(None);
-        AbortOnDrop(spawn_local(async move {
-            let pid = || known.pid.get();
-            let place = pod.questions.until_well(&places, pid).await;
-            pod.answered.replace(Some(place));
-            pod.bell.notify_one();
-        }))
+    fn created(&mut self) -> &mut Created {
+        self.created.as_mut().expect("the pod was created")
     }
 
-    /// Where it listens, once it is ready.
-    fn ready_at(&self, socket: &Path) -> Option<PodAddress> {
-        let answered = self.answered.borrow().clone();
+    fn process(&mut self) -> &mut Process {
+        &mut self.created().process
+    }
+
+    fn how_it_ended(&mut self) -> PodEnd {
+        let context = self.context.clone();
+        let process = self.process();
+        PodEnd {
+            oom: process.fell_to_sigkill() && context.oom.is_guilty(),
+            message: process.how().into(),
+        }
+    }
+
+    /// Removes what the file system has of a pod that is over.
+    fn clean_up(mut self) {
+        forget_pipes(&self.context.run_dir, self.id);
+        let _ = fs::remove_file(&self.socket);
+        if let Some(created) = self.created.take() {
+            drain_output(created.process);
+        }
+    }
+}
+
+impl PodRunner for ProcessRunner {
+    type Fault = ();
+
+    fn pod(&self) -> &WarmPod {
+        &self.pod
+    }
+
+    fn announcer(&self) -> &Announcer {
+        &self.context.announcer
+    }
+
+    async fn create(&mut self, _deadline: Instant) -> Result<(), PodStartError<()>> {
+        let why = |error| format!("no port for it: {error}");
+        let port = self.context.ports.take();
+        let port = port.map_err(|error| PodStartError::new((), false, why(error)))?;
+        self.places = places(&self.socket, port.number);
+        let (link, run_dir) = (&self.context.link, &self.context.run_dir);
+        let (function, bell) = (self.pod.function.name(), self.pod.bell.clone());
+        let program = self.program(port.number);
+        let started = process::start(link, run_dir, function, self.id, program, bell);
+        let why = |error| format!("cannot make its pipes: {error}");
+        let process = started.map_err(|error| PodStartError::new((), false, why(error)))?;
+        self.created = Some(Created { process, port });
+        Ok(())
+    }
+
+    fn observe_start(&mut self) {
+        if self.process().is_started() {
+            let (function, name) = (&self.pod.function, &self.pod.name);
+            let announcer = &self.context.announcer;
+            announcer.reached(function, name, Phase::Spawned);
+        }
+    }
+
+    async fn start_fault(&mut self) -> Option<PodStartError<()>> {
+        let process = self.process();
+        let end = process.end()?;
+        let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
+        let how = match end {
+            End::NotStarted { message, .. } => message,
+            _ => format!("the pod was not ready yet when {}", process.how()),
+        };
+        let message = process.with_last_words(how).await;
+        Some(PodStartError::new((), permanent, message))
+    }
+
+    fn places(&self) -> Vec<PodAddress> {
+        self.places.clone()
+    }
+
+    fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static {
+        let known = self.created.as_ref().map(|created| created.process.known());
+        move |at| {
+            let pid = known.as_ref().and_then(|known| known.pid.get());
+            pid.is_some_and(|pid| listener::is_of(pid, at.ip(), at.port()))
+        }
+    }
+
+    fn ready_at(&self) -> Option<PodAddress> {
         // A pod that says that it is ready has its socket by then; any other server is found by its
         // answer.
-        let said = || (self.said.get() && socket.exists()).then(|| PodAddress::Unix(socket.into()));
-        answered.or_else(said)
+        let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
+        let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
+        self.pod.health.answered().or_else(by_report)
     }
 
-    /// Waits until the pod is ready; returns its address, or how it ended before.
-    async fn starting(
-        self: &Rc<Self>,
-        context: &LocalContext,
-        process: &mut Process,
-        deadline: Instant,
-        socket: &Path,
-        port: &Port,
-    ) -> Result<PodAddress, Fate> {
-        let places = places(PodAddress::Unix(socket.into()), port.number);
-        let _asking = self.ask(process, places.into());
-        loop {
-            if process.is_started() {
-                context.reached(&self.function, &self.name, Phase::Spawned);
-            }
-            if let Some(end) = process.end() {
-                let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
-                let how = match end {
-                    End::NotStarted { message, .. } => message,
-                    _ => format!("the pod was not ready yet when {}", process.how()),
-                };
-                return Err(failed(permanent, process.with_last_words(how).await));
-            }
-            if self.stop.get() {
-                process.kill().await;
-                let message = "it was stopped before it was ready".into();
-                return Err(Fate::Ended(PodEnd {
-                    oom: false,
-                    message,
-                }));
-            }
-            if let Some(address) = self.ready_at(socket) {
-                return Ok(address);
-            }
-            if !rung_before(&self.bell, Some(deadline)).await {
-                process.kill().await;
-                let how = self.not_ready(context, port);
-                return Err(failed(false, process.with_last_words(how).await));
-            }
-        }
-    }
-
-    fn not_ready(&self, context: &LocalContext, port: &Port) -> String {
-        let limit = context.config.start_timeout.as_millis();
-        let (path, port) = (&self.function.spec.health_path, port.number);
-        let mut how = format!(
-            "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
-             on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT"
+    async fn not_ready(&mut self) -> PodStartError<()> {
+        let limit = self.context.config.start_timeout.as_millis();
+        let (path, port) = (
+            self.pod.function.spec.health_path.clone(),
+            self.created().port.number,
         );
-        if let Some(word) = self.questions.last_word() {
-            how.push_str("; ");
-            how.push_str(&word);
-        }
-        how
+        let last = self.pod.health.last_answer();
+        let how = format!(
+            "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
+             on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT{last}"
+        );
+        // Its last output is complete only after its end.
+        let process = self.process();
+        process.kill().await;
+        PodStartError::new((), false, process.with_last_words(how).await)
     }
 
-    /// Announces the pod. The address goes to the io threads before the scheduler hears of the pod,
-    /// because the scheduler may then send calls to it at once.
-    fn up(&self, context: &LocalContext, address: &PodAddress) {
-        context.reached(&self.function, &self.name, Phase::Usable);
-        let pod = self.place;
-        context.say(|desk| {
-            let start = desk.starts.phases(self.function.name(), &self.name);
-            desk.broadcast(|| Message::PodAddress {
-                pod,
-                address: address.clone(),
-                start: start.clone(),
-            });
-            desk.event(Event::PodUp(pod));
-        });
+    async fn abandon(&mut self) {
+        self.process().kill().await;
     }
 
-    /// Serves until the pod is gone.
-    async fn serving(
-        self: &Rc<Self>,
-        context: &LocalContext,
-        process: &mut Process,
-        address: &PodAddress,
-    ) {
-        let probe = |process: &Process| {
-            let asking = self.ask(process, vec![address.clone()]);
-            Some((asking, Instant::now() + PROBE))
-        };
-        let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
-        while process.end().is_none() {
-            if self.stop.get() {
-                drop(asking);
-                return self.stopping(process).await;
-            }
-            if self.probe.take() {
-                asking = probe(process);
-            }
-            if asking.is_some() && self.answered.borrow().is_some() {
-                asking = None;
-                let pod = self.place;
-                context.say(|desk| desk.event(Event::PodUp(pod)));
-            }
-            let deadline = asking.as_ref().map(|(_, deadline)| *deadline);
-            if !rung_before(&self.bell, deadline).await {
-                let (function, pod) = (self.function.name(), &self.name);
-                if self.questions.was_not_asked() {
-                    tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
-                    asking = probe(process);
-                    continue;
-                }
-                let path = &self.function.spec.health_path;
-                let word = self.questions.last_word().unwrap_or_default();
-                tracing::warn!(
-                    %function, pod, %address, "the pod is not well: GET {path} for 5 s; {word}"
-                );
-                return process.kill().await;
-            }
-        }
+    fn on_up(&mut self, address: &PodAddress) {
+        self.places = vec![address.clone()];
+        forget_pipes(&self.context.run_dir, self.id);
     }
 
-    async fn stopping(&self, process: &mut Process) {
+    fn end(&mut self) -> Option<PodEnd> {
+        let has_ended = self.process().end().is_some();
+        has_ended.then(|| self.how_it_ended())
+    }
+
+    fn is_leaving(&self) -> bool {
+        false
+    }
+
+    async fn stop(&mut self) -> PodEnd {
+        let grace = Duration::from_secs(u64::from(self.pod.function.spec.grace_s()));
+        let process = self.process();
         process.terminate();
-        let grace = Duration::from_secs(u64::from(self.function.spec.grace_s()));
         if !process.ended_before(Instant::now() + grace).await {
             process.kill().await;
         }
-    }
-}
-
-fn failed(permanent: bool, message: Arc<str>) -> Fate {
-    Fate::StartFailed(StartFailure { permanent, message })
-}
-
-/// Pods by place and by name.
-#[derive(Default)]
-pub(crate) struct Pods {
-    by_place: std::collections::HashMap<PodRef, Rc<Pod>>,
-    by_name: std::collections::HashMap<String, Rc<Pod>>,
-}
-
-impl Pods {
-    pub(crate) fn add(&mut self, pod: &Rc<Pod>) {
-        self.by_place.insert(pod.place, pod.clone());
-        self.by_name.insert(pod.name.clone(), pod.clone());
+        self.how_it_ended()
     }
 
-    pub(crate) fn remove(&mut self, pod: &Pod) {
-        self.by_place.remove(&pod.place);
-        self.by_name.remove(&pod.name);
-    }
-
-    pub(crate) fn at(&self, place: PodRef) -> Option<Rc<Pod>> {
-        self.by_place.get(&place).cloned()
-    }
-
-    pub(crate) fn named(&self, name: &str) -> Option<Rc<Pod>> {
-        self.by_name.get(name).cloned()
+    async fn end_unwell(&mut self, why: String) -> PodEnd {
+        let (function, pod) = (self.pod.function.name(), &self.pod.name);
+        tracing::warn!(%function, pod, address = %self.places[0], "the pod is ended: {why}");
+        self.process().kill().await;
+        self.how_it_ended()
     }
 }

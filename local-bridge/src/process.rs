@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nanofaas_backend::task::AbortOnDrop;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -25,7 +26,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::link::{AbortOnDrop, End, Known, Link};
+use crate::guard::link::{End, Known, Link};
 use crate::guard::wire::{Ending, Start};
 use crate::process::output::{Source, Tail, follow};
 use crate::process::program::Program;
@@ -181,7 +182,7 @@ impl Process {
     /// The message, followed by the last lines of its stderr.
     pub(crate) async fn with_last_words(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
-        for following in &mut self.following {
+        for mut following in self.following.drain(..) {
             let _ = timeout_at(deadline, &mut following.0).await;
         }
         let tail = self.tail.borrow().text();
@@ -194,17 +195,6 @@ impl Process {
             message.push_str(&tail[from.unwrap_or(0)..]);
         }
         message.into()
-    }
-}
-
-/// Waits for a bell; false if the deadline comes first.
-pub(crate) async fn rung_before(bell: &Notify, deadline: Option<Instant>) -> bool {
-    match deadline {
-        None => {
-            bell.notified().await;
-            true
-        }
-        Some(deadline) => timeout_at(deadline, bell.notified()).await.is_ok(),
     }
 }
 

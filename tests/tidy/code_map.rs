@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crate::{files, quoted, read};
 
 /// Folders of the crates whose modules the code map names.
-const MAPPED: [&str; 8] = [
+const MAPPED: [&str; 9] = [
+    "backend/src",
     "core/src",
     "http1/src",
     "io/src",

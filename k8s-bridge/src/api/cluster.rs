@@ -11,12 +11,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams};
 use kube::core::{NamespaceResourceScope, Status};
 use kube::{Api, Client, Resource};
+use nanofaas_backend::backoff::Backoff;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::api::backoff::Backoff;
 use crate::api::lease::Tenure;
 use crate::api::lenient::Lenient;
 

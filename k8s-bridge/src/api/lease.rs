@@ -10,10 +10,10 @@ use jiff_0_2::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
+use nanofaas_backend::backoff::Backoff;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::api::backoff::Backoff;
 use crate::api::cluster::{Cluster, Denied};
 
 /// Its name, in the plane's namespace.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use kube::Resource;
 use kube::api::{ListParams, WatchEvent, WatchParams};
+use nanofaas_backend::backoff::Backoff;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::backoff::Backoff;
 use crate::api::cluster::{Cluster, Denied, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 

@@ -50,7 +50,8 @@ impl Plane {
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
         // The scheduler has heard of every function before it hears of a pod.
-        self.until(|| context.say(|desk| desk.is_settled())).await;
+        self.until(|| context.with_desk(|desk| desk.is_settled()))
+            .await;
         adoption::begin(reconciler);
         self.until(|| reconciler.adoption.borrow().is_over()).await;
         reconciler.stage.set(Stage::Acting);

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 
+use nanofaas_core::cold_start::Phase;
+
 use crate::context::start_fault::StartFault;
 use crate::podspec::CONTAINER;
 
@@ -135,6 +137,18 @@ impl Seen {
             seen.look_at_end(pod);
         }
         seen
+    }
+
+    /// What its start has reached.
+    pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
+        let phases = [
+            (Phase::Scheduled, self.scheduled),
+            (Phase::Address, self.address.is_some()),
+            (Phase::Running, self.running_since_ms.is_some()),
+        ];
+        phases
+            .into_iter()
+            .filter_map(|(phase, is_reached)| is_reached.then_some(phase))
     }
 
     fn look_at_scheduling(&mut self, pod: &Pod) {

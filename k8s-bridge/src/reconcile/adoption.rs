@@ -96,7 +96,7 @@ fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     let function = function.and_then(|name| {
         reconciler
             .context
-            .say(|desk| desk.functions().get(name.as_str()).cloned())
+            .with_desk(|desk| desk.functions().get(name.as_str()).cloned())
     });
     let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
     let has_ended = Seen::of(&object).ended.is_some();
@@ -120,7 +120,7 @@ fn offer(reconciler: &Reconciler, name: String, object: PodObject, function: Arc
     };
     reconciler
         .context
-        .say(|desk| desk.event(Event::Adopt { lane, token, stale }));
+        .with_desk(|desk| desk.event(Event::Adopt { lane, token, stale }));
 }
 
 /// Whether a pod was made from another spec than the function's present one.
@@ -153,14 +153,14 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
         // An earlier bridge of this process made the offer; this bridge found the pod again.
         return place
             .into_iter()
-            .for_each(|place| reconciler.context.is_unknown(place));
+            .for_each(|place| reconciler.context.announcer.unknown(place));
     };
     let object = reconciler.adoption.borrow_mut().found.remove(&name);
     let Some(place) = place else {
         return stray(reconciler, name);
     };
     let Some(object) = object else {
-        return reconciler.context.is_unknown(place);
+        return reconciler.context.announcer.unknown(place);
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
     let seen = Seen::of(&object);
@@ -177,7 +177,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
         Some(place),
         name,
         function,
-        reconciler.context.now(),
+        reconciler.context.announcer.now(),
     ));
     pod.since_listing
         .set(reconciler.context.process.listing.get());
@@ -198,7 +198,7 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<Pod>) {
         .insert(busy.name.clone(), known);
     let reconciler = reconciler.clone();
     spawn_local(async move {
-        let answers = busy.answers_within_a_call(&reconciler.context).await;
+        let answers = busy.answers_within_a_call().await;
         let name = busy.name.clone();
         if answers {
             offer_again(&reconciler, &busy).await;

@@ -22,7 +22,7 @@ pub(crate) fn look(reconciler: &Reconciler) {
         Ok(true) => {
             tracing::info!(%file, "another default podTemplate holds: pods are replaced");
             reconciler.registry.functions.starts_may_work();
-            context.say(Desk::reshape_pods);
+            context.with_desk(Desk::reshape_pods);
         }
         Err(why) => {
             tracing::error!(%file, "the default podTemplate stays as it was; the file {why}");

@@ -11,11 +11,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams};
+use nanofaas_backend::random::random;
 use nanofaas_core::spec::{API_VERSION, KIND};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::api::backoff::random;
 use crate::api::cluster::Denied;
 use crate::registry::ClusterRegistry;
 use crate::registry::starts::now;

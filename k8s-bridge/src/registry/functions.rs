@@ -132,7 +132,7 @@ pub(crate) fn hear(registry: &ClusterRegistry, news: News<FunctionObject>) {
             // Also those that only the table knows, from a bridge before this one.
             let in_table: Vec<String> = registry
                 .context
-                .say(|desk| desk.functions().keys().map(ToString::to_string).collect());
+                .with_desk(|desk| desk.functions().keys().map(ToString::to_string).collect());
             let all: HashSet<String> = known.keys().cloned().chain(in_table).collect();
             let missing: Vec<String> = all.into_iter().filter(|name| is_missing(name)).collect();
             drop(known);
@@ -202,7 +202,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
                     draft: Box::new(draft),
                     replace: true,
                 };
-                registry.context.say(|desk| desk.apply(change, None));
+                registry.context.with_desk(|desk| desk.apply(change, None));
             }
             Verdict::Accepted
         }
@@ -225,7 +225,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     let Some(kept) = kept.filter(|_| {
         !registry
             .context
-            .say(|desk| desk.functions().contains_key(name))
+            .with_desk(|desk| desk.functions().contains_key(name))
     }) else {
         return;
     };
@@ -243,7 +243,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
             let (draft, replace) = (Box::new(draft), true);
             registry
                 .context
-                .say(|desk| desk.apply(Change::Register { draft, replace }, None));
+                .with_desk(|desk| desk.apply(Change::Register { draft, replace }, None));
         }
         Ok(None) => {}
         Err(why) => tracing::warn!(function = name, "nor is its last accepted spec: {why}"),
@@ -297,7 +297,7 @@ fn judge(
         .draft()
         .map_err(|fault| Refused::Invalid(vec![fault]))?;
     check_template(&object.spec)?;
-    let differs = registry.context.say(|desk| desk.differs(&draft))?;
+    let differs = registry.context.with_desk(|desk| desk.differs(&draft))?;
     Ok(differs.then_some(draft))
 }
 
@@ -313,7 +313,7 @@ fn forget(registry: &ClusterRegistry, name: &str) {
     registry.functions.known.borrow_mut().remove(name);
     registry.functions.changed.borrow_mut().remove(name);
     let name: Arc<str> = name.into();
-    registry.context.say(|desk| {
+    registry.context.with_desk(|desk| {
         if desk.functions().contains_key(&name) {
             desk.apply(Change::Remove { name }, None);
         }
@@ -371,7 +371,7 @@ async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Chang
                 Ok(uid) => removed(registry, &name, uid, reply),
                 Err(refused) => registry
                     .context
-                    .say(|desk| desk.reply(reply, Reply::Refused(refused))),
+                    .with_desk(|desk| desk.reply(reply, Reply::Refused(refused))),
             },
         }
         let mut writing = registry.functions.writing.borrow_mut();
@@ -410,12 +410,14 @@ fn made(
 ) {
     match written {
         Ok(object) => {
-            registry.context.say(|desk| desk.apply(change, Some(reply)));
+            registry
+                .context
+                .with_desk(|desk| desk.apply(change, Some(reply)));
             note(registry, &object, Verdict::Accepted);
         }
         Err(refused) => registry
             .context
-            .say(|desk| desk.reply(reply, Reply::Refused(refused))),
+            .with_desk(|desk| desk.reply(reply, Reply::Refused(refused))),
     }
 }
 
@@ -437,7 +439,7 @@ fn scaled(
         }
     });
     let name = name.clone();
-    registry.context.say(|desk| match judged {
+    registry.context.with_desk(|desk| match judged {
         Ok(()) => desk.apply(Change::Scale { name, replicas }, Some(reply)),
         Err(refused) => desk.reply(reply, Reply::Refused(refused)),
     });
@@ -454,7 +456,7 @@ fn removed(registry: &ClusterRegistry, name: &Arc<str>, uid: Option<String>, rep
         .borrow_mut()
         .extend(uid.map(|uid| (uid, listing)));
     let name = name.clone();
-    registry.context.say(|desk| {
+    registry.context.with_desk(|desk| {
         if desk.functions().contains_key(&name) {
             desk.apply(Change::Remove { name }, Some(reply));
         } else {

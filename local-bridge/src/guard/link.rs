@@ -12,13 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nanofaas_backend::task::AbortOnDrop;
 use nanofaas_core::spec::ENV_RESERVED;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::guard::descent;
@@ -346,13 +347,4 @@ async fn write_all(writer: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> 
         }
     }
     Ok(())
-}
-
-/// A task that ends with its owner.
-pub(crate) struct AbortOnDrop<T>(pub(crate) JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -9,9 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
-
-use crate::process::program::random;
 
 /// Ports for pods, but for those that the kernel hands out by itself.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;

@@ -55,13 +55,6 @@ impl Program {
     }
 }
 
-/// Random bytes from the kernel, which an attacker cannot guess.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the kernel has random bytes");
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,7 +48,7 @@ impl RunDir {
     /// Makes a new one under `base`, and removes those of planes that are no more.
     pub(crate) fn create(base: &Path) -> io::Result<Self> {
         remove_stale(base);
-        let random = u32::from_ne_bytes(crate::process::program::random());
+        let random = u32::from_ne_bytes(nanofaas_backend::random::random());
         let name = format!("{PREFIX}{}-{random:08x}", std::process::id());
         let path = base.join(name);
         let length = path.to_str().map(|text| text.len() + NAME_LEN_MAX);

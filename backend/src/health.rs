@@ -1,22 +1,24 @@
-//! Asks a pod whether it is well, over its Unix socket or at its port, whichever answers. What an answer means
-//! is `nanofaas_core::health`'s; that a server at the port is the pod's own is found out here.
-//! A starting pod is asked from its spawn on, a quarantined one when the scheduler says so.
+//! Asks a pod over HTTP whether it is well: at its places in turn, until it is well at one. A starting
+//! pod is asked from the moment it has a place, a quarantined one when the scheduler says so. It
+//! decides nothing; `pod::life` sets the deadline.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nanofaas_core::descriptors;
 use nanofaas_core::health::{Health, STATUS_LEN, request, status};
 use nanofaas_core::message::PodAddress;
-use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
-use crate::process::listener;
+use crate::task::AbortOnDrop;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -25,11 +27,15 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// Of an answer's body that is read so that its server meets no reset.
 const REST_MAX: u64 = 64 * 1024;
 
-/// What one pod is asked, where, and what it said.
-pub(crate) struct Questions {
+/// What one pod is asked, and what it answered. Rings the pod's bell when that changes.
+pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,
-    /// The last word of a pod that is not well.
+    bell: Rc<Notify>,
+    /// Where it was well.
+    answered: RefCell<Option<PodAddress>>,
+    was_asked: Cell<bool>,
+    /// The last answer of a pod that is not well.
     last: RefCell<Option<Unwell>>,
     /// It could not be asked: this process had no descriptor, which says nothing of the pod.
     not_asked: Cell<bool>,
@@ -57,45 +63,70 @@ impl fmt::Display for Unwell {
     }
 }
 
-/// All places where a pod may listen.
-pub(crate) fn places(socket: PodAddress, port: u16) -> [PodAddress; 3] {
-    let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
-    // A server that listens at `localhost` may have been given either.
-    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-    [socket, at(v4), at(v6)]
-}
-
-impl Questions {
-    pub(crate) fn new(path: &str, function: &str) -> Self {
+impl HealthCheck {
+    pub fn new(path: &str, function: &str, bell: Rc<Notify>) -> Self {
         Self {
             request: request(path, function),
             health: Health::default(),
+            bell,
+            answered: RefCell::default(),
+            was_asked: Cell::new(false),
             last: RefCell::default(),
-            not_asked: Cell::default(),
+            not_asked: Cell::new(false),
         }
     }
 
-    /// What a pod said that is not well, in words.
-    pub(crate) fn last_word(&self) -> Option<String> {
-        self.last.borrow().as_ref().map(Unwell::to_string)
+    /// Asks until the pod is well at one of these places. Dropping the result ends it. `is_own` says
+    /// whether a server at an address is the pod's own.
+    pub fn begin(
+        self: &Rc<Self>,
+        places: Vec<PodAddress>,
+        is_own: impl Fn(SocketAddr) -> bool + 'static,
+    ) -> AbortOnDrop<()> {
+        let check = self.clone();
+        self.answered.replace(None);
+        AbortOnDrop(spawn_local(async move {
+            let place = check.until_well(&places, is_own).await;
+            check.answered.replace(Some(place));
+            check.bell.notify_one();
+        }))
     }
 
-    /// Whether it could not be asked since the last look.
-    pub(crate) fn was_not_asked(&self) -> bool {
+    /// Where the pod was well, since the last `begin`.
+    pub fn answered(&self) -> Option<PodAddress> {
+        self.answered.borrow().clone()
+    }
+
+    /// Whether the pod was asked at all, whatever it answered.
+    pub fn was_asked(&self) -> bool {
+        self.was_asked.get()
+    }
+
+    /// What a pod answered that is not well, in words that go on a message; empty if nothing.
+    pub fn last_answer(&self) -> String {
+        let last = self.last.borrow();
+        last.as_ref()
+            .map_or_else(String::new, |unwell| format!("; {unwell}"))
+    }
+
+    /// Whether it could not be asked since this was last read.
+    pub fn take_not_asked(&self) -> bool {
         self.not_asked.take()
     }
 
-    /// Asks at each place in turn until it is well at one, which is returned; the caller sets the limit. `pid`
-    /// is the pod's process, once it runs.
-    pub(crate) async fn until_well(
+    async fn until_well(
         &self,
         places: &[PodAddress],
-        pid: impl Fn() -> Option<Pid>,
+        is_own: impl Fn(SocketAddr) -> bool,
     ) -> PodAddress {
         let mut pause = FIRST_PAUSE;
         loop {
             for place in places {
-                match timeout(ANSWER, self.ask(place, pid())).await {
+                let answer = timeout(ANSWER, self.ask(place, &is_own)).await;
+                if !self.was_asked.replace(true) {
+                    self.bell.notify_one();
+                }
+                match answer {
                     Ok(Ok(true)) => return place.clone(),
                     Ok(Err(error)) if descriptors::are_missing(&error) => {
                         self.not_asked.set(true);
@@ -108,19 +139,22 @@ impl Questions {
         }
     }
 
-    async fn ask(&self, place: &PodAddress, pid: Option<Pid>) -> io::Result<bool> {
-        let said = match place {
+    /// Asks at one place whether the pod is well.
+    async fn ask(
+        &self,
+        place: &PodAddress,
+        is_own: impl Fn(SocketAddr) -> bool,
+    ) -> io::Result<bool> {
+        let answer = match place {
             PodAddress::Unix(path) => self.exchange(UnixStream::connect(path).await?).await?,
             PodAddress::Tcp(address) => self.exchange(TcpStream::connect(address).await?).await?,
         };
-        let unwell = match status(&said) {
+        let unwell = match status(&answer) {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
             Some(status) => match place {
-                // Not before it says that it is well: the look costs more than the question.
-                PodAddress::Tcp(at) if !pid.is_some_and(|pid| is_own(pid, *at)) => {
-                    Unwell::Stranger(*at)
-                }
+                // Not before it answers that it is well: this check costs more than the request.
+                PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {
                     self.health.note(status);
                     return Ok(true);
@@ -136,10 +170,10 @@ impl Questions {
         mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> io::Result<[u8; STATUS_LEN]> {
         stream.write_all(&self.request).await?;
-        let mut said = [0; STATUS_LEN];
-        stream.read_exact(&mut said).await?;
+        let mut start = [0; STATUS_LEN];
+        stream.read_exact(&mut start).await?;
         tokio::spawn(read_to_end(stream));
-        Ok(said)
+        Ok(start)
     }
 }
 
@@ -148,8 +182,4 @@ async fn read_to_end(stream: impl AsyncRead + Unpin) {
     let mut rest = stream.take(REST_MAX);
     // What the pod does now concerns no one.
     let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-}
-
-fn is_own(pid: Pid, at: SocketAddr) -> bool {
-    listener::is_of(pid, at.ip(), at.port())
 }

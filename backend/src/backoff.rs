@@ -1,18 +1,20 @@
 //! How long to wait before the next try: the wait doubles up to a maximum and has jitter.
-//! It never sleeps. Every task of this crate that tries again has one.
+//! It never sleeps. Every task of a backend that tries again has one.
 
 use std::time::Duration;
 
+use crate::random::random;
+
 /// A series of waits.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) const fn new(first: Duration, longest: Duration) -> Self {
+    pub const fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
             longest,
@@ -22,7 +24,7 @@ impl Backoff {
 
     /// The next wait: a random share of it, from half to all, so that many tasks do not come back
     /// at once.
-    pub(crate) fn wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);
         let share = f64::from(u32::from_ne_bytes(random())) / f64::from(u32::MAX);
@@ -30,16 +32,9 @@ impl Backoff {
     }
 
     /// Called after a success: the next wait is the first one again.
-    pub(crate) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.next = self.first;
     }
-}
-
-/// Random bytes from the kernel, which an attacker cannot guess.
-pub(crate) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the kernel has random bytes");
-    bytes
 }
 
 #[cfg(test)]

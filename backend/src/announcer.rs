@@ -1,0 +1,130 @@
+//! What becomes of pods and Jobs, as the desk passes it on: to the scheduler, to the io threads and to
+//! the records of cold starts. The order of messages that depend on each other is decided here. It
+//! keeps nothing but the clock.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::desk::Desk;
+use nanofaas_core::event::{Event, StartFailure};
+use nanofaas_core::function::Function;
+use nanofaas_core::message::{JobStart, Message, PodAddress, PodEnd};
+use nanofaas_core::outcome::Failure;
+use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
+
+/// The desk, and the process's clock.
+pub struct Announcer {
+    desk: Rc<RefCell<Desk>>,
+    origin: Instant,
+}
+
+impl Announcer {
+    pub const fn new(desk: Rc<RefCell<Desk>>, origin: Instant) -> Self {
+        Self { desk, origin }
+    }
+
+    /// Reads the process's clock.
+    pub fn now(&self) -> Uptime {
+        Uptime::ZERO + self.origin.elapsed().into()
+    }
+
+    /// Runs `act` with the desk borrowed.
+    pub fn with_desk<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
+        act(&mut self.desk.borrow_mut())
+    }
+
+    /// Records that a start reached a phase.
+    pub fn reached(&self, function: &Function, pod: &str, phase: Phase) {
+        let at = self.now();
+        self.with_desk(|desk| desk.starts.reached(function.name(), pod, phase, at));
+    }
+
+    /// A pod takes calls. Its address goes to the io threads before the scheduler hears of the pod,
+    /// because the scheduler may then send calls to it at once.
+    pub fn up(&self, pod: PodRef, function: &Function, name: &str, address: &PodAddress) {
+        self.reached(function, name, Phase::Usable);
+        self.with_desk(|desk| {
+            let start = desk.starts.phases(function.name(), name);
+            desk.broadcast(|| Message::PodAddress {
+                pod,
+                address: address.clone(),
+                start: start.clone(),
+            });
+            desk.event(Event::PodUp(pod));
+        });
+    }
+
+    /// A pod does not start.
+    pub fn start_failed(&self, pod: PodRef, failure: StartFailure) {
+        self.with_desk(|desk| desk.event(Event::StartFailed { pod, failure }));
+    }
+
+    /// A pod does not start, for a reason that may pass.
+    pub fn cannot_start(&self, pod: PodRef, why: &str) {
+        let failure = StartFailure {
+            permanent: false,
+            message: why.into(),
+        };
+        self.start_failed(pod, failure);
+    }
+
+    /// A pod has ended.
+    pub fn gone(&self, pod: PodRef, end: &PodEnd) {
+        self.with_desk(|desk| desk.gone(pod, end));
+    }
+
+    /// A pod has no task here. Its end may have been reported before, or it belonged to an earlier
+    /// bridge; a second report does no harm.
+    pub fn unknown(&self, pod: PodRef) {
+        self.gone(pod, &ended("it was gone already"));
+    }
+
+    /// How far the start of a Job is. `running_since` is since when its program runs.
+    pub fn job_starting(
+        &self,
+        start: &JobStart,
+        name: &str,
+        running_since: Option<Uptime>,
+        held_up: Option<Arc<str>>,
+    ) {
+        self.with_desk(|desk| {
+            let starting = Message::JobStarting {
+                call: start.call,
+                attempt: start.attempt,
+                running_since,
+                start: desk.starts.phases(start.function.name(), name),
+                held_up,
+            };
+            desk.tell(start.call.thread, starting);
+        });
+    }
+
+    /// A Job ended before the io thread said that its attempt was over.
+    pub fn job_ended(&self, start: &JobStart, name: &str, failure: Failure, oom: bool) {
+        self.with_desk(|desk| {
+            if let Failure::ColdStart(why) = &failure {
+                let function = start.function.name();
+                desk.starts.failed(function, name, why.clone());
+            }
+            let ended = Message::JobEnded {
+                call: start.call,
+                attempt: start.attempt,
+                failure,
+                oom,
+            };
+            desk.tell(start.call.thread, ended);
+        });
+    }
+}
+
+/// An end that was not for want of memory.
+pub fn ended(message: &str) -> PodEnd {
+    PodEnd {
+        oom: false,
+        message: message.into(),
+    }
+}

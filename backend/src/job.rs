@@ -1,0 +1,149 @@
+//! One attempt of a JOB call, as far as it is the same in every backend: what its program is told, when
+//! it is over, and the table of all. It never learns the call's result; the io thread that owns the
+//! call does, and reports when the attempt is over.
+
+use std::borrow::Borrow;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nanofaas_core::message::{JobStart, ReadyStamps};
+use nanofaas_core::ticket::CallRef;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// The io thread ends a call at its deadline; a Job that is older by this much was forgotten.
+pub const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Which attempt.
+pub type AttemptKey = (CallRef, u32);
+
+/// A Job as seen by all tasks but its own.
+pub struct JobAttempt {
+    pub name: String,
+    pub start: Box<JobStart>,
+    /// Rings when something changed that the Job's task has to know.
+    pub bell: Rc<Notify>,
+    stop: Cell<bool>,
+    stamps: Cell<Option<ReadyStamps>>,
+}
+
+impl JobAttempt {
+    pub fn new(name: String, start: Box<JobStart>) -> Self {
+        Self {
+            name,
+            start,
+            bell: Rc::new(Notify::new()),
+            stop: Cell::new(false),
+            stamps: Cell::new(None),
+        }
+    }
+
+    pub fn key(&self) -> AttemptKey {
+        (self.start.call, self.start.attempt)
+    }
+
+    /// Called when the attempt is over. `stamps` are the start times that its runtime reported, if
+    /// any.
+    pub fn stop(&self, stamps: Option<ReadyStamps>) {
+        self.stamps.set(stamps);
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.get()
+    }
+
+    pub fn stamps(&self) -> Option<ReadyStamps> {
+        self.stamps.get()
+    }
+
+    /// Waits for the bell; false if the deadline comes first.
+    pub async fn rung_before(&self, deadline: Instant) -> bool {
+        timeout_at(deadline, self.bell.notified()).await.is_ok()
+    }
+
+    /// Whether the attempt is reported to be over within this time. The report may arrive a little
+    /// after a program that sent its result has exited.
+    pub async fn is_stopped_within(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        while !self.is_stopped() && self.rung_before(deadline).await {}
+        self.is_stopped()
+    }
+
+    /// The variables that tell its program of the call, and where to send the result.
+    pub fn env(&self, callback_base: &str) -> Vec<(&'static str, String)> {
+        let start = &self.start;
+        let callback = format!("{callback_base}/v1/internal/{}/executions", start.token);
+        let timeout_ms = u64::from(start.function.spec.timeout_ms).min(start.deadline_ms);
+        let mut env = vec![
+            ("EXECUTION_ID", start.execution_id.to_string()),
+            ("DISPATCH_ATTEMPT", start.attempt.to_string()),
+            ("TIMEOUT_MS", start.deadline_ms.to_string()),
+            ("INVOCATION_TIMEOUT_MS", timeout_ms.to_string()),
+        ];
+        let trace = start.trace_id.as_deref();
+        env.extend(trace.map(|id| ("TRACE_ID", id.to_owned())));
+        env.push(match &start.payload {
+            Some(payload) => ("INVOCATION_PAYLOAD", payload.to_string()),
+            None => {
+                let url = format!("{callback}/{}/input", start.execution_id);
+                ("INVOCATION_PAYLOAD_URL", url)
+            }
+        });
+        env.push(("CALLBACK_URL", callback));
+        env
+    }
+}
+
+/// All Jobs that run, by attempt and by name. A backend may know more of each than a `JobAttempt`
+/// does.
+pub struct JobTable<J> {
+    by_key: HashMap<AttemptKey, Rc<J>>,
+    by_name: HashMap<String, AttemptKey>,
+}
+
+impl<J> Default for JobTable<J> {
+    fn default() -> Self {
+        Self {
+            by_key: HashMap::new(),
+            by_name: HashMap::new(),
+        }
+    }
+}
+
+impl<J: Borrow<JobAttempt>> JobTable<J> {
+    /// Adds a Job, and stops an earlier one of the same attempt.
+    pub fn add(&mut self, job: &Rc<J>) {
+        let core: &JobAttempt = (**job).borrow();
+        self.by_name.insert(core.name.clone(), core.key());
+        if let Some(before) = self.by_key.insert(core.key(), job.clone()) {
+            let before: &JobAttempt = (*before).borrow();
+            before.stop(None);
+        }
+    }
+
+    pub fn remove(&mut self, job: &J) {
+        let job: &JobAttempt = job.borrow();
+        self.by_name.remove(&job.name);
+        self.by_key.remove(&job.key());
+    }
+
+    /// The attempt is over.
+    pub fn stop(&self, key: AttemptKey, stamps: Option<ReadyStamps>) {
+        if let Some(job) = self.by_key.get(&key) {
+            let job: &JobAttempt = (**job).borrow();
+            job.stop(stamps);
+        }
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Rc<J>> {
+        self.by_key.get(self.by_name.get(name)?)
+    }
+
+    pub fn all(&self) -> Vec<Rc<J>> {
+        self.by_key.values().cloned().collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! A warm pod as all tasks but its own see it: what the scheduler and the pod itself want to tell its
+//! task. It acts on nothing; `life` does.
+
+pub mod life;
+pub mod table;
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nanofaas_core::event::StartFailure;
+use nanofaas_core::function::Function;
+use nanofaas_core::id::pod_token;
+use nanofaas_core::message::PodEnd;
+use nanofaas_core::ticket::PodRef;
+use nanofaas_core::time::Uptime;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::announcer::Announcer;
+use crate::health::HealthCheck;
+use crate::random::random;
+
+/// A pod as seen by all tasks but its own.
+pub struct WarmPod {
+    /// None for a pod that lost its place and is only asked for its health.
+    place: Option<PodRef>,
+    pub name: String,
+    /// A caller that knows this token may report the pod as ready.
+    pub token: String,
+    pub function: Arc<Function>,
+    pub wanted_at: Uptime,
+    /// Rings when something changed that the pod's task has to know.
+    pub bell: Rc<Notify>,
+    pub health: Rc<HealthCheck>,
+    stop: Cell<bool>,
+    probe: Cell<bool>,
+    reported_ready: Cell<bool>,
+    reported_address: Cell<Option<IpAddr>>,
+}
+
+impl WarmPod {
+    pub fn new(
+        place: Option<PodRef>,
+        name: String,
+        function: Arc<Function>,
+        wanted_at: Uptime,
+    ) -> Self {
+        let bell = Rc::new(Notify::new());
+        let path = &function.spec.health_path;
+        Self {
+            place,
+            name,
+            token: pod_token(u128::from_ne_bytes(random())),
+            health: Rc::new(HealthCheck::new(path, function.name(), bell.clone())),
+            function,
+            wanted_at,
+            bell,
+            stop: Cell::new(false),
+            probe: Cell::new(false),
+            reported_ready: Cell::new(false),
+            reported_address: Cell::new(None),
+        }
+    }
+
+    /// Its place in the scheduler.
+    pub fn place(&self) -> PodRef {
+        self.place.expect("a pod that runs has a place")
+    }
+
+    /// Ends it. The scheduler has no call in it, or lets those that run have the grace period.
+    pub fn stop(&self) {
+        self.stop.set(true);
+        self.bell.notify_one();
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stop.get()
+    }
+
+    /// Starts a health check.
+    pub fn probe(&self) {
+        self.probe.set(true);
+        self.bell.notify_one();
+    }
+
+    /// The pod reported that it is ready, optionally with its IP.
+    pub fn report_ready(&self, address: Option<IpAddr>) {
+        self.reported_address.set(address);
+        self.reported_ready.set(true);
+        self.bell.notify_one();
+    }
+
+    /// Whether it reported ready or was well, since it was last asked anew.
+    pub fn is_ready(&self) -> bool {
+        self.has_reported_ready() || self.health.answered().is_some()
+    }
+
+    pub fn has_reported_ready(&self) -> bool {
+        self.reported_ready.get()
+    }
+
+    pub fn reported_address(&self) -> Option<IpAddr> {
+        self.reported_address.get()
+    }
+
+    /// Waits for the bell; false if the deadline comes first.
+    pub async fn rung_before(&self, deadline: Instant) -> bool {
+        timeout_at(deadline, self.bell.notified()).await.is_ok()
+    }
+
+    /// Announces how its life went, once it is in no table any more.
+    pub fn announce_end<F>(&self, announcer: &Announcer, fate: Fate<F>, is_expected: bool) {
+        let (function, pod) = (self.function.name(), &self.name);
+        match fate {
+            Fate::StartFailed(PodStartError { failure, .. })
+            | Fate::Unanswered(PodStartError { failure, .. }) => {
+                let why = failure.message.clone();
+                tracing::warn!(%function, pod, "the pod did not start: {why}");
+                announcer.with_desk(|desk| desk.starts.failed(function, pod, why));
+                announcer.start_failed(self.place(), failure);
+            }
+            Fate::Ended(end) => {
+                if !is_expected {
+                    tracing::warn!(%function, pod, "the pod is gone: {}", end.message);
+                }
+                announcer.gone(self.place(), &end);
+            }
+        }
+    }
+}
+
+/// Why a pod did not start. `F` is the backend's kind of the fault.
+pub struct PodStartError<F> {
+    pub fault: F,
+    pub failure: StartFailure,
+}
+
+impl<F> PodStartError<F> {
+    pub fn new(fault: F, permanent: bool, message: impl Into<Arc<str>>) -> Self {
+        let message = message.into();
+        let failure = StartFailure { permanent, message };
+        Self { fault, failure }
+    }
+}
+
+/// How a pod's life went.
+pub enum Fate<F> {
+    StartFailed(PodStartError<F>),
+    /// It ran before this backend knew it, and did not answer in time: it may be busy, and still runs.
+    Unanswered(PodStartError<F>),
+    /// It was up, or was stopped before.
+    Ended(PodEnd),
+}

@@ -1,0 +1,104 @@
+//! The warm pods that have a task, by place, by name and by function. It starts and ends none.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nanofaas_core::desk::PodReady;
+use nanofaas_core::id::{is_same_token, pod_name};
+use nanofaas_core::message::{Refused, Reply};
+use nanofaas_core::ticket::PodRef;
+
+use super::WarmPod;
+use crate::announcer::Announcer;
+use crate::random::random;
+
+/// Pods of a backend, which may know more of each than a `WarmPod` does.
+pub struct PodTable<P> {
+    by_place: HashMap<PodRef, Rc<P>>,
+    by_name: HashMap<String, Rc<P>>,
+    by_function: HashMap<Arc<str>, Vec<Rc<P>>>,
+}
+
+impl<P> Default for PodTable<P> {
+    fn default() -> Self {
+        Self {
+            by_place: HashMap::new(),
+            by_name: HashMap::new(),
+            by_function: HashMap::new(),
+        }
+    }
+}
+
+impl<P: Borrow<WarmPod>> PodTable<P> {
+    pub fn add(&mut self, pod: &Rc<P>) {
+        let core: &WarmPod = (**pod).borrow();
+        self.by_place.insert(core.place(), pod.clone());
+        self.by_name.insert(core.name.clone(), pod.clone());
+        let of_function = self.by_function.entry(core.function.name().clone());
+        of_function.or_default().push(pod.clone());
+    }
+
+    pub fn remove(&mut self, pod: &P) {
+        let pod: &WarmPod = pod.borrow();
+        self.by_place.remove(&pod.place());
+        self.by_name.remove(&pod.name);
+        let function = pod.function.name();
+        if let Some(pods) = self.by_function.get_mut(function) {
+            pods.retain(|one| {
+                let one: &WarmPod = (**one).borrow();
+                one.name != pod.name
+            });
+            if pods.is_empty() {
+                self.by_function.remove(function);
+            }
+        }
+    }
+
+    pub fn at(&self, place: PodRef) -> Option<Rc<P>> {
+        self.by_place.get(&place).cloned()
+    }
+
+    pub fn named(&self, name: &str) -> Option<Rc<P>> {
+        self.by_name.get(name).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Rc<P>> {
+        self.by_place.values().cloned().collect()
+    }
+
+    /// Pods of a function.
+    pub fn of(&self, function: &str) -> &[Rc<P>] {
+        self.by_function.get(function).map_or(&[], Vec::as_slice)
+    }
+
+    /// A name that no pod of the table has.
+    pub fn new_name(&self, function: &str) -> String {
+        loop {
+            let name = pod_name::<5>(function, random());
+            if !self.by_name.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    /// A caller reports a pod as ready: believed if it knows the pod's token.
+    pub fn report_ready(&self, announcer: &Announcer, ready: &PodReady) {
+        let pod = self.by_name.get(&*ready.pod);
+        let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });
+        let reply = match pod {
+            None => Reply::Refused(Refused::NotFound),
+            Some(pod) if !is_same_token(&pod.token, &ready.token) => {
+                Reply::Refused(Refused::Forbidden)
+            }
+            Some(pod) => {
+                let function = pod.function.name();
+                announcer.with_desk(|desk| desk.starts.stamped(function, &ready.pod, ready.stamps));
+                pod.report_ready(ready.address);
+                Reply::Ready
+            }
+        };
+        announcer.with_desk(|desk| desk.reply(ready.reply, reply));
+    }
+}

@@ -1,0 +1,232 @@
+//! A warm pod's task, as far as it is the cluster's: the Pod object is created from its function's spec
+//! and the templates, looked at as the watch shows it, and deleted.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod as PodObject;
+use nanofaas_backend::announcer::{Announcer, ended};
+use nanofaas_backend::pod::life::PodRunner;
+use nanofaas_backend::pod::{PodStartError, WarmPod};
+use nanofaas_core::cold_start::Phase;
+use nanofaas_core::event::Event;
+use nanofaas_core::message::{PodAddress, PodEnd};
+use serde_json::json;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::Pod;
+use crate::api::cluster::Denied;
+use crate::context::ClusterContext;
+use crate::context::report::Report;
+use crate::context::start_fault::StartFault;
+use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
+
+/// The grace period of a pod in which no call has to end.
+const NO_GRACE_S: u32 = 1;
+/// How long after a pod's grace period the cluster may still show it.
+const GONE_BEHIND: Duration = Duration::from_secs(30);
+
+/// What a pod's task has.
+pub(super) struct ClusterRunner {
+    context: Rc<ClusterContext>,
+    pod: Rc<Pod>,
+    /// How long the pod may take to become ready.
+    limit: Duration,
+    /// What was last reported to delay the start.
+    held_up: Option<String>,
+    has_reported_asked: bool,
+}
+
+impl ClusterRunner {
+    pub(super) const fn new(context: Rc<ClusterContext>, pod: Rc<Pod>, limit: Duration) -> Self {
+        Self {
+            context,
+            pod,
+            limit,
+            held_up: None,
+            has_reported_asked: false,
+        }
+    }
+
+    /// Reports, once, that the pod was asked for its health or will not be.
+    pub(super) fn report_asked(&mut self) {
+        if !std::mem::replace(&mut self.has_reported_asked, true) {
+            self.context.report(Report::Asked(self.pod.name.clone()));
+        }
+    }
+
+    /// Starts a task that deletes the pod and tries for as long as it takes.
+    fn delete(&self, grace_s: Option<u32>) {
+        let (context, name) = (self.context.clone(), self.pod.name.clone());
+        spawn_local(async move { context.cluster.delete::<PodObject>(&name, grace_s).await });
+    }
+
+    fn object(&self) -> Result<PodObject, String> {
+        let (context, pod) = (&self.context, &self.pod);
+        let base = &context.config.callback_base;
+        let (token, name) = (&pod.token, &pod.name);
+        let ready =
+            format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
+        let (spec, default) = (&pod.function.spec, context.default_template());
+        let parts = Parts {
+            labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
+            annotations: BTreeMap::from([(
+                ANNOTATION_SHAPE,
+                podspec::shape(spec, default.as_deref()),
+            )]),
+            env: vec![
+                ("NANOFAAS_POD", name.clone()),
+                ("TIMEOUT_MS", spec.timeout_ms.to_string()),
+            ],
+            expanded_env: vec![("NANOFAAS_READY_URL", ready)],
+        };
+        let mut object = context.pod_template(&pod.function, &parts)?;
+        object["metadata"]["name"] = json!(name);
+        if let Some(owner) = context.identity().and_then(|own| own.deployment.clone()) {
+            object["metadata"]["ownerReferences"] = json!([owner]);
+        }
+        serde_json::from_value(object)
+            .map_err(|error| format!("podTemplate does not make a pod: {error}"))
+    }
+
+    /// Reports why the start is delayed: to operators at once, and to the scheduler for the calls
+    /// that wait for the pod, which get the reason at their deadline.
+    fn report_held_up(&self, why: Option<&str>) {
+        let pod = &self.pod;
+        if let Some(why) = why {
+            self.context.report(Report::StartHeldUp {
+                function: pod.function.clone(),
+                pod: pod.name.clone(),
+                why: why.to_owned(),
+            });
+        }
+        let (pod, why) = (pod.place(), why.map(Into::into));
+        let held_up = Event::StartHeldUp { pod, why };
+        self.context.with_desk(|desk| desk.event(held_up));
+    }
+}
+
+impl PodRunner for ClusterRunner {
+    type Fault = StartFault;
+
+    fn pod(&self) -> &WarmPod {
+        &self.pod
+    }
+
+    fn announcer(&self) -> &Announcer {
+        &self.context.announcer
+    }
+
+    async fn create(&mut self, deadline: Instant) -> Result<(), PodStartError<StartFault>> {
+        let context = &self.context;
+        let object = self.object();
+        let object = object.map_err(|why| PodStartError::new(StartFault::Config, true, why))?;
+        let created = context.cluster.create(&object, deadline).await;
+        self.pod.since_listing.set(context.process.listing.get());
+        created.map_err(|denied| {
+            if let Denied::Unreachable(_) = denied {
+                // The API server may have created it without an answer.
+                self.delete(Some(NO_GRACE_S));
+            }
+            let fault = StartFault::of_denial(&denied);
+            PodStartError::new(fault, denied.is_permanent(), denied.message())
+        })?;
+        let (function, name) = (&self.pod.function, &self.pod.name);
+        context.announcer.reached(function, name, Phase::Created);
+        Ok(())
+    }
+
+    fn observe_start(&mut self) {
+        if self.pod.health.was_asked() {
+            self.report_asked();
+        }
+        let seen = self.pod.seen.borrow().clone();
+        if seen.stuck.is_none() && seen.held_up != self.held_up {
+            self.report_held_up(seen.held_up.as_deref());
+            self.held_up = seen.held_up;
+        }
+    }
+
+    async fn start_fault(&mut self) -> Option<PodStartError<StartFault>> {
+        let seen = self.pod.seen.borrow();
+        if let Some(why) = &seen.stuck {
+            let fault = seen.fault.unwrap_or(StartFault::Config);
+            return Some(PodStartError::new(fault, true, &**why));
+        }
+        if let Some(end) = &seen.ended {
+            let why = format!("the pod was not ready yet when {}", end.message);
+            return Some(PodStartError::new(StartFault::CrashLoop, false, why));
+        }
+        let why = "somebody deleted the pod before it was ready";
+        let is_deleted = self.pod.is_gone.get() || seen.leaving;
+        is_deleted.then(|| PodStartError::new(StartFault::Deleted, false, why))
+    }
+
+    fn places(&self) -> Vec<PodAddress> {
+        self.pod.address().into_iter().collect()
+    }
+
+    fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static {
+        // A pod's IP is its own.
+        |_| true
+    }
+
+    fn ready_at(&self) -> Option<PodAddress> {
+        self.pod.address().filter(|_| self.pod.is_ready())
+    }
+
+    async fn not_ready(&mut self) -> PodStartError<StartFault> {
+        let seen = self.pod.seen.borrow().clone();
+        let why = seen.held_up.or(seen.waiting).unwrap_or_else(|| {
+            let path = &self.pod.function.spec.health_path;
+            let last = self.pod.health.last_answer();
+            format!("it neither said so nor answered GET {path} on port {PORT} with 2xx{last}")
+        });
+        let limit = self.limit.as_millis();
+        let why = format!("the pod was not ready within {limit} ms: {why}");
+        PodStartError::new(seen.fault.unwrap_or(StartFault::NotReady), false, why)
+    }
+
+    async fn abandon(&mut self) {
+        self.delete(Some(NO_GRACE_S));
+    }
+
+    fn on_up(&mut self, _address: &PodAddress) {
+        let (context, pod) = (&self.context, &self.pod);
+        pod.is_up.set(true);
+        context.report(Report::Changed(pod.function.name().clone()));
+        if !pod.is_stale.get() {
+            context.report(Report::StartWorked(pod.function.clone()));
+        }
+    }
+
+    fn end(&mut self) -> Option<PodEnd> {
+        if let Some(how) = self.pod.seen.borrow().ended.clone() {
+            self.delete(Some(NO_GRACE_S));
+            let (oom, message) = (how.oom, how.message.into());
+            return Some(PodEnd { oom, message });
+        }
+        let is_gone = self.pod.is_gone.get();
+        is_gone.then(|| ended("the pod was deleted"))
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.pod.seen.borrow().leaving
+    }
+
+    async fn stop(&mut self) -> PodEnd {
+        let grace = Duration::from_secs(u64::from(self.pod.function.spec.grace_s()));
+        self.delete(None);
+        let until = Instant::now() + grace + GONE_BEHIND;
+        while !self.pod.is_over() && self.pod.rung_before(until).await {}
+        ended("it was not needed any more")
+    }
+
+    async fn end_unwell(&mut self, why: String) -> PodEnd {
+        self.delete(Some(NO_GRACE_S));
+        ended(&why)
+    }
+}
