@@ -83,9 +83,9 @@ pub(crate) struct BridgeThreadConfig {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
     #[error("{0}")]
-    Local(#[from] nanofaas_local_bridge::OpenError),
+    Local(#[from] nanofaas_local_bridge::LocalOpenError),
     #[error("{0}")]
-    Kubernetes(#[from] nanofaas_k8s_bridge::OpenError),
+    Kubernetes(#[from] nanofaas_k8s_bridge::KubernetesOpenError),
     #[error("cannot start the bridge: {0}")]
     Io(#[from] io::Error),
     #[error("function {name} could not be registered: {why}")]

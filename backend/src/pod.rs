@@ -111,17 +111,17 @@ impl WarmPod {
     }
 
     /// Announces how its life went, once it is in no table any more.
-    pub fn announce_end<F>(&self, announcer: &Announcer, fate: Fate<F>, is_expected: bool) {
+    pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {
-            Fate::StartFailed(PodStartError { failure, .. })
-            | Fate::Unanswered(PodStartError { failure, .. }) => {
+            PodFate::StartFailed(PodStartError { failure, .. })
+            | PodFate::Unanswered(PodStartError { failure, .. }) => {
                 let why = failure.message.clone();
                 tracing::warn!(%function, pod, "the pod did not start: {why}");
                 announcer.with_desk(|desk| desk.starts.failed(function, pod, why));
                 announcer.start_failed(self.place(), failure);
             }
-            Fate::Ended(end) => {
+            PodFate::Ended(end) => {
                 if !is_expected {
                     tracing::warn!(%function, pod, "the pod is gone: {}", end.message);
                 }
@@ -146,7 +146,7 @@ impl<F> PodStartError<F> {
 }
 
 /// How a pod's life went.
-pub enum Fate<F> {
+pub enum PodFate<F> {
     StartFailed(PodStartError<F>),
     /// It ran before this backend knew it, and did not answer in time: it may be busy, and still runs.
     Unanswered(PodStartError<F>),

@@ -23,20 +23,20 @@ use tokio::time::timeout;
 use crate::api::cluster::Cluster;
 use crate::api::{client, lease};
 use crate::context::ClusterContext;
-use crate::context::config::{KubernetesConfig, OpenError};
-use crate::job::Job;
-use crate::pod::{Origin, Pod, Pods};
-use crate::reconcile::{Memory, Reconciler, Stage, adoption};
+use crate::context::config::{KubernetesConfig, KubernetesOpenError};
+use crate::job::ClusterJob;
+use crate::pod::{ClusterPod, ClusterPods, Origin};
+use crate::reconcile::{BridgeStage, Memory, Reconciler, adoption};
 use crate::registry::functions;
 
 /// How long the deletion of Jobs may take when the plane stops.
 const STOP: Duration = Duration::from_secs(2);
 
 /// The backend.
-pub struct KubernetesBridge(Rc<Plane>);
+pub struct KubernetesBridge(Rc<ClusterDispatcher>);
 
 /// What the bridge does with the scheduler's work.
-struct Plane {
+struct ClusterDispatcher {
     context: Rc<ClusterContext>,
     reconciler: Rc<Reconciler>,
     is_ready: Cell<bool>,
@@ -50,7 +50,7 @@ impl KubernetesBridge {
         config: KubernetesConfig,
         memory: Rc<Memory>,
         desk: Rc<RefCell<Desk>>,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, KubernetesOpenError> {
         let found = client::config(config.kubeconfig.as_deref()).await?;
         let namespace = config.namespace.clone();
         let namespace = namespace.unwrap_or_else(|| found.default_namespace.clone());
@@ -70,7 +70,7 @@ impl KubernetesBridge {
         let reconciler = Rc::new(Reconciler::new(context.clone(), memory));
         let to_report = reconciler.clone();
         spawn_local(async move { to_report.apply_reports(to_apply).await });
-        let plane = Rc::new(Plane {
+        let plane = Rc::new(ClusterDispatcher {
             context,
             reconciler,
             is_ready: Cell::new(false),
@@ -102,12 +102,12 @@ impl KubernetesBridge {
     }
 }
 
-impl Plane {
+impl ClusterDispatcher {
     fn take(self: &Rc<Self>, work: Work) {
         match work {
             // The table of functions has these changes already.
             Work::Function(_) | Work::Removed { .. } => {}
-            Work::Start { .. } if self.reconciler.stage.get() != Stage::Acting => {
+            Work::Start { .. } if self.reconciler.stage.get() != BridgeStage::Acting => {
                 self.reconciler.memory.held.borrow_mut().push(work);
             }
             Work::Start {
@@ -134,7 +134,7 @@ impl Plane {
             },
             Work::Adopted { token, pod, .. } => adoption::adopted(&self.reconciler, token, pod),
             Work::Job(start) => {
-                let job = Job::new(start, self.context.announcer.now());
+                let job = ClusterJob::new(start, self.context.announcer.now());
                 self.reconciler.run_job(Rc::new(job));
             }
             Work::JobStop {
@@ -163,11 +163,11 @@ impl Plane {
         }
     }
 
-    fn pods(&self) -> &RefCell<Pods> {
+    fn pods(&self) -> &RefCell<ClusterPods> {
         &self.reconciler.memory.pods
     }
 
-    fn pod(&self, place: PodRef) -> Option<Rc<Pod>> {
+    fn pod(&self, place: PodRef) -> Option<Rc<ClusterPod>> {
         self.pods().borrow().at(place)
     }
 
@@ -177,7 +177,7 @@ impl Plane {
             return self.context.announcer.cannot_start(place, why);
         }
         let name = self.pods().borrow().new_name(function.name());
-        let pod = Rc::new(Pod::new(Some(place), name, function, wanted_at));
+        let pod = Rc::new(ClusterPod::new(Some(place), name, function, wanted_at));
         self.reconciler.run_pod(pod, Origin::New);
     }
 

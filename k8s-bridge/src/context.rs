@@ -22,11 +22,11 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api::cluster::Cluster;
-use crate::context::config::{KubernetesConfig, OpenError};
-use crate::context::identity::Identity;
-use crate::context::report::Report;
-use crate::podspec::default_template::{DefaultTemplate, LastRead};
-use crate::podspec::{self, Parts};
+use crate::context::config::{KubernetesConfig, KubernetesOpenError};
+use crate::context::identity::PlaneIdentity;
+use crate::context::report::TaskReport;
+use crate::podspec::default_template::{DefaultPodTemplate, LastRead};
+use crate::podspec::{self, PodParts};
 
 /// What outlives a rebuild of the bridge and is no pod or Job.
 pub(crate) struct ProcessState {
@@ -53,9 +53,9 @@ pub(crate) struct ClusterContext {
     pub(crate) config: KubernetesConfig,
     pub(crate) cluster: Cluster,
     pub(crate) process: Rc<ProcessState>,
-    identity: RefCell<Option<Rc<Identity>>>,
+    identity: RefCell<Option<Rc<PlaneIdentity>>>,
     pub(crate) announcer: Announcer,
-    reports: UnboundedSender<Report>,
+    reports: UnboundedSender<TaskReport>,
 }
 
 impl ClusterContext {
@@ -64,7 +64,7 @@ impl ClusterContext {
         cluster: Cluster,
         process: Rc<ProcessState>,
         desk: Rc<RefCell<Desk>>,
-        reports: UnboundedSender<Report>,
+        reports: UnboundedSender<TaskReport>,
     ) -> Self {
         Self {
             announcer: Announcer::new(desk, config.origin),
@@ -81,23 +81,23 @@ impl ClusterContext {
         self.announcer.with_desk(act)
     }
 
-    pub(crate) fn report(&self, report: Report) {
+    pub(crate) fn report(&self, report: TaskReport) {
         // Nothing receives reports of tasks that outlive their bridge, so an error is none.
         let _ = self.reports.send(report);
     }
 
     /// The identity of this plane, once it is known.
-    pub(crate) fn identity(&self) -> Option<Rc<Identity>> {
+    pub(crate) fn identity(&self) -> Option<Rc<PlaneIdentity>> {
         self.identity.borrow().clone()
     }
 
-    pub(crate) fn set_identity(&self, identity: Rc<Identity>) {
+    pub(crate) fn set_identity(&self, identity: Rc<PlaneIdentity>) {
         self.identity.replace(Some(identity));
     }
 
     /// Reads the default template before any pod is made or adopted. After a rebuild the bridge
     /// keeps the template that it had before.
-    pub(crate) fn read_first_template(&self) -> Result<(), OpenError> {
+    pub(crate) fn read_first_template(&self) -> Result<(), KubernetesOpenError> {
         let Some(file) = &self.config.pod_template else {
             return Ok(());
         };
@@ -105,10 +105,11 @@ impl ClusterContext {
             return Ok(());
         }
         let read = self.read_template(file);
-        read.map(drop).map_err(|why| OpenError::PodTemplate {
-            file: file.clone(),
-            why,
-        })
+        read.map(drop)
+            .map_err(|why| KubernetesOpenError::PodTemplate {
+                file: file.clone(),
+                why,
+            })
     }
 
     /// Reads the default template; returns whether it changed.
@@ -118,12 +119,16 @@ impl ClusterContext {
     }
 
     /// The template whose fields each function's own podTemplate can override.
-    pub(crate) fn default_template(&self) -> Option<Rc<DefaultTemplate>> {
+    pub(crate) fn default_template(&self) -> Option<Rc<DefaultPodTemplate>> {
         self.process.default_template.borrow().template().cloned()
     }
 
     /// The template of a function's pod, made of the default one and its own.
-    pub(crate) fn pod_template(&self, function: &Function, parts: &Parts) -> Result<Value, String> {
+    pub(crate) fn pod_template(
+        &self,
+        function: &Function,
+        parts: &PodParts,
+    ) -> Result<Value, String> {
         let template = podspec::template(function, parts, self.default_template().as_deref());
         // Check the merged template too: only both together may name the plane's account.
         if let Some(own) = self.own_account()

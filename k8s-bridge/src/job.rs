@@ -24,14 +24,14 @@ use nanofaas_core::time::Uptime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::api::cluster::{Cluster, Denied};
+use crate::api::cluster::{Cluster, ClusterError};
 use crate::context::ClusterContext;
-use crate::context::report::Report;
+use crate::context::report::TaskReport;
 use crate::context::start_fault::StartFault;
-use crate::pod::seen::{Ended, Seen};
+use crate::pod::seen::{ContainerEnd, ObservedPod};
 use crate::podspec::{
     ANNOTATION_TRACE, LABEL_EXECUTION, LABEL_FUNCTION, LABEL_INSTANCE, LABEL_JOB, LABEL_KIND,
-    Parts, SELECTOR, security,
+    PodParts, SELECTOR, security,
 };
 
 /// How long the container of an answered attempt may take to end by itself.
@@ -51,15 +51,15 @@ const RUNNING: usize = Phase::ALL.len() + 1;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// All Jobs that run.
-pub(crate) type Jobs = JobTable<Job>;
+pub(crate) type ClusterJobs = JobTable<ClusterJob>;
 
 /// A Job as seen by all tasks but its own.
-pub(crate) struct Job {
+pub(crate) struct ClusterJob {
     attempt: JobAttempt,
     wanted_at: Uptime,
     /// The name of its pod, once that was seen.
     pod: RefCell<Option<String>>,
-    seen: RefCell<Seen>,
+    seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
     was_created: Cell<bool>,
     /// The io thread needs no further report.
@@ -68,7 +68,7 @@ pub(crate) struct Job {
     fault: Cell<StartFault>,
 }
 
-impl Deref for Job {
+impl Deref for ClusterJob {
     type Target = JobAttempt;
 
     fn deref(&self) -> &JobAttempt {
@@ -76,13 +76,13 @@ impl Deref for Job {
     }
 }
 
-impl Borrow<JobAttempt> for Job {
+impl Borrow<JobAttempt> for ClusterJob {
     fn borrow(&self) -> &JobAttempt {
         &self.attempt
     }
 }
 
-impl Job {
+impl ClusterJob {
     pub(crate) fn new(start: Box<JobStart>, wanted_at: Uptime) -> Self {
         // More random characters than a pod's name, because there are many more Jobs. The limit is
         // 63 characters, because the Job's pod has the name as a label.
@@ -100,7 +100,7 @@ impl Job {
     }
 
     /// The cluster showed its pod.
-    pub(crate) fn see(&self, context: &ClusterContext, pod: String, seen: Seen) {
+    pub(crate) fn see(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
         self.pod.replace(Some(pod));
         for phase in seen.phases() {
             context
@@ -108,7 +108,7 @@ impl Job {
                 .reached(&self.start.function, &self.name, phase);
         }
         if seen.running_since_ms.is_some() {
-            context.report(Report::StartWorked(self.start.function.clone()));
+            context.report(TaskReport::StartWorked(self.start.function.clone()));
         }
         let seen = self.seen.borrow().then(seen);
         self.seen.replace(seen);
@@ -146,7 +146,7 @@ impl Job {
             }
         }
         if let Some(stamps) = self.stamps() {
-            context.report(Report::StartWorked(self.start.function.clone()));
+            context.report(TaskReport::StartWorked(self.start.function.clone()));
             context.with_desk(|desk| desk.starts.stamped(function, &self.name, stamps));
             self.wait_for_exit().await;
         }
@@ -169,7 +169,7 @@ impl Job {
         let (id, why) = (&self.start.execution_id, failure.message());
         tracing::warn!(%function, executionId = %id, attempt, "the call's Job is over: {why}");
         if let Failure::ColdStart(why) = &failure {
-            context.report(Report::StartFailed {
+            context.report(TaskReport::StartFailed {
                 function: self.start.function.clone(),
                 pod: self.name.clone(),
                 fault: self.fault.get(),
@@ -177,7 +177,7 @@ impl Job {
             });
         } else {
             let message = why;
-            context.report(Report::PodLost {
+            context.report(TaskReport::PodLost {
                 function: self.start.function.clone(),
                 pod: self.name.clone(),
                 end: PodEnd { oom, message },
@@ -215,17 +215,17 @@ impl Job {
             .running(context, start_by, begun + left + FORGOTTEN)
             .await;
         let failure = match over {
-            Over::Stopped => return None,
-            Over::NotStarted(fault, why) => {
+            JobOutcome::Stopped => return None,
+            JobOutcome::NotStarted(fault, why) => {
                 self.fault.set(fault);
                 let why = security::advised(&self.start.function.spec, &why);
                 (Failure::ColdStart(why.into()), false)
             }
-            Over::Lost(why) => (Failure::PodLost(why.into()), false),
-            Over::Ended(ended) if ended.well && self.is_stopped_within(WORD_BEHIND).await => {
+            JobOutcome::Lost(why) => (Failure::PodLost(why.into()), false),
+            JobOutcome::Ended(ended) if ended.well && self.is_stopped_within(WORD_BEHIND).await => {
                 return None;
             }
-            Over::Ended(ended) => {
+            JobOutcome::Ended(ended) => {
                 let how = security::advised(&self.start.function.spec, &ended.message);
                 let why = format!("the call's pod gave no result: {how}");
                 (Failure::PodLost(why.into()), ended.oom)
@@ -248,8 +248,10 @@ impl Job {
             self.fault.set(StartFault::of_denial(&denied));
             let why = denied.message();
             Failure::ColdStart(match denied {
-                Denied::Refused(_) => format!("the Job was refused: {why}").into(),
-                Denied::Unreachable(_) => format!("the Job could not be created: {why}").into(),
+                ClusterError::Refused(_) => format!("the Job was refused: {why}").into(),
+                ClusterError::Unreachable(_) => {
+                    format!("the Job could not be created: {why}").into()
+                }
             })
         })?;
         context
@@ -271,7 +273,7 @@ impl Job {
         }
         let trace = start.trace_id.as_deref();
         let annotations = trace.map(|id| (ANNOTATION_TRACE, id.to_owned()));
-        let parts = Parts {
+        let parts = PodParts {
             labels,
             annotations: annotations.into_iter().collect(),
             env: self.env(&context.config.callback_base),
@@ -304,7 +306,7 @@ impl Job {
         context: &Rc<ClusterContext>,
         start_by: Instant,
         until: Instant,
-    ) -> Over {
+    ) -> JobOutcome {
         let mut told = (0, None);
         let mut podless = PODLESS;
         let mut look_at = Instant::now() + podless;
@@ -313,31 +315,31 @@ impl Job {
             self.tell_start(context, &seen, &mut told);
             let runs = seen.running_since_ms.is_some();
             if self.is_stopped() {
-                return Over::Stopped;
+                return JobOutcome::Stopped;
             }
             if let Some(why) = seen.stuck {
-                return Over::NotStarted(seen.fault.unwrap_or(StartFault::Config), why);
+                return JobOutcome::NotStarted(seen.fault.unwrap_or(StartFault::Config), why);
             }
             if let Some(ended) = seen.ended {
-                return Over::Ended(ended);
+                return JobOutcome::Ended(ended);
             }
             if self.is_gone.get() {
-                return Over::Lost("somebody deleted the call's pod".to_owned());
+                return JobOutcome::Lost("somebody deleted the call's pod".to_owned());
             }
             let now = Instant::now();
             if now >= until {
-                return Over::Lost("the call's pod was forgotten".to_owned());
+                return JobOutcome::Lost("the call's pod was forgotten".to_owned());
             }
             if now >= start_by && !runs {
                 let why = seen.held_up.or(seen.waiting);
                 let why = why.unwrap_or_else(|| "it is still starting".to_owned());
                 let limit = context.config.start_timeout.as_millis();
                 let why = format!("the pod did not run within {limit} ms: {why}");
-                return Over::NotStarted(seen.fault.unwrap_or(StartFault::NotReady), why);
+                return JobOutcome::NotStarted(seen.fault.unwrap_or(StartFault::NotReady), why);
             }
             if now >= look_at && !self.has_pod() {
                 if let Some(why) = refusal_of(&context.cluster, &self.name, now + LOOK).await {
-                    return Over::NotStarted(StartFault::of_refusal(&why), why);
+                    return JobOutcome::NotStarted(StartFault::of_refusal(&why), why);
                 }
                 podless *= 2;
                 look_at = Instant::now() + podless;
@@ -357,7 +359,7 @@ impl Job {
     fn tell_start(
         &self,
         context: &ClusterContext,
-        seen: &Seen,
+        seen: &ObservedPod,
         told: &mut (usize, Option<String>),
     ) {
         let function = self.start.function.name();
@@ -368,7 +370,7 @@ impl Job {
         if let Some(why) = seen.held_up.as_deref()
             && seen.held_up != told.1
         {
-            context.report(Report::StartHeldUp {
+            context.report(TaskReport::StartHeldUp {
                 function: self.start.function.clone(),
                 pod: self.name.clone(),
                 why: why.to_owned(),
@@ -388,11 +390,11 @@ impl Job {
     }
 }
 
-enum Over {
+enum JobOutcome {
     /// The io thread said that the attempt is over.
     Stopped,
     NotStarted(StartFault, String),
-    Ended(Ended),
+    Ended(ContainerEnd),
     Lost(String),
 }
 
@@ -416,7 +418,7 @@ pub(crate) async fn jobs_of_others(
     cluster: &Cluster,
     instance: &str,
     until: Instant,
-) -> Result<Vec<String>, Denied> {
+) -> Result<Vec<String>, ClusterError> {
     let api = cluster.lenient::<JobObject>();
     let others = format!("{SELECTOR},{LABEL_INSTANCE}!={instance}");
     let parameters = ListParams::default().labels(&others);

@@ -14,6 +14,6 @@ mod api;
 
 pub use api::client::ConnectError;
 pub use bridge::KubernetesBridge;
-pub use context::config::{KubernetesConfig, OpenError};
+pub use context::config::{KubernetesConfig, KubernetesOpenError};
 pub use context::identity::OwnPod;
 pub use reconcile::Memory;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nanofaas_backend::pod::life::{self, Begin, PROBE};
 use nanofaas_backend::pod::table::PodTable;
-use nanofaas_backend::pod::{Fate, WarmPod};
+use nanofaas_backend::pod::{PodFate, WarmPod};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::spec::Platform;
@@ -24,14 +24,14 @@ use nanofaas_core::time::Uptime;
 use tokio::time::Instant;
 
 use crate::context::ClusterContext;
-use crate::context::report::Report;
+use crate::context::report::TaskReport;
 use crate::context::start_fault::StartFault;
 use crate::pod::runner::ClusterRunner;
-use crate::pod::seen::Seen;
+use crate::pod::seen::ObservedPod;
 use crate::podspec::{PORT, security};
 
 /// The warm pods that have a task.
-pub(crate) type Pods = PodTable<Pod>;
+pub(crate) type ClusterPods = PodTable<ClusterPod>;
 
 /// How a pod came to this bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Origin {
 }
 
 /// A pod as seen by all tasks but its own.
-pub(crate) struct Pod {
+pub(crate) struct ClusterPod {
     warm: WarmPod,
     /// The shape of the spec that the pod was made from.
     shape: u64,
@@ -55,11 +55,11 @@ pub(crate) struct Pod {
     /// listing and from earlier ones.
     pub(crate) since_listing: Cell<u64>,
     pub(crate) is_up: Cell<bool>,
-    seen: RefCell<Seen>,
+    seen: RefCell<ObservedPod>,
     is_gone: Cell<bool>,
 }
 
-impl Deref for Pod {
+impl Deref for ClusterPod {
     type Target = WarmPod;
 
     fn deref(&self) -> &WarmPod {
@@ -67,13 +67,13 @@ impl Deref for Pod {
     }
 }
 
-impl Borrow<WarmPod> for Pod {
+impl Borrow<WarmPod> for ClusterPod {
     fn borrow(&self) -> &WarmPod {
         &self.warm
     }
 }
 
-impl Pod {
+impl ClusterPod {
     pub(crate) fn new(
         place: Option<PodRef>,
         name: String,
@@ -102,7 +102,7 @@ impl Pod {
     }
 
     /// The cluster showed it.
-    pub(crate) fn see(&self, context: &ClusterContext, seen: Seen) {
+    pub(crate) fn see(&self, context: &ClusterContext, seen: ObservedPod) {
         for phase in seen.phases() {
             context.announcer.reached(&self.function, &self.name, phase);
         }
@@ -110,7 +110,7 @@ impl Pod {
         let (fault, leaving) = (seen.fault, seen.leaving);
         let before = self.seen.replace(seen);
         if (before.fault, before.leaving) != (fault, leaving) {
-            context.report(Report::Changed(self.function.name().clone()));
+            context.report(TaskReport::Changed(self.function.name().clone()));
         }
         self.bell.notify_one();
     }
@@ -160,7 +160,7 @@ impl Pod {
         self: &Rc<Self>,
         context: &Rc<ClusterContext>,
         origin: Origin,
-    ) -> Fate<StartFault> {
+    ) -> PodFate<StartFault> {
         let is_running = self.seen.borrow().running_since_ms.is_some();
         let start_timeout = context.config.start_timeout;
         let (begin, limit) = match origin {
@@ -173,29 +173,29 @@ impl Pod {
         let fate = life::live(&mut runner, begin, limit).await;
         self.is_up.set(false);
         runner.report_asked();
-        context.report(Report::Changed(self.function.name().clone()));
+        context.report(TaskReport::Changed(self.function.name().clone()));
         fate
     }
 
     /// Announces and reports how it ended, once it is in no table any more.
-    pub(crate) fn tell_end(&self, context: &ClusterContext, mut fate: Fate<StartFault>) {
+    pub(crate) fn tell_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
         let (function, pod) = (self.function.clone(), self.name.clone());
         match &mut fate {
-            Fate::StartFailed(failed) | Fate::Unanswered(failed) => {
+            PodFate::StartFailed(failed) | PodFate::Unanswered(failed) => {
                 let advised = security::advised(&function.spec, &failed.failure.message);
                 failed.failure.message = advised.into();
-                context.report(Report::StartFailed {
+                context.report(TaskReport::StartFailed {
                     function,
                     pod,
                     fault: failed.fault,
                     why: failed.failure.message.clone(),
                 });
             }
-            Fate::Ended(end) if !self.is_stopped() => {
+            PodFate::Ended(end) if !self.is_stopped() => {
                 let end = end.clone();
-                context.report(Report::PodLost { function, pod, end });
+                context.report(TaskReport::PodLost { function, pod, end });
             }
-            Fate::Ended(_) => {}
+            PodFate::Ended(_) => {}
         }
         self.announce_end(&context.announcer, fate, self.is_stopped());
     }

@@ -11,7 +11,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::spec::{Platform, PodSecurity, SpecFields};
 use serde_json::{Map, Value, json};
 
-use crate::podspec::default_template::DefaultTemplate;
+use crate::podspec::default_template::DefaultPodTemplate;
 
 /// The container that runs the function.
 pub(crate) const CONTAINER: &str = "function";
@@ -38,7 +38,7 @@ pub(crate) const ANNOTATION_TRACE: &str = "nanofaas.io/trace-id";
 pub(crate) const SELECTOR: &str = "app=nanofaas,nanofaas.io/kind";
 
 /// What differs from pod to pod of a function.
-pub(crate) struct Parts {
+pub(crate) struct PodParts {
     pub(crate) labels: BTreeMap<&'static str, String>,
     pub(crate) annotations: BTreeMap<&'static str, String>,
     /// Goes over the function's own variables; values are taken as they are.
@@ -48,7 +48,7 @@ pub(crate) struct Parts {
 }
 
 /// The shape of a function's pods, as pods carry it.
-pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultTemplate>) -> String {
+pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultPodTemplate>) -> String {
     let own = spec.shape_hash(Platform::Kubernetes);
     match default {
         None => format!("{own:016x}"),
@@ -59,8 +59,8 @@ pub(crate) fn shape(spec: &SpecFields, default: Option<&DefaultTemplate>) -> Str
 /// `metadata` (labels and annotations) and `spec` of the pod.
 pub(crate) fn template(
     function: &Function,
-    parts: &Parts,
-    default: Option<&DefaultTemplate>,
+    parts: &PodParts,
+    default: Option<&DefaultPodTemplate>,
 ) -> Value {
     let spec = &function.spec;
     let mut template = json!({
@@ -132,7 +132,7 @@ fn literal(text: &str) -> String {
 }
 
 /// What no template may change: whose pod it is, and what the platform tells it.
-fn ours(template: &mut Value, function: &Function, parts: &Parts) {
+fn ours(template: &mut Value, function: &Function, parts: &PodParts) {
     let metadata = object(&mut template["metadata"]);
     metadata.retain(|name, _| name == "labels" || name == "annotations");
     let labels = object(metadata.entry("labels").or_insert(Value::Null));
@@ -248,8 +248,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn parts() -> Parts {
-        Parts {
+    fn parts() -> PodParts {
+        PodParts {
             labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
             annotations: BTreeMap::new(),
             env: vec![("EXECUTION_ID", "a$(PORT)".to_owned())],
@@ -355,7 +355,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_default_template_lies_between_the_platforms_pod_and_the_functions_own() {
-        let default = DefaultTemplate {
+        let default = DefaultPodTemplate {
             value: json!({
                 "metadata": {"labels": {"team": "all", "site": "a", "app": "mine"}},
                 "spec": {"nodeSelector": {"disk": "hdd"}, "restartPolicy": "Always",
@@ -388,7 +388,7 @@ pub(crate) mod tests {
         let function = function(json!({"name": "f", "image": "i"}));
         let with = |hash| {
             let value = Value::Null;
-            shape(&function.spec, Some(&DefaultTemplate { value, hash }))
+            shape(&function.spec, Some(&DefaultPodTemplate { value, hash }))
         };
         let (none, one, other) = (shape(&function.spec, None), with(1), with(2));
         assert!(none != one && one != other && one == with(1));

@@ -9,17 +9,17 @@ pub(crate) mod template;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use nanofaas_backend::pod::Fate;
+use nanofaas_backend::pod::PodFate;
 use nanofaas_core::desk::Work;
 use nanofaas_core::ticket::PodRef;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
 
-use crate::context::report::Report;
+use crate::context::report::TaskReport;
 use crate::context::{ClusterContext, ProcessState};
-use crate::job::{Job, Jobs};
-use crate::pod::{Origin, Pod, Pods};
+use crate::job::{ClusterJob, ClusterJobs};
+use crate::pod::{ClusterPod, ClusterPods, Origin};
 use crate::reconcile::adoption::Adoption;
 use crate::registry::ClusterRegistry;
 
@@ -28,8 +28,8 @@ use crate::registry::ClusterRegistry;
 #[derive(Default)]
 pub struct Memory {
     pub(crate) process: Rc<ProcessState>,
-    pub(crate) pods: Rc<RefCell<Pods>>,
-    pub(crate) jobs: RefCell<Jobs>,
+    pub(crate) pods: Rc<RefCell<ClusterPods>>,
+    pub(crate) jobs: RefCell<ClusterJobs>,
     /// Starts that wait until the plane acts.
     pub(crate) held: RefCell<Vec<Work>>,
 }
@@ -46,7 +46,7 @@ impl Memory {
 
 /// Whether the plane acts yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum BridgeStage {
     /// It waits for the Lease and for the lists of pods and functions.
     Beginning,
     /// Pods of earlier planes get their places; new pods wait.
@@ -60,7 +60,7 @@ pub(crate) struct Reconciler {
     pub(crate) registry: Rc<ClusterRegistry>,
     pub(crate) memory: Rc<Memory>,
     pub(crate) adoption: RefCell<Adoption>,
-    pub(crate) stage: Cell<Stage>,
+    pub(crate) stage: Cell<BridgeStage>,
     pub(crate) pods_listed: Cell<bool>,
     /// Rings when the bridge may be able to take the next step of its beginning.
     pub(crate) progress: Notify,
@@ -73,16 +73,16 @@ impl Reconciler {
             context,
             memory,
             adoption: RefCell::default(),
-            stage: Cell::new(Stage::Beginning),
+            stage: Cell::new(BridgeStage::Beginning),
             pods_listed: Cell::new(false),
             progress: Notify::new(),
         }
     }
 
     /// Applies the reports of tasks, for ever.
-    pub(crate) async fn apply_reports(&self, mut reports: UnboundedReceiver<Report>) {
+    pub(crate) async fn apply_reports(&self, mut reports: UnboundedReceiver<TaskReport>) {
         while let Some(report) = reports.recv().await {
-            if let Report::Asked(pod) = &report {
+            if let TaskReport::Asked(pod) = &report {
                 self.adoption.borrow_mut().was_asked(pod);
                 self.progress.notify_one();
             }
@@ -91,19 +91,19 @@ impl Reconciler {
     }
 
     /// Adds a pod, and starts its task.
-    pub(crate) fn run_pod(self: &Rc<Self>, pod: Rc<Pod>, origin: Origin) {
+    pub(crate) fn run_pod(self: &Rc<Self>, pod: Rc<ClusterPod>, origin: Origin) {
         self.memory.pods.borrow_mut().add(&pod);
         self.registry.functions.is_changed(pod.function.name());
         self.spawn_pod(pod, origin);
     }
 
     /// Starts the task of a pod that is in the table.
-    pub(crate) fn spawn_pod(self: &Rc<Self>, pod: Rc<Pod>, origin: Origin) {
+    pub(crate) fn spawn_pod(self: &Rc<Self>, pod: Rc<ClusterPod>, origin: Origin) {
         let reconciler = self.clone();
         spawn_local(async move {
             let fate = pod.live(&reconciler.context, origin).await;
             // Before the pod leaves its table, because `pods::there` deletes one that is in none.
-            if let Fate::Unanswered(_) = fate {
+            if let PodFate::Unanswered(_) = fate {
                 adoption::ask_on(&reconciler, &pod);
             }
             reconciler.memory.pods.borrow_mut().remove(&pod);
@@ -112,13 +112,13 @@ impl Reconciler {
     }
 
     /// Adds a Job, and starts its task.
-    pub(crate) fn run_job(self: &Rc<Self>, job: Rc<Job>) {
+    pub(crate) fn run_job(self: &Rc<Self>, job: Rc<ClusterJob>) {
         self.memory.jobs.borrow_mut().add(&job);
         self.spawn_job(job);
     }
 
     /// Starts the task of a Job that is in the table.
-    pub(crate) fn spawn_job(self: &Rc<Self>, job: Rc<Job>) {
+    pub(crate) fn spawn_job(self: &Rc<Self>, job: Rc<ClusterJob>) {
         let reconciler = self.clone();
         spawn_local(async move {
             job.live(&reconciler.context).await;

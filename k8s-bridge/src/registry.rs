@@ -13,23 +13,23 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::context::ClusterContext;
-use crate::pod::Pods;
+use crate::pod::ClusterPods;
 use crate::registry::events::Events;
-use crate::registry::functions::Functions;
+use crate::registry::functions::ClusterFunctions;
 
 /// The registry's part in the cluster.
 pub(crate) struct ClusterRegistry {
     context: Rc<ClusterContext>,
-    pub(crate) functions: Functions,
+    pub(crate) functions: ClusterFunctions,
     events: Events,
-    pods: Rc<RefCell<Pods>>,
+    pods: Rc<RefCell<ClusterPods>>,
 }
 
 impl ClusterRegistry {
-    pub(crate) fn new(context: Rc<ClusterContext>, pods: Rc<RefCell<Pods>>) -> Self {
+    pub(crate) fn new(context: Rc<ClusterContext>, pods: Rc<RefCell<ClusterPods>>) -> Self {
         Self {
             context,
-            functions: Functions::default(),
+            functions: ClusterFunctions::default(),
             events: Events::default(),
             pods,
         }

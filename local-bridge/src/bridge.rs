@@ -20,10 +20,10 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::context::LocalContext;
-use crate::context::config::{LocalConfig, OpenError};
-use crate::guard::link::{Guard, start_guard};
-use crate::job::{self, Jobs};
-use crate::pod::{self, Pods};
+use crate::context::config::{LocalConfig, LocalOpenError};
+use crate::guard::link::{GuardProcess, start_guard};
+use crate::job::{self, LocalJobs};
+use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
 /// How often unattributed OOM kills are discarded. The end of a killed process is reported sooner
@@ -31,32 +31,32 @@ use crate::process::run_dir::{self, RunDir};
 const OOM_LOOK: Duration = Duration::from_secs(2);
 
 /// The backend.
-pub struct LocalBridge(Rc<Plane>);
+pub struct LocalBridge(Rc<LocalDispatcher>);
 
 /// What the bridge does with the scheduler's work.
-struct Plane {
+struct LocalDispatcher {
     context: Rc<LocalContext>,
-    pods: RefCell<Pods>,
-    jobs: RefCell<Jobs>,
+    pods: RefCell<LocalPods>,
+    jobs: RefCell<LocalJobs>,
 }
 
 impl LocalBridge {
     /// Makes the private directory and starts the guard. Call it, and `take`, within a `LocalSet`;
     /// between the calls other code on the same thread may use the desk.
-    pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, OpenError> {
+    pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
-        let run_dir = RunDir::create(&base).map_err(|why| OpenError::RunDir { base, why })?;
+        let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
         // If the guard is killed, its processes become children of this process, which ends them.
-        prctl::set_child_subreaper(true).map_err(|errno| OpenError::Reaper(errno.into()))?;
-        let guard: Guard = start_guard(&config.guard).map_err(|why| {
+        prctl::set_child_subreaper(true).map_err(|errno| LocalOpenError::Reaper(errno.into()))?;
+        let guard: GuardProcess = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
             let program = program.to_string_lossy().into_owned();
-            OpenError::Guard { program, why }
+            LocalOpenError::Guard { program, why }
         })?;
         let context = Rc::new(LocalContext::new(config, run_dir, desk));
         spawn_local(context.link.clone().keep(guard));
         spawn_local(watch_memory(context.clone()));
-        Ok(Self(Rc::new(Plane {
+        Ok(Self(Rc::new(LocalDispatcher {
             context,
             pods: RefCell::default(),
             jobs: RefCell::default(),
@@ -74,7 +74,7 @@ impl LocalBridge {
     }
 }
 
-impl Plane {
+impl LocalDispatcher {
     fn take(self: &Rc<Self>, work: Work) {
         match work {
             // A function needs no process before its first pod, and the table has its change

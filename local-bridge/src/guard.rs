@@ -28,7 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, close, setsid};
 
-use crate::guard::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
 /// The life of the guard. Its standard input is the socket to the plane.
 pub fn guard_main() -> ExitCode {
@@ -169,8 +169,10 @@ impl Guard {
         loop {
             let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let (pid, ending) = match waitid(Id::All, look) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, Ending::Status(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Ending::Signal(signal as i32)),
+                Ok(WaitStatus::Exited(pid, status)) => (pid, ProcessEnding::Status(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    (pid, ProcessEnding::Signal(signal as i32))
+                }
                 Err(Errno::EINTR) => continue,
                 _ => break,
             };

@@ -9,8 +9,8 @@ use nanofaas_core::outcome::Failure;
 use tokio::time::Instant;
 
 use crate::context::LocalContext;
-use crate::guard::link::End;
-use crate::process::program::Program;
+use crate::guard::link::ProcessEnd;
+use crate::process::program::FunctionProgram;
 use crate::process::{self, Process, drain_output, forget_pipes};
 
 /// How long the process of an attempt that is over may take to end by itself.
@@ -19,14 +19,14 @@ const STOP: Duration = Duration::from_secs(2);
 const WORD_BEHIND: Duration = Duration::from_millis(200);
 
 /// All Jobs that run.
-pub(crate) type Jobs = JobTable<JobAttempt>;
+pub(crate) type LocalJobs = JobTable<JobAttempt>;
 
 /// How a Job ended, and whether for want of memory; none if its attempt was over before.
-type Ended = Option<(Failure, bool)>;
+type JobEnd = Option<(Failure, bool)>;
 
 /// Runs the Job from its start to its end and announces each step but the last one, which the caller
 /// passes to `announce_end`.
-pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> Ended {
+pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     let now = announcer.now();
     announcer.with_desk(|desk| desk.starts.begin(function, &job.name, now));
@@ -34,7 +34,7 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> Ended {
 }
 
 /// Announces how it ended, once it is in no table any more.
-pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: Ended) {
+pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(stamps) = job.stamps() {
         announcer.with_desk(|desk| desk.starts.stamped(function, &job.name, stamps));
@@ -47,11 +47,11 @@ pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: Ende
 }
 
 /// Runs the attempt; returns the failure, or none if the attempt was over before its process.
-async fn run(job: &JobAttempt, context: &LocalContext) -> Ended {
+async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (link, run_dir) = (&context.link, &context.run_dir);
     let id = link.next_id();
     let function = job.start.function.name();
-    let mut program = Program::of(&job.start.function, job.name.clone());
+    let mut program = FunctionProgram::of(&job.start.function, job.name.clone());
     for (name, value) in job.env(&context.config.callback_base) {
         program.set(name, value);
     }
@@ -69,15 +69,17 @@ async fn run(job: &JobAttempt, context: &LocalContext) -> Ended {
     let over = running(job, context, &process, deadline).await;
     forget_pipes(run_dir, id);
     match over {
-        Over::Stopped => {
+        ProcessOutcome::Stopped => {
             end(process).await;
             return None;
         }
-        Over::Forgotten => process.kill().await,
-        Over::Ended if process.ended_well() && job.is_stopped_within(WORD_BEHIND).await => {
+        ProcessOutcome::Forgotten => process.kill().await,
+        ProcessOutcome::Ended
+            if process.ended_well() && job.is_stopped_within(WORD_BEHIND).await =>
+        {
             return None;
         }
-        Over::Ended => {}
+        ProcessOutcome::Ended => {}
     }
     let why = why(context, process).await;
     (!job.is_stopped()).then_some(why)
@@ -89,7 +91,7 @@ async fn running(
     context: &LocalContext,
     process: &Process,
     deadline: Instant,
-) -> Over {
+) -> ProcessOutcome {
     let mut was_running = false;
     loop {
         if process.is_started() && !std::mem::replace(&mut was_running, true) {
@@ -99,18 +101,18 @@ async fn running(
             announcer.job_starting(&job.start, &job.name, running_since, None);
         }
         if job.is_stopped() {
-            return Over::Stopped;
+            return ProcessOutcome::Stopped;
         }
         if process.end().is_some() {
-            return Over::Ended;
+            return ProcessOutcome::Ended;
         }
         if !job.rung_before(deadline).await {
-            return Over::Forgotten;
+            return ProcessOutcome::Forgotten;
         }
     }
 }
 
-enum Over {
+enum ProcessOutcome {
     /// The io thread said that the attempt is over.
     Stopped,
     Ended,
@@ -130,7 +132,7 @@ async fn end(mut process: Process) {
 
 /// Why the process gave no result.
 async fn why(context: &LocalContext, mut process: Process) -> (Failure, bool) {
-    if let Some(End::NotStarted { message, .. }) = process.end() {
+    if let Some(ProcessEnd::NotStarted { message, .. }) = process.end() {
         return (Failure::ColdStart(message.into()), false);
     }
     let oom = process.fell_to_sigkill() && context.oom.is_guilty();

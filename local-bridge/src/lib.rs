@@ -11,5 +11,5 @@ mod process;
 mod guard;
 
 pub use bridge::LocalBridge;
-pub use context::config::{LocalConfig, OpenError};
+pub use context::config::{LocalConfig, LocalOpenError};
 pub use guard::guard_main;

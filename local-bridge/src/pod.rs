@@ -11,24 +11,24 @@ use std::time::Duration;
 use nanofaas_backend::announcer::Announcer;
 use nanofaas_backend::pod::life::{self, Begin, PodRunner};
 use nanofaas_backend::pod::table::PodTable;
-use nanofaas_backend::pod::{Fate, PodStartError, WarmPod};
+use nanofaas_backend::pod::{PodFate, PodStartError, WarmPod};
 use nanofaas_core::cold_start::Phase;
 use nanofaas_core::message::{PodAddress, PodEnd};
 use tokio::time::Instant;
 
 use crate::context::LocalContext;
-use crate::guard::link::End;
+use crate::guard::link::ProcessEnd;
 use crate::process::listener;
-use crate::process::ports::Port;
-use crate::process::program::Program;
+use crate::process::ports::PodPort;
+use crate::process::program::FunctionProgram;
 use crate::process::{self, Process, drain_output, forget_pipes};
 
 /// The warm pods that have a task.
-pub(crate) type Pods = PodTable<WarmPod>;
+pub(crate) type LocalPods = PodTable<WarmPod>;
 
 /// Runs the pod from its start to its end and announces each step but the last one, which is
 /// `WarmPod::announce_end`.
-pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> Fate<()> {
+pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFate<()> {
     let id = context.link.next_id();
     let mut runner = ProcessRunner {
         context: context.clone(),
@@ -55,7 +55,7 @@ fn places(socket: &Path, port: u16) -> Vec<PodAddress> {
 /// A process, and the port that it may listen at.
 struct Created {
     process: Process,
-    port: Port,
+    port: PodPort,
 }
 
 /// What a pod's task has.
@@ -72,9 +72,9 @@ struct ProcessRunner {
 }
 
 impl ProcessRunner {
-    fn program(&self, port: u16) -> Program {
+    fn program(&self, port: u16) -> FunctionProgram {
         let pod = &self.pod;
-        let mut program = Program::of(&pod.function, pod.name.clone());
+        let mut program = FunctionProgram::of(&pod.function, pod.name.clone());
         let base = &self.context.config.callback_base;
         let url = format!("{base}/v1/internal/{}/pods/{}:ready", pod.token, pod.name);
         program.set("NANOFAAS_SOCKET", self.socket.to_string_lossy());
@@ -148,9 +148,9 @@ impl PodRunner for ProcessRunner {
     async fn start_fault(&mut self) -> Option<PodStartError<()>> {
         let process = self.process();
         let end = process.end()?;
-        let permanent = matches!(end, End::NotStarted { permanent, .. } if permanent);
+        let permanent = matches!(end, ProcessEnd::NotStarted { permanent, .. } if permanent);
         let how = match end {
-            End::NotStarted { message, .. } => message,
+            ProcessEnd::NotStarted { message, .. } => message,
             _ => format!("the pod was not ready yet when {}", process.how()),
         };
         let message = process.with_last_words(how).await;

@@ -26,10 +26,10 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::guard::link::{End, Known, Link};
-use crate::guard::wire::{Ending, Start};
-use crate::process::output::{Source, Tail, follow};
-use crate::process::program::Program;
+use crate::guard::link::{Link, ProcessEnd, ProcessHandle};
+use crate::guard::wire::{ProcessEnding, Start};
+use crate::process::output::{OutputTail, StreamSource, follow};
+use crate::process::program::FunctionProgram;
 use crate::process::run_dir::RunDir;
 
 /// How long the last output of a process that ended may take to come in.
@@ -42,10 +42,10 @@ const MESSAGE_LEN_MAX: usize = 4096;
 /// A process that was asked for.
 pub(crate) struct Process {
     link: Rc<Link>,
-    known: Rc<Known>,
+    known: Rc<ProcessHandle>,
     bell: Rc<Notify>,
     following: Vec<AbortOnDrop<()>>,
-    tail: Rc<RefCell<Tail>>,
+    tail: Rc<RefCell<OutputTail>>,
     was_killed: bool,
 }
 
@@ -55,10 +55,10 @@ pub(crate) fn start(
     run_dir: &RunDir,
     function: &Arc<str>,
     id: u64,
-    program: Program,
+    program: FunctionProgram,
     bell: Rc<Notify>,
 ) -> io::Result<Process> {
-    let tail = Rc::new(RefCell::new(Tail::default()));
+    let tail = Rc::new(RefCell::new(OutputTail::default()));
     let mut following = Vec::with_capacity(2);
     let mut paths = Vec::with_capacity(2);
     for (stream, end, tail) in [
@@ -66,7 +66,7 @@ pub(crate) fn start(
         ("stderr", "err", Some(tail.clone())),
     ] {
         let (pipe, path) = named_pipe(run_dir, &format!("{id}.{end}"))?;
-        let source = Source {
+        let source = StreamSource {
             function: function.clone(),
             pod: program.pod.clone(),
             stream,
@@ -120,11 +120,11 @@ impl Process {
     }
 
     /// The process's state, for other tasks than its owner's.
-    pub(crate) fn known(&self) -> Rc<Known> {
+    pub(crate) fn known(&self) -> Rc<ProcessHandle> {
         self.known.clone()
     }
 
-    pub(crate) fn end(&self) -> Option<End> {
+    pub(crate) fn end(&self) -> Option<ProcessEnd> {
         self.known.end()
     }
 
@@ -157,22 +157,28 @@ impl Process {
 
     /// Whether it ended by a SIGKILL that this plane did not send.
     pub(crate) fn fell_to_sigkill(&self) -> bool {
-        let killed = Ending::Signal(Signal::SIGKILL as i32);
-        !self.was_killed && matches!(self.end(), Some(End::Ended(ending)) if ending == killed)
+        let killed = ProcessEnding::Signal(Signal::SIGKILL as i32);
+        !self.was_killed
+            && matches!(self.end(), Some(ProcessEnd::Ended(ending)) if ending == killed)
     }
 
     pub(crate) fn ended_well(&self) -> bool {
-        matches!(self.end(), Some(End::Ended(Ending::Status(0))))
+        matches!(
+            self.end(),
+            Some(ProcessEnd::Ended(ProcessEnding::Status(0)))
+        )
     }
 
     /// How it ended, in words.
     pub(crate) fn how(&self) -> String {
         match self.end() {
             None => "it does not end although it was killed".to_owned(),
-            Some(End::NotStarted { message, .. }) => message,
-            Some(End::GuardLost) => "it was ended with the guard of its plane".to_owned(),
-            Some(End::Ended(Ending::Status(status))) => format!("it exited with status {status}"),
-            Some(End::Ended(Ending::Signal(number))) => {
+            Some(ProcessEnd::NotStarted { message, .. }) => message,
+            Some(ProcessEnd::GuardLost) => "it was ended with the guard of its plane".to_owned(),
+            Some(ProcessEnd::Ended(ProcessEnding::Status(status))) => {
+                format!("it exited with status {status}")
+            }
+            Some(ProcessEnd::Ended(ProcessEnding::Signal(number))) => {
                 let name = Signal::try_from(number).map_or("a signal", Signal::as_str);
                 format!("it was ended by {name} ({number})")
             }

@@ -10,7 +10,7 @@ use nanofaas_core::event::Event;
 use nanofaas_core::message::{PodAddress, PodEnd};
 use tokio::time::Instant;
 
-use super::{Fate, PodStartError, WarmPod};
+use super::{PodFate, PodStartError, WarmPod};
 use crate::announcer::{Announcer, ended};
 use crate::task::AbortOnDrop;
 
@@ -70,7 +70,11 @@ pub enum Begin {
 
 /// Runs a pod from its creation to its end and announces each step but the last one, which is
 /// `WarmPod::announce_end`. `limit` is how long it may take to become ready.
-pub async fn live<R: PodRunner>(runner: &mut R, begin: Begin, limit: Duration) -> Fate<R::Fault> {
+pub async fn live<R: PodRunner>(
+    runner: &mut R,
+    begin: Begin,
+    limit: Duration,
+) -> PodFate<R::Fault> {
     let deadline = Instant::now() + limit;
     if begin == Begin::Create {
         let pod = runner.pod();
@@ -80,64 +84,64 @@ pub async fn live<R: PodRunner>(runner: &mut R, begin: Begin, limit: Duration) -
         };
         runner.announcer().with_desk(begin);
         if let Err(failed) = runner.create(deadline).await {
-            return Fate::StartFailed(failed);
+            return PodFate::StartFailed(failed);
         }
     }
     if begin != Begin::Serve {
         match start(runner, deadline).await {
-            Started::Ready(address) => {
+            StartResult::Ready(address) => {
                 let pod = runner.pod();
                 let announcer = runner.announcer();
                 announcer.up(pod.place(), &pod.function, &pod.name, &address);
                 runner.on_up(&address);
             }
-            Started::Late if begin == Begin::Adopt => {
-                return Fate::Unanswered(runner.not_ready().await);
+            StartResult::Late if begin == Begin::Adopt => {
+                return PodFate::Unanswered(runner.not_ready().await);
             }
-            Started::Late => {
+            StartResult::Late => {
                 let failed = runner.not_ready().await;
                 runner.abandon().await;
-                return Fate::StartFailed(failed);
+                return PodFate::StartFailed(failed);
             }
-            Started::Failed(failed) => {
+            StartResult::Failed(failed) => {
                 runner.abandon().await;
-                return Fate::StartFailed(failed);
+                return PodFate::StartFailed(failed);
             }
-            Started::Stopped => {
+            StartResult::Stopped => {
                 runner.abandon().await;
-                return Fate::Ended(ended("it was stopped before it was ready"));
+                return PodFate::Ended(ended("it was stopped before it was ready"));
             }
         }
     }
-    Fate::Ended(serve(runner).await)
+    PodFate::Ended(serve(runner).await)
 }
 
 /// How a start came out.
-enum Started<F> {
+enum StartResult<F> {
     Ready(PodAddress),
     Late,
     Failed(PodStartError<F>),
     Stopped,
 }
 
-async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> Started<R::Fault> {
+async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
         if runner.pod().is_stopped() {
-            return Started::Stopped;
+            return StartResult::Stopped;
         }
         runner.observe_start();
         if let Some(failed) = runner.start_fault().await {
-            return Started::Failed(failed);
+            return StartResult::Failed(failed);
         }
         if let Some(address) = runner.ready_at() {
-            return Started::Ready(address);
+            return StartResult::Ready(address);
         }
         if asking.is_none() {
             asking = ask(runner);
         }
         if !runner.pod().rung_before(deadline).await {
-            return Started::Late;
+            return StartResult::Late;
         }
     }
 }

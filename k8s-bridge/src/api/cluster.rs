@@ -32,14 +32,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a request failed.
 #[derive(Clone, Debug)]
-pub(crate) enum Denied {
+pub(crate) enum ClusterError {
     /// The API server refused it.
     Refused(Box<Status>),
     /// The API server did not answer before the deadline, or could not be reached.
     Unreachable(String),
 }
 
-impl Denied {
+impl ClusterError {
     pub(crate) fn code(&self) -> u16 {
         match self {
             Self::Refused(status) => status.code,
@@ -87,7 +87,7 @@ impl<K> Object for K where
 
 /// The kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Act {
+enum RequestKind {
     Ask,
     /// Only the plane that holds the Lease may send it.
     Change,
@@ -130,34 +130,34 @@ impl Cluster {
         &self,
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
-    ) -> Result<T, Denied> {
-        self.tries(until, request, Act::Ask).await
+    ) -> Result<T, ClusterError> {
+        self.tries(until, request, RequestKind::Ask).await
     }
 
     async fn tries<T>(
         &self,
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
-        act: Act,
-    ) -> Result<T, Denied> {
+        act: RequestKind,
+    ) -> Result<T, ClusterError> {
         let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         let mut why = "there was no time left to ask".to_owned();
         let mut is_doubtful = false;
         while Instant::now() < until {
             let tried = match act {
-                Act::Ask => in_time(until, request(is_doubtful)).await,
-                Act::Change => self.while_held(until, request(is_doubtful)).await?,
+                RequestKind::Ask => in_time(until, request(is_doubtful)).await,
+                RequestKind::Change => self.while_held(until, request(is_doubtful)).await?,
             };
             let mut asked_for = Duration::ZERO;
             why = match tried {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(kube::Error::Api(status))) if !may_mend(status.code) => {
-                    return Err(Denied::Refused(status));
+                    return Err(ClusterError::Refused(status));
                 }
                 Ok(Err(kube::Error::Api(status))) => {
                     is_doubtful |= status.code >= 500;
                     asked_for = retry_after(&status);
-                    Denied::Refused(status).message()
+                    ClusterError::Refused(status).message()
                 }
                 Ok(Err(error)) => {
                     is_doubtful = true;
@@ -174,7 +174,7 @@ impl Cluster {
             }
             sleep(wait).await;
         }
-        Err(Denied::Unreachable(format!("the API server: {why}")))
+        Err(ClusterError::Unreachable(format!("the API server: {why}")))
     }
 
     /// The same for a change of the cluster, which only the plane that holds the Lease may make.
@@ -182,8 +182,8 @@ impl Cluster {
         &self,
         until: Instant,
         request: impl AsyncFn(bool) -> kube::Result<T>,
-    ) -> Result<T, Denied> {
-        self.tries(until, request, Act::Change).await
+    ) -> Result<T, ClusterError> {
+        self.tries(until, request, RequestKind::Change).await
     }
 
     /// One try of a change. It begins only while this plane holds the Lease, and is dropped when
@@ -192,7 +192,7 @@ impl Cluster {
         &self,
         until: Instant,
         request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<Result<kube::Result<T>, String>, Denied> {
+    ) -> Result<Result<kube::Result<T>, String>, ClusterError> {
         let place = timeout_at(until, self.places.acquire()).await;
         let _place = place.map_err(|_| denied("too many changes wait for the API server"))?;
         let held = timeout_at(until, self.tenure.is_held()).await;
@@ -207,7 +207,11 @@ impl Cluster {
 
     /// Creates an object under a name that no other client chooses. If the object exists, an
     /// earlier try created it and its answer was lost.
-    pub(crate) async fn create<K: Object>(&self, object: &K, until: Instant) -> Result<(), Denied> {
+    pub(crate) async fn create<K: Object>(
+        &self,
+        object: &K,
+        until: Instant,
+    ) -> Result<(), ClusterError> {
         let api = self.api::<K>();
         let create = async |_| {
             let created = api.create(&PostParams::default(), object).await;
@@ -242,14 +246,14 @@ impl Cluster {
                 let why = denied.message();
                 tracing::warn!(name, "it could not be deleted: {why}");
             }
-            if let Denied::Refused(_) = denied {
+            if let ClusterError::Refused(_) = denied {
                 return;
             }
         }
     }
 
     /// A pod by its name.
-    pub(crate) async fn pod(&self, name: &str, until: Instant) -> Result<Pod, Denied> {
+    pub(crate) async fn pod(&self, name: &str, until: Instant) -> Result<Pod, ClusterError> {
         let api = self.api::<Pod>();
         self.ask(until, async |_| api.get(name).await).await
     }
@@ -275,8 +279,8 @@ async fn in_time<T>(
     })
 }
 
-fn denied(why: &str) -> Denied {
-    Denied::Unreachable(why.to_owned())
+fn denied(why: &str) -> ClusterError {
+    ClusterError::Unreachable(why.to_owned())
 }
 
 /// Whether the same request may get another answer later.

@@ -14,7 +14,7 @@ use nanofaas_backend::backoff::Backoff;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::api::cluster::{Cluster, Denied};
+use crate::api::cluster::{Cluster, ClusterError};
 
 /// Its name, in the plane's namespace.
 pub(crate) const NAME: &str = "nanofaas";
@@ -86,7 +86,7 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
     let mut backoff = Backoff::new(LOOK, 4 * LOOK);
     // The resource version of another plane's Lease, and when this plane first saw it.
     let mut theirs: Option<(String, Instant)> = None;
-    let mut waiting = Waiting::new();
+    let mut waiting = LeaseWait::new();
     loop {
         let asked = Instant::now();
         let wait = match step(cluster, holder, &mut theirs).await {
@@ -112,13 +112,13 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
 
 /// Logs why this plane waits for the Lease: at once if the reason is new, and again from time to
 /// time.
-struct Waiting {
+struct LeaseWait {
     begun: Instant,
     since: Timestamp,
     told: Option<(String, Instant)>,
 }
 
-impl Waiting {
+impl LeaseWait {
     fn new() -> Self {
         Self {
             begun: Instant::now(),
@@ -147,7 +147,7 @@ async fn step(
     cluster: &Cluster,
     holder: &str,
     theirs: &mut Option<(String, Instant)>,
-) -> Result<Option<String>, Denied> {
+) -> Result<Option<String>, ClusterError> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
         return match create(cluster, holder, Instant::now() + TRY).await {
             Err(denied) if denied.code() == 409 => Ok(Some("somebody".to_owned())),
@@ -204,7 +204,7 @@ pub(crate) async fn keep(cluster: &Cluster, holder: &str) -> String {
 }
 
 /// Renews the Lease; returns the holder's name if another plane has it now.
-async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, Denied> {
+async fn renew(cluster: &Cluster, holder: &str) -> Result<Option<String>, ClusterError> {
     let Some(lease) = read(cluster, Instant::now() + TRY).await? else {
         // The object was deleted, so no other plane holds the Lease.
         let until = Instant::now() + TRY;
@@ -237,7 +237,7 @@ fn holder_of(lease: &Lease) -> &str {
     holder.unwrap_or_default()
 }
 
-async fn read(cluster: &Cluster, until: Instant) -> Result<Option<Lease>, Denied> {
+async fn read(cluster: &Cluster, until: Instant) -> Result<Option<Lease>, ClusterError> {
     let api = cluster.api::<Lease>();
     match cluster.ask(until, async |_| api.get(NAME).await).await {
         Err(denied) if denied.code() == 404 => Ok(None),
@@ -245,7 +245,7 @@ async fn read(cluster: &Cluster, until: Instant) -> Result<Option<Lease>, Denied
     }
 }
 
-async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), Denied> {
+async fn create(cluster: &Cluster, holder: &str, until: Instant) -> Result<(), ClusterError> {
     let api = cluster.api::<Lease>();
     let lease = Lease {
         metadata: ObjectMeta {
@@ -265,7 +265,7 @@ async fn write(
     mut lease: Lease,
     holder: &str,
     until: Instant,
-) -> Result<(), Denied> {
+) -> Result<(), ClusterError> {
     let old = lease.spec.take().unwrap_or_default();
     let was_ours = old.holder_identity.as_deref() == Some(holder);
     let transitions = old.lease_transitions.unwrap_or_default() + i32::from(!was_ours);

@@ -13,7 +13,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use nanofaas_backend::backoff::Backoff;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::cluster::{Cluster, Denied, Object, chain, retry_after};
+use crate::api::cluster::{Cluster, ClusterError, Object, chain, retry_after};
 use crate::api::lenient::Lenient;
 
 /// The server ends a watch after this; a silent one is given up a little later.
@@ -31,7 +31,7 @@ const WARNING: Duration = Duration::from_secs(30);
 const PAGE: u32 = 500;
 
 /// What is heard of objects.
-pub(crate) enum News<K> {
+pub(crate) enum WatchUpdate<K> {
     /// A list begins: what is not in it by its end is gone.
     Listing,
     There(K),
@@ -44,7 +44,7 @@ pub(crate) enum News<K> {
 pub(crate) async fn follow<K: Object>(
     cluster: &Cluster,
     selector: &str,
-    mut take: impl FnMut(News<K>),
+    mut take: impl FnMut(WatchUpdate<K>),
 ) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut version: Option<String> = None;
@@ -92,12 +92,12 @@ pub(crate) async fn follow<K: Object>(
 async fn list<K: Object>(
     cluster: &Cluster,
     selector: &str,
-    take: &mut impl FnMut(News<K>),
-) -> Result<String, Denied> {
+    take: &mut impl FnMut(WatchUpdate<K>),
+) -> Result<String, ClusterError> {
     let api = cluster.lenient::<K>();
     let mut parameters = ListParams::default().labels(selector).limit(PAGE);
     let mut names = HashSet::new();
-    take(News::Listing);
+    take(WatchUpdate::Listing);
     loop {
         let until = Instant::now() + LISTING;
         let page = cluster.ask(until, async |_| api.list(&parameters).await);
@@ -111,7 +111,7 @@ async fn list<K: Object>(
             parameters = parameters.continue_token(&token);
             continue;
         }
-        take(News::Listed(names));
+        take(WatchUpdate::Listed(names));
         return Ok(page.metadata.resource_version.unwrap_or_default());
     }
 }
@@ -122,7 +122,7 @@ async fn watch<K: Object>(
     cluster: &Cluster,
     selector: &str,
     from: &str,
-    take: &mut impl FnMut(News<K>),
+    take: &mut impl FnMut(WatchUpdate<K>),
 ) -> (Option<String>, Option<String>) {
     let api = cluster.lenient::<K>();
     let parameters = WatchParams::default().labels(selector).timeout(WATCH_S);
@@ -156,7 +156,7 @@ async fn watch<K: Object>(
                 reached = object.meta().resource_version.clone().unwrap_or(reached);
                 let name = name_of(&object);
                 match object.read_gone() {
-                    Ok(object) => take(News::Gone(object)),
+                    Ok(object) => take(WatchUpdate::Gone(object)),
                     Err(why) => cannot_be_read::<K>(&name, &why),
                 }
             }
@@ -167,10 +167,10 @@ async fn watch<K: Object>(
     }
 }
 
-fn tell<K: Object>(object: Lenient<K>, take: &mut impl FnMut(News<K>)) {
+fn tell<K: Object>(object: Lenient<K>, take: &mut impl FnMut(WatchUpdate<K>)) {
     let name = name_of(&object);
     match object.read() {
-        Ok(object) => take(News::There(object)),
+        Ok(object) => take(WatchUpdate::There(object)),
         Err(why) => cannot_be_read::<K>(&name, &why),
     }
 }

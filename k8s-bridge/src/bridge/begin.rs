@@ -8,15 +8,15 @@ use k8s_openapi::api::batch::v1::Job as JobObject;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
-use super::Plane;
+use super::ClusterDispatcher;
 use crate::api::{lease, watch};
-use crate::context::identity::Identity;
+use crate::context::identity::PlaneIdentity;
 use crate::job;
 use crate::podspec::SELECTOR;
-use crate::reconcile::{Stage, adoption, pods, template};
+use crate::reconcile::{BridgeStage, adoption, pods, template};
 use crate::registry::{events, functions, status};
 
-impl Plane {
+impl ClusterDispatcher {
     /// Waits until `is_so` holds. Tasks of this thread that change it notify `progress`.
     async fn until(&self, is_so: impl Fn() -> bool) {
         while !is_so() {
@@ -32,7 +32,7 @@ impl Plane {
         let registry = &reconciler.registry;
         let own_pod = context.config.own_pod.clone();
         let instance = &context.process.instance;
-        let identity = Rc::new(Identity::find(&context.cluster, instance, own_pod).await);
+        let identity = Rc::new(PlaneIdentity::find(&context.cluster, instance, own_pod).await);
         context.set_identity(identity.clone());
         lease::acquire(&context.cluster, &identity.holder).await;
         // Read the template again: the wait for the Lease may have taken days, and adoption
@@ -45,7 +45,7 @@ impl Plane {
         // Pods are listed before functions, because a function's pods may exist already.
         self.watch_pods();
         self.until(|| reconciler.pods_listed.get()).await;
-        reconciler.stage.set(Stage::Adopting);
+        reconciler.stage.set(BridgeStage::Adopting);
         self.watch_functions();
         self.until(|| registry.functions.is_listed.get()).await;
         functions::seed(registry).await;
@@ -54,7 +54,7 @@ impl Plane {
             .await;
         adoption::begin(reconciler);
         self.until(|| reconciler.adoption.borrow().is_over()).await;
-        reconciler.stage.set(Stage::Acting);
+        reconciler.stage.set(BridgeStage::Acting);
         adoption::end(reconciler);
         let held = reconciler.memory.held.take();
         held.into_iter().for_each(|work| self.take(work));

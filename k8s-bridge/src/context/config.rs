@@ -33,7 +33,7 @@ pub struct KubernetesConfig {
 
 /// Why the bridge could not be started; the message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum KubernetesOpenError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the default podTemplate {} {why}", file.display())]

@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tokio::time::Instant;
 
-use crate::api::cluster::{Cluster, Denied};
+use crate::api::cluster::{Cluster, ClusterError};
 
 /// How long the plane looks for its own objects before it begins without owners.
 const LOOK: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ impl OwnPod {
 
 /// Who this plane is.
 #[derive(Clone, Debug)]
-pub(crate) struct Identity {
+pub(crate) struct PlaneIdentity {
     /// The same for every process of one Pod, so that a restarted container takes its Lease back.
     pub(crate) holder: String,
     /// This process's alone: the tokens of its Jobs end with it.
@@ -47,7 +47,7 @@ pub(crate) struct Identity {
     pub(crate) deployment: Option<OwnerReference>,
 }
 
-impl Identity {
+impl PlaneIdentity {
     /// Finds out. Outside a cluster nothing owns what the plane makes.
     pub(crate) async fn find(cluster: &Cluster, instance: &str, own_pod: Option<OwnPod>) -> Self {
         let instance = instance.to_owned();
@@ -78,7 +78,7 @@ impl Identity {
         Self {
             holder: uid.clone(),
             instance,
-            pod: Some(owner("v1", "Pod", name, uid, Control::None)),
+            pod: Some(owner("v1", "Pod", name, uid, Controller::None)),
             deployment,
         }
     }
@@ -93,7 +93,10 @@ impl Identity {
     }
 }
 
-async fn deployment_of(cluster: &Cluster, pod: &str) -> Result<Option<OwnerReference>, Denied> {
+async fn deployment_of(
+    cluster: &Cluster,
+    pod: &str,
+) -> Result<Option<OwnerReference>, ClusterError> {
     let until = Instant::now() + LOOK;
     let pod = cluster.pod(pod, until).await?;
     let Some(set) = of_kind(pod.metadata.owner_references, "ReplicaSet") else {
@@ -110,7 +113,7 @@ async fn deployment_of(cluster: &Cluster, pod: &str) -> Result<Option<OwnerRefer
             "Deployment",
             found.name,
             found.uid,
-            Control::Full,
+            Controller::Full,
         )
     }))
 }
@@ -122,7 +125,7 @@ fn of_kind(owners: Option<Vec<OwnerReference>>, kind: &str) -> Option<OwnerRefer
 
 /// Whether an owner is called the controller of what it owns.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Control {
+enum Controller {
     /// `kubectl drain` and the cluster autoscaler move pods that have one. A Deployment counts and replaces
     /// none by itself: its ReplicaSets do, for pods whose controller they are.
     Full,
@@ -134,14 +137,14 @@ fn owner(
     kind: &str,
     name: String,
     uid: String,
-    control: Control,
+    control: Controller,
 ) -> OwnerReference {
     OwnerReference {
         api_version: api_version.to_owned(),
         kind: kind.to_owned(),
         name,
         uid,
-        controller: Some(control == Control::Full),
+        controller: Some(control == Controller::Full),
         block_owner_deletion: Some(false),
     }
 }

@@ -9,7 +9,7 @@ use nanofaas_core::message::PodEnd;
 use crate::context::start_fault::StartFault;
 
 /// One report of a task.
-pub(crate) enum Report {
+pub(crate) enum TaskReport {
     /// The status of the function with this name may be another one now.
     Changed(Arc<str>),
     /// The health path of the pod with this name was asked for the first time, or the pod went

@@ -2,7 +2,7 @@
 //! `status.lastFailedStart`. The words of the kubelet and of the API server are read here and
 //! nowhere else. It decides nothing: whether a start is tried again is the scheduler's.
 
-use crate::api::cluster::Denied;
+use crate::api::cluster::ClusterError;
 
 /// The kinds of failed starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +83,10 @@ impl StartFault {
     }
 
     /// What it means that a pod or a Job could not be created.
-    pub(crate) fn of_denial(denied: &Denied) -> Self {
+    pub(crate) fn of_denial(denied: &ClusterError) -> Self {
         match denied {
-            Denied::Refused(status) => Self::of_refusal(&status.message),
-            Denied::Unreachable(_) => Self::ApiServer,
+            ClusterError::Refused(status) => Self::of_refusal(&status.message),
+            ClusterError::Unreachable(_) => Self::ApiServer,
         }
     }
 

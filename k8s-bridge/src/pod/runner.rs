@@ -17,12 +17,12 @@ use serde_json::json;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use super::Pod;
-use crate::api::cluster::Denied;
+use super::ClusterPod;
+use crate::api::cluster::ClusterError;
 use crate::context::ClusterContext;
-use crate::context::report::Report;
+use crate::context::report::TaskReport;
 use crate::context::start_fault::StartFault;
-use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, Parts};
+use crate::podspec::{self, ANNOTATION_SHAPE, LABEL_KIND, PORT, PodParts};
 
 /// The grace period of a pod in which no call has to end.
 const NO_GRACE_S: u32 = 1;
@@ -32,7 +32,7 @@ const GONE_BEHIND: Duration = Duration::from_secs(30);
 /// What a pod's task has.
 pub(super) struct ClusterRunner {
     context: Rc<ClusterContext>,
-    pod: Rc<Pod>,
+    pod: Rc<ClusterPod>,
     /// How long the pod may take to become ready.
     limit: Duration,
     /// What was last reported to delay the start.
@@ -41,7 +41,11 @@ pub(super) struct ClusterRunner {
 }
 
 impl ClusterRunner {
-    pub(super) const fn new(context: Rc<ClusterContext>, pod: Rc<Pod>, limit: Duration) -> Self {
+    pub(super) const fn new(
+        context: Rc<ClusterContext>,
+        pod: Rc<ClusterPod>,
+        limit: Duration,
+    ) -> Self {
         Self {
             context,
             pod,
@@ -54,7 +58,8 @@ impl ClusterRunner {
     /// Reports, once, that the pod was asked for its health or will not be.
     pub(super) fn report_asked(&mut self) {
         if !std::mem::replace(&mut self.has_reported_asked, true) {
-            self.context.report(Report::Asked(self.pod.name.clone()));
+            self.context
+                .report(TaskReport::Asked(self.pod.name.clone()));
         }
     }
 
@@ -71,7 +76,7 @@ impl ClusterRunner {
         let ready =
             format!("{base}/v1/internal/{token}/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
         let (spec, default) = (&pod.function.spec, context.default_template());
-        let parts = Parts {
+        let parts = PodParts {
             labels: BTreeMap::from([(LABEL_KIND, "warm".to_owned())]),
             annotations: BTreeMap::from([(
                 ANNOTATION_SHAPE,
@@ -97,7 +102,7 @@ impl ClusterRunner {
     fn report_held_up(&self, why: Option<&str>) {
         let pod = &self.pod;
         if let Some(why) = why {
-            self.context.report(Report::StartHeldUp {
+            self.context.report(TaskReport::StartHeldUp {
                 function: pod.function.clone(),
                 pod: pod.name.clone(),
                 why: why.to_owned(),
@@ -127,7 +132,7 @@ impl PodRunner for ClusterRunner {
         let created = context.cluster.create(&object, deadline).await;
         self.pod.since_listing.set(context.process.listing.get());
         created.map_err(|denied| {
-            if let Denied::Unreachable(_) = denied {
+            if let ClusterError::Unreachable(_) = denied {
                 // The API server may have created it without an answer.
                 self.delete(Some(NO_GRACE_S));
             }
@@ -197,9 +202,9 @@ impl PodRunner for ClusterRunner {
     fn on_up(&mut self, _address: &PodAddress) {
         let (context, pod) = (&self.context, &self.pod);
         pod.is_up.set(true);
-        context.report(Report::Changed(pod.function.name().clone()));
+        context.report(TaskReport::Changed(pod.function.name().clone()));
         if !pod.is_stale.get() {
-            context.report(Report::StartWorked(pod.function.clone()));
+            context.report(TaskReport::StartWorked(pod.function.clone()));
         }
     }
 

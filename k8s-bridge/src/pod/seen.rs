@@ -15,7 +15,7 @@ const WORDS_MAX: usize = 2048;
 
 /// A pod as the cluster last showed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ObservedPod {
     pub(crate) scheduled: bool,
     pub(crate) address: Option<IpAddr>,
     /// The function's container runs, or did; since when, in milliseconds since the epoch.
@@ -28,14 +28,14 @@ pub(crate) struct Seen {
     pub(crate) waiting: Option<String>,
     /// The kind of that fault; none during the usual steps of a start.
     pub(crate) fault: Option<StartFault>,
-    pub(crate) ended: Option<Ended>,
+    pub(crate) ended: Option<ContainerEnd>,
     /// Its deletion was requested: by this plane, a node drain, an eviction or a user.
     pub(crate) leaving: bool,
 }
 
 /// How it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct ContainerEnd {
     pub(crate) oom: bool,
     /// With status 0.
     pub(crate) well: bool,
@@ -92,7 +92,7 @@ fn is_definite(reason: &str, message: &str) -> bool {
     }
 }
 
-impl Seen {
+impl ObservedPod {
     /// The same pod as the cluster shows it now. A final reason is kept. So is the reason of the
     /// last failed pull, because a kubelet that waits for its next try reports only the pause.
     pub(crate) fn then(&self, now: Self) -> Self {
@@ -226,7 +226,7 @@ impl Seen {
             return;
         }
         let why = reason.unwrap_or(if well { "it finished" } else { "it failed" });
-        self.ended = Some(Ended {
+        self.ended = Some(ContainerEnd {
             oom: false,
             well,
             message: phrase(why, status.message.as_deref().unwrap_or_default()),
@@ -234,7 +234,7 @@ impl Seen {
     }
 }
 
-fn end_of(ended: &ContainerStateTerminated) -> Ended {
+fn end_of(ended: &ContainerStateTerminated) -> ContainerEnd {
     let reason = ended.reason.as_deref().unwrap_or_default();
     let oom = reason == "OOMKilled";
     let how = match ended.signal.filter(|signal| *signal != 0) {
@@ -256,7 +256,7 @@ fn end_of(ended: &ContainerStateTerminated) -> Ended {
         format!("{reason}: {how}")
     };
     let words = ended.message.as_deref().unwrap_or_default().trim_end();
-    Ended {
+    ContainerEnd {
         oom,
         well: ended.exit_code == 0 && !oom,
         message: if words.is_empty() {

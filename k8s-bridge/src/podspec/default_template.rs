@@ -21,7 +21,7 @@ const FIELDS: [&str; 2] = ["metadata", "spec"];
 const NO_TEMPLATE: &str = "must be a podTemplate: an object with metadata and spec alone";
 
 /// A template that is one.
-pub(crate) struct DefaultTemplate {
+pub(crate) struct DefaultPodTemplate {
     pub(crate) value: Value,
     /// Part of the shape of pods that are made with it.
     pub(crate) hash: u64,
@@ -31,15 +31,15 @@ pub(crate) struct DefaultTemplate {
 #[derive(Default)]
 pub(crate) struct LastRead {
     /// None before the first reading.
-    said: Option<Said>,
-    template: Option<Rc<DefaultTemplate>>,
+    said: Option<FileContents>,
+    template: Option<Rc<DefaultPodTemplate>>,
 }
 
 /// What a file said: its text, nothing where there is no file, or why it could not be read.
-type Said = Result<Option<String>, String>;
+type FileContents = Result<Option<String>, String>;
 
 impl LastRead {
-    pub(crate) fn template(&self) -> Option<&Rc<DefaultTemplate>> {
+    pub(crate) fn template(&self) -> Option<&Rc<DefaultPodTemplate>> {
         self.template.as_ref()
     }
 
@@ -55,7 +55,8 @@ impl LastRead {
             None => None,
             Some(text) => parse(&text, own_account)?.map(Rc::new),
         };
-        let hash = |template: &Option<Rc<DefaultTemplate>>| template.as_ref().map(|one| one.hash);
+        let hash =
+            |template: &Option<Rc<DefaultPodTemplate>>| template.as_ref().map(|one| one.hash);
         let is_another = hash(&template) != hash(&self.template);
         self.template = template;
         Ok(is_another)
@@ -67,7 +68,7 @@ impl LastRead {
     }
 }
 
-fn said(path: &Path) -> Said {
+fn said(path: &Path) -> FileContents {
     // A pipe would keep the bridge waiting for its writer.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err("is no file".to_owned());
@@ -93,7 +94,7 @@ fn has_folder(path: &Path) -> bool {
     folder.unwrap_or_else(|| Path::new(".")).is_dir()
 }
 
-fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate>, String> {
+fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultPodTemplate>, String> {
     if text.trim().is_empty() {
         return Ok(None);
     }
@@ -118,7 +119,7 @@ fn parse(text: &str, own_account: Option<&str>) -> Result<Option<DefaultTemplate
         check_account(&object, own).map_err(|fault| fault.to_string())?;
     }
     let hash = template_hash(&object);
-    Ok((!object.is_empty()).then_some(DefaultTemplate { value, hash }))
+    Ok((!object.is_empty()).then_some(DefaultPodTemplate { value, hash }))
 }
 
 /// That a template is one of a pod, and every field of it a pod's: the API server is sent none that is

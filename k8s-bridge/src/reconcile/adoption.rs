@@ -18,9 +18,9 @@ use nanofaas_core::ticket::PodRef;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-use crate::api::cluster::Denied;
-use crate::pod::seen::Seen;
-use crate::pod::{Origin, Pod};
+use crate::api::cluster::ClusterError;
+use crate::pod::seen::ObservedPod;
+use crate::pod::{ClusterPod, Origin};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::reconcile::Reconciler;
 use crate::reconcile::pods::{delete, stray};
@@ -38,7 +38,7 @@ pub(crate) struct Adoption {
     /// Adopted pods whose health path was not asked yet.
     unasked: HashSet<String>,
     /// Pods that lost their place because they did not answer; they may be busy with a call.
-    busy: HashMap<String, Rc<Pod>>,
+    busy: HashMap<String, Rc<ClusterPod>>,
     next: u64,
     has_begun: bool,
 }
@@ -53,11 +53,11 @@ impl Adoption {
     }
 
     /// A pod that may be busy.
-    pub(crate) fn busy(&self, name: &str) -> Option<Rc<Pod>> {
+    pub(crate) fn busy(&self, name: &str) -> Option<Rc<ClusterPod>> {
         self.busy.get(name).cloned()
     }
 
-    pub(crate) fn all_busy(&self) -> Vec<Rc<Pod>> {
+    pub(crate) fn all_busy(&self) -> Vec<Rc<ClusterPod>> {
         self.busy.values().cloned().collect()
     }
 
@@ -99,7 +99,7 @@ fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
             .with_desk(|desk| desk.functions().get(name.as_str()).cloned())
     });
     let wanted = |function: &Arc<Function>| function.spec.execution_mode == ExecutionMode::Warm;
-    let has_ended = Seen::of(&object).ended.is_some();
+    let has_ended = ObservedPod::of(&object).ended.is_some();
     match function.filter(wanted).filter(|_| !has_ended) {
         Some(function) => offer(reconciler, name, object, function),
         None => stray(reconciler, name),
@@ -163,7 +163,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
         return reconciler.context.announcer.unknown(place);
     };
     tracing::info!(function = %function.name(), pod = name, "a pod is adopted");
-    let seen = Seen::of(&object);
+    let seen = ObservedPod::of(&object);
     let is_stale = is_stale(reconciler, &object, &function);
     // The plane does not wait for a pod without an address, because it cannot ask it.
     if seen.address.is_some() {
@@ -173,7 +173,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
             .unasked
             .insert(name.clone());
     }
-    let pod = Rc::new(Pod::new(
+    let pod = Rc::new(ClusterPod::new(
         Some(place),
         name,
         function,
@@ -188,7 +188,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
 
 /// Called for an adopted pod that did not answer in time. The pod stays for as long as a call may
 /// still run in it, and is offered to the scheduler again if it answers.
-pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<Pod>) {
+pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<ClusterPod>) {
     let busy = Rc::new(pod.without_place());
     let known = busy.clone();
     reconciler
@@ -213,13 +213,13 @@ pub(crate) fn ask_on(reconciler: &Rc<Reconciler>, pod: &Rc<Pod>) {
 
 /// Offers a busy pod that answered at last, once the API server shows it. The pod is well, so it stays
 /// while the server does not answer.
-async fn offer_again(reconciler: &Rc<Reconciler>, pod: &Pod) {
+async fn offer_again(reconciler: &Rc<Reconciler>, pod: &ClusterPod) {
     while !pod.has_gone() {
         let until = Instant::now() + FETCH;
         match reconciler.context.cluster.pod(&pod.name, until).await {
             Ok(object) => return consider(reconciler, pod.name.clone(), object),
-            Err(Denied::Unreachable(_)) => {}
-            Err(Denied::Refused(status)) if status.code == 404 => return,
+            Err(ClusterError::Unreachable(_)) => {}
+            Err(ClusterError::Refused(status)) if status.code == 404 => return,
             Err(denied) => {
                 let (pod, why) = (&pod.name, denied.message());
                 return tracing::warn!(pod, "the pod answers, and cannot be adopted: {why}");

@@ -7,10 +7,10 @@ use k8s_openapi::api::batch::v1::Job as JobObject;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use tokio::task::spawn_local;
 
-use crate::api::watch::News;
-use crate::pod::seen::Seen;
+use crate::api::watch::WatchUpdate;
+use crate::pod::seen::ObservedPod;
 use crate::podspec::{LABEL_INSTANCE, LABEL_JOB, LABEL_KIND};
-use crate::reconcile::{Reconciler, Stage};
+use crate::reconcile::{BridgeStage, Reconciler};
 
 fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
     let labels = object.metadata.labels.as_ref()?;
@@ -18,16 +18,16 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
 }
 
 /// Handles one piece of news from the watch of pods.
-pub(crate) fn hear(reconciler: &Rc<Reconciler>, news: News<PodObject>) {
+pub(crate) fn hear(reconciler: &Rc<Reconciler>, news: WatchUpdate<PodObject>) {
     match news {
-        News::Listing => reconciler
+        WatchUpdate::Listing => reconciler
             .context
             .process
             .listing
             .set(reconciler.context.process.listing.get() + 1),
-        News::There(object) => there(reconciler, object),
-        News::Gone(object) => gone(reconciler, &object),
-        News::Listed(names) => {
+        WatchUpdate::There(object) => there(reconciler, object),
+        WatchUpdate::Gone(object) => gone(reconciler, &object),
+        WatchUpdate::Listed(names) => {
             let listing = reconciler.context.process.listing.get();
             let with_place = reconciler.memory.pods.borrow().all();
             let busy = reconciler.adoption.borrow().all_busy();
@@ -51,7 +51,7 @@ fn there(reconciler: &Rc<Reconciler>, object: PodObject) {
     if label(&object, LABEL_KIND) == Some("job") {
         let job = label(&object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            job.see(&reconciler.context, name, Seen::of(&object));
+            job.see(&reconciler.context, name, ObservedPod::of(&object));
         } else if label(&object, LABEL_INSTANCE) != Some(&reconciler.context.process.instance) {
             end_job(reconciler, job.to_owned());
         }
@@ -60,8 +60,8 @@ fn there(reconciler: &Rc<Reconciler>, object: PodObject) {
     let known = reconciler.memory.pods.borrow().named(&name);
     let known = known.or_else(|| reconciler.adoption.borrow().busy(&name));
     if let Some(pod) = known {
-        pod.see(&reconciler.context, Seen::of(&object));
-    } else if reconciler.stage.get() == Stage::Acting {
+        pod.see(&reconciler.context, ObservedPod::of(&object));
+    } else if reconciler.stage.get() == BridgeStage::Acting {
         let is_offered = reconciler.adoption.borrow().is_offered(&name);
         if object.metadata.deletion_timestamp.is_none() && !is_offered {
             stray(reconciler, name);
@@ -76,7 +76,11 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            job.see(&reconciler.context, name.to_owned(), Seen::of(object));
+            job.see(
+                &reconciler.context,
+                name.to_owned(),
+                ObservedPod::of(object),
+            );
             job.is_no_more();
         }
         return;
@@ -85,7 +89,7 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     let known = reconciler.memory.pods.borrow().named(name);
     let known = known.or_else(|| reconciler.adoption.borrow().busy(name));
     if let Some(pod) = known {
-        pod.see(&reconciler.context, Seen::of(object));
+        pod.see(&reconciler.context, ObservedPod::of(object));
         pod.is_no_more();
     }
 }

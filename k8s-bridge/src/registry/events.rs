@@ -16,7 +16,7 @@ use nanofaas_core::spec::{API_VERSION, KIND};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::api::cluster::Denied;
+use crate::api::cluster::ClusterError;
 use crate::registry::ClusterRegistry;
 use crate::registry::starts::now;
 
@@ -75,11 +75,11 @@ impl EventReason {
 }
 
 /// What is counted on one Event: of one object, by its uid, for one reason.
-type Key = (String, EventReason);
+type EventKey = (String, EventReason);
 
 /// Something that is to be written.
-struct Waiting {
-    key: Key,
+struct PendingEvent {
+    key: EventKey,
     function: String,
     /// Of the last time that it happened.
     message: String,
@@ -98,7 +98,7 @@ struct Written {
 /// What waits to be written.
 #[derive(Default)]
 pub(crate) struct Events {
-    waiting: RefCell<VecDeque<Waiting>>,
+    waiting: RefCell<VecDeque<PendingEvent>>,
     was_full: Cell<bool>,
 }
 
@@ -119,7 +119,7 @@ impl Events {
             }
             return;
         }
-        waiting.push_back(Waiting {
+        waiting.push_back(PendingEvent {
             key,
             function: function.to_owned(),
             message,
@@ -130,8 +130,8 @@ impl Events {
     }
 
     /// The next one that may be written.
-    fn next(&self, written: &HashMap<Key, Written>) -> Option<Waiting> {
-        let may_be = |one: &Waiting| {
+    fn next(&self, written: &HashMap<EventKey, Written>) -> Option<PendingEvent> {
+        let may_be = |one: &PendingEvent| {
             let before = written.get(&one.key);
             before.is_none_or(|before| before.at.elapsed() >= BETWEEN)
         };
@@ -147,7 +147,7 @@ impl Events {
 
 /// Writes what was noted, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
-    let mut written: HashMap<Key, Written> = HashMap::new();
+    let mut written: HashMap<EventKey, Written> = HashMap::new();
     loop {
         sleep(LOOK).await;
         written.retain(|_, one| one.at.elapsed() < FORGOTTEN);
@@ -172,9 +172,9 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
 /// Counts on an Event that is there, or creates one.
 async fn write(
     registry: &ClusterRegistry,
-    what: &Waiting,
+    what: &PendingEvent,
     before: Option<Written>,
-) -> Result<Written, Denied> {
+) -> Result<Written, ClusterError> {
     if let Some(before) = before {
         let count = before.count.saturating_add(what.count);
         let more = json!({
@@ -212,7 +212,7 @@ async fn write(
     })
 }
 
-fn object(registry: &ClusterRegistry, what: &Waiting) -> Event {
+fn object(registry: &ClusterRegistry, what: &PendingEvent) -> Event {
     let (uid, reason) = &what.key;
     let namespace = Some(registry.context.cluster.namespace.clone());
     let random = u64::from_ne_bytes(random());

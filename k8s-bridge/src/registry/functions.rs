@@ -15,32 +15,32 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft};
 use serde_json::{Map, Value};
 use tokio::task::spawn_local;
 
-use crate::api::watch::News;
+use crate::api::watch::WatchUpdate;
 use crate::podspec::default_template;
 use crate::registry::ClusterRegistry;
 use crate::registry::object::{FunctionObject, name_of, spec_of};
-use crate::registry::starts::{Outlook, Starts};
+use crate::registry::starts::{Outlook, StartHistory};
 use crate::registry::status::READY;
 use write::{register, remove, scale};
 
 /// What a plane thinks of an object as it was at its last look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum SpecVerdict {
     Accepted,
     /// What the API would have said.
     Rejected(String),
 }
 
 /// An object that was looked at.
-pub(crate) struct Known {
+pub(crate) struct ObservedFunction {
     pub(crate) uid: String,
     pub(crate) generation: i64,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: SpecVerdict,
     /// Which of its generations is in force, where one ever was accepted.
     pub(crate) accepted: Option<i64>,
     /// That one's spec, as JSON.
     pub(crate) accepted_spec: Option<String>,
-    pub(crate) starts: Starts,
+    pub(crate) starts: StartHistory,
     /// In which of the listings it was last heard of.
     listing: u64,
     /// The object's own status, as it was last seen or written.
@@ -48,20 +48,20 @@ pub(crate) struct Known {
 }
 
 #[cfg(test)]
-impl Known {
+impl ObservedFunction {
     pub(crate) fn for_test(
         generation: i64,
-        verdict: Verdict,
+        verdict: SpecVerdict,
         status: Option<crate::registry::object::FunctionStatus>,
     ) -> Self {
-        let accepted = (verdict == Verdict::Accepted).then_some(generation);
+        let accepted = (verdict == SpecVerdict::Accepted).then_some(generation);
         Self {
             uid: String::new(),
             generation,
             verdict,
             accepted,
             accepted_spec: None,
-            starts: Starts::default(),
+            starts: StartHistory::default(),
             listing: 0,
             status,
         }
@@ -72,15 +72,15 @@ impl Known {
 #[derive(Default)]
 struct Writing {
     /// What the watch said meanwhile, in order.
-    heard: Vec<News<FunctionObject>>,
+    heard: Vec<WatchUpdate<FunctionObject>>,
     /// Changes of the same function.
     next: VecDeque<(Change, ReplyTo)>,
 }
 
 /// The functions of the cluster.
 #[derive(Default)]
-pub(crate) struct Functions {
-    known: RefCell<HashMap<String, Known>>,
+pub(crate) struct ClusterFunctions {
+    known: RefCell<HashMap<String, ObservedFunction>>,
     writing: RefCell<HashMap<Arc<str>, Writing>>,
     /// Objects that this plane deleted, and in which listing: news of them may be on the way.
     deleted: RefCell<HashMap<String, u64>>,
@@ -90,7 +90,7 @@ pub(crate) struct Functions {
     pub(crate) changed: RefCell<HashSet<String>>,
 }
 
-impl Functions {
+impl ClusterFunctions {
     /// Its status has to be looked at.
     pub(crate) fn is_changed(&self, name: &str) {
         if self.known.borrow().contains_key(name) {
@@ -109,19 +109,23 @@ impl Functions {
     }
 
     /// Reads or changes what is known of an object.
-    pub(crate) fn with<T>(&self, name: &str, act: impl FnOnce(&mut Known) -> T) -> Option<T> {
+    pub(crate) fn with<T>(
+        &self,
+        name: &str,
+        act: impl FnOnce(&mut ObservedFunction) -> T,
+    ) -> Option<T> {
         self.known.borrow_mut().get_mut(name).map(act)
     }
 }
 
 /// What the watch says.
-pub(crate) fn hear(registry: &ClusterRegistry, news: News<FunctionObject>) {
+pub(crate) fn hear(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>) {
     let functions = &registry.functions;
     match news {
-        News::Listing => functions.listing.set(functions.listing.get() + 1),
-        News::There(object) => hear_of(registry, News::There(object)),
-        News::Gone(object) => hear_of(registry, News::Gone(object)),
-        News::Listed(names) => {
+        WatchUpdate::Listing => functions.listing.set(functions.listing.get() + 1),
+        WatchUpdate::There(object) => hear_of(registry, WatchUpdate::There(object)),
+        WatchUpdate::Gone(object) => hear_of(registry, WatchUpdate::Gone(object)),
+        WatchUpdate::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
             // One that was written since the list began need not be in it.
@@ -147,8 +151,8 @@ pub(crate) fn hear(registry: &ClusterRegistry, news: News<FunctionObject>) {
     }
 }
 
-fn hear_of(registry: &ClusterRegistry, news: News<FunctionObject>) {
-    let (News::There(object) | News::Gone(object)) = &news else {
+fn hear_of(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>) {
+    let (WatchUpdate::There(object) | WatchUpdate::Gone(object)) = &news else {
         return;
     };
     if let Some(writing) = registry
@@ -160,7 +164,7 @@ fn hear_of(registry: &ClusterRegistry, news: News<FunctionObject>) {
         writing.heard.push(news);
         return;
     }
-    if let News::There(object) = &news
+    if let WatchUpdate::There(object) = &news
         && !object.is_going()
     {
         take(registry, object);
@@ -204,13 +208,13 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
                 };
                 registry.context.with_desk(|desk| desk.apply(change, None));
             }
-            Verdict::Accepted
+            SpecVerdict::Accepted
         }
         Err(refused) => {
             let why = refusal(&refused);
             tracing::warn!(function = name, "the Function is not accepted: {why}");
             restore(registry, object);
-            Verdict::Rejected(why)
+            SpecVerdict::Rejected(why)
         }
     };
     note(registry, object, verdict);
@@ -250,7 +254,7 @@ fn restore(registry: &ClusterRegistry, object: &FunctionObject) {
     }
 }
 
-fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: Verdict) {
+fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdict) {
     // Another object of the same name inherits nothing.
     let before = registry.functions.with(object.name(), |known| {
         let kept = (known.accepted, known.accepted_spec.clone());
@@ -261,11 +265,11 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: Verdict) {
         let ready = status.condition(READY);
         let accepted = ready.and_then(|ready| ready.observed_generation);
         let accepted = accepted.filter(|_| status.accepted_spec.is_some());
-        let starts = Starts::after(status.last_failed_start);
+        let starts = StartHistory::after(status.last_failed_start);
         ((accepted, status.accepted_spec), starts)
     });
-    let is_accepted = verdict == Verdict::Accepted;
-    let known = Known {
+    let is_accepted = verdict == SpecVerdict::Accepted;
+    let known = ObservedFunction {
         uid: object.uid().to_owned(),
         generation: object.generation(),
         accepted: if is_accepted {
@@ -413,7 +417,7 @@ fn made(
             registry
                 .context
                 .with_desk(|desk| desk.apply(change, Some(reply)));
-            note(registry, &object, Verdict::Accepted);
+            note(registry, &object, SpecVerdict::Accepted);
         }
         Err(refused) => registry
             .context
@@ -432,10 +436,10 @@ fn scaled(
     let judged = written.and_then(|object| {
         take(registry, &object);
         match registry.functions.with(name, |known| known.verdict.clone()) {
-            Some(Verdict::Rejected(why)) => {
+            Some(SpecVerdict::Rejected(why)) => {
                 Err(Refused::Invalid(vec![FieldFault::new("function", why)]))
             }
-            Some(Verdict::Accepted) | None => Ok(()),
+            Some(SpecVerdict::Accepted) | None => Ok(()),
         }
     });
     let name = name.clone();

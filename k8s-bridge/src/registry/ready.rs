@@ -7,8 +7,8 @@ use nanofaas_core::function::Function;
 use nanofaas_core::spec::{ExecutionMode, Platform};
 
 use crate::context::start_fault::StartFault;
-use crate::pod::Pod;
-use crate::registry::functions::Known;
+use crate::pod::ClusterPod;
+use crate::registry::functions::ObservedFunction;
 use crate::registry::starts::{Outlook, StartKey};
 
 /// The condition, before it has a time and a generation.
@@ -44,7 +44,11 @@ impl Readiness {
     }
 
     /// Of a function with the spec that is in force, if one ever was.
-    pub(crate) fn of(known: &Known, function: Option<&Function>, pods: &Census) -> Self {
+    pub(crate) fn of(
+        known: &ObservedFunction,
+        function: Option<&Function>,
+        pods: &ReplicaCounts,
+    ) -> Self {
         let function = function.filter(|_| known.accepted.is_some());
         let Some(function) = function else {
             let why = "no spec of this function was accepted; the condition Accepted says why";
@@ -84,7 +88,7 @@ impl Readiness {
 }
 
 /// Why the last start failed, where the next one would be made from the same.
-fn failing<'a>(known: &'a Known, function: &Function) -> Option<(StartFault, &'a str)> {
+fn failing<'a>(known: &'a ObservedFunction, function: &Function) -> Option<(StartFault, &'a str)> {
     match known.starts.outlook {
         Outlook::Good => None,
         Outlook::Bad(key, fault) => {
@@ -106,7 +110,7 @@ fn failing<'a>(known: &'a Known, function: &Function) -> Option<(StartFault, &'a
 
 /// The pods of a WARM function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Census {
+pub(crate) struct ReplicaCounts {
     /// They exist, also those that are about to go.
     pub(crate) all: u32,
     /// The scheduler wants them: they start or take calls.
@@ -119,8 +123,8 @@ pub(crate) struct Census {
     pub(crate) held_up: Option<(StartFault, String)>,
 }
 
-impl Census {
-    pub(crate) fn of(pods: &[Rc<Pod>], function: Option<&Function>) -> Self {
+impl ReplicaCounts {
+    pub(crate) fn of(pods: &[Rc<ClusterPod>], function: Option<&Function>) -> Self {
         let mut census = Self::default();
         let warm = function.filter(|one| one.spec.execution_mode == ExecutionMode::Warm);
         let shape = warm.map(|one| one.spec.shape_hash(Platform::Kubernetes));
@@ -152,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::podspec::tests::function;
-    use crate::registry::functions::Verdict;
+    use crate::registry::functions::SpecVerdict;
     use crate::registry::object::FunctionStatus;
     use crate::registry::starts::now;
 
@@ -165,18 +169,22 @@ mod tests {
         function(fields)
     }
 
-    fn accepted() -> Known {
-        Known::for_test(3, Verdict::Accepted, None)
+    fn accepted() -> ObservedFunction {
+        ObservedFunction::for_test(3, SpecVerdict::Accepted, None)
     }
 
     /// Whether it is ready, and the reason.
-    fn of(known: &Known, function: &Function, pods: &Census) -> (bool, &'static str) {
+    fn of(
+        known: &ObservedFunction,
+        function: &Function,
+        pods: &ReplicaCounts,
+    ) -> (bool, &'static str) {
         let readiness = Readiness::of(known, Some(function), pods);
         assert!(!readiness.message.is_empty());
         (readiness.is_ready, readiness.reason)
     }
 
-    fn failed(known: &mut Known, function: &Function, fault: StartFault) {
+    fn failed(known: &mut ObservedFunction, function: &Function, fault: StartFault) {
         known.starts.outlook = Outlook::Bad(StartKey::of(&function.spec), fault);
         known.starts.last_failed = Some(crate::registry::starts::FailedStart {
             at: now(),
@@ -189,18 +197,18 @@ mod tests {
     #[test]
     fn a_warm_function_is_ready_with_a_pod_of_the_present_spec() {
         let (known, function) = (accepted(), warm(1, &json!({})));
-        let none = Census::default();
+        let none = ReplicaCounts::default();
         assert_eq!(of(&known, &function, &none), (false, "Starting"));
-        let old = Census {
+        let old = ReplicaCounts {
             all: 1,
             wanted: 1,
             ready: 1,
-            ..Census::default()
+            ..ReplicaCounts::default()
         };
         assert_eq!(of(&known, &function, &old), (false, "Starting"));
-        let current = Census { current: 1, ..old };
+        let current = ReplicaCounts { current: 1, ..old };
         assert_eq!(of(&known, &function, &current), (true, PODS_READY));
-        let stuck = Census {
+        let stuck = ReplicaCounts {
             held_up: Some((StartFault::Unschedulable, "0/1 nodes".to_owned())),
             ..none
         };
@@ -213,7 +221,7 @@ mod tests {
             let mut known = accepted();
             let function = warm(min, &json!({}));
             failed(&mut known, &function, StartFault::ImagePull);
-            let none = Census::default();
+            let none = ReplicaCounts::default();
             assert_eq!(of(&known, &function, &none), (false, "ImagePull"));
             let readiness = Readiness::of(&known, Some(&function), &none);
             assert_eq!(readiness.message, "the cluster's words");
@@ -236,7 +244,7 @@ mod tests {
     #[test]
     fn what_an_earlier_process_saw_fail_counts_for_the_same_generation() {
         let function = warm(0, &json!({}));
-        let none = Census::default();
+        let none = ReplicaCounts::default();
         for (generation, reason, expected) in [
             (3, "CrashLoop", (false, "CrashLoop")),
             (2, "CrashLoop", (true, "ScaledToZero")),
@@ -254,14 +262,14 @@ mod tests {
                 conditions: vec![condition],
                 ..FunctionStatus::default()
             };
-            let known = Known::for_test(3, Verdict::Accepted, Some(status));
+            let known = ObservedFunction::for_test(3, SpecVerdict::Accepted, Some(status));
             assert_eq!(of(&known, &function, &none), expected);
         }
     }
 
     #[test]
     fn modes_without_pods_of_their_own_are_ready_as_they_are() {
-        let none = Census::default();
+        let none = ReplicaCounts::default();
         let job = function(json!({"name": "f", "image": "i:1"}));
         let mut known = accepted();
         assert_eq!(of(&known, &job, &none), (true, "OnDemand"));
@@ -275,15 +283,15 @@ mod tests {
 
     #[test]
     fn the_floor_is_wanted_also_while_no_pod_is_there() {
-        assert_eq!(Census::of(&[], Some(&warm(2, &json!({})))).wanted, 2);
+        assert_eq!(ReplicaCounts::of(&[], Some(&warm(2, &json!({})))).wanted, 2);
         let job = function(json!({"name": "f", "image": "i:1"}));
-        assert_eq!(Census::of(&[], Some(&job)), Census::default());
+        assert_eq!(ReplicaCounts::of(&[], Some(&job)), ReplicaCounts::default());
     }
 
     #[test]
     fn nothing_is_ready_that_was_never_accepted() {
-        let rejected = Known::for_test(1, Verdict::Rejected("no".to_owned()), None);
-        let readiness = Readiness::of(&rejected, None, &Census::default());
+        let rejected = ObservedFunction::for_test(1, SpecVerdict::Rejected("no".to_owned()), None);
+        let readiness = Readiness::of(&rejected, None, &ReplicaCounts::default());
         assert_eq!(
             (readiness.is_ready, readiness.reason),
             (false, "NotAccepted")

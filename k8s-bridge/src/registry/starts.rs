@@ -9,7 +9,7 @@ use nanofaas_core::message::PodEnd;
 use nanofaas_core::spec::{ImagePullPolicy, Platform, SpecFields};
 use serde::{Deserialize, Serialize};
 
-use crate::context::report::Report;
+use crate::context::report::TaskReport;
 use crate::context::start_fault::StartFault;
 use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
@@ -54,12 +54,12 @@ pub(crate) enum Outlook {
 
 /// What is remembered of one function's starts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Starts {
+pub(crate) struct StartHistory {
     pub(crate) last_failed: Option<FailedStart>,
     pub(crate) outlook: Outlook,
 }
 
-impl Starts {
+impl StartHistory {
     /// Of an object whose status names the last start that failed.
     pub(crate) fn after(last_failed: Option<FailedStart>) -> Self {
         Self {
@@ -71,20 +71,22 @@ impl Starts {
 
 impl ClusterRegistry {
     /// Applies what a task reported of a function's starts and pods.
-    pub(crate) fn apply(&self, report: Report) {
+    pub(crate) fn apply(&self, report: TaskReport) {
         match report {
-            Report::Changed(name) => self.functions.is_changed(&name),
-            Report::StartFailed {
+            TaskReport::Changed(name) => self.functions.is_changed(&name),
+            TaskReport::StartFailed {
                 function,
                 pod,
                 fault,
                 why,
             } => self.start_failed(&function, &pod, fault, &why),
-            Report::StartHeldUp { function, pod, why } => self.start_held_up(&function, &pod, &why),
-            Report::StartWorked(function) => self.start_worked(&function),
-            Report::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
+            TaskReport::StartHeldUp { function, pod, why } => {
+                self.start_held_up(&function, &pod, &why)
+            }
+            TaskReport::StartWorked(function) => self.start_worked(&function),
+            TaskReport::PodLost { function, pod, end } => self.pod_lost(&function, &pod, &end),
             // The adoption's, not the registry's.
-            Report::Asked(_) => {}
+            TaskReport::Asked(_) => {}
         }
     }
 

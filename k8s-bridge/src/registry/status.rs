@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep};
 use crate::podspec::{LABEL_FUNCTION, LABEL_KIND};
 use crate::registry::ClusterRegistry;
 use crate::registry::events::EventReason;
-use crate::registry::functions::{Known, Verdict};
+use crate::registry::functions::{ObservedFunction, SpecVerdict};
 use crate::registry::object::{FunctionObject, FunctionStatus};
-use crate::registry::ready::{Census, PODS_READY, Readiness};
+use crate::registry::ready::{PODS_READY, Readiness, ReplicaCounts};
 use crate::registry::starts::now;
 
 /// Between two writes of one function's numbers.
@@ -32,12 +32,12 @@ pub(crate) const READY: &str = "Ready";
 
 /// When one function's status was written lately.
 #[derive(Default)]
-struct Pace {
+struct WritePace {
     writes: Vec<Instant>,
     failed: bool,
 }
 
-impl Pace {
+impl WritePace {
     /// Forgets what is long ago; whether there is something left.
     fn is_recent(&mut self) -> bool {
         self.writes.retain(|at| at.elapsed() < BETWEEN);
@@ -55,7 +55,7 @@ impl Pace {
 }
 
 /// A status that has to be written.
-struct Change {
+struct StatusChange {
     /// Of the object that it was computed for: another one may have its name by the time it is written.
     uid: String,
     /// What the object has.
@@ -65,7 +65,7 @@ struct Change {
 
 /// Writes what changed, for ever.
 pub(crate) async fn keep(registry: &ClusterRegistry) {
-    let mut paces: HashMap<String, Pace> = HashMap::new();
+    let mut paces: HashMap<String, WritePace> = HashMap::new();
     loop {
         sleep(LOOK).await;
         paces.retain(|_, pace| pace.is_recent());
@@ -82,7 +82,7 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
 }
 
 /// Writes one function's status where it is another one by now and may be written yet.
-async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, Pace>, name: String) {
+async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePace>, name: String) {
     let change = new_status(registry, &name);
     let pace = paces.entry(name.clone()).or_default();
     if let Some(change) = &change
@@ -104,14 +104,14 @@ async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, Pace>, 
 }
 
 /// What has to be written of a function, if anything.
-fn new_status(registry: &ClusterRegistry, name: &str) -> Option<Change> {
+fn new_status(registry: &ClusterRegistry, name: &str) -> Option<StatusChange> {
     let function = registry
         .context
         .with_desk(|desk| desk.functions().get(name).cloned());
-    let pods = Census::of(registry.pods.borrow().of(name), function.as_deref());
+    let pods = ReplicaCounts::of(registry.pods.borrow().of(name), function.as_deref());
     let change = registry.functions.with(name, |known| {
         let readiness = Readiness::of(known, function.as_deref(), &pods);
-        Change {
+        StatusChange {
             uid: known.uid.clone(),
             old: known.status.clone().unwrap_or_default(),
             new: status(name, known, readiness, &pods),
@@ -120,10 +120,15 @@ fn new_status(registry: &ClusterRegistry, name: &str) -> Option<Change> {
     change.filter(|change| change.old != change.new)
 }
 
-fn status(name: &str, known: &Known, readiness: Readiness, pods: &Census) -> FunctionStatus {
+fn status(
+    name: &str,
+    known: &ObservedFunction,
+    readiness: Readiness,
+    pods: &ReplicaCounts,
+) -> FunctionStatus {
     let (is_accepted, reason, message) = match &known.verdict {
-        Verdict::Accepted => (true, "Valid", "the control plane serves this spec"),
-        Verdict::Rejected(why) => (false, "Invalid", &**why),
+        SpecVerdict::Accepted => (true, "Valid", "the control plane serves this spec"),
+        SpecVerdict::Rejected(why) => (false, "Invalid", &**why),
     };
     let old = known.status.as_ref();
     let accepted = Condition {
@@ -149,8 +154,8 @@ fn status(name: &str, known: &Known, readiness: Readiness, pods: &Census) -> Fun
         last_failed_start: known.starts.last_failed.clone(),
         observed_generation: known.generation,
         accepted_spec: match &known.verdict {
-            Verdict::Accepted => None,
-            Verdict::Rejected(_) => known.accepted_spec.clone(),
+            SpecVerdict::Accepted => None,
+            SpecVerdict::Rejected(_) => known.accepted_spec.clone(),
         },
     }
 }
@@ -222,7 +227,7 @@ fn events(old: &FunctionStatus, new: &FunctionStatus) -> Vec<(EventReason, Strin
     events
 }
 
-async fn write(registry: &ClusterRegistry, name: &str, change: &Change) -> bool {
+async fn write(registry: &ClusterRegistry, name: &str, change: &StatusChange) -> bool {
     let status = &change.new;
     let api = registry.context.cluster.api::<FunctionObject>();
     let patch = Patch::Merge(json!({"status": status}));
@@ -267,18 +272,18 @@ mod tests {
         }
     }
 
-    fn of(known: &Known, reason: &'static str, pods: u32) -> FunctionStatus {
-        let census = Census {
+    fn of(known: &ObservedFunction, reason: &'static str, pods: u32) -> FunctionStatus {
+        let census = ReplicaCounts {
             all: pods,
             wanted: pods,
             ready: pods,
-            ..Census::default()
+            ..ReplicaCounts::default()
         };
         status("f", known, readiness(reason), &census)
     }
 
-    fn known(verdict: Verdict, status: Option<FunctionStatus>) -> Known {
-        Known::for_test(3, verdict, status)
+    fn known(verdict: SpecVerdict, status: Option<FunctionStatus>) -> ObservedFunction {
+        ObservedFunction::for_test(3, verdict, status)
     }
 
     /// The time a condition has would be another one a second later.
@@ -293,8 +298,8 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_while_its_status_stays() {
-        let first = long_ago(of(&known(Verdict::Accepted, None), PODS_READY, 1));
-        let again = known(Verdict::Accepted, Some(first.clone()));
+        let first = long_ago(of(&known(SpecVerdict::Accepted, None), PODS_READY, 1));
+        let again = known(SpecVerdict::Accepted, Some(first.clone()));
         assert_eq!(of(&again, PODS_READY, 1), first);
         let more = of(&again, PODS_READY, 2);
         assert_eq!(
@@ -314,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_rejected_spec_is_never_the_one_that_is_ready() {
-        let mut known = known(Verdict::Rejected("image: is required".into()), None);
+        let mut known = known(SpecVerdict::Rejected("image: is required".into()), None);
         known.accepted = Some(2);
         let status = of(&known, PODS_READY, 1);
         assert_eq!(status.observed_generation, 3);
@@ -328,21 +333,21 @@ mod tests {
 
     #[test]
     fn a_change_of_a_condition_is_urgent_and_numbers_are_not() {
-        let accepted = known(Verdict::Accepted, None);
+        let accepted = known(SpecVerdict::Accepted, None);
         let one = of(&accepted, PODS_READY, 1);
         let urgent = |reason, pods| is_urgent(&one, &of(&accepted, reason, pods));
         assert!(!urgent(PODS_READY, 2) && urgent("ImagePull", 1));
         assert!(is_urgent(&FunctionStatus::default(), &one));
         let (pull, crash) = (of(&accepted, "ImagePull", 0), of(&accepted, "CrashLoop", 0));
         assert!(is_urgent(&pull, &crash) && !is_urgent(&pull, &pull));
-        let newer = Known::for_test(4, Verdict::Accepted, None);
+        let newer = ObservedFunction::for_test(4, SpecVerdict::Accepted, None);
         assert!(is_urgent(&one, &of(&newer, PODS_READY, 1)));
     }
 
     #[test]
     fn events_say_what_changed_between_two_statuses() {
-        let accepted = known(Verdict::Accepted, None);
-        let rejected = known(Verdict::Rejected("no".into()), None);
+        let accepted = known(SpecVerdict::Accepted, None);
+        let rejected = known(SpecVerdict::Rejected("no".into()), None);
         let none = FunctionStatus::default();
         let reasons = |old: &FunctionStatus, new: &FunctionStatus| -> Vec<EventReason> {
             events(old, new)
@@ -363,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_few_urgent_writes_go_at_once_and_one_of_all_others() {
-        let mut pace = Pace::default();
+        let mut pace = WritePace::default();
         assert!(pace.may_write(false) && !pace.is_recent());
         pace.writes.push(Instant::now());
         assert!(!pace.may_write(false) && pace.may_write(true) && pace.is_recent());

@@ -23,7 +23,7 @@ pub struct LocalConfig {
 
 /// Why the bridge could not be started; the message tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum LocalOpenError {
     #[error("cannot make a private directory for sockets in {}: {why}", base.display())]
     RunDir { base: PathBuf, why: io::Error },
     #[error("cannot start the guard of function processes ({program}): {why}")]

@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::guard::descent;
-use crate::guard::wire::{Ending, FromGuard, Lines, Start, ToGuard, line};
+use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
@@ -34,29 +34,29 @@ const GUARD_END: Duration = Duration::from_secs(10);
 
 /// Why a process is no more, or never was.
 #[derive(Clone, Debug)]
-pub(crate) enum End {
+pub(crate) enum ProcessEnd {
     NotStarted { message: String, permanent: bool },
-    Ended(Ending),
+    Ended(ProcessEnding),
     GuardLost,
 }
 
 /// What is known of a process. Its owner's bell rings when that changes.
-pub(crate) struct Known {
+pub(crate) struct ProcessHandle {
     id: u64,
     /// Its process, once that runs.
     pub(crate) pid: Cell<Option<Pid>>,
-    end: RefCell<Option<End>>,
+    end: RefCell<Option<ProcessEnd>>,
     bell: Rc<Notify>,
 }
 
-impl Known {
-    pub(crate) fn end(&self) -> Option<End> {
+impl ProcessHandle {
+    pub(crate) fn end(&self) -> Option<ProcessEnd> {
         self.end.borrow().clone()
     }
 }
 
 /// A guard that runs.
-pub(crate) struct Guard {
+pub(crate) struct GuardProcess {
     child: Child,
     socket: StdStream,
 }
@@ -72,14 +72,14 @@ pub(crate) struct Link {
     /// Rings when a process is asked for.
     pub(crate) started: Notify,
     /// Every process whose end has not been heard of.
-    processes: RefCell<HashMap<u64, Rc<Known>>>,
+    processes: RefCell<HashMap<u64, Rc<ProcessHandle>>>,
     next_id: Cell<u64>,
     is_closing: Cell<bool>,
     closed: Notify,
 }
 
 /// Starts a guard.
-pub(crate) fn start_guard(program: &[OsString]) -> io::Result<Guard> {
+pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
     let (first, rest) = program
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no guard program is named"))?;
@@ -97,7 +97,7 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<Guard> {
         }
     }
     let child = command.spawn()?;
-    Ok(Guard {
+    Ok(GuardProcess {
         child,
         socket: ours,
     })
@@ -129,8 +129,8 @@ impl Link {
     }
 
     /// Asks for a process; `bell` rings when it runs, and when it has ended or cannot run.
-    pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<Known> {
-        let known = Rc::new(Known {
+    pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<ProcessHandle> {
+        let known = Rc::new(ProcessHandle {
             id: start.id,
             pid: Cell::new(None),
             end: RefCell::new(None),
@@ -144,7 +144,7 @@ impl Link {
             }
             Err(message) => {
                 let permanent = true;
-                *known.end.borrow_mut() = Some(End::NotStarted { message, permanent });
+                *known.end.borrow_mut() = Some(ProcessEnd::NotStarted { message, permanent });
                 known.bell.notify_one();
             }
         }
@@ -152,7 +152,7 @@ impl Link {
     }
 
     /// Sends a signal to a process or its group; nothing happens where it has ended.
-    pub(crate) fn signal(&self, known: &Known, signal: Signal, group: bool) {
+    pub(crate) fn signal(&self, known: &ProcessHandle, signal: Signal, group: bool) {
         let signal = signal as i32;
         let id = known.id;
         if let Ok(line) = line(&ToGuard::Signal { id, signal, group }) {
@@ -179,7 +179,7 @@ impl Link {
     }
 
     /// Keeps a guard until the link is closed.
-    pub(crate) async fn keep(self: Rc<Self>, first: Guard) {
+    pub(crate) async fn keep(self: Rc<Self>, first: GuardProcess) {
         let mut guard = first;
         let mut backoff = FIRST_BACKOFF;
         loop {
@@ -222,19 +222,19 @@ impl Link {
             tracing::error!("some processes that the guard left behind could not be ended");
         }
         self.out.borrow_mut().clear();
-        self.end_all(&End::GuardLost);
+        self.end_all(&ProcessEnd::GuardLost);
     }
 
     fn fail_all(&self, message: &str) {
         tracing::error!("{message}");
         self.out.borrow_mut().clear();
-        self.end_all(&End::NotStarted {
+        self.end_all(&ProcessEnd::NotStarted {
             message: message.to_owned(),
             permanent: false,
         });
     }
 
-    fn end_all(&self, end: &End) {
+    fn end_all(&self, end: &ProcessEnd) {
         for (_, known) in self.processes.take() {
             *known.end.borrow_mut() = Some(end.clone());
             known.bell.notify_one();
@@ -303,8 +303,8 @@ impl Link {
                 id,
                 message,
                 permanent,
-            } => (id, End::NotStarted { message, permanent }),
-            FromGuard::Ended { id, ending } => (id, End::Ended(ending)),
+            } => (id, ProcessEnd::NotStarted { message, permanent }),
+            FromGuard::Ended { id, ending } => (id, ProcessEnd::Ended(ending)),
         };
         let known = self.processes.borrow_mut().remove(&id);
         if let Some(known) = known {

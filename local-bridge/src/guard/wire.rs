@@ -46,13 +46,13 @@ pub(crate) enum FromGuard {
     },
     Ended {
         id: u64,
-        ending: Ending,
+        ending: ProcessEnding,
     },
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Ending {
+pub(crate) enum ProcessEnding {
     Status(i32),
     Signal(i32),
 }

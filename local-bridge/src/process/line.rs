@@ -7,14 +7,14 @@ use serde_json::{Map, Value};
 use tracing::Level;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Line<'a> {
+pub(crate) struct RuntimeLine<'a> {
     pub(crate) level: Level,
     pub(crate) message: Cow<'a, str>,
     /// What else the object has, as JSON; empty where the line is none.
     pub(crate) members: String,
 }
 
-impl<'a> Line<'a> {
+impl<'a> RuntimeLine<'a> {
     pub(crate) fn read(text: &'a str) -> Self {
         Self::read_object(text).unwrap_or_else(|| Self {
             level: Level::INFO,
@@ -62,12 +62,12 @@ mod tests {
     #[test]
     fn an_object_with_a_message_says_its_level_and_more() {
         let text = r#"{"time":"t","level":"warning","message":"m","executionId":"e","attempt":2}"#;
-        let line = Line::read(text);
+        let line = RuntimeLine::read(text);
         assert_eq!((line.level, &*line.message), (Level::WARN, "m"));
         let members: Value = serde_json::from_str(&line.members).expect("JSON");
         let expected = serde_json::json!({"time": "t", "executionId": "e", "attempt": 2});
         assert_eq!(members, expected);
-        let line = Line::read(r#"{"level":"loud","message":"m"}"#);
+        let line = RuntimeLine::read(r#"{"level":"loud","message":"m"}"#);
         assert_eq!(line.level, Level::INFO);
         assert_eq!(line.members, r#"{"level":"loud"}"#);
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn any_other_line_is_its_own_message() {
         for text in ["plain", "{cut", r#"{"message":1}"#, "[1]", r#"{"a":1}"#, ""] {
-            let line = Line::read(text);
+            let line = RuntimeLine::read(text);
             assert_eq!((line.level, &*line.message), (Level::INFO, text));
             assert_eq!(line.members, "");
         }

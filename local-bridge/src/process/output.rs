@@ -14,7 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::sleep;
 use tracing::Level;
 
-use crate::process::line::Line;
+use crate::process::line::RuntimeLine;
 
 /// Longest line that is logged, in bytes.
 const LINE_LEN_MAX: usize = 8 * 1024;
@@ -32,7 +32,7 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 const READ_LEN: usize = 8 * 1024;
 
 /// Whose output it is.
-pub(crate) struct Source {
+pub(crate) struct StreamSource {
     pub(crate) function: Arc<str>,
     pub(crate) pod: String,
     pub(crate) stream: &'static str,
@@ -40,9 +40,9 @@ pub(crate) struct Source {
 
 /// The last lines of a stream.
 #[derive(Default)]
-pub(crate) struct Tail(VecDeque<String>);
+pub(crate) struct OutputTail(VecDeque<String>);
 
-impl Tail {
+impl OutputTail {
     fn push(&mut self, line: &str) {
         if line.trim().is_empty() {
             return;
@@ -70,8 +70,12 @@ impl Tail {
 }
 
 /// Reads a stream to its end.
-pub(crate) async fn follow(pipe: Receiver, source: Source, tail: Option<Rc<RefCell<Tail>>>) {
-    let mut log = Log::new(source, tail);
+pub(crate) async fn follow(
+    pipe: Receiver,
+    source: StreamSource,
+    tail: Option<Rc<RefCell<OutputTail>>>,
+) {
+    let mut log = StreamLog::new(source, tail);
     let mut flood = 0;
     while pipe.readable().await.is_ok() {
         let left_out = log.left_out;
@@ -90,9 +94,9 @@ pub(crate) async fn follow(pipe: Receiver, source: Source, tail: Option<Rc<RefCe
     log.end();
 }
 
-struct Log {
-    source: Source,
-    tail: Option<Rc<RefCell<Tail>>>,
+struct StreamLog {
+    source: StreamSource,
+    tail: Option<Rc<RefCell<OutputTail>>>,
     /// The beginning of a line whose end has not come.
     begun: Vec<u8>,
     /// The rest of the line is too long, and is skipped.
@@ -102,8 +106,8 @@ struct Log {
     left_out: u64,
 }
 
-impl Log {
-    fn new(source: Source, tail: Option<Rc<RefCell<Tail>>>) -> Self {
+impl StreamLog {
+    fn new(source: StreamSource, tail: Option<Rc<RefCell<OutputTail>>>) -> Self {
         Self {
             source,
             tail,
@@ -153,7 +157,7 @@ impl Log {
             return;
         }
         self.say_left_out();
-        let Source {
+        let StreamSource {
             function,
             pod,
             stream,
@@ -163,11 +167,11 @@ impl Log {
         } else {
             ""
         };
-        let Line {
+        let RuntimeLine {
             level,
             message,
             members,
-        } = Line::read(text);
+        } = RuntimeLine::read(text);
         // One call site for each level, because `tracing` fixes an event's level at its call site.
         macro_rules! event {
             ($level:ident) => {
@@ -187,7 +191,7 @@ impl Log {
     fn say_left_out(&mut self) {
         let lines = std::mem::take(&mut self.left_out);
         if lines > 0 {
-            let Source {
+            let StreamSource {
                 function,
                 pod,
                 stream,
@@ -239,14 +243,14 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    fn log() -> (Log, Rc<RefCell<Tail>>) {
-        let tail = Rc::new(RefCell::new(Tail::default()));
-        let source = Source {
+    fn log() -> (StreamLog, Rc<RefCell<OutputTail>>) {
+        let tail = Rc::new(RefCell::new(OutputTail::default()));
+        let source = StreamSource {
             function: "f".into(),
             pod: "fn-f-00000".into(),
             stream: "stderr",
         };
-        (Log::new(source, Some(tail.clone())), tail)
+        (StreamLog::new(source, Some(tail.clone())), tail)
     }
 
     #[test]
@@ -276,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept() {
-        let mut tail = Tail::default();
+        let mut tail = OutputTail::default();
         for number in 0..100 {
             tail.push(&format!("line {number}"));
         }

@@ -24,12 +24,12 @@ pub(crate) struct Ports {
 }
 
 /// A pod's port, until it is dropped.
-pub(crate) struct Port {
+pub(crate) struct PodPort {
     pub(crate) number: u16,
     ports: Rc<Ports>,
 }
 
-impl Drop for Port {
+impl Drop for PodPort {
     fn drop(&mut self) {
         self.ports.taken.borrow_mut().remove(&self.number);
     }
@@ -50,7 +50,7 @@ impl Ports {
     }
 
     /// A port that is free now. It begins at a random one, so that two planes seldom look at the same.
-    pub(crate) fn take(self: &Rc<Self>) -> io::Result<Port> {
+    pub(crate) fn take(self: &Rc<Self>) -> io::Result<PodPort> {
         let count = self.candidates().count();
         let first = usize::from_ne_bytes(random()) % count;
         for number in self.candidates().cycle().skip(first).take(count) {
@@ -58,7 +58,7 @@ impl Ports {
             if !is_taken && is_free(number)? {
                 self.taken.borrow_mut().insert(number);
                 let ports = self.clone();
-                return Ok(Port { number, ports });
+                return Ok(PodPort { number, ports });
             }
         }
         Err(io::ErrorKind::AddrInUse.into())
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_port_is_free_and_no_other_pods_and_not_the_kernels_to_give() {
         let ports = Ports::new();
-        let taken: Vec<Port> = (0..200).map(|_| ports.take().expect("free")).collect();
+        let taken: Vec<PodPort> = (0..200).map(|_| ports.take().expect("free")).collect();
         let numbers: HashSet<u16> = taken.iter().map(|port| port.number).collect();
         assert_eq!(numbers.len(), taken.len());
         for port in &taken {
@@ -120,7 +120,7 @@ mod tests {
     fn two_planes_seldom_take_the_same_ports() {
         let planes = [Ports::new(), Ports::new()];
         let [one, other] = planes.each_ref().map(|ports| {
-            let taken: Vec<Port> = (0..50).map(|_| ports.take().expect("free")).collect();
+            let taken: Vec<PodPort> = (0..50).map(|_| ports.take().expect("free")).collect();
             taken
                 .iter()
                 .map(|port| port.number)

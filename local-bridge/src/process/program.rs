@@ -6,7 +6,7 @@ use std::path::Path;
 use nanofaas_core::function::Function;
 
 /// A process that is not started yet.
-pub(crate) struct Program {
+pub(crate) struct FunctionProgram {
     /// Its pod's name: `fn-<function>-<5 random>`.
     pub(crate) pod: String,
     pub(crate) argv: Vec<String>,
@@ -14,7 +14,7 @@ pub(crate) struct Program {
     pub(crate) directory: Option<String>,
 }
 
-impl Program {
+impl FunctionProgram {
     /// The part that is the same for every process of a function.
     pub(crate) fn of(function: &Function, pod: String) -> Self {
         let spec = &function.spec;
@@ -85,7 +85,7 @@ mod tests {
                 r#"{{"name":"a","executionMode":"WARM","command":["{command}","x"],
                 "local":{{"directory":"/srv/a"}}}}"#
             ));
-            let made = Program::of(&function, "fn-a-00000".into());
+            let made = FunctionProgram::of(&function, "fn-a-00000".into());
             assert_eq!(made.argv, [program, "x"]);
             assert_eq!(made.directory.as_deref(), Some("/srv/a"));
         }
@@ -97,7 +97,7 @@ mod tests {
             r#"{"name":"a","executionMode":"WARM","command":["sh"],"env":{"A":"1","B":"1"},
             "local":{"env":{"B":"2"}},"runtimeMode":"STDIO","runtimeCommand":"wc -w"}"#,
         );
-        let made = Program::of(&function, "fn-a-00000".into());
+        let made = FunctionProgram::of(&function, "fn-a-00000".into());
         let find = |name: &str| {
             let mut all = made.env.iter().filter(|(key, _)| key == name);
             let found = all.next().map(|(_, value)| value.as_str());

@@ -1,9 +1,9 @@
 use super::*;
 use serde_json::{Value, json};
 
-fn seen(status: Value) -> Seen {
+fn seen(status: Value) -> ObservedPod {
     let pod = json!({"metadata": {"name": "p"}, "status": status});
-    Seen::of(&serde_json::from_value(pod).expect("a pod"))
+    ObservedPod::of(&serde_json::from_value(pod).expect("a pod"))
 }
 
 fn container(state: Value) -> Value {
@@ -13,7 +13,7 @@ fn container(state: Value) -> Value {
 
 #[test]
 fn nothing_is_known_of_a_new_pod() {
-    assert_eq!(seen(json!({"phase": "Pending"})), Seen::default());
+    assert_eq!(seen(json!({"phase": "Pending"})), ObservedPod::default());
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn a_pod_that_finds_no_node_says_why() {
     );
 }
 
-fn waiting(reason: &str, message: &str) -> Seen {
+fn waiting(reason: &str, message: &str) -> ObservedPod {
     let waiting = json!({"waiting": {"reason": reason, "message": message}});
     seen(json!({"containerStatuses": [container(waiting)]}))
 }

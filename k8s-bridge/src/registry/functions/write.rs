@@ -10,7 +10,7 @@ use nanofaas_core::spec::{FieldFault, FunctionDraft};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::api::cluster::{Cluster, Denied};
+use crate::api::cluster::{Cluster, ClusterError};
 use crate::registry::object::{FunctionObject, spec_of};
 
 /// How long a change may take; the io thread that asked for it waits longer (`ANSWER_WAIT_MAX`).
@@ -100,7 +100,7 @@ pub(super) async fn remove(cluster: &Cluster, name: &str) -> Result<Option<Strin
 }
 
 /// The error that a client gets for a request that the API server refused or did not answer.
-fn refused(denied: Denied) -> Refused {
+fn refused(denied: ClusterError) -> Refused {
     match denied.code() {
         404 => Refused::NotFound,
         400 | 413 | 422 => Refused::Invalid(vec![FieldFault::new("function", denied.message())]),
