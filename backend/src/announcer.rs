@@ -103,7 +103,7 @@ impl Announcer {
         });
     }
 
-    /// A Job ended before the io thread said that its attempt was over.
+    /// A Job ended before the io thread reported that its attempt was over.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: Failure, oom: bool) {
         self.with_desk(|desk| {
             if let Failure::ColdStart(why) = &failure {

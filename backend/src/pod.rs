@@ -1,4 +1,4 @@
-//! A warm pod as all tasks but its own see it: what the scheduler and the pod itself want to tell its
+//! A warm pod as all tasks but its own see it: what the scheduler and the pod itself send to its
 //! task. It acts on nothing; `life` does.
 
 pub mod life;

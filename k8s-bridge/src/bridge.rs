@@ -124,7 +124,7 @@ impl ClusterDispatcher {
                     self.reconciler
                         .registry
                         .functions
-                        .is_changed(pod.function.name());
+                        .mark_changed(pod.function.name());
                 }
                 None => self.context.announcer.unknown(pod),
             },

@@ -1,5 +1,5 @@
 //! What every task of the bridge is given: the settings, the API server, the desk, the clock, the
-//! templates of pods, and who this control plane is. What a task has to say it reports; it knows
+//! templates of pods, and who this control plane is. A task sends reports; it knows
 //! neither the bridge nor other tasks.
 
 pub(crate) mod config;

@@ -1,5 +1,5 @@
 //! One attempt of a JOB call: one Job, whose pod posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and says when it is over.
+//! It never learns the result; the io thread that owns the call does, and reports when it is over.
 //! It decides from the pod's status, because releases of Kubernetes set a Job's conditions at
 //! different times.
 
@@ -38,8 +38,8 @@ use crate::podspec::{
 const STOP: Duration = Duration::from_secs(5);
 /// The grace period of the container of any other attempt that is over, in seconds.
 const STOP_S: u32 = 2;
-/// How far the io thread's word may be behind the end of a container that exited with status 0.
-const WORD_BEHIND: Duration = Duration::from_millis(500);
+/// How far the io thread's report may be behind the end of a container that exited with status 0.
+const REPORT_BEHIND: Duration = Duration::from_millis(500);
 /// The cluster's own backstop comes this much after the deadline, in seconds.
 const BACKSTOP_S: u64 = 30;
 /// How long a Job may be without a pod before its controller's events are read; it doubles.
@@ -100,7 +100,7 @@ impl ClusterJob {
     }
 
     /// The cluster showed its pod.
-    pub(crate) fn see(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
+    pub(crate) fn observe(&self, context: &ClusterContext, pod: String, seen: ObservedPod) {
         self.pod.replace(Some(pod));
         for phase in seen.phases() {
             context
@@ -116,7 +116,7 @@ impl ClusterJob {
     }
 
     /// The cluster no longer has its pod.
-    pub(crate) fn is_no_more(&self) {
+    pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
@@ -126,7 +126,7 @@ impl ClusterJob {
     pub(crate) fn look_for_pod(&self, names: &HashSet<String>) {
         let pod = self.pod.borrow();
         if pod.as_ref().is_some_and(|pod| !names.contains(pod)) {
-            self.is_no_more();
+            self.mark_gone();
         }
     }
 
@@ -142,7 +142,7 @@ impl ClusterJob {
             let ended = self.run(context).await;
             self.is_over.set(true);
             if let Some((failure, oom)) = ended {
-                self.tell_end(context, failure, oom);
+                self.report_end(context, failure, oom);
             }
         }
         if let Some(stamps) = self.stamps() {
@@ -163,7 +163,7 @@ impl ClusterJob {
         }
     }
 
-    fn tell_end(&self, context: &ClusterContext, failure: Failure, oom: bool) {
+    fn report_end(&self, context: &ClusterContext, failure: Failure, oom: bool) {
         let attempt = self.start.attempt;
         let function = self.start.function.name();
         let (id, why) = (&self.start.execution_id, failure.message());
@@ -222,7 +222,9 @@ impl ClusterJob {
                 (Failure::ColdStart(why.into()), false)
             }
             JobOutcome::Lost(why) => (Failure::PodLost(why.into()), false),
-            JobOutcome::Ended(ended) if ended.well && self.is_stopped_within(WORD_BEHIND).await => {
+            JobOutcome::Ended(ended)
+                if ended.well && self.is_stopped_within(REPORT_BEHIND).await =>
+            {
                 return None;
             }
             JobOutcome::Ended(ended) => {
@@ -307,12 +309,12 @@ impl ClusterJob {
         start_by: Instant,
         until: Instant,
     ) -> JobOutcome {
-        let mut told = (0, None);
+        let mut reported = (0, None);
         let mut podless = PODLESS;
         let mut look_at = Instant::now() + podless;
         loop {
             let seen = self.seen.borrow().clone();
-            self.tell_start(context, &seen, &mut told);
+            self.report_start(context, &seen, &mut reported);
             let runs = seen.running_since_ms.is_some();
             if self.is_stopped() {
                 return JobOutcome::Stopped;
@@ -356,11 +358,11 @@ impl ClusterJob {
     /// Tells the call's io thread which phase its start reached and what delays it, if either
     /// changed. The kubelet's time stamp has whole seconds and comes from another clock, so one
     /// second is added in favour of the call.
-    fn tell_start(
+    fn report_start(
         &self,
         context: &ClusterContext,
         seen: &ObservedPod,
-        told: &mut (usize, Option<String>),
+        reported: &mut (usize, Option<String>),
     ) {
         let function = self.start.function.name();
         let running_since = seen.running_since_ms.map(|since_ms| {
@@ -368,7 +370,7 @@ impl ClusterJob {
             stamped_at.max(self.wanted_at).min(context.announcer.now())
         });
         if let Some(why) = seen.held_up.as_deref()
-            && seen.held_up != told.1
+            && seen.held_up != reported.1
         {
             context.report(TaskReport::StartHeldUp {
                 function: self.start.function.clone(),
@@ -382,8 +384,8 @@ impl ClusterJob {
         let reached = phases
             .len()
             .max(usize::from(running_since.is_some()) * RUNNING);
-        if reached > told.0 || seen.held_up != told.1 {
-            *told = (reached.max(told.0), seen.held_up.clone());
+        if reached > reported.0 || seen.held_up != reported.1 {
+            *reported = (reached.max(reported.0), seen.held_up.clone());
             let held_up = seen.held_up.as_deref().map(Into::into);
             announcer.job_starting(&self.start, &self.name, running_since, held_up);
         }
@@ -391,7 +393,7 @@ impl ClusterJob {
 }
 
 enum JobOutcome {
-    /// The io thread said that the attempt is over.
+    /// The io thread reported that the attempt is over.
     Stopped,
     NotStarted(StartFault, String),
     Ended(ContainerEnd),

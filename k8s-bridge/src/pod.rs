@@ -102,7 +102,7 @@ impl ClusterPod {
     }
 
     /// The cluster showed it.
-    pub(crate) fn see(&self, context: &ClusterContext, seen: ObservedPod) {
+    pub(crate) fn observe(&self, context: &ClusterContext, seen: ObservedPod) {
         for phase in seen.phases() {
             context.announcer.reached(&self.function, &self.name, phase);
         }
@@ -116,7 +116,7 @@ impl ClusterPod {
     }
 
     /// The cluster no longer has it.
-    pub(crate) fn is_no_more(&self) {
+    pub(crate) fn mark_gone(&self) {
         self.is_gone.set(true);
         self.bell.notify_one();
     }
@@ -178,7 +178,7 @@ impl ClusterPod {
     }
 
     /// Announces and reports how it ended, once it is in no table any more.
-    pub(crate) fn tell_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
+    pub(crate) fn report_end(&self, context: &ClusterContext, mut fate: PodFate<StartFault>) {
         let (function, pod) = (self.function.clone(), self.name.clone());
         match &mut fate {
             PodFate::StartFailed(failed) | PodFate::Unanswered(failed) => {

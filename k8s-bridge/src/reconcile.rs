@@ -93,7 +93,7 @@ impl Reconciler {
     /// Adds a pod, and starts its task.
     pub(crate) fn run_pod(self: &Rc<Self>, pod: Rc<ClusterPod>, origin: Origin) {
         self.memory.pods.borrow_mut().add(&pod);
-        self.registry.functions.is_changed(pod.function.name());
+        self.registry.functions.mark_changed(pod.function.name());
         self.spawn_pod(pod, origin);
     }
 
@@ -107,7 +107,7 @@ impl Reconciler {
                 adoption::ask_on(&reconciler, &pod);
             }
             reconciler.memory.pods.borrow_mut().remove(&pod);
-            pod.tell_end(&reconciler.context, fate);
+            pod.report_end(&reconciler.context, fate);
         });
     }
 

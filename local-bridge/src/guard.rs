@@ -105,7 +105,7 @@ impl Guard {
         }
     }
 
-    /// Takes in what the plane says; false when it is gone.
+    /// Reads what the plane sent; false when it is gone.
     fn listen(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 64 * 1024];
         match self.plane.read(&mut bytes) {
@@ -138,9 +138,9 @@ impl Guard {
                 self.running.insert(id, pid);
                 self.by_pid.insert(pid, id);
                 let pid = pid.as_raw();
-                self.say(&FromGuard::Started { id, pid })?;
+                self.send(&FromGuard::Started { id, pid })?;
             }
-            Err(error) => self.say(&FromGuard::NotStarted {
+            Err(error) => self.send(&FromGuard::NotStarted {
                 id,
                 permanent: is_permanent(&error),
                 message: why_not(&start, &error),
@@ -185,11 +185,11 @@ impl Guard {
             let _ = waitpid(pid, None);
             if let Some(id) = known {
                 self.running.remove(&id);
-                self.say(&FromGuard::Ended { id, ending })?;
+                self.send(&FromGuard::Ended { id, ending })?;
             }
         }
         if any {
-            self.end_strays();
+            self.end_orphans();
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Guard {
     /// Ends what pods that are over have left: whatever group, session or environment it gave itself, it
     /// outlives its pod no more than it would in a container. The children of one that is ended come here
     /// next, with its own end.
-    fn end_strays(&self) {
+    fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {
                 let _ = kill(pid, Signal::SIGKILL);
@@ -205,7 +205,7 @@ impl Guard {
         }
     }
 
-    fn say(&mut self, message: &FromGuard) -> io::Result<()> {
+    fn send(&mut self, message: &FromGuard) -> io::Result<()> {
         let line = line(message).map_err(io::Error::other)?;
         self.plane.write_all(&line)
     }
@@ -304,7 +304,7 @@ fn is_permanent(error: &io::Error) -> bool {
     )
 }
 
-/// The system's word, and what to look at.
+/// The system's error, and what to look at.
 fn why_not(start: &Start, error: &io::Error) -> String {
     let program = start.argv.first().map_or("", String::as_str);
     match &start.directory {

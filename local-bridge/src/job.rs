@@ -1,5 +1,5 @@
 //! One attempt of a JOB call: one process, which posts its result by itself (contract §3.2).
-//! It never learns the result; the io thread that owns the call does, and says when it is over.
+//! It never learns the result; the io thread that owns the call does, and reports when it is over.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 
 /// How long the process of an attempt that is over may take to end by itself.
 const STOP: Duration = Duration::from_secs(2);
-/// How far the io thread's word may be behind the end of a process that exited with status 0.
-const WORD_BEHIND: Duration = Duration::from_millis(200);
+/// How far the io thread's report may be behind the end of a process that exited with status 0.
+const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
 /// All Jobs that run.
 pub(crate) type LocalJobs = JobTable<JobAttempt>;
@@ -75,7 +75,7 @@ async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
         }
         ProcessOutcome::Forgotten => process.kill().await,
         ProcessOutcome::Ended
-            if process.ended_well() && job.is_stopped_within(WORD_BEHIND).await =>
+            if process.ended_well() && job.is_stopped_within(REPORT_BEHIND).await =>
         {
             return None;
         }
@@ -113,7 +113,7 @@ async fn running(
 }
 
 enum ProcessOutcome {
-    /// The io thread said that the attempt is over.
+    /// The io thread reported that the attempt is over.
     Stopped,
     Ended,
     Forgotten,

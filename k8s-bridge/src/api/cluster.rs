@@ -195,10 +195,13 @@ impl Cluster {
     ) -> Result<Result<kube::Result<T>, String>, ClusterError> {
         let place = timeout_at(until, self.places.acquire()).await;
         let _place = place.map_err(|_| denied("too many changes wait for the API server"))?;
-        let held = timeout_at(until, self.tenure.is_held()).await;
+        let held = timeout_at(until, self.tenure.until_held()).await;
         let why = "this control plane could not renew its Lease, so it changes nothing";
         held.map_err(|_| denied(why))?;
-        let (answer, lost) = (pin!(in_time(until, request)), pin!(self.tenure.is_lost()));
+        let (answer, lost) = (
+            pin!(in_time(until, request)),
+            pin!(self.tenure.until_lost()),
+        );
         Ok(match select(answer, lost).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err("its Lease ran out before the answer".to_owned()),

@@ -32,7 +32,7 @@ const TRY: Duration = Duration::from_secs(3);
 /// The first wait before a failed renewal is tried again; it doubles.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long the same reason for waiting is not logged again.
-const AGAIN_TOLD: Duration = Duration::from_secs(30);
+const SAME_REASON: Duration = Duration::from_secs(30);
 /// How long the release of the Lease may take at the end.
 const RELEASE: Duration = Duration::from_secs(3);
 
@@ -59,7 +59,7 @@ impl Tenure {
     }
 
     /// Waits until it is held.
-    pub(crate) async fn is_held(&self) {
+    pub(crate) async fn until_held(&self) {
         loop {
             let changed = self.changed.notified();
             if self.is_now() {
@@ -70,7 +70,7 @@ impl Tenure {
     }
 
     /// Waits until it is no longer held.
-    pub(crate) async fn is_lost(&self) {
+    pub(crate) async fn until_lost(&self) {
         loop {
             let changed = self.changed.notified();
             let Some(until) = self.until.get().filter(|_| self.is_now()) else {
@@ -96,13 +96,13 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
             }
             Ok(Some(other)) => {
                 let why = format!("the control plane {other} holds it and renews it");
-                waiting.tell(cluster, &why, "it is taken when that one ends");
+                waiting.log(cluster, &why, "it is taken when that one ends");
                 backoff.reset();
                 LOOK
             }
             Err(denied) => {
                 let why = denied.message();
-                waiting.tell(cluster, &why, "the API server is asked on");
+                waiting.log(cluster, &why, "the API server is asked on");
                 backoff.wait()
             }
         };
@@ -115,7 +115,7 @@ pub(crate) async fn acquire(cluster: &Cluster, holder: &str) {
 struct LeaseWait {
     begun: Instant,
     since: Timestamp,
-    told: Option<(String, Instant)>,
+    logged: Option<(String, Instant)>,
 }
 
 impl LeaseWait {
@@ -123,16 +123,16 @@ impl LeaseWait {
         Self {
             begun: Instant::now(),
             since: Timestamp::now(),
-            told: None,
+            logged: None,
         }
     }
 
-    fn tell(&mut self, cluster: &Cluster, why: &str, next: &str) {
-        let told = self.told.as_ref();
-        if told.is_some_and(|(same, at)| same == why && at.elapsed() < AGAIN_TOLD) {
+    fn log(&mut self, cluster: &Cluster, why: &str, next: &str) {
+        let logged = self.logged.as_ref();
+        if logged.is_some_and(|(same, at)| same == why && at.elapsed() < SAME_REASON) {
             return;
         }
-        self.told = Some((why.to_owned(), Instant::now()));
+        self.logged = Some((why.to_owned(), Instant::now()));
         let (server, since) = (&cluster.server, self.since);
         let (namespace, seconds) = (&cluster.namespace, self.begun.elapsed().as_secs());
         tracing::warn!(

@@ -1,6 +1,6 @@
 //! A list and then a watch of one kind of object, for ever: it comes back after drops, expiry and
 //! silence, with backoff that only a watch which lived for a while resets, so that a server that
-//! ends each one at once is not asked in a loop. An object that cannot be read is told to people and
+//! ends each one at once is not asked in a loop. An object that cannot be read is logged and
 //! skipped; it is as it was last seen. It never interprets an object.
 
 use std::collections::HashSet;
@@ -30,7 +30,7 @@ const WARNING: Duration = Duration::from_secs(30);
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 
-/// What is heard of objects.
+/// What a list or a watch shows.
 pub(crate) enum WatchUpdate<K> {
     /// A list begins: what is not in it by its end is gone.
     Listing,
@@ -40,11 +40,11 @@ pub(crate) enum WatchUpdate<K> {
     Listed(HashSet<String>),
 }
 
-/// Follows the objects that `selector` names, and tells `take`. It has no end.
+/// Follows the objects that `selector` names, and passes each update to `apply`. It has no end.
 pub(crate) async fn follow<K: Object>(
     cluster: &Cluster,
     selector: &str,
-    mut take: impl FnMut(WatchUpdate<K>),
+    mut apply: impl FnMut(WatchUpdate<K>),
 ) {
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut version: Option<String> = None;
@@ -52,7 +52,7 @@ pub(crate) async fn follow<K: Object>(
     loop {
         let began = Instant::now();
         let why = match &version {
-            None => match list(cluster, selector, &mut take).await {
+            None => match list(cluster, selector, &mut apply).await {
                 Ok(listed) => {
                     version = Some(listed);
                     continue;
@@ -69,7 +69,7 @@ pub(crate) async fn follow<K: Object>(
                 }
             },
             Some(from) => {
-                let (reached, end) = watch(cluster, selector, from, &mut take).await;
+                let (reached, end) = watch(cluster, selector, from, &mut apply).await;
                 version = reached;
                 if began.elapsed() > SOUND {
                     backoff.reset();
@@ -92,26 +92,26 @@ pub(crate) async fn follow<K: Object>(
 async fn list<K: Object>(
     cluster: &Cluster,
     selector: &str,
-    take: &mut impl FnMut(WatchUpdate<K>),
+    apply: &mut impl FnMut(WatchUpdate<K>),
 ) -> Result<String, ClusterError> {
     let api = cluster.lenient::<K>();
     let mut parameters = ListParams::default().labels(selector).limit(PAGE);
     let mut names = HashSet::new();
-    take(WatchUpdate::Listing);
+    apply(WatchUpdate::Listing);
     loop {
         let until = Instant::now() + LISTING;
         let page = cluster.ask(until, async |_| api.list(&parameters).await);
         let page = page.await?;
         for object in page.items {
             names.extend(object.meta().name.clone());
-            tell(object, take);
+            pass_on(object, apply);
         }
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         if let Some(token) = next {
             parameters = parameters.continue_token(&token);
             continue;
         }
-        take(WatchUpdate::Listed(names));
+        apply(WatchUpdate::Listed(names));
         return Ok(page.metadata.resource_version.unwrap_or_default());
     }
 }
@@ -122,7 +122,7 @@ async fn watch<K: Object>(
     cluster: &Cluster,
     selector: &str,
     from: &str,
-    take: &mut impl FnMut(WatchUpdate<K>),
+    apply: &mut impl FnMut(WatchUpdate<K>),
 ) -> (Option<String>, Option<String>) {
     let api = cluster.lenient::<K>();
     let parameters = WatchParams::default().labels(selector).timeout(WATCH_S);
@@ -150,13 +150,13 @@ async fn watch<K: Object>(
         match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 reached = object.meta().resource_version.clone().unwrap_or(reached);
-                tell(object, take);
+                pass_on(object, apply);
             }
             WatchEvent::Deleted(object) => {
                 reached = object.meta().resource_version.clone().unwrap_or(reached);
                 let name = name_of(&object);
                 match object.read_gone() {
-                    Ok(object) => take(WatchUpdate::Gone(object)),
+                    Ok(object) => apply(WatchUpdate::Gone(object)),
                     Err(why) => cannot_be_read::<K>(&name, &why),
                 }
             }
@@ -167,10 +167,10 @@ async fn watch<K: Object>(
     }
 }
 
-fn tell<K: Object>(object: Lenient<K>, take: &mut impl FnMut(WatchUpdate<K>)) {
+fn pass_on<K: Object>(object: Lenient<K>, apply: &mut impl FnMut(WatchUpdate<K>)) {
     let name = name_of(&object);
     match object.read() {
-        Ok(object) => take(WatchUpdate::There(object)),
+        Ok(object) => apply(WatchUpdate::There(object)),
         Err(why) => cannot_be_read::<K>(&name, &why),
     }
 }

@@ -71,7 +71,10 @@ impl ClusterDispatcher {
         let reconciler = self.reconciler.clone();
         spawn_local(async move {
             let cluster = &reconciler.context.cluster;
-            watch::follow(cluster, SELECTOR, |news| pods::hear(&reconciler, news)).await;
+            watch::follow(cluster, SELECTOR, |update| {
+                pods::apply_update(&reconciler, update)
+            })
+            .await;
         });
     }
 
@@ -79,11 +82,11 @@ impl ClusterDispatcher {
         let reconciler = self.reconciler.clone();
         spawn_local(async move {
             let cluster = &reconciler.context.cluster;
-            let hear = |news| {
-                functions::hear(&reconciler.registry, news);
+            let apply = |update| {
+                functions::apply_update(&reconciler.registry, update);
                 reconciler.progress.notify_one();
             };
-            watch::follow(cluster, "", hear).await;
+            watch::follow(cluster, "", apply).await;
         });
     }
 

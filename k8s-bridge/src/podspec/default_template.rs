@@ -31,7 +31,7 @@ pub(crate) struct DefaultPodTemplate {
 #[derive(Default)]
 pub(crate) struct LastRead {
     /// None before the first reading.
-    said: Option<FileContents>,
+    contents: Option<FileContents>,
     template: Option<Rc<DefaultPodTemplate>>,
 }
 
@@ -46,12 +46,12 @@ impl LastRead {
     /// Reads the file, and says whether another template holds now. An error, once for each text,
     /// leaves the template as it was.
     pub(crate) fn read(&mut self, path: &Path, own_account: Option<&str>) -> Result<bool, String> {
-        let said = said(path);
-        if self.said.as_ref() == Some(&said) {
+        let contents = contents(path);
+        if self.contents.as_ref() == Some(&contents) {
             return Ok(false);
         }
-        self.said = Some(said.clone());
-        let template = match said? {
+        self.contents = Some(contents.clone());
+        let template = match contents? {
             None => None,
             Some(text) => parse(&text, own_account)?.map(Rc::new),
         };
@@ -64,11 +64,11 @@ impl LastRead {
 
     /// Whether the file was read, by this building of the bridge or by one before it.
     pub(crate) const fn is_known(&self) -> bool {
-        self.said.is_some()
+        self.contents.is_some()
     }
 }
 
-fn said(path: &Path) -> FileContents {
+fn contents(path: &Path) -> FileContents {
     // A pipe would keep the bridge waiting for its writer.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err("is no file".to_owned());

@@ -23,7 +23,7 @@ use crate::pod::seen::ObservedPod;
 use crate::pod::{ClusterPod, Origin};
 use crate::podspec::{ANNOTATION_SHAPE, LABEL_FUNCTION, shape};
 use crate::reconcile::Reconciler;
-use crate::reconcile::pods::{delete, stray};
+use crate::reconcile::pods::{delete, delete_orphan};
 
 /// How long one question for a pod that answers at last may take.
 const FETCH: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ fn consider(reconciler: &Rc<Reconciler>, name: String, object: PodObject) {
     let has_ended = ObservedPod::of(&object).ended.is_some();
     match function.filter(wanted).filter(|_| !has_ended) {
         Some(function) => offer(reconciler, name, object, function),
-        None => stray(reconciler, name),
+        None => delete_orphan(reconciler, name),
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
     let found: Vec<_> = reconciler.adoption.borrow_mut().found.drain().collect();
     for (name, object) in found {
         if object.metadata.deletion_timestamp.is_none() {
-            stray(reconciler, name);
+            delete_orphan(reconciler, name);
         }
     }
 }
@@ -157,7 +157,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
     };
     let object = reconciler.adoption.borrow_mut().found.remove(&name);
     let Some(place) = place else {
-        return stray(reconciler, name);
+        return delete_orphan(reconciler, name);
     };
     let Some(object) = object else {
         return reconciler.context.announcer.unknown(place);
@@ -182,7 +182,7 @@ pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<Pod
     pod.since_listing
         .set(reconciler.context.process.listing.get());
     pod.is_stale.set(is_stale);
-    pod.see(&reconciler.context, seen);
+    pod.observe(&reconciler.context, seen);
     reconciler.run_pod(pod, Origin::Adopted);
 }
 

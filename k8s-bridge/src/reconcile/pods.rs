@@ -17,9 +17,9 @@ fn label<'a>(object: &'a PodObject, name: &str) -> Option<&'a str> {
     labels.get(name).map(String::as_str)
 }
 
-/// Handles one piece of news from the watch of pods.
-pub(crate) fn hear(reconciler: &Rc<Reconciler>, news: WatchUpdate<PodObject>) {
-    match news {
+/// Applies what the watch of pods shows.
+pub(crate) fn apply_update(reconciler: &Rc<Reconciler>, update: WatchUpdate<PodObject>) {
+    match update {
         WatchUpdate::Listing => reconciler
             .context
             .process
@@ -34,7 +34,7 @@ pub(crate) fn hear(reconciler: &Rc<Reconciler>, news: WatchUpdate<PodObject>) {
             for pod in with_place.into_iter().chain(busy) {
                 // A pod that was created after the listing began may be missing from it.
                 if pod.since_listing.get() < listing && !names.contains(&pod.name) {
-                    pod.is_no_more();
+                    pod.mark_gone();
                 }
             }
             for job in reconciler.memory.jobs.borrow().all() {
@@ -51,7 +51,7 @@ fn there(reconciler: &Rc<Reconciler>, object: PodObject) {
     if label(&object, LABEL_KIND) == Some("job") {
         let job = label(&object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            job.see(&reconciler.context, name, ObservedPod::of(&object));
+            job.observe(&reconciler.context, name, ObservedPod::of(&object));
         } else if label(&object, LABEL_INSTANCE) != Some(&reconciler.context.process.instance) {
             end_job(reconciler, job.to_owned());
         }
@@ -60,11 +60,11 @@ fn there(reconciler: &Rc<Reconciler>, object: PodObject) {
     let known = reconciler.memory.pods.borrow().named(&name);
     let known = known.or_else(|| reconciler.adoption.borrow().busy(&name));
     if let Some(pod) = known {
-        pod.see(&reconciler.context, ObservedPod::of(&object));
+        pod.observe(&reconciler.context, ObservedPod::of(&object));
     } else if reconciler.stage.get() == BridgeStage::Acting {
         let is_offered = reconciler.adoption.borrow().is_offered(&name);
         if object.metadata.deletion_timestamp.is_none() && !is_offered {
-            stray(reconciler, name);
+            delete_orphan(reconciler, name);
         }
     } else {
         reconciler.adoption.borrow_mut().find(name, object);
@@ -76,12 +76,12 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     if label(object, LABEL_KIND) == Some("job") {
         let job = label(object, LABEL_JOB).unwrap_or_default();
         if let Some(job) = reconciler.memory.jobs.borrow().named(job) {
-            job.see(
+            job.observe(
                 &reconciler.context,
                 name.to_owned(),
                 ObservedPod::of(object),
             );
-            job.is_no_more();
+            job.mark_gone();
         }
         return;
     }
@@ -89,8 +89,8 @@ fn gone(reconciler: &Reconciler, object: &PodObject) {
     let known = reconciler.memory.pods.borrow().named(name);
     let known = known.or_else(|| reconciler.adoption.borrow().busy(name));
     if let Some(pod) = known {
-        pod.see(&reconciler.context, ObservedPod::of(object));
-        pod.is_no_more();
+        pod.observe(&reconciler.context, ObservedPod::of(object));
+        pod.mark_gone();
     }
 }
 
@@ -108,7 +108,7 @@ fn end_job(reconciler: &Rc<Reconciler>, name: String) {
 }
 
 /// Deletes a pod whose creation was never answered, or whose function is gone.
-pub(crate) fn stray(reconciler: &Rc<Reconciler>, name: String) {
+pub(crate) fn delete_orphan(reconciler: &Rc<Reconciler>, name: String) {
     tracing::info!(pod = name, "a pod that no function has is deleted");
     delete(reconciler, name);
 }

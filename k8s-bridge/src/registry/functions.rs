@@ -41,7 +41,7 @@ pub(crate) struct ObservedFunction {
     /// That one's spec, as JSON.
     pub(crate) accepted_spec: Option<String>,
     pub(crate) starts: StartHistory,
-    /// In which of the listings it was last heard of.
+    /// In which of the listings it was last seen.
     listing: u64,
     /// The object's own status, as it was last seen or written.
     pub(crate) status: Option<crate::registry::object::FunctionStatus>,
@@ -71,8 +71,8 @@ impl ObservedFunction {
 /// A change that is being written, and what has to wait for it.
 #[derive(Default)]
 struct Writing {
-    /// What the watch said meanwhile, in order.
-    heard: Vec<WatchUpdate<FunctionObject>>,
+    /// What the watch showed meanwhile, in order.
+    updates: Vec<WatchUpdate<FunctionObject>>,
     /// Changes of the same function.
     next: VecDeque<(Change, ReplyTo)>,
 }
@@ -92,7 +92,7 @@ pub(crate) struct ClusterFunctions {
 
 impl ClusterFunctions {
     /// Its status has to be looked at.
-    pub(crate) fn is_changed(&self, name: &str) {
+    pub(crate) fn mark_changed(&self, name: &str) {
         if self.known.borrow().contains_key(name) {
             self.changed.borrow_mut().insert(name.to_owned());
         }
@@ -118,20 +118,20 @@ impl ClusterFunctions {
     }
 }
 
-/// What the watch says.
-pub(crate) fn hear(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>) {
+/// Applies what the watch shows.
+pub(crate) fn apply_update(registry: &ClusterRegistry, update: WatchUpdate<FunctionObject>) {
     let functions = &registry.functions;
-    match news {
+    match update {
         WatchUpdate::Listing => functions.listing.set(functions.listing.get() + 1),
-        WatchUpdate::There(object) => hear_of(registry, WatchUpdate::There(object)),
-        WatchUpdate::Gone(object) => hear_of(registry, WatchUpdate::Gone(object)),
+        WatchUpdate::There(object) => apply_to_object(registry, WatchUpdate::There(object)),
+        WatchUpdate::Gone(object) => apply_to_object(registry, WatchUpdate::Gone(object)),
         WatchUpdate::Listed(names) => {
             let listing = functions.listing.get();
             let known = functions.known.borrow();
             // One that was written since the list began need not be in it.
             let is_missing = |name: &str| {
-                let heard = known.get(name).map_or(0, |known| known.listing);
-                heard < listing && !names.contains(name)
+                let last = known.get(name).map_or(0, |known| known.listing);
+                last < listing && !names.contains(name)
             };
             // Also those that only the table knows, from a bridge before this one.
             let in_table: Vec<String> = registry
@@ -151,8 +151,8 @@ pub(crate) fn hear(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>
     }
 }
 
-fn hear_of(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>) {
-    let (WatchUpdate::There(object) | WatchUpdate::Gone(object)) = &news else {
+fn apply_to_object(registry: &ClusterRegistry, update: WatchUpdate<FunctionObject>) {
+    let (WatchUpdate::There(object) | WatchUpdate::Gone(object)) = &update else {
         return;
     };
     if let Some(writing) = registry
@@ -161,10 +161,10 @@ fn hear_of(registry: &ClusterRegistry, news: WatchUpdate<FunctionObject>) {
         .borrow_mut()
         .get_mut(object.name())
     {
-        writing.heard.push(news);
+        writing.updates.push(update);
         return;
     }
-    if let WatchUpdate::There(object) = &news
+    if let WatchUpdate::There(object) = &update
         && !object.is_going()
     {
         take(registry, object);
@@ -197,7 +197,7 @@ fn take(registry: &ClusterRegistry, object: &FunctionObject) {
     });
     if is_known == Some(true) {
         // Others may have written its status.
-        return functions.is_changed(name);
+        return functions.mark_changed(name);
     }
     let verdict = match judge(registry, object) {
         Ok(draft) => {
@@ -289,7 +289,7 @@ fn note(registry: &ClusterRegistry, object: &FunctionObject, verdict: SpecVerdic
     };
     let name = object.name().to_owned();
     registry.functions.known.borrow_mut().insert(name, known);
-    registry.functions.is_changed(object.name());
+    registry.functions.mark_changed(object.name());
 }
 
 /// The draft to register, none where the table has just that; or what is wrong with it.
@@ -383,8 +383,8 @@ async fn write_all(registry: &Rc<ClusterRegistry>, name: Arc<str>, change: Chang
         next = waiting.and_then(|writing| writing.next.pop_front());
     }
     let writing = registry.functions.writing.borrow_mut().remove(&name);
-    for news in writing.into_iter().flat_map(|writing| writing.heard) {
-        hear_of(registry, news);
+    for update in writing.into_iter().flat_map(|writing| writing.updates) {
+        apply_to_object(registry, update);
     }
 }
 

@@ -73,7 +73,7 @@ impl ClusterRegistry {
     /// Applies what a task reported of a function's starts and pods.
     pub(crate) fn apply(&self, report: TaskReport) {
         match report {
-            TaskReport::Changed(name) => self.functions.is_changed(&name),
+            TaskReport::Changed(name) => self.functions.mark_changed(&name),
             TaskReport::StartFailed {
                 function,
                 pod,
@@ -104,7 +104,7 @@ impl ClusterRegistry {
             });
         });
         self.note(name, EventReason::StartFailed, &text);
-        self.functions.is_changed(name);
+        self.functions.mark_changed(name);
     }
 
     fn start_held_up(&self, function: &Function, pod: &str, why: &str) {
@@ -128,7 +128,7 @@ impl ClusterRegistry {
             is_news
         });
         if is_news == Some(true) {
-            self.functions.is_changed(name);
+            self.functions.mark_changed(name);
         }
     }
 

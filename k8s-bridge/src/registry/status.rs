@@ -39,7 +39,7 @@ struct WritePace {
 
 impl WritePace {
     /// Forgets what is long ago; whether there is something left.
-    fn is_recent(&mut self) -> bool {
+    fn keep_recent(&mut self) -> bool {
         self.writes.retain(|at| at.elapsed() < BETWEEN);
         !self.writes.is_empty()
     }
@@ -68,7 +68,7 @@ pub(crate) async fn keep(registry: &ClusterRegistry) {
     let mut paces: HashMap<String, WritePace> = HashMap::new();
     loop {
         sleep(LOOK).await;
-        paces.retain(|_, pace| pace.is_recent());
+        paces.retain(|_, pace| pace.keep_recent());
         let may_be = |name: &&String| paces.get(*name).is_none_or(|pace| pace.may_write(true));
         let mut names: Vec<String> = {
             let changed = registry.functions.changed.borrow();
@@ -95,7 +95,7 @@ async fn look_at(registry: &ClusterRegistry, paces: &mut HashMap<String, WritePa
     pace.writes.push(Instant::now());
     pace.failed = !write(registry, &name, &change).await;
     if pace.failed {
-        registry.functions.is_changed(&name);
+        registry.functions.mark_changed(&name);
     } else {
         for (reason, text) in events(&change.old, &change.new) {
             registry.note(&name, reason, &text);
@@ -369,9 +369,9 @@ mod tests {
     #[test]
     fn a_few_urgent_writes_go_at_once_and_one_of_all_others() {
         let mut pace = WritePace::default();
-        assert!(pace.may_write(false) && !pace.is_recent());
+        assert!(pace.may_write(false) && !pace.keep_recent());
         pace.writes.push(Instant::now());
-        assert!(!pace.may_write(false) && pace.may_write(true) && pace.is_recent());
+        assert!(!pace.may_write(false) && pace.may_write(true) && pace.keep_recent());
         pace.writes.resize(URGENT_MAX, Instant::now());
         assert!(!pace.may_write(true));
         pace.writes.truncate(1);

@@ -1,5 +1,5 @@
 //! The plane's end of the guard: starts it, speaks with it, and when it was killed ends what it
-//! left behind, says so to all who waited, and starts it anew.
+//! left behind, reports that to all who waited, and starts it anew.
 //! It never knows what a process is for; `process` asks it for them.
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +27,7 @@ use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Room that is kept for what the guard is told.
+/// Room that is kept for what is sent to the guard.
 const OUT_KEPT: usize = 64 * 1024;
 /// How long a guard has to end everything once its plane is gone.
 const GUARD_END: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(crate) struct GuardProcess {
 pub(crate) struct Link {
     /// The guard's program and arguments.
     program: Vec<OsString>,
-    /// What the guard has not been told yet: bounded by the processes, each of which is started
+    /// What was not sent to the guard yet: bounded by the processes, each of which is started
     /// once and signalled a few times.
     out: RefCell<Vec<u8>>,
     more: Notify,
@@ -211,7 +211,7 @@ impl Link {
         }
     }
 
-    /// Ends what a killed guard left behind, and then says so.
+    /// Ends what a killed guard left behind, and then reports it.
     async fn lost(&self, served: io::Result<()>) {
         let pods = self.processes.borrow().len();
         let why = served
@@ -285,12 +285,12 @@ impl Link {
                 Err(error) => return Err(error),
             }
             while let Some(message) = lines.pop() {
-                self.heard(message.map_err(io::Error::other)?);
+                self.on_message(message.map_err(io::Error::other)?);
             }
         }
     }
 
-    fn heard(&self, message: FromGuard) {
+    fn on_message(&self, message: FromGuard) {
         let (id, end) = match message {
             FromGuard::Started { id, pid } => {
                 if let Some(known) = self.processes.borrow().get(&id) {

@@ -1,4 +1,4 @@
-//! What the plane and its guard say to each other: one JSON object a line, over one socket.
+//! What the plane and its guard send to each other: one JSON object a line, over one socket.
 //! It never reads or writes by itself; `link` and `guard` do.
 
 use serde::de::DeserializeOwned;
