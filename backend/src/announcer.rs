@@ -37,6 +37,11 @@ impl Announcer {
         act(&mut self.desk.borrow_mut())
     }
 
+    /// Records that a start begins.
+    pub fn begin(&self, function: &Arc<str>, pod: &str, wanted_at: Uptime) {
+        self.with_desk(|desk| desk.starts.begin(function, pod, wanted_at));
+    }
+
     /// Records that a start reached a phase.
     pub fn reached(&self, function: &Function, pod: &str, phase: Phase) {
         let at = self.now();

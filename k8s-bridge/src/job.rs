@@ -205,7 +205,9 @@ impl ClusterJob {
         let left = Duration::from_millis(self.start.deadline_ms);
         if !self.was_created.get() {
             let function = self.start.function.name();
-            context.with_desk(|desk| desk.starts.begin(function, &self.name, self.wanted_at));
+            context
+                .announcer
+                .begin(function, &self.name, self.wanted_at);
             if let Err(failure) = self.create(context, start_by.min(begun + left)).await {
                 return (!self.is_stopped()).then_some((failure, false));
             }

@@ -29,7 +29,7 @@ type JobEnd = Option<(Failure, bool)>;
 pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     let now = announcer.now();
-    announcer.with_desk(|desk| desk.starts.begin(function, &job.name, now));
+    announcer.begin(function, &job.name, now);
     run(job, context).await
 }
 

@@ -79,10 +79,7 @@ pub async fn live<R: PodRunner>(
     if begin == Begin::Create {
         let pod = runner.pod();
         let (function, name, wanted_at) = (pod.function.name(), &pod.name, pod.wanted_at);
-        let begin = |desk: &mut nanofaas_core::desk::Desk| {
-            desk.starts.begin(function, name, wanted_at);
-        };
-        runner.announcer().with_desk(begin);
+        runner.announcer().begin(function, name, wanted_at);
         if let Err(failed) = runner.create(deadline).await {
             return PodFate::StartFailed(failed);
         }
@@ -127,6 +124,7 @@ enum StartResult<F> {
 async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
+        // First, because what keeps a pod from starting is no failure of one that nothing wants.
         if runner.pod().is_stopped() {
             return StartResult::Stopped;
         }
@@ -151,6 +149,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
     let mut was_leaving = false;
     loop {
+        // Before the stop, so that how a pod ended is not lost by asking it to end.
         if let Some(end) = runner.end() {
             return end;
         }
@@ -164,6 +163,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             runner.announcer().with_desk(|desk| desk.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
+            // What the pod reported when it started is no answer to this probe.
             runner.pod().reported_ready.set(false);
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
         }
