@@ -135,7 +135,7 @@ impl Inboxes {
             .collect()
     }
 
-    fn has_address(&mut self) -> bool {
+    fn received_address(&mut self) -> bool {
         std::iter::from_fn(|| self.io.messages.pop())
             .any(|message| matches!(message, Message::PodAddress { pod: POD, .. }))
     }
@@ -195,10 +195,10 @@ fn the_address_is_known_before_the_scheduler_hears_of_the_pod() {
         let (pod, notes) = (runner.pod.clone(), runner.notes.clone());
         let life = spawn_local(async move { live(&mut runner, Begin::Create, LIMIT).await });
         sleep(Duration::from_secs(1)).await;
-        assert!(!inboxes.has_address() && inboxes.events().is_empty());
+        assert!(!inboxes.received_address() && inboxes.events().is_empty());
         pod.report_ready(None);
         sleep(Duration::from_secs(1)).await;
-        assert!(inboxes.has_address());
+        assert!(inboxes.received_address());
         assert_eq!(inboxes.events(), ["PodUp"]);
         pod.stop();
         let fate = life.await.expect("no panic");
