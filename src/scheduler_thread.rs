@@ -221,7 +221,7 @@ impl Driver {
 
     fn deliver(&mut self) {
         for grant in self.out.grants.drain(..) {
-            self.config.io[usize::from(grant.call.thread)].grant(grant);
+            self.config.io[grant.call.shard.index()].grant(grant);
         }
         self.orders.extend(self.out.orders.drain(..));
         while let Some(order) = self.orders.pop_front() {

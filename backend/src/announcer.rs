@@ -104,7 +104,7 @@ impl Announcer {
                 start: desk.starts.phases(start.function.name(), name),
                 held_up,
             };
-            desk.tell(start.call.thread, starting);
+            desk.tell(start.call.shard, starting);
         });
     }
 
@@ -121,7 +121,7 @@ impl Announcer {
                 failure,
                 oom,
             };
-            desk.tell(start.call.thread, ended);
+            desk.tell(start.call.shard, ended);
         });
     }
 }

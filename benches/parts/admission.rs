@@ -5,10 +5,15 @@ use std::hint::black_box;
 use criterion::Criterion;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::rate::{RateBucket, RateLimit};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 pub(crate) fn execution_id(criterion: &mut Criterion) {
-    let id = ExecutionId::new(0x0123_4567_89AB_CDEF_0011_2233_4455_6677, 3, 7);
+    let id = ExecutionId::new(
+        0x0123_4567_89AB_CDEF_0011_2233_4455_6677,
+        ShardId::new(3),
+        7,
+    );
     criterion.bench_function("execution id, text", |bencher| {
         bencher.iter(|| black_box(id).text());
     });

@@ -7,6 +7,7 @@ use criterion::{BenchmarkId, Criterion};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::scheduler::Scheduler;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
@@ -68,7 +69,7 @@ impl Plane {
             generation: self.calls / CALLS,
             lane: id(lane),
             avoid: None,
-            thread: 0,
+            shard: ShardId::new(0),
             class: Class::Sync,
         };
         self.calls = self.calls.wrapping_add(1);

@@ -176,7 +176,7 @@ impl<E: Environment> Call<E> {
             generation: self.place.generation,
             lane: self.function().lane,
             avoid: self.avoid,
-            thread: self.place.thread,
+            shard: self.place.shard,
             class: self.class,
         }
     }

@@ -18,6 +18,7 @@ use crate::message::{
 };
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::registry::{Change, Registry, RegistryOut, Told};
+use crate::shard::ShardId;
 use crate::spec::FunctionDraft;
 use crate::ticket::{CallRef, LaneId, PodRef};
 use crate::time::Uptime;
@@ -113,7 +114,7 @@ pub async fn attend(desk: &RefCell<Desk>, mut take: impl FnMut(Work), pause: imp
 
 enum Delivery {
     Scheduler(Event),
-    Io { thread: u16, message: Message },
+    Io { shard: ShardId, message: Message },
 }
 
 /// The desk.
@@ -355,14 +356,14 @@ impl Desk {
 
     /// Says the same to every io thread.
     pub fn broadcast(&mut self, mut message: impl FnMut() -> Message) {
-        for thread in 0..u16::try_from(self.io.len()).unwrap_or(u16::MAX) {
-            self.tell(thread, message());
+        for number in 0..u16::try_from(self.io.len()).expect("few io threads") {
+            self.tell(ShardId::new(number), message());
         }
     }
 
     /// Says something to one io thread.
-    pub fn tell(&mut self, thread: u16, message: Message) {
-        self.send(Delivery::Io { thread, message });
+    pub fn tell(&mut self, shard: ShardId, message: Message) {
+        self.send(Delivery::Io { shard, message });
     }
 
     /// Says that a pod is gone: first to the io threads, because they may have calls in it, then to
@@ -378,7 +379,7 @@ impl Desk {
     /// Answers a request.
     pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
         let token = to.token;
-        self.tell(to.thread, Message::Reply { token, reply });
+        self.tell(to.shard, Message::Reply { token, reply });
     }
 
     /// Registered functions by name.
@@ -431,10 +432,10 @@ impl Desk {
     fn try_send(&self, delivery: Delivery) -> Result<(), Delivery> {
         match delivery {
             Delivery::Scheduler(event) => self.scheduler.send(event).map_err(Delivery::Scheduler),
-            Delivery::Io { thread, message } => match self.io.get(usize::from(thread)) {
+            Delivery::Io { shard, message } => match self.io.get(shard.index()) {
                 Some(post) => post
                     .send(message)
-                    .map_err(|message| Delivery::Io { thread, message }),
+                    .map_err(|message| Delivery::Io { shard, message }),
                 None => Ok(()),
             },
         }

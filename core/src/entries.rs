@@ -37,7 +37,7 @@ impl Entries {
     }
 
     fn at(&self, call: CallRef) -> &AtomicU64 {
-        &self.threads[call.thread as usize][call.index as usize]
+        &self.threads[call.shard.index()][call.index as usize]
     }
 
     /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
@@ -95,11 +95,12 @@ impl Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::ShardId;
 
     const CALL: CallRef = CallRef {
         index: 3,
         generation: 1,
-        thread: 0,
+        shard: ShardId::new(0),
     };
 
     #[test]

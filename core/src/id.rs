@@ -1,6 +1,8 @@
 //! Execution ids: 128 random bits, the io thread that owns the execution, and where that thread keeps
 //! its record, in lower-case letters and digits. It never makes randomness: the bits are an argument.
 
+use crate::shard::ShardId;
+
 /// Characters of an id: 26 for 128 bits, 2 for the thread, 3 for the place.
 pub const ID_LEN: usize = 31;
 
@@ -10,24 +12,24 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ExecutionId {
     random: u128,
-    thread: u16,
+    shard: ShardId,
     place: u16,
 }
 
 impl ExecutionId {
-    /// An id from 128 unguessable bits. `thread` is below 1024, `place` below 32,768.
-    pub const fn new(random: u128, thread: u16, place: u16) -> Self {
-        assert!(thread < 1 << 10 && place < 1 << 15);
+    /// An id from 128 unguessable bits. The number of `shard` is below 1024, `place` below 32,768.
+    pub const fn new(random: u128, shard: ShardId, place: u16) -> Self {
+        assert!(shard.number() < 1 << 10 && place < 1 << 15);
         Self {
             random,
-            thread,
+            shard,
             place,
         }
     }
 
-    /// The io thread that owns the execution.
-    pub const fn thread(self) -> u16 {
-        self.thread
+    /// The io thread that owns the execution. An id that a client made up may name one that is not there.
+    pub const fn shard(self) -> ShardId {
+        self.shard
     }
 
     /// Where its thread would find it, which says nothing about whether it is there.
@@ -45,7 +47,7 @@ impl ExecutionId {
         let mut text = [0; ID_LEN];
         spell(
             &mut text[..5],
-            u64::from(self.thread) << 15 | u64::from(self.place),
+            u64::from(self.shard.number()) << 15 | u64::from(self.place),
         );
         // In words of 64 bits, which are shifted in one instruction: 12 letters take 60 of them.
         const LETTERS: u128 = (1 << 60) - 1;
@@ -66,13 +68,13 @@ impl ExecutionId {
                 Some(bits << 5 | value(*letter)? as u128)
             })
         };
-        let thread = u16::try_from(number(&text[..2])?).ok()?;
+        let shard = ShardId::new(u16::try_from(number(&text[..2])?).ok()?);
         let place = u16::try_from(number(&text[2..5])?).ok()?;
         // 26 letters carry 130 bits: the first one has only three of its own.
         value(text[5]).filter(|first| *first < 8)?;
         Some(Self {
             random: number(&text[5..])?,
-            thread,
+            shard,
             place,
         })
     }
@@ -140,9 +142,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for random in [0, 1, u128::MAX, 0x0123_4567_89AB_CDEF_0011_2233_4455_6677] {
-            for thread in [0, 1, 31, 32, 1023] {
+            for number in [0, 1, 31, 32, 1023] {
                 for place in [0, 1, 31, 32, 4095, 32_767] {
-                    let id = ExecutionId::new(random, thread, place);
+                    let id = ExecutionId::new(random, ShardId::new(number), place);
                     assert_eq!(ExecutionId::parse(&id.text()), Some(id));
                     let fine = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
                     assert!(id.text().iter().all(fine));
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn nothing_else_is_an_id() {
-        let text = ExecutionId::new(7, 1, 2).text();
+        let text = ExecutionId::new(7, ShardId::new(1), 2).text();
         for bad in [
             &b""[..],
             b"x",

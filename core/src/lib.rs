@@ -27,6 +27,7 @@ pub mod capacity;
 pub mod view;
 pub mod entries;
 pub mod ticket;
+pub mod shard;
 
 pub mod ring;
 pub mod bitmap;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::doorbell::Doorbell;
+use crate::shard::ShardId;
 
 pub use thread::{Charge, Loose, ThreadAccount, Wait};
 
@@ -55,7 +56,7 @@ struct Line {
 /// A place in the line.
 struct Place {
     bytes: u64,
-    thread: u16,
+    shard: ShardId,
     state: AtomicU8,
 }
 
@@ -141,7 +142,7 @@ impl Account {
             };
             first.state.store(state, SeqCst);
             self.served.fetch_add(first.bytes, SeqCst);
-            self.bells[usize::from(first.thread)].ring();
+            self.bells[first.shard.index()].ring();
             line.places.pop_front();
         }
         self.waiting.store(line.places.len(), SeqCst);

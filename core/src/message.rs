@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::event::{Event, Notice, Order};
 use crate::function::Function;
 use crate::outcome::Failure;
+use crate::shard::ShardId;
 use crate::spec::{ExecutionMode, FieldFault, FunctionDraft};
 use crate::ticket::{CallRef, LaneId, PodRef};
 use crate::time::{Nanos, Uptime};
@@ -123,7 +124,7 @@ pub enum BridgeMessage {
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
-    pub thread: u16,
+    pub shard: ShardId,
     pub token: u64,
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use crate::shard::ShardId;
 use crate::time::{Nanos, Uptime};
 
 /// Which of a lane's two queues a call waits in.
@@ -24,13 +25,13 @@ pub struct LaneId {
     pub epoch: u32,
 }
 
-/// A call's entry in the table of the io thread that owns it.
+/// A call's entry in the table of the io thread, `shard`, that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallRef {
     pub index: u32,
     /// Grows each time the entry is used again, so that an old reference finds nothing.
     pub generation: u32,
-    pub thread: u16,
+    pub shard: ShardId,
 }
 
 /// A place in the tables of pods. It is kept as the number after it, so that a ticket and a grant that
@@ -82,7 +83,7 @@ pub struct Ticket {
     pub lane: LaneId,
     /// The pod that a retry would rather not see again.
     pub avoid: Option<PodIndex>,
-    pub thread: u16,
+    pub shard: ShardId,
     pub class: Class,
 }
 
@@ -94,7 +95,7 @@ impl Ticket {
         CallRef {
             index: self.index,
             generation: self.generation,
-            thread: self.thread,
+            shard: self.shard,
         }
     }
 }

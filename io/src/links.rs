@@ -13,12 +13,12 @@ use std::rc::Rc;
 
 use nanofaas_core::message::Reply;
 use nanofaas_core::post::{BridgePost, IoInbox};
+use nanofaas_core::shard::ShardId;
 
 use self::pending_requests::PendingRequests;
 use self::scheduler::{SchedulerHandle, SchedulerSetup};
 use self::shards::{ShardAnswer, ShardInbox, ShardLink, ShardPost};
 use crate::runtime::due::Due;
-use crate::runtime::shard::ShardId;
 use crate::runtime::timers::Alarm;
 use crate::state::Tables;
 

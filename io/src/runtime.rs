@@ -13,7 +13,6 @@ pub(crate) mod buffers;
 pub(crate) mod random;
 pub(crate) mod spin;
 pub(crate) mod upkeep;
-pub(crate) mod shard;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,6 +21,7 @@ use std::task::Waker;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use self::buffers::Buffers;
@@ -31,7 +31,6 @@ use self::date::{DateLine, Dates};
 use self::net::EventLoop;
 use self::phase::ShutdownPhase;
 use self::random::Random;
-use self::shard::ShardId;
 use self::spin::Spin;
 use self::timers::Alarms;
 use self::upkeep::Upkeep;

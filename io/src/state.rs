@@ -84,7 +84,7 @@ impl Tables {
         let id = runtime.id;
         let budget = Budget::new(shared.store, id);
         Self {
-            account: ThreadAccount::new(shared.account, id.number(), runtime.ledgers().clone()),
+            account: ThreadAccount::new(shared.account, id, runtime.ledgers().clone()),
             rate: shared.rate,
             entries: shared.entries,
             functions: RefCell::default(),
@@ -126,15 +126,11 @@ impl Tables {
 
     /// The id of a new execution of this thread that is kept.
     pub(crate) fn new_id(&self) -> ExecutionId {
-        ExecutionId::new(self.random(), self.id.number(), 0)
+        ExecutionId::new(self.random(), self.id, 0)
     }
 
     /// The id of a new execution of this thread that leaves only a small record.
     pub(crate) fn new_plain_id(&self) -> ExecutionId {
-        ExecutionId::new(
-            self.random(),
-            self.id.number(),
-            self.executions.next_place(),
-        )
+        ExecutionId::new(self.random(), self.id, self.executions.next_place())
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn take(desk: &RefCell<Desk>, work: Work) {
                 failure: Failure::ColdStart(NO_PODS.into()),
                 oom: false,
             };
-            desk.tell(job.call.thread, message);
+            desk.tell(job.call.shard, message);
         }
         Work::PodReady(ready) => desk.reply(ready.reply, Reply::Refused(Refused::NotFound)),
         Work::Adopted { pod: None, .. }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use nanofaas_core::event::{Event, Order};
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo, Request};
 use nanofaas_core::post::{BridgePost, IoInbox};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::{LaneId, PodRef};
 use nanofaas_core::time::Uptime;
@@ -199,7 +200,7 @@ fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
         name: "warm".into(),
     };
     let reply = ReplyTo {
-        thread: 0,
+        shard: ShardId::new(0),
         token: 5,
     };
     assert!(

@@ -5,6 +5,7 @@ use std::task::Waker;
 use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
@@ -78,7 +79,7 @@ impl SchedulerFixture {
             generation: 1,
             lane: id(lane),
             avoid: None,
-            thread: 1,
+            shard: ShardId::new(1),
             class: Class::Sync,
         };
         assert!(view.enter(Class::Sync, u32::MAX));

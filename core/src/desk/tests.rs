@@ -5,6 +5,7 @@ use crate::cold_start::WallClock;
 use crate::doorbell::Doorbell;
 use crate::limits::MESSAGES_DEPTH;
 use crate::post::{BridgePost, IoInbox, PinnedInbox, PinnedPost};
+use crate::shard::ShardId;
 use crate::spec::{Defaults, Platform};
 use crate::time::Uptime;
 use std::task::Waker;
@@ -46,8 +47,9 @@ fn draft(name: &str) -> Box<FunctionDraft> {
     Box::new(serde_json::from_str(&json).expect("a draft"))
 }
 
-fn to(thread: u16, token: u64) -> ReplyTo {
-    ReplyTo { thread, token }
+fn to(number: u16, token: u64) -> ReplyTo {
+    let shard = ShardId::new(number);
+    ReplyTo { shard, token }
 }
 
 fn register(bench: &Bench, name: &str, reply: ReplyTo) {
@@ -187,7 +189,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
         let call = CallRef {
             index: 0,
             generation: 0,
-            thread: 1,
+            shard: ShardId::new(1),
         };
         let message = Message::JobStarting {
             call,
@@ -196,7 +198,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
             start: Arc::default(),
             held_up: None,
         };
-        bench.desk.tell(1, message);
+        bench.desk.tell(ShardId::new(1), message);
     }
     bench.desk.event(Event::PodUp(POD));
     assert_eq!(bench.desk.waiting(), 11);
@@ -221,7 +223,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
 fn nothing_is_taken_in_while_too_much_waits_to_go_out() {
     let mut bench = bench(1);
     for _ in 0..MESSAGES_DEPTH + DESK_BACKLOG {
-        bench.desk.tell(0, Message::Drain);
+        bench.desk.tell(ShardId::new(0), Message::Drain);
     }
     register(&bench, "echo", to(0, 1));
     assert!(bench.desk.pump().is_empty());

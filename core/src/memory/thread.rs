@@ -9,11 +9,12 @@ use std::task::{Context, Poll, Waker};
 
 use super::{Account, IS_OVER, Place, WAITS};
 use crate::metrics::ThreadLedger;
+use crate::shard::ShardId;
 
 /// The account, as one io thread uses it.
 pub struct ThreadAccount {
     account: Arc<Account>,
-    thread: u16,
+    shard: ShardId,
     ledgers: Arc<[ThreadLedger]>,
     taken: Cell<u64>,
     /// Waits of this thread's tasks.
@@ -21,10 +22,10 @@ pub struct ThreadAccount {
 }
 
 impl ThreadAccount {
-    pub fn new(account: Arc<Account>, thread: u16, ledgers: Arc<[ThreadLedger]>) -> Rc<Self> {
+    pub fn new(account: Arc<Account>, shard: ShardId, ledgers: Arc<[ThreadLedger]>) -> Rc<Self> {
         Rc::new(Self {
             account,
-            thread,
+            shard,
             ledgers,
             taken: Cell::new(0),
             waits: RefCell::default(),
@@ -67,12 +68,12 @@ impl ThreadAccount {
 
     #[inline]
     fn used(&self) -> u64 {
-        self.ledgers[usize::from(self.thread)].inflight_bytes.get()
+        self.ledgers[self.shard.index()].inflight_bytes.get()
     }
 
     #[inline]
     fn set_used(&self, bytes: u64) {
-        let gauge = &self.ledgers[usize::from(self.thread)].inflight_bytes;
+        let gauge = &self.ledgers[self.shard.index()].inflight_bytes;
         gauge.set(bytes);
     }
 
@@ -309,7 +310,7 @@ impl Wait {
                 own.give_back_spare();
                 let place = self.place.insert(Arc::new(Place {
                     bytes: self.bytes,
-                    thread: own.thread,
+                    shard: own.shard,
                     state: AtomicU8::new(WAITS),
                 }));
                 own.account.join(place);

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::memory::{Account, Charge, Loose, ThreadAccount, Wait};
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::shard::ShardId;
 use proptest::prelude::*;
 
 const THREADS: usize = 3;
@@ -142,7 +143,7 @@ proptest! {
         let (account, ledgers) = (Account::new(BYTES_MAX, bells(THREADS)), ledgers(THREADS));
         let mut threads: Vec<Thread> = (0..THREADS)
             .map(|at| Thread {
-                account: ThreadAccount::new(account.clone(), at as u16, ledgers.clone()),
+                account: ThreadAccount::new(account.clone(), ShardId::new(at as u16), ledgers.clone()),
                 held: Vec::new(),
                 waits: Vec::new(),
                 messages: Vec::new(),
@@ -183,7 +184,7 @@ proptest! {
 fn waits_are_served_in_the_order_of_their_coming() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(2)), ledgers(2));
     let threads: Vec<_> = (0..2)
-        .map(|at| ThreadAccount::new(account.clone(), at, ledgers.clone()))
+        .map(|at| ThreadAccount::new(account.clone(), ShardId::new(at), ledgers.clone()))
         .collect();
     let cx = &Context::from_waker(Waker::noop());
     let mut held: Vec<Charge> = Vec::new();
@@ -219,7 +220,7 @@ fn waits_are_served_in_the_order_of_their_coming() {
 fn a_line_that_moves_by_what_is_taken_from_others_stands_still() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(2)), ledgers(2));
     let threads: Vec<_> = (0..2)
-        .map(|at| ThreadAccount::new(account.clone(), at, ledgers.clone()))
+        .map(|at| ThreadAccount::new(account.clone(), ShardId::new(at), ledgers.clone()))
         .collect();
     let cx = &Context::from_waker(Waker::noop());
     let mut held: Vec<Charge> = std::iter::from_fn(|| threads[0].charge(1 << 20)).collect();
@@ -254,7 +255,7 @@ fn a_line_that_moves_by_what_is_taken_from_others_stands_still() {
 #[test]
 fn calls_that_hold_everything_and_wait_for_more_get_on() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(1)), ledgers(1));
-    let thread = ThreadAccount::new(account.clone(), 0, ledgers);
+    let thread = ThreadAccount::new(account.clone(), ShardId::new(0), ledgers);
     let cx = &Context::from_waker(Waker::noop());
     let bodies: Vec<_> = std::iter::from_fn(|| thread.charge(1 << 20)).collect();
     assert_eq!(bodies.len(), 16);
@@ -300,7 +301,7 @@ fn threads_that_give_back_wake_those_that_wait() {
                 let bell = Arc::new(Doorbell::new(rung.clone().into()));
                 send_bell.send(bell.clone()).unwrap();
                 let account: Arc<Account> = account.recv().unwrap();
-                let own = ThreadAccount::new(account, at as u16, ledgers);
+                let own = ThreadAccount::new(account, ShardId::new(at as u16), ledgers);
                 let cx = &Context::from_waker(Waker::noop());
                 for round in 0..ROUNDS {
                     let mut wait = own.wait(1 + (round * 7919 + at as u64) % ANSWER_MAX);

@@ -175,7 +175,7 @@ impl Hall {
     fn deliver(&mut self) {
         for grant in std::mem::take(&mut self.out.grants) {
             self.grants_in_flight += 1;
-            self.grants[usize::from(grant.call.thread)].push(grant);
+            self.grants[grant.call.shard.index()].push(grant);
         }
         for order in std::mem::take(&mut self.out.orders) {
             self.show(|| format!("scheduler orders {order:?}"));

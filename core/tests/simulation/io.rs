@@ -16,6 +16,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::registry::Told;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId, PodRef};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::wheel::{TimerRef, Wheel};
@@ -97,7 +98,7 @@ enum Act {
 type Due = (Uptime, u64, u32, u32, u32, Act);
 
 pub(crate) struct IoThread {
-    number: u16,
+    shard: ShardId,
     places: Vec<Place>,
     free: Vec<u32>,
     wheel: Wheel,
@@ -114,9 +115,9 @@ pub(crate) struct IoThread {
 }
 
 impl IoThread {
-    pub(crate) fn new(number: u16, hall: &mut Hall) -> Self {
+    pub(crate) fn new(shard: ShardId, hall: &mut Hall) -> Self {
         Self {
-            number,
+            shard,
             places: Vec::new(),
             free: Vec::new(),
             wheel: Wheel::new(hall.now),
@@ -147,7 +148,7 @@ impl IoThread {
         CallRef {
             index,
             generation: self.places[index as usize].generation,
-            thread: self.number,
+            shard: self.shard,
         }
     }
 
@@ -171,7 +172,7 @@ impl IoThread {
     }
 
     pub(crate) fn is_due(&self, hall: &Hall) -> bool {
-        let number = usize::from(self.number);
+        let number = self.shard.index();
         hall.grants[number].has_some()
             || hall.to_io[number].has_some()
             || self.next_at().is_some_and(|at| at <= hall.now)
@@ -297,7 +298,7 @@ impl IoThread {
     fn messages(&mut self, hall: &mut Hall) {
         let most = hall.rng.pick(&[1, 3, usize::MAX]);
         for _ in 0..most {
-            let Some(message) = hall.to_io[usize::from(self.number)].pop() else {
+            let Some(message) = hall.to_io[self.shard.index()].pop() else {
                 return;
             };
             match message {
@@ -370,7 +371,7 @@ impl IoThread {
             Mode::Pinned => hall.rng.pick(&[1, 4, usize::MAX]),
         };
         for _ in 0..most {
-            let Some(grant) = hall.grants[usize::from(self.number)].pop() else {
+            let Some(grant) = hall.grants[self.shard.index()].pop() else {
                 return;
             };
             hall.grants_in_flight -= 1;
@@ -443,11 +444,11 @@ impl IoThread {
             let Some(Reverse((_, _, index, generation, attempt, act))) = self.acts.pop() else {
                 return;
             };
-            let thread = self.number;
+            let shard = self.shard;
             let call = CallRef {
                 index,
                 generation,
-                thread,
+                shard,
             };
             if self.is_live(call) {
                 self.act(index, attempt, &act, hall);

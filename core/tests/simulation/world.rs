@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nanofaas_core::registry::Change;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::bridge::Bridge;
@@ -152,7 +153,7 @@ impl World {
             hall.to_bridge.push(ToBridge::Request(register));
         }
         let io = (0..io_threads)
-            .map(|number| IoThread::new(number as u16, &mut hall))
+            .map(|number| IoThread::new(ShardId::new(number as u16), &mut hall))
             .collect();
         Self {
             next_change: hall.now + hall.rng.span(100 * MS),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
 use nanofaas_core::scheduler::{Scheduler, Turn};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{
     CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket,
 };
@@ -116,7 +117,7 @@ impl Plane {
             generation: 0,
             lane: self.id(lane),
             avoid: None,
-            thread: 0,
+            shard: ShardId::new(0),
             class,
         };
         self.calls += 1;

@@ -18,7 +18,6 @@ use crate::invoke::to_job;
 use crate::links::Links;
 use crate::links::questions::{About, ClientQuestion, JobQuestion};
 use crate::links::shards;
-use crate::runtime::shard::ShardId;
 use crate::state::call_table::{JobAnswer, JobUpdate};
 use crate::state::executions::{ExecutionRecord, Found, StoredExecution};
 
@@ -27,10 +26,10 @@ pub(crate) const WRONG_TOKEN: &str = "the token is not that of this execution";
 
 /// Answers, wherever the execution belongs.
 pub(crate) async fn answer_anywhere(thread: &Rc<Links>, id: ExecutionId, about: About) -> Response {
-    if ShardId::of(id) == thread.id {
+    if id.shard() == thread.id {
         return answer(thread, id, about).await;
     }
-    if id.thread() >= thread.threads {
+    if id.shard().number() >= thread.threads {
         return error_response(&match about {
             About::OfJob { .. } => HttpError::Forbidden(WRONG_TOKEN),
             About::OfClient(_) => HttpError::NoSuchExecution,

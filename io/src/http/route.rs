@@ -175,11 +175,13 @@ fn internal(method: Method, rest: &[u8]) -> Result<ApiRoute<'_>, HttpError> {
 
 #[cfg(test)]
 mod tests {
+    use nanofaas_core::shard::ShardId;
+
     use super::*;
 
     #[test]
     fn every_path_of_the_contract_is_found() {
-        let id = ExecutionId::new(9, 0, 0);
+        let id = ExecutionId::new(9, ShardId::new(0), 0);
         let text = String::from_utf8(id.text().to_vec()).unwrap();
         let plain = Name::Plain;
         let cases = [

@@ -14,7 +14,6 @@ use crate::invoke::invocation::Invocation;
 use crate::links::Links;
 use crate::links::questions::{JoinWaiter, NotJoined};
 use crate::links::shards;
-use crate::runtime::shard::ShardId;
 use crate::state::Tables;
 use crate::state::executions::Found;
 use crate::state::executions::StoredExecution;
@@ -126,7 +125,7 @@ pub(crate) async fn join_anywhere(
     id: ExecutionId,
     waiter: JoinWaiter,
 ) -> Result<Response, NotJoined> {
-    if ShardId::of(id) == thread.id {
+    if id.shard() == thread.id {
         return join(thread, id, &waiter).await;
     }
     shards::join(thread, id, waiter).await

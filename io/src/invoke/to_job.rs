@@ -314,6 +314,8 @@ pub(crate) fn read_result(
 
 #[cfg(test)]
 mod tests {
+    use nanofaas_core::shard::ShardId;
+
     use super::*;
     use crate::http::output::Form;
     use nanofaas_core::memory::{Account, ThreadAccount};
@@ -333,7 +335,7 @@ mod tests {
     fn charge() -> Loose {
         let account = Account::new(0, std::iter::empty());
         let ledgers = [ThreadLedger::default()].into();
-        ThreadAccount::new(account, 0, ledgers)
+        ThreadAccount::new(account, ShardId::new(0), ledgers)
             .nothing()
             .into_loose()
     }

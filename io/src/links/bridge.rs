@@ -25,7 +25,7 @@ impl Links {
     pub(crate) async fn ask(&self, request: Request) -> Result<Reply, NoAnswer> {
         let token = self.asked_of_bridge.expect().ok_or(NoAnswer::Full)?;
         let reply = ReplyTo {
-            thread: self.id.number(),
+            shard: self.id,
             token,
         };
         if self

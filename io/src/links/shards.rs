@@ -19,13 +19,13 @@ use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::{ANSWERS_DEPTH, MESSAGES_DEPTH};
 use nanofaas_core::ring::{Consumer, Producer, channel};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::error::HttpError;
 use crate::http::response::Response;
 use crate::links::Links;
 use crate::links::questions::{About, JoinWaiter, NotJoined};
-use crate::runtime::shard::ShardId;
 use crate::state::executions::IdempotencyKey;
 use crate::state::idempotency::{Asker, Claim};
 
@@ -218,7 +218,7 @@ pub(crate) async fn ask_about(
     about: About,
 ) -> Option<Response> {
     let question = Question::Execution { id, about };
-    match ask(thread, ShardId::of(id), question, until(thread)).await? {
+    match ask(thread, id.shard(), question, until(thread)).await? {
         ShardAnswer::Response(response) => Some(*response),
         ShardAnswer::NotJoined(_) | ShardAnswer::Claim(_) => None,
     }
@@ -231,7 +231,7 @@ pub(crate) async fn join(
     waiter: JoinWaiter,
 ) -> Result<Response, NotJoined> {
     let question = Question::Join { id, waiter };
-    match ask(thread, ShardId::of(id), question, until(thread)).await {
+    match ask(thread, id.shard(), question, until(thread)).await {
         Some(ShardAnswer::Response(response)) => Ok(*response),
         Some(ShardAnswer::NotJoined(why)) => Err(why),
         Some(ShardAnswer::Claim(_)) | None => Err(NotJoined::Busy),

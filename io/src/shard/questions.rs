@@ -3,11 +3,12 @@
 
 use std::rc::Rc;
 
+use nanofaas_core::shard::ShardId;
+
 use crate::api::executions;
 use crate::invoke::{join, stored};
 use crate::links::Links;
 use crate::links::shards::{self, Question, ShardAnswer, ShardMessage, ShardNotice};
-use crate::runtime::shard::ShardId;
 use crate::state::idempotency::Asker;
 
 /// Takes what another io thread says.

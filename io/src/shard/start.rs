@@ -19,6 +19,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::on_end::OnEnd;
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::rate::RateBucket;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::Nanos;
 use nix::unistd::{Pid, gettid};
 
@@ -29,7 +30,6 @@ use crate::runtime::buffers::Buffers;
 pub use crate::runtime::config::{DriverChoice, IoConfig};
 use crate::runtime::net::{EventLoop, RingSetup, Socket};
 use crate::runtime::phase::ShutdownPhase;
-use crate::runtime::shard::ShardId;
 use crate::runtime::{Common, Runtime};
 use crate::server::accept;
 pub use crate::server::accept::{ListenError, listener};

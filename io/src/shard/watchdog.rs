@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use nanofaas_core::doorbell::Doorbell;
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 use nix::sys::signal::{SigEvent, SigSet, SigevNotify, Signal};
 use nix::sys::time::TimeValLike;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
-
-use crate::runtime::shard::ShardId;
 
 /// How much a thread computes until it is looked at.
 const LOOK: Duration = Duration::from_millis(250);

@@ -13,11 +13,11 @@ use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallRef, Grant, LaneId};
 use nanofaas_core::time::Uptime;
 
 use crate::http::output::Output;
-use crate::runtime::shard::ShardId;
 
 /// What happened to a Job.
 pub(crate) enum JobUpdate {
@@ -187,7 +187,7 @@ impl CallTable {
         Some(CallRef {
             index,
             generation,
-            thread: self.thread.number(),
+            shard: self.thread,
         })
     }
 

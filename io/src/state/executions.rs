@@ -15,11 +15,11 @@ use nanofaas_core::id::ExecutionId;
 use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallRef, LaneId};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
-use crate::runtime::shard::ShardId;
 use crate::runtime::waiters::{Waiter, Waiters};
 use crate::state::functions::FunctionEntry;
 use crate::state::idempotency::Keys;

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use nanofaas_core::id::ExecutionId;
+use nanofaas_core::shard::ShardId;
 use nanofaas_http1::media_type::normal_form;
 use sha2::{Digest, Sha256};
 
 use crate::http::error::HttpError;
-use crate::runtime::shard::ShardId;
 use crate::state::executions::IdempotencyKey;
 
 /// What a claim of a key led to.

@@ -10,9 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use nanofaas_core::metrics::ThreadLedger;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::Uptime;
-
-use crate::runtime::shard::ShardId;
 
 /// What the io threads share.
 pub(crate) struct Store {

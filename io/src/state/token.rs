@@ -56,16 +56,18 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
+    use nanofaas_core::shard::ShardId;
+
     use super::*;
 
     #[test]
     fn a_token_is_good_for_one_attempt_of_one_execution() {
         let tokens = Tokens::new();
-        let id = ExecutionId::new(5, 0, 0);
+        let id = ExecutionId::new(5, ShardId::new(0), 0);
         let token = tokens.issue(id, 2);
         assert_eq!(tokens.verify(id, token.as_bytes()), Some(2));
         assert_eq!(
-            tokens.verify(ExecutionId::new(6, 0, 0), token.as_bytes()),
+            tokens.verify(ExecutionId::new(6, ShardId::new(0), 0), token.as_bytes()),
             None
         );
         assert_eq!(

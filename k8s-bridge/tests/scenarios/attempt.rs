@@ -5,6 +5,7 @@ use std::sync::Arc;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Reply};
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallRef;
 use serde_json::json;
 
@@ -17,7 +18,7 @@ pub(crate) fn call(index: u32) -> CallRef {
     CallRef {
         index,
         generation: 1,
-        thread: 1,
+        shard: ShardId::new(1),
     }
 }
 

@@ -14,6 +14,7 @@ use nanofaas_core::desk::{Desk, attend};
 use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::Uptime;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
@@ -267,7 +268,7 @@ impl Bench {
     pub(crate) fn request(&mut self, request: Request) -> u64 {
         self.token += 1;
         let reply = ReplyTo {
-            thread: 0,
+            shard: ShardId::new(0),
             token: self.token,
         };
         self.rings.send(BridgeMessage::Request { request, reply });

@@ -20,6 +20,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, PodAddress, PodEnd, Reply, ReplyTo, Request};
 use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodRef;
 use nanofaas_core::time::Uptime;
@@ -209,7 +210,7 @@ impl Bench {
         let json = format!(r#"{{"name":"f{}",{fields}}}"#, self.functions);
         let draft = Box::new(serde_json::from_str(&json).expect("a draft"));
         let reply = ReplyTo {
-            thread: 0,
+            shard: ShardId::new(0),
             token: 1,
         };
         let request = Request::Register {
@@ -339,7 +340,7 @@ impl Bench {
 
     pub(crate) async fn ask(&mut self, request: Request) -> Reply {
         let reply = ReplyTo {
-            thread: 0,
+            shard: ShardId::new(0),
             token: 1,
         };
         self.send(BridgeMessage::Request { request, reply });

@@ -6,6 +6,7 @@ use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message};
 use nanofaas_core::outcome::Failure;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallRef;
 use nanofaas_core::time::Uptime;
 
@@ -23,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 const CALL: CallRef = CallRef {
     index: 4,
     generation: 2,
-    thread: 1,
+    shard: ShardId::new(1),
 };
 
 async fn job(bench: &mut Bench, command: &str) -> Arc<Function> {

@@ -7,6 +7,7 @@ use nanofaas_core::limits::CALLS_PER_IO_THREAD_MAX;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::retry::AttemptFailure;
+use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::ExecutionMode;
 use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
@@ -70,7 +71,7 @@ impl Simulator<'_> {
         Some(CallRef {
             index,
             generation,
-            thread: 0,
+            shard: ShardId::new(0),
         })
     }
 

@@ -33,7 +33,7 @@ fn finish(fleet: &Fleet, index: usize, bytes: usize) -> ExecutionId {
 }
 
 fn is_kept(fleet: &Fleet, id: ExecutionId) -> bool {
-    let thread = &fleet.threads[usize::from(id.thread())];
+    let thread = &fleet.threads[id.shard().index()];
     thread.executions.find(id).is_some()
 }
 
