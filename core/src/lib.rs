@@ -27,6 +27,7 @@ pub mod capacity;
 pub mod view;
 pub mod entries;
 pub mod ticket;
+mod index;
 pub mod shard;
 
 pub mod ring;

@@ -2,8 +2,8 @@
 //! It never carries a byte of a request; those stay with the io thread that owns the sockets.
 
 use std::fmt;
-use std::num::NonZeroU32;
 
+use crate::index::Index;
 use crate::shard::ShardId;
 use crate::time::{Nanos, Uptime};
 
@@ -34,19 +34,17 @@ pub struct CallRef {
     pub shard: ShardId,
 }
 
-/// A place in the tables of pods. It is kept as the number after it, so that a ticket and a grant that
-/// name no pod (`None`) are as small as those that do.
+/// A place in the tables of pods. A ticket and a grant that name no pod (`None`) are as small as those that do.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodIndex(NonZeroU32);
+pub struct PodIndex(Index);
 
 impl PodIndex {
     pub const fn new(index: u32) -> Self {
-        assert!(index < u32::MAX, "a table of pods has no such place");
-        Self(NonZeroU32::MIN.saturating_add(index))
+        Self(Index::new(index))
     }
 
     pub const fn get(self) -> usize {
-        (self.0.get() - 1) as usize
+        self.0.get()
     }
 }
 
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a table of pods has no such place")]
+    #[should_panic(expected = "a table has no such place")]
     fn a_place_past_the_largest_table_is_refused() {
         let _ = PodIndex::new(u32::MAX);
     }

@@ -2,19 +2,19 @@
 //! caller's. It never looks at a clock and never allocates once it has held as many timers before.
 //! Each io thread and the scheduler advance one of their own.
 
+use crate::index::Index;
 use crate::time::{Nanos, Uptime};
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 /// 64^5 ms: twelve days; what is later waits in the last level and is looked at again.
 const LEVELS: usize = 5;
-const NONE: u32 = u32::MAX;
 const TICK_NS: u64 = Nanos::from_ms(1).as_ns();
 
 /// A timer that was set; cancelling it twice, or after it fired, does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerRef {
-    index: u32,
+    index: Index,
     generation: u32,
 }
 
@@ -23,18 +23,18 @@ struct Timer {
     tick: u64,
     key: u64,
     generation: u32,
-    next: u32,
-    prev: u32,
-    /// Level * SLOTS + slot, or NONE while it is free.
-    place: u32,
+    next: Option<Index>,
+    prev: Option<Index>,
+    /// Level * SLOTS + slot; none while it is free.
+    place: Option<u16>,
 }
 
 /// The wheel.
 #[derive(Debug)]
 pub struct Wheel {
     timers: Vec<Timer>,
-    free: u32,
-    heads: [u32; LEVELS * SLOTS],
+    free: Option<Index>,
+    heads: [Option<Index>; LEVELS * SLOTS],
     occupied: [u64; LEVELS],
     tick: u64,
     live: usize,
@@ -45,8 +45,8 @@ impl Wheel {
     pub fn new(now: Uptime) -> Self {
         Self {
             timers: Vec::new(),
-            free: NONE,
-            heads: [NONE; LEVELS * SLOTS],
+            free: None,
+            heads: [None; LEVELS * SLOTS],
             occupied: [0; LEVELS],
             tick: now.as_ns() / TICK_NS,
             live: 0,
@@ -66,23 +66,22 @@ impl Wheel {
     pub fn set(&mut self, at: Uptime, key: u64) -> TimerRef {
         // A tick that is being drained is over: the earliest is the next one.
         let tick = at.as_ns().div_ceil(TICK_NS).max(self.tick + 1);
-        let index = if self.free == NONE {
-            let timer = Timer {
+        let index = if let Some(index) = self.free {
+            self.free = self.timers[index.get()].next;
+            index
+        } else {
+            let place = u32::try_from(self.timers.len()).expect("fewer than 2^32 timers");
+            self.timers.push(Timer {
                 tick,
                 key,
                 generation: 0,
-                next: NONE,
-                prev: NONE,
-                place: NONE,
-            };
-            self.timers.push(timer);
-            u32::try_from(self.timers.len() - 1).expect("fewer than 2^32 timers")
-        } else {
-            let index = self.free;
-            self.free = self.timers[index as usize].next;
-            index
+                next: None,
+                prev: None,
+                place: None,
+            });
+            Index::new(place)
         };
-        let timer = &mut self.timers[index as usize];
+        let timer = &mut self.timers[index.get()];
         timer.tick = tick;
         timer.key = key;
         let generation = timer.generation;
@@ -93,8 +92,8 @@ impl Wheel {
 
     /// Forgets a timer; false where it fired or was cancelled before.
     pub fn cancel(&mut self, timer: TimerRef) -> bool {
-        let found = &self.timers[timer.index as usize];
-        if found.generation != timer.generation || found.place == NONE {
+        let found = &self.timers[timer.index.get()];
+        if found.generation != timer.generation || found.place.is_none() {
             return false;
         }
         self.unlink(timer.index);
@@ -107,12 +106,8 @@ impl Wheel {
         if self.live == 0 {
             return None;
         }
-        let mut earliest = u64::MAX;
-        for level in 0..LEVELS {
-            if let Some(tick) = self.next_in_level(level) {
-                earliest = earliest.min(tick);
-            }
-        }
+        let ticks = (0..LEVELS).filter_map(|level| self.next_in_level(level));
+        let earliest = ticks.min().expect("a timer that is set is in a level");
         Some(Uptime::from_ns(earliest * TICK_NS))
     }
 
@@ -144,44 +139,44 @@ impl Wheel {
         level * SLOTS + slot
     }
 
-    fn link(&mut self, index: u32) {
-        let place = self.place_of(self.timers[index as usize].tick);
+    fn link(&mut self, index: Index) {
+        let place = self.place_of(self.timers[index.get()].tick);
         let head = self.heads[place];
-        let timer = &mut self.timers[index as usize];
-        timer.place = u32::try_from(place).expect("a wheel has few places");
-        timer.prev = NONE;
+        let timer = &mut self.timers[index.get()];
+        timer.place = Some(place as u16);
+        timer.prev = None;
         timer.next = head;
-        if head != NONE {
-            self.timers[head as usize].prev = index;
+        if let Some(head) = head {
+            self.timers[head.get()].prev = Some(index);
         }
-        self.heads[place] = index;
+        self.heads[place] = Some(index);
         self.occupied[place / SLOTS] |= 1 << (place % SLOTS);
     }
 
-    fn unlink(&mut self, index: u32) {
-        let Timer {
-            next, prev, place, ..
-        } = self.timers[index as usize];
-        if next != NONE {
-            self.timers[next as usize].prev = prev;
+    fn unlink(&mut self, index: Index) {
+        let timer = &mut self.timers[index.get()];
+        let (next, prev) = (timer.next, timer.prev);
+        let place = timer.place.take().expect("a timer is unlinked that is set");
+        if let Some(next) = next {
+            self.timers[next.get()].prev = prev;
         }
-        if prev == NONE {
-            self.heads[place as usize] = next;
-            if next == NONE {
-                self.occupied[place as usize / SLOTS] &= !(1 << (place as usize % SLOTS));
-            }
-        } else {
-            self.timers[prev as usize].next = next;
+        if let Some(prev) = prev {
+            self.timers[prev.get()].next = next;
+            return;
         }
-        self.timers[index as usize].place = NONE;
+        let place = usize::from(place);
+        self.heads[place] = next;
+        if next.is_none() {
+            self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
+        }
     }
 
-    fn release(&mut self, index: u32) {
-        let timer = &mut self.timers[index as usize];
+    fn release(&mut self, index: Index) {
+        let timer = &mut self.timers[index.get()];
         timer.generation = timer.generation.wrapping_add(1);
-        timer.place = NONE;
+        timer.place = None;
         timer.next = self.free;
-        self.free = index;
+        self.free = Some(index);
         assert!(self.live > 0, "more timers ended than were set");
         self.live -= 1;
     }
@@ -202,9 +197,9 @@ impl Wheel {
         Some(((self.tick >> shift) + u64::from(ahead)) << shift)
     }
 
-    fn take_list(&mut self, place: usize) -> u32 {
+    fn take_list(&mut self, place: usize) -> Option<Index> {
         self.occupied[place / SLOTS] &= !(1 << (place % SLOTS));
-        std::mem::replace(&mut self.heads[place], NONE)
+        self.heads[place].take()
     }
 
     /// Where a higher level's slot begins now, its timers move down.
@@ -216,25 +211,24 @@ impl Wheel {
             }
             let slot = (self.tick >> shift) as usize & (SLOTS - 1);
             let mut at = self.take_list(level * SLOTS + slot);
-            while at != NONE {
-                let next = self.timers[at as usize].next;
-                self.link(at);
-                at = next;
+            while let Some(index) = at {
+                at = self.timers[index.get()].next;
+                self.link(index);
             }
         }
     }
 
     fn fire(&mut self, due: &mut impl FnMut(u64)) {
         let mut at = self.take_list(self.tick as usize & (SLOTS - 1));
-        while at != NONE {
+        while let Some(index) = at {
             let Timer {
                 next, tick, key, ..
-            } = self.timers[at as usize];
+            } = self.timers[index.get()];
             debug_assert_eq!(
                 tick, self.tick,
                 "a timer fired at another tick than its own"
             );
-            self.release(at);
+            self.release(index);
             due(key);
             at = next;
         }

@@ -1,0 +1,29 @@
+//! A place in a table, as small as a `u32` also where it may be absent.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+/// A place below `u32::MAX`. It is kept as the number after it, so that `None` needs no room of its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Index(NonZeroU32);
+
+impl Index {
+    #[inline]
+    pub(crate) const fn new(place: u32) -> Self {
+        assert!(place < u32::MAX, "a table has no such place");
+        Self(NonZeroU32::MIN.saturating_add(place))
+    }
+
+    #[inline]
+    pub(crate) const fn get(self) -> usize {
+        (self.0.get() - 1) as usize
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(out)
+    }
+}
+
+const _: () = assert!(size_of::<Option<Index>>() == size_of::<u32>());
