@@ -56,7 +56,8 @@ impl Phase {
             (Self::Loaded, stamps.loaded_at_ms),
             (Self::Ready, stamps.ready_at_ms),
         ];
-        all.into_iter().filter(|(_, epoch_ms)| *epoch_ms > 0)
+        let stamped = |(phase, epoch_ms): (Self, Option<u64>)| Some((phase, epoch_ms?));
+        all.into_iter().filter_map(stamped)
     }
 
     /// The word on the wire.
@@ -246,9 +247,9 @@ mod tests {
         starts.reached("f", "p", Phase::Spawned, at_ms(503));
         starts.reached("f", "p", Phase::Usable, at_ms(540));
         let stamps = ReadyStamps {
-            started_at_ms: 1_000_504,
-            loaded_at_ms: 1_000_503,
-            ready_at_ms: 0,
+            started_at_ms: Some(1_000_504),
+            loaded_at_ms: Some(1_000_503),
+            ready_at_ms: None,
         };
         starts.stamped("f", "p", stamps);
         let shown = &starts.of("f")[0];
@@ -270,9 +271,9 @@ mod tests {
         starts.begin(&"f".into(), "p", Uptime::ZERO);
         starts.reached("f", "p", Phase::Created, at_ms(10));
         let stamps = ReadyStamps {
-            started_at_ms: 1_000_400,
-            loaded_at_ms: 1_000_450,
-            ready_at_ms: 1_000_460,
+            started_at_ms: Some(1_000_400),
+            loaded_at_ms: Some(1_000_450),
+            ready_at_ms: Some(1_000_460),
         };
         starts.stamped("f", "p", stamps);
         starts.reached("f", "p", Phase::Usable, at_ms(470));

@@ -154,12 +154,12 @@ pub enum Request {
     },
 }
 
-/// What a runtime stamped while it started, in milliseconds since the epoch.
+/// What a runtime stamped while it started, in milliseconds since the epoch; none of what it did not stamp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyStamps {
-    pub started_at_ms: u64,
-    pub loaded_at_ms: u64,
-    pub ready_at_ms: u64,
+    pub started_at_ms: Option<u64>,
+    pub loaded_at_ms: Option<u64>,
+    pub ready_at_ms: Option<u64>,
 }
 
 /// Phases of a start in order, with how long after it was wanted each was reached;

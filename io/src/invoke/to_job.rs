@@ -149,8 +149,8 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
     drop(running);
     // Its own word is exact; what the bridge saw may be a second late.
     let stamped_at = stamps
-        .filter(|stamps| stamps.started_at_ms > 0)
-        .map(|stamps| thread.uptime_at(stamps.started_at_ms));
+        .and_then(|stamps| stamps.started_at_ms)
+        .map(|epoch_ms| thread.uptime_at(epoch_ms));
     let sent_at = stamped_at.or(seen_at).unwrap_or(now);
     let sent_at = sent_at.clamp(grant.granted_at, now);
     FinishedAttempt {
@@ -169,7 +169,7 @@ pub(crate) async fn run(call: &ServedCall<'_>, grant: &Grant) -> FinishedAttempt
 
 /// From the runtime's first instruction to a loaded handler.
 fn init_ms(stamps: ReadyStamps) -> Option<u32> {
-    let took_ms = stamps.ready_at_ms.checked_sub(stamps.started_at_ms)?;
+    let took_ms = stamps.ready_at_ms?.checked_sub(stamps.started_at_ms?)?;
     u32::try_from(took_ms).ok()
 }
 
@@ -224,7 +224,8 @@ pub(crate) struct RuntimeStamps {
 
 impl From<RuntimeStamps> for ReadyStamps {
     fn from(stamps: RuntimeStamps) -> Self {
-        let ms = |stamp: Option<f64>| stamp.unwrap_or(0.0) as u64;
+        // No runtime started in 1970: a 0 stands for a time that is not known.
+        let ms = |stamp: Option<f64>| stamp.map(|ms| ms as u64).filter(|ms| *ms > 0);
         Self {
             started_at_ms: ms(stamps.started_at),
             loaded_at_ms: ms(stamps.loaded_at),
@@ -364,6 +365,20 @@ mod tests {
         let encoded = read("text/plain", Some("gzip"), "bytes");
         let failed = encoded.ok().and_then(|answer| answer.result.err());
         assert!(matches!(failed, Some(Failure::BadOutput(_))));
+    }
+
+    #[test]
+    fn a_result_without_stamps_says_nothing_of_the_start() {
+        let init = |stamps: &str| {
+            let body = format!("{{\"success\":true{stamps}}}");
+            let answer = read("application/json", None, &body).expect("a result");
+            answer.stamps.and_then(init_ms)
+        };
+        assert_eq!(init(""), None);
+        assert_eq!(init(r#","startedAt":0,"readyAt":0"#), None);
+        assert_eq!(init(r#","readyAt":1700000000000"#), None);
+        let both = r#","startedAt":1700000000000,"readyAt":1700000000250"#;
+        assert_eq!(init(both), Some(250));
     }
 
     #[test]

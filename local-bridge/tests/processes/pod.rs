@@ -78,9 +78,9 @@ fn up_by_its_word() {
         let (token, rest) = path.split_once("/pods/").expect("a pod");
         let name = rest.strip_suffix(":ready").expect("the word");
         let stamps = ReadyStamps {
-            started_at_ms: 1,
-            loaded_at_ms: 2,
-            ready_at_ms: 3,
+            started_at_ms: Some(1),
+            loaded_at_ms: Some(2),
+            ready_at_ms: Some(3),
         };
         let ready = |token: &str, pod: &str| Request::PodReady {
             token: token.into(),
