@@ -13,7 +13,7 @@ use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{JobStart, Message, PodAddress, PodEnd};
 use nanofaas_core::outcome::Failure;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 
 /// The desk, and the process's clock.
@@ -50,7 +50,7 @@ impl Announcer {
 
     /// A pod takes calls. Its address goes to the io threads before the scheduler hears of the pod,
     /// because the scheduler may then send calls to it at once.
-    pub fn up(&self, pod: PodRef, function: &Function, name: &str, address: &PodAddress) {
+    pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_desk(|desk| {
             let start = desk.starts.phases(function.name(), name);
@@ -64,12 +64,12 @@ impl Announcer {
     }
 
     /// A pod does not start.
-    pub fn start_failed(&self, pod: PodRef, failure: StartFailure) {
+    pub fn start_failed(&self, pod: PodId, failure: StartFailure) {
         self.with_desk(|desk| desk.event(Event::StartFailed { pod, failure }));
     }
 
     /// A pod does not start, for a reason that may pass.
-    pub fn cannot_start(&self, pod: PodRef, why: &str) {
+    pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,
             message: why.into(),
@@ -78,13 +78,13 @@ impl Announcer {
     }
 
     /// A pod has ended.
-    pub fn gone(&self, pod: PodRef, end: &PodEnd) {
+    pub fn gone(&self, pod: PodId, end: &PodEnd) {
         self.with_desk(|desk| desk.gone(pod, end));
     }
 
     /// A pod has no task here. Its end may have been reported before, or it belonged to an earlier
     /// bridge; a second report does no harm.
-    pub fn unknown(&self, pod: PodRef) {
+    pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nanofaas_core::message::{JobStart, ReadyStamps};
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Which attempt.
-pub type AttemptKey = (CallRef, u32);
+pub type AttemptKey = (CallId, u32);
 
 /// A Job as seen by all tasks but its own.
 pub struct JobAttempt {

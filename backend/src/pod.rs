@@ -13,7 +13,7 @@ use nanofaas_core::event::StartFailure;
 use nanofaas_core::function::Function;
 use nanofaas_core::id::pod_token;
 use nanofaas_core::message::PodEnd;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -25,7 +25,7 @@ use crate::random::random;
 /// A pod as seen by all tasks but its own.
 pub struct WarmPod {
     /// None for a pod that lost its place and is only asked for its health.
-    place: Option<PodRef>,
+    place: Option<PodId>,
     pub name: String,
     /// A caller that knows this token may report the pod as ready.
     pub token: String,
@@ -42,7 +42,7 @@ pub struct WarmPod {
 
 impl WarmPod {
     pub fn new(
-        place: Option<PodRef>,
+        place: Option<PodId>,
         name: String,
         function: Arc<Function>,
         wanted_at: Uptime,
@@ -65,7 +65,7 @@ impl WarmPod {
     }
 
     /// Its place in the scheduler.
-    pub fn place(&self) -> PodRef {
+    pub fn place(&self) -> PodId {
         self.place.expect("a pod that runs has a place")
     }
 

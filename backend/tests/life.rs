@@ -21,14 +21,14 @@ use nanofaas_core::message::{Message, PodAddress, PodEnd};
 use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
-use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
 use nanofaas_core::view::LaneView;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const POD: PodRef = PodRef::new(3, 1);
+const POD: PodId = PodId::new(3, 1);
 
 /// A runner whose pod listens nowhere: it is ready when it reports so.
 struct NotingRunner {

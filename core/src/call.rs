@@ -19,7 +19,7 @@ use crate::outcome::{Failure, Stage, StartTimeout, StartTrouble};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
 use crate::ticket::{
-    CallRef, Class, Done, Grant, Held, LaneId, PodIndex, PodRef, PodVerdict, Ticket,
+    CallId, Class, Done, Grant, Held, LaneId, PodId, PodIndex, PodVerdict, Ticket,
 };
 use crate::time::Uptime;
 
@@ -82,7 +82,7 @@ enum State {
     Stopping(Attempt, Failure),
     /// The pod was lost: whether another attempt may follow depends on how the pod ended.
     AwaitingPodEnd {
-        pod: PodRef,
+        pod: PodId,
         until: Uptime,
         failure: Failure,
     },
@@ -94,7 +94,7 @@ enum State {
 
 /// One call.
 pub struct Call<E: Environment> {
-    place: CallRef,
+    place: CallId,
     class: Class,
     /// The function as it was when the last attempt began, or when the call was queued last.
     entry: E::Entry,
@@ -126,7 +126,7 @@ impl<E: Environment> Call<E> {
     pub fn admit(
         env: &E,
         entry: E::Entry,
-        place: CallRef,
+        place: CallId,
         class: Class,
         now: Uptime,
         deadline: Deadline,
@@ -427,7 +427,7 @@ impl<E: Environment> Call<E> {
         &self.entry
     }
 
-    pub const fn place(&self) -> CallRef {
+    pub const fn place(&self) -> CallId {
         self.place
     }
 
@@ -453,7 +453,7 @@ impl<E: Environment> Call<E> {
     }
 
     /// Whose end decides whether another attempt follows.
-    pub const fn awaited_pod(&self) -> Option<PodRef> {
+    pub const fn awaited_pod(&self) -> Option<PodId> {
         match self.state {
             State::AwaitingPodEnd { pod, .. } => Some(pod),
             _ => None,

@@ -20,7 +20,7 @@ use crate::post::{BridgeInbox, IoPost, SchedulerPost};
 use crate::registry::{Change, Registry, RegistryOut, Told};
 use crate::shard::ShardId;
 use crate::spec::FunctionDraft;
-use crate::ticket::{CallRef, LaneId, PodRef};
+use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
 use crate::view::LaneView;
 
@@ -39,27 +39,27 @@ pub enum Work {
     /// Start a pod; answered by `PodUp` or `StartFailed`, once.
     Start {
         function: Arc<Function>,
-        pod: PodRef,
+        pod: PodId,
         wanted_at: Uptime,
     },
     /// End a pod that nothing runs in; answered by `PodDown`.
     Stop {
-        pod: PodRef,
+        pod: PodId,
     },
     /// Ask its `/health`; answered by `PodUp` or `PodDown`.
     Probe {
-        pod: PodRef,
+        pod: PodId,
     },
     /// The place of a pod of an earlier plane.
     Adopted {
         lane: LaneId,
         token: u64,
-        pod: Option<PodRef>,
+        pod: Option<PodId>,
     },
     Job(Box<JobStart>),
     /// The attempt is over, whether or not its Job has ended.
     JobStop {
-        call: CallRef,
+        call: CallId,
         attempt: u32,
         stamps: Option<ReadyStamps>,
     },
@@ -368,7 +368,7 @@ impl Desk {
 
     /// Says that a pod is gone: first to the io threads, because they may have calls in it, then to
     /// the scheduler.
-    pub fn gone(&mut self, pod: PodRef, end: &PodEnd) {
+    pub fn gone(&mut self, pod: PodId, end: &PodEnd) {
         self.broadcast(|| Message::PodGone {
             pod,
             end: end.clone(),

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::CALLS_PER_IO_THREAD_MAX;
-use crate::ticket::CallRef;
+use crate::ticket::CallId;
 
 const FREE: u64 = 0;
 const QUEUED: u64 = 1;
@@ -36,12 +36,12 @@ impl Entries {
         }
     }
 
-    fn at(&self, call: CallRef) -> &AtomicU64 {
+    fn at(&self, call: CallId) -> &AtomicU64 {
         &self.threads[call.shard.index()][call.index as usize]
     }
 
     /// The owner queues a call: a new one, or one whose attempt ended and that is tried again.
-    pub fn queue(&self, call: CallRef) {
+    pub fn queue(&self, call: CallId) {
         // Relaxed, because only the owner writes a word that is not QUEUED.
         let was = self.at(call).load(Ordering::Relaxed);
         assert!(
@@ -54,7 +54,7 @@ impl Entries {
             .store(word(call.generation, QUEUED), Ordering::Release);
     }
 
-    fn leave_queue(&self, call: CallRef, to: u64) -> bool {
+    fn leave_queue(&self, call: CallId, to: u64) -> bool {
         let from = word(call.generation, QUEUED);
         let to = word(call.generation, to);
         let order = (Ordering::AcqRel, Ordering::Acquire);
@@ -64,24 +64,24 @@ impl Entries {
     }
 
     /// The scheduler grants a slot; false where the call has moved on.
-    pub fn grant(&self, call: CallRef) -> bool {
+    pub fn grant(&self, call: CallId) -> bool {
         self.leave_queue(call, GRANTED)
     }
 
     /// The owner takes a call out of the queue: expired, cancelled, left, removed. False where a
     /// grant came first.
-    pub fn leave(&self, call: CallRef) -> bool {
+    pub fn leave(&self, call: CallId) -> bool {
         self.leave_queue(call, LEFT)
     }
 
     /// Whether the call still waits. True is only a hint, because another thread may move the call
     /// right after this load; the exchange in `grant` or `leave` decides.
-    pub fn is_queued(&self, call: CallRef) -> bool {
+    pub fn is_queued(&self, call: CallId) -> bool {
         self.at(call).load(Ordering::Acquire) == word(call.generation, QUEUED)
     }
 
     /// The owner is done with the entry.
-    pub fn free(&self, call: CallRef) {
+    pub fn free(&self, call: CallId) {
         let was = self
             .at(call)
             .swap(word(call.generation, FREE), Ordering::AcqRel);
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::shard::ShardId;
 
-    const CALL: CallRef = CallRef {
+    const CALL: CallId = CallId {
         index: 3,
         generation: 1,
         shard: ShardId::new(0),
@@ -119,7 +119,7 @@ mod tests {
     fn a_call_that_waits_is_not_queued_again() {
         let entries = Entries::new(1);
         entries.queue(CALL);
-        entries.queue(CallRef {
+        entries.queue(CallId {
             generation: 2,
             ..CALL
         });

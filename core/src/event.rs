@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::spec::{ExecutionMode, FunctionSpec};
-use crate::ticket::{Done, Grant, LaneId, PodRef, Ticket};
+use crate::ticket::{Done, Grant, LaneId, PodId, Ticket};
 use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
@@ -76,18 +76,18 @@ pub enum Event {
         lane: LaneId,
     },
     /// A pod may be used, for the first time or again.
-    PodUp(PodRef),
+    PodUp(PodId),
     /// A pod is gone.
-    PodDown(PodRef),
+    PodDown(PodId),
     /// The pod is being ended from outside the plane (a node drain, for instance): no new grant.
-    PodLeaving(PodRef),
+    PodLeaving(PodId),
     StartFailed {
-        pod: PodRef,
+        pod: PodId,
         failure: StartFailure,
     },
     /// A pod does not come up, for a reason that may still go away by itself; none once it has.
     StartHeldUp {
-        pod: PodRef,
+        pod: PodId,
         why: Option<Arc<str>>,
     },
     /// A running pod of an earlier plane; `Order::Adopted` answers with its place.
@@ -104,19 +104,19 @@ pub enum Order {
     /// Start a pod; answered by `PodUp` or `StartFailed`, once.
     Start {
         lane: LaneId,
-        pod: PodRef,
+        pod: PodId,
         wanted_at: Uptime,
     },
     /// End a pod that nothing runs in; answered by `PodDown`.
-    Stop { pod: PodRef },
+    Stop { pod: PodId },
     /// Ask its `/health`; answered by `PodUp`, or by `PodDown` after 5 s without.
-    Probe { pod: PodRef },
+    Probe { pod: PodId },
     /// Answers `Event::Adopt`. `pod` is none where the function is gone or the table of pods is
     /// full; the bridge then has to end the pod.
     Adopted {
         lane: LaneId,
         token: u64,
-        pod: Option<PodRef>,
+        pod: Option<PodId>,
     },
     /// Nothing is left of a removed function.
     LaneGone { lane: LaneId },

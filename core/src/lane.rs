@@ -12,7 +12,7 @@ use crate::outcome::StartTrouble;
 use crate::pods::{PodState, Pods};
 use crate::ring::Consumer;
 use crate::slots::Slots;
-use crate::ticket::{Class, Held, LaneId, PodIndex, PodRef, Ticket};
+use crate::ticket::{Class, Held, LaneId, PodId, PodIndex, Ticket};
 use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
@@ -24,7 +24,7 @@ pub(crate) struct Starts {
     /// One was taken back that should have been up long before, and none came up since.
     pub(crate) are_late: bool,
     /// The pod whose start was last said to be held up, and by what.
-    pub(crate) held_up: Option<(PodRef, Arc<str>)>,
+    pub(crate) held_up: Option<(PodId, Arc<str>)>,
 }
 
 /// Starts that failed one after the other.

@@ -11,7 +11,7 @@ use crate::function::Function;
 use crate::outcome::Failure;
 use crate::shard::ShardId;
 use crate::spec::{ExecutionMode, FieldFault, FunctionDraft};
-use crate::ticket::{CallRef, LaneId, PodRef};
+use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::{Nanos, Uptime};
 
 /// Where a pod listens.
@@ -54,14 +54,14 @@ pub enum Message {
     },
     /// Comes before the scheduler hears that the pod is up.
     PodAddress {
-        pod: PodRef,
+        pod: PodId,
         address: PodAddress,
         /// How its start went, for the call that it was started for.
         start: Phases,
     },
     /// Connections to it are closed; `end` says how, for who waits to know before a retry.
     PodGone {
-        pod: PodRef,
+        pod: PodId,
         end: PodEnd,
     },
     /// A POOL function's endpoint was resolved, or why not.
@@ -71,7 +71,7 @@ pub enum Message {
     },
     /// A Job's start came further.
     JobStarting {
-        call: CallRef,
+        call: CallId,
         attempt: u32,
         /// Since when its container runs, once it does.
         running_since: Option<Uptime>,
@@ -82,7 +82,7 @@ pub enum Message {
     },
     /// A Job ended without a callback, or could not be started.
     JobEnded {
-        call: CallRef,
+        call: CallId,
         attempt: u32,
         failure: Failure,
         oom: bool,
@@ -115,7 +115,7 @@ pub enum BridgeMessage {
     /// The call is over: its Job is deleted, its process ended. Also said after a good end, with
     /// what its runtime stamped.
     JobStop {
-        call: CallRef,
+        call: CallId,
         attempt: u32,
         stamps: Option<ReadyStamps>,
     },
@@ -210,7 +210,7 @@ pub enum Refused {
 
 /// A Job to start: one process or pod for one attempt of one call.
 pub struct JobStart {
-    pub call: CallRef,
+    pub call: CallId,
     pub function: Arc<Function>,
     pub execution_id: Box<str>,
     pub attempt: u32,

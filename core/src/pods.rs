@@ -1,7 +1,7 @@
 //! The scheduler's table of pods: state, calls in flight, stamps. It never starts or ends a pod;
 //! orders do, and a bridge obeys them. Only the scheduler calls it.
 
-use crate::ticket::{LaneId, PodIndex, PodRef};
+use crate::ticket::{LaneId, PodId, PodIndex};
 use crate::time::Uptime;
 
 /// Where a pod is in its life.
@@ -49,7 +49,7 @@ pub(crate) struct Pods {
 
 impl Pods {
     /// A place for a pod that is being started, unless there are `PODS_MAX`.
-    pub(crate) fn add(&mut self, lane: LaneId, wanted_at: Uptime) -> Option<PodRef> {
+    pub(crate) fn add(&mut self, lane: LaneId, wanted_at: Uptime) -> Option<PodId> {
         let pod = Pod {
             lane,
             state: PodState::Starting,
@@ -69,18 +69,18 @@ impl Pods {
             assert!(!place.used, "a place was given to two pods");
             let generation = place.generation.wrapping_add(1);
             *place = Pod { generation, ..pod };
-            return Some(PodRef { index, generation });
+            return Some(PodId { index, generation });
         }
         if self.table.len() >= crate::limits::PODS_MAX {
             return None;
         }
         self.table.push(pod);
         let index = u32::try_from(self.table.len() - 1).expect("PODS_MAX fits");
-        Some(PodRef::new(index, 0))
+        Some(PodId::new(index, 0))
     }
 
     /// The pod, if the reference is not an old one.
-    pub(crate) fn get(&mut self, pod: PodRef) -> Option<&mut Pod> {
+    pub(crate) fn get(&mut self, pod: PodId) -> Option<&mut Pod> {
         let found = self.table.get_mut(pod.index.get())?;
         (found.used && found.generation == pod.generation).then_some(found)
     }
@@ -104,7 +104,7 @@ impl Pods {
     }
 
     /// A call of that lane ended in a pod.
-    pub(crate) fn leave(&mut self, pod: PodRef, lane: LaneId) -> &mut Pod {
+    pub(crate) fn leave(&mut self, pod: PodId, lane: LaneId) -> &mut Pod {
         let pod = self.get(pod).expect("a pod's place outlives its calls");
         assert!(pod.lane == lane, "a call ended in another function's pod");
         assert!(pod.in_flight > 0, "a call ended twice in a pod");
@@ -113,8 +113,8 @@ impl Pods {
     }
 
     /// The reference to a place that is taken.
-    pub(crate) fn reference(&self, index: PodIndex) -> PodRef {
-        PodRef {
+    pub(crate) fn reference(&self, index: PodIndex) -> PodId {
+        PodId {
             index,
             generation: self.table[index.get()].generation,
         }
@@ -138,7 +138,7 @@ mod tests {
 
     const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-    fn usable() -> (Pods, PodRef) {
+    fn usable() -> (Pods, PodId) {
         let mut pods = Pods::default();
         let pod = pods.add(LANE, Uptime::ZERO).expect("there is room");
         pods.at(pod.index).state = PodState::Usable;

@@ -8,7 +8,7 @@ use crate::lane::Lane;
 use crate::limits::START_BACKOFF;
 use crate::pods::PodState;
 use crate::scheduler::Shared;
-use crate::ticket::{PodIndex, PodRef};
+use crate::ticket::{PodId, PodIndex};
 use crate::time::{Nanos, Uptime};
 
 /// A pod that dies sooner than this after it came up, without one good answer, counts as a failed
@@ -117,7 +117,7 @@ impl Shared {
     }
 
     /// Keeps why a start is held up: calls that wait for it are told so at their deadline.
-    pub(crate) fn start_held_up(&mut self, lane: &mut Lane, pod: PodRef, why: Option<Arc<str>>) {
+    pub(crate) fn start_held_up(&mut self, lane: &mut Lane, pod: PodId, why: Option<Arc<str>>) {
         lane.starts.held_up = why.map(|why| (pod, why));
         lane.count(&mut self.pods);
     }
@@ -142,7 +142,7 @@ impl Shared {
             token,
             pod,
         });
-        let Some(PodRef { index, .. }) = pod else {
+        let Some(PodId { index, .. }) = pod else {
             return;
         };
         lane.pods.push(index);

@@ -13,7 +13,7 @@ use crate::lane::Lane;
 use crate::limits::{FUNCTIONS_MAX, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use crate::pods::{PodState, Pods};
 use crate::sync::planted;
-use crate::ticket::{Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use crate::ticket::{Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 use crate::time::{Nanos, Uptime};
 use crate::view::LaneView;
 
@@ -114,7 +114,7 @@ impl Scheduler {
     /// Applies an event of a pod. One that is gone is named by events that were on their way.
     fn of_pod(
         &mut self,
-        pod: PodRef,
+        pod: PodId,
         now: Uptime,
         out: &mut Outbox,
         apply: impl FnOnce(&mut Shared, &mut Lane, &mut Outbox),
@@ -411,7 +411,7 @@ impl Shared {
     fn pod_done(
         &mut self,
         lane: &mut Lane,
-        pod_ref: PodRef,
+        pod_ref: PodId,
         verdict: PodVerdict,
         now: Uptime,
         out: &mut Outbox,

@@ -27,7 +27,7 @@ pub struct LaneId {
 
 /// A call's entry in the table of the io thread, `shard`, that owns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CallRef {
+pub struct CallId {
     pub index: u32,
     /// Grows each time the entry is used again, so that an old reference finds nothing.
     pub generation: u32,
@@ -56,12 +56,12 @@ impl fmt::Debug for PodIndex {
 
 /// A pod: its place, and which of the pods that have had that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodRef {
+pub struct PodId {
     pub index: PodIndex,
     pub generation: u32,
 }
 
-impl PodRef {
+impl PodId {
     pub const fn new(index: u32, generation: u32) -> Self {
         let index = PodIndex::new(index);
         Self { index, generation }
@@ -69,7 +69,7 @@ impl PodRef {
 }
 
 const _: () = assert!(size_of::<Option<PodIndex>>() == size_of::<u32>());
-const _: () = assert!(size_of::<Option<PodRef>>() == size_of::<u64>());
+const _: () = assert!(size_of::<Option<PodId>>() == size_of::<u64>());
 
 /// A call that waits for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +89,8 @@ const _: () = assert!(size_of::<Ticket>() == 32);
 
 impl Ticket {
     /// The entry of the call.
-    pub const fn call(&self) -> CallRef {
-        CallRef {
+    pub const fn call(&self) -> CallId {
+        CallId {
             index: self.index,
             generation: self.generation,
             shard: self.shard,
@@ -101,10 +101,10 @@ impl Ticket {
 /// A slot for a call: it may run now, in that pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    pub call: CallRef,
+    pub call: CallId,
     pub lane: LaneId,
     /// None for a call that needs none: LOCAL, POOL and JOB.
-    pub pod: Option<PodRef>,
+    pub pod: Option<PodId>,
     /// The slot that it holds.
     pub slot: u16,
     pub granted_at: Uptime,
@@ -127,7 +127,7 @@ pub enum PodVerdict {
 pub struct Done {
     pub lane: LaneId,
     /// The grant's.
-    pub pod: Option<PodRef>,
+    pub pod: Option<PodId>,
     /// The grant's.
     pub slot: u16,
     pub verdict: PodVerdict,
@@ -158,7 +158,7 @@ mod tests {
             assert_eq!(place.get(), index as usize);
             assert_eq!(format!("{place:?}"), index.to_string());
         }
-        assert!(PodRef::new(1, 9) < PodRef::new(2, 0));
+        assert!(PodId::new(1, 9) < PodId::new(2, 0));
     }
 
     #[test]

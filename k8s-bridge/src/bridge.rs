@@ -14,7 +14,7 @@ use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{Refused, Reply};
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
@@ -167,11 +167,11 @@ impl ClusterDispatcher {
         &self.reconciler.memory.pods
     }
 
-    fn pod(&self, place: PodRef) -> Option<Rc<ClusterPod>> {
+    fn pod(&self, place: PodId) -> Option<Rc<ClusterPod>> {
         self.pods().borrow().at(place)
     }
 
-    fn start_pod(&self, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
+    fn start_pod(&self, function: Arc<Function>, place: PodId, wanted_at: Uptime) {
         if function.spec.execution_mode != ExecutionMode::Warm {
             let why = "the function has no pods any more";
             return self.context.announcer.cannot_start(place, why);

@@ -19,7 +19,7 @@ use nanofaas_backend::pod::{PodFate, WarmPod};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::PodAddress;
 use nanofaas_core::spec::Platform;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use tokio::time::Instant;
 
@@ -75,7 +75,7 @@ impl Borrow<WarmPod> for ClusterPod {
 
 impl ClusterPod {
     pub(crate) fn new(
-        place: Option<PodRef>,
+        place: Option<PodId>,
         name: String,
         function: Arc<Function>,
         wanted_at: Uptime,

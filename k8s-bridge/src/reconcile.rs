@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use nanofaas_backend::pod::PodFate;
 use nanofaas_core::desk::Work;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::spawn_local;
@@ -36,7 +36,7 @@ pub struct Memory {
 
 impl Memory {
     /// Removes a held start that is no longer wanted; false if there was none.
-    pub(crate) fn drop_held(&self, place: PodRef) -> bool {
+    pub(crate) fn drop_held(&self, place: PodId) -> bool {
         let mut held = self.held.borrow_mut();
         let before = held.len();
         held.retain(|work| !matches!(work, Work::Start { pod, .. } if *pod == place));

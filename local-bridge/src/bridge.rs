@@ -13,7 +13,7 @@ use nanofaas_core::desk::{Desk, Work};
 use nanofaas_core::function::Function;
 use nanofaas_core::message::JobStart;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nix::sys::prctl;
 use tokio::task::spawn_local;
@@ -110,11 +110,11 @@ impl LocalDispatcher {
         }
     }
 
-    fn pod(&self, place: PodRef) -> Option<Rc<WarmPod>> {
+    fn pod(&self, place: PodId) -> Option<Rc<WarmPod>> {
         self.pods.borrow().at(place)
     }
 
-    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodRef, wanted_at: Uptime) {
+    fn start_pod(self: &Rc<Self>, function: Arc<Function>, place: PodId, wanted_at: Uptime) {
         let cannot = if self.context.is_stopping.get() {
             Some("the control plane is stopping")
         } else if function.spec.execution_mode != ExecutionMode::Warm {

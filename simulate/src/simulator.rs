@@ -19,7 +19,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 use rand::rngs::SmallRng;
@@ -88,8 +88,8 @@ impl SimulationRun {
 /// deadline passes has made it, and leaves its slot to one that comes then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VirtualEvent {
-    PodUp(PodRef),
-    StartFails(PodRef),
+    PodUp(PodId),
+    StartFails(PodId),
     JobRuns(AttemptId),
     JobFails(AttemptId),
     Answers(AttemptId),

@@ -11,7 +11,7 @@ use nanofaas_core::message::{BridgeMessage, Message, PodAddress, Reply, ReplyTo,
 use nanofaas_core::post::{BridgePost, IoInbox};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
 
 use super::*;
@@ -181,7 +181,7 @@ fn a_function_that_cannot_be_registered_stops_the_start() {
 #[test]
 fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
     let mut bench = bench(Backend::None, &[WARM]);
-    let pod = PodRef::new(0, 1);
+    let pod = PodId::new(0, 1);
     bench.function("warm");
     let start = Order::Start {
         lane: id(0),

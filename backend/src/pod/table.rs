@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nanofaas_core::desk::PodReady;
 use nanofaas_core::id::{is_same_token, pod_name};
 use nanofaas_core::message::{Refused, Reply};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 
 use super::WarmPod;
 use crate::announcer::Announcer;
@@ -16,7 +16,7 @@ use crate::random::random;
 
 /// Pods of a backend, which may know more of each than a `WarmPod` does.
 pub struct PodTable<P> {
-    by_place: HashMap<PodRef, Rc<P>>,
+    by_place: HashMap<PodId, Rc<P>>,
     by_name: HashMap<String, Rc<P>>,
     by_function: HashMap<Arc<str>, Vec<Rc<P>>>,
 }
@@ -56,7 +56,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    pub fn at(&self, place: PodRef) -> Option<Rc<P>> {
+    pub fn at(&self, place: PodId) -> Option<Rc<P>> {
         self.by_place.get(&place).cloned()
     }
 

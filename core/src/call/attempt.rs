@@ -10,7 +10,7 @@ use crate::outcome::{Failure, Stage, TimeLimit};
 use crate::retry::{self, AttemptFailure, Next, RetryRule, Tried};
 use crate::spec::ExecutionMode;
 use crate::sync::planted;
-use crate::ticket::{Class, Done, Grant, Held, PodRef, PodVerdict};
+use crate::ticket::{Class, Done, Grant, Held, PodId, PodVerdict};
 use crate::time::{Nanos, Uptime};
 
 /// How long a retry waits for the bridge to say how a pod ended.
@@ -206,7 +206,7 @@ impl<E: Environment> Call<E> {
         &mut self,
         failure: Failure,
         kind: AttemptFailure,
-        pod: Option<PodRef>,
+        pod: Option<PodId>,
         now: Uptime,
         env: &E,
     ) {

@@ -72,7 +72,7 @@ fn order(bench: &Bench, order: Order) {
 /// The first function's.
 const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-const POD: PodRef = PodRef::new(3, 1);
+const POD: PodId = PodId::new(3, 1);
 
 #[test]
 fn a_registration_is_answered_when_all_threads_have_it() {
@@ -186,7 +186,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
     let mut bench = bench(2);
     let stop = MESSAGES_DEPTH as u64 + 10;
     for at in 0..stop {
-        let call = CallRef {
+        let call = CallId {
             index: 0,
             generation: 0,
             shard: ShardId::new(1),

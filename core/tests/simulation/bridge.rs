@@ -9,7 +9,7 @@ use nanofaas_core::event::{Event, Order, StartFailure};
 use nanofaas_core::message::Reply;
 use nanofaas_core::registry::{Change, Registry, RegistryOut};
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::{LaneId, PodRef};
+use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
 
 use crate::hall::{Hall, ToBridge, ToIo};
@@ -18,17 +18,17 @@ use crate::scenario::{MS, Nature, SECOND, Starts, draft};
 /// What happens later, by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    Ready(PodRef),
-    StartFails(PodRef, bool),
-    IsHeldUp(PodRef),
+    Ready(PodId),
+    StartFails(PodId, bool),
+    IsHeldUp(PodId),
     /// Its process ends; the bridge sees it a little later.
-    Dies(PodRef),
-    SeenDead(PodRef),
-    Answers(PodRef),
+    Dies(PodId),
+    SeenDead(PodId),
+    Answers(PodId),
     /// Five seconds without an answer: it is ended.
-    NeverAnswered(PodRef),
-    Stopped(PodRef),
-    Drained(PodRef),
+    NeverAnswered(PodId),
+    Stopped(PodId),
+    Drained(PodId),
 }
 
 struct Pod {
@@ -39,7 +39,7 @@ struct Pod {
 
 pub(crate) struct Bridge {
     pub(crate) registry: Registry,
-    pods: BTreeMap<PodRef, Pod>,
+    pods: BTreeMap<PodId, Pod>,
     acts: BinaryHeap<Reverse<(Uptime, u64)>>,
     what: BTreeMap<u64, Act>,
     sequence: u64,
@@ -49,7 +49,7 @@ pub(crate) struct Bridge {
     pub(crate) deaths: u64,
     pub(crate) changes: u64,
     /// Dead pods whose calls have to hear of it.
-    pub(crate) dead: Vec<PodRef>,
+    pub(crate) dead: Vec<PodId>,
     /// At the end nothing fails any more.
     pub(crate) calm: bool,
 }
@@ -196,7 +196,7 @@ impl Bridge {
         }
     }
 
-    fn start(&mut self, lane: LaneId, pod: PodRef, hall: &mut Hall) {
+    fn start(&mut self, lane: LaneId, pod: PodId, hall: &mut Hall) {
         self.started += 1;
         let nature = self.nature(lane, hall);
         let rng = &mut hall.rng;
@@ -261,7 +261,7 @@ impl Bridge {
         }
     }
 
-    fn ready(&mut self, pod: PodRef, hall: &mut Hall) {
+    fn ready(&mut self, pod: PodId, hall: &mut Hall) {
         let Some(found) = self.pods.get_mut(&pod) else {
             return;
         };
@@ -288,7 +288,7 @@ impl Bridge {
     }
 
     /// A pod is gone; said once.
-    fn down(&mut self, pod: PodRef, hall: &mut Hall) {
+    fn down(&mut self, pod: PodId, hall: &mut Hall) {
         if self.pods.remove(&pod).is_none() {
             return;
         }

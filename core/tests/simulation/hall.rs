@@ -13,7 +13,7 @@ use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::{Change, Told};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::scheduler::{Scheduler, Turn};
-use nanofaas_core::ticket::{Done, Grant, PodRef, Ticket};
+use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
 use nanofaas_core::time::Uptime;
 use nanofaas_core::view::LaneView;
 
@@ -90,9 +90,9 @@ pub(crate) struct Hall {
     pub(crate) to_io: Vec<Ring<ToIo>>,
     pub(crate) to_bridge: Ring<ToBridge>,
     /// Pods whose process is alive, whether or not the other actors know it.
-    pub(crate) alive: BTreeSet<PodRef>,
+    pub(crate) alive: BTreeSet<PodId>,
     /// Calls that io threads have running in a pod.
-    pub(crate) running_in: BTreeMap<PodRef, u32>,
+    pub(crate) running_in: BTreeMap<PodId, u32>,
     pub(crate) grants_in_flight: u64,
     pub(crate) dones_in_flight: u64,
     pub(crate) turns: u64,
@@ -307,17 +307,17 @@ impl Hall {
     }
 
     /// An io thread begins an attempt in a pod.
-    pub(crate) fn entered_pod(&mut self, pod: PodRef) {
+    pub(crate) fn entered_pod(&mut self, pod: PodId) {
         *self.running_in.entry(pod).or_default() += 1;
     }
 
     /// An attempt in a pod ended.
-    pub(crate) fn left_pod(&mut self, pod: PodRef) {
+    pub(crate) fn left_pod(&mut self, pod: PodId) {
         let running = self.running_in.get_mut(&pod);
         *running.expect("it ran") -= 1;
     }
 
-    pub(crate) fn is_alive(&self, pod: PodRef) -> bool {
+    pub(crate) fn is_alive(&self, pod: PodId) -> bool {
         self.alive.contains(&pod)
     }
 

@@ -17,7 +17,7 @@ use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::registry::Told;
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::{CallRef, Grant, LaneId, PodRef};
+use nanofaas_core::ticket::{CallId, Grant, LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
@@ -137,15 +137,15 @@ impl IoThread {
         &self.env.ledger
     }
 
-    pub(crate) fn calls(&self) -> impl Iterator<Item = (CallRef, &Served)> {
+    pub(crate) fn calls(&self) -> impl Iterator<Item = (CallId, &Served)> {
         self.places.iter().enumerate().filter_map(|(index, place)| {
             let call = place.call.as_ref()?;
             Some((self.reference(index as u32), call))
         })
     }
 
-    fn reference(&self, index: u32) -> CallRef {
-        CallRef {
+    fn reference(&self, index: u32) -> CallId {
+        CallId {
             index,
             generation: self.places[index as usize].generation,
             shard: self.shard,
@@ -157,7 +157,7 @@ impl IoThread {
         place.call.as_mut().expect("a call that lives")
     }
 
-    fn is_live(&self, call: CallRef) -> bool {
+    fn is_live(&self, call: CallId) -> bool {
         let place = &self.places[call.index as usize];
         place.generation == call.generation && place.call.is_some()
     }
@@ -445,7 +445,7 @@ impl IoThread {
                 return;
             };
             let shard = self.shard;
-            let call = CallRef {
+            let call = CallId {
                 index,
                 generation,
                 shard,
@@ -481,7 +481,7 @@ impl IoThread {
     }
 
     /// Its pod is dead: connections break.
-    pub(crate) fn pod_died(&mut self, dead: PodRef, hall: &mut Hall) {
+    pub(crate) fn pod_died(&mut self, dead: PodId, hall: &mut Hall) {
         let running = self
             .calls()
             .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == Some(dead)));

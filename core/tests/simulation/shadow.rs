@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Order};
 use nanofaas_core::limits::ASYNC_SHARE;
-use nanofaas_core::ticket::{CallRef, Class, Done, Grant, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{CallId, Class, Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 use nanofaas_core::view::LaneView;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ struct Pod {
 struct Lane {
     view: Arc<LaneView>,
     plan: LanePlan,
-    fifos: [VecDeque<CallRef>; 2],
+    fifos: [VecDeque<CallId>; 2],
     /// Calls of the registration that is about to take the lane over.
     early: Vec<Ticket>,
     id: LaneId,
@@ -59,7 +59,7 @@ type Mailbox = (Arc<LaneView>, VecDeque<Ticket>);
 #[derive(Default)]
 pub(crate) struct Shadow {
     lanes: BTreeMap<u32, Lane>,
-    pods: BTreeMap<PodRef, Pod>,
+    pods: BTreeMap<PodId, Pod>,
     /// The tickets in each view's mailbox, by the view's address. The view is kept, too, so that no
     /// other view can get its address.
     mailboxes: BTreeMap<usize, Mailbox>,
@@ -218,7 +218,7 @@ impl Shadow {
         }
     }
 
-    fn down(&mut self, pod: PodRef) {
+    fn down(&mut self, pod: PodId) {
         let Some(found) = self.pods.get_mut(&pod) else {
             return;
         };
@@ -274,7 +274,7 @@ impl Shadow {
             .for_each(|lane| self.check_starts(lane));
     }
 
-    fn started(&mut self, lane: LaneId, pod: PodRef, adopted: bool) {
+    fn started(&mut self, lane: LaneId, pod: PodId, adopted: bool) {
         let found = self.lanes.get_mut(&lane.index).expect("a lane of a pod");
         found.adopted |= adopted;
         assert!(
@@ -294,7 +294,7 @@ impl Shadow {
     }
 
     /// An adopted pod that was made for an older spec.
-    pub(crate) fn adopted_stale(&mut self, pod: PodRef) {
+    pub(crate) fn adopted_stale(&mut self, pod: PodId) {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
 
@@ -342,13 +342,13 @@ impl Shadow {
 
     /// The scheduler granted these in one turn.
     pub(crate) fn granted(&mut self, grants: &[Grant], entries: &Entries) {
-        let batch: HashSet<CallRef> = grants.iter().map(|grant| grant.call).collect();
-        let waited = |call: &CallRef| batch.contains(call) || entries.is_queued(*call);
+        let batch: HashSet<CallId> = grants.iter().map(|grant| grant.call).collect();
+        let waited = |call: &CallId| batch.contains(call) || entries.is_queued(*call);
         grants.iter().for_each(|grant| self.grant(grant, &waited));
     }
 
     /// `waited` says whether a call that has no grant yet waited when this one was given.
-    fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallRef) -> bool) {
+    fn grant(&mut self, grant: &Grant, waited: &impl Fn(&CallId) -> bool) {
         let lane = self
             .lanes
             .get_mut(&grant.lane.index)
@@ -361,7 +361,7 @@ impl Shadow {
         );
         lane.held += 1;
         let class = lane.take(grant.call, waited);
-        let waits = |fifo: &VecDeque<CallRef>| fifo.iter().any(waited);
+        let waits = |fifo: &VecDeque<CallId>| fifo.iter().any(waited);
         lane.since_jump = lane.since_jump.saturating_add(1);
         if class == Class::Async {
             lane.sync_streak = 0;
@@ -465,7 +465,7 @@ impl Lane {
     }
 
     /// Takes a granted call out of its queue; all calls before it must have stopped waiting.
-    fn take(&mut self, call: CallRef, waited: &impl Fn(&CallRef) -> bool) -> Class {
+    fn take(&mut self, call: CallId, waited: &impl Fn(&CallId) -> bool) -> Class {
         for class in [Class::Sync, Class::Async] {
             let fifo = &mut self.fifos[class as usize];
             if let Some(at) = fifo.iter().position(|waiting| *waiting == call) {

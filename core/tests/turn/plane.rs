@@ -8,9 +8,7 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::{
-    CallRef, Class, Done, Grant, Held, LaneId, PodRef, PodVerdict, Ticket,
-};
+use nanofaas_core::ticket::{CallId, Class, Done, Grant, Held, LaneId, PodId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::view::LaneView;
 
@@ -56,7 +54,7 @@ pub(crate) fn warm(concurrency: u32, min: u32) -> LanePlan {
 }
 
 /// The pod of a warm call.
-pub(crate) fn pod_of(grant: &Grant) -> PodRef {
+pub(crate) fn pod_of(grant: &Grant) -> PodId {
     grant.pod.expect("a warm call runs in a pod")
 }
 
@@ -125,7 +123,7 @@ impl Plane {
         ticket
     }
 
-    pub(crate) fn call(&mut self, lane: u32, class: Class) -> CallRef {
+    pub(crate) fn call(&mut self, lane: u32, class: Class) -> CallId {
         let ticket = self.ticket(lane, class);
         self.scheduler.ticket(ticket, self.now, &mut self.out);
         ticket.call()
@@ -135,12 +133,12 @@ impl Plane {
         self.scheduler.ticket(ticket, self.now, &mut self.out);
     }
 
-    pub(crate) fn calls(&mut self, lane: u32, class: Class, many: usize) -> Vec<CallRef> {
+    pub(crate) fn calls(&mut self, lane: u32, class: Class, many: usize) -> Vec<CallId> {
         (0..many).map(|_| self.call(lane, class)).collect()
     }
 
     /// The owner takes a sync call out of the queue.
-    pub(crate) fn leave(&mut self, lane: u32, call: CallRef) {
+    pub(crate) fn leave(&mut self, lane: u32, call: CallId) {
         assert!(self.entries.leave(call), "a grant came first");
         self.views[&lane].leave(Class::Sync);
     }
@@ -163,7 +161,7 @@ impl Plane {
         }
     }
 
-    pub(crate) fn granted(&mut self) -> Vec<CallRef> {
+    pub(crate) fn granted(&mut self) -> Vec<CallId> {
         self.grants().iter().map(|grant| grant.call).collect()
     }
 
@@ -200,7 +198,7 @@ impl Plane {
     }
 
     /// The pods that were ordered since the last look, where nothing else was.
-    pub(crate) fn starts(&mut self) -> Vec<PodRef> {
+    pub(crate) fn starts(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
             .map(|order| match order {
@@ -211,7 +209,7 @@ impl Plane {
     }
 
     /// The same for pods that are to be ended.
-    pub(crate) fn stops(&mut self) -> Vec<PodRef> {
+    pub(crate) fn stops(&mut self) -> Vec<PodId> {
         let orders = self.orders().into_iter();
         orders
             .map(|order| match order {
@@ -221,22 +219,22 @@ impl Plane {
             .collect()
     }
 
-    pub(crate) fn up(&mut self, pods: &[PodRef]) {
+    pub(crate) fn up(&mut self, pods: &[PodId]) {
         pods.iter().for_each(|pod| self.hear(Event::PodUp(*pod)));
     }
 
-    pub(crate) fn down(&mut self, pods: &[PodRef]) {
+    pub(crate) fn down(&mut self, pods: &[PodId]) {
         pods.iter().for_each(|pod| self.hear(Event::PodDown(*pod)));
     }
 
-    pub(crate) fn start_fails(&mut self, pod: PodRef, permanent: bool) {
+    pub(crate) fn start_fails(&mut self, pod: PodId, permanent: bool) {
         let message = "no such program".into();
         let failure = StartFailure { permanent, message };
         self.hear(Event::StartFailed { pod, failure });
     }
 
     /// Pods that were started and came up, with nothing else ordered.
-    pub(crate) fn started(&mut self) -> Vec<PodRef> {
+    pub(crate) fn started(&mut self) -> Vec<PodId> {
         let pods = self.starts();
         self.up(&pods);
         pods

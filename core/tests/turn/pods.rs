@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, PodPlan};
 use nanofaas_core::limits::{CRASH_LOOP_STARTS, START_BACKOFF, START_BACKOFF_MAX};
 use nanofaas_core::outcome::StartTrouble;
-use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict};
+use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict};
 use nanofaas_core::time::Nanos;
 
 use crate::plane::{LANE, MS, Plane, SECOND, pod_of, warm};
@@ -390,7 +390,7 @@ fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
     let pods = plane.starts();
     let trouble = |plane: &mut Plane| plane.view(0).capacity.trouble();
     assert_eq!(trouble(&mut plane), None);
-    let hold_up = |plane: &mut Plane, pod: PodRef, why: &str| {
+    let hold_up = |plane: &mut Plane, pod: PodId, why: &str| {
         let why = (!why.is_empty()).then(|| why.into());
         plane.hear(Event::StartHeldUp { pod, why });
     };

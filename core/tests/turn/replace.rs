@@ -1,7 +1,7 @@
 //! How pods change with a spec: one by one, the new one first, and never more than one too many.
 
 use nanofaas_core::event::{Event, LanePlan, Order, PodPlan};
-use nanofaas_core::ticket::{Class, LaneId, PodRef, PodVerdict, Ticket};
+use nanofaas_core::ticket::{Class, LaneId, PodId, PodVerdict, Ticket};
 
 use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
 
@@ -15,7 +15,7 @@ fn change(plane: &mut Plane, plan: LanePlan, reshaped: bool) {
 
 /// Obeys every order until none comes; gives the pods that serve in the end, and calls `look` with
 /// their number after each.
-fn obey(plane: &mut Plane, mut serving: Vec<PodRef>, look: impl Fn(usize)) -> Vec<PodRef> {
+fn obey(plane: &mut Plane, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec<PodId> {
     loop {
         let orders = plane.orders();
         if orders.is_empty() {

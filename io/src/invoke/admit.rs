@@ -10,7 +10,7 @@ use nanofaas_core::call::{Deadline, NotAdmitted};
 use nanofaas_core::id::ExecutionId;
 use nanofaas_core::metrics::{CallTime, RejectReason};
 use nanofaas_core::outcome::{Failure, TimeLimit};
-use nanofaas_core::ticket::{CallRef, Class};
+use nanofaas_core::ticket::{CallId, Class};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::framing::Framing;
 use nanofaas_http1::header_value::{parse_idempotency_key, parse_timeout_ms};
@@ -143,7 +143,7 @@ pub(crate) fn enter(
     class: Class,
     now: Uptime,
     deadline: Deadline,
-    begin: impl FnOnce(CallRef),
+    begin: impl FnOnce(CallId),
 ) -> Result<CallMachine, HttpError> {
     let function = &entry.function;
     let Some(place) = thread.calls.open(function.lane) else {
@@ -186,7 +186,7 @@ pub(crate) fn record(
     entry: &Rc<FunctionEntry>,
     id: ExecutionId,
     enqueued_at: Uptime,
-    call: Option<CallRef>,
+    call: Option<CallId>,
 ) -> ExecutionRecord {
     ExecutionRecord {
         id,

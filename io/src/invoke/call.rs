@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use nanofaas_core::call::Step;
 use nanofaas_core::id::ExecutionId;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
 
 use crate::invoke::charges::WaitingBody;
@@ -28,7 +28,7 @@ pub(crate) struct SentStamp {
 pub(crate) struct ServedCall<'a> {
     pub(crate) thread: &'a Rc<Links>,
     pub(crate) life: RefCell<CallMachine>,
-    pub(crate) place: CallRef,
+    pub(crate) place: CallId,
     pub(crate) id: ExecutionId,
     pub(crate) arrived_at: Uptime,
     pub(crate) stored: Option<Rc<StoredExecution>>,

@@ -10,7 +10,7 @@ use nanofaas_core::call::{Step, Times};
 use nanofaas_core::event::Event;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::{Done, Grant, PodRef};
+use nanofaas_core::ticket::{Done, Grant, PodId};
 
 use crate::invoke::attempt::{ChargedOutput, FinishedAttempt};
 use crate::invoke::call::ServedCall;
@@ -58,12 +58,12 @@ pub(crate) async fn serve(call: &ServedCall<'_>) -> Finished {
     }
 }
 
-fn awaited_pod(call: &ServedCall<'_>) -> Option<PodRef> {
+fn awaited_pod(call: &ServedCall<'_>) -> Option<PodId> {
     call.life.borrow().awaited_pod()
 }
 
 /// Waits to hear how the pod ended, or for whatever else comes first.
-async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodRef) {
+async fn wait_for_pod_end(call: &ServedCall<'_>, pod: PodId) {
     let thread = call.thread;
     let mut ended = thread.pods.until_ended(pod);
     poll_fn(|cx| {

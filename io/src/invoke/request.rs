@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use nanofaas_core::call::Deadline;
 use nanofaas_core::memory::Charge;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
 
 use crate::http::response::Wire;
@@ -31,7 +31,7 @@ pub(crate) struct AdmittedRequest {
 /// What the connection of a call offers to it.
 pub(crate) trait Client {
     /// Told of the call's place while it may be ended by the client's leaving.
-    fn serving(&self, place: Option<CallRef>);
+    fn serving(&self, place: Option<CallId>);
     /// Whether the client has left.
     fn is_gone(&self) -> bool;
 }

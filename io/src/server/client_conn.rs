@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use nanofaas_core::call::End;
 use nanofaas_core::memory::Charge;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::{RequestHead, parse_request};
@@ -76,7 +76,7 @@ pub(crate) struct ClientConn {
     pub(crate) kick: Cell<bool>,
     pub(crate) share: Share,
     /// The call that ends when the client leaves.
-    pub(crate) serving: Cell<Option<CallRef>>,
+    pub(crate) serving: Cell<Option<CallId>>,
     pub(crate) alarm: Alarm,
     /// The timer of `look_for_end`, made when it is first needed.
     end_alarm: RefCell<Option<Alarm>>,
@@ -95,7 +95,7 @@ pub(crate) struct ClientConn {
 }
 
 impl Client for ClientConn {
-    fn serving(&self, place: Option<CallRef>) {
+    fn serving(&self, place: Option<CallId>) {
         self.serving.set(place);
         if let Some(place) = place
             && self.eof.get()

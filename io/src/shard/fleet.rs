@@ -18,7 +18,7 @@ use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPo
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
-use nanofaas_core::ticket::{CallRef, Class, LaneId};
+use nanofaas_core::ticket::{CallId, Class, LaneId};
 use nanofaas_core::view::LaneView;
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::parse_request;
@@ -254,7 +254,7 @@ impl Fleet {
 struct StayingClient;
 
 impl Client for StayingClient {
-    fn serving(&self, _place: Option<CallRef>) {}
+    fn serving(&self, _place: Option<CallId>) {}
 
     fn is_gone(&self) -> bool {
         false

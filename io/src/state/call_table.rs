@@ -14,7 +14,7 @@ use nanofaas_core::memory::Loose;
 use nanofaas_core::message::{Phases, ReadyStamps};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::{CallRef, Grant, LaneId};
+use nanofaas_core::ticket::{CallId, Grant, LaneId};
 use nanofaas_core::time::Uptime;
 
 use crate::http::output::Output;
@@ -166,7 +166,7 @@ impl CallTable {
     }
 
     /// A place for a call, unless the table is full.
-    pub(crate) fn open(&self, lane: LaneId) -> Option<CallRef> {
+    pub(crate) fn open(&self, lane: LaneId) -> Option<CallId> {
         let mut inner = self.inner.borrow_mut();
         let index = match inner.free.pop() {
             Some(index) => index,
@@ -184,7 +184,7 @@ impl CallTable {
             lane: Some(lane),
             ..CallSlot::default()
         };
-        Some(CallRef {
+        Some(CallId {
             index,
             generation,
             shard: self.thread,
@@ -196,7 +196,7 @@ impl CallTable {
         self.inner.borrow().used
     }
 
-    fn with<R>(&self, call: CallRef, act: impl FnOnce(&mut CallSlot) -> R) -> Option<R> {
+    fn with<R>(&self, call: CallId, act: impl FnOnce(&mut CallSlot) -> R) -> Option<R> {
         let mut inner = self.inner.borrow_mut();
         let slot = inner.slots.get_mut(call.index as usize)?;
         (slot.lane.is_some() && slot.generation == call.generation).then(|| act(slot))
@@ -204,12 +204,12 @@ impl CallTable {
 
     /// Marks a call that ends while a grant is on its way: its place stays taken until the grant
     /// arrives.
-    pub(crate) fn orphan(&self, call: CallRef) {
+    pub(crate) fn orphan(&self, call: CallId) {
         self.with(call, |slot| slot.orphan = true);
     }
 
     /// The call's task has ended the call. The place becomes free, unless the call is an orphan.
-    pub(crate) fn close(&self, call: CallRef, entries: &Entries) {
+    pub(crate) fn close(&self, call: CallId, entries: &Entries) {
         let orphan = self.with(call, |slot| {
             slot.waker = None;
             slot.job = None;
@@ -220,7 +220,7 @@ impl CallTable {
         }
     }
 
-    fn free(&self, call: CallRef, entries: &Entries) {
+    fn free(&self, call: CallId, entries: &Entries) {
         entries.free(call);
         let mut inner = self.inner.borrow_mut();
         inner.slots[call.index as usize].lane = None;
@@ -247,7 +247,7 @@ impl CallTable {
     }
 
     /// Takes the grant, if it has arrived and the call was not ended from outside before.
-    pub(crate) fn take_grant_to_run(&self, call: CallRef) -> Option<Grant> {
+    pub(crate) fn take_grant_to_run(&self, call: CallId) -> Option<Grant> {
         self.with(call, |slot| {
             let runs = slot.end.is_none();
             slot.grant.take_if(|_| runs)
@@ -256,12 +256,12 @@ impl CallTable {
     }
 
     /// Takes the grant, if it has arrived.
-    pub(crate) fn take_grant(&self, call: CallRef) -> Option<Grant> {
+    pub(crate) fn take_grant(&self, call: CallId) -> Option<Grant> {
         self.with(call, |slot| slot.grant.take()).flatten()
     }
 
     /// Ends a call from outside. False where there is no such call.
-    pub(crate) fn end(&self, call: CallRef, end: End) -> bool {
+    pub(crate) fn end(&self, call: CallId, end: End) -> bool {
         self.with(call, |slot| set_end(slot, end)).is_some()
     }
 
@@ -278,7 +278,7 @@ impl CallTable {
 
     /// Delivers an update of the Job of `attempt`. False where the call does not exist or is not in that
     /// attempt; the update is dropped then.
-    pub(crate) fn job(&self, call: CallRef, attempt: u32, update: JobUpdate) -> bool {
+    pub(crate) fn job(&self, call: CallId, attempt: u32, update: JobUpdate) -> bool {
         self.with(call, |slot| {
             let job = slot.job.as_mut();
             let is_update = job.is_some_and(|job| job.apply(attempt, update));
@@ -291,19 +291,19 @@ impl CallTable {
     }
 
     /// The call begins an attempt that a Job serves.
-    pub(crate) fn expect_job(&self, call: CallRef, attempt: u32) {
+    pub(crate) fn expect_job(&self, call: CallId, attempt: u32) {
         let job = Box::new(ExpectedJob::new(attempt));
         self.with(call, |slot| slot.job = Some(job));
     }
 
     /// That attempt is over.
-    pub(crate) fn forget_job(&self, call: CallRef) {
+    pub(crate) fn forget_job(&self, call: CallId) {
         self.with(call, |slot| slot.job = None);
     }
 
     fn with_job<R>(
         &self,
-        call: CallRef,
+        call: CallId,
         act: impl FnOnce(&mut ExpectedJob) -> Option<R>,
     ) -> Option<R> {
         self.with(call, |slot| slot.job.as_mut().and_then(|job| act(job)))
@@ -311,29 +311,29 @@ impl CallTable {
     }
 
     /// Why the Job's start is delayed.
-    pub(crate) fn job_held_up(&self, call: CallRef) -> Option<Arc<str>> {
+    pub(crate) fn job_held_up(&self, call: CallId) -> Option<Arc<str>> {
         self.with_job(call, |job| job.held_up.clone())
     }
 
     /// When the Job began to run.
-    pub(crate) fn job_running_since(&self, call: CallRef) -> Option<Uptime> {
+    pub(crate) fn job_running_since(&self, call: CallId) -> Option<Uptime> {
         self.with_job(call, |job| job.running_since)
     }
 
     /// Takes the phases of the Job's start that are over.
-    pub(crate) fn take_job_start(&self, call: CallRef) -> Phases {
+    pub(crate) fn take_job_start(&self, call: CallId) -> Phases {
         let start = self.with_job(call, |job| Some(std::mem::take(&mut job.start)));
         start.unwrap_or_default()
     }
 
     /// Takes the Job's end, if it has come. A callback that could not be read is no end.
-    pub(crate) fn take_job(&self, call: CallRef) -> Option<JobUpdate> {
+    pub(crate) fn take_job(&self, call: CallId) -> Option<JobUpdate> {
         let is_end = |job: &mut JobUpdate| !matches!(job, JobUpdate::Refused(_));
         self.with_job(call, |job| job.end.take_if(is_end))
     }
 
     /// Takes the reason to end the call, if there is one; if not, the task is woken by any event.
-    pub(crate) fn poll_end(&self, call: CallRef, cx: &Context<'_>) -> Poll<End> {
+    pub(crate) fn poll_end(&self, call: CallId, cx: &Context<'_>) -> Poll<End> {
         self.with(call, |slot| {
             if let Some(end) = slot.end.take() {
                 return Poll::Ready(end);

@@ -16,7 +16,7 @@ use nanofaas_core::limits::SYNC_RECORDS;
 use nanofaas_core::message::Phases;
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::{CallRef, LaneId};
+use nanofaas_core::ticket::{CallId, LaneId};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::http::output::Output;
@@ -75,7 +75,7 @@ pub(crate) struct ExecutionRecord {
     pub(crate) start: Option<Phases>,
     pub(crate) failure: Option<Failure>,
     /// Its place among the running calls, for a cancel.
-    pub(crate) call: Option<CallRef>,
+    pub(crate) call: Option<CallId>,
 }
 
 /// The key that an execution holds: its function's registration and the client's key. A function

@@ -7,7 +7,7 @@ use std::task::Context;
 
 use foldhash::HashMap;
 use nanofaas_core::message::{Phases, PodAddress, PodEnd};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::runtime::waiters::{Waiter, Waiters};
@@ -48,19 +48,19 @@ struct PodPlace {
 #[derive(Default)]
 struct PodPoolInner {
     places: Vec<PodPlace>,
-    ends: HashMap<PodRef, PodEnd>,
+    ends: HashMap<PodId, PodEnd>,
     /// Connections to endpoints of POOL functions, of which many may share one.
     endpoints: HashMap<Rc<PodAddress>, Vec<IdleConn>>,
 }
 
 /// The pods of a thread.
 #[derive(Default)]
-pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodRef>);
+pub(crate) struct PodPool(RefCell<PodPoolInner>, Waiters<PodId>);
 
 /// Whose connection it is.
 #[derive(Clone, Debug)]
 pub(crate) enum Owner {
-    Pod(PodRef),
+    Pod(PodId),
     /// A POOL function's endpoint, by its address: a function that goes elsewhere takes no
     /// connection of before.
     Endpoint(Rc<PodAddress>),
@@ -68,7 +68,7 @@ pub(crate) enum Owner {
 
 impl PodPool {
     /// A pod that is about to be used.
-    pub(crate) fn put(&self, pod: PodRef, address: PodAddress, start: Phases) {
+    pub(crate) fn put(&self, pod: PodId, address: PodAddress, start: Phases) {
         let mut inner = self.0.borrow_mut();
         let at = pod.index.get();
         if inner.places.len() <= at {
@@ -85,14 +85,14 @@ impl PodPool {
     }
 
     /// How the pod's start went, for the first call in it.
-    pub(crate) fn take_start(&self, pod: PodRef) -> Option<Phases> {
+    pub(crate) fn take_start(&self, pod: PodId) -> Option<Phases> {
         let mut inner = self.0.borrow_mut();
         let place = inner.places.get_mut(pod.index.get())?;
         place.start.take_if(|_| place.generation == pod.generation)
     }
 
     /// A pod is gone: its idle connections are closed, and who asked how it ended is told.
-    pub(crate) fn gone(&self, pod: PodRef, end: PodEnd) {
+    pub(crate) fn gone(&self, pod: PodId, end: PodEnd) {
         let mut inner = self.0.borrow_mut();
         if let Some(place) = inner.places.get_mut(pod.index.get())
             && place.generation == pod.generation
@@ -110,7 +110,7 @@ impl PodPool {
     }
 
     /// A wait to hear how a pod ended.
-    pub(crate) const fn until_ended(&self, pod: PodRef) -> UntilEnded<'_> {
+    pub(crate) const fn until_ended(&self, pod: PodId) -> UntilEnded<'_> {
         UntilEnded {
             pods: self,
             pod,
@@ -119,7 +119,7 @@ impl PodPool {
     }
 
     /// Where the pod listens.
-    pub(crate) fn address(&self, pod: PodRef) -> Option<Rc<PodAddress>> {
+    pub(crate) fn address(&self, pod: PodId) -> Option<Rc<PodAddress>> {
         let inner = self.0.borrow();
         let place = inner.places.get(pod.index.get())?;
         (place.generation == pod.generation)
@@ -203,8 +203,8 @@ impl PodPool {
 /// A wait to hear how a pod ended, which may be given up.
 pub(crate) struct UntilEnded<'a> {
     pods: &'a PodPool,
-    pod: PodRef,
-    waiter: Waiter<'a, PodRef>,
+    pod: PodId,
+    waiter: Waiter<'a, PodId>,
 }
 
 impl UntilEnded<'_> {
@@ -255,7 +255,7 @@ mod tests {
     fn a_wait_that_ends_otherwise_leaves_nothing_behind() {
         let (pods, cx) = (PodPool::default(), &Context::from_waker(Waker::noop()));
         for index in 0..100 {
-            let pod = PodRef::new(index, 1);
+            let pod = PodId::new(index, 1);
             assert!(pods.until_ended(pod).poll(cx).is_none());
         }
         assert_eq!(pods.1.len(), 0);

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod as PodObject;
 use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -146,7 +146,7 @@ pub(crate) fn end(reconciler: &Rc<Reconciler>) {
 }
 
 /// The scheduler answered an offer. `place` is none if the function was removed in between.
-pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<PodRef>) {
+pub(crate) fn adopted(reconciler: &Rc<Reconciler>, token: u64, place: Option<PodId>) {
     let offered = reconciler.adoption.borrow_mut().offered.remove(&token);
     reconciler.progress.notify_one();
     let Some((name, function)) = offered else {

@@ -6,7 +6,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Reply};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use serde_json::json;
 
 use crate::bench::Bench;
@@ -14,8 +14,8 @@ use crate::server::Server;
 
 const DEADLINE_MS: u64 = 60_000;
 
-pub(crate) fn call(index: u32) -> CallRef {
-    CallRef {
+pub(crate) fn call(index: u32) -> CallId {
+    CallId {
         index,
         generation: 1,
         shard: ShardId::new(1),
@@ -32,11 +32,11 @@ pub(crate) async fn with_function(server: &Server) -> (Bench, Arc<Function>) {
     }
 }
 
-pub(crate) fn start(bench: &Bench, function: &Arc<Function>, call: CallRef) {
+pub(crate) fn start(bench: &Bench, function: &Arc<Function>, call: CallId) {
     start_with(bench, function, call, DEADLINE_MS);
 }
 
-pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallRef, deadline_ms: u64) {
+pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallId, deadline_ms: u64) {
     bench.rings.send(BridgeMessage::Job(Box::new(JobStart {
         call,
         function: function.clone(),
@@ -49,7 +49,7 @@ pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallRef,
     })));
 }
 
-pub(crate) fn stop(bench: &Bench, call: CallRef, stamps: Option<ReadyStamps>) {
+pub(crate) fn stop(bench: &Bench, call: CallId, stamps: Option<ReadyStamps>) {
     bench.rings.send(BridgeMessage::JobStop {
         call,
         attempt: 1,
@@ -58,7 +58,7 @@ pub(crate) fn stop(bench: &Bench, call: CallRef, stamps: Option<ReadyStamps>) {
 }
 
 /// Waits until the io thread hears that the container runs.
-pub(crate) async fn started(bench: &Bench, of: CallRef) {
+pub(crate) async fn started(bench: &Bench, of: CallId) {
     loop {
         match bench.message(1).await {
             Message::JobStarting {
@@ -77,7 +77,7 @@ pub(crate) async fn started(bench: &Bench, of: CallRef) {
     }
 }
 
-pub(crate) async fn ended(bench: &Bench, of: CallRef) -> (Failure, bool) {
+pub(crate) async fn ended(bench: &Bench, of: CallId) -> (Failure, bool) {
     loop {
         match bench.message(1).await {
             Message::JobStarting { .. } => {}

@@ -15,7 +15,7 @@ use nanofaas_core::event::Order;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
 use serde_json::{Value, json};
@@ -318,7 +318,7 @@ impl Bench {
     }
 
     /// Orders a pod.
-    pub(crate) fn start(&self, function: &Function) -> PodRef {
+    pub(crate) fn start(&self, function: &Function) -> PodId {
         let pod = self.rings.place();
         let lane = function.lane;
         self.rings.order(Order::Start {
@@ -330,7 +330,7 @@ impl Bench {
     }
 
     /// A pod that takes calls, and its name.
-    pub(crate) async fn running(&mut self, function: &Function) -> (PodRef, String) {
+    pub(crate) async fn running(&mut self, function: &Function) -> (PodId, String) {
         let before = self.server.names("pods");
         let pod = self.start(function);
         self.up(pod).await;

@@ -3,7 +3,7 @@
 
 use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 
 use crate::bench::{Bench, until};
 use crate::rings::IO_THREADS;
@@ -23,7 +23,7 @@ impl Bench {
         self.rings.events.borrow().is_empty()
     }
 
-    pub(crate) async fn up(&self, pod: PodRef) {
+    pub(crate) async fn up(&self, pod: PodId) {
         loop {
             match self.event().await {
                 Event::PodUp(up) => return assert_eq!(up, pod),
@@ -35,7 +35,7 @@ impl Bench {
         }
     }
 
-    pub(crate) async fn down(&self, pod: PodRef) {
+    pub(crate) async fn down(&self, pod: PodId) {
         match self.event().await {
             Event::PodDown(down) => assert_eq!(down, pod),
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
@@ -43,7 +43,7 @@ impl Bench {
         }
     }
 
-    pub(crate) async fn leaving(&self, pod: PodRef) {
+    pub(crate) async fn leaving(&self, pod: PodId) {
         match self.event().await {
             Event::PodLeaving(leaving) => assert_eq!(leaving, pod),
             _ => panic!("another event than PodLeaving"),
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// How a start failed, whatever held it up before.
-    pub(crate) async fn failure(&self, pod: PodRef) -> StartFailure {
+    pub(crate) async fn failure(&self, pod: PodId) -> StartFailure {
         loop {
             match self.event().await {
                 Event::StartFailed { pod: of, failure } => {
@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// What holds a start up.
-    pub(crate) async fn held_up(&self, pod: PodRef) -> String {
+    pub(crate) async fn held_up(&self, pod: PodId) -> String {
         match self.event().await {
             Event::StartHeldUp { pod: of, why } => {
                 assert_eq!(of, pod);
@@ -88,7 +88,7 @@ impl Bench {
     }
 
     /// Where all io threads were told that a pod is.
-    pub(crate) async fn address(&self, pod: PodRef) -> String {
+    pub(crate) async fn address(&self, pod: PodId) -> String {
         let mut known = String::new();
         for thread in 0..IO_THREADS {
             match self.message(thread).await {
@@ -107,7 +107,7 @@ impl Bench {
     }
 
     /// How all io threads were told that a pod ended.
-    pub(crate) async fn gone(&self, pod: PodRef) -> PodEnd {
+    pub(crate) async fn gone(&self, pod: PodId) -> PodEnd {
         let mut known = None;
         for thread in 0..IO_THREADS {
             match self.message(thread).await {

@@ -17,7 +17,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, 
 use nanofaas_core::registry::Registry;
 use nanofaas_core::scheduler::Scheduler;
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_core::{cold_start::ColdStarts, cold_start::WallClock};
 use tokio::time::{Instant, sleep};
@@ -30,7 +30,7 @@ pub(crate) const LOOK: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Adopted {
     pub(crate) stale: bool,
-    pub(crate) pod: PodRef,
+    pub(crate) pod: PodId,
 }
 
 /// The rings.
@@ -105,9 +105,9 @@ impl Rings {
     }
 
     /// A place for a pod.
-    pub(crate) fn place(&self) -> PodRef {
+    pub(crate) fn place(&self) -> PodId {
         self.places.set(self.places.get() + 1);
-        PodRef::new(self.places.get(), 7)
+        PodId::new(self.places.get(), 7)
     }
 
     /// Functions are acknowledged at once.

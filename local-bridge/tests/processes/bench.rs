@@ -22,7 +22,7 @@ use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, 
 use nanofaas_core::registry::Registry;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, Platform};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_local_bridge::{LocalBridge, LocalConfig};
 use tokio::task::{LocalSet, spawn_local};
@@ -239,9 +239,9 @@ impl Bench {
     }
 
     /// Orders a pod.
-    pub(crate) fn pod(&mut self, function: &Function) -> PodRef {
+    pub(crate) fn pod(&mut self, function: &Function) -> PodId {
         self.pods += 1;
-        let pod = PodRef::new(self.pods, 7);
+        let pod = PodId::new(self.pods, 7);
         let order = Order::Start {
             lane: function.lane,
             pod,
@@ -268,7 +268,7 @@ impl Bench {
         }
     }
 
-    pub(crate) async fn up(&mut self, pod: PodRef) {
+    pub(crate) async fn up(&mut self, pod: PodId) {
         match self.event().await {
             Event::PodUp(up) => assert_eq!(up, pod),
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
@@ -276,7 +276,7 @@ impl Bench {
         }
     }
 
-    pub(crate) async fn down(&mut self, pod: PodRef) {
+    pub(crate) async fn down(&mut self, pod: PodId) {
         match self.event().await {
             Event::PodDown(down) => assert_eq!(down, pod),
             Event::StartFailed { failure, .. } => panic!("{failure:?}"),
@@ -348,7 +348,7 @@ impl Bench {
     }
 
     /// Where all io threads were told that a pod is; they must know before the scheduler does.
-    fn told_address(&mut self, pod: PodRef) -> PodAddress {
+    fn told_address(&mut self, pod: PodId) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
@@ -365,14 +365,14 @@ impl Bench {
         found.expect("an address")
     }
 
-    pub(crate) fn address(&mut self, pod: PodRef) -> PathBuf {
+    pub(crate) fn address(&mut self, pod: PodId) -> PathBuf {
         match self.told_address(pod) {
             PodAddress::Unix(path) => path,
             PodAddress::Tcp(address) => panic!("it is at {address}"),
         }
     }
 
-    pub(crate) fn tcp_address(&mut self, pod: PodRef) -> SocketAddr {
+    pub(crate) fn tcp_address(&mut self, pod: PodId) -> SocketAddr {
         match self.told_address(pod) {
             PodAddress::Tcp(address) => address,
             PodAddress::Unix(path) => panic!("it is at {}", path.display()),
@@ -380,7 +380,7 @@ impl Bench {
     }
 
     /// What all io threads were told of a pod's end, before the scheduler was.
-    pub(crate) fn gone(&mut self, pod: PodRef) -> PodEnd {
+    pub(crate) fn gone(&mut self, pod: PodId) -> PodEnd {
         let mut found = None;
         for thread in 0..IO_THREADS {
             match self.try_message(thread) {
@@ -395,7 +395,7 @@ impl Bench {
     }
 
     /// A pod of that program, up.
-    pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodRef, PathBuf) {
+    pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodId, PathBuf) {
         let command = format!(r#"["python3","{program}"]"#);
         let function = self.warm(&command, r#","timeoutMs":1"#).await;
         let pod = self.pod(&function);

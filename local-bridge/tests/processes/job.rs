@@ -7,7 +7,7 @@ use nanofaas_core::function::Function;
 use nanofaas_core::message::{BridgeMessage, JobStart, Message};
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
-use nanofaas_core::ticket::CallRef;
+use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
 
 use crate::Test;
@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("many_jobs_leave_nothing_behind", many),
 ];
 
-const CALL: CallRef = CallRef {
+const CALL: CallId = CallId {
     index: 4,
     generation: 2,
     shard: ShardId::new(1),
@@ -211,7 +211,7 @@ fn many() {
         let since = std::time::Instant::now();
         for round in 0..ROUNDS {
             for index in 0..AT_ONCE {
-                let call = CallRef { index, ..CALL };
+                let call = CallId { index, ..CALL };
                 let BridgeMessage::Job(mut job) = start(&function, Some("{}"), 60_000) else {
                     unreachable!("it is a job");
                 };

@@ -9,7 +9,7 @@ use nanofaas_core::outcome::{Failure, TimeLimit};
 use nanofaas_core::retry::AttemptFailure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::ExecutionMode;
-use nanofaas_core::ticket::{CallRef, Class, Grant, PodVerdict};
+use nanofaas_core::ticket::{CallId, Class, Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use super::pods::{START_TOO_LONG, comes_up, held_for};
@@ -59,7 +59,7 @@ fn answered(sent_at: Uptime, now: Uptime, start: Nanos) -> Report {
 }
 
 impl Simulator<'_> {
-    fn open_place(&mut self) -> Option<CallRef> {
+    fn open_place(&mut self) -> Option<CallId> {
         let index = self.free.pop().or_else(|| {
             let next = self.places.len();
             (next < CALLS_PER_IO_THREAD_MAX).then(|| {
@@ -68,7 +68,7 @@ impl Simulator<'_> {
             })
         })?;
         let generation = self.places[index as usize].generation;
-        Some(CallRef {
+        Some(CallId {
             index,
             generation,
             shard: ShardId::new(0),
@@ -106,7 +106,7 @@ impl Simulator<'_> {
     fn admit(
         &mut self,
         number: usize,
-        place: CallRef,
+        place: CallId,
     ) -> Result<Call<SimulatedThread>, RejectReason> {
         let call = self.setup.calls[number];
         let limit = match call.class {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
-use nanofaas_core::ticket::PodRef;
+use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::{Nanos, Uptime};
 use rand::rngs::SmallRng;
 
@@ -35,7 +35,7 @@ pub(super) fn held_for(start: Option<Nanos>, service: Nanos) -> Nanos {
 /// What the bridge knows.
 pub(super) struct SimulatedPods {
     /// When each pod that was ordered will be up, by its place and generation.
-    pub(super) coming: BTreeMap<PodRef, Uptime>,
+    pub(super) coming: BTreeMap<PodId, Uptime>,
     pub(super) dice: SmallRng,
     pub(super) jobs_starting: u32,
     pub(super) jobs_up: u32,
@@ -73,7 +73,7 @@ impl Simulator<'_> {
         }
     }
 
-    fn start_pod(&mut self, pod: PodRef) {
+    fn start_pod(&mut self, pod: PodId) {
         self.history.start(self.now.since(self.origin));
         let takes = self
             .setup
@@ -85,13 +85,13 @@ impl Simulator<'_> {
         }
     }
 
-    fn comes_up(&mut self, pod: PodRef, after: Nanos) {
+    fn comes_up(&mut self, pod: PodId, after: Nanos) {
         let up_at = self.now + after;
         self.pods.coming.insert(pod, up_at);
         self.at(up_at, VirtualEvent::PodUp(pod));
     }
 
-    pub(super) fn pod_up(&mut self, pod: PodRef) {
+    pub(super) fn pod_up(&mut self, pod: PodId) {
         self.knowledge.forget();
         // One that was stopped meanwhile is not awaited any more.
         if self.pods.coming.remove(&pod).is_some() {
@@ -99,7 +99,7 @@ impl Simulator<'_> {
         }
     }
 
-    pub(super) fn start_fails(&mut self, pod: PodRef) {
+    pub(super) fn start_fails(&mut self, pod: PodId) {
         self.knowledge.forget();
         let failure = StartFailure {
             permanent: false,
