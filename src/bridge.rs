@@ -380,9 +380,9 @@ fn functions(desk: &Desk) -> ScrapedFunctions {
     let registered = desk.functions().iter();
     ScrapedFunctions {
         registered: registered
-            .map(|(name, function)| (name.clone(), function.view.clone()))
+            .map(|(name, function)| (name.clone(), function.stats.clone()))
             .collect(),
-        leaving: desk.leaving_views().cloned().collect(),
+        leaving: desk.leaving_stats().cloned().collect(),
         cold_starts: desk.starts.times(),
     }
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use nanofaas_core::cold_start::{Phase, StartTimes};
 use nanofaas_core::histogram::BUCKETS;
 use nanofaas_core::metrics::{CallTime, Counter, FunctionMetrics, RejectReason, ThreadLedger};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::time::Nanos;
-use nanofaas_core::view::LaneView;
 
 pub(crate) use process::ProcessMetrics;
 use text::MetricsPage;
@@ -27,9 +27,9 @@ const UNKNOWN: &str = "_unknown";
 #[derive(Clone, Default)]
 pub(crate) struct ScrapedFunctions {
     /// In the order of their names.
-    pub(crate) registered: Vec<(Arc<str>, Arc<LaneView>)>,
+    pub(crate) registered: Vec<(Arc<str>, Arc<QueueStats>)>,
     /// Lanes of removed functions whose last calls still run.
-    pub(crate) leaving: Vec<Arc<LaneView>>,
+    pub(crate) leaving: Vec<Arc<QueueStats>>,
     /// How long cold starts took to each phase.
     pub(crate) cold_starts: Arc<StartTimes>,
 }
@@ -141,7 +141,7 @@ const TIMES: [TimeRow; CallTime::COUNT] = [
     ),
 ];
 
-/// States of `function_pods`, as `LaneView::pods` has them.
+/// States of `function_pods`, as `QueueStats::pods` has them.
 const POD_STATES: [&str; 3] = ["usable", "starting", "other"];
 
 #[derive(Clone, Copy, Default)]
@@ -163,15 +163,15 @@ struct Totals {
 
 impl Totals {
     /// None before the function's first call.
-    fn of(view: &LaneView) -> Option<Self> {
+    fn of(stats: &QueueStats) -> Option<Self> {
         let mut totals: Option<Self> = None;
-        for metrics in view.metrics_seen() {
+        for metrics in stats.metrics_seen() {
             totals.get_or_insert_default().count(metrics);
         }
         let mut totals = totals?;
-        totals.depth = u64::from(view.depth());
-        totals.running = u64::from(view.running.load(Relaxed));
-        for (total, pods) in totals.pods.iter_mut().zip(&view.pods) {
+        totals.depth = u64::from(stats.depth());
+        totals.running = u64::from(stats.running.load(Relaxed));
+        for (total, pods) in totals.pods.iter_mut().zip(&stats.pods) {
             *total = u64::from(pods.load(Relaxed));
         }
         Some(totals)
@@ -251,7 +251,7 @@ fn series(functions: &ScrapedFunctions, labels: &mut FunctionLabels) -> Vec<(Arc
     let called: Vec<_> = functions
         .registered
         .iter()
-        .filter_map(|(name, view)| Some((name.clone(), Totals::of(view)?)))
+        .filter_map(|(name, stats)| Some((name.clone(), Totals::of(stats)?)))
         .collect();
     labels.update(&called);
     let mut other: Option<Totals> = None;
@@ -346,13 +346,13 @@ fn sum(info: &ProcessInfo, of: fn(&ThreadLedger) -> u64) -> u64 {
 
 fn write_ledger(page: &mut MetricsPage, functions: &ScrapedFunctions, info: &ProcessInfo) {
     let lanes = || {
-        let registered = functions.registered.iter().map(|(_, view)| view);
+        let registered = functions.registered.iter().map(|(_, stats)| stats);
         registered.chain(&functions.leaving)
     };
-    let queued: u64 = lanes().map(|view| u64::from(view.depth())).sum();
+    let queued: u64 = lanes().map(|stats| u64::from(stats.depth())).sum();
     let backing_off = sum(info, |ledger| ledger.backing_off.load(Relaxed));
     let running: u64 = lanes()
-        .map(|view| u64::from(view.running.load(Relaxed)))
+        .map(|stats| u64::from(stats.running.load(Relaxed)))
         .sum();
     let accepted = sum(info, |ledger| ledger.accepted.get());
     let finished = sum(info, |ledger| ledger.finished.get());

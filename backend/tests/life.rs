@@ -19,11 +19,11 @@ use nanofaas_core::event::Event;
 use nanofaas_core::function::Function;
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
 use nanofaas_core::post::{BridgePost, IoInbox, IoPost, PinnedInbox, PinnedPost, SchedulerPost};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::registry::Registry;
 use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
 use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
-use nanofaas_core::view::LaneView;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
@@ -152,7 +152,7 @@ fn function() -> Arc<Function> {
     Arc::new(Function {
         spec: spec.expect("a sound spec"),
         lane: LaneId { index: 0, epoch: 1 },
-        view: Arc::new(LaneView::new(1)),
+        stats: Arc::new(QueueStats::new(1)),
         version: 1,
     })
 }

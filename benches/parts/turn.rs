@@ -6,11 +6,11 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion};
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Outbox};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::scheduler::Scheduler;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_core::view::LaneView;
 
 /// Entries that calls use in turn; fewer than an io thread has.
 const CALLS: u32 = 8192;
@@ -23,7 +23,7 @@ const fn id(index: u32) -> LaneId {
 struct Plane {
     entries: Arc<Entries>,
     scheduler: Scheduler,
-    views: Vec<Arc<LaneView>>,
+    stats: Vec<Arc<QueueStats>>,
     out: Outbox,
     calls: u32,
     now: Uptime,
@@ -36,7 +36,7 @@ impl Plane {
         let mut plane = Self {
             scheduler: Scheduler::new(entries.clone()),
             entries,
-            views: Vec::new(),
+            stats: Vec::new(),
             out: Outbox::with_room(),
             calls: 0,
             now: Uptime::ZERO,
@@ -47,10 +47,10 @@ impl Plane {
             pods: None,
         };
         for lane in 0..functions {
-            let view = Arc::new(LaneView::new(1));
-            plane.views.push(view.clone());
+            let stats = Arc::new(QueueStats::new(1));
+            plane.stats.push(stats.clone());
             let lane = id(lane);
-            plane.hear(Event::LaneOpened { lane, view, plan });
+            plane.hear(Event::LaneOpened { lane, stats, plan });
         }
         plane
     }
@@ -60,7 +60,7 @@ impl Plane {
     }
 
     fn call(&mut self, lane: u32) {
-        let has_room = self.views[lane as usize].enter(Class::Sync, QUEUE_SIZE);
+        let has_room = self.stats[lane as usize].enter(Class::Sync, QUEUE_SIZE);
         assert!(has_room, "it is full");
         self.now += Nanos::from_us(1);
         let ticket = Ticket {

@@ -4,9 +4,9 @@
 use crate::limits::ASYNC_SHARE;
 use crate::metrics::RejectReason;
 use crate::prediction::Prediction;
+use crate::queue_stats::QueueStats;
 use crate::ticket::Class;
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 /// Why not, and when it is worth another try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Refusal {
 }
 
 /// The wait that a call would have now.
-pub fn predicted_wait(lane: &LaneView, class: Class, now: Uptime) -> Nanos {
+pub fn predicted_wait(lane: &QueueStats, class: Class, now: Uptime) -> Nanos {
     let Some(service) = lane.service_time.get() else {
         return Nanos::ZERO;
     };
@@ -40,7 +40,7 @@ pub fn predicted_wait(lane: &LaneView, class: Class, now: Uptime) -> Nanos {
 
 /// Waiting calls whose turn comes first: for a sync call the sync ones, and as many async ones as
 /// get a grant among them.
-fn calls_before(lane: &LaneView, class: Class) -> u32 {
+fn calls_before(lane: &QueueStats, class: Class) -> u32 {
     let (sync, waits) = (lane.depth_of(Class::Sync), lane.depth_of(Class::Async));
     match class {
         Class::Sync => sync + waits.min(sync / (ASYNC_SHARE - 1) + 1),
@@ -51,7 +51,7 @@ fn calls_before(lane: &LaneView, class: Class) -> u32 {
 /// Takes a place in the lane's queue, or says why there is none. A call whose answer would come after
 /// `deadline` is refused; async ones are not predicted.
 pub fn admit(
-    lane: &LaneView,
+    lane: &QueueStats,
     queue_size: u32,
     class: Class,
     now: Uptime,
@@ -71,7 +71,7 @@ pub fn admit(
 
 /// Whether a sync call would be answered past its deadline. Without a sample, or with nothing waiting,
 /// nothing says so.
-fn is_too_late(lane: &LaneView, now: Uptime, deadline: Uptime) -> bool {
+fn is_too_late(lane: &QueueStats, now: Uptime, deadline: Uptime) -> bool {
     if lane.depth() == 0 {
         return false;
     }
@@ -97,8 +97,8 @@ mod tests {
     const NOW: Uptime = Uptime::from_ns(1_000_000_000_000);
 
     /// A lane all of whose calls that run began now.
-    fn lane(slots: u32, running: u32, waiting: u32, service: Nanos) -> LaneView {
-        let lane = LaneView::new(1);
+    fn lane(slots: u32, running: u32, waiting: u32, service: Nanos) -> QueueStats {
+        let lane = QueueStats::new(1);
         lane.slots_max.store(slots, Ordering::Relaxed);
         lane.slots_now.store(slots, Ordering::Relaxed);
         lane.running.store(running, Ordering::Relaxed);
@@ -109,12 +109,12 @@ mod tests {
         lane
     }
 
-    fn admitted(lane: &LaneView, class: Class, left: Nanos) -> Result<(), Refusal> {
+    fn admitted(lane: &QueueStats, class: Class, left: Nanos) -> Result<(), Refusal> {
         admit(lane, 100, class, NOW, NOW + left)
     }
 
     #[track_caller]
-    fn expect_wait(lane: &LaneView, class: Class, wait: Nanos) {
+    fn expect_wait(lane: &QueueStats, class: Class, wait: Nanos) {
         assert_eq!(predicted_wait(lane, class, NOW), wait);
     }
 
@@ -167,7 +167,7 @@ mod tests {
     }
 
     /// Ten slots, one of a pod that is up; starts take two seconds.
-    fn starting(ordered: &[(Uptime, u32)], starts_fail: bool) -> LaneView {
+    fn starting(ordered: &[(Uptime, u32)], starts_fail: bool) -> QueueStats {
         let lane = lane(10, 1, 4, 10 * SECOND);
         lane.slots_now.store(1, Ordering::Relaxed);
         lane.start_time.set(Some(2 * SECOND));

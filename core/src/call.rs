@@ -137,7 +137,7 @@ impl<E: Environment> Call<E> {
             return Err(NotAdmitted::FunctionRemoved);
         }
         let queue_size = function.spec.queue_size;
-        admission::admit(&function.view, queue_size, class, now, deadline.at)
+        admission::admit(&function.stats, queue_size, class, now, deadline.at)
             .map_err(NotAdmitted::Refused)?;
         let call = Self {
             place,
@@ -166,7 +166,7 @@ impl<E: Environment> Call<E> {
     pub fn turned_away(self, env: &E) {
         // Only the owner has heard of the ticket, so no grant can have come first.
         assert!(env.entries().leave(self.place), "a call left a queue twice");
-        self.function().view.leave(self.class);
+        self.function().stats.leave(self.class);
     }
 
     fn ticket(&self, queued_at: Uptime) -> Ticket {
@@ -342,7 +342,7 @@ impl<E: Environment> Call<E> {
     fn leave_queue(&self, env: &E) -> bool {
         let has_left = env.entries().leave(self.place);
         if has_left && !planted("call_stays_in_depth") {
-            self.function().view.leave(self.class);
+            self.function().stats.leave(self.class);
         }
         has_left || planted("call_forgets_its_grant")
     }
@@ -351,7 +351,7 @@ impl<E: Environment> Call<E> {
     fn too_late(&self, stage: Stage) -> Failure {
         let limit = self.deadline.limit;
         if stage == Stage::Starting
-            && let Some(trouble) = self.function().view.capacity.trouble()
+            && let Some(trouble) = self.function().stats.capacity.trouble()
         {
             return StartTimeout::failure(limit, trouble);
         }
@@ -363,7 +363,7 @@ impl<E: Environment> Call<E> {
     fn waiting_stage(&self) -> Stage {
         let function = self.function();
         let slots = function
-            .view
+            .stats
             .slots_now
             .load(std::sync::atomic::Ordering::Relaxed);
         let is_warm = function.spec.execution_mode == ExecutionMode::Warm;
@@ -385,7 +385,7 @@ impl<E: Environment> Call<E> {
             None => return self.over(Err(Failure::FunctionRemoved), now, env),
         }
         self.set(State::Queued, env);
-        self.function().view.reenter(self.class);
+        self.function().stats.reenter(self.class);
         env.entries().queue(self.place);
         self.ticket = Some(self.ticket(now));
     }

@@ -17,12 +17,12 @@ use crate::message::{
     BridgeMessage, JobStart, Message, PodEnd, ReadyStamps, Refused, Reply, ReplyTo,
 };
 use crate::post::{BridgeInbox, IoPost, SchedulerPost};
+use crate::queue_stats::QueueStats;
 use crate::registry::{Change, Registry, RegistryOut, Told};
 use crate::shard::ShardId;
 use crate::spec::FunctionDraft;
 use crate::ticket::{CallId, LaneId, PodId};
 use crate::time::Uptime;
-use crate::view::LaneView;
 
 /// Messages that one pump takes at most, because the bridge's other tasks run on the same thread.
 const MESSAGES_PER_PUMP: usize = 256;
@@ -388,8 +388,8 @@ impl Desk {
     }
 
     /// Lanes of removed functions whose last calls still run.
-    pub fn leaving_views(&self) -> impl Iterator<Item = &Arc<LaneView>> {
-        self.registry.leaving_views()
+    pub fn leaving_stats(&self) -> impl Iterator<Item = &Arc<QueueStats>> {
+        self.registry.leaving_stats()
     }
 
     /// The function of a lane, also of a removed one whose calls or pods are not gone yet.

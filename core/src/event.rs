@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::queue_stats::QueueStats;
 use crate::spec::{ExecutionMode, FunctionSpec};
 use crate::ticket::{Done, Grant, LaneId, PodId, Ticket};
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 /// What the scheduler has to know of a spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub enum Event {
     Done(Done),
     LaneOpened {
         lane: LaneId,
-        view: Arc<LaneView>,
+        stats: Arc<QueueStats>,
         plan: LanePlan,
     },
     /// A spec was replaced; `reshaped` where its pods have to be replaced too.

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
+use crate::queue_stats::QueueStats;
 use crate::spec::FunctionSpec;
 use crate::ticket::LaneId;
-use crate::view::LaneView;
 
 /// One version of a function.
 pub struct Function {
     pub spec: FunctionSpec,
     pub lane: LaneId,
-    pub view: Arc<LaneView>,
+    pub stats: Arc<QueueStats>,
     /// Grows with every change of any function.
     pub version: u64,
 }

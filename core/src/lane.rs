@@ -10,11 +10,11 @@ use crate::fifo::Fifo;
 use crate::limits::{ASYNC_SHARE, CRASH_LOOP_STARTS, START_BACKOFF, START_BACKOFF_MAX};
 use crate::outcome::StartTrouble;
 use crate::pods::{PodState, Pods};
+use crate::queue_stats::QueueStats;
 use crate::ring::Consumer;
 use crate::slots::Slots;
 use crate::ticket::{Class, Held, LaneId, PodId, PodIndex, Ticket};
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 /// How the last starts went.
 #[derive(Debug, Default)]
@@ -91,7 +91,7 @@ impl Census {
 pub(crate) struct Lane {
     /// The registration that has it; the last one, where calls of earlier ones still run.
     pub(crate) id: LaneId,
-    pub(crate) view: Arc<LaneView>,
+    pub(crate) stats: Arc<QueueStats>,
     pub(crate) plan: LanePlan,
     pub(crate) slots: Slots,
     fifos: [Fifo; 2],
@@ -120,11 +120,11 @@ fn mean<const SHARE: u64>(old: Option<Nanos>, sample: Nanos) -> Option<Nanos> {
 }
 
 impl Lane {
-    pub(crate) fn new(id: LaneId, view: Arc<LaneView>, plan: LanePlan) -> Self {
+    pub(crate) fn new(id: LaneId, stats: Arc<QueueStats>, plan: LanePlan) -> Self {
         Self {
             id,
-            slots: Slots::new(plan.concurrency, view.clone()),
-            view,
+            slots: Slots::new(plan.concurrency, stats.clone()),
+            stats,
             plan,
             fifos: Default::default(),
             mailbox: None,
@@ -179,8 +179,8 @@ impl Lane {
 
     /// An attempt held its slot for so long.
     pub(crate) fn learn(&self, held: Held, held_for: Nanos) {
-        let view = &self.view;
-        let old = view.service_time.get();
+        let stats = &self.stats;
+        let old = stats.service_time.get();
         let says_nothing = match held {
             Held::Whole => false,
             Held::CutOff => old.is_some_and(|old| held_for < old),
@@ -189,18 +189,18 @@ impl Lane {
         if says_nothing {
             return;
         }
-        view.service_time.set(mean::<8>(old, held_for));
+        stats.service_time.set(mean::<8>(old, held_for));
         if let Some(old) = old {
-            let spread = view.service_spread_ns.load(Ordering::Relaxed);
+            let spread = stats.service_spread_ns.load(Ordering::Relaxed);
             let spread = spread - spread / 8 + held_for.abs_diff(old).as_ns() / 8;
-            view.service_spread_ns.store(spread, Ordering::Relaxed);
+            stats.service_spread_ns.store(spread, Ordering::Relaxed);
         }
     }
 
     /// A pod took so long from wanted to usable.
     pub(crate) fn learn_start(&self, sample: Nanos) {
-        let old = self.view.start_time.get();
-        self.view.start_time.set(mean::<4>(old, sample));
+        let old = self.stats.start_time.get();
+        self.stats.start_time.set(mean::<4>(old, sample));
     }
 
     /// Forgets the tickets of calls that were ended with their function.
@@ -224,8 +224,8 @@ impl Lane {
 
     /// Waiting calls that would still wait when a pod that is ordered now is up.
     fn waiting_past_a_start(&self, now: Uptime) -> u32 {
-        let waiting = self.view.depth();
-        let measured = (self.view.service_time.get(), self.view.start_time.get());
+        let waiting = self.stats.depth();
+        let measured = (self.stats.service_time.get(), self.stats.start_time.get());
         let (Some(service), Some(start)) = measured else {
             return waiting;
         };
@@ -234,7 +234,7 @@ impl Lane {
         if self.waits_since.is_some_and(has_lasted) {
             return waiting;
         }
-        let slots = u64::from(self.view.slots_now.load(Ordering::Relaxed));
+        let slots = u64::from(self.stats.slots_now.load(Ordering::Relaxed));
         let meanwhile = start.saturating_mul(slots) / service;
         waiting.saturating_sub(u32::try_from(meanwhile).unwrap_or(u32::MAX))
     }
@@ -242,12 +242,12 @@ impl Lane {
     /// Whether calls wait that more pods would serve; notes since when, and says when that has lasted a
     /// start. None where none does.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
-        if self.census.serving() >= self.pods_for(self.view.depth()) {
+        if self.census.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
             return None;
         }
         let since = *self.waits_since.get_or_insert(now);
-        Some(since + self.view.start_time.get().unwrap_or_default())
+        Some(since + self.stats.start_time.get().unwrap_or_default())
     }
 
     /// Whether the end of a call may change which pods are wanted.
@@ -265,7 +265,7 @@ impl Lane {
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // One at a time comes in the place of an old one.
         let replacement = u32::from(self.census.stale_usable > 0);
-        let kept = self.pods_for(self.view.depth()).max(1) + replacement;
+        let kept = self.pods_for(self.stats.depth()).max(1) + replacement;
         let surplus = self.census.serving().saturating_sub(kept);
         let too_many = surplus.min(self.census.starting);
         if too_many == 0 {
@@ -312,7 +312,7 @@ impl Lane {
 
     /// Whether pods have to be started, as far as a look at the counts tells.
     pub(crate) fn lacks_pods(&self) -> bool {
-        self.plan.pods.is_some() && self.census.serving() < self.pods_for(self.view.depth())
+        self.plan.pods.is_some() && self.census.serving() < self.pods_for(self.stats.depth())
     }
 
     /// Counts its pods anew and shows the counts; called whenever a pod's state changed.
@@ -343,7 +343,7 @@ impl Lane {
             let pod = pods.at(*index);
             (pod.state == PodState::Starting).then_some((pod.wanted_at, cap))
         });
-        let capacity = &self.view.capacity;
+        let capacity = &self.stats.capacity;
         let failed = self.starts.failed.as_ref();
         capacity.set_coming(orders, failed.is_some() || self.starts.are_late);
         let held_up = self.starts.held_up.as_ref();
@@ -364,12 +364,12 @@ impl Lane {
             let slots = |count: u32| count.saturating_mul(pods.cap).min(concurrency);
             (slots(self.census.usable), slots(pods.max))
         });
-        let view = &self.view;
-        view.slots_now.store(now, Ordering::Relaxed);
-        view.slots_max.store(most, Ordering::Relaxed);
+        let stats = &self.stats;
+        stats.slots_now.store(now, Ordering::Relaxed);
+        stats.slots_max.store(most, Ordering::Relaxed);
         let others = self.census.others + self.census.quarantined;
         let counts = [self.census.usable, self.census.starting, others];
-        for (gauge, count) in view.pods.iter().zip(counts) {
+        for (gauge, count) in stats.pods.iter().zip(counts) {
             gauge.store(count, Ordering::Relaxed);
         }
     }
@@ -379,7 +379,7 @@ impl Lane {
     /// then `avoid`, only where there is no other with room.
     pub(crate) fn choose(&self, pods: &mut Pods, avoid: Option<PodIndex>) -> Option<PodIndex> {
         let cap = self.plan.pods?.cap;
-        let calls = self.slots.held() + self.view.depth();
+        let calls = self.slots.held() + self.stats.depth();
         let enough = calls.div_ceil(cap) + 1;
         let (mut best, mut best_load) = (None, (true, true, u32::MAX));
         let mut usable = 0;

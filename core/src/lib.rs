@@ -24,7 +24,7 @@ pub mod descriptors;
 pub mod admission;
 mod prediction;
 pub mod capacity;
-pub mod view;
+pub mod queue_stats;
 pub mod entries;
 pub mod ticket;
 mod index;

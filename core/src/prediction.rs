@@ -5,12 +5,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::limits::START_BACKOFF_MAX;
+use crate::queue_stats::QueueStats;
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 /// What is known now.
 pub(crate) struct Prediction<'a> {
-    lane: &'a LaneView,
+    lane: &'a QueueStats,
     now: Uptime,
     service: Nanos,
     spread: Nanos,
@@ -19,7 +19,7 @@ pub(crate) struct Prediction<'a> {
 
 impl<'a> Prediction<'a> {
     /// Calls take `service`, as it was measured.
-    pub(crate) fn new(lane: &'a LaneView, service: Nanos, now: Uptime) -> Self {
+    pub(crate) fn new(lane: &'a QueueStats, service: Nanos, now: Uptime) -> Self {
         Self {
             lane,
             now,

@@ -9,11 +9,11 @@ use crate::event::{Event, LanePlan};
 use crate::function::Function;
 use crate::limits::FUNCTIONS_MAX;
 use crate::message::{Refused, Reply, ReplyTo};
+use crate::queue_stats::QueueStats;
 use crate::spec::{
     Defaults, ExecutionMode, FieldFault, FunctionDraft, FunctionSpec, Json, Platform, check_account,
 };
 use crate::ticket::LaneId;
-use crate::view::LaneView;
 
 /// A change of the table.
 pub enum Change {
@@ -72,7 +72,7 @@ struct Unacknowledged {
 
 struct Leaving {
     lane: LaneId,
-    view: Arc<LaneView>,
+    stats: Arc<QueueStats>,
     /// Still being told to the io threads: changes of this name wait.
     in_progress: bool,
 }
@@ -126,8 +126,8 @@ impl Registry {
     }
 
     /// Lanes of removed functions whose last calls still run; the ledger counts them.
-    pub fn leaving_views(&self) -> impl Iterator<Item = &Arc<LaneView>> {
-        self.leaving.values().map(|leaving| &leaving.view)
+    pub fn leaving_stats(&self) -> impl Iterator<Item = &Arc<QueueStats>> {
+        self.leaving.values().map(|leaving| &leaving.stats)
     }
 
     /// Whether every change so far was taken over by all io threads.
@@ -235,18 +235,18 @@ impl Registry {
             );
             return Ok(());
         }
-        let (lane, view) = self.lane_for(&spec.name).ok_or(Refused::TooMany)?;
+        let (lane, stats) = self.lane_for(&spec.name).ok_or(Refused::TooMany)?;
         self.version += 1;
         let plan = LanePlan::of(&spec);
         out.scheduler.push(Event::LaneOpened {
             lane,
-            view: view.clone(),
+            stats: stats.clone(),
             plan,
         });
         let function = Arc::new(Function {
             spec,
             lane,
-            view,
+            stats,
             version: self.version,
         });
         self.functions
@@ -264,9 +264,9 @@ impl Registry {
     }
 
     /// A removed function's lane where its last calls still run, else a free one.
-    fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<LaneView>)> {
-        let (index, view) = if let Some(gone) = self.leaving.remove(name) {
-            (gone.lane.index, gone.view)
+    fn lane_for(&mut self, name: &str) -> Option<(LaneId, Arc<QueueStats>)> {
+        let (index, stats) = if let Some(gone) = self.leaving.remove(name) {
+            (gone.lane.index, gone.stats)
         } else {
             let index = match self.free_lanes.pop() {
                 Some(index) => index,
@@ -276,11 +276,11 @@ impl Registry {
                 }
                 None => return None,
             };
-            (index, Arc::new(LaneView::new(self.io_threads)))
+            (index, Arc::new(QueueStats::new(self.io_threads)))
         };
         self.epoch += 1;
         let epoch = self.epoch;
-        Some((LaneId { index, epoch }, view))
+        Some((LaneId { index, epoch }, stats))
     }
 
     fn replace(
@@ -297,11 +297,11 @@ impl Registry {
             plan,
             reshaped,
         });
-        let (lane, view) = (old.lane, old.view.clone());
+        let (lane, stats) = (old.lane, old.stats.clone());
         let function = Arc::new(Function {
             spec,
             lane,
-            view,
+            stats,
             version: self.version,
         });
         self.functions
@@ -350,12 +350,12 @@ impl Registry {
         self.version += 1;
         let lane = function.lane;
         let name = function.name().clone();
-        let view = function.view.clone();
+        let stats = function.stats.clone();
         self.leaving.insert(
             name.clone(),
             Leaving {
                 lane,
-                view,
+                stats,
                 in_progress: true,
             },
         );

@@ -210,7 +210,7 @@ impl Shared {
                 let pod = self.pods.at(index);
                 if left > 0 && pod.state == PodState::Starting && !pod.adopted {
                     left -= 1;
-                    lane.starts.are_late |= lane.view.is_overdue(pod.wanted_at, now);
+                    lane.starts.are_late |= lane.stats.is_overdue(pod.wanted_at, now);
                     self.stop(lane, index, out);
                 }
             }
@@ -364,7 +364,7 @@ fn give_up(lane: &Lane, out: &mut Outbox) {
     if let Some(failed) = &lane.starts.failed
         && failed.are_hopeless()
         && lane.census.serving() == 0
-        && lane.view.depth() > 0
+        && lane.stats.depth() > 0
     {
         let (lane, why) = (lane.id, failed.why.clone());
         out.notices.push(Notice::StartsFail { lane, why });

@@ -12,10 +12,10 @@ use crate::event::{Event, LanePlan, Order, Outbox};
 use crate::lane::Lane;
 use crate::limits::{FUNCTIONS_MAX, GRANTS_PER_LANE, GRANTS_PER_TURN};
 use crate::pods::{PodState, Pods};
+use crate::queue_stats::QueueStats;
 use crate::sync::planted;
 use crate::ticket::{Done, Grant, LaneId, PodId, PodVerdict, Ticket};
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 /// Whether a turn left work that could be done at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Scheduler {
         match event {
             Event::Ticket(ticket) => self.ticket(ticket, now, out),
             Event::Done(done) => self.done(done, now, out),
-            Event::LaneOpened { lane, view, plan } => self.open(lane, view, plan, now, out),
+            Event::LaneOpened { lane, stats, plan } => self.open(lane, stats, plan, now, out),
             Event::LaneChanged {
                 lane,
                 plan,
@@ -162,7 +162,7 @@ impl Scheduler {
         let Some(Some(lane)) = self.lanes.get_mut(index as usize) else {
             return;
         };
-        let Some(mut mailbox) = lane.mailbox.take().or_else(|| lane.view.take_mailbox()) else {
+        let Some(mut mailbox) = lane.mailbox.take().or_else(|| lane.stats.take_mailbox()) else {
             return;
         };
         while let Some(ticket) = mailbox.pop() {
@@ -182,7 +182,7 @@ impl Scheduler {
         );
         // The call may be one of a registration before this one.
         let held_for = lane.slots.release(done.slot, now);
-        lane.view
+        lane.stats
             .running
             .store(lane.slots.held(), Ordering::Relaxed);
         lane.learn(done.held, held_for);
@@ -203,7 +203,7 @@ impl Scheduler {
     fn open(
         &mut self,
         id: LaneId,
-        view: Arc<LaneView>,
+        stats: Arc<QueueStats>,
         plan: LanePlan,
         now: Uptime,
         out: &mut Outbox,
@@ -217,7 +217,7 @@ impl Scheduler {
                 self.shared.take_over(lane, id, plan);
                 lane
             }
-            empty => empty.insert(Lane::new(id, view, plan)),
+            empty => empty.insert(Lane::new(id, stats, plan)),
         };
         lane.count(&mut self.shared.pods);
         self.shared.reconcile(lane, now, out);
@@ -279,11 +279,11 @@ impl Scheduler {
         if lane.slots.held() > 0 || !lane.pods.is_empty() {
             return;
         }
-        if lane.view.depth() > 0 {
+        if lane.stats.depth() > 0 {
             return self.shared.arm(lane, now + LEFT_OVER);
         }
         if let Some(mailbox) = lane.mailbox.take() {
-            lane.view.return_mailbox(mailbox);
+            lane.stats.return_mailbox(mailbox);
         }
         if lane.listed {
             self.shared.ready.retain(|listed| *listed != id);
@@ -465,10 +465,10 @@ impl Shared {
             if !self.entries.grant(ticket.call()) {
                 continue;
             }
-            lane.view.leave(ticket.class);
+            lane.stats.leave(ticket.class);
             lane.granted(ticket.class);
             let slot = lane.slots.hold(now);
-            lane.view
+            lane.stats
                 .running
                 .store(lane.slots.held(), Ordering::Relaxed);
             let (pod, start) = if let Some(plan) = lane.plan.pods {

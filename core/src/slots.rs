@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
+use crate::queue_stats::QueueStats;
 use crate::spec::bound::CONCURRENCY;
 use crate::sync::planted;
 use crate::time::{Nanos, Uptime};
-use crate::view::LaneView;
 
 const WORDS: usize = (*CONCURRENCY.end() as usize).div_ceil(64);
 
@@ -18,12 +18,12 @@ pub(crate) struct Slots {
     /// A bit for each slot that is held.
     taken: [u64; WORDS],
     /// Where io threads see since when.
-    view: Arc<LaneView>,
+    stats: Arc<QueueStats>,
 }
 
 impl Slots {
     /// `limit` slots, all free.
-    pub(crate) const fn new(limit: u32, view: Arc<LaneView>) -> Self {
+    pub(crate) const fn new(limit: u32, stats: Arc<QueueStats>) -> Self {
         assert!(
             limit as usize <= WORDS * 64,
             "more slots than a function may have"
@@ -32,7 +32,7 @@ impl Slots {
             limit,
             held: 0,
             taken: [0; WORDS],
-            view,
+            stats,
         }
     }
 
@@ -64,7 +64,7 @@ impl Slots {
         let bit = self.taken[word].trailing_ones();
         self.taken[word] |= 1 << bit;
         let slot = (word * 64) as u16 + bit as u16;
-        self.view.capacity.hold(slot, now);
+        self.stats.capacity.hold(slot, now);
         slot
     }
 
@@ -78,6 +78,6 @@ impl Slots {
         }
         self.held -= 1;
         self.taken[word] &= !(1 << bit);
-        now.since(self.view.capacity.release(slot))
+        now.since(self.stats.capacity.release(slot))
     }
 }

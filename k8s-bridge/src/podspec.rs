@@ -232,9 +232,9 @@ fn name_of(value: &Value) -> Option<&str> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use nanofaas_core::queue_stats::QueueStats;
     use nanofaas_core::spec::{Defaults, FunctionSpec};
     use nanofaas_core::ticket::LaneId;
-    use nanofaas_core::view::LaneView;
     use std::sync::Arc;
 
     pub(crate) fn function(fields: Value) -> Function {
@@ -243,7 +243,7 @@ pub(crate) mod tests {
         Function {
             spec: spec.expect("a sound spec"),
             lane: LaneId { index: 0, epoch: 1 },
-            view: Arc::new(LaneView::new(1)),
+            stats: Arc::new(QueueStats::new(1)),
             version: 1,
         }
     }

@@ -18,10 +18,10 @@ use nanofaas_core::event::{Event, LanePlan, Outbox};
 use nanofaas_core::function::Function;
 use nanofaas_core::metrics::RejectReason;
 use nanofaas_core::outcome::Stage;
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_core::view::LaneView;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -167,7 +167,7 @@ impl<'a> Simulator<'a> {
         let function = Arc::new(Function {
             spec: setup.spec.clone(),
             lane: LaneId { index: 0, epoch: 1 },
-            view: Arc::new(LaneView::new(1)),
+            stats: Arc::new(QueueStats::new(1)),
             version: 1,
         });
         let begin = begin(setup);
@@ -209,7 +209,7 @@ impl<'a> Simulator<'a> {
         let function = &self.thread.function;
         let event = Event::LaneOpened {
             lane: function.lane,
-            view: function.view.clone(),
+            stats: function.stats.clone(),
             plan: LanePlan::of(&function.spec),
         };
         self.apply(event);
@@ -217,8 +217,8 @@ impl<'a> Simulator<'a> {
         self.settle();
     }
 
-    fn view(&self) -> &LaneView {
-        &self.thread.function.view
+    fn stats(&self) -> &QueueStats {
+        &self.thread.function.stats
     }
 
     /// Plays the trace until its last call is over. None where knowing it all is too much work.
@@ -301,15 +301,15 @@ impl<'a> Simulator<'a> {
     }
 
     fn record(&mut self) {
-        let view = self.view();
+        let stats = self.stats();
         let load = |count: &std::sync::atomic::AtomicU32| count.load(Ordering::Relaxed);
         let moment = Moment {
-            waiting: view.depth(),
-            running: load(&view.running),
-            slots: load(&view.slots_now),
-            up: load(&view.pods[0]) + self.pods.jobs_up,
-            starting: load(&view.pods[1]) + self.pods.jobs_starting,
-            other: load(&view.pods[2]),
+            waiting: stats.depth(),
+            running: load(&stats.running),
+            slots: load(&stats.slots_now),
+            up: load(&stats.pods[0]) + self.pods.jobs_up,
+            starting: load(&stats.pods[1]) + self.pods.jobs_starting,
+            other: load(&stats.pods[2]),
         };
         self.history.see(self.now.since(self.origin), moment);
     }

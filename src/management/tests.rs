@@ -7,8 +7,8 @@ use std::task::Wake;
 use std::time::SystemTime;
 
 use crate::metrics::ProcessMetrics;
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::time::Uptime;
-use nanofaas_core::view::LaneView;
 
 use super::*;
 
@@ -51,9 +51,9 @@ fn port(answers: bool) -> ManagementPort {
             tokio::spawn(async move {
                 while let Some(answer) = asked.recv().await {
                     if answers {
-                        let view = Arc::new(LaneView::new(2));
-                        view.metrics(0).success.add();
-                        let registered = vec![("echo".into(), view)];
+                        let stats = Arc::new(QueueStats::new(2));
+                        stats.metrics(0).success.add();
+                        let registered = vec![("echo".into(), stats)];
                         let _ = answer.send(ScrapedFunctions {
                             registered,
                             leaving: Vec::new(),

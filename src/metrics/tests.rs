@@ -22,8 +22,8 @@ fn info(threads: usize) -> ProcessInfo {
     }
 }
 
-fn lane(name: &str, threads: usize) -> (Arc<str>, Arc<LaneView>) {
-    (name.into(), Arc::new(LaneView::new(threads)))
+fn lane(name: &str, threads: usize) -> (Arc<str>, Arc<QueueStats>) {
+    (name.into(), Arc::new(QueueStats::new(threads)))
 }
 
 /// Samples by their whole left side; panics where a rule of the format is broken.
@@ -94,17 +94,17 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
         leaving: Vec::new(),
         ..ScrapedFunctions::default()
     };
-    let view = &functions.registered[0].1;
+    let stats = &functions.registered[0].1;
     for thread in 0..2 {
-        let metrics = view.metrics(thread);
+        let metrics = stats.metrics(thread);
         metrics.success.add();
         metrics.rejected[RejectReason::Depth as usize].add();
         metrics.record(CallTime::E2e, Nanos::from_us(20));
         metrics.record(CallTime::E2e, Nanos::from_s(70));
     }
-    assert!(view.enter(Class::Sync, 10));
-    view.running.store(3, Relaxed);
-    view.pods[1].store(2, Relaxed);
+    assert!(stats.enter(Class::Sync, 10));
+    stats.running.store(3, Relaxed);
+    stats.pods[1].store(2, Relaxed);
     let samples = parse(&page(&functions, &info(2), &mut FunctionLabels::new(10)));
     let is = |series: &str, expected: f64| {
         assert_eq!(value(&samples, series), expected, "{series}");
@@ -145,7 +145,7 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
 fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
     let functions = ScrapedFunctions {
         registered: vec![lane("a", 1)],
-        leaving: vec![Arc::new(LaneView::new(1))],
+        leaving: vec![Arc::new(QueueStats::new(1))],
         ..ScrapedFunctions::default()
     };
     let info = info(2);
@@ -156,8 +156,8 @@ fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
     }
     info.ledgers[1].backing_off.store(4, Relaxed);
     info.ledgers[0].rejected_unknown.add();
-    for view in [&functions.registered[0].1, &functions.leaving[0]] {
-        assert!(view.enter(Class::Async, 9));
+    for stats in [&functions.registered[0].1, &functions.leaving[0]] {
+        assert!(stats.enter(Class::Async, 9));
     }
     functions.registered[0].1.running.store(1, Relaxed);
     functions.leaving[0].running.store(2, Relaxed);
@@ -175,8 +175,8 @@ fn past_the_most_functions_the_rest_is_summed_and_nobody_loses_his_series() {
         .iter()
         .map(|name| lane(name, 1))
         .collect();
-    for (_, view) in &all {
-        view.metrics(0).success.add();
+    for (_, stats) in &all {
+        stats.metrics(0).success.add();
     }
     let functions = |range: std::ops::Range<usize>| ScrapedFunctions {
         registered: all[range].to_vec(),

@@ -5,10 +5,10 @@ use std::task::Waker;
 use nanofaas_core::event::{Event, LanePlan, PodPlan, StartFailure};
 use nanofaas_core::limits::{MESSAGES_DEPTH, ORDERS_DEPTH};
 use nanofaas_core::post::{BridgeInbox, IoInbox, PinnedPost};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{Class, Done, Grant, Held, LaneId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_core::view::LaneView;
 
 use super::*;
 
@@ -60,19 +60,19 @@ impl SchedulerFixture {
         }
     }
 
-    fn open(&self, lane: u32, plan: LanePlan) -> Arc<LaneView> {
-        let view = Arc::new(LaneView::new(IO_THREADS));
-        let opened = view.clone();
+    fn open(&self, lane: u32, plan: LanePlan) -> Arc<QueueStats> {
+        let stats = Arc::new(QueueStats::new(IO_THREADS));
+        let opened = stats.clone();
         self.post.event(Event::LaneOpened {
             lane: id(lane),
-            view: opened,
+            stats: opened,
             plan,
         });
-        view
+        stats
     }
 
     /// Queues a call as an io thread does.
-    fn call(&self, lane: u32, view: &LaneView, index: u32) {
+    fn call(&self, lane: u32, stats: &QueueStats, index: u32) {
         let ticket = Ticket {
             queued_at: Uptime::ZERO,
             index,
@@ -82,9 +82,9 @@ impl SchedulerFixture {
             shard: ShardId::new(1),
             class: Class::Sync,
         };
-        assert!(view.enter(Class::Sync, u32::MAX));
+        assert!(stats.enter(Class::Sync, u32::MAX));
         self.entries.queue(ticket.call());
-        assert!(view.post(ticket).is_ok(), "the mailbox is full");
+        assert!(stats.post(ticket).is_ok(), "the mailbox is full");
         self.post.posted(&ticket);
     }
 
@@ -146,22 +146,22 @@ const WARM: LanePlan = LanePlan {
 #[test]
 fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
     let mut bench = SchedulerFixture::new();
-    let view = bench.open(0, plan(2));
+    let stats = bench.open(0, plan(2));
     for index in 0..100 {
-        bench.call(0, &view, index);
+        bench.call(0, &stats, index);
     }
     let mut held = VecDeque::new();
     for index in 0..100 {
         let grant = bench.granted();
         assert_eq!(grant.call.index, index);
         held.push_back(grant);
-        assert!(view.running.load(Relaxed) <= 2);
+        assert!(stats.running.load(Relaxed) <= 2);
         if held.len() == 2 {
             assert!(bench.io[1].grants.pop().is_none(), "a third slot");
             bench.done(held.pop_front().expect("two are held"));
         }
     }
-    assert_eq!(view.depth(), 0);
+    assert_eq!(stats.depth(), 0);
     assert!(bench.io[0].grants.pop().is_none(), "another thread's grant");
 }
 
@@ -169,8 +169,8 @@ fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
 fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
     let mut bench = SchedulerFixture::new();
     for lane in 0..2_000 {
-        let view = bench.open(lane, plan(1));
-        bench.call(lane, &view, lane);
+        let stats = bench.open(lane, plan(1));
+        bench.call(lane, &stats, lane);
         assert_eq!(bench.granted().lane, id(lane));
     }
 }
@@ -178,12 +178,12 @@ fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
 #[test]
 fn it_sleeps_and_is_woken_and_beats() {
     let mut bench = SchedulerFixture::new();
-    let view = bench.open(0, plan(1));
+    let stats = bench.open(0, plan(1));
     let beat = bench.running.as_ref().expect("it runs").beat.clone();
     for index in 0..20 {
         // Long enough that it has gone to sleep.
         std::thread::sleep(Duration::from_millis(5));
-        bench.call(0, &view, index);
+        bench.call(0, &stats, index);
         let grant = bench.granted();
         bench.done(grant);
     }
@@ -221,8 +221,8 @@ fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
     for _ in 0..MESSAGES_DEPTH {
         assert!(bench.io_posts[0].send(Message::Drain).is_ok());
     }
-    let view = bench.open(7, WARM);
-    bench.call(7, &view, 0);
+    let stats = bench.open(7, WARM);
+    bench.call(7, &stats, 0);
     let pod = until(|| match bench.bridge.messages.pop() {
         Some(BridgeMessage::Order(Order::Start { pod, .. })) => Some(pod),
         _ => None,

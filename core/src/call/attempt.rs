@@ -279,7 +279,7 @@ impl<E: Environment> Call<E> {
                 Class::Sync
             },
         };
-        let usable = function.view.pods[0].load(Ordering::Relaxed);
+        let usable = function.stats.pods[0].load(Ordering::Relaxed);
         let tried = Tried {
             attempts: self.attempts,
             lost: if planted("call_retries_every_loss") {

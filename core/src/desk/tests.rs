@@ -145,11 +145,11 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
     ack(&bench, 1);
     ack(&bench, 2);
     bench.desk.pump();
-    assert_eq!(bench.desk.leaving_views().count(), 1);
+    assert_eq!(bench.desk.leaving_stats().count(), 1);
     order(&bench, Order::LaneGone { lane: LANE });
     order(&bench, start);
     assert!(bench.desk.pump().is_empty());
-    assert_eq!(bench.desk.leaving_views().count(), 0);
+    assert_eq!(bench.desk.leaving_stats().count(), 0);
     let mut last = None;
     while let Some(message) = bench.io[0].messages.pop() {
         last = Some(message);

@@ -9,13 +9,13 @@ use nanofaas_core::bitmap::Bitmap;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, Notice, Order, Outbox};
 use nanofaas_core::limits::GRANTS_PER_TURN;
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::registry::{Change, Told};
 use nanofaas_core::ring::{Consumer, Producer, channel};
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
 use nanofaas_core::time::Uptime;
-use nanofaas_core::view::LaneView;
 
 use crate::rng::Rng;
 use crate::scenario::Nature;
@@ -270,16 +270,16 @@ impl Hall {
     }
 
     /// A new call waits; false where its lane's mailbox is full.
-    pub(crate) fn post(&mut self, view: &Arc<LaneView>, ticket: Ticket) -> bool {
+    pub(crate) fn post(&mut self, stats: &Arc<QueueStats>, ticket: Ticket) -> bool {
         match self.mode {
             Mode::Inline => {
                 self.feed_inline(Event::Ticket(ticket));
                 true
             }
             Mode::Pinned => {
-                let posted = view.post(ticket).is_ok();
+                let posted = stats.post(ticket).is_ok();
                 if posted {
-                    self.shadow.posted(view, &ticket);
+                    self.shadow.posted(stats, &ticket);
                     self.bits.set(ticket.lane.index as usize);
                 }
                 posted

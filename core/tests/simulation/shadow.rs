@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Order};
 use nanofaas_core::limits::ASYNC_SHARE;
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::ticket::{CallId, Class, Done, Grant, LaneId, PodId, PodVerdict, Ticket};
-use nanofaas_core::view::LaneView;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -35,7 +35,7 @@ struct Pod {
 }
 
 struct Lane {
-    view: Arc<LaneView>,
+    stats: Arc<QueueStats>,
     plan: LanePlan,
     fifos: [VecDeque<CallId>; 2],
     /// Calls of the registration that is about to take the lane over.
@@ -53,15 +53,15 @@ struct Lane {
     adopted: bool,
 }
 
-type Mailbox = (Arc<LaneView>, VecDeque<Ticket>);
+type Mailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
 /// The scheduler's duties.
 #[derive(Default)]
 pub(crate) struct Shadow {
     lanes: BTreeMap<u32, Lane>,
     pods: BTreeMap<PodId, Pod>,
-    /// The tickets in each view's mailbox, by the view's address. The view is kept, too, so that no
-    /// other view can get its address.
+    /// The tickets in each lane's mailbox, by the address of its stats. The stats are kept, too, so that no
+    /// others can get their address.
     mailboxes: BTreeMap<usize, Mailbox>,
     gone: BTreeSet<LaneId>,
     pub(crate) async_jumps: u64,
@@ -83,9 +83,9 @@ impl Shadow {
     }
 
     /// A ticket was put into a mailbox.
-    pub(crate) fn posted(&mut self, view: &Arc<LaneView>, ticket: &Ticket) {
-        let address = Arc::as_ptr(view) as usize;
-        let fresh = || (view.clone(), VecDeque::new());
+    pub(crate) fn posted(&mut self, stats: &Arc<QueueStats>, ticket: &Ticket) {
+        let address = Arc::as_ptr(stats) as usize;
+        let fresh = || (stats.clone(), VecDeque::new());
         let (_, tickets) = self.mailboxes.entry(address).or_insert_with(fresh);
         tickets.push_back(*ticket);
     }
@@ -95,7 +95,7 @@ impl Shadow {
         let Some(lane) = self.lanes.get_mut(&index) else {
             return;
         };
-        let address = Arc::as_ptr(&lane.view) as usize;
+        let address = Arc::as_ptr(&lane.stats) as usize;
         if let Some((_, tickets)) = self.mailboxes.get_mut(&address) {
             for ticket in tickets.drain(..) {
                 lane.push(&ticket);
@@ -111,7 +111,7 @@ impl Shadow {
                 None => assert!(!entries.is_queued(ticket.call())),
             },
             Event::Done(done) => self.done(done),
-            Event::LaneOpened { lane, view, plan } => self.opened(*lane, view, *plan),
+            Event::LaneOpened { lane, stats, plan } => self.opened(*lane, stats, *plan),
             Event::LaneChanged {
                 lane,
                 plan,
@@ -141,10 +141,10 @@ impl Shadow {
         }
     }
 
-    fn opened(&mut self, id: LaneId, view: &Arc<LaneView>, plan: LanePlan) {
+    fn opened(&mut self, id: LaneId, stats: &Arc<QueueStats>, plan: LanePlan) {
         if let Some(lane) = self.lanes.get_mut(&id.index) {
             assert!(lane.is_removed, "a lane was opened twice");
-            assert!(Arc::ptr_eq(&lane.view, view), "a lane's view was lost");
+            assert!(Arc::ptr_eq(&lane.stats, stats), "a lane's stats were lost");
             lane.is_removed = false;
             lane.id = id;
             lane.plan = plan;
@@ -159,7 +159,7 @@ impl Shadow {
             of_lane.for_each(|pod| pod.lane = id);
         } else {
             let lane = Lane {
-                view: view.clone(),
+                stats: stats.clone(),
                 plan,
                 fifos: Default::default(),
                 early: Vec::new(),
@@ -305,7 +305,7 @@ impl Shadow {
 
     /// Usable and starting pods by the gauges, which know of every drain, and quarantined pods.
     fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
-        let gauge = |at: usize| lane.view.pods[at].load(Relaxed);
+        let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         gauge(0) + gauge(1) + self.census(id, State::Quarantined)
     }
 
@@ -328,7 +328,7 @@ impl Shadow {
     fn check_starts(&self, id: LaneId) {
         let lane = &self.lanes[&id.index];
         let plan = lane.plan.pods.expect("only functions with pods start some");
-        let calls = (lane.view.depth() + lane.held).min(lane.plan.concurrency);
+        let calls = (lane.stats.depth() + lane.held).min(lane.plan.concurrency);
         let needed = calls.div_ceil(plan.cap).clamp(plan.min, plan.max);
         let stale = self.has_stale(id);
         let serving = self.surely_serving(id, lane);
@@ -397,7 +397,7 @@ impl Shadow {
             }
             let live = lane.fifos.iter().map(VecDeque::len).sum::<usize>() as u32;
             let lane = &self.lanes[&index];
-            let running = lane.view.running.load(Relaxed);
+            let running = lane.stats.running.load(Relaxed);
             assert_eq!(running, lane.held, "slots leaked or doubled");
             if !lane.is_removed {
                 self.check_lane(lane, live, timer);
@@ -407,7 +407,7 @@ impl Shadow {
 
     fn check_lane(&self, lane: &Lane, live: u32, timer: bool) {
         let id = lane.id;
-        let gauge = |at: usize| lane.view.pods[at].load(Relaxed);
+        let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         let of_lane = || self.pods.values().filter(|pod| pod.lane == id);
         let usable = || of_lane().filter(|pod| pod.state == State::Usable);
         let starting = self.census(id, State::Starting);

@@ -184,7 +184,7 @@ impl World {
         self.until("all functions are gone", |world| {
             world.is_at_rest()
                 && world.bridge.registry.is_settled()
-                && world.bridge.registry.leaving_views().count() == 0
+                && world.bridge.registry.leaving_stats().count() == 0
                 && world.bridge.pods() == 0
         });
         assert!(self.bridge.registry.functions().is_empty());
@@ -278,10 +278,13 @@ impl World {
     /// an operator has.
     fn drift(&self) -> i64 {
         let registry = &self.bridge.registry;
-        let views = registry.functions().values().map(|function| &function.view);
+        let stats = registry
+            .functions()
+            .values()
+            .map(|function| &function.stats);
         let mut known = 0;
-        for view in views.chain(registry.leaving_views()) {
-            known += u64::from(view.depth()) + u64::from(view.running.load(Ordering::Relaxed));
+        for stats in stats.chain(registry.leaving_stats()) {
+            known += u64::from(stats.depth()) + u64::from(stats.running.load(Ordering::Relaxed));
         }
         let mut accepted = 0;
         for io in &self.io {
@@ -301,8 +304,8 @@ impl World {
                 live += 1;
                 match phase(&call.life) {
                     Phase::Queued if hall.entries.is_queued(reference) => {
-                        let view = Arc::as_ptr(&call.life.function().view) as usize;
-                        *depths.entry(view).or_default() += 1;
+                        let stats = Arc::as_ptr(&call.life.function().stats) as usize;
+                        *depths.entry(stats).or_default() += 1;
                     }
                     Phase::Queued => granted += 1,
                     Phase::Running => running += 1,
@@ -323,15 +326,18 @@ impl World {
         assert_eq!(held, hall.shadow.held(), "slots are miscounted");
         assert!(granted <= hall.grants_in_flight, "a grant got lost");
         let registry = &self.bridge.registry;
-        let views = registry.functions().values().map(|function| &function.view);
+        let stats = registry
+            .functions()
+            .values()
+            .map(|function| &function.stats);
         let mut seen = 0;
-        for view in views.chain(registry.leaving_views()) {
+        for stats in stats.chain(registry.leaving_stats()) {
             let waiting = depths
-                .get(&(Arc::as_ptr(view) as usize))
+                .get(&(Arc::as_ptr(stats) as usize))
                 .copied()
                 .unwrap_or(0);
             assert_eq!(
-                view.depth(),
+                stats.depth(),
                 waiting,
                 "a queue's depth is not its live calls"
             );

@@ -14,7 +14,7 @@ fn a_class_is_first_in_first_out_and_skips_who_left() {
     plane.leave(0, calls[3]);
     let left = vec![calls[1], calls[2], calls[4], calls[5]];
     assert_eq!(plane.granted(), left);
-    assert_eq!(plane.view(0).depth(), 0);
+    assert_eq!(plane.stats(0).depth(), 0);
     assert_eq!(plane.scheduler.held(), 4);
 }
 
@@ -156,6 +156,6 @@ fn dead_tickets_take_no_room_from_live_ones() {
         plane.leave(0, call);
         plane.entries.free(call);
     }
-    assert_eq!(plane.view(0).depth(), 0);
+    assert_eq!(plane.stats(0).depth(), 0);
     assert!(plane.grants().is_empty());
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use nanofaas_core::event::{Event, Order};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::ticket::{Class, PodVerdict, Ticket};
-use nanofaas_core::view::LaneView;
 
 use crate::plane::{LANE, Plane, SECOND, pod_of, podless, warm};
 
@@ -62,8 +62,8 @@ fn a_function_made_again_takes_the_lane_over_with_its_counts() {
     plane.calls(0, Class::Sync, 2);
     let running = plane.grants();
     remove(&mut plane);
-    let view = plane.view(0);
-    plane.open_with(0, view, podless(3));
+    let stats = plane.stats(0);
+    plane.open_with(0, stats, podless(3));
     plane.calls(0, Class::Sync, 3);
     assert_eq!(plane.grants().len(), 1, "two old calls still run");
     plane.done(&running[0], PodVerdict::Healthy);
@@ -72,25 +72,25 @@ fn a_function_made_again_takes_the_lane_over_with_its_counts() {
     assert!(plane.orders().is_empty(), "the lane did not go");
 }
 
-/// The removal's end and the new function cross each other: the registry keeps the old view.
+/// The removal's end and the new function cross each other: the registry keeps the old stats.
 #[test]
 fn a_mailbox_outlives_a_lane_that_went_before_its_successor_came() {
     let mut plane = Plane::with(podless(1));
-    let view = plane.view(0);
-    let post = |plane: &mut Plane, view: &Arc<LaneView>| {
+    let stats = plane.stats(0);
+    let post = |plane: &mut Plane, stats: &Arc<QueueStats>| {
         let ticket = plane.ticket(0, Class::Sync);
-        assert!(view.post(ticket).is_ok());
+        assert!(stats.post(ticket).is_ok());
         ticket.call()
     };
-    let first = post(&mut plane, &view);
+    let first = post(&mut plane, &stats);
     plane.collect(0);
     let grants = plane.grants();
     assert_eq!(grants[0].call, first);
     plane.done(&grants[0], PodVerdict::Healthy);
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
-    plane.open_with(0, view.clone(), podless(1));
-    let second = post(&mut plane, &view);
+    plane.open_with(0, stats.clone(), podless(1));
+    let second = post(&mut plane, &stats);
     plane.collect(0);
     assert_eq!(plane.granted(), [second]);
 }
@@ -106,13 +106,13 @@ fn successors_ticket(plane: &mut Plane) -> Ticket {
 #[test]
 fn a_ticket_that_is_faster_than_its_lane_is_found() {
     let mut plane = Plane::with(podless(1));
-    let view = plane.view(0);
+    let stats = plane.stats(0);
     remove(&mut plane);
     assert_eq!(plane.orders(), [GONE]);
     let ticket = successors_ticket(&mut plane);
-    assert!(view.post(ticket).is_ok());
+    assert!(stats.post(ticket).is_ok());
     plane.collect(0);
-    plane.open_with(0, view, podless(1));
+    plane.open_with(0, stats, podless(1));
     assert_eq!(plane.granted(), [ticket.call()]);
 }
 
@@ -120,14 +120,14 @@ fn a_ticket_that_is_faster_than_its_lane_is_found() {
 #[test]
 fn a_ticket_that_is_faster_than_the_removal_is_kept() {
     let mut plane = Plane::with(podless(1));
-    let view = plane.view(0);
+    let stats = plane.stats(0);
     let ticket = successors_ticket(&mut plane);
-    assert!(view.post(ticket).is_ok());
+    assert!(stats.post(ticket).is_ok());
     plane.collect(0);
     assert!(plane.grants().is_empty(), "the old plan is not its own");
     remove(&mut plane);
     assert!(plane.orders().is_empty(), "a call waits for the successor");
-    plane.open_with(0, view, podless(1));
+    plane.open_with(0, stats, podless(1));
     assert_eq!(plane.granted(), [ticket.call()]);
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, LanePlan, Notice, Order, Outbox, PodPlan, StartFailure};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::{CallId, Class, Done, Grant, Held, LaneId, PodId, PodVerdict, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_core::view::LaneView;
 
 pub(crate) const MS: Nanos = Nanos::from_ms(1);
 pub(crate) const SECOND: Nanos = Nanos::SECOND;
@@ -24,7 +24,7 @@ pub(crate) struct Plane {
     pub(crate) scheduler: Scheduler,
     pub(crate) now: Uptime,
     out: Outbox,
-    views: HashMap<u32, Arc<LaneView>>,
+    stats: HashMap<u32, Arc<QueueStats>>,
     /// How often each lane was opened.
     epochs: HashMap<u32, u32>,
     calls: u32,
@@ -66,7 +66,7 @@ impl Plane {
             entries,
             now: Uptime::ZERO + 1000 * SECOND,
             out: Outbox::with_room(),
-            views: HashMap::new(),
+            stats: HashMap::new(),
             epochs: HashMap::new(),
             calls: 0,
         }
@@ -80,15 +80,15 @@ impl Plane {
     }
 
     pub(crate) fn open(&mut self, lane: u32, plan: LanePlan) {
-        let view = Arc::new(LaneView::new(1));
-        self.open_with(lane, view, plan);
+        let stats = Arc::new(QueueStats::new(1));
+        self.open_with(lane, stats, plan);
     }
 
-    pub(crate) fn open_with(&mut self, lane: u32, view: Arc<LaneView>, plan: LanePlan) {
-        self.views.insert(lane, view.clone());
+    pub(crate) fn open_with(&mut self, lane: u32, stats: Arc<QueueStats>, plan: LanePlan) {
+        self.stats.insert(lane, stats.clone());
         *self.epochs.entry(lane).or_default() += 1;
         let lane = self.id(lane);
-        self.hear(Event::LaneOpened { lane, view, plan });
+        self.hear(Event::LaneOpened { lane, stats, plan });
     }
 
     /// The lane as its last registration has it.
@@ -97,8 +97,8 @@ impl Plane {
         LaneId { index, epoch }
     }
 
-    pub(crate) fn view(&self, lane: u32) -> Arc<LaneView> {
-        self.views[&lane].clone()
+    pub(crate) fn stats(&self, lane: u32) -> Arc<QueueStats> {
+        self.stats[&lane].clone()
     }
 
     pub(crate) fn hear(&mut self, event: Event) {
@@ -107,7 +107,7 @@ impl Plane {
 
     /// Queues a call and returns its ticket, which the scheduler does not have yet.
     pub(crate) fn ticket(&mut self, lane: u32, class: Class) -> Ticket {
-        let has_room = self.views[&lane].enter(class, QUEUE_SIZE);
+        let has_room = self.stats[&lane].enter(class, QUEUE_SIZE);
         assert!(has_room, "the queue is full");
         let ticket = Ticket {
             queued_at: self.now,
@@ -140,7 +140,7 @@ impl Plane {
     /// The owner takes a sync call out of the queue.
     pub(crate) fn leave(&mut self, lane: u32, call: CallId) {
         assert!(self.entries.leave(call), "a grant came first");
-        self.views[&lane].leave(Class::Sync);
+        self.stats[&lane].leave(Class::Sync);
     }
 
     /// One turn and its grants; whether it left work is the driver's business.

@@ -367,16 +367,17 @@ fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
 #[test]
 fn gauges_follow_the_pods() {
     let mut plane = Plane::with(warm(3, 3));
-    let view = plane.view(0);
+    let stats = plane.stats(0);
     let gauges = || {
-        view.pods
+        stats
+            .pods
             .each_ref()
             .map(|gauge| gauge.load(Ordering::Relaxed))
     };
     assert_eq!(gauges(), [0, 3, 0]);
     let pods = plane.started();
     assert_eq!(gauges(), [3, 0, 0]);
-    assert_eq!(view.slots_now.load(Ordering::Relaxed), 3);
+    assert_eq!(stats.slots_now.load(Ordering::Relaxed), 3);
     plane.hear(Event::PodLeaving(pods[0]));
     assert_eq!(gauges(), [2, 1, 1], "one goes, its successor starts");
     plane.down(&pods[..1]);
@@ -388,7 +389,7 @@ fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
     let mut plane = Plane::with(warm(2, 0));
     let _call = plane.call(0, Class::Sync);
     let pods = plane.starts();
-    let trouble = |plane: &mut Plane| plane.view(0).capacity.trouble();
+    let trouble = |plane: &mut Plane| plane.stats(0).capacity.trouble();
     assert_eq!(trouble(&mut plane), None);
     let hold_up = |plane: &mut Plane, pod: PodId, why: &str| {
         let why = (!why.is_empty()).then(|| why.into());

@@ -229,7 +229,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
 #[test]
 fn a_call_that_is_ahead_of_two_registrations_waits_for_its_own() {
     let mut plane = Plane::with(podless(1));
-    let view = plane.view(0);
+    let stats = plane.stats(0);
     plane.call(0, Class::Sync);
     let running = plane.grants();
     let early = plane.ticket(0, Class::Sync);
@@ -244,7 +244,7 @@ fn a_call_that_is_ahead_of_two_registrations_waits_for_its_own() {
     for _ in 0..2 {
         let lane = plane.id(0);
         plane.hear(Event::LaneRemoved { lane });
-        plane.open_with(0, view.clone(), podless(2));
+        plane.open_with(0, stats.clone(), podless(2));
         let granted = plane.granted();
         let expected: &[_] = if plane.id(0).epoch == 3 {
             &[early.call()]

@@ -11,9 +11,9 @@ use crate::plane::{MS, Plane, SECOND, warm};
 fn measured(service: Nanos, start: Nanos) -> Plane {
     let mut plane = Plane::with(warm(10, 1));
     plane.started();
-    let view = plane.view(0);
-    view.service_time.set(Some(service));
-    view.start_time.set(Some(start));
+    let stats = plane.stats(0);
+    stats.service_time.set(Some(service));
+    stats.start_time.set(Some(start));
     plane
 }
 
@@ -59,13 +59,13 @@ fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
 #[test]
 fn without_a_pod_or_a_measure_each_call_gets_its_own() {
     let mut plane = Plane::with(warm(10, 0));
-    plane.view(0).service_time.set(Some(MS));
-    plane.view(0).start_time.set(Some(SECOND));
+    plane.stats(0).service_time.set(Some(MS));
+    plane.stats(0).start_time.set(Some(SECOND));
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 4);
     let mut plane = measured(MS, MS);
-    plane.view(0).service_time.set(None);
-    plane.view(0).start_time.set(None);
+    plane.stats(0).service_time.set(None);
+    plane.stats(0).start_time.set(None);
     plane.calls(0, Class::Sync, 4);
     assert_eq!(plane.starts().len(), 3);
 }

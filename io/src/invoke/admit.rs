@@ -167,10 +167,10 @@ pub(crate) fn enter(
         }
     };
     begin(place);
-    if !thread.submit(ticket, &function.view) {
+    if !thread.submit(ticket, &function.stats) {
         life.turned_away(thread);
         thread.calls.close(place, &thread.entries);
-        let wait = admission::predicted_wait(&function.view, class, now);
+        let wait = admission::predicted_wait(&function.stats, class, now);
         return Err(refuse(
             thread,
             entry,

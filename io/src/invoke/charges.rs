@@ -26,7 +26,7 @@ impl WaitingBody {
     /// None where it is too small to be counted.
     fn new(entry: &Rc<FunctionEntry>, bytes: u64) -> Option<Self> {
         (bytes > SMALL as u64).then(|| {
-            entry.function.view.add_waiting(bytes);
+            entry.function.stats.add_waiting(bytes);
             Self {
                 entry: entry.clone(),
                 bytes,
@@ -37,7 +37,7 @@ impl WaitingBody {
 
 impl Drop for WaitingBody {
     fn drop(&mut self) {
-        self.entry.function.view.sub_waiting(self.bytes);
+        self.entry.function.stats.sub_waiting(self.bytes);
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn wait(
     entry: &Rc<FunctionEntry>,
     bytes: u64,
 ) -> Result<Option<WaitingBody>, NoRoom> {
-    let waiting = || entry.function.view.waiting_bytes() + bytes;
+    let waiting = || entry.function.stats.waiting_bytes() + bytes;
     if thread.account.may_wait(waiting) {
         Ok(WaitingBody::new(entry, bytes))
     } else {

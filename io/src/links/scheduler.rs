@@ -8,10 +8,10 @@ use nanofaas_core::entries::Entries;
 use nanofaas_core::event::{Event, Notice, Order, Outbox};
 use nanofaas_core::message::BridgeMessage;
 use nanofaas_core::post::PinnedPost;
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Grant, Ticket};
 use nanofaas_core::time::{Nanos, Uptime};
-use nanofaas_core::view::LaneView;
 
 use crate::links::Links;
 use crate::runtime::due::Due;
@@ -63,7 +63,7 @@ impl SchedulerHandle {
 
 impl Links {
     /// Hands a call's ticket over; false where the lane's mailbox is full.
-    pub(crate) fn submit(&self, ticket: Ticket, view: &LaneView) -> bool {
+    pub(crate) fn submit(&self, ticket: Ticket, stats: &QueueStats) -> bool {
         match &self.scheduler {
             SchedulerHandle::Inline(inline) => {
                 let inline = &mut *inline.borrow_mut();
@@ -73,7 +73,7 @@ impl Links {
                 true
             }
             SchedulerHandle::Pinned(post) => {
-                if view.post(ticket).is_err() {
+                if stats.post(ticket).is_err() {
                     return false;
                 }
                 post.posted(&ticket);

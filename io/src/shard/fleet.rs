@@ -15,11 +15,11 @@ use nanofaas_core::memory::Account;
 use nanofaas_core::message::Message;
 use nanofaas_core::metrics::ThreadLedger;
 use nanofaas_core::post::{BridgeInbox, BridgePost, IoPost, PinnedInbox, PinnedPost};
+use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::rate::{RateBucket, RateLimit};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::spec::{Defaults, FunctionDraft, FunctionSpec, Platform};
 use nanofaas_core::ticket::{CallId, Class, LaneId};
-use nanofaas_core::view::LaneView;
 use nanofaas_http1::head::HeadScan;
 use nanofaas_http1::request::parse_request;
 
@@ -50,7 +50,7 @@ pub(crate) struct Fleet {
     posts: Vec<IoPost>,
     /// Those that no thread listens to yet.
     bells: RefCell<Vec<UnixStream>>,
-    view: Arc<LaneView>,
+    stats: Arc<QueueStats>,
     /// Kept, so that what is sent there is not lost at once.
     _scheduler: PinnedInbox,
     _bridge: BridgeInbox,
@@ -88,7 +88,7 @@ fn silent_bell() -> Arc<Doorbell> {
 /// The lane of the only function.
 pub(crate) const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 
-fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
+fn function(stats: Arc<QueueStats>, threads: usize) -> Arc<Function> {
     let spec = format!(
         r#"{{"name":"f","executionMode":"LOCAL","queueSize":{QUEUE_SIZE},"concurrency":{threads}}}"#
     );
@@ -97,7 +97,7 @@ fn function(view: Arc<LaneView>, threads: usize) -> Arc<Function> {
     Arc::new(Function {
         spec: spec.expect("a spec"),
         lane: LANE,
-        view,
+        stats,
         version: 1,
     })
 }
@@ -150,7 +150,7 @@ impl Fleet {
             };
             parts.put_together(event_loop.clone(), buffers.clone())
         };
-        let view = Arc::new(LaneView::new(count));
+        let stats = Arc::new(QueueStats::new(count));
         let fleet = Self {
             threads: (0..count).map(make).collect(),
             inboxes: rings
@@ -161,7 +161,7 @@ impl Fleet {
             event_loop,
             posts,
             bells: RefCell::new(ends),
-            view,
+            stats,
             _scheduler: scheduler_inbox,
             _bridge: bridge_inbox,
         };
@@ -169,7 +169,7 @@ impl Fleet {
             let is_first = thread.inbox.set(inbox.clone()).is_ok();
             assert!(is_first, "it has no inbox yet");
         }
-        let function = function(fleet.view.clone(), count);
+        let function = function(fleet.stats.clone(), count);
         for (index, post) in fleet.posts.iter().enumerate() {
             let sent = post.send(Message::Function(function.clone()));
             assert!(sent.is_ok(), "room for a message");
@@ -194,8 +194,8 @@ impl Fleet {
 
     pub(crate) fn fill_queue(&self) {
         for _ in 0..QUEUE_SIZE {
-            assert!(self.view.enter(Class::Sync, QUEUE_SIZE));
-            assert!(self.view.enter(Class::Async, QUEUE_SIZE));
+            assert!(self.stats.enter(Class::Sync, QUEUE_SIZE));
+            assert!(self.stats.enter(Class::Async, QUEUE_SIZE));
         }
     }
 

@@ -43,7 +43,7 @@ impl FunctionEntry {
     }
 
     pub(crate) fn metrics(&self, thread: &Runtime) -> &FunctionMetrics {
-        self.function.view.metrics(thread.id.index())
+        self.function.stats.metrics(thread.id.index())
     }
 }
 

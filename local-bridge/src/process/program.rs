@@ -58,9 +58,9 @@ impl FunctionProgram {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nanofaas_core::queue_stats::QueueStats;
     use nanofaas_core::spec::{Defaults, FunctionSpec, Platform};
     use nanofaas_core::ticket::LaneId;
-    use nanofaas_core::view::LaneView;
     use std::sync::Arc;
 
     fn function(json: &str) -> Function {
@@ -69,7 +69,7 @@ mod tests {
         Function {
             spec: spec.expect("a sound spec"),
             lane: LaneId { index: 0, epoch: 1 },
-            view: Arc::new(LaneView::new(1)),
+            stats: Arc::new(QueueStats::new(1)),
             version: 1,
         }
     }

@@ -117,16 +117,16 @@ impl Simulator<'_> {
             Class::Async => TimeLimit::Async(ASYNC_MAX_AGE_MS),
         };
         let deadline = Deadline::after(self.now, limit);
-        let service = self.thread.function.view.service_time.get();
+        let service = self.thread.function.stats.service_time.get();
         if self.admission == Admission::Knows {
             if !self.will_make_it(call.service, deadline.at) {
                 return Err(RejectReason::EstWait);
             }
-            self.thread.function.view.service_time.set(None);
+            self.thread.function.stats.service_time.set(None);
         }
         let (thread, entry) = (&self.thread, self.thread.function.clone());
         let admitted = Call::admit(thread, entry, place, call.class, self.now, deadline);
-        self.thread.function.view.service_time.set(service);
+        self.thread.function.stats.service_time.set(service);
         match admitted {
             Ok((life, ticket)) => {
                 self.plan_for(call.service, deadline.at);

@@ -117,9 +117,9 @@ impl Simulator<'_> {
 
     /// The slots that there are, and how many there may be.
     fn slots(&self) -> (usize, usize) {
-        let view = self.view();
-        let slots = view.slots_now.load(Ordering::Relaxed);
-        let most = view.slots_max.load(Ordering::Relaxed);
+        let stats = self.stats();
+        let slots = stats.slots_now.load(Ordering::Relaxed);
+        let most = stats.slots_max.load(Ordering::Relaxed);
         (slots as usize, most as usize)
     }
 

@@ -62,7 +62,7 @@ impl IoThread {
             }
             Err(NotAdmitted::FunctionRemoved) => panic!("it was found a moment ago"),
         };
-        assert!(function.view.depth() > 0);
+        assert!(function.stats.depth() > 0);
         hall.show(|| format!("io admits {ticket:?}"));
         // The scheduler may grant it at once, so it has to be known before.
         let timer_at = life.until();
@@ -74,7 +74,7 @@ impl IoThread {
             timer,
             timer_at: Some(timer_at),
         });
-        if hall.post(&function.view, ticket) {
+        if hall.post(&function.stats, ticket) {
             self.env.ledger.accepted.add();
             self.plan_client(index, hall);
         } else {

@@ -40,7 +40,7 @@ impl MeasuredTime {
 }
 
 /// What all threads may read of a lane.
-pub struct LaneView {
+pub struct QueueStats {
     /// Live waiting calls of each class.
     depths: [AtomicU32; 2],
     /// Bodies of calls that come or wait, of those over 1 KiB. Writers: io threads.
@@ -66,7 +66,7 @@ pub struct LaneView {
     metrics: Box<[OnceLock<Box<FunctionMetrics>>]>,
 }
 
-impl LaneView {
+impl QueueStats {
     /// A lane that has seen no call yet.
     pub fn new(io_threads: usize) -> Self {
         Self {
@@ -163,7 +163,7 @@ impl LaneView {
             .take()
     }
 
-    /// Gives the end back, because the function may be registered again with the same view.
+    /// Gives the end back, because the function may be registered again with the same stats.
     pub(crate) fn return_mailbox(&self, consumer: Consumer<Ticket>) {
         if let Some((_, mailbox)) = self.mailbox.get() {
             *mailbox.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
