@@ -73,7 +73,7 @@ impl FailedStarts {
 
 /// How many pods of a lane are in which state.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Census {
+pub(crate) struct PodCounts {
     pub(crate) usable: u32,
     pub(crate) stale_usable: u32,
     pub(crate) starting: u32,
@@ -81,7 +81,7 @@ pub(crate) struct Census {
     pub(crate) others: u32,
 }
 
-impl Census {
+impl PodCounts {
     /// Those that take calls, or are expected to.
     pub(crate) const fn serving(self) -> u32 {
         self.usable + self.starting + self.quarantined
@@ -100,7 +100,7 @@ pub(crate) struct Lane {
     pub(crate) early: Vec<Ticket>,
     /// Places in the table of pods.
     pub(crate) pods: Vec<PodIndex>,
-    pub(crate) census: Census,
+    pub(crate) counts: PodCounts,
     pub(crate) starts: Starts,
     /// Whether it stands in the scheduler's list of ready lanes.
     pub(crate) listed: bool,
@@ -130,7 +130,7 @@ impl Lane {
             mailbox: None,
             early: Vec::new(),
             pods: Vec::new(),
-            census: Census::default(),
+            counts: PodCounts::default(),
             starts: Starts::default(),
             listed: false,
             grants: 0,
@@ -242,7 +242,7 @@ impl Lane {
     /// Whether calls wait that more pods would serve; notes since when, and says when that has lasted a
     /// start. None where none does.
     pub(crate) fn note_waiting(&mut self, now: Uptime) -> Option<Uptime> {
-        if self.census.serving() >= self.pods_for(self.stats.depth()) {
+        if self.counts.serving() >= self.pods_for(self.stats.depth()) {
             self.waits_since = None;
             return None;
         }
@@ -252,7 +252,7 @@ impl Lane {
 
     /// Whether the end of a call may change which pods are wanted.
     pub(crate) const fn is_watched(&self) -> bool {
-        self.census.starting > 0 || self.waits_since.is_some()
+        self.counts.starting > 0 || self.waits_since.is_some()
     }
 
     /// All that were ordered are needed now.
@@ -264,10 +264,10 @@ impl Lane {
     /// else a function whose callers wait less long than a start would never have one.
     pub(crate) fn pods_too_many(&mut self, now: Uptime, for_span: Nanos) -> u32 {
         // One at a time comes in the place of an old one.
-        let replacement = u32::from(self.census.stale_usable > 0);
+        let replacement = u32::from(self.counts.stale_usable > 0);
         let kept = self.pods_for(self.stats.depth()).max(1) + replacement;
-        let surplus = self.census.serving().saturating_sub(kept);
-        let too_many = surplus.min(self.census.starting);
+        let surplus = self.counts.serving().saturating_sub(kept);
+        let too_many = surplus.min(self.counts.starting);
         if too_many == 0 {
             self.unneeded_since = None;
             return 0;
@@ -280,18 +280,18 @@ impl Lane {
     /// Pods of an older spec to drain now. They serve on while new ones come, one by one, each
     /// before an old one goes.
     pub(crate) fn stale_surplus(&self, now: Uptime) -> u32 {
-        let (needed, census) = (self.pods_needed(now), self.census);
-        let fresh_usable = census.usable - census.stale_usable;
+        let (needed, counts) = (self.pods_needed(now), self.counts);
+        let fresh_usable = counts.usable - counts.stale_usable;
         if fresh_usable >= needed {
-            return census.stale_usable;
+            return counts.stale_usable;
         }
         let most = self.plan.pods.map_or(0, |pods| pods.max);
-        let replaced = fresh_usable > 0 || census.serving() > most;
-        if census.starting == 0 && replaced {
-            census
+        let replaced = fresh_usable > 0 || counts.serving() > most;
+        if counts.starting == 0 && replaced {
+            counts
                 .usable
                 .saturating_sub(needed)
-                .min(census.stale_usable)
+                .min(counts.stale_usable)
         } else {
             0
         }
@@ -299,39 +299,39 @@ impl Lane {
 
     /// Pods to start now, failures aside.
     pub(crate) fn pods_missing(&self, now: Uptime) -> u32 {
-        let (needed, census) = (self.pods_needed(now), self.census);
-        let missing = needed.saturating_sub(census.serving());
-        let fresh = census.serving() - census.stale_usable;
-        if census.stale_usable == 0 || fresh >= needed {
+        let (needed, counts) = (self.pods_needed(now), self.counts);
+        let missing = needed.saturating_sub(counts.serving());
+        let fresh = counts.serving() - counts.stale_usable;
+        if counts.stale_usable == 0 || fresh >= needed {
             return missing;
         }
         let most = self.plan.pods.map_or(0, |pods| pods.max + 1);
-        let next = u32::from(census.starting == 0 && census.serving() < most);
+        let next = u32::from(counts.starting == 0 && counts.serving() < most);
         missing.max(next)
     }
 
     /// Whether pods have to be started, as far as a look at the counts tells.
     pub(crate) fn lacks_pods(&self) -> bool {
-        self.plan.pods.is_some() && self.census.serving() < self.pods_for(self.stats.depth())
+        self.plan.pods.is_some() && self.counts.serving() < self.pods_for(self.stats.depth())
     }
 
     /// Counts its pods anew and shows the counts; called whenever a pod's state changed.
     pub(crate) fn count(&mut self, pods: &mut Pods) {
-        let mut census = Census::default();
+        let mut counts = PodCounts::default();
         for index in &self.pods {
             let pod = pods.at(*index);
             assert!(pod.lane == self.id, "a lane names another lane's pod");
             match pod.state {
-                PodState::Starting => census.starting += 1,
+                PodState::Starting => counts.starting += 1,
                 PodState::Usable => {
-                    census.usable += 1;
-                    census.stale_usable += u32::from(pod.stale);
+                    counts.usable += 1;
+                    counts.stale_usable += u32::from(pod.stale);
                 }
-                PodState::Quarantined => census.quarantined += 1,
-                PodState::Draining | PodState::Leaving => census.others += 1,
+                PodState::Quarantined => counts.quarantined += 1,
+                PodState::Draining | PodState::Leaving => counts.others += 1,
             }
         }
-        self.census = census;
+        self.counts = counts;
         self.show();
         self.show_coming(pods);
     }
@@ -362,13 +362,13 @@ impl Lane {
         let concurrency = self.plan.concurrency;
         let (now, most) = self.plan.pods.map_or((concurrency, concurrency), |pods| {
             let slots = |count: u32| count.saturating_mul(pods.cap).min(concurrency);
-            (slots(self.census.usable), slots(pods.max))
+            (slots(self.counts.usable), slots(pods.max))
         });
         let stats = &self.stats;
         stats.slots_now.store(now, Ordering::Relaxed);
         stats.slots_max.store(most, Ordering::Relaxed);
-        let others = self.census.others + self.census.quarantined;
-        let counts = [self.census.usable, self.census.starting, others];
+        let others = self.counts.others + self.counts.quarantined;
+        let counts = [self.counts.usable, self.counts.starting, others];
         for (gauge, count) in stats.pods.iter().zip(counts) {
             gauge.store(count, Ordering::Relaxed);
         }

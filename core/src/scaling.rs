@@ -186,7 +186,7 @@ impl Shared {
             return give_up(lane, out);
         }
         // After a failure start one pod only, to see whether starts work again.
-        let at_once = match (retry_at, lane.census.starting) {
+        let at_once = match (retry_at, lane.counts.starting) {
             (None, _) => missing,
             (Some(_), 0) => 1,
             (Some(_), _) => 0,
@@ -215,7 +215,7 @@ impl Shared {
                 }
             }
         }
-        let starting = lane.census.starting;
+        let starting = lane.counts.starting;
         if let Some(at) = lane.note_waiting(now) {
             self.arm(lane, at);
         }
@@ -275,7 +275,7 @@ impl Shared {
     /// for an earlier plane.
     fn keep_ceiling(&mut self, lane: &mut Lane, out: &mut Outbox) {
         let most = lane.plan.pods.map_or(u32::MAX, |pods| pods.max);
-        let surplus = lane.census.usable.saturating_sub(most) as usize;
+        let surplus = lane.counts.usable.saturating_sub(most) as usize;
         if surplus == 0 {
             return;
         }
@@ -323,7 +323,7 @@ impl Shared {
     /// Sets the timer for pods that may fall idle.
     pub(crate) fn retire_later(&mut self, lane: &mut Lane, now: Uptime) {
         if let Some(plan) = lane.plan.pods
-            && lane.census.usable > plan.min
+            && lane.counts.usable > plan.min
         {
             self.arm(lane, now.saturating_add(plan.idle_timeout));
         }
@@ -334,7 +334,7 @@ impl Shared {
     pub(crate) fn retire_idle(&mut self, lane: &mut Lane, now: Uptime, out: &mut Outbox) {
         let Some(plan) = lane.plan.pods else { return };
         let floor = lane.pods_needed(now);
-        let mut usable = lane.census.usable;
+        let mut usable = lane.counts.usable;
         let mut next_at = now.saturating_add(plan.idle_timeout.max(IDLE_LOOK_MIN));
         // The latest first, because calls go to the earlier pods first.
         for index in lane.pods.clone().into_iter().rev() {
@@ -363,7 +363,7 @@ impl Shared {
 fn give_up(lane: &Lane, out: &mut Outbox) {
     if let Some(failed) = &lane.starts.failed
         && failed.are_hopeless()
-        && lane.census.serving() == 0
+        && lane.counts.serving() == 0
         && lane.stats.depth() > 0
     {
         let (lane, why) = (lane.id, failed.why.clone());

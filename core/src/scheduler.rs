@@ -375,7 +375,7 @@ impl Shared {
 
     fn arm_idle(&mut self, lane: &mut Lane, now: Uptime) {
         let Some(plan) = lane.plan.pods else { return };
-        if lane.census.usable > plan.min && lane.due.is_none() {
+        if lane.counts.usable > plan.min && lane.due.is_none() {
             self.arm(lane, now.saturating_add(plan.idle_timeout));
         }
     }

@@ -7,7 +7,7 @@ use crate::{files, read};
 
 /// Names that still have several meanings. Add none; remove a name when it has one meaning.
 const SEVERAL: &str = "
-    AbortOnDrop Act Address After Answer Answered Attempt Bench Body Bridge Call Census Change
+    AbortOnDrop Act Address After Answer Answered Attempt Bench Body Bridge Call Change
     Client Connection Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint Ends
     Event Expected Fate Fault Form Got Guard Host Identity Init Job JobKey Jobs Known Lane Leave
     Line Listener Log Mailbox Message Mode OpenError Outbox Outcome Output Over Phase Place Plane

@@ -298,7 +298,7 @@ impl Shadow {
         self.pods.get_mut(&pod).expect("an adopted pod").stale = true;
     }
 
-    fn census(&self, lane: LaneId, state: State) -> u32 {
+    fn counts(&self, lane: LaneId, state: State) -> u32 {
         let of_lane = self.pods.values().filter(|pod| pod.lane == lane);
         of_lane.filter(|pod| pod.state == state).count() as u32
     }
@@ -306,7 +306,7 @@ impl Shadow {
     /// Usable and starting pods by the gauges, which know of every drain, and quarantined pods.
     fn serving(&self, id: LaneId, lane: &Lane) -> u32 {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
-        gauge(0) + gauge(1) + self.census(id, State::Quarantined)
+        gauge(0) + gauge(1) + self.counts(id, State::Quarantined)
     }
 
     /// The same without the quarantined pods that may be draining, because the scheduler reports no
@@ -410,7 +410,7 @@ impl Shadow {
         let gauge = |at: usize| lane.stats.pods[at].load(Relaxed);
         let of_lane = || self.pods.values().filter(|pod| pod.lane == id);
         let usable = || of_lane().filter(|pod| pod.state == State::Usable);
-        let starting = self.census(id, State::Starting);
+        let starting = self.counts(id, State::Starting);
         assert_eq!(gauge(1), starting, "starting pods are miscounted");
         // Pods that were drained for a newer one look usable from here.
         let drained = (usable().count() as u32)

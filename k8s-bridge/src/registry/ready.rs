@@ -125,27 +125,27 @@ pub(crate) struct ReplicaCounts {
 
 impl ReplicaCounts {
     pub(crate) fn of(pods: &[Rc<ClusterPod>], function: Option<&Function>) -> Self {
-        let mut census = Self::default();
+        let mut counts = Self::default();
         let warm = function.filter(|one| one.spec.execution_mode == ExecutionMode::Warm);
         let shape = warm.map(|one| one.spec.shape_hash(Platform::Kubernetes));
         for pod in pods {
-            census.all += 1;
+            counts.all += 1;
             if pod.is_going() {
                 continue;
             }
-            census.wanted += 1;
+            counts.wanted += 1;
             let is_current = shape.is_some_and(|shape| pod.has_shape(shape));
             if pod.is_up.get() {
-                census.ready += 1;
-                census.current += u32::from(is_current);
+                counts.ready += 1;
+                counts.current += u32::from(is_current);
             } else if is_current {
-                census.held_up = census.held_up.or_else(|| pod.held_up());
+                counts.held_up = counts.held_up.or_else(|| pod.held_up());
             }
         }
         // The floor is wanted also while the scheduler waits before it tries again.
         let floor = warm.map_or(0, |one| one.spec.scaling_config.min_replicas);
-        census.wanted = census.wanted.max(floor);
-        census
+        counts.wanted = counts.wanted.max(floor);
+        counts
     }
 }
 

@@ -273,13 +273,13 @@ mod tests {
     }
 
     fn of(known: &ObservedFunction, reason: &'static str, pods: u32) -> FunctionStatus {
-        let census = ReplicaCounts {
+        let counts = ReplicaCounts {
             all: pods,
             wanted: pods,
             ready: pods,
             ..ReplicaCounts::default()
         };
-        status("f", known, readiness(reason), &census)
+        status("f", known, readiness(reason), &counts)
     }
 
     fn known(verdict: SpecVerdict, status: Option<FunctionStatus>) -> ObservedFunction {
