@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 mod bans;
 mod code_map;
 mod links;
+mod manifests;
 mod names;
 mod size;
 mod words;

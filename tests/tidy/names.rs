@@ -30,7 +30,7 @@ fn without_visibility(line: &str) -> &str {
     }
 }
 
-fn name_at(text: &str) -> &str {
+pub(crate) fn name_at(text: &str) -> &str {
     let ends = |letter: char| !letter.is_alphanumeric() && letter != '_';
     text.split(ends).next().unwrap_or_default()
 }
@@ -76,7 +76,7 @@ fn a_type_name_has_one_meaning() {
 }
 
 /// The signature of the function that begins on this line, from its name on.
-fn signature(lines: &[&str], at: usize) -> Option<String> {
+pub(crate) fn signature(lines: &[&str], at: usize) -> Option<String> {
     let mut item = without_visibility(lines[at].trim_start());
     for word in ["const ", "async ", "unsafe "] {
         item = item.strip_prefix(word).unwrap_or(item);

@@ -1,9 +1,40 @@
-//! No file grows without limit.
+//! No file, function or comment line grows without limit.
 
+use crate::names::{name_at, signature};
 use crate::{files, read};
 
 /// A file with more lines should be split by noun.
 const LINES_MAX: usize = 520;
+/// What a screen shows.
+const FUNCTION_LINES_MAX: usize = 75;
+/// A test that lists its cases may be read in parts.
+const TEST_LINES_MAX: usize = 100;
+const COMMENT_WIDTH_MAX: usize = 120;
+/// Longer functions, and what would be lost if they were split.
+const LONG: [(&str, &str); 9] = [
+    ("exchange", "the order of one call on a connection to a pod"),
+    ("problem", "an arm for each problem: a table"),
+    ("answer_into", "the order of one request on a connection"),
+    (
+        "start",
+        "what the parts of the process are made of, in order",
+    ),
+    (
+        "plain_call",
+        "the order of one call, which is the warm path",
+    ),
+    ("take", "an arm for each message: a table"),
+    ("answer", "an arm for each way of a chaotic pod: a table"),
+    (
+        "what_is_tried_on_is_final_only_with_a_definite_answer",
+        "a table of cases",
+    ),
+    (
+        "what_a_function_says_of_its_failure_is_its_message",
+        "a table of cases",
+    ),
+];
+
 #[test]
 fn no_file_is_longer_than_a_reader_takes_in() {
     let mut long = Vec::new();
@@ -16,4 +47,64 @@ fn no_file_is_longer_than_a_reader_takes_in() {
         }
     }
     assert!(long.is_empty(), "split by noun: {long:#?}");
+}
+
+/// The lines of the function that begins at `at`; rustfmt puts its end below its beginning.
+fn function_lines(lines: &[&str], at: usize) -> usize {
+    let indent = lines[at].len() - lines[at].trim_start().len();
+    let end = format!("{}}}", &lines[at][..indent]);
+    let rest = lines[at..].iter();
+    let found = rest.take(1000).position(|line| *line == end);
+    found.map_or(1, |length| length + 1)
+}
+
+#[test]
+fn a_function_fits_a_screen() {
+    let (mut long, mut seen) = (Vec::new(), Vec::new());
+    for file in files("", "rs") {
+        let text = read(&file);
+        let lines: Vec<&str> = text.lines().collect();
+        let path = file.to_string_lossy();
+        let is_tests = path.starts_with("tests/") || path.contains("/tests");
+        for at in 0..lines.len() {
+            let Some(signature) = signature(&lines, at) else {
+                continue;
+            };
+            let is_test = is_tests || at > 0 && lines[at - 1].contains("#[test]");
+            let most = if is_test {
+                TEST_LINES_MAX
+            } else {
+                FUNCTION_LINES_MAX
+            };
+            let length = function_lines(&lines, at);
+            // Without a body the lines belong to the next function.
+            if length <= most || signature.ends_with(';') {
+                continue;
+            }
+            let name = name_at(&signature);
+            match LONG.iter().position(|(long, _)| *long == name) {
+                Some(known) => seen.push(known),
+                None => long.push(format!("{path}:{}: {name}, {length} lines", at + 1)),
+            }
+        }
+    }
+    assert!(long.is_empty(), "split by verb: {long:#?}");
+    for (at, (name, _)) in LONG.iter().enumerate() {
+        if !seen.contains(&at) {
+            println!("LONG: {name} is short now, take it out");
+        }
+    }
+}
+
+#[test]
+fn a_comment_fits_the_width() {
+    let mut wide = Vec::new();
+    for file in files("", "rs") {
+        for (number, line) in read(&file).lines().enumerate() {
+            if line.trim_start().starts_with("//") && line.chars().count() > COMMENT_WIDTH_MAX {
+                wide.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "more than {COMMENT_WIDTH_MAX}: {wide:#?}");
 }

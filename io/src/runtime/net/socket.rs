@@ -130,7 +130,8 @@ impl Socket {
         }
     }
 
-    /// Ends one direction, or both, after what was posted as far as the peer takes it. An error means that the peer was faster.
+    /// Ends one direction, or both, after what was posted as far as the peer takes it. An error means
+    /// that the peer was faster.
     pub(crate) fn shutdown(&self, how: Shutdown) {
         match self {
             Self::Uring(stream) => stream.release(),
