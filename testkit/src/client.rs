@@ -2,16 +2,16 @@
 //! and reads answers strictly. Every read has a deadline. It never repairs, follows or retries
 //! anything. All tests use it.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
-/// Longer than any step of a test should take, also on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use crate::socket::EitherSocket;
+use crate::wait::PATIENCE;
 
 /// One answer. Header names are lower case.
 #[derive(Clone, Debug)]
@@ -137,6 +137,19 @@ impl Request {
         self.header("Content-Type", content_type)
     }
 
+    /// A body of no stated type.
+    pub fn untyped_body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.body = Some(bytes.into());
+        self
+    }
+
+    pub fn headers(mut self, more: &[(&str, &str)]) -> Self {
+        for (name, value) in more {
+            self = self.header(name, value);
+        }
+        self
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
@@ -173,20 +186,20 @@ impl Request {
     }
 
     /// Sends the request over a new connection and returns the connection.
-    pub fn begin(&self, to: SocketAddr) -> Wire {
-        let mut wire = Wire::connect(to);
+    pub fn begin(&self, to: SocketAddr) -> RawClient {
+        let mut wire = RawClient::connect(to);
         wire.send(&self.bytes());
         wire
     }
 }
 
 /// One connection.
-pub struct Wire {
-    pub stream: TcpStream,
+pub struct RawClient {
+    socket: EitherSocket,
     unread: Vec<u8>,
 }
 
-impl Wire {
+impl RawClient {
     #[track_caller]
     pub fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap_or_else(|error| panic!("{to}: {error}"));
@@ -195,40 +208,52 @@ impl Wire {
 
     /// Uses an existing connection.
     pub fn over(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("a socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
-        Self {
-            stream,
-            unread: Vec::new(),
-        }
+        Self::of(stream.into())
+    }
+
+    /// Connects to a Unix socket; fails where none accepts.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        UnixStream::connect(path).map(|stream| Self::of(stream.into()))
+    }
+
+    const fn of(socket: EitherSocket) -> Self {
+        let unread = Vec::new();
+        Self { socket, unread }
+    }
+
+    /// A second handle of the connection, to send from another thread.
+    pub fn sender(&self) -> Self {
+        Self::of(self.socket.handle())
+    }
+
+    /// Reads bytes as they come, before and beside all answers.
+    pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(bytes)
     }
 
     /// Sends bytes. Ignores an error, because the peer may have closed; the read of the answer
     /// reports that.
     pub fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        let _ = self.socket.write_all(bytes);
     }
 
     /// Sends bytes; returns whether the connection was still open.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.socket.write_all(bytes).is_ok()
     }
 
     /// Closes the connection by a reset.
     pub fn reset(self) {
-        reset_on_close(&self.stream);
+        self.socket.reset_on_close();
     }
 
     /// Sends a FIN.
     pub fn finish(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.socket.shutdown(Shutdown::Write);
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
-        self.stream
-            .set_read_timeout(Some(patience))
-            .expect("a socket");
+        self.socket.set_patience(patience);
     }
 
     /// The next answer; `with_body` is false after a HEAD.
@@ -275,7 +300,7 @@ impl Wire {
             Some(length) => self.take(length.parse().map_err(|_| bad(length))?),
             None => {
                 let mut rest = std::mem::take(&mut self.unread);
-                self.stream.read_to_end(&mut rest)?;
+                self.socket.read_to_end(&mut rest)?;
                 Ok(rest)
             }
         }
@@ -318,7 +343,7 @@ impl Wire {
 
     fn fill(&mut self) -> io::Result<()> {
         let mut bytes = [0; 16 * 1024];
-        match self.stream.read(&mut bytes)? {
+        match self.socket.read(&mut bytes)? {
             0 => Err(ErrorKind::UnexpectedEof.into()),
             count => {
                 self.unread.extend_from_slice(&bytes[..count]);
@@ -345,31 +370,10 @@ impl Wire {
     }
 }
 
-/// Makes the next close send a reset instead of a FIN, so that it leaves no TIME_WAIT.
-pub fn reset_on_close(stream: &TcpStream) {
-    let now = linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(stream, sockopt::Linger, &now).expect("a socket");
-}
-
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 fn bad(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("the answer has {what:?}"))
-}
-
-/// Waits until `holds` returns true, and fails the test after `PATIENCE`.
-#[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    let mut pause = Duration::from_millis(2);
-    while !holds() {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
 }

@@ -1,13 +1,12 @@
 //! The real process under test: it is started with flags, used over HTTP and ended by its pid, and
-//! its log is recorded. This module never looks inside the process. A plane that several tests
-//! share lives until the test process ends. Then a small shell at the other end of a pipe kills the
-//! remaining planes, also after a crash of the test process.
+//! its log is recorded. This module never looks inside the process. A control plane that several
+//! tests share lives until the test process ends; then `keeper` ends it.
 
-use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,40 +14,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::built;
-use crate::client::{Answer, PATIENCE, Request, eventually};
-use crate::metrics::Metrics;
-
-/// Locks a mutex, also if a test failed while it held the lock.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether the scheduler of this test run is `pinned` (else `inline`).
-pub fn is_pinned() -> bool {
-    match std::env::var("NANOFAAS_TEST_SCHEDULER").as_deref() {
-        Ok("pinned") => true,
-        Ok("inline") | Err(_) => false,
-        Ok(other) => panic!("NANOFAAS_TEST_SCHEDULER must be inline or pinned, is {other}"),
-    }
-}
-
-/// The number of io threads of this test run: one with an inline scheduler, else two or the
-/// requested number.
-pub fn io_threads() -> usize {
-    let Ok(asked) = std::env::var("NANOFAAS_TEST_IO_THREADS") else {
-        return if is_pinned() { 2 } else { 1 };
-    };
-    let threads = asked.parse().ok();
-    let Some(threads) = threads.filter(|threads| *threads == 1 || is_pinned()) else {
-        panic!("NANOFAAS_TEST_IO_THREADS must be a number, and 1 where the scheduler is inline");
-    };
-    threads
-}
-
-/// The io driver of this test run: `auto`, `uring` or `epoll`.
-pub fn io_driver() -> String {
-    std::env::var("NANOFAAS_TEST_IO_DRIVER").unwrap_or_else(|_| "auto".to_owned())
-}
+use crate::client::{Answer, Request};
+use crate::form::{flags, flags_at};
+use crate::keeper::Keeper;
+use crate::metrics::ScrapedMetrics;
+use crate::process::ProcessLog;
+use crate::wait::{PATIENCE, eventually, lock};
 
 /// The program, without environment variables that would configure it. NANOFAAS_PLANTED_BUG stays,
 /// because it is not a setting.
@@ -62,91 +33,38 @@ pub fn program() -> Command {
     command
 }
 
-/// Lines that a plane wrote to stderr.
-#[derive(Default)]
-pub struct Log {
-    lines: Mutex<Vec<String>>,
-    more: Condvar,
-}
-
-impl Log {
-    fn push(&self, line: String) {
-        if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
-            eprintln!("plane: {line}");
-        }
-        lock(&self.lines).push(line);
-        self.more.notify_all();
-    }
-
-    pub fn lines(&self) -> Vec<String> {
-        lock(&self.lines).clone()
-    }
-
-    /// Waits for a line for which `find` returns a value.
-    pub fn wait<T>(&self, patience: Duration, find: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let end = Instant::now() + patience;
-        let mut lines = lock(&self.lines);
-        let mut seen = 0;
-        loop {
-            if let Some(found) = lines[seen..].iter().find_map(|line| find(line)) {
-                return Some(found);
-            }
-            seen = lines.len();
-            let left = end.checked_duration_since(Instant::now())?;
-            let waited = self.more.wait_timeout(lines, left);
-            lines = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
 /// A running process.
-pub struct Plane {
+pub struct ControlPlane {
     child: Mutex<Child>,
     pub pid: Pid,
     pub listen: SocketAddr,
     pub management: SocketAddr,
     pub internal: Option<SocketAddr>,
-    pub log: Arc<Log>,
+    pub log: Arc<ProcessLog>,
 }
 
-/// The flags of every plane; a test's own flags follow.
-fn flags() -> Vec<String> {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    flags_at(any, any)
-}
-
-fn flags_at(listen: SocketAddr, management: SocketAddr) -> Vec<String> {
-    let (listen, management) = (listen.to_string(), management.to_string());
-    let mut flags = vec!["serve", "--listen", &listen, "--management", &management];
-    let scheduler = if is_pinned() { "pinned" } else { "inline" };
-    let threads = io_threads().to_string();
-    flags.extend(["--io-threads", &threads, "--scheduler", scheduler]);
-    let mut flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
-    flags.extend(["--io-driver".to_owned(), io_driver()]);
-    flags
+/// Prints a line of the log that a developer wants to see beside the test's own output.
+fn show(line: &str) {
+    if line.contains("panicked") || std::env::var_os("NANOFAAS_TEST_SHOW_LOG").is_some() {
+        eprintln!("plane: {line}");
+    }
 }
 
 /// Starts the process and a thread that records its log.
 #[track_caller]
-fn spawn(mut command: Command) -> (Child, Pid, Arc<Log>) {
+fn spawn(mut command: Command) -> (Child, Pid, Arc<ProcessLog>) {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
-    Mourner::get().watch(pid);
-    let log = Arc::new(Log::default());
-    let (stderr, writer) = (child.stderr.take().expect("a pipe"), log.clone());
-    std::thread::spawn(move || {
-        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-            writer.push(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
+    Keeper::get().watch(pid);
+    let log = ProcessLog::of(child.stderr.take().expect("a pipe"), show);
     (child, pid, log)
 }
 
-impl Plane {
+impl ControlPlane {
     /// Starts a plane and waits until it is ready.
     #[track_caller]
     pub fn start(more: &[&str]) -> Self {
@@ -322,8 +240,8 @@ impl Plane {
     }
 
     #[track_caller]
-    pub fn metrics(&self) -> Metrics {
-        Metrics::parse(
+    pub fn metrics(&self) -> ScrapedMetrics {
+        ScrapedMetrics::parse(
             &Request::get("/metrics")
                 .send(self.management)
                 .expect(200)
@@ -352,7 +270,7 @@ impl Plane {
 
     /// Waits until no call waits or runs and the ledger's drift is 0.
     #[track_caller]
-    pub fn settle(&self) -> Metrics {
+    pub fn settle(&self) -> ScrapedMetrics {
         let mut last = None;
         eventually("nothing waits or runs", || {
             let metrics = self.metrics();
@@ -403,14 +321,14 @@ impl Plane {
     }
 }
 
-impl Drop for Plane {
+impl Drop for ControlPlane {
     fn drop(&mut self) {
         let mut child = lock(&self.child);
         if matches!(child.try_wait(), Ok(None)) {
             let _ = child.kill();
             let _ = child.wait();
         }
-        Mourner::get().forget(self.pid);
+        Keeper::get().forget(self.pid);
         if !std::thread::panicking() {
             let lines = self.log.lines();
             let panicked = lines.iter().find(|line| line.contains("panicked"));
@@ -435,12 +353,12 @@ fn address(line: &Value, field: &str) -> Option<SocketAddr> {
 }
 
 /// One plane for the tests of a module, started by the first of them.
-pub struct Shared {
+pub struct SharedControlPlane {
     flags: &'static [&'static str],
-    plane: OnceLock<Plane>,
+    plane: OnceLock<ControlPlane>,
 }
 
-impl Shared {
+impl SharedControlPlane {
     pub const fn new(flags: &'static [&'static str]) -> Self {
         Self {
             flags,
@@ -448,50 +366,7 @@ impl Shared {
         }
     }
 
-    pub fn get(&'static self) -> &'static Plane {
-        self.plane.get_or_init(|| Plane::start(self.flags))
-    }
-}
-
-/// A shell that outlives the test process for a moment: when the test process's end of the pipe
-/// closes, the shell kills every plane that still runs.
-struct Mourner(Mutex<Child>);
-
-const MOURN: &str = r#"
-pids=" "
-while read -r what pid; do
-    case $what in
-        watch) pids="$pids$pid " ;;
-        forget) pids="${pids%% $pid *} ${pids#* $pid }" ;;
-    esac
-done
-[ -z "${pids# }" ] || kill -9 $pids 2>/dev/null
-"#;
-
-impl Mourner {
-    fn get() -> &'static Self {
-        static MOURNER: OnceLock<Mourner> = OnceLock::new();
-        MOURNER.get_or_init(|| {
-            let mut shell = Command::new("/bin/sh");
-            shell
-                .args(["-c", MOURN])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null());
-            Self(Mutex::new(shell.spawn().expect("a shell")))
-        })
-    }
-
-    fn say(&self, what: &str, pid: Pid) {
-        let mut shell = lock(&self.0);
-        let pipe = shell.stdin.as_mut().expect("a pipe");
-        let _ = writeln!(pipe, "{what} {pid}");
-    }
-
-    fn watch(&self, pid: Pid) {
-        self.say("watch", pid);
-    }
-
-    fn forget(&self, pid: Pid) {
-        self.say("forget", pid);
+    pub fn get(&'static self) -> &'static ControlPlane {
+        self.plane.get_or_init(|| ControlPlane::start(self.flags))
     }
 }

@@ -1,16 +1,13 @@
 //! Functions to register: specs for every mode, and programs for the local backend. Each program is
 //! in a folder of its own, which is deleted when the test ends. This module registers nothing.
 
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::built;
-use crate::pod::Pod;
+use crate::folder::ScratchFolder;
+use crate::pod::ScriptedPod;
 
 /// `function`, extended or overwritten by the fields of `more`.
 pub fn with(mut function: Value, more: &Value) -> Value {
@@ -27,44 +24,14 @@ pub fn local(name: &str) -> Value {
 }
 
 /// A POOL function that sends its calls to the pod, one at a time and without retries.
-pub fn pool(name: &str, pod: &Pod) -> Value {
+pub fn pool(name: &str, pod: &ScriptedPod) -> Value {
     json!({
         "name": name, "executionMode": "POOL", "endpointUrl": pod.url,
         "concurrency": 1, "maxRetries": 0, "retryOn": [],
     })
 }
 
-/// A folder for one test.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn create() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("blackbox-{}-{number}", std::process::id());
-        let path = built::scratch().join(name);
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).expect("a folder");
-        Self(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes a file in this folder.
-    pub fn write(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).expect("a file");
-        path
-    }
-
-    /// The content of a file in this folder; `None` while it is absent or empty.
-    pub fn read(&self, name: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.0.join(name)).ok()?;
-        (!text.is_empty()).then_some(text)
-    }
-
+impl ScratchFolder {
     /// A Python function in this folder.
     pub fn python(&self, name: &str, mode: &str, source: &str) -> Value {
         self.write("handler.py", source);
@@ -74,7 +41,7 @@ impl Folder {
             "local": {
                 "command": [interpreter(), "-m", "nanofaas_runtime"],
                 "env": {"PYTHONPATH": runtime, "PYTHONDONTWRITEBYTECODE": "1"},
-                "directory": self.0,
+                "directory": self.path(),
             },
         })
     }
@@ -84,7 +51,7 @@ impl Folder {
         let path = self.write("program.py", source);
         json!({
             "name": name, "executionMode": mode,
-            "local": {"command": [interpreter(), path], "directory": self.0},
+            "local": {"command": [interpreter(), path], "directory": self.path()},
         })
     }
 
@@ -92,14 +59,8 @@ impl Folder {
     pub fn shell(&self, name: &str, mode: &str, script: &str) -> Value {
         json!({
             "name": name, "executionMode": mode,
-            "local": {"command": ["/bin/sh", "-c", script], "directory": self.0},
+            "local": {"command": ["/bin/sh", "-c", script], "directory": self.path()},
         })
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -118,11 +79,4 @@ pub fn interpreter() -> &'static str {
             .trim()
             .to_owned()
     })
-}
-
-/// Whether a process exists and is not a zombie.
-pub fn is_alive(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    !state.is_empty() && !state.starts_with('Z') && kill(Pid::from_raw(pid), None).is_ok()
 }

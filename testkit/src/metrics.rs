@@ -1,16 +1,16 @@
 //! Parses the metrics page: series by name and labels, and the ledger's drift.
-//! It sends no request; `Plane::metrics` does.
+//! It sends no request; `ControlPlane::metrics` does.
 
 use std::collections::BTreeMap;
 
 /// The content of `/metrics`: series by name and labels.
 #[derive(Debug)]
-pub struct Metrics {
+pub struct ScrapedMetrics {
     series: Vec<(String, BTreeMap<String, String>, f64)>,
     pub text: String,
 }
 
-impl Metrics {
+impl ScrapedMetrics {
     pub fn parse(text: &str) -> Self {
         let lines = text
             .lines()

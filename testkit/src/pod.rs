@@ -3,7 +3,7 @@
 //! Scripted pods share no code with the platform's own HTTP.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::client::{PATIENCE, reset_on_close};
-use crate::control_plane::lock;
+use crate::socket::EitherSocket;
+use crate::wait::{Gate, PATIENCE, lock};
 
 /// A call as the pod got it. Header names are lower case.
 #[derive(Clone, Debug)]
-pub struct Got {
+pub struct ReceivedCall {
     pub first_line: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -28,7 +28,7 @@ pub struct Got {
     pub number: usize,
 }
 
-impl Got {
+impl ReceivedCall {
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(known, _)| known == name);
         let value = found.next().map(|(_, value)| value.as_str());
@@ -36,93 +36,27 @@ impl Got {
         value
     }
 
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("a JSON body")
+    }
+
     /// The `input` of its envelope.
     pub fn input(&self) -> Value {
-        let envelope: Value = serde_json::from_slice(&self.body).expect("an envelope");
-        envelope["input"].clone()
-    }
-}
-
-/// A gate that is closed until a test opens it; scripts wait for it.
-#[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    pub fn open(&self) {
-        *lock(&self.0.0) = true;
-        self.0.1.notify_all();
-    }
-
-    fn is_open_within(&self, patience: Duration) -> bool {
-        let waited = self
-            .0
-            .1
-            .wait_timeout_while(lock(&self.0.0), patience, |open| !*open);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
-
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn set_patience(&self, patience: Duration) {
-        let set = match self {
-            Self::Tcp(stream) => stream.set_read_timeout(Some(patience)),
-            Self::Unix(stream) => stream.set_read_timeout(Some(patience)),
-        };
-        set.expect("a socket");
-    }
-
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(bytes),
-            Self::Unix(stream) => stream.read(bytes),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.write_all(bytes).is_ok(),
-            Self::Unix(stream) => stream.write_all(bytes).is_ok(),
-        }
-    }
-
-    fn close(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
-        };
-    }
-
-    /// Makes the next close a reset, over TCP.
-    fn will_reset(&self) {
-        if let Self::Tcp(stream) = self {
-            reset_on_close(stream);
-        }
-    }
-
-    fn handle(&self) -> Self {
-        match self {
-            Self::Tcp(stream) => Self::Tcp(stream.try_clone().expect("a descriptor")),
-            Self::Unix(stream) => Self::Unix(stream.try_clone().expect("a descriptor")),
-        }
+        self.json()["input"].clone()
     }
 }
 
 /// The pod's end of a connection.
-pub struct Line {
-    stream: Stream,
+pub struct ScriptedConn {
+    stream: EitherSocket,
     unread: Vec<u8>,
     cuts: Arc<AtomicUsize>,
 }
 
-impl Line {
+impl ScriptedConn {
     /// Sends bytes; returns whether the connection was still open.
     pub fn send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write(bytes)
+        self.stream.write_all(bytes).is_ok()
     }
 
     /// Sends a whole answer.
@@ -205,7 +139,7 @@ impl Line {
         Some(std::mem::replace(&mut self.unread, rest))
     }
 
-    fn next(&mut self) -> Option<Got> {
+    fn next(&mut self) -> Option<ReceivedCall> {
         let end = loop {
             match self
                 .unread
@@ -228,7 +162,7 @@ impl Line {
         let length = headers.iter().find(|(name, _)| name == "content-length");
         let length = length.map_or(0, |(_, value)| value.parse().expect("a length"));
         let body = self.take(length)?;
-        Some(Got {
+        Some(ReceivedCall {
             first_line,
             headers,
             body,
@@ -247,20 +181,20 @@ pub enum After {
     Reset,
 }
 
-type Script = Arc<dyn Fn(&Got, &mut Line) -> After + Send + Sync>;
+type Script = Arc<dyn Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync>;
 
 #[derive(Default)]
 struct Seen {
-    calls: Mutex<Vec<Got>>,
+    calls: Mutex<Vec<ReceivedCall>>,
     more: Condvar,
     connections: AtomicUsize,
     forgets: AtomicBool,
     /// Open connections by number.
-    open: Mutex<HashMap<usize, Stream>>,
+    open: Mutex<HashMap<usize, EitherSocket>>,
 }
 
 /// A pod with a script.
-pub struct Pod {
+pub struct ScriptedPod {
     /// The `endpointUrl` of a function that uses this pod.
     pub url: String,
     seen: Arc<Seen>,
@@ -274,23 +208,21 @@ enum Address {
     Unix(PathBuf),
 }
 
-impl Pod {
+impl ScriptedPod {
     /// A pod on a TCP port of this machine.
-    pub fn tcp(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+    pub fn tcp(
+        script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         Self::tcp_on(listener, script)
     }
 
     pub fn tcp_on(
         listener: TcpListener,
-        script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static,
+        script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
         let address = listener.local_addr().expect("an address");
-        let accept = move || {
-            let stream = listener.accept().expect("a connection").0;
-            stream.set_nodelay(true).expect("a socket");
-            Stream::Tcp(stream)
-        };
+        let accept = move || EitherSocket::from(listener.accept().expect("a connection").0);
         Self::serve(
             format!("http://{address}/invoke"),
             Address::Tcp(address),
@@ -300,7 +232,9 @@ impl Pod {
     }
 
     /// A pod on a Unix socket.
-    pub fn unix(script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static) -> Self {
+    pub fn unix(
+        script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
+    ) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("nanofaas-test-{}-{number}.sock", std::process::id());
@@ -308,15 +242,15 @@ impl Pod {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).expect("a socket");
         let url = format!("http+unix://{}:/invoke", path.display());
-        let accept = move || Stream::Unix(listener.accept().expect("a connection").0);
+        let accept = move || EitherSocket::from(listener.accept().expect("a connection").0);
         Self::serve(url, Address::Unix(path), accept, script)
     }
 
     fn serve(
         url: String,
         address: Address,
-        accept: impl Fn() -> Stream + Send + 'static,
-        script: impl Fn(&Got, &mut Line) -> After + Send + Sync + 'static,
+        accept: impl Fn() -> EitherSocket + Send + 'static,
+        script: impl Fn(&ReceivedCall, &mut ScriptedConn) -> After + Send + Sync + 'static,
     ) -> Self {
         let script: Script = Arc::new(script);
         let (seen, cuts) = (Arc::new(Seen::default()), Arc::new(AtomicUsize::new(0)));
@@ -343,7 +277,7 @@ impl Pod {
     }
 
     /// Answers every call with the result of `output`.
-    pub fn answering(output: impl Fn(&Got) -> String + Send + Sync + 'static) -> Self {
+    pub fn answering(output: impl Fn(&ReceivedCall) -> String + Send + Sync + 'static) -> Self {
         Self::tcp(move |got, line| line.json(&output(got)))
     }
 
@@ -373,6 +307,14 @@ impl Pod {
         })
     }
 
+    /// Where it listens, over TCP.
+    pub fn port(&self) -> Option<u16> {
+        match &self.address {
+            Address::Tcp(address) => Some(address.port()),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// Records no calls from now on, for tests with too many calls to keep.
     #[must_use]
     pub fn forgetful(self) -> Self {
@@ -382,11 +324,13 @@ impl Pod {
 
     /// Closes every connection that is open now.
     pub fn hang_up(&self) {
-        lock(&self.seen.open).values().for_each(Stream::close);
+        for socket in lock(&self.seen.open).values() {
+            socket.shutdown(Shutdown::Both);
+        }
     }
 
     /// All calls so far.
-    pub fn calls(&self) -> Vec<Got> {
+    pub fn calls(&self) -> Vec<ReceivedCall> {
         lock(&self.seen.calls).clone()
     }
 
@@ -402,8 +346,8 @@ impl Pod {
 
     /// Waits until the pod has received `count` calls.
     #[track_caller]
-    pub fn wait_calls(&self, count: usize) -> Vec<Got> {
-        let few = |calls: &mut Vec<Got>| calls.len() < count;
+    pub fn wait_calls(&self, count: usize) -> Vec<ReceivedCall> {
+        let few = |calls: &mut Vec<ReceivedCall>| calls.len() < count;
         let waited = self
             .seen
             .more
@@ -418,11 +362,10 @@ impl Pod {
     }
 }
 
-fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
+fn talk(stream: EitherSocket, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
     let connection = seen.connections.fetch_add(1, Ordering::SeqCst);
-    stream.set_patience(PATIENCE);
     lock(&seen.open).insert(connection, stream.handle());
-    let mut line = Line {
+    let mut line = ScriptedConn {
         stream,
         unread: Vec::new(),
         cuts,
@@ -442,13 +385,13 @@ fn talk(stream: Stream, seen: &Seen, script: &Script, cuts: Arc<AtomicUsize>) {
     // Drop the other descriptor first: a socket is closed, or reset, only with its last descriptor.
     lock(&seen.open).remove(&connection);
     if after == After::Reset {
-        line.stream.will_reset();
+        line.stream.reset_on_close();
     } else {
-        line.stream.close();
+        line.stream.shutdown(Shutdown::Both);
     }
 }
 
-impl Drop for Pod {
+impl Drop for ScriptedPod {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
         // The accepting thread reads `stopped` only after `accept` returns, so connect once.

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, is_pinned};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::form::is_pinned;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Got, Pod};
+use nanofaas_testkit::pod::{ReceivedCall, ScriptedPod};
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -43,12 +45,12 @@ fn expecting(name: &str, length: usize) -> String {
 
 #[test]
 fn a_rate_of_zero_refuses_all_calls_and_nothing_else() {
-    let plane = Plane::start(&["--rate-max-per-second", "0"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "0"]);
     plane.register(&local("rate"));
     expect_refusal(plane.invoke("rate", &json!(1)), "rate");
     expect_refusal(plane.send(&Request::enqueue("rate", &json!(1))), "rate");
     expect_refusal(plane.invoke("unknown", &json!(1)), "rate");
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     wire.send(expecting("rate", 10).as_bytes());
     expect_refusal(wire.answer(), "rate");
     plane.get("/v1/functions").expect(200);
@@ -63,11 +65,11 @@ fn a_rate_of_zero_refuses_all_calls_and_nothing_else() {
 
 #[test]
 fn the_rate_holds_for_the_whole_plane() {
-    let plane = Plane::start(&["--rate-max-per-second", "5"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "5"]);
     plane.register(&local("rate-a"));
     plane.register(&local("rate-b"));
     let calls = 200;
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     let mut taken = 0;
     let begun = std::time::Instant::now();
     for number in 0..calls {
@@ -93,7 +95,7 @@ fn the_rate_holds_for_the_whole_plane() {
 
 #[test]
 fn an_unknown_function_is_404_before_its_body_is_asked_for() {
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(expecting("nobody", 1000).as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
     let enqueue = Request::enqueue("nobody", &json!(1));
@@ -114,9 +116,9 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
         "--inflight-bytes",
         "512KiB",
     ];
-    let plane = Plane::start(&flags);
+    let plane = ControlPlane::start(&flags);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(pool("memory", &pod), &json!({"concurrency": 10})));
     let large = |name: &str| {
         let input = json!("a".repeat(40 * 1024));
@@ -127,7 +129,7 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
         .collect();
     pod.wait_calls(3);
     expect_refusal(plane.send(&large("memory")), "memory");
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     wire.send(expecting("memory", 40 * 1024).as_bytes());
     expect_refusal(wire.answer(), "memory");
     // An unknown function is refused before memory is checked.
@@ -137,7 +139,7 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
     let mut small = Request::invoke("memory", &json!(1)).begin(plane.listen);
     pod.wait_calls(4);
     // The bytes of a chunked body are charged when they arrive.
-    let mut chunked = Wire::connect(plane.listen);
+    let mut chunked = RawClient::connect(plane.listen);
     chunked.send(
         b"POST /v1/functions/memory:invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
           Transfer-Encoding: chunked\r\n\r\na000\r\n",
@@ -166,7 +168,7 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
 #[test]
 fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("depth", &pod), &json!({"queueSize": 2})));
     let begin = |input: &str| Request::invoke("depth", &json!(input)).begin(plane().listen);
     let mut running = begin("runs");
@@ -192,7 +194,7 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
     for wire in [&mut running, &mut second, &mut third] {
         wire.answer().expect(200);
     }
-    let mut ran: Vec<_> = pod.calls().iter().map(Got::input).collect();
+    let mut ran: Vec<_> = pod.calls().iter().map(ReceivedCall::input).collect();
     ran.sort_by_key(ToString::to_string);
     assert_eq!(ran, ["runs", "second", "third"]);
     leaving = begin("again");
@@ -210,7 +212,7 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
 #[test]
 fn sync_and_async_calls_wait_in_queues_of_their_own() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("own-queues", &pod), &json!({"queueSize": 2})));
     let begin = |input: &str| Request::invoke("own-queues", &json!(input)).begin(plane().listen);
     let enqueue = |input: &str| plane().send(&Request::enqueue("own-queues", &json!(input)));
@@ -237,7 +239,7 @@ fn sync_and_async_calls_wait_in_queues_of_their_own() {
 fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
     let gate = Gate::default();
     let held = gate.clone();
-    let pod = Pod::tcp(move |got, line| {
+    let pod = ScriptedPod::tcp(move |got, line| {
         if got.number < 3 {
             std::thread::sleep(Duration::from_millis(300));
         } else {
@@ -287,7 +289,7 @@ fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
 fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
     let gate = Gate::default();
     let held = gate.clone();
-    let pod = Pod::tcp(move |got, line| {
+    let pod = ScriptedPod::tcp(move |got, line| {
         match got.number {
             0 => std::thread::sleep(Duration::from_millis(300)),
             _ => _ = line.wait(&held),
@@ -314,7 +316,7 @@ fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
 #[test]
 fn a_repeat_with_its_key_is_answered_though_the_queue_is_full() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("full", &pod), &json!({"queueSize": 1})));
     let keyed = Request::invoke("full", &json!("keyed")).header("Idempotency-Key", "k");
     let mut first = keyed.begin(plane().listen);
@@ -333,10 +335,10 @@ fn a_repeat_with_its_key_is_answered_though_the_queue_is_full() {
 #[test]
 fn a_saturated_function_delays_no_other() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("busy", &pod), &json!({"concurrency": 4})));
     plane().register(&local("idle"));
-    let mut busy: Vec<Wire> = (0..60)
+    let mut busy: Vec<RawClient> = (0..60)
         .map(|n| Request::invoke("busy", &json!(n)).begin(plane().listen))
         .collect();
     pod.wait_calls(4);
@@ -354,7 +356,7 @@ fn a_saturated_function_delays_no_other() {
 #[test]
 fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("order", &pod));
     let mut wires = Vec::new();
     for number in 0..30 {
@@ -367,7 +369,7 @@ fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
     wires
         .iter_mut()
         .for_each(|wire| _ = wire.answer().expect(200));
-    let order: Vec<_> = pod.calls().iter().map(Got::input).collect();
+    let order: Vec<_> = pod.calls().iter().map(ReceivedCall::input).collect();
     assert_eq!(
         order,
         (0..30).map(|n| json!(n)).collect::<Vec<_>>(),
@@ -379,14 +381,14 @@ fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
 #[test]
 fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("classes", &pod));
     let mut running = Request::invoke("classes", &json!("first")).begin(plane().listen);
     pod.wait_calls(1);
     let ids: Vec<String> = (0..4)
         .map(|_| plane().enqueue("classes", &json!("async")))
         .collect();
-    let mut wires: Vec<Wire> = (0..32)
+    let mut wires: Vec<RawClient> = (0..32)
         .map(|_| Request::invoke("classes", &json!("sync")).begin(plane().listen))
         .collect();
     plane().wait_for("classes", 36, 1);
@@ -410,12 +412,12 @@ fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
 fn a_full_call_table_is_refused_as_memory_and_empties_again() {
     // The call table's size on one io thread. One connection belongs to one io thread.
     const CALLS: usize = 16_384;
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let pod = Pod::held(&Gate::default());
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::held(&Gate::default());
     for name in ["full-a", "full-b"] {
         plane.register(&with(pool(name, &pod), &json!({"queueSize": 10_000})));
     }
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     let mut taken = 0;
     let refused = 'table: loop {
         assert!(taken <= CALLS, "{taken} calls on one thread");

@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
 use crate::memory::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
@@ -16,7 +17,7 @@ use crate::memory::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
 /// Clients send many small requests at once and read none of the answers.
 #[test]
 fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let many = Request::get("/none").bytes().repeat(4000);
     let clients: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -41,15 +42,15 @@ fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
 /// Clients send a large head without its end.
 #[test]
 fn heads_that_are_not_whole_are_charged() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     plane.register(&local("local"));
     let head = format!(
         "GET /v1/functions HTTP/1.1\r\nX-Pad: {}",
         "p".repeat(15_000)
     );
-    let begin = |count: usize| -> Vec<Wire> {
+    let begin = |count: usize| -> Vec<RawClient> {
         let begun = (0..count).map(|_| {
-            let mut wire = Wire::connect(plane.listen);
+            let mut wire = RawClient::connect(plane.listen);
             wire.send(head.as_bytes());
             wire
         });
@@ -80,9 +81,9 @@ fn heads_that_are_not_whole_are_charged() {
 /// ahead. It reads them after the client's own call is answered.
 #[test]
 fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     let register = |name: &str| {
         plane.register(&with(
             pool(name, &pod),
@@ -94,7 +95,7 @@ fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
     // The call has a key, because while such a call runs, the plane does not read on to detect that
     // its client has left.
     let first = Request::invoke("ahead", &json!(1)).header("Idempotency-Key", "k");
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     wire.send(&first.bytes());
     pod.wait_calls(1);
     // Until the budget allows a small call, but no large read.

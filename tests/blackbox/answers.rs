@@ -7,15 +7,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, PATIENCE, Request};
-use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
-use nanofaas_testkit::functions::{Folder, with};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::client::{Answer, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::form::io_threads;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::PATIENCE;
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -35,7 +38,7 @@ fn endpoint(talk: impl Fn(TcpStream) + Send + 'static) -> String {
 /// The same on a Unix socket, which holds at most 200 KiB of unread bytes. An action at one end has
 /// reached the other end when its system call returns; over TCP that takes a while on a busy
 /// machine.
-fn unix_endpoint(folder: &Folder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
+fn unix_endpoint(folder: &ScratchFolder, talk: impl Fn(UnixStream) + Send + 'static) -> String {
     let path = folder.path().join("pod.sock");
     let listener = UnixListener::bind(&path).expect("a socket");
     std::thread::spawn(move || {
@@ -133,7 +136,7 @@ fn calls_after_a_pod_did(name: &str, did: &Receiver<()>, size: usize) {
 #[test]
 fn an_answer_that_nobody_asked_for_reaches_nobody() {
     for size in [20, 2_000] {
-        let folder = Folder::create();
+        let folder = ScratchFolder::create();
         let (told, did) = channel();
         let url = unix_endpoint(&folder, move |mut stream| {
             let told = told.clone();
@@ -157,7 +160,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 #[test]
 fn a_connection_that_ended_while_it_was_idle_carries_no_call() {
     for size in [20, 2_000] {
-        let folder = Folder::create();
+        let folder = ScratchFolder::create();
         let (told, did) = channel();
         let url = unix_endpoint(&folder, move |mut stream| {
             if let Some((_, body)) = request(&mut stream, true) {
@@ -199,7 +202,7 @@ fn a_connection_that_ends_in_the_segment_of_its_answer_carries_no_other_call() {
 
 #[test]
 fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let url = unix_endpoint(&folder, |mut stream| {
         let Some((request_head, mut body)) = request(&mut stream, false) else {
             return;
@@ -229,7 +232,7 @@ fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
 
 #[test]
 fn an_answer_that_comes_before_the_request_was_read_is_heard_and_the_call_sent_once() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let (told, calls) = channel();
     let url = unix_endpoint(&folder, move |mut stream| {
         let told = told.clone();
@@ -273,7 +276,7 @@ fn an_answer_without_length_that_ends_in_a_reset_is_lost() {
 
 #[test]
 fn an_answer_without_length_that_ends_in_order_is_whole() {
-    let pod = Pod::saying(*b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nall of it");
+    let pod = ScriptedPod::saying(*b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nall of it");
     register("until-close", &pod.url, &json!({"retryOn": []}));
     let answer = call("until-close", b"x".to_vec()).expect(200);
     assert_eq!(answer.json()["output"], "all of it");
@@ -281,7 +284,7 @@ fn an_answer_without_length_that_ends_in_order_is_whole() {
 
 #[test]
 fn an_answer_that_names_another_call_is_lost_and_its_connection_dropped() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         let own = got.header("x-execution-id").expect("an id");
         let named = match got.number {
             0 => "00000000000000000000000000000000",

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::form::io_threads;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{After, Got, Line, Pod};
+use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedConn, ScriptedPod};
+use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -33,7 +35,7 @@ fn output_bytes(answer: &Answer) -> String {
 
 #[test]
 fn the_bytes_of_input_and_output_are_never_re_encoded() {
-    let pod = Pod::answering(|got| String::from_utf8(got.body.clone()).expect("text"));
+    let pod = ScriptedPod::answering(|got| String::from_utf8(got.body.clone()).expect("text"));
     plane().register(&pool("bytes", &pod));
     plane().register(&local("bytes-local"));
     for input in [
@@ -181,7 +183,7 @@ fn json_that_is_too_deep_is_400() {
 
 #[test]
 fn another_content_type_reaches_the_pod_untouched() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         let content_type = got.header("content-type").expect("a type").to_owned();
         line.answer(200, &format!("Content-Type: {content_type}\r\n"), &got.body)
     });
@@ -227,7 +229,7 @@ fn answered(name: &str, content_type: Option<&'static str>, body: &'static [u8])
     let header = content_type
         .map(|value| format!("Content-Type: {value}\r\n"))
         .unwrap_or_default();
-    let pod = Pod::tcp(move |_, line| line.answer(200, &header, body));
+    let pod = ScriptedPod::tcp(move |_, line| line.answer(200, &header, body));
     plane().register(&pool(name, &pod));
     plane().invoke(name, &json!(1)).expect(200)
 }
@@ -287,7 +289,7 @@ fn an_empty_2xx_body_is_null() {
         answered("null-none", None, b"").json()["output"],
         Value::Null
     );
-    let no_content = Pod::tcp(|_, line| {
+    let no_content = ScriptedPod::tcp(|_, line| {
         if line.send(b"HTTP/1.1 204 No Content\r\n\r\n") {
             After::Keep
         } else {
@@ -310,7 +312,7 @@ fn an_empty_2xx_body_is_null() {
 
 #[test]
 fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
-    let chunked = Pod::tcp(|_, line| {
+    let chunked = ScriptedPod::tcp(|_, line| {
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: a/b\r\n\r\n";
         for byte in head
             .iter()
@@ -327,13 +329,13 @@ fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
     }
     // Each io thread has its own connections.
     assert!(chunked.connections() <= io_threads());
-    let closing = Pod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
+    let closing = ScriptedPod::saying("HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nuntil the end");
     plane().register(&pool("closing-answer", &closing));
     for _ in 0..2 {
         let answer = plane().invoke("closing-answer", &json!(1)).expect(200);
         assert_eq!(answer.body, b"until the end");
     }
-    let interim = Pod::saying(
+    let interim = ScriptedPod::saying(
         "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n5",
     );
     plane().register(&pool("interim-answer", &interim));
@@ -349,7 +351,7 @@ fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
 #[test]
 fn a_pod_connection_with_unread_bytes_is_dropped() {
     // The second answer came before a request: the next call must not get it.
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         std::thread::sleep(Duration::from_millis(if got.number == 0 { 0 } else { 30 }));
         line.json("\"forged\"")
@@ -366,7 +368,7 @@ fn a_pod_connection_with_unread_bytes_is_dropped() {
 
 #[test]
 fn a_pod_that_answers_and_then_dies_loses_nothing() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         After::Close
     });
@@ -383,13 +385,13 @@ fn a_pod_that_answers_and_then_dies_loses_nothing() {
 
 #[test]
 fn pods_are_talked_to_over_kept_alive_connections_tcp_and_unix() {
-    let script = |got: &Got, line: &mut Line| line.json(&got.input().to_string());
+    let script = |got: &ReceivedCall, line: &mut ScriptedConn| line.json(&got.input().to_string());
     for (name, pod) in [
-        ("alive-tcp", Pod::tcp(script)),
-        ("alive-unix", Pod::unix(script)),
+        ("alive-tcp", ScriptedPod::tcp(script)),
+        ("alive-unix", ScriptedPod::unix(script)),
     ] {
         plane().register(&pool(name, &pod));
-        let mut wire = Wire::connect(plane().listen);
+        let mut wire = RawClient::connect(plane().listen);
         for number in 0..20 {
             wire.send(&Request::invoke(name, &json!(number)).bytes());
             assert_eq!(wire.answer().expect(200).json()["output"], number);
@@ -400,7 +402,7 @@ fn pods_are_talked_to_over_kept_alive_connections_tcp_and_unix() {
 
 #[test]
 fn an_answer_that_says_close_ends_the_pods_connection() {
-    let pod = Pod::tcp(|_, line| line.answer(200, "Connection: close\r\n", b"1"));
+    let pod = ScriptedPod::tcp(|_, line| line.answer(200, "Connection: close\r\n", b"1"));
     plane().register(&pool("closes", &pod));
     (0..3).for_each(|_| _ = plane().invoke("closes", &json!(1)).expect(200));
     assert_eq!(pod.connections(), 3);
@@ -408,12 +410,13 @@ fn an_answer_that_says_close_ends_the_pods_connection() {
 
 #[test]
 fn a_large_body_arrives_whole_both_ways() {
-    let pod = Pod::tcp(|got, line| line.answer(200, "Content-Type: a/b\r\n", &got.body));
+    let pod = ScriptedPod::tcp(|got, line| line.answer(200, "Content-Type: a/b\r\n", &got.body));
     plane().register(&pool("large", &pod));
     let most: Vec<u8> = (0..1024 * 1024).map(|at| (at * 31 % 251) as u8).collect();
     let answer = plane().send(&Request::new("POST", &path("large")).body("a/b", most.clone()));
     assert!(answer.expect(200).body == most, "other bytes");
-    let six = Pod::tcp(|_, line| line.answer(200, "Content-Type: a/b\r\n", &vec![7; 6 << 20]));
+    let six =
+        ScriptedPod::tcp(|_, line| line.answer(200, "Content-Type: a/b\r\n", &vec![7; 6 << 20]));
     plane().register(&with(pool("six", &six), &json!({"timeoutMs": 30_000})));
     assert_eq!(
         plane().invoke("six", &json!(1)).expect(200).body.len(),
@@ -423,7 +426,7 @@ fn a_large_body_arrives_whole_both_ways() {
 
 #[test]
 fn a_chunked_request_reaches_the_pod_whole() {
-    let pod = Pod::tcp(|got, line| line.answer(200, "Content-Type: a/b\r\n", &got.body));
+    let pod = ScriptedPod::tcp(|got, line| line.answer(200, "Content-Type: a/b\r\n", &got.body));
     plane().register(&pool("chunked", &pod));
     let head = format!(
         "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: a/b\r\n\
@@ -431,7 +434,7 @@ fn a_chunked_request_reaches_the_pod_whole() {
         path("chunked"),
     );
     let body = "4\r\nabcd\r\n00a;name=\"v\"\r\n0123456789\r\n1\r\n\r\r\n0\r\nTrailer: x\r\n\r\n";
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for _ in 0..2 {
         wire.send(head.as_bytes());
         wire.send(body.as_bytes());
@@ -451,7 +454,7 @@ fn a_chunked_request_reaches_the_pod_whole() {
         "0x4\r\nabcd\r\n",
         "\r\n",
     ] {
-        let mut wire = Wire::connect(plane().listen);
+        let mut wire = RawClient::connect(plane().listen);
         wire.send(head.as_bytes());
         wire.send(bad.as_bytes());
         let status = wire.answer().status;
@@ -463,7 +466,7 @@ fn a_chunked_request_reaches_the_pod_whole() {
 #[test]
 fn large_bodies_follow_each_other_on_one_connection() {
     plane().register(&local("large-row"));
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for kib in [70, 64, 1, 200, 65, 70, 70] {
         let text = json!("x".repeat(kib * 1024));
         wire.send(&Request::invoke("large-row", &text).bytes());

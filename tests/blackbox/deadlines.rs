@@ -3,20 +3,21 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{After, Gate, Pod};
+use nanofaas_testkit::pod::{After, ScriptedPod};
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
 #[test]
 fn a_request_may_set_its_own_deadline_shorter_or_longer() {
-    let pod = Pod::tcp(|_, line| {
+    let pod = ScriptedPod::tcp(|_, line| {
         std::thread::sleep(Duration::from_millis(400));
         line.json("1")
     });
@@ -53,7 +54,7 @@ fn a_request_may_set_its_own_deadline_shorter_or_longer() {
 #[test]
 fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("cut-off", &pod), &json!({"timeoutMs": 150})));
     for round in 1..=5 {
         plane()
@@ -73,7 +74,7 @@ fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
 #[test]
 fn a_time_that_was_over_is_named_with_its_setting() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("named", &pod), &json!({"timeoutMs": 200})));
     let message_of = |error: &Value| error["message"].as_str().expect("a message").to_owned();
     let id = plane().enqueue("named", &json!(1));
@@ -84,7 +85,7 @@ fn a_time_that_was_over_is_named_with_its_setting() {
     );
     // The same if the pod itself reports that the deadline passed. If time is left, the code is the
     // function's own.
-    let late = Pod::tcp(|got, line| {
+    let late = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(got.input().as_u64().unwrap_or(0)));
         line.answer(500, "", br#"{"code":"TIMEOUT","message":"the database"}"#)
     });
@@ -101,8 +102,8 @@ fn a_time_that_was_over_is_named_with_its_setting() {
     );
     let answer = call(0, "20000").expect_failure(500, "error", "TIMEOUT");
     assert_eq!(message_of(&answer.json()["error"]), "the database");
-    let short = Plane::start(&["--async-max-age-ms", "300"]);
-    let pod = Pod::held(&gate);
+    let short = ControlPlane::start(&["--async-max-age-ms", "300"]);
+    let pod = ScriptedPod::held(&gate);
     short.register(&pool("named-async", &pod));
     let id = short.enqueue("named-async", &json!(1));
     let message = message_of(&short.ended(&id)["error"]);
@@ -114,7 +115,7 @@ fn a_time_that_was_over_is_named_with_its_setting() {
 
 #[test]
 fn an_async_call_has_timeout_ms_for_each_attempt() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         if got.number == 0 {
             line.wait(&Gate::default());
             return After::Close;
@@ -131,7 +132,7 @@ fn an_async_call_has_timeout_ms_for_each_attempt() {
     );
     assert_eq!(ended["attempt"], 2);
     let more = json!({"timeoutMs": 200, "name": "attempts-final", "retryOn": ["POD"]});
-    let never = Pod::held(&Gate::default());
+    let never = ScriptedPod::held(&Gate::default());
     plane().register(&with(pool("attempts-final", &never), &more));
     let ended = plane().ended(&plane().enqueue("attempts-final", &json!(1)));
     assert_eq!(
@@ -142,9 +143,9 @@ fn an_async_call_has_timeout_ms_for_each_attempt() {
 
 #[test]
 fn an_async_call_grows_no_older_than_it_may() {
-    let plane = Plane::start(&["--async-max-age-ms", "400"]);
+    let plane = ControlPlane::start(&["--async-max-age-ms", "400"]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&pool("old", &pod));
     let mut running = Request::invoke("old", &json!("sync")).begin(plane.listen);
     pod.wait_calls(1);
@@ -161,7 +162,7 @@ fn an_async_call_grows_no_older_than_it_may() {
 }
 
 /// Calls a pod that fails in one way, under one rule; returns the number of attempts and the code.
-fn tries(name: &str, rule: &Value, pod: &Pod) -> (usize, String) {
+fn tries(name: &str, rule: &Value, pod: &ScriptedPod) -> (usize, String) {
     plane().register(&with(pool(name, pod), rule));
     let body = plane().invoke(name, &json!(1)).json();
     let code = body["error"]["code"].as_str().unwrap_or("").to_owned();
@@ -170,8 +171,8 @@ fn tries(name: &str, rule: &Value, pod: &Pod) -> (usize, String) {
 
 #[test]
 fn what_may_have_run_is_tried_again_only_as_retry_on_allows() {
-    let dies = || Pod::tcp(|_, _| After::Close);
-    let fails = || Pod::tcp(|_, line| line.answer(500, "", b""));
+    let dies = || ScriptedPod::tcp(|_, _| After::Close);
+    let fails = || ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let lost = "POD_LOST".to_owned();
     let error = "HANDLER_ERROR".to_owned();
     let rule = |most: u32, on: &[&str]| json!({"maxRetries": most, "retryOn": on});
@@ -201,14 +202,14 @@ fn what_may_have_run_is_tried_again_only_as_retry_on_allows() {
         tries("fail-zero", &rule(0, &["ERROR"]), &fails()),
         (1, error)
     );
-    let bad = Pod::tcp(|_, line| line.json("{"));
+    let bad = ScriptedPod::tcp(|_, line| line.json("{"));
     let all = rule(3, &["POD", "TIMEOUT", "ERROR"]);
     assert_eq!(tries("bad-all", &all, &bad), (1, "BAD_OUTPUT".to_owned()));
 }
 
 #[test]
 fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
-    let pod = Pod::tcp(|got, line| match got.number {
+    let pod = ScriptedPod::tcp(|got, line| match got.number {
         0 => After::Close,
         _ => line.json("\"again\""),
     });
@@ -225,7 +226,7 @@ fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
             .all(|got| got.header("x-execution-id") == Some(&answer.id()))
     );
     assert_eq!(calls[1].header("x-dispatch-attempt"), Some("2"));
-    let held = Pod::held(&Gate::default());
+    let held = ScriptedPod::held(&Gate::default());
     let rule = json!({"maxRetries": 5, "retryOn": ["TIMEOUT"], "timeoutMs": 200});
     let begun = Instant::now();
     assert_eq!(tries("no-time", &rule, &held), (1, "TIMEOUT".to_owned()));
@@ -235,7 +236,7 @@ fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
 #[test]
 fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
     let refusing = |times: usize| {
-        Pod::tcp(move |got, line| match got.number < times {
+        ScriptedPod::tcp(move |got, line| match got.number < times {
             true => line.answer(503, "X-Not-Started: true\r\n", b""),
             false => line.json("\"begun\""),
         })
@@ -252,13 +253,13 @@ fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
         (1, unreachable)
     );
     // A 503 without the header may come from a call that ran.
-    let busy = Pod::tcp(|_, line| line.answer(503, "", b""));
+    let busy = ScriptedPod::tcp(|_, line| line.answer(503, "", b""));
     assert_eq!(
         tries("busy", &rule(3), &busy),
         (1, "HANDLER_ERROR".to_owned())
     );
     // With another status, the header comes from the function itself.
-    let odd = Pod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
+    let odd = ScriptedPod::tcp(|_, line| line.answer(500, "X-Not-Started: true\r\n", b""));
     assert_eq!(
         tries("odd", &rule(3), &odd),
         (1, "HANDLER_ERROR".to_owned())
@@ -270,7 +271,7 @@ fn a_pod_that_closes_idle_connections_loses_no_call() {
     // Such a pod closes some time after its answer, so the next call finds a dead connection.
     let closed = std::sync::Arc::new(AtomicUsize::new(0));
     let counter = closed.clone();
-    let pod = Pod::tcp(move |_, line| {
+    let pod = ScriptedPod::tcp(move |_, line| {
         line.json("1");
         std::thread::sleep(Duration::from_millis(3));
         counter.fetch_add(1, Ordering::SeqCst);
@@ -289,7 +290,7 @@ fn a_pod_that_closes_idle_connections_loses_no_call() {
 #[test]
 fn prefer_respond_async_answers_as_enqueue_does() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("prefer", &pod));
     let request = Request::invoke("prefer", &json!("x")).header("Prefer", "respond-async");
     let answer = plane().send(&request).expect(202);
@@ -313,7 +314,7 @@ fn prefer_respond_async_answers_as_enqueue_does() {
 #[test]
 fn prefer_wait_answers_when_the_time_is_over_and_the_call_goes_on() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     let function = with(
         pool("wait", &pod),
         &json!({"concurrency": 4, "timeoutMs": 60_000}),
@@ -355,7 +356,7 @@ fn prefer_wait_answers_when_the_time_is_over_and_the_call_goes_on() {
 #[test]
 fn a_client_that_leaves_takes_its_call_along() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("leaves", &pod));
     // A FIN counts as leaving, although the client could still read.
     let mut running = Request::invoke("leaves", &json!("running")).begin(plane().listen);
@@ -383,7 +384,7 @@ fn a_client_that_leaves_takes_its_call_along() {
 #[test]
 fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("stays", &pod));
     let mut wire = Request::enqueue("stays", &json!("x")).begin(plane().listen);
     let id = wire.answer().expect(202).id();
@@ -399,12 +400,12 @@ fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
 #[test]
 fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
     // Larger than the plane reads ahead of a call, so that the connection's reads grow.
     let large = json!("x".repeat(70 * 1024));
     for cuts in 1..=3 {
-        let mut wire = Wire::connect(plane().listen);
+        let mut wire = RawClient::connect(plane().listen);
         for _ in 0..3 {
             wire.send(&Request::get("/openapi.yaml").bytes());
             wire.answer().expect(200);
@@ -420,11 +421,11 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
 #[test]
 fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("pipeline", &pod));
     let mut bytes = Request::invoke("pipeline", &json!("first")).bytes();
     bytes.extend(Request::invoke("pipeline", &json!("second")).bytes());
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(&bytes);
     pod.wait_calls(1);
     drop(wire);

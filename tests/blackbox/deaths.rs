@@ -1,21 +1,24 @@
 //! The end of pods: out of memory, crashes, starts that hang, and ready reports of foreign
 //! processes.
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, is_alive, with};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::handlers;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
 #[test]
 fn a_worker_that_was_killed_ran_out_of_memory_and_its_call_is_not_tried_again() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("oom", "WARM", handlers::DIES);
     plane().register(&with(
         function,
@@ -32,7 +35,7 @@ fn a_worker_that_was_killed_ran_out_of_memory_and_its_call_is_not_tried_again() 
 
 #[test]
 fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("exits", "WARM", handlers::DIES);
     plane().register(&with(function, &json!({"maxRetries": 0})));
     let answer = plane().invoke("exits", &json!("exit"));
@@ -48,7 +51,7 @@ fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
 
 #[test]
 fn a_pod_that_says_its_worker_was_lost_serves_on() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.program("tells", "WARM", handlers::TELLS_OF_ITS_WORKER);
     plane().register(&with(function.clone(), &json!({"maxRetries": 0})));
     let pid = plane().invoke("tells", &json!(0)).expect(200).json()["output"].clone();
@@ -72,8 +75,8 @@ fn a_pod_that_says_its_worker_was_lost_serves_on() {
 
 #[test]
 fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
-    let plane = Plane::start(&["--start-timeout-ms", "300"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--start-timeout-ms", "300"]);
+    let folder = ScratchFolder::create();
     let script = "echo still thinking >&2; echo $$ >> pids; exec sleep 600";
     plane.register(&folder.shell("hangs", "WARM", script));
     let answer = plane.invoke("hangs", &json!(1));
@@ -87,7 +90,7 @@ fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
 
 #[test]
 fn only_the_pod_itself_can_say_that_it_is_ready() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("ready", "WARM", handlers::READY_URL));
     let answer = plane().invoke("ready", &json!(1)).expect(200).json();
     let url = answer["output"].as_str().expect("a URL");

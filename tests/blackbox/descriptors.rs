@@ -3,15 +3,16 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
 /// A plane with too few descriptors for a hundred clients.
-fn plane() -> Plane {
-    Plane::start_in_shell(
+fn plane() -> ControlPlane {
+    ControlPlane::start_in_shell(
         "ulimit -n 96; exec \"$@\"",
         &["--rate-max-per-second", "off"],
     )
@@ -20,7 +21,7 @@ fn plane() -> Plane {
 #[test]
 fn idle_clients_make_room_for_new_ones() {
     let plane = plane();
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane.register(&with(pool("room", &pod), &json!({"maxRetries": 0})));
     let silent: Vec<_> = (0..150)
         .map(|_| TcpStream::connect(plane.listen).expect("a place in the queue"))
@@ -47,7 +48,7 @@ fn idle_clients_make_room_for_new_ones() {
 fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
     let plane = plane();
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(
         pool("held", &pod),
         &json!({"maxRetries": 0, "concurrency": 4, "queueSize": 100}),
@@ -56,7 +57,7 @@ fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
         .map(|_| Request::invoke("held", &json!(1)).begin(plane.listen))
         .collect();
     let whole = Request::invoke("held", &json!(2)).bytes();
-    let mut head = Wire::connect(plane.listen);
+    let mut head = RawClient::connect(plane.listen);
     head.send(&whole[..20]);
     plane.wait_for("held", 4, 4);
     let silent: Vec<_> = (0..120)
@@ -77,7 +78,7 @@ fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
 fn calls_wait_for_a_descriptor_and_the_pod_keeps_its_name() {
     let plane = plane();
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     // More connections to the pod than there are descriptors.
     plane.register(&with(
         pool("wide", &pod),

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use nanofaas_testkit::client::{PATIENCE, Request};
+use nanofaas_testkit::client::Request;
 use nanofaas_testkit::control_plane::program;
+use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
 /// A plane whose `io_uring_enter` fails after `allowed` successful calls. It is no `Plane`, because

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, is_pinned};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::form::is_pinned;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -34,7 +36,7 @@ fn time(value: &Value) -> String {
 #[test]
 fn an_execution_goes_from_queued_over_running_to_its_end() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("life", &pod));
     let blocker = plane().enqueue("life", &json!("before"));
     pod.wait_calls(1);
@@ -71,7 +73,7 @@ fn an_execution_goes_from_queued_over_running_to_its_end() {
 
 #[test]
 fn a_retry_keeps_the_id_and_counts_the_attempts() {
-    let pod = Pod::tcp(|got, line| match got.number {
+    let pod = ScriptedPod::tcp(|got, line| match got.number {
         0 | 1 => line.answer(500, "", b"{\"error\":\"not yet\"}"),
         _ => line.json("\"done\""),
     });
@@ -105,7 +107,7 @@ fn a_retry_keeps_the_id_and_counts_the_attempts() {
 fn a_retry_goes_back_to_queued() {
     let gate = Gate::default();
     let held = gate.clone();
-    let pod = Pod::tcp(move |got, line| match got.input().as_str() {
+    let pod = ScriptedPod::tcp(move |got, line| match got.input().as_str() {
         Some("fails") => line.answer(500, "", b""),
         _ => {
             line.wait(&held);
@@ -144,7 +146,7 @@ fn a_plain_sync_call_leaves_a_record_without_its_output() {
         (&status["output"], &status["outputKept"]),
         (&Value::Null, &json!(false))
     );
-    let failing = Pod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"why\"}"));
+    let failing = ScriptedPod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"why\"}"));
     plane().register(&pool("plain-failing", &failing));
     let id = plane().invoke("plain-failing", &json!(1)).expect(500).id();
     let status = plane().status(&id);
@@ -159,7 +161,7 @@ fn a_plain_sync_call_leaves_a_record_without_its_output() {
 fn the_last_4096_plain_sync_calls_are_remembered() {
     plane().register(&local("many"));
     // One connection belongs to one io thread.
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     let request = Request::invoke("many", &json!(1)).bytes();
     let mut ids = Vec::new();
     for _ in 0..50 {
@@ -224,10 +226,10 @@ fn every_connection_finds_every_execution() {
 
 #[test]
 fn past_the_byte_budget_the_oldest_finished_ones_go_first() {
-    let plane = Plane::start(&["--execution-store-bytes", "200KiB"]);
+    let plane = ControlPlane::start(&["--execution-store-bytes", "200KiB"]);
     let gate = Gate::default();
-    let held = Pod::held(&gate);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(30 * 1024)));
+    let held = ScriptedPod::held(&gate);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(30 * 1024)));
     plane.register(&pool("budget-held", &held));
     plane.register(&pool("budget", &pod));
     let unfinished = plane.enqueue("budget-held", &json!("kept"));
@@ -277,7 +279,7 @@ fn a_terminal_state_never_changes() {
 
 #[test]
 fn a_cancel_that_races_the_end_leaves_one_end() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane().register(&with(pool("race", &pod), &json!({"concurrency": 16})));
     for _ in 0..100 {
         let id = plane().enqueue("race", &json!(1));

@@ -3,14 +3,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -110,14 +111,14 @@ fn what_a_function_says_of_its_failure_is_its_message() {
         ),
     ] {
         let body = body.to_owned();
-        let pod = Pod::tcp(move |_, line| line.answer(status, headers, body.as_bytes()));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(status, headers, body.as_bytes()));
         let name = format!("foreign-says-{name}");
         plane().register(&pool(&name, &pod));
         let answer = plane().invoke(&name, &Value::Null);
         let answer = answer.expect_failure(500, "error", code).json();
         assert_eq!(answer["error"], json!({"code": code, "message": message}));
     }
-    let pod = Pod::tcp(|_, line| line.answer(500, "", b"\xffbytes"));
+    let pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b"\xffbytes"));
     plane().register(&pool("foreign-says-bytes", &pod));
     let answer = plane().invoke("foreign-says-bytes", &Value::Null);
     let answer = answer.expect_failure(500, "error", "HANDLER_ERROR").json();
@@ -138,7 +139,7 @@ fn a_functions_429_says_when_to_call_again() {
         ("bytes", 429, "Retry-After: \u{e9}\r\n", None),
         ("other", 500, "Retry-After: 7\r\n", None),
     ] {
-        let pod = Pod::tcp(move |_, line| line.answer(status, header, b"too many"));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(status, header, b"too many"));
         let name = format!("foreign-busy-{name}");
         plane().register(&pool(&name, &pod));
         let call = Request::invoke(&name, &Value::Null);
@@ -152,7 +153,10 @@ fn a_functions_429_says_when_to_call_again() {
 
 #[test]
 fn a_pod_is_asked_by_the_host_of_its_endpoint() {
-    let (tcp, unix) = (Pod::echo(), Pod::unix(|_, line| line.json("1")));
+    let (tcp, unix) = (
+        ScriptedPod::echo(),
+        ScriptedPod::unix(|_, line| line.json("1")),
+    );
     let port = tcp.url.split([':', '/']).nth(4).expect("a port").to_owned();
     let url = format!("http://localhost:{port}/path");
     plane().register(&with(
@@ -173,7 +177,7 @@ fn a_pod_is_asked_by_the_host_of_its_endpoint() {
 
 #[test]
 fn the_space_around_an_output_is_left_out_and_that_in_it_is_not() {
-    let pod = Pod::tcp(|_, line| line.answer(200, JSON, b"\r\n {\"a\": [ 1,\t2 ]} \n"));
+    let pod = ScriptedPod::tcp(|_, line| line.answer(200, JSON, b"\r\n {\"a\": [ 1,\t2 ]} \n"));
     plane().register(&pool("foreign-space", &pod));
     let answer = plane().invoke("foreign-space", &json!(1)).expect(200);
     let output = "{\"a\": [ 1,\t2 ]}";
@@ -200,7 +204,7 @@ fn json_by_its_suffix_is_json() {
         "application/json;charset=UTF-8",
     ];
     for (number, content_type) in types.into_iter().enumerate() {
-        let pod = Pod::tcp(move |_, line| {
+        let pod = ScriptedPod::tcp(move |_, line| {
             let header = format!("Content-Type: {content_type}\r\n");
             line.answer(200, &header, b"{\"a\":1}")
         });
@@ -225,7 +229,7 @@ fn json_by_its_suffix_is_json() {
         let got = &pod.calls()[0];
         assert_eq!(got.header("content-type"), Some(content_type));
         assert_eq!(got.body, envelope.as_bytes());
-        let said = Pod::tcp(move |_, line| {
+        let said = ScriptedPod::tcp(move |_, line| {
             let header = format!("Content-Type: {content_type}\r\n");
             line.answer(200, &header, b"no JSON")
         });
@@ -247,7 +251,7 @@ fn encoded(name: &str, action: &str, content_type: &str) -> Request {
 
 #[test]
 fn a_body_that_passes_untouched_keeps_its_encoding() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         let encoding = got.header("content-encoding").unwrap_or("identity");
         let headers = format!("Content-Type: text/html\r\nContent-Encoding: {encoding}\r\n");
         line.answer(200, &headers, &got.body)
@@ -332,7 +336,7 @@ fn what_is_read_here_must_not_be_encoded() {
         ("text", "Content-Type: text/plain\r\n"),
     ] {
         let headers = format!("{headers}Content-Encoding: br\r\n");
-        let pod = Pod::tcp(move |_, line| line.answer(200, &headers, b"1"));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(200, &headers, b"1"));
         let name = format!("foreign-encoded-{name}");
         plane().register(&pool(&name, &pod));
         let answer = plane().invoke(&name, &json!(1));
@@ -342,7 +346,7 @@ fn what_is_read_here_must_not_be_encoded() {
     }
     // The message is not taken from an encoded body.
     let headers = format!("{JSON}Content-Encoding: br\r\n");
-    let pod = Pod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
+    let pod = ScriptedPod::tcp(move |_, line| line.answer(500, &headers, b"\"words\""));
     plane().register(&pool("foreign-encoded-words", &pod));
     let answer = plane().invoke("foreign-encoded-words", &json!(1));
     let answer = answer.expect_failure(500, "error", "HANDLER_ERROR").json();
@@ -379,7 +383,7 @@ fn epoch_s(date: &str) -> u64 {
 #[test]
 fn every_answer_has_its_date() {
     assert_eq!(epoch_s("Sun, 06 Nov 1994 08:49:37 GMT"), 784_111_777);
-    let pod = Pod::tcp(|got, line| match &*got.input().to_string() {
+    let pod = ScriptedPod::tcp(|got, line| match &*got.input().to_string() {
         "1" => line.answer(200, "Content-Type: a/b\r\n", b"raw"),
         "2" => line.answer(200, "", &[b'1'; 200_000]),
         _ => line.answer(500, "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", b"no"),
@@ -437,7 +441,7 @@ fn a_pods_keep_alive_is_kept_to() {
         ("zero", "Keep-Alive: timeout=0\r\n", 3),
         ("one", "Keep-Alive: max=5, timeout=1\r\n", 3),
     ] {
-        let pod = Pod::tcp(move |_, line| line.answer(200, header, b"1"));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(200, header, b"1"));
         let name = format!("foreign-keeps-{name}");
         plane().register(&pool(&name, &pod));
         // One client connection, because it belongs to one io thread, and each io thread has its
@@ -451,7 +455,7 @@ fn a_pods_keep_alive_is_kept_to() {
         }
         assert_eq!(pod.connections(), connections, "{name}");
     }
-    let pod = Pod::tcp(move |_, line| line.answer(200, "Keep-Alive: timeout=2\r\n", b"1"));
+    let pod = ScriptedPod::tcp(move |_, line| line.answer(200, "Keep-Alive: timeout=2\r\n", b"1"));
     plane().register(&pool("foreign-keeps-two", &pod));
     let request = Request::invoke("foreign-keeps-two", &json!(1));
     let mut wire = request.begin(plane().listen);

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -28,14 +29,15 @@ fn is_replay(answer: &Answer) -> bool {
 
 #[test]
 fn two_first_calls_at_once_run_once() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(2));
         line.json(&got.input().to_string())
     });
     plane().register(&with(pool("once", &pod), &json!({"concurrency": 8})));
     for round in 0..30 {
         let request = keyed("once", "same", &format!("key-{round}"));
-        let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(plane().listen)).collect();
+        let mut wires: Vec<RawClient> =
+            (0..4).map(|_| RawClient::connect(plane().listen)).collect();
         let bytes = request.bytes();
         wires.iter_mut().for_each(|wire| wire.send(&bytes));
         let answers: Vec<Answer> = wires
@@ -54,7 +56,7 @@ fn two_first_calls_at_once_run_once() {
 
 #[test]
 fn a_repeat_gets_the_stored_result_by_invoke_and_by_enqueue() {
-    let pod = Pod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
+    let pod = ScriptedPod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
     plane().register(&pool("repeat", &pod));
     let first = plane().send(&keyed("repeat", "a", "k")).expect(200);
     assert!(!is_replay(&first));
@@ -79,7 +81,7 @@ fn a_repeat_gets_the_stored_result_by_invoke_and_by_enqueue() {
 
 #[test]
 fn a_key_dies_with_its_function() {
-    let pod = Pod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
+    let pod = ScriptedPod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
     for round in 0..8 {
         plane().register(&pool("dies", &pod));
         let key = format!("k-{}", round % 2);
@@ -101,7 +103,7 @@ fn a_key_dies_with_its_function() {
 #[test]
 fn an_invoke_follows_an_enqueue_of_the_same_key() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("follow", &pod));
     let queued = plane().send(&keyed_enqueue("follow", "a", "k")).expect(202);
     pod.wait_calls(1);
@@ -126,7 +128,7 @@ fn an_invoke_follows_an_enqueue_of_the_same_key() {
 
 #[test]
 fn the_same_key_with_another_body_is_422_and_for_another_function_a_call_of_its_own() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane().register(&pool("mismatch", &pod));
     plane().register(&pool("mismatch-other", &pod));
     let first = plane().send(&keyed("mismatch", "a", "k")).expect(200);
@@ -145,7 +147,7 @@ fn the_same_key_with_another_body_is_422_and_for_another_function_a_call_of_its_
 
 #[test]
 fn another_spelling_of_a_content_type_matches() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane().register(&pool("spelling", &pod));
     let send = |key: &str, content_type: &str| {
         let request = Request::new("POST", "/v1/functions/spelling:invoke");
@@ -196,7 +198,7 @@ fn another_spelling_of_a_content_type_matches() {
 
 #[test]
 fn a_failure_is_a_result_too() {
-    let pod = Pod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"no\"}"));
+    let pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"no\"}"));
     plane().register(&pool("failed", &pod));
     let first = plane().send(&keyed("failed", "a", "k"));
     let first = first.expect_failure(500, "error", "HANDLER_ERROR");
@@ -208,7 +210,7 @@ fn a_failure_is_a_result_too() {
 
 #[test]
 fn a_raw_result_is_repeated_as_it_was() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         line.answer(
             200,
             "Content-Type: image/x-test\r\n",
@@ -227,7 +229,7 @@ fn a_raw_result_is_repeated_as_it_was() {
 #[test]
 fn a_follower_has_a_deadline_of_his_own() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("deadline", &pod));
     let mut first = keyed("deadline", "a", "k").begin(plane().listen);
     pod.wait_calls(1);
@@ -252,7 +254,7 @@ fn a_follower_has_a_deadline_of_his_own() {
 #[test]
 fn a_follower_waits_as_its_own_preference_says() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("patience", &pod));
     let mut first = keyed("patience", "a", "k").begin(plane().listen);
     pod.wait_calls(1);
@@ -283,7 +285,7 @@ fn a_follower_waits_as_its_own_preference_says() {
 #[test]
 fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("never", &pod));
     let mut running = Request::invoke("never", &json!(1)).begin(plane().listen);
     pod.wait_calls(1);
@@ -309,7 +311,7 @@ fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
 #[test]
 fn a_refused_call_leaves_its_key_free() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("refused", &pod), &json!({"queueSize": 1})));
     let mut running = Request::invoke("refused", &json!(1)).begin(plane().listen);
     pod.wait_calls(1);
@@ -336,7 +338,7 @@ fn a_refused_call_leaves_its_key_free() {
 #[test]
 fn a_keyed_call_goes_on_when_its_client_leaves() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("left", &pod), &json!({"timeoutMs": 60_000})));
     let running = keyed("left", "a", "k").begin(plane().listen);
     let id = pod.wait_calls(1)[0]
@@ -359,8 +361,8 @@ fn a_keyed_call_goes_on_when_its_client_leaves() {
 
 #[test]
 fn record_output_and_key_go_together() {
-    let plane = Plane::start(&["--execution-ttl-ms", "300"]);
-    let pod = Pod::answering(|got| got.number.to_string());
+    let plane = ControlPlane::start(&["--execution-ttl-ms", "300"]);
+    let pod = ScriptedPod::answering(|got| got.number.to_string());
     plane.register(&pool("ttl", &pod));
     let first = plane.send(&keyed("ttl", "a", "k")).expect(200);
     assert_eq!(

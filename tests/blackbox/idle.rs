@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::Plane;
-use nanofaas_testkit::functions::{Folder, local, pool, with};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::eventually;
 use nix::unistd::Pid;
 use serde_json::json;
 
@@ -35,7 +37,7 @@ fn done(pid: Pid) -> Vec<(String, u64, u64)> {
 
 /// Waits until no thread runs any more.
 #[track_caller]
-fn until_still(plane: &Plane) {
+fn until_still(plane: &ControlPlane) {
     const STILL: Duration = Duration::from_secs(3);
     let until = Instant::now() + Duration::from_secs(90);
     loop {
@@ -53,8 +55,8 @@ fn until_still(plane: &Plane) {
 /// enough for executions to expire.
 #[test]
 fn nothing_wakes_a_plane_that_has_nothing_to_do() {
-    let plane = Plane::start(&[]);
-    let pod = Pod::echo();
+    let plane = ControlPlane::start(&[]);
+    let pod = ScriptedPod::echo();
     plane.register(&pool("idle-pool", &pod));
     plane.register(&local("idle-local"));
     for name in ["idle-pool", "idle-local"] {
@@ -74,7 +76,7 @@ fn nothing_wakes_a_plane_that_has_nothing_to_do() {
 /// The plane is idle after all deadlines of connections and executions have passed.
 #[test]
 fn nothing_runs_once_all_clients_are_gone() {
-    let plane = Plane::start(&[]);
+    let plane = ControlPlane::start(&[]);
     plane.register(&local("idle-gone"));
     // Enough calls to reach each io thread.
     for at in 0..32 {
@@ -97,8 +99,8 @@ fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none()
             "NOT RUN: this kernel does not report whether a process may have huge pages"
         );
     };
-    let plane = Plane::start(&[]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&[]);
+    let folder = ScratchFolder::create();
     let handler = "def handle(input):\n    lines = open('/proc/self/status').read().split('\\n')\n    \
          return [l.split()[-1] for l in lines if l.startswith('THP_enabled:')][0]\n";
     plane.register(&folder.python("thp", "WARM", handler));
@@ -126,7 +128,7 @@ fn anonymous_kib(pid: Pid) -> u64 {
 #[test]
 fn memory_is_given_back_after_a_load() {
     const CALLERS: usize = 24;
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     plane.register(&with(
         local("bulk"),
         &json!({"concurrency": 64, "queueSize": 1000}),

@@ -1,21 +1,23 @@
 //! How a Job gets the body of its call: from its environment, or by fetching it; and how many bytes
 //! are charged for it.
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, with};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::wait::eventually;
 use serde_json::json;
 
 use crate::handlers;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
 #[test]
 fn a_jobs_body_may_be_large_and_need_not_be_json() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("job-large", "JOB", handlers::LENGTH));
     let answer = plane()
         .invoke("job-large", &json!("a".repeat(100_000)))
@@ -34,7 +36,7 @@ fn a_jobs_body_may_be_large_and_need_not_be_json() {
 
 #[test]
 fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let script = "printf '%s' \"$INVOCATION_PAYLOAD\" > payload; echo \"$TIMEOUT_MS\" > timeout; \
                   env | grep -c '^INVOCATION_PAYLOAD_URL=' > url";
     let function = folder.shell("job-payload", "JOB", script);
@@ -69,8 +71,8 @@ fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
 /// both hold it.
 #[test]
 fn a_jobs_body_is_charged_for_each_time_that_it_is_held() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let folder = ScratchFolder::create();
     plane.register(&folder.shell("job-held", "JOB", "echo x > runs; exec sleep 60"));
     for length in [100_000, 500_000] {
         let mut wire = Request::invoke("job-held", &json!("x".repeat(length))).begin(plane.listen);

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, is_alive, with};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::handlers;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared =
-        Shared::new(&["--rate-max-per-second", "off", "--max-response", "64KiB"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane =
+        SharedControlPlane::new(&["--rate-max-per-second", "off", "--max-response", "64KiB"]);
     PLANE.get()
 }
 
@@ -27,7 +30,7 @@ struct Seat {
 
 impl Seat {
     #[track_caller]
-    fn of(folder: &Folder) -> Self {
+    fn of(folder: &ScratchFolder) -> Self {
         eventually("the job runs", || folder.read("env.txt").is_some());
         let text = folder.read("env.txt").expect("an environment");
         let value = |name: &str| {
@@ -64,7 +67,7 @@ fn success(output: Value) -> Value {
 
 #[test]
 fn a_job_is_a_process_of_its_own_for_each_call() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("job", "JOB", handlers::JOB));
     let body = json!({"input": {"a": 1}, "metadata": {"m": "n"}});
     let request = Request::new("POST", "/v1/functions/job:invoke").json(&body);
@@ -96,7 +99,7 @@ fn a_job_is_a_process_of_its_own_for_each_call() {
 
 #[test]
 fn a_stamp_that_is_null_is_not_known() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.shell("job-null", "JOB", IDLES);
     plane().register(&function);
     let mut wire = Request::invoke("job-null", &json!(1)).begin(plane().listen);
@@ -111,7 +114,7 @@ fn a_stamp_that_is_null_is_not_known() {
 
 #[test]
 fn a_job_that_raises_is_a_handlers_error() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("job-raises", "JOB", handlers::RAISES));
     let answer = plane().invoke("job-raises", &json!(1));
     let body = answer.expect_failure(500, "error", "HANDLER_ERROR").json();
@@ -120,7 +123,7 @@ fn a_job_that_raises_is_a_handlers_error() {
 
 #[test]
 fn a_job_that_exits_without_a_callback_is_pod_lost() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let script = "echo x >> runs; exit 0";
     let function = folder.shell("job-exits", "JOB", script);
     plane().register(&with(function.clone(), &json!({"maxRetries": 0})));
@@ -141,7 +144,7 @@ fn a_job_that_exits_without_a_callback_is_pod_lost() {
 
 #[test]
 fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.shell("job-tells", "JOB", IDLES));
     let mut wire = Request::invoke("job-tells", &json!(1)).begin(plane().listen);
     let error = json!({"code": "POD_LOST", "message": "the worker exited with status 3"});
@@ -161,7 +164,7 @@ fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
 
 #[test]
 fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 60";
     plane().register(&folder.shell("job-late", "JOB", script));
     let pid = || -> i32 {
@@ -190,7 +193,7 @@ fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
 
 #[test]
 fn a_result_is_recorded_once_and_what_comes_later_changes_nothing() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let idles = folder.shell("job-twice", "JOB", IDLES);
     plane().register(&with(idles, &json!({"concurrency": 1, "maxRetries": 0})));
     let mut wire = Request::invoke("job-twice", &json!(1)).begin(plane().listen);
@@ -234,7 +237,7 @@ fn a_result_is_recorded_once_and_what_comes_later_changes_nothing() {
 
 #[test]
 fn many_completions_at_once_free_one_slot() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let idles = folder.shell("job-storm", "JOB", IDLES);
     plane().register(&with(idles, &json!({"concurrency": 1, "maxRetries": 0})));
     let mut wire = Request::invoke("job-storm", &json!(1)).begin(plane().listen);
@@ -270,7 +273,7 @@ fn many_completions_at_once_free_one_slot() {
 
 #[test]
 fn a_result_may_be_an_error_or_raw_bytes() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let idles = folder.shell("job-forms", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let run = |result: Request| -> Answer {
@@ -280,7 +283,7 @@ fn a_result_may_be_an_error_or_raw_bytes() {
         let bytes = String::from_utf8(result.bytes())
             .expect("text")
             .replace("PATH", &seat.complete());
-        let mut post = Wire::connect(plane().listen);
+        let mut post = RawClient::connect(plane().listen);
         post.send(bytes.as_bytes());
         post.answer().expect(204);
         wire.answer()
@@ -302,7 +305,7 @@ fn a_result_may_be_an_error_or_raw_bytes() {
 
 #[test]
 fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let idles = folder.shell("job-bad", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let mut wire = Request::invoke("job-bad", &json!(1)).begin(plane().listen);
@@ -323,7 +326,7 @@ fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
 /// again.
 #[test]
 fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let until_told = "env > env.part; mv env.part env.txt; until [ -e end ]; do sleep 0.01; done";
     plane().register(&folder.shell("job-nan", "JOB", until_told));
     let mut wire = Request::invoke("job-nan", &json!(1)).begin(plane().listen);
@@ -340,7 +343,7 @@ fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
 
 #[test]
 fn a_result_over_the_limit_is_413_and_ends_the_call() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let idles = folder.shell("job-over", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
     let mut wire = Request::invoke("job-over", &json!(1)).begin(plane().listen);
@@ -360,11 +363,11 @@ fn a_result_over_the_limit_is_413_and_ends_the_call() {
 
 #[test]
 fn a_wrong_token_is_403_whatever_the_rest_is() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.shell("job-token", "JOB", IDLES));
     let mut wire = Request::invoke("job-token", &json!({"secret": 1})).begin(plane().listen);
     let seat = Seat::of(&folder);
-    let other_folder = Folder::create();
+    let other_folder = ScratchFolder::create();
     plane().register(&other_folder.shell("job-token-other", "JOB", IDLES));
     let other_wire = Request::invoke("job-token-other", &json!(1)).begin(plane().listen);
     let other = Seat::of(&other_folder);
@@ -417,7 +420,7 @@ fn a_wrong_token_is_403_whatever_the_rest_is() {
 
 #[test]
 fn an_older_attempts_token_is_409() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let script = "n=$(cat runs 2>/dev/null | wc -l); echo x >> runs; env > env.$n.part; \
         mv env.$n.part env.$n; [ $n = 0 ] && exit 1; exec sleep 60";
     plane().register(&folder.shell("job-older", "JOB", script));
@@ -442,8 +445,8 @@ fn an_older_attempts_token_is_409() {
 
 #[test]
 fn a_token_whose_record_is_gone_is_404() {
-    let plane = Plane::start(&["--execution-ttl-ms", "200"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--execution-ttl-ms", "200"]);
+    let folder = ScratchFolder::create();
     plane.register(&folder.shell("job-gone", "JOB", IDLES));
     let id = plane.enqueue("job-gone", &json!(1));
     let seat = Seat::of(&folder);
@@ -459,15 +462,15 @@ fn a_token_whose_record_is_gone_is_404() {
 
 #[test]
 fn callbacks_can_have_a_listener_of_their_own() {
-    let plane = Plane::start(&["--internal-listen", "127.0.0.1:0"]);
+    let plane = ControlPlane::start(&["--internal-listen", "127.0.0.1:0"]);
     let internal = plane.internal.expect("an internal address");
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane.register(&folder.python("job-internal", "JOB", handlers::ECHO));
     assert_eq!(
         plane.invoke("job-internal", &json!(5)).expect(200).json()["output"],
         5
     );
-    let idle_folder = Folder::create();
+    let idle_folder = ScratchFolder::create();
     plane.register(&idle_folder.shell("job-idles", "JOB", IDLES));
     let mut wire = Request::invoke("job-idles", &json!(1)).begin(plane.listen);
     let seat = Seat::of(&idle_folder);
@@ -483,7 +486,7 @@ fn callbacks_can_have_a_listener_of_their_own() {
 
 #[test]
 fn a_job_knows_how_much_time_it_has() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&with(
         folder.shell("job-env", "JOB", IDLES),
         &json!({"timeoutMs": 40_000}),

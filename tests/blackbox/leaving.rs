@@ -2,20 +2,21 @@
 //! answered. The plane is stopped while they send, so that it finds the request and the FIN at the
 //! same time.
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
 /// Sends bytes and a FIN that reach the connection before the plane reads either.
-fn send_with_fin(plane: &Plane, wire: &mut Wire, bytes: &[u8]) {
+fn send_with_fin(plane: &ControlPlane, wire: &mut RawClient, bytes: &[u8]) {
     plane.signal(Signal::SIGSTOP);
     eventually("all of its threads are stopped", || stands_still(plane));
     wire.send(bytes);
@@ -24,7 +25,7 @@ fn send_with_fin(plane: &Plane, wire: &mut Wire, bytes: &[u8]) {
 }
 
 /// Whether all threads are stopped; a running thread could read the bytes before the FIN arrives.
-fn stands_still(plane: &Plane) -> bool {
+fn stands_still(plane: &ControlPlane) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{}/task", plane.pid)).expect("it lives");
     let mut stats = threads
         .flatten()
@@ -33,7 +34,7 @@ fn stands_still(plane: &Plane) -> bool {
 }
 
 /// A connection on which the plane has answered one request.
-fn used(plane: &Plane) -> Wire {
+fn used(plane: &ControlPlane) -> RawClient {
     let mut wire = Request::get("/v1/functions").begin(plane.listen);
     wire.answer().expect(200);
     wire
@@ -42,7 +43,7 @@ fn used(plane: &Plane) -> Wire {
 #[test]
 fn a_half_closed_long_poll_gets_its_answer() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("half-poll", &pod));
     let id = plane().enqueue("half-poll", &json!("a"));
     pod.wait_calls(1);
@@ -58,7 +59,7 @@ fn a_half_closed_long_poll_gets_its_answer() {
 
 #[test]
 fn other_requests_are_answered_after_a_fin() {
-    let plane = Plane::start(&[]);
+    let plane = ControlPlane::start(&[]);
     let mut bytes = Request::get("/v1/functions").bytes();
     let register = Request::new("POST", "/v1/functions").json(&local("half-all"));
     bytes.extend(register.bytes());
@@ -66,7 +67,7 @@ fn other_requests_are_answered_after_a_fin() {
     bytes.extend(Request::delete("/v1/functions/half-all").bytes());
     bytes.extend(Request::get("/v1/executions/none?waitMs=1000").bytes());
     bytes.extend(Request::get("/nowhere").bytes());
-    for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+    for mut wire in [used(&plane), RawClient::connect(plane.listen)] {
         send_with_fin(&plane, &mut wire, &bytes);
         for status in [200, 201, 200, 204, 404, 404] {
             wire.answer().expect(status);
@@ -77,8 +78,8 @@ fn other_requests_are_answered_after_a_fin() {
 
 #[test]
 fn a_call_with_its_fin_does_not_run() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let pod = Pod::echo();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::echo();
     plane.register(&pool("fin", &pod));
     plane.register(&local("fin-local"));
     let call = |name| Request::invoke(name, &json!("left")).bytes();
@@ -97,7 +98,7 @@ fn a_call_with_its_fin_does_not_run() {
         let behind = [Request::get("/v1/functions").bytes(), bytes.clone()].concat();
         let after = [behind.clone(), Request::get("/v1/functions").bytes()].concat();
         for (answers, bytes) in [(0, bytes), (1, behind), (1, after)] {
-            for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+            for mut wire in [used(&plane), RawClient::connect(plane.listen)] {
                 send_with_fin(&plane, &mut wire, &bytes);
                 for _ in 0..answers {
                     wire.answer().expect(200);
@@ -121,14 +122,14 @@ fn a_call_with_its_fin_does_not_run() {
 
 #[test]
 fn calls_that_outlive_their_client_run_after_a_fin() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let pod = Pod::echo();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::echo();
     plane.register(&pool("fin-on", &pod));
     let keyed = Request::invoke("fin-on", &json!("keyed")).header("Idempotency-Key", "k");
     let prefer = Request::invoke("fin-on", &json!("prefer")).header("Prefer", "respond-async");
     let queued = Request::enqueue("fin-on", &json!("queued"));
     for (number, request) in [&queued, &prefer, &keyed].into_iter().enumerate() {
-        let mut wire = Wire::connect(plane.listen);
+        let mut wire = RawClient::connect(plane.listen);
         send_with_fin(&plane, &mut wire, &request.bytes());
         let id = wire.answer().expect(202).id();
         assert_eq!(plane.ended(&id)["status"], "success");
@@ -144,8 +145,8 @@ fn calls_that_outlive_their_client_run_after_a_fin() {
 
 #[test]
 fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let pod = Pod::echo();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::echo();
     plane.register(&pool("fin-ahead", &pod));
     // More bytes than one receive takes, and fewer than a client may send ahead.
     for (count, length) in [(10, 300), (20, 1500), (3, 15_000)] {
@@ -153,7 +154,7 @@ fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
         let bytes = call.repeat(count);
         assert!(bytes.len() < 60_000, "{} bytes", bytes.len());
         for _ in 0..20 {
-            for mut wire in [used(&plane), Wire::connect(plane.listen)] {
+            for mut wire in [used(&plane), RawClient::connect(plane.listen)] {
                 send_with_fin(&plane, &mut wire, &bytes);
                 assert!(wire.read(true).is_err());
             }
@@ -162,15 +163,15 @@ fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
     assert_eq!(pod.calls().len(), 0, "calls of clients that had left");
 }
 
-fn waiting(plane: &Plane) -> f64 {
+fn waiting(plane: &ControlPlane) -> f64 {
     plane.metrics().sum("function_queue_depth", &[])
 }
 
 #[test]
 fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(pool("ahead", &pod), &json!({"concurrency": 1})));
     let patient = Request::invoke("ahead", &json!(1)).header("X-Timeout-Ms", "300000");
     for (round, is_reset) in [false, true].into_iter().enumerate() {
@@ -182,7 +183,7 @@ fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
         for wire in [&mut queued, &mut running] {
             wire.send(&patient.bytes().repeat(500));
         }
-        let leave = |wire: Wire| {
+        let leave = |wire: RawClient| {
             if is_reset {
                 wire.reset();
             }

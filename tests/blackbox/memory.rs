@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, PATIENCE, Request, Wire, eventually};
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{After, Gate, Pod};
+use nanofaas_testkit::pod::{After, ScriptedPod};
+use nanofaas_testkit::wait::{Gate, PATIENCE, eventually};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
@@ -30,20 +31,20 @@ pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
 }
 
 /// A client that sends a request and reads nothing.
-pub(crate) fn unread(plane: &Plane, request: &Request) -> Wire {
-    let mut wire = Wire::over(narrow(plane.listen));
+pub(crate) fn unread(plane: &ControlPlane, request: &Request) -> RawClient {
+    let mut wire = RawClient::over(narrow(plane.listen));
     wire.send(&request.bytes());
     wire
 }
 
-pub(crate) fn inflight(plane: &Plane) -> u64 {
+pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
     plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
 }
 
 /// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
 /// are charged. With several io threads a call may be refused earlier, because each thread reserves
 /// bytes that the others cannot use.
-pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
+pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
     let before = pod.calls().len();
     let mut held = Vec::new();
     for (size, charge) in [(900_000, 1_000_000), (200_000, 300_000), (2000, 60_000)] {
@@ -67,7 +68,7 @@ pub(crate) fn fill(plane: &Plane, pod: &Pod, up_to: u64) -> Vec<Wire> {
 
 /// Opens the gate and reads all answers in parallel, because the plane closes a client that does
 /// not read.
-pub(crate) fn release(held: Vec<Wire>, gate: &Gate) {
+pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
     std::thread::scope(|scope| {
         for mut one in held {
             scope.spawn(move || {
@@ -111,8 +112,8 @@ pub(crate) const SMALL_BUDGET: [&str; 8] = [
 
 #[test]
 fn clients_that_read_nothing_make_room_for_one_that_reads() {
-    let plane = Plane::start(&SMALL_BUDGET);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
+    let plane = ControlPlane::start(&SMALL_BUDGET);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
     plane.register(&with(
         pool("large", &pod),
         &json!({"concurrency": 16, "queueSize": 1000}),
@@ -149,8 +150,8 @@ fn clients_that_read_nothing_make_room_for_one_that_reads() {
 
 #[test]
 fn answers_wait_for_their_room_in_turn() {
-    let plane = Plane::start(&SMALL_BUDGET);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
+    let plane = ControlPlane::start(&SMALL_BUDGET);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
     plane.register(&with(
         pool("many", &pod),
         &json!({"concurrency": 60, "queueSize": 1000}),
@@ -174,10 +175,10 @@ fn answers_wait_for_their_room_in_turn() {
 
 #[test]
 fn a_body_of_unknown_length_is_charged_as_what_it_was() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
     let door = gate.clone();
-    let pod = Pod::tcp(move |_, line| {
+    let pod = ScriptedPod::tcp(move |_, line| {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
                     Transfer-Encoding: chunked\r\n\r\n";
         line.send(head.as_bytes());
@@ -197,8 +198,8 @@ fn a_body_of_unknown_length_is_charged_as_what_it_was() {
 
 #[test]
 fn a_kept_output_is_shared_by_those_who_ask_for_it() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
     plane.register(&pool("kept", &pod));
     let id = plane.enqueue("kept", &json!(1));
     plane.ended(&id);
@@ -232,8 +233,8 @@ fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
         "--rate-max-per-second",
         "off",
     ];
-    let plane = Plane::start(&flags);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
+    let plane = ControlPlane::start(&flags);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
     plane.register(&pool("dropped", &pod));
     let id = plane.enqueue("dropped", &json!(1));
     plane.ended(&id);
@@ -252,9 +253,9 @@ fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
 
 #[test]
 fn error_texts_are_cut_and_weigh_little() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let text = "é".repeat(8000);
-    let pod = Pod::tcp(move |_, line| {
+    let pod = ScriptedPod::tcp(move |_, line| {
         let body = json!({"code": "BIG", "message": text}).to_string();
         line.answer(500, "Content-Type: application/json\r\n", body.as_bytes())
     });
@@ -283,16 +284,16 @@ fn in_chunks(name: &str, body: usize) -> Vec<u8> {
 
 #[test]
 fn waiting_calls_in_chunks_count_as_well() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(
         pool("chunked", &pod),
         &json!({"concurrency": 1, "queueSize": 1000}),
     ));
     let mut held = Vec::new();
     let refused = loop {
-        let mut wire = Wire::connect(plane.listen);
+        let mut wire = RawClient::connect(plane.listen);
         wire.send(&in_chunks("chunked", 900_000));
         wire.set_patience(Duration::from_millis(300));
         match wire.read(true) {
@@ -312,9 +313,9 @@ fn waiting_calls_in_chunks_count_as_well() {
 
 #[test]
 fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(
         pool("greedy", &pod),
         &json!({"concurrency": 1, "queueSize": 1000}),
@@ -348,9 +349,9 @@ fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
 
 #[test]
 fn a_result_with_a_foreign_token_is_refused_before_its_body_comes() {
-    let plane = Plane::start(&[]);
+    let plane = ControlPlane::start(&[]);
     let id = "0".repeat(31);
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     wire.send(
         format!(
             "POST /v1/internal/1.{}/executions/{id}:complete HTTP/1.1\r\nHost: localhost\r\n\
@@ -366,7 +367,7 @@ fn a_result_with_a_foreign_token_is_refused_before_its_body_comes() {
 #[test]
 fn idle_connections_keep_no_buffer_of_their_last_body() {
     const CLIENTS: usize = 800;
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     plane.register(&with(
         local("body"),
         &json!({"concurrency": 64, "queueSize": 1000}),
@@ -393,13 +394,13 @@ fn idle_connections_keep_no_buffer_of_their_last_body() {
 /// Clients that read nothing hold so much memory that the answers to registrations wait.
 #[test]
 fn what_is_refused_was_not_done() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let large = json!("x".repeat(1_900_000)).to_string();
-    let pod = Pod::answering(move |_| large.clone());
+    let pod = ScriptedPod::answering(move |_| large.clone());
     let many = json!({"concurrency": 100, "queueSize": 1000});
     plane.register(&with(pool("large", &pod), &many));
     let request = Request::invoke("large", &json!(1));
-    let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
+    let unread: Vec<RawClient> = (0..60).map(|_| unread(&plane, &request)).collect();
     eventually("answers wait for memory", || inflight(&plane) > 13 * MIB);
     let names: Vec<String> = (0..60).map(|number| format!("f{number}")).collect();
     let register = |name: &String| {
@@ -420,15 +421,15 @@ fn what_is_refused_was_not_done() {
 /// the call.
 #[test]
 fn a_call_that_ran_is_told_so_while_memory_is_short() {
-    let plane = Plane::start(&SMALL_BUDGET);
+    let plane = ControlPlane::start(&SMALL_BUDGET);
     let large = json!("x".repeat(1_900_000)).to_string();
     let many = json!({"concurrency": 100, "queueSize": 1000});
-    let pod = Pod::answering(move |_| large.clone());
+    let pod = ScriptedPod::answering(move |_| large.clone());
     plane.register(&with(pool("large", &pod), &many));
-    let small = Pod::answering(|_| json!("y".repeat(3000)).to_string());
+    let small = ScriptedPod::answering(|_| json!("y".repeat(3000)).to_string());
     plane.register(&with(pool("kept", &small), &many));
     let request = Request::invoke("large", &json!(1));
-    let unread: Vec<Wire> = (0..60).map(|_| unread(&plane, &request)).collect();
+    let unread: Vec<RawClient> = (0..60).map(|_| unread(&plane, &request)).collect();
     eventually("answers wait for memory", || inflight(&plane) > 13 * MIB);
     for number in 0..20 {
         let keyed = Request::invoke("kept", &json!(1));
@@ -448,7 +449,7 @@ fn a_call_that_ran_is_told_so_while_memory_is_short() {
 #[test]
 fn large_answers_are_whole_in_every_form() {
     const LARGE: usize = 200_000;
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let text = "line \"quoted\"\n\u{e9}".repeat(LARGE / 16);
     for framing in ["length", "chunked", "close"] {
         for kind in ["application/json", "text/plain", "image/png"] {
@@ -458,7 +459,7 @@ fn large_answers_are_whole_in_every_form() {
                 _ => (0..LARGE).map(|at| at as u8).collect(),
             };
             let sent = output.clone();
-            let pod = Pod::tcp(move |_, line| {
+            let pod = ScriptedPod::tcp(move |_, line| {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n");
                 match framing {
                     "length" => {
@@ -504,7 +505,7 @@ fn large_answers_are_whole_in_every_form() {
             } else {
                 assert!(status["output"] == json!(text), "{name}");
             }
-            let mut head = Wire::connect(plane.listen);
+            let mut head = RawClient::connect(plane.listen);
             head.send(
                 format!("HEAD /v1/executions/{id}/output HTTP/1.1\r\nHost: localhost\r\n\r\n")
                     .as_bytes(),

@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, io_driver};
-use nanofaas_testkit::functions::{Folder, is_alive, local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::form::io_driver;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::{Gate, eventually};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -129,7 +133,7 @@ fn metrics_say_what_happened_from_a_functions_first_call_on() {
 
 #[test]
 fn past_the_most_functions_with_metrics_the_rest_is_summed() {
-    let plane = Plane::start(&["--metrics-functions-max", "1"]);
+    let plane = ControlPlane::start(&["--metrics-functions-max", "1"]);
     for name in ["first", "second", "third"] {
         plane.register(&local(name));
         plane.invoke(name, &json!(1)).expect(200);
@@ -144,11 +148,11 @@ fn past_the_most_functions_with_metrics_the_rest_is_summed() {
 
 #[test]
 fn the_ledger_adds_up() {
-    let plane = Plane::start(&[]);
+    let plane = ControlPlane::start(&[]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&pool("ledger", &pod));
-    let mut wires: Vec<Wire> = (0..5)
+    let mut wires: Vec<RawClient> = (0..5)
         .map(|n| Request::invoke("ledger", &json!(n)).begin(plane.listen))
         .collect();
     plane.wait_for("ledger", 4, 1);
@@ -174,8 +178,8 @@ fn the_ledger_adds_up() {
 
 #[test]
 fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
-    let plane = Plane::start(&["--log-level", "debug"]);
-    let pod = Pod::echo();
+    let plane = ControlPlane::start(&["--log-level", "debug"]);
+    let pod = ScriptedPod::echo();
     plane.register(&pool("quiet", &pod));
     plane.invoke("quiet", &json!(1)).expect(200);
     std::thread::sleep(Duration::from_millis(200));
@@ -197,11 +201,11 @@ fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
 #[test]
 fn both_signals_end_an_idle_plane_with_exit_code_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let plane = Plane::start(&[]);
+        let plane = ControlPlane::start(&[]);
         plane.register(&local("idle"));
         plane.invoke("idle", &json!(1)).expect(200);
         // A client's idle connection must not keep the process alive.
-        let idle = Wire::connect(plane.listen);
+        let idle = RawClient::connect(plane.listen);
         plane.signal(signal);
         let status = plane
             .exit_within(Duration::from_secs(20))
@@ -213,12 +217,12 @@ fn both_signals_end_an_idle_plane_with_exit_code_0() {
 
 #[test]
 fn while_it_drains_calls_end_and_no_new_one_is_taken() {
-    let plane = Plane::start(&["--drain-ms", "60000"]);
+    let plane = ControlPlane::start(&["--drain-ms", "60000"]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&pool("drain", &pod));
     plane.register(&local("other"));
-    let mut kept = Wire::connect(plane.listen);
+    let mut kept = RawClient::connect(plane.listen);
     kept.send(&Request::invoke("other", &json!(1)).bytes());
     kept.answer().expect(200);
     let mut running = Request::invoke("drain", &json!("running")).begin(plane.listen);
@@ -250,8 +254,8 @@ fn while_it_drains_calls_end_and_no_new_one_is_taken() {
 
 #[test]
 fn a_second_signal_does_not_wait_any_longer() {
-    let plane = Plane::start(&["--drain-ms", "600000"]);
-    let pod = Pod::held(&Gate::default());
+    let plane = ControlPlane::start(&["--drain-ms", "600000"]);
+    let pod = ScriptedPod::held(&Gate::default());
     plane.register(&pool("impatient", &pod));
     let _running = Request::invoke("impatient", &json!(1)).begin(plane.listen);
     pod.wait_calls(1);
@@ -268,9 +272,9 @@ fn a_second_signal_does_not_wait_any_longer() {
 
 #[test]
 fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
-    let plane = Plane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
+    let plane = ControlPlane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
-    let many: Vec<Wire> = (0..300).map(|_| Wire::connect(plane.listen)).collect();
+    let many: Vec<RawClient> = (0..300).map(|_| RawClient::connect(plane.listen)).collect();
     // Each call uses a new connection, because the plane would close an idle one to free its
     // descriptor.
     for _ in 0..5 {
@@ -286,8 +290,8 @@ fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
 
 #[test]
 fn a_signal_ends_running_functions_with_the_plane() {
-    let plane = Plane::start(&["--drain-ms", "300"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--drain-ms", "300"]);
+    let folder = ScratchFolder::create();
     let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 600";
     plane.register(&with(
         folder.shell("left", "JOB", script),
@@ -314,7 +318,7 @@ fn a_signal_ends_running_functions_with_the_plane() {
 /// Calls are not delayed while the io thread spins between them.
 #[test]
 fn a_thread_that_spins_serves_on() {
-    let plane = Plane::start(&["--io-spin-us", "10000"]);
+    let plane = ControlPlane::start(&["--io-spin-us", "10000"]);
     plane.register(&local("spinning"));
     for number in 0..50 {
         let answer = plane.invoke("spinning", &json!(number)).expect(200);

@@ -2,14 +2,16 @@
 //! line sends, the fields that it reads from the answers, its SDKs' servers, and the programs of
 //! its one-shot images. docs/coming-from-the-original.md lists what is tested here.
 
-use nanofaas_testkit::client::{Answer, Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, interpreter, with};
-use nanofaas_testkit::pod::{Got, Line, Pod};
+use nanofaas_testkit::client::{Answer, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::{interpreter, with};
+use nanofaas_testkit::pod::{ReceivedCall, ScriptedConn, ScriptedPod};
+use nanofaas_testkit::wait::eventually;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -127,8 +129,8 @@ pub(crate) fn enqueue_and_watch(name: &str, input: &Value) -> Value {
 // --- its pods ---
 
 /// A server of an SDK: it gets the whole envelope, and the call's id in a header.
-pub(crate) fn sdk_server() -> Pod {
-    Pod::tcp(|got: &Got, line: &mut Line| {
+pub(crate) fn sdk_server() -> ScriptedPod {
+    ScriptedPod::tcp(|got: &ReceivedCall, line: &mut ScriptedConn| {
         if got.header("x-execution-id").is_none() {
             return line.answer(400, "", br#"{"error":"X-Execution-Id header is required"}"#);
         }
@@ -155,7 +157,7 @@ pub(crate) fn sdk_server() -> Pod {
 }
 
 #[track_caller]
-fn pool(name: &str, pod: &Pod) {
+fn pool(name: &str, pod: &ScriptedPod) {
     let mode = json!({"executionMode": "POOL", "endpointUrl": pod.url});
     apply(&spec(name, &mode));
 }
@@ -185,7 +187,7 @@ urllib.request.urlopen(request, timeout=10)
 
 /// A function for the local backend, which needs a command that the original's client does not
 /// know; the other fields are the client's.
-pub(crate) fn local(folder: &Folder, name: &str, program: &str, more: &Value) -> Value {
+pub(crate) fn local(folder: &ScratchFolder, name: &str, program: &str, more: &Value) -> Value {
     let path = folder.write(&format!("{name}.py"), program);
     let command = json!({"local": {"command": [interpreter(), path]}});
     with(spec(name, more), &command)
@@ -309,7 +311,7 @@ fn its_client_enqueues_and_watches() {
 
 #[test]
 fn its_one_shot_images_are_jobs() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let mode = json!({"executionMode": "REMOTE", "timeoutMs": 40_000});
     register(&local(&folder, "orig-job", ONE_SHOT, &mode)).expect(201);
     let traced = request("orig-job", "invoke", &json!("x")).header("X-Trace-Id", "t-1");

@@ -1,7 +1,7 @@
 //! The original's images as processes of this machine, and fields of its specs that this platform
 //! lacks. `original` plays the client.
 
-use nanofaas_testkit::functions::Folder;
+use nanofaas_testkit::folder::ScratchFolder;
 use serde_json::json;
 
 use crate::original::{
@@ -49,7 +49,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", port), Handler).serve_forever()
 
 #[test]
 fn its_sdk_images_are_warm_pods() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let mode = json!({"executionMode": "DEPLOYMENT", "timeoutMs": 20_000});
     register(&local(&folder, "orig-warm", SDK, &mode)).expect(201);
     let first = enqueue_and_watch("orig-warm", &json!([1]));
@@ -80,7 +80,7 @@ fn its_sdk_images_are_warm_pods() {
 
 #[test]
 fn a_job_of_100_kib_is_in_its_environment() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let mode = json!({"executionMode": "REMOTE"});
     register(&local(&folder, "orig-large", ONE_SHOT, &mode)).expect(201);
     let input = json!("a".repeat(100 * 1024));

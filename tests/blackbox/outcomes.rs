@@ -5,28 +5,32 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use nanofaas_testkit::client::{Answer, Request};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, local, pool, with};
-use nanofaas_testkit::pod::{After, Gate, Pod};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::{After, ScriptedPod};
+use nanofaas_testkit::wait::Gate;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared =
-        Shared::new(&["--rate-max-per-second", "off", "--max-response", "64KiB"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane =
+        SharedControlPlane::new(&["--rate-max-per-second", "off", "--max-response", "64KiB"]);
     PLANE.get()
 }
 
 /// Registers a function for this pod, and calls it.
 #[track_caller]
-fn call(name: &str, pod: &Pod) -> Answer {
+fn call(name: &str, pod: &ScriptedPod) -> Answer {
     plane().register(&pool(name, pod));
     plane().invoke(name, &json!(1))
 }
 
 #[test]
 fn a_function_that_returned_is_200_success() {
-    let answer = call("outcome-success", &Pod::echo()).expect(200).json();
+    let answer = call("outcome-success", &ScriptedPod::echo())
+        .expect(200)
+        .json();
     assert_eq!(
         (&answer["status"], &answer["output"]),
         (&json!("success"), &json!(1))
@@ -71,7 +75,7 @@ fn a_function_that_raised_is_500_with_the_pods_words() {
             "busy",
         ),
     ] {
-        let pod = Pod::tcp(move |_, line| line.answer(status, headers, body.as_bytes()));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(status, headers, body.as_bytes()));
         let answer = call(&format!("outcome-raised-{name}"), &pod);
         let answer = answer.expect_failure(500, "error", code).json();
         assert_eq!(answer["error"]["message"], message);
@@ -95,7 +99,7 @@ fn a_function_that_raised_is_500_with_the_pods_words() {
             b"{\"code\":\"A\\\"\\n\",\"message\":7}",
         ),
     ] {
-        let pod = Pod::tcp(move |_, line| line.answer(status, headers, body));
+        let pod = ScriptedPod::tcp(move |_, line| line.answer(status, headers, body));
         let answer = call(&format!("outcome-refused-{name}"), &pod)
             .expect(500)
             .json();
@@ -121,7 +125,7 @@ fn a_pod_that_dies_in_the_middle_is_502_pod_lost() {
             format!("{head}Transfer-Encoding: chunked\r\n\r\n2\r\n\"\"\r\n"),
         ),
     ] {
-        let answer = call(&format!("outcome-lost-{name}"), &Pod::saying(said));
+        let answer = call(&format!("outcome-lost-{name}"), &ScriptedPod::saying(said));
         answer.expect_failure(502, "error", "POD_LOST");
     }
 }
@@ -171,13 +175,13 @@ fn an_output_that_is_no_json_or_would_forge_the_envelope_is_502_bad_output() {
         ("bom", b"\xef\xbb\xbf1"),
     ] {
         let output = output.to_vec();
-        let pod = Pod::tcp(move |_, line| {
+        let pod = ScriptedPod::tcp(move |_, line| {
             line.answer(200, "Content-Type: application/json\r\n", &output)
         });
         let answer = call(&format!("outcome-bad-{name}"), &pod);
         answer.expect_failure(502, "error", "BAD_OUTPUT");
     }
-    let pod = Pod::tcp(|_, line| line.answer(200, "Content-Type: text/plain\r\n", b"\xff"));
+    let pod = ScriptedPod::tcp(|_, line| line.answer(200, "Content-Type: text/plain\r\n", b"\xff"));
     call("outcome-bad-text", &pod).expect_failure(502, "error", "BAD_OUTPUT");
 }
 
@@ -207,10 +211,10 @@ fn an_answer_that_is_no_http_is_502_bad_output() {
         ("switch", "HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"),
         ("status", "HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n"),
     ] {
-        let answer = call(&format!("outcome-http-{name}"), &Pod::saying(said));
+        let answer = call(&format!("outcome-http-{name}"), &ScriptedPod::saying(said));
         answer.expect_failure(502, "error", "BAD_OUTPUT");
     }
-    let endless = Pod::tcp(|_, line| {
+    let endless = ScriptedPod::tcp(|_, line| {
         line.send(b"HTTP/1.1 200 OK\r\n");
         while line.send(&[b'a'; 4096]) {}
         After::Close
@@ -222,17 +226,17 @@ fn an_answer_that_is_no_http_is_502_bad_output() {
 fn an_output_over_the_limit_is_502_output_too_large() {
     let limit = 64 * 1024;
     let json = |length: usize| format!("\"{}\"", "a".repeat(length - 2));
-    let most = Pod::answering(move |_| json(limit));
+    let most = ScriptedPod::answering(move |_| json(limit));
     let answer = call("outcome-most", &most).expect(200).json();
     assert_eq!(answer["output"].as_str().map(str::len), Some(limit - 2));
-    let more = Pod::answering(move |_| json(limit + 1));
+    let more = ScriptedPod::answering(move |_| json(limit + 1));
     call("outcome-more", &more).expect_failure(502, "error", "OUTPUT_TOO_LARGE");
     for (name, head) in [
         ("chunked", "Transfer-Encoding: chunked\r\n\r\n100000\r\n"),
         ("until-close", "\r\n"),
         ("declared", "Content-Length: 99999999999\r\n\r\n"),
     ] {
-        let pod = Pod::tcp(move |_, line| {
+        let pod = ScriptedPod::tcp(move |_, line| {
             line.send(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes());
             while line.send(&[b' '; 4096]) {}
             After::Close
@@ -244,7 +248,7 @@ fn an_output_over_the_limit_is_502_output_too_large() {
 
 #[test]
 fn a_pod_that_cannot_be_started_is_503_cold_start_failed_with_the_reason() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let script = "echo the disk is full >&2; exit 3";
     plane().register(&folder.shell("outcome-start", "WARM", script));
     let answer = plane().invoke("outcome-start", &json!(1));
@@ -279,7 +283,7 @@ fn message_of(answer: &Answer) -> String {
 #[test]
 fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&with(
         pool("outcome-late", &pod),
         &json!({"timeoutMs": 1000}),
@@ -297,7 +301,7 @@ fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
     assert_eq!(message_of(&running), said);
     assert_eq!(pod.calls().len(), 1);
 
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let never = folder.shell("outcome-starting", "WARM", "exec sleep 60");
     plane().register(&with(never, &json!({"timeoutMs": 400})));
     let starting = plane().invoke("outcome-starting", &json!(1));
@@ -310,7 +314,7 @@ fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
 #[test]
 fn a_cancelled_sync_call_is_409() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("outcome-cancel", &pod));
     let mut wire = Request::invoke("outcome-cancel", &json!(1)).begin(plane().listen);
     let id = pod.wait_calls(1)[0]
@@ -324,9 +328,9 @@ fn a_cancelled_sync_call_is_409() {
 
 #[test]
 fn a_call_that_shutdown_ended_is_503() {
-    let plane = Plane::start(&["--drain-ms", "200"]);
+    let plane = ControlPlane::start(&["--drain-ms", "200"]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&pool("ended", &pod));
     let mut running = Request::invoke("ended", &json!(1)).begin(plane.listen);
     pod.wait_calls(1);
@@ -359,7 +363,7 @@ fn every_answer_to_a_call_carries_its_id_and_the_trace_that_was_sent() {
         plane().send(&traced).expect(202).header("x-trace-id"),
         Some("abc-2")
     );
-    let failing = Pod::tcp(|_, line| line.answer(500, "", b""));
+    let failing = ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     plane().register(&pool("outcome-headers-failing", &failing));
     let traced = Request::invoke("outcome-headers-failing", &json!(1)).header("X-Trace-Id", "e");
     let answer = plane().send(&traced).expect(500);
@@ -383,7 +387,7 @@ fn timing(answer: &Answer) -> Vec<(String, f64)> {
 
 #[test]
 fn server_timing_takes_the_time_apart() {
-    let pod = Pod::tcp(|_, line| {
+    let pod = ScriptedPod::tcp(|_, line| {
         std::thread::sleep(Duration::from_millis(30));
         line.json("1")
     });
@@ -426,7 +430,7 @@ fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
 
 #[test]
 fn a_start_that_fails_has_a_part_in_the_time() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let fails = "sleep 0.2; exit 1";
     plane().register(&with(
         folder.shell("outcome-fails", "WARM", fails),
@@ -441,7 +445,7 @@ fn a_start_that_fails_has_a_part_in_the_time() {
 
 #[test]
 fn outcomes_are_counted_by_function() {
-    let pod = Pod::tcp(|got, line| match got.number {
+    let pod = ScriptedPod::tcp(|got, line| match got.number {
         0 => line.json("1"),
         1 => line.answer(500, "", b""),
         _ => {

@@ -1,12 +1,12 @@
 //! Paths, methods and origins: unknown routes, refused origins, and the server's own headers.
 
 use nanofaas_testkit::client::Request;
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::local;
 use serde_json::json;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 

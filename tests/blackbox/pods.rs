@@ -4,18 +4,22 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
-use nanofaas_testkit::functions::{Folder, is_alive, pool, with};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::form::io_threads;
+use nanofaas_testkit::functions::{pool, with};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::handlers;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -32,8 +36,8 @@ fn kill_now(pid: i32) {
 
 #[test]
 fn functions_of_one_endpoint_share_its_connections() {
-    let pod = Pod::echo();
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let pod = ScriptedPod::echo();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     for number in 0..50 {
         let name = format!("shared-{number}");
         plane.register(&pool(&name, &pod));
@@ -50,7 +54,7 @@ fn functions_of_one_endpoint_share_its_connections() {
 
 #[test]
 fn a_call_reaches_its_pod_with_everything_that_belongs_to_it() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane().register(&with(pool("headers", &pod), &json!({"timeoutMs": 5000})));
     let body = "{ \"input\": 1, \"metadata\": {\"a\": \"b\"}, \"more\": [] }";
     let request = Request::new("POST", "/v1/functions/headers:invoke")
@@ -100,7 +104,7 @@ fn a_call_reaches_its_pod_with_everything_that_belongs_to_it() {
 
 #[test]
 fn an_endpoints_own_path_and_query_are_used() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     let url = pod.url.replace("/invoke", "/a/b?c=d");
     plane().register(&with(pool("target", &pod), &json!({"endpointUrl": url})));
     plane().invoke("target", &json!(1)).expect(200);
@@ -109,7 +113,7 @@ fn an_endpoints_own_path_and_query_are_used() {
 
 #[test]
 fn what_a_pod_says_of_its_start_is_kept() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         let first = "X-Cold-Start: true\r\nX-Init-Duration-Ms: 123\r\n";
         line.answer(200, if got.number == 0 { first } else { "" }, b"1")
     });
@@ -128,7 +132,7 @@ fn what_a_pod_says_of_its_start_is_kept() {
 
 #[test]
 fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("cold", "WARM", handlers::PID);
     plane().register(&with(
         function,
@@ -188,7 +192,7 @@ fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
 
 #[test]
 fn pods_up_to_the_floor_start_without_a_call() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     folder.write("started", "");
     let function = folder.python("floor", "WARM", handlers::LOADS_ONCE);
     plane().register(&with(
@@ -206,16 +210,16 @@ fn pods_up_to_the_floor_start_without_a_call() {
 
 #[test]
 fn calls_that_wait_get_more_pods_up_to_the_most() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("scale", "WARM", handlers::SLOW_PID);
     let scaling = json!({"minReplicas": 0, "maxReplicas": 3});
     let more = json!({"concurrency": 8, "scalingConfig": scaling});
     plane().register(&with(function, &more));
     let pids = || -> BTreeSet<i64> {
-        let mut wires: Vec<Wire> = (0..12)
+        let mut wires: Vec<RawClient> = (0..12)
             .map(|_| Request::invoke("scale", &json!(1)).begin(plane().listen))
             .collect();
-        let pid = |wire: &mut Wire| wire.answer().expect(200).json()["output"].as_i64();
+        let pid = |wire: &mut RawClient| wire.answer().expect(200).json()["output"].as_i64();
         wires
             .iter_mut()
             .map(|wire| pid(wire).expect("a pid"))
@@ -234,7 +238,7 @@ fn calls_that_wait_get_more_pods_up_to_the_most() {
 
 #[test]
 fn idle_pods_go_and_come_back_when_they_are_wanted() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("zero", "WARM", handlers::PID);
     let scaling = json!({"minReplicas": 0, "idleTimeoutMs": 300});
     plane().register(&with(function, &json!({"scalingConfig": scaling})));
@@ -252,13 +256,13 @@ fn idle_pods_go_and_come_back_when_they_are_wanted() {
 
 #[test]
 fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("burst", "WARM", handlers::ECHO);
     plane().register(&with(
         function,
         &json!({"scalingConfig": {"minReplicas": 0}}),
     ));
-    let mut wires: Vec<Wire> = (0..80)
+    let mut wires: Vec<RawClient> = (0..80)
         .map(|n| Request::invoke("burst", &json!(n)).begin(plane().listen))
         .collect();
     for (number, wire) in wires.iter_mut().enumerate() {
@@ -268,7 +272,7 @@ fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
 
 #[test]
 fn a_pod_has_the_environment_and_the_folder_of_its_function() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("environment", "WARM", handlers::ENVIRONMENT);
     let more = json!({"env": {"MINE": "1", "BOTH": "env"}, "runtimeMode": "STDIO"});
     let mut function = with(function, &more);
@@ -291,7 +295,7 @@ fn a_pod_has_the_environment_and_the_folder_of_its_function() {
 
 #[test]
 fn a_plain_handler_whose_caller_left_gets_an_exception() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("plain-leaves", "WARM", handlers::STOPPED));
     let wire = Request::invoke("plain-leaves", &json!(1)).begin(plane().listen);
     eventually("the call has begun", || folder.read("began").is_some());
@@ -303,7 +307,7 @@ fn a_plain_handler_whose_caller_left_gets_an_exception() {
 
 #[test]
 fn an_async_handler_whose_time_is_over_is_cancelled() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("async-late", "WARM", handlers::STOPPED_ASYNC));
     plane().invoke("async-late", &json!(1)).expect(200);
     let late = Request::invoke("async-late", &json!(2)).header("X-Timeout-Ms", "200");
@@ -316,7 +320,7 @@ fn an_async_handler_whose_time_is_over_is_cancelled() {
 
 #[test]
 fn a_plain_handler_that_will_not_stop_is_replaced() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.python("stubborn", "WARM", handlers::STUBBORN);
     plane().register(&with(function, &json!({"concurrency": 1})));
     let first = plane().invoke("stubborn", &json!(0)).expect(200).json()["output"].clone();
@@ -330,7 +334,7 @@ fn a_plain_handler_that_will_not_stop_is_replaced() {
 
 #[test]
 fn a_pod_that_was_killed_is_replaced() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("killed", "WARM", handlers::PIDS));
     for _ in 0..3 {
         let output = plane().invoke("killed", &json!(1)).expect(200).json()["output"].clone();
@@ -344,7 +348,7 @@ fn a_pod_that_was_killed_is_replaced() {
 
 #[test]
 fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = with(
         folder.python("spec", "WARM", handlers::VERSION),
         &json!({"env": {"V": "1"}}),
@@ -366,7 +370,7 @@ fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
 
 #[test]
 fn a_removed_functions_pods_finish_their_calls_and_go() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("removed", "WARM", handlers::TAKES_ITS_TIME));
     let mut wire = Request::invoke("removed", &json!(1)).begin(plane().listen);
     eventually("the call has begun", || folder.read("began").is_some());
@@ -381,7 +385,7 @@ fn a_removed_functions_pods_finish_their_calls_and_go() {
 
 #[test]
 fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("speaks", "WARM", handlers::WARNS));
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let call = Request::invoke("speaks", &json!("careful"))
@@ -405,7 +409,7 @@ fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
 
 #[test]
 fn what_a_function_prints_reaches_the_log_with_its_name() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("talker", "WARM", handlers::TALKS));
     plane().invoke("talker", &json!(1)).expect(200);
     for said in ["said-on-stdout", "said-on-stderr"] {
@@ -420,7 +424,7 @@ fn what_a_function_prints_reaches_the_log_with_its_name() {
 
 #[test]
 fn values_that_json_cannot_carry_are_no_output() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&folder.python("nan", "WARM", handlers::NAN));
     let answer = plane()
         .invoke("nan", &json!(1))
@@ -434,7 +438,7 @@ fn values_that_json_cannot_carry_are_no_output() {
 
 #[test]
 fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let broken = folder.shell(
         "loop",
         "WARM",
@@ -483,7 +487,7 @@ fn a_connection_that_is_not_accepted_is_given_up_in_time() {
     let _filled: Vec<_> = (0..4)
         .map(|_| std::net::TcpStream::connect_timeout(&address, patience))
         .collect();
-    let plane = Plane::start(&["--connect-timeout-ms", "300"]);
+    let plane = ControlPlane::start(&["--connect-timeout-ms", "300"]);
     plane.register(&json!({
         "name": "hole", "executionMode": "POOL", "endpointUrl": format!("http://{address}/"),
         "maxRetries": 1, "timeoutMs": 20000,

@@ -4,15 +4,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
-use nanofaas_testkit::functions::{Folder, is_alive, with};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -45,7 +48,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer).
 "#;
 
 #[track_caller]
-fn pid_and_port(plane: &Plane, name: &str) -> (i32, u16) {
+fn pid_and_port(plane: &ControlPlane, name: &str) -> (i32, u16) {
     let output = plane.invoke(name, &json!(1)).expect(200).json()["output"].clone();
     let number = |at: usize| output[at].as_i64().expect("a number");
     (
@@ -56,7 +59,7 @@ fn pid_and_port(plane: &Plane, name: &str) -> (i32, u16) {
 
 #[test]
 fn a_server_that_takes_a_port_runs_as_it_is() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let one_pod = json!({"scalingConfig": {"maxReplicas": 1}});
     plane().register(&with(folder.program("port", "WARM", SERVER), &one_pod));
     let (pid, port) = pid_and_port(plane(), "port");
@@ -77,7 +80,7 @@ fn a_server_that_takes_a_port_runs_as_it_is() {
 
 #[test]
 fn servers_on_ports_do_not_meet() {
-    let folders: Vec<Folder> = (0..4).map(|_| Folder::create()).collect();
+    let folders: Vec<ScratchFolder> = (0..4).map(|_| ScratchFolder::create()).collect();
     let two = json!({"scalingConfig": {"minReplicas": 2, "maxReplicas": 2}});
     for (number, folder) in folders.iter().enumerate() {
         let name = format!("ports-{number}");
@@ -98,7 +101,7 @@ fn servers_on_ports_do_not_meet() {
 
 /// Calls a function whose server is not healthy; the call waits until it is. Returns the recorded
 /// probes.
-fn asked_until_well(folder: &Folder, function: Value) -> String {
+fn asked_until_well(folder: &ScratchFolder, function: Value) -> String {
     let name = function["name"].as_str().expect("a name").to_owned();
     plane().register(&with(function, &json!({"healthPath": "/up?deep=1"})));
     let mut wire = Request::invoke(&name, &json!(1)).begin(plane().listen);
@@ -111,7 +114,7 @@ fn asked_until_well(folder: &Folder, function: Value) -> String {
 
 #[test]
 fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     folder.write("health", "503");
     let asked = asked_until_well(&folder, folder.program("healthy", "WARM", SERVER));
     let is_right = |line: &str| line == "/up?deep=1 healthy";
@@ -119,7 +122,7 @@ fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
 }
 
 /// The same server behind the watchdog.
-fn guarded(folder: &Folder, name: &str, mode: &str) -> Value {
+fn guarded(folder: &ScratchFolder, name: &str, mode: &str) -> Value {
     let watchdog = Path::new(env!("CARGO_BIN_EXE_nanofaas")).with_file_name("nanofaas-watchdog");
     let mut function = folder.program(name, mode, SERVER);
     let command = function["local"]["command"].as_array_mut().expect("a list");
@@ -129,7 +132,7 @@ fn guarded(folder: &Folder, name: &str, mode: &str) -> Value {
 
 #[test]
 fn a_program_hears_how_a_body_is_encoded() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     for mode in ["WARM", "JOB"] {
         let name = format!("encoded-{}", mode.to_ascii_lowercase());
         plane().register(&guarded(&folder, &name, mode));
@@ -145,7 +148,7 @@ fn a_program_hears_how_a_body_is_encoded() {
 /// program.
 #[test]
 fn behind_the_watchdog_the_same_path_and_statuses_count() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     folder.write("health", "401");
     let asked = asked_until_well(&folder, guarded(&folder, "guarded", "WARM"));
     let is_right = |line: &str| line.starts_with("/up?deep=1 ");
@@ -154,8 +157,8 @@ fn behind_the_watchdog_the_same_path_and_statuses_count() {
 
 #[test]
 fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
-    let plane = Plane::start(&["--start-timeout-ms", "2000"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--start-timeout-ms", "2000"]);
+    let folder = ScratchFolder::create();
     folder.write("health", "401");
     plane.register(&folder.program("unwell", "WARM", SERVER));
     let answer = plane.invoke("unwell", &json!(1));
@@ -172,8 +175,8 @@ fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
 
 #[test]
 fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
-    let plane = Plane::start(&["--start-timeout-ms", "500"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--start-timeout-ms", "500"]);
+    let folder = ScratchFolder::create();
     plane.register(&folder.shell("deaf", "WARM", "exec sleep 60"));
     let call = Request::invoke("deaf", &json!(1)).header("X-Timeout-Ms", "1200");
     let answer = plane
@@ -189,7 +192,7 @@ fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
 
 #[test]
 fn every_pod_is_told_how_long_a_call_may_take() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.program("told", "WARM", SERVER);
     plane().register(&with(function, &json!({"timeoutMs": 12_345})));
     let output = plane().invoke("told", &json!(1)).expect(200).json()["output"].clone();
@@ -211,7 +214,7 @@ os.wait()
 "#;
 
 #[track_caller]
-fn hidden(folder: &Folder) -> i32 {
+fn hidden(folder: &ScratchFolder) -> i32 {
     eventually("the hidden process runs", || {
         folder.read("hidden").is_some()
     });
@@ -227,7 +230,7 @@ fn hidden(folder: &Folder) -> i32 {
     pid
 }
 
-fn hiding(folder: &Folder, name: &str) -> Value {
+fn hiding(folder: &ScratchFolder, name: &str) -> Value {
     let server = [HIDES, SERVER].concat();
     let one = json!({"scalingConfig": {"minReplicas": 0, "maxReplicas": 1}});
     with(folder.program(name, "WARM", &server), &one)
@@ -235,7 +238,7 @@ fn hiding(folder: &Folder, name: &str) -> Value {
 
 #[test]
 fn a_process_that_hides_ends_with_its_pod() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     plane().register(&hiding(&folder, "hides"));
     let (pod, _) = pid_and_port(plane(), "hides");
     let hides = hidden(&folder);
@@ -252,7 +255,7 @@ fn a_process_that_hides_ends_with_its_pod() {
 
 #[test]
 fn a_process_that_hides_ends_with_its_job() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let function = folder.program("hides-job", "JOB", HIDES);
     plane().register(&with(function, &json!({"maxRetries": 0})));
     plane()
@@ -267,8 +270,8 @@ fn a_process_that_hides_ends_with_its_job() {
 
 #[test]
 fn a_process_that_hides_ends_with_a_plane_that_is_killed() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let folder = Folder::create();
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let folder = ScratchFolder::create();
     plane.register(&hiding(&folder, "hides"));
     let (pod, _) = pid_and_port(&plane, "hides");
     let hides = hidden(&folder);

@@ -3,14 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, Wire};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, pool};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::Gate;
 use serde_json::json;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off", "--max-body", "64KiB"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane =
+        SharedControlPlane::new(&["--rate-max-per-second", "off", "--max-body", "64KiB"]);
     PLANE.get()
 }
 
@@ -19,7 +21,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// The status of the answer to these bytes, and whether the plane then closed the connection.
 #[track_caller]
 fn answer_to(bytes: &[u8]) -> (u16, bool) {
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(bytes);
     let status = wire.read(true).map_or(0, |answer| answer.status);
     (
@@ -223,7 +225,7 @@ fn headers_out_of_their_range_are_400() {
 #[test]
 fn a_connection_serves_one_request_after_the_other() {
     plane().register(&local("alive"));
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for number in 0..50 {
         wire.send(&Request::invoke("alive", &json!(number)).bytes());
         let answer = wire.answer().expect(200);
@@ -252,7 +254,7 @@ fn a_connection_serves_one_request_after_the_other() {
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("pipe-slow", &pod));
     plane().register(&local("pipe-fast"));
     let mut bytes = Request::invoke("pipe-slow", &json!("slow")).bytes();
@@ -260,7 +262,7 @@ fn pipelined_requests_are_answered_in_their_order() {
         bytes.extend(Request::invoke("pipe-fast", &json!(number)).bytes());
     }
     bytes.extend(Request::get("/nowhere").bytes());
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(&bytes);
     pod.wait_calls(1);
     assert!(wire.stays_quiet_for(Duration::from_millis(50)));
@@ -276,19 +278,19 @@ fn pipelined_requests_are_answered_in_their_order() {
 fn however_much_a_client_sends_ahead_all_of_it_is_answered() {
     const CALLS: usize = 6000;
     plane().register(&local("ahead"));
-    let mut wire = Wire::connect(plane().listen);
-    let mut sender = wire.stream.try_clone().expect("a second handle");
+    let mut wire = RawClient::connect(plane().listen);
+    let mut sender = wire.sender();
     // About 900 KiB, far more than the plane reads ahead.
     let sending = std::thread::spawn(move || {
         let bytes: Vec<u8> = (0..CALLS)
             .flat_map(|number| Request::invoke("ahead", &json!(number)).bytes())
             .collect();
-        std::io::Write::write_all(&mut sender, &bytes)
+        sender.try_send(&bytes)
     });
     for number in 0..CALLS {
         assert_eq!(wire.answer().expect(200).json()["output"], number);
     }
-    sending.join().expect("no panic").expect("all was taken");
+    assert!(sending.join().expect("no panic"), "all was taken");
 }
 
 #[test]
@@ -302,7 +304,7 @@ fn a_client_that_expects_100_continue_is_told_before_it_sends() {
             body.len(),
         )
     };
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for _ in 0..2 {
         wire.send(head("/v1/functions/expect:invoke").as_bytes());
         wire.answer().expect(100);
@@ -313,7 +315,7 @@ fn a_client_that_expects_100_continue_is_told_before_it_sends() {
     wire.send(head("/v1/functions/unknown:invoke").as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
     // A client that does not wait for the 100 may get one, but always before its answer.
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     let mut at_once = head("/v1/functions/expect:invoke").into_bytes();
     at_once.extend(body);
     wire.send(&at_once);
@@ -335,12 +337,12 @@ fn http_1_0_is_spoken() {
              Content-Length: 11\r\n{headers}\r\n{{\"input\":1}}"
         )
     };
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(call("").as_bytes());
     let answer = wire.answer().expect(200);
     assert_eq!(answer.header("transfer-encoding"), None);
     assert!(wire.closes_within(SOON));
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for _ in 0..3 {
         wire.send(call("Connection: keep-alive\r\n").as_bytes());
         assert_eq!(
@@ -352,7 +354,7 @@ fn http_1_0_is_spoken() {
 
 #[test]
 fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
-    let pod = Pod::echo();
+    let pod = ScriptedPod::echo();
     plane().register(&pool("cut", &pod));
     let sized = Request::invoke("cut", &json!("whole")).bytes();
     let chunked = "POST /v1/functions/cut:invoke HTTP/1.1\r\nHost: localhost\r\n\
@@ -360,7 +362,7 @@ fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
         5\r\n{\"inp\r\n6\r\nut\":1}\r\n0\r\n\r\n";
     for whole in [&sized[..], chunked.as_bytes()] {
         for end in 0..whole.len() {
-            let mut wire = Wire::connect(plane().listen);
+            let mut wire = RawClient::connect(plane().listen);
             wire.send(&whole[..end]);
             wire.finish();
             if let Ok(answer) = wire.read(true) {
@@ -373,7 +375,7 @@ fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
         }
     }
     assert_eq!(pod.calls().len(), 0, "half a request ran");
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(&sized);
     wire.answer().expect(200);
     plane().wait_for("cut", 0, 0);
@@ -383,7 +385,7 @@ fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
 fn a_request_is_understood_however_its_bytes_are_split() {
     plane().register(&local("split"));
     let whole = Request::invoke("split", &json!("whole")).bytes();
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     for at in 1..whole.len() {
         wire.send(&whole[..at]);
         std::thread::sleep(Duration::from_millis(1));
@@ -403,7 +405,7 @@ fn a_request_is_understood_however_its_bytes_are_split() {
 /// Sends one byte per pause until the peer closes or answers; returns the time and the status.
 fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
     let begun = Instant::now();
-    let mut wire = Wire::connect(plane().listen);
+    let mut wire = RawClient::connect(plane().listen);
     wire.send(begin);
     wire.set_patience(pause);
     while begun.elapsed() < Duration::from_secs(90) {

@@ -6,15 +6,15 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nanofaas_testkit::client::eventually;
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{pool, with};
-use nanofaas_testkit::pod::{After, Gate, Pod};
+use nanofaas_testkit::pod::{After, ScriptedPod};
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
 /// Each test has its own plane, because the fault that these tests found ended the process.
-fn plane() -> Plane {
-    Plane::start(&["--rate-max-per-second", "off"])
+fn plane() -> ControlPlane {
+    ControlPlane::start(&["--rate-max-per-second", "off"])
 }
 
 /// A function whose attempts are all refused at once.
@@ -28,7 +28,7 @@ fn unreachable(name: &str) -> Value {
     })
 }
 
-fn wait_for_attempt(plane: &Plane, id: &str, attempt: u64) {
+fn wait_for_attempt(plane: &ControlPlane, id: &str, attempt: u64) {
     eventually("the call was tried often enough", || {
         plane.status(id)["attempt"].as_u64() >= Some(attempt)
     });
@@ -75,7 +75,7 @@ fn callers_of_a_function_that_is_removed_are_refused_or_told() {
 #[test]
 fn another_function_gets_no_call_of_a_removed_one() {
     let plane = plane();
-    let old_pod = Pod::tcp(|_, line| line.answer(500, "", b""));
+    let old_pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let old = with(
         pool("old", &old_pod),
         &json!({"retryOn": ["ERROR"], "maxRetries": 10}),
@@ -87,7 +87,7 @@ fn another_function_gets_no_call_of_a_removed_one() {
     let held = Gate::default();
     let new_pod = {
         let held = held.clone();
-        Pod::tcp(move |_, line| {
+        ScriptedPod::tcp(move |_, line| {
             if line.wait(&held) {
                 line.json("\"new\"")
             } else {
@@ -110,7 +110,7 @@ fn another_function_gets_no_call_of_a_removed_one() {
 #[test]
 fn a_call_of_a_removed_function_is_not_tried_by_its_namesake() {
     let plane = plane();
-    let old_pod = Pod::tcp(|_, line| line.answer(500, "", b""));
+    let old_pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let old = with(
         pool("same", &old_pod),
         &json!({"retryOn": ["ERROR"], "maxRetries": 10}),
@@ -119,7 +119,7 @@ fn a_call_of_a_removed_function_is_not_tried_by_its_namesake() {
     let id = plane.enqueue("same", &json!("of the first"));
     wait_for_attempt(&plane, &id, 3);
     plane.remove("same");
-    let new_pod = Pod::answering(|_| "\"second\"".to_owned());
+    let new_pod = ScriptedPod::answering(|_| "\"second\"".to_owned());
     plane.register(&pool("same", &new_pod));
     let ended = plane.ended(&id);
     assert_eq!(ended["error"]["code"], "FUNCTION_REMOVED", "{ended}");

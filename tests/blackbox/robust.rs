@@ -3,10 +3,14 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared, io_threads};
-use nanofaas_testkit::functions::{Folder, is_alive, local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::form::io_threads;
+use nanofaas_testkit::functions::{local, pool, with};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::{Gate, eventually};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,15 +18,15 @@ use serde_json::{Value, json};
 
 use crate::handlers;
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
 #[test]
 fn the_first_call_after_a_start_with_default_settings_succeeds() {
-    let folder = Folder::create();
-    let plane = Plane::start(&[]);
+    let folder = ScratchFolder::create();
+    let plane = ControlPlane::start(&[]);
     plane.register(&folder.python("first", "WARM", handlers::ECHO));
     assert_eq!(
         plane.invoke("first", &json!("hello")).expect(200).json()["output"],
@@ -32,14 +36,14 @@ fn the_first_call_after_a_start_with_default_settings_succeeds() {
 
 #[test]
 fn sixty_four_parallel_sync_calls_do_not_stall() {
-    let pod = Pod::tcp(|got, line| {
+    let pod = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(20));
         line.json(&got.input().to_string())
     });
     plane().register(&with(pool("parallel", &pod), &json!({"concurrency": 64})));
     let begun = Instant::now();
     for _ in 0..5 {
-        let mut wires: Vec<Wire> = (0..64)
+        let mut wires: Vec<RawClient> = (0..64)
             .map(|n| Request::invoke("parallel", &json!(n)).begin(plane().listen))
             .collect();
         for (number, wire) in wires.iter_mut().enumerate() {
@@ -55,7 +59,7 @@ fn sixty_four_parallel_sync_calls_do_not_stall() {
 #[test]
 fn a_hundred_clients_that_give_up_leave_no_trace_in_the_queue() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     let function = with(
         pool("trace", &pod),
         &json!({"queueSize": 100, "timeoutMs": 60_000}),
@@ -64,7 +68,7 @@ fn a_hundred_clients_that_give_up_leave_no_trace_in_the_queue() {
     let mut running = Request::invoke("trace", &json!("long")).begin(plane().listen);
     pod.wait_calls(1);
     for _ in 0..3 {
-        let wires: Vec<Wire> = (0..100)
+        let wires: Vec<RawClient> = (0..100)
             .map(|n| Request::invoke("trace", &json!(n)).begin(plane().listen))
             .collect();
         plane().wait_for("trace", 100, 1);
@@ -85,9 +89,9 @@ fn kill_now(pid: i32) -> bool {
 #[test]
 fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
     const KILLS: usize = 200;
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     std::fs::create_dir(folder.path().join("pids")).expect("a folder");
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let function = folder.python("killed", "WARM", handlers::TO_BE_KILLED);
     let more =
         json!({"concurrency": 4, "queueSize": 10_000, "timeoutMs": 60_000, "maxRetries": 10});
@@ -202,9 +206,9 @@ fn parent_of(pid: i32) -> Option<i32> {
 
 #[test]
 fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
-    let folder = Folder::create();
-    let (warm, job) = (Folder::create(), Folder::create());
-    let plane = Plane::start(&[]);
+    let folder = ScratchFolder::create();
+    let (warm, job) = (ScratchFolder::create(), ScratchFolder::create());
+    let plane = ControlPlane::start(&[]);
     plane.register(&warm.python("warm", "WARM", handlers::FAMILY));
     let script = "setsid sleep 600 & echo $! > grandchild; echo $$ > pid; exec sleep 600";
     plane.register(&job.shell("job", "JOB", script));
@@ -233,8 +237,8 @@ fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
 
 #[test]
 fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
-    let folder = Folder::create();
-    let plane = Plane::start(&[]);
+    let folder = ScratchFolder::create();
+    let plane = ControlPlane::start(&[]);
     plane.register(&folder.python("guarded", "WARM", handlers::PID));
     let call = || plane.invoke("guarded", &json!(1)).expect(200).json()["output"].as_i64();
     let first = i32::try_from(call().expect("a pid")).expect("a pid");
@@ -274,9 +278,9 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
     const CALLED: usize = 1000;
     let descriptors = raise_descriptors();
     let connections = MANY.min(usize::try_from(descriptors).expect("a number") - 2000);
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let begun = Instant::now();
-    let mut wire = Wire::connect(plane.listen);
+    let mut wire = RawClient::connect(plane.listen);
     for batch in 0..MANY / 50 {
         let each = (0..50).map(|n| {
             let function = local(&format!("f{:05}", batch * 50 + n));
@@ -290,9 +294,9 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
     let registered = begun.elapsed();
     let by_functions = plane.resident_bytes();
     let request = Request::invoke("f00000", &json!(1)).bytes();
-    let mut idle: Vec<Wire> = Vec::with_capacity(connections);
+    let mut idle: Vec<RawClient> = Vec::with_capacity(connections);
     for number in 0..connections {
-        let mut wire = Wire::connect(plane.listen);
+        let mut wire = RawClient::connect(plane.listen);
         let request = Request::invoke(&format!("f{:05}", number % CALLED), &json!(1)).bytes();
         wire.send(&request);
         wire.answer().expect(200);
@@ -324,8 +328,8 @@ fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
 
 #[test]
 fn sigterm_under_load_answers_every_accepted_call() {
-    let plane = Plane::start(&["--rate-max-per-second", "off", "--drain-ms", "30000"]);
-    let pod = Pod::tcp(|got, line| {
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off", "--drain-ms", "30000"]);
+    let pod = ScriptedPod::tcp(|got, line| {
         std::thread::sleep(Duration::from_millis(5));
         line.json(&got.input().to_string())
     });
@@ -339,7 +343,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
         let callers: Vec<_> = (0..16)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut wire = Wire::connect(listen);
+                    let mut wire = RawClient::connect(listen);
                     loop {
                         let sent = wire.try_send(&Request::invoke("load", &json!("x")).bytes());
                         match wire.read(true) {
@@ -388,7 +392,7 @@ fn sigterm_under_load_answers_every_accepted_call() {
 }
 
 /// Waits a little, and returns whether every call that reached the pod was answered.
-fn pod_saw_all(pod: &Pod, accepted: &AtomicUsize) -> bool {
+fn pod_saw_all(pod: &ScriptedPod, accepted: &AtomicUsize) -> bool {
     std::thread::sleep(Duration::from_millis(500));
     pod.calls().len() == accepted.load(Ordering::Relaxed)
 }
@@ -416,7 +420,7 @@ fn garbage_on_many_connections_harms_nobody() {
             let at = random() as usize % bytes.len();
             bytes[at] = random() as u8;
         }
-        let mut wire = Wire::connect(plane().listen);
+        let mut wire = RawClient::connect(plane().listen);
         wire.send(&bytes);
         if round % 3 == 0 {
             wire.finish();
@@ -434,8 +438,8 @@ fn garbage_on_many_connections_harms_nobody() {
 #[test]
 fn a_client_that_asks_for_much_and_reads_nothing_costs_little() {
     const MANY: usize = 1_500;
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
-    let mut wire = Wire::connect(plane.listen);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
+    let mut wire = RawClient::connect(plane.listen);
     let large = Request::new("GET", "/openapi.yaml").bytes();
     // Small answers first: they make the thread busy, so that its sends wait for the end of the
     // iteration and the last small answer is still being sent when the large answers are made.

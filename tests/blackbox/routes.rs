@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, eventually};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -117,9 +118,12 @@ fn put_creates_and_then_replaces() {
 
 #[test]
 fn put_lets_running_calls_finish_and_gives_queued_ones_the_new_spec() {
-    let (gate, second) = (Gate::default(), Pod::answering(|_| "\"new\"".to_owned()));
+    let (gate, second) = (
+        Gate::default(),
+        ScriptedPod::answering(|_| "\"new\"".to_owned()),
+    );
     let old_gate = gate.clone();
-    let first = Pod::tcp(move |_, line| {
+    let first = ScriptedPod::tcp(move |_, line| {
         line.wait(&old_gate);
         line.json("\"old\"")
     });
@@ -181,7 +185,7 @@ fn delete_removes_a_function_and_its_name_is_free_again() {
 #[test]
 fn delete_ends_queued_calls_and_lets_running_ones_finish() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-delete", &pod));
     let mut running = Request::invoke("routes-delete", &json!("ran")).begin(plane().listen);
     pod.wait_calls(1);
@@ -202,7 +206,7 @@ fn delete_ends_queued_calls_and_lets_running_ones_finish() {
 #[test]
 fn a_function_made_anew_while_old_calls_run_counts_them() {
     let gate = Gate::default();
-    let (old, new) = (Pod::held(&gate), Pod::echo());
+    let (old, new) = (ScriptedPod::held(&gate), ScriptedPod::echo());
     plane().register(&pool("routes-anew", &old));
     let mut running = Request::invoke("routes-anew", &json!(1)).begin(plane().listen);
     old.wait_calls(1);
@@ -303,7 +307,7 @@ fn invoke_waits_for_the_result() {
 #[test]
 fn enqueue_answers_before_the_call_has_ended() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-enqueue", &pod));
     let answer = plane()
         .send(&Request::enqueue("routes-enqueue", &json!("x")))
@@ -329,7 +333,7 @@ fn enqueue_answers_before_the_call_has_ended() {
 #[test]
 fn an_execution_can_be_asked_for_and_waited_for() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-wait", &pod));
     let id = plane().enqueue("routes-wait", &json!(7));
     pod.wait_calls(1);
@@ -399,7 +403,7 @@ fn an_unknown_execution_is_404() {
 fn output_gives_the_raw_bytes_under_their_own_content_type() {
     let gate = Gate::default();
     let held = gate.clone();
-    let pod = Pod::tcp(move |_, line| {
+    let pod = ScriptedPod::tcp(move |_, line| {
         line.wait(&held);
         line.answer(
             200,
@@ -443,7 +447,7 @@ fn output_of_a_sync_call_is_gone() {
 #[test]
 fn cancel_keeps_a_queued_call_from_running_and_cuts_a_running_one_off() {
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-cancel", &pod));
     let running = plane().enqueue("routes-cancel", &json!("running"));
     pod.wait_calls(1);

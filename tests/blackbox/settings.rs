@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::process::Output;
 
 use nanofaas_testkit::client::Request;
-use nanofaas_testkit::control_plane::{Plane, Shared, program};
-use nanofaas_testkit::functions::{Folder, local, pool};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane, program};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::{local, pool};
+use nanofaas_testkit::pod::ScriptedPod;
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -150,9 +151,9 @@ fn each_listener_takes_both_families_and_a_pod_may_be_at_either() {
         println!("NOT RUN: this machine has no [::1]");
         return;
     };
-    let plane = Plane::start_at((Ipv6Addr::UNSPECIFIED, 0).into(), &[]);
+    let plane = ControlPlane::start_at((Ipv6Addr::UNSPECIFIED, 0).into(), &[]);
     let host = format!("[::1]:{}", listener.local_addr().expect("bound").port());
-    let pod = Pod::tcp_on(listener, |got, line| line.json(&got.input().to_string()));
+    let pod = ScriptedPod::tcp_on(listener, |got, line| line.json(&got.input().to_string()));
     let ports = [plane.listen, plane.management].map(|address| address.port());
     let internal = plane.internal.expect("it has one").port();
     for ip in [
@@ -182,7 +183,7 @@ fn each_listener_takes_both_families_and_a_pod_may_be_at_either() {
 
 #[test]
 fn functions_of_files_are_there_at_the_start() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let object = "apiVersion: nanofaas.io/v1\nkind: Function\nmetadata: {name: from-yaml}\n\
         spec: {executionMode: LOCAL, timeoutMs: 321}\n";
     let file = folder.write("one.yaml", object);
@@ -192,7 +193,7 @@ fn functions_of_files_are_there_at_the_start() {
         r#"{"name": "from-json", "executionMode": "LOCAL"}"#,
     );
     let more = folder.path().join("more");
-    let plane = Plane::start(&[
+    let plane = ControlPlane::start(&[
         "--functions",
         file.to_str().expect("a path"),
         "--functions",
@@ -205,7 +206,7 @@ fn functions_of_files_are_there_at_the_start() {
 
 #[test]
 fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let bad = "name: bad\nexecutionMode: LOCAL\n\ntimeoutMs: 0\n";
     for (file, content, place, field) in [
         ("field.yaml", bad, "4", "timeoutMs"),
@@ -226,7 +227,7 @@ fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
 #[test]
 fn a_setting_can_come_from_its_variable_and_a_flag_goes_over_it() {
     let line = "export NANOFAAS_DEFAULT_TIMEOUT_MS=777 NANOFAAS_DEFAULT_QUEUE_SIZE=7; exec \"$@\"";
-    let plane = Plane::start_in_shell(line, &["--default-queue-size", "8"]);
+    let plane = ControlPlane::start_in_shell(line, &["--default-queue-size", "8"]);
     plane.register(&local("variables"));
     let got = plane.get("/v1/functions/variables").expect(200).json();
     assert_eq!(
@@ -259,7 +260,7 @@ fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
         .env("NANOFAAS_IO_TREADS", "1")
         .env("NANOFAAS_SOMETHING_ELSE", "1")
         .env("NANOFAAS_DRAIN_MS", "100");
-    let plane = Plane::from(command);
+    let plane = ControlPlane::from(command);
     let lines = plane.log.lines();
     let of = |variable: &str| -> Vec<Value> {
         let lines = lines.iter().filter(|line| line.contains(variable));
@@ -280,7 +281,7 @@ fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
 
 #[test]
 fn apply_says_what_changed_and_what_the_server_ignores() {
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let file = |text: &str| folder.write("function.yaml", text);
     let apply = || {
         let path = folder.path().join("function.yaml");

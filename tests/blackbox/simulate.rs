@@ -3,7 +3,8 @@
 use std::process::Output;
 
 use nanofaas_testkit::control_plane::program;
-use nanofaas_testkit::functions::{Folder, interpreter};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::interpreter;
 use serde_json::Value;
 
 const FUNCTION: &str = "\
@@ -15,14 +16,14 @@ scalingConfig: {minReplicas: 1, maxReplicas: 2}
 ";
 const TRACE: &str = "at_ms,service_ms\n0,100\n10,100\n20,100\n";
 
-fn folder() -> Folder {
-    let folder = Folder::create();
+fn folder() -> ScratchFolder {
+    let folder = ScratchFolder::create();
     folder.write("function.yaml", FUNCTION);
     folder.write("calls.csv", TRACE);
     folder
 }
 
-fn simulate(folder: &Folder, more: &[&str]) -> Output {
+fn simulate(folder: &ScratchFolder, more: &[&str]) -> Output {
     let mut command = program();
     command.current_dir(folder.path());
     command.args(["simulate", "-f", "function.yaml", "-t", "calls.csv"]);

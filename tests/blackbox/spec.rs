@@ -1,12 +1,12 @@
 //! A function's description through the API: defaults, ranges at both ends, formats, and modes.
 
 use nanofaas_testkit::client::{Answer, Request};
-use nanofaas_testkit::control_plane::{Plane, Shared};
+use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};
 use nanofaas_testkit::functions::{local, with};
 use serde_json::{Value, json};
 
-fn plane() -> &'static Plane {
-    static PLANE: Shared = Shared::new(&["--rate-max-per-second", "off"]);
+fn plane() -> &'static ControlPlane {
+    static PLANE: SharedControlPlane = SharedControlPlane::new(&["--rate-max-per-second", "off"]);
     PLANE.get()
 }
 
@@ -352,7 +352,7 @@ fn a_description_that_is_no_json_object_is_400() {
 
 #[test]
 fn without_a_backend_only_pool_and_local_are_taken() {
-    let plane = Plane::start(&["--backend", "none"]);
+    let plane = ControlPlane::start(&["--backend", "none"]);
     plane.register(&json!({"name": "echo", "executionMode": "LOCAL"}));
     plane.invoke("echo", &json!(1)).expect(200);
     for mode in ["JOB", "WARM"] {
@@ -364,7 +364,7 @@ fn without_a_backend_only_pool_and_local_are_taken() {
 
 #[test]
 fn defaults_can_be_set_for_the_whole_plane() {
-    let plane = Plane::start(&[
+    let plane = ControlPlane::start(&[
         "--default-timeout-ms",
         "1111",
         "--default-concurrency",

@@ -3,10 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{Request, Wire, eventually};
-use nanofaas_testkit::control_plane::{Plane, io_threads};
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::form::io_threads;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{Gate, Pod};
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, eventually};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -16,9 +18,9 @@ fn keyed(function: &str, key: &str) -> Request {
 
 #[test]
 fn all_who_ask_with_a_refused_key_are_refused() {
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let gate = Gate::default();
-    let pod = Pod::held(&gate);
+    let pod = ScriptedPod::held(&gate);
     plane.register(&with(pool("full", &pod), &json!({"queueSize": 1})));
     let mut held = vec![Request::invoke("full", &json!(1)).begin(plane.listen)];
     pod.wait_calls(1);
@@ -26,7 +28,7 @@ fn all_who_ask_with_a_refused_key_are_refused() {
     plane.wait_for("full", 1, 1);
     for round in 0..8 {
         let request = keyed("full", &format!("key-{round}")).bytes();
-        let mut wires: Vec<Wire> = (0..32).map(|_| Wire::connect(plane.listen)).collect();
+        let mut wires: Vec<RawClient> = (0..32).map(|_| RawClient::connect(plane.listen)).collect();
         wires.iter_mut().for_each(|wire| wire.send(&request));
         for wire in &mut wires {
             wire.answer().expect_error(429, "TOO_MANY_REQUESTS");
@@ -44,8 +46,8 @@ fn all_who_ask_with_a_refused_key_are_refused() {
 
 #[test]
 fn an_output_of_less_than_the_store_stays_with_its_key() {
-    let plane = Plane::start(&["--execution-store-bytes", "8MiB"]);
-    let pod = Pod::answering(|_| format!("\"{}\"", "a".repeat(3 << 20)));
+    let plane = ControlPlane::start(&["--execution-store-bytes", "8MiB"]);
+    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3 << 20)));
     plane.register(&pool("big", &pod));
     let first = plane.send(&keyed("big", "k")).expect(200);
     for _ in 0..8 {
@@ -56,8 +58,8 @@ fn an_output_of_less_than_the_store_stays_with_its_key() {
 
 #[test]
 fn the_stores_account_is_empty_once_all_are_forgotten() {
-    let plane = Plane::start(&["--execution-ttl-ms", "500", "--rate-max-per-second", "off"]);
-    let failing = Pod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"why\"}"));
+    let plane = ControlPlane::start(&["--execution-ttl-ms", "500", "--rate-max-per-second", "off"]);
+    let failing = ScriptedPod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"why\"}"));
     plane.register(&local("kept"));
     plane.register(&pool("failing", &failing));
     let store = || plane.metrics().sum("nanofaas_store_bytes", &[]);
@@ -89,14 +91,14 @@ fn a_thread_that_has_nothing_left_answers_for_its_executions_until_all_end() {
     if io_threads() == 1 {
         return;
     }
-    let plane = Plane::start(&["--drain-ms", "0"]);
+    let plane = ControlPlane::start(&["--drain-ms", "0"]);
     plane.register(&local("last"));
     let asked = plane.enqueue("last", &json!(1));
     plane.ended(&asked);
     // A connection to another thread, with an unfinished request.
     let invoke = Request::invoke("last", &json!(1)).bytes();
     let mut wire = loop {
-        let mut wire = Wire::connect(plane.listen);
+        let mut wire = RawClient::connect(plane.listen);
         wire.send(&invoke);
         let id = wire.answer().expect(200).id();
         if thread_of(&id) != thread_of(&asked) {

@@ -4,8 +4,10 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use nanofaas_testkit::client::{PATIENCE, Request};
-use nanofaas_testkit::control_plane::{Plane, io_driver, io_threads};
+use nanofaas_testkit::client::Request;
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::form::{io_driver, io_threads};
+use nanofaas_testkit::wait::PATIENCE;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -22,7 +24,7 @@ fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
         "users": [{"name": "nobody", "user": {}}],
     });
     std::fs::write(&kubeconfig, config.to_string()).expect("a file");
-    let plane = Plane::start_unanswered(&kubeconfig);
+    let plane = ControlPlane::start_unanswered(&kubeconfig);
     let enqueue = Request::enqueue("echo", &json!(1));
     let answers = [
         plane.invoke("echo", &json!(1)),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use nanofaas_testkit::control_plane::lock;
+use nanofaas_testkit::wait::lock;
 
 use crate::plan::{Endpoint, FUNCTIONS, Mode, Spec};
 

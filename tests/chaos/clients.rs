@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, PATIENCE, Request, Wire};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::wait::PATIENCE;
 use serde_json::Value;
 
 use crate::book::{At, Book, Version};
@@ -27,12 +28,12 @@ pub(crate) struct Client<'a> {
     pub(crate) ledger: &'a Ledger,
     pub(crate) tally: &'a Tally,
     calls: u64,
-    wire: Option<Wire>,
+    wire: Option<RawClient>,
 }
 
 /// Opens a connection to the plane; an error if the plane has ended.
-fn connect(listen: SocketAddr) -> io::Result<Wire> {
-    TcpStream::connect(listen).map(Wire::over)
+fn connect(listen: SocketAddr) -> io::Result<RawClient> {
+    TcpStream::connect(listen).map(RawClient::over)
 }
 
 impl<'a> Client<'a> {

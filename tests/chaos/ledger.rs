@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
-use nanofaas_testkit::control_plane::lock;
+use nanofaas_testkit::wait::lock;
 
 use crate::book::{At, Book};
 use crate::canary::{Canary, Identity};

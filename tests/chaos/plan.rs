@@ -3,7 +3,7 @@
 //! operations; `registrar` and `clients`, which carry it out, resolve an index such as "the third
 //! last execution".
 
-use nanofaas_testkit::rng::Rng;
+use nanofaas_testkit::rng::SeededRng;
 
 /// The largest number of functions; `name` gives their names.
 pub(crate) const FUNCTIONS: usize = 8;
@@ -185,12 +185,12 @@ pub(crate) enum Step {
 
 /// Draws changes, each to one of `functions`.
 pub(crate) struct Changes {
-    rng: Rng,
+    rng: SeededRng,
     functions: Vec<usize>,
 }
 
 impl Changes {
-    pub(crate) fn new(rng: Rng, functions: Vec<usize>) -> Self {
+    pub(crate) fn new(rng: SeededRng, functions: Vec<usize>) -> Self {
         Self { rng, functions }
     }
 
@@ -210,7 +210,7 @@ impl Changes {
     }
 }
 
-fn spec(rng: &mut Rng) -> Spec {
+fn spec(rng: &mut SeededRng) -> Spec {
     let mode = rng.weighted(&[
         (50, Mode::Pool),
         (25, Mode::Warm),
@@ -242,11 +242,11 @@ fn spec(rng: &mut Rng) -> Spec {
 
 /// Draws the operations of one client.
 pub(crate) struct Steps {
-    rng: Rng,
+    rng: SeededRng,
 }
 
 impl Steps {
-    pub(crate) fn new(rng: Rng) -> Self {
+    pub(crate) fn new(rng: SeededRng) -> Self {
         Self { rng }
     }
 
@@ -271,7 +271,7 @@ impl Steps {
     }
 }
 
-fn call(rng: &mut Rng) -> Call {
+fn call(rng: &mut SeededRng) -> Call {
     let keyed = Kind::Keyed {
         key: rng.below(KEYS),
         enqueue: rng.chance(40),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
-use nanofaas_testkit::pod::{After, Got, Line, Pod};
+use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedConn, ScriptedPod};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -30,23 +30,25 @@ const UNASKED_AFTER: Duration = Duration::from_millis(3);
 
 /// The scripted pods of a run.
 pub(crate) struct Peers {
-    tcp: Pod,
-    unix: Pod,
-    rude_tcp: Pod,
-    rude_unix: Pod,
+    tcp: ScriptedPod,
+    unix: ScriptedPod,
+    rude_tcp: ScriptedPod,
+    rude_unix: ScriptedPod,
 }
 
 impl Peers {
     pub(crate) fn new(ledger: &Arc<Ledger>, book: &Arc<Book>, tally: &Arc<Tally>) -> Self {
         let script = |rude: bool| {
             let (ledger, book, tally) = (ledger.clone(), book.clone(), tally.clone());
-            move |got: &Got, line: &mut Line| answer(got, line, rude, &ledger, &book, &tally)
+            move |got: &ReceivedCall, line: &mut ScriptedConn| {
+                answer(got, line, rude, &ledger, &book, &tally)
+            }
         };
         Self {
-            tcp: Pod::tcp(script(false)).forgetful(),
-            unix: Pod::unix(script(false)).forgetful(),
-            rude_tcp: Pod::tcp(script(true)).forgetful(),
-            rude_unix: Pod::unix(script(true)).forgetful(),
+            tcp: ScriptedPod::tcp(script(false)).forgetful(),
+            unix: ScriptedPod::unix(script(false)).forgetful(),
+            rude_tcp: ScriptedPod::tcp(script(true)).forgetful(),
+            rude_unix: ScriptedPod::unix(script(true)).forgetful(),
         }
     }
 
@@ -79,8 +81,8 @@ fn read(body: &[u8]) -> Option<(Value, Canary)> {
 
 /// Serves one attempt.
 fn answer(
-    got: &Got,
-    line: &mut Line,
+    got: &ReceivedCall,
+    line: &mut ScriptedConn,
     rude: bool,
     ledger: &Ledger,
     book: &Book,

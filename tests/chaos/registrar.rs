@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nanofaas_testkit::client::Request;
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::control_plane::ControlPlane;
 use serde_json::{Value, json};
 
 use crate::book::{Book, Version};
@@ -22,7 +22,7 @@ use crate::tally::Tally;
 const LOOKED_AT: usize = 6;
 
 pub(crate) struct Registrar<'a> {
-    pub(crate) plane: &'a Plane,
+    pub(crate) plane: &'a ControlPlane,
     pub(crate) book: &'a Arc<Book>,
     pub(crate) ledger: &'a Ledger,
     pub(crate) tally: &'a Tally,

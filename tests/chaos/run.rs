@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::{PATIENCE, Request, Wire};
-use nanofaas_testkit::functions::Folder;
-use nanofaas_testkit::rng::Rng;
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::rng::SeededRng;
+use nanofaas_testkit::wait::PATIENCE;
 
 use crate::book::Book;
 use crate::clients::{self, Client};
@@ -41,7 +42,7 @@ pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> boo
     println!("-- {}", form.name);
     let (book, ledger) = (Arc::new(Book::new()), Arc::default());
     let tally = Arc::default();
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let more = [
         ["--backend", "local"],
         ["--rate-max-per-second", "off"],
@@ -69,7 +70,7 @@ pub(crate) fn run(form: Form, seed: u64, length: Duration, total: &Tally) -> boo
     };
     run.act(&registrar, seed, length, &mut reports);
     if run.subject.is_alive() {
-        let remove_first = Rng::new(seed, END_STREAM).chance(50);
+        let remove_first = SeededRng::new(seed, END_STREAM).chance(50);
         run.end(&registrar, &mut reports, remove_first);
     }
     run.stop(&reports);
@@ -90,11 +91,11 @@ impl Run {
             let (mut registrars, mut clients) = (Vec::new(), Vec::new());
             for number in 0..REGISTRARS {
                 let own = (0..FUNCTIONS).filter(|function| function % REGISTRARS == number);
-                let changes = Changes::new(Rng::new(seed, number as u64), own.collect());
+                let changes = Changes::new(SeededRng::new(seed, number as u64), own.collect());
                 registrars.push(scope.spawn(move || registrar.work(changes, &self.over)));
             }
             for number in 0..CLIENTS {
-                let steps = Steps::new(Rng::new(seed, CLIENT_STREAM + number as u64));
+                let steps = Steps::new(SeededRng::new(seed, CLIENT_STREAM + number as u64));
                 let listen = self.subject.plane.listen;
                 let (book, ledger, tally) = (&self.book, &self.ledger, &self.tally);
                 clients.push(scope.spawn(move || {
@@ -102,7 +103,7 @@ impl Run {
                 }));
             }
             let end = Instant::now() + length;
-            let mut rng = Rng::new(seed, KILLER_STREAM);
+            let mut rng = SeededRng::new(seed, KILLER_STREAM);
             while Instant::now() < end && self.subject.is_alive() {
                 std::thread::sleep(Duration::from_millis(40));
                 reports.read(&self.ledger, &self.book, &self.tally);
@@ -131,7 +132,7 @@ impl Run {
     }
 
     /// Kills one of the youngest processes in 20 % of its calls.
-    fn kill(&self, rng: &mut Rng, reports: &Reports) {
+    fn kill(&self, rng: &mut SeededRng, reports: &Reports) {
         let (hit, back) = (rng.chance(20), rng.below(6) as usize);
         let youngest = reports
             .started
@@ -174,7 +175,7 @@ impl Run {
     }
 
     fn all_end(&self) {
-        let mut wire = Wire::connect(self.subject.plane.listen);
+        let mut wire = RawClient::connect(self.subject.plane.listen);
         let end = Instant::now() + PATIENCE;
         for id in self.ledger.all() {
             // All executions together get the time of a single one.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::functions::Folder;
+use nanofaas_testkit::folder::ScratchFolder;
 
 use crate::subject::{FORMS, Form, Subject};
 use crate::tally::Tally;
@@ -80,7 +80,7 @@ fn one(
     over: &AtomicBool,
 ) -> (Vec<Sample>, Arc<Tally>) {
     let tally = Arc::new(Tally::default());
-    let folder = Folder::create();
+    let folder = ScratchFolder::create();
     let more = ["--backend", "local", "--rate-max-per-second", "off"];
     let subject = Subject::start(form, &more, &tally);
     let pods = Pods::start();

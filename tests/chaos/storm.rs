@@ -3,17 +3,17 @@
 //! must be the caller's own; in the end nothing is held. The storm kills no process and changes no
 //! function while calls run. `main` calls it.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use nanofaas_testkit::client::{Answer, Request, Wire};
+use nanofaas_testkit::client::{Answer, RawClient, Request};
 use nanofaas_testkit::functions::{pool, with};
-use nanofaas_testkit::pod::{After, Got, Line, Pod};
-use nanofaas_testkit::rng::Rng;
+use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedConn, ScriptedPod};
+use nanofaas_testkit::rng::SeededRng;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use serde_json::{Value, json};
 
@@ -62,11 +62,11 @@ fn one(form: Form, connections: u64, total: &Tally) -> bool {
     let subject = Subject::start(form, &more, &tally);
     let script = || {
         let tally = tally.clone();
-        move |got: &Got, line: &mut Line| answer(got, line, &tally)
+        move |got: &ReceivedCall, line: &mut ScriptedConn| answer(got, line, &tally)
     };
     let pods = [
-        Pod::tcp(script()).forgetful(),
-        Pod::unix(script()).forgetful(),
+        ScriptedPod::tcp(script()).forgetful(),
+        ScriptedPod::unix(script()).forgetful(),
     ];
     for (name, pod) in FUNCTIONS.into_iter().zip(&pods) {
         let more =
@@ -94,7 +94,7 @@ fn one(form: Form, connections: u64, total: &Tally) -> bool {
         FUNCTIONS
             .into_iter()
             .for_each(|name| subject.plane.remove(name));
-        pods.iter().for_each(Pod::hang_up);
+        pods.iter().for_each(ScriptedPod::hang_up);
         subject.check_descriptors();
     }
     subject.stop();
@@ -112,7 +112,7 @@ fn one(form: Form, connections: u64, total: &Tally) -> bool {
 }
 
 /// The script of a pod: echoes the body, or breaks its answer.
-fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
+fn answer(got: &ReceivedCall, line: &mut ScriptedConn, tally: &Tally) -> After {
     let envelope: Option<Value> = serde_json::from_slice(&got.body).ok();
     let header = |name| got.header(name).unwrap_or_default();
     let (kind, body) = match (header("content-type"), envelope) {
@@ -123,7 +123,7 @@ fn answer(got: &Got, line: &mut Line, tally: &Tally) -> After {
     let id = header("x-execution-id")
         .bytes()
         .chain(header("x-dispatch-attempt").bytes());
-    let mut rng = Rng::new(
+    let mut rng = SeededRng::new(
         id.fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte)),
         0,
     );
@@ -180,8 +180,8 @@ fn connect_from(number: u64, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// One connection from start to end.
 fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
-    let mut rng = Rng::new(number, 1);
-    let mut wire = Wire::over(connect_from(number, to)?);
+    let mut rng = SeededRng::new(number, 1);
+    let mut wire = RawClient::over(connect_from(number, to)?);
     let calls = rng.between(1, 3);
     let leaves_in = rng.chance(LEAVING).then(|| rng.below(calls));
     for call in 0..calls {
@@ -221,7 +221,7 @@ fn connection(number: u64, to: SocketAddr, tally: &Tally) -> io::Result<()> {
 }
 
 /// Closes after any byte of the request or of the answer.
-fn leave(mut wire: Wire, bytes: &[u8], rng: &mut Rng, tally: &Tally) -> io::Result<()> {
+fn leave(mut wire: RawClient, bytes: &[u8], rng: &mut SeededRng, tally: &Tally) -> io::Result<()> {
     if rng.chance(50) {
         tally.count("left in the request");
         wire.send(&bytes[..rng.below(bytes.len() as u64 + 1) as usize]);
@@ -230,7 +230,7 @@ fn leave(mut wire: Wire, bytes: &[u8], rng: &mut Rng, tally: &Tally) -> io::Resu
         wire.send(bytes);
         let mut part = vec![0; rng.between(1, 1 + bytes.len() as u64) as usize];
         // An answer that is shorter than `part` is read to its end or not; no more bytes follow.
-        let _ = wire.stream.read(&mut part);
+        let _ = wire.receive(&mut part);
     }
     if rng.chance(50) {
         wire.reset();

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nanofaas_testkit::client::PATIENCE;
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::wait::PATIENCE;
 use nix::sys::signal::Signal;
 
 use crate::tally::Tally;
@@ -41,7 +41,7 @@ pub(crate) const FORMS: [Form; 4] = [
 ];
 
 pub(crate) struct Subject {
-    pub(crate) plane: Plane,
+    pub(crate) plane: ControlPlane,
     pub(crate) tally: Arc<Tally>,
     /// Its descriptors when it was ready.
     descriptors: Vec<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Subject {
 impl Subject {
     pub(crate) fn start(form: Form, more: &[&str], tally: &Arc<Tally>) -> Self {
         let mut subject = Self {
-            plane: Plane::start_in(form.flags, more),
+            plane: ControlPlane::start_in(form.flags, more),
             tally: tally.clone(),
             descriptors: Vec::new(),
         };

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use nanofaas_testkit::control_plane::lock;
+use nanofaas_testkit::wait::lock;
 
 /// The number of faults that are printed; the others are counted.
 const SHOWN: usize = 12;

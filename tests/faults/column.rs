@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use nanofaas_testkit::client::Request;
-use nanofaas_testkit::control_plane::Plane;
-use nanofaas_testkit::functions::{Folder, with};
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
 use serde_json::{Value, json};
 
 use crate::Seen;
@@ -48,8 +49,8 @@ const WITH_START_MS: &str = "5000";
 
 impl Column {
     /// Registers a function, lets it fail once, and removes it.
-    pub(crate) fn call(&self, plane: &Plane, key: &str) -> Seen {
-        let folder = Folder::create();
+    pub(crate) fn call(&self, plane: &ControlPlane, key: &str) -> Seen {
+        let folder = ScratchFolder::create();
         let endpoint = program::Endpoint::start();
         let name = format!("{}-{key}", self.name).replace([' ', '.'], "-");
         let mut function = with(
@@ -96,7 +97,7 @@ impl Column {
         seen
     }
 
-    fn function(&self, folder: &Folder, endpoint: &program::Endpoint, name: &str) -> Value {
+    fn function(&self, folder: &ScratchFolder, endpoint: &program::Endpoint, name: &str) -> Value {
         let python = |source: &str| folder.python(name, self.mode, source);
         let program = |command: Value, mode: &str| {
             json!({

@@ -23,7 +23,7 @@ mod page;
 
 use std::process::ExitCode;
 
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::control_plane::ControlPlane;
 
 use column::{COLUMNS, Column};
 use expected::{Expected, Row};
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         .iter()
         .filter(|column| words.is_empty() || words.iter().any(|word| column.name.contains(word)))
         .collect();
-    let plane = Plane::start(&["--backend", "local", "--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--backend", "local", "--rate-max-per-second", "off"]);
     let mut wrong = 0;
     let mut seen = Vec::new();
     std::thread::scope(|scope| {
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 }
 
 /// The results in all rows of one column, and the number of wrong ones.
-fn one_column(plane: &Plane, column: &Column, rows: &[Row]) -> (Vec<Option<Seen>>, usize) {
+fn one_column(plane: &ControlPlane, column: &Column, rows: &[Row]) -> (Vec<Option<Seen>>, usize) {
     let mut wrong = 0;
     let seen = rows
         .iter()

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
-use nanofaas_testkit::pod::{After, Pod};
+use nanofaas_testkit::pod::{After, ScriptedPod};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -160,11 +160,11 @@ pub(crate) fn serve() -> ExitCode {
 }
 
 /// A server that the platform did not start, for POOL functions.
-pub(crate) struct Endpoint(Pod);
+pub(crate) struct Endpoint(ScriptedPod);
 
 impl Endpoint {
     pub(crate) fn start() -> Self {
-        Self(Pod::tcp(|got, line| {
+        Self(ScriptedPod::tcp(|got, line| {
             let input = got.input();
             let json = "Content-Type: application/json\r\n";
             match input.as_str() {

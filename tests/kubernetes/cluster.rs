@@ -161,7 +161,7 @@ pub(crate) fn shown(function: &str, heading: &str) -> String {
 
 /// The facts of a pod that tests need.
 #[derive(Clone, Debug)]
-pub(crate) struct Pod {
+pub(crate) struct ListedPod {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) image: String,
@@ -173,7 +173,7 @@ pub(crate) struct Pod {
     pub(crate) object: Value,
 }
 
-impl Pod {
+impl ListedPod {
     fn of(object: Value) -> Self {
         let text = |path: &str| {
             let value = object.pointer(path).and_then(Value::as_str);
@@ -202,23 +202,23 @@ impl Pod {
 }
 
 /// Pods with these labels, sorted by name.
-pub(crate) fn pods(selector: &str) -> Vec<Pod> {
+pub(crate) fn pods(selector: &str) -> Vec<ListedPod> {
     pods_in(NAMESPACE, selector)
 }
 
-pub(crate) fn pods_in(namespace: &str, selector: &str) -> Vec<Pod> {
+pub(crate) fn pods_in(namespace: &str, selector: &str) -> Vec<ListedPod> {
     let selector = selector.replace('=', "%3D").replace(',', "%2C");
     let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}");
-    list(&path).into_iter().map(Pod::of).collect()
+    list(&path).into_iter().map(ListedPod::of).collect()
 }
 
 /// All pods of a function.
-pub(crate) fn pods_of(function: &str) -> Vec<Pod> {
+pub(crate) fn pods_of(function: &str) -> Vec<ListedPod> {
     pods(&format!("nanofaas.io/function={function}"))
 }
 
 /// The pods of a function that are not being deleted.
-pub(crate) fn staying(function: &str) -> Vec<Pod> {
+pub(crate) fn staying(function: &str) -> Vec<ListedPod> {
     let mut pods = pods_of(function);
     pods.retain(|pod| !pod.leaving);
     pods

@@ -6,7 +6,7 @@ use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{jobs_of, pods_of, until};
-use crate::plane::{Plane, output, plane, spec};
+use crate::plane::{RunningPlane, output, plane, spec};
 
 /// How long a Job and its pod may stay after the call's end, also with a slow kubelet.
 const GONE: Duration = Duration::from_secs(120);
@@ -20,7 +20,7 @@ fn gone(function: &str) {
     });
 }
 
-fn register(plane: &Plane, name: &str, more: Value) {
+fn register(plane: &RunningPlane, name: &str, more: Value) {
     plane.register(&spec(name, "JOB", more));
 }
 

@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, apply, list, staying, try_wait, until};
 use crate::load::Load;
 use crate::node::ApiServer;
-use crate::plane::{Plane, manifest, output, plane, spec};
+use crate::plane::{RunningPlane, manifest, output, plane, spec};
 use crate::tally::not_run;
 
 const AWAY: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(60);
 
 /// The names of the functions that the API lists.
-fn table(plane: &Plane) -> BTreeSet<String> {
+fn table(plane: &RunningPlane) -> BTreeSet<String> {
     let all = plane.get("/v1/functions").expect(200).json();
     let all = all.as_array().or_else(|| all["functions"].as_array());
     let names = all.into_iter().flatten().map(|one| one["name"].clone());
@@ -43,7 +43,7 @@ fn names(function: &str) -> BTreeSet<String> {
 
 /// Sends a change while the API server cannot write it, and expects the refusal.
 #[track_caller]
-fn expect_refused(plane: &Plane, request: &Request) {
+fn expect_refused(plane: &RunningPlane, request: &Request) {
     let answer = plane.send_and_wait(request, Duration::from_secs(50));
     answer.expect_error(503, "REGISTRY_UNAVAILABLE");
 }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::until;
 use crate::node::own_address;
-use crate::plane::Plane;
+use crate::plane::RunningPlane;
 
 /// The time that the plane may take until it listens.
 const BEGIN: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ const BEGIN: Duration = Duration::from_secs(20);
 /// A running process, and the addresses of its APIs.
 pub(crate) struct Outside {
     child: Child,
-    pub(crate) plane: Plane,
+    pub(crate) plane: RunningPlane,
 }
 
 impl Outside {
@@ -28,7 +28,7 @@ impl Outside {
     #[track_caller]
     pub(crate) fn start(namespace: &str, pod: SocketAddr, more: &[&str]) -> Self {
         let here = IpAddr::from([127, 0, 0, 1]);
-        let plane = Plane {
+        let plane = RunningPlane {
             pod: String::new(),
             uid: String::new(),
             api: free(here),

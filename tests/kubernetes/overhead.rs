@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, ask, jobs_of, pods_of, until, wait};
 use crate::node::own_address;
-use crate::plane::{Plane, image, output, plane, spec};
+use crate::plane::{RunningPlane, image, output, plane, spec};
 
 const PAIRS: usize = 20;
 const STEP: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ struct Sink {
 }
 
 impl Sink {
-    fn open(plane: &Plane) -> Self {
+    fn open(plane: &RunningPlane) -> Self {
         let listener = TcpListener::bind((own_address(plane.api), 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         let (say, heard) = channel();
@@ -235,7 +235,7 @@ pub(crate) fn a_cold_call_against_a_bare_pod() {
 
 /// The time at which the pod of the last cold start was ready by its own clock, in milliseconds
 /// since the epoch.
-fn own_ready(plane: &Plane) -> f64 {
+fn own_ready(plane: &RunningPlane) -> f64 {
     wait("the start is listed", STEP, || {
         let starts = plane
             .get("/v1/functions/measured/cold-starts")

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nanofaas_testkit::client::{Answer, Request};
-use nanofaas_testkit::metrics::Metrics;
+use nanofaas_testkit::metrics::ScrapedMetrics;
 use serde_json::{Value, json};
 
-use crate::cluster::{self, NAMESPACE, Pod, kubectl, list, pods, try_wait, until, wait};
+use crate::cluster::{self, ListedPod, NAMESPACE, kubectl, list, pods, try_wait, until, wait};
 
 /// Pods of the control plane.
 const SELECTOR: &str = "app.kubernetes.io/component=control-plane";
@@ -41,7 +41,7 @@ pub(crate) fn uninstall() {
 
 /// One running control plane.
 #[derive(Clone, Debug)]
-pub(crate) struct Plane {
+pub(crate) struct RunningPlane {
     pub(crate) pod: String,
     pub(crate) uid: String,
     pub(crate) api: SocketAddr,
@@ -49,24 +49,24 @@ pub(crate) struct Plane {
     pub(crate) internal: SocketAddr,
 }
 
-fn at(pod: &Pod, port: u16) -> Option<SocketAddr> {
+fn at(pod: &ListedPod, port: u16) -> Option<SocketAddr> {
     Some(SocketAddr::new(pod.address.parse().ok()?, port))
 }
 
 /// The plane that serves now: the only pod of its kind, ready and not being deleted.
 #[track_caller]
-pub(crate) fn plane() -> Plane {
+pub(crate) fn plane() -> RunningPlane {
     wait("one control plane is ready", ROLLOUT, try_plane)
 }
 
-fn try_plane() -> Option<Plane> {
+fn try_plane() -> Option<RunningPlane> {
     let mut pods = pods(SELECTOR);
     pods.retain(|pod| !pod.leaving);
     let [pod] = pods.as_slice() else { return None };
     if !pod.ready {
         return None;
     }
-    Some(Plane {
+    Some(RunningPlane {
         api: at(pod, 8080)?,
         management: at(pod, 8081)?,
         internal: at(pod, 8082)?,
@@ -76,7 +76,7 @@ fn try_plane() -> Option<Plane> {
 }
 
 /// The pods of all control planes, in any state.
-pub(crate) fn planes() -> Vec<Pod> {
+pub(crate) fn planes() -> Vec<ListedPod> {
     pods(SELECTOR)
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn was_cold(answer: &Answer) -> bool {
     timing.split(", ").any(|part| part.starts_with("start;"))
 }
 
-impl Plane {
+impl RunningPlane {
     #[track_caller]
     pub(crate) fn send(&self, request: &Request) -> Answer {
         request.send(self.api)
@@ -240,9 +240,9 @@ impl Plane {
         status
     }
 
-    pub(crate) fn metrics(&self) -> Metrics {
+    pub(crate) fn metrics(&self) -> ScrapedMetrics {
         let answer = Request::get("/metrics").send(self.management);
-        Metrics::parse(&answer.expect(200).text())
+        ScrapedMetrics::parse(&answer.expect(200).text())
     }
 
     /// Waits until every accepted call is finished, waiting or running, and no other call is

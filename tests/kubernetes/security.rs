@@ -10,7 +10,7 @@ use nanofaas_testkit::client::Request;
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    NAMESPACE, Pod, accepted, apply, kubectl, kubectl_with, object, staying, try_wait, wait,
+    ListedPod, NAMESPACE, accepted, apply, kubectl, kubectl_with, object, staying, try_wait, wait,
 };
 use crate::plane::{image, manifest, output, plane, spec};
 use crate::starts::both_refused;
@@ -216,7 +216,7 @@ fn hasten() {
 /// Waits until a function has one pod that stays and accepts calls, with this value of the label
 /// `site`.
 #[track_caller]
-fn only_pod(function: &str, site: Option<&str>) -> Pod {
+fn only_pod(function: &str, site: Option<&str>) -> ListedPod {
     let what = format!("{function} has one pod of the site {site:?}");
     wait(&what, CONFIG_MAP, || {
         let mut pods = staying(function);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{NAMESPACE, apply, jobs_of, kubectl, object, staying, until};
 use crate::outside::Outside;
-use crate::plane::{Plane, image, output, plane, spec};
+use crate::plane::{RunningPlane, image, output, plane, spec};
 
 /// Long before the deadline of these calls, which is a minute.
 const EARLY: Duration = Duration::from_secs(20);
@@ -20,7 +20,7 @@ const GONE: Duration = Duration::from_secs(30);
 
 /// Calls a function, which must fail to start, and returns the reason.
 #[track_caller]
-pub(crate) fn refused(plane: &Plane, function: &str) -> String {
+pub(crate) fn refused(plane: &RunningPlane, function: &str) -> String {
     let begun = Instant::now();
     let answer = plane.invoke(function, &json!({"do": "echo"}));
     let body = answer
@@ -38,7 +38,7 @@ pub(crate) fn refused(plane: &Plane, function: &str) -> String {
 
 /// Registers the same function in both modes and returns their names.
 #[track_caller]
-fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
+fn both(plane: &RunningPlane, name: &str, more: &Value) -> [String; 2] {
     ["JOB", "WARM"].map(|mode| {
         let mut fields = json!({"timeoutMs": 60000, "scalingConfig": {"minReplicas": 0}});
         let all = fields.as_object_mut().expect("an object");
@@ -51,7 +51,7 @@ fn both(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
 
 /// Registers the same function in both modes, calls both, and returns the reasons why they failed.
 #[track_caller]
-pub(crate) fn both_refused(plane: &Plane, name: &str, more: &Value) -> [String; 2] {
+pub(crate) fn both_refused(plane: &RunningPlane, name: &str, more: &Value) -> [String; 2] {
     both(plane, name, more).map(|name| refused(plane, &name))
 }
 

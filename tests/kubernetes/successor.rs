@@ -13,7 +13,7 @@ use crate::cluster::{NAMESPACE, function, jobs_of, kubectl, staying, until, wait
 use crate::load::Load;
 use crate::node;
 use crate::outside::Outside;
-use crate::plane::{self, Plane, ROLLOUT, output, plane, service, spec, was_cold};
+use crate::plane::{self, ROLLOUT, RunningPlane, output, plane, service, spec, was_cold};
 
 const STEP: Duration = Duration::from_secs(60);
 
@@ -28,7 +28,7 @@ fn pods(function: &str) -> BTreeSet<(String, String, String, String)> {
     .collect()
 }
 
-fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
+fn begin(plane: &RunningPlane) -> BTreeSet<(String, String, String, String)> {
     let scaling = json!({"minReplicas": 2, "maxReplicas": 2});
     plane.register(&spec("kept", "WARM", json!({"scalingConfig": scaling})));
     plane.register(&spec("kept-job", "JOB", json!({"timeoutMs": 123_450})));
@@ -41,7 +41,7 @@ fn begin(plane: &Plane) -> BTreeSet<(String, String, String, String)> {
     pods("kept")
 }
 
-fn functions(plane: &Plane) -> Value {
+fn functions(plane: &RunningPlane) -> Value {
     plane.get("/v1/functions").expect(200).json()
 }
 
@@ -62,14 +62,14 @@ fn is_ready(management: SocketAddr) -> bool {
 
 /// Waits until the plane's successor, in another pod, reports that it is ready.
 #[track_caller]
-fn successor(of: &Plane) -> Plane {
+fn successor(of: &RunningPlane) -> RunningPlane {
     wait("a successor is ready", ROLLOUT, || {
         let mut pods = plane::planes();
         pods.retain(|pod| pod.uid != of.uid && !pod.leaving);
         let pod = pods.first()?;
         let at = |port| Some(SocketAddr::new(pod.address.parse().ok()?, port));
         is_ready(at(8081)?).then_some(())?;
-        Some(Plane {
+        Some(RunningPlane {
             pod: pod.name.clone(),
             uid: pod.uid.clone(),
             api: at(8080)?,
@@ -81,7 +81,7 @@ fn successor(of: &Plane) -> Plane {
 
 /// Checks that the next call is warm and that the pods are the same.
 #[track_caller]
-fn takes_over(plane: &Plane, before: &BTreeSet<(String, String, String, String)>) {
+fn takes_over(plane: &RunningPlane, before: &BTreeSet<(String, String, String, String)>) {
     let answer = plane.invoke("kept", &json!({"do": "echo", "value": 2}));
     assert!(!was_cold(&answer), "{:?}", answer.headers);
     assert_eq!(output(answer)["echo"], 2);

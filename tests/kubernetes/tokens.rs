@@ -6,15 +6,15 @@ use std::time::Duration;
 use nanofaas_testkit::client::{Answer, Request};
 use serde_json::{Value, json};
 
-use crate::cluster::{Pod, pods, wait};
+use crate::cluster::{ListedPod, pods, wait};
 use crate::node;
-use crate::plane::{Plane, plane, spec};
+use crate::plane::{RunningPlane, plane, spec};
 
 const START: Duration = Duration::from_secs(60);
 
 /// A running attempt, and the callback address that its pod was given.
 struct Attempt {
-    pod: Pod,
+    pod: ListedPod,
     id: String,
     token: String,
 }
@@ -46,7 +46,7 @@ fn complete(to: SocketAddr, token: &str, id: &str, output: &Value) -> Answer {
 }
 
 /// Enqueues an execution that sleeps.
-fn sleeper(plane: &Plane) -> String {
+fn sleeper(plane: &RunningPlane) -> String {
     plane.enqueue("sleeper", &json!({"do": "sleep", "ms": 50_000}))
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cluster::{NAMESPACE, kubectl, pods_of, staying, until};
 use crate::load::Load;
 use crate::node;
-use crate::plane::{Plane, image, plane, spec};
+use crate::plane::{RunningPlane, image, plane, spec};
 
 const CLIENTS: usize = 32;
 const STEP: Duration = Duration::from_secs(90);
@@ -25,7 +25,7 @@ fn busy(more: Value) -> Value {
 }
 
 /// Registers a function and puts its four pods under load.
-fn begin(plane: &Plane, more: Value) -> Load {
+fn begin(plane: &RunningPlane, more: Value) -> Load {
     plane.register(&busy(more));
     let load = Load::start(
         plane.api,
@@ -39,7 +39,7 @@ fn begin(plane: &Plane, more: Value) -> Load {
 }
 
 #[track_caller]
-fn end(plane: &Plane, load: Load) {
+fn end(plane: &RunningPlane, load: Load) {
     load.go_on(SOME, STEP);
     load.end().expect_no_failure();
     plane.expect_no_drift();

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cluster::{pods_of, staying, until, wait};
 use crate::load::Load;
 use crate::node;
-use crate::plane::{Plane, output, plane, spec, was_cold};
+use crate::plane::{RunningPlane, output, plane, spec, was_cold};
 
 const START: Duration = Duration::from_secs(60);
 
@@ -46,7 +46,7 @@ pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
 
 /// Whether the first call of a new function shows all phases of its pod's start. If the pod answers
 /// a probe before its ready report arrives, its timestamps are too late for that call.
-fn has_all_phases(plane: &Plane, name: &str) -> bool {
+fn has_all_phases(plane: &RunningPlane, name: &str) -> bool {
     let scaling = json!({"minReplicas": 0, "maxReplicas": 1});
     plane.register(&spec(name, "WARM", json!({"scalingConfig": scaling})));
     let first = plane.invoke(name, &json!({"do": "echo", "value": 1}));

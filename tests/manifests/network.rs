@@ -5,31 +5,31 @@ use serde_json::{Value, json};
 use crate::files::{FUNCTION_LABELS, at, base_of, only};
 
 /// A pod that opens or accepts a connection.
-struct Pod {
+struct NetworkPeer {
     namespace: &'static str,
     labels: Value,
 }
 
-fn plane() -> Pod {
+fn plane() -> NetworkPeer {
     let labels = at(&only("Deployment"), "/spec/template/metadata/labels").clone();
-    Pod {
+    NetworkPeer {
         namespace: "nanofaas",
         labels,
     }
 }
 
-fn function_in(namespace: &'static str) -> Pod {
+fn function_in(namespace: &'static str) -> NetworkPeer {
     let labels = FUNCTION_LABELS
         .into_iter()
         .map(|(key, value)| (key.to_owned(), json!(value)));
-    Pod {
+    NetworkPeer {
         namespace,
         labels: Value::Object(labels.collect()),
     }
 }
 
-fn client_in(namespace: &'static str) -> Pod {
-    Pod {
+fn client_in(namespace: &'static str) -> NetworkPeer {
+    NetworkPeer {
         namespace,
         labels: json!({"app": "client"}),
     }
@@ -61,7 +61,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
 }
 
 /// Whether one entry of `from` matches a pod, for a policy of the namespace `nanofaas`.
-fn admits(peer: &Value, pod: &Pod) -> bool {
+fn admits(peer: &Value, pod: &NetworkPeer) -> bool {
     let fields = peer.as_object().expect("a peer");
     assert!(
         !fields.contains_key("ipBlock"),
@@ -84,7 +84,7 @@ fn admits(peer: &Value, pod: &Pod) -> bool {
     namespace && labels
 }
 
-fn may_reach(from: &Pod, to: &Pod, port: u16) -> bool {
+fn may_reach(from: &NetworkPeer, to: &NetworkPeer, port: u16) -> bool {
     let mut chosen = base_of("NetworkPolicy");
     chosen.retain(|policy| selects(at(policy, "/spec/podSelector"), &to.labels));
     assert!(
@@ -106,7 +106,7 @@ fn may_reach(from: &Pod, to: &Pod, port: u16) -> bool {
     })
 }
 
-fn reached(from: &Pod, to: &Pod) -> Vec<u16> {
+fn reached(from: &NetworkPeer, to: &NetworkPeer) -> Vec<u16> {
     let ports = [8080, 8081, 8082, 9000];
     ports
         .into_iter()
@@ -134,7 +134,7 @@ fn functions_are_called_by_the_plane_alone() {
         client_in("nanofaas"),
         client_in("elsewhere"),
         function_in("nanofaas"),
-        Pod {
+        NetworkPeer {
             namespace: "elsewhere",
             labels: plane().labels,
         },

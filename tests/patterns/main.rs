@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 
 use nanofaas_simulate::patterns::{CALLS, Pattern, WRONG_MAX, patterns};
 use nanofaas_simulate::{TraceCall, simulate};
-use nanofaas_testkit::client::{Request, Wire};
-use nanofaas_testkit::control_plane::Plane;
-use nanofaas_testkit::functions::{Folder, with};
-use nanofaas_testkit::pod::Pod;
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::functions::with;
+use nanofaas_testkit::pod::ScriptedPod;
 use serde_json::{Value, json};
 
 /// A caller connects this long before its call is due.
@@ -76,18 +77,18 @@ struct Answered {
 /// The function of a pattern on this machine. The pod of a POOL function lives as long as this.
 struct Subject {
     function: Value,
-    _pod: Option<Pod>,
-    _folder: Folder,
+    _pod: Option<ScriptedPod>,
+    _folder: ScratchFolder,
 }
 
 impl Subject {
     fn new(pattern: &Pattern) -> Self {
-        let folder = Folder::create();
+        let folder = ScratchFolder::create();
         let source = match pattern.name {
             "slow-start" => STARTS_SLOWLY,
             "pods-missing" => ALONE,
             _ => {
-                let pod = Pod::tcp(|got, line| {
+                let pod = ScriptedPod::tcp(|got, line| {
                     let seconds = got.input().as_f64().expect("seconds");
                     std::thread::sleep(Duration::from_secs_f64(seconds));
                     line.json("null")
@@ -120,7 +121,7 @@ fn request(name: &str, call: &TraceCall) -> Request {
 /// One caller: connects, waits until the call is due, sends it.
 fn call(listen: SocketAddr, request: &Request, due: Instant) -> Answered {
     std::thread::sleep(due.saturating_duration_since(Instant::now() + AHEAD));
-    let mut wire = Wire::connect(listen);
+    let mut wire = RawClient::connect(listen);
     let bytes = request.bytes();
     std::thread::sleep(due.saturating_duration_since(Instant::now()));
     let late = due.elapsed();
@@ -142,7 +143,7 @@ fn part(timing: &str, name: &str) -> Duration {
 }
 
 /// Sends all calls of a pattern, each when it is due.
-fn play(plane: &Plane, pattern: &Pattern) -> Seen {
+fn play(plane: &ControlPlane, pattern: &Pattern) -> Seen {
     let (calls, before) = (&pattern.setup.calls, pattern.setup.before);
     plane.send(&request(pattern.name, &calls[0])).expect(200);
     let begun = Instant::now() + Duration::from_secs(1);
@@ -191,7 +192,7 @@ fn measure(name: &str) {
     });
     let pattern = patterns().into_iter().find(|one| one.name == name);
     let mut pattern = pattern.expect("a pattern of that name");
-    let plane = Plane::start(&["--rate-max-per-second", "off"]);
+    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let subject = Subject::new(&pattern);
     plane.register(&subject.function);
     let seen = play(&plane, &pattern);

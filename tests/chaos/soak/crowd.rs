@@ -3,18 +3,17 @@
 //! pods and of clients, functions that are added and removed. Every complete answer must be the
 //! caller's own.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 use std::time::Duration;
 
 use nanofaas_runtime::{Context, Error, Handlers, Input, Output, handler};
-use nanofaas_testkit::client::{Answer, Request, Wire};
-use nanofaas_testkit::control_plane::Plane;
+use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{local, pool, with};
-use nanofaas_testkit::pod::{After, Got, Line, Pod};
-use nanofaas_testkit::rng::Rng;
+use nanofaas_testkit::pod::{After, ReceivedCall, ScriptedConn, ScriptedPod};
+use nanofaas_testkit::rng::SeededRng;
 use serde_json::{Value, json};
 
 use crate::tally::Tally;
@@ -26,25 +25,26 @@ const LARGE: u64 = 4 * MIB;
 
 /// The pods of POOL functions.
 pub(super) struct Pods {
-    tcp: Pod,
-    unix: Pod,
+    tcp: ScriptedPod,
+    unix: ScriptedPod,
     /// Answers with as many bytes as the input asks for.
-    large: Pod,
-    broken: Pod,
+    large: ScriptedPod,
+    broken: ScriptedPod,
 }
 
 impl Pods {
     pub(super) fn start() -> Self {
-        let echo = |got: &Got, line: &mut Line| line.json(&got.input().to_string());
-        let large = |got: &Got, line: &mut Line| {
+        let echo =
+            |got: &ReceivedCall, line: &mut ScriptedConn| line.json(&got.input().to_string());
+        let large = |got: &ReceivedCall, line: &mut ScriptedConn| {
             let count = got.input().as_u64().unwrap_or(0) as usize;
             line.json(&json!("x".repeat(count)).to_string())
         };
         Self {
-            tcp: Pod::tcp(echo).forgetful(),
-            unix: Pod::unix(echo).forgetful(),
-            large: Pod::tcp(large).forgetful(),
-            broken: Pod::tcp(break_off).forgetful(),
+            tcp: ScriptedPod::tcp(echo).forgetful(),
+            unix: ScriptedPod::unix(echo).forgetful(),
+            large: ScriptedPod::tcp(large).forgetful(),
+            broken: ScriptedPod::tcp(break_off).forgetful(),
         }
     }
 
@@ -56,7 +56,7 @@ impl Pods {
 }
 
 /// Breaks the answer in one of several ways, which the input selects.
-fn break_off(got: &Got, line: &mut Line) -> After {
+fn break_off(got: &ReceivedCall, line: &mut ScriptedConn) -> After {
     match got.input().as_u64() {
         Some(0) => After::Close,
         Some(1) => After::Reset,
@@ -91,14 +91,14 @@ pub(crate) fn program() -> std::process::ExitCode {
 /// The state that all workers share.
 #[derive(Clone, Copy)]
 pub(super) struct Crowd<'a> {
-    pub(super) plane: &'a Plane,
+    pub(super) plane: &'a ControlPlane,
     pub(super) pods: &'a Pods,
     pub(super) tally: &'a Tally,
     pub(super) folder: &'a Path,
     pub(super) over: &'a AtomicBool,
 }
 
-type Work = fn(Crowd<'_>, &mut Rng);
+type Work = fn(Crowd<'_>, &mut SeededRng);
 
 /// The workers: the pause after each step in milliseconds, and the number of threads.
 const CROWD: [(Work, u64, u64); 10] = [
@@ -155,7 +155,7 @@ impl<'a> Crowd<'a> {
     {
         for (number, (work, pause_ms, count)) in CROWD.into_iter().enumerate() {
             for one in 0..count {
-                let mut rng = Rng::new(seed, number as u64 * 100 + one);
+                let mut rng = SeededRng::new(seed, number as u64 * 100 + one);
                 scope.spawn(move || {
                     while !self.over.load(Ordering::Relaxed) {
                         work(self, &mut rng);
@@ -168,7 +168,7 @@ impl<'a> Crowd<'a> {
 
     /// Reads the answer to a call of an echo. A refused call, or one that was lost with its pod, is
     /// no fault.
-    fn check(&self, what: &str, wire: &mut Wire, sent: &Value) {
+    fn check(&self, what: &str, wire: &mut RawClient, sent: &Value) {
         match wire.read(true) {
             Ok(answer) if answer.status == 200 => {
                 self.tally.count(&format!("{what} 200"));
@@ -202,20 +202,20 @@ impl<'a> Crowd<'a> {
     }
 }
 
-fn text(rng: &mut Rng, bytes: u64) -> Value {
+fn text(rng: &mut SeededRng, bytes: u64) -> Value {
     let mark = format!("{:016x}", rng.draw());
     json!(mark.repeat((bytes / 16 + 1) as usize))
 }
 
 /// A random size: each power of two up to `max` is equally likely.
-fn size(rng: &mut Rng, max: u64) -> u64 {
+fn size(rng: &mut SeededRng, max: u64) -> u64 {
     let magnitude = rng.below(u64::from(max.ilog2()) + 1);
     rng.between(1, 1 << magnitude)
 }
 
 /// A connection with some calls, one after the other.
-fn small(crowd: Crowd<'_>, rng: &mut Rng) {
-    let mut wire = Wire::connect(crowd.plane.listen);
+fn small(crowd: Crowd<'_>, rng: &mut SeededRng) {
+    let mut wire = RawClient::connect(crowd.plane.listen);
     for _ in 0..rng.between(1, 40) {
         let name = rng.weighted(&[(2, "local"), (3, "tcp"), (3, "unix"), (2, "process")]);
         let input = text(rng, 100);
@@ -224,7 +224,7 @@ fn small(crowd: Crowd<'_>, rng: &mut Rng) {
     }
 }
 
-fn sized(crowd: Crowd<'_>, rng: &mut Rng) {
+fn sized(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = size(rng, MIB).min(MIB - KIB);
     let input = text(rng, bytes);
     let name = rng.weighted(&[(1, "tcp"), (1, "unix"), (1, "process")]);
@@ -233,12 +233,12 @@ fn sized(crowd: Crowd<'_>, rng: &mut Rng) {
 }
 
 /// Requests a large answer and reads it slowly.
-fn slow_reader(crowd: Crowd<'_>, rng: &mut Rng) {
+fn slow_reader(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let count = rng.between(MIB, LARGE);
     let mut wire = Request::invoke("large", &json!(count)).begin(crowd.plane.listen);
     let mut bytes = vec![0; 256 * 1024];
     let mut read = 0;
-    while let Ok(more @ 1..) = wire.stream.read(&mut bytes) {
+    while let Ok(more @ 1..) = wire.receive(&mut bytes) {
         read += more as u64;
         if read > count {
             break;
@@ -249,11 +249,11 @@ fn slow_reader(crowd: Crowd<'_>, rng: &mut Rng) {
     crowd.tally.count(&format!("slow reader {end}"));
 }
 
-fn slow_writer(crowd: Crowd<'_>, rng: &mut Rng) {
+fn slow_writer(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = rng.between(64 * KIB, MIB);
     let input = text(rng, bytes);
     let request = Request::invoke("tcp", &input).bytes();
-    let mut wire = Wire::connect(crowd.plane.listen);
+    let mut wire = RawClient::connect(crowd.plane.listen);
     for piece in request.chunks(rng.between(8 * KIB, 64 * KIB) as usize) {
         if !wire.try_send(piece) {
             break;
@@ -264,7 +264,7 @@ fn slow_writer(crowd: Crowd<'_>, rng: &mut Rng) {
 }
 
 /// Requests a large answer, reads nothing of it and closes.
-fn silent(crowd: Crowd<'_>, rng: &mut Rng) {
+fn silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let count = rng.between(MIB, LARGE);
     let wire = Request::invoke("large", &json!(count)).begin(crowd.plane.listen);
     std::thread::sleep(Duration::from_millis(rng.below(3000)));
@@ -275,9 +275,9 @@ fn silent(crowd: Crowd<'_>, rng: &mut Rng) {
 }
 
 /// Requests more than the plane's memory can hold, and reads nothing.
-fn many_silent(crowd: Crowd<'_>, rng: &mut Rng) {
+fn many_silent(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let request = Request::invoke("large", &json!(LARGE));
-    let wires: Vec<Wire> = (0..rng.between(10, 30))
+    let wires: Vec<RawClient> = (0..rng.between(10, 30))
         .map(|_| request.begin(crowd.plane.listen))
         .collect();
     std::thread::sleep(Duration::from_millis(rng.below(4000)));
@@ -287,7 +287,7 @@ fn many_silent(crowd: Crowd<'_>, rng: &mut Rng) {
 
 /// Enqueues a call, sometimes with another call's key, sometimes cancels it, and waits until it
 /// ends.
-fn async_call(crowd: Crowd<'_>, rng: &mut Rng) {
+fn async_call(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let bytes = size(rng, 64 * KIB);
     let input = text(rng, bytes);
     let name = rng.weighted(&[(2, "tcp"), (1, "unix"), (1, "process"), (1, "local")]);
@@ -296,7 +296,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut Rng) {
         let key = format!("key-{}", rng.below(1000));
         request = request.header("Idempotency-Key", &key);
     }
-    let mut wire = Wire::connect(crowd.plane.listen);
+    let mut wire = RawClient::connect(crowd.plane.listen);
     wire.send(&request.bytes());
     let Ok(answer) = wire.read(true) else { return };
     crowd.tally.count(&format!("async {}", answer.status));
@@ -321,7 +321,7 @@ fn async_call(crowd: Crowd<'_>, rng: &mut Rng) {
     }
 }
 
-fn fault(crowd: Crowd<'_>, rng: &mut Rng) {
+fn fault(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let request = match rng.below(8) {
         6 => Request::invoke("process", &json!("exit")),
         7 => Request::invoke("nothing", &json!(1)),
@@ -338,8 +338,8 @@ fn fault(crowd: Crowd<'_>, rng: &mut Rng) {
 }
 
 /// Closes in the middle of a request, or sends bytes that are not a request.
-fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
-    let mut wire = Wire::connect(crowd.plane.listen);
+fn bad_client(crowd: Crowd<'_>, rng: &mut SeededRng) {
+    let mut wire = RawClient::connect(crowd.plane.listen);
     let bytes = size(rng, 100_000);
     let request = Request::invoke("tcp", &text(rng, bytes)).bytes();
     match rng.below(4) {
@@ -366,7 +366,7 @@ fn bad_client(crowd: Crowd<'_>, rng: &mut Rng) {
 }
 
 /// Calls a function that is removed during the calls.
-fn short_lived(crowd: Crowd<'_>, rng: &mut Rng) {
+fn short_lived(crowd: Crowd<'_>, rng: &mut SeededRng) {
     let name = format!("short-{:x}", rng.draw());
     let process = rng.chance(5);
     let function = match process {
@@ -378,7 +378,7 @@ fn short_lived(crowd: Crowd<'_>, rng: &mut Rng) {
     }
     let bytes = size(rng, 200 * KIB);
     let input = text(rng, bytes);
-    let mut wires: Vec<Wire> = (0..rng.between(1, 6))
+    let mut wires: Vec<RawClient> = (0..rng.between(1, 6))
         .map(|_| Request::invoke(&name, &input).begin(crowd.plane.listen))
         .collect();
     if rng.chance(50) {
