@@ -14,14 +14,18 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use support::{JSON, Program, Scratch, Wire, request, several, until_written, watchdog};
+use nanofaas_testkit::client::RawClient;
+use nanofaas_testkit::folder::ScratchFolder;
+use support::{
+    JSON, PodClient as _, Program, request, several, shell_script, until_written, watchdog,
+};
 
 fn id(id: &str) -> [(&str, &str); 2] {
     [JSON, ("X-Execution-Id", id)]
 }
 
 /// Status and id of the answer to a call.
-fn call(wire: &mut Wire, input: &str, own: &str) -> (u16, Option<String>) {
+fn call(wire: &mut RawClient, input: &str, own: &str) -> (u16, Option<String>) {
     let body = format!(r#"{{"input":{input}}}"#);
     let answer = wire.call("POST", "/invoke", &id(own), body.as_bytes());
     (
@@ -110,8 +114,8 @@ fn refused_requests_get_it_too() {
 
 #[test]
 fn calls_not_started_or_over_their_deadline() {
-    let scratch = Scratch::new();
-    let gate = scratch.path("gate");
+    let scratch = ScratchFolder::create();
+    let gate = scratch.join("gate");
     let env = [
         ("FUNCTION_HANDLER", "wait"),
         ("INIT_GATE", gate.to_str().expect("UTF-8")),
@@ -138,10 +142,10 @@ fn calls_not_started_or_over_their_deadline() {
 
 #[test]
 fn a_program_by_stdio_cannot_change_it() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::create();
     let text = r#"read -r input; test "$input" = 7 && { echo no >&2; exit 7; }
         export EXECUTION_ID=forged; printf '"%s"' "$input""#;
-    let script = scratch.script(text);
+    let script = shell_script(&scratch, text);
     let line = ["--", script.to_str().expect("UTF-8")];
     let env = [("EXECUTION_MODE", "STDIO")];
     let pod = Program::start_in(scratch, &watchdog(), &line, &env);
@@ -223,12 +227,13 @@ fn serve(mut stream: TcpStream, heads: &Sender<String>, answers: &Receiver<Say>)
 
 impl Scripted {
     fn start() -> Self {
-        let scratch = Scratch::new();
-        let script = scratch.script(
+        let scratch = ScratchFolder::create();
+        let script = shell_script(
+            &scratch,
             r#"echo $PORT > "$D/port.new"; mv "$D/port.new" "$D/port"
             exec sleep 1000"#,
         );
-        let folder = scratch.path("").to_str().expect("UTF-8").to_owned();
+        let folder = scratch.join("").to_str().expect("UTF-8").to_owned();
         let env = [("EXECUTION_MODE", "HTTP"), ("D", &folder)];
         let line = ["--", script.to_str().expect("UTF-8")];
         let pod = Program::start_in(scratch, &watchdog(), &line, &env);

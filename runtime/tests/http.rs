@@ -5,7 +5,7 @@ mod support;
 use std::thread::sleep;
 use std::time::Duration;
 
-use support::{JSON, Program, request};
+use support::{JSON, PodClient as _, PodError as _, Program, request};
 
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 

@@ -2,19 +2,20 @@
 
 mod support;
 
+use nanofaas_testkit::folder::ScratchFolder;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
-use support::{Program, Scratch, several, until_file, until_written};
+use support::{Program, several, until_file, until_written};
 
 const FAILED: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
 const CONFLICT: &str = "HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n";
 
 fn start(handler: &str, peer: &Peer, more: &[(&str, &str)]) -> Program {
-    start_in(Scratch::new(), handler, peer, more)
+    start_in(ScratchFolder::create(), handler, peer, more)
 }
 
-fn start_in(scratch: Scratch, handler: &str, peer: &Peer, more: &[(&str, &str)]) -> Program {
+fn start_in(scratch: ScratchFolder, handler: &str, peer: &Peer, more: &[(&str, &str)]) -> Program {
     let callback = peer.url("/v1/internal/1.s3cret/executions/");
     let mut env = vec![
         ("FUNCTION_HANDLER", handler),
@@ -41,10 +42,10 @@ fn the_result_is_posted_with_the_outputs_own_bytes() {
     assert_eq!(job.exit().code(), Some(0));
     let got = peer.next();
     assert_eq!(
-        got.line,
+        got.first_line,
         "POST /v1/internal/1.s3cret/executions/e1:complete HTTP/1.1"
     );
-    assert_eq!(got.headers["content-type"], "application/json");
+    assert_eq!(got.header("content-type"), Some("application/json"));
     let text = String::from_utf8_lossy(&got.body);
     assert!(text.contains(r#""output":[1.50, 1e2],"#), "{text}");
     let result = got.json();
@@ -81,7 +82,7 @@ fn a_raw_output_is_posted_under_its_own_type() {
     );
     assert_eq!(job.exit().code(), Some(0));
     let got = peer.next();
-    assert_eq!(got.headers["content-type"], "image/png");
+    assert_eq!(got.header("content-type"), Some("image/png"));
     assert_eq!(got.body, b"\x89PNG");
 }
 
@@ -118,10 +119,10 @@ fn the_input_may_be_fetched_whatever_it_is() {
     let mut job = start("echo", &peer, &[("INVOCATION_PAYLOAD_URL", &url)]);
     assert_eq!(job.exit().code(), Some(0), "{}", job.said());
     let line = "GET /v1/internal/1.s3cret/executions/e1/input HTTP/1.1";
-    assert_eq!(platform.next().line, line);
-    assert_eq!(platform.next().line, line);
+    assert_eq!(platform.next().first_line, line);
+    assert_eq!(platform.next().first_line, line);
     let got = peer.next();
-    assert_eq!(got.headers["content-type"], "image/x-a");
+    assert_eq!(got.header("content-type"), Some("image/x-a"));
     assert_eq!(got.body, b"\x01\x02\x03");
 }
 
@@ -188,8 +189,8 @@ fn a_refused_result_is_not_sent_again() {
 fn a_call_that_overstays_is_reported_as_such() {
     for handler in ["wait", "spin", "deaf"] {
         let peer = Peer::start(&[NO_CONTENT]);
-        let scratch = Scratch::new();
-        let path = |name: &str| scratch.path(name).to_str().expect("UTF-8").to_owned();
+        let scratch = ScratchFolder::create();
+        let path = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
         let input = json!({
             "began": path("began"), "gate": path("gate"), "ended": path("ended"),
         });
@@ -208,8 +209,8 @@ fn a_call_that_overstays_is_reported_as_such() {
 #[test]
 fn told_to_stop_it_reports_nothing() {
     let peer = Peer::start(&[NO_CONTENT]);
-    let scratch = Scratch::new();
-    let path = |name: &str| scratch.path(name).to_str().expect("UTF-8").to_owned();
+    let scratch = ScratchFolder::create();
+    let path = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let input = json!({ "began": path("began"), "gate": path("gate"), "ended": path("ended") });
     let body = payload(&input.to_string());
     let mut job = start_in(scratch, "wait", &peer, &[("INVOCATION_PAYLOAD", &body)]);
@@ -235,8 +236,8 @@ fn a_job_that_cannot_begin_says_why_and_when_it_was_not_ready() {
     assert!(times["startedAt"].is_u64() && times["loadedAt"].is_u64());
     assert!(!times.contains_key("readyAt"), "{result}");
 
-    let scratch = Scratch::new();
-    let gate = scratch.path("gate");
+    let scratch = ScratchFolder::create();
+    let gate = scratch.join("gate");
     std::fs::write(&gate, "no such table").expect("the gate opens");
     let fails = [env[0], ("INIT_GATE", gate.to_str().expect("UTF-8"))];
     let mut job = start("echo", &peer, &fails);

@@ -5,15 +5,20 @@ mod support;
 use std::net::{Ipv6Addr, TcpListener};
 use std::time::Duration;
 
+use nanofaas_testkit::client::RawClient;
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::wait::until;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::peer::{NO_CONTENT, Peer};
-use support::{JSON, Program, Scratch, Wire, request, several, until, until_file, until_written};
+use support::{
+    JSON, PodClient as _, PodError as _, Program, request, several, until_file, until_written,
+};
 
 #[test]
 fn health_is_up_only_after_the_initialisation() {
-    let scratch = Scratch::new();
-    let gate = scratch.path("gate");
+    let scratch = ScratchFolder::create();
+    let gate = scratch.join("gate");
     let env = [
         ("FUNCTION_HANDLER", "echo"),
         ("INIT_GATE", gate.to_str().expect("UTF-8")),
@@ -34,8 +39,8 @@ fn health_is_up_only_after_the_initialisation() {
 
 #[test]
 fn an_initialisation_that_fails_ends_the_program() {
-    let scratch = Scratch::new();
-    let gate = scratch.path("gate");
+    let scratch = ScratchFolder::create();
+    let gate = scratch.join("gate");
     std::fs::write(&gate, "no model there").expect("the gate");
     let env = [
         ("FUNCTION_HANDLER", "echo"),
@@ -353,19 +358,24 @@ fn a_port_will_do_as_well() {
             .parse()
             .ok()
     });
-    assert_eq!(Wire::tcp(port).invoke("[1]").text(), "[1]");
+    assert_eq!(
+        RawClient::connect(([127, 0, 0, 1], port).into())
+            .invoke("[1]")
+            .text(),
+        "[1]"
+    );
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return println!("NOT RUN: this machine has no [::1]");
     }
-    let mut wire = Wire::tcp_at((Ipv6Addr::LOCALHOST, port).into());
+    let mut wire = RawClient::connect((Ipv6Addr::LOCALHOST, port).into());
     assert_eq!(wire.invoke("[2]").text(), "[2]");
 }
 
 #[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-    let scratch = Scratch::new();
-    drop(std::os::unix::net::UnixListener::bind(scratch.path("s")).expect("a socket"));
-    assert!(scratch.path("s").exists());
+    let scratch = ScratchFolder::create();
+    drop(std::os::unix::net::UnixListener::bind(scratch.join("s")).expect("a socket"));
+    assert!(scratch.join("s").exists());
     let env = [("FUNCTION_HANDLER", "echo")];
     let pod = Program::start_in(scratch, &several(), &[], &env);
     pod.until_up();
@@ -384,8 +394,8 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 #[test]
 fn the_platform_is_told_when_the_pod_is_ready() {
     let peer = Peer::start(&[NO_CONTENT]);
-    let scratch = Scratch::new();
-    let gate = scratch.path("gate");
+    let scratch = ScratchFolder::create();
+    let gate = scratch.join("gate");
     let url = peer.url("/v1/internal/t/pods/p:ready");
     let env = [
         ("FUNCTION_HANDLER", "echo"),
@@ -397,8 +407,8 @@ fn the_platform_is_told_when_the_pod_is_ready() {
     assert!(peer.rest().is_empty());
     std::fs::write(&gate, "").expect("the gate opens");
     let got = peer.next();
-    assert_eq!(got.line, "POST /v1/internal/t/pods/p:ready HTTP/1.1");
-    assert_eq!(got.headers["content-type"], "application/json");
+    assert_eq!(got.first_line, "POST /v1/internal/t/pods/p:ready HTTP/1.1");
+    assert_eq!(got.header("content-type"), Some("application/json"));
     let at = |name: &str| got.json()[name].as_u64().expect("epoch ms");
     assert!(at("startedAt") > 1_700_000_000_000);
     assert!(at("startedAt") <= at("loadedAt") && at("loadedAt") <= at("readyAt"));

@@ -2,10 +2,13 @@
 
 mod support;
 
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::wait::until;
 use nix::sys::signal::Signal;
 use support::peer::{NO_CONTENT, Peer};
 use support::{
-    JSON, Program, Scratch, read_pid, until, until_file, until_gone, until_written, watchdog,
+    JSON, PodClient as _, PodError as _, Program, read_pid, shell_script, until_file, until_gone,
+    until_written, watchdog,
 };
 
 const STDIO: (&str, &str) = ("EXECUTION_MODE", "STDIO");
@@ -22,9 +25,9 @@ fn pod_with(text: &str, more: &[(&str, &str)]) -> Program {
 }
 
 fn start(text: &str, more: &[(&str, &str)]) -> Program {
-    let scratch = Scratch::new();
-    let script = scratch.script(text);
-    let folder = scratch.path("").to_str().expect("UTF-8").to_owned();
+    let scratch = ScratchFolder::create();
+    let script = shell_script(&scratch, text);
+    let folder = scratch.join("").to_str().expect("UTF-8").to_owned();
     let script = script.to_str().expect("UTF-8");
     let mut env = vec![STDIO, ("D", &folder)];
     env.extend_from_slice(more);
@@ -161,8 +164,8 @@ fn two_files_will_do_as_well() {
 
 #[test]
 fn files_at_fixed_places_serve_one_call_at_a_time() {
-    let scratch = Scratch::new();
-    let file = |name: &str| scratch.path(name).to_str().expect("UTF-8").to_owned();
+    let scratch = ScratchFolder::create();
+    let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
     // It knows the places by heart; two at once would see each other's mark.
     let text = format!(
@@ -170,7 +173,7 @@ fn files_at_fixed_places_serve_one_call_at_a_time() {
          cp '{input}' '{output}'; rmdir '{0}.mark'",
         output
     );
-    let script = scratch.script(&text);
+    let script = shell_script(&scratch, &text);
     let line = ["--", script.to_str().expect("UTF-8")];
     let env = [
         FILE,
@@ -445,7 +448,10 @@ fn a_job_runs_the_program_once() {
     let mut job = start(r#"echo run >> "$D/runs"; env > "$D/env"; cat"#, &env);
     assert_eq!(job.exit().code(), Some(0), "{}", job.said());
     let got = peer.next();
-    assert_eq!(got.line, "POST /1.s3cret/executions/e1:complete HTTP/1.1");
+    assert_eq!(
+        got.first_line,
+        "POST /1.s3cret/executions/e1:complete HTTP/1.1"
+    );
     assert_eq!(got.json()["output"], serde_json::json!({"a": [1]}));
     assert_eq!(until_written(&job.path("runs")), "run\n");
     let env = until_written(&job.path("env"));

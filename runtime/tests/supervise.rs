@@ -4,10 +4,15 @@ mod support;
 
 use std::path::Path;
 
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::peer::{NO_CONTENT, Peer};
-use support::{Program, Scratch, read_pid, several, until, until_gone, until_written, watchdog};
+use support::{
+    PodClient as _, PodError as _, Program, read_pid, several, shell_script, until_gone,
+    until_written, watchdog,
+};
 
 fn path(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
@@ -28,8 +33,8 @@ fn pid_of(pod: &Program) -> Pid {
 #[test]
 fn the_platform_is_told_once_the_program_serves() {
     let peer = Peer::start(&[NO_CONTENT]);
-    let scratch = Scratch::new();
-    let gate = path(&scratch.path("gate"));
+    let scratch = ScratchFolder::create();
+    let gate = path(&scratch.join("gate"));
     let ready = peer.url("/ready");
     let env = [
         ("EXECUTION_MODE", "HTTP"),
@@ -43,7 +48,7 @@ fn the_platform_is_told_once_the_program_serves() {
     assert!(peer.rest().is_empty());
     std::fs::write(&gate, "").expect("the gate opens");
     let got = peer.next();
-    assert_eq!(got.line, "POST /ready HTTP/1.1");
+    assert_eq!(got.first_line, "POST /ready HTTP/1.1");
     assert!(got.json()["readyAt"].as_u64() >= got.json()["startedAt"].as_u64());
     assert_ne!(pid_of(&pod), pod.pid());
     assert!(peer.rest().is_empty());
@@ -67,10 +72,10 @@ fn a_program_that_died_is_started_anew() {
 
 /// Runs a script until the watchdog gives up: how often that was, and what it said last.
 fn gives_up(script: &str) -> (usize, String) {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::create();
     let serves = script.contains("PROGRAM");
-    let script = scratch.script(script);
-    let (folder, program) = (path(&scratch.path("")), path(&several()));
+    let script = shell_script(&scratch, script);
+    let (folder, program) = (path(&scratch.join("")), path(&several()));
     let peer = Peer::start(&[NO_CONTENT]);
     let ready = peer.url("/ready");
     let env = [
@@ -138,14 +143,14 @@ fn sigterm_goes_on_to_the_program() {
 
 #[test]
 fn nothing_of_the_program_is_left() {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::create();
     let text = r#"
         setsid sh -c 'echo $$ > "$D/stray"; sleep 1000' &
         sleep 1000 & echo $! > "$D/child"
         echo $$ > "$D/leader"
         exec sleep 1000"#;
-    let script = scratch.script(text);
-    let folder = path(&scratch.path(""));
+    let script = shell_script(&scratch, text);
+    let folder = path(&scratch.join(""));
     let env = [("EXECUTION_MODE", "HTTP"), ("D", &folder)];
     let mut pod = Program::start_in(scratch, &watchdog(), &["--", &path(&script)], &env);
     let pids = ["stray", "child", "leader"].map(|name| read_pid(&pod.path(name)));
@@ -202,7 +207,7 @@ fn a_job_is_one_call_to_the_program() {
     let mut job = start(&env(r#"{"input":null,"metadata":{"a":"b"}}"#, "facts"));
     assert_eq!(job.exit().code(), Some(0), "{}", job.said());
     let got = peer.next();
-    assert_eq!(got.line, "POST /1.s3cret/e1:complete HTTP/1.1");
+    assert_eq!(got.first_line, "POST /1.s3cret/e1:complete HTTP/1.1");
     let output = &got.json()["output"];
     assert_eq!(
         (&output["id"], &output["trace"]),
@@ -223,7 +228,7 @@ fn a_job_is_one_call_to_the_program() {
 
     let mut job = start(&env(r#"{"input":"png"}"#, "fail"));
     assert_eq!(job.exit().code(), Some(0));
-    assert_eq!(peer.next().headers["content-type"], "image/png");
+    assert_eq!(peer.next().header("content-type"), Some("image/png"));
 
     let mut job = start(&env(r#"{"input":1}"#, "nobody"));
     assert_eq!(job.exit().code(), Some(0));
@@ -272,10 +277,10 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 
 /// The watchdog over `ENDS`; the tests' other programs are Rust, and none ends like that.
 fn start_ends(more: &[(&str, &str)]) -> Program {
-    let scratch = Scratch::new();
-    let program = scratch.path("ends.py");
+    let scratch = ScratchFolder::create();
+    let program = scratch.join("ends.py");
     std::fs::write(&program, ENDS).expect("a program");
-    let (program, folder) = (path(&program), path(&scratch.path("")));
+    let (program, folder) = (path(&program), path(&scratch.join("")));
     let mut env = vec![("EXECUTION_MODE", "HTTP"), ("D", folder.as_str())];
     env.extend_from_slice(more);
     let line = ["--", "python3", program.as_str()];
