@@ -14,19 +14,6 @@ mod heard;
 #[path = "scenarios/rings.rs"]
 mod rings;
 
-#[path = "scenarios/server.rs"]
-mod server;
-#[path = "scenarios/http.rs"]
-mod http;
-#[path = "scenarios/store.rs"]
-mod store;
-#[path = "scenarios/stream.rs"]
-mod stream;
-#[path = "scenarios/script.rs"]
-mod script;
-#[path = "scenarios/kubelet.rs"]
-mod kubelet;
-
 #[path = "scenarios/lease.rs"]
 mod lease;
 #[path = "scenarios/begin.rs"]

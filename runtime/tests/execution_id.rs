@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nanofaas_testkit::client::RawClient;
 use nanofaas_testkit::folder::ScratchFolder;
+
 use support::{
     JSON, PodClient as _, Program, request, several, shell_script, until_written, watchdog,
 };

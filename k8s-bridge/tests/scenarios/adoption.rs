@@ -2,12 +2,12 @@
 //! begins whatever they do.
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{answer, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{answer, of};
-use crate::server::Server;
 
 /// A WARM function that wants so many pods.
 fn wanting(name: &str, pods: u32) -> Value {
@@ -17,7 +17,7 @@ fn wanting(name: &str, pods: u32) -> Value {
 }
 
 /// The pods that a plane before made of a function, running.
-async fn pods_of_before(server: &Server, name: &str, count: u32) -> Vec<String> {
+async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<String> {
     server.create("functions", object(wanting(name, count)));
     let mut before = Bench::scheduled(server);
     before.ready().await;
@@ -30,7 +30,7 @@ async fn pods_of_before(server: &Server, name: &str, count: u32) -> Vec<String> 
 }
 
 /// As the function's status says.
-fn ready_pods(server: &Server, name: &str) -> u64 {
+fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
     let function = server.get("functions", name);
     function.unwrap_or_default()["status"]["readyPods"]
         .as_u64()
@@ -50,10 +50,9 @@ fn running_pods_are_adopted_and_none_is_touched_or_made() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 3).await;
         assert_eq!(pods.len(), 3);
-        let versions = |server: &Server| -> Vec<Value> {
-            let store = server.0.store.borrow();
-            let of = |pod: &&Value| pod["metadata"]["resourceVersion"].clone();
-            store.all("pods").iter().map(of).collect()
+        let versions = |server: &FakeApiServer| -> Vec<Value> {
+            let of = |pod: &Value| pod["metadata"]["resourceVersion"].clone();
+            server.objects("pods").iter().map(of).collect()
         };
         let before = versions(&server);
         server.forget_asked();
@@ -106,8 +105,7 @@ fn a_stale_pod_is_replaced_and_the_new_one_comes_first() {
         })
         .await;
         pass(5.0).await;
-        let store = server.0.store.borrow();
-        let pods = store.all("pods");
+        let pods = server.objects("pods");
         assert_eq!(pods.len(), 1);
         assert_eq!(pods[0]["spec"]["containers"][0]["image"], "i:2");
         let changes = server.changes();

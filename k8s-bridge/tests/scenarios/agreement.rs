@@ -1,12 +1,12 @@
 //! A plane with functions and pods, and whether its table, its pods and the cluster agree. Tests of
 //! an API server in trouble ask so afterwards.
 
+use nanofaas_fake_api_server::name_of;
+use nanofaas_fake_api_server::script::Which;
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, until, warm};
-use crate::script::Which;
-use crate::server::Server;
-use crate::store::name_of;
 
 pub(crate) const WATCHES: Which = Which {
     verb: Some("watch"),
@@ -23,15 +23,14 @@ pub(crate) fn wanting(name: &str, pods: u32) -> Value {
     spec
 }
 
-pub(crate) fn pods_of(server: &Server, function: &str) -> Vec<Value> {
-    let store = server.0.store.borrow();
-    let all = store.all("pods").into_iter();
+pub(crate) fn pods_of(server: &FakeApiServer, function: &str) -> Vec<Value> {
+    let all = server.objects("pods").into_iter();
     let of = all.filter(|pod| pod["metadata"]["labels"]["nanofaas.io/function"] == function);
-    of.cloned().collect()
+    of.collect()
 }
 
 /// A plane with three functions, of which `a` has one pod and `b` two.
-pub(crate) async fn busy(server: &Server) -> Bench {
+pub(crate) async fn busy(server: &FakeApiServer) -> Bench {
     for spec in [wanting("a", 1), wanting("b", 2), warm("c")] {
         server.create("functions", object(spec));
     }
@@ -44,8 +43,7 @@ pub(crate) async fn busy(server: &Server) -> Bench {
 /// Whether the table has the cluster's functions, and each its pods, running.
 fn is_agreed(bench: &Bench, wanted: &[(&str, usize)]) -> bool {
     let server = &bench.server;
-    let store = server.0.store.borrow();
-    let functions = store.all("functions");
+    let functions = server.objects("functions");
     let there: Vec<(String, String)> = functions
         .iter()
         .map(|one| {
@@ -53,7 +51,6 @@ fn is_agreed(bench: &Bench, wanted: &[(&str, usize)]) -> bool {
             (name_of(one).to_owned(), image.to_owned())
         })
         .collect();
-    drop(store);
     let names: Vec<&str> = there.iter().map(|(name, _)| &**name).collect();
     let wanted_names: Vec<&str> = wanted.iter().map(|(name, _)| *name).collect();
     let has_pods = wanted.iter().all(|(name, count)| {
@@ -86,7 +83,7 @@ pub(crate) async fn agree(bench: &Bench, wanted: &[(&str, usize)]) {
 }
 
 /// Things that happen while the plane cannot see them.
-pub(crate) async fn meanwhile(server: &Server) {
+pub(crate) async fn meanwhile(server: &FakeApiServer) {
     server.remove("functions", "c");
     server.create("functions", object(wanting("d", 1)));
     server.edit("functions", "a", |there| {

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{Fault, of};
 use serde_json::json;
 
 use crate::attempt;
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{Fault, of};
 
 #[test]
 fn running_pods_keep_their_places_and_are_not_touched() {
@@ -248,9 +248,8 @@ fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
         }
         bench.ready().await;
         until("three pods run", || {
-            let store = server.0.store.borrow();
-            let pods = store.all("pods");
-            let runs = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
+            let pods = server.objects("pods");
+            let runs = |pod: &serde_json::Value| pod["status"]["phase"] == "Running";
             pods.len() == 3 && pods.iter().all(runs)
         })
         .await;

@@ -7,10 +7,10 @@ use nanofaas_core::message::{BridgeMessage, JobStart, Message, ReadyStamps, Repl
 use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallId;
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::server::Server;
 
 const DEADLINE_MS: u64 = 60_000;
 
@@ -23,7 +23,7 @@ pub(crate) fn call(index: u32) -> CallId {
 }
 
 /// A plane with a JOB function.
-pub(crate) async fn with_function(server: &Server) -> (Bench, Arc<Function>) {
+pub(crate) async fn with_function(server: &FakeApiServer) -> (Bench, Arc<Function>) {
     let mut bench = Bench::acting(server).await;
     let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});
     match bench.register(spec, false).await {

@@ -1,12 +1,12 @@
 //! The beginning: what is asked in which order, what of earlier planes is ended, what is waited for.
 
 use nanofaas_core::message::Reply;
+use nanofaas_fake_api_server::name_of;
+use nanofaas_fake_api_server::script::{answer, any, of};
 use serde_json::json;
 
 use crate::attempt::{call, start, started, stop};
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::script::{answer, any, of};
-use crate::store::name_of;
 
 #[test]
 fn pods_are_listed_and_watched_before_functions_are() {
@@ -28,7 +28,7 @@ fn pods_are_listed_and_watched_before_functions_are() {
                 .position(|one| one.resource == resource && one.verb == "list")
         };
         assert!(at("pods") < at("functions"));
-        until("both are watched", || server.0.watches.borrow().len() == 2).await;
+        until("both are watched", || server.watched().len() == 2).await;
     });
 }
 
@@ -110,7 +110,7 @@ fn a_list_of_many_pages_is_read_whole() {
         for number in 0..7 {
             server.create("functions", object(warm(&format!("f{number}"))));
         }
-        server.0.page.set(2);
+        server.limit_page(2);
         let bench = Bench::acting(&server).await;
         assert_eq!(bench.table().len(), 7);
         assert_eq!(server.count(of("list", "functions")), 4);

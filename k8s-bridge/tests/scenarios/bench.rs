@@ -17,14 +17,14 @@ use nanofaas_core::message::{BridgeMessage, Message, Reply, ReplyTo, Request};
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
+use nanofaas_fake_api_server::script::of;
+use nanofaas_fake_api_server::server::FakeApiServer;
 use nanofaas_k8s_bridge::{KubernetesBridge, KubernetesConfig, Memory, OwnPod};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep};
 
 use crate::rings::{LOOK, OWN_ACCOUNT, Rings, desk_and_rings};
-use crate::script::of;
-use crate::server::Server;
 
 /// Longest wait for anything, of the test's time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -35,7 +35,7 @@ thread_local! {
 }
 
 /// Runs a test on a thread of its own time; a panic in any task of it is its failure.
-pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
+pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(FakeApiServer) -> F) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
@@ -51,7 +51,7 @@ pub(crate) fn scenario<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
     let runtime = runtime.enable_all().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(LocalSet::new().run_until(async {
-        let server = Server::start().await;
+        let server = FakeApiServer::start().await;
         test(server).await;
     }));
     assert_eq!(PANICS.get(), 0, "a task panicked");
@@ -73,7 +73,7 @@ pub(crate) async fn pass(seconds: f64) {
 
 /// What the test holds of a plane.
 pub(crate) struct Bench {
-    pub(crate) server: Server,
+    pub(crate) server: FakeApiServer,
     pub(crate) desk: Rc<RefCell<Desk>>,
     pub(crate) rings: Rc<Rings>,
     memory: Rc<Memory>,
@@ -109,23 +109,23 @@ impl Drop for Bench {
 
 impl Bench {
     /// A plane that is not running yet, whose scheduler is the test's word.
-    pub(crate) fn new(server: &Server) -> Self {
+    pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
     }
 
     /// The same, begun.
-    pub(crate) async fn acting(server: &Server) -> Self {
+    pub(crate) async fn acting(server: &FakeApiServer) -> Self {
         let mut bench = Self::new(server);
         bench.ready().await;
         bench
     }
 
     /// One with a scheduler of its own.
-    pub(crate) fn scheduled(server: &Server) -> Self {
+    pub(crate) fn scheduled(server: &FakeApiServer) -> Self {
         Self::with(server, true)
     }
 
-    fn with(server: &Server, is_real: bool) -> Self {
+    fn with(server: &FakeApiServer, is_real: bool) -> Self {
         let (desk, rings) = desk_and_rings(is_real);
         let kubeconfig = write_kubeconfig(&server.url());
         Self {

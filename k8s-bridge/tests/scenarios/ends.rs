@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::script::{Fault, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, pass, scenario, until};
-use crate::script::{Fault, of};
-use crate::server::Server;
 
-async fn no_pod(server: &Server) {
+async fn no_pod(server: &FakeApiServer) {
     until("no pod is left", || server.names("pods").is_empty()).await;
 }
 

@@ -3,24 +3,23 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{Fault, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
 use crate::ready::{is_ready, wanting};
-use crate::script::{Fault, of};
-use crate::server::Server;
 
 /// The Events of a function with a reason.
-fn events(server: &Server, function: &str, reason: &str) -> Vec<Value> {
-    let store = server.0.store.borrow();
-    let all = store.all("events").into_iter();
+fn events(server: &FakeApiServer, function: &str, reason: &str) -> Vec<Value> {
+    let all = server.objects("events").into_iter();
     let of = all
         .filter(|event| event["involvedObject"]["name"] == function && event["reason"] == reason);
-    of.cloned().collect()
+    of.collect()
 }
 
-async fn event(server: &Server, function: &str, reason: &str) -> Value {
+async fn event(server: &FakeApiServer, function: &str, reason: &str) -> Value {
     until(&format!("{function} has an Event {reason}"), || {
         !events(server, function, reason).is_empty()
     })

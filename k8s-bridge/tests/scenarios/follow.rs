@@ -4,20 +4,20 @@
 use std::time::Duration;
 
 use nanofaas_core::message::Reply;
+use nanofaas_fake_api_server::script::{Fault, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
 use crate::registry::{image_there, is_created, of_image, remove, scale};
-use crate::script::{Fault, of};
-use crate::server::Server;
 
-fn set_image(server: &Server, name: &str, image: &str) {
+fn set_image(server: &FakeApiServer, name: &str, image: &str) {
     server.edit("functions", name, |there| {
         there["spec"]["image"] = json!(image)
     });
 }
 
-fn condition(server: &Server, name: &str) -> Value {
+fn condition(server: &FakeApiServer, name: &str) -> Value {
     let there = server.get("functions", name).expect("there");
     there["status"]["conditions"][0].clone()
 }
@@ -83,7 +83,7 @@ fn an_older_event_after_a_newer_write_is_ignored() {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         pass(1.0).await;
-        server.0.watch_delay.set(Duration::from_secs(5));
+        server.delay_watches(Duration::from_secs(5));
         set_image(&server, "f", "i:2");
         let replaced = bench.register(of_image("f", "i:3"), true).await;
         assert_eq!(is_created(&replaced), Some(false));
@@ -119,7 +119,7 @@ fn a_late_event_does_not_bring_a_deleted_function_back() {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         pass(1.0).await;
-        server.0.watch_delay.set(Duration::from_secs(5));
+        server.delay_watches(Duration::from_secs(5));
         set_image(&server, "f", "i:2");
         assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
         for _ in 0..200 {
@@ -135,7 +135,7 @@ fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         pass(1.0).await;
-        server.0.watch_delay.set(Duration::from_secs(5));
+        server.delay_watches(Duration::from_secs(5));
         assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
         let again = bench.register(of_image("f", "i:2"), false).await;
         assert_eq!(is_created(&again), Some(true));
@@ -187,7 +187,7 @@ fn a_function_that_is_made_during_a_list_survives_it() {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         pass(1.0).await;
-        server.0.page.set(1);
+        server.limit_page(1);
         for number in 0..3 {
             server.create("functions", object(warm(&format!("m{number}"))));
         }
@@ -225,7 +225,7 @@ fn an_edit_by_others_is_not_lost_to_a_scaling_that_comes_right_after_it() {
         let mut bench = Bench::acting(&server).await;
         bench.warm("f").await;
         pass(1.0).await;
-        server.0.watch_delay.set(Duration::from_secs(3));
+        server.delay_watches(Duration::from_secs(3));
         set_image(&server, "f", "i:2");
         let scaled = bench.ask(scale("f", 2)).await;
         assert!(matches!(scaled, Reply::Scaled { replicas: 2, .. }));

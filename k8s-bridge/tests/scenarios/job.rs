@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use nanofaas_core::message::{Message, ReadyStamps};
 use nanofaas_core::outcome::Failure;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt::{call, ended, start, start_with, started, stop, with_function};
 use crate::bench::{Bench, pass, scenario, until};
-use crate::kubelet::Fate;
-use crate::script::{Fault, QUOTA, answer, of, refuse};
-use crate::server::Server;
 
 fn is_quiet(bench: &Bench) -> bool {
     let messages = bench.rings.messages.borrow();
@@ -18,14 +18,14 @@ fn is_quiet(bench: &Bench) -> bool {
     !messages[1].iter().any(is_end)
 }
 
-async fn nothing_left(server: &Server) {
+async fn nothing_left(server: &FakeApiServer) {
     until("no Job and no pod is left", || {
         server.names("jobs").is_empty() && server.names("pods").is_empty()
     })
     .await;
 }
 
-async fn only_pod(server: &Server) -> String {
+async fn only_pod(server: &FakeApiServer) -> String {
     until("there is a pod", || server.names("pods").len() == 1).await;
     server.names("pods").remove(0)
 }
@@ -326,7 +326,7 @@ fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
 fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
     scenario(|server| async move {
         let (bench, function) = with_function(&server).await;
-        server.0.watch_delay.set(Duration::from_secs(3600));
+        server.delay_watches(Duration::from_secs(3600));
         start(&bench, &function, call(1));
         let (failure, _) = ended(&bench, call(1)).await;
         assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use nanofaas_core::event::{Event, Order};
 use nanofaas_core::message::{Refused, Reply};
+use nanofaas_fake_api_server::script::{Fault, answer, any, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::json;
 
 use crate::bench::{Bench, pass, registration, scenario, until, warm};
-use crate::script::{Fault, answer, any, of};
-use crate::server::Server;
 
-fn held_by(server: &Server, holder: &str) {
+fn held_by(server: &FakeApiServer, holder: &str) {
     let lease = json!({"metadata": {"name": "nanofaas"}, "spec": {"holderIdentity": holder,
         "leaseDurationSeconds": 15, "leaseTransitions": 3,
         "renewTime": "2020-01-01T00:00:00.000000Z", "acquireTime": "2020-01-01T00:00:00.000000Z"}});
     server.create("leases", lease);
 }
 
-fn holder(server: &Server) -> String {
+fn holder(server: &FakeApiServer) -> String {
     let lease = server.get("leases", "nanofaas");
     let lease = lease.unwrap_or_default();
     lease["spec"]["holderIdentity"]

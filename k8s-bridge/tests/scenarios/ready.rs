@@ -1,13 +1,14 @@
 //! The condition `Ready`: when a function can serve, and why it cannot.
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{QUOTA, of, refuse};
+use nanofaas_fake_api_server::selects;
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt;
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{QUOTA, of, refuse};
-use crate::server::Server;
 use crate::status::status;
 
 /// A WARM function that wants so many pods.
@@ -18,7 +19,7 @@ pub(crate) fn wanting(name: &str, pods: u32) -> Value {
 }
 
 /// A condition of a function.
-fn condition(server: &Server, name: &str, kind: &str) -> Value {
+fn condition(server: &FakeApiServer, name: &str, kind: &str) -> Value {
     let status = status(server, name);
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.into_iter().find(|one| one["type"] == kind);
@@ -26,14 +27,14 @@ fn condition(server: &Server, name: &str, kind: &str) -> Value {
 }
 
 /// Whether `kubectl wait --for=condition=Ready` would be content.
-pub(crate) fn is_ready(server: &Server, name: &str) -> bool {
+pub(crate) fn is_ready(server: &FakeApiServer, name: &str) -> bool {
     let ready = condition(server, name, "Ready");
     let object = server.get("functions", name).unwrap_or_default();
     ready["status"] == "True" && ready["observedGeneration"] == object["metadata"]["generation"]
 }
 
 /// Waits until it is not ready for a reason; the condition's message.
-async fn not_ready(server: &Server, name: &str, reason: &str) -> String {
+async fn not_ready(server: &FakeApiServer, name: &str, reason: &str) -> String {
     until(&format!("{name} is not ready: {reason}"), || {
         let ready = condition(server, name, "Ready");
         ready["status"] == "False" && ready["reason"] == reason
@@ -43,7 +44,7 @@ async fn not_ready(server: &Server, name: &str, reason: &str) -> String {
     ready["message"].as_str().unwrap_or_default().to_owned()
 }
 
-async fn ready_for(server: &Server, name: &str, reason: &str) {
+async fn ready_for(server: &FakeApiServer, name: &str, reason: &str) {
     until(&format!("{name} is ready: {reason}"), || {
         is_ready(server, name) && condition(server, name, "Ready")["reason"] == reason
     })
@@ -284,9 +285,8 @@ fn the_scale_subresources_numbers_follow_an_edit() {
         .await;
         let selector = status(&server, "f")["selector"].clone();
         let selector = selector.as_str().expect("a selector").to_owned();
-        let store = server.0.store.borrow();
-        let selected = store.all("pods").into_iter();
-        let selected = selected.filter(|pod| crate::store::selects(&selector, pod));
+        let selected = server.objects("pods").into_iter();
+        let selected = selected.filter(|pod| selects(&selector, pod));
         assert_eq!(selected.count(), 3);
     });
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use nanofaas_core::message::{Refused, Reply, Request};
 use nanofaas_core::spec::ExecutionMode;
+use nanofaas_fake_api_server::script::{Fault, answer, any, of, refuse, too_many};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
-use crate::script::{Fault, answer, any, of, refuse, too_many};
-use crate::server::Server;
 
 pub(crate) fn of_image(name: &str, image: &str) -> Value {
     let mut spec = warm(name);
@@ -17,7 +17,7 @@ pub(crate) fn of_image(name: &str, image: &str) -> Value {
     spec
 }
 
-pub(crate) fn image_there(server: &Server, name: &str) -> Option<Value> {
+pub(crate) fn image_there(server: &FakeApiServer, name: &str) -> Option<Value> {
     server
         .get("functions", name)
         .map(|there| there["spec"]["image"].clone())
@@ -80,7 +80,7 @@ fn what_is_there_already_is_not_registered_again() {
         let again = bench.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(Refused::Exists)));
         // One that the plane has not heard of yet.
-        server.0.watch_delay.set(Duration::from_secs(30));
+        server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
         let again = bench.register(warm("g"), false).await;
         assert!(matches!(again, Reply::Refused(Refused::Exists)));

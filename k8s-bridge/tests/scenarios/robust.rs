@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use nanofaas_core::message::Reply;
+use nanofaas_fake_api_server::name_of;
+use nanofaas_fake_api_server::script::{Fault, answer, any, of, too_many};
 
 use crate::agreement::{AFTERWARDS, agree, busy, meanwhile, pods_of};
 use crate::bench::{pass, scenario, warm};
-use crate::script::{Fault, answer, any, of, too_many};
-use crate::store::name_of;
 
 #[test]
 fn errors_for_a_while_are_outlived() {

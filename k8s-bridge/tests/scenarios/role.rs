@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use nanofaas_core::event::Order;
 use nanofaas_core::message::{Reply, Request};
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{QUOTA, any, of};
 use serde_json::{Value, json};
 
 use crate::attempt;
 use crate::bench::{pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{QUOTA, any, of};
 
 /// What the Role allows: verb, group and resource.
 fn granted() -> BTreeSet<(String, String, String)> {

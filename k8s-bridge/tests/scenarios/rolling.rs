@@ -2,14 +2,14 @@
 //! deletions, and functions that are created again.
 
 use nanofaas_core::message::{Reply, Request};
+use nanofaas_fake_api_server::script::of;
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::script::of;
-use crate::server::Server;
 
 /// A plane with a function that has `count` pods.
-async fn with_pods(server: &Server, count: u32) -> Bench {
+async fn with_pods(server: &FakeApiServer, count: u32) -> Bench {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(count);
     server.create("functions", object(spec));
@@ -21,10 +21,9 @@ async fn with_pods(server: &Server, count: u32) -> Bench {
 }
 
 /// The number of an image's pods that run and are not being deleted.
-fn running(server: &Server, image: &str) -> usize {
-    let store = server.0.store.borrow();
-    let all = store.all("pods").into_iter();
-    let is_one = |pod: &&Value| {
+fn running(server: &FakeApiServer, image: &str) -> usize {
+    let all = server.objects("pods").into_iter();
+    let is_one = |pod: &Value| {
         pod["status"]["phase"] == "Running"
             && pod["metadata"]["deletionTimestamp"].is_null()
             && pod["spec"]["containers"][0]["image"] == image

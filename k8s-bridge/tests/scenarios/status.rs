@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{answer, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{answer, of};
-use crate::server::Server;
 
-pub(crate) fn status(server: &Server, name: &str) -> Value {
+pub(crate) fn status(server: &FakeApiServer, name: &str) -> Value {
     server.get("functions", name).unwrap_or_default()["status"].clone()
 }
 
@@ -93,7 +93,7 @@ fn an_edit_that_is_taken_over_shows_in_the_status() {
 }
 
 /// The most writes of a status within ten seconds.
-fn densest(server: &Server) -> usize {
+fn densest(server: &FakeApiServer) -> usize {
     let writes = server.asked(of("patch", "functions/status"));
     let of = |from: Instant| {
         let within = |at: Instant| at >= from && at < from + Duration::from_secs(10);

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nanofaas_core::message::{Refused, Reply};
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{of, refuse};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt::{call, ended, start};
 use crate::bench::{Bench, object, pass, scenario, until, warm};
-use crate::kubelet::Fate;
 use crate::rings::OWN_ACCOUNT;
-use crate::script::{of, refuse};
-use crate::server::Server;
 use crate::status::status;
 
 /// A file that is removed at the end of its test.
@@ -46,9 +46,8 @@ fn site(name: &str) -> String {
 }
 
 /// Names of the pods that run, are not being deleted, and have this `site` label.
-fn of_site(server: &Server, site: &str) -> Vec<String> {
-    let store = server.0.store.borrow();
-    let all = store.all("pods").into_iter();
+fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
+    let all = server.objects("pods").into_iter();
     let mut pods: Vec<_> = all
         .filter(|pod| {
             pod["status"]["phase"] == "Running"
@@ -62,7 +61,7 @@ fn of_site(server: &Server, site: &str) -> Vec<String> {
 }
 
 /// A plane with a template and two pods of a function.
-async fn with_pods(server: &Server, file: &File) -> Bench {
+async fn with_pods(server: &FakeApiServer, file: &File) -> Bench {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(2);
     spec["podTemplate"] = json!({"metadata": {"labels": {"team": "own"}}});

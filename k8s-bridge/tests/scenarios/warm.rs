@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use nanofaas_core::message::{ReadyStamps, Refused, Reply, Request};
+use nanofaas_fake_api_server::kubelet::Fate;
+use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse, too_many};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, pass, scenario, until, warm};
-use crate::kubelet::Fate;
-use crate::script::{Fault, QUOTA, answer, of, refuse, too_many};
-use crate::server::Server;
 
 fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     let env = pod["spec"]["containers"][0]["env"]
@@ -20,7 +20,7 @@ fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
 }
 
 /// The token that a pod was given.
-fn token(server: &Server, pod: &str) -> String {
+fn token(server: &FakeApiServer, pod: &str) -> String {
     let pod = server.get("pods", pod).expect("there");
     let url = env(&pod, "NANOFAAS_READY_URL");
     let (_, rest) = url.split_once("/v1/internal/").expect("our path");
@@ -36,12 +36,12 @@ fn word(token: &str, pod: &str, address: Option<&str>) -> Request {
     }
 }
 
-async fn only_pod(server: &Server) -> String {
+async fn only_pod(server: &FakeApiServer) -> String {
     until("there is a pod", || server.names("pods").len() == 1).await;
     server.names("pods").remove(0)
 }
 
-async fn no_pod(server: &Server) {
+async fn no_pod(server: &FakeApiServer) {
     until("no pod is left", || server.names("pods").is_empty()).await;
 }
 
@@ -118,7 +118,7 @@ fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
     scenario(|server| async move {
         let mut bench = Bench::acting(&server).await;
         let function = bench.warm("f").await;
-        server.0.watch_delay.set(Duration::from_secs(15));
+        server.delay_watches(Duration::from_secs(15));
         server.kubelet().next(Fate::RunsMute);
         let place = bench.start(&function);
         let name = only_pod(&server).await;

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use nanofaas_core::event::Order;
+use nanofaas_fake_api_server::name_of;
+use nanofaas_fake_api_server::script::{Fault, answer, of};
+use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::agreement::{AFTERWARDS, LISTS, WATCHES, agree, busy, meanwhile, pods_of, wanting};
 use crate::bench::{Bench, object, pass, scenario, until};
-use crate::script::{Fault, answer, of};
-use crate::server::Server;
-use crate::store::name_of;
 
 #[test]
 fn watches_that_have_expired_are_listed_anew() {
@@ -100,7 +100,7 @@ fn an_object_that_cannot_be_read_hides_no_other() {
         server.create("functions", object(wanting("b", 1)));
         let mut bench = Bench::scheduled(&server);
         bench.ready().await;
-        let sound = |server: &Server| {
+        let sound = |server: &FakeApiServer| {
             let mut pods = pods_of(server, "b");
             pods.retain(|pod| pod["status"]["phase"] == "Running");
             pods.first().map(|pod| name_of(pod).to_owned())
@@ -161,7 +161,7 @@ fn a_watch_that_is_not_answered_is_given_up() {
 fn slow_watches_double_no_pod_and_lose_no_function() {
     scenario(|server| async move {
         let bench = busy(&server).await;
-        server.0.watch_delay.set(Duration::from_secs(7));
+        server.delay_watches(Duration::from_secs(7));
         meanwhile(&server).await;
         agree(&bench, &AFTERWARDS).await;
         server.edit("functions", "b", |there| {
@@ -175,7 +175,7 @@ fn slow_watches_double_no_pod_and_lose_no_function() {
 fn a_list_that_fails_between_two_pages_takes_nothing_away() {
     scenario(|server| async move {
         let bench = busy(&server).await;
-        server.0.page.set(1);
+        server.limit_page(1);
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(of("list", "functions"), 1, answer(410));
         server.script(of("list", "pods"), 2, Fault::Late(Duration::ZERO));
@@ -212,7 +212,7 @@ fn each_kind_has_one_watch_whatever_happened() {
             server.slam(false).await;
             pass(100.0).await;
         }
-        let mut open = server.0.watches.borrow().clone();
+        let mut open = server.watched();
         open.sort();
         assert_eq!(open, ["functions", "pods"]);
     });

@@ -9,10 +9,10 @@ use crate::store::{Refusal, refusal};
 
 /// Which requests; a field that is none matches all.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Which {
-    pub(crate) verb: Option<&'static str>,
+pub struct Which {
+    pub verb: Option<&'static str>,
     /// With its subresource: `functions/status`.
-    pub(crate) resource: Option<&'static str>,
+    pub resource: Option<&'static str>,
 }
 
 impl Which {
@@ -22,14 +22,14 @@ impl Which {
     }
 }
 
-pub(crate) const fn any() -> Which {
+pub const fn any() -> Which {
     Which {
         verb: None,
         resource: None,
     }
 }
 
-pub(crate) const fn of(verb: &'static str, resource: &'static str) -> Which {
+pub const fn of(verb: &'static str, resource: &'static str) -> Which {
     Which {
         verb: Some(verb),
         resource: Some(resource),
@@ -38,7 +38,7 @@ pub(crate) const fn of(verb: &'static str, resource: &'static str) -> Which {
 
 /// What the server does in place of an answer.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The request is not done, and gets this answer.
     Answer {
         refusal: Refusal,
@@ -68,7 +68,7 @@ pub(crate) enum Fault {
     CutLine,
 }
 
-pub(crate) fn answer(code: u16) -> Fault {
+pub fn answer(code: u16) -> Fault {
     let reason = match code {
         403 => "Forbidden",
         409 => "Conflict",
@@ -84,14 +84,14 @@ pub(crate) fn answer(code: u16) -> Fault {
     }
 }
 
-pub(crate) fn refuse(code: u16, reason: &str, message: &str) -> Fault {
+pub fn refuse(code: u16, reason: &str, message: &str) -> Fault {
     Fault::Answer {
         refusal: refusal(code, reason, message),
         retry_after_s: None,
     }
 }
 
-pub(crate) fn too_many(retry_after_s: u32) -> Fault {
+pub fn too_many(retry_after_s: u32) -> Fault {
     Fault::Answer {
         refusal: (429, "Too many requests, please try again later.".into()),
         retry_after_s: Some(retry_after_s),
@@ -99,7 +99,7 @@ pub(crate) fn too_many(retry_after_s: u32) -> Fault {
 }
 
 /// The words of a quota.
-pub(crate) const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
+pub const QUOTA: &str = "exceeded quota: small, requested: pods=1, used: pods=2";
 
 /// What a test wants to go wrong.
 #[derive(Default)]
@@ -127,12 +127,12 @@ impl Script {
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) at: tokio::time::Instant,
-    pub(crate) verb: &'static str,
-    pub(crate) group: String,
-    pub(crate) resource: String,
-    pub(crate) name: String,
-    pub(crate) query: String,
-    pub(crate) body: Value,
+pub struct Asked {
+    pub at: tokio::time::Instant,
+    pub verb: &'static str,
+    pub group: String,
+    pub resource: String,
+    pub name: String,
+    pub query: String,
+    pub body: Value,
 }

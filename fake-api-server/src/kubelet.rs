@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
-use crate::server::Server;
+use crate::server::FakeApiServer;
 use crate::store::{Refusal, name_of};
 
 /// Between two steps of a pod.
@@ -27,7 +27,7 @@ const PORT: u16 = 8080;
 
 /// What happens to a new pod.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Fate {
+pub enum Fate {
     #[default]
     Runs,
     /// It runs, and its port accepts no connection.
@@ -42,15 +42,15 @@ pub(crate) enum Fate {
 }
 
 /// The state of the scripted kubelet; tests set most of it.
-pub(crate) struct Kubelet {
+pub struct Kubelet {
     /// The status that new pods answer at their health path, and that path.
-    pub(crate) health: Cell<u16>,
-    pub(crate) health_path: RefCell<String>,
+    pub health: Cell<u16>,
+    pub health_path: RefCell<String>,
     next: RefCell<VecDeque<Fate>>,
     otherwise: RefCell<Fate>,
     running: RefCell<HashMap<String, Running>>,
     /// How long a deleted pod stays.
-    pub(crate) lingering: Cell<Duration>,
+    pub lingering: Cell<Duration>,
     jobs: Cell<u32>,
 }
 
@@ -123,12 +123,12 @@ fn container(state: &Value) -> Value {
 
 impl Kubelet {
     /// Sets the fate of the next pod or Job; each further call sets that of one more after it.
-    pub(crate) fn next(&self, fate: Fate) {
+    pub fn next(&self, fate: Fate) {
         self.next.borrow_mut().push_back(fate);
     }
 
     /// Sets the fate of all other pods and Jobs.
-    pub(crate) fn otherwise(&self, fate: Fate) {
+    pub fn otherwise(&self, fate: Fate) {
         self.otherwise.replace(fate);
     }
 
@@ -138,7 +138,7 @@ impl Kubelet {
     }
 
     /// Called when a client has created an object.
-    pub(crate) fn created(&self, server: &Server, resource: &str, name: &str) {
+    pub(crate) fn created(&self, server: &FakeApiServer, resource: &str, name: &str) {
         let (server, name) = (server.clone(), name.to_owned());
         match resource {
             "pods" => {
@@ -157,7 +157,7 @@ impl Kubelet {
     /// Called when a client deletes a pod: the pod goes a little later.
     pub(crate) fn deleted(
         &self,
-        server: &Server,
+        server: &FakeApiServer,
         name: &str,
         grace_s: u64,
     ) -> Result<Value, Refusal> {
@@ -175,7 +175,7 @@ impl Kubelet {
     }
 
     /// Deletes the pods of a Job that is gone, as the garbage collector does.
-    pub(crate) fn collect(&self, server: &Server, job: &str) {
+    pub(crate) fn collect(&self, server: &FakeApiServer, job: &str) {
         let (server, job) = (server.clone(), job.to_owned());
         spawn_local(async move {
             sleep(STEP).await;
@@ -187,12 +187,12 @@ impl Kubelet {
     }
 }
 
-impl Server {
-    pub(crate) fn kubelet(&self) -> &Kubelet {
+impl FakeApiServer {
+    pub fn kubelet(&self) -> &Kubelet {
         &self.0.kubelet
     }
 
-    pub(crate) fn pods_of_job(&self, job: &str) -> Vec<String> {
+    pub fn pods_of_job(&self, job: &str) -> Vec<String> {
         let store = self.0.store.borrow();
         let all = store.all("pods").into_iter();
         let of = all.filter(|pod| pod["metadata"]["labels"]["job-name"] == job);
@@ -229,13 +229,13 @@ impl Server {
     }
 
     /// The pod's container waits.
-    pub(crate) fn waits(&self, pod: &str, reason: &str, message: &str) {
+    pub fn waits(&self, pod: &str, reason: &str, message: &str) {
         let waiting = json!({"waiting": {"reason": reason, "message": message}});
         self.set_status(pod, &json!({"containerStatuses": container(&waiting)}));
     }
 
     /// The pod runs now.
-    pub(crate) async fn runs(&self, pod: &str, answers: bool) {
+    pub async fn runs(&self, pod: &str, answers: bool) {
         let (address, listener) = own_address().await;
         let health = Rc::new(Cell::new(self.0.kubelet.health.get()));
         let listening = if answers {
@@ -259,21 +259,21 @@ impl Server {
     }
 
     /// Makes a pod's `/health` answer 200 or 503.
-    pub(crate) fn set_well(&self, pod: &str, is_well: bool) {
+    pub fn set_well(&self, pod: &str, is_well: bool) {
         self.set_health(pod, if is_well { 200 } else { 503 });
     }
 
     /// Makes a pod busy or idle; a busy pod does not answer its `/health`.
-    pub(crate) fn set_busy(&self, pod: &str, is_busy: bool) {
+    pub fn set_busy(&self, pod: &str, is_busy: bool) {
         self.set_health(pod, if is_busy { BUSY } else { 200 });
     }
 
     /// Sets the status that a pod's `/health` answers.
-    pub(crate) fn set_health(&self, pod: &str, status: u16) {
+    pub fn set_health(&self, pod: &str, status: u16) {
         self.0.kubelet.running.borrow()[pod].health.set(status);
     }
 
-    pub(crate) fn address(&self, pod: &str) -> String {
+    pub fn address(&self, pod: &str) -> String {
         let pod = self.get("pods", pod).expect("a pod");
         pod["status"]["podIP"]
             .as_str()
@@ -282,7 +282,7 @@ impl Server {
     }
 
     /// A pod's container ends.
-    pub(crate) fn end(&self, pod: &str, exit: i32, reason: &str, words: &str) {
+    pub fn end(&self, pod: &str, exit: i32, reason: &str, words: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let state = json!({"terminated": {"exitCode": exit, "reason": reason, "message": words,
             "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}});
@@ -292,7 +292,7 @@ impl Server {
     }
 
     /// The pod's node evicts it.
-    pub(crate) fn evict(&self, pod: &str) {
+    pub fn evict(&self, pod: &str) {
         self.0.kubelet.running.borrow_mut().remove(pod);
         let why = "The node was low on resource: memory.";
         let status = json!({"phase": "Failed", "reason": "Evicted", "message": why});
@@ -300,7 +300,7 @@ impl Server {
     }
 
     /// Deletes a pod, as a user does with `kubectl`.
-    pub(crate) fn delete_pod(&self, pod: &str) {
+    pub fn delete_pod(&self, pod: &str) {
         let deleted = self.0.kubelet.deleted(self, pod, 30);
         assert!(deleted.is_ok(), "there is no {pod}");
         self.0.changed.notify_waiters();

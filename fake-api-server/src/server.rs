@@ -18,11 +18,11 @@ use crate::http::{Request, cut_answer, read_request, write_answer};
 use crate::kubelet::Kubelet;
 use crate::script::{Asked, Fault, Script, Which, any};
 use crate::store::{Refusal, Store, has_fields, kind_of, name_of, refusal, selects};
-use crate::stream;
+use crate::watch;
 
 /// The server; each task and each test has a clone of this handle.
 #[derive(Clone)]
-pub(crate) struct Server(pub(crate) Rc<State>);
+pub struct FakeApiServer(pub(crate) Rc<State>);
 
 /// What its tasks share.
 pub(crate) struct State {
@@ -44,8 +44,8 @@ pub(crate) struct State {
     tasks: RefCell<Vec<AbortHandle>>,
 }
 
-impl Server {
-    pub(crate) async fn start() -> Self {
+impl FakeApiServer {
+    pub async fn start() -> Self {
         let server = Self(Rc::new(State {
             store: RefCell::default(),
             asked: RefCell::default(),
@@ -65,12 +65,12 @@ impl Server {
         server
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.0.address.get())
     }
 
     /// Listens at the same address as before.
-    pub(crate) async fn come_back(&self) {
+    pub async fn come_back(&self) {
         let listener = TcpListener::bind(self.0.address.get()).await;
         let listener = listener.expect("the port is free");
         self.0.address.set(listener.local_addr().expect("bound"));
@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// Closes the listener and all connections.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         self.0
             .tasks
             .borrow_mut()
@@ -103,30 +103,45 @@ impl Server {
     }
 
     /// Closes all connections. From then on it closes new ones at once, or serves them again.
-    pub(crate) async fn slam(&self, is_slamming: bool) {
+    pub async fn slam(&self, is_slamming: bool) {
         self.0.is_slamming.set(is_slamming);
         self.leave();
         sleep(Duration::from_millis(1)).await;
         self.come_back().await;
     }
 
+    /// Tells of changes so much later from now on.
+    pub fn delay_watches(&self, delay: Duration) {
+        self.0.watch_delay.set(delay);
+    }
+
+    /// Puts so many objects at most into a page of a list from now on.
+    pub fn limit_page(&self, objects: usize) {
+        self.0.page.set(objects);
+    }
+
+    /// The resources that are watched, each as often as there are watches of it.
+    pub fn watched(&self) -> Vec<String> {
+        self.0.watches.borrow().clone()
+    }
+
     /// How many connections were accepted so far.
-    pub(crate) fn accepted(&self) -> usize {
+    pub fn accepted(&self) -> usize {
         self.0.accepted.get()
     }
 
     /// The next `times` requests of a kind get a fault.
-    pub(crate) fn script(&self, which: Which, times: usize, fault: Fault) {
+    pub fn script(&self, which: Which, times: usize, fault: Fault) {
         self.0.script.borrow_mut().add(which, times, fault);
     }
 
     /// Removes all faults of the script.
-    pub(crate) fn mend(&self) {
+    pub fn mend(&self) {
         self.0.script.borrow_mut().clear();
     }
 
     /// The requests of a kind so far.
-    pub(crate) fn asked(&self, which: Which) -> Vec<Asked> {
+    pub fn asked(&self, which: Which) -> Vec<Asked> {
         let asked = self.0.asked.borrow();
         let of = asked
             .iter()
@@ -134,12 +149,12 @@ impl Server {
         of.cloned().collect()
     }
 
-    pub(crate) fn count(&self, which: Which) -> usize {
+    pub fn count(&self, which: Which) -> usize {
         self.asked(which).len()
     }
 
     /// When clients gave up hung requests of a kind.
-    pub(crate) fn given_up(&self, which: Which) -> Vec<Instant> {
+    pub fn given_up(&self, which: Which) -> Vec<Instant> {
         let all = self.0.given_up.borrow();
         let of = all
             .iter()
@@ -148,29 +163,35 @@ impl Server {
     }
 
     /// Forgets what was asked so far.
-    pub(crate) fn forget_asked(&self) {
+    pub fn forget_asked(&self) {
         self.0.asked.borrow_mut().clear();
     }
 
-    pub(crate) fn changes(&self) -> Vec<Asked> {
+    pub fn changes(&self) -> Vec<Asked> {
         let reads = ["get", "list", "watch"];
         let mut all = self.asked(any());
         all.retain(|one| !reads.contains(&one.verb));
         all
     }
 
-    pub(crate) fn get(&self, resource: &str, name: &str) -> Option<Value> {
+    pub fn get(&self, resource: &str, name: &str) -> Option<Value> {
         self.0.store.borrow().get(resource, name).cloned()
     }
 
-    pub(crate) fn names(&self, resource: &str) -> Vec<String> {
+    /// All objects of a resource.
+    pub fn objects(&self, resource: &str) -> Vec<Value> {
+        let store = self.0.store.borrow();
+        store.all(resource).into_iter().cloned().collect()
+    }
+
+    pub fn names(&self, resource: &str) -> Vec<String> {
         let store = self.0.store.borrow();
         let all = store.all(resource);
         all.into_iter().map(|one| name_of(one).to_owned()).collect()
     }
 
     /// How many objects of a resource were ever created.
-    pub(crate) fn ever(&self, resource: &str) -> usize {
+    pub fn ever(&self, resource: &str) -> usize {
         let store = self.0.store.borrow();
         let all = store.history.iter();
         let added = all.filter(|one| one.resource == resource && one.what == "ADDED");
@@ -178,34 +199,34 @@ impl Server {
     }
 
     /// Creates an object, as a client other than the plane does.
-    pub(crate) fn create(&self, resource: &str, object: Value) -> Value {
+    pub fn create(&self, resource: &str, object: Value) -> Value {
         let created = self.0.store.borrow_mut().create(resource, object);
         self.0.changed.notify_waiters();
         created.expect("it is new")
     }
 
     /// Edits an object, as a client other than the plane does.
-    pub(crate) fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
+    pub fn edit(&self, resource: &str, name: &str, edit: impl FnOnce(&mut Value)) {
         assert!(self.get(resource, name).is_some(), "there is no {name}");
         self.0.store.borrow_mut().edit(resource, name, edit);
         self.0.changed.notify_waiters();
     }
 
     /// Removes an object at once, as a client other than the plane does.
-    pub(crate) fn remove(&self, resource: &str, name: &str) {
+    pub fn remove(&self, resource: &str, name: &str) {
         let removed = self.0.store.borrow_mut().remove(resource, name);
         assert!(removed.is_ok(), "there is no {name}");
         self.0.changed.notify_waiters();
     }
 
     /// A watch that begins at a version from before now expires.
-    pub(crate) fn forget_history(&self) {
+    pub fn forget_history(&self) {
         let mut store = self.0.store.borrow_mut();
         store.oldest = store.version();
     }
 
     /// All watches have expired.
-    pub(crate) fn compact(&self) {
+    pub fn compact(&self) {
         self.0.store.borrow_mut().compact();
     }
 
@@ -261,11 +282,11 @@ impl Server {
                 let _ = self.act(&request);
                 return false;
             }
-            Some(fault) => return stream::broken(&fault, stream).await,
+            Some(fault) => return watch::broken(&fault, stream).await,
             None => {}
         }
         if verb == "watch" {
-            return stream::watch(self, &request, stream).await;
+            return watch::watch(self, &request, stream).await;
         }
         let (code, body) = match self.act(&request) {
             Ok(done) => done,

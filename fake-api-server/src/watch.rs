@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::http::{Request, write_answer};
 use crate::script::Fault;
-use crate::server::Server;
+use crate::server::FakeApiServer;
 use crate::store::{kind_of, refusal, selects};
 
 const HEAD: &str =
@@ -51,7 +51,7 @@ pub(crate) async fn broken(fault: &Fault, stream: &mut BufReader<TcpStream>) -> 
 
 /// Tells what happens until its time is over or the client is gone.
 pub(crate) async fn watch(
-    server: &Server,
+    server: &FakeApiServer,
     request: &Request,
     stream: &mut BufReader<TcpStream>,
 ) -> bool {
@@ -105,7 +105,7 @@ pub(crate) async fn watch(
 
 /// What may be told by now, and when there will be more.
 fn due(
-    server: &Server,
+    server: &FakeApiServer,
     request: &Request,
     selector: &str,
     reached: &mut u64,
@@ -128,10 +128,10 @@ fn due(
 }
 
 /// Counts a watch while it is open.
-struct Open<'a>(&'a Server, String);
+struct Open<'a>(&'a FakeApiServer, String);
 
 impl<'a> Open<'a> {
-    fn new(server: &'a Server, resource: &str) -> Self {
+    fn new(server: &'a FakeApiServer, resource: &str) -> Self {
         server.0.watches.borrow_mut().push(resource.to_owned());
         Self(server, resource.to_owned())
     }

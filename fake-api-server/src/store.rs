@@ -56,7 +56,7 @@ fn key(resource: &str, name: &str) -> (String, String) {
     (resource.to_owned(), name.to_owned())
 }
 
-pub(crate) fn name_of(object: &Value) -> &str {
+pub fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
@@ -235,7 +235,7 @@ fn merge(base: &mut Value, patch: &Value) {
 }
 
 /// Whether labels match a selector: `a=b`, `a!=b` and `a`.
-pub(crate) fn selects(selector: &str, object: &Value) -> bool {
+pub fn selects(selector: &str, object: &Value) -> bool {
     let label = |name: &str| object["metadata"]["labels"][name].as_str();
     let terms = selector.split(',').filter(|term| !term.is_empty());
     terms.into_iter().all(|term| {
