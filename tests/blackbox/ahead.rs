@@ -12,7 +12,7 @@ use nanofaas_testkit::pod::ScriptedPod;
 use nanofaas_testkit::wait::{Gate, eventually};
 use serde_json::json;
 
-use crate::memory::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
+use crate::shortage::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
 
 /// Clients send many small requests at once and read none of the answers.
 #[test]

@@ -13,6 +13,8 @@
 #![allow(clippy::print_stdout, reason = "durations are reported, not gated on")]
 
 mod handlers;
+mod idle_job;
+mod shortage;
 
 mod routes;
 mod paths;
@@ -29,12 +31,14 @@ mod deadlines;
 mod removal;
 mod leaving;
 mod memory;
+mod outputs;
 mod ahead;
 mod spec;
 mod pods;
 mod deaths;
 mod descriptors;
 mod jobs;
+mod results;
 mod inputs;
 mod programs;
 mod settings;

@@ -1,114 +1,16 @@
 //! The memory that is held for clients, by the plane's own account and by the process's size:
-//! unread answers, outputs that many clients read, bodies of waiting calls, buffers of idle
-//! connections.
+//! unread answers, bodies of waiting calls, buffers of idle connections.
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nanofaas_testkit::client::{Answer, RawClient, Request};
+use nanofaas_testkit::client::{RawClient, Request};
 use nanofaas_testkit::control_plane::ControlPlane;
 use nanofaas_testkit::functions::{local, pool, with};
 use nanofaas_testkit::pod::{After, ScriptedPod};
 use nanofaas_testkit::wait::{Gate, PATIENCE, eventually};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
-};
 use serde_json::json;
 
-pub(crate) const MIB: u64 = 1 << 20;
-
-/// A client with a small receive buffer.
-pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
-    let SocketAddr::V4(to) = to else {
-        panic!("the plane listens on IPv4");
-    };
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
-    setsockopt(&fd, sockopt::RcvBuf, &4096).expect("a socket");
-    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("a connection");
-    fd.into()
-}
-
-/// A client that sends a request and reads nothing.
-pub(crate) fn unread(plane: &ControlPlane, request: &Request) -> RawClient {
-    let mut wire = RawClient::over(narrow(plane.listen));
-    wire.send(&request.bytes());
-    wire
-}
-
-pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
-    plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
-}
-
-/// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
-/// are charged. With several io threads a call may be refused earlier, because each thread reserves
-/// bytes that the others cannot use.
-pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
-    let before = pod.calls().len();
-    let mut held = Vec::new();
-    for (size, charge) in [(900_000, 1_000_000), (200_000, 300_000), (2000, 60_000)] {
-        let body = json!("a".repeat(size));
-        while inflight(plane) + charge < up_to {
-            let mut one = Request::invoke("full", &body).begin(plane.listen);
-            let mut is_refused = false;
-            eventually("the call reaches the pod or is refused", || {
-                is_refused = !one.stays_quiet_for(Duration::from_millis(10));
-                is_refused || pod.calls().len() > before + held.len()
-            });
-            if is_refused {
-                one.answer().expect_error(429, "TOO_MANY_REQUESTS");
-                break;
-            }
-            held.push(one);
-        }
-    }
-    held
-}
-
-/// Opens the gate and reads all answers in parallel, because the plane closes a client that does
-/// not read.
-pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
-    std::thread::scope(|scope| {
-        for mut one in held {
-            scope.spawn(move || {
-                one.set_patience(PATIENCE);
-                one.answer().expect(200);
-            });
-        }
-        gate.open();
-    });
-}
-
-/// The highest value of `now` during `work`.
-fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
-    let over = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let mut high = 0;
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                high = high.max(now());
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            high
-        });
-        work();
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        watch.join().expect("it watches")
-    })
-}
-
-const ANSWER: usize = 2_000_000;
-pub(crate) const SMALL_BUDGET: [&str; 8] = [
-    "--rate-max-per-second",
-    "off",
-    "--max-response",
-    "2MiB",
-    "--inflight-bytes",
-    "16MiB",
-    "--log-level",
-    "info",
-];
+use crate::shortage::{ANSWER, MIB, SMALL_BUDGET, highest, inflight, unread};
 
 #[test]
 fn clients_that_read_nothing_make_room_for_one_that_reads() {
@@ -194,83 +96,6 @@ fn a_body_of_unknown_length_is_charged_as_what_it_was() {
     gate.open();
     assert_eq!(waiting.answer().expect(200).json()["output"], 12);
     eventually("nothing is charged", || inflight(&plane) == 0);
-}
-
-#[test]
-fn a_kept_output_is_shared_by_those_who_ask_for_it() {
-    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
-    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
-    plane.register(&pool("kept", &pod));
-    let id = plane.enqueue("kept", &json!(1));
-    plane.ended(&id);
-    let idle = plane.resident_bytes();
-    let paths = [
-        format!("/v1/executions/{id}/output"),
-        format!("/v1/executions/{id}"),
-    ];
-    let memory = highest(
-        || plane.resident_bytes(),
-        || {
-            let asked = (0..100).map(|at| unread(&plane, &Request::get(&paths[at % 2])));
-            let asked: Vec<_> = asked.collect();
-            std::thread::sleep(Duration::from_secs(1));
-            for path in &paths {
-                let answer = plane.get(path).expect(200);
-                assert!(answer.body.len() >= 3_000_002);
-            }
-            drop(asked);
-        },
-    );
-    assert!(memory < idle + 24 * MIB, "{idle} bytes idle, then {memory}");
-    eventually("nothing is charged", || inflight(&plane) == 0);
-}
-
-#[test]
-fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
-    let flags = [
-        "--execution-store-bytes",
-        "4MiB",
-        "--rate-max-per-second",
-        "off",
-    ];
-    let plane = ControlPlane::start(&flags);
-    let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
-    plane.register(&pool("dropped", &pod));
-    let id = plane.enqueue("dropped", &json!(1));
-    plane.ended(&id);
-    let mut reader = unread(
-        &plane,
-        &Request::get(&format!("/v1/executions/{id}/output")),
-    );
-    eventually("the output is being sent", || inflight(&plane) > 0);
-    let other = plane.enqueue("dropped", &json!(2));
-    plane.ended(&other);
-    // The answer ends before its Content-Length.
-    assert!(reader.read(true).is_err());
-    let cut = || plane.metrics().sum("nanofaas_answers_cut_total", &[]);
-    eventually("the cut answer is counted", || cut() == 1.0);
-}
-
-#[test]
-fn error_texts_are_cut_and_weigh_little() {
-    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
-    let text = "é".repeat(8000);
-    let pod = ScriptedPod::tcp(move |_, line| {
-        let body = json!({"code": "BIG", "message": text}).to_string();
-        line.answer(500, "Content-Type: application/json\r\n", body.as_bytes())
-    });
-    plane.register(&with(pool("fails", &pod), &json!({"retryOn": []})));
-    let answer = plane.invoke("fails", &json!(1)).expect(500).json();
-    let message = answer["error"]["message"].as_str().expect("a message");
-    assert!(
-        message.len() <= 1024 + 3 && message.ends_with('…'),
-        "{}",
-        message.len()
-    );
-    let id = plane.enqueue("fails", &json!(1));
-    plane.ended(&id);
-    let weight = plane.metrics().sum("nanofaas_store_bytes", &[]);
-    assert!(weight < 3000.0, "{weight}");
 }
 
 /// A call whose body comes in chunks, so that its head has no length.
@@ -441,81 +266,5 @@ fn a_call_that_ran_is_told_so_while_memory_is_short() {
         assert!(matches!(status, 202 | 429), "queued: {status}");
     }
     drop(unread);
-    eventually("nothing is charged", || inflight(&plane) == 0);
-}
-
-/// Answers larger than the outputs that are copied, and than the parts in which stored outputs are
-/// sent.
-#[test]
-fn large_answers_are_whole_in_every_form() {
-    const LARGE: usize = 200_000;
-    let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
-    let text = "line \"quoted\"\n\u{e9}".repeat(LARGE / 16);
-    for framing in ["length", "chunked", "close"] {
-        for kind in ["application/json", "text/plain", "image/png"] {
-            let output = match kind {
-                "application/json" => json!(text).to_string().into_bytes(),
-                "text/plain" => text.clone().into_bytes(),
-                _ => (0..LARGE).map(|at| at as u8).collect(),
-            };
-            let sent = output.clone();
-            let pod = ScriptedPod::tcp(move |_, line| {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n");
-                match framing {
-                    "length" => {
-                        let type_line = format!("Content-Type: {kind}\r\n");
-                        line.answer(200, &type_line, &sent)
-                    }
-                    "chunked" => {
-                        line.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
-                        for piece in sent.chunks(70_001) {
-                            line.send(format!("{:x}\r\n", piece.len()).as_bytes());
-                            line.send(piece);
-                            line.send(b"\r\n");
-                        }
-                        line.send(b"0\r\n\r\n");
-                        After::Keep
-                    }
-                    _ => {
-                        line.send(format!("{head}\r\n").as_bytes());
-                        line.send(&sent);
-                        After::Close
-                    }
-                }
-            });
-            let name = format!("{framing}-{}", &kind[..4]);
-            plane.register(&pool(&name, &pod));
-            let shown = |answer: Answer| match kind {
-                "image/png" => assert!(answer.body == output, "{name}"),
-                _ => assert!(answer.json()["output"] == json!(text), "{name}"),
-            };
-            shown(plane.invoke(&name, &json!(1)).expect(200));
-            let keyed = Request::invoke(&name, &json!(1)).header("Idempotency-Key", "k");
-            shown(plane.send(&keyed).expect(200));
-            shown(plane.send(&keyed).expect(200));
-            let id = plane.enqueue(&name, &json!(1));
-            let status = plane.ended(&id);
-            let kept = plane
-                .get(&format!("/v1/executions/{id}/output"))
-                .expect(200);
-            assert!(kept.body == output, "{name}");
-            if kind == "image/png" {
-                let base64 = status["output"]["base64"].as_str().expect("base64");
-                assert_eq!(base64.len(), output.len().div_ceil(3) * 4);
-            } else {
-                assert!(status["output"] == json!(text), "{name}");
-            }
-            let mut head = RawClient::connect(plane.listen);
-            head.send(
-                format!("HEAD /v1/executions/{id}/output HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                    .as_bytes(),
-            );
-            let head = head.read(false).expect("a head");
-            assert_eq!(
-                head.header("content-length"),
-                Some(&*output.len().to_string())
-            );
-        }
-    }
     eventually("nothing is charged", || inflight(&plane) == 0);
 }

@@ -1,0 +1,108 @@
+//! Memory that is short: a small budget, and clients that hold it because they read nothing or slowly.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nanofaas_testkit::client::{RawClient, Request};
+use nanofaas_testkit::control_plane::ControlPlane;
+use nanofaas_testkit::pod::ScriptedPod;
+use nanofaas_testkit::wait::{Gate, PATIENCE, eventually};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+};
+use serde_json::json;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A client with a small receive buffer.
+pub(crate) fn narrow(to: SocketAddr) -> TcpStream {
+    let SocketAddr::V4(to) = to else {
+        panic!("the plane listens on IPv4");
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
+    setsockopt(&fd, sockopt::RcvBuf, &4096).expect("a socket");
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("a connection");
+    fd.into()
+}
+
+/// A client that sends a request and reads nothing.
+pub(crate) fn unread(plane: &ControlPlane, request: &Request) -> RawClient {
+    let mut wire = RawClient::over(narrow(plane.listen));
+    wire.send(&request.bytes());
+    wire
+}
+
+pub(crate) fn inflight(plane: &ControlPlane) -> u64 {
+    plane.metrics().sum("nanofaas_inflight_bytes", &[]) as u64
+}
+
+/// Makes calls of the function `full`, which the pod does not answer, until almost `up_to` bytes
+/// are charged. With several io threads a call may be refused earlier, because each thread reserves
+/// bytes that the others cannot use.
+pub(crate) fn fill(plane: &ControlPlane, pod: &ScriptedPod, up_to: u64) -> Vec<RawClient> {
+    let before = pod.calls().len();
+    let mut held = Vec::new();
+    for (size, charge) in [(900_000, 1_000_000), (200_000, 300_000), (2000, 60_000)] {
+        let body = json!("a".repeat(size));
+        while inflight(plane) + charge < up_to {
+            let mut one = Request::invoke("full", &body).begin(plane.listen);
+            let mut is_refused = false;
+            eventually("the call reaches the pod or is refused", || {
+                is_refused = !one.stays_quiet_for(Duration::from_millis(10));
+                is_refused || pod.calls().len() > before + held.len()
+            });
+            if is_refused {
+                one.answer().expect_error(429, "TOO_MANY_REQUESTS");
+                break;
+            }
+            held.push(one);
+        }
+    }
+    held
+}
+
+/// Opens the gate and reads all answers in parallel, because the plane closes a client that does
+/// not read.
+pub(crate) fn release(held: Vec<RawClient>, gate: &Gate) {
+    std::thread::scope(|scope| {
+        for mut one in held {
+            scope.spawn(move || {
+                one.set_patience(PATIENCE);
+                one.answer().expect(200);
+            });
+        }
+        gate.open();
+    });
+}
+
+/// The highest value of `now` during `work`.
+pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut high = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                high = high.max(now());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            high
+        });
+        work();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        watch.join().expect("it watches")
+    })
+}
+
+pub(crate) const ANSWER: usize = 2_000_000;
+pub(crate) const SMALL_BUDGET: [&str; 8] = [
+    "--rate-max-per-second",
+    "off",
+    "--max-response",
+    "2MiB",
+    "--inflight-bytes",
+    "16MiB",
+    "--log-level",
+    "info",
+];
