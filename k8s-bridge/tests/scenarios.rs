@@ -7,8 +7,8 @@
     reason = "tests act in place of clients, pods and clocks"
 )]
 
-#[path = "scenarios/bench.rs"]
-mod bench;
+#[path = "scenarios/fixture.rs"]
+mod fixture;
 #[path = "scenarios/heard.rs"]
 mod heard;
 #[path = "scenarios/rings.rs"]

@@ -7,8 +7,8 @@
     reason = "tests act in place of clients, pods and clocks"
 )]
 
-#[path = "processes/bench.rs"]
-mod bench;
+#[path = "processes/fixture.rs"]
+mod fixture;
 #[path = "processes/ends.rs"]
 mod ends;
 #[path = "processes/job.rs"]

@@ -7,7 +7,7 @@ use nanofaas_fake_api_server::script::{answer, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 /// A WARM function that wants so many pods.
 fn wanting(name: &str, pods: u32) -> Value {
@@ -19,7 +19,7 @@ fn wanting(name: &str, pods: u32) -> Value {
 /// The pods that a plane before made of a function, running.
 async fn pods_of_before(server: &FakeApiServer, name: &str, count: u32) -> Vec<String> {
     server.create("functions", object(wanting(name, count)));
-    let mut before = Bench::scheduled(server);
+    let mut before = ClusterFixture::scheduled(server);
     before.ready().await;
     until("they are up", || {
         ready_pods(server, name) == u64::from(count)
@@ -37,8 +37,8 @@ fn ready_pods(server: &FakeApiServer, name: &str) -> u64 {
         .unwrap_or_default()
 }
 
-fn adopted(bench: &Bench) -> usize {
-    let orders = bench.rings.orders.borrow();
+fn adopted(fixture: &ClusterFixture) -> usize {
+    let orders = fixture.rings.orders.borrow();
     let places = orders
         .iter()
         .filter(|order| matches!(order, Order::Adopted { pod, .. } if pod.is_some()));
@@ -56,8 +56,8 @@ fn running_pods_are_adopted_and_none_is_touched_or_made() {
         };
         let before = versions(&server);
         server.forget_asked();
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         pass(30.0).await;
         assert_eq!(server.names("pods"), pods);
         assert_eq!(versions(&server), before);
@@ -67,7 +67,7 @@ fn running_pods_are_adopted_and_none_is_touched_or_made() {
             .filter(|one| one.resource == "pods")
             .collect();
         assert!(touched.is_empty(), "{touched:?}");
-        assert_eq!(adopted(&bench), 3);
+        assert_eq!(adopted(&fixture), 3);
     });
 }
 
@@ -78,15 +78,15 @@ fn pods_of_another_shape_are_adopted_as_stale_and_those_of_the_same_are_not() {
         server.edit("functions", "f", |function| {
             function["spec"]["concurrency"] = json!(9);
         });
-        let mut bench = Bench::acting(&server).await;
-        assert!(!bench.rings.adopted.borrow()[0].stale, "it shapes no pod");
-        bench.end();
+        let mut fixture = ClusterFixture::acting(&server).await;
+        assert!(!fixture.rings.adopted.borrow()[0].stale, "it shapes no pod");
+        fixture.end();
         server.edit("functions", "f", |function| {
             function["spec"]["image"] = json!("i:2")
         });
-        let bench = Bench::acting(&server).await;
-        assert_eq!(bench.rings.adopted.borrow().len(), 1);
-        assert!(bench.rings.adopted.borrow()[0].stale);
+        let fixture = ClusterFixture::acting(&server).await;
+        assert_eq!(fixture.rings.adopted.borrow().len(), 1);
+        assert!(fixture.rings.adopted.borrow()[0].stale);
     });
 }
 
@@ -98,8 +98,8 @@ fn a_stale_pod_is_replaced_and_the_new_one_comes_first() {
             function["spec"]["image"] = json!("i:2")
         });
         server.forget_asked();
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         until("the old one is gone", || {
             !server.names("pods").contains(&old)
         })
@@ -124,7 +124,7 @@ fn pods_of_functions_that_are_no_more_are_deleted() {
         other["spec"] = json!({"containers": []});
         server.create("pods", other);
         server.create("functions", object(warm("g")));
-        let _bench = Bench::acting(&server).await;
+        let _bench = ClusterFixture::acting(&server).await;
         until("they are gone", || server.names("pods") == ["mine"]).await;
         let deleted = server.asked(of("delete", "pods"));
         assert_eq!(deleted.len(), pods.len());
@@ -138,7 +138,7 @@ fn a_pod_of_a_function_that_is_not_warm_any_more_is_deleted() {
         server.edit("functions", "f", |function| {
             function["spec"]["executionMode"] = json!("JOB");
         });
-        let _bench = Bench::acting(&server).await;
+        let _bench = ClusterFixture::acting(&server).await;
         until("it is gone", || server.names("pods").is_empty()).await;
     });
 }
@@ -157,12 +157,12 @@ fn an_ended_pod_of_before_is_deleted_and_a_leaving_one_left_alone() {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(0);
         });
         server.forget_asked();
-        let bench = Bench::acting(&server).await;
+        let fixture = ClusterFixture::acting(&server).await;
         until("both are gone", || server.names("pods").is_empty()).await;
         let deleted = server.asked(of("delete", "pods"));
         let names: Vec<_> = deleted.iter().map(|one| &one.name).collect();
         assert_eq!(names, [&pods[0]]);
-        assert!(bench.rings.adopted.borrow().is_empty());
+        assert!(fixture.rings.adopted.borrow().is_empty());
     });
 }
 
@@ -171,9 +171,9 @@ fn an_adopted_pod_that_does_not_answer_is_replaced_and_the_plane_begins_all_the_
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
         server.set_well(&pods[0], false);
-        let mut bench = Bench::scheduled(&server);
+        let mut fixture = ClusterFixture::scheduled(&server);
         let began = tokio::time::Instant::now();
-        bench.ready().await;
+        fixture.ready().await;
         assert!(
             began.elapsed().as_secs() < 4,
             "it is not waited for: {:?}",
@@ -192,8 +192,8 @@ fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         server.forget_asked();
         until("another pod takes its place", || {
             server.names("pods").len() == 2
@@ -201,9 +201,9 @@ fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
         .await;
         pass(4.0).await;
         assert_eq!(server.count(of("delete", "pods")), 0, "it may run a call");
-        let places = adopted(&bench);
+        let places = adopted(&fixture);
         server.set_busy(&pods[0], false);
-        until("it is adopted again", || adopted(&bench) == places + 1).await;
+        until("it is adopted again", || adopted(&fixture) == places + 1).await;
         until("both are ready", || ready_pods(&server, "f") == 2).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
     });
@@ -214,8 +214,8 @@ fn a_busy_pod_that_answers_while_the_server_does_not_is_kept() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         until("another pod takes its place", || {
             server.names("pods").len() == 2
         })
@@ -238,8 +238,8 @@ fn an_adopted_pod_that_never_answers_is_deleted_when_no_call_can_run_in_it() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         let began = tokio::time::Instant::now();
         until("it is deleted", || !server.names("pods").contains(&pods[0])).await;
         // Five seconds for the first answer, then the function's timeoutMs, a second, and ten.
@@ -248,8 +248,8 @@ fn an_adopted_pod_that_never_answers_is_deleted_when_no_call_can_run_in_it() {
         // One that goes by itself is not asked for either.
         let pods = server.names("pods");
         server.set_busy(&pods[0], true);
-        bench.end();
-        let mut next = Bench::scheduled(&server);
+        fixture.end();
+        let mut next = ClusterFixture::scheduled(&server);
         next.ready().await;
         until("another takes its place", || {
             server.names("pods").len() == 2
@@ -270,14 +270,14 @@ fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(2);
         });
         server.kubelet().otherwise(Fate::Unschedulable("no nodes"));
-        let mut before = Bench::scheduled(&server);
+        let mut before = ClusterFixture::scheduled(&server);
         before.ready().await;
         until("the second is made", || server.names("pods").len() == 2).await;
         pass(1.0).await;
         before.end();
-        let mut bench = Bench::scheduled(&server);
+        let mut fixture = ClusterFixture::scheduled(&server);
         let began = tokio::time::Instant::now();
-        bench.ready().await;
+        fixture.ready().await;
         assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
         assert!(server.names("pods").contains(&pods[0]));
     });
@@ -287,13 +287,13 @@ fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
 fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
     scenario(|server| async move {
         let name = pods_of_before(&server, "f", 1).await.remove(0);
-        let bench = Bench::acting(&server).await;
-        let pod = bench.rings.adopted.borrow()[0].pod;
-        bench.up(pod).await;
+        let fixture = ClusterFixture::acting(&server).await;
+        let pod = fixture.rings.adopted.borrow()[0].pod;
+        fixture.up(pod).await;
         let address = format!("{}:8080", server.address(&name));
-        assert_eq!(bench.address(pod).await, address);
-        bench.rings.order(Order::Stop { pod });
-        bench.down(pod).await;
+        assert_eq!(fixture.address(pod).await, address);
+        fixture.rings.order(Order::Stop { pod });
+        fixture.down(pod).await;
         assert!(server.names("pods").is_empty());
     });
 }
@@ -302,7 +302,7 @@ fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
 fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
-        let mut first = Bench::scheduled(&server);
+        let mut first = ClusterFixture::scheduled(&server);
         first.ready().await;
         // More than maxReplicas.
         server.edit("functions", "f", |function| {
@@ -314,7 +314,7 @@ fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
         })
         .await;
         first.end();
-        let mut second = Bench::scheduled(&server);
+        let mut second = ClusterFixture::scheduled(&server);
         second.ready().await;
         pass(20.0).await;
         assert_eq!(server.names("pods"), pods, "no pod was touched");
@@ -348,8 +348,8 @@ fn a_ceiling_that_was_lowered_without_a_plane_is_kept_to() {
             function["spec"]["scalingConfig"]["minReplicas"] = json!(1);
             function["spec"]["scalingConfig"]["maxReplicas"] = json!(1);
         });
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         until("one is left", || server.names("pods").len() == 1).await;
         pass(20.0).await;
         assert_eq!(ready_pods(&server, "f"), 1);

@@ -6,7 +6,7 @@ use nanofaas_fake_api_server::script::Which;
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, until, warm};
 
 pub(crate) const WATCHES: Which = Which {
     verb: Some("watch"),
@@ -30,19 +30,19 @@ pub(crate) fn pods_of(server: &FakeApiServer, function: &str) -> Vec<Value> {
 }
 
 /// A plane with three functions, of which `a` has one pod and `b` two.
-pub(crate) async fn busy(server: &FakeApiServer) -> Bench {
+pub(crate) async fn busy(server: &FakeApiServer) -> ClusterFixture {
     for spec in [wanting("a", 1), wanting("b", 2), warm("c")] {
         server.create("functions", object(spec));
     }
-    let mut bench = Bench::scheduled(server);
-    bench.ready().await;
-    agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
-    bench
+    let mut fixture = ClusterFixture::scheduled(server);
+    fixture.ready().await;
+    agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
+    fixture
 }
 
 /// Whether the table has the cluster's functions, and each its pods, running.
-fn is_agreed(bench: &Bench, wanted: &[(&str, usize)]) -> bool {
-    let server = &bench.server;
+fn is_agreed(fixture: &ClusterFixture, wanted: &[(&str, usize)]) -> bool {
+    let server = &fixture.server;
     let functions = server.objects("functions");
     let there: Vec<(String, String)> = functions
         .iter()
@@ -69,16 +69,16 @@ fn is_agreed(bench: &Bench, wanted: &[(&str, usize)]) -> bool {
     let count = wanted.iter().map(|(_, count)| count).sum::<usize>();
     has_pods
         && names == wanted_names
-        && bench.table() == there
+        && fixture.table() == there
         && server.names("pods").len() == count
 }
 
 /// They agree, and go on to.
-pub(crate) async fn agree(bench: &Bench, wanted: &[(&str, usize)]) {
-    until("table and cluster agree", || is_agreed(bench, wanted)).await;
+pub(crate) async fn agree(fixture: &ClusterFixture, wanted: &[(&str, usize)]) {
+    until("table and cluster agree", || is_agreed(fixture, wanted)).await;
     for _ in 0..20 {
         pass(0.5).await;
-        assert!(is_agreed(bench, wanted), "they agree no more");
+        assert!(is_agreed(fixture, wanted), "they agree no more");
     }
 }
 

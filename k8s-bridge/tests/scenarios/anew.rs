@@ -9,30 +9,30 @@ use nanofaas_fake_api_server::script::{Fault, of};
 use serde_json::json;
 
 use crate::attempt;
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 #[test]
 fn running_pods_keep_their_places_and_are_not_touched() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (first, _) = bench.running(&function).await;
-        let (second, name) = bench.running(&function).await;
-        bench.end();
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (first, _) = fixture.running(&function).await;
+        let (second, name) = fixture.running(&function).await;
+        fixture.end();
         pass(5.0).await;
-        bench.ready().await;
+        fixture.ready().await;
         pass(20.0).await;
-        assert!(bench.is_quiet(), "the scheduler hears nothing of it");
-        assert!(bench.rings.adopted.borrow().is_empty());
+        assert!(fixture.is_quiet(), "the scheduler hears nothing of it");
+        assert!(fixture.rings.adopted.borrow().is_empty());
         assert_eq!(
             (server.ever("pods"), server.count(of("delete", "pods"))),
             (2, 0)
         );
         // They are still followed.
         server.end(&name, 137, "OOMKilled", "");
-        bench.down(second).await;
-        bench.rings.order(Order::Stop { pod: first });
-        bench.down(first).await;
+        fixture.down(second).await;
+        fixture.rings.order(Order::Stop { pod: first });
+        fixture.down(first).await;
         until("no pod is left", || server.names("pods").is_empty()).await;
     });
 }
@@ -40,45 +40,45 @@ fn running_pods_keep_their_places_and_are_not_touched() {
 #[test]
 fn a_pod_that_starts_goes_on_and_is_up_once() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.kubelet().next(Fate::Nothing);
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         until("it is created", || server.names("pods").len() == 1).await;
         pass(1.0).await;
-        bench.end();
+        fixture.end();
         let name = server.names("pods").remove(0);
         server.runs(&name, true).await;
-        bench.ready().await;
-        bench.up(place).await;
+        fixture.ready().await;
+        fixture.up(place).await;
         pass(10.0).await;
-        assert!(bench.is_quiet() && server.names("pods") == [name]);
+        assert!(fixture.is_quiet() && server.names("pods") == [name]);
     });
 }
 
 #[test]
 fn a_pod_whose_creation_is_on_its_way_is_created_once() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         let late = Fault::DoneLate(Duration::from_secs(2));
         server.script(of("create", "pods"), 1, late);
-        let place = bench.start(&function);
-        until("it is asked for", || bench.created("pods") == 1).await;
-        bench.end();
-        bench.ready().await;
-        bench.up(place).await;
+        let place = fixture.start(&function);
+        until("it is asked for", || fixture.created("pods") == 1).await;
+        fixture.end();
+        fixture.ready().await;
+        fixture.up(place).await;
         pass(10.0).await;
         assert_eq!(server.names("pods").len(), 1);
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
     });
 }
 
 #[test]
 fn a_pod_that_ended_meanwhile_is_down() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         // Make the plane list its pods several times before.
         for _ in 0..3 {
             server.compact();
@@ -86,17 +86,17 @@ fn a_pod_that_ended_meanwhile_is_down() {
             server.slam(false).await;
             pass(15.0).await;
         }
-        let (first, gone) = bench.running(&function).await;
-        bench.end();
+        let (first, gone) = fixture.running(&function).await;
+        fixture.end();
         server.remove("pods", &gone);
-        bench.ready().await;
-        bench.down(first).await;
-        bench.gone(first).await;
-        let (second, ended) = bench.running(&function).await;
-        bench.end();
+        fixture.ready().await;
+        fixture.down(first).await;
+        fixture.gone(first).await;
+        let (second, ended) = fixture.running(&function).await;
+        fixture.end();
         server.end(&ended, 1, "Error", "");
-        bench.ready().await;
-        bench.down(second).await;
+        fixture.ready().await;
+        fixture.down(second).await;
         until("no pod is left", || server.names("pods").is_empty()).await;
     });
 }
@@ -104,16 +104,16 @@ fn a_pod_that_ended_meanwhile_is_down() {
 #[test]
 fn orders_that_came_between_two_bridges_are_carried_out() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (first, name) = bench.running(&function).await;
-        bench.end();
-        bench.rings.order(Order::Stop { pod: first });
-        let second = bench.start(&function);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (first, name) = fixture.running(&function).await;
+        fixture.end();
+        fixture.rings.order(Order::Stop { pod: first });
+        let second = fixture.start(&function);
+        fixture.ready().await;
         let mut heard = Vec::new();
         for _ in 0..2 {
-            match bench.event().await {
+            match fixture.event().await {
                 nanofaas_core::event::Event::PodUp(pod) => heard.push((pod, true)),
                 nanofaas_core::event::Event::PodDown(pod) => heard.push((pod, false)),
                 _ => panic!("another event"),
@@ -130,39 +130,39 @@ fn orders_that_came_between_two_bridges_are_carried_out() {
 #[test]
 fn a_start_that_was_put_off_is_not_forgotten() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        bench.end();
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        fixture.end();
         // The next bridge is still beginning when the order comes, and is ended, too.
         server.script(of("list", "functions"), 1, Fault::Hang);
         let before = server.count(of("list", "functions"));
-        bench.begin();
+        fixture.begin();
         until("it begins", || {
             server.count(of("list", "functions")) > before
         })
         .await;
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         pass(1.0).await;
-        bench.end();
-        bench.ready().await;
-        bench.up(place).await;
+        fixture.end();
+        fixture.ready().await;
+        fixture.up(place).await;
     });
 }
 
 #[test]
 fn a_job_that_runs_goes_on() {
     scenario(|server| async move {
-        let (mut bench, function) = attempt::with_function(&server).await;
-        attempt::start(&bench, &function, attempt::call(1));
-        attempt::started(&bench, attempt::call(1)).await;
+        let (mut fixture, function) = attempt::with_function(&server).await;
+        attempt::start(&fixture, &function, attempt::call(1));
+        attempt::started(&fixture, attempt::call(1)).await;
         let pods = server.names("pods");
-        bench.end();
+        fixture.end();
         pass(1.0).await;
-        bench.ready().await;
+        fixture.ready().await;
         pass(20.0).await;
         assert_eq!(server.names("pods"), pods, "nobody ended it");
         assert_eq!(server.count(of("delete", "jobs")), 0);
-        attempt::stop(&bench, attempt::call(1), None);
+        attempt::stop(&fixture, attempt::call(1), None);
         until("it is gone", || server.names("jobs").is_empty()).await;
     });
 }
@@ -170,19 +170,19 @@ fn a_job_that_runs_goes_on() {
 #[test]
 fn a_job_that_ended_meanwhile_is_told_of() {
     scenario(|server| async move {
-        let (mut bench, function) = attempt::with_function(&server).await;
+        let (mut fixture, function) = attempt::with_function(&server).await;
         for (index, is_removed) in [(1, false), (2, true)] {
-            attempt::start(&bench, &function, attempt::call(index));
-            attempt::started(&bench, attempt::call(index)).await;
-            bench.end();
+            attempt::start(&fixture, &function, attempt::call(index));
+            attempt::started(&fixture, attempt::call(index)).await;
+            fixture.end();
             let pod = server.names("pods").remove(0);
             if is_removed {
                 server.remove("pods", &pod);
             } else {
                 server.end(&pod, 1, "Error", "");
             }
-            bench.ready().await;
-            attempt::ended(&bench, attempt::call(index)).await;
+            fixture.ready().await;
+            attempt::ended(&fixture, attempt::call(index)).await;
             until("nothing is left", || {
                 server.names("jobs").is_empty() && server.names("pods").is_empty()
             })
@@ -194,21 +194,21 @@ fn a_job_that_ended_meanwhile_is_told_of() {
 #[test]
 fn functions_are_the_clusters_again() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         for name in ["a", "b", "c"] {
-            bench.warm(name).await;
+            fixture.warm(name).await;
         }
-        bench.end();
+        fixture.end();
         server.remove("functions", "a");
         server.edit("functions", "b", |there| {
             there["spec"]["image"] = json!("i:2")
         });
         server.create("functions", object(warm("d")));
-        bench.ready().await;
-        let table = bench.table();
+        fixture.ready().await;
+        let table = fixture.table();
         let names: Vec<&str> = table.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["b", "c", "d"]);
-        assert!(bench.knows("b", "i:2"));
+        assert!(fixture.knows("b", "i:2"));
     });
 }
 
@@ -218,14 +218,14 @@ fn a_scheduler_of_its_own_sees_no_difference() {
         let mut spec = warm("f");
         spec["scalingConfig"]["minReplicas"] = json!(3);
         server.create("functions", object(spec));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         until("they are there", || server.names("pods").len() == 3).await;
         pass(5.0).await;
         let pods = server.names("pods");
         for _ in 0..5 {
-            bench.end();
-            bench.ready().await;
+            fixture.end();
+            fixture.ready().await;
             pass(5.0).await;
             assert_eq!(server.names("pods"), pods);
         }
@@ -239,14 +239,14 @@ fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
         let mut spec = warm("f");
         spec["scalingConfig"]["minReplicas"] = json!(3);
         server.create("functions", object(spec));
-        let mut bench = Bench::scheduled(&server);
+        let mut fixture = ClusterFixture::scheduled(&server);
         for step in 0..40 {
-            bench.begin();
+            fixture.begin();
             pass(f64::from(step) * 0.004).await;
-            bench.end();
+            fixture.end();
             pass(0.05).await;
         }
-        bench.ready().await;
+        fixture.ready().await;
         until("three pods run", || {
             let pods = server.objects("pods");
             let runs = |pod: &serde_json::Value| pod["status"]["phase"] == "Running";
@@ -261,47 +261,47 @@ fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
 #[test]
 fn a_pod_that_was_being_asked_is_asked_again() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, name) = fixture.running(&function).await;
         server.set_well(&name, false);
-        bench.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: place });
         pass(1.0).await;
-        bench.end();
+        fixture.end();
         server.set_well(&name, true);
-        bench.ready().await;
-        bench.up(place).await;
+        fixture.ready().await;
+        fixture.up(place).await;
         server.set_well(&name, false);
-        bench.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: place });
         pass(1.0).await;
-        bench.end();
-        bench.ready().await;
-        bench.down(place).await;
+        fixture.end();
+        fixture.ready().await;
+        fixture.down(place).await;
     });
 }
 
 #[test]
 fn deletions_that_were_on_their_way_are_made() {
     scenario(|server| async move {
-        let (mut bench, function) = attempt::with_function(&server).await;
-        attempt::start(&bench, &function, attempt::call(1));
-        attempt::started(&bench, attempt::call(1)).await;
-        let warm_function = bench.warm("w").await;
-        let place = bench.start(&warm_function);
-        bench.up(place).await;
+        let (mut fixture, function) = attempt::with_function(&server).await;
+        attempt::start(&fixture, &function, attempt::call(1));
+        attempt::started(&fixture, attempt::call(1)).await;
+        let warm_function = fixture.warm("w").await;
+        let place = fixture.start(&warm_function);
+        fixture.up(place).await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "manifest unknown"));
-        let failing = bench.start(&warm_function);
+        let failing = fixture.start(&warm_function);
         server.script(of("delete", "pods"), usize::MAX, Fault::Hang);
         server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);
-        bench.failure(failing).await;
-        bench.rings.order(Order::Stop { pod: place });
-        attempt::stop(&bench, attempt::call(1), None);
+        fixture.failure(failing).await;
+        fixture.rings.order(Order::Stop { pod: place });
+        attempt::stop(&fixture, attempt::call(1), None);
         pass(2.0).await;
-        bench.end();
+        fixture.end();
         server.mend();
-        bench.ready().await;
+        fixture.ready().await;
         until("nothing is left", || {
             server.names("jobs").is_empty() && server.names("pods").is_empty()
         })

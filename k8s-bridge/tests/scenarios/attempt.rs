@@ -10,7 +10,7 @@ use nanofaas_core::ticket::CallId;
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::json;
 
-use crate::bench::Bench;
+use crate::fixture::ClusterFixture;
 
 const DEADLINE_MS: u64 = 60_000;
 
@@ -23,21 +23,26 @@ pub(crate) fn call(index: u32) -> CallId {
 }
 
 /// A plane with a JOB function.
-pub(crate) async fn with_function(server: &FakeApiServer) -> (Bench, Arc<Function>) {
-    let mut bench = Bench::acting(server).await;
+pub(crate) async fn with_function(server: &FakeApiServer) -> (ClusterFixture, Arc<Function>) {
+    let mut fixture = ClusterFixture::acting(server).await;
     let spec = json!({"name": "j", "image": "i:1", "env": {"OWN": "$(X)"}, "timeoutMs": 30000});
-    match bench.register(spec, false).await {
-        Reply::Registered { function, .. } => (bench, function),
+    match fixture.register(spec, false).await {
+        Reply::Registered { function, .. } => (fixture, function),
         _ => panic!("it is not registered"),
     }
 }
 
-pub(crate) fn start(bench: &Bench, function: &Arc<Function>, call: CallId) {
-    start_with(bench, function, call, DEADLINE_MS);
+pub(crate) fn start(fixture: &ClusterFixture, function: &Arc<Function>, call: CallId) {
+    start_with(fixture, function, call, DEADLINE_MS);
 }
 
-pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallId, deadline_ms: u64) {
-    bench.rings.send(BridgeMessage::Job(Box::new(JobStart {
+pub(crate) fn start_with(
+    fixture: &ClusterFixture,
+    function: &Arc<Function>,
+    call: CallId,
+    deadline_ms: u64,
+) {
+    fixture.rings.send(BridgeMessage::Job(Box::new(JobStart {
         call,
         function: function.clone(),
         execution_id: "0e".into(),
@@ -49,8 +54,8 @@ pub(crate) fn start_with(bench: &Bench, function: &Arc<Function>, call: CallId, 
     })));
 }
 
-pub(crate) fn stop(bench: &Bench, call: CallId, stamps: Option<ReadyStamps>) {
-    bench.rings.send(BridgeMessage::JobStop {
+pub(crate) fn stop(fixture: &ClusterFixture, call: CallId, stamps: Option<ReadyStamps>) {
+    fixture.rings.send(BridgeMessage::JobStop {
         call,
         attempt: 1,
         stamps,
@@ -58,9 +63,9 @@ pub(crate) fn stop(bench: &Bench, call: CallId, stamps: Option<ReadyStamps>) {
 }
 
 /// Waits until the io thread hears that the container runs.
-pub(crate) async fn started(bench: &Bench, of: CallId) {
+pub(crate) async fn started(fixture: &ClusterFixture, of: CallId) {
     loop {
-        match bench.message(1).await {
+        match fixture.message(1).await {
             Message::JobStarting {
                 call,
                 attempt,
@@ -77,9 +82,9 @@ pub(crate) async fn started(bench: &Bench, of: CallId) {
     }
 }
 
-pub(crate) async fn ended(bench: &Bench, of: CallId) -> (Failure, bool) {
+pub(crate) async fn ended(fixture: &ClusterFixture, of: CallId) -> (Failure, bool) {
     loop {
-        match bench.message(1).await {
+        match fixture.message(1).await {
             Message::JobStarting { .. } => {}
             Message::JobEnded {
                 call, failure, oom, ..

@@ -6,14 +6,14 @@ use nanofaas_fake_api_server::script::{answer, any, of};
 use serde_json::json;
 
 use crate::attempt::{call, start, started, stop};
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 #[test]
 fn pods_are_listed_and_watched_before_functions_are() {
     scenario(|server| async move {
         server.create("functions", object(warm("f")));
-        let bench = Bench::acting(&server).await;
-        assert!(bench.knows("f", "i:1"));
+        let fixture = ClusterFixture::acting(&server).await;
+        assert!(fixture.knows("f", "i:1"));
         let pods = server.asked(of("list", "pods"))[0].clone();
         let functions = server.asked(of("list", "functions"))[0].clone();
         assert!(pods.at <= functions.at);
@@ -48,7 +48,7 @@ fn jobs_of_other_instances_are_deleted_with_their_pods() {
         pod["metadata"]["labels"]["job-name"] = json!("fn-f-1");
         server.create("pods", pod);
         server.create("jobs", json!({"metadata": {"name": "mine"}, "spec": {}}));
-        let _bench = Bench::acting(&server).await;
+        let _bench = ClusterFixture::acting(&server).await;
         until("it is gone", || server.names("jobs") == ["mine"]).await;
         until("its pod is, too", || server.names("pods").is_empty()).await;
         let deleted = server.asked(of("delete", "jobs")).remove(0);
@@ -64,7 +64,7 @@ fn jobs_of_other_instances_are_deleted_with_their_pods() {
 #[test]
 fn a_job_of_an_earlier_process_that_comes_to_light_late_is_deleted() {
     scenario(|server| async move {
-        let bench = Bench::acting(&server).await;
+        let fixture = ClusterFixture::acting(&server).await;
         pass(5.0).await;
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
             "nanofaas.io/job": "fn-f-1", "nanofaas.io/instance": "before"});
@@ -81,7 +81,7 @@ fn a_job_of_an_earlier_process_that_comes_to_light_late_is_deleted() {
             server.names("jobs").is_empty() && server.names("pods").is_empty()
         })
         .await;
-        assert!(bench.is_ready());
+        assert!(fixture.is_ready());
     });
 }
 
@@ -90,15 +90,15 @@ fn a_cluster_that_does_not_know_functions_yet_is_waited_for() {
     scenario(|server| async move {
         for code in [404, 403] {
             server.script(of("list", "functions"), usize::MAX, answer(code));
-            let mut bench = Bench::new(&server);
-            bench.begin();
+            let mut fixture = ClusterFixture::new(&server);
+            fixture.begin();
             pass(60.0).await;
-            assert!(!bench.is_ready());
+            assert!(!fixture.is_ready());
             let count = server.count(of("list", "functions"));
             assert!((5..=20).contains(&count), "{count} lists in 60 s");
             server.mend();
-            until("it is ready", || bench.is_ready()).await;
-            bench.stop().await;
+            until("it is ready", || fixture.is_ready()).await;
+            fixture.stop().await;
             server.forget_asked();
         }
     });
@@ -111,8 +111,8 @@ fn a_list_of_many_pages_is_read_whole() {
             server.create("functions", object(warm(&format!("f{number}"))));
         }
         server.limit_page(2);
-        let bench = Bench::acting(&server).await;
-        assert_eq!(bench.table().len(), 7);
+        let fixture = ClusterFixture::acting(&server).await;
+        assert_eq!(fixture.table().len(), 7);
         assert_eq!(server.count(of("list", "functions")), 4);
     });
 }
@@ -121,12 +121,12 @@ fn a_list_of_many_pages_is_read_whole() {
 fn functions_of_files_are_written_where_the_cluster_has_none_of_the_name() {
     scenario(|server| async move {
         server.create("functions", object(warm("there")));
-        let mut bench = Bench::new(&server);
-        bench.seeds = vec![warm("there"), warm("new")];
-        bench.seeds[0]["image"] = json!("i:2");
-        bench.ready().await;
-        assert!(bench.knows("there", "i:1") && bench.knows("new", "i:1"));
-        assert_eq!(bench.created("functions"), 1);
+        let mut fixture = ClusterFixture::new(&server);
+        fixture.seeds = vec![warm("there"), warm("new")];
+        fixture.seeds[0]["image"] = json!("i:2");
+        fixture.ready().await;
+        assert!(fixture.knows("there", "i:1") && fixture.knows("new", "i:1"));
+        assert_eq!(fixture.created("functions"), 1);
         let made = server.get("functions", "new").expect("there");
         assert_eq!(name_of(&made), "new");
     });
@@ -136,16 +136,16 @@ fn functions_of_files_are_written_where_the_cluster_has_none_of_the_name() {
 fn nothing_is_changed_before_the_plane_knows_what_there_is() {
     scenario(|server| async move {
         server.script(of("list", "functions"), 5, answer(500));
-        let mut bench = Bench::new(&server);
-        bench.begin();
+        let mut fixture = ClusterFixture::new(&server);
+        fixture.begin();
         until("it was refused", || {
             server.count(of("list", "functions")) == 2
         })
         .await;
-        let reply = bench.register(warm("f"), false).await;
+        let reply = fixture.register(warm("f"), false).await;
         assert!(matches!(reply, Reply::Refused(_)));
-        until("it is ready", || bench.is_ready()).await;
-        assert!(bench.warm("f").await.lane.index == 0);
+        until("it is ready", || fixture.is_ready()).await;
+        assert!(fixture.warm("f").await.lane.index == 0);
     });
 }
 
@@ -160,9 +160,9 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
         pod["spec"] = json!({"containers": []});
         server.create("pods", pod);
         server.create("replicasets", owned("plane-rs", "Deployment", "plane"));
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (_, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (_, name) = fixture.running(&function).await;
         let pod = server.get("pods", &name).expect("there");
         let owner = &pod["metadata"]["ownerReferences"][0];
         assert_eq!(owner["kind"], "Deployment");
@@ -176,18 +176,18 @@ fn warm_pods_are_owned_by_the_planes_deployment() {
 #[test]
 fn nothing_is_owned_from_another_namespace() {
     scenario(|server| async move {
-        let mut bench = Bench::new(&server).at_home_in("another");
-        bench.ready().await;
-        let function = bench.warm("f").await;
-        let (_, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::new(&server).at_home_in("another");
+        fixture.ready().await;
+        let function = fixture.warm("f").await;
+        let (_, name) = fixture.running(&function).await;
         let object = server.get("pods", &name).expect("there");
         assert_eq!(object["metadata"]["ownerReferences"], json!(null));
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         let job = server.names("jobs").remove(0);
         let object = server.get("jobs", &job).expect("there");
         assert_eq!(object["metadata"]["ownerReferences"], json!(null));
-        stop(&bench, call(1), None);
+        stop(&fixture, call(1), None);
     });
 }
 
@@ -197,8 +197,8 @@ fn hundreds_of_functions_are_all_taken_over_and_their_status_written() {
         for number in 0..600 {
             server.create("functions", object(warm(&format!("f{number}"))));
         }
-        let bench = Bench::acting(&server).await;
-        assert_eq!(bench.table().len(), 600);
+        let fixture = ClusterFixture::acting(&server).await;
+        assert_eq!(fixture.table().len(), 600);
         until("all are written", || {
             server.count(of("patch", "functions/status")) >= 600
         })

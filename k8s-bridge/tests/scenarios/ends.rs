@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::script::{Fault, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, pass, scenario, until};
+use crate::fixture::{ClusterFixture, pass, scenario, until};
 
 async fn no_pod(server: &FakeApiServer) {
     until("no pod is left", || server.names("pods").is_empty()).await;
@@ -17,32 +17,32 @@ async fn no_pod(server: &FakeApiServer) {
 #[test]
 fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, name) = fixture.running(&function).await;
         server.kubelet().lingering.set(Duration::from_secs(5));
         server.delete_pod(&name);
-        bench.leaving(place).await;
+        fixture.leaving(place).await;
         pass(3.0).await;
-        assert!(bench.is_quiet(), "calls may still run in it");
-        bench.down(place).await;
-        assert!(!bench.gone(place).await.oom);
+        assert!(fixture.is_quiet(), "calls may still run in it");
+        fixture.down(place).await;
+        assert!(!fixture.gone(place).await.oom);
     });
 }
 
 #[test]
 fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
-        let (_, other) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, name) = fixture.running(&function).await;
+        let (_, other) = fixture.running(&function).await;
         server.kubelet().lingering.set(Duration::from_secs(3));
-        bench.rings.order(Order::Stop { pod: place });
+        fixture.rings.order(Order::Stop { pod: place });
         pass(2.0).await;
-        assert!(bench.is_quiet());
-        bench.down(place).await;
-        bench.gone(place).await;
+        assert!(fixture.is_quiet());
+        fixture.down(place).await;
+        fixture.gone(place).await;
         let deleted = server.asked(of("delete", "pods"));
         assert_eq!(deleted.len(), 1);
         assert_eq!(deleted[0].name, name);
@@ -50,8 +50,8 @@ fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
         assert_eq!(server.names("pods"), [other]);
         // An order for a pod that is gone is answered with its end.
         for order in [Order::Stop { pod: place }, Order::Probe { pod: place }] {
-            bench.rings.order(order);
-            bench.down(place).await;
+            fixture.rings.order(order);
+            fixture.down(place).await;
         }
     });
 }
@@ -59,42 +59,42 @@ fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
 #[test]
 fn a_pod_may_be_stopped_while_it_is_created() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::Late(Duration::from_secs(3)));
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         pass(1.0).await;
-        bench.rings.order(Order::Stop { pod: place });
-        bench.down(place).await;
+        fixture.rings.order(Order::Stop { pod: place });
+        fixture.down(place).await;
         pass(10.0).await;
         no_pod(&server).await;
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
     });
 }
 
 #[test]
 fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, name) = fixture.running(&function).await;
         server.end(&name, 137, "OOMKilled", "");
-        bench.down(place).await;
-        assert!(bench.gone(place).await.oom);
-        let (place, name) = bench.running(&function).await;
+        fixture.down(place).await;
+        assert!(fixture.gone(place).await.oom);
+        let (place, name) = fixture.running(&function).await;
         server.end(&name, 1, "Error", "last words");
-        bench.down(place).await;
-        let end = bench.gone(place).await;
+        fixture.down(place).await;
+        let end = fixture.gone(place).await;
         assert!(!end.oom && end.message.contains("last words"), "{end:?}");
-        let (place, name) = bench.running(&function).await;
+        let (place, name) = fixture.running(&function).await;
         server.evict(&name);
-        bench.down(place).await;
-        let end = bench.gone(place).await;
+        fixture.down(place).await;
+        let end = fixture.gone(place).await;
         assert!(end.message.contains("Evicted"), "{end:?}");
-        let (place, name) = bench.running(&function).await;
+        let (place, name) = fixture.running(&function).await;
         server.remove("pods", &name);
-        bench.down(place).await;
-        bench.gone(place).await;
+        fixture.down(place).await;
+        fixture.gone(place).await;
         no_pod(&server).await;
     });
 }
@@ -102,8 +102,8 @@ fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
 #[test]
 fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "warm",
             "nanofaas.io/function": "f"});
         let spec = json!({"containers": []});
@@ -126,25 +126,25 @@ fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
 #[test]
 fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, name) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, name) = fixture.running(&function).await;
         for _ in 0..3 {
-            bench.rings.order(Order::Probe { pod: place });
-            bench.up(place).await;
+            fixture.rings.order(Order::Probe { pod: place });
+            fixture.up(place).await;
         }
         server.set_well(&name, false);
-        bench.rings.order(Order::Probe { pod: place });
+        fixture.rings.order(Order::Probe { pod: place });
         pass(3.0).await;
-        assert!(bench.is_quiet(), "it has 5 s");
+        assert!(fixture.is_quiet(), "it has 5 s");
         server.set_well(&name, true);
-        bench.up(place).await;
+        fixture.up(place).await;
         server.set_well(&name, false);
         let began = tokio::time::Instant::now();
-        bench.rings.order(Order::Probe { pod: place });
-        bench.down(place).await;
+        fixture.rings.order(Order::Probe { pod: place });
+        fixture.down(place).await;
         assert!(began.elapsed() >= Duration::from_secs(5));
-        bench.gone(place).await;
+        fixture.gone(place).await;
         no_pod(&server).await;
     });
 }
@@ -152,15 +152,15 @@ fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
 #[test]
 fn a_pod_is_stopped_when_the_server_is_back() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, _) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, _) = fixture.running(&function).await;
         server.leave();
-        bench.rings.order(Order::Stop { pod: place });
+        fixture.rings.order(Order::Stop { pod: place });
         pass(20.0).await;
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
         server.come_back().await;
-        bench.down(place).await;
+        fixture.down(place).await;
         no_pod(&server).await;
     });
 }
@@ -168,20 +168,20 @@ fn a_pod_is_stopped_when_the_server_is_back() {
 #[test]
 fn a_pod_that_does_not_go_is_given_up_after_its_grace() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (place, _) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (place, _) = fixture.running(&function).await;
         // Its node is lost, for instance.
         server.kubelet().lingering.set(Duration::from_secs(150));
         let began = tokio::time::Instant::now();
-        bench.rings.order(Order::Stop { pod: place });
-        bench.down(place).await;
+        fixture.rings.order(Order::Stop { pod: place });
+        fixture.down(place).await;
         let took = began.elapsed();
         assert!(
             took > Duration::from_secs(11) && took < Duration::from_secs(60),
             "{took:?}"
         );
         no_pod(&server).await;
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
     });
 }

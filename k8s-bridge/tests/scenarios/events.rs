@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::script::{Fault, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::ready::{is_ready, wanting};
 
 /// The Events of a function with a reason.
@@ -31,8 +31,8 @@ async fn event(server: &FakeApiServer, function: &str, reason: &str) -> Value {
 fn what_happens_to_a_function_is_told_on_its_object() {
     scenario(|server| async move {
         server.create("functions", object(wanting("f", 1)));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         let accepted = event(&server, "f", "Accepted").await;
         assert_eq!(accepted["type"], "Normal");
         let of = &accepted["involvedObject"];
@@ -75,12 +75,12 @@ fn what_happens_to_a_function_is_told_on_its_object() {
 #[test]
 fn a_pod_that_is_stopped_is_not_lost() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (pod, _) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (pod, _) = fixture.running(&function).await;
         event(&server, "f", "Accepted").await;
-        bench.rings.order(Order::Stop { pod });
-        bench.down(pod).await;
+        fixture.rings.order(Order::Stop { pod });
+        fixture.down(pod).await;
         pass(30.0).await;
         assert_eq!(events(&server, "f", "PodLost"), [] as [Value; 0]);
     });
@@ -89,14 +89,14 @@ fn a_pod_that_is_stopped_is_not_lost() {
 #[test]
 fn a_crash_loop_is_one_event_that_counts() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server
             .kubelet()
             .otherwise(Fate::Waits("ErrImagePull", "manifest unknown"));
         for _ in 0..300 {
-            let pod = bench.start(&function);
-            bench.failure(pod).await;
+            let pod = fixture.start(&function);
+            fixture.failure(pod).await;
             pass(0.3).await;
         }
         pass(20.0).await;
@@ -122,8 +122,8 @@ fn a_crash_loop_is_one_event_that_counts() {
             "events",
             failed[0]["metadata"]["name"].as_str().expect("a name"),
         );
-        let pod = bench.start(&function);
-        bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        fixture.failure(pod).await;
         let again = event(&server, "f", "StartFailed").await;
         assert_eq!(again["count"], 1);
     });
@@ -133,7 +133,7 @@ fn a_crash_loop_is_one_event_that_counts() {
 fn a_server_that_takes_no_events_delays_nothing_else() {
     scenario(|server| async move {
         server.script(of("create", "events"), usize::MAX, Fault::Hang);
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         for number in 0..400 {
             server.create("functions", object(warm(&format!("f{number}"))));
         }
@@ -143,12 +143,12 @@ fn a_server_that_takes_no_events_delays_nothing_else() {
         })
         .await;
         assert!(begun.elapsed() < Duration::from_secs(10));
-        let function = bench.warm("g").await;
-        bench.running(&function).await;
+        let function = fixture.warm("g").await;
+        fixture.running(&function).await;
         assert!(server.names("events").is_empty());
         // What waits is bounded; what comes later is written when the server takes it again.
         server.mend();
-        let function = bench.warm("h").await;
+        let function = fixture.warm("h").await;
         until("what was full is empty", || {
             server.names("events").len() >= 200
         })
@@ -158,8 +158,8 @@ fn a_server_that_takes_no_events_delays_nothing_else() {
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "unknown"));
-        let pod = bench.start(&function);
-        bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        fixture.failure(pod).await;
         event(&server, "h", "StartFailed").await;
     });
 }

@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::script::{Fault, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, registration, scenario, until, warm};
 use crate::registry::{image_there, is_created, of_image, remove, scale};
 
 fn set_image(server: &FakeApiServer, name: &str, image: &str) {
@@ -25,21 +25,21 @@ fn condition(server: &FakeApiServer, name: &str) -> Value {
 #[test]
 fn what_others_write_is_followed() {
     scenario(|server| async move {
-        let bench = Bench::acting(&server).await;
+        let fixture = ClusterFixture::acting(&server).await;
         server.create("functions", object(warm("f")));
-        until("it is there", || bench.knows("f", "i:1")).await;
+        until("it is there", || fixture.knows("f", "i:1")).await;
         set_image(&server, "f", "i:2");
-        until("it is edited", || bench.knows("f", "i:2")).await;
+        until("it is edited", || fixture.knows("f", "i:2")).await;
         server.remove("functions", "f");
-        until("it is gone", || bench.table().is_empty()).await;
+        until("it is gone", || fixture.table().is_empty()).await;
     });
 }
 
 #[test]
 fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         until("it is accepted", || {
             condition(&server, "f")["status"] == "True"
         })
@@ -54,7 +54,7 @@ fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
         .await;
         let why = condition(&server, "f")["message"].to_string();
         assert!(why.contains("concurrency"), "{why}");
-        assert!(bench.knows("f", "i:1"));
+        assert!(fixture.knows("f", "i:1"));
         server.edit("functions", "f", |there| {
             there["spec"]["concurrency"] = json!(1)
         });
@@ -62,7 +62,7 @@ fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
             condition(&server, "f")["status"] == "True"
         })
         .await;
-        assert!(bench.knows("f", "i:2"));
+        assert!(fixture.knows("f", "i:2"));
         // A wrong one that was never accepted can be deleted through the API, too.
         server.create(
             "functions",
@@ -72,7 +72,7 @@ fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
             condition(&server, "g")["status"] == "False"
         })
         .await;
-        assert!(matches!(bench.ask(remove("g")).await, Reply::Removed));
+        assert!(matches!(fixture.ask(remove("g")).await, Reply::Removed));
         assert_eq!(server.names("functions"), ["f"]);
     });
 }
@@ -80,16 +80,16 @@ fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
 #[test]
 fn an_older_event_after_a_newer_write_is_ignored() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         server.delay_watches(Duration::from_secs(5));
         set_image(&server, "f", "i:2");
-        let replaced = bench.register(of_image("f", "i:3"), true).await;
+        let replaced = fixture.register(of_image("f", "i:3"), true).await;
         assert_eq!(is_created(&replaced), Some(false));
         for _ in 0..200 {
             pass(0.05).await;
-            assert!(bench.knows("f", "i:3"), "{:?}", bench.table());
+            assert!(fixture.knows("f", "i:3"), "{:?}", fixture.table());
         }
         assert_eq!(image_there(&server, "f"), Some(json!("i:3")));
     });
@@ -98,33 +98,33 @@ fn an_older_event_after_a_newer_write_is_ignored() {
 #[test]
 fn an_edit_by_others_while_the_api_writes_is_heard_afterwards() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         server.script(of("update", "functions"), 1, Fault::LoseAnswer);
         server.script(
             of("get", "functions"),
             1,
             Fault::Late(Duration::from_millis(100)),
         );
-        let token = bench.request(registration(of_image("f", "i:2"), true));
-        bench.reply(token).await;
+        let token = fixture.request(registration(of_image("f", "i:2"), true));
+        fixture.reply(token).await;
         set_image(&server, "f", "i:3");
-        until("it is heard", || bench.knows("f", "i:3")).await;
+        until("it is heard", || fixture.knows("f", "i:3")).await;
     });
 }
 
 #[test]
 fn a_late_event_does_not_bring_a_deleted_function_back() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         server.delay_watches(Duration::from_secs(5));
         set_image(&server, "f", "i:2");
-        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
+        assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
         for _ in 0..200 {
             pass(0.05).await;
-            assert!(bench.table().is_empty(), "{:?}", bench.table());
+            assert!(fixture.table().is_empty(), "{:?}", fixture.table());
         }
     });
 }
@@ -132,16 +132,16 @@ fn a_late_event_does_not_bring_a_deleted_function_back() {
 #[test]
 fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         server.delay_watches(Duration::from_secs(5));
-        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
-        let again = bench.register(of_image("f", "i:2"), false).await;
+        assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
+        let again = fixture.register(of_image("f", "i:2"), false).await;
         assert_eq!(is_created(&again), Some(true));
         for _ in 0..200 {
             pass(0.05).await;
-            assert!(bench.knows("f", "i:2"), "{:?}", bench.table());
+            assert!(fixture.knows("f", "i:2"), "{:?}", fixture.table());
         }
     });
 }
@@ -149,8 +149,8 @@ fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
 #[test]
 fn a_function_that_others_deleted_and_made_again_is_the_new_one() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         // Between two watches, so that one list is all that the plane sees of it.
         server.slam(true).await;
@@ -158,34 +158,34 @@ fn a_function_that_others_deleted_and_made_again_is_the_new_one() {
         server.create("functions", object(of_image("f", "i:2")));
         server.compact();
         server.slam(false).await;
-        until("it is the new one", || bench.knows("f", "i:2")).await;
-        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
+        until("it is the new one", || fixture.knows("f", "i:2")).await;
+        assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
         pass(5.0).await;
-        assert!(bench.table().is_empty());
+        assert!(fixture.table().is_empty());
     });
 }
 
 #[test]
 fn a_list_that_misses_a_function_removes_it() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
-        bench.warm("g").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
+        fixture.warm("g").await;
         pass(1.0).await;
         server.slam(true).await;
         server.remove("functions", "f");
         server.compact();
         server.slam(false).await;
-        until("it is gone", || bench.table().len() == 1).await;
-        assert!(bench.knows("g", "i:1"));
+        until("it is gone", || fixture.table().len() == 1).await;
+        assert!(fixture.knows("g", "i:1"));
     });
 }
 
 #[test]
 fn a_function_that_is_made_during_a_list_survives_it() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         server.limit_page(1);
         for number in 0..3 {
@@ -206,32 +206,32 @@ fn a_function_that_is_made_during_a_list_survives_it() {
             server.count(of("list", "functions")) == 2
         })
         .await;
-        bench.warm("a").await;
+        fixture.warm("a").await;
         let mut was_there = true;
         until("the list is over", || {
-            was_there &= bench.knows("a", "i:1");
+            was_there &= fixture.knows("a", "i:1");
             server.count(of("watch", "functions")) > 0
         })
         .await;
         pass(5.0).await;
-        assert!(was_there && bench.knows("a", "i:1"));
-        assert_eq!(bench.table().len(), 5);
+        assert!(was_there && fixture.knows("a", "i:1"));
+        assert_eq!(fixture.table().len(), 5);
     });
 }
 
 #[test]
 fn an_edit_by_others_is_not_lost_to_a_scaling_that_comes_right_after_it() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         pass(1.0).await;
         server.delay_watches(Duration::from_secs(3));
         set_image(&server, "f", "i:2");
-        let scaled = bench.ask(scale("f", 2)).await;
+        let scaled = fixture.ask(scale("f", 2)).await;
         assert!(matches!(scaled, Reply::Scaled { replicas: 2, .. }));
         pass(10.0).await;
-        assert!(bench.knows("f", "i:2"), "{:?}", bench.table());
-        let floor = bench.function("f").spec.scaling_config.min_replicas;
+        assert!(fixture.knows("f", "i:2"), "{:?}", fixture.table());
+        let floor = fixture.function("f").spec.scaling_config.min_replicas;
         assert_eq!(floor, 2);
     });
 }
@@ -239,8 +239,8 @@ fn an_edit_by_others_is_not_lost_to_a_scaling_that_comes_right_after_it() {
 #[test]
 fn scaling_makes_no_wrong_spec_an_accepted_one() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         server.edit("functions", "f", |there| {
             there["spec"]["concurrency"] = json!(0)
         });
@@ -248,7 +248,7 @@ fn scaling_makes_no_wrong_spec_an_accepted_one() {
             condition(&server, "f")["status"] == "False"
         })
         .await;
-        bench.ask(scale("f", 2)).await;
+        fixture.ask(scale("f", 2)).await;
         pass(30.0).await;
         let condition = condition(&server, "f");
         assert_eq!(condition["status"], "False", "{condition}");

@@ -5,15 +5,15 @@ use nanofaas_core::event::Order;
 use nanofaas_core::message::Reply;
 use serde_json::json;
 
-use crate::bench::{Bench, pass, scenario, warm};
+use crate::fixture::{ClusterFixture, pass, scenario, warm};
 
 #[test]
 fn a_pod_is_asked_at_the_path_that_its_function_names() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");
         spec["healthPath"] = json!("/up?deep=1");
-        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+        let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             panic!("it is not taken");
         };
         // Elsewhere the pod answers with a status that is not ready.
@@ -21,9 +21,9 @@ fn a_pod_is_asked_at_the_path_that_its_function_names() {
             .kubelet()
             .health_path
             .replace("/up?deep=1".to_owned());
-        let (place, _) = bench.running(&function).await;
-        bench.rings.order(Order::Probe { pod: place });
-        bench.up(place).await;
+        let (place, _) = fixture.running(&function).await;
+        fixture.rings.order(Order::Probe { pod: place });
+        fixture.up(place).await;
         let kept = server.get("functions", "f").expect("an object");
         assert_eq!(kept["spec"]["healthPath"], "/up?deep=1");
     });
@@ -32,20 +32,20 @@ fn a_pod_is_asked_at_the_path_that_its_function_names() {
 #[test]
 fn a_server_without_a_health_path_is_ready_until_it_has_shown_one() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         for status in [404, 405] {
             server.kubelet().health.set(status);
-            let function = bench.warm(&format!("f{status}")).await;
-            let (place, name) = bench.running(&function).await;
-            bench.rings.order(Order::Probe { pod: place });
-            bench.up(place).await;
+            let function = fixture.warm(&format!("f{status}")).await;
+            let (place, name) = fixture.running(&function).await;
+            fixture.rings.order(Order::Probe { pod: place });
+            fixture.up(place).await;
             server.set_health(&name, 204);
-            bench.rings.order(Order::Probe { pod: place });
-            bench.up(place).await;
+            fixture.rings.order(Order::Probe { pod: place });
+            fixture.up(place).await;
             server.set_health(&name, status);
-            bench.rings.order(Order::Probe { pod: place });
-            bench.down(place).await;
-            bench.gone(place).await;
+            fixture.rings.order(Order::Probe { pod: place });
+            fixture.down(place).await;
+            fixture.gone(place).await;
         }
     });
 }
@@ -53,11 +53,11 @@ fn a_server_without_a_health_path_is_ready_until_it_has_shown_one() {
 #[test]
 fn every_other_status_is_not_ready_and_is_named_where_the_start_fails() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.kubelet().health.set(503);
-        let place = bench.start(&function);
-        let failure = bench.failure(place).await;
+        let place = fixture.start(&function);
+        let failure = fixture.failure(place).await;
         let message = &*failure.message;
         assert!(
             !failure.permanent && message.contains("its last answer was 503"),
@@ -65,6 +65,6 @@ fn every_other_status_is_not_ready_and_is_named_where_the_start_fails() {
         );
         assert!(message.contains("GET /health on port 8080"), "{message}");
         pass(1.0).await;
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
     });
 }

@@ -5,10 +5,10 @@ use nanofaas_core::event::{Event, StartFailure};
 use nanofaas_core::message::{Message, PodAddress, PodEnd};
 use nanofaas_core::ticket::PodId;
 
-use crate::bench::{Bench, until};
+use crate::fixture::{ClusterFixture, until};
 use crate::rings::IO_THREADS;
 
-impl Bench {
+impl ClusterFixture {
     pub(crate) async fn event(&self) -> Event {
         let mut found = None;
         until("the scheduler hears something", || {

@@ -10,10 +10,10 @@ use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt::{call, ended, start, start_with, started, stop, with_function};
-use crate::bench::{Bench, pass, scenario, until};
+use crate::fixture::{ClusterFixture, pass, scenario, until};
 
-fn is_quiet(bench: &Bench) -> bool {
-    let messages = bench.rings.messages.borrow();
+fn is_quiet(fixture: &ClusterFixture) -> bool {
+    let messages = fixture.rings.messages.borrow();
     let is_end = |message: &Message| matches!(message, Message::JobEnded { .. });
     !messages[1].iter().any(is_end)
 }
@@ -33,9 +33,9 @@ async fn only_pod(server: &FakeApiServer) -> String {
 #[test]
 fn a_job_is_made_as_the_contract_says_and_deleted_when_it_is_over() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        let (fixture, function) = with_function(&server).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         let name = server.names("jobs").remove(0);
         assert!(name.starts_with("fn-j-") && name.len() <= 63, "{name}");
         let job = server.get("jobs", &name).expect("there");
@@ -69,26 +69,26 @@ fn a_job_is_made_as_the_contract_says_and_deleted_when_it_is_over() {
         let callback = "http://127.0.0.1:1/v1/internal/1.abc/executions";
         assert_eq!(value("CALLBACK_URL"), callback);
         assert_eq!(value("INVOCATION_TIMEOUT_MS"), "30000");
-        stop(&bench, call(1), None);
+        stop(&fixture, call(1), None);
         nothing_left(&server).await;
         let deleted = server.asked(of("delete", "jobs"));
         assert_eq!(deleted.len(), 1);
         assert_eq!(deleted[0].body["propagationPolicy"], "Background");
-        assert!(is_quiet(&bench));
+        assert!(is_quiet(&fixture));
     });
 }
 
 #[test]
 fn a_job_whose_creation_was_not_answered_is_one_job() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         pass(3.0).await;
         assert_eq!(server.names("jobs").len(), 1);
         assert_eq!(server.names("pods").len(), 1);
-        stop(&bench, call(1), None);
+        stop(&fixture, call(1), None);
         nothing_left(&server).await;
     });
 }
@@ -96,13 +96,13 @@ fn a_job_whose_creation_was_not_answered_is_one_job() {
 #[test]
 fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "manifest unknown"));
         let began = tokio::time::Instant::now();
-        start(&bench, &function, call(1));
-        let (failure, oom) = ended(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        let (failure, oom) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5) && !oom);
         let why = "ErrImagePull: manifest unknown".into();
         assert_eq!(failure, Failure::ColdStart(why));
@@ -113,12 +113,12 @@ fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
 #[test]
 fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         let refused = "dial tcp 10.0.0.1:443: connect: connection refused";
         server.kubelet().next(Fate::Waits("ErrImagePull", refused));
-        start(&bench, &function, call(1));
+        start(&fixture, &function, call(1));
         let told = loop {
-            match bench.message(1).await {
+            match fixture.message(1).await {
                 Message::JobStarting {
                     held_up: Some(why), ..
                 } => break why,
@@ -140,10 +140,10 @@ fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
                 }
             )
         };
-        assert!(!bench.rings.messages.borrow()[1].iter().any(quiet) && is_quiet(&bench));
+        assert!(!fixture.rings.messages.borrow()[1].iter().any(quiet) && is_quiet(&fixture));
         server.runs(&pod, true).await;
-        started(&bench, call(1)).await;
-        stop(&bench, call(1), None);
+        started(&fixture, call(1)).await;
+        stop(&fixture, call(1), None);
         nothing_left(&server).await;
     });
 }
@@ -151,14 +151,14 @@ fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
 #[test]
 fn a_pull_that_never_succeeds_ends_the_call_at_the_starts_deadline() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "connection refused"));
         let began = tokio::time::Instant::now();
-        start(&bench, &function, call(1));
-        let (failure, _) = ended(&bench, call(1)).await;
-        assert!(began.elapsed() >= crate::bench::START_TIMEOUT);
+        start(&fixture, &function, call(1));
+        let (failure, _) = ended(&fixture, call(1)).await;
+        assert!(began.elapsed() >= crate::fixture::START_TIMEOUT);
         let said = "within 20000 ms: ErrImagePull: connection refused";
         assert!(
             matches!(&failure, Failure::ColdStart(why) if why.ends_with(said)),
@@ -171,17 +171,17 @@ fn a_pull_that_never_succeeds_ends_the_call_at_the_starts_deadline() {
 #[test]
 fn an_end_without_a_callback_is_told_in_the_clusters_words() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         for (index, exit, reason, words, is_oom) in [
             (1, 137, "OOMKilled", "OOMKilled", true),
             (2, 3, "Error", "status 3", false),
             (3, 0, "Completed", "status 0", false),
         ] {
-            start(&bench, &function, call(index));
-            started(&bench, call(index)).await;
+            start(&fixture, &function, call(index));
+            started(&fixture, call(index)).await;
             let pod = only_pod(&server).await;
             server.end(&pod, exit, reason, "");
-            let (failure, oom) = ended(&bench, call(index)).await;
+            let (failure, oom) = ended(&fixture, call(index)).await;
             assert_eq!(oom, is_oom);
             assert!(
                 matches!(&failure, Failure::PodLost(why) if why.contains(words)),
@@ -189,18 +189,18 @@ fn an_end_without_a_callback_is_told_in_the_clusters_words() {
             );
             nothing_left(&server).await;
         }
-        start(&bench, &function, call(4));
-        started(&bench, call(4)).await;
+        start(&fixture, &function, call(4));
+        started(&fixture, call(4)).await;
         let pod = only_pod(&server).await;
         server.evict(&pod);
-        let (failure, _) = ended(&bench, call(4)).await;
+        let (failure, _) = ended(&fixture, call(4)).await;
         assert!(matches!(&failure, Failure::PodLost(why) if why.contains("Evicted")));
         nothing_left(&server).await;
-        start(&bench, &function, call(5));
-        started(&bench, call(5)).await;
+        start(&fixture, &function, call(5));
+        started(&fixture, call(5)).await;
         let pod = only_pod(&server).await;
         server.remove("pods", &pod);
-        let (failure, _) = ended(&bench, call(5)).await;
+        let (failure, _) = ended(&fixture, call(5)).await;
         assert!(matches!(&failure, Failure::PodLost(_)), "{failure:?}");
         nothing_left(&server).await;
     });
@@ -209,75 +209,75 @@ fn an_end_without_a_callback_is_told_in_the_clusters_words() {
 #[test]
 fn a_word_that_comes_a_little_after_the_exit_is_in_time() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        let (fixture, function) = with_function(&server).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         let pod = only_pod(&server).await;
         server.end(&pod, 0, "Completed", "");
         pass(0.3).await;
-        stop(&bench, call(1), Some(ReadyStamps::default()));
+        stop(&fixture, call(1), Some(ReadyStamps::default()));
         nothing_left(&server).await;
-        assert!(is_quiet(&bench));
+        assert!(is_quiet(&fixture));
     });
 }
 
 #[test]
 fn an_answered_job_may_exit_before_it_is_deleted() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        let (fixture, function) = with_function(&server).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         let pod = only_pod(&server).await;
-        stop(&bench, call(1), Some(ReadyStamps::default()));
+        stop(&fixture, call(1), Some(ReadyStamps::default()));
         pass(2.0).await;
         assert_eq!(server.count(of("delete", "jobs")), 0);
         server.end(&pod, 0, "Completed", "");
         nothing_left(&server).await;
         assert_eq!(server.count(of("delete", "pods")), 0);
         // One that does not is not waited for long.
-        start(&bench, &function, call(2));
-        started(&bench, call(2)).await;
-        stop(&bench, call(2), Some(ReadyStamps::default()));
+        start(&fixture, &function, call(2));
+        started(&fixture, call(2)).await;
+        stop(&fixture, call(2), Some(ReadyStamps::default()));
         pass(8.0).await;
         nothing_left(&server).await;
-        assert!(is_quiet(&bench));
+        assert!(is_quiet(&fixture));
     });
 }
 
 #[test]
 fn a_cancelled_job_is_deleted_wherever_it_is() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         // While it is created.
         server.script(of("create", "jobs"), 1, Fault::Late(Duration::from_secs(3)));
-        start(&bench, &function, call(1));
+        start(&fixture, &function, call(1));
         pass(1.0).await;
-        stop(&bench, call(1), None);
+        stop(&fixture, call(1), None);
         pass(5.0).await;
         nothing_left(&server).await;
         // While its pod waits for a node.
         server.kubelet().next(Fate::Unschedulable("no nodes"));
-        start(&bench, &function, call(2));
+        start(&fixture, &function, call(2));
         only_pod(&server).await;
-        stop(&bench, call(2), None);
+        stop(&fixture, call(2), None);
         nothing_left(&server).await;
         // At once, before anything.
-        start(&bench, &function, call(3));
-        stop(&bench, call(3), None);
+        start(&fixture, &function, call(3));
+        stop(&fixture, call(3), None);
         pass(5.0).await;
         nothing_left(&server).await;
-        assert!(is_quiet(&bench));
+        assert!(is_quiet(&fixture));
     });
 }
 
 #[test]
 fn a_quota_that_refuses_the_pod_is_read_from_events() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server.kubelet().next(Fate::Refused(QUOTA));
         let began = tokio::time::Instant::now();
-        start(&bench, &function, call(1));
-        let (failure, _) = ended(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        let (failure, _) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(failure, Failure::ColdStart(QUOTA.into()));
         nothing_left(&server).await;
@@ -293,10 +293,10 @@ fn a_quota_that_refuses_the_pod_is_read_from_events() {
 #[test]
 fn a_quota_that_refuses_the_job_is_told() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", QUOTA));
-        start(&bench, &function, call(1));
-        let (failure, _) = ended(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        let (failure, _) = ended(&fixture, call(1)).await;
         assert!(matches!(&failure, Failure::ColdStart(why) if why.contains(QUOTA)));
         nothing_left(&server).await;
     });
@@ -305,12 +305,12 @@ fn a_quota_that_refuses_the_job_is_told() {
 #[test]
 fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server
             .kubelet()
             .next(Fate::Unschedulable("0/1 nodes are available"));
-        start(&bench, &function, call(1));
-        let (failure, _) = ended(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        let (failure, _) = ended(&fixture, call(1)).await;
         let has_words = |why: &str| why.contains("0/1 nodes") && why.contains("20000 ms");
         assert!(
             matches!(&failure, Failure::ColdStart(why) if has_words(why)),
@@ -325,10 +325,10 @@ fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
 #[test]
 fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server.delay_watches(Duration::from_secs(3600));
-        start(&bench, &function, call(1));
-        let (failure, _) = ended(&bench, call(1)).await;
+        start(&fixture, &function, call(1));
+        let (failure, _) = ended(&fixture, call(1)).await;
         assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
         let count = server.count(of("list", "events"));
         assert!((1..=6).contains(&count), "{count} looks in 20 s");
@@ -339,12 +339,12 @@ fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
 #[test]
 fn a_job_of_a_server_that_is_gone_fails_at_the_calls_deadline_and_is_not_left() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
         server.script(of("create", "jobs"), usize::MAX, Fault::Close);
         let began = tokio::time::Instant::now();
-        start_with(&bench, &function, call(1), 5000);
-        let (failure, _) = ended(&bench, call(1)).await;
+        start_with(&fixture, &function, call(1), 5000);
+        let (failure, _) = ended(&fixture, call(1)).await;
         assert!(began.elapsed() <= Duration::from_millis(5500));
         assert!(matches!(&failure, Failure::ColdStart(_)), "{failure:?}");
         nothing_left(&server).await;
@@ -354,13 +354,13 @@ fn a_job_of_a_server_that_is_gone_fails_at_the_calls_deadline_and_is_not_left() 
 #[test]
 fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
     scenario(|server| async move {
-        let (mut bench, function) = with_function(&server).await;
-        let warm = bench.warm("w").await;
-        let (_, pod) = bench.running(&warm).await;
-        start(&bench, &function, call(1));
+        let (mut fixture, function) = with_function(&server).await;
+        let warm = fixture.warm("w").await;
+        let (_, pod) = fixture.running(&warm).await;
+        start(&fixture, &function, call(1));
         until("its pod runs", || server.names("pods").len() == 2).await;
-        bench.stop().await;
-        bench.end();
+        fixture.stop().await;
+        fixture.end();
         until("the Job's pod is gone", || {
             server.names("pods") == [pod.clone()]
         })
@@ -372,16 +372,16 @@ fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
 #[test]
 fn many_jobs_are_deleted_and_the_lease_is_given_back_in_the_time_that_a_stop_has() {
     scenario(|server| async move {
-        let (mut bench, function) = with_function(&server).await;
+        let (mut fixture, function) = with_function(&server).await;
         for index in 0..30 {
-            start(&bench, &function, call(index));
+            start(&fixture, &function, call(index));
         }
         until("they run", || server.names("pods").len() == 30).await;
         pass(2.0).await;
         let slow = Fault::Late(Duration::from_millis(200));
         server.script(of("delete", "jobs"), usize::MAX, slow);
-        bench.stop().await;
-        bench.end();
+        fixture.stop().await;
+        fixture.end();
         assert_eq!(server.names("jobs").len(), 0);
         let lease = server.get("leases", "nanofaas").expect("there");
         assert_eq!(lease["spec"]["holderIdentity"], "");
@@ -391,12 +391,12 @@ fn many_jobs_are_deleted_and_the_lease_is_given_back_in_the_time_that_a_stop_has
 #[test]
 fn the_lease_is_given_back_though_a_job_cannot_be_deleted() {
     scenario(|server| async move {
-        let (mut bench, function) = with_function(&server).await;
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        let (mut fixture, function) = with_function(&server).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         server.script(of("delete", "jobs"), usize::MAX, Fault::Hang);
-        bench.stop().await;
-        bench.end();
+        fixture.stop().await;
+        fixture.end();
         let lease = server.get("leases", "nanofaas").expect("there");
         assert_eq!(lease["spec"]["holderIdentity"], "");
     });
@@ -405,13 +405,13 @@ fn the_lease_is_given_back_though_a_job_cannot_be_deleted() {
 #[test]
 fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
+        let (fixture, function) = with_function(&server).await;
         for index in 0..50 {
-            start(&bench, &function, call(index));
+            start(&fixture, &function, call(index));
         }
         let mut started = 0;
         while started < 50 {
-            match bench.message(1).await {
+            match fixture.message(1).await {
                 Message::JobStarting {
                     call,
                     running_since,
@@ -419,7 +419,7 @@ fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
                 } => {
                     if running_since.is_some() {
                         started += 1;
-                        stop(&bench, call, None);
+                        stop(&fixture, call, None);
                     }
                 }
                 Message::JobEnded { failure, .. } => panic!("{failure:?}"),
@@ -427,19 +427,19 @@ fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
             }
         }
         nothing_left(&server).await;
-        assert_eq!(bench.created("jobs"), 50);
-        assert!(is_quiet(&bench));
+        assert_eq!(fixture.created("jobs"), 50);
+        assert!(is_quiet(&fixture));
     });
 }
 
 #[test]
 fn a_deletion_that_the_server_does_not_take_is_tried_until_it_does() {
     scenario(|server| async move {
-        let (bench, function) = with_function(&server).await;
-        start(&bench, &function, call(1));
-        started(&bench, call(1)).await;
+        let (fixture, function) = with_function(&server).await;
+        start(&fixture, &function, call(1));
+        started(&fixture, call(1)).await;
         server.script(of("delete", "jobs"), usize::MAX, answer(500));
-        stop(&bench, call(1), None);
+        stop(&fixture, call(1), None);
         pass(60.0).await;
         let count = server.count(of("delete", "jobs"));
         assert!((5..=40).contains(&count), "{count} tries in 60 s");

@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::script::{Fault, answer, any, of};
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::json;
 
-use crate::bench::{Bench, pass, registration, scenario, until, warm};
+use crate::fixture::{ClusterFixture, pass, registration, scenario, until, warm};
 
 fn held_by(server: &FakeApiServer, holder: &str) {
     let lease = json!({"metadata": {"name": "nanofaas"}, "spec": {"holderIdentity": holder,
@@ -29,7 +29,7 @@ fn holder(server: &FakeApiServer) -> String {
 #[test]
 fn a_free_lease_is_taken_before_anything_else_is_done() {
     scenario(|server| async move {
-        let _bench = Bench::acting(&server).await;
+        let _bench = ClusterFixture::acting(&server).await;
         assert_eq!(holder(&server), "plane-uid");
         let first = server.changes().into_iter().next().expect("a change");
         assert_eq!((first.verb, &*first.resource), ("create", "leases"));
@@ -43,7 +43,7 @@ fn a_restarted_container_takes_its_lease_back_at_once() {
     scenario(|server| async move {
         held_by(&server, "plane-uid");
         let began = tokio::time::Instant::now();
-        let _bench = Bench::acting(&server).await;
+        let _bench = ClusterFixture::acting(&server).await;
         assert!(began.elapsed().as_secs() < 5);
         assert_eq!(holder(&server), "plane-uid");
         let lease = server.get("leases", "nanofaas").expect("there");
@@ -56,8 +56,8 @@ fn a_restarted_container_takes_its_lease_back_at_once() {
 fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
     scenario(|server| async move {
         held_by(&server, "other");
-        let mut bench = Bench::new(&server);
-        bench.begin();
+        let mut fixture = ClusterFixture::new(&server);
+        fixture.begin();
         // Its time stamp is years old; that is another machine's clock.
         pass(8.0).await;
         server.edit("leases", "nanofaas", |lease| {
@@ -65,8 +65,8 @@ fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
         });
         pass(13.0).await;
         assert_eq!(holder(&server), "other");
-        assert!(server.changes().is_empty() && !bench.is_ready());
-        until("it is ready", || bench.is_ready()).await;
+        assert!(server.changes().is_empty() && !fixture.is_ready());
+        until("it is ready", || fixture.is_ready()).await;
         assert_eq!(holder(&server), "plane-uid");
         let lease = server.get("leases", "nanofaas").expect("there");
         assert_eq!(lease["spec"]["leaseTransitions"], 4);
@@ -76,9 +76,9 @@ fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
 #[test]
 fn a_lease_that_was_given_back_is_taken_at_once() {
     scenario(|server| async move {
-        let mut first = Bench::new(&server);
+        let mut first = ClusterFixture::new(&server);
         first.ready().await;
-        let mut second = Bench::new(&server).named("second");
+        let mut second = ClusterFixture::new(&server).named("second");
         second.begin();
         pass(30.0).await;
         assert!(!second.is_ready() && holder(&server) == "plane-uid");
@@ -94,27 +94,27 @@ fn a_lease_that_was_given_back_is_taken_at_once() {
 #[test]
 fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (pod, _) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
         // The tenure runs out during this time.
         pass(16.0).await;
         server.forget_asked();
-        let second = bench.start(&function);
-        let token = bench.request(registration(warm("g"), false));
+        let second = fixture.start(&function);
+        let token = fixture.request(registration(warm("g"), false));
         pass(10.0).await;
         let changes: Vec<_> = server.changes();
         let others = changes.iter().filter(|one| one.resource != "leases");
         assert_eq!(others.count(), 0, "{changes:?}");
-        assert!(!bench.is_deposed() && bench.is_ready());
-        assert!(bench.is_quiet(), "pods are not touched");
-        match bench.reply(token).await {
+        assert!(!fixture.is_deposed() && fixture.is_ready());
+        assert!(fixture.is_quiet(), "pods are not touched");
+        match fixture.reply(token).await {
             Reply::Refused(Refused::Unavailable(_)) => {}
             _ => panic!("nobody may change anything"),
         }
         server.mend();
-        match bench.event().await {
+        match fixture.event().await {
             Event::PodUp(up) => assert_eq!(up, second),
             _ => panic!("the pod that waited is started"),
         }
@@ -126,27 +126,27 @@ fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() 
 fn a_lease_that_cannot_be_read_is_asked_for_in_bounds() {
     scenario(|server| async move {
         server.script(any(), usize::MAX, answer(500));
-        let mut bench = Bench::new(&server).outside();
-        bench.begin();
+        let mut fixture = ClusterFixture::new(&server).outside();
+        fixture.begin();
         pass(30.0).await;
         let count = server.count(any());
         assert!(count < 60, "{count} requests in 30 s");
         server.mend();
-        until("it is ready", || bench.is_ready()).await;
+        until("it is ready", || fixture.is_ready()).await;
     });
 }
 
 #[test]
 fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.edit("leases", "nanofaas", |lease| {
             lease["spec"]["holderIdentity"] = json!("other");
         });
-        until("it is deposed", || bench.is_deposed()).await;
+        until("it is deposed", || fixture.is_deposed()).await;
         server.forget_asked();
-        bench.start(&function);
+        fixture.start(&function);
         pass(10.0).await;
         assert_eq!(server.changes().len(), 0);
         assert_eq!(holder(&server), "other");
@@ -156,8 +156,8 @@ fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
 #[test]
 fn of_two_planes_that_begin_at_once_one_acts() {
     scenario(|server| async move {
-        let mut first = Bench::new(&server).outside();
-        let mut second = Bench::new(&server).outside();
+        let mut first = ClusterFixture::new(&server).outside();
+        let mut second = ClusterFixture::new(&server).outside();
         first.begin();
         second.begin();
         until("one is ready", || first.is_ready() || second.is_ready()).await;
@@ -170,22 +170,22 @@ fn of_two_planes_that_begin_at_once_one_acts() {
 #[test]
 fn a_lease_that_somebody_deleted_is_made_again() {
     scenario(|server| async move {
-        let bench = Bench::acting(&server).await;
+        let fixture = ClusterFixture::acting(&server).await;
         server.remove("leases", "nanofaas");
         until("it is there", || holder(&server) == "plane-uid").await;
-        assert!(!bench.is_deposed());
+        assert!(!fixture.is_deposed());
     });
 }
 
 #[test]
 fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let (pod, _) = bench.running(&function).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let (pod, _) = fixture.running(&function).await;
         server.script(of("update", "leases"), usize::MAX, answer(500));
         server.script(of("delete", "pods"), usize::MAX, answer(500));
-        bench.rings.order(Order::Stop { pod });
+        fixture.rings.order(Order::Stop { pod });
         pass(5.0).await;
         assert!(server.count(of("delete", "pods")) > 1, "it is tried");
         pass(12.0).await;
@@ -193,22 +193,22 @@ fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
         pass(20.0).await;
         assert_eq!(server.count(of("delete", "pods")), 0, "nobody may now");
         server.mend();
-        bench.down(pod).await;
+        fixture.down(pod).await;
     });
 }
 
 #[test]
 fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.forget_asked();
         until("it is renewed", || server.count(of("update", "leases")) > 0).await;
         let renewed = tokio::time::Instant::now();
         server.script(of("update", "leases"), usize::MAX, answer(500));
         server.script(of("create", "pods"), usize::MAX, Fault::Hang);
         pass(8.0).await;
-        bench.start(&function);
+        fixture.start(&function);
         pass(1.0).await;
         assert_eq!(server.count(of("create", "pods")), 1, "it still may");
         until("it is given up", || {
@@ -226,12 +226,12 @@ fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
 #[test]
 fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         // As when an admission webhook does not answer.
         server.script(of("create", "pods"), usize::MAX, Fault::Hang);
         for _ in 0..50 {
-            bench.start(&function);
+            fixture.start(&function);
         }
         pass(2.0).await;
         server.forget_asked();
@@ -244,15 +244,15 @@ fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
 #[test]
 fn a_plane_stops_in_time_with_the_server_gone() {
     scenario(|server| async move {
-        let bench = Bench::acting(&server).await;
+        let fixture = ClusterFixture::acting(&server).await;
         server.leave();
         let began = tokio::time::Instant::now();
-        bench.stop().await;
+        fixture.stop().await;
         assert!(began.elapsed() <= Duration::from_secs(5));
         server.come_back().await;
         server.script(any(), usize::MAX, Fault::Hang);
         let began = tokio::time::Instant::now();
-        bench.stop().await;
+        fixture.stop().await;
         assert!(began.elapsed() <= Duration::from_secs(5));
     });
 }
@@ -260,8 +260,8 @@ fn a_plane_stops_in_time_with_the_server_gone() {
 #[test]
 fn one_renewal_that_hangs_does_not_lose_the_lease() {
     scenario(|server| async move {
-        let first = Bench::acting(&server).await;
-        let mut second = Bench::new(&server).named("second");
+        let first = ClusterFixture::acting(&server).await;
+        let mut second = ClusterFixture::new(&server).named("second");
         second.begin();
         pass(10.0).await;
         for _ in 0..4 {

@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt;
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::status::status;
 
 /// A WARM function that wants so many pods.
@@ -56,8 +56,8 @@ fn a_function_is_ready_with_its_first_pod_and_again_with_one_of_a_new_spec() {
     scenario(|server| async move {
         server.kubelet().next(Fate::Nothing);
         server.create("functions", object(wanting("f", 1)));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         not_ready(&server, "f", "Starting").await;
         assert_eq!(status(&server, "f")["wantedPods"], 1);
         let pods = || server.names("pods");
@@ -99,8 +99,8 @@ fn what_keeps_a_pod_from_its_start_is_the_reason_while_it_waits() {
         let why = "0/1 nodes are available";
         server.kubelet().next(Fate::Unschedulable(why));
         server.create("functions", object(wanting("f", 1)));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         let message = not_ready(&server, "f", "Unschedulable").await;
         assert!(message.contains(why), "{message}");
         assert!(status(&server, "f")["lastFailedStart"].is_null());
@@ -118,7 +118,7 @@ fn what_keeps_a_pod_from_its_start_is_the_reason_while_it_waits() {
 #[test]
 fn each_way_to_fail_has_its_reason() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let long = "no such image ".repeat(200);
         let long: &'static str = long.leak();
         for (name, fate, reason) in [
@@ -134,7 +134,7 @@ fn each_way_to_fail_has_its_reason() {
             ("refused", Fate::Runs, "Refused"),
             ("deleted", Fate::Nothing, "Deleted"),
         ] {
-            let function = bench.warm(name).await;
+            let function = fixture.warm(name).await;
             ready_for(&server, name, "ScaledToZero").await;
             let refusal = match name {
                 "quota" => Some(QUOTA),
@@ -147,7 +147,7 @@ fn each_way_to_fail_has_its_reason() {
                 }
                 None => server.kubelet().next(fate),
             }
-            let pod = bench.start(&function);
+            let pod = fixture.start(&function);
             if matches!(name, "crash" | "deleted") {
                 until("there is a pod", || !server.names("pods").is_empty()).await;
                 pass(0.5).await;
@@ -157,7 +157,7 @@ fn each_way_to_fail_has_its_reason() {
                     _ => server.delete_pod(&pod),
                 }
             }
-            bench.failure(pod).await;
+            fixture.failure(pod).await;
             let message = not_ready(&server, name, reason).await;
             let last = status(&server, name)["lastFailedStart"].clone();
             assert_eq!(last["reason"], reason);
@@ -174,19 +174,19 @@ fn each_way_to_fail_has_its_reason() {
 #[test]
 fn a_start_that_works_makes_a_function_ready_that_scales_to_zero() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         ready_for(&server, "f", "ScaledToZero").await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "unknown"));
-        let pod = bench.start(&function);
-        bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        fixture.failure(pod).await;
         not_ready(&server, "f", "ImagePull").await;
-        let (pod, _) = bench.running(&function).await;
+        let (pod, _) = fixture.running(&function).await;
         ready_for(&server, "f", "PodsReady").await;
-        bench.rings.order(Order::Stop { pod });
-        bench.down(pod).await;
+        fixture.rings.order(Order::Stop { pod });
+        fixture.down(pod).await;
         ready_for(&server, "f", "ScaledToZero").await;
     });
 }
@@ -194,19 +194,19 @@ fn a_start_that_works_makes_a_function_ready_that_scales_to_zero() {
 #[test]
 fn a_successor_believes_what_the_status_says_and_writes_nothing() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "unknown"));
-        let pod = bench.start(&function);
-        bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        fixture.failure(pod).await;
         not_ready(&server, "f", "ImagePull").await;
         pass(30.0).await;
         let before = status(&server, "f");
-        bench.end();
+        fixture.end();
         server.forget_asked();
-        let _successor = Bench::acting(&server).await;
+        let _successor = ClusterFixture::acting(&server).await;
         pass(30.0).await;
         assert_eq!(status(&server, "f"), before);
         assert_eq!(server.count(of("patch", "functions/status")), 0);
@@ -225,17 +225,17 @@ fn a_successor_believes_what_the_status_says_and_writes_nothing() {
 #[test]
 fn a_job_function_is_ready_until_a_start_fails_and_again_when_one_works() {
     scenario(|server| async move {
-        let (bench, function) = attempt::with_function(&server).await;
+        let (fixture, function) = attempt::with_function(&server).await;
         ready_for(&server, "j", "OnDemand").await;
         server.kubelet().next(Fate::Refused(QUOTA));
-        attempt::start(&bench, &function, attempt::call(1));
-        attempt::ended(&bench, attempt::call(1)).await;
+        attempt::start(&fixture, &function, attempt::call(1));
+        attempt::ended(&fixture, attempt::call(1)).await;
         let message = not_ready(&server, "j", "Quota").await;
         assert!(message.contains(QUOTA), "{message}");
-        attempt::start(&bench, &function, attempt::call(2));
-        attempt::started(&bench, attempt::call(2)).await;
+        attempt::start(&fixture, &function, attempt::call(2));
+        attempt::started(&fixture, attempt::call(2)).await;
         ready_for(&server, "j", "OnDemand").await;
-        attempt::stop(&bench, attempt::call(2), None);
+        attempt::stop(&fixture, attempt::call(2), None);
     });
 }
 
@@ -244,8 +244,8 @@ fn an_invalid_spec_is_not_ready_though_the_last_one_serves() {
     scenario(|server| async move {
         let mut spec = wanting("f", 1);
         server.create("functions", object(spec.clone()));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         ready_for(&server, "f", "PodsReady").await;
         server.edit("functions", "f", |there| {
             there["spec"]["env"] = json!({"PORT": "1"});
@@ -269,8 +269,8 @@ fn an_invalid_spec_is_not_ready_though_the_last_one_serves() {
 fn the_scale_subresources_numbers_follow_an_edit() {
     scenario(|server| async move {
         server.create("functions", object(wanting("f", 1)));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         ready_for(&server, "f", "PodsReady").await;
         // As `kubectl scale fn/f --replicas=3` writes it.
         server.edit("functions", "f", |there| {

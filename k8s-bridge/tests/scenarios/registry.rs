@@ -9,7 +9,7 @@ use nanofaas_fake_api_server::script::{Fault, answer, any, of, refuse, too_many}
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, registration, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, registration, scenario, until, warm};
 
 pub(crate) fn of_image(name: &str, image: &str) -> Value {
     let mut spec = warm(name);
@@ -44,30 +44,30 @@ pub(crate) fn is_created(reply: &Reply) -> Option<bool> {
 #[test]
 fn the_api_writes_first_and_applies_then() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         server.script(
             of("create", "functions"),
             1,
             Fault::Late(Duration::from_secs(3)),
         );
-        let token = bench.request(registration(warm("f"), false));
+        let token = fixture.request(registration(warm("f"), false));
         pass(2.0).await;
-        assert!(bench.table().is_empty() && bench.try_reply(token).is_none());
-        assert_eq!(is_created(&bench.reply(token).await), Some(true));
+        assert!(fixture.table().is_empty() && fixture.try_reply(token).is_none());
+        assert_eq!(is_created(&fixture.reply(token).await), Some(true));
         assert_eq!(image_there(&server, "f"), Some(json!("i:1")));
-        assert!(bench.knows("f", "i:1"));
+        assert!(fixture.knows("f", "i:1"));
     });
 }
 
 #[test]
 fn a_replacement_says_whether_it_made_anew() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let made = bench.register(warm("f"), true).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let made = fixture.register(warm("f"), true).await;
         assert_eq!(is_created(&made), Some(true));
-        let replaced = bench.register(of_image("f", "i:2"), true).await;
+        let replaced = fixture.register(of_image("f", "i:2"), true).await;
         assert_eq!(is_created(&replaced), Some(false));
-        assert!(bench.knows("f", "i:2"));
+        assert!(fixture.knows("f", "i:2"));
         assert_eq!(image_there(&server, "f"), Some(json!("i:2")));
     });
 }
@@ -75,14 +75,14 @@ fn a_replacement_says_whether_it_made_anew() {
 #[test]
 fn what_is_there_already_is_not_registered_again() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
-        let again = bench.register(warm("f"), false).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
+        let again = fixture.register(warm("f"), false).await;
         assert!(matches!(again, Reply::Refused(Refused::Exists)));
         // One that the plane has not heard of yet.
         server.delay_watches(Duration::from_secs(30));
         server.create("functions", object(of_image("g", "i:7")));
-        let again = bench.register(warm("g"), false).await;
+        let again = fixture.register(warm("g"), false).await;
         assert!(matches!(again, Reply::Refused(Refused::Exists)));
         assert_eq!(image_there(&server, "g"), Some(json!("i:7")));
     });
@@ -91,16 +91,16 @@ fn what_is_there_already_is_not_registered_again() {
 #[test]
 fn scaling_writes_the_floor_alone() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
-        let scaled = bench.ask(scale("f", 3)).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
+        let scaled = fixture.ask(scale("f", 3)).await;
         assert!(matches!(scaled, Reply::Scaled { replicas: 3, .. }));
         let there = server.get("functions", "f").expect("there");
         let scaling = json!({"minReplicas": 3, "maxReplicas": 4});
         assert_eq!(there["spec"]["scalingConfig"], scaling);
-        assert_eq!(bench.function("f").spec.scaling_config.min_replicas, 3);
+        assert_eq!(fixture.function("f").spec.scaling_config.min_replicas, 3);
         assert!(matches!(
-            bench.ask(scale("f", 5)).await,
+            fixture.ask(scale("f", 5)).await,
             Reply::Refused(Refused::Invalid(_))
         ));
     });
@@ -109,11 +109,11 @@ fn scaling_writes_the_floor_alone() {
 #[test]
 fn what_keeps_no_pods_has_no_floor_in_the_cluster_either() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let mut job = warm("j");
         job["executionMode"] = json!("REMOTE");
-        bench.register(job, false).await;
-        let Reply::Refused(refused) = bench.ask(scale("j", 3)).await else {
+        fixture.register(job, false).await;
+        let Reply::Refused(refused) = fixture.ask(scale("j", 3)).await else {
             panic!("it has a floor");
         };
         assert_eq!(refused, Refused::NotWarm(ExecutionMode::Job));
@@ -124,11 +124,11 @@ fn what_keeps_no_pods_has_no_floor_in_the_cluster_either() {
 #[test]
 fn a_mode_is_kept_as_it_was_given_and_what_it_means_is_not_written() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");
         spec["executionMode"] = json!("DEPLOYMENT");
         spec["effectiveExecutionMode"] = json!("WARM");
-        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+        let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             panic!("it is not taken");
         };
         let there = server.get("functions", "f").expect("there");
@@ -143,24 +143,24 @@ fn a_mode_is_kept_as_it_was_given_and_what_it_means_is_not_written() {
 #[test]
 fn a_deletion_is_made_in_the_cluster_first() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
-        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
-        assert!(bench.table().is_empty() && server.names("functions").is_empty());
-        let again = bench.ask(remove("f")).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
+        assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
+        assert!(fixture.table().is_empty() && server.names("functions").is_empty());
+        let again = fixture.ask(remove("f")).await;
         assert!(matches!(again, Reply::Refused(Refused::NotFound)));
         // The same name anew is another function.
-        bench.warm("f").await;
+        fixture.warm("f").await;
         pass(2.0).await;
-        assert!(bench.knows("f", "i:1"));
+        assert!(fixture.knows("f", "i:1"));
     });
 }
 
 #[test]
 fn with_the_server_gone_changes_are_refused_in_time_and_the_table_stays() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         server.leave();
         for request in [
             registration(warm("g"), false),
@@ -168,25 +168,25 @@ fn with_the_server_gone_changes_are_refused_in_time_and_the_table_stays() {
             remove("f"),
         ] {
             let began = tokio::time::Instant::now();
-            let reply = bench.ask(request).await;
+            let reply = fixture.ask(request).await;
             assert!(matches!(reply, Reply::Refused(Refused::Unavailable(_))));
             assert!(began.elapsed() < Duration::from_secs(20));
         }
-        assert_eq!(bench.table(), [("f".to_owned(), "i:1".to_owned())]);
+        assert_eq!(fixture.table(), [("f".to_owned(), "i:1".to_owned())]);
         server.come_back().await;
-        until("it may be changed again", || bench.is_ready()).await;
+        until("it may be changed again", || fixture.is_ready()).await;
         pass(10.0).await;
-        bench.warm("g").await;
+        fixture.warm("g").await;
     });
 }
 
 #[test]
 fn a_server_that_hangs_is_not_waited_for_longer() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         server.script(any(), usize::MAX, Fault::Hang);
         let began = tokio::time::Instant::now();
-        let reply = bench.register(warm("f"), false).await;
+        let reply = fixture.register(warm("f"), false).await;
         assert!(matches!(reply, Reply::Refused(Refused::Unavailable(_))));
         assert!(began.elapsed() < Duration::from_secs(20));
     });
@@ -195,60 +195,60 @@ fn a_server_that_hangs_is_not_waited_for_longer() {
 #[test]
 fn a_conflict_with_others_is_written_anew() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         server.script(of("update", "functions"), 2, answer(409));
-        let replaced = bench.register(of_image("f", "i:2"), true).await;
+        let replaced = fixture.register(of_image("f", "i:2"), true).await;
         assert_eq!(is_created(&replaced), Some(false));
         assert_eq!(image_there(&server, "f"), Some(json!("i:2")));
         server.script(of("update", "functions"), usize::MAX, answer(409));
         server.forget_asked();
-        let never = bench.register(of_image("f", "i:3"), true).await;
+        let never = fixture.register(of_image("f", "i:3"), true).await;
         assert!(matches!(never, Reply::Refused(Refused::Unavailable(_))));
         assert!(server.count(of("update", "functions")) <= 10);
-        assert!(bench.knows("f", "i:2"));
+        assert!(fixture.knows("f", "i:2"));
     });
 }
 
 #[test]
 fn a_creation_whose_answer_is_lost_is_made_once() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         server.script(of("create", "functions"), 1, Fault::LoseAnswer);
-        let made = bench.register(warm("f"), false).await;
+        let made = fixture.register(warm("f"), false).await;
         assert_eq!(is_created(&made), Some(true));
         server.script(of("delete", "functions"), 1, Fault::LoseAnswer);
-        assert!(matches!(bench.ask(remove("f")).await, Reply::Removed));
-        assert!(bench.table().is_empty());
+        assert!(matches!(fixture.ask(remove("f")).await, Reply::Removed));
+        assert!(fixture.table().is_empty());
         server.script(of("create", "functions"), 1, Fault::LoseAnswer);
-        let made = bench.register(warm("g"), true).await;
+        let made = fixture.register(warm("g"), true).await;
         assert!(is_created(&made).is_some());
-        assert!(bench.knows("g", "i:1"));
+        assert!(fixture.knows("g", "i:1"));
     });
 }
 
 #[test]
 fn what_the_api_server_finds_wrong_is_told_in_its_words() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let words = "Function.nanofaas.io \"f\" is invalid: spec.image: too long";
         server.script(of("create", "functions"), 1, refuse(422, "Invalid", words));
-        match bench.register(warm("f"), false).await {
+        match fixture.register(warm("f"), false).await {
             Reply::Refused(Refused::Invalid(faults)) => {
                 assert!(faults[0].message.contains("too long"), "{faults:?}");
             }
             _ => panic!("it was taken"),
         }
-        assert!(bench.table().is_empty());
+        assert!(fixture.table().is_empty());
     });
 }
 
 #[test]
 fn retry_after_is_waited_for() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         server.script(of("create", "functions"), 1, too_many(2));
-        let made = bench.register(warm("f"), false).await;
+        let made = fixture.register(warm("f"), false).await;
         assert_eq!(is_created(&made), Some(true));
         let asked = server.asked(of("create", "functions"));
         assert_eq!(asked.len(), 2);
@@ -259,46 +259,46 @@ fn retry_after_is_waited_for() {
 #[test]
 fn changes_of_one_function_are_made_in_order_and_those_of_others_beside_them() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         server.script(
             of("update", "functions"),
             1,
             Fault::Late(Duration::from_secs(3)),
         );
         let tokens = [
-            bench.request(registration(of_image("f", "i:2"), true)),
-            bench.request(registration(of_image("f", "i:3"), true)),
-            bench.request(remove("f")),
-            bench.request(registration(of_image("f", "i:4"), true)),
+            fixture.request(registration(of_image("f", "i:2"), true)),
+            fixture.request(registration(of_image("f", "i:3"), true)),
+            fixture.request(remove("f")),
+            fixture.request(registration(of_image("f", "i:4"), true)),
         ];
-        let other = bench.register(warm("g"), false).await;
-        assert!(is_created(&other).is_some() && bench.try_reply(tokens[0]).is_none());
-        assert_eq!(is_created(&bench.reply(tokens[0]).await), Some(false));
-        assert_eq!(is_created(&bench.reply(tokens[1]).await), Some(false));
-        assert!(matches!(bench.reply(tokens[2]).await, Reply::Removed));
-        assert_eq!(is_created(&bench.reply(tokens[3]).await), Some(true));
+        let other = fixture.register(warm("g"), false).await;
+        assert!(is_created(&other).is_some() && fixture.try_reply(tokens[0]).is_none());
+        assert_eq!(is_created(&fixture.reply(tokens[0]).await), Some(false));
+        assert_eq!(is_created(&fixture.reply(tokens[1]).await), Some(false));
+        assert!(matches!(fixture.reply(tokens[2]).await, Reply::Removed));
+        assert_eq!(is_created(&fixture.reply(tokens[3]).await), Some(true));
         pass(2.0).await;
-        assert!(bench.knows("f", "i:4"));
+        assert!(fixture.knows("f", "i:4"));
     });
 }
 
 #[test]
 fn an_answer_that_leaves_open_whether_it_was_done_is_found_out() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         for code in [500, 504] {
             server.script(of("create", "functions"), 1, Fault::DoneAnswer(code));
-            let made = bench.register(warm("f"), false).await;
+            let made = fixture.register(warm("f"), false).await;
             assert_eq!(is_created(&made), Some(true), "{code}");
             server.script(of("update", "functions"), 1, Fault::DoneAnswer(code));
-            let replaced = bench.register(of_image("f", "i:2"), true).await;
+            let replaced = fixture.register(of_image("f", "i:2"), true).await;
             assert_eq!(is_created(&replaced), Some(false), "{code}");
             server.script(of("delete", "functions"), 1, Fault::DoneAnswer(code));
-            let removed = bench.ask(remove("f")).await;
+            let removed = fixture.ask(remove("f")).await;
             assert!(matches!(removed, Reply::Removed), "{code}");
             pass(1.0).await;
         }
-        assert!(bench.table().is_empty() && server.names("functions").is_empty());
+        assert!(fixture.table().is_empty() && server.names("functions").is_empty());
     });
 }

@@ -8,12 +8,12 @@ use nanofaas_fake_api_server::name_of;
 use nanofaas_fake_api_server::script::{Fault, answer, any, of, too_many};
 
 use crate::agreement::{AFTERWARDS, agree, busy, meanwhile, pods_of};
-use crate::bench::{pass, scenario, warm};
+use crate::fixture::{pass, scenario, warm};
 
 #[test]
 fn errors_for_a_while_are_outlived() {
     scenario(|server| async move {
-        let mut bench = busy(&server).await;
+        let mut fixture = busy(&server).await;
         for code in [500, 503, 504, 429] {
             server.script(any(), usize::MAX, answer(code));
             server.slam(true).await;
@@ -23,10 +23,10 @@ fn errors_for_a_while_are_outlived() {
             let count = server.count(any());
             assert!(count <= 160, "{count} requests in 30 s of {code}");
             server.mend();
-            agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+            agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
         }
         assert_eq!(server.ever("pods"), 3);
-        let made = bench.register(warm("e"), false).await;
+        let made = fixture.register(warm("e"), false).await;
         assert!(matches!(made, Reply::Registered { .. }));
     });
 }
@@ -34,7 +34,7 @@ fn errors_for_a_while_are_outlived() {
 #[test]
 fn a_server_that_asks_for_patience_gets_it() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(any(), usize::MAX, too_many(5));
         server.slam(true).await;
         server.slam(false).await;
@@ -50,15 +50,15 @@ fn a_server_that_asks_for_patience_gets_it() {
         let count = server.count(any());
         assert!(count <= 30, "{count} requests in 30 s");
         server.mend();
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
     });
 }
 
 #[test]
 fn a_server_that_is_gone_is_not_called_in_a_loop_and_no_pod_is_given_up() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
-        let orders = bench.rings.orders.borrow().len();
+        let fixture = busy(&server).await;
+        let orders = fixture.rings.orders.borrow().len();
         let before = server.accepted();
         server.slam(true).await;
         pass(3.0).await;
@@ -68,13 +68,13 @@ fn a_server_that_is_gone_is_not_called_in_a_loop_and_no_pod_is_given_up() {
         let calls = server.accepted() - before;
         assert!(calls <= 150, "{calls} connections in 60 s");
         assert_eq!(
-            bench.rings.orders.borrow().len(),
+            fixture.rings.orders.borrow().len(),
             orders,
             "its pods serve on"
         );
-        assert!(bench.is_ready() && !bench.is_deposed());
+        assert!(fixture.is_ready() && !fixture.is_deposed());
         server.slam(false).await;
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
         assert_eq!(server.ever("pods"), 3, "no pod was doubled");
     });
 }
@@ -82,34 +82,34 @@ fn a_server_that_is_gone_is_not_called_in_a_loop_and_no_pod_is_given_up() {
 #[test]
 fn what_happened_while_the_server_was_gone_is_found_out() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.leave();
         pass(5.0).await;
         meanwhile(&server).await;
         pass(55.0).await;
         server.come_back().await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }
 
 #[test]
 fn pods_that_end_while_the_server_is_gone_are_replaced_when_it_is_back() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
         server.leave();
         server.end(name_of(&pods[0]), 137, "OOMKilled", "");
         server.evict(name_of(&pods[1]));
         pass(20.0).await;
         server.come_back().await;
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
     });
 }
 
 #[test]
 fn pods_that_are_wanted_while_the_server_is_gone_come_when_it_is_back() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
         server.script(of("create", "pods"), usize::MAX, answer(500));
         server.remove("pods", name_of(&pods[0]));
@@ -118,14 +118,14 @@ fn pods_that_are_wanted_while_the_server_is_gone_come_when_it_is_back() {
         let count = server.count(of("create", "pods"));
         assert!(count <= 90, "{count} tries in 90 s");
         server.mend();
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
     });
 }
 
 #[test]
 fn pods_whose_creations_are_never_answered_are_not_doubled_in_the_end() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
         for late in [1, 25, 50] {
             let late = Duration::from_secs(late);
@@ -134,7 +134,7 @@ fn pods_whose_creations_are_never_answered_are_not_doubled_in_the_end() {
         server.remove("pods", name_of(&pods[0]));
         server.remove("pods", name_of(&pods[1]));
         pass(120.0).await;
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
     });
 }
 
@@ -143,14 +143,14 @@ fn a_server_that_takes_its_time_for_everything_is_worked_with() {
     scenario(|server| async move {
         let slow = Fault::Late(Duration::from_secs(2));
         server.script(any(), usize::MAX, slow);
-        let mut bench = busy(&server).await;
-        let made = bench.register(warm("e"), false).await;
+        let mut fixture = busy(&server).await;
+        let made = fixture.register(warm("e"), false).await;
         assert!(matches!(made, Reply::Registered { .. }));
         meanwhile(&server).await;
         let wanted: Vec<_> = AFTERWARDS.into_iter().chain([("e", 0)]).collect();
-        agree(&bench, &wanted).await;
+        agree(&fixture, &wanted).await;
         pass(60.0).await;
-        assert!(!bench.is_deposed());
+        assert!(!fixture.is_deposed());
         assert_eq!(
             server.ever("pods"),
             6,
@@ -173,9 +173,9 @@ fn answers_that_break_off_are_asked_for_again() {
         ] {
             server.script(of(verb, resource), 2, Fault::CutAnswer);
         }
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         assert_eq!(server.ever("pods"), 3);
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }

@@ -9,7 +9,7 @@ use nanofaas_fake_api_server::script::{QUOTA, any, of};
 use serde_json::{Value, json};
 
 use crate::attempt;
-use crate::bench::{pass, scenario, until, warm};
+use crate::fixture::{pass, scenario, until, warm};
 
 /// What the Role allows: verb, group and resource.
 fn granted() -> BTreeSet<(String, String, String)> {
@@ -53,49 +53,49 @@ fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
             "jobs",
             json!({"metadata": {"name": "fn-old-1", "labels": labels}}),
         );
-        let (mut bench, function) = attempt::with_function(&server).await;
+        let (mut fixture, function) = attempt::with_function(&server).await;
         // The registry.
-        let warm_function = bench.warm("w").await;
+        let warm_function = fixture.warm("w").await;
         pass(2.0).await;
         let mut spec = warm("w");
         spec["concurrency"] = json!(9);
         assert!(matches!(
-            bench.register(spec, true).await,
+            fixture.register(spec, true).await,
             Reply::Registered { .. }
         ));
         let scale = Request::Scale {
             name: "w".into(),
             replicas: 1,
         };
-        assert!(matches!(bench.ask(scale).await, Reply::Scaled { .. }));
+        assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
         // Warm pods.
-        let (place, _) = bench.running(&warm_function).await;
-        bench.rings.order(Order::Probe { pod: place });
-        bench.up(place).await;
-        bench.rings.order(Order::Stop { pod: place });
-        bench.down(place).await;
+        let (place, _) = fixture.running(&warm_function).await;
+        fixture.rings.order(Order::Probe { pod: place });
+        fixture.up(place).await;
+        fixture.rings.order(Order::Stop { pod: place });
+        fixture.down(place).await;
         // Jobs: one that is refused a pod, one that is cancelled, one that is answered.
         server.kubelet().next(Fate::Refused(QUOTA));
-        attempt::start(&bench, &function, attempt::call(1));
+        attempt::start(&fixture, &function, attempt::call(1));
         until("its events are read", || {
             server.count(of("list", "events")) == 1
         })
         .await;
         pass(3.0).await;
-        attempt::start(&bench, &function, attempt::call(2));
+        attempt::start(&fixture, &function, attempt::call(2));
         until("it has a pod", || server.names("pods").len() == 2).await;
         pass(1.0).await;
-        attempt::stop(&bench, attempt::call(2), None);
+        attempt::stop(&fixture, attempt::call(2), None);
         until("it is gone", || server.names("jobs").is_empty()).await;
         let remove = Request::Remove { name: "w".into() };
-        assert!(matches!(bench.ask(remove).await, Reply::Removed));
+        assert!(matches!(fixture.ask(remove).await, Reply::Removed));
         // Watches that end, expire, and the Lease, renewed and given back.
         pass(15.0).await;
         server.slam(true).await;
         server.compact();
         server.slam(false).await;
         pass(90.0).await;
-        bench.stop().await;
+        fixture.stop().await;
         let asked = server.asked(any()).into_iter();
         let asked: BTreeSet<_> = asked
             .map(|one| (one.verb.to_owned(), one.group, one.resource))

@@ -6,18 +6,18 @@ use nanofaas_fake_api_server::script::of;
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 /// A plane with a function that has `count` pods.
-async fn with_pods(server: &FakeApiServer, count: u32) -> Bench {
+async fn with_pods(server: &FakeApiServer, count: u32) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(count);
     server.create("functions", object(spec));
-    let mut bench = Bench::scheduled(server);
-    bench.ready().await;
+    let mut fixture = ClusterFixture::scheduled(server);
+    fixture.ready().await;
     until("its pods run", || running(server, "i:1") == count as usize).await;
     pass(1.0).await;
-    bench
+    fixture
 }
 
 /// The number of an image's pods that run and are not being deleted.
@@ -54,11 +54,14 @@ fn a_new_spec_replaces_pods_one_by_one_and_the_new_one_comes_first() {
 #[test]
 fn a_spec_that_shapes_no_pod_touches_none() {
     scenario(|server| async move {
-        let bench = with_pods(&server, 2).await;
+        let fixture = with_pods(&server, 2).await;
         server.edit("functions", "f", |there| {
             there["spec"]["concurrency"] = json!(7)
         });
-        until("it is known", || bench.function("f").spec.concurrency == 7).await;
+        until("it is known", || {
+            fixture.function("f").spec.concurrency == 7
+        })
+        .await;
         pass(10.0).await;
         assert_eq!(
             (server.ever("pods"), server.count(of("delete", "pods"))),
@@ -81,15 +84,15 @@ fn a_function_that_is_warm_no_more_loses_its_pods() {
 #[test]
 fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
     scenario(|server| async move {
-        let mut bench = with_pods(&server, 2).await;
+        let mut fixture = with_pods(&server, 2).await;
         let before = server.names("pods");
         let remove = Request::Remove { name: "f".into() };
-        assert!(matches!(bench.ask(remove).await, Reply::Removed));
+        assert!(matches!(fixture.ask(remove).await, Reply::Removed));
         until("they are gone", || server.names("pods").is_empty()).await;
         let mut spec = warm("f");
         spec["scalingConfig"]["minReplicas"] = json!(2);
         assert!(matches!(
-            bench.register(spec.clone(), false).await,
+            fixture.register(spec.clone(), false).await,
             Reply::Registered { .. }
         ));
         until("new ones run", || running(&server, "i:1") == 2).await;
@@ -113,13 +116,13 @@ fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
 #[test]
 fn more_and_fewer_pods_are_a_matter_of_the_floor() {
     scenario(|server| async move {
-        let mut bench = with_pods(&server, 1).await;
+        let mut fixture = with_pods(&server, 1).await;
         for (replicas, count) in [(4, 4), (2, 4)] {
             let scale = Request::Scale {
                 name: "f".into(),
                 replicas,
             };
-            assert!(matches!(bench.ask(scale).await, Reply::Scaled { .. }));
+            assert!(matches!(fixture.ask(scale).await, Reply::Scaled { .. }));
             until("they run", || running(&server, "i:1") == count).await;
         }
         // Pods above `minReplicas` go after this idle time.

@@ -10,7 +10,7 @@ use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 pub(crate) fn status(server: &FakeApiServer, name: &str) -> Value {
     server.get("functions", name).unwrap_or_default()["status"].clone()
@@ -20,7 +20,7 @@ pub(crate) fn status(server: &FakeApiServer, name: &str) -> Value {
 fn a_status_is_written_once_and_not_again_while_nothing_changes() {
     scenario(|server| async move {
         server.create("functions", object(warm("f")));
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         until("it is written", || status(&server, "f")["readyPods"] == 0).await;
         let written = status(&server, "f");
         assert_eq!(written["conditions"][0]["type"], "Accepted");
@@ -29,8 +29,8 @@ fn a_status_is_written_once_and_not_again_while_nothing_changes() {
         pass(60.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
         // Another plane has nothing to add.
-        bench.end();
-        let _bench = Bench::acting(&server).await;
+        fixture.end();
+        let _bench = ClusterFixture::acting(&server).await;
         pass(30.0).await;
         assert_eq!(server.count(of("patch", "functions/status")), 1);
     });
@@ -39,16 +39,16 @@ fn a_status_is_written_once_and_not_again_while_nothing_changes() {
 #[test]
 fn many_changes_are_one_write_in_ten_seconds() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         for _ in 0..10 {
-            let (pod, _) = bench.running(&function).await;
-            bench.rings.order(Order::Stop { pod });
-            bench.down(pod).await;
-            bench.gone(pod).await;
+            let (pod, _) = fixture.running(&function).await;
+            fixture.rings.order(Order::Stop { pod });
+            fixture.down(pod).await;
+            fixture.gone(pod).await;
             pass(1.0).await;
         }
-        bench.running(&function).await;
+        fixture.running(&function).await;
         until("the last is written", || {
             status(&server, "f")["readyPods"] == 1
         })
@@ -65,9 +65,9 @@ fn many_changes_are_one_write_in_ten_seconds() {
 #[test]
 fn a_status_that_cannot_be_written_is_tried_again_later() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         server.script(of("patch", "functions/status"), usize::MAX, answer(403));
-        bench.warm("f").await;
+        fixture.warm("f").await;
         pass(45.0).await;
         let count = server.count(of("patch", "functions/status"));
         assert!((2..=6).contains(&count), "{count} tries in 45 s");
@@ -79,8 +79,8 @@ fn a_status_that_cannot_be_written_is_tried_again_later() {
 #[test]
 fn an_edit_that_is_taken_over_shows_in_the_status() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         until("it is written", || status(&server, "f")["readyPods"] == 0).await;
         server.edit("functions", "f", |there| {
             there["spec"]["timeoutMs"] = json!(2000)
@@ -109,8 +109,8 @@ fn densest(server: &FakeApiServer) -> usize {
 #[test]
 fn a_condition_that_changes_is_written_at_once_and_a_few_times_in_ten_seconds() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        fixture.warm("f").await;
         until("it is written", || status(&server, "f")["readyPods"] == 0).await;
         pass(20.0).await;
         for generation in 2..5 {
@@ -157,13 +157,13 @@ fn a_status_has_no_field_that_the_crd_does_not_have() {
         let crd: Value = serde_saphyr::from_str(&text).expect("YAML");
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let status_schema = &schema["properties"]["status"];
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "unknown"));
-        let pod = bench.start(&function);
-        bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        fixture.failure(pod).await;
         server.edit("functions", "f", |function| {
             function["spec"]["timeoutMs"] = json!(0);
         });

@@ -12,7 +12,7 @@ use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::attempt::{call, ended, start};
-use crate::bench::{Bench, object, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 use crate::rings::OWN_ACCOUNT;
 use crate::status::status;
 
@@ -61,16 +61,16 @@ fn of_site(server: &FakeApiServer, site: &str) -> Vec<String> {
 }
 
 /// A plane with a template and two pods of a function.
-async fn with_pods(server: &FakeApiServer, file: &File) -> Bench {
+async fn with_pods(server: &FakeApiServer, file: &File) -> ClusterFixture {
     let mut spec = warm("f");
     spec["scalingConfig"]["minReplicas"] = json!(2);
     spec["podTemplate"] = json!({"metadata": {"labels": {"team": "own"}}});
     server.create("functions", object(spec));
-    let mut bench = Bench::scheduled(server);
-    bench.pod_template = Some(file.0.clone());
-    bench.ready().await;
+    let mut fixture = ClusterFixture::scheduled(server);
+    fixture.pod_template = Some(file.0.clone());
+    fixture.ready().await;
     until("they run", || of_site(server, "a").len() == 2).await;
-    bench
+    fixture
 }
 
 #[test]
@@ -104,22 +104,22 @@ fn its_change_replaces_pods_and_what_is_no_template_does_not() {
 fn a_successor_replaces_pods_of_another_template_alone() {
     scenario(|server| async move {
         let file = File::new(&site("a"));
-        let mut bench = with_pods(&server, &file).await;
-        bench.end();
-        bench.begin();
+        let mut fixture = with_pods(&server, &file).await;
+        fixture.end();
+        fixture.begin();
         pass(30.0).await;
         assert_eq!(server.ever("pods"), 2, "they are its own");
-        bench.end();
-        let mut bench = Bench::scheduled(&server);
-        bench.pod_template = Some(file.0.clone());
-        bench.ready().await;
+        fixture.end();
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.pod_template = Some(file.0.clone());
+        fixture.ready().await;
         pass(30.0).await;
         assert_eq!(server.ever("pods"), 2, "they are adopted");
-        bench.end();
+        fixture.end();
         file.write(&site("b"));
-        let mut bench = Bench::scheduled(&server);
-        bench.pod_template = Some(file.0.clone());
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.pod_template = Some(file.0.clone());
+        fixture.ready().await;
         until("all are new", || {
             of_site(&server, "b").len() == 2 && server.names("pods").len() == 2
         })
@@ -132,7 +132,7 @@ fn a_plane_that_waited_for_its_lease_adopts_by_the_template_of_today() {
     scenario(|server| async move {
         let file = File::new(&site("a"));
         let mut first = with_pods(&server, &file).await;
-        let mut second = Bench::scheduled(&server).named("second");
+        let mut second = ClusterFixture::scheduled(&server).named("second");
         second.pod_template = Some(file.0.clone());
         second.begin();
         pass(5.0).await;
@@ -155,29 +155,29 @@ fn a_plane_that_waited_for_its_lease_adopts_by_the_template_of_today() {
 fn a_file_that_is_no_template_stops_the_start_and_one_that_is_not_there_does_not() {
     scenario(|server| async move {
         let file = File::new("spec: {serviceAccount: plane-account}");
-        let mut bench = Bench::new(&server);
-        bench.pod_template = Some(file.0.clone());
-        let refusal = bench.refusal().await;
+        let mut fixture = ClusterFixture::new(&server);
+        fixture.pod_template = Some(file.0.clone());
+        let refusal = fixture.refusal().await;
         let path = file.0.display().to_string();
         assert!(refusal.contains(&path), "{refusal}");
         assert!(refusal.contains("spec.serviceAccount: must not be"));
         // In another namespace this is allowed, because an account of that name is another one.
-        let mut elsewhere = Bench::new(&server).at_home_in("elsewhere");
+        let mut elsewhere = ClusterFixture::new(&server).at_home_in("elsewhere");
         elsewhere.pod_template = Some(file.0.clone());
         elsewhere.ready().await;
         elsewhere.end();
-        bench.pod_template = Some(std::env::temp_dir().join("there-is-no-such-pod-template"));
-        bench.ready().await;
+        fixture.pod_template = Some(std::env::temp_dir().join("there-is-no-such-pod-template"));
+        fixture.ready().await;
     });
 }
 
 #[test]
 fn a_function_may_not_take_the_planes_account() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("thief");
         spec["podTemplate"] = json!({"spec": {"serviceAccountName": OWN_ACCOUNT}});
-        let Reply::Refused(Refused::Invalid(faults)) = bench.register(spec.clone(), false).await
+        let Reply::Refused(Refused::Invalid(faults)) = fixture.register(spec.clone(), false).await
         else {
             panic!("it is taken");
         };
@@ -197,7 +197,7 @@ fn a_function_may_not_take_the_planes_account() {
         let condition = condition().expect("a condition");
         let message = condition["message"].as_str().unwrap_or_default();
         assert!(message.contains(field), "{condition}");
-        assert!(!bench.knows("thief", "i:1"));
+        assert!(!fixture.knows("thief", "i:1"));
     });
 }
 
@@ -205,12 +205,12 @@ fn a_function_may_not_take_the_planes_account() {
 fn a_start_that_lacks_rights_says_what_to_do() {
     const WHY: &str = "container has runAsNonRoot and image will run as root";
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         let fate = Fate::Waits("CreateContainerConfigError", WHY);
         server.kubelet().next(fate);
-        let pod = bench.start(&function);
-        let failure = bench.failure(pod).await;
+        let pod = fixture.start(&function);
+        let failure = fixture.failure(pod).await;
         assert!(failure.message.contains(WHY), "{}", failure.message);
         let advice = "set podSecurity: baseline";
         assert!(failure.message.contains(advice), "{}", failure.message);
@@ -228,8 +228,8 @@ fn with_template(template: &Value) -> Value {
 #[test]
 fn a_template_that_no_pod_can_be_made_of_is_refused_and_harms_no_other_function() {
     scenario(|server| async move {
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         for (template, why) in [
             (json!({"spec": "x"}), "invalid type"),
             (json!({"spec": []}), "invalid type"),
@@ -246,7 +246,7 @@ fn a_template_that_no_pod_can_be_made_of_is_refused_and_harms_no_other_function(
             ),
         ] {
             let spec = with_template(&template);
-            match bench.register(spec.clone(), true).await {
+            match fixture.register(spec.clone(), true).await {
                 Reply::Refused(Refused::Invalid(faults)) => {
                     let said = faults[0].to_string();
                     assert!(
@@ -289,9 +289,9 @@ fn a_default_template_keeps_its_mounts_below_a_functions_own() {
             "spec:\n  volumes: [{name: v, emptyDir: {}}]\n  containers:\n  - name: function\n    \
              volumeMounts: [{name: v, mountPath: /a}, {name: v, mountPath: /b}]\n",
         );
-        let mut bench = Bench::scheduled(&server);
-        bench.pod_template = Some(file.0.clone());
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.pod_template = Some(file.0.clone());
+        fixture.ready().await;
         let mounts = json!([{"name": "v", "mountPath": "/b", "readOnly": true},
             {"name": "v", "mountPath": "/c"}]);
         let container = json!({"name": "function", "volumeMounts": mounts});
@@ -316,9 +316,9 @@ fn two_templates_together_may_not_take_the_planes_account_either() {
         // Each is sound alone: the function's takes away the account that the default one names.
         let file =
             File::new("spec: {serviceAccountName: mine, automountServiceAccountToken: true}");
-        let mut bench = Bench::scheduled(&server).under("default");
-        bench.pod_template = Some(file.0.clone());
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server).under("default");
+        fixture.pod_template = Some(file.0.clone());
+        fixture.ready().await;
         let spec = with_template(&json!({"spec": {"serviceAccountName": null}}));
         server.create("functions", object(spec));
         until("its start fails", || {
@@ -335,14 +335,14 @@ fn two_templates_together_may_not_take_the_planes_account_either() {
 fn a_function_is_ready_again_when_the_default_template_is_mended() {
     scenario(|server| async move {
         let file = File::new("spec: {priorityClassName: absent}");
-        let mut bench = Bench::scheduled(&server);
-        bench.pod_template = Some(file.0.clone());
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.pod_template = Some(file.0.clone());
         server.create("functions", object(json!({"name": "j", "image": "i:1"})));
-        bench.ready().await;
+        fixture.ready().await;
         let why = "no PriorityClass with name absent was found";
         server.script(of("create", "jobs"), 1, refuse(403, "Forbidden", why));
-        start(&bench, &bench.function("j"), call(1));
-        ended(&bench, call(1)).await;
+        start(&fixture, &fixture.function("j"), call(1));
+        ended(&fixture, call(1)).await;
         let is_ready = || status(&server, "j")["conditions"][1]["status"] == "True";
         until("it is not ready", || !is_ready()).await;
         file.write("spec: {priorityClassName: present}");

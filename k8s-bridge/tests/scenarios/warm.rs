@@ -8,7 +8,7 @@ use nanofaas_fake_api_server::script::{Fault, QUOTA, answer, of, refuse, too_man
 use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, pass, scenario, until, warm};
+use crate::fixture::{ClusterFixture, pass, scenario, until, warm};
 
 fn env<'a>(pod: &'a Value, name: &str) -> &'a str {
     let env = pod["spec"]["containers"][0]["env"]
@@ -48,13 +48,13 @@ async fn no_pod(server: &FakeApiServer) {
 #[test]
 fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let place = bench.start(&function);
-        bench.up(place).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let place = fixture.start(&function);
+        fixture.up(place).await;
         let name = only_pod(&server).await;
         assert_eq!(
-            bench.address(place).await,
+            fixture.address(place).await,
             format!("{}:8080", server.address(&name))
         );
         assert!(
@@ -75,7 +75,7 @@ fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
         let url = env(&pod, "NANOFAAS_READY_URL");
         let end = format!("/pods/{name}:ready?address=$(NANOFAAS_POD_IP)");
         assert!(url.starts_with("http://127.0.0.1:1/v1/internal/") && url.ends_with(&end));
-        let reply = bench.ask(Request::ColdStarts { name: "f".into() }).await;
+        let reply = fixture.ask(Request::ColdStarts { name: "f".into() }).await;
         let Reply::ColdStarts(starts) = reply else {
             panic!("no cold starts");
         };
@@ -90,10 +90,10 @@ fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
 #[test]
 fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(3.0).await;
         let token = token(&server, &name);
@@ -101,47 +101,47 @@ fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
             ("0123", &*name, Refused::Forbidden),
             (&*token, "fn-f-00000", Refused::NotFound),
         ] {
-            let reply = bench.ask(word(token, name, None)).await;
+            let reply = fixture.ask(word(token, name, None)).await;
             assert!(matches!(reply, Reply::Refused(refused) if refused == why));
         }
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
         assert!(matches!(
-            bench.ask(word(&token, &name, None)).await,
+            fixture.ask(word(&token, &name, None)).await,
             Reply::Ready
         ));
-        bench.up(place).await;
+        fixture.up(place).await;
     });
 }
 
 #[test]
 fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.delay_watches(Duration::from_secs(15));
         server.kubelet().next(Fate::RunsMute);
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         let name = only_pod(&server).await;
         let token = token(&server, &name);
-        let said = bench.ask(word(&token, &name, Some("127.9.9.9"))).await;
+        let said = fixture.ask(word(&token, &name, Some("127.9.9.9"))).await;
         assert!(matches!(said, Reply::Ready));
-        bench.up(place).await;
-        assert_eq!(bench.address(place).await, "127.9.9.9:8080");
+        fixture.up(place).await;
+        assert_eq!(fixture.address(place).await, "127.9.9.9:8080");
         pass(40.0).await;
-        assert!(bench.is_quiet() && server.names("pods") == [name]);
+        assert!(fixture.is_quiet() && server.names("pods") == [name]);
     });
 }
 
 #[test]
 fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server
             .kubelet()
             .next(Fate::Waits("ErrImagePull", "manifest unknown"));
-        let place = bench.start(&function);
-        let failure = bench.failure(place).await;
+        let place = fixture.start(&function);
+        let failure = fixture.failure(place).await;
         assert!(failure.permanent, "{failure:?}");
         assert_eq!(&*failure.message, "ErrImagePull: manifest unknown");
         no_pod(&server).await;
@@ -151,65 +151,65 @@ fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words()
 #[test]
 fn a_container_that_could_not_be_created_once_is_waited_for() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         let late = "failed to sync secret cache: timed out waiting for the condition";
         server
             .kubelet()
             .next(Fate::Waits("CreateContainerConfigError", late));
-        let place = bench.start(&function);
-        let why = bench.held_up(place).await;
+        let place = fixture.start(&function);
+        let why = fixture.held_up(place).await;
         assert_eq!(why, format!("CreateContainerConfigError: {late}"));
         pass(10.0).await;
         let pod = server.names("pods").remove(0);
         server.runs(&pod, true).await;
-        bench.up(place).await;
+        fixture.up(place).await;
     });
 }
 
 #[test]
 fn a_quota_is_a_failure_in_its_own_words() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(
             of("create", "pods"),
             usize::MAX,
             refuse(403, "Forbidden", QUOTA),
         );
-        let place = bench.start(&function);
-        let failure = bench.failure(place).await;
+        let place = fixture.start(&function);
+        let failure = fixture.failure(place).await;
         assert!(failure.message.contains(QUOTA), "{failure:?}");
-        assert_eq!(bench.created("pods"), 1);
+        assert_eq!(fixture.created("pods"), 1);
     });
 }
 
 #[test]
 fn a_quota_that_others_are_taking_from_is_asked_again() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 2, answer(409));
-        let place = bench.start(&function);
-        bench.up(place).await;
-        assert_eq!(bench.created("pods"), 3);
+        let place = fixture.start(&function);
+        fixture.up(place).await;
+        assert_eq!(fixture.created("pods"), 3);
     });
 }
 
 #[test]
 fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server
             .kubelet()
             .next(Fate::Unschedulable("0/1 nodes are available"));
         let began = tokio::time::Instant::now();
-        let place = bench.start(&function);
-        let why = bench.held_up(place).await;
+        let place = fixture.start(&function);
+        let why = fixture.held_up(place).await;
         assert_eq!(why, "Unschedulable: 0/1 nodes are available");
-        let failure = bench.failure(place).await;
-        assert!(began.elapsed() >= bench.start_timeout);
+        let failure = fixture.failure(place).await;
+        assert!(began.elapsed() >= fixture.start_timeout);
         assert!(!failure.permanent);
         assert!(
             failure.message.contains("0/1 nodes are available"),
@@ -223,14 +223,14 @@ fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
 #[test]
 fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(0.5).await;
         server.end(&name, 3, "Error", "Traceback\nboom");
-        let failure = bench.failure(place).await;
+        let failure = fixture.failure(place).await;
         assert!(!failure.permanent);
         assert!(failure.message.contains("status 3") && failure.message.ends_with("boom"));
         no_pod(&server).await;
@@ -240,14 +240,14 @@ fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
 #[test]
 fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.kubelet().next(Fate::RunsMute);
-        let place = bench.start(&function);
+        let place = fixture.start(&function);
         let name = only_pod(&server).await;
         pass(0.5).await;
         server.delete_pod(&name);
-        assert!(!bench.failure(place).await.permanent);
+        assert!(!fixture.failure(place).await.permanent);
         no_pod(&server).await;
     });
 }
@@ -255,11 +255,11 @@ fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
 #[test]
 fn a_pod_whose_creation_was_not_answered_is_one_pod() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
-        let place = bench.start(&function);
-        bench.up(place).await;
+        let place = fixture.start(&function);
+        fixture.up(place).await;
         pass(5.0).await;
         assert_eq!(server.names("pods").len(), 1);
         assert_eq!(server.count(of("delete", "pods")), 0);
@@ -269,12 +269,12 @@ fn a_pod_whose_creation_was_not_answered_is_one_pod() {
 #[test]
 fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, Fault::LoseAnswer);
         server.script(of("create", "pods"), usize::MAX, Fault::Close);
-        let place = bench.start(&function);
-        let failure = bench.failure(place).await;
+        let place = fixture.start(&function);
+        let failure = fixture.failure(place).await;
         assert!(!failure.permanent, "{failure:?}");
         no_pod(&server).await;
         // The request is done long after the plane gave it up.
@@ -285,30 +285,30 @@ fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
             Fault::DoneLate(Duration::from_secs(40)),
         );
         server.script(of("create", "pods"), usize::MAX, answer(500));
-        let place = bench.start(&function);
-        bench.failure(place).await;
+        let place = fixture.start(&function);
+        fixture.failure(place).await;
         until("it comes", || server.ever("pods") == 2).await;
         no_pod(&server).await;
-        assert!(bench.is_quiet());
+        assert!(fixture.is_quiet());
     });
 }
 
 #[test]
 fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
         server.script(of("create", "pods"), 1, too_many(2));
-        let place = bench.start(&function);
-        bench.up(place).await;
+        let place = fixture.start(&function);
+        fixture.up(place).await;
         let asked = server.asked(of("create", "pods"));
         assert_eq!(asked.len(), 2);
         assert!(asked[1].at - asked[0].at >= Duration::from_secs(2));
         server.forget_asked();
         server.script(of("create", "pods"), usize::MAX, answer(500));
-        let place = bench.start(&function);
-        bench.failure(place).await;
-        let count = bench.created("pods");
+        let place = fixture.start(&function);
+        fixture.failure(place).await;
+        let count = fixture.created("pods");
         assert!(count <= 20, "{count} tries in 20 s");
     });
 }
@@ -316,28 +316,28 @@ fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
 #[test]
 fn a_template_that_makes_no_pod_is_a_permanent_failure() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
+        let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");
         spec["podTemplate"] = json!({"spec": {"nodeSelector": ["no", "map"]}});
-        let Reply::Registered { function, .. } = bench.register(spec, false).await else {
+        let Reply::Registered { function, .. } = fixture.register(spec, false).await else {
             return;
         };
-        let place = bench.start(&function);
-        let failure = bench.failure(place).await;
+        let place = fixture.start(&function);
+        let failure = fixture.failure(place).await;
         assert!(failure.permanent && failure.message.contains("podTemplate"));
-        assert_eq!(bench.created("pods"), 0);
+        assert_eq!(fixture.created("pods"), 0);
     });
 }
 
 #[test]
 fn many_pods_at_once_are_all_up() {
     scenario(|server| async move {
-        let mut bench = Bench::acting(&server).await;
-        let function = bench.warm("f").await;
-        let places: Vec<_> = (0..60).map(|_| bench.start(&function)).collect();
+        let mut fixture = ClusterFixture::acting(&server).await;
+        let function = fixture.warm("f").await;
+        let places: Vec<_> = (0..60).map(|_| fixture.start(&function)).collect();
         let mut up = Vec::new();
         for _ in &places {
-            match bench.event().await {
+            match fixture.event().await {
                 nanofaas_core::event::Event::PodUp(pod) => up.push(pod.index),
                 _ => panic!("another event"),
             }
@@ -345,6 +345,6 @@ fn many_pods_at_once_are_all_up() {
         up.sort_unstable();
         let wanted: Vec<_> = places.iter().map(|pod| pod.index).collect();
         assert_eq!(up, wanted);
-        assert_eq!(bench.created("pods"), 60);
+        assert_eq!(fixture.created("pods"), 60);
     });
 }

@@ -10,18 +10,18 @@ use nanofaas_fake_api_server::server::FakeApiServer;
 use serde_json::{Value, json};
 
 use crate::agreement::{AFTERWARDS, LISTS, WATCHES, agree, busy, meanwhile, pods_of, wanting};
-use crate::bench::{Bench, object, pass, scenario, until};
+use crate::fixture::{ClusterFixture, object, pass, scenario, until};
 
 #[test]
 fn watches_that_have_expired_are_listed_anew() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.slam(true).await;
         meanwhile(&server).await;
         server.compact();
         server.forget_asked();
         server.slam(false).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
         assert_eq!(server.count(of("list", "pods")), 1);
         assert_eq!(server.count(of("list", "functions")), 1);
     });
@@ -30,7 +30,7 @@ fn watches_that_have_expired_are_listed_anew() {
 #[test]
 fn watches_that_expire_by_an_event_are_listed_anew_and_not_in_a_loop() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(WATCHES, usize::MAX, Fault::ExpireByEvent);
         server.slam(true).await;
         server.slam(false).await;
@@ -42,14 +42,14 @@ fn watches_that_expire_by_an_event_are_listed_anew_and_not_in_a_loop() {
         }
         meanwhile(&server).await;
         server.mend();
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }
 
 #[test]
 fn a_server_that_ends_each_watch_at_once_is_not_asked_in_a_loop() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(WATCHES, usize::MAX, Fault::EndAtOnce);
         server.slam(true).await;
         server.slam(false).await;
@@ -62,19 +62,19 @@ fn a_server_that_ends_each_watch_at_once_is_not_asked_in_a_loop() {
         assert!(count <= 30, "{count} in 30 s for two kinds");
         server.mend();
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }
 
 #[test]
 fn a_watch_that_breaks_within_a_line_loses_nothing() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(WATCHES, 6, Fault::CutLine);
         server.slam(true).await;
         server.slam(false).await;
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
         assert_eq!(
             server.count(LISTS),
             3,
@@ -98,8 +98,8 @@ fn an_object_that_cannot_be_read_hides_no_other() {
         let odd = json!({"metadata": {"name": "a-odd", "labels": 3}, "spec": {"image": "i"}});
         server.create("functions", odd);
         server.create("functions", object(wanting("b", 1)));
-        let mut bench = Bench::scheduled(&server);
-        bench.ready().await;
+        let mut fixture = ClusterFixture::scheduled(&server);
+        fixture.ready().await;
         let sound = |server: &FakeApiServer| {
             let mut pods = pods_of(server, "b");
             pods.retain(|pod| pod["status"]["phase"] == "Running");
@@ -117,14 +117,14 @@ fn an_object_that_cannot_be_read_hides_no_other() {
         let first = sound(&server).expect("it runs");
         server.remove("pods", &first);
         let is_followed = || {
-            let names: Vec<String> = bench.table().into_iter().map(|(name, _)| name).collect();
+            let names: Vec<String> = fixture.table().into_iter().map(|(name, _)| name).collect();
             names == ["b", "c"] && sound(&server).is_some_and(|pod| pod != first)
         };
         until("the news after it are heard", is_followed).await;
         server.remove("pods", "a-odd");
         server.remove("functions", "a-odd");
         server.remove("functions", "c");
-        until("its end hides nothing", || bench.table().len() == 1).await;
+        until("its end hides nothing", || fixture.table().len() == 1).await;
         pass(5.0).await;
         assert_eq!(server.count(LISTS), 0, "{:?}", server.asked(LISTS));
         let odd_is_left = server.names("pods").contains(&"b-odd".to_owned());
@@ -135,46 +135,46 @@ fn an_object_that_cannot_be_read_hides_no_other() {
 #[test]
 fn a_watch_that_says_nothing_is_given_up() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(WATCHES, 2, Fault::Mute);
         server.slam(true).await;
         server.slam(false).await;
         until("both are mute", || server.count(WATCHES) >= 4).await;
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }
 
 #[test]
 fn a_watch_that_is_not_answered_is_given_up() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.script(WATCHES, 2, Fault::Hang);
         server.slam(true).await;
         server.slam(false).await;
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
     });
 }
 
 #[test]
 fn slow_watches_double_no_pod_and_lose_no_function() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.delay_watches(Duration::from_secs(7));
         meanwhile(&server).await;
-        agree(&bench, &AFTERWARDS).await;
+        agree(&fixture, &AFTERWARDS).await;
         server.edit("functions", "b", |there| {
             there["spec"]["scalingConfig"]["minReplicas"] = json!(4);
         });
-        agree(&bench, &[("a", 1), ("b", 4), ("d", 1)]).await;
+        agree(&fixture, &[("a", 1), ("b", 4), ("d", 1)]).await;
     });
 }
 
 #[test]
 fn a_list_that_fails_between_two_pages_takes_nothing_away() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.limit_page(1);
         server.script(of("list", "functions"), 1, Fault::Late(Duration::ZERO));
         server.script(of("list", "functions"), 1, answer(410));
@@ -183,12 +183,12 @@ fn a_list_that_fails_between_two_pages_takes_nothing_away() {
         server.slam(true).await;
         server.compact();
         server.slam(false).await;
-        let table = bench.table();
+        let table = fixture.table();
         for _ in 0..200 {
             pass(0.05).await;
-            assert_eq!(bench.table(), table);
+            assert_eq!(fixture.table(), table);
         }
-        agree(&bench, &[("a", 1), ("b", 2), ("c", 0)]).await;
+        agree(&fixture, &[("a", 1), ("b", 2), ("c", 0)]).await;
         assert_eq!(
             server.ever("pods"),
             0,
@@ -221,7 +221,7 @@ fn each_kind_has_one_watch_whatever_happened() {
 #[test]
 fn a_watch_is_begun_anew_where_it_ended_and_lists_nothing() {
     scenario(|server| async move {
-        let bench = busy(&server).await;
+        let fixture = busy(&server).await;
         server.forget_asked();
         pass(200.0).await;
         assert_eq!(server.count(LISTS), 0);
@@ -231,7 +231,7 @@ fn a_watch_is_begun_anew_where_it_ended_and_lists_nothing() {
         server.forget_history();
         pass(120.0).await;
         assert_eq!(server.count(LISTS), 0);
-        let stops = bench.rings.orders.borrow();
+        let stops = fixture.rings.orders.borrow();
         assert!(
             !stops
                 .iter()

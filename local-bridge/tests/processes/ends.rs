@@ -6,11 +6,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nanofaas_core::event::Event;
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::process::is_alive;
+use nanofaas_testkit::wait::PATIENCE;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Test;
-use crate::bench::{FOR_EVER, HEALTHY, PATIENCE, Scratch, WITH_STRAY, lives, until, with};
+use crate::fixture::{FOR_EVER, HEALTHY, WITH_ORPHAN, until, with};
 
 pub(crate) const TESTS: &[Test] = &[
     ("nothing_outlives_a_killed_plane", plane_killed),
@@ -21,18 +24,18 @@ pub(crate) const TESTS: &[Test] = &[
 /// A plane with one pod of the program `pod.py` in `directory`, until it is killed.
 pub(crate) fn plane(directory: &str) -> ExitCode {
     let directory = directory.to_owned();
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let fields = format!(
             r#""executionMode":"WARM","command":["python3","pod.py"],
             "local":{{"directory":"{directory}"}}"#
         );
-        let function = bench.register(&fields).await;
-        assert!(matches!(bench.event().await, Event::LaneOpened { .. }));
-        let pod = bench.pod(&function);
-        bench.up(pod).await;
+        let function = fixture.register(&fields).await;
+        assert!(matches!(fixture.event().await, Event::LaneOpened { .. }));
+        let pod = fixture.pod(&function);
+        fixture.up(pod).await;
         println!("up");
         tokio::time::sleep(PATIENCE).await;
-        bench
+        fixture
     });
     ExitCode::FAILURE
 }
@@ -48,10 +51,11 @@ fn guard_of(pid: i32) -> i32 {
 }
 
 fn plane_killed() {
-    let scratch = Scratch::new();
-    scratch.program("pod.py", &[HEALTHY, WITH_STRAY, FOR_EVER].concat());
+    let scratch = ScratchFolder::create();
+    scratch.executable("pod.py", &[HEALTHY, WITH_ORPHAN, FOR_EVER].concat());
     let mut plane = Command::new(std::env::current_exe().expect("this program"))
-        .args(["plane", scratch.path()])
+        .arg("plane")
+        .arg(scratch.path())
         .env("TMPDIR", scratch.path())
         .stdout(Stdio::piped())
         .spawn()
@@ -60,69 +64,63 @@ fn plane_killed() {
     let mut said = std::io::BufReader::new(plane.stdout.take().expect("piped"));
     std::io::BufRead::read_line(&mut said, &mut up).expect("readable");
     assert_eq!(up.trim(), "up");
-    let read = |name| std::fs::read_to_string(scratch.at(name)).expect("written");
+    let read = |name| std::fs::read_to_string(scratch.join(name)).expect("written");
     let pid = |name| read(name).trim().parse::<i32>().expect("a pid");
     let since = Instant::now();
-    while !scratch.at("stray").exists() || read("stray").is_empty() {
+    while !scratch.join("orphan").exists() || read("orphan").is_empty() {
         assert!(since.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(5));
     }
-    let (pod, stray) = (pid("pid"), pid("stray"));
+    let (pod, orphan) = (pid("pid"), pid("orphan"));
     let guard = guard_of(pod);
-    for pid in [pod, stray, guard] {
-        assert!(lives(pid));
+    for pid in [pod, orphan, guard] {
+        assert!(is_alive(pid));
     }
     plane.kill().expect("it runs");
     plane.wait().expect("our child");
     let killed = Instant::now();
-    while [pod, stray, guard].into_iter().any(lives) {
+    while [pod, orphan, guard].into_iter().any(is_alive) {
         assert!(killed.elapsed() < PATIENCE, "something outlives the plane");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 fn guard_killed() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, WITH_STRAY, FOR_EVER].concat());
+            .executable("pod.py", &[HEALTHY, WITH_ORPHAN, FOR_EVER].concat());
         for _ in 0..3 {
-            let (_, pod, _) = bench.running("pod.py").await;
-            let (pid, stray) = (
-                bench.scratch.pid("pid").await,
-                bench.scratch.pid("stray").await,
-            );
+            let (_, pod, _) = fixture.running("pod.py").await;
+            let (pid, orphan) = (fixture.pid("pid").await, fixture.pid("orphan").await);
             let guard = guard_of(pid);
             kill(Pid::from_raw(guard), Signal::SIGKILL).expect("it lives");
-            bench.down(pod).await;
-            let end = bench.gone(pod);
+            fixture.down(pod).await;
+            let end = fixture.gone(pod);
             assert!(!end.oom && end.message.contains("guard"), "{end:?}");
-            for pid in [pid, stray, guard] {
-                assert!(!lives(pid), "it was ended before it was called gone");
+            for pid in [pid, orphan, guard] {
+                assert!(!is_alive(pid), "it was ended before it was called gone");
             }
-            std::fs::remove_file(bench.scratch.at("stray")).expect("written");
-            std::fs::remove_file(bench.scratch.at("pid")).expect("written");
+            std::fs::remove_file(fixture.scratch.join("orphan")).expect("written");
+            std::fs::remove_file(fixture.scratch.join("pid")).expect("written");
         }
-        bench
+        fixture
     });
 }
 
 fn stopped() {
     let left = Rc::new(RefCell::new(Vec::new()));
     let seen = left.clone();
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, WITH_STRAY, FOR_EVER].concat());
-        bench.running("pod.py").await;
-        let (pid, stray) = (
-            bench.scratch.pid("pid").await,
-            bench.scratch.pid("stray").await,
-        );
-        *seen.borrow_mut() = vec![pid, stray, guard_of(pid)];
-        until("they run", || [pid, stray].into_iter().all(lives)).await;
-        bench
+            .executable("pod.py", &[HEALTHY, WITH_ORPHAN, FOR_EVER].concat());
+        fixture.running("pod.py").await;
+        let (pid, orphan) = (fixture.pid("pid").await, fixture.pid("orphan").await);
+        *seen.borrow_mut() = vec![pid, orphan, guard_of(pid)];
+        until("they run", || [pid, orphan].into_iter().all(is_alive)).await;
+        fixture
     });
     assert_eq!(left.borrow().len(), 3);
-    assert!(!left.borrow().iter().any(|pid| lives(*pid)));
+    assert!(!left.borrow().iter().any(|pid| is_alive(*pid)));
 }

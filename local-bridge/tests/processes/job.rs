@@ -9,9 +9,10 @@ use nanofaas_core::outcome::Failure;
 use nanofaas_core::shard::ShardId;
 use nanofaas_core::ticket::CallId;
 use nanofaas_core::time::Uptime;
+use nanofaas_testkit::process::is_alive;
 
 use crate::Test;
-use crate::bench::{Bench, lives, until, with};
+use crate::fixture::{LocalFixture, until, with};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_job_gets_its_call_in_the_environment", environment),
@@ -27,12 +28,12 @@ const CALL: CallId = CallId {
     shard: ShardId::new(1),
 };
 
-async fn job(bench: &mut Bench, command: &str) -> Arc<Function> {
-    let directory = bench.scratch.path();
+async fn job(fixture: &mut LocalFixture, command: &str) -> Arc<Function> {
+    let directory = fixture.scratch.path().display();
     let fields =
         format!(r#""command":{command},"timeoutMs":5000,"local":{{"directory":"{directory}"}}"#);
-    let function = bench.register(&fields).await;
-    assert!(matches!(bench.event().await, Event::LaneOpened { .. }));
+    let function = fixture.register(&fields).await;
+    assert!(matches!(fixture.event().await, Event::LaneOpened { .. }));
     function
 }
 
@@ -57,8 +58,8 @@ fn stop() -> BridgeMessage {
     }
 }
 
-async fn started(bench: &mut Bench) {
-    let message = bench.message(1).await;
+async fn started(fixture: &mut LocalFixture) {
+    let message = fixture.message(1).await;
     let Message::JobStarting {
         call: CALL,
         attempt: 3,
@@ -69,12 +70,12 @@ async fn started(bench: &mut Bench) {
     else {
         panic!("it did not start");
     };
-    assert!(at > Uptime::ZERO && at <= bench.now());
+    assert!(at > Uptime::ZERO && at <= fixture.now());
     assert!(matches!(start[..], [("spawned", _)]), "{start:?}");
 }
 
-async fn ended(bench: &mut Bench) -> Failure {
-    match bench.message(1).await {
+async fn ended(fixture: &mut LocalFixture) -> Failure {
+    match fixture.message(1).await {
         Message::JobEnded {
             call: CALL,
             attempt: 3,
@@ -86,14 +87,14 @@ async fn ended(bench: &mut Bench) -> Failure {
 }
 
 fn environment() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let script = "#!/bin/sh\nenv >env.new\nmv env.new env$INVOCATION_TIMEOUT_MS\n";
-        bench.scratch.program("job", script);
-        let function = job(&mut bench, r#"["./job"]"#).await;
-        bench.send(start(&function, Some(r#"{"input":1}"#), 60_000));
-        started(&mut bench).await;
-        ended(&mut bench).await;
-        let env = bench.scratch.line("env5000").await;
+        fixture.scratch.executable("job", script);
+        let function = job(&mut fixture, r#"["./job"]"#).await;
+        fixture.send(start(&function, Some(r#"{"input":1}"#), 60_000));
+        started(&mut fixture).await;
+        ended(&mut fixture).await;
+        let env = fixture.line("env5000").await;
         let callback = "http://127.0.0.1:1/v1/internal/3.abc/executions";
         let has = |line: &str| env.lines().any(|known| known == line);
         for line in [
@@ -109,103 +110,100 @@ fn environment() {
             assert!(has(line), "{line} is not in\n{env}");
         }
         assert!(!env.contains("INVOCATION_PAYLOAD_URL") && !env.contains("NANOFAAS_SOCKET"));
-        bench.send(start(&function, None, 1234));
-        started(&mut bench).await;
-        ended(&mut bench).await;
-        let env = bench.scratch.line("env1234").await;
+        fixture.send(start(&function, None, 1234));
+        started(&mut fixture).await;
+        ended(&mut fixture).await;
+        let env = fixture.line("env1234").await;
         let url = format!("INVOCATION_PAYLOAD_URL={callback}/id1/input");
         assert!(env.lines().any(|line| line == url), "{env}");
         assert!(!env.contains("INVOCATION_PAYLOAD="));
-        bench
+        fixture
     });
 }
 
 fn failures() {
-    with(|mut bench| async move {
-        let function = job(&mut bench, r#"["sh","-c","echo broken >&2; exit 7"]"#).await;
-        bench.send(start(&function, Some("{}"), 1000));
-        started(&mut bench).await;
-        let Failure::PodLost(why) = ended(&mut bench).await else {
+    with(|mut fixture| async move {
+        let function = job(&mut fixture, r#"["sh","-c","echo broken >&2; exit 7"]"#).await;
+        fixture.send(start(&function, Some("{}"), 1000));
+        started(&mut fixture).await;
+        let Failure::PodLost(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(why.contains("status 7") && why.ends_with("broken"), "{why}");
-        let function = job(&mut bench, r#"["true"]"#).await;
-        bench.send(start(&function, Some("{}"), 1000));
-        started(&mut bench).await;
-        let Failure::PodLost(why) = ended(&mut bench).await else {
+        let function = job(&mut fixture, r#"["true"]"#).await;
+        fixture.send(start(&function, Some("{}"), 1000));
+        started(&mut fixture).await;
+        let Failure::PodLost(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(
             why.contains("no result") && why.contains("status 0"),
             "{why}"
         );
-        let function = job(&mut bench, r#"["./no-such-job"]"#).await;
-        bench.send(start(&function, Some("{}"), 1000));
-        let Failure::ColdStart(why) = ended(&mut bench).await else {
+        let function = job(&mut fixture, r#"["./no-such-job"]"#).await;
+        fixture.send(start(&function, Some("{}"), 1000));
+        let Failure::ColdStart(why) = ended(&mut fixture).await else {
             panic!("another failure");
         };
         assert!(why.contains("no-such-job"), "{why}");
-        bench
+        fixture
     });
 }
 
 fn stops() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let script = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $! >child\necho $$ >pid\nwait\n";
-        bench.scratch.program("job", script);
-        let function = job(&mut bench, r#"["./job"]"#).await;
-        bench.send(start(&function, Some("{}"), 60_000));
-        started(&mut bench).await;
-        let (pid, child) = (
-            bench.scratch.pid("pid").await,
-            bench.scratch.pid("child").await,
-        );
-        bench.send(stop());
-        until("both are gone", || !lives(pid) && !lives(child)).await;
+        fixture.scratch.executable("job", script);
+        let function = job(&mut fixture, r#"["./job"]"#).await;
+        fixture.send(start(&function, Some("{}"), 60_000));
+        started(&mut fixture).await;
+        let (pid, child) = (fixture.pid("pid").await, fixture.pid("child").await);
+        fixture.send(stop());
+        until("both are gone", || !is_alive(pid) && !is_alive(child)).await;
         // One that is over before it runs.
-        bench.send(start(&function, Some("{}"), 60_000));
-        bench.send(stop());
-        bench.send(start(&function, Some("{}"), 60_000));
-        bench.send(stop());
+        fixture.send(start(&function, Some("{}"), 60_000));
+        fixture.send(stop());
+        fixture.send(start(&function, Some("{}"), 60_000));
+        fixture.send(stop());
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
-        while let Some(message) = bench.try_message(1) {
+        while let Some(message) = fixture.try_message(1) {
             assert!(
                 !matches!(message, Message::JobEnded { .. }),
                 "nobody waits for it"
             );
         }
-        bench
+        fixture
     });
 }
 
 /// The process ends before the word that its result came.
 fn late_word() {
     const TRIES: usize = 5;
-    with(|mut bench| async move {
-        let quick = job(&mut bench, r#"["sh","-c","echo $$ >quick"]"#).await;
+    with(|mut fixture| async move {
+        let quick = job(&mut fixture, r#"["sh","-c","echo $$ >quick"]"#).await;
         for _ in 0..TRIES {
-            bench.send(start(&quick, Some("{}"), 60_000));
-            let pid = bench.scratch.pid("quick").await;
-            until("it has ended", || !lives(pid)).await;
-            bench.send(stop());
-            std::fs::remove_file(bench.scratch.at("quick")).expect("written");
+            fixture.send(start(&quick, Some("{}"), 60_000));
+            let pid = fixture.pid("quick").await;
+            until("it has ended", || !is_alive(pid)).await;
+            fixture.send(stop());
+            std::fs::remove_file(fixture.scratch.join("quick")).expect("written");
         }
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         let mut losses = 0;
-        while let Some(message) = bench.try_message(1) {
+        while let Some(message) = fixture.try_message(1) {
             losses += usize::from(matches!(message, Message::JobEnded { .. }));
         }
         // A machine that stalls may make one of them late.
         assert!(losses < TRIES, "a result that came is called lost");
-        bench
+        fixture
     });
 }
 
 fn many() {
     const ROUNDS: u32 = 20;
     const AT_ONCE: u32 = 16;
-    with(|mut bench| async move {
-        let function = job(&mut bench, r#"["false"]"#).await;
+    with(|mut fixture| async move {
+        let function = job(&mut fixture, r#"["false"]"#).await;
         let open = || std::fs::read_dir("/proc/self/fd").expect("there").count();
         let mut open_first = 0;
         let since = std::time::Instant::now();
@@ -216,11 +214,11 @@ fn many() {
                     unreachable!("it is a job");
                 };
                 job.call = call;
-                bench.send(BridgeMessage::Job(job));
+                fixture.send(BridgeMessage::Job(job));
             }
             let mut ended = 0;
             while ended < AT_ONCE {
-                ended += u32::from(matches!(bench.message(1).await, Message::JobEnded { .. }));
+                ended += u32::from(matches!(fixture.message(1).await, Message::JobEnded { .. }));
             }
             if round == 0 {
                 open_first = open();
@@ -229,7 +227,7 @@ fn many() {
         let each = since.elapsed() / (ROUNDS * AT_ONCE);
         println!("a job of `false`: {} us", each.as_micros());
         until("the pipes are closed", || open() <= open_first).await;
-        let dirs = std::fs::read_dir(bench.scratch.at(""))
+        let dirs = std::fs::read_dir(fixture.scratch.join(""))
             .expect("there")
             .flatten();
         let mut dirs = dirs.filter(|dir| dir.file_name().to_string_lossy().contains("nanofaas-"));
@@ -239,6 +237,6 @@ fn many() {
             .flatten()
             .collect();
         assert_eq!(left.len(), 1, "only the lock: {left:?}");
-        bench
+        fixture
     });
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::Test;
-use crate::bench::{until, with};
+use crate::fixture::{until, with};
 
 pub(crate) const TESTS: &[Test] = &[("output_reaches_the_log_within_limits", logged)];
 
@@ -44,16 +44,16 @@ fn logged() {
         .with_writer(log.clone())
         .with_ansi(false);
     let _guard = tracing::subscriber::set_default(subscriber.finish());
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let script = "#!/bin/sh\necho to stdout\necho to stderr >&2\n\
                       head -c 20000 /dev/zero | tr '\\0' x\necho\n\
                       seq -f 'line %g' 1 5000 >&2\ntouch wrote\nprintf last\n";
-        bench.scratch.program("pod", script);
-        let function = bench.warm(r#"["./pod"]"#, "").await;
-        bench.pod(&function);
-        bench.event().await;
+        fixture.scratch.executable("pod", script);
+        let function = fixture.warm(r#"["./pod"]"#, "").await;
+        fixture.pod(&function);
+        fixture.event().await;
         assert!(
-            bench.has_file("wrote"),
+            fixture.has_file("wrote"),
             "a flood must not hold the function up"
         );
         until("all is logged", || log.text().contains(": last ")).await;
@@ -75,6 +75,6 @@ fn logged() {
         let shown = text.lines().filter(|line| line.contains(": line ")).count();
         assert!((900..2500).contains(&shown), "{shown} of 5000 lines");
         line("lines were left out");
-        bench
+        fixture
     });
 }

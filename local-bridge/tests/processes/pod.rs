@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 
 use nanofaas_core::event::{Event, Order, StartFailure};
 use nanofaas_core::message::{Message, ReadyStamps, Refused, Reply, Request};
+use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Test;
-use crate::bench::{Bench, FOR_EVER, HEALTHY, WITH_STRAY, lives, until, with, with_config};
+use crate::fixture::{FOR_EVER, HEALTHY, LocalFixture, WITH_ORPHAN, until, with, with_config};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_pod_is_up_when_it_answers_health", up_by_health),
@@ -29,49 +30,49 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_python_function_is_a_pod", python_runtime),
 ];
 
-async fn failure(bench: &mut Bench) -> StartFailure {
-    match bench.event().await {
+async fn failure(fixture: &mut LocalFixture) -> StartFailure {
+    match fixture.event().await {
         Event::StartFailed { failure, .. } => failure,
         _ => panic!("it did not fail"),
     }
 }
 
 fn up_by_health() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, FOR_EVER].concat());
-        let (function, pod, socket) = bench.running("pod.py").await;
+            .executable("pod.py", &[HEALTHY, FOR_EVER].concat());
+        let (function, pod, socket) = fixture.running("pod.py").await;
         assert!(UnixStream::connect(&socket).is_ok());
         let name = function.name().clone();
-        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name }).await else {
             panic!("no cold starts");
         };
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
         assert_eq!(phases, ["spawned", "usable"]);
-        let pid = bench.scratch.pid("pid").await;
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        let end = bench.gone(pod);
+        let pid = fixture.pid("pid").await;
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        let end = fixture.gone(pod);
         assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
-        assert!(!lives(pid) && !socket.exists());
+        assert!(!is_alive(pid) && !socket.exists());
         // An order for a pod that is gone is answered with its end.
-        bench.order(Order::Probe { pod });
-        bench.down(pod).await;
-        bench
+        fixture.order(Order::Probe { pod });
+        fixture.down(pod).await;
+        fixture
     });
 }
 
 fn up_by_its_word() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         // The ready message is enough if the socket file exists; the plane does not check that a
         // process listens there.
         let script = "#!/bin/sh\n: >\"$NANOFAAS_SOCKET\"\necho \"$NANOFAAS_READY_URL\" >url\n\
                       exec sleep 1000\n";
-        bench.scratch.program("pod", script);
-        let function = bench.warm(r#"["./pod"]"#, "").await;
-        let pod = bench.pod(&function);
-        let url = bench.scratch.line("url").await;
+        fixture.scratch.executable("pod", script);
+        let function = fixture.warm(r#"["./pod"]"#, "").await;
+        let pod = fixture.pod(&function);
+        let url = fixture.line("url").await;
         let path = url
             .strip_prefix("http://127.0.0.1:1/v1/internal/")
             .expect("our base");
@@ -93,15 +94,18 @@ fn up_by_its_word() {
             ("", name, Refused::Forbidden),
             (token, "fn-f1-00000", Refused::NotFound),
         ] {
-            let reply = bench.ask(ready(token, name)).await;
+            let reply = fixture.ask(ready(token, name)).await;
             assert!(matches!(reply, Reply::Refused(why) if why == refused));
         }
-        assert!(bench.scheduler.events.pop().is_none());
-        assert!(matches!(bench.ask(ready(token, name)).await, Reply::Ready));
-        bench.up(pod).await;
-        bench.address(pod);
+        assert!(fixture.scheduler.events.pop().is_none());
+        assert!(matches!(
+            fixture.ask(ready(token, name)).await,
+            Reply::Ready
+        ));
+        fixture.up(pod).await;
+        fixture.address(pod);
         let of = function.name().clone();
-        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name: of }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name: of }).await else {
             panic!("no cold starts");
         };
         assert_eq!(starts[0].pod, name);
@@ -111,55 +115,55 @@ fn up_by_its_word() {
         let unknown = Request::ColdStarts {
             name: "nobody".into(),
         };
-        let reply = bench.ask(unknown).await;
+        let reply = fixture.ask(unknown).await;
         assert!(matches!(reply, Reply::Refused(Refused::NotFound)));
-        bench
+        fixture
     });
 }
 
 fn exits_before_ready() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let command = r#"["sh","-c","echo out; echo first >&2; echo broken >&2; exit 3"]"#;
-        let function = bench.warm(command, "").await;
-        bench.pod(&function);
-        let failure = failure(&mut bench).await;
+        let function = fixture.warm(command, "").await;
+        fixture.pod(&function);
+        let failure = failure(&mut fixture).await;
         assert!(!failure.permanent);
         let message = &*failure.message;
         assert!(message.contains("status 3"), "{message}");
         assert!(message.ends_with("stderr:\nfirst\nbroken"), "{message}");
         let name = function.name().clone();
-        let Reply::ColdStarts(starts) = bench.ask(Request::ColdStarts { name }).await else {
+        let Reply::ColdStarts(starts) = fixture.ask(Request::ColdStarts { name }).await else {
             panic!("no cold starts");
         };
         assert_eq!(starts[0].failure.as_deref(), Some(message));
-        bench
+        fixture
     });
 }
 
 fn no_program() {
-    with(|mut bench| async move {
-        fs::write(bench.scratch.at("data"), "no program").expect("written");
+    with(|mut fixture| async move {
+        fs::write(fixture.scratch.join("data"), "no program").expect("written");
         for (command, word) in [
             (r#"["no-such-program"]"#, "No such file"),
             (r#"["./nor/this"]"#, "No such file"),
             (r#"["./data"]"#, "Permission denied"),
         ] {
-            let function = bench.warm(command, "").await;
-            bench.pod(&function);
-            let failure = failure(&mut bench).await;
+            let function = fixture.warm(command, "").await;
+            fixture.pod(&function);
+            let failure = failure(&mut fixture).await;
             assert!(failure.permanent, "{failure:?}");
             assert!(failure.message.contains(word), "{failure:?}");
         }
         let gone = r#""executionMode":"WARM","command":["true"],"local":{"directory":"/no/dir"}"#;
-        let function = bench.register(gone).await;
-        assert!(matches!(bench.event().await, Event::LaneOpened { .. }));
-        bench.pod(&function);
-        let failure = failure(&mut bench).await;
+        let function = fixture.register(gone).await;
+        assert!(matches!(fixture.event().await, Event::LaneOpened { .. }));
+        fixture.pod(&function);
+        let failure = failure(&mut fixture).await;
         assert!(
             failure.permanent && failure.message.contains("/no/dir"),
             "{failure:?}"
         );
-        bench
+        fixture
     });
 }
 
@@ -167,27 +171,27 @@ fn start_timeout() {
     let short = std::time::Duration::from_millis(1500);
     with_config(
         |config| config.start_timeout = short,
-        |mut bench| async move {
+        |mut fixture| async move {
             let script = "#!/bin/sh\necho slow >&2\nsleep 1000 &\necho $! >child\nwait\n";
-            bench.scratch.program("pod", script);
-            let function = bench.warm(r#"["./pod"]"#, "").await;
-            bench.pod(&function);
-            let failure = failure(&mut bench).await;
+            fixture.scratch.executable("pod", script);
+            let function = fixture.warm(r#"["./pod"]"#, "").await;
+            fixture.pod(&function);
+            let failure = failure(&mut fixture).await;
             assert!(!failure.permanent);
             let message = &*failure.message;
             assert!(
                 message.contains("1500 ms") && message.ends_with("slow"),
                 "{message}"
             );
-            let child = bench.scratch.pid("child").await;
-            until("the child is gone", || !lives(child)).await;
-            bench
+            let child = fixture.pid("child").await;
+            until("the child is gone", || !is_alive(child)).await;
+            fixture
         },
     );
 }
 
 fn stop_drains() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let finish = r#"
 import signal, sys, time
 def stop(*_):
@@ -196,95 +200,92 @@ def stop(*_):
     os._exit(0)
 signal.signal(signal.SIGTERM, stop)
 "#;
-        bench
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, finish, FOR_EVER].concat());
-        let (_, pod, _) = bench.running("pod.py").await;
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        assert!(bench.has_file("finished"));
-        let end = bench.gone(pod);
+            .executable("pod.py", &[HEALTHY, finish, FOR_EVER].concat());
+        let (_, pod, _) = fixture.running("pod.py").await;
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        assert!(fixture.has_file("finished"));
+        let end = fixture.gone(pod);
         assert!(end.message.contains("status 0"), "{end:?}");
-        bench
+        fixture
     });
 }
 
 fn stop_kills() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let ignore = "\nimport signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n";
-        bench
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, ignore, FOR_EVER].concat());
-        let (_, pod, _) = bench.running("pod.py").await;
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        let end = bench.gone(pod);
+            .executable("pod.py", &[HEALTHY, ignore, FOR_EVER].concat());
+        let (_, pod, _) = fixture.running("pod.py").await;
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        let end = fixture.gone(pod);
         assert!(!end.oom && end.message.contains("SIGKILL"), "{end:?}");
-        bench
+        fixture
     });
 }
 
 fn stop_while_starting() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod", "#!/bin/sh\necho $$ >pid\nexec sleep 1000\n");
-        let function = bench.warm(r#"["./pod"]"#, "").await;
-        let pod = bench.pod(&function);
-        let pid = bench.scratch.pid("pid").await;
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        assert!(!lives(pid));
+            .executable("pod", "#!/bin/sh\necho $$ >pid\nexec sleep 1000\n");
+        let function = fixture.warm(r#"["./pod"]"#, "").await;
+        let pod = fixture.pod(&function);
+        let pid = fixture.pid("pid").await;
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        assert!(!is_alive(pid));
         // The same before the process has started.
-        let pod = bench.pod(&function);
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        assert!(bench.scheduler.events.pop().is_none());
-        bench
+        let pod = fixture.pod(&function);
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        assert!(fixture.scheduler.events.pop().is_none());
+        fixture
     });
 }
 
 fn probes() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, FOR_EVER].concat());
-        let (_, pod, _) = bench.running("pod.py").await;
+            .executable("pod.py", &[HEALTHY, FOR_EVER].concat());
+        let (_, pod, _) = fixture.running("pod.py").await;
         for _ in 0..3 {
-            bench.order(Order::Probe { pod });
-            bench.up(pod).await;
+            fixture.order(Order::Probe { pod });
+            fixture.up(pod).await;
         }
-        fs::write(bench.scratch.at("sick"), "").expect("written");
-        bench.order(Order::Probe { pod });
+        fs::write(fixture.scratch.join("sick"), "").expect("written");
+        fixture.order(Order::Probe { pod });
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-        assert!(bench.scheduler.events.pop().is_none(), "it has 5 s");
-        fs::remove_file(bench.scratch.at("sick")).expect("there");
-        bench.up(pod).await;
-        fs::write(bench.scratch.at("sick"), "").expect("written");
-        bench.order(Order::Probe { pod });
-        bench.down(pod).await;
-        bench.gone(pod);
-        bench
+        assert!(fixture.scheduler.events.pop().is_none(), "it has 5 s");
+        fs::remove_file(fixture.scratch.join("sick")).expect("there");
+        fixture.up(pod).await;
+        fs::write(fixture.scratch.join("sick"), "").expect("written");
+        fixture.order(Order::Probe { pod });
+        fixture.down(pod).await;
+        fixture.gone(pod);
+        fixture
     });
 }
 
 fn killed() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("pod.py", &[HEALTHY, WITH_STRAY, FOR_EVER].concat());
-        let (_, pod, _) = bench.running("pod.py").await;
-        let (pid, stray) = (
-            bench.scratch.pid("pid").await,
-            bench.scratch.pid("stray").await,
-        );
-        assert!(lives(stray));
+            .executable("pod.py", &[HEALTHY, WITH_ORPHAN, FOR_EVER].concat());
+        let (_, pod, _) = fixture.running("pod.py").await;
+        let (pid, orphan) = (fixture.pid("pid").await, fixture.pid("orphan").await);
+        assert!(is_alive(orphan));
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
-        bench.down(pod).await;
-        let end = bench.gone(pod);
+        fixture.down(pod).await;
+        let end = fixture.gone(pod);
         assert!(!end.oom, "a plain kill -9 is not the kernel's: {end:?}");
-        until("the stray is gone", || !lives(stray)).await;
-        bench
+        until("the orphan is gone", || !is_alive(orphan)).await;
+        fixture
     });
 }
 
@@ -302,16 +303,16 @@ fn environment() {
         assert!(status.expect("run").success());
         return;
     }
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let script = "#!/bin/sh\nenv >env\ngrep -E 'Sig(Blk|Ign)' /proc/self/status >masks\n\
                       cut -d' ' -f6 /proc/$$/stat >session\n\
                       ls /proc/$$/fd >fds\n";
-        bench.scratch.program("pod", script);
+        fixture.scratch.executable("pod", script);
         let more = r#","env":{"OWN":"two words"},"runtimeMode":"STDIO","runtimeCommand":"wc""#;
-        let function = bench.warm(r#"["./pod"]"#, more).await;
-        bench.pod(&function);
-        failure(&mut bench).await;
-        let env = bench.scratch.line("env").await;
+        let function = fixture.warm(r#"["./pod"]"#, more).await;
+        fixture.pod(&function);
+        failure(&mut fixture).await;
+        let env = fixture.line("env").await;
         let has = |line: &str| env.lines().any(|known| known == line);
         for line in [
             "OF_THE_PLANE=1",
@@ -329,7 +330,7 @@ fn environment() {
             !starts("NANOFAAS_LISTEN") && !starts("CALLBACK_URL"),
             "{env}"
         );
-        let masks = bench.scratch.line("masks").await;
+        let masks = fixture.line("masks").await;
         let ours = fs::read_to_string("/proc/self/status").expect("there");
         for line in masks.lines() {
             assert!(
@@ -338,13 +339,13 @@ fn environment() {
             );
         }
         // From 10 on: a shell keeps its script and saved descriptors open there.
-        let fds = bench.scratch.line("fds").await;
+        let fds = fixture.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");
-        let session = bench.scratch.pid("session").await;
+        let session = fixture.pid("session").await;
         let ours = nix::unistd::getsid(None).expect("ours").as_raw();
         assert_ne!(session, ours, "Ctrl-C must reach only the plane");
-        bench
+        fixture
     });
 }
 
@@ -362,25 +363,25 @@ fn is_same_but_sigpipe(ours: &str, theirs: &str) -> bool {
 }
 
 fn python_runtime() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../python-runtime/src");
-        bench
+        fixture
             .scratch
-            .program("handler.py", "def handle(input):\n    return input\n");
+            .executable("handler.py", "def handle(input):\n    return input\n");
         let more = format!(r#","env":{{"PYTHONPATH":"{source}"}},"timeoutMs":1000"#);
         let command = r#"["python3","-m","nanofaas_runtime"]"#;
-        let function = bench.warm(command, &more).await;
-        let pod = bench.pod(&function);
-        bench.up(pod).await;
-        bench.address(pod);
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        let end = bench.gone(pod);
+        let function = fixture.warm(command, &more).await;
+        let pod = fixture.pod(&function);
+        fixture.up(pod).await;
+        fixture.address(pod);
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        let end = fixture.gone(pod);
         assert!(end.message.contains("status 0"), "{end:?}");
         assert!(!matches!(
-            bench.try_message(0),
+            fixture.try_message(0),
             Some(Message::PodGone { .. })
         ));
-        bench
+        fixture
     });
 }

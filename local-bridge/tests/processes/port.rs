@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use nanofaas_core::event::{Event, Order};
+use nanofaas_testkit::process::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::Test;
-use crate::bench::{Bench, lives, until, with, with_config};
+use crate::fixture::{LocalFixture, until, with, with_config};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_server_on_its_port_is_a_pod", serves),
@@ -48,35 +49,35 @@ if os.fork() != 0:
     os._exit(0)
 "#;
 
-async fn up_at(bench: &mut Bench, program: &str, address: &str) -> SocketAddr {
-    bench.scratch.program("server.py", program);
+async fn up_at(fixture: &mut LocalFixture, program: &str, address: &str) -> SocketAddr {
+    fixture.scratch.executable("server.py", program);
     let command = format!(r#"["python3","server.py","{address}"]"#);
-    let function = bench.warm(&command, r#","timeoutMs":1"#).await;
-    let pod = bench.pod(&function);
-    bench.up(pod).await;
-    let at = bench.tcp_address(pod);
+    let function = fixture.warm(&command, r#","timeoutMs":1"#).await;
+    let pod = fixture.pod(&function);
+    fixture.up(pod).await;
+    let at = fixture.tcp_address(pod);
     // It is asked at its port from then on.
-    bench.order(Order::Probe { pod });
-    bench.up(pod).await;
-    std::fs::write(bench.scratch.at("sick"), "").expect("written");
-    bench.order(Order::Probe { pod });
+    fixture.order(Order::Probe { pod });
+    fixture.up(pod).await;
+    std::fs::write(fixture.scratch.join("sick"), "").expect("written");
+    fixture.order(Order::Probe { pod });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(bench.scheduler.events.pop().is_none(), "it has 5 s");
-    std::fs::remove_file(bench.scratch.at("sick")).expect("there");
-    bench.up(pod).await;
-    bench.order(Order::Stop { pod });
-    bench.down(pod).await;
-    bench.gone(pod);
+    assert!(fixture.scheduler.events.pop().is_none(), "it has 5 s");
+    std::fs::remove_file(fixture.scratch.join("sick")).expect("there");
+    fixture.up(pod).await;
+    fixture.order(Order::Stop { pod });
+    fixture.down(pod).await;
+    fixture.gone(pod);
     at
 }
 
 fn serves() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         for address in ["127.0.0.1", "0.0.0.0"] {
-            let at = up_at(&mut bench, SERVER, address).await;
+            let at = up_at(&mut fixture, SERVER, address).await;
             assert_eq!(at.ip().to_string(), "127.0.0.1");
         }
-        bench
+        fixture
     });
 }
 
@@ -84,19 +85,19 @@ fn serves_v6() {
     if TcpListener::bind("[::1]:0").is_err() {
         return println!("there is no IPv6 on this machine");
     }
-    with(|mut bench| async move {
-        let at = up_at(&mut bench, SERVER, "::1").await;
+    with(|mut fixture| async move {
+        let at = up_at(&mut fixture, SERVER, "::1").await;
         assert_eq!(at.ip().to_string(), "::1");
-        bench
+        fixture
     });
 }
 
 fn orphan() {
-    with(|mut bench| async move {
-        up_at(&mut bench, &[ORPHAN, SERVER].concat(), "127.0.0.1").await;
-        let pid = bench.scratch.pid("pid").await;
-        until("it is ended with its pod", || !lives(pid)).await;
-        bench
+    with(|mut fixture| async move {
+        up_at(&mut fixture, &[ORPHAN, SERVER].concat(), "127.0.0.1").await;
+        let pid = fixture.pid("pid").await;
+        until("it is ended with its pod", || !is_alive(pid)).await;
+        fixture
     });
 }
 
@@ -114,17 +115,17 @@ fn stranger() {
     let short = Duration::from_secs(2);
     with_config(
         |config| config.start_timeout = short,
-        |mut bench| async move {
+        |mut fixture| async move {
             let script = "#!/bin/sh\necho \"$PORT\" >port\nexec sleep 1000\n";
-            bench.scratch.program("pod", script);
-            let function = bench.warm(r#"["./pod"]"#, "").await;
-            let pod = bench.pod(&function);
-            let port: u16 = bench.scratch.line("port").await.parse().expect("a port");
+            fixture.scratch.executable("pod", script);
+            let function = fixture.warm(r#"["./pod"]"#, "").await;
+            let pod = fixture.pod(&function);
+            let port: u16 = fixture.line("port").await.parse().expect("a port");
             serve_all(TcpListener::bind(("127.0.0.1", port)).expect("it is free"));
             let Event::StartFailed {
                 pod: failed,
                 failure,
-            } = bench.event().await
+            } = fixture.event().await
             else {
                 panic!("a stranger's server was taken for the pod");
             };
@@ -132,30 +133,30 @@ fn stranger() {
             let expected =
                 format!("a process listens at 127.0.0.1:{port} that is none of the pod's");
             assert!(failure.message.contains(&expected), "{failure:?}");
-            bench
+            fixture
         },
     );
 }
 
 fn ports() {
-    with(|mut bench| async move {
+    with(|mut fixture| async move {
         let script = "#!/bin/sh\necho \"$PORT\" >>ports\nexec sleep 1000\n";
-        bench.scratch.program("pod", script);
-        let function = bench.warm(r#"["./pod"]"#, "").await;
-        let pods: Vec<_> = (0..8).map(|_| bench.pod(&function)).collect();
-        let read = |bench: &Bench| {
-            let text = std::fs::read_to_string(bench.scratch.at("ports")).unwrap_or_default();
+        fixture.scratch.executable("pod", script);
+        let function = fixture.warm(r#"["./pod"]"#, "").await;
+        let pods: Vec<_> = (0..8).map(|_| fixture.pod(&function)).collect();
+        let read = |fixture: &LocalFixture| {
+            let text = std::fs::read_to_string(fixture.scratch.join("ports")).unwrap_or_default();
             let mut ports: Vec<u16> = text.lines().filter_map(|port| port.parse().ok()).collect();
             ports.sort_unstable();
             ports.dedup();
             ports
         };
-        until("each has its own", || read(&bench).len() == 8).await;
+        until("each has its own", || read(&fixture).len() == 8).await;
         for pod in pods {
-            bench.order(Order::Stop { pod });
-            bench.down(pod).await;
+            fixture.order(Order::Stop { pod });
+            fixture.down(pod).await;
         }
-        bench
+        fixture
     });
 }
 
@@ -173,38 +174,35 @@ os.wait()
 "#;
 
 fn hidden() {
-    with(|mut bench| async move {
-        bench
+    with(|mut fixture| async move {
+        fixture
             .scratch
-            .program("server.py", &[HIDES, SERVER].concat());
+            .executable("server.py", &[HIDES, SERVER].concat());
         let command = r#"["python3","server.py","127.0.0.1"]"#;
-        let function = bench.warm(command, "").await;
+        let function = fixture.warm(command, "").await;
         // Of two pods only what belongs to the one that ended is ended.
         let mut pods = Vec::new();
         for _ in 0..2 {
-            let pod = bench.pod(&function);
-            bench.up(pod).await;
-            bench.tcp_address(pod);
-            let (pid, hidden) = (
-                bench.scratch.pid("pid").await,
-                bench.scratch.pid("hidden").await,
-            );
+            let pod = fixture.pod(&function);
+            fixture.up(pod).await;
+            fixture.tcp_address(pod);
+            let (pid, hidden) = (fixture.pid("pid").await, fixture.pid("hidden").await);
             for name in ["pid", "hidden"] {
-                std::fs::remove_file(bench.scratch.at(name)).expect("there");
+                std::fs::remove_file(fixture.scratch.join(name)).expect("there");
             }
             pods.push((pod, pid, hidden));
         }
         let (pod, pid, ended) = pods.remove(0);
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it lives");
-        bench.down(pod).await;
-        bench.gone(pod);
-        until("it is gone", || !lives(ended)).await;
+        fixture.down(pod).await;
+        fixture.gone(pod);
+        until("it is gone", || !is_alive(ended)).await;
         let (pod, _, other) = pods.remove(0);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(lives(other), "its pod lives");
-        bench.order(Order::Stop { pod });
-        bench.down(pod).await;
-        until("it is gone", || !lives(other)).await;
-        bench
+        assert!(is_alive(other), "its pod lives");
+        fixture.order(Order::Stop { pod });
+        fixture.down(pod).await;
+        until("it is gone", || !is_alive(other)).await;
+        fixture
     });
 }

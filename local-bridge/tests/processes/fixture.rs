@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -25,60 +24,11 @@ use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::PodId;
 use nanofaas_core::time::Uptime;
 use nanofaas_local_bridge::{LocalBridge, LocalConfig};
+use nanofaas_testkit::folder::ScratchFolder;
+use nanofaas_testkit::wait::PATIENCE;
 use tokio::task::{LocalSet, spawn_local};
 
-/// Longest wait for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const IO_THREADS: usize = 2;
-
-/// A directory that goes with the test.
-pub(crate) struct Scratch(PathBuf);
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("lb-test-{}", std::process::id()));
-        fs::create_dir(&path).expect("a scratch directory");
-        Self(path)
-    }
-
-    pub(crate) fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    pub(crate) fn path(&self) -> &str {
-        self.0.to_str().expect("UTF-8")
-    }
-
-    /// Writes a program.
-    pub(crate) fn program(&self, name: &str, text: &str) {
-        fs::write(self.at(name), text).expect("written");
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.at(name), mode).expect("ours");
-    }
-
-    /// Waits for a file with a whole line in it.
-    pub(crate) async fn line(&self, name: &str) -> String {
-        let file = self.at(name);
-        until(&format!("{name} is written"), || {
-            fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
-        })
-        .await;
-        fs::read_to_string(&file)
-            .expect("written")
-            .trim()
-            .to_owned()
-    }
-
-    pub(crate) async fn pid(&self, name: &str) -> i32 {
-        self.line(name).await.parse().expect("a pid")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -89,15 +39,9 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process is there and no zombie.
-pub(crate) fn lives(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat[stat.rfind(')').expect("a name")..].starts_with(") Z"))
-}
-
 /// What the test holds of a plane.
-pub(crate) struct Bench {
-    pub(crate) scratch: Scratch,
+pub(crate) struct LocalFixture {
+    pub(crate) scratch: ScratchFolder,
     pub(crate) desk: Rc<RefCell<Desk>>,
     pub(crate) post: BridgePost,
     pub(crate) io: Vec<IoInbox>,
@@ -112,31 +56,33 @@ fn silent_bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(Waker::noop().clone()))
 }
 
-pub(crate) fn config(scratch: &Scratch) -> LocalConfig {
+pub(crate) fn config(scratch: &ScratchFolder) -> LocalConfig {
     let program = std::env::current_exe().expect("this program");
     LocalConfig {
         callback_base: "http://127.0.0.1:1".into(),
         start_timeout: PATIENCE,
         stop_grace: Duration::from_secs(10),
         guard: vec![program.into(), "guard".into()],
-        run_base: Some(scratch.at("")),
+        run_base: Some(scratch.join("")),
         origin: Instant::now(),
     }
 }
 
 /// Runs a test with a bridge.
-pub(crate) fn with<F>(test: impl FnOnce(Bench) -> F)
+pub(crate) fn with<F>(test: impl FnOnce(LocalFixture) -> F)
 where
-    F: Future<Output = Bench> + 'static,
+    F: Future<Output = LocalFixture> + 'static,
 {
     with_config(|_| {}, test);
 }
 
-pub(crate) fn with_config<F>(edit: impl FnOnce(&mut LocalConfig), test: impl FnOnce(Bench) -> F)
-where
-    F: Future<Output = Bench> + 'static,
+pub(crate) fn with_config<F>(
+    edit: impl FnOnce(&mut LocalConfig),
+    test: impl FnOnce(LocalFixture) -> F,
+) where
+    F: Future<Output = LocalFixture> + 'static,
 {
-    let scratch = Scratch::new();
+    let scratch = ScratchFolder::create();
     let mut config = config(&scratch);
     edit(&mut config);
     let start = config.origin;
@@ -154,7 +100,7 @@ where
         registry,
         starts,
     );
-    let bench = Bench {
+    let fixture = LocalFixture {
         scratch,
         desk: Rc::new(RefCell::new(desk)),
         post,
@@ -169,22 +115,22 @@ where
         .enable_all()
         .build();
     let runtime = runtime.expect("a runtime");
-    let bench = runtime.block_on(LocalSet::new().run_until(async move {
-        let bridge = Rc::new(LocalBridge::open(config, bench.desk.clone()).expect("a bridge"));
-        let (attended, desk) = (bridge.clone(), bench.desk.clone());
+    let fixture = runtime.block_on(LocalSet::new().run_until(async move {
+        let bridge = Rc::new(LocalBridge::open(config, fixture.desk.clone()).expect("a bridge"));
+        let (attended, desk) = (bridge.clone(), fixture.desk.clone());
         let attending = spawn_local(async move {
             // It looks often, so nothing has to wake it.
             let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
             attend(&desk, |work| attended.take(work), pause).await;
         });
-        let bench = test(bench).await;
+        let fixture = test(fixture).await;
         attending.abort();
         tokio::time::timeout(PATIENCE, bridge.stop())
             .await
             .expect("it stops");
-        bench
+        fixture
     }));
-    let left: Vec<_> = fs::read_dir(bench.scratch.at(""))
+    let left: Vec<_> = fs::read_dir(fixture.scratch.join(""))
         .expect("there")
         .map(|entry| entry.expect("readable").file_name())
         .filter(|name| name.to_string_lossy().starts_with("nanofaas-"))
@@ -192,7 +138,7 @@ where
     assert!(left.is_empty(), "the run directory is left: {left:?}");
 }
 
-impl Bench {
+impl LocalFixture {
     pub(crate) fn send(&self, message: BridgeMessage) {
         assert!(
             self.post.send(message).is_ok(),
@@ -227,7 +173,7 @@ impl Bench {
 
     /// A WARM function of a program in the scratch directory.
     pub(crate) async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
-        let directory = self.scratch.path();
+        let directory = self.scratch.path().display();
         let fields = format!(
             r#""executionMode":"WARM","command":{command},
             "local":{{"directory":"{directory}"}}{more}"#
@@ -404,8 +350,23 @@ impl Bench {
         (function, pod, address)
     }
 
+    /// Waits for a file with a whole line in it.
+    pub(crate) async fn line(&self, name: &str) -> String {
+        let file = self.scratch.join(name);
+        until(&format!("{name} is written"), || {
+            fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        })
+        .await;
+        let text = fs::read_to_string(&file).expect("written");
+        text.trim().to_owned()
+    }
+
+    pub(crate) async fn pid(&self, name: &str) -> i32 {
+        self.line(name).await.parse().expect("a pid")
+    }
+
     pub(crate) fn has_file(&self, name: &str) -> bool {
-        Path::new(&self.scratch.at(name)).exists()
+        self.scratch.join(name).exists()
     }
 }
 
@@ -429,13 +390,13 @@ with open("pid", "w") as file:
 
 pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
-/// A stray of a stray: it left the group and the session of its pod.
-pub(crate) const WITH_STRAY: &str = r#"
+/// An orphan of an orphan: it left the group and the session of its pod.
+pub(crate) const WITH_ORPHAN: &str = r#"
 if os.fork() == 0:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
-    with open("stray", "w") as file:
+    with open("orphan", "w") as file:
         file.write(f"{os.getpid()}\n")
     import time
     time.sleep(1000)

@@ -72,7 +72,7 @@ pub(crate) async fn pass(seconds: f64) {
 }
 
 /// What the test holds of a plane.
-pub(crate) struct Bench {
+pub(crate) struct ClusterFixture {
     pub(crate) server: FakeApiServer,
     pub(crate) desk: Rc<RefCell<Desk>>,
     pub(crate) rings: Rc<Rings>,
@@ -99,7 +99,7 @@ fn own_pod(name: &str, uid: &str) -> OwnPod {
     }
 }
 
-impl Drop for Bench {
+impl Drop for ClusterFixture {
     fn drop(&mut self) {
         self.turning.abort();
         self.end();
@@ -107,7 +107,7 @@ impl Drop for Bench {
     }
 }
 
-impl Bench {
+impl ClusterFixture {
     /// A plane that is not running yet, whose scheduler is the test's word.
     pub(crate) fn new(server: &FakeApiServer) -> Self {
         Self::with(server, false)
@@ -115,9 +115,9 @@ impl Bench {
 
     /// The same, begun.
     pub(crate) async fn acting(server: &FakeApiServer) -> Self {
-        let mut bench = Self::new(server);
-        bench.ready().await;
-        bench
+        let mut fixture = Self::new(server);
+        fixture.ready().await;
+        fixture
     }
 
     /// One with a scheduler of its own.
