@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use nanofaas_testkit::client::{RawClient, Request};
@@ -89,9 +90,12 @@ pub(crate) fn highest(now: impl Fn() -> u64 + Sync, work: impl FnOnce()) -> u64 
             }
             high
         });
-        work();
+        let end = catch_unwind(AssertUnwindSafe(work));
+        // Also after a failure, because the scope waits for the watching thread.
         over.store(true, std::sync::atomic::Ordering::Relaxed);
-        watch.join().expect("it watches")
+        let high = watch.join().expect("it watches");
+        end.unwrap_or_else(|failure| resume_unwind(failure));
+        high
     })
 }
 
