@@ -7,13 +7,11 @@ use crate::{files, read};
 
 /// Names that still have several meanings. Add none; remove a name when it has one meaning.
 const SEVERAL: &str = "
-    AbortOnDrop Act Address After Answer Answered Attempt Bench Body Bridge Call Change
-    Client Connection Control Counted Counter DefaultTemplate Due End Ended Ending Endpoint Ends
-    Event Expected Fate Fault Form Got Guard Host Identity Init Job JobKey Jobs Known Lane Leave
-    Line Listener Log Mailbox Message Mode OpenError Outbox Outcome Output Over Phase Place Plane
-    Pod Pods Program Questions Reader Refusal Report Request Ring Rng Running Scratch Script Seat
-    Seen Shared Slot Slots Source Span Stage Started Starts State Step Store Stream Subject Tail
-    Tally Target Test Timer Turn Unpark Verdict Wait Waiting Watch Which Wire Work
+    Act Address After Answer Answered Attempt Bench Body Bridge Call Change Client Connection
+    Counted Counter Due End Ended Endpoint Ends Event Expected Fate Fault Form Host Init Lane Leave
+    Listener Mailbox Message Mode Outbox Outcome Output Phase Place Plane Pod Pods Program Reader
+    Refusal Report Request Ring Rng Running Script Seen Shared Slot Slots Span Started Starts State
+    Step Store Stream Subject Tally Target Test Timer Turn Unpark Wait Watch Which Work
 ";
 
 /// The rest of a line after its visibility, `pub` or `pub(crate)` for example.
