@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_gets_a_core_of_the_allowed_ones_and_one_is_left() {
+    fn each_thread_gets_an_allowed_core() {
         let plan = cores(&[3, 5, 7, 9], 4).plan(2, Pinned);
         assert_eq!((plan.io, plan.scheduler), (vec![5, 7], Some(9)));
         let plan = cores(&[0, 1, 2, 3], 4).plan(1, Inline);

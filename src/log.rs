@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_function_says_of_its_line_stands_beside_the_message() {
+    fn a_functions_line_fields_stand_beside_the_message() {
         let members =
             r#"{"executionId":"e","level":1,"function":"g","traceback":"a\nb","none":null}"#;
         let say = || tracing::error!(function = "f", members, "raised");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_line_is_one_object_with_its_fields_beside_the_message() {
+    fn a_json_line_is_one_object() {
         let line = said(LogForm::Json, || {
             tracing::warn!(
                 executionId = "0abc",

@@ -189,7 +189,7 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn the_address_is_known_before_the_scheduler_hears_of_the_pod() {
+fn the_address_is_known_before_the_scheduler_hears() {
     run(async {
         let (mut runner, mut inboxes) = fixture();
         let (pod, notes) = (runner.pod.clone(), runner.notes.clone());
@@ -208,7 +208,7 @@ fn the_address_is_known_before_the_scheduler_hears_of_the_pod() {
 }
 
 #[test]
-fn a_late_start_is_abandoned_unless_the_pod_may_be_busy() {
+fn a_late_idle_start_is_abandoned() {
     run(async {
         for (begin, expected) in [
             (Begin::Create, &["create", "abandon"][..]),
@@ -228,7 +228,7 @@ fn a_late_start_is_abandoned_unless_the_pod_may_be_busy() {
 }
 
 #[test]
-fn a_pod_that_is_stopped_while_it_starts_is_abandoned() {
+fn a_pod_stopped_in_its_start_is_abandoned() {
     run(async {
         let (mut runner, _inboxes) = fixture();
         runner.pod.stop();
@@ -239,7 +239,7 @@ fn a_pod_that_is_stopped_while_it_starts_is_abandoned() {
 }
 
 #[test]
-fn a_quarantined_pod_that_does_not_answer_is_ended() {
+fn a_silent_quarantined_pod_is_ended() {
     run(async {
         let (mut runner, mut inboxes) = fixture();
         runner.pod.probe();

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_call_that_would_be_answered_past_its_deadline_is_refused_at_once() {
+    fn a_call_predicted_past_its_deadline_is_refused() {
         let lane = lane(2, 2, 4, SECOND);
         // Two run to the end of a second, four wait for the two seconds after it.
         expect_wait(&lane, Class::Sync, 3 * SECOND);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_runs_counts_with_what_is_left_of_it() {
+    fn a_running_call_counts_with_its_remaining_time() {
         let lane = lane(1, 1, 1, SECOND);
         lane.capacity.hold(0, NOW - 900 * MS);
         expect_wait(&lane, Class::Sync, 1100 * MS);
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_sample_or_with_nothing_waiting_it_is_let_in() {
+    fn nothing_is_refused_without_sample_or_queue() {
         assert!(admitted(&lane(1, 1, 50, Nanos::ZERO), Class::Sync, MS).is_ok());
         assert!(admitted(&lane(1, 1, 0, SECOND), Class::Sync, MS).is_ok());
     }
 
     #[test]
-    fn async_calls_that_wait_are_hardly_before_a_sync_one() {
+    fn waiting_async_calls_hardly_delay_a_sync_one() {
         let lane = lane(1, 1, 7, SECOND);
         (0..50).for_each(|_| lane.reenter(Class::Async));
         // One runs, seven sync ones are before it, and two async ones get a turn among them.
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_ordered_counts_with_what_is_left_of_its_start() {
+    fn an_ordered_pod_counts_with_its_remaining_start() {
         let lane = starting(&[(NOW - SECOND, 9)], false);
         expect_wait(&lane, Class::Sync, SECOND);
         let late = starting(&[(NOW - 3 * SECOND, 9)], false);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_not_ordered_yet_takes_a_whole_start() {
+    fn an_unordered_pod_takes_a_whole_start() {
         expect_wait(&starting(&[], false), Class::Sync, 2 * SECOND);
         // Two come in a second, the others would after two.
         let some = starting(&[(NOW - SECOND, 2)], false);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_overdue_or_that_fails_to_start_does_not_count() {
+    fn overdue_and_failing_pods_do_not_count() {
         let alone = 50 * SECOND;
         let overdue = starting(&[(NOW - 4 * SECOND, 9)], false);
         expect_wait(&overdue, Class::Sync, alone);

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_lane_of_an_odd_capacity_can_be_set() {
+    fn odd_capacities_have_every_lane() {
         for bits in [1, 64, 65, 4096, 4097, 10_000] {
             let bitmap = Bitmap::with_capacity(bits);
             (0..bits).for_each(|lane| bitmap.set(lane));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_set_while_being_taken_shows_in_the_next_take() {
+    fn a_lane_set_during_a_take_shows_next() {
         let bitmap = Bitmap::with_capacity(128);
         bitmap.set(70);
         let mut first = Vec::new();

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_of_one_time_are_one_group_and_the_rest_comes_with_the_last() {
+    fn orders_of_one_time_form_one_group() {
         let capacity = Capacity::default();
         let order = |number: u64| (Uptime::from_ns(1 + number / 2), 3);
         capacity.set_coming((0..20).map(order), false);

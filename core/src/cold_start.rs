@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_says_late_delays_no_stamp_of_the_runtime() {
+    fn late_cluster_reports_delay_no_runtime_timestamp() {
         let mut starts = starts();
         starts.begin(&"f".into(), "p", Uptime::ZERO);
         starts.reached("f", "p", Phase::Created, at_ms(10));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_ones_are_kept_until_the_function_goes() {
+    fn the_last_ones_stay_until_their_function_goes() {
         let mut starts = starts();
         let function: Arc<str> = "f".into();
         for number in 0..COLD_STARTS_KEPT + 5 {

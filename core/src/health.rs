@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_that_never_said_2xx_is_well_with_404() {
+    fn a_404_is_healthy_only_before_2xx() {
         let health = Health::default();
         for (status, is_well) in [
             (503, false),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_read_from_an_answers_first_bytes() {
+    fn a_status_is_read_from_the_first_bytes() {
         assert_eq!(status(b"HTTP/1.1 200"), Some(200));
         assert_eq!(status(b"HTTP/1.0 404"), Some(404));
         for bytes in [

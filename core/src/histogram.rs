@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_counts_in_the_first_bucket_that_holds_it() {
+    fn a_time_counts_in_its_smallest_bucket() {
         let histograms = Histograms::<2>::default();
         for ns in [0, 10_000, 10_001, 60_000_000_000, u64::MAX / 2] {
             histograms.record(1, Nanos::from_ns(ns));

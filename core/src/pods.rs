@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a pod that has no room for it")]
-    fn a_pod_that_is_no_longer_usable_gets_no_call() {
+    fn an_unusable_pod_gets_no_call() {
         let (mut pods, pod) = usable();
         pods.at(pod.index).state = PodState::Draining;
         pods.enter(pod.index, 1);
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "another function's pod")]
-    fn a_call_ends_in_a_pod_of_its_function() {
+    fn a_call_ends_in_its_functions_pod() {
         let (mut pods, pod) = usable();
         pods.enter(pod.index, 1);
         pods.leave(pod, LaneId { index: 1, epoch: 2 });

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_of_tokens_at_once_then_one_at_a_time() {
+    fn one_second_of_tokens_then_one_by_one() {
         let bucket = RateBucket::new(RateLimit::PerSecond(10));
         let taken = (0..20).filter(|_| bucket.take(at_ms(5000)).is_ok()).count();
         assert_eq!(taken, 10);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_steps_back_does_not_refuse_for_ever() {
+    fn a_clock_stepping_back_does_not_refuse_forever() {
         let bucket = RateBucket::new(RateLimit::PerSecond(1000));
         assert!(bucket.take(at_ms(100_000)).is_ok());
         assert!(bucket.take(at_ms(99_000)).is_err());

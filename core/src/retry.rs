@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_have_begun_is_retried_whatever_retry_on_says() {
+    fn what_cannot_have_begun_is_always_retried() {
         let rule = rule(RetryOn::NONE, Class::Sync);
         let next = |attempts| decide(AttemptFailure::NotBegun, rule, tried(attempts), 0);
         assert_eq!(next(1), Next::Retry(10 * MS));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_pod_is_retried_once_and_never_after_oom() {
+    fn a_lost_pod_is_retried_once_unless_oom() {
         let pod = rule(RetryOn::POD, Class::Sync);
         let lost = AttemptFailure::Lost { oom: Some(false) };
         assert_eq!(decide(lost, pod, tried(1), 0), Next::Retry(Nanos::ZERO));

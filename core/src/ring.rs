@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn full_gives_the_item_back_and_laps_keep_order() {
+    fn a_full_ring_returns_the_item_in_order() {
         for capacity in [2, 4, 256] {
             let (producer, mut consumer) = channel(capacity);
             for lap in 0..5 {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_after_the_consumer_is_gone_is_dropped_with_the_ring() {
+    fn a_late_push_is_dropped_with_the_ring() {
         let drops = Arc::new(AtomicUsize::new(0));
         let (producer, consumer) = channel(2);
         drop(consumer);
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "power of two and at least 2, not 3")]
-    fn a_capacity_that_is_no_power_of_two_is_refused() {
+    fn a_capacity_must_be_a_power_of_two() {
         let _ = channel::<u8>(3);
     }
 
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn four_producers_drop_each_item_once_wherever_it_ends() {
+    fn four_producers_drop_each_item_once() {
         let drops = Arc::new(AtomicUsize::new(0));
         let (producer, mut consumer) = channel(8);
         let each = ITEMS as usize / 10;
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_can_be_sent_and_a_slot_is_its_item_and_a_stamp() {
+    fn ends_are_send_and_slots_are_small() {
         fn needs_send<T: Send>() {}
         fn needs_sync<T: Sync>() {}
         needs_send::<Producer<Cell<u8>>>();

@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_may_be_absent_and_is_not_lost_at_the_origin() {
+    fn an_absent_point_differs_from_the_origin() {
         let point = AtomicUptime::none();
         assert_eq!(point.get(), None);
         point.set(Some(Uptime::ZERO));

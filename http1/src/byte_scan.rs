@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_first_stop_at_every_place_and_length() {
+    fn the_first_stop_is_found_anywhere() {
         finds::<Control>();
         finds::<WordEnd>();
         finds::<JsonRunEnd>();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn stops_on_exactly_the_bytes_meant_whatever_stands_around_them() {
+    fn only_stop_bytes_stop_whatever_surrounds_them() {
         stops_on::<Control>(|byte| byte.is_ascii_control());
         stops_on::<WordEnd>(|byte| byte.is_ascii_control() || byte == b' ');
         stops_on::<JsonRunEnd>(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\'));

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_what_is_plain_and_says_nothing_of_the_rest() {
+    fn only_plain_heads_are_taken() {
         let plain = "a: b\r\nC-d:e f \r\nX:  y:z\r\n\r\nbody";
         let lines = vec![("a", "b"), ("C-d", "e f"), ("X", "y:z")];
         assert_eq!(of(plain), Some((plain.len() - 4, lines)));

@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_read_as_one_list_in_which_the_first_counts() {
+    fn the_first_of_listed_preferences_counts() {
         for (value, respond_async, wait_s) in [
             ("", false, None),
             ("respond-async", true, None),
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn path_segments_are_decoded_once_and_within_their_room() {
+    fn path_segments_are_decoded_once_within_their_room() {
         let room = &mut [0; 8];
         assert_eq!(
             percent_decode(b"longer than the room", room),

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_known_by_every_name_of_its_own() {
+    fn loopback_is_known_by_each_name() {
         let of = |value: &'static str| Host::parse(value.as_bytes()).map(Host::is_loopback);
         for own in [
             "localhost",

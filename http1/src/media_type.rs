@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_types_are_told_apart_by_essence_and_charset() {
+    fn media_types_differ_by_essence_and_charset() {
         for (value, expected) in [
             ("application/json", MediaType::Json),
             ("Application/JSON ; charset=UTF-8", MediaType::Json),

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_everything_that_a_pod_says_of_its_call() {
+    fn all_headers_about_a_call_are_found() {
         let text = "HTTP/1.1 200 OK\r\ncontent-type: image/png \r\nContent-Length: 7\r\n\
             X-Cold-Start: TRUE\r\nX-Init-Duration-Ms: 120\r\nx-not-started:true\r\n\
             X-EXECUTION-ID: abc\r\nRetry-After: 7\r\nContent-Encoding: br\r\n\r\n";

@@ -301,7 +301,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_template_is_merged_over_it_but_for_what_is_the_platforms() {
+    fn a_template_merges_below_the_platforms_fields() {
         let function = function(json!({"name": "f", "image": "i", "podTemplate": {
             "metadata": {"name": "mine", "labels": {"team": "a", "app": "mine",
                 "app.kubernetes.io/component": "control-plane"}},
@@ -330,7 +330,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn pods_are_restricted_unless_the_spec_says_another_word() {
+    fn pods_are_restricted_unless_the_spec_differs() {
         let sidecar = json!({"spec": {"containers": [{"name": "sidecar", "image": "s"}]}});
         let of = |word: &str| {
             let function = function(json!({"name": "f", "image": "i", "podSecurity": word,
@@ -354,7 +354,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_default_template_lies_between_the_platforms_pod_and_the_functions_own() {
+    fn the_default_template_lies_between_both() {
         let default = DefaultPodTemplate {
             value: json!({
                 "metadata": {"labels": {"team": "all", "site": "a", "app": "mine"}},

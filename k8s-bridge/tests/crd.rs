@@ -174,7 +174,7 @@ fn conditions() -> Value {
 }
 
 #[test]
-fn the_manifest_is_the_one_that_the_types_make() {
+fn the_manifest_is_what_the_types_generate() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/base/crd.yaml");
     let body = serde_saphyr::to_string(&crd()).expect("YAML");
     let made = format!("{HEADER}{body}");
@@ -189,7 +189,7 @@ fn the_manifest_is_the_one_that_the_types_make() {
 }
 
 #[test]
-fn the_schema_has_no_defaults_and_requires_no_field_of_a_function() {
+fn the_schema_has_no_defaults() {
     fn look(value: &Value, path: &str) {
         if let Value::Object(fields) = value {
             assert!(!fields.contains_key("default"), "{path} has a default");

@@ -142,7 +142,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn cpu_of_another_process_is_seen_and_can_be_left_out() {
+    fn another_processs_cpu_is_seen_or_left_out() {
         let mut busy = std::process::Command::new("/bin/sh")
             .args(["-c", "while :; do :; done"])
             .spawn()

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_counts_while_no_core_changes_by_more_than_the_limit() {
+    fn a_round_counts_while_cores_change_little() {
         for (times, limit, expected) in [
             (&[[100.0, 50.0], [110.0, 50.0]][..], 10.1, None),
             // Cores may differ from each other.
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn cores_that_are_too_far_apart_do_not_count() {
+    fn cores_too_far_apart_do_not_count() {
         let way = |ns| WorkNs::from([("the way between cores 0 and 1".to_owned(), ns)]);
         let probes = [way(301.0), way(300.0)];
         let mut limits = Disturbance::default();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn every_core_takes_some_time_and_the_caller_stays_where_it_is() {
+    fn every_core_is_timed_and_the_caller_returns() {
         let allowed = cores::allowed();
         let found = probe(&allowed).expect("a probe");
         for core in &allowed {

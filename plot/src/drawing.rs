@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_closes_what_it_opens_and_escapes_texts() {
+    fn a_figure_is_balanced_and_escaped() {
         let svg = figure().svg();
         for element in ["svg", "g", "style", "title", "text", "tspan"] {
             let opened = svg.matches(&format!("<{element} ")).count()

@@ -67,7 +67,7 @@ def test_an_async_functions_forked_child_answers_nobody(
     assert pod.worker() == worker
 
 
-def test_tasks_of_other_calls_do_not_run_in_a_forked_child(start: Start) -> None:
+def test_other_calls_tasks_do_not_run_in_children(start: Start) -> None:
     pod = start("""
         import asyncio, os
         gate = asyncio.Event()
@@ -91,7 +91,7 @@ def test_tasks_of_other_calls_do_not_run_in_a_forked_child(start: Start) -> None
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_forked_child_keeps_no_descriptor_of_the_worker(start: Start, kind: str) -> None:
+def test_a_forked_child_keeps_no_worker_descriptor(start: Start, kind: str) -> None:
     pod = start(f"""
         import os, time
         {kind} handle(input):
@@ -158,7 +158,7 @@ KEEPS = """
 
 @pytest.mark.parametrize("then", [
     "time.sleep(1e-3) or os._exit(5)", "os.kill(os.getpid(), 9)", "ignore()"])
-def test_children_go_with_the_worker_that_is_killed_or_dies(start: Start, then: str) -> None:
+def test_children_go_with_their_dead_worker(start: Start, then: str) -> None:
     pod = start("""
         import os
         def ignore():

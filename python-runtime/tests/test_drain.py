@@ -74,7 +74,7 @@ def test_sigterm_while_loading(start: Start) -> None:
     assert pod.exit_status() == 0
 
 
-def test_a_thread_of_the_function_does_not_hold_the_pod(start: Start) -> None:
+def test_a_functions_thread_does_not_hold_the_pod(start: Start) -> None:
     pod = start("""
         import threading, time
         threading.Thread(target=time.sleep, args=(600,)).start()
@@ -134,7 +134,7 @@ def test_concurrent_async_calls_log_their_own_ids(start: Start, loop: str) -> No
     assert pod.log_with(message="said y")["executionId"] == "e-y"
 
 
-def test_logging_that_the_function_set_up_is_left_alone(start: Start) -> None:
+def test_the_functions_own_logging_is_left_alone(start: Start) -> None:
     pod = start("""
         import logging
         logging.basicConfig(format="MINE %(message)s")

@@ -140,7 +140,7 @@ def test_a_call_that_was_not_started(start: Start) -> None:
         assert ids(client.answer()) == []
 
 
-def test_a_call_that_lay_unread_when_the_worker_died(start: Start) -> None:
+def test_a_call_unread_when_the_worker_died(start: Start) -> None:
     pod = start(PLAIN).ready()
     with pod.connect() as busy, pod.connect() as unread:
         assert unread.invoke(1).status == 200

@@ -133,7 +133,7 @@ ENDS = {
 
 @pytest.mark.parametrize("do", list(REPLACED))
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_the_end_of_a_job_uses_nothing_of_the_functions(
+def test_a_jobs_end_uses_nothing_of_the_function(
         start: Start, plane: Platform, tmp_path: Path, kind: str, do: str) -> None:
     ran = tmp_path / "ran"
     source = (REPLACES.replace("DEED", REPLACED[do]).replace("RAN", repr(str(ran)))
@@ -153,7 +153,7 @@ def test_the_end_of_a_job_uses_nothing_of_the_functions(
         assert len(ran.read_text()) == times
 
 
-def test_a_job_posts_after_the_function_closed_all_descriptors(start: Start,
+def test_a_job_posts_without_any_open_descriptor(start: Start,
                                                                plane: Platform) -> None:
     """The watchdog, which lost its link, posts POD_LOST later, but the platform takes the first."""
     start("""
@@ -226,7 +226,7 @@ def test_exceptions_that_are_hard_to_show(start: Start, kind: str) -> None:
     assert "Previous line repeated" in trace and len(trace) < 8192
 
 
-def test_an_endless_text_costs_the_worker_and_no_more(start: Start) -> None:
+def test_an_endless_text_costs_only_the_worker(start: Start) -> None:
     pod = start(BAD_TEXT).ready()
     with pod.connect() as client:
         client.invoke(1)

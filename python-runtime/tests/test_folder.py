@@ -64,7 +64,7 @@ def test_nor_does_a_job(beside, plane: Platform, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_unusual_signatures_and_an_async_init_load_late_what_they_need(beside, kind: str) -> None:
+def test_unusual_signatures_and_async_inits_load_late(beside, kind: str) -> None:
     pod = beside(f"""
         {kind} work(input, context=None, *, more=1): return input
         from_here = work
@@ -77,7 +77,7 @@ def test_unusual_signatures_and_an_async_init_load_late_what_they_need(beside, k
     assert pod.invoke(1).json() == 1
 
 
-def test_the_function_gets_its_own_module_where_the_runtime_has_not_loaded_it(beside) -> None:
+def test_the_function_gets_its_own_unloaded_module(beside) -> None:
     own = "mine = True\n"
     pod = beside("""
         import calendar, json
@@ -87,7 +87,7 @@ def test_the_function_gets_its_own_module_where_the_runtime_has_not_loaded_it(be
     assert pod.invoke(1).json() == [True, False, "1"]
 
 
-def test_an_async_function_behind_another_module_with_parts_of_asyncio_of_its_own(beside) -> None:
+def test_an_async_function_behind_a_module_with_asyncio(beside) -> None:
     pod = beside("""
         import selectors, queue
         from behind import handle

@@ -242,7 +242,7 @@ def test_a_final_refusal_is_not_retried(job: Start, plane: Platform, status: int
     assert "tok" not in pod.stderr()
 
 
-def test_a_platform_that_is_gone_is_an_exit_with_a_word(start: Start) -> None:
+def test_a_missing_platform_is_an_exit_with_words(start: Start) -> None:
     pod = start(FUNCTION, EXECUTION_ID="e-1", CALLBACK_URL="http://127.0.0.1:1/tok",
                 INVOCATION_PAYLOAD='{"input":{}}')
     assert pod.exit_status() == 1

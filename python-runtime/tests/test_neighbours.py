@@ -75,14 +75,14 @@ def test_an_init_is_not_ended_by_its_loop(start: Start, loop: str, do: str) -> N
     assert pod.invoke(1).json() == 1
 
 
-def test_a_drain_ends_a_loop_that_was_stopped_before(start: Start, loop: str) -> None:
+def test_a_drain_ends_a_stopped_loop(start: Start, loop: str) -> None:
     pod = start(SOURCE, loop=loop).ready()
     assert pod.invoke("stop").status == 200
     pod.term()
     assert pod.exit_status() == 0
 
 
-def test_calls_that_block_the_loop_take_their_neighbours_along_and_say_so(
+def test_calls_blocking_the_loop_end_their_neighbours(
         start: Start, loop: str) -> None:
     pod = start("""
         import asyncio, time

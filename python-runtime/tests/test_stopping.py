@@ -124,7 +124,7 @@ def test_who_overstays_is_replaced(start: Start, do: str, leave: bool) -> None:
     assert "Traceback" not in pod.stderr()
 
 
-def test_a_call_that_waited_behind_the_killed_one_is_told_so(start: Start) -> None:
+def test_a_call_behind_a_killed_one_is_told(start: Start) -> None:
     pod = start(PLAIN).ready()
     with pod.connect() as first, pod.connect() as second:
         assert second.invoke(1).json() == 1
@@ -213,7 +213,7 @@ def test_async_caller_that_leaves_cancels(start: Start, loop: str) -> None:
 
 
 @pytest.mark.parametrize("leave", [True, False])
-def test_an_async_function_that_blocks_the_loop_is_replaced(
+def test_an_async_function_blocking_the_loop_is_replaced(
         start: Start, loop: str, leave: bool) -> None:
     pod = start(ASYNC, loop=loop).ready()
     worker = pod.worker()
@@ -227,7 +227,7 @@ def test_an_async_function_that_blocks_the_loop_is_replaced(
     assert pod.worker() != worker
 
 
-def test_a_cancelled_error_of_the_functions_own_is_its_error(start: Start, loop: str) -> None:
+def test_the_functions_own_cancelled_error_is_its_error(start: Start, loop: str) -> None:
     pod = start("""
         import asyncio
         async def handle(input):
@@ -258,7 +258,7 @@ KINDS = ["CallStopped", "DeadlineExceeded", "CallerLeft"]
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_a_stop_of_the_functions_own_is_its_error(start: Start, kind: str) -> None:
+def test_the_functions_own_stop_is_its_error(start: Start, kind: str) -> None:
     pod = start(STOPS.replace("def handle", f"{kind} handle")).ready()
     worker = pod.worker()
     with pod.connect() as client:
@@ -273,7 +273,7 @@ def test_a_stop_of_the_functions_own_is_its_error(start: Start, kind: str) -> No
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 @pytest.mark.parametrize("name", KINDS)
-def test_a_stop_of_a_jobs_own_is_its_error(start: Start, plane: Platform, kind: str,
+def test_a_jobs_own_stop_is_its_error(start: Start, plane: Platform, kind: str,
                                            name: str) -> None:
     pod = start(STOPS.replace("def handle", f"{kind} handle"),
                 EXECUTION_ID="e", INVOCATION_TIMEOUT_MS="20000", CALLBACK_URL=plane.url,
@@ -285,7 +285,7 @@ def test_a_stop_of_a_jobs_own_is_its_error(start: Start, plane: Platform, kind: 
     assert (pod.folder / "ran").read_text() == "x"
 
 
-def test_a_stop_counts_for_the_call_that_it_stopped(start: Start) -> None:
+def test_a_stop_counts_for_the_call_it_stopped(start: Start) -> None:
     pod = start(STOPS).ready()
     with pod.connect() as client:
         assert client.invoke("sleep", x_deadline_ms=100).json()["code"] == "TIMEOUT"
@@ -358,7 +358,7 @@ BLOCKS = """
 """
 
 
-def test_a_deadline_is_raised_in_system_calls_that_block(start: Start) -> None:
+def test_a_deadline_is_raised_in_blocking_system_calls(start: Start) -> None:
     pod = start(BLOCKS).ready()
     worker = pod.worker()
     calls = ["run", "wait", "read", "file", "recv", "connect", "lock", "queue", "join", "poll",

@@ -41,7 +41,7 @@ def test_a_sigkill_that_nobody_sent_is_oom(start: Start, source: str) -> None:
     ("exit", "the worker exited with status 5"),
     ("realtime", "the worker was ended by signal 40"),
 ])
-def test_how_a_worker_ended_is_told_and_it_is_replaced(
+def test_a_dead_workers_end_is_reported_and_mended(
         start: Start, source: str, do: str, how: str) -> None:
     pod = start(source).ready()
     with pod.connect() as client:
@@ -65,7 +65,7 @@ def test_idle_connections_close_with_their_worker(start: Start) -> None:
         assert client.at_end() and idle.at_end()
 
 
-def test_each_call_of_a_crashed_async_worker_is_told(start: Start) -> None:
+def test_each_call_of_a_crashed_worker_is_told(start: Start) -> None:
     pod = start("""
         import asyncio, os
         async def handle(input):
@@ -84,14 +84,14 @@ def test_each_call_of_a_crashed_async_worker_is_told(start: Start) -> None:
             assert answer.headers["x-execution-id"] == f"e-{number}"
 
 
-def test_a_crash_in_a_call_makes_no_later_call_wait(start: Start) -> None:
+def test_a_crash_delays_no_later_call(start: Start) -> None:
     pod = start(ECHO).ready()
     for _ in range(8):
         assert pod.invoke("exit").status == 502
         assert pod.invoke(1).status == 200
 
 
-def test_only_deaths_while_loading_make_the_next_start_wait(start: Start) -> None:
+def test_only_deaths_while_loading_delay_the_next_start(start: Start) -> None:
     pod = start("""
         import os, time
         with open("starts", "a") as starts:
@@ -110,7 +110,7 @@ def test_only_deaths_while_loading_make_the_next_start_wait(start: Start) -> Non
     assert pod.invoke_when_ready(1).json() == 1
 
 
-def test_a_module_that_exits_like_a_failed_load_is_started_again(start: Start) -> None:
+def test_a_module_exiting_like_a_failed_load_restarts(start: Start) -> None:
     pod = start("""
         import os
         if not os.path.exists("second"):
@@ -164,7 +164,7 @@ def test_a_busy_worker_dies_with_its_watchdog_too(start: Start) -> None:
     ("async def handle(input): pass\nasync def init(): raise KeyError('lost')",
      "init() raised KeyError: 'lost'"),
 ])
-def test_what_does_not_load_ends_the_pod_and_says_why(start: Start, source: str, text: str) -> None:
+def test_a_failed_load_ends_the_pod_with_words(start: Start, source: str, text: str) -> None:
     pod = start(source)
     assert pod.exit_status() == 1
     assert text in pod.log_with(level="error", message="cannot load the function")["message"]
@@ -197,7 +197,7 @@ def test_not_ready_until_init_is_done(start: Start, kind: str) -> None:
     assert pod.invoke(1).json() == [1]
 
 
-def test_a_call_that_comes_while_loading_is_served_when_loaded(start: Start) -> None:
+def test_a_call_during_the_load_is_served_afterwards(start: Start) -> None:
     pod = start("""
         import time
         time.sleep(0.1)
@@ -237,7 +237,7 @@ def test_ready_is_announced_once_with_its_times(start: Start, plane: Platform) -
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "https://example.invalid/", "nonsense"])
-def test_a_ready_url_that_fails_is_logged_and_ignored(start: Start, url: str) -> None:
+def test_a_failing_ready_url_is_logged_and_ignored(start: Start, url: str) -> None:
     pod = start(ECHO, NANOFAAS_READY_URL=url).ready()
     pod.log_with(level="warn", message="could not say that the pod is ready")
     assert pod.invoke_when_ready(1).json() == 1
@@ -259,7 +259,7 @@ def test_bad_settings_are_named(start: Start, name: str, value: str) -> None:
     assert name in pod.log_with(level="error")["message"]
 
 
-def test_a_second_pod_on_the_same_socket_is_refused(start: Start) -> None:
+def test_a_second_pod_on_a_socket_is_refused(start: Start) -> None:
     first = start(ECHO).ready()
     second = start(ECHO, NANOFAAS_SOCKET=first.address)
     assert second.exit_status() == 1
@@ -304,7 +304,7 @@ def test_connections_beyond_the_slots_wait_and_are_served(start: Start) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_oom_finds_its_connection_among_many_that_came_and_went(start: Start) -> None:
+def test_oom_finds_its_connection_among_many(start: Start) -> None:
     """Slots are used again: the answer goes to the connection that had the slot last."""
     pod = start(ECHO).ready()
     for _ in range(5):

@@ -24,7 +24,7 @@ def test_a_plain_head() -> None:
     assert it.header(b"x-trace-id") is None
 
 
-def test_header_names_have_no_case_and_values_keep_theirs() -> None:
+def test_header_names_are_caseless_and_values_kept() -> None:
     it = head(GOOD + "x-TRACE-id: AbC\r\nX-Two: 1\r\nx-two: 2\r\n\r\n")
     assert it.header(b"x-trace-id") == b"AbC"
     assert it.headers() == {"host": "a", "x-trace-id": "AbC", "x-two": "1, 2"}
@@ -84,7 +84,7 @@ def test_refused(text: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\nHost: a\n\n", b"\n", b"x" * 40_000])
-def test_a_head_that_can_no_longer_be_good_is_refused_early(data: bytes) -> None:
+def test_a_hopeless_head_is_refused_early(data: bytes) -> None:
     with pytest.raises(Malformed):
         wire.check_partial_head(data)
 

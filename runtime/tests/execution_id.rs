@@ -413,7 +413,7 @@ fn an_early_answer_passes_while_the_request_goes() {
 }
 
 #[test]
-fn a_caller_that_leaves_is_seen_by_the_program() {
+fn the_program_sees_a_leaving_caller() {
     let program = Scripted::start();
     let mut wire = program.pod.connect();
     wire.send(&request("POST", "/invoke", &id("mine"), b"{}"));

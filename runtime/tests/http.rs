@@ -27,7 +27,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn a_request_pipelined_behind_a_running_call_waits_its_turn() {
+fn a_pipelined_request_waits_its_turn() {
     let pod = Program::several("wait");
     let path = |name: &str| pod.path(name).to_str().expect("UTF-8").to_owned();
     let input = serde_json::json!({
@@ -99,7 +99,7 @@ fn who_expects_a_continue_gets_one() {
 }
 
 #[test]
-fn a_connection_is_kept_unless_somebody_wants_it_closed() {
+fn a_connection_is_kept_unless_told_to_close() {
     let pod = Program::several("echo");
     let mut wire = pod.connect();
     for _ in 0..3 {
@@ -139,7 +139,7 @@ fn other_paths_and_methods_are_told_apart() {
 }
 
 #[test]
-fn a_body_may_be_8_mib_and_no_more() {
+fn a_body_has_8_mib_at_most() {
     let pod = Program::several("echo");
     let mut wire = pod.connect();
     let body = vec![b'a'; BODY_BYTES_MAX];

@@ -35,7 +35,7 @@ fn payload(input: &str) -> String {
 }
 
 #[test]
-fn the_result_is_posted_with_the_outputs_own_bytes() {
+fn a_result_keeps_the_outputs_own_bytes() {
     let peer = Peer::start(&[NO_CONTENT]);
     let body = payload("[1.50, 1e2]");
     let mut job = start("echo", &peer, &[("INVOCATION_PAYLOAD", &body)]);
@@ -73,7 +73,7 @@ fn the_context_comes_from_the_environment() {
 }
 
 #[test]
-fn a_raw_output_is_posted_under_its_own_type() {
+fn a_raw_output_keeps_its_type() {
     let peer = Peer::start(&[NO_CONTENT]);
     let mut job = start(
         "fail",
@@ -127,7 +127,7 @@ fn the_input_may_be_fetched_whatever_it_is() {
 }
 
 #[test]
-fn an_input_that_cannot_be_fetched_is_the_calls_error() {
+fn an_unfetchable_input_is_the_calls_error() {
     let platform = Peer::start(&["HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"]);
     let peer = Peer::start(&[NO_CONTENT]);
     let url = platform.url("/1.s3cret");
@@ -222,7 +222,7 @@ fn told_to_stop_it_reports_nothing() {
 }
 
 #[test]
-fn a_job_that_cannot_begin_says_why_and_when_it_was_not_ready() {
+fn a_job_that_cannot_begin_says_why() {
     let peer = Peer::start(&[NO_CONTENT]);
     let body = payload("1");
     let env = [("INVOCATION_PAYLOAD", body.as_str())];

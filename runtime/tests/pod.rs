@@ -52,7 +52,7 @@ fn an_initialisation_that_fails_ends_the_program() {
 }
 
 #[test]
-fn the_first_answer_alone_tells_of_the_cold_start() {
+fn only_the_first_answer_reports_a_cold_start() {
     let pod = Program::several("echo");
     let mut wire = pod.connect();
     let health = wire.call("GET", "/health", &[], b"");
@@ -103,7 +103,7 @@ fn an_echo_gives_the_very_bytes_back() {
 }
 
 #[test]
-fn a_body_that_is_no_envelope_is_bad_input() {
+fn a_body_without_an_envelope_is_bad_input() {
     let pod = Program::several("echo");
     let mut wire = pod.connect();
     for body in [
@@ -238,7 +238,7 @@ fn an_async_handler_is_dropped_at_its_deadline() {
 }
 
 #[test]
-fn an_async_handler_is_dropped_when_its_caller_leaves() {
+fn a_leaving_caller_drops_an_async_handler() {
     let pod = Program::several("wait");
     let mut wire = pod.connect();
     wire.send_invoke(&wait_input(&pod), &[]);
@@ -267,7 +267,7 @@ fn a_blocking_handler_sees_deadline_and_leaving() {
 }
 
 #[test]
-fn a_handler_that_overstays_takes_the_pods_health_until_it_ends() {
+fn an_overdue_handler_takes_the_pods_health() {
     let pod = Program::several("deaf");
     let mut wire = pod.connect();
     wire.send_invoke(&wait_input(&pod), &[("X-Deadline-Ms", "200")]);
@@ -372,7 +372,7 @@ fn a_port_will_do_as_well() {
 }
 
 #[test]
-fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+fn a_stale_socket_is_replaced_a_live_not() {
     let scratch = ScratchFolder::create();
     drop(std::os::unix::net::UnixListener::bind(scratch.join("s")).expect("a socket"));
     assert!(scratch.join("s").exists());
@@ -392,7 +392,7 @@ fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
-fn the_platform_is_told_when_the_pod_is_ready() {
+fn the_platform_hears_when_the_pod_is_ready() {
     let peer = Peer::start(&[NO_CONTENT]);
     let scratch = ScratchFolder::create();
     let gate = scratch.join("gate");
@@ -428,7 +428,7 @@ fn a_platform_that_cannot_be_told_changes_nothing() {
 }
 
 #[test]
-fn told_to_stop_it_serves_on_until_it_is_quiet() {
+fn a_stopping_pod_serves_until_it_is_quiet() {
     let mut pod = Program::several("wait");
     let mut idle = pod.connect();
     assert_eq!(idle.invoke("0").header("connection"), None);
@@ -471,7 +471,7 @@ fn a_running_call_holds_the_end_up() {
 }
 
 #[test]
-fn many_calls_at_once_each_get_their_own_answer() {
+fn concurrent_calls_get_their_own_answers() {
     let pod = Program::several("echo");
     std::thread::scope(|scope| {
         for client in 0..16 {

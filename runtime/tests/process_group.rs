@@ -135,7 +135,7 @@ fn told_to_stop_it_lets_the_call_end() {
 }
 
 #[test]
-fn told_twice_it_ends_at_once_and_leaves_nothing() {
+fn a_second_stop_ends_at_once_cleanly() {
     let mut pod = pod(&format!("{FAMILY} wait"));
     let mut wire = pod.connect();
     wire.send_invoke("1", &[]);

@@ -139,7 +139,7 @@ fn two_files_will_do_as_well() {
 }
 
 #[test]
-fn files_at_fixed_places_serve_one_call_at_a_time() {
+fn fixed_files_serve_one_call_at_once() {
     let scratch = ScratchFolder::create();
     let file = |name: &str| scratch.join(name).to_str().expect("UTF-8").to_owned();
     let (input, output) = (file("in.json"), file("out.json"));
@@ -203,7 +203,7 @@ fn the_example_turns_text_into_upper_case() {
 }
 
 #[test]
-fn an_exit_status_is_an_error_with_the_last_lines() {
+fn an_exit_status_is_an_error_with_output() {
     let pod = pod("echo first >&2; echo 'went wrong' >&2; exit 3");
     let answer = pod.invoke("1");
     assert_eq!(
@@ -249,7 +249,7 @@ fn an_input_need_not_be_read() {
 }
 
 #[test]
-fn a_program_that_is_not_there_stops_the_start() {
+fn a_missing_program_stops_the_start() {
     for program in ["/nowhere/at/all", "no-such-program"] {
         let mut pod = Program::start(&watchdog(), &["--", program], &[STDIO]);
         assert_eq!(pod.exit().code(), Some(1));

@@ -97,7 +97,7 @@ fn gives_up(script: &str) -> (usize, String) {
 }
 
 #[test]
-fn a_program_that_cannot_begin_ends_the_watchdog_at_once() {
+fn a_program_that_cannot_begin_ends_the_watchdog() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; echo 'no config' >&2; exit 7"#);
     assert_eq!(runs, 1);
     for part in ["before it served", "status 7", "no config"] {
@@ -107,7 +107,7 @@ fn a_program_that_cannot_begin_ends_the_watchdog_at_once() {
 
 /// Calls may have reached a program by its socket before the watchdog's own probe did.
 #[test]
-fn a_program_that_opened_its_socket_is_started_anew() {
+fn a_program_with_its_own_socket_is_restarted() {
     let (runs, last) = gives_up(r#"echo run >> "$D/runs"; : > "$NANOFAAS_SOCKET"; exit 7"#);
     assert_eq!(runs, 5);
     assert!(last.contains("crash loop"), "{last}");
@@ -162,7 +162,7 @@ fn nothing_of_the_program_is_left() {
 }
 
 #[test]
-fn a_program_that_knows_ports_alone_is_reached_by_the_socket() {
+fn a_program_on_a_port_is_relayed() {
     let peer = Peer::start(&[NO_CONTENT]);
     let ready = peer.url("/ready");
     let env = [
@@ -288,7 +288,7 @@ fn start_ends(more: &[(&str, &str)]) -> Program {
 }
 
 #[test]
-fn a_relayed_programs_end_answers_its_calls_at_once() {
+fn a_relayed_programs_end_answers_its_calls() {
     let pod = start_ends(&[]);
     for (how, status, code, message) in [
         (
@@ -341,7 +341,7 @@ fn a_relayed_programs_end_answers_its_calls_at_once() {
 }
 
 #[test]
-fn a_relayed_program_that_is_stopped_answers_its_calls() {
+fn a_stopped_relayed_program_answers_its_calls() {
     let mut pod = start_ends(&[]);
     pod.until_up();
     let mut wire = pod.connect();
@@ -357,7 +357,7 @@ fn a_relayed_program_that_is_stopped_answers_its_calls() {
 }
 
 #[test]
-fn a_jobs_program_that_ends_in_the_call_is_lost() {
+fn a_jobs_program_that_ends_is_lost() {
     for (how, code, message) in [
         (
             r#"["exit",3]"#,

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_in_each_stretch_and_what_came_before_is_not() {
+    fn lasting_things_count_in_every_stretch() {
         let mut history = History::new(ns(100), ns(10));
         history.see(ns(40), waiting(50));
         history.see(ns(50), waiting(9));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_time_has_longer_stretches_and_not_more() {
+    fn a_long_time_has_longer_stretches() {
         let mut history = History::new(ns(0), ns(1));
         history.see(ns(5000), waiting(1));
         history.start(ns(5001));

@@ -5,7 +5,7 @@ use nanofaas_simulate::patterns::{CALLS, WRONG_MAX, patterns};
 use nanofaas_simulate::simulate;
 
 #[test]
-fn few_calls_are_let_in_to_fail_or_refused_that_would_have_made_it() {
+fn few_calls_are_admitted_or_refused_wrongly() {
     let mut wrong = Vec::new();
     for pattern in patterns() {
         let summary = simulate(&pattern.setup).summary;

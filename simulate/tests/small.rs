@@ -66,7 +66,7 @@ fn three_calls_at_one_slot() {
 /// A call is measured first. Of four that come while another runs, the first two have the time, and the
 /// deadline passes for none of those that were let in.
 #[test]
-fn what_cannot_make_it_is_refused_by_its_prediction() {
+fn a_hopeless_call_is_refused_by_prediction() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n200,100,\n210,100,350\n220,100,350\n\
                  230,100,350\n240,100,300\n";
     let summary = play(&one_slot(), None, trace).summary;
@@ -99,7 +99,7 @@ fn deadlines_pass_where_nothing_was_measured() {
 
 /// The second call cannot make it, and keeps the third from the slot that it would need in time.
 #[test]
-fn perfect_knowledge_keeps_the_slot_for_a_call_that_makes_it() {
+fn perfect_knowledge_keeps_the_slot_for_success() {
     let trace = "at_ms,service_ms,timeout_ms\n0,100,\n10,100,150\n20,100,200\n";
     let summary = play(&one_slot(), None, trace).summary;
     assert_eq!((summary.made_it, summary.timed_out_running), (1, 2));
@@ -157,7 +157,7 @@ fn a_job_is_started_for_each_call() {
 }
 
 #[test]
-fn async_calls_wait_for_sync_ones_and_for_their_own_time() {
+fn async_calls_wait_for_sync_ones() {
     let trace = "at_ms,service_ms,class\n0,100,\n1,100,async\n2,100,sync\n";
     let summary = play(&one_slot(), None, trace).summary;
     assert_eq!((summary.made_it, summary.wait_ms.max), (3, Some(199.0)));

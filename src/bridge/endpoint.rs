@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_stays_as_long_as_it_is_named() {
+    fn an_address_lives_while_it_is_named() {
         let a: SocketAddr = "127.0.0.1:80".parse().expect("an address");
         let b: SocketAddr = "127.0.0.2:80".parse().expect("an address");
         assert_eq!(choose(None, Ok(vec![a, b])), Ok(a));

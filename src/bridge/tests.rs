@@ -157,7 +157,7 @@ const WARM: &str = r#"{"name":"warm","executionMode":"WARM","command":["true"]}"
 const POOL: &str = r#"{"name":"far","executionMode":"POOL","endpointUrl":"http://localhost:9/x"}"#;
 
 #[test]
-fn it_is_settled_when_the_io_threads_know_every_function() {
+fn it_is_settled_when_io_threads_know_all() {
     let mut bench = bench(Backend::None, &[LOCAL, WARM]);
     bench.function("near");
     assert!(bench.settled.try_recv().is_err(), "one is not known yet");
@@ -170,7 +170,7 @@ fn it_is_settled_when_the_io_threads_know_every_function() {
 }
 
 #[test]
-fn a_function_that_cannot_be_registered_stops_the_start() {
+fn an_unregistrable_function_stops_the_start() {
     let bench = bench(Backend::None, &[LOCAL, LOCAL]);
     let settled = bench.settled.recv_timeout(LONGEST).expect("a word");
     let said = settled.expect_err("one too many").to_string();
@@ -179,7 +179,7 @@ fn a_function_that_cannot_be_registered_stops_the_start() {
 }
 
 #[test]
-fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
+fn without_pods_a_failed_start_names_the_remedy() {
     let mut bench = bench(Backend::None, &[WARM]);
     let pod = PodId::new(0, 1);
     bench.function("warm");
@@ -221,7 +221,7 @@ fn without_pods_a_start_fails_for_good_and_names_the_way_out() {
 }
 
 #[test]
-fn where_calls_of_an_endpoint_go_is_told_once_it_is_known() {
+fn an_endpoints_address_is_reported_once_known() {
     let tcp = |text: &str| PodAddress::Tcp(text.parse().expect("an address"));
     for (url, expected) in [
         ("http://127.0.0.1:81/a", tcp("127.0.0.1:81")),
@@ -248,7 +248,7 @@ fn where_calls_of_an_endpoint_go_is_told_once_it_is_known() {
 }
 
 #[test]
-fn ten_thousand_functions_are_known_to_the_io_thread_before_it_is_settled() {
+fn ten_thousand_functions_are_known_before_settling() {
     const COUNT: usize = 10_000;
     let functions = (0..COUNT).map(|number| LOCAL.replace("near", &format!("near-{number}")));
     let functions: Vec<String> = functions.collect();
@@ -264,7 +264,7 @@ fn ten_thousand_functions_are_known_to_the_io_thread_before_it_is_settled() {
 }
 
 #[test]
-fn a_panic_builds_the_bridge_anew_around_the_same_desk() {
+fn a_panic_rebuilds_the_bridge_around_its_desk() {
     static BUILT: AtomicUsize = AtomicUsize::new(0);
     let config = || {
         assert!(

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_not_json_says_what_to_do() {
+    fn an_input_without_json_names_the_remedy() {
         assert!(check_json(b" {\"a\": [1]} ", false).is_ok());
         let Err(CliError::Usage(message)) = check_json(b"hello", false) else {
             panic!("hello is not JSON");

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cold_start_has_a_column_for_every_phase_of_any() {
+    fn cold_starts_have_a_column_for_every_phase() {
         let starts = [
             json!({"pod": "a", "wantedAt": "t", "failure": "no such image",
                    "phases": [{"name": "started", "atMs": 1.5}]}),

@@ -116,7 +116,7 @@ fn a_pair_that_contradicts_itself_names_both() {
 }
 
 #[test]
-fn a_bad_value_is_refused_with_its_flag_and_what_it_can_be() {
+fn a_bad_value_names_flag_and_choices() {
     let bad = [
         ("--listen", "8080", "such as 127.0.0.1:8080"),
         ("--management", "localhost:1", "such as 127.0.0.1:8080"),

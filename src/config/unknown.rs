@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_setting_is_named_where_one_is_near() {
+    fn a_near_setting_is_suggested() {
         let names = [
             "PATH",
             "NANOFAAS_LISTN",
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubelets_set_for_a_service_is_no_setting_of_anybody() {
+    fn kubelet_service_variables_are_no_settings() {
         let links = [
             "NANOFAAS_PORT",
             "NANOFAAS_SERVICE_HOST",

@@ -57,7 +57,7 @@ fn faults(function: &FunctionFile) -> Vec<String> {
 }
 
 #[test]
-fn finds_function_files_below_a_folder_and_no_others() {
+fn only_function_files_below_a_folder_are_found() {
     let folder = FunctionFolder::new();
     let found = [
         "a/function.yaml",
@@ -89,7 +89,7 @@ fn finds_function_files_below_a_folder_and_no_others() {
 }
 
 #[test]
-fn a_function_runs_in_the_folder_of_its_file() {
+fn a_function_runs_in_its_files_folder() {
     let folder = FunctionFolder::new();
     let text = "name: f\n---\nname: g\nlocal: {directory: sub/x}\n---\n\
                 name: h\nlocal: {directory: /srv, command: [x]}\n";
@@ -129,7 +129,7 @@ fn faults_stand_on_their_lines() {
 }
 
 #[test]
-fn faults_of_the_kubernetes_form_stand_on_their_lines() {
+fn faults_of_the_kubernetes_form_name_their_lines() {
     let folder = FunctionFolder::new();
     let text = "apiVersion: nanofaas.io/v1\nkind: Fun\nmetadata:\n  name: 9f\nspec:\n  \
                 concurrency: 0\n  scalingConfig:\n    idleTimeoutMs: soon\n";
@@ -163,7 +163,7 @@ fn misspelt_fields_are_named() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_with_file_and_line() {
+fn an_unreadable_file_is_named_with_its_line() {
     let cases: [(&[u8], &str); 7] = [
         (b"name: f\n  bad: [\n", "function.yaml:2: "),
         (b"name: f\nname: g\n", "function.yaml:2: "),

@@ -93,7 +93,7 @@ impl ManagementPort {
 }
 
 #[test]
-fn it_is_ready_once_started_until_it_drains_and_lives_all_along() {
+fn it_is_ready_until_it_drains() {
     let port = port(true);
     let up = || (200, r#"{"status":"UP"}"#.to_owned());
     for path in ["/readyz", "/actuator/health/readiness", "/actuator/health"] {
@@ -183,7 +183,7 @@ fn metrics_are_served_under_both_paths() {
 }
 
 #[test]
-fn metrics_are_served_though_the_bridge_does_not_answer() {
+fn metrics_are_served_without_the_bridge() {
     let (status, body) = port(false).get("/metrics");
     assert_eq!(status, 200);
     assert!(body.contains("nanofaas_executions_accepted 0"), "{body}");
@@ -221,7 +221,7 @@ fn health_is_answered_beside_connections_that_say_nothing() {
 }
 
 #[test]
-fn a_head_that_does_not_come_whole_ends_its_connection() {
+fn an_incomplete_head_ends_its_connection() {
     let port = port(true);
     let mut stream = Blocking::connect(port.address).expect("a connection");
     stream.write_all(b"GET /readyz HTTP/1.1\r\n").expect("sent");

@@ -88,7 +88,7 @@ fn a_series_begins_with_a_functions_first_call() {
 }
 
 #[test]
-fn counters_gauges_and_histograms_are_summed_over_io_threads() {
+fn all_kinds_are_summed_over_io_threads() {
     let functions = ScrapedFunctions {
         registered: vec![lane("echo", 2)],
         leaving: Vec::new(),
@@ -142,7 +142,7 @@ fn counters_gauges_and_histograms_are_summed_over_io_threads() {
 }
 
 #[test]
-fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
+fn the_ledger_counts_leaving_lanes_and_back_off() {
     let functions = ScrapedFunctions {
         registered: vec![lane("a", 1)],
         leaving: vec![Arc::new(QueueStats::new(1))],
@@ -170,7 +170,7 @@ fn the_ledger_counts_leaving_lanes_and_calls_between_attempts() {
 }
 
 #[test]
-fn past_the_most_functions_the_rest_is_summed_and_nobody_loses_his_series() {
+fn surplus_functions_are_summed_and_keep_their_series() {
     let all: Vec<_> = ["d", "e", "f", "g"]
         .iter()
         .map(|name| lane(name, 1))

@@ -144,7 +144,7 @@ const WARM: LanePlan = LanePlan {
 };
 
 #[test]
-fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
+fn calls_get_free_slots_in_order() {
     let mut bench = SchedulerFixture::new();
     let stats = bench.open(0, plan(2));
     for index in 0..100 {
@@ -166,7 +166,7 @@ fn calls_get_slots_in_their_order_and_no_more_than_there_are() {
 }
 
 #[test]
-fn a_ticket_that_overtakes_its_lanes_registration_is_not_lost() {
+fn a_ticket_before_its_lane_is_not_lost() {
     let mut bench = SchedulerFixture::new();
     for lane in 0..2_000 {
         let stats = bench.open(lane, plan(1));
@@ -196,7 +196,7 @@ fn it_sleeps_and_is_woken_and_beats() {
 }
 
 #[test]
-fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
+fn orders_wait_for_a_full_ring_in_order() {
     let mut bench = SchedulerFixture::new();
     for version in 0..ORDERS_DEPTH as u64 {
         let full = bench.bridge_post.send(BridgeMessage::Ack { version });
@@ -216,7 +216,7 @@ fn orders_wait_while_the_bridges_ring_is_full_and_keep_their_order() {
 }
 
 #[test]
-fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
+fn a_notice_reaches_all_threads_despite_one_full() {
     let mut bench = SchedulerFixture::new();
     for _ in 0..MESSAGES_DEPTH {
         assert!(bench.io_posts[0].send(Message::Drain).is_ok());
@@ -242,7 +242,7 @@ fn a_notice_reaches_every_io_thread_though_one_has_no_room() {
 }
 
 #[test]
-fn it_ends_when_asked_also_out_of_its_sleep() {
+fn it_ends_when_asked_even_asleep() {
     let mut bench = SchedulerFixture::new();
     std::thread::sleep(Duration::from_millis(20));
     let thread = bench.running.take().expect("it runs");

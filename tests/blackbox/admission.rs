@@ -44,7 +44,7 @@ fn expecting(name: &str, length: usize) -> String {
 }
 
 #[test]
-fn a_rate_of_zero_refuses_all_calls_and_nothing_else() {
+fn a_rate_of_zero_refuses_only_calls() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "0"]);
     plane.register(&local("rate"));
     expect_refusal(plane.invoke("rate", &json!(1)), "rate");
@@ -94,7 +94,7 @@ fn the_rate_holds_for_the_whole_plane() {
 }
 
 #[test]
-fn an_unknown_function_is_404_before_its_body_is_asked_for() {
+fn an_unknown_function_is_404_before_its_body() {
     let mut wire = RawClient::connect(plane().listen);
     wire.send(expecting("nobody", 1000).as_bytes());
     wire.answer().expect_error(404, "FUNCTION_NOT_FOUND");
@@ -105,7 +105,7 @@ fn an_unknown_function_is_404_before_its_body_is_asked_for() {
 }
 
 #[test]
-fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
+fn memory_is_charged_by_declared_length_and_returned() {
     let flags = [
         "--rate-max-per-second",
         "off",
@@ -166,7 +166,7 @@ fn memory_is_refused_by_the_declared_length_and_given_back_at_the_end() {
 }
 
 #[test]
-fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
+fn a_full_queue_refuses_and_counts_live_calls() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("depth", &pod), &json!({"queueSize": 2})));
@@ -210,7 +210,7 @@ fn a_full_queue_is_refused_and_only_live_calls_fill_it() {
 }
 
 #[test]
-fn sync_and_async_calls_wait_in_queues_of_their_own() {
+fn sync_and_async_calls_queue_separately() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("own-queues", &pod), &json!({"queueSize": 2})));
@@ -236,7 +236,7 @@ fn sync_and_async_calls_wait_in_queues_of_their_own() {
 }
 
 #[test]
-fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
+fn a_wait_past_the_deadline_is_refused_early() {
     let gate = Gate::default();
     let held = gate.clone();
     let pod = ScriptedPod::tcp(move |got, line| {
@@ -286,7 +286,7 @@ fn a_sync_call_that_would_wait_past_its_deadline_is_refused_at_once() {
 }
 
 #[test]
-fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
+fn later_async_calls_refuse_no_sync_one() {
     let gate = Gate::default();
     let held = gate.clone();
     let pod = ScriptedPod::tcp(move |got, line| {
@@ -314,7 +314,7 @@ fn a_sync_call_is_not_refused_for_async_ones_that_go_after_it() {
 }
 
 #[test]
-fn a_repeat_with_its_key_is_answered_though_the_queue_is_full() {
+fn a_keyed_repeat_passes_a_full_queue() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("full", &pod), &json!({"queueSize": 1})));
@@ -354,7 +354,7 @@ fn a_saturated_function_delays_no_other() {
 }
 
 #[test]
-fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
+fn calls_begin_in_the_order_they_came() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("order", &pod));
@@ -379,7 +379,7 @@ fn calls_of_a_function_begin_in_the_order_in_which_they_came() {
 }
 
 #[test]
-fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
+fn sync_calls_go_first_and_async_ones_follow() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("classes", &pod));
@@ -409,7 +409,7 @@ fn sync_calls_go_first_and_async_ones_still_get_their_turn() {
 }
 
 #[test]
-fn a_full_call_table_is_refused_as_memory_and_empties_again() {
+fn a_full_call_table_refuses_as_memory() {
     // The call table's size on one io thread. One connection belongs to one io thread.
     const CALLS: usize = 16_384;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);

@@ -16,7 +16,7 @@ use crate::shortage::{MIB, SMALL_BUDGET, fill, inflight, narrow, release};
 
 /// Clients send many small requests at once and read none of the answers.
 #[test]
-fn what_is_sent_behind_answers_that_are_not_read_is_charged() {
+fn requests_behind_unread_answers_are_charged() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let many = Request::get("/none").bytes().repeat(4000);
     let clients: Vec<TcpStream> = (0..100)
@@ -80,7 +80,7 @@ fn heads_that_are_not_whole_are_charged() {
 /// While other calls use the whole budget, the plane does not read the bytes that a client sends
 /// ahead. It reads them after the client's own call is answered.
 #[test]
-fn a_client_that_sends_ahead_while_memory_is_short_is_served_in_turn() {
+fn pipelined_requests_are_served_in_turn_without_memory() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);

@@ -158,7 +158,7 @@ fn an_answer_that_nobody_asked_for_reaches_nobody() {
 }
 
 #[test]
-fn a_connection_that_ended_while_it_was_idle_carries_no_call() {
+fn a_connection_that_ended_idle_carries_no_call() {
     for size in [20, 2_000] {
         let folder = ScratchFolder::create();
         let (told, did) = channel();
@@ -177,7 +177,7 @@ fn a_connection_that_ended_while_it_was_idle_carries_no_call() {
 }
 
 #[test]
-fn a_connection_that_ends_in_the_segment_of_its_answer_carries_no_other_call() {
+fn an_end_behind_an_answer_carries_no_call() {
     for size in [20, 2_000] {
         let (told, did) = channel();
         let url = endpoint(move |mut stream| {
@@ -201,7 +201,7 @@ fn a_connection_that_ends_in_the_segment_of_its_answer_carries_no_other_call() {
 }
 
 #[test]
-fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
+fn a_pod_may_answer_before_all_is_sent() {
     let folder = ScratchFolder::create();
     let url = unix_endpoint(&folder, |mut stream| {
         let Some((request_head, mut body)) = request(&mut stream, false) else {
@@ -231,7 +231,7 @@ fn a_pod_may_answer_what_it_has_read_while_more_is_coming() {
 }
 
 #[test]
-fn an_answer_that_comes_before_the_request_was_read_is_heard_and_the_call_sent_once() {
+fn an_early_answer_is_heard_and_sent_once() {
     let folder = ScratchFolder::create();
     let (told, calls) = channel();
     let url = unix_endpoint(&folder, move |mut stream| {
@@ -254,7 +254,7 @@ fn an_answer_that_comes_before_the_request_was_read_is_heard_and_the_call_sent_o
 }
 
 #[test]
-fn an_answer_without_length_that_ends_in_a_reset_is_lost() {
+fn a_reset_ends_a_lengthless_answer_as_lost() {
     let url = endpoint(|mut stream| {
         if request(&mut stream, true).is_none() {
             return;
@@ -275,7 +275,7 @@ fn an_answer_without_length_that_ends_in_a_reset_is_lost() {
 }
 
 #[test]
-fn an_answer_without_length_that_ends_in_order_is_whole() {
+fn an_orderly_end_completes_a_lengthless_answer() {
     let pod = ScriptedPod::saying(*b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nall of it");
     register("until-close", &pod.url, &json!({"retryOn": []}));
     let answer = call("until-close", b"x".to_vec()).expect(200);
@@ -283,7 +283,7 @@ fn an_answer_without_length_that_ends_in_order_is_whole() {
 }
 
 #[test]
-fn an_answer_that_names_another_call_is_lost_and_its_connection_dropped() {
+fn an_answer_for_another_call_is_lost() {
     let pod = ScriptedPod::tcp(|got, line| {
         let own = got.header("x-execution-id").expect("an id");
         let named = match got.number {

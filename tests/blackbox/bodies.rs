@@ -34,7 +34,7 @@ fn output_bytes(answer: &Answer) -> String {
 }
 
 #[test]
-fn the_bytes_of_input_and_output_are_never_re_encoded() {
+fn input_and_output_bytes_are_never_re_encoded() {
     let pod = ScriptedPod::answering(|got| String::from_utf8(got.body.clone()).expect("text"));
     plane().register(&pool("bytes", &pod));
     plane().register(&local("bytes-local"));
@@ -105,7 +105,7 @@ fn metadata_is_an_object_of_texts() {
 }
 
 #[test]
-fn a_repeated_input_or_metadata_is_400_however_it_is_spelled() {
+fn a_repeated_input_or_metadata_is_400() {
     plane().register(&local("repeated"));
     for body in [
         r#"{"input":1,"input":2}"#,
@@ -235,7 +235,7 @@ fn answered(name: &str, content_type: Option<&'static str>, body: &'static [u8])
 }
 
 #[test]
-fn json_or_no_type_is_put_into_the_envelope() {
+fn json_or_no_type_enters_the_envelope() {
     for (name, content_type) in [
         ("form-json", Some("application/json")),
         ("form-charset", Some("application/json; charset=utf-8")),
@@ -265,7 +265,7 @@ fn plain_text_comes_as_a_json_string() {
 }
 
 #[test]
-fn anything_else_comes_back_raw_with_the_outcome_in_a_header() {
+fn other_types_come_back_raw_with_a_header() {
     for (name, content_type) in [
         ("form-png", "image/png"),
         ("form-latin", "text/plain; charset=iso-8859-1"),
@@ -311,7 +311,7 @@ fn an_empty_2xx_body_is_null() {
 }
 
 #[test]
-fn a_pods_answer_may_be_chunked_or_end_with_the_connection() {
+fn a_pods_answer_may_have_any_framing() {
     let chunked = ScriptedPod::tcp(|_, line| {
         let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: a/b\r\n\r\n";
         for byte in head
@@ -367,7 +367,7 @@ fn a_pod_connection_with_unread_bytes_is_dropped() {
 }
 
 #[test]
-fn a_pod_that_answers_and_then_dies_loses_nothing() {
+fn a_pod_dying_after_its_answer_loses_nothing() {
     let pod = ScriptedPod::tcp(|got, line| {
         line.json(&got.number.to_string());
         After::Close
@@ -384,7 +384,7 @@ fn a_pod_that_answers_and_then_dies_loses_nothing() {
 }
 
 #[test]
-fn pods_are_talked_to_over_kept_alive_connections_tcp_and_unix() {
+fn pods_are_kept_alive_over_tcp_and_unix() {
     let script = |got: &ReceivedCall, line: &mut ScriptedConn| line.json(&got.input().to_string());
     for (name, pod) in [
         ("alive-tcp", ScriptedPod::tcp(script)),
@@ -401,7 +401,7 @@ fn pods_are_talked_to_over_kept_alive_connections_tcp_and_unix() {
 }
 
 #[test]
-fn an_answer_that_says_close_ends_the_pods_connection() {
+fn a_close_header_ends_the_pods_connection() {
     let pod = ScriptedPod::tcp(|_, line| line.answer(200, "Connection: close\r\n", b"1"));
     plane().register(&pool("closes", &pod));
     (0..3).for_each(|_| _ = plane().invoke("closes", &json!(1)).expect(200));

@@ -16,7 +16,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn a_request_may_set_its_own_deadline_shorter_or_longer() {
+fn a_request_may_set_its_own_deadline() {
     let pod = ScriptedPod::tcp(|_, line| {
         std::thread::sleep(Duration::from_millis(400));
         line.json("1")
@@ -52,7 +52,7 @@ fn a_request_may_set_its_own_deadline_shorter_or_longer() {
 }
 
 #[test]
-fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
+fn a_deadline_frees_the_slot_of_its_call() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("cut-off", &pod), &json!({"timeoutMs": 150})));
@@ -72,7 +72,7 @@ fn a_running_call_is_cut_off_at_its_deadline_and_its_slot_is_free() {
 }
 
 #[test]
-fn a_time_that_was_over_is_named_with_its_setting() {
+fn an_expired_time_is_named_with_its_setting() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("named", &pod), &json!({"timeoutMs": 200})));
@@ -114,7 +114,7 @@ fn a_time_that_was_over_is_named_with_its_setting() {
 }
 
 #[test]
-fn an_async_call_has_timeout_ms_for_each_attempt() {
+fn an_async_call_has_timeout_ms_per_attempt() {
     let pod = ScriptedPod::tcp(|got, line| {
         if got.number == 0 {
             line.wait(&Gate::default());
@@ -142,7 +142,7 @@ fn an_async_call_has_timeout_ms_for_each_attempt() {
 }
 
 #[test]
-fn an_async_call_grows_no_older_than_it_may() {
+fn an_async_call_has_a_greatest_age() {
     let plane = ControlPlane::start(&["--async-max-age-ms", "400"]);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
@@ -170,7 +170,7 @@ fn tries(name: &str, rule: &Value, pod: &ScriptedPod) -> (usize, String) {
 }
 
 #[test]
-fn what_may_have_run_is_tried_again_only_as_retry_on_allows() {
+fn what_may_have_run_follows_retry_on() {
     let dies = || ScriptedPod::tcp(|_, _| After::Close);
     let fails = || ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let lost = "POD_LOST".to_owned();
@@ -208,7 +208,7 @@ fn what_may_have_run_is_tried_again_only_as_retry_on_allows() {
 }
 
 #[test]
-fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
+fn a_sync_call_is_retried_within_its_deadline() {
     let pod = ScriptedPod::tcp(|got, line| match got.number {
         0 => After::Close,
         _ => line.json("\"again\""),
@@ -234,7 +234,7 @@ fn a_sync_call_is_tried_again_at_once_within_its_deadline() {
 }
 
 #[test]
-fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
+fn what_cannot_have_begun_is_always_retried() {
     let refusing = |times: usize| {
         ScriptedPod::tcp(move |got, line| match got.number < times {
             true => line.answer(503, "X-Not-Started: true\r\n", b""),
@@ -267,7 +267,7 @@ fn what_cannot_have_begun_is_tried_again_whatever_retry_on_says() {
 }
 
 #[test]
-fn a_pod_that_closes_idle_connections_loses_no_call() {
+fn a_pod_closing_idle_connections_loses_no_call() {
     // Such a pod closes some time after its answer, so the next call finds a dead connection.
     let closed = std::sync::Arc::new(AtomicUsize::new(0));
     let counter = closed.clone();
@@ -312,7 +312,7 @@ fn prefer_respond_async_answers_as_enqueue_does() {
 }
 
 #[test]
-fn prefer_wait_answers_when_the_time_is_over_and_the_call_goes_on() {
+fn prefer_wait_answers_in_time_and_goes_on() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     let function = with(
@@ -382,7 +382,7 @@ fn a_client_that_leaves_takes_its_call_along() {
 }
 
 #[test]
-fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
+fn an_enqueued_call_outlives_its_client() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("stays", &pod));
@@ -398,7 +398,7 @@ fn a_call_that_was_enqueued_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
+fn a_large_calls_leaving_client_is_noticed() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("large-left", &pod));
@@ -419,7 +419,7 @@ fn a_client_of_a_large_call_that_leaves_is_noticed_too() {
 }
 
 #[test]
-fn a_pipelining_client_that_leaves_ends_what_it_waited_for() {
+fn a_leaving_pipelining_client_ends_its_calls() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("pipeline", &pod));

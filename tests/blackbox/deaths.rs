@@ -17,7 +17,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn a_worker_that_was_killed_ran_out_of_memory_and_its_call_is_not_tried_again() {
+fn a_killed_worker_is_oom_and_not_retried() {
     let folder = ScratchFolder::create();
     let function = folder.python("oom", "WARM", handlers::DIES);
     plane().register(&with(
@@ -34,7 +34,7 @@ fn a_worker_that_was_killed_ran_out_of_memory_and_its_call_is_not_tried_again() 
 }
 
 #[test]
-fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
+fn an_exiting_worker_is_replaced_its_call_lost() {
     let folder = ScratchFolder::create();
     let function = folder.python("exits", "WARM", handlers::DIES);
     plane().register(&with(function, &json!({"maxRetries": 0})));
@@ -50,7 +50,7 @@ fn a_worker_that_exits_in_a_call_is_replaced_and_the_call_is_lost() {
 }
 
 #[test]
-fn a_pod_that_says_its_worker_was_lost_serves_on() {
+fn a_pod_serves_on_after_a_lost_worker() {
     let folder = ScratchFolder::create();
     let function = folder.program("tells", "WARM", handlers::TELLS_OF_ITS_WORKER);
     plane().register(&with(function.clone(), &json!({"maxRetries": 0})));
@@ -74,7 +74,7 @@ fn a_pod_that_says_its_worker_was_lost_serves_on() {
 }
 
 #[test]
-fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
+fn a_slow_start_is_given_up_and_ended() {
     let plane = ControlPlane::start(&["--start-timeout-ms", "300"]);
     let folder = ScratchFolder::create();
     let script = "echo still thinking >&2; echo $$ >> pids; exec sleep 600";
@@ -89,7 +89,7 @@ fn a_start_that_takes_too_long_is_given_up_and_its_process_ended() {
 }
 
 #[test]
-fn only_the_pod_itself_can_say_that_it_is_ready() {
+fn only_the_pod_can_report_itself_ready() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("ready", "WARM", handlers::READY_URL));
     let answer = plane().invoke("ready", &json!(1)).expect(200).json();

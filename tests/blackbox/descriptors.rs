@@ -45,7 +45,7 @@ fn idle_clients_make_room_for_new_ones() {
 }
 
 #[test]
-fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
+fn clients_with_a_call_or_head_stay_open() {
     let plane = plane();
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
@@ -75,7 +75,7 @@ fn clients_with_a_call_or_a_head_on_its_way_are_not_closed() {
 }
 
 #[test]
-fn calls_wait_for_a_descriptor_and_the_pod_keeps_its_name() {
+fn calls_wait_for_descriptors_without_blaming_the_pod() {
     let plane = plane();
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);

@@ -88,7 +88,7 @@ impl Drop for Sandboxed {
 }
 
 #[test]
-fn auto_takes_epoll_where_a_ring_is_set_up_and_cannot_be_entered() {
+fn auto_takes_epoll_without_an_enterable_ring() {
     let Some(mut plane) = Sandboxed::start("auto", 0) else {
         return;
     };
@@ -98,7 +98,7 @@ fn auto_takes_epoll_where_a_ring_is_set_up_and_cannot_be_entered() {
 }
 
 #[test]
-fn a_ring_that_cannot_be_entered_is_no_ring_and_the_start_says_so() {
+fn an_unenterable_ring_stops_the_start() {
     let Some(mut plane) = Sandboxed::start("uring", 0) else {
         return;
     };
@@ -107,7 +107,7 @@ fn a_ring_that_cannot_be_entered_is_no_ring_and_the_start_says_so() {
 }
 
 #[test]
-fn a_thread_whose_ring_is_refused_later_ends_the_process_with_a_word() {
+fn a_later_refused_ring_ends_the_process() {
     // Enough entries for the start and a few calls.
     let Some(mut plane) = Sandboxed::start("auto", 3_000) else {
         return;

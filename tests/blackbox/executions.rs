@@ -34,7 +34,7 @@ fn time(value: &Value) -> String {
 }
 
 #[test]
-fn an_execution_goes_from_queued_over_running_to_its_end() {
+fn an_execution_is_queued_running_then_ended() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("life", &pod));
@@ -72,7 +72,7 @@ fn an_execution_goes_from_queued_over_running_to_its_end() {
 }
 
 #[test]
-fn a_retry_keeps_the_id_and_counts_the_attempts() {
+fn a_retry_keeps_the_id_and_counts_attempts() {
     let pod = ScriptedPod::tcp(|got, line| match got.number {
         0 | 1 => line.answer(500, "", b"{\"error\":\"not yet\"}"),
         _ => line.json("\"done\""),
@@ -134,7 +134,7 @@ fn a_retry_goes_back_to_queued() {
 }
 
 #[test]
-fn a_plain_sync_call_leaves_a_record_without_its_output() {
+fn a_plain_sync_call_leaves_a_record() {
     plane().register(&local("plain"));
     let id = plane().invoke("plain", &json!([1, 2])).expect(200).id();
     let status = plane().status(&id);
@@ -225,7 +225,7 @@ fn every_connection_finds_every_execution() {
 }
 
 #[test]
-fn past_the_byte_budget_the_oldest_finished_ones_go_first() {
+fn past_the_budget_the_oldest_finished_goes_first() {
     let plane = ControlPlane::start(&["--execution-store-bytes", "200KiB"]);
     let gate = Gate::default();
     let held = ScriptedPod::held(&gate);
@@ -278,7 +278,7 @@ fn a_terminal_state_never_changes() {
 }
 
 #[test]
-fn a_cancel_that_races_the_end_leaves_one_end() {
+fn a_cancel_racing_the_end_leaves_one_end() {
     let pod = ScriptedPod::echo();
     plane().register(&with(pool("race", &pod), &json!({"concurrency": 16})));
     for _ in 0..100 {
@@ -297,7 +297,7 @@ fn a_cancel_that_races_the_end_leaves_one_end() {
 }
 
 #[test]
-fn an_id_is_known_whole_or_not_at_all() {
+fn an_id_is_known_only_whole() {
     plane().register(&local("whole-id"));
     let kept = plane()
         .send(&Request::enqueue("whole-id", &json!(1)))

@@ -18,7 +18,7 @@ fn plane() -> &'static ControlPlane {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
-fn what_a_function_says_of_its_failure_is_its_message() {
+fn a_functions_own_error_is_the_message() {
     let long = format!("x{}", "é".repeat(10_000));
     for (name, status, headers, body, code, message) in [
         (
@@ -152,7 +152,7 @@ fn a_functions_429_says_when_to_call_again() {
 }
 
 #[test]
-fn a_pod_is_asked_by_the_host_of_its_endpoint() {
+fn a_pod_hears_the_host_of_its_endpoint() {
     let (tcp, unix) = (
         ScriptedPod::echo(),
         ScriptedPod::unix(|_, line| line.json("1")),
@@ -176,7 +176,7 @@ fn a_pod_is_asked_by_the_host_of_its_endpoint() {
 }
 
 #[test]
-fn the_space_around_an_output_is_left_out_and_that_in_it_is_not() {
+fn only_space_around_an_output_is_dropped() {
     let pod = ScriptedPod::tcp(|_, line| line.answer(200, JSON, b"\r\n {\"a\": [ 1,\t2 ]} \n"));
     plane().register(&pool("foreign-space", &pod));
     let answer = plane().invoke("foreign-space", &json!(1)).expect(200);

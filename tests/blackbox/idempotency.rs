@@ -55,7 +55,7 @@ fn two_first_calls_at_once_run_once() {
 }
 
 #[test]
-fn a_repeat_gets_the_stored_result_by_invoke_and_by_enqueue() {
+fn a_repeat_gets_the_stored_result_either_way() {
     let pod = ScriptedPod::answering(|got| format!(r#"{{"run": {}}}"#, got.number));
     plane().register(&pool("repeat", &pod));
     let first = plane().send(&keyed("repeat", "a", "k")).expect(200);
@@ -101,7 +101,7 @@ fn a_key_dies_with_its_function() {
 }
 
 #[test]
-fn an_invoke_follows_an_enqueue_of_the_same_key() {
+fn an_invoke_joins_an_enqueue_with_its_key() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("follow", &pod));
@@ -127,7 +127,7 @@ fn an_invoke_follows_an_enqueue_of_the_same_key() {
 }
 
 #[test]
-fn the_same_key_with_another_body_is_422_and_for_another_function_a_call_of_its_own() {
+fn a_key_with_another_body_is_422() {
     let pod = ScriptedPod::echo();
     plane().register(&pool("mismatch", &pod));
     plane().register(&pool("mismatch-other", &pod));
@@ -283,7 +283,7 @@ fn a_follower_waits_as_its_own_preference_says() {
 }
 
 #[test]
-fn a_call_that_never_ran_gives_its_key_up_and_its_outcome_to_followers() {
+fn a_call_that_never_ran_releases_its_key() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("never", &pod));
@@ -336,7 +336,7 @@ fn a_refused_call_leaves_its_key_free() {
 }
 
 #[test]
-fn a_keyed_call_goes_on_when_its_client_leaves() {
+fn a_keyed_call_outlives_its_client() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(pool("left", &pod), &json!({"timeoutMs": 60_000})));

@@ -54,7 +54,7 @@ fn until_still(plane: &ControlPlane) {
 /// `until_still` waits long enough for idle pod connections to close (half a minute), and not long
 /// enough for executions to expire.
 #[test]
-fn nothing_wakes_a_plane_that_has_nothing_to_do() {
+fn nothing_wakes_an_idle_plane() {
     let plane = ControlPlane::start(&[]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("idle-pool", &pod));
@@ -87,7 +87,7 @@ fn nothing_runs_once_all_clients_are_gone() {
 }
 
 #[test]
-fn functions_have_huge_pages_as_processes_of_a_shell_do_and_the_plane_has_none() {
+fn functions_have_huge_pages_the_plane_has_none() {
     let status = |pid: &str| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
         let line = text.lines().find(|line| line.starts_with("THP_enabled:"));

@@ -16,7 +16,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn a_jobs_body_may_be_large_and_need_not_be_json() {
+fn a_jobs_body_may_be_large_and_binary() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("job-large", "JOB", handlers::LENGTH));
     let answer = plane()
@@ -35,7 +35,7 @@ fn a_jobs_body_may_be_large_and_need_not_be_json() {
 }
 
 #[test]
-fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
+fn a_small_job_body_is_in_its_environment() {
     let folder = ScratchFolder::create();
     let script = "printf '%s' \"$INVOCATION_PAYLOAD\" > payload; echo \"$TIMEOUT_MS\" > timeout; \
                   env | grep -c '^INVOCATION_PAYLOAD_URL=' > url";
@@ -70,7 +70,7 @@ fn a_job_gets_a_body_in_its_environment_up_to_what_a_variable_can_hold() {
 /// The body is charged twice, because the call and the Job's environment (or the body to fetch)
 /// both hold it.
 #[test]
-fn a_jobs_body_is_charged_for_each_time_that_it_is_held() {
+fn a_jobs_body_is_charged_for_each_copy() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let folder = ScratchFolder::create();
     plane.register(&folder.shell("job-held", "JOB", "echo x > runs; exec sleep 60"));

@@ -20,7 +20,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn a_job_is_a_process_of_its_own_for_each_call() {
+fn each_call_is_a_process_of_its_own() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("job", "JOB", handlers::JOB));
     let body = json!({"input": {"a": 1}, "metadata": {"m": "n"}});
@@ -76,7 +76,7 @@ fn a_job_that_raises_is_a_handlers_error() {
 }
 
 #[test]
-fn a_job_that_exits_without_a_callback_is_pod_lost() {
+fn an_exit_without_a_callback_is_pod_lost() {
     let folder = ScratchFolder::create();
     let script = "echo x >> runs; exit 0";
     let function = folder.shell("job-exits", "JOB", script);
@@ -97,7 +97,7 @@ fn a_job_that_exits_without_a_callback_is_pod_lost() {
 }
 
 #[test]
-fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
+fn a_lost_worker_is_retried_once() {
     let folder = ScratchFolder::create();
     plane().register(&folder.shell("job-tells", "JOB", IDLES));
     let mut wire = Request::invoke("job-tells", &json!(1)).begin(plane().listen);
@@ -117,7 +117,7 @@ fn a_job_that_says_its_worker_was_lost_is_tried_once_more() {
 }
 
 #[test]
-fn a_job_is_ended_when_its_deadline_passes_or_it_is_cancelled() {
+fn a_deadline_or_cancel_ends_the_job() {
     let folder = ScratchFolder::create();
     let script = "echo $$ > pid.part; mv pid.part pid; exec sleep 60";
     plane().register(&folder.shell("job-late", "JOB", script));

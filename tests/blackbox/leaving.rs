@@ -121,7 +121,7 @@ fn a_call_with_its_fin_does_not_run() {
 }
 
 #[test]
-fn calls_that_outlive_their_client_run_after_a_fin() {
+fn calls_that_outlive_clients_run_after_a_fin() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("fin-on", &pod));
@@ -144,7 +144,7 @@ fn calls_that_outlive_their_client_run_after_a_fin() {
 }
 
 #[test]
-fn calls_that_were_sent_ahead_do_not_run_after_a_fin() {
+fn pipelined_calls_do_not_run_after_a_fin() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("fin-ahead", &pod));
@@ -168,7 +168,7 @@ fn waiting(plane: &ControlPlane) -> f64 {
 }
 
 #[test]
-fn a_client_that_leaves_is_noticed_behind_what_it_sent_ahead() {
+fn a_leaving_client_is_noticed_behind_its_pipeline() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::shortage::{ANSWER, MIB, SMALL_BUDGET, highest, inflight, unread};
 
 #[test]
-fn clients_that_read_nothing_make_room_for_one_that_reads() {
+fn idle_clients_make_room_for_one_that_reads() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(ANSWER - 2)));
     plane.register(&with(
@@ -76,7 +76,7 @@ fn answers_wait_for_their_room_in_turn() {
 }
 
 #[test]
-fn a_body_of_unknown_length_is_charged_as_what_it_was() {
+fn a_body_of_unknown_length_is_charged_exactly() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
     let door = gate.clone();
@@ -137,7 +137,7 @@ fn waiting_calls_in_chunks_count_as_well() {
 }
 
 #[test]
-fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
+fn a_functions_waiting_calls_hold_half_at_most() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
@@ -173,7 +173,7 @@ fn waiting_calls_of_one_function_hold_half_of_it_at_most() {
 }
 
 #[test]
-fn a_result_with_a_foreign_token_is_refused_before_its_body_comes() {
+fn a_foreign_token_is_refused_before_the_body() {
     let plane = ControlPlane::start(&[]);
     let id = "0".repeat(31);
     let mut wire = RawClient::connect(plane.listen);
@@ -190,7 +190,7 @@ fn a_result_with_a_foreign_token_is_refused_before_its_body_comes() {
 }
 
 #[test]
-fn idle_connections_keep_no_buffer_of_their_last_body() {
+fn idle_connections_keep_no_body_buffer() {
     const CLIENTS: usize = 800;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     plane.register(&with(
@@ -245,7 +245,7 @@ fn what_is_refused_was_not_done() {
 /// The answer of a finished call waits for memory and is no 503, because the client would repeat
 /// the call.
 #[test]
-fn a_call_that_ran_is_told_so_while_memory_is_short() {
+fn a_call_that_ran_without_memory_says_so() {
     let plane = ControlPlane::start(&SMALL_BUDGET);
     let large = json!("x".repeat(1_900_000)).to_string();
     let many = json!({"concurrency": 100, "queueSize": 1000});

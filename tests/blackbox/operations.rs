@@ -36,7 +36,7 @@ fn health_is_up_under_every_name() {
 }
 
 #[test]
-fn metrics_say_what_happened_from_a_functions_first_call_on() {
+fn metrics_count_from_a_functions_first_call() {
     let name = [("function", "counted")];
     plane().register(&local("counted"));
     assert!(
@@ -132,7 +132,7 @@ fn metrics_say_what_happened_from_a_functions_first_call_on() {
 }
 
 #[test]
-fn past_the_most_functions_with_metrics_the_rest_is_summed() {
+fn surplus_functions_are_summed_in_metrics() {
     let plane = ControlPlane::start(&["--metrics-functions-max", "1"]);
     for name in ["first", "second", "third"] {
         plane.register(&local(name));
@@ -177,7 +177,7 @@ fn the_ledger_adds_up() {
 }
 
 #[test]
-fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
+fn log_lines_are_json_and_warm_calls_silent() {
     let plane = ControlPlane::start(&["--log-level", "debug"]);
     let pod = ScriptedPod::echo();
     plane.register(&pool("quiet", &pod));
@@ -199,7 +199,7 @@ fn every_log_line_is_a_json_object_and_a_warm_call_writes_none() {
 }
 
 #[test]
-fn both_signals_end_an_idle_plane_with_exit_code_0() {
+fn both_signals_end_an_idle_plane_cleanly() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let plane = ControlPlane::start(&[]);
         plane.register(&local("idle"));
@@ -216,7 +216,7 @@ fn both_signals_end_an_idle_plane_with_exit_code_0() {
 }
 
 #[test]
-fn while_it_drains_calls_end_and_no_new_one_is_taken() {
+fn a_drain_ends_calls_and_takes_none() {
     let plane = ControlPlane::start(&["--drain-ms", "60000"]);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
@@ -271,7 +271,7 @@ fn a_second_signal_does_not_wait_any_longer() {
 }
 
 #[test]
-fn running_out_of_descriptors_pauses_accepting_and_stops_nothing() {
+fn missing_descriptors_pause_accepting_and_stop_nothing() {
     let plane = ControlPlane::start_in_shell("ulimit -n 160; exec \"$@\"", &["--backend", "none"]);
     plane.register(&local("scarce"));
     let many: Vec<RawClient> = (0..300).map(|_| RawClient::connect(plane.listen)).collect();

@@ -280,7 +280,7 @@ fn its_client_invokes_what_its_sdks_serve() {
 
 /// A status that a handler sets with `X-NanoFaaS-Function-Status` has no effect here.
 #[test]
-fn a_status_that_a_handler_chooses_does_not_reach_the_client() {
+fn a_handlers_status_does_not_reach_the_client() {
     let pod = sdk_server();
     pool("orig-status", &pod);
     let created = invoke("orig-status", &json!("created")).expect(200);
@@ -338,7 +338,7 @@ fn its_one_shot_images_are_jobs() {
 
 /// The client reads `/openapi.yaml` before it tries a command that a plane may lack.
 #[test]
-fn what_is_not_here_is_said_before_it_is_tried() {
+fn what_is_missing_is_said_before_the_try() {
     let answer = send(&java("GET", "/openapi.yaml")).expect(200);
     let text = answer.text();
     let path = |path: &str| {

@@ -79,7 +79,7 @@ fn its_sdk_images_are_warm_pods() {
 }
 
 #[test]
-fn a_job_of_100_kib_is_in_its_environment() {
+fn a_100_kib_job_is_in_its_environment() {
     let folder = ScratchFolder::create();
     let mode = json!({"executionMode": "REMOTE"});
     register(&local(&folder, "orig-large", ONE_SHOT, &mode)).expect(201);
@@ -89,7 +89,7 @@ fn a_job_of_100_kib_is_in_its_environment() {
 }
 
 #[test]
-fn what_a_spec_has_too_much_is_warned_of() {
+fn superfluous_spec_fields_are_warned_of() {
     let pod = sdk_server();
     let more = json!({"executionMode": "POOL", "endpointUrl": pod.url, "runtimeMode": "FILE",
         "resources": {"requests": {"cpu": 0.25}, "limits": {"memoryMiB": 128}},

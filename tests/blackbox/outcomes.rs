@@ -39,7 +39,7 @@ fn a_function_that_returned_is_200_success() {
 }
 
 #[test]
-fn a_function_that_raised_is_500_with_the_pods_words() {
+fn a_raised_error_is_500_with_its_words() {
     let json = "Content-Type: application/json\r\n";
     for (name, status, headers, body, code, message) in [
         (
@@ -109,7 +109,7 @@ fn a_function_that_raised_is_500_with_the_pods_words() {
 }
 
 #[test]
-fn a_pod_that_dies_in_the_middle_is_502_pod_lost() {
+fn a_pod_dying_mid_call_is_pod_lost() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     for (name, said) in [
         ("silent", String::new()),
@@ -131,7 +131,7 @@ fn a_pod_that_dies_in_the_middle_is_502_pod_lost() {
 }
 
 #[test]
-fn a_pod_that_cannot_be_reached_is_502_pod_unreachable() {
+fn an_unreachable_pod_is_502_pod_unreachable() {
     let nobody = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     let nobody = nobody.expect("a free port");
     let (tcp, unix) = (nobody.to_string(), "/nowhere/there.sock");
@@ -157,7 +157,7 @@ fn a_pod_that_cannot_be_reached_is_502_pod_unreachable() {
 }
 
 #[test]
-fn an_output_that_is_no_json_or_would_forge_the_envelope_is_502_bad_output() {
+fn an_unsafe_output_is_502_bad_output() {
     let deep = "[".repeat(10_000);
     let closed = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for (name, output) in [
@@ -186,7 +186,7 @@ fn an_output_that_is_no_json_or_would_forge_the_envelope_is_502_bad_output() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_502_bad_output() {
+fn an_answer_without_http_is_bad_output() {
     for (name, said) in [
         ("nonsense", "what?\r\n\r\n"),
         ("version", "HTTP/3.7 200 OK\r\nContent-Length: 0\r\n\r\n"),
@@ -223,7 +223,7 @@ fn an_answer_that_is_no_http_is_502_bad_output() {
 }
 
 #[test]
-fn an_output_over_the_limit_is_502_output_too_large() {
+fn an_output_over_the_limit_is_too_large() {
     let limit = 64 * 1024;
     let json = |length: usize| format!("\"{}\"", "a".repeat(length - 2));
     let most = ScriptedPod::answering(move |_| json(limit));
@@ -247,7 +247,7 @@ fn an_output_over_the_limit_is_502_output_too_large() {
 }
 
 #[test]
-fn a_pod_that_cannot_be_started_is_503_cold_start_failed_with_the_reason() {
+fn a_failed_start_is_503_with_the_reason() {
     let folder = ScratchFolder::create();
     let script = "echo the disk is full >&2; exit 3";
     plane().register(&folder.shell("outcome-start", "WARM", script));
@@ -281,7 +281,7 @@ fn message_of(answer: &Answer) -> String {
 }
 
 #[test]
-fn a_deadline_that_passed_is_408_and_says_in_which_stage() {
+fn a_passed_deadline_is_408_naming_the_stage() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&with(
@@ -346,7 +346,7 @@ fn a_call_that_shutdown_ended_is_503() {
 }
 
 #[test]
-fn every_answer_to_a_call_carries_its_id_and_the_trace_that_was_sent() {
+fn every_answer_carries_its_id_and_trace() {
     plane().register(&local("outcome-headers"));
     let traced = Request::invoke("outcome-headers", &json!(1)).header("X-Trace-Id", "abc-1");
     let answer = plane().send(&traced).expect(200);
@@ -417,7 +417,7 @@ fn parts_ms(answer: &Answer) -> f64 {
 }
 
 #[test]
-fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
+fn back_off_is_a_part_of_the_time() {
     let function = json!({
         "name": "outcome-pauses", "executionMode": "POOL",
         "endpointUrl": "http://127.0.0.1:1/", "maxRetries": 3,
@@ -429,7 +429,7 @@ fn a_wait_for_the_next_attempt_has_a_part_in_the_time() {
 }
 
 #[test]
-fn a_start_that_fails_has_a_part_in_the_time() {
+fn a_failed_start_is_part_of_the_time() {
     let folder = ScratchFolder::create();
     let fails = "sleep 0.2; exit 1";
     plane().register(&with(

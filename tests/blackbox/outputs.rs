@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::shortage::{MIB, highest, inflight, unread};
 
 #[test]
-fn a_kept_output_is_shared_by_those_who_ask_for_it() {
+fn a_stored_output_is_shared_among_readers() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3_000_000)));
     plane.register(&pool("kept", &pod));
@@ -42,7 +42,7 @@ fn a_kept_output_is_shared_by_those_who_ask_for_it() {
 }
 
 #[test]
-fn an_output_that_the_store_drops_is_cut_and_not_mixed_up() {
+fn a_dropped_output_is_cut_not_mixed_up() {
     let flags = [
         "--execution-store-bytes",
         "4MiB",

@@ -11,7 +11,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn the_description_of_the_api_is_served_as_it_is() {
+fn the_api_description_is_served_unchanged() {
     let answer = plane().get("/openapi.yaml").expect(200);
     let file = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.yaml"));
     assert!(answer.body == file.expect("the file"), "another text");
@@ -38,7 +38,7 @@ fn an_unknown_path_is_404() {
 }
 
 #[test]
-fn another_method_is_405_and_says_which_are_allowed() {
+fn a_wrong_method_is_405_naming_others() {
     plane().register(&local("routes-method"));
     let call = "/v1/functions/routes-method:invoke";
     for (method, path, allowed) in [
@@ -104,7 +104,7 @@ fn a_function_is_taken_only_as_application_json() {
 }
 
 #[test]
-fn a_browsers_cross_site_request_is_403_and_changes_nothing() {
+fn a_cross_site_browser_request_is_403() {
     plane().register(&local("routes-site"));
     let delete = Request::delete("/v1/functions/routes-site");
     for origin in ["http://evil.example", "null", "http://localhost:8080"] {
@@ -196,7 +196,7 @@ fn a_host_that_cannot_be_one_is_400() {
 }
 
 #[test]
-fn head_is_answered_wherever_get_is_with_the_same_length_and_no_body() {
+fn head_answers_like_get_without_a_body() {
     plane().register(&local("routes-head"));
     let id = plane().enqueue("routes-head", &json!(1));
     plane().ended(&id);
@@ -224,7 +224,7 @@ fn head_is_answered_wherever_get_is_with_the_same_length_and_no_body() {
 }
 
 #[test]
-fn names_are_read_from_the_path_with_its_escapes() {
+fn names_in_paths_may_be_escaped() {
     plane().register(&local("routes.dot_under-1"));
     plane()
         .get("/v1/functions/routes%2Edot%5Funder-1")

@@ -53,7 +53,7 @@ fn functions_of_one_endpoint_share_its_connections() {
 }
 
 #[test]
-fn a_call_reaches_its_pod_with_everything_that_belongs_to_it() {
+fn a_call_reaches_its_pod_complete() {
     let pod = ScriptedPod::echo();
     plane().register(&with(pool("headers", &pod), &json!({"timeoutMs": 5000})));
     let body = "{ \"input\": 1, \"metadata\": {\"a\": \"b\"}, \"more\": [] }";
@@ -112,7 +112,7 @@ fn an_endpoints_own_path_and_query_are_used() {
 }
 
 #[test]
-fn what_a_pod_says_of_its_start_is_kept() {
+fn what_a_pod_reports_of_its_start_stays() {
     let pod = ScriptedPod::tcp(|got, line| {
         let first = "X-Cold-Start: true\r\nX-Init-Duration-Ms: 123\r\n";
         line.answer(200, if got.number == 0 { first } else { "" }, b"1")
@@ -131,7 +131,7 @@ fn what_a_pod_says_of_its_start_is_kept() {
 }
 
 #[test]
-fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
+fn a_first_warm_call_waits_for_its_pod() {
     let folder = ScratchFolder::create();
     let function = folder.python("cold", "WARM", handlers::PID);
     plane().register(&with(
@@ -191,7 +191,7 @@ fn the_first_call_of_a_warm_function_waits_for_its_pod_and_says_so() {
 }
 
 #[test]
-fn pods_up_to_the_floor_start_without_a_call() {
+fn pods_up_to_the_floor_need_no_call() {
     let folder = ScratchFolder::create();
     folder.write("started", "");
     let function = folder.python("floor", "WARM", handlers::LOADS_ONCE);
@@ -209,7 +209,7 @@ fn pods_up_to_the_floor_start_without_a_call() {
 }
 
 #[test]
-fn calls_that_wait_get_more_pods_up_to_the_most() {
+fn waiting_calls_get_pods_up_to_the_ceiling() {
     let folder = ScratchFolder::create();
     let function = folder.python("scale", "WARM", handlers::SLOW_PID);
     let scaling = json!({"minReplicas": 0, "maxReplicas": 3});
@@ -237,7 +237,7 @@ fn calls_that_wait_get_more_pods_up_to_the_most() {
 }
 
 #[test]
-fn idle_pods_go_and_come_back_when_they_are_wanted() {
+fn idle_pods_go_and_return_when_wanted() {
     let folder = ScratchFolder::create();
     let function = folder.python("zero", "WARM", handlers::PID);
     let scaling = json!({"minReplicas": 0, "idleTimeoutMs": 300});
@@ -255,7 +255,7 @@ fn idle_pods_go_and_come_back_when_they_are_wanted() {
 }
 
 #[test]
-fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
+fn a_cold_burst_waits_and_is_not_refused() {
     let folder = ScratchFolder::create();
     let function = folder.python("burst", "WARM", handlers::ECHO);
     plane().register(&with(
@@ -271,7 +271,7 @@ fn a_cold_burst_waits_for_its_pods_and_is_not_refused() {
 }
 
 #[test]
-fn a_pod_has_the_environment_and_the_folder_of_its_function() {
+fn a_pod_has_its_functions_environment_and_folder() {
     let folder = ScratchFolder::create();
     let function = folder.python("environment", "WARM", handlers::ENVIRONMENT);
     let more = json!({"env": {"MINE": "1", "BOTH": "env"}, "runtimeMode": "STDIO"});
@@ -294,7 +294,7 @@ fn a_pod_has_the_environment_and_the_folder_of_its_function() {
 }
 
 #[test]
-fn a_plain_handler_whose_caller_left_gets_an_exception() {
+fn a_leaving_caller_raises_in_a_plain_handler() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("plain-leaves", "WARM", handlers::STOPPED));
     let wire = Request::invoke("plain-leaves", &json!(1)).begin(plane().listen);
@@ -306,7 +306,7 @@ fn a_plain_handler_whose_caller_left_gets_an_exception() {
 }
 
 #[test]
-fn an_async_handler_whose_time_is_over_is_cancelled() {
+fn an_overdue_async_handler_is_cancelled() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("async-late", "WARM", handlers::STOPPED_ASYNC));
     plane().invoke("async-late", &json!(1)).expect(200);
@@ -319,7 +319,7 @@ fn an_async_handler_whose_time_is_over_is_cancelled() {
 }
 
 #[test]
-fn a_plain_handler_that_will_not_stop_is_replaced() {
+fn a_plain_handler_that_never_stops_is_replaced() {
     let folder = ScratchFolder::create();
     let function = folder.python("stubborn", "WARM", handlers::STUBBORN);
     plane().register(&with(function, &json!({"concurrency": 1})));
@@ -347,7 +347,7 @@ fn a_pod_that_was_killed_is_replaced() {
 }
 
 #[test]
-fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
+fn only_a_spec_that_matters_replaces_pods() {
     let folder = ScratchFolder::create();
     let function = with(
         folder.python("spec", "WARM", handlers::VERSION),
@@ -369,7 +369,7 @@ fn a_new_spec_replaces_pods_and_one_that_leaves_them_as_they_are_does_not() {
 }
 
 #[test]
-fn a_removed_functions_pods_finish_their_calls_and_go() {
+fn a_removed_functions_pods_finish_and_go() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("removed", "WARM", handlers::TAKES_ITS_TIME));
     let mut wire = Request::invoke("removed", &json!(1)).begin(plane().listen);
@@ -384,7 +384,7 @@ fn a_removed_functions_pods_finish_their_calls_and_go() {
 }
 
 #[test]
-fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
+fn a_runtimes_log_line_is_kept() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("speaks", "WARM", handlers::WARNS));
     let trace = "0af7651916cd43dd8448eb211c80319c";
@@ -408,7 +408,7 @@ fn a_line_of_a_runtime_stands_in_the_log_as_it_was_said() {
 }
 
 #[test]
-fn what_a_function_prints_reaches_the_log_with_its_name() {
+fn printed_lines_are_logged_with_the_functions_name() {
     let folder = ScratchFolder::create();
     plane().register(&folder.python("talker", "WARM", handlers::TALKS));
     plane().invoke("talker", &json!(1)).expect(200);
@@ -437,7 +437,7 @@ fn values_that_json_cannot_carry_are_no_output() {
 }
 
 #[test]
-fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
+fn a_crash_loop_backs_off_until_replaced() {
     let folder = ScratchFolder::create();
     let broken = folder.shell(
         "loop",
@@ -472,7 +472,7 @@ fn a_crash_loop_is_backed_off_and_reported_and_a_new_spec_mends_it() {
 
 /// A listener whose backlog is full and that accepts no connection.
 #[test]
-fn a_connection_that_is_not_accepted_is_given_up_in_time() {
+fn an_unaccepted_connection_is_given_up_in_time() {
     use nix::sys::socket::{
         AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
     };

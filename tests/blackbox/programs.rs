@@ -58,7 +58,7 @@ fn pid_and_port(plane: &ControlPlane, name: &str) -> (i32, u16) {
 }
 
 #[test]
-fn a_server_that_takes_a_port_runs_as_it_is() {
+fn a_server_that_takes_a_port_runs_unchanged() {
     let folder = ScratchFolder::create();
     let one_pod = json!({"scalingConfig": {"maxReplicas": 1}});
     plane().register(&with(folder.program("port", "WARM", SERVER), &one_pod));
@@ -113,7 +113,7 @@ fn asked_until_well(folder: &ScratchFolder, function: Value) -> String {
 }
 
 #[test]
-fn a_health_path_of_its_own_is_asked_and_503_is_not_ready() {
+fn a_503_at_its_health_path_is_unready() {
     let folder = ScratchFolder::create();
     folder.write("health", "503");
     let asked = asked_until_well(&folder, folder.program("healthy", "WARM", SERVER));
@@ -147,7 +147,7 @@ fn a_program_hears_how_a_body_is_encoded() {
 /// The watchdog probes the program as the platform does, because it is ready only after the
 /// program.
 #[test]
-fn behind_the_watchdog_the_same_path_and_statuses_count() {
+fn the_watchdog_asks_the_same_health_path() {
     let folder = ScratchFolder::create();
     folder.write("health", "401");
     let asked = asked_until_well(&folder, guarded(&folder, "guarded", "WARM"));
@@ -156,7 +156,7 @@ fn behind_the_watchdog_the_same_path_and_statuses_count() {
 }
 
 #[test]
-fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
+fn an_odd_health_status_fails_the_start() {
     let plane = ControlPlane::start(&["--start-timeout-ms", "2000"]);
     let folder = ScratchFolder::create();
     folder.write("health", "401");
@@ -174,7 +174,7 @@ fn a_status_that_is_neither_well_nor_unknown_fails_the_start_and_is_named() {
 }
 
 #[test]
-fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
+fn a_call_hears_why_its_last_start_failed() {
     let plane = ControlPlane::start(&["--start-timeout-ms", "500"]);
     let folder = ScratchFolder::create();
     plane.register(&folder.shell("deaf", "WARM", "exec sleep 60"));
@@ -191,7 +191,7 @@ fn a_call_that_waited_for_starts_in_vain_hears_why_the_last_one_failed() {
 }
 
 #[test]
-fn every_pod_is_told_how_long_a_call_may_take() {
+fn every_pod_knows_its_functions_timeout() {
     let folder = ScratchFolder::create();
     let function = folder.program("told", "WARM", SERVER);
     plane().register(&with(function, &json!({"timeoutMs": 12_345})));
@@ -269,7 +269,7 @@ fn a_process_that_hides_ends_with_its_job() {
 }
 
 #[test]
-fn a_process_that_hides_ends_with_a_plane_that_is_killed() {
+fn a_hiding_process_ends_with_a_killed_plane() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let folder = ScratchFolder::create();
     plane.register(&hiding(&folder, "hides"));

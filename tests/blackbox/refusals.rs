@@ -31,7 +31,7 @@ fn answer_to(bytes: &[u8]) -> (u16, bool) {
 }
 
 #[test]
-fn whatever_two_parsers_could_read_differently_is_400_and_the_end() {
+fn what_parsers_could_read_differently_is_400() {
     plane().register(&local("strict"));
     let call = "POST /v1/functions/strict:invoke HTTP/1.1\r\n";
     let host = "Host: localhost\r\n";
@@ -139,7 +139,7 @@ fn heads_over_their_limits_are_431_and_414() {
 }
 
 #[test]
-fn bodies_over_the_limit_are_413_before_they_are_sent() {
+fn bodies_over_the_limit_are_413_before_sending() {
     plane().register(&local("over"));
     let head = |lines: &str| {
         format!(
@@ -275,7 +275,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn however_much_a_client_sends_ahead_all_of_it_is_answered() {
+fn every_pipelined_request_is_answered() {
     const CALLS: usize = 6000;
     plane().register(&local("ahead"));
     let mut wire = RawClient::connect(plane().listen);
@@ -294,7 +294,7 @@ fn however_much_a_client_sends_ahead_all_of_it_is_answered() {
 }
 
 #[test]
-fn a_client_that_expects_100_continue_is_told_before_it_sends() {
+fn expect_100_continue_is_answered_before_the_body() {
     plane().register(&local("expect"));
     let body = br#"{"input":"later"}"#;
     let head = |path: &str| {
@@ -353,7 +353,7 @@ fn http_1_0_is_spoken() {
 }
 
 #[test]
-fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
+fn a_request_cut_at_any_byte_runs_nothing() {
     let pod = ScriptedPod::echo();
     plane().register(&pool("cut", &pod));
     let sized = Request::invoke("cut", &json!("whole")).bytes();
@@ -382,7 +382,7 @@ fn a_request_that_is_cut_at_any_byte_runs_nothing_and_harms_nobody() {
 }
 
 #[test]
-fn a_request_is_understood_however_its_bytes_are_split() {
+fn a_request_may_be_split_at_any_byte() {
     plane().register(&local("split"));
     let whole = Request::invoke("split", &json!("whole")).bytes();
     let mut wire = RawClient::connect(plane().listen);
@@ -422,7 +422,7 @@ fn trickle(begin: &[u8], pause: Duration) -> (Duration, Option<u16>) {
 }
 
 #[test]
-fn a_head_that_trickles_in_is_ended_after_ten_seconds() {
+fn a_trickling_head_ends_after_ten_seconds() {
     let (took, status) = trickle(b"GET /", Duration::from_millis(200));
     println!("a trickled head was ended after {took:?} with {status:?}");
     assert!(took >= Duration::from_secs(9), "{took:?}");
@@ -430,7 +430,7 @@ fn a_head_that_trickles_in_is_ended_after_ten_seconds() {
 }
 
 #[test]
-fn a_body_that_trickles_in_is_ended_and_gives_its_memory_back() {
+fn a_trickling_body_ends_and_returns_its_memory() {
     plane().register(&local("trickle"));
     let framings = [
         "Content-Length: 60000\r\n\r\n",

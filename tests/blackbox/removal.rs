@@ -35,7 +35,7 @@ fn wait_for_attempt(plane: &ControlPlane, id: &str, attempt: u64) {
 }
 
 #[test]
-fn a_call_that_backs_off_ends_when_its_function_is_removed() {
+fn a_backing_off_call_ends_with_its_function() {
     let plane = plane();
     plane.register(&unreachable("gone"));
     let id = plane.enqueue("gone", &json!(1));
@@ -47,7 +47,7 @@ fn a_call_that_backs_off_ends_when_its_function_is_removed() {
 }
 
 #[test]
-fn callers_of_a_function_that_is_removed_are_refused_or_told() {
+fn callers_of_a_removed_function_are_told() {
     let plane = plane();
     plane.register(&unreachable("gone"));
     let over = AtomicBool::new(false);
@@ -73,7 +73,7 @@ fn callers_of_a_function_that_is_removed_are_refused_or_told() {
 }
 
 #[test]
-fn another_function_gets_no_call_of_a_removed_one() {
+fn another_function_gets_no_call_of_it() {
     let plane = plane();
     let old_pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let old = with(
@@ -108,7 +108,7 @@ fn another_function_gets_no_call_of_a_removed_one() {
 }
 
 #[test]
-fn a_call_of_a_removed_function_is_not_tried_by_its_namesake() {
+fn a_namesake_retries_no_call_of_it() {
     let plane = plane();
     let old_pod = ScriptedPod::tcp(|_, line| line.answer(500, "", b""));
     let old = with(

@@ -17,7 +17,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn a_result_is_recorded_once_and_what_comes_later_changes_nothing() {
+fn a_result_is_recorded_once() {
     let folder = ScratchFolder::create();
     let idles = folder.shell("job-twice", "JOB", IDLES);
     plane().register(&with(idles, &json!({"concurrency": 1, "maxRetries": 0})));
@@ -100,7 +100,7 @@ fn many_completions_at_once_free_one_slot() {
 }
 
 #[test]
-fn a_result_may_be_an_error_or_raw_bytes() {
+fn a_result_may_be_an_error_or_raw() {
     let folder = ScratchFolder::create();
     let idles = folder.shell("job-forms", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
@@ -132,7 +132,7 @@ fn a_result_may_be_an_error_or_raw_bytes() {
 }
 
 #[test]
-fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
+fn an_unacceptable_result_does_not_end_the_call() {
     let folder = ScratchFolder::create();
     let idles = folder.shell("job-bad", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
@@ -153,7 +153,7 @@ fn a_result_that_cannot_be_taken_is_refused_and_the_call_goes_on() {
 /// If the Job posts no other result, the wrong one is the call's error, and the call is not run
 /// again.
 #[test]
-fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
+fn ending_after_an_unacceptable_result_is_bad_output() {
     let folder = ScratchFolder::create();
     let until_told = "env > env.part; mv env.part env.txt; until [ -e end ]; do sleep 0.01; done";
     plane().register(&folder.shell("job-nan", "JOB", until_told));
@@ -170,7 +170,7 @@ fn a_job_that_ends_after_a_result_that_cannot_be_taken_had_a_bad_output() {
 }
 
 #[test]
-fn a_result_over_the_limit_is_413_and_ends_the_call() {
+fn a_result_over_the_limit_is_413() {
     let folder = ScratchFolder::create();
     let idles = folder.shell("job-over", "JOB", IDLES);
     plane().register(&with(idles, &json!({"maxRetries": 0})));
@@ -190,7 +190,7 @@ fn a_result_over_the_limit_is_413_and_ends_the_call() {
 }
 
 #[test]
-fn a_wrong_token_is_403_whatever_the_rest_is() {
+fn a_wrong_token_is_always_403() {
     let folder = ScratchFolder::create();
     plane().register(&folder.shell("job-token", "JOB", IDLES));
     let mut wire = Request::invoke("job-token", &json!({"secret": 1})).begin(plane().listen);

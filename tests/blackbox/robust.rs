@@ -24,7 +24,7 @@ fn plane() -> &'static ControlPlane {
 }
 
 #[test]
-fn the_first_call_after_a_start_with_default_settings_succeeds() {
+fn the_first_call_with_default_settings_succeeds() {
     let folder = ScratchFolder::create();
     let plane = ControlPlane::start(&[]);
     plane.register(&folder.python("first", "WARM", handlers::ECHO));
@@ -57,7 +57,7 @@ fn sixty_four_parallel_sync_calls_do_not_stall() {
 }
 
 #[test]
-fn a_hundred_clients_that_give_up_leave_no_trace_in_the_queue() {
+fn a_hundred_impatient_clients_leave_no_trace() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     let function = with(
@@ -87,7 +87,7 @@ fn kill_now(pid: i32) -> bool {
 }
 
 #[test]
-fn whatever_pods_are_killed_every_accepted_execution_ends_once() {
+fn killed_pods_leave_every_execution_one_end() {
     const KILLS: usize = 200;
     let folder = ScratchFolder::create();
     std::fs::create_dir(folder.path().join("pids")).expect("a folder");
@@ -205,7 +205,7 @@ fn parent_of(pid: i32) -> Option<i32> {
 }
 
 #[test]
-fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
+fn no_function_process_outlives_the_plane() {
     let folder = ScratchFolder::create();
     let (warm, job) = (ScratchFolder::create(), ScratchFolder::create());
     let plane = ControlPlane::start(&[]);
@@ -236,7 +236,7 @@ fn whatever_ends_the_plane_no_process_of_any_function_is_left() {
 }
 
 #[test]
-fn a_guard_that_was_killed_is_started_anew_and_leaves_nothing() {
+fn a_killed_guard_is_restarted_and_leaves_nothing() {
     let folder = ScratchFolder::create();
     let plane = ControlPlane::start(&[]);
     plane.register(&folder.python("guarded", "WARM", handlers::PID));
@@ -272,7 +272,7 @@ fn raise_descriptors() -> u64 {
 }
 
 #[test]
-fn ten_thousand_functions_and_ten_thousand_idle_connections_at_once() {
+fn ten_thousand_functions_and_idle_connections_fit() {
     const MANY: usize = 10_000;
     /// The functions that are called: only these have a queue and counters.
     const CALLED: usize = 1000;
@@ -436,7 +436,7 @@ fn garbage_on_many_connections_harms_nobody() {
 }
 
 #[test]
-fn a_client_that_asks_for_much_and_reads_nothing_costs_little() {
+fn a_client_that_reads_nothing_costs_little() {
     const MANY: usize = 1_500;
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let mut wire = RawClient::connect(plane.listen);

@@ -19,7 +19,7 @@ fn put(name: &str, function: &Value) -> Request {
 }
 
 #[test]
-fn post_registers_a_function_and_gives_it_back_resolved_with_its_location() {
+fn post_registers_and_returns_the_resolved_function() {
     let function = json!({"name": "routes-post", "executionMode": "LOCAL", "timeoutMs": 1234});
     let answer = plane()
         .send(&Request::new("POST", "/v1/functions").json(&function))
@@ -68,7 +68,7 @@ fn post_registers_a_function_and_gives_it_back_resolved_with_its_location() {
 }
 
 #[test]
-fn post_of_a_name_that_is_there_is_409_and_changes_nothing() {
+fn post_of_a_known_name_is_409() {
     plane().register(&with(local("routes-twice"), &json!({"timeoutMs": 1000})));
     let again = with(local("routes-twice"), &json!({"timeoutMs": 2000}));
     let answer = plane().send(&Request::new("POST", "/v1/functions").json(&again));
@@ -78,7 +78,7 @@ fn post_of_a_name_that_is_there_is_409_and_changes_nothing() {
 }
 
 #[test]
-fn post_with_faults_is_400_and_names_every_one_of_them() {
+fn post_with_faults_is_400_and_names_all() {
     let function = json!({
         "name": "9bad", "executionMode": "POOL", "timeoutMs": 0, "queueSize": "many",
         "surprise": 1,
@@ -117,7 +117,7 @@ fn put_creates_and_then_replaces() {
 }
 
 #[test]
-fn put_lets_running_calls_finish_and_gives_queued_ones_the_new_spec() {
+fn put_gives_only_queued_calls_the_new_spec() {
     let (gate, second) = (
         Gate::default(),
         ScriptedPod::answering(|_| "\"new\"".to_owned()),
@@ -163,7 +163,7 @@ fn the_list_is_sorted_by_name() {
 }
 
 #[test]
-fn delete_removes_a_function_and_its_name_is_free_again() {
+fn delete_frees_the_functions_name() {
     plane().register(&local("routes-gone"));
     plane().invoke("routes-gone", &json!(1)).expect(200);
     let answer = plane()
@@ -183,7 +183,7 @@ fn delete_removes_a_function_and_its_name_is_free_again() {
 }
 
 #[test]
-fn delete_ends_queued_calls_and_lets_running_ones_finish() {
+fn delete_ends_queued_calls_and_not_running_ones() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-delete", &pod));
@@ -204,7 +204,7 @@ fn delete_ends_queued_calls_and_lets_running_ones_finish() {
 }
 
 #[test]
-fn a_function_made_anew_while_old_calls_run_counts_them() {
+fn a_remade_function_counts_the_old_calls() {
     let gate = Gate::default();
     let (old, new) = (ScriptedPod::held(&gate), ScriptedPod::echo());
     plane().register(&pool("routes-anew", &old));
@@ -225,7 +225,7 @@ fn a_function_made_anew_while_old_calls_run_counts_them() {
 }
 
 #[test]
-fn replicas_sets_the_floor_and_keeps_it_as_min_replicas() {
+fn replicas_sets_the_floor_as_min_replicas() {
     let function = json!({
         "name": "routes-replicas", "executionMode": "WARM", "command": ["/bin/false"],
         "scalingConfig": {"minReplicas": 0, "maxReplicas": 3},
@@ -278,7 +278,7 @@ fn replicas_sets_the_floor_and_keeps_it_as_min_replicas() {
 }
 
 #[test]
-fn cold_starts_of_a_function_that_had_none_are_an_empty_list() {
+fn a_function_without_cold_starts_lists_none() {
     plane().register(&local("routes-cold"));
     let answer = plane()
         .get("/v1/functions/routes-cold/cold-starts")
@@ -331,7 +331,7 @@ fn enqueue_answers_before_the_call_has_ended() {
 }
 
 #[test]
-fn an_execution_can_be_asked_for_and_waited_for() {
+fn an_execution_can_be_waited_for() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-wait", &pod));
@@ -400,7 +400,7 @@ fn an_unknown_execution_is_404() {
 }
 
 #[test]
-fn output_gives_the_raw_bytes_under_their_own_content_type() {
+fn output_has_raw_bytes_and_their_type() {
     let gate = Gate::default();
     let held = gate.clone();
     let pod = ScriptedPod::tcp(move |_, line| {
@@ -445,7 +445,7 @@ fn output_of_a_sync_call_is_gone() {
 }
 
 #[test]
-fn cancel_keeps_a_queued_call_from_running_and_cuts_a_running_one_off() {
+fn cancel_ends_queued_and_running_calls() {
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
     plane().register(&pool("routes-cancel", &pod));

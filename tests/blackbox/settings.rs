@@ -41,7 +41,7 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_with_its_name_and_what_it_can_be() {
+fn a_wrong_setting_stops_the_start_with_choices() {
     for (flag, value, hint) in [
         ("--backend", "docker", "local"),
         ("--io-driver", "select", "epoll"),
@@ -124,7 +124,7 @@ fn help_lists_every_setting_with_its_variable() {
 }
 
 #[test]
-fn a_second_plane_on_the_same_port_is_told_so_and_ends() {
+fn a_second_plane_on_the_port_ends() {
     let first = plane();
     let (listen, management) = (first.listen.to_string(), first.management.to_string());
     for (flag, taken, other) in [
@@ -146,7 +146,7 @@ fn a_second_plane_on_the_same_port_is_told_so_and_ends() {
 }
 
 #[test]
-fn each_listener_takes_both_families_and_a_pod_may_be_at_either() {
+fn listeners_and_pods_may_have_either_family() {
     let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) else {
         println!("NOT RUN: this machine has no [::1]");
         return;
@@ -205,7 +205,7 @@ fn functions_of_files_are_there_at_the_start() {
 }
 
 #[test]
-fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
+fn an_unreadable_function_file_is_named_exactly() {
     let folder = ScratchFolder::create();
     let bad = "name: bad\nexecutionMode: LOCAL\n\ntimeoutMs: 0\n";
     for (file, content, place, field) in [
@@ -225,7 +225,7 @@ fn a_function_file_that_cannot_be_read_is_named_with_line_and_field() {
 }
 
 #[test]
-fn a_setting_can_come_from_its_variable_and_a_flag_goes_over_it() {
+fn a_flag_goes_over_its_variable() {
     let line = "export NANOFAAS_DEFAULT_TIMEOUT_MS=777 NANOFAAS_DEFAULT_QUEUE_SIZE=7; exec \"$@\"";
     let plane = ControlPlane::start_in_shell(line, &["--default-queue-size", "8"]);
     plane.register(&local("variables"));
@@ -247,7 +247,7 @@ fn log_text_is_for_people() {
 }
 
 #[test]
-fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
+fn an_unknown_variable_is_warned_of() {
     let mut command = program();
     command
         .args([
@@ -280,7 +280,7 @@ fn a_variable_that_is_no_setting_is_warned_of_at_the_start() {
 }
 
 #[test]
-fn apply_says_what_changed_and_what_the_server_ignores() {
+fn apply_reports_changes_and_ignored_fields() {
     let folder = ScratchFolder::create();
     let file = |text: &str| folder.write("function.yaml", text);
     let apply = || {

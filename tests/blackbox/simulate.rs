@@ -82,7 +82,7 @@ fn people_and_machines_are_shown_the_same() {
 }
 
 #[test]
-fn the_same_input_is_drawn_as_the_same_sound_svg() {
+fn the_same_input_draws_the_same_svg() {
     let folder = folder();
     let draw = |name: &str| {
         shown(&simulate(&folder, &["--plot", name, "--spread", "20"]));
@@ -159,7 +159,7 @@ fn a_plot_does_not_overwrite_what_is_read() {
 }
 
 #[test]
-fn a_function_and_a_trace_may_come_by_a_pipe() {
+fn a_function_and_a_trace_may_be_pipes() {
     let folder = folder();
     for line in [
         "cat function.yaml | \"$0\" simulate -f /dev/stdin -t calls.csv",
@@ -177,7 +177,7 @@ fn a_function_and_a_trace_may_come_by_a_pipe() {
 }
 
 #[test]
-fn what_is_no_file_of_its_kind_is_refused_shortly() {
+fn a_wrong_file_is_refused_briefly() {
     let folder = folder();
     let trace = |path: &str| {
         let mut command = program();

@@ -58,7 +58,7 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn a_null_is_as_if_it_were_left_out() {
+fn a_null_counts_as_left_out() {
     let nulls = json!({
         "name": "nulls", "executionMode": "LOCAL", "timeoutMs": null, "scalingConfig": null,
         "env": null, "retryOn": null, "image": null, "local": null,
@@ -88,7 +88,7 @@ fn max_replicas_follows_from_concurrency() {
 }
 
 #[test]
-fn numbers_are_taken_up_to_their_bounds_and_no_further() {
+fn numbers_are_taken_up_to_their_bounds() {
     for (field, least, most) in [
         ("timeoutMs", 1, 300_000),
         ("concurrency", 1, 1024),
@@ -143,7 +143,7 @@ fn numbers_are_taken_up_to_their_bounds_and_no_further() {
 }
 
 #[test]
-fn words_are_taken_in_their_own_spelling_and_come_back_as_they_were_given() {
+fn words_keep_their_own_spelling() {
     for (given, effective) in [
         ("JOB", "JOB"),
         ("REMOTE", "JOB"),
@@ -190,7 +190,7 @@ fn words_are_taken_in_their_own_spelling_and_come_back_as_they_were_given() {
 }
 
 #[test]
-fn a_name_begins_with_a_letter_and_has_63_characters_at_most() {
+fn a_name_has_63_characters_at_most() {
     let long = format!("a{}", "b".repeat(62));
     for fine in ["a", "Z9._-x", &long] {
         post(&json!({"name": fine, "executionMode": "LOCAL"})).expect(201);
@@ -265,7 +265,7 @@ fn a_function_that_runs_here_needs_a_command() {
 }
 
 #[test]
-fn names_that_the_platform_sets_cannot_be_overridden_by_env() {
+fn env_cannot_override_the_platforms_names() {
     for name in [
         "PORT",
         "NANOFAAS_SOCKET",
@@ -322,7 +322,7 @@ fn the_kubernetes_object_is_taken_as_well() {
 }
 
 #[test]
-fn a_description_that_is_no_json_object_is_400() {
+fn a_description_without_an_object_is_400() {
     for bad in [
         "",
         "{",
@@ -351,7 +351,7 @@ fn a_description_that_is_no_json_object_is_400() {
 }
 
 #[test]
-fn without_a_backend_only_pool_and_local_are_taken() {
+fn without_a_backend_only_podless_modes_work() {
     let plane = ControlPlane::start(&["--backend", "none"]);
     plane.register(&json!({"name": "echo", "executionMode": "LOCAL"}));
     plane.invoke("echo", &json!(1)).expect(200);
@@ -384,7 +384,7 @@ fn defaults_can_be_set_for_the_whole_plane() {
 }
 
 #[test]
-fn fields_that_are_not_known_are_warned_of_by_their_paths() {
+fn unknown_fields_are_warned_of_by_path() {
     let is_none = "is not a field of a function, and is ignored";
     let expected = |path: &str| format!("299 - \"{path} {is_none}\"");
     let bare = json!({

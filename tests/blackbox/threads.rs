@@ -17,7 +17,7 @@ fn keyed(function: &str, key: &str) -> Request {
 }
 
 #[test]
-fn all_who_ask_with_a_refused_key_are_refused() {
+fn joined_calls_of_a_refused_key_are_refused() {
     let plane = ControlPlane::start(&["--rate-max-per-second", "off"]);
     let gate = Gate::default();
     let pod = ScriptedPod::held(&gate);
@@ -45,7 +45,7 @@ fn all_who_ask_with_a_refused_key_are_refused() {
 }
 
 #[test]
-fn an_output_of_less_than_the_store_stays_with_its_key() {
+fn an_output_that_fits_stays_with_its_key() {
     let plane = ControlPlane::start(&["--execution-store-bytes", "8MiB"]);
     let pod = ScriptedPod::answering(|_| format!("\"{}\"", "a".repeat(3 << 20)));
     plane.register(&pool("big", &pod));
@@ -57,7 +57,7 @@ fn an_output_of_less_than_the_store_stays_with_its_key() {
 }
 
 #[test]
-fn the_stores_account_is_empty_once_all_are_forgotten() {
+fn the_stores_account_ends_at_zero() {
     let plane = ControlPlane::start(&["--execution-ttl-ms", "500", "--rate-max-per-second", "off"]);
     let failing = ScriptedPod::tcp(|_, line| line.answer(500, "", b"{\"error\":\"why\"}"));
     plane.register(&local("kept"));
@@ -87,7 +87,7 @@ fn thread_of(id: &str) -> &str {
 }
 
 #[test]
-fn a_thread_that_has_nothing_left_answers_for_its_executions_until_all_end() {
+fn a_drained_thread_answers_for_its_executions() {
     if io_threads() == 1 {
         return;
     }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[test]
-fn a_function_is_not_said_to_be_unknown_before_the_functions_were_read() {
+fn no_function_is_unknown_before_the_first_list() {
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = server.local_addr().expect("an address");
     let name = format!("unanswered-{}-{}.json", io_threads(), io_driver());

@@ -61,7 +61,7 @@ impl Drop for Caller {
     }
 }
 
-pub(crate) fn an_example_function_answers_the_node_and_a_pod() {
+pub(crate) fn an_example_answers_the_node_and_a_pod() {
     apply_example();
     let input = json!({"text": "the cat saw the other cat", "topN": 1});
     let answer = Request::invoke("word-stats", &input).send(service());

@@ -16,7 +16,7 @@ fn message(body: &Value) -> &str {
     body["error"]["message"].as_str().expect("a message")
 }
 
-pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
+pub(crate) fn a_crash_before_the_callback_reports_its_output() {
     let plane = plane();
     plane.register(&spec("crashes", "JOB", json!({"retryOn": []})));
     // A runtime posts how its worker ended.
@@ -45,7 +45,7 @@ pub(crate) fn a_crash_before_the_callback_has_its_last_words() {
     });
 }
 
-pub(crate) fn out_of_memory_in_the_worker_is_told_and_not_retried() {
+pub(crate) fn a_workers_out_of_memory_is_not_retried() {
     let plane = plane();
     let fields = json!({"resources": {"memory": "96Mi"}, "retryOn": ["POD", "ERROR"],
         "maxRetries": 0});
@@ -60,7 +60,7 @@ pub(crate) fn out_of_memory_in_the_worker_is_told_and_not_retried() {
     assert_eq!(ended["attempt"], 1, "{ended}");
 }
 
-pub(crate) fn out_of_memory_of_the_whole_container_is_told_and_not_retried() {
+pub(crate) fn a_containers_out_of_memory_is_not_retried() {
     let plane = plane();
     let command = json!([
         "python3",

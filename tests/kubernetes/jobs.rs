@@ -24,7 +24,7 @@ fn register(plane: &RunningPlane, name: &str, more: Value) {
     plane.register(&spec(name, "JOB", more));
 }
 
-pub(crate) fn a_job_succeeds_and_its_status_shows_how_it_started() {
+pub(crate) fn a_jobs_status_shows_how_it_started() {
     let plane = plane();
     register(&plane, "job", json!({}));
     let id = plane.enqueue("job", &json!({"do": "echo", "value": "done"}));
@@ -72,7 +72,7 @@ pub(crate) fn a_handler_error_is_the_functions_own() {
     gone("fails");
 }
 
-pub(crate) fn nearly_a_mebibyte_goes_in_and_a_picture_comes_out() {
+pub(crate) fn a_mebibyte_in_and_a_picture_out() {
     let plane = plane();
     register(&plane, "bodies", json!({}));
     let text = "0123456789".repeat(92_160);
@@ -156,7 +156,7 @@ pub(crate) fn a_cancelled_calls_job_goes_soon() {
     plane.expect_no_drift();
 }
 
-pub(crate) fn no_job_and_no_pod_of_one_is_left() {
+pub(crate) fn no_job_and_no_job_pod_is_left() {
     let plane = plane();
     register(&plane, "many", json!({"concurrency": 4}));
     let ids: Vec<_> = (0..8)

@@ -45,67 +45,67 @@ macro_rules! tests {
 /// The order matters: tests that the others need come first, tests that stop the API server last.
 const TESTS: &[Test] = tests! {
     install:
-        an_example_function_answers_the_node_and_a_pod
+        an_example_answers_the_node_and_a_pod
         kubectl_shows_mode_readiness_and_pods;
     registry:
-        a_function_that_is_no_function_says_why_in_its_condition
-        an_invalid_edit_leaves_the_last_accepted_spec_in_force
+        an_invalid_function_says_why_in_its_condition
+        an_invalid_edit_keeps_the_accepted_spec
         what_the_schema_refuses_is_refused_at_once
-        what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own
-        a_status_that_makes_no_sense_hides_no_function
+        kubectl_sees_what_the_api_does
+        a_senseless_status_hides_no_function
         what_kubectl_does_is_seen_by_the_api;
     status:
-        kubectl_waits_for_a_ready_function_and_for_its_next_spec
-        an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event
-        a_crash_loop_and_a_missing_secret_have_their_reasons
-        a_pod_that_finds_no_node_is_told_while_it_waits
+        kubectl_waits_for_each_specs_readiness
+        an_unpullable_image_shows_in_status_and_event
+        crash_loop_and_missing_secret_have_their_reasons
+        an_unschedulable_pod_is_reported_while_it_waits
         kubectl_scales_a_function
         kubectl_scales_a_function_that_names_no_floor
         kubectl_explains_every_field;
     tokens:
-        only_its_own_token_completes_an_attempt_and_only_once
+        its_own_token_completes_an_attempt_once
         an_older_attempt_cannot_complete;
     jobs:
-        a_job_succeeds_and_its_status_shows_how_it_started
+        a_jobs_status_shows_how_it_started
         a_handler_error_is_the_functions_own
-        nearly_a_mebibyte_goes_in_and_a_picture_comes_out
+        a_mebibyte_in_and_a_picture_out
         fifty_parallel_calls_all_succeed
         a_deadline_ends_the_call_and_its_job
         a_cancelled_calls_job_goes_soon
-        no_job_and_no_pod_of_one_is_left;
+        no_job_and_no_job_pod_is_left;
     job_failures:
-        a_crash_before_the_callback_has_its_last_words
-        out_of_memory_in_the_worker_is_told_and_not_retried
-        out_of_memory_of_the_whole_container_is_told_and_not_retried
+        a_crash_before_the_callback_reports_its_output
+        a_workers_out_of_memory_is_not_retried
+        a_containers_out_of_memory_is_not_retried
         a_lost_pod_is_retried_once;
     starts:
-        an_image_that_cannot_be_had_is_told_early
-        an_image_that_comes_later_is_pulled_within_the_calls_time
-        what_holds_a_start_up_is_told_at_the_calls_deadline
+        an_unavailable_image_is_reported_early
+        a_late_image_is_pulled_in_time
+        a_start_hold_up_is_named_finally
         a_missing_secret_is_told_early
         a_quota_is_told_early
-        an_unschedulable_pod_is_told_at_the_start_deadline;
+        an_unschedulable_pod_fails_at_the_start_deadline;
     security:
         any_image_runs_restricted_in_both_modes
-        root_is_refused_and_runs_where_baseline_is_enforced
+        root_runs_only_where_baseline_is_enforced
         a_template_against_restricted_says_what_to_do
-        the_planes_account_is_refused_and_others_are_not
+        only_the_planes_account_is_refused
         a_default_template_goes_below_the_functions_own
-        a_file_that_is_no_template_stops_the_start;
+        an_invalid_template_file_stops_the_start;
     warm:
-        it_scales_from_zero_to_four_and_back_to_zero
+        it_scales_from_zero_to_four_and_back
         a_dead_pod_is_noticed_at_once
-        out_of_memory_of_a_whole_warm_container_is_told_and_not_retried;
+        a_warm_containers_oom_is_not_retried;
     updates:
-        a_rolling_update_and_scale_downs_fail_no_call
+        rolling_updates_and_scale_downs_fail_no_call
         deleted_pods_fail_no_call
-        a_drain_of_the_node_fails_no_call_that_may_be_retried
-        killed_pods_fail_no_call_that_may_be_retried
+        a_node_drain_fails_no_retriable_call
+        killed_pods_fail_no_retriable_call
         killed_pods_fail_only_the_calls_in_them;
     successor:
-        a_deleted_plane_has_a_successor_with_the_same_pods
-        a_killed_plane_comes_back_with_the_same_pods
-        a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone
+        a_deleted_planes_successor_keeps_the_pods
+        a_killed_plane_returns_to_its_pods
+        a_pod_with_a_predecessors_call_is_kept
         only_one_of_two_planes_acts;
     outage:
         a_stopped_api_server_fails_no_warm_call

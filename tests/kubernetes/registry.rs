@@ -23,7 +23,7 @@ fn rejection(name: &str) -> String {
     .1
 }
 
-pub(crate) fn a_function_that_is_no_function_says_why_in_its_condition() {
+pub(crate) fn an_invalid_function_says_why_in_its_condition() {
     let plane = plane();
     let mut object = manifest("no-image", "WARM", json!({}));
     object["spec"]
@@ -52,7 +52,7 @@ pub(crate) fn a_function_that_is_no_function_says_why_in_its_condition() {
     plane.get("/v1/functions/no-image").expect(200);
 }
 
-pub(crate) fn an_invalid_edit_leaves_the_last_accepted_spec_in_force() {
+pub(crate) fn an_invalid_edit_keeps_the_accepted_spec() {
     let plane = plane();
     let scaling = json!({"minReplicas": 1, "maxReplicas": 1});
     let fields = json!({"scalingConfig": scaling, "timeoutMs": 20000});
@@ -91,7 +91,7 @@ pub(crate) fn what_the_schema_refuses_is_refused_at_once() {
         .expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
+pub(crate) fn kubectl_sees_what_the_api_does() {
     let plane = plane();
     let scaling = json!({"minReplicas": 0, "maxReplicas": 2});
     let first = spec("written", "WARM", json!({"scalingConfig": scaling}));
@@ -130,7 +130,7 @@ pub(crate) fn what_the_api_does_is_seen_by_kubectl_and_faults_are_its_own() {
     plane.send(&delete).expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-pub(crate) fn a_status_that_makes_no_sense_hides_no_function() {
+pub(crate) fn a_senseless_status_hides_no_function() {
     let plane = plane();
     plane.register(&spec("a-odd", "JOB", json!({})));
     // The schema allows -1, but no program writes it.

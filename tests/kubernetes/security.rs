@@ -85,7 +85,7 @@ pub(crate) fn any_image_runs_restricted_in_both_modes() {
     }
 }
 
-pub(crate) fn root_is_refused_and_runs_where_baseline_is_enforced() {
+pub(crate) fn root_runs_only_where_baseline_is_enforced() {
     let mut fields = root_image();
     fields["podSecurity"] = json!("baseline");
     for message in both_refused(&plane(), "root", &fields) {
@@ -141,7 +141,7 @@ pub(crate) fn a_template_against_restricted_says_what_to_do() {
     assert!(message.contains("the pod runs as user 65532"), "{message}");
 }
 
-pub(crate) fn the_planes_account_is_refused_and_others_are_not() {
+pub(crate) fn only_the_planes_account_is_refused() {
     let plane = plane();
     let with = |account: &str| {
         let spec = json!({"serviceAccountName": account, "automountServiceAccountToken": true});
@@ -248,7 +248,7 @@ pub(crate) fn a_default_template_goes_below_the_functions_own() {
     plane.expect_no_drift();
 }
 
-pub(crate) fn a_file_that_is_no_template_stops_the_start() {
+pub(crate) fn an_invalid_template_file_stops_the_start() {
     let file = std::env::temp_dir().join(format!("no-template-{}.yaml", std::process::id()));
     std::fs::write(&file, "spec: {nodeSelectr: {disk: ssd}}\n").expect("written");
     let said = start_with(&file);

@@ -65,7 +65,7 @@ fn gone(function: &str) {
     });
 }
 
-pub(crate) fn an_image_that_cannot_be_had_is_told_early() {
+pub(crate) fn an_unavailable_image_is_reported_early() {
     let plane = plane();
     for message in both_refused(&plane, "wrong", &json!({"image": "localhost/NoImage:1"})) {
         assert!(message.contains("InvalidImageName"), "{message}");
@@ -100,7 +100,7 @@ fn waits_for(function: &str) -> Option<String> {
 
 /// The kubelet repeats a failed pull after 10 s, and again after 20 s. So the third try succeeds at
 /// the latest, within the minute that a call may take.
-pub(crate) fn an_image_that_comes_later_is_pulled_within_the_calls_time() {
+pub(crate) fn a_late_image_is_pulled_in_time() {
     let plane = plane();
     // The pid makes the name new, so that no earlier run left this image on the node.
     let late = format!("localhost/nanofaas-test:late-{}", std::process::id());
@@ -144,7 +144,7 @@ fn load_image(name: &str) {
     assert!(output.status.success(), "{name} is not loaded: {said}");
 }
 
-pub(crate) fn what_holds_a_start_up_is_told_at_the_calls_deadline() {
+pub(crate) fn a_start_hold_up_is_named_finally() {
     let plane = plane();
     let absent = both(&plane, "absent", &json!({"image": ABSENT}));
     let huge = both(&plane, "vast", &json!({"resources": {"cpu": "1000"}}));
@@ -248,7 +248,7 @@ impl Drop for Namespace {
     }
 }
 
-pub(crate) fn an_unschedulable_pod_is_told_at_the_start_deadline() {
+pub(crate) fn an_unschedulable_pod_fails_at_the_start_deadline() {
     let installed = plane();
     let namespace = Namespace::new("nanofaas-starts");
     let limit = ["--start-timeout-ms", "5000"];

@@ -56,7 +56,7 @@ fn wait_until_ready(name: &str) {
     kubectl(&[&["-n", NAMESPACE, "wait", &of][..], &ready[..]].concat());
 }
 
-pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
+pub(crate) fn kubectl_waits_for_each_specs_readiness() {
     let plane = plane();
     for tag in [1, 2] {
         apply(&keeping("waited", 1, &json!({"image": image(tag)}))).expect("a good one");
@@ -88,7 +88,7 @@ pub(crate) fn kubectl_waits_for_a_ready_function_and_for_its_next_spec() {
     assert!(!waited.status.success(), "{waited:?}");
 }
 
-pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() {
+pub(crate) fn an_unpullable_image_shows_in_status_and_event() {
     plane();
     // The kubelet repeats this pull, so the start has not failed.
     apply(&keeping("delayed", 1, &json!({"image": ABSENT}))).expect("a good one");
@@ -124,7 +124,7 @@ pub(crate) fn an_image_that_cannot_be_pulled_is_in_the_status_and_in_an_event() 
     wait_until_ready("unpulled");
 }
 
-pub(crate) fn a_crash_loop_and_a_missing_secret_have_their_reasons() {
+pub(crate) fn crash_loop_and_missing_secret_have_their_reasons() {
     plane();
     let crash = json!({"command": ["python3", "-c", "raise SystemExit('no luck today')"]});
     apply(&keeping("crashing", 1, &crash)).expect("a good one");
@@ -143,7 +143,7 @@ pub(crate) fn a_crash_loop_and_a_missing_secret_have_their_reasons() {
     });
 }
 
-pub(crate) fn a_pod_that_finds_no_node_is_told_while_it_waits() {
+pub(crate) fn an_unschedulable_pod_is_reported_while_it_waits() {
     plane();
     let huge = json!({"resources": {"cpu": "1000"}});
     apply(&keeping("huge", 1, &huge)).expect("a good one");

@@ -91,7 +91,7 @@ fn takes_over(plane: &RunningPlane, before: &BTreeSet<(String, String, String, S
     plane.expect_no_drift();
 }
 
-pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
+pub(crate) fn a_deleted_planes_successor_keeps_the_pods() {
     let first = plane();
     let before = begin(&first);
     let known = functions(&first);
@@ -109,7 +109,7 @@ pub(crate) fn a_deleted_plane_has_a_successor_with_the_same_pods() {
     assert_eq!(pods("kept"), before, "the pods were touched later");
 }
 
-pub(crate) fn a_killed_plane_comes_back_with_the_same_pods() {
+pub(crate) fn a_killed_plane_returns_to_its_pods() {
     node::needs_this_machine();
     let first = plane();
     let before = begin(&first);
@@ -161,7 +161,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("", 8080), Handler).serve_forever()
 "#;
 
-pub(crate) fn a_pod_that_is_busy_with_a_call_of_the_plane_before_is_left_alone() {
+pub(crate) fn a_pod_with_a_predecessors_call_is_kept() {
     node::needs_this_machine();
     let first = plane();
     let fields = json!({

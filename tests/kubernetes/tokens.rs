@@ -50,7 +50,7 @@ fn sleeper(plane: &RunningPlane) -> String {
     plane.enqueue("sleeper", &json!({"do": "sleep", "ms": 50_000}))
 }
 
-pub(crate) fn only_its_own_token_completes_an_attempt_and_only_once() {
+pub(crate) fn its_own_token_completes_an_attempt_once() {
     let plane = plane();
     plane.register(&spec("sleeper", "JOB", json!({"timeoutMs": 60000})));
     let (one, other) = (sleeper(&plane), sleeper(&plane));

@@ -45,7 +45,7 @@ fn end(plane: &RunningPlane, load: Load) {
     plane.expect_no_drift();
 }
 
-pub(crate) fn a_rolling_update_and_scale_downs_fail_no_call() {
+pub(crate) fn rolling_updates_and_scale_downs_fail_no_call() {
     let plane = plane();
     let load = begin(&plane, json!({}));
     for tag in [2, 1] {
@@ -91,7 +91,7 @@ impl Drop for Uncordon {
 
 /// Drains the cluster's only node of the function's pods. Their replacements tolerate the cordon,
 /// because there is no other node.
-pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
+pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let plane = plane();
     let tolerated = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule",
         "operator": "Exists"});
@@ -115,7 +115,7 @@ pub(crate) fn a_drain_of_the_node_fails_no_call_that_may_be_retried() {
     end(&plane, load);
 }
 
-pub(crate) fn killed_pods_fail_no_call_that_may_be_retried() {
+pub(crate) fn killed_pods_fail_no_retriable_call() {
     node::needs_this_machine();
     let plane = plane();
     let load = begin(&plane, json!({"retryOn": ["POD"]}));

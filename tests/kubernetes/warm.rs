@@ -11,7 +11,7 @@ use crate::plane::{RunningPlane, output, plane, spec, was_cold};
 
 const START: Duration = Duration::from_secs(60);
 
-pub(crate) fn it_scales_from_zero_to_four_and_back_to_zero() {
+pub(crate) fn it_scales_from_zero_to_four_and_back() {
     let plane = plane();
     let scaling = json!({"minReplicas": 0, "maxReplicas": 4, "idleTimeoutMs": 3000});
     plane.register(&spec("scales", "WARM", json!({"scalingConfig": scaling})));
@@ -94,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("", 8080), Handler).serve_forever()
 "#;
 
-pub(crate) fn out_of_memory_of_a_whole_warm_container_is_told_and_not_retried() {
+pub(crate) fn a_warm_containers_oom_is_not_retried() {
     let plane = plane();
     let fields = json!({
         "command": ["python3", "-c", EATER], "resources": {"memory": "64Mi"},

@@ -55,7 +55,7 @@ fn only_its_own_lease_can_be_changed() {
 }
 
 #[test]
-fn the_role_is_bound_to_the_account_and_nothing_reaches_past_the_namespace() {
+fn the_role_ends_at_the_namespace() {
     let binding = only("RoleBinding");
     assert_eq!(binding["roleRef"]["kind"], "Role");
     assert_eq!(binding["roleRef"]["name"], only("Role")["metadata"]["name"]);

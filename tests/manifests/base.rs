@@ -58,7 +58,7 @@ fn old_and_new_clusters_serve_every_object() {
 }
 
 #[test]
-fn everything_is_in_the_namespace_and_says_whose_it_is() {
+fn everything_has_the_namespace_and_an_owner() {
     for object in base() {
         let (kind, name) = (&object["kind"], &object["metadata"]["name"]);
         let whole_cluster = kind == "Namespace" || kind == "CustomResourceDefinition";
@@ -78,13 +78,13 @@ fn everything_is_in_the_namespace_and_says_whose_it_is() {
 
 /// `deployment.rs` checks that the plane's pod is allowed, the bridge's tests check function pods.
 #[test]
-fn the_namespace_takes_no_pod_that_could_be_root() {
+fn the_namespace_takes_no_root_pod() {
     let labels = &document("k8s/base/namespace.yaml")["metadata"]["labels"];
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
 }
 
 #[test]
-fn the_example_is_a_sound_function_in_the_planes_namespace() {
+fn the_example_is_a_sound_function() {
     let example = document("k8s/example.yaml");
     assert_eq!(example["metadata"]["namespace"], "nanofaas");
     let own = document("functions/word-stats/function.yaml");

@@ -61,7 +61,7 @@ fn setting(name: &str) -> String {
 }
 
 #[test]
-fn one_plane_at_a_time_with_time_to_drain() {
+fn one_plane_at_once_with_time_to_drain() {
     let deployment = only("Deployment");
     assert_eq!(*at(&deployment, "/spec/replicas"), 1);
     assert_eq!(
@@ -96,7 +96,7 @@ fn it_may_do_nothing_to_its_node() {
 }
 
 #[test]
-fn its_only_volume_is_the_default_template_that_need_not_be_there() {
+fn its_only_volume_is_the_optional_default_template() {
     let map = json!({"name": "nanofaas-pod-template", "optional": true});
     let volumes = json!([{"name": "pod-template", "configMap": map}]);
     assert_eq!(pod()["volumes"], volumes);
@@ -107,7 +107,7 @@ fn its_only_volume_is_the_default_template_that_need_not_be_there() {
 }
 
 #[test]
-fn only_its_pod_has_a_token_and_no_variables_of_services() {
+fn only_its_pod_has_a_token() {
     assert_eq!(
         only("ServiceAccount")["automountServiceAccountToken"],
         false
@@ -138,7 +138,7 @@ fn every_setting_is_one_of_serve() {
 }
 
 #[test]
-fn the_pod_knows_itself_before_it_says_where_it_is() {
+fn the_pod_knows_its_name_before_its_address() {
     let container = container();
     let fields = [
         ("POD_NAME", "metadata.name"),
@@ -186,7 +186,7 @@ fn probes_ask_the_management_port() {
 }
 
 #[test]
-fn it_asks_for_memory_and_processor_and_only_memory_is_limited() {
+fn only_its_memory_is_limited() {
     let container = container();
     let resources = at(&container, "/resources");
     for one in ["cpu", "memory"] {
@@ -218,7 +218,7 @@ fn nothing_selects_pods_of_functions_as_the_planes() {
 }
 
 #[test]
-fn the_services_are_one_for_clients_and_one_for_operators() {
+fn clients_and_operators_have_a_service_each() {
     let ports: Vec<Value> = base_of("Service")
         .iter()
         .map(|service| json!([service["metadata"]["name"], at(service, "/spec/ports")]))

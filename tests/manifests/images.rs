@@ -29,7 +29,7 @@ fn instructions<'a>(file: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn every_mention_of_an_image_has_the_packages_version() {
+fn every_image_has_the_packages_version() {
     let mut files = container_files();
     files.extend(
         [
@@ -57,7 +57,7 @@ fn every_mention_of_an_image_has_the_packages_version() {
 }
 
 #[test]
-fn every_function_has_an_image_of_its_own_name() {
+fn every_function_has_its_own_image() {
     for name in functions() {
         assert!(
             path(&format!("functions/{name}/Dockerfile")).is_file(),
@@ -90,7 +90,7 @@ fn no_image_runs_as_root() {
 }
 
 #[test]
-fn the_build_context_has_what_is_copied_and_little_else() {
+fn the_build_context_has_only_what_is_copied() {
     let ignore = text(".dockerignore");
     assert!(
         ignore.lines().any(|line| line == "*"),

@@ -21,7 +21,7 @@ fn installer(kind: &str) -> Value {
 }
 
 #[test]
-fn the_profile_allows_a_list_and_three_calls_more() {
+fn the_profile_adds_three_calls() {
     let profile = profile();
     assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
     let blocks = at(&profile, "/syscalls").as_array().expect("a list");
@@ -66,7 +66,7 @@ fn the_profile_allows_a_list_and_three_calls_more() {
 }
 
 #[test]
-fn the_profile_is_installed_where_the_deployment_names_it() {
+fn the_profile_is_installed_where_it_is_named() {
     let patch = document(&format!("{FOLDER}/deployment.yaml"));
     let named = at(&patch, "/spec/template/spec/securityContext/seccompProfile");
     let file = "nanofaas-io-uring.json";
@@ -92,7 +92,7 @@ fn the_profile_is_installed_where_the_deployment_names_it() {
 }
 
 #[test]
-fn what_touches_a_node_is_in_another_namespace_and_has_no_capability() {
+fn what_touches_a_node_is_elsewhere_without_capability() {
     let daemon = installer("DaemonSet");
     let namespace = installer("Namespace");
     assert_eq!(
@@ -155,7 +155,7 @@ fn kubectl_renders_the_base_as_it_is_written() {
 }
 
 #[test]
-fn kubectl_renders_the_overlay_as_the_base_with_two_changes() {
+fn kubectl_renders_the_overlay_with_two_changes() {
     let Some(objects) = rendered(FOLDER) else {
         return;
     };

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_that_may_pass_by_hides_no_other() {
+    fn a_passing_end_hides_no_other() {
         let fails = || End::StartsFail("no image".into());
         assert_eq!(End::merge(None, fails()), fails());
         assert_eq!(End::merge(Some(fails()), End::Cancelled), End::Cancelled);

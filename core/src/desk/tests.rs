@@ -75,7 +75,7 @@ const LANE: LaneId = LaneId { index: 0, epoch: 1 };
 const POD: PodId = PodId::new(3, 1);
 
 #[test]
-fn a_registration_is_answered_when_all_threads_have_it() {
+fn a_registration_is_answered_after_all_threads() {
     let mut bench = bench(2);
     register(&bench, "echo", to(1, 7));
     assert!(matches!(&bench.desk.pump()[..], [Work::Function(_)]));
@@ -101,7 +101,7 @@ fn a_registration_is_answered_when_all_threads_have_it() {
 }
 
 #[test]
-fn inline_the_scheduler_hears_before_the_thread_it_lives_on() {
+fn an_inline_scheduler_hears_before_its_thread() {
     let mut bench = bench(1);
     assert_eq!(bench.desk.register(draft("echo"), false), Ok(()));
     let refused = bench.desk.register(draft("echo"), false);
@@ -116,7 +116,7 @@ fn inline_the_scheduler_hears_before_the_thread_it_lives_on() {
 }
 
 #[test]
-fn a_lane_keeps_its_function_until_it_is_gone() {
+fn a_lane_keeps_its_function_while_it_exists() {
     let mut bench = bench(1);
     bench.desk.register(draft("echo"), false).expect("new");
     bench.desk.pump();
@@ -158,7 +158,7 @@ fn a_lane_keeps_its_function_until_it_is_gone() {
 }
 
 #[test]
-fn a_lane_that_was_taken_over_outlives_the_old_removal() {
+fn a_reused_lane_outlives_the_old_removal() {
     let mut bench = bench(1);
     bench.desk.register(draft("echo"), false).expect("new");
     let remove = Request::Remove {
@@ -182,7 +182,7 @@ fn a_lane_that_was_taken_over_outlives_the_old_removal() {
 }
 
 #[test]
-fn what_finds_a_full_ring_goes_out_later_and_in_order() {
+fn a_full_ring_delays_messages_in_order() {
     let mut bench = bench(2);
     let stop = MESSAGES_DEPTH as u64 + 10;
     for at in 0..stop {
@@ -220,7 +220,7 @@ fn what_finds_a_full_ring_goes_out_later_and_in_order() {
 }
 
 #[test]
-fn nothing_is_taken_in_while_too_much_waits_to_go_out() {
+fn nothing_is_taken_while_too_much_is_pending() {
     let mut bench = bench(1);
     for _ in 0..MESSAGES_DEPTH + DESK_BACKLOG {
         bench.desk.tell(ShardId::new(0), Message::Drain);
@@ -243,7 +243,7 @@ fn a_message_keeps_it_from_sleeping() {
 }
 
 #[test]
-fn a_function_that_takes_the_planes_account_is_refused() {
+fn a_function_with_the_planes_account_is_refused() {
     let registry = Registry::new(1, Defaults::DEFAULT, Platform::Local);
     let mut registry = registry.guarding(Some("plane".to_owned()));
     let change = |account: &str| {

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_planes_account_is_refused_by_both_of_its_fields() {
+    fn both_account_fields_refuse_the_planes_account() {
         for field in NAMES {
             let fault = fault(json!({"spec": {field: "plane"}}), "plane").expect("a fault");
             assert!(
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plane_under_the_default_account_gives_no_token_of_it() {
+    fn the_default_account_gives_no_token() {
         let token = json!([{"name": "a"}, {"name": "t", "projected": {"sources": [
             {"configMap": {}}, {"serviceAccountToken": {"path": "token"}}]}}]);
         for (spec, field) in [

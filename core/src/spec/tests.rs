@@ -113,7 +113,7 @@ fn the_kubernetes_object_is_the_same_function() {
 }
 
 #[test]
-fn faults_around_the_fields_are_named_beside_those_inside() {
+fn outer_and_inner_faults_are_named_together() {
     let object = draft(json!({
         "apiVersion": "v1", "metadata": {"name": "f"},
         "spec": {"name": "g", "timeoutMs": 0, "command": ["x"]},
@@ -193,7 +193,7 @@ fn numbers_hold_on_both_sides_of_every_bound() {
 }
 
 #[test]
-fn scaling_numbers_hold_on_both_sides_of_every_bound() {
+fn scaling_numbers_hold_at_every_bound() {
     let bounds: [(&str, u32, u32); 4] = [
         ("minReplicas", 0, 256),
         ("maxReplicas", 1, 256),
@@ -216,7 +216,7 @@ fn scaling_numbers_hold_on_both_sides_of_every_bound() {
 }
 
 #[test]
-fn a_whole_number_is_whole_however_it_is_written() {
+fn a_whole_number_may_be_written_any_way() {
     assert_eq!(sound(json!({"timeoutMs": 4.0})).timeout_ms, 4);
     assert_eq!(
         faults(json!({"timeoutMs": 4.5})),
@@ -229,7 +229,7 @@ fn a_whole_number_is_whole_however_it_is_written() {
 }
 
 #[test]
-fn max_replicas_defaults_to_what_the_calls_can_fill() {
+fn max_replicas_defaults_to_what_calls_can_fill() {
     let scaled = |concurrency: u32, config: Value| {
         let changes = json!({"concurrency": concurrency, "scalingConfig": config});
         sound(changes).scaling_config.max_replicas
@@ -308,7 +308,7 @@ fn names() {
 }
 
 #[test]
-fn a_mode_is_shown_as_it_was_given_beside_what_it_means() {
+fn a_mode_is_shown_with_its_meaning() {
     let words = [
         ("JOB", "JOB"),
         ("REMOTE", "JOB"),

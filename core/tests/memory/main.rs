@@ -181,7 +181,7 @@ proptest! {
 }
 
 #[test]
-fn waits_are_served_in_the_order_of_their_coming() {
+fn waits_are_served_in_order() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(2)), ledgers(2));
     let threads: Vec<_> = (0..2)
         .map(|at| ThreadAccount::new(account.clone(), ShardId::new(at), ledgers.clone()))
@@ -217,7 +217,7 @@ fn waits_are_served_in_the_order_of_their_coming() {
 }
 
 #[test]
-fn a_line_that_moves_by_what_is_taken_from_others_stands_still() {
+fn a_line_moved_by_others_bytes_stands_still() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(2)), ledgers(2));
     let threads: Vec<_> = (0..2)
         .map(|at| ThreadAccount::new(account.clone(), ShardId::new(at), ledgers.clone()))
@@ -253,7 +253,7 @@ fn a_line_that_moves_by_what_is_taken_from_others_stands_still() {
 }
 
 #[test]
-fn calls_that_hold_everything_and_wait_for_more_get_on() {
+fn calls_that_hold_everything_get_on() {
     let (account, ledgers) = (Account::new(BYTES_MAX, bells(1)), ledgers(1));
     let thread = ThreadAccount::new(account.clone(), ShardId::new(0), ledgers);
     let cx = &Context::from_waker(Waker::noop());

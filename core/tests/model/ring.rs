@@ -57,7 +57,7 @@ fn one_producer_keeps_its_order_over_two_laps() {
 
 /// Both race for places while the consumer makes some, so one may meet the other's lap.
 #[test]
-fn two_producers_lose_nothing_double_nothing_and_keep_their_order() {
+fn two_producers_lose_and_double_nothing_in_order() {
     check(Some(3), || {
         let (producer, mut consumer) = channel(2);
         let pushing = [vec![10, 11], vec![20]].map(|items| {
@@ -82,7 +82,7 @@ fn two_producers_lose_nothing_double_nothing_and_keep_their_order() {
 }
 
 #[test]
-fn the_last_place_goes_to_one_and_the_other_keeps_its_item() {
+fn the_last_place_goes_to_one_producer() {
     check(None, || {
         let (producer, mut consumer) = channel(2);
         producer.push(1).unwrap();

@@ -53,7 +53,7 @@ fn a_lane_that_is_gone_is_not_changed() {
 
 #[test]
 #[should_panic(expected = "a lane is changed while it is open")]
-fn a_namesake_is_not_changed_by_an_earlier_registration() {
+fn an_earlier_registration_changes_no_namesake() {
     let mut plane = Plane::with(warm(1, 0));
     plane.hear(Event::LaneRemoved { lane: LANE });
     plane.open(0, warm(1, 0));

@@ -7,7 +7,7 @@ use nanofaas_core::ticket::{Class, PodVerdict};
 use crate::plane::{LANE, Plane, podless};
 
 #[test]
-fn a_class_is_first_in_first_out_and_skips_who_left() {
+fn a_class_is_fifo_and_skips_leavers() {
     let mut plane = Plane::with(podless(8));
     let calls = plane.calls(0, Class::Sync, 6);
     plane.leave(0, calls[0]);
@@ -19,7 +19,7 @@ fn a_class_is_first_in_first_out_and_skips_who_left() {
 }
 
 #[test]
-fn sync_goes_first_and_one_grant_in_eight_is_async() {
+fn sync_goes_first_but_one_in_eight() {
     let mut plane = Plane::with(podless(100));
     let later = plane.calls(0, Class::Async, 4);
     let first = plane.calls(0, Class::Sync, 30);
@@ -35,7 +35,7 @@ fn sync_goes_first_and_one_grant_in_eight_is_async() {
 }
 
 #[test]
-fn a_sync_queue_that_is_never_longer_than_one_does_not_starve_async() {
+fn a_short_sync_queue_does_not_starve_async() {
     let mut plane = Plane::with(podless(1));
     // Two clients that call in a loop: one call runs, the other one waits.
     plane.call(0, Class::Sync);
@@ -59,7 +59,7 @@ fn a_sync_queue_that_is_never_longer_than_one_does_not_starve_async() {
 }
 
 #[test]
-fn no_more_run_than_concurrency_allows_before_and_after_an_edit() {
+fn concurrency_holds_before_and_after_an_edit() {
     let mut plane = Plane::with(podless(3));
     plane.calls(0, Class::Sync, 10);
     let running = plane.grants();
@@ -83,7 +83,7 @@ fn no_more_run_than_concurrency_allows_before_and_after_an_edit() {
 }
 
 #[test]
-fn a_saturated_lane_delays_no_other_by_more_than_its_share_of_grants() {
+fn a_saturated_lane_delays_others_by_its_share() {
     let mut plane = Plane::new();
     for lane in 0..3 {
         plane.open(lane, podless(1024));
@@ -112,7 +112,7 @@ fn a_saturated_lane_delays_no_other_by_more_than_its_share_of_grants() {
 }
 
 #[test]
-fn a_turn_is_bounded_and_says_that_it_left_work() {
+fn a_bounded_turn_reports_work_left() {
     let mut plane = Plane::new();
     let lanes = 2000;
     for lane in 0..lanes {
@@ -133,7 +133,7 @@ fn a_turn_is_bounded_and_says_that_it_left_work() {
 }
 
 #[test]
-fn tickets_of_calls_that_left_count_towards_the_bound() {
+fn tickets_of_calls_that_left_count() {
     let mut plane = Plane::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 4 * GRANTS_PER_TURN);
     for call in gone {

@@ -17,7 +17,7 @@ fn remove(plane: &mut Plane) {
 }
 
 #[test]
-fn a_lane_goes_with_its_last_call_and_its_last_pod() {
+fn a_lane_goes_after_its_last_call() {
     let mut plane = Plane::with(warm(2, 2));
     let pods = plane.started();
     plane.call(0, Class::Sync);
@@ -40,7 +40,7 @@ fn a_lane_goes_with_its_last_call_and_its_last_pod() {
 }
 
 #[test]
-fn a_lane_waits_for_calls_that_are_about_to_leave() {
+fn a_lane_waits_for_leaving_calls() {
     let mut plane = Plane::with(podless(1));
     let calls = plane.calls(0, Class::Sync, 2);
     let running = plane.grants();
@@ -57,7 +57,7 @@ fn a_lane_waits_for_calls_that_are_about_to_leave() {
 }
 
 #[test]
-fn a_function_made_again_takes_the_lane_over_with_its_counts() {
+fn a_remade_function_takes_over_the_lanes_counts() {
     let mut plane = Plane::with(podless(2));
     plane.calls(0, Class::Sync, 2);
     let running = plane.grants();
@@ -74,7 +74,7 @@ fn a_function_made_again_takes_the_lane_over_with_its_counts() {
 
 /// The removal's end and the new function cross each other: the registry keeps the old stats.
 #[test]
-fn a_mailbox_outlives_a_lane_that_went_before_its_successor_came() {
+fn a_mailbox_outlives_a_lane_without_a_successor() {
     let mut plane = Plane::with(podless(1));
     let stats = plane.stats(0);
     let post = |plane: &mut Plane, stats: &Arc<QueueStats>| {
@@ -104,7 +104,7 @@ fn successors_ticket(plane: &mut Plane) -> Ticket {
 
 /// The bit of a ticket can be taken before the event that opens its lane.
 #[test]
-fn a_ticket_that_is_faster_than_its_lane_is_found() {
+fn a_ticket_before_its_lane_is_found() {
     let mut plane = Plane::with(podless(1));
     let stats = plane.stats(0);
     remove(&mut plane);
@@ -118,7 +118,7 @@ fn a_ticket_that_is_faster_than_its_lane_is_found() {
 
 /// So can the event that removes the old function, when both are still to be heard.
 #[test]
-fn a_ticket_that_is_faster_than_the_removal_is_kept() {
+fn a_ticket_before_the_removal_is_kept() {
     let mut plane = Plane::with(podless(1));
     let stats = plane.stats(0);
     let ticket = successors_ticket(&mut plane);
@@ -132,7 +132,7 @@ fn a_ticket_that_is_faster_than_the_removal_is_kept() {
 }
 
 #[test]
-fn a_lane_given_to_another_function_stands_in_line_once() {
+fn a_reused_lane_is_queued_once() {
     let mut plane = Plane::with(podless(8));
     let gone = plane.calls(0, Class::Sync, 1);
     plane.leave(0, gone[0]);

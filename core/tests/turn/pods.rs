@@ -12,7 +12,7 @@ use nanofaas_core::time::Nanos;
 use crate::plane::{LANE, MS, Plane, SECOND, pod_of, warm};
 
 #[test]
-fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
+fn a_cold_burst_starts_exactly_what_it_needs() {
     let pods = PodPlan {
         min: 0,
         max: 4,
@@ -44,7 +44,7 @@ fn a_cold_burst_starts_exactly_what_it_needs_and_waits_for_it() {
 }
 
 #[test]
-fn the_floor_is_started_without_a_call_and_follows_an_edit() {
+fn the_floor_needs_no_call_and_follows_edits() {
     let mut plane = Plane::with(warm(5, 2));
     let first = plane.started();
     assert_eq!(first.len(), 2);
@@ -65,7 +65,7 @@ fn the_floor_is_started_without_a_call_and_follows_an_edit() {
 }
 
 #[test]
-fn idle_pods_go_the_latest_first_down_to_the_floor() {
+fn idle_pods_go_latest_first_to_the_floor() {
     let mut plane = Plane::with(warm(3, 1));
     let mut pods = plane.started();
     plane.calls(0, Class::Sync, 3);
@@ -108,7 +108,7 @@ fn a_function_scales_to_zero_and_back() {
 }
 
 #[test]
-fn a_pod_that_comes_up_for_nobody_goes_again() {
+fn a_pod_that_no_call_needs_goes_again() {
     let mut plane = Plane::with(warm(2, 0));
     let call = plane.call(0, Class::Sync);
     let pods = plane.starts();
@@ -119,7 +119,7 @@ fn a_pod_that_comes_up_for_nobody_goes_again() {
 }
 
 #[test]
-fn a_crash_loop_backs_off_and_ends_the_wait() {
+fn a_crash_loop_backs_off_and_ends_waits() {
     let mut plane = Plane::with(warm(3, 0));
     plane.call(0, Class::Sync);
     let mut backoff = START_BACKOFF;
@@ -158,7 +158,7 @@ fn a_crash_loop_backs_off_and_ends_the_wait() {
 }
 
 #[test]
-fn a_burst_of_starts_that_fail_together_is_one_failure() {
+fn starts_failing_together_count_as_one_failure() {
     let mut plane = Plane::with(warm(8, 0));
     plane.calls(0, Class::Sync, 8);
     let pods = plane.starts();
@@ -179,7 +179,7 @@ fn a_burst_of_starts_that_fail_together_is_one_failure() {
 }
 
 #[test]
-fn starts_back_off_to_a_minute_and_no_longer() {
+fn start_back_off_ends_at_a_minute() {
     let mut plane = Plane::with(warm(1, 1));
     for _ in 0..40 {
         let pods = plane.starts();
@@ -190,7 +190,7 @@ fn starts_back_off_to_a_minute_and_no_longer() {
 }
 
 #[test]
-fn what_will_not_mend_ends_the_wait_at_the_first_failure() {
+fn a_permanent_failure_ends_the_wait_at_once() {
     let mut plane = Plane::with(warm(3, 0));
     plane.call(0, Class::Sync);
     let pods = plane.starts();
@@ -206,7 +206,7 @@ fn what_will_not_mend_ends_the_wait_at_the_first_failure() {
 }
 
 #[test]
-fn pods_that_die_young_are_a_crash_loop_too() {
+fn pods_dying_young_are_a_crash_loop_too() {
     let mut plane = Plane::with(warm(1, 0));
     plane.call(0, Class::Sync);
     for died in 1..=CRASH_LOOP_STARTS {
@@ -229,7 +229,7 @@ fn pods_that_die_young_are_a_crash_loop_too() {
 }
 
 #[test]
-fn a_lost_pod_is_probed_and_comes_back_or_is_replaced() {
+fn a_lost_pod_is_probed_then_replaced() {
     let mut plane = Plane::with(warm(2, 1));
     let pods = plane.started();
     plane.call(0, Class::Sync);
@@ -257,7 +257,7 @@ fn a_lost_pod_is_probed_and_comes_back_or_is_replaced() {
 }
 
 #[test]
-fn a_retry_avoids_the_pod_it_failed_in_where_there_is_another() {
+fn a_retry_avoids_the_pod_that_failed() {
     let mut plane = Plane::with(warm(2, 2));
     let pods = plane.started();
     let mut again = plane.ticket(0, Class::Sync);
@@ -275,7 +275,7 @@ fn a_retry_avoids_the_pod_it_failed_in_where_there_is_another() {
 }
 
 #[test]
-fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
+fn an_adopted_pod_serves_a_foreign_one_not() {
     let mut plane = Plane::with(warm(2, 0));
     let adopt = |lane| Event::Adopt {
         lane,
@@ -328,7 +328,7 @@ fn an_adopted_pod_serves_and_a_foreign_one_is_refused() {
 }
 
 #[test]
-fn an_adopted_pod_takes_the_place_of_one_that_was_only_ordered() {
+fn an_adopted_pod_replaces_an_ordered_one() {
     let mut plane = Plane::with(warm(2, 2));
     let ordered = plane.starts();
     assert_eq!(ordered.len(), 2);
@@ -385,7 +385,7 @@ fn gauges_follow_the_pods() {
 }
 
 #[test]
-fn what_holds_a_start_up_is_known_until_the_pod_is_up_or_gone() {
+fn a_hold_up_is_known_until_start_ends() {
     let mut plane = Plane::with(warm(2, 0));
     let _call = plane.call(0, Class::Sync);
     let pods = plane.starts();

@@ -43,7 +43,7 @@ fn obey(plane: &mut Plane, mut serving: Vec<PodId>, look: impl Fn(usize)) -> Vec
 }
 
 #[test]
-fn a_new_spec_replaces_pods_one_by_one_the_new_one_first() {
+fn new_pods_replace_old_ones_one_by_one() {
     let mut plane = Plane::with(warm(3, 3));
     let old = plane.started();
     change(&mut plane, warm(3, 3), true);
@@ -70,7 +70,7 @@ fn an_edit_of_numbers_touches_no_pod() {
 }
 
 #[test]
-fn an_old_pod_ends_its_calls_and_gets_no_more() {
+fn an_old_pod_only_ends_its_calls() {
     let mut plane = Plane::with(warm(1, 1));
     let old = plane.started();
     plane.call(0, Class::Sync);
@@ -91,7 +91,7 @@ fn an_old_pod_ends_its_calls_and_gets_no_more() {
 }
 
 #[test]
-fn old_pods_serve_on_while_no_new_one_starts() {
+fn old_pods_serve_while_no_new_one_starts() {
     let mut plane = Plane::with(warm(2, 2));
     let old = plane.started();
     change(&mut plane, warm(2, 2), true);
@@ -109,7 +109,7 @@ fn old_pods_serve_on_while_no_new_one_starts() {
 }
 
 #[test]
-fn more_old_pods_than_needed_wait_for_the_first_new_one_too() {
+fn surplus_old_pods_await_the_first_new_one() {
     let mut plane = Plane::with(warm(3, 1));
     plane.started();
     plane.calls(0, Class::Sync, 3);
@@ -142,7 +142,7 @@ fn old_pods_that_nobody_needs_go_at_once() {
 }
 
 #[test]
-fn a_pod_of_the_old_spec_that_was_adopted_waits_for_its_successor() {
+fn an_adopted_old_pod_waits_for_its_successor() {
     let mut plane = Plane::with(warm(3, 0));
     let adopted: Vec<_> = (0..3)
         .map(|token| {
@@ -172,7 +172,7 @@ fn a_pod_of_the_old_spec_that_was_adopted_waits_for_its_successor() {
 }
 
 #[test]
-fn a_lowered_ceiling_drains_what_it_leaves_no_room_for() {
+fn a_lowered_ceiling_drains_surplus_pods() {
     let mut plane = Plane::with(warm(4, 4));
     plane.started();
     plane.call(0, Class::Sync);
@@ -227,7 +227,7 @@ fn another_mode_drains_every_pod_and_needs_none() {
 
 /// Io threads hear of a registration before the scheduler does, of two in a row as well.
 #[test]
-fn a_call_that_is_ahead_of_two_registrations_waits_for_its_own() {
+fn a_call_two_registrations_ahead_waits() {
     let mut plane = Plane::with(podless(1));
     let stats = plane.stats(0);
     plane.call(0, Class::Sync);

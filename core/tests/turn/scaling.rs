@@ -18,7 +18,7 @@ fn measured(service: Nanos, start: Nanos) -> Plane {
 }
 
 #[test]
-fn a_burst_that_is_over_before_a_pod_is_up_starts_none() {
+fn a_burst_that_ends_early_starts_no_pod() {
     let mut plane = measured(MS, 60 * MS);
     plane.calls(0, Class::Sync, 10);
     for _ in 0..10 {
@@ -32,7 +32,7 @@ fn a_burst_that_is_over_before_a_pod_is_up_starts_none() {
 }
 
 #[test]
-fn of_what_waits_only_that_counts_which_would_wait_longer_than_a_start() {
+fn only_waits_longer_than_a_start_count() {
     let mut plane = measured(10 * MS, 50 * MS);
     // One runs; five of those that wait are begun by the time a pod is up.
     plane.call(0, Class::Sync);
@@ -44,7 +44,7 @@ fn of_what_waits_only_that_counts_which_would_wait_longer_than_a_start() {
 }
 
 #[test]
-fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
+fn a_wait_as_long_as_a_start_orders() {
     let mut plane = measured(MS, 50 * MS);
     // Ten times as long as calls took until now.
     plane.calls(0, Class::Sync, 2);
@@ -57,7 +57,7 @@ fn what_waits_for_as_long_as_a_start_takes_gets_its_pod() {
 }
 
 #[test]
-fn without_a_pod_or_a_measure_each_call_gets_its_own() {
+fn without_pod_or_measure_each_call_orders_one() {
     let mut plane = Plane::with(warm(10, 0));
     plane.stats(0).service_time.set(Some(MS));
     plane.stats(0).start_time.set(Some(SECOND));
@@ -71,7 +71,7 @@ fn without_a_pod_or_a_measure_each_call_gets_its_own() {
 }
 
 #[test]
-fn an_order_that_no_call_needs_any_more_is_taken_back() {
+fn an_unneeded_order_is_taken_back() {
     let mut plane = measured(100 * MS, 50 * MS);
     plane.calls(0, Class::Sync, 5);
     let starts = plane.starts();
@@ -94,7 +94,7 @@ fn an_order_that_no_call_needs_any_more_is_taken_back() {
 
 /// Four callers, each of whom calls again a moment after its answer, and one pod.
 #[test]
-fn callers_that_go_on_get_the_pods_that_they_need() {
+fn steady_callers_get_the_pods_they_need() {
     let mut plane = measured(20 * MS, 900 * MS);
     plane.calls(0, Class::Sync, 4);
     let mut running = plane.grants();
@@ -116,7 +116,7 @@ fn callers_that_go_on_get_the_pods_that_they_need() {
 }
 
 #[test]
-fn the_first_pod_comes_up_though_its_callers_are_gone() {
+fn the_first_pod_starts_though_callers_left() {
     let mut plane = Plane::with(warm(10, 0));
     let calls = plane.calls(0, Class::Sync, 3);
     assert_eq!(plane.starts().len(), 3);
@@ -128,7 +128,7 @@ fn the_first_pod_comes_up_though_its_callers_are_gone() {
 }
 
 #[test]
-fn calls_go_to_the_fewest_pods_that_hold_them_and_a_spare_one() {
+fn calls_fill_the_fewest_pods_and_a_spare() {
     let pods = PodPlan {
         min: 4,
         max: 4,

@@ -49,7 +49,7 @@ fn finds_everything_that_the_platform_knows() {
 }
 
 #[test]
-fn waits_for_the_end_of_the_head_and_searches_nothing_twice() {
+fn the_heads_end_is_searched_for_once() {
     let text = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut scan = HeadScan::default();
     for end in 0..text.len() {
@@ -91,7 +91,7 @@ fn names_the_methods() {
 }
 
 #[test]
-fn takes_the_forms_of_target_that_name_one_thing() {
+fn targets_may_have_any_unambiguous_form() {
     let of = |line: &str| {
         let text = format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n");
         let head = parse(text.as_bytes())?.expect("a whole head");
@@ -232,7 +232,7 @@ fn holds_every_limit_on_both_sides() {
 }
 
 #[test]
-fn frames_the_body_in_one_way_or_not_at_all() {
+fn a_body_has_one_framing_or_none() {
     let framing = |lines: &str| with(lines).map(|head| head.framing);
     assert_eq!(framing(""), Ok(Framing::None));
     assert_eq!(framing("Content-Length: 0\r\n"), Ok(Framing::Length(0)));

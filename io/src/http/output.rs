@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_goes_out_as_it_is_or_not_at_all() {
+    fn encoded_output_goes_out_unchanged_or_never() {
         for (content_type, is_shown) in [
             (Some("text/html"), true),
             (Some("application/octet-stream"), true),

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_and_a_wrong_method_names_the_right_ones() {
+    fn other_paths_fail_and_methods_are_named() {
         for path in [
             "/",
             "/v1",

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_the_store_dropped_is_told_from_a_whole_one() {
+    fn a_dropped_output_differs_from_a_whole_one() {
         let shown = shown(&vec![b'1'; 3 * PIECE], Rendering::AsIs);
         let (len, mut out) = (shown.len(), Vec::new());
         let kept = shown.output.clone();

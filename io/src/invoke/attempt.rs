@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_lost_may_have_run_out_of_memory() {
+    fn only_a_lost_attempt_can_be_oom() {
         let kind = |failure, oom| AttemptError::ended(failure, oom).kind();
         let lost = || Failure::PodLost("gone".into());
         for oom in [false, true] {

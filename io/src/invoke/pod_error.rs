@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_of_the_platform_mean_the_same_from_a_pod() {
+    fn platform_codes_keep_their_meaning_from_a_pod() {
         let read = |body: &str| read(body.as_bytes(), String::new);
         let lost = read(r#"{"code":"POD_LOST","message":"exited with status 3"}"#);
         assert_eq!(lost, Failure::PodLost("exited with status 3".into()));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_the_calls_where_its_time_is_over() {
+    fn a_timeout_is_the_calls_after_its_deadline() {
         let ms = Nanos::from_ms;
         let said = || {
             read(
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_and_deep_json_do_no_harm() {
+    fn binary_and_deep_json_bodies_do_no_harm() {
         let text = |body: &[u8]| read(body, String::new).message().to_string();
         assert_eq!(text(b"\xff\x00a"), "\u{fffd}\0a");
         assert_eq!(text(b"\"\\ud800\""), "\"\\ud800\"");

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_under_a_type_of_its_own_is_told_from_a_result() {
+    fn a_typed_output_is_told_from_a_result() {
         let result = r#"{"success":true,"output":{"a":1}}"#;
         let unlabelled = output(read("application/json; charset=utf-8", None, result));
         assert_eq!(
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_was_lost_may_be_tried_again_and_one_without_memory_not() {
+    fn a_lost_worker_is_retried_unless_oom() {
         let kind = |error: &str| {
             let body = format!("{{\"success\":false,\"error\":{error}}}");
             let answer = read("application/json", None, &body).expect("a result");

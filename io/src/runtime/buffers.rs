@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_can_be_given_back() {
+    fn kept_buffers_are_bounded_and_can_be_freed() {
         let buffers = Buffers::default();
         for room in [SMALL, 4096, 16 * 1024, 32 * 1024, LARGE, 1 << 20] {
             let many: Vec<_> = (0..1000).map(|_| buffers.take(room)).collect();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn little_in_a_large_buffer_moves_to_a_small_one() {
+    fn small_content_moves_to_a_small_buffer() {
         let buffers = Buffers::default();
         let mut large = buffers.take(LARGE);
         large.extend_from_slice(b"little");

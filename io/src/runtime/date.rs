@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_holds_to_the_end_of_its_second() {
+    fn a_line_holds_until_its_second_ends() {
         let dates = Dates::default();
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
         let at_ms = |ms| Uptime::ZERO + Nanos::from_ms(ms);

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stops_is_judged_by_the_window_in_which_that_was() {
+    fn a_stop_is_judged_by_its_own_window() {
         let mut pace = TransferPace::begin(Uptime::ZERO, 0);
         assert!(pace.judge(pace.due(), 100 << 20));
         assert!(!pace.judge(pace.due(), 100 << 20));

@@ -44,7 +44,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     #[test]
-    fn a_place_is_used_again_and_its_guest_is_gone() {
+    fn a_reused_place_keeps_nothing_of_its_guest() {
         let guest = std::rc::Rc::new(());
         let make = |pool: &RequestPool<_>| {
             let guest = guest.clone();

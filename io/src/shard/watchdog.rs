@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_computes_and_does_not_beat_is_told_from_one_that_sleeps() {
+    fn a_computing_thread_differs_from_a_sleeping_one() {
         let mut seen = LastSeen::default();
         let mut is_futile = |beat_at, cpu_time| {
             seen.update(Uptime::from_ns(beat_at), cpu_time);

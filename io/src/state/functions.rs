@@ -125,7 +125,7 @@ mod tests {
     use nanofaas_core::spec::{Defaults, Platform};
 
     #[test]
-    fn the_host_is_the_endpoints_or_the_functions_name() {
+    fn the_host_is_the_endpoints_or_the_name() {
         for (url, expected) in [
             (Some("http://Example.com/a"), "Example.com"),
             (Some("http://example.com:80/"), "example.com"),

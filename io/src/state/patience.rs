@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_long_again_once_a_late_client_took_something() {
+    fn patience_returns_once_a_late_client_reads() {
         let patience = Patience::default();
         (0..10).for_each(|_| patience.ended());
         patience.took_after(SHORT);

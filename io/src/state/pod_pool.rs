@@ -237,7 +237,7 @@ mod tests {
     use std::task::Waker;
 
     #[test]
-    fn a_connection_is_given_up_a_second_before_its_pod_does() {
+    fn connections_are_dropped_before_the_pod_drops_them() {
         for (keep_alive_s, patience_s) in [
             (None, 30),
             (Some(0), 0),

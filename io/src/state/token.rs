@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_good_for_one_attempt_of_one_execution() {
+    fn a_token_is_good_for_one_attempt() {
         let tokens = Tokens::new();
         let id = ExecutionId::new(5, ShardId::new(0), 0);
         let token = tokens.issue(id, 2);

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why_and_has_a_name() {
+    fn an_unreadable_object_has_a_reason_and_name() {
         let odd = json!({"metadata": {"name": "p", "resourceVersion": "7", "labels": {"a": "b"}},
             "status": {"phase": 3}});
         let found = lenient(&odd);

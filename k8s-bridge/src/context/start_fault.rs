@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_being_made_has_no_fault() {
+    fn a_pod_being_created_has_no_fault() {
         for reason in ["ContainerCreating", "PodInitializing", "", "waiting"] {
             assert_eq!(StartFault::of_pod(reason), None, "{reason}");
         }

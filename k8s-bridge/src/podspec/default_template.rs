@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_followed_and_a_bad_text_changes_nothing() {
+    fn a_file_is_followed_unless_it_is_bad() {
         let folder = std::env::temp_dir().join(format!("default-template-{}", std::process::id()));
         let file = folder.join("podTemplate.yaml");
         let mut last = LastRead::default();

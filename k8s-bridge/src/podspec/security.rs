@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_for_lack_of_rights_says_what_to_do() {
+    fn a_failure_without_rights_names_the_remedy() {
         let of =
             |word: &str| function(json!({"name": "f", "image": "i", "podSecurity": word})).spec;
         let (restricted, baseline) = (of("restricted"), of("baseline"));

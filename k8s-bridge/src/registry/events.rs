@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_again_is_counted_and_what_does_not_fit_is_dropped() {
+    fn repeats_are_counted_and_overflow_is_dropped() {
         let events = Events::default();
         for _ in 0..5 {
             note(&events, "a");

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_draft_comes_back_from_its_object_without_nulls() {
+    fn a_draft_returns_from_its_object_without_nulls() {
         let draft: FunctionDraft = serde_json::from_value(json!({
             "name": "echo", "image": "i", "timeoutMs": null, "env": {"A": "b"},
             "scalingConfig": {"minReplicas": 2, "maxReplicas": null},

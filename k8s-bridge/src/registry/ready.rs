@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_function_is_ready_with_a_pod_of_the_present_spec() {
+    fn warm_is_ready_with_a_current_pod() {
         let (known, function) = (accepted(), warm(1, &json!({})));
         let none = ReplicaCounts::default();
         assert_eq!(of(&known, &function, &none), (false, "Starting"));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_start_counts_until_one_works_or_the_pod_would_be_another() {
+    fn a_failed_start_counts_until_another_outcome() {
         for min in [0, 1] {
             let mut known = accepted();
             let function = warm(min, &json!({}));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_process_saw_fail_counts_for_the_same_generation() {
+    fn an_earlier_process_failure_counts_for_its_generation() {
         let function = warm(0, &json!({}));
         let none = ReplicaCounts::default();
         for (generation, reason, expected) in [
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_without_pods_of_their_own_are_ready_as_they_are() {
+    fn modes_without_pods_are_always_ready() {
         let none = ReplicaCounts::default();
         let job = function(json!({"name": "f", "image": "i:1"}));
         let mut known = accepted();
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_is_wanted_also_while_no_pod_is_there() {
+    fn the_floor_is_wanted_without_any_pod() {
         assert_eq!(ReplicaCounts::of(&[], Some(&warm(2, &json!({})))).wanted, 2);
         let job = function(json!({"name": "f", "image": "i:1"}));
         assert_eq!(ReplicaCounts::of(&[], Some(&job)), ReplicaCounts::default());

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_keeps_its_time_while_its_status_stays() {
+    fn a_condition_keeps_its_time_with_its_status() {
         let first = long_ago(of(&known(SpecVerdict::Accepted, None), PODS_READY, 1));
         let again = known(SpecVerdict::Accepted, Some(first.clone()));
         assert_eq!(of(&again, PODS_READY, 1), first);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_spec_is_never_the_one_that_is_ready() {
+    fn a_rejected_spec_is_never_ready() {
         let mut known = known(SpecVerdict::Rejected("image: is required".into()), None);
         known.accepted = Some(2);
         let status = of(&known, PODS_READY, 1);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_condition_is_urgent_and_numbers_are_not() {
+    fn a_changed_condition_is_urgent_and_numbers_not() {
         let accepted = known(SpecVerdict::Accepted, None);
         let one = of(&accepted, PODS_READY, 1);
         let urgent = |reason, pods| is_urgent(&one, &of(&accepted, reason, pods));
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_urgent_writes_go_at_once_and_one_of_all_others() {
+    fn urgent_writes_go_at_once_within_a_budget() {
         let mut pace = WritePace::default();
         assert!(pace.may_write(false) && !pace.keep_recent());
         pace.writes.push(Instant::now());

@@ -46,7 +46,7 @@ fn adopted(fixture: &ClusterFixture) -> usize {
 }
 
 #[test]
-fn running_pods_are_adopted_and_none_is_touched_or_made() {
+fn running_pods_are_adopted_untouched() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 3).await;
         assert_eq!(pods.len(), 3);
@@ -72,7 +72,7 @@ fn running_pods_are_adopted_and_none_is_touched_or_made() {
 }
 
 #[test]
-fn pods_of_another_shape_are_adopted_as_stale_and_those_of_the_same_are_not() {
+fn only_pods_of_another_shape_are_stale() {
     scenario(|server| async move {
         pods_of_before(&server, "f", 1).await;
         server.edit("functions", "f", |function| {
@@ -91,7 +91,7 @@ fn pods_of_another_shape_are_adopted_as_stale_and_those_of_the_same_are_not() {
 }
 
 #[test]
-fn a_stale_pod_is_replaced_and_the_new_one_comes_first() {
+fn a_stale_pod_is_replaced_new_one_first() {
     scenario(|server| async move {
         let old = pods_of_before(&server, "f", 1).await.remove(0);
         server.edit("functions", "f", |function| {
@@ -116,7 +116,7 @@ fn a_stale_pod_is_replaced_and_the_new_one_comes_first() {
 }
 
 #[test]
-fn pods_of_functions_that_are_no_more_are_deleted() {
+fn pods_of_removed_functions_are_deleted() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
         server.remove("functions", "f");
@@ -132,7 +132,7 @@ fn pods_of_functions_that_are_no_more_are_deleted() {
 }
 
 #[test]
-fn a_pod_of_a_function_that_is_not_warm_any_more_is_deleted() {
+fn pods_of_functions_no_longer_warm_are_deleted() {
     scenario(|server| async move {
         pods_of_before(&server, "f", 1).await;
         server.edit("functions", "f", |function| {
@@ -144,7 +144,7 @@ fn a_pod_of_a_function_that_is_not_warm_any_more_is_deleted() {
 }
 
 #[test]
-fn an_ended_pod_of_before_is_deleted_and_a_leaving_one_left_alone() {
+fn ended_pods_are_deleted_and_leaving_ones_left() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
         server.end(&pods[0], 1, "Error", "");
@@ -167,7 +167,7 @@ fn an_ended_pod_of_before_is_deleted_and_a_leaving_one_left_alone() {
 }
 
 #[test]
-fn an_adopted_pod_that_does_not_answer_is_replaced_and_the_plane_begins_all_the_same() {
+fn an_unanswering_pod_is_replaced() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
         server.set_well(&pods[0], false);
@@ -188,7 +188,7 @@ fn an_adopted_pod_that_does_not_answer_is_replaced_and_the_plane_begins_all_the_
 }
 
 #[test]
-fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
+fn a_busy_pod_is_left_alone_and_returns() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
@@ -210,7 +210,7 @@ fn an_adopted_pod_that_is_busy_is_left_alone_and_comes_back() {
 }
 
 #[test]
-fn a_busy_pod_that_answers_while_the_server_does_not_is_kept() {
+fn a_busy_answering_pod_survives_an_api_outage() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
@@ -234,7 +234,7 @@ fn a_busy_pod_that_answers_while_the_server_does_not_is_kept() {
 }
 
 #[test]
-fn an_adopted_pod_that_never_answers_is_deleted_when_no_call_can_run_in_it() {
+fn a_silent_pod_is_deleted_after_its_calls() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.set_busy(&pods[0], true);
@@ -263,7 +263,7 @@ fn an_adopted_pod_that_never_answers_is_deleted_when_no_call_can_run_in_it() {
 }
 
 #[test]
-fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
+fn an_unschedulable_old_pod_delays_no_start() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 1).await;
         server.edit("functions", "f", |function| {
@@ -284,7 +284,7 @@ fn a_pod_of_before_that_finds_no_node_does_not_keep_the_plane_from_beginning() {
 }
 
 #[test]
-fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
+fn an_adopted_pod_keeps_its_place() {
     scenario(|server| async move {
         let name = pods_of_before(&server, "f", 1).await.remove(0);
         let fixture = ClusterFixture::acting(&server).await;
@@ -299,7 +299,7 @@ fn an_adopted_pod_is_up_at_its_place_and_stopped_there() {
 }
 
 #[test]
-fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
+fn a_rejected_edit_keeps_the_accepted_spec_afterwards() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 2).await;
         let mut first = ClusterFixture::scheduled(&server);
@@ -340,7 +340,7 @@ fn a_rejected_edit_leaves_the_accepted_spec_in_force_for_the_next_plane_too() {
 }
 
 #[test]
-fn a_ceiling_that_was_lowered_without_a_plane_is_kept_to() {
+fn a_ceiling_lowered_in_between_is_kept_to() {
     scenario(|server| async move {
         let pods = pods_of_before(&server, "f", 4).await;
         assert_eq!(pods.len(), 4);

@@ -12,7 +12,7 @@ use crate::attempt;
 use crate::fixture::{ClusterFixture, object, pass, scenario, until, warm};
 
 #[test]
-fn running_pods_keep_their_places_and_are_not_touched() {
+fn running_pods_keep_their_places_untouched() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -38,7 +38,7 @@ fn running_pods_keep_their_places_and_are_not_touched() {
 }
 
 #[test]
-fn a_pod_that_starts_goes_on_and_is_up_once() {
+fn a_starting_pod_comes_up_once() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -57,7 +57,7 @@ fn a_pod_that_starts_goes_on_and_is_up_once() {
 }
 
 #[test]
-fn a_pod_whose_creation_is_on_its_way_is_created_once() {
+fn a_pod_in_creation_is_created_once() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -102,7 +102,7 @@ fn a_pod_that_ended_meanwhile_is_down() {
 }
 
 #[test]
-fn orders_that_came_between_two_bridges_are_carried_out() {
+fn orders_between_two_bridges_are_carried_out() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -128,7 +128,7 @@ fn orders_that_came_between_two_bridges_are_carried_out() {
 }
 
 #[test]
-fn a_start_that_was_put_off_is_not_forgotten() {
+fn a_postponed_start_is_not_forgotten() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -234,7 +234,7 @@ fn a_scheduler_of_its_own_sees_no_difference() {
 }
 
 #[test]
-fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
+fn a_bridge_that_keeps_failing_leaves_no_orphan() {
     scenario(|server| async move {
         let mut spec = warm("f");
         spec["scalingConfig"]["minReplicas"] = json!(3);
@@ -259,7 +259,7 @@ fn a_bridge_that_falls_again_and_again_leaves_no_stray() {
 }
 
 #[test]
-fn a_pod_that_was_being_asked_is_asked_again() {
+fn a_probe_begins_again() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;

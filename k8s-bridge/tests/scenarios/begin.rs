@@ -33,7 +33,7 @@ fn pods_are_listed_and_watched_before_functions_are() {
 }
 
 #[test]
-fn jobs_of_other_instances_are_deleted_with_their_pods() {
+fn jobs_of_other_instances_go_with_their_pods() {
     scenario(|server| async move {
         let labels = json!({"app": "nanofaas", "nanofaas.io/kind": "job",
             "nanofaas.io/job": "fn-f-1", "nanofaas.io/instance": "before"});
@@ -62,7 +62,7 @@ fn jobs_of_other_instances_are_deleted_with_their_pods() {
 }
 
 #[test]
-fn a_job_of_an_earlier_process_that_comes_to_light_late_is_deleted() {
+fn a_late_found_old_job_is_deleted() {
     scenario(|server| async move {
         let fixture = ClusterFixture::acting(&server).await;
         pass(5.0).await;
@@ -86,7 +86,7 @@ fn a_job_of_an_earlier_process_that_comes_to_light_late_is_deleted() {
 }
 
 #[test]
-fn a_cluster_that_does_not_know_functions_yet_is_waited_for() {
+fn a_cluster_without_the_crd_is_waited_for() {
     scenario(|server| async move {
         for code in [404, 403] {
             server.script(of("list", "functions"), usize::MAX, answer(code));
@@ -118,7 +118,7 @@ fn a_list_of_many_pages_is_read_whole() {
 }
 
 #[test]
-fn functions_of_files_are_written_where_the_cluster_has_none_of_the_name() {
+fn file_functions_are_written_where_missing() {
     scenario(|server| async move {
         server.create("functions", object(warm("there")));
         let mut fixture = ClusterFixture::new(&server);
@@ -133,7 +133,7 @@ fn functions_of_files_are_written_where_the_cluster_has_none_of_the_name() {
 }
 
 #[test]
-fn nothing_is_changed_before_the_plane_knows_what_there_is() {
+fn nothing_changes_before_the_cluster_is_known() {
     scenario(|server| async move {
         server.script(of("list", "functions"), 5, answer(500));
         let mut fixture = ClusterFixture::new(&server);
@@ -192,7 +192,7 @@ fn nothing_is_owned_from_another_namespace() {
 }
 
 #[test]
-fn hundreds_of_functions_are_all_taken_over_and_their_status_written() {
+fn hundreds_of_functions_are_taken_with_their_status() {
     scenario(|server| async move {
         for number in 0..600 {
             server.create("functions", object(warm(&format!("f{number}"))));

@@ -15,7 +15,7 @@ async fn no_pod(server: &FakeApiServer) {
 }
 
 #[test]
-fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
+fn a_deleted_pod_gets_no_call_and_goes() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -31,7 +31,7 @@ fn a_pod_that_somebody_deletes_gets_no_new_call_and_goes() {
 }
 
 #[test]
-fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
+fn a_stopped_pod_is_down_once_deleted() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -57,7 +57,7 @@ fn a_stopped_pod_is_deleted_by_name_and_down_when_it_is_gone() {
 }
 
 #[test]
-fn a_pod_may_be_stopped_while_it_is_created() {
+fn a_pod_may_be_stopped_during_creation() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -73,7 +73,7 @@ fn a_pod_may_be_stopped_while_it_is_created() {
 }
 
 #[test]
-fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
+fn ends_reach_io_threads_first_with_cluster_words() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -100,7 +100,7 @@ fn ends_are_told_to_io_threads_first_and_in_the_clusters_words() {
 }
 
 #[test]
-fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
+fn an_unordered_pod_is_deleted_a_foreign_not() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -124,7 +124,7 @@ fn a_pod_that_nobody_ordered_is_deleted_and_a_strangers_is_not() {
 }
 
 #[test]
-fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
+fn a_well_pod_returns_a_sick_one_goes() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -150,7 +150,7 @@ fn a_well_pod_is_up_again_and_a_sick_one_goes_after_five_seconds() {
 }
 
 #[test]
-fn a_pod_is_stopped_when_the_server_is_back() {
+fn a_pod_is_stopped_once_the_server_returns() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -166,7 +166,7 @@ fn a_pod_is_stopped_when_the_server_is_back() {
 }
 
 #[test]
-fn a_pod_that_does_not_go_is_given_up_after_its_grace() {
+fn a_pod_that_stays_is_dropped_after_grace() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;

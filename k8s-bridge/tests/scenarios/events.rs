@@ -28,7 +28,7 @@ async fn event(server: &FakeApiServer, function: &str, reason: &str) -> Value {
 }
 
 #[test]
-fn what_happens_to_a_function_is_told_on_its_object() {
+fn a_functions_events_are_on_its_object() {
     scenario(|server| async move {
         server.create("functions", object(wanting("f", 1)));
         let mut fixture = ClusterFixture::scheduled(&server);
@@ -130,7 +130,7 @@ fn a_crash_loop_is_one_event_that_counts() {
 }
 
 #[test]
-fn a_server_that_takes_no_events_delays_nothing_else() {
+fn refused_events_delay_nothing_else() {
     scenario(|server| async move {
         server.script(of("create", "events"), usize::MAX, Fault::Hang);
         let mut fixture = ClusterFixture::acting(&server).await;

@@ -36,7 +36,7 @@ fn what_others_write_is_followed() {
 }
 
 #[test]
-fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
+fn an_invalid_edit_keeps_the_last_accepted_spec() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -78,7 +78,7 @@ fn an_invalid_edit_leaves_the_last_accepted_spec_and_the_status_says_why() {
 }
 
 #[test]
-fn an_older_event_after_a_newer_write_is_ignored() {
+fn an_older_event_is_ignored_after_a_write() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -96,7 +96,7 @@ fn an_older_event_after_a_newer_write_is_ignored() {
 }
 
 #[test]
-fn an_edit_by_others_while_the_api_writes_is_heard_afterwards() {
+fn an_edit_during_a_write_is_applied_afterwards() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -114,7 +114,7 @@ fn an_edit_by_others_while_the_api_writes_is_heard_afterwards() {
 }
 
 #[test]
-fn a_late_event_does_not_bring_a_deleted_function_back() {
+fn a_late_event_revives_no_deleted_function() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -130,7 +130,7 @@ fn a_late_event_does_not_bring_a_deleted_function_back() {
 }
 
 #[test]
-fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
+fn a_remade_function_outlives_the_old_deletion() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -147,7 +147,7 @@ fn a_function_made_again_at_once_outlives_the_news_of_its_deletion() {
 }
 
 #[test]
-fn a_function_that_others_deleted_and_made_again_is_the_new_one() {
+fn a_function_others_remade_is_the_new_one() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -182,7 +182,7 @@ fn a_list_that_misses_a_function_removes_it() {
 }
 
 #[test]
-fn a_function_that_is_made_during_a_list_survives_it() {
+fn a_function_made_during_a_list_survives() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -220,7 +220,7 @@ fn a_function_that_is_made_during_a_list_survives_it() {
 }
 
 #[test]
-fn an_edit_by_others_is_not_lost_to_a_scaling_that_comes_right_after_it() {
+fn an_edit_survives_a_scaling_right_after_it() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::fixture::{ClusterFixture, pass, scenario, warm};
 
 #[test]
-fn a_pod_is_asked_at_the_path_that_its_function_names() {
+fn a_pod_is_asked_at_its_functions_path() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");
@@ -30,7 +30,7 @@ fn a_pod_is_asked_at_the_path_that_its_function_names() {
 }
 
 #[test]
-fn a_server_without_a_health_path_is_ready_until_it_has_shown_one() {
+fn a_404_is_ready_without_a_health_path() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         for status in [404, 405] {
@@ -51,7 +51,7 @@ fn a_server_without_a_health_path_is_ready_until_it_has_shown_one() {
 }
 
 #[test]
-fn every_other_status_is_not_ready_and_is_named_where_the_start_fails() {
+fn other_statuses_are_named_when_the_start_fails() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;

@@ -31,7 +31,7 @@ async fn only_pod(server: &FakeApiServer) -> String {
 }
 
 #[test]
-fn a_job_is_made_as_the_contract_says_and_deleted_when_it_is_over() {
+fn a_job_follows_the_contract_and_is_deleted() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         start(&fixture, &function, call(1));
@@ -79,7 +79,7 @@ fn a_job_is_made_as_the_contract_says_and_deleted_when_it_is_over() {
 }
 
 #[test]
-fn a_job_whose_creation_was_not_answered_is_one_job() {
+fn an_unanswered_creation_makes_one_job() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
@@ -94,7 +94,7 @@ fn a_job_whose_creation_was_not_answered_is_one_job() {
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
+fn an_unpullable_image_ends_the_call_early() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server
@@ -111,7 +111,7 @@ fn an_image_that_cannot_be_pulled_ends_the_call_long_before_its_deadline() {
 }
 
 #[test]
-fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
+fn a_retried_pull_is_reported_and_ends_nothing() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         let refused = "dial tcp 10.0.0.1:443: connect: connection refused";
@@ -149,7 +149,7 @@ fn a_pull_that_is_tried_again_ends_no_call_and_is_told() {
 }
 
 #[test]
-fn a_pull_that_never_succeeds_ends_the_call_at_the_starts_deadline() {
+fn an_endless_pull_ends_at_the_start_deadline() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server
@@ -169,7 +169,7 @@ fn a_pull_that_never_succeeds_ends_the_call_at_the_starts_deadline() {
 }
 
 #[test]
-fn an_end_without_a_callback_is_told_in_the_clusters_words() {
+fn an_end_without_callback_has_cluster_words() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         for (index, exit, reason, words, is_oom) in [
@@ -207,7 +207,7 @@ fn an_end_without_a_callback_is_told_in_the_clusters_words() {
 }
 
 #[test]
-fn a_word_that_comes_a_little_after_the_exit_is_in_time() {
+fn a_late_callback_after_the_exit_counts() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         start(&fixture, &function, call(1));
@@ -222,7 +222,7 @@ fn a_word_that_comes_a_little_after_the_exit_is_in_time() {
 }
 
 #[test]
-fn an_answered_job_may_exit_before_it_is_deleted() {
+fn an_answered_job_may_exit_before_deletion() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         start(&fixture, &function, call(1));
@@ -271,7 +271,7 @@ fn a_cancelled_job_is_deleted_wherever_it_is() {
 }
 
 #[test]
-fn a_quota_that_refuses_the_pod_is_read_from_events() {
+fn a_quota_refusal_is_read_from_events() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server.kubelet().next(Fate::Refused(QUOTA));
@@ -303,7 +303,7 @@ fn a_quota_that_refuses_the_job_is_told() {
 }
 
 #[test]
-fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
+fn a_job_without_a_node_fails_in_time() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server
@@ -323,7 +323,7 @@ fn a_job_whose_pod_finds_no_node_ends_at_the_start_deadline() {
 }
 
 #[test]
-fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
+fn a_job_without_pods_is_polled_in_bounds() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server.delay_watches(Duration::from_secs(3600));
@@ -337,7 +337,7 @@ fn a_job_that_nobody_made_a_pod_for_is_asked_about_in_bounds() {
 }
 
 #[test]
-fn a_job_of_a_server_that_is_gone_fails_at_the_calls_deadline_and_is_not_left() {
+fn a_lost_servers_job_fails_and_is_deleted() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         server.script(of("create", "jobs"), 1, Fault::LoseAnswer);
@@ -352,7 +352,7 @@ fn a_job_of_a_server_that_is_gone_fails_at_the_calls_deadline_and_is_not_left() 
 }
 
 #[test]
-fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
+fn stopping_deletes_jobs_and_leaves_pods() {
     scenario(|server| async move {
         let (mut fixture, function) = with_function(&server).await;
         let warm = fixture.warm("w").await;
@@ -370,7 +370,7 @@ fn a_plane_that_stops_takes_its_jobs_along_and_leaves_its_pods() {
 }
 
 #[test]
-fn many_jobs_are_deleted_and_the_lease_is_given_back_in_the_time_that_a_stop_has() {
+fn stopping_many_jobs_returns_the_lease_in_time() {
     scenario(|server| async move {
         let (mut fixture, function) = with_function(&server).await;
         for index in 0..30 {
@@ -389,7 +389,7 @@ fn many_jobs_are_deleted_and_the_lease_is_given_back_in_the_time_that_a_stop_has
 }
 
 #[test]
-fn the_lease_is_given_back_though_a_job_cannot_be_deleted() {
+fn the_lease_is_returned_despite_an_undeletable_job() {
     scenario(|server| async move {
         let (mut fixture, function) = with_function(&server).await;
         start(&fixture, &function, call(1));
@@ -403,7 +403,7 @@ fn the_lease_is_given_back_though_a_job_cannot_be_deleted() {
 }
 
 #[test]
-fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
+fn fifty_jobs_are_each_reported_and_none_left() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         for index in 0..50 {
@@ -433,7 +433,7 @@ fn fifty_jobs_at_once_are_each_told_of_and_none_is_left() {
 }
 
 #[test]
-fn a_deletion_that_the_server_does_not_take_is_tried_until_it_does() {
+fn a_refused_deletion_is_retried_until_done() {
     scenario(|server| async move {
         let (fixture, function) = with_function(&server).await;
         start(&fixture, &function, call(1));

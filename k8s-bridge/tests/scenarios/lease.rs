@@ -27,7 +27,7 @@ fn holder(server: &FakeApiServer) -> String {
 }
 
 #[test]
-fn a_free_lease_is_taken_before_anything_else_is_done() {
+fn a_free_lease_is_taken_first() {
     scenario(|server| async move {
         let _bench = ClusterFixture::acting(&server).await;
         assert_eq!(holder(&server), "plane-uid");
@@ -39,7 +39,7 @@ fn a_free_lease_is_taken_before_anything_else_is_done() {
 }
 
 #[test]
-fn a_restarted_container_takes_its_lease_back_at_once() {
+fn a_restarted_container_retakes_its_lease_at_once() {
     scenario(|server| async move {
         held_by(&server, "plane-uid");
         let began = tokio::time::Instant::now();
@@ -53,7 +53,7 @@ fn a_restarted_container_takes_its_lease_back_at_once() {
 }
 
 #[test]
-fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
+fn anothers_lease_is_waited_for_until_stale() {
     scenario(|server| async move {
         held_by(&server, "other");
         let mut fixture = ClusterFixture::new(&server);
@@ -74,7 +74,7 @@ fn anothers_lease_is_waited_for_until_it_was_stale_for_its_duration() {
 }
 
 #[test]
-fn a_lease_that_was_given_back_is_taken_at_once() {
+fn a_returned_lease_is_taken_at_once() {
     scenario(|server| async move {
         let mut first = ClusterFixture::new(&server);
         first.ready().await;
@@ -92,7 +92,7 @@ fn a_lease_that_was_given_back_is_taken_at_once() {
 }
 
 #[test]
-fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() {
+fn without_its_lease_it_changes_nothing() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -123,7 +123,7 @@ fn a_plane_without_its_lease_changes_nothing_and_goes_on_when_it_has_it_again() 
 }
 
 #[test]
-fn a_lease_that_cannot_be_read_is_asked_for_in_bounds() {
+fn an_unreadable_lease_is_polled_in_bounds() {
     scenario(|server| async move {
         server.script(any(), usize::MAX, answer(500));
         let mut fixture = ClusterFixture::new(&server).outside();
@@ -137,7 +137,7 @@ fn a_lease_that_cannot_be_read_is_asked_for_in_bounds() {
 }
 
 #[test]
-fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
+fn another_holder_deposes_it_for_good() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -154,7 +154,7 @@ fn another_holders_name_deposes_a_plane_which_then_changes_nothing() {
 }
 
 #[test]
-fn of_two_planes_that_begin_at_once_one_acts() {
+fn of_two_that_begin_one_acts() {
     scenario(|server| async move {
         let mut first = ClusterFixture::new(&server).outside();
         let mut second = ClusterFixture::new(&server).outside();
@@ -178,7 +178,7 @@ fn a_lease_that_somebody_deleted_is_made_again() {
 }
 
 #[test]
-fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
+fn retries_end_with_the_tenure() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -198,7 +198,7 @@ fn what_is_still_tried_when_the_tenure_runs_out_is_tried_no_more() {
 }
 
 #[test]
-fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
+fn a_change_in_flight_ends_with_the_tenure() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -224,7 +224,7 @@ fn a_change_in_flight_ends_before_another_plane_may_hold_the_lease() {
 }
 
 #[test]
-fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
+fn the_lease_is_renewed_however_slow_the_server() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -242,7 +242,7 @@ fn the_lease_is_renewed_whatever_else_the_server_is_slow_at() {
 }
 
 #[test]
-fn a_plane_stops_in_time_with_the_server_gone() {
+fn it_stops_in_time_without_the_server() {
     scenario(|server| async move {
         let fixture = ClusterFixture::acting(&server).await;
         server.leave();
@@ -258,7 +258,7 @@ fn a_plane_stops_in_time_with_the_server_gone() {
 }
 
 #[test]
-fn one_renewal_that_hangs_does_not_lose_the_lease() {
+fn one_hanging_renewal_keeps_the_lease() {
     scenario(|server| async move {
         let first = ClusterFixture::acting(&server).await;
         let mut second = ClusterFixture::new(&server).named("second");

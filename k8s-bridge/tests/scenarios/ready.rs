@@ -52,7 +52,7 @@ async fn ready_for(server: &FakeApiServer, name: &str, reason: &str) {
 }
 
 #[test]
-fn a_function_is_ready_with_its_first_pod_and_again_with_one_of_a_new_spec() {
+fn each_spec_is_ready_with_its_first_pod() {
     scenario(|server| async move {
         server.kubelet().next(Fate::Nothing);
         server.create("functions", object(wanting("f", 1)));
@@ -94,7 +94,7 @@ fn a_function_is_ready_with_its_first_pod_and_again_with_one_of_a_new_spec() {
 }
 
 #[test]
-fn what_keeps_a_pod_from_its_start_is_the_reason_while_it_waits() {
+fn the_hold_up_is_the_reason_while_waiting() {
     scenario(|server| async move {
         let why = "0/1 nodes are available";
         server.kubelet().next(Fate::Unschedulable(why));
@@ -172,7 +172,7 @@ fn each_way_to_fail_has_its_reason() {
 }
 
 #[test]
-fn a_start_that_works_makes_a_function_ready_that_scales_to_zero() {
+fn one_good_start_is_ready_at_zero_replicas() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -192,7 +192,7 @@ fn a_start_that_works_makes_a_function_ready_that_scales_to_zero() {
 }
 
 #[test]
-fn a_successor_believes_what_the_status_says_and_writes_nothing() {
+fn a_successor_trusts_the_status_and_writes_nothing() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -223,7 +223,7 @@ fn a_successor_believes_what_the_status_says_and_writes_nothing() {
 }
 
 #[test]
-fn a_job_function_is_ready_until_a_start_fails_and_again_when_one_works() {
+fn a_job_function_follows_its_last_start() {
     scenario(|server| async move {
         let (fixture, function) = attempt::with_function(&server).await;
         ready_for(&server, "j", "OnDemand").await;
@@ -240,7 +240,7 @@ fn a_job_function_is_ready_until_a_start_fails_and_again_when_one_works() {
 }
 
 #[test]
-fn an_invalid_spec_is_not_ready_though_the_last_one_serves() {
+fn an_invalid_spec_is_unready_though_one_serves() {
     scenario(|server| async move {
         let mut spec = wanting("f", 1);
         server.create("functions", object(spec.clone()));

@@ -107,7 +107,7 @@ fn scaling_writes_the_floor_alone() {
 }
 
 #[test]
-fn what_keeps_no_pods_has_no_floor_in_the_cluster_either() {
+fn modes_without_pods_have_no_floor_either() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let mut job = warm("j");
@@ -122,7 +122,7 @@ fn what_keeps_no_pods_has_no_floor_in_the_cluster_either() {
 }
 
 #[test]
-fn a_mode_is_kept_as_it_was_given_and_what_it_means_is_not_written() {
+fn a_mode_is_stored_as_it_was_given() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");
@@ -157,7 +157,7 @@ fn a_deletion_is_made_in_the_cluster_first() {
 }
 
 #[test]
-fn with_the_server_gone_changes_are_refused_in_time_and_the_table_stays() {
+fn without_the_server_changes_are_refused_in_time() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -181,7 +181,7 @@ fn with_the_server_gone_changes_are_refused_in_time_and_the_table_stays() {
 }
 
 #[test]
-fn a_server_that_hangs_is_not_waited_for_longer() {
+fn a_hanging_server_is_not_waited_for_longer() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         server.script(any(), usize::MAX, Fault::Hang);
@@ -211,7 +211,7 @@ fn a_conflict_with_others_is_written_anew() {
 }
 
 #[test]
-fn a_creation_whose_answer_is_lost_is_made_once() {
+fn a_creation_with_a_lost_answer_happens_once() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         server.script(of("create", "functions"), 1, Fault::LoseAnswer);
@@ -228,7 +228,7 @@ fn a_creation_whose_answer_is_lost_is_made_once() {
 }
 
 #[test]
-fn what_the_api_server_finds_wrong_is_told_in_its_words() {
+fn an_api_server_refusal_keeps_its_words() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let words = "Function.nanofaas.io \"f\" is invalid: spec.image: too long";
@@ -257,7 +257,7 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
-fn changes_of_one_function_are_made_in_order_and_those_of_others_beside_them() {
+fn changes_are_ordered_by_function_and_concurrent_otherwise() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -284,7 +284,7 @@ fn changes_of_one_function_are_made_in_order_and_those_of_others_beside_them() {
 }
 
 #[test]
-fn an_answer_that_leaves_open_whether_it_was_done_is_found_out() {
+fn an_uncertain_answer_is_looked_up() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         for code in [500, 504] {

@@ -55,7 +55,7 @@ fn a_server_that_asks_for_patience_gets_it() {
 }
 
 #[test]
-fn a_server_that_is_gone_is_not_called_in_a_loop_and_no_pod_is_given_up() {
+fn a_lost_server_gets_few_calls_pods_stay() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         let orders = fixture.rings.orders.borrow().len();
@@ -80,7 +80,7 @@ fn a_server_that_is_gone_is_not_called_in_a_loop_and_no_pod_is_given_up() {
 }
 
 #[test]
-fn what_happened_while_the_server_was_gone_is_found_out() {
+fn changes_during_an_outage_are_found_afterwards() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.leave();
@@ -93,7 +93,7 @@ fn what_happened_while_the_server_was_gone_is_found_out() {
 }
 
 #[test]
-fn pods_that_end_while_the_server_is_gone_are_replaced_when_it_is_back() {
+fn pods_ending_during_an_outage_are_replaced_afterwards() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
@@ -107,7 +107,7 @@ fn pods_that_end_while_the_server_is_gone_are_replaced_when_it_is_back() {
 }
 
 #[test]
-fn pods_that_are_wanted_while_the_server_is_gone_come_when_it_is_back() {
+fn pods_wanted_during_an_outage_come_afterwards() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
@@ -123,7 +123,7 @@ fn pods_that_are_wanted_while_the_server_is_gone_come_when_it_is_back() {
 }
 
 #[test]
-fn pods_whose_creations_are_never_answered_are_not_doubled_in_the_end() {
+fn unanswered_creations_double_no_pod() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         let pods = pods_of(&server, "b");
@@ -139,7 +139,7 @@ fn pods_whose_creations_are_never_answered_are_not_doubled_in_the_end() {
 }
 
 #[test]
-fn a_server_that_takes_its_time_for_everything_is_worked_with() {
+fn a_slow_server_is_worked_with() {
     scenario(|server| async move {
         let slow = Fault::Late(Duration::from_secs(2));
         server.script(any(), usize::MAX, slow);

@@ -38,7 +38,7 @@ fn granted() -> BTreeSet<(String, String, String)> {
 }
 
 #[test]
-fn the_role_allows_what_a_plane_asks_for_and_nothing_else() {
+fn the_role_allows_exactly_what_is_asked() {
     scenario(|server| async move {
         let owned = |name: &str, kind: &str, owner: &str| {
             json!({"metadata": {"name": name, "ownerReferences": [{"apiVersion": "apps/v1",

@@ -32,7 +32,7 @@ fn running(server: &FakeApiServer, image: &str) -> usize {
 }
 
 #[test]
-fn a_new_spec_replaces_pods_one_by_one_and_the_new_one_comes_first() {
+fn new_pods_come_first_one_by_one() {
     scenario(|server| async move {
         let _bench = with_pods(&server, 3).await;
         server.edit("functions", "f", |there| {
@@ -71,7 +71,7 @@ fn a_spec_that_shapes_no_pod_touches_none() {
 }
 
 #[test]
-fn a_function_that_is_warm_no_more_loses_its_pods() {
+fn a_function_no_longer_warm_loses_its_pods() {
     scenario(|server| async move {
         let _bench = with_pods(&server, 2).await;
         server.edit("functions", "f", |there| {
@@ -82,7 +82,7 @@ fn a_function_that_is_warm_no_more_loses_its_pods() {
 }
 
 #[test]
-fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
+fn a_deleted_functions_pods_go_before_its_namesake() {
     scenario(|server| async move {
         let mut fixture = with_pods(&server, 2).await;
         let before = server.names("pods");
@@ -114,7 +114,7 @@ fn a_deleted_functions_pods_go_and_one_of_the_same_name_begins_anew() {
 }
 
 #[test]
-fn more_and_fewer_pods_are_a_matter_of_the_floor() {
+fn the_floor_decides_how_many_pods() {
     scenario(|server| async move {
         let mut fixture = with_pods(&server, 1).await;
         for (replicas, count) in [(4, 4), (2, 4)] {

@@ -17,7 +17,7 @@ pub(crate) fn status(server: &FakeApiServer, name: &str) -> Value {
 }
 
 #[test]
-fn a_status_is_written_once_and_not_again_while_nothing_changes() {
+fn an_unchanged_status_is_written_once() {
     scenario(|server| async move {
         server.create("functions", object(warm("f")));
         let mut fixture = ClusterFixture::acting(&server).await;
@@ -63,7 +63,7 @@ fn many_changes_are_one_write_in_ten_seconds() {
 }
 
 #[test]
-fn a_status_that_cannot_be_written_is_tried_again_later() {
+fn a_failed_status_write_is_tried_again_later() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         server.script(of("patch", "functions/status"), usize::MAX, answer(403));
@@ -77,7 +77,7 @@ fn a_status_that_cannot_be_written_is_tried_again_later() {
 }
 
 #[test]
-fn an_edit_that_is_taken_over_shows_in_the_status() {
+fn an_accepted_edit_shows_in_the_status() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -107,7 +107,7 @@ fn densest(server: &FakeApiServer) -> usize {
 }
 
 #[test]
-fn a_condition_that_changes_is_written_at_once_and_a_few_times_in_ten_seconds() {
+fn condition_changes_are_written_at_once_in_bounds() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         fixture.warm("f").await;
@@ -139,7 +139,7 @@ fn a_condition_that_changes_is_written_at_once_and_a_few_times_in_ten_seconds() 
 }
 
 #[test]
-fn a_status_has_no_field_that_the_crd_does_not_have() {
+fn the_crd_has_every_field_of_a_status() {
     fn look(value: &Value, schema: &Value, path: &str) {
         for (name, inner) in value.as_object().into_iter().flatten() {
             let known = &schema["properties"][name];

@@ -74,7 +74,7 @@ async fn with_pods(server: &FakeApiServer, file: &File) -> ClusterFixture {
 }
 
 #[test]
-fn its_change_replaces_pods_and_what_is_no_template_does_not() {
+fn only_a_valid_change_replaces_pods() {
     scenario(|server| async move {
         let file = File::new(&site("a"));
         let _bench = with_pods(&server, &file).await;
@@ -128,7 +128,7 @@ fn a_successor_replaces_pods_of_another_template_alone() {
 }
 
 #[test]
-fn a_plane_that_waited_for_its_lease_adopts_by_the_template_of_today() {
+fn adoption_after_a_wait_uses_todays_template() {
     scenario(|server| async move {
         let file = File::new(&site("a"));
         let mut first = with_pods(&server, &file).await;
@@ -152,7 +152,7 @@ fn a_plane_that_waited_for_its_lease_adopts_by_the_template_of_today() {
 }
 
 #[test]
-fn a_file_that_is_no_template_stops_the_start_and_one_that_is_not_there_does_not() {
+fn only_an_invalid_file_stops_the_start() {
     scenario(|server| async move {
         let file = File::new("spec: {serviceAccount: plane-account}");
         let mut fixture = ClusterFixture::new(&server);
@@ -202,7 +202,7 @@ fn a_function_may_not_take_the_planes_account() {
 }
 
 #[test]
-fn a_start_that_lacks_rights_says_what_to_do() {
+fn a_start_without_rights_names_the_remedy() {
     const WHY: &str = "container has runAsNonRoot and image will run as root";
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
@@ -226,7 +226,7 @@ fn with_template(template: &Value) -> Value {
 }
 
 #[test]
-fn a_template_that_no_pod_can_be_made_of_is_refused_and_harms_no_other_function() {
+fn an_impossible_template_harms_no_other_function() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::scheduled(&server);
         fixture.ready().await;
@@ -283,7 +283,7 @@ fn warm_floor(name: &str) -> Value {
 }
 
 #[test]
-fn a_default_template_keeps_its_mounts_below_a_functions_own() {
+fn the_default_mounts_stay_below_a_functions_own() {
     scenario(|server| async move {
         let file = File::new(
             "spec:\n  volumes: [{name: v, emptyDir: {}}]\n  containers:\n  - name: function\n    \
@@ -311,7 +311,7 @@ fn a_default_template_keeps_its_mounts_below_a_functions_own() {
 }
 
 #[test]
-fn two_templates_together_may_not_take_the_planes_account_either() {
+fn two_templates_cannot_take_the_account_together() {
     scenario(|server| async move {
         // Each is sound alone: the function's takes away the account that the default one names.
         let file =
@@ -332,7 +332,7 @@ fn two_templates_together_may_not_take_the_planes_account_either() {
 }
 
 #[test]
-fn a_function_is_ready_again_when_the_default_template_is_mended() {
+fn a_mended_default_template_makes_functions_ready() {
     scenario(|server| async move {
         let file = File::new("spec: {priorityClassName: absent}");
         let mut fixture = ClusterFixture::scheduled(&server);

@@ -46,7 +46,7 @@ async fn no_pod(server: &FakeApiServer) {
 }
 
 #[test]
-fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
+fn a_pod_follows_the_contract_until_it_answers() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -88,7 +88,7 @@ fn a_pod_is_made_as_the_contract_says_and_up_when_it_answers_health() {
 }
 
 #[test]
-fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
+fn only_a_pod_reports_itself_ready() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -114,7 +114,7 @@ fn a_pod_is_up_when_it_says_so_and_nobody_else_can_say_it() {
 }
 
 #[test]
-fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
+fn a_pods_report_suffices_without_the_clusters() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -133,7 +133,7 @@ fn a_pods_own_word_is_enough_where_the_cluster_is_slow_to_tell() {
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words() {
+fn an_unpullable_image_is_a_permanent_failure() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -149,7 +149,7 @@ fn an_image_that_cannot_be_pulled_is_a_permanent_failure_in_the_clusters_words()
 }
 
 #[test]
-fn a_container_that_could_not_be_created_once_is_waited_for() {
+fn a_failed_container_creation_is_waited_for() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -168,7 +168,7 @@ fn a_container_that_could_not_be_created_once_is_waited_for() {
 }
 
 #[test]
-fn a_quota_is_a_failure_in_its_own_words() {
+fn a_quota_failure_keeps_its_words() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -185,7 +185,7 @@ fn a_quota_is_a_failure_in_its_own_words() {
 }
 
 #[test]
-fn a_quota_that_others_are_taking_from_is_asked_again() {
+fn a_contended_quota_is_asked_again() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -197,7 +197,7 @@ fn a_quota_that_others_are_taking_from_is_asked_again() {
 }
 
 #[test]
-fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
+fn an_unschedulable_pod_fails_with_the_reason() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -221,7 +221,7 @@ fn a_pod_that_finds_no_node_fails_at_the_deadline_and_says_why() {
 }
 
 #[test]
-fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
+fn an_early_exit_reports_its_last_words() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -238,7 +238,7 @@ fn a_pod_that_exits_before_it_is_ready_says_its_last_words() {
 }
 
 #[test]
-fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
+fn a_pod_deleted_in_its_start_failed() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -253,7 +253,7 @@ fn a_pod_that_is_deleted_while_it_starts_is_a_failed_start() {
 }
 
 #[test]
-fn a_pod_whose_creation_was_not_answered_is_one_pod() {
+fn an_unanswered_creation_makes_one_pod() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -267,7 +267,7 @@ fn a_pod_whose_creation_was_not_answered_is_one_pod() {
 }
 
 #[test]
-fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
+fn a_pod_created_unheard_is_deleted() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -294,7 +294,7 @@ fn a_pod_that_was_created_though_nobody_heard_so_is_deleted() {
 }
 
 #[test]
-fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
+fn retry_after_is_kept_and_errors_retried_bounded() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let function = fixture.warm("f").await;
@@ -314,7 +314,7 @@ fn retry_after_is_waited_for_and_errors_are_asked_again_in_bounds() {
 }
 
 #[test]
-fn a_template_that_makes_no_pod_is_a_permanent_failure() {
+fn a_template_without_a_pod_fails_permanently() {
     scenario(|server| async move {
         let mut fixture = ClusterFixture::acting(&server).await;
         let mut spec = warm("f");

@@ -28,7 +28,7 @@ fn watches_that_have_expired_are_listed_anew() {
 }
 
 #[test]
-fn watches_that_expire_by_an_event_are_listed_anew_and_not_in_a_loop() {
+fn expired_watches_list_again_but_not_in_loops() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.script(WATCHES, usize::MAX, Fault::ExpireByEvent);
@@ -47,7 +47,7 @@ fn watches_that_expire_by_an_event_are_listed_anew_and_not_in_a_loop() {
 }
 
 #[test]
-fn a_server_that_ends_each_watch_at_once_is_not_asked_in_a_loop() {
+fn watches_ended_at_once_do_not_loop() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.script(WATCHES, usize::MAX, Fault::EndAtOnce);
@@ -67,7 +67,7 @@ fn a_server_that_ends_each_watch_at_once_is_not_asked_in_a_loop() {
 }
 
 #[test]
-fn a_watch_that_breaks_within_a_line_loses_nothing() {
+fn a_watch_cut_within_a_line_loses_nothing() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.script(WATCHES, 6, Fault::CutLine);
@@ -91,7 +91,7 @@ fn odd_pod(name: &str) -> Value {
 }
 
 #[test]
-fn an_object_that_cannot_be_read_hides_no_other() {
+fn an_unreadable_object_hides_no_other() {
     scenario(|server| async move {
         // Each is first in its list.
         server.create("pods", odd_pod("a-odd"));
@@ -146,7 +146,7 @@ fn a_watch_that_says_nothing_is_given_up() {
 }
 
 #[test]
-fn a_watch_that_is_not_answered_is_given_up() {
+fn an_unanswered_watch_is_given_up() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.script(WATCHES, 2, Fault::Hang);
@@ -158,7 +158,7 @@ fn a_watch_that_is_not_answered_is_given_up() {
 }
 
 #[test]
-fn slow_watches_double_no_pod_and_lose_no_function() {
+fn slow_watches_double_and_lose_nothing() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.delay_watches(Duration::from_secs(7));
@@ -172,7 +172,7 @@ fn slow_watches_double_no_pod_and_lose_no_function() {
 }
 
 #[test]
-fn a_list_that_fails_between_two_pages_takes_nothing_away() {
+fn a_list_failing_between_pages_removes_nothing() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.limit_page(1);
@@ -219,7 +219,7 @@ fn each_kind_has_one_watch_whatever_happened() {
 }
 
 #[test]
-fn a_watch_is_begun_anew_where_it_ended_and_lists_nothing() {
+fn an_ended_watch_resumes_without_a_list() {
     scenario(|server| async move {
         let fixture = busy(&server).await;
         server.forget_asked();

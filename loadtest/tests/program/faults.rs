@@ -43,7 +43,7 @@ fn closing_without_an_answer_is_an_error_each() {
 }
 
 #[test]
-fn a_status_that_was_not_expected_is_an_error() {
+fn an_unexpected_status_is_an_error() {
     let server = ScriptedServer::tcp(|got| {
         status(if got.number.is_multiple_of(2) {
             503
@@ -68,7 +68,7 @@ fn a_status_that_was_not_expected_is_an_error() {
 }
 
 #[test]
-fn a_refusal_is_neither_an_answer_nor_an_error() {
+fn a_refusal_is_no_answer_and_no_error() {
     let server = ScriptedServer::tcp(|got| {
         status(match got.number % 3 {
             0 => 429,
@@ -116,7 +116,7 @@ fn bytes_that_nobody_asked_for_are_told() {
 }
 
 #[test]
-fn a_server_that_never_answers_does_not_hold_up_the_end() {
+fn a_silent_server_does_not_hold_the_end() {
     let server = ScriptedServer::tcp(|_| {
         wait_ms(30_000);
         ok()
@@ -145,7 +145,7 @@ fn a_server_that_never_answers_does_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_server_that_goes_away_is_seen_and_the_run_ends() {
+fn a_server_that_leaves_ends_the_run() {
     // It takes one connection, answers once, and is gone.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

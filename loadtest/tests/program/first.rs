@@ -72,7 +72,7 @@ goals:
 }
 
 #[test]
-fn a_process_that_ends_before_its_first_answer_says_why() {
+fn a_process_ending_before_its_answer_says_why() {
     let folder = ToolFolder::new();
     contender(&folder, "begun.yaml", "");
     let path = folder.path("begun.yaml");

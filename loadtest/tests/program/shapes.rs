@@ -67,7 +67,7 @@ fn large_bodies_go_out_whole() {
 }
 
 #[test]
-fn targets_are_called_by_weight_and_names_by_zipf() {
+fn targets_follow_weights_and_names_follow_zipf() {
     let server = ScriptedServer::tcp(|_| ok());
     let (often, seldom) = (
         format!("{}/a/{{function}} 3", server.url),

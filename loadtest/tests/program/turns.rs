@@ -56,7 +56,7 @@ fn json(path: &str) -> Value {
 }
 
 #[test]
-fn a_slower_contender_is_slower_by_what_it_takes() {
+fn a_slower_contender_is_slower_by_its_work() {
     let _turn = quiet();
     let folder = ToolFolder::new();
     let goals = "
@@ -144,7 +144,7 @@ fn disturbed_rounds_do_not_count() {
 }
 
 #[test]
-fn rounds_in_which_the_speed_changed_do_not_count() {
+fn rounds_with_a_speed_change_do_not_count() {
     let _turn = quiet();
     let folder = ToolFolder::new();
     // No core takes the same time twice, to the nanosecond; of anything else the machine has enough.
@@ -170,7 +170,7 @@ fn rounds_in_which_the_speed_changed_do_not_count() {
 }
 
 #[test]
-fn an_open_loop_may_be_a_share_of_a_capacity() {
+fn an_open_loop_takes_a_capacity_share() {
     let _turn = quiet();
     let folder = ToolFolder::new();
     let file = scenario(&folder, "capacity: {of: slow, share: 0.5, connections: 1}");

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_with_a_message_says_its_level_and_more() {
+    fn an_objects_message_keeps_level_and_fields() {
         let text = r#"{"time":"t","level":"warning","message":"m","executionId":"e","attempt":2}"#;
         let line = RuntimeLine::read(text);
         assert_eq!((line.level, &*line.message), (Level::WARN, "m"));

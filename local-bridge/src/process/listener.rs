@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_of_its_process_and_of_no_other() {
+    fn a_listener_belongs_to_its_process_alone() {
         let mut other = bystander();
         let other_pid = Pid::from_raw(other.id().try_into().expect("a pid"));
         for bound in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_at_another_address_does_not_answer_for_it() {
+    fn another_address_is_another_listener() {
         let listener = TcpListener::bind("127.0.0.2:0").expect("a port");
         let (_, port) = at(&listener);
         assert!(!is_of(getpid(), Ipv4Addr::LOCALHOST.into(), port));

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kill_of_the_kernels_is_found_guilty_of_once() {
+    fn each_kernel_kill_is_blamed_once() {
         let file = std::env::temp_dir().join(format!("oom-{}", std::process::id()));
         fs::write(&file, "low 0\noom 9\noom_kill 3\n").expect("ours");
         let watch = OomWatch::of(Some(file.clone()));

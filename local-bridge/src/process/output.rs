@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_cut_and_the_next_is_whole() {
+    fn an_endless_line_is_cut_the_next_whole() {
         let (mut log, tail) = log();
         for _ in 0..20 {
             log.take(&[b'x'; 1000]);

@@ -103,7 +103,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn a_port_is_free_and_no_other_pods_and_not_the_kernels_to_give() {
+    fn a_free_port_belongs_to_no_other() {
         let ports = Ports::new();
         let taken: Vec<PodPort> = (0..200).map(|_| ports.take().expect("free")).collect();
         let numbers: HashSet<u16> = taken.iter().map(|port| port.number).collect();
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_a_server_has_is_not_free() {
+    fn a_servers_port_is_not_free() {
         let port = Ports::new().take().expect("free").number;
         for address in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
             let Ok(server) = TcpListener::bind((address, port)) else {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_kernel_may_give_all_ports_one_of_them_is_taken() {
+    fn one_kernel_port_is_taken_if_all_are() {
         let may_be = |ports: &Ports, number| ports.candidates().any(|port| port == number);
         let all = Ports::outside(1024..=65_535);
         assert!(may_be(&all, 20_000) && may_be(&all, 40_000));

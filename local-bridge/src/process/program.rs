@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_named_by_a_path_is_in_the_functions_directory() {
+    fn a_path_is_relative_to_the_functions_directory() {
         for (command, program) in [
             ("./run", "/srv/a/./run"),
             ("/bin/sh", "/bin/sh"),

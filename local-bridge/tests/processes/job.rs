@@ -18,7 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_job_gets_its_call_in_the_environment", environment),
     ("a_job_that_fails_says_its_last_words", failures),
     ("a_job_that_is_over_is_ended", stops),
-    ("a_word_that_is_a_little_late_is_waited_for", late_word),
+    ("a_slightly_late_result_is_waited_for", late_word),
     ("many_jobs_leave_nothing_behind", many),
 ];
 

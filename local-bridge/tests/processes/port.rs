@@ -14,11 +14,11 @@ use crate::fixture::{LocalFixture, until, with, with_config};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_server_on_its_port_is_a_pod", serves),
-    ("a_server_at_the_other_loopback_address_is_a_pod", serves_v6),
-    ("a_server_that_is_an_orphan_of_its_pod_is_the_pods", orphan),
-    ("a_server_of_another_process_is_not_the_pod", stranger),
+    ("a_server_on_another_loopback_is_a_pod", serves_v6),
+    ("an_orphaned_server_belongs_to_its_pod", orphan),
+    ("another_processs_server_is_not_the_pod", stranger),
     ("a_port_is_another_one_for_each_pod", ports),
-    ("what_a_pod_that_ended_has_hidden_is_ended", hidden),
+    ("processes_hidden_by_an_ended_pod_end", hidden),
 ];
 
 /// A server at `PORT` of the address that is `sys.argv[1]`; `sick` makes it unwell.

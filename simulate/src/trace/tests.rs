@@ -42,7 +42,7 @@ fn columns_come_in_any_order_and_are_optional() {
 }
 
 #[test]
-fn calls_of_one_time_keep_the_order_of_their_lines() {
+fn simultaneous_calls_keep_their_lines_order() {
     let calls = parse("at_ms,service_ms\n5,1\n0,2\n5,3\n").expect("a trace");
     let services: Vec<u64> = calls.iter().map(|call| call.service.as_ms()).collect();
     assert_eq!(services, [2, 1, 3]);
@@ -71,7 +71,7 @@ fn timestamps_count_from_the_first_one() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_with_its_line_and_what_is_expected() {
+fn an_unreadable_line_is_named_with_the_expectation() {
     for (text, line, hint) in [
         ("", 1, "no column at_ms"),
         ("at_ms\n", 2, "no call"),
@@ -125,7 +125,7 @@ fn a_trace_is_bounded() {
 
 /// Of a long input no line is to blame, wherever it ends; in an endless line nothing is kept.
 #[test]
-fn bytes_of_a_trace_and_of_a_line_are_bounded() {
+fn a_traces_and_lines_bytes_are_bounded() {
     let text = "at_ms,service_ms\n100,5\n200,5\n";
     let within = |bytes_max| read_within(bytes_max, text.as_bytes(), None);
     assert_eq!(within(text.len() as u64).expect("all of it").len(), 2);
@@ -167,7 +167,7 @@ fn what_is_said_of_long_text_is_short() {
 }
 
 #[test]
-fn service_times_spread_as_they_are_told_to_and_are_always_the_same() {
+fn service_times_spread_as_told_and_repeat() {
     let about = VaryingTime {
         time: Nanos::from_ns(100),
         spread_percent: 10,

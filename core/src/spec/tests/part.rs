@@ -147,7 +147,7 @@ fn quantities() {
 }
 
 #[test]
-fn a_hash_changes_with_what_shapes_a_pod_and_with_nothing_else() {
+fn a_hash_changes_only_with_the_pods_shape() {
     let kubernetes = |changes: Value| {
         let spec = resolve(&sound_with(changes), Platform::Kubernetes).expect("sound");
         spec.shape_hash(Platform::Kubernetes)

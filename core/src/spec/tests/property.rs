@@ -138,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_is_either_within_its_bounds_or_a_named_fault(fields in any_fields()) {
+    fn any_input_is_within_bounds_or_a_fault(fields in any_fields()) {
         let draft: FunctionDraft = serde_json::from_value(fields).expect("an object");
         for platform in PLATFORMS {
             match FunctionSpec::resolve(&draft, &Defaults::DEFAULT, platform) {

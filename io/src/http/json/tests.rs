@@ -95,7 +95,7 @@ fn names_each_fault_and_its_place() {
 }
 
 #[test]
-fn counts_the_nesting_of_both_kinds_and_survives_any() {
+fn nesting_of_both_kinds_is_counted() {
     let nested = |levels: usize| ["[".repeat(levels), "]".repeat(levels)].concat();
     assert_eq!(kind_of(&nested(128)), None);
     assert_eq!(kind_of(&nested(129)), Some((Depth, 128)));

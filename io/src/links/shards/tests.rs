@@ -55,7 +55,7 @@ fn waiters_of_a_refused_key_are_refused_everywhere() {
 }
 
 #[test]
-fn a_release_that_finds_a_full_inbox_arrives_later() {
+fn a_release_survives_a_full_inbox() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let key: IdempotencyKey = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
         let keys = &fleet.threads[1].keys;
@@ -84,7 +84,7 @@ fn a_release_that_finds_a_full_inbox_arrives_later() {
 }
 
 #[test]
-fn an_answer_has_a_place_in_a_full_inbox() {
+fn an_answer_has_room_in_a_full_inbox() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
         fleet.fill_queue();
         let first = fleet.invoke(0, &fleet.key_of(1));
@@ -98,7 +98,7 @@ fn an_answer_has_a_place_in_a_full_inbox() {
 }
 
 #[test]
-fn a_claim_that_is_answered_too_late_holds_no_key() {
+fn a_claim_answered_too_late_holds_no_key() {
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let key: IdempotencyKey = (crate::shard::fleet::LANE, fleet.key_of(1).as_bytes().into());
         let thread = &fleet.threads[0];
@@ -120,7 +120,7 @@ fn a_claim_that_is_answered_too_late_holds_no_key() {
 }
 
 #[test]
-fn an_abandoned_question_keeps_its_place_until_its_answer() {
+fn an_abandoned_question_keeps_its_place() {
     let asked_of_bridge = crate::links::pending_requests::PendingRequests::certain();
     let alarms = crate::runtime::timers::Alarms::new(Uptime::ZERO);
     let waits = || {

@@ -125,7 +125,7 @@ fn what_is_posted_arrives_whole_and_in_order() {
 }
 
 #[test]
-fn what_was_posted_goes_out_while_its_owner_waits_for_something_else() {
+fn posted_bytes_go_out_while_the_owner_waits() {
     both(|event_loop| {
         let (socket, mut theirs) = pair(&event_loop);
         let (other, mut bell) = pair(&event_loop);
@@ -149,7 +149,7 @@ fn what_was_posted_goes_out_while_its_owner_waits_for_something_else() {
 }
 
 #[test]
-fn what_comes_is_taken_whole_however_it_is_cut() {
+fn input_is_taken_whole_however_it_is_cut() {
     // Small pieces, pieces that fill a buffer exactly, and so much that larger buffers are used.
     for cut in [1, 100, SMALL - 1, SMALL, SMALL + 1, 30_000, 1_000_000] {
         both(|event_loop| {
@@ -173,7 +173,7 @@ fn what_comes_is_taken_whole_however_it_is_cut() {
 }
 
 #[test]
-fn a_peer_that_floods_a_socket_that_nobody_reads_is_made_to_wait() {
+fn a_flood_on_an_unread_socket_is_throttled() {
     both(|event_loop| {
         let (socket, mut theirs) = pair(&event_loop);
         theirs.set_nonblocking(true).unwrap();
@@ -201,7 +201,7 @@ fn a_peer_that_floods_a_socket_that_nobody_reads_is_made_to_wait() {
 }
 
 #[test]
-fn a_socket_that_is_dropped_is_closed_whatever_is_in_flight() {
+fn a_dropped_socket_closes_whatever_is_in_flight() {
     both(|event_loop| {
         let (armed, mut first) = pair(&event_loop);
         let (behind, second) = pair(&event_loop);
@@ -228,7 +228,7 @@ fn a_socket_that_is_dropped_is_closed_whatever_is_in_flight() {
 }
 
 #[test]
-fn a_send_that_fails_says_whether_anything_went_out() {
+fn a_failed_send_says_whether_bytes_went_out() {
     both(|event_loop| {
         let (gone, theirs) = pair(&event_loop);
         drop(theirs);
@@ -252,7 +252,7 @@ fn a_send_that_fails_says_whether_anything_went_out() {
 }
 
 #[test]
-fn a_client_that_waited_for_long_was_silent_where_it_sent_nothing() {
+fn a_long_silent_client_is_recognised() {
     both(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -326,7 +326,7 @@ fn a_connection_that_cannot_be_opened_says_why() {
 }
 
 #[test]
-fn a_unix_listener_whose_queue_is_full_is_told_from_one_that_is_gone() {
+fn a_full_unix_listener_differs_from_none() {
     both(|event_loop| {
         let path = std::env::temp_dir().join(format!("nanofaas-full-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
@@ -350,7 +350,7 @@ fn a_unix_listener_whose_queue_is_full_is_told_from_one_that_is_gone() {
 }
 
 #[test]
-fn who_posts_much_before_any_of_it_is_out_is_told_to_wait() {
+fn posting_too_much_unsent_has_to_wait() {
     both(|event_loop| {
         let (socket, mut theirs) = pair(&event_loop);
         let reader = std::thread::spawn(move || {

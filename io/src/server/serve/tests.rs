@@ -34,7 +34,7 @@ fn connect(fleet: &Fleet, name: char, requests: usize, seen: &Rc<RefCell<String>
 }
 
 #[test]
-fn clients_that_send_ahead_get_their_share_of_a_pass() {
+fn pipelining_clients_get_their_share_of_an_iteration() {
     with_fleet(1, async |fleet: Rc<Fleet>| {
         fleet.attend();
         let seen = Rc::new(RefCell::new(String::new()));

@@ -43,7 +43,7 @@ fn stored_bytes(fleet: &Fleet) -> u64 {
 }
 
 #[test]
-fn the_oldest_finished_execution_of_all_threads_goes_first() {
+fn the_oldest_finished_of_all_threads_goes_first() {
     const QUARTER: usize = STORE_BYTES as usize / 4;
     with_fleet(3, async |fleet: Rc<Fleet>| {
         let mut ids = Vec::new();
@@ -75,7 +75,7 @@ fn one_thread_may_fill_the_store() {
 }
 
 #[test]
-fn what_is_kept_weighs_all_that_it_holds_and_nothing_once_it_is_gone() {
+fn stored_weight_is_all_and_returns_to_zero() {
     with_fleet(1, async |fleet: Rc<Fleet>| {
         let thread = &fleet.threads[0];
         let entry = thread.function("f").expect("it is registered");

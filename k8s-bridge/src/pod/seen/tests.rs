@@ -37,7 +37,7 @@ fn waiting(reason: &str, message: &str) -> ObservedPod {
 
 /// Texts of kubelets, containerd and CRI-O.
 #[test]
-fn what_is_tried_on_is_final_only_with_a_definite_answer() {
+fn only_a_definite_answer_is_final() {
     const STARTS: (bool, bool) = (false, false);
     const HELD_UP: (bool, bool) = (false, true);
     const STUCK: (bool, bool) = (true, false);
@@ -160,7 +160,7 @@ fn what_is_tried_on_is_final_only_with_a_definite_answer() {
 }
 
 #[test]
-fn the_reason_of_the_last_try_is_kept_while_the_kubelet_pauses() {
+fn the_last_reason_stays_while_the_kubelet_pauses() {
     let refused = waiting("ErrImagePull", "connection refused");
     let paused = refused.then(waiting("ImagePullBackOff", "Back-off pulling image \"i\""));
     let why = Some("ErrImagePull: connection refused".to_owned());
@@ -180,7 +180,7 @@ fn the_reason_of_the_last_try_is_kept_while_the_kubelet_pauses() {
 }
 
 #[test]
-fn a_sidecar_holds_nothing_up_once_the_function_runs() {
+fn a_sidecar_holds_up_no_running_function() {
     let side = json!({"name": "side", "image": "", "imageID": "", "ready": false,
         "restartCount": 0,
         "state": {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}}});
@@ -197,7 +197,7 @@ fn a_sidecar_holds_nothing_up_once_the_function_runs() {
 }
 
 #[test]
-fn a_running_pod_has_an_address_and_a_beginning() {
+fn a_running_pod_has_address_and_start() {
     let running = json!({"running": {"startedAt": "1970-01-01T00:00:02Z"}});
     let seen = seen(json!({"podIP": "10.1.2.3", "phase": "Running",
         "containerStatuses": [container(running)]}));
@@ -228,7 +228,7 @@ fn ends_are_told_apart() {
 }
 
 #[test]
-fn an_evicted_pod_ends_though_no_container_says_so() {
+fn an_evicted_pod_ends_without_its_containers() {
     let seen = seen(json!({"phase": "Failed", "reason": "Evicted",
         "message": "The node was low on resource: memory."}));
     let ended = seen.ended.expect("an end");

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn stdin_has_the_input_unless_more_is_asked_for() {
+    fn stdin_has_the_input_unless_told_otherwise() {
         let given = |set: &[(&str, &str)]| {
             let mut all = vec![("EXECUTION_MODE", "stdio"), ("WATCHDOG_CMD", "a")];
             all.extend_from_slice(set);

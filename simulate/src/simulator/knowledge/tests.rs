@@ -65,7 +65,7 @@ fn steps(setup: &Setup) -> u64 {
 }
 
 #[test]
-fn a_kept_plan_is_what_a_new_one_would_be() {
+fn a_kept_plan_equals_a_new_one() {
     for pattern in patterns::patterns() {
         steps(&pattern.setup);
     }

@@ -4,7 +4,7 @@
 use super::*;
 
 #[test]
-fn clients_that_reset_at_any_byte_leave_nothing_behind() {
+fn resets_at_any_byte_leave_nothing_behind() {
     both(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -62,7 +62,7 @@ fn tcp_pair(event_loop: &Rc<EventLoop>) -> (Socket, TcpStream) {
 }
 
 #[test]
-fn an_end_that_comes_with_the_last_bytes_is_not_missed_unix() {
+fn an_end_with_the_last_bytes_counts_unix() {
     ends_at_once(pair, |mut peer| {
         peer.write_all(&[5; 123]).unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
@@ -70,7 +70,7 @@ fn an_end_that_comes_with_the_last_bytes_is_not_missed_unix() {
 }
 
 #[test]
-fn an_end_that_comes_with_the_last_bytes_is_not_missed_tcp() {
+fn an_end_with_the_last_bytes_counts_tcp() {
     ends_at_once(tcp_pair, |mut peer| {
         peer.write_all(&[5; 123]).unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
@@ -78,7 +78,7 @@ fn an_end_that_comes_with_the_last_bytes_is_not_missed_tcp() {
 }
 
 #[test]
-fn a_reset_that_comes_with_the_last_bytes_is_not_missed() {
+fn a_reset_with_the_last_bytes_counts() {
     ends_at_once(tcp_pair, |mut peer| {
         peer.write_all(&[5; 123]).unwrap();
         rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();

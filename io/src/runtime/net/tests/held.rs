@@ -17,7 +17,7 @@ fn arrived(peer: &mut UnixStream) -> Vec<u8> {
 }
 
 #[test]
-fn small_messages_go_out_together_at_the_end_of_the_iteration() {
+fn small_messages_leave_together_after_the_iteration() {
     both(|event_loop| {
         let mut pairs = [pair(&event_loop), pair(&event_loop)];
         let own = event_loop.clone();
@@ -40,7 +40,7 @@ fn small_messages_go_out_together_at_the_end_of_the_iteration() {
 }
 
 #[test]
-fn what_has_to_be_known_now_goes_out_now() {
+fn an_urgent_message_goes_out_now() {
     both(|event_loop| {
         let (asked, mut first) = pair(&event_loop);
         let (ended, mut second) = pair(&event_loop);
@@ -62,7 +62,7 @@ fn what_has_to_be_known_now_goes_out_now() {
 }
 
 #[test]
-fn the_task_that_receives_hears_of_a_message_that_did_not_go_out() {
+fn the_receiving_task_hears_of_a_failed_send() {
     both(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut full = ours.try_clone().unwrap();
@@ -95,7 +95,7 @@ fn the_task_that_receives_hears_of_a_message_that_did_not_go_out() {
 }
 
 #[test]
-fn a_message_that_the_peer_cannot_get_is_unsent_and_ends_the_socket() {
+fn an_undeliverable_message_is_unsent_and_ends_it() {
     both(|event_loop| {
         let (socket, theirs) = pair(&event_loop);
         run(&event_loop, async move {

@@ -103,7 +103,7 @@ async fn without_a_wait(iterations: usize) {
 
 /// A call may begin in a loop that does not wait, so that nothing of what came is completed.
 #[test]
-fn an_end_is_known_to_a_loop_that_does_not_wait() {
+fn a_loop_that_never_waits_sees_an_end() {
     both(|event_loop| {
         // The epoll loop looks whenever it comes around; it has nothing like this.
         if matches!(*event_loop, EventLoop::Epoll(_)) {
@@ -142,7 +142,7 @@ fn for_each_size_and_end(pair: fn() -> (OwnedFd, OwnedFd)) {
 }
 
 #[test]
-fn what_came_on_an_idle_socket_is_known_tcp() {
+fn input_on_an_idle_socket_is_known_tcp() {
     for_each_size_and_end(|| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -151,7 +151,7 @@ fn what_came_on_an_idle_socket_is_known_tcp() {
 }
 
 #[test]
-fn what_came_on_an_idle_socket_is_known_unix() {
+fn input_on_an_idle_socket_is_known_unix() {
     for_each_size_and_end(|| {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (ours.into(), theirs.into())

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn tasks_that_yield_for_ever_let_the_kernel_in() {
+fn endless_yields_let_the_kernel_in() {
     both(|event_loop| {
         let (socket, mut theirs) = pair(&event_loop);
         let own = event_loop.clone();
@@ -27,7 +27,7 @@ fn tasks_that_yield_for_ever_let_the_kernel_in() {
 }
 
 #[test]
-fn a_task_that_yields_goes_on_after_the_loop_has_looked_at_its_sockets() {
+fn a_yield_resumes_after_a_look_at_sockets() {
     both(|event_loop| {
         let (socket, mut theirs) = pair(&event_loop);
         let own = event_loop.clone();
@@ -45,7 +45,7 @@ fn a_task_that_yields_goes_on_after_the_loop_has_looked_at_its_sockets() {
 }
 
 #[test]
-fn a_timer_goes_off_while_clients_flood_the_thread() {
+fn a_timer_fires_while_clients_flood() {
     // The flood lasts until the timer has gone off: where it cannot, the test fails of its patience.
     both(|event_loop| {
         let over = Arc::new(AtomicBool::new(false));
@@ -112,7 +112,7 @@ async fn echo(event_loop: &EventLoop, socket: &Socket) {
 }
 
 #[test]
-fn a_task_starts_others_and_its_place_is_used_again() {
+fn a_task_spawns_and_its_place_is_reused() {
     both(|event_loop| {
         let seen = Rc::new(RefCell::new(Vec::new()));
         let (own, all) = (event_loop.clone(), seen.clone());
@@ -137,7 +137,7 @@ fn a_task_starts_others_and_its_place_is_used_again() {
 }
 
 #[test]
-fn a_timer_wakes_when_it_was_set_for_last() {
+fn a_timer_wakes_at_its_latest_setting() {
     both(|event_loop| {
         let timer = Timer::new(&event_loop).unwrap();
         run(&event_loop, async move {
