@@ -190,7 +190,7 @@ fn ids_are_lower_case_short_and_all_different() {
         ids.iter().all(|id| id.len() <= 40 && id.chars().all(fine)),
         "{ids:?}"
     );
-    // Counted ids would be equal in most positions.
+    // If ids came from a counter, they would be equal in most positions.
     let list: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes()).collect();
     let varied = (0..list[0].len()).filter(|at| {
         list.iter()

@@ -102,7 +102,7 @@ pub(crate) fn a_node_drain_fails_no_retriable_call() {
     let node = node.as_str().expect("it has a node").to_owned();
     let uncordon = Uncordon(node.clone());
     let ours = "--pod-selector=nanofaas.io/function=busy";
-    // Without --force, `kubectl drain` refuses pods that have no controller.
+    // Without --force, so that `kubectl drain` fails if the pods have no controller.
     let said = kubectl(&["drain", &node, ours, "--timeout=90s"]);
     println!("    {}", said.lines().last().unwrap_or_default());
     for name in &before {

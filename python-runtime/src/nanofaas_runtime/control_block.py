@@ -2,8 +2,8 @@
 
 An anonymous shared mapping of 64-bit words, each with one writer (named below), and after them a
 line of bytes for each slot. Publishing a call costs a few stores and no system call, because the
-watchdog polls the block while calls come. Only when it sleeps does the worker wake it, by a byte on
-the link.
+watchdog polls the block while calls come. While the watchdog sleeps, the worker wakes it by a byte
+on the link.
 """
 
 from __future__ import annotations
