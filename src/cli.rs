@@ -35,7 +35,7 @@ pub(crate) enum ClientCommand {
     Simulate(simulate::SimulateArgs),
 }
 
-/// Where the server is, and how to show what it says.
+/// The server's address, and how to show its answers.
 #[derive(Clone, Debug, Args)]
 struct ConnectArgs {
     /// Address of the server
@@ -69,7 +69,7 @@ impl ConnectArgs {
     }
 }
 
-/// Runs a command to its end and says on stderr what went wrong.
+/// Runs a command to its end and reports its error on stderr.
 pub(crate) fn run(command: &ClientCommand) -> ExitCode {
     let ended = match command {
         ClientCommand::Apply(command) => apply::run(command),

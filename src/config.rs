@@ -1,5 +1,5 @@
 //! What an operator may set: the flags of `nanofaas serve`, each with its environment variable, and
-//! what they mean together on this machine. `ServeArgs` is what was typed; `Config` is what holds.
+//! what they mean together on this machine. `ServeArgs` are the arguments; `Config` is resolved.
 //! It never opens, reads or starts anything. `main` parses it, `serve` resolves it once.
 
 mod unknown;
@@ -263,7 +263,7 @@ pub(crate) struct ServeArgs {
     log_level: LogLevel,
 }
 
-/// What has to be known of the machine to decide what was left open.
+/// The facts about the machine that defaults depend on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MachineFacts {
     /// Cores that the process may use, by affinity and quota.
@@ -274,7 +274,7 @@ pub(crate) struct MachineFacts {
     pub(crate) pod_ip: Option<IpAddr>,
 }
 
-/// What holds for the life of the process.
+/// The settings for the life of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
@@ -309,13 +309,13 @@ pub(crate) struct Config {
     pub(crate) log_level: LogLevel,
 }
 
-/// Flags that cannot both hold; it names both and says what to do.
+/// Flags that contradict each other; the message names both and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ConfigError(String);
 
 impl ServeArgs {
-    /// Decides what was left open, and refuses what contradicts itself.
+    /// Fills in defaults, and refuses flags that contradict each other.
     pub(crate) fn resolve(self, machine: MachineFacts) -> Result<Config, ConfigError> {
         let (io_threads, scheduler) = self.threads(machine.cores)?;
         self.check_addresses()?;

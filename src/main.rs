@@ -1,5 +1,5 @@
 //! The process: reads the command line and runs what it names.
-//! It decides nothing else; exit code 2 says that the command line was wrong.
+//! It decides nothing else; exit code 2 means that the command line was wrong.
 
 mod allocator;
 mod serve;

@@ -243,7 +243,7 @@ fn json(status: StatusCode, body: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A listener with so many connections at once, each with a deadline for silence.
+/// A listener with at most CONNECTIONS_MAX connections, each with a deadline for silence.
 struct BoundedListener {
     listener: TcpListener,
     open: Vec<OpenConnection>,

@@ -397,4 +397,4 @@ fn write_ledger(page: &mut MetricsPage, functions: &ScrapedFunctions, info: &Pro
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ pub(crate) struct AddressClaim {
     _name: UnixDatagram,
 }
 
-/// Why an address cannot be had; it says what to do.
+/// Why an address cannot be claimed; the message names what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {why}, or choose another address with {flag}")]
 pub(crate) struct ClaimError {

@@ -56,7 +56,7 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Scrapes at once that wait for the bridge.
 const ASKS_MAX: usize = 16;
 
-/// Why the process did not start; each says what to do about it.
+/// Why the process did not start; each message names what to do.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error("{0}")]
@@ -204,8 +204,8 @@ impl Serving {
             draining: AtomicBool::new(false),
         });
         let backend = backend(&config, &addresses, &wiring, &loaded)?;
-        // The io threads start before the bridge, because the bridge tells them of the functions
-        // and waits until they know them.
+        // The io threads start before the bridge, because the bridge sends them the functions
+        // and waits until they have taken them over.
         let plumbing = Plumbing {
             origin: wiring.origin,
             origin_wall: wiring.origin_wall,
@@ -468,7 +468,7 @@ fn process_info(
 }
 
 impl Serving {
-    /// Says in the log where everything is, and to people how to call what was loaded.
+    /// Logs the addresses and settings, and prints for people how to call the loaded functions.
     fn announce(&self, addresses: &Addresses, pinning: &Pinning, loaded: &[Loaded]) {
         self.health.started.store(true, Relaxed);
         let pinned = if pinning.io.is_empty() { "no" } else { "yes" };

@@ -23,10 +23,10 @@ pub(crate) enum MainEvent {
     End,
 }
 
-/// A signal, and every end that is heard of before the main thread waits.
+/// Room for a signal, and for every thread's end that comes before the main thread waits.
 const EVENTS_MAX: usize = 8;
 
-/// What the main thread hears of.
+/// The events for the main thread.
 pub(crate) struct Signals {
     pub(crate) events: Receiver<MainEvent>,
     /// For threads to wake when they end.
@@ -78,7 +78,8 @@ struct EndWaker(SyncSender<MainEvent>);
 
 impl Wake for EndWaker {
     fn wake(self: Arc<Self>) {
-        // Where it is full, the main thread looks all the same.
+        // A full channel is ignored, because an event in it wakes the main thread, which then checks
+        // every thread.
         let _full = self.0.try_send(MainEvent::End);
     }
 }

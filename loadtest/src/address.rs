@@ -1,6 +1,6 @@
 //! Where a request goes: a URL taken apart into a socket address, a `Host` and a path.
-//! It resolves no names and lets nothing through that is not on this machine, unless the user said
-//! so: this tool must not hit strangers by accident. Plans and contenders call it.
+//! It resolves no names, and refuses addresses of other machines unless the user allows them, because
+//! the tool must not put load on a stranger's server by accident. Plans and contenders call it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The command line: one command, what was typed for it, and where its result goes.
+//! The command line: a subcommand with its arguments, and the files for its result.
 //! It measures nothing. `main` calls it once.
 
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub(crate) struct ToolArgs {
 
 #[derive(Debug, Subcommand)]
 enum ToolCommand {
-    /// Makes load on one or more URLs and reports what came of it
+    /// Makes load on one or more URLs and reports the result
     Run(Box<RunArgs>),
     /// Runs contenders in turns, round by round, and shows medians and paired ratios
     Compare(CompareArgs),
@@ -41,7 +41,7 @@ enum ToolCommand {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// What to compare: one of loadtest/scenarios, or your own
+    /// The scenario: a file of loadtest/scenarios, or your own
     #[arg(value_name = "FILE")]
     scenario: PathBuf,
     /// Rounds, instead of those in the file
@@ -53,12 +53,12 @@ struct CompareArgs {
     /// Seconds of warm-up of each run, instead of those in the file
     #[arg(long, value_name = "S")]
     warm_up: Option<f64>,
-    /// Counts only rounds with cores that are so near: nanoseconds for a word's way to and fro
+    /// Counts only rounds in which two cores pass a word to and fro within this many nanoseconds
     #[arg(long, value_name = "NS")]
     way_ns: Option<f64>,
     #[command(flatten)]
     programs: Programs,
-    /// Counts rounds in which the machine was disturbed: to try a scenario out, not for figures
+    /// Also counts rounds in which the machine was disturbed: for trying a scenario out, not for figures
     #[arg(long)]
     keep_disturbed: bool,
     #[command(flatten)]
@@ -70,7 +70,7 @@ struct CompareArgs {
 
 #[derive(Debug, Args)]
 struct FootprintArgs {
-    /// Whom to look at: one of loadtest/contenders, or your own
+    /// The contender: a file of loadtest/contenders, or your own
     #[arg(value_name = "FILE")]
     contender: PathBuf,
     /// How often it is started

@@ -84,7 +84,7 @@ pub(crate) fn request(target: RequestTarget) -> Result<(ServerAddress, Vec<u8>),
 }
 
 /// Asks until the answer is 2xx, as quickly as it comes, until `end`. False where it never is, or
-/// where `alive` says that there is no point.
+/// where `alive` returns false.
 pub(crate) fn until_ready(
     url: &str,
     end: Instant,

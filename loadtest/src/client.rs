@@ -1,5 +1,5 @@
-//! The lean client: one thread, one epoll set, one read and one write per request. It sends what
-//! the plan says when the arrivals say it, and tells the tally of each end.
+//! The lean client: one thread, one epoll set, one read and one write per request. It sends
+//! the requests of the plan at the times of the arrivals, and reports the end of each to the tally.
 //! It never retries, never waits for a server longer than the run lasts, and measures every request
 //! from the time at which it was meant to go out. `run` calls it once.
 
@@ -152,13 +152,14 @@ impl LoadClient {
 
     fn is_over(&self, now_ns: u64, drained_ns: u64) -> bool {
         let queued = self.queues.iter().any(|queue| !queue.is_empty());
-        // A thread that is late at the end must still send what was due before it.
+        // A thread that is late must still send the requests that were due before the end.
         let due = self.next.is_some_and(|next| next.intended_ns < self.end_ns);
         let waits = self.in_flight > 0 || queued || due;
         now_ns >= drained_ns || now_ns >= self.end_ns && !waits
     }
 
-    /// Open loop: what is due joins its queue, and is sent where a connection is idle.
+    /// Open loop: requests that are due join the queue of their address, and go out where a connection
+    /// is idle.
     fn admit(&mut self, now_ns: u64) {
         while let Some(arrival) = self.next.filter(|next| next.intended_ns <= now_ns) {
             if arrival.intended_ns >= self.end_ns {
@@ -299,7 +300,7 @@ impl LoadClient {
         flight
     }
 
-    /// Closed loop: a client whose request has ended just now makes its next one.
+    /// Closed loop: a client makes its next request as soon as the last one has ended.
     fn follow(&mut self, index: usize, now_ns: u64) {
         if self.arrivals.is_none() {
             let client = self.pool.client_at(index);

@@ -20,7 +20,7 @@ use crate::scenario::{CapacityShare, ContenderEntry, Measure, Scenario};
 use crate::speed::{self, Around, WorkNs};
 use crate::{cores, first, tally};
 
-/// How a comparison is made, beside what its file says.
+/// Options of a comparison that are not in its scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct CompareOptions {
     pub(crate) installation: Installation,
@@ -286,7 +286,7 @@ impl Comparer<'_> {
         })
     }
 
-    /// Starts a contender, and puts this thread, whose client it will be, on the load's cores.
+    /// Pins this thread, which will run the client, to the load's cores, and starts a contender.
     fn start(&self, participant: &Participant<'_>) -> Result<RunningContender, String> {
         let mut cores = self.scenario.cores.clone();
         cores.extend(participant.entry.cores.clone());

@@ -33,17 +33,17 @@ pub(crate) struct LoadConnection {
     pub(crate) state: ConnectionState,
     socket: Option<OwnedFd>,
     reader: ResponseReader,
-    /// The request that goes out, and how much of it has.
+    /// The request that is being sent, and how many of its bytes are out.
     pub(crate) out: Vec<u8>,
     sent: usize,
 }
 
-/// What a look at the socket brought.
+/// The result of one read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Nothing,
     Answer(ResponseEnd),
-    /// The peer has closed the connection, which is no fault while it is idle.
+    /// The peer has closed the connection, which is no error while it is idle.
     Closed,
     Failed(RequestError),
 }
@@ -57,9 +57,9 @@ impl LoadConnection {
         let socket: OwnedFd = match address {
             ServerAddress::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, CONNECT_MAX).map_err(|error| {
-                    format!("nobody answers at {address} ({error}); start the server first")
+                    format!("no server answers at {address} ({error}); start the server first")
                 })?;
-                // Both hold for a socket that is connected.
+                // Both options can be set on a connected socket.
                 stream
                     .set_nodelay(true)
                     .and_then(|()| stream.set_nonblocking(true))
@@ -72,7 +72,7 @@ impl LoadConnection {
                         format!("{}: {error}; run as its owner", path.display())
                     }
                     _ => format!(
-                        "nobody answers at {} ({error}); start the server first",
+                        "no server answers at {} ({error}); start the server first",
                         path.display()
                     ),
                 })?;
@@ -174,7 +174,7 @@ impl LoadConnection {
         Ok(true)
     }
 
-    /// Reads what is there through `scratch`, which keeps nothing.
+    /// Reads the bytes that have arrived, through `scratch`, which holds nothing between calls.
     pub(crate) fn read(&mut self, scratch: &mut [u8]) -> Read {
         let Some(socket) = &self.socket else {
             return Read::Nothing;

@@ -1,6 +1,6 @@
 //! A contender as its file describes it: processes, how to see that they are ready, what to ask of
 //! them first, and where to call them.
-//! It starts nothing by itself; `running` does that from what is filled in here.
+//! It starts no process; `running` does.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

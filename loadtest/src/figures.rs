@@ -114,7 +114,7 @@ pub(crate) struct Growth {
     pub(crate) after: u64,
 }
 
-/// `measured` says which watched processes count.
+/// `measured` is true for the watched processes that count.
 pub(crate) fn of(report: &RunReport, measured: &[bool], memory: Growth) -> Figures {
     let watched = || {
         report

@@ -1,4 +1,4 @@
-//! What a figure should be: read from `>= 1.3`, held against what was measured.
+//! The limit of a figure, such as `>= 1.3`, and whether a measured value meets it.
 //! It measures nothing. Scenarios name goals, comparisons judge them.
 
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::figures::Figure;
 pub(crate) struct Goal {
     pub(crate) contender: String,
     pub(crate) figure: Figure,
-    /// Whom it is held against; the baseline where nothing is said.
+    /// The contender that it is compared with; the baseline where there is none.
     #[serde(default)]
     pub(crate) against: Option<String>,
     #[serde(default, rename = "as")]

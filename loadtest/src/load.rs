@@ -21,13 +21,13 @@ pub(crate) struct LoadSpec {
     pub(crate) duration_s: f64,
     /// How long answers are waited for after the end.
     pub(crate) drain_s: f64,
-    /// A request without an answer for so long is an error.
+    /// A request that has no answer after this time is an error.
     pub(crate) timeout_s: f64,
     /// The names that `{function}` in a URL stands for.
     pub(crate) functions: Option<DrawnFunctions>,
     /// Statuses that are no error; empty: 200 to 299.
     pub(crate) expect: Vec<u16>,
-    /// Statuses that a server refuses by what it cannot take: no answers, and no errors either.
+    /// Statuses by which a server refuses load; they count neither as answers nor as errors.
     pub(crate) refusals: Vec<u16>,
     /// Never sleeps between requests: exact send times, for a whole core.
     pub(crate) spin: bool,
@@ -64,7 +64,7 @@ pub(crate) struct RequestTarget {
     /// The body; `{duration_ms}` in it stands for the duration of a trace's row.
     pub(crate) body: Option<String>,
     pub(crate) body_file: Option<PathBuf>,
-    /// A made-up body of this size: `{"input":"xx…"}` under JSON, else so many letters.
+    /// A made-up body of this size: `{"input":"xx…"}` under JSON, else this many letters.
     pub(crate) body_bytes: Option<usize>,
 }
 
@@ -86,9 +86,9 @@ impl Default for RequestTarget {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(crate) enum ArrivalPattern {
-    /// So many a second, evenly.
+    /// Requests a second, evenly spaced.
     Fixed(f64),
-    /// So many a second on average, each on its own.
+    /// Requests a second on average, at random times.
     Poisson(f64),
     /// As the rows of a file say.
     Trace(Trace),

@@ -35,7 +35,7 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / ticks_per_second() as f64
 }
 
-/// CPU time of a process and all of its descendants, in seconds; what was reaped stays counted.
+/// CPU time of a process and all of its descendants, in seconds, children that have ended and were reaped included.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
     tree(pid).iter().filter_map(used_s).sum()
 }
@@ -69,7 +69,7 @@ fn used_s(process: &Process) -> Option<f64> {
     Some(seconds(utime + stime + (cutime + cstime).unsigned_abs()))
 }
 
-/// Memory that a process and its descendants hold; what is shared is split among its holders.
+/// Memory of a process and its descendants; shared pages are divided among the processes that map them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MemoryUse {
     pub(crate) bytes: u64,

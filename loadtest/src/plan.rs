@@ -120,7 +120,7 @@ impl RequestPlan {
         self.draw.target()
     }
 
-    /// Writes the whole request behind what is in `out`.
+    /// Appends the whole request to `out`.
     pub(crate) fn write(&self, call: PlannedRequest, out: &mut Vec<u8>) {
         let template = &self.templates[call.target as usize];
         out.extend_from_slice(&template.before);

@@ -95,7 +95,7 @@ impl Pool {
                 .is_some_and(|socket| self.epoll.add(socket, event).is_ok())
     }
 
-    /// Changes what is waited for. False where the kernel refuses.
+    /// Changes the events that epoll reports. False where the kernel refuses.
     pub(crate) fn watch(&self, index: usize, flags: EpollFlags) -> bool {
         let mut event = EpollEvent::new(flags, index as u64);
         let socket = self.connections[index].socket();

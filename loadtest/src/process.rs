@@ -112,7 +112,7 @@ impl Drop for ServerProcess {
         while self.is_alive() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-        // Kill what is left of the process group.
+        // Kill the processes of the group that still run.
         let _ = killpg(group(&self.child), Signal::SIGKILL);
         let _ = self.child.wait();
         let _ = self.guard.kill();

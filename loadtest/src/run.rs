@@ -13,7 +13,7 @@ use crate::tally::RunTally;
 use crate::trace::TraceRows;
 use crate::watcher::{CpuSample, WatchedProcess, Watcher};
 
-/// How a run is made, beside the load itself.
+/// Options of a run that are not part of the load.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setting {
     pub(crate) allow_remote: bool,
@@ -22,7 +22,7 @@ pub(crate) struct Setting {
     pub(crate) title: String,
 }
 
-/// What a run brought.
+/// The result of a run.
 pub(crate) struct RunResult {
     pub(crate) load: LoadSpec,
     pub(crate) tally: RunTally,
@@ -97,7 +97,7 @@ fn sleep_until(at: Instant) {
     std::thread::sleep(at.saturating_duration_since(Instant::now()));
 }
 
-/// Thousands of connections take as many descriptors; where the limit stays, connecting says so.
+/// Each connection takes a descriptor. Where the limit cannot be raised, connecting reports it.
 pub(crate) fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {

@@ -1,4 +1,4 @@
-//! The command line of `run`: what was typed, turned into a load.
+//! The arguments of `run`, and the load that they describe.
 //! It measures nothing. `args` calls it once.
 
 use std::path::PathBuf;
@@ -21,16 +21,16 @@ pub(crate) struct RunArgs {
     /// Connections to each address; without a rate, each is a client of a closed loop
     #[arg(short, long, default_value_t = 1, value_name = "N")]
     connections: usize,
-    /// Open loop: so many requests a second, evenly
+    /// Open loop: requests a second, evenly spaced
     #[arg(short, long, value_name = "PER_S")]
     rate: Option<f64>,
-    /// Open loop: so many requests a second on average, each on its own
+    /// Open loop: requests a second on average, at random times
     #[arg(long, value_name = "PER_S", conflicts_with = "rate")]
     poisson: Option<f64>,
     /// Open loop: requests as the rows of this file say (function,start_ms,duration_ms)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "poisson", "functions_zipf"])]
     trace: Option<PathBuf>,
-    /// Replays a trace so many times faster
+    /// Replays the trace this many times faster
     #[arg(long, default_value_t = 1.0, value_name = "TIMES", requires = "trace")]
     speed: f64,
     /// Seconds before anything is measured
@@ -57,10 +57,10 @@ pub(crate) struct RunArgs {
     /// A file that holds the body
     #[arg(long, value_name = "FILE", conflicts_with = "body_bytes")]
     body_file: Option<PathBuf>,
-    /// A body of this size: {"input":"xx…"} under JSON, which is the default, else so many letters
+    /// A body of this size: {"input":"xx…"} under JSON, which is the default, else this many letters
     #[arg(long, value_name = "N")]
     body_bytes: Option<usize>,
-    /// Draws {function} among so many names by Zipf
+    /// Draws {function} among this many names by Zipf
     #[arg(long, value_name = "N")]
     functions_zipf: Option<u32>,
     /// The exponent: 0 draws all names alike
@@ -82,7 +82,7 @@ pub(crate) struct RunArgs {
     /// Statuses that are no error [default: 200 to 299]; repeatable
     #[arg(long, value_name = "STATUS")]
     expect: Vec<u16>,
-    /// Statuses that refuse what is too much: no answers, and no errors either; repeatable
+    /// Statuses by which the server refuses load: neither answers nor errors; repeatable
     #[arg(long, value_name = "STATUS")]
     refusal: Vec<u16>,
     /// Another seed draws other names, targets and times
@@ -102,7 +102,7 @@ pub(crate) struct RunArgs {
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
-    /// Lets it call other machines: only ones whose owners want it
+    /// Allows targets on other machines, whose owners have to agree
     #[arg(long)]
     allow_remote: bool,
 }

@@ -210,7 +210,8 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The name of the user who runs this tool, for servers that would else switch to another user.
+/// The name of the user who runs this tool, because a server that is started as root may switch to
+/// another user.
 fn user() -> Result<String, String> {
     let uid = nix::unistd::geteuid();
     match nix::unistd::User::from_uid(uid) {

@@ -1,4 +1,4 @@
-//! What a comparison compares, as its file says: contenders, the load, cores, goals.
+//! The scenario of a comparison, read from its file: contenders, the load, cores, goals.
 //! It starts nothing. `compare` follows it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,9 +34,9 @@ pub(crate) struct Scenario {
     #[serde(default)]
     request: Partial,
     pub(crate) contenders: Vec<ContenderEntry>,
-    /// Whom the others are divided by.
+    /// The contender that ratios are taken over.
     pub(crate) baseline: String,
-    /// Who shows the latency without a proxy; then `added_p50_us` says what a proxy adds.
+    /// The contender without a proxy; `added_p50_us` is then the latency that a proxy adds to its.
     #[serde(default)]
     pub(crate) direct: Option<String>,
     /// An open loop at a share of what one contender was measured to do.
@@ -95,7 +95,7 @@ fn usual_connections() -> usize {
     64
 }
 
-/// From where on a round does not count.
+/// The limits past which a round does not count.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Disturbance {
@@ -185,7 +185,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// Another length than the file says.
+    /// Replaces a length of the file.
     pub(crate) fn last(&mut self, field: &str, seconds: f64) {
         self.load.insert(field.to_owned(), seconds.into());
     }
@@ -212,7 +212,7 @@ fn merge<T: Serialize + DeserializeOwned>(usual: &T, over: &[&Partial]) -> Resul
     serde_json::from_value(value).map_err(|error| error.to_string())
 }
 
-/// Reads a file that says something else only in words that it knows.
+/// Reads a YAML file; the error names the file.
 pub(crate) fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -1,8 +1,9 @@
-//! How fast the machine is just now: a fixed piece of work, timed on all cores at once, and a word that
-//! two cores pass to and fro. A virtual core moves: to a physical one that it shares, or away from the
-//! other's cache, and what crosses cores costs several times as much. That changes figures by a third
-//! within seconds, and no counter tells. Also what it means for a round, and how far rounds lie apart.
-//! It never looks at contenders, and finds something out only while their processes are gone.
+//! Probes how fast the machine is: times a fixed piece of work on all cores at once, and a word that two
+//! cores pass to and fro. The host moves virtual cores: onto a physical core that another one shares, or
+//! away from the other's cache, so that traffic between cores costs several times as much. That changes
+//! figures by a third within seconds, and no counter of the kernel shows it. Also decides whether a round
+//! counts, and how far rounds lie apart.
+//! It knows no contender, and measures only while none of their processes runs.
 //! Comparisons probe before the first turn of a round and after each.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
 //! Tables, the same in the terminal and on a page.
-//! They decide nothing about what they show; the JSON says more.
+//! A table decides nothing about its figures; the JSON has more of them.
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, ContentArrangement, Table};

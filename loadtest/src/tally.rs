@@ -1,5 +1,5 @@
-//! What became of every request, and how long it took. Times are nanoseconds from the start.
-//! It takes no time itself. The client tells it each end; reports read it.
+//! How every request ended, and how long it took. Times are nanoseconds from the start.
+//! It reads no clock. The client reports each end; reports read the sums.
 
 use std::collections::BTreeMap;
 

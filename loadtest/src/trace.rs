@@ -1,6 +1,6 @@
 //! Traces: which function was called when, and how long it ran. Read from CSV, and made up in the
 //! shape of the public Azure Functions traces.
-//! A trace says nothing of where to send it. `run` replays one, `trace` writes one.
+//! A trace does not name a server. `run` replays one, `trace` writes one.
 
 use std::collections::HashMap;
 use std::path::Path;

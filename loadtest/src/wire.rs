@@ -1,6 +1,6 @@
 //! Reads answers: finds where each one ends and what its status is, however the bytes are split.
-//! It keeps no body and never repairs: what is not HTTP/1.1 as the RFC has it is a fault. A
-//! connection feeds it what it reads.
+//! It keeps no body and repairs nothing: bytes that are not HTTP/1.1 by the RFC are an error. A
+//! connection feeds it the bytes that it reads.
 
 use std::mem::MaybeUninit;
 

@@ -22,7 +22,7 @@ pub struct Drawing {
     pub title: String,
     /// What a reader should know to read it.
     pub about: String,
-    /// From the top down, in so many columns.
+    /// Row by row from the top, in this many columns.
     pub plots: Vec<Plot>,
     pub columns: usize,
 }

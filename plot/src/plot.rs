@@ -1,5 +1,5 @@
 //! Plots as inline SVG: axes with units, a grid, lines, dots and a legend.
-//! It knows nothing of what it shows and loads nothing from anywhere. Pages and figures are made of it.
+//! It knows no meaning of the values and loads nothing. Pages and drawings are made of plots.
 
 use maud::{Markup, html};
 

@@ -14,7 +14,7 @@ use crate::{Setup, TraceCall, VaryingTime};
 
 /// Calls of each that count.
 pub const CALLS: usize = 1000;
-/// Of the calls, so many may be let in to fail, and so many refused that would have made it.
+/// How many calls may be let in and fail, and how many refused that would have made it.
 pub const WRONG_MAX: usize = CALLS * 2 / 100;
 
 const MS: Nanos = Nanos::from_ms(1);
@@ -93,7 +93,7 @@ fn pattern(
     }
 }
 
-/// Times of calls that come at random, so many a second.
+/// Times of calls that come at random, at this rate a second.
 fn poisson(calls: usize, a_second: f64) -> Vec<Nanos> {
     let mut dice = SmallRng::seed_from_u64(SEED);
     let gap_s = Exp::new(a_second).expect("a rate above 0");

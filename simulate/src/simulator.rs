@@ -43,7 +43,7 @@ const STRETCH_MIN: Nanos = Nanos::from_ms(1);
 pub(crate) enum Admission {
     /// As the product does.
     Predicts,
-    /// By what is going to happen; of traces without async calls.
+    /// By perfect knowledge of the future; only for traces without async calls.
     Knows,
 }
 
@@ -57,7 +57,7 @@ pub(crate) enum CallEnding {
     NoPod,
 }
 
-/// What became of a call.
+/// How and when a call ended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallFate {
     pub(crate) ending: CallEnding,
@@ -67,7 +67,7 @@ pub(crate) struct CallFate {
     pub(crate) total: Nanos,
 }
 
-/// What a run left.
+/// The result of a run.
 pub(crate) struct SimulationRun {
     /// One for each call, in the trace's order.
     pub(crate) fates: Vec<CallFate>,
@@ -84,8 +84,8 @@ impl SimulationRun {
     }
 }
 
-/// What happens by itself. Of the same time the first in this order is first: a call that ends as its
-/// deadline passes has made it, and leaves its slot to one that comes then.
+/// An event that virtual time brings. Events of the same time happen in this order: a call that ends at
+/// its deadline has made it, and its slot is free for a call that comes at that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VirtualEvent {
     PodUp(PodId),
@@ -100,7 +100,7 @@ enum VirtualEvent {
     },
 }
 
-/// An attempt of a call; what belongs to an earlier one is not heard.
+/// An attempt of a call; events of an earlier attempt are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AttemptId {
     index: u32,
@@ -108,7 +108,7 @@ struct AttemptId {
     attempt: u32,
 }
 
-/// What the machine of a call asks of its io thread.
+/// The environment that a call's state machine needs, which is its io thread in the product.
 struct SimulatedThread {
     function: Arc<Function>,
     entries: Arc<Entries>,
@@ -140,7 +140,7 @@ impl Environment for SimulatedThread {
     }
 }
 
-/// Everything that there is.
+/// The simulated control plane with its clients and pods.
 pub(crate) struct Simulator<'a> {
     setup: &'a Setup,
     admission: Admission,

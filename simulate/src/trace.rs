@@ -20,7 +20,7 @@ pub const CALLS_MAX: usize = 1_000_000;
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Longest line in bytes, so that input without line ends is not kept in memory.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Of bad text so many characters are shown.
+/// How many characters of bad text an error shows.
 const QUOTED_MAX: usize = 80;
 /// Longest trace in time: 31 days. Pods that are looked after each second take steps of their own.
 const AT_MS_MAX: f64 = 31.0 * 86_400_000.0;

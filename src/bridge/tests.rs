@@ -16,7 +16,7 @@ use nanofaas_core::time::Uptime;
 
 use super::*;
 use crate::management::HealthState;
-use crate::metrics::{ProcessInfo, ProcessMetrics};
+use crate::metrics::tests::info_of;
 
 /// The lane of the function that was registered as the `index`th, counted from 0.
 const fn id(index: u32) -> LaneId {
@@ -49,19 +49,6 @@ fn health() -> Arc<HealthState> {
     })
 }
 
-fn plane() -> ProcessInfo {
-    ProcessInfo {
-        ledgers: Arc::new([]),
-        io_driver: "epoll",
-        scheduler: "inline",
-        backend: "none",
-        process: ProcessMetrics {
-            started: SystemTime::now(),
-        },
-        log_lines_dropped: 0,
-    }
-}
-
 /// A bridge with these functions and one io thread, whose scheduler is inline.
 fn bench(backend: Backend, functions: &[&str]) -> Bench {
     let (io_bell, _waking) = bell();
@@ -71,7 +58,7 @@ fn bench(backend: Backend, functions: &[&str]) -> Bench {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     let (ask, asked) = mpsc::channel(4);
-    let management = Management::new(health(), ask, Box::new(plane), 10);
+    let management = Management::new(health(), ask, Box::new(|| info_of(Arc::new([]))), 10);
     let (settled, told) = sync_channel(1);
     let config = BridgeThreadConfig {
         backend,

@@ -103,7 +103,7 @@ fn without_status(function: Option<Value>) -> Option<Value> {
     Some(function)
 }
 
-/// Registers one function. `None`: it was refused, and why has been said.
+/// Registers one function. `None`: the server refused it, and the reason was printed.
 fn apply(
     client: &ApiClient,
     function: &FunctionFile,
@@ -138,7 +138,8 @@ fn apply(
     Ok(None)
 }
 
-/// Says what the server ignores, and was not said before: it may know fewer fields than this program.
+/// Warns of fields that the server ignores, unless this program has warned of them: an older server may
+/// know fewer fields.
 fn warn(function: &FunctionFile, answer: &ApiResponse) {
     let unknown = function.draft.unknown_fields();
     let reported: Vec<String> = unknown

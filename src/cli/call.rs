@@ -1,5 +1,5 @@
-//! `invoke` and `enqueue`: makes a request of what was typed, and a result of what came back.
-//! What is sent and what is printed are bytes: neither is ever parsed and written anew.
+//! `invoke` and `enqueue`: makes a request of the arguments, and shows the answer.
+//! Input and output stay the bytes that they are: neither is parsed and serialised again.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -44,7 +44,7 @@ pub(crate) struct InvokeArgs {
 pub(crate) struct EnqueueArgs {
     #[command(flatten)]
     request: RequestArgs,
-    /// Wait for the end all the same, and print the output as `invoke` does
+    /// Wait for the call's end, and print the output as `invoke` does
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -199,7 +199,7 @@ pub(super) fn invoke(command: &InvokeArgs) -> Result<(), CliError> {
     if answer.status == 202 {
         return accepted(&answer, command.connect.wants_json());
     }
-    // A success may be raw bytes; a failure or an envelope is JSON, and says what it is.
+    // The output of a success may be raw bytes; an error or an envelope is JSON with a status.
     let raw_state = answer.header("x-execution-status");
     if let Some(state) = raw_state {
         report_outcome(state, &answer);

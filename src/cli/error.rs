@@ -1,5 +1,5 @@
-//! Why a command did not do what was asked, what to say about it, and the exit code.
-//! It never hides what the server said: code, message and details are shown as they came.
+//! The error of a command, its message, and the exit code.
+//! The server's code, message and details are shown as they came.
 
 use std::io;
 use std::process::ExitCode;

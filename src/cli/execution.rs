@@ -35,7 +35,7 @@ pub(crate) struct StatusArgs {
     /// The execution's id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
-    /// Wait for its end; the exit code then tells success
+    /// Wait for its end; the exit code is then 0 for success
     #[arg(long)]
     wait: bool,
     #[command(flatten)]

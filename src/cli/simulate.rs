@@ -120,7 +120,7 @@ pub(super) fn run(command: &SimulateArgs) -> Result<(), CliError> {
     }
 }
 
-/// Refuses a plot that would be written over what is read.
+/// Refuses a plot that would overwrite an input file.
 fn keep_input(plot: &Path, inputs: &[&Path]) -> Result<(), CliError> {
     // By the file itself, because it may have several names. A terminal or a pipe loses nothing.
     let file = |path: &Path| {
@@ -312,7 +312,7 @@ fn time(ms: f64) -> String {
     }
 }
 
-/// At most three digits behind the point, and none that says nothing.
+/// At most three decimals, without trailing zeros.
 fn short(number: f64) -> String {
     let text = format!("{number:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

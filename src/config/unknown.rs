@@ -1,5 +1,5 @@
 //! Variables that look like settings and are none: one that is misspelt would else be dropped in silence.
-//! It reads no variable's value. `serve` says at the start what it finds.
+//! It reads no variable's value. `serve` logs at the start what it finds.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use strsim::levenshtein;
 const PREFIX: &str = "NANOFAAS_";
 /// Read by no flag: a test's (`core/src/sync.rs`).
 const PLANTED_BUG: &str = "NANOFAAS_PLANTED_BUG";
-/// A name with so many letters wrong is another one.
+/// A name that differs in more letters is not suggested.
 const DISTANCE_MAX: usize = 3;
 /// A name is shown up to here.
 const NAME_LEN_MAX: usize = 100;

@@ -75,7 +75,7 @@ pub(crate) fn build(
     }
 }
 
-/// Runs the line; the answer says how it failed, if it did.
+/// Runs the line. Returns why it failed, or None.
 fn run(
     line: &str,
     directory: Option<&str>,

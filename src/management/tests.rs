@@ -4,13 +4,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
 use std::sync::atomic::AtomicU64;
 use std::task::Wake;
-use std::time::SystemTime;
 
-use crate::metrics::ProcessMetrics;
 use nanofaas_core::queue_stats::QueueStats;
 use nanofaas_core::time::Uptime;
 
 use super::*;
+use crate::metrics::tests::info_of;
 
 /// A served port; the thread ends with the process.
 struct ManagementPort {
@@ -30,18 +29,9 @@ fn port(answers: bool) -> ManagementPort {
     });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let plane = move || ProcessInfo {
-        ledgers: ledgers.clone(),
-        io_driver: "epoll",
-        scheduler: "inline",
-        backend: "none",
-        process: ProcessMetrics {
-            started: SystemTime::now(),
-        },
-        log_lines_dropped: 0,
-    };
+    let process = move || info_of(ledgers.clone());
     let (ask, mut asked) = mpsc::channel::<Ask>(4);
-    let management = Arc::new(Management::new(health.clone(), ask, Box::new(plane), 10));
+    let management = Arc::new(Management::new(health.clone(), ask, Box::new(process), 10));
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

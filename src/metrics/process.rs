@@ -1,4 +1,4 @@
-//! `process_*`: what the kernel says of this process, by the names that Prometheus's own clients
+//! `process_*`: the kernel's figures of this process, under the names that Prometheus's own clients
 //! use. A figure that cannot be read is left out rather than shown as 0.
 
 use std::fs;

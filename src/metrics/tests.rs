@@ -10,8 +10,13 @@ use nanofaas_core::time::Nanos;
 use super::*;
 
 fn info(threads: usize) -> ProcessInfo {
+    info_of((0..threads).map(|_| ThreadLedger::default()).collect())
+}
+
+/// A process with these ledgers.
+pub(crate) fn info_of(ledgers: Arc<[ThreadLedger]>) -> ProcessInfo {
     ProcessInfo {
-        ledgers: (0..threads).map(|_| ThreadLedger::default()).collect(),
+        ledgers,
         io_driver: "epoll",
         scheduler: "pinned",
         backend: "local",

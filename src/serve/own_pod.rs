@@ -1,10 +1,10 @@
-//! The Pod that this process runs in, as its manifest says by variables. It asks no cluster.
+//! The Pod that this process runs in, read from variables that its manifest sets. It asks no cluster.
 
 use nanofaas_k8s_bridge::OwnPod;
 
 use crate::config::{BackendKind, Config};
 
-/// None where the process runs in no pod, or its manifest says nothing.
+/// None where the process runs in no pod, or its manifest sets none of them.
 pub(super) fn find() -> Option<OwnPod> {
     let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     Some(OwnPod {

@@ -22,7 +22,7 @@ from .wire import failure
 STOP_GRACE_NS = 100_000_000
 # How long an async worker's loop may stand still. A busy machine may delay a healthy loop, too.
 BEAT_GRACE_NS = 500_000_000
-LOOK_SOON_S = 0.05
+POLL_SOON_S = 0.05
 
 STOP_REASONS = {
     WHY_DEADLINE: "the function ran on for 100 ms after its deadline",
@@ -78,13 +78,13 @@ class Watch:
         return bool(self._left) or self._soon
 
     def poll_soon(self) -> None:
-        """Asks for one more poll after LOOK_SOON_S."""
+        """Asks for one more poll after POLL_SOON_S."""
         self._soon = True
 
     def look_again_s(self, usual: float) -> float:
         """Seconds until the next poll: `usual`, or less if a deadline or a kill comes earlier."""
         if self._soon:
-            return LOOK_SOON_S
+            return POLL_SOON_S
         now = time.monotonic_ns()
         if self._stopped and self._stopped == self._words[SEQ]:
             return max(0.0, min(usual, (self._stopped_at + STOP_GRACE_NS - now) / 1e9))

@@ -69,7 +69,7 @@ class Watchdog:
         self._spawn_at: float | None = None
         self._pause_s = 0.0
         self._unready_deaths = 0
-        self._idle_looks = 0
+        self._idle_polls = 0
 
     def run(self) -> int | None:
         """Serves until it is stopped, or until the function cannot be loaded."""
@@ -222,7 +222,7 @@ class Watchdog:
             elif kind == FINISHED:
                 worker.finished = int(message[1:])
                 worker.kill_after(EXIT_GRACE_S, "finished")
-            self._idle_looks = 0
+            self._idle_polls = 0
 
     def _drop_link(self, worker: Worker) -> None:
         if worker.sock is not None and self._epoll is not None:
@@ -364,12 +364,12 @@ class Watchdog:
     def _fall_asleep(self, watch: Watch) -> None:
         """Polls while calls come. Once asleep, the watchdog is woken by the next call's BELL."""
         if watch.busy:
-            self._idle_looks = 0
+            self._idle_polls = 0
             self._words[ASLEEP] = 0
         elif self._words[ASLEEP] == 0:
-            self._idle_looks += 1
-            if self._idle_looks >= IDLE_POLLS_MAX:
-                self._idle_looks = 0
+            self._idle_polls += 1
+            if self._idle_polls >= IDLE_POLLS_MAX:
+                self._idle_polls = 0
                 self._words[ASLEEP] = 1
                 watch.poll_soon()  # A call may have begun between the poll and this store.
 

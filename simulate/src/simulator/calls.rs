@@ -165,7 +165,7 @@ impl Simulator<'_> {
         self.drive(grant.call.index);
     }
 
-    /// Does what the call's machine says, until it waits for something.
+    /// Does the steps that the call's machine gives, until it waits.
     fn drive(&mut self, index: u32) {
         let now = self.now;
         loop {
@@ -323,7 +323,7 @@ impl Simulator<'_> {
         }
     }
 
-    /// Tells waiting calls what the scheduler says.
+    /// Delivers the scheduler's notices to the calls that wait.
     pub(super) fn deliver_notices(&mut self) {
         for notice in std::mem::take(&mut self.out.notices) {
             let Notice::StartsFail { why, .. } = notice;

@@ -17,7 +17,7 @@ use super::pods::{comes_up, held_for};
 /// to be made anew at each arrival, because starts spread, takes as many steps as there are live calls.
 const STEPS_MAX: u64 = 100_000_000;
 
-/// What is remembered between two calls.
+/// The plan of the last arrival, kept for the next one.
 #[derive(Default)]
 pub(super) struct Knowledge {
     /// None where something went otherwise than it was planned.

@@ -1,4 +1,4 @@
-//! Pods and Jobs as the bridge would bring them: each comes up after its time, and ends when it is told to.
+//! Simulated pods and Jobs: each comes up after its start time, and ends when the scheduler orders it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use super::{Simulator, VirtualEvent};
 use crate::START_TIMEOUT;
 
-/// How long a pod whose call was cut off takes until it answers again: our runtimes stop such a call.
+/// How long a pod takes to answer again after its call was interrupted: our runtimes stop such a call.
 const PROBE: Nanos = Nanos::from_ms(5);
 /// How long the floor takes to come up where no other pod ever does.
 const FLOOR: Nanos = Nanos::from_ms(100);
@@ -19,7 +19,7 @@ const PAUSE: Nanos = Nanos::from_s(1);
 
 pub(super) const START_TOO_LONG: &str = "the start took longer than --start-timeout-ms";
 
-/// Whether a start that would take so long ends before the platform gives it up.
+/// Whether a start of this length ends before the platform gives it up.
 pub(super) fn comes_up(start: Nanos) -> bool {
     start < START_TIMEOUT
 }
