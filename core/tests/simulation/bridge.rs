@@ -12,7 +12,7 @@ use nanofaas_core::spec::{Defaults, Platform};
 use nanofaas_core::ticket::{LaneId, PodId};
 use nanofaas_core::time::Uptime;
 
-use crate::hall::{Hall, ToBridge, ToIo};
+use crate::environment::{SharedEnvironment, ToBridge, ToIo};
 use crate::scenario::{MS, Nature, SECOND, Starts, draft};
 
 /// What happens later, by itself.
@@ -86,47 +86,47 @@ impl Bridge {
         self.what.insert(self.sequence, act);
     }
 
-    pub(crate) fn is_due(&self, hall: &Hall) -> bool {
-        hall.to_bridge.has_some() || self.next_at().is_some_and(|at| at <= hall.now)
+    pub(crate) fn is_due(&self, shared: &SharedEnvironment) -> bool {
+        shared.to_bridge.has_some() || self.next_at().is_some_and(|at| at <= shared.now)
     }
 
-    pub(crate) fn pass(&mut self, hall: &mut Hall) {
-        let most = hall.rng.pick(&[1, 2, 10, usize::MAX]);
+    pub(crate) fn pass(&mut self, shared: &mut SharedEnvironment) {
+        let most = shared.rng.pick(&[1, 2, 10, usize::MAX]);
         for _ in 0..most {
-            let Some(message) = hall.to_bridge.pop() else {
+            let Some(message) = shared.to_bridge.pop() else {
                 break;
             };
             match message {
-                ToBridge::Order(order) => self.order(order, hall),
+                ToBridge::Order(order) => self.order(order, shared),
                 ToBridge::Ack(version) => {
                     let mut out = RegistryOut::default();
                     self.registry.acknowledge(version, &mut out);
-                    self.tell(out, hall);
+                    self.tell(out, shared);
                 }
                 ToBridge::Request(change) => {
                     self.changes += 1;
                     let mut out = RegistryOut::default();
                     self.registry.change(change, None, &mut out);
-                    self.tell(out, hall);
+                    self.tell(out, shared);
                 }
             }
         }
         while let Some(Reverse((at, sequence))) = self.acts.peek().copied() {
-            if at > hall.now {
+            if at > shared.now {
                 break;
             }
             self.acts.pop();
             let act = self.what.remove(&sequence).expect("each act once");
-            self.act(act, hall);
+            self.act(act, shared);
         }
     }
 
-    fn tell(&mut self, out: RegistryOut, hall: &mut Hall) {
+    fn tell(&mut self, out: RegistryOut, shared: &mut SharedEnvironment) {
         for event in out.scheduler {
-            hall.send_event(event);
+            shared.send_event(event);
         }
         for told in out.io_threads {
-            let all = hall.to_io.iter();
+            let all = shared.to_io.iter();
             all.for_each(|ring| ring.push(ToIo::Told(told.clone())));
         }
         for (_, reply) in out.replies {
@@ -134,59 +134,61 @@ impl Bridge {
                 Reply::Registered { function, created } => {
                     self.lane_names
                         .insert(function.lane, function.name().clone());
-                    if created && hall.rng.chance(100) {
-                        let (lane, stale) = (function.lane, hall.rng.chance(500));
-                        let token = hall.rng.next();
-                        hall.send_event(Event::Adopt { lane, token, stale });
+                    if created && shared.rng.chance(100) {
+                        let (lane, stale) = (function.lane, shared.rng.chance(500));
+                        let token = shared.rng.next();
+                        shared.send_event(Event::Adopt { lane, token, stale });
                     }
                 }
-                Reply::Refused(refused) => hall.show(|| format!("refused: {refused:?}")),
+                Reply::Refused(refused) => shared.show(|| format!("refused: {refused:?}")),
                 _ => {}
             }
         }
     }
 
-    fn nature(&self, lane: LaneId, hall: &Hall) -> Nature {
-        let mut natures = hall.natures.values();
+    fn nature(&self, lane: LaneId, shared: &SharedEnvironment) -> Nature {
+        let mut natures = shared.natures.values();
         let any = natures.next().expect("there is a function");
         let name = self.lane_names.get(&lane);
-        *name.and_then(|name| hall.natures.get(name)).unwrap_or(any)
+        *name
+            .and_then(|name| shared.natures.get(name))
+            .unwrap_or(any)
     }
 
-    fn order(&mut self, order: Order, hall: &mut Hall) {
+    fn order(&mut self, order: Order, shared: &mut SharedEnvironment) {
         match order {
-            Order::Start { lane, pod, .. } => self.start(lane, pod, hall),
+            Order::Start { lane, pod, .. } => self.start(lane, pod, shared),
             Order::Adopted {
                 lane,
                 pod: Some(pod),
                 ..
             } => {
-                let nature = self.nature(lane, hall);
+                let nature = self.nature(lane, shared);
                 let new = Pod {
                     answered: false,
                     nature,
                 };
                 self.pods.insert(pod, new);
-                let at = hall.now + hall.rng.span(SECOND);
+                let at = shared.now + shared.rng.span(SECOND);
                 self.later(at, Act::Ready(pod));
             }
             Order::Adopted { pod: None, .. } => {}
             Order::Stop { pod } => {
-                let running = hall.running_in.get(&pod).copied().unwrap_or(0);
+                let running = shared.running_in.get(&pod).copied().unwrap_or(0);
                 assert_eq!(running, 0, "a pod is stopped with calls in it");
-                let at = hall.now + hall.rng.span(SECOND);
+                let at = shared.now + shared.rng.span(SECOND);
                 self.later(at, Act::Stopped(pod));
             }
             Order::Probe { pod } => {
                 if !self.pods.contains_key(&pod) {
                     return;
                 }
-                let deaf = !self.calm && hall.rng.chance(150);
-                if hall.is_alive(pod) && !deaf {
-                    let at = hall.now + hall.rng.span(SECOND);
+                let deaf = !self.calm && shared.rng.chance(150);
+                if shared.is_alive(pod) && !deaf {
+                    let at = shared.now + shared.rng.span(SECOND);
                     self.later(at, Act::Answers(pod));
                 } else {
-                    self.later(hall.now + 5 * SECOND, Act::NeverAnswered(pod));
+                    self.later(shared.now + 5 * SECOND, Act::NeverAnswered(pod));
                 }
             }
             Order::LaneGone { lane } => {
@@ -196,18 +198,18 @@ impl Bridge {
         }
     }
 
-    fn start(&mut self, lane: LaneId, pod: PodId, hall: &mut Hall) {
+    fn start(&mut self, lane: LaneId, pod: PodId, shared: &mut SharedEnvironment) {
         self.started += 1;
-        let nature = self.nature(lane, hall);
-        let rng = &mut hall.rng;
-        let at = hall.now + rng.span(nature.start_max);
+        let nature = self.nature(lane, shared);
+        let rng = &mut shared.rng;
+        let at = shared.now + rng.span(nature.start_max);
         let fails = match nature.starts {
             Starts::Good | Starts::CrashLoop => None,
             Starts::Flaky => rng.chance(500).then(|| rng.chance(100)),
             Starts::Broken { permanent } => Some(permanent),
         };
         if self.started.is_multiple_of(8) {
-            self.later(hall.now + nature.start_max / 2, Act::IsHeldUp(pod));
+            self.later(shared.now + nature.start_max / 2, Act::IsHeldUp(pod));
         }
         let answered = false;
         let new = Pod { answered, nature };
@@ -218,63 +220,63 @@ impl Bridge {
         }
     }
 
-    fn act(&mut self, act: Act, hall: &mut Hall) {
+    fn act(&mut self, act: Act, shared: &mut SharedEnvironment) {
         match act {
-            Act::Ready(pod) => self.ready(pod, hall),
+            Act::Ready(pod) => self.ready(pod, shared),
             Act::StartFails(pod, permanent) => {
                 // Stopped meanwhile, it only goes down.
                 if self.pods.remove(&pod).is_some() {
                     let message = "it does not start".into();
                     let failure = StartFailure { permanent, message };
-                    hall.send_event(Event::StartFailed { pod, failure });
+                    shared.send_event(Event::StartFailed { pod, failure });
                 }
             }
             // Whatever became of the pod meanwhile: the word may be late.
             Act::IsHeldUp(pod) => {
                 let why = Some("it waits".into());
-                hall.send_event(Event::StartHeldUp { pod, why });
+                shared.send_event(Event::StartHeldUp { pod, why });
             }
             Act::Dies(pod) => {
-                if hall.alive.remove(&pod) {
+                if shared.alive.remove(&pod) {
                     self.deaths += 1;
                     self.dead.push(pod);
-                    let seen = hall.now + hall.rng.span(SECOND);
+                    let seen = shared.now + shared.rng.span(SECOND);
                     self.later(seen, Act::SeenDead(pod));
                 }
             }
-            Act::SeenDead(pod) | Act::Stopped(pod) => self.down(pod, hall),
+            Act::SeenDead(pod) | Act::Stopped(pod) => self.down(pod, shared),
             Act::Answers(pod) => {
                 if self.pods.contains_key(&pod) {
-                    if hall.is_alive(pod) {
-                        hall.send_event(Event::PodUp(pod));
+                    if shared.is_alive(pod) {
+                        shared.send_event(Event::PodUp(pod));
                     } else {
-                        self.later(hall.now + 4 * SECOND, Act::NeverAnswered(pod));
+                        self.later(shared.now + 4 * SECOND, Act::NeverAnswered(pod));
                     }
                 }
             }
-            Act::NeverAnswered(pod) => self.down(pod, hall),
+            Act::NeverAnswered(pod) => self.down(pod, shared),
             Act::Drained(pod) => {
                 if self.pods.contains_key(&pod) {
-                    hall.send_event(Event::PodLeaving(pod));
+                    shared.send_event(Event::PodLeaving(pod));
                 }
             }
         }
     }
 
-    fn ready(&mut self, pod: PodId, hall: &mut Hall) {
+    fn ready(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         let Some(found) = self.pods.get_mut(&pod) else {
             return;
         };
         found.answered = true;
         let nature = found.nature;
-        hall.alive.insert(pod);
-        hall.send_event(Event::PodUp(pod));
-        let rng = &mut hall.rng;
+        shared.alive.insert(pod);
+        shared.send_event(Event::PodUp(pod));
+        let rng = &mut shared.rng;
         if nature.starts == Starts::CrashLoop {
-            let at = hall.now + rng.span(MS);
+            let at = shared.now + rng.span(MS);
             self.later(at, Act::Dies(pod));
         } else if !self.calm && rng.chance(nature.mortality) {
-            let at = hall.now + rng.span(5 * SECOND);
+            let at = shared.now + rng.span(5 * SECOND);
             let drained = rng.chance(300);
             self.later(
                 at,
@@ -288,37 +290,38 @@ impl Bridge {
     }
 
     /// A pod is gone; said once.
-    fn down(&mut self, pod: PodId, hall: &mut Hall) {
+    fn down(&mut self, pod: PodId, shared: &mut SharedEnvironment) {
         if self.pods.remove(&pod).is_none() {
             return;
         }
-        if hall.alive.remove(&pod) {
+        if shared.alive.remove(&pod) {
             self.dead.push(pod);
         }
-        hall.send_event(Event::PodDown(pod));
+        shared.send_event(Event::PodDown(pod));
     }
 
     /// A client's wish, at random.
-    pub(crate) fn random_change(&mut self, names: &[Arc<str>], hall: &mut Hall) {
-        let name = names[hall.rng.below(names.len() as u64) as usize].clone();
-        let register = |hall: &mut Hall, name: &str| Change::Register {
-            draft: draft(&mut hall.rng, name),
+    pub(crate) fn random_change(&mut self, names: &[Arc<str>], shared: &mut SharedEnvironment) {
+        let name = names[shared.rng.below(names.len() as u64) as usize].clone();
+        let register = |shared: &mut SharedEnvironment, name: &str| Change::Register {
+            draft: draft(&mut shared.rng, name),
             replace: true,
         };
-        let change = match hall.rng.below(10) {
+        let change = match shared.rng.below(10) {
             0..3 => Change::Remove { name },
             3..5 => {
                 // Deleted and made again at once: both removals and openings are under way.
-                hall.to_bridge
+                shared
+                    .to_bridge
                     .push(ToBridge::Request(Change::Remove { name: name.clone() }));
-                register(hall, &name)
+                register(shared, &name)
             }
             5..6 => Change::Scale {
                 name,
-                replicas: hall.rng.within(0, 4) as u32,
+                replicas: shared.rng.within(0, 4) as u32,
             },
-            _ => register(hall, &name),
+            _ => register(shared, &name),
         };
-        hall.to_bridge.push(ToBridge::Request(change));
+        shared.to_bridge.push(ToBridge::Request(change));
     }
 }

@@ -21,7 +21,7 @@ use nanofaas_core::ticket::{CallId, Grant, LaneId, PodId};
 use nanofaas_core::time::{Nanos, Uptime};
 use nanofaas_core::wheel::{TimerRef, Wheel};
 
-use crate::hall::{Hall, Mode, ToBridge, ToIo};
+use crate::environment::{Mode, SharedEnvironment, ToBridge, ToIo};
 use crate::judge::{Happening, Judge, Phase, phase};
 use crate::scenario::MS;
 use environment::ThreadEnvironment;
@@ -115,17 +115,17 @@ pub(crate) struct IoThread {
 }
 
 impl IoThread {
-    pub(crate) fn new(shard: ShardId, hall: &mut Hall) -> Self {
+    pub(crate) fn new(shard: ShardId, shared: &mut SharedEnvironment) -> Self {
         Self {
             shard,
             places: Vec::new(),
             free: Vec::new(),
-            wheel: Wheel::new(hall.now),
-            env: ThreadEnvironment::new(hall.entries.clone()),
+            wheel: Wheel::new(shared.now),
+            env: ThreadEnvironment::new(shared.entries.clone()),
             acts: BinaryHeap::new(),
             sequence: 0,
-            next_arrival: hall.now + hall.rng.span(10 * MS),
-            arrivals_left: hall.rng.within(10, 250) as u32,
+            next_arrival: shared.now + shared.rng.span(10 * MS),
+            arrivals_left: shared.rng.within(10, 250) as u32,
             refused: 0,
             retries: 0,
             ends: BTreeMap::new(),
@@ -171,43 +171,44 @@ impl IoThread {
             .min()
     }
 
-    pub(crate) fn is_due(&self, hall: &Hall) -> bool {
+    pub(crate) fn is_due(&self, shared: &SharedEnvironment) -> bool {
         let number = self.shard.index();
-        hall.grants[number].has_some()
-            || hall.to_io[number].has_some()
-            || self.next_at().is_some_and(|at| at <= hall.now)
-            || (hall.mode == Mode::Inline && hall.scheduler_is_due())
+        shared.grants[number].has_some()
+            || shared.to_io[number].has_some()
+            || self.next_at().is_some_and(|at| at <= shared.now)
+            || (shared.mode == Mode::Inline && shared.scheduler_is_due())
     }
 
     /// One pass over everything that is due.
-    pub(crate) fn pass(&mut self, hall: &mut Hall) {
-        let first = hall.rng.below(5);
+    pub(crate) fn pass(&mut self, shared: &mut SharedEnvironment) {
+        let first = shared.rng.below(5);
         for part in 0..5 {
             match (first + part) % 5 {
-                0 => self.timers(hall),
-                1 => self.messages(hall),
-                2 => self.grants(hall),
-                3 => self.acts(hall),
-                _ => self.arrivals(hall),
+                0 => self.timers(shared),
+                1 => self.messages(shared),
+                2 => self.grants(shared),
+                3 => self.acts(shared),
+                _ => self.arrivals(shared),
             }
-            if hall.mode == Mode::Inline {
-                self.grants(hall);
+            if shared.mode == Mode::Inline {
+                self.grants(shared);
             }
         }
-        hall.pass_inline();
-        if hall.mode == Mode::Inline {
-            self.grants(hall);
+        shared.pass_inline();
+        if shared.mode == Mode::Inline {
+            self.grants(shared);
         }
         // What came due meanwhile waits for the next pass; what was due at its start does not.
-        let now = hall.now;
+        let now = shared.now;
         for (_, served) in self.calls() {
             served.judge.check_in_time(&served.life, now);
         }
     }
 
-    fn timers(&mut self, hall: &mut Hall) {
+    fn timers(&mut self, shared: &mut SharedEnvironment) {
         let mut due = Vec::new();
-        self.wheel.advance(hall.now, |index| due.push(index as u32));
+        self.wheel
+            .advance(shared.now, |index| due.push(index as u32));
         for index in due {
             if self.places[index as usize].call.is_none() {
                 continue;
@@ -215,12 +216,12 @@ impl IoThread {
             let served = self.served(index);
             // It fired: `drive` must set another one.
             served.timer_at = None;
-            if served.life.until() <= hall.now {
-                self.happens(index, Happening::Time, hall.now);
+            if served.life.until() <= shared.now {
+                self.happens(index, Happening::Time, shared.now);
             }
-            let (life, env) = self.life(index, hall);
-            life.time(hall.now, env);
-            self.drive(index, hall);
+            let (life, env) = self.life(index, shared);
+            life.time(shared.now, env);
+            self.drive(index, shared);
         }
     }
 
@@ -228,9 +229,9 @@ impl IoThread {
     fn life(
         &mut self,
         index: u32,
-        hall: &mut Hall,
+        shared: &mut SharedEnvironment,
     ) -> (&mut Call<ThreadEnvironment>, &ThreadEnvironment) {
-        self.env.roll(&mut hall.rng);
+        self.env.roll(&mut shared.rng);
         let place = &mut self.places[index as usize];
         let served = place.call.as_mut().expect("a call that lives");
         (&mut served.life, &self.env)
@@ -244,44 +245,44 @@ impl IoThread {
         *self.happened.entry((phase, happening)).or_default() += 1;
     }
 
-    fn end(&mut self, index: u32, end: &End, hall: &mut Hall) {
-        self.happens(index, Happening::of(end), hall.now);
-        let (life, env) = self.life(index, hall);
-        life.end(end, hall.now, env);
-        self.drive(index, hall);
+    fn end(&mut self, index: u32, end: &End, shared: &mut SharedEnvironment) {
+        self.happens(index, Happening::of(end), shared.now);
+        let (life, env) = self.life(index, shared);
+        life.end(end, shared.now, env);
+        self.drive(index, shared);
     }
 
     /// Does what the machine says until it waits or is over.
-    fn drive(&mut self, index: u32, hall: &mut Hall) {
+    fn drive(&mut self, index: u32, shared: &mut SharedEnvironment) {
         loop {
             let served = self.served(index);
             let step = served.life.step();
-            hall.show(|| format!("io {} {step:?}", served.life.place().index));
+            shared.show(|| format!("io {} {step:?}", served.life.place().index));
             match step {
                 Step::Wait => break,
-                Step::Run(grant) => self.run(index, grant, hall),
+                Step::Run(grant) => self.run(index, grant, shared),
                 Step::Stop => {
-                    let sent_at = hall.rng.chance(800).then_some(hall.now);
-                    served.judge.stopped(sent_at.is_some(), hall.now);
-                    let (life, env) = self.life(index, hall);
-                    life.stopped(sent_at, hall.now, env);
+                    let sent_at = shared.rng.chance(800).then_some(shared.now);
+                    served.judge.stopped(sent_at.is_some(), shared.now);
+                    let (life, env) = self.life(index, shared);
+                    life.stopped(sent_at, shared.now, env);
                 }
                 Step::Release(done) => {
                     let grant = served.running.take();
                     served.judge.released(&done);
                     if let Some(pod) = grant.and_then(|grant| grant.pod) {
-                        hall.left_pod(pod);
+                        shared.left_pod(pod);
                     }
-                    hall.done(done);
+                    shared.done(done);
                 }
                 Step::Queue(ticket) => {
                     let now = self.env.newest(ticket.lane);
                     let served = self.served(index);
-                    served.judge.queued_again(now.as_deref(), hall.now);
+                    served.judge.queued_again(now.as_deref(), shared.now);
                     self.retries += 1;
-                    hall.post_again(ticket);
+                    shared.post_again(ticket);
                 }
-                Step::Over => return self.finish(index, hall),
+                Step::Over => return self.finish(index, shared),
             }
         }
         let served = self.served(index);
@@ -295,40 +296,40 @@ impl IoThread {
         }
     }
 
-    fn messages(&mut self, hall: &mut Hall) {
-        let most = hall.rng.pick(&[1, 3, usize::MAX]);
+    fn messages(&mut self, shared: &mut SharedEnvironment) {
+        let most = shared.rng.pick(&[1, 3, usize::MAX]);
         for _ in 0..most {
-            let Some(message) = hall.to_io[self.shard.index()].pop() else {
+            let Some(message) = shared.to_io[self.shard.index()].pop() else {
                 return;
             };
             match message {
-                ToIo::Event(event) => hall.feed_inline(event),
+                ToIo::Event(event) => shared.feed_inline(event),
                 ToIo::Notice(Notice::StartsFail { lane, why }) => {
                     let end = End::StartsFail(why);
-                    self.end_all(lane, &end, Act::HearsStartsFail, hall);
+                    self.end_all(lane, &end, Act::HearsStartsFail, shared);
                 }
-                ToIo::Told(Told::Function(function)) => self.registered(function, hall),
+                ToIo::Told(Told::Function(function)) => self.registered(function, shared),
                 ToIo::Told(Told::Removed {
                     lane,
                     name,
                     version,
                 }) => {
                     self.env.remove(&name);
-                    self.end_all(lane, &End::Removed, Act::HearsRemoved, hall);
-                    hall.to_bridge.push(ToBridge::Ack(version));
+                    self.end_all(lane, &End::Removed, Act::HearsRemoved, shared);
+                    shared.to_bridge.push(ToBridge::Ack(version));
                 }
                 ToIo::Stop => {
                     self.arrivals_left = 0;
                     let all: Vec<_> = self.calls().map(|(call, _)| call).collect();
                     for call in all {
-                        self.end(call.index, &End::Shutdown, hall);
+                        self.end(call.index, &End::Shutdown, shared);
                     }
                 }
             }
         }
     }
 
-    fn registered(&mut self, function: Arc<Function>, hall: &mut Hall) {
+    fn registered(&mut self, function: Arc<Function>, shared: &mut SharedEnvironment) {
         let (name, version) = (function.name().clone(), function.version);
         let of_name = self
             .calls()
@@ -342,89 +343,89 @@ impl IoThread {
             } else {
                 Happening::RegisteredAnew
             };
-            self.happens(index, happening, hall.now);
+            self.happens(index, happening, shared.now);
         }
         self.env.put(function);
-        hall.to_bridge.push(ToBridge::Ack(version));
+        shared.to_bridge.push(ToBridge::Ack(version));
     }
 
     /// Tells all calls of a lane, some of them a little later, as their own tasks hear of it.
-    fn end_all(&mut self, lane: LaneId, end: &End, later: Act, hall: &mut Hall) {
+    fn end_all(&mut self, lane: LaneId, end: &End, later: Act, shared: &mut SharedEnvironment) {
         let of_lane = self
             .calls()
             .filter(|(_, served)| served.life.function().lane == lane);
         let of_lane: Vec<_> = of_lane.map(|(call, _)| call.index).collect();
-        let at_once = hall.rng.chance(500);
+        let at_once = shared.rng.chance(500);
         for index in of_lane {
             if at_once {
-                self.end(index, end, hall);
+                self.end(index, end, shared);
             } else {
-                let at = hall.now + hall.rng.span(MS);
+                let at = shared.now + shared.rng.span(MS);
                 self.later(index, at, later.clone());
             }
         }
     }
 
-    fn grants(&mut self, hall: &mut Hall) {
-        let most = match hall.mode {
+    fn grants(&mut self, shared: &mut SharedEnvironment) {
+        let most = match shared.mode {
             Mode::Inline => usize::MAX,
-            Mode::Pinned => hall.rng.pick(&[1, 4, usize::MAX]),
+            Mode::Pinned => shared.rng.pick(&[1, 4, usize::MAX]),
         };
         for _ in 0..most {
-            let Some(grant) = hall.grants[self.shard.index()].pop() else {
+            let Some(grant) = shared.grants[self.shard.index()].pop() else {
                 return;
             };
-            hall.grants_in_flight -= 1;
+            shared.grants_in_flight -= 1;
             if self.is_live(grant.call) {
                 let index = grant.call.index;
-                self.happens(index, Happening::Granted, hall.now);
+                self.happens(index, Happening::Granted, shared.now);
                 let newest = self.env.newest(grant.lane);
                 let served = self.served(index);
-                served.judge.granted(newest.as_deref(), hall.now);
-                let (life, env) = self.life(index, hall);
-                life.granted(grant, hall.now, env);
-                self.drive(index, hall);
+                served.judge.granted(newest.as_deref(), shared.now);
+                let (life, env) = self.life(index, shared);
+                life.granted(grant, shared.now, env);
+                self.drive(index, shared);
             } else {
-                self.give_back(grant, hall);
+                self.give_back(grant, shared);
             }
         }
     }
 
     /// A grant for a call that is over.
-    fn give_back(&mut self, grant: Grant, hall: &mut Hall) {
-        hall.show(|| format!("io finds {:?} gone", grant.call));
+    fn give_back(&mut self, grant: Grant, shared: &mut SharedEnvironment) {
+        shared.show(|| format!("io finds {:?} gone", grant.call));
         let index = grant.call.index;
         let place = &mut self.places[index as usize];
         let is_owed = place.generation == grant.call.generation && place.is_owed_a_grant;
         assert!(is_owed, "a grant for a call that waits for none");
         place.is_owed_a_grant = false;
-        self.free_place(index, hall);
-        hall.done(Call::<ThreadEnvironment>::give_back(&grant));
+        self.free_place(index, shared);
+        shared.done(Call::<ThreadEnvironment>::give_back(&grant));
     }
 
-    fn free_place(&mut self, index: u32, hall: &Hall) {
-        hall.entries.free(self.reference(index));
+    fn free_place(&mut self, index: u32, shared: &SharedEnvironment) {
+        shared.entries.free(self.reference(index));
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index);
     }
 
-    fn finish(&mut self, index: u32, hall: &mut Hall) {
+    fn finish(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let reference = self.reference(index);
         let place = &mut self.places[index as usize];
         let served = place.call.take().expect("a call ends once");
         assert!(served.running.is_none(), "a call is over while it runs");
         self.wheel.cancel(served.timer);
         let is_current = self.env.newest(served.life.function().lane).is_some();
-        served.judge.over(&served.life, is_current, hall.now);
+        served.judge.over(&served.life, is_current, shared.now);
         let outcome = served.life.outcome().expect("it is over");
-        hall.show(|| format!("io ends {reference:?} {outcome:?}"));
+        shared.show(|| format!("io ends {reference:?} {outcome:?}"));
         *self.ends.entry(Ended::of(outcome)).or_default() += 1;
         self.env.ledger.finished.add();
         if served.life.is_owed_a_grant() {
             self.places[index as usize].is_owed_a_grant = true;
         } else {
-            self.free_place(index, hall);
+            self.free_place(index, shared);
         }
     }
 
@@ -436,9 +437,9 @@ impl IoThread {
         self.acts.push(Reverse(due));
     }
 
-    fn acts(&mut self, hall: &mut Hall) {
+    fn acts(&mut self, shared: &mut SharedEnvironment) {
         while let Some(Reverse(due)) = self.acts.peek() {
-            if due.0 > hall.now {
+            if due.0 > shared.now {
                 return;
             }
             let Some(Reverse((_, _, index, generation, attempt, act))) = self.acts.pop() else {
@@ -451,43 +452,43 @@ impl IoThread {
                 shard,
             };
             if self.is_live(call) {
-                self.act(index, attempt, &act, hall);
+                self.act(index, attempt, &act, shared);
             }
         }
     }
 
-    fn act(&mut self, index: u32, attempt: u32, act: &Act, hall: &mut Hall) {
+    fn act(&mut self, index: u32, attempt: u32, act: &Act, shared: &mut SharedEnvironment) {
         match act {
-            Act::Cancels => self.end(index, &End::Cancelled, hall),
-            Act::ClientLeaves => self.end(index, &End::ClientLeft, hall),
-            Act::HearsRemoved => self.end(index, &End::Removed, hall),
+            Act::Cancels => self.end(index, &End::Cancelled, shared),
+            Act::ClientLeaves => self.end(index, &End::ClientLeft, shared),
+            Act::HearsRemoved => self.end(index, &End::Removed, shared),
             Act::HearsStartsFail => {
-                self.end(index, &End::StartsFail("heard late".into()), hall);
+                self.end(index, &End::StartsFail("heard late".into()), shared);
             }
             Act::Detaches => {
-                self.happens(index, Happening::Detached, hall.now);
+                self.happens(index, Happening::Detached, shared.now);
                 let limit = TimeLimit::Async(ASYNC_AGE_MAX.as_ms());
-                let deadline = Deadline::after(hall.now, limit);
+                let deadline = Deadline::after(shared.now, limit);
                 let served = self.served(index);
-                served.judge.detached(deadline.at, hall.now);
+                served.judge.detached(deadline.at, shared.now);
                 served.life.detach(deadline);
-                self.drive(index, hall);
+                self.drive(index, shared);
             }
             of_attempt if self.served(index).life.attempt() == attempt => {
-                self.act_of_pod(index, of_attempt, hall);
+                self.act_of_pod(index, of_attempt, shared);
             }
             _ => {}
         }
     }
 
     /// Its pod is dead: connections break.
-    pub(crate) fn pod_died(&mut self, dead: PodId, hall: &mut Hall) {
+    pub(crate) fn pod_died(&mut self, dead: PodId, shared: &mut SharedEnvironment) {
         let running = self
             .calls()
             .filter(|(_, served)| served.running.is_some_and(|grant| grant.pod == Some(dead)));
         let running: Vec<_> = running.map(|(call, _)| call.index).collect();
         for index in running {
-            let at = hall.now + hall.rng.span(Nanos::from_ns(100_000));
+            let at = shared.now + shared.rng.span(Nanos::from_ns(100_000));
             self.later(index, at, Act::Lost { oom: None });
         }
     }

@@ -11,21 +11,21 @@
 #![cfg(not(loom))]
 
 mod bridge;
-mod hall;
+mod environment;
 mod io;
 mod judge;
 mod rng;
 mod scenario;
-mod shadow;
-mod world;
+mod reference_model;
+mod simulator;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use hall::Mode;
-use world::{Tally, World};
+use environment::Mode;
+use simulator::{PlaneSimulator, Tally};
 
 const SEEDS: u64 = 400;
 
@@ -40,7 +40,9 @@ fn number(name: &str) -> Option<u64> {
 fn run(seed: u64, shown: bool) -> Tally {
     let mut tally = Tally::default();
     for mode in [Mode::Inline, Mode::Pinned] {
-        match catch_unwind(AssertUnwindSafe(|| World::new(seed, mode, shown).run())) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            PlaneSimulator::new(seed, mode, shown).run()
+        })) {
             Ok(one) => tally.add(&one),
             Err(panic) => {
                 eprintln!(

@@ -6,34 +6,36 @@ use nanofaas_core::ticket::Class;
 use nanofaas_core::time::Nanos;
 
 use super::{ASYNC_AGE_MAX, Act, IoThread, Place, Served};
-use crate::hall::Hall;
+use crate::environment::SharedEnvironment;
 use crate::judge::Judge;
 use crate::scenario::{MS, SECOND};
 
 impl IoThread {
-    pub(super) fn arrivals(&mut self, hall: &mut Hall) {
-        while self.arrivals_left > 0 && self.next_arrival <= hall.now {
-            let burst = if hall.rng.chance(60) {
-                hall.rng.within(5, 40)
+    pub(super) fn arrivals(&mut self, shared: &mut SharedEnvironment) {
+        while self.arrivals_left > 0 && self.next_arrival <= shared.now {
+            let burst = if shared.rng.chance(60) {
+                shared.rng.within(5, 40)
             } else {
                 1
             };
             for _ in 0..burst.min(u64::from(self.arrivals_left)) {
                 self.arrivals_left -= 1;
-                self.arrive(hall);
+                self.arrive(shared);
             }
-            let most = hall.rng.pick(&[Nanos::from_ns(100_000), 10 * MS, 300 * MS]);
-            let quiet = u64::from(hall.rng.chance(10)) * 3;
-            self.next_arrival = hall.now + hall.rng.span(most) + quiet * SECOND;
+            let most = shared
+                .rng
+                .pick(&[Nanos::from_ns(100_000), 10 * MS, 300 * MS]);
+            let quiet = u64::from(shared.rng.chance(10)) * 3;
+            self.next_arrival = shared.now + shared.rng.span(most) + quiet * SECOND;
         }
     }
 
-    fn arrive(&mut self, hall: &mut Hall) {
-        let Some(function) = self.env.any(&mut hall.rng) else {
+    fn arrive(&mut self, shared: &mut SharedEnvironment) {
+        let Some(function) = self.env.any(&mut shared.rng) else {
             return;
         };
-        let nature = hall.natures[function.name()];
-        let class = if hall.rng.chance(nature.async_share) {
+        let nature = shared.natures[function.name()];
+        let class = if shared.rng.chance(nature.async_share) {
             Class::Async
         } else {
             Class::Sync
@@ -42,7 +44,7 @@ impl IoThread {
             Class::Sync => TimeLimit::Function(function.spec.timeout_ms),
             Class::Async => TimeLimit::Async(ASYNC_AGE_MAX.as_ms()),
         };
-        if hall.bucket.take(hall.now).is_err() {
+        if shared.bucket.take(shared.now).is_err() {
             self.refused += 1;
             return;
         }
@@ -51,7 +53,7 @@ impl IoThread {
             self.places.len() as u32 - 1
         });
         let place = self.reference(index);
-        let (now, deadline) = (hall.now, Deadline::after(hall.now, limit));
+        let (now, deadline) = (shared.now, Deadline::after(shared.now, limit));
         let admitted = Call::admit(&self.env, function.clone(), place, class, now, deadline);
         let (life, ticket) = match admitted {
             Ok(admitted) => admitted,
@@ -63,7 +65,7 @@ impl IoThread {
             Err(NotAdmitted::FunctionRemoved) => panic!("it was found a moment ago"),
         };
         assert!(function.stats.depth() > 0);
-        hall.show(|| format!("io admits {ticket:?}"));
+        shared.show(|| format!("io admits {ticket:?}"));
         // The scheduler may grant it at once, so it has to be known before.
         let timer_at = life.until();
         let timer = self.wheel.set(timer_at, u64::from(index));
@@ -74,31 +76,31 @@ impl IoThread {
             timer,
             timer_at: Some(timer_at),
         });
-        if hall.post(&function.stats, ticket) {
+        if shared.post(&function.stats, ticket) {
             self.env.ledger.accepted.add();
-            self.plan_client(index, hall);
+            self.plan_client(index, shared);
         } else {
             self.refused += 1;
             let place = &mut self.places[index as usize];
             let served = place.call.take().expect("it was put there");
             served.life.turned_away(&self.env);
             self.wheel.cancel(timer);
-            self.free_place(index, hall);
+            self.free_place(index, shared);
         }
     }
 
     /// What the client of a call will do before it is answered.
-    fn plan_client(&mut self, index: u32, hall: &mut Hall) {
+    fn plan_client(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let name = self.served(index).life.function().name().clone();
-        let fickle = hall.natures[&name].fickle;
+        let fickle = shared.natures[&name].fickle;
         let acts = [
             (Act::Cancels, fickle / 2),
             (Act::ClientLeaves, fickle / 2),
             (Act::Detaches, 100),
         ];
         for (act, share) in acts {
-            if hall.rng.chance(share) {
-                let at = hall.now + hall.rng.span(3 * SECOND);
+            if shared.rng.chance(share) {
+                let at = shared.now + shared.rng.span(3 * SECOND);
                 self.later(index, at, act);
             }
         }

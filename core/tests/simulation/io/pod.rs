@@ -13,36 +13,36 @@ use nanofaas_core::ticket::{Grant, PodVerdict};
 use nanofaas_core::time::{Nanos, Uptime};
 
 use super::{Act, IoThread};
-use crate::hall::Hall;
+use crate::environment::SharedEnvironment;
 use crate::judge::Happening;
 use crate::scenario::SECOND;
 
 impl IoThread {
     /// An attempt begins.
-    pub(super) fn run(&mut self, index: u32, grant: Grant, hall: &mut Hall) {
-        let now = hall.now;
+    pub(super) fn run(&mut self, index: u32, grant: Grant, shared: &mut SharedEnvironment) {
+        let now = shared.now;
         let served = self.served(index);
         served.judge.runs(&served.life, &grant, now);
         served.running = Some(grant);
         if let Some(pod) = grant.pod {
-            hall.entered_pod(pod);
+            shared.entered_pod(pod);
         }
         let function = served.life.entry().clone();
         let mode = function.spec.execution_mode;
         if mode == ExecutionMode::Local {
             return self.later(index, now, Act::Answers);
         }
-        if grant.pod.is_some_and(|pod| !hall.is_alive(pod)) {
+        if grant.pod.is_some_and(|pod| !shared.is_alive(pod)) {
             return self.later(index, now, Act::NotBegun);
         }
-        let nature = hall.natures[function.name()];
-        let mut service = hall.rng.span(nature.service_max);
-        if mode == ExecutionMode::Job && hall.rng.chance(900) {
-            let start = hall.rng.span(nature.start_max);
+        let nature = shared.natures[function.name()];
+        let mut service = shared.rng.span(nature.service_max);
+        if mode == ExecutionMode::Job && shared.rng.chance(900) {
+            let start = shared.rng.span(nature.start_max);
             self.later(index, now + start, Act::JobRuns);
             service += start;
         }
-        let oom = hall.rng.chance(200);
+        let oom = shared.rng.chance(200);
         // Of a Job the bridge always knows; a warm pod's runtime may say it, or die with its worker.
         let is_told = mode == ExecutionMode::Job || service.as_ns().is_multiple_of(4);
         let faults = [
@@ -53,7 +53,7 @@ impl IoThread {
             Act::NotBegun,
             Act::NotBegun,
         ];
-        let mut dice = hall.rng.below(1000);
+        let mut dice = shared.rng.below(1000);
         for (at, share) in nature.faults.into_iter().enumerate() {
             if dice < share {
                 // The last one never answers.
@@ -73,51 +73,51 @@ impl IoThread {
     }
 
     /// What a pod does, or what the bridge says of it.
-    pub(super) fn act_of_pod(&mut self, index: u32, act: &Act, hall: &mut Hall) {
+    pub(super) fn act_of_pod(&mut self, index: u32, act: &Act, shared: &mut SharedEnvironment) {
         if let Act::PodEnds { oom } = *act {
             if self.served(index).life.awaited_pod().is_none() {
                 return;
             }
-            self.happens(index, Happening::PodEnded { oom }, hall.now);
-            let (life, env) = self.life(index, hall);
+            self.happens(index, Happening::PodEnded { oom }, shared.now);
+            let (life, env) = self.life(index, shared);
             let message = "it is gone".into();
-            life.pod_ended(Some(&PodEnd { oom, message }), hall.now, env);
-            return self.drive(index, hall);
+            life.pod_ended(Some(&PodEnd { oom, message }), shared.now, env);
+            return self.drive(index, shared);
         }
         let Some(grant) = self.served(index).running else {
             return;
         };
         if *act == Act::JobRuns {
             let served = self.served(index);
-            served.judge.job_runs(hall.now);
-            served.life.job_runs(hall.now);
-            return self.drive(index, hall);
+            served.judge.job_runs(shared.now);
+            served.life.job_runs(shared.now);
+            return self.drive(index, shared);
         }
-        let report = report(act, &grant, hall.now);
-        self.served(index).judge.attempted(&report, hall.now);
-        self.happens(index, Happening::Attempted, hall.now);
-        let (life, env) = self.life(index, hall);
-        life.attempted(report, hall.now, env);
-        self.drive(index, hall);
-        self.plan_pod_end(index, hall);
+        let report = report(act, &grant, shared.now);
+        self.served(index).judge.attempted(&report, shared.now);
+        self.happens(index, Happening::Attempted, shared.now);
+        let (life, env) = self.life(index, shared);
+        life.attempted(report, shared.now, env);
+        self.drive(index, shared);
+        self.plan_pod_end(index, shared);
     }
 
     /// The bridge says how the pod ended: sooner than a call waits for it, later, or never.
-    fn plan_pod_end(&mut self, index: u32, hall: &mut Hall) {
+    fn plan_pod_end(&mut self, index: u32, shared: &mut SharedEnvironment) {
         let place = &self.places[index as usize];
         let is_awaited = place
             .call
             .as_ref()
             .is_some_and(|served| served.life.awaited_pod().is_some());
-        if is_awaited && hall.rng.chance(900) {
-            let at = hall.now + hall.rng.span(4 * SECOND);
-            let oom = hall.rng.chance(300);
+        if is_awaited && shared.rng.chance(900) {
+            let at = shared.now + shared.rng.span(4 * SECOND);
+            let oom = shared.rng.chance(300);
             self.later(index, at, Act::PodEnds { oom });
         }
         // Few calls are here, so their clients do more than others'.
         for act in [Act::Cancels, Act::ClientLeaves, Act::Detaches] {
-            if is_awaited && hall.rng.chance(80) {
-                let at = hall.now + hall.rng.span(2 * SECOND);
+            if is_awaited && shared.rng.chance(80) {
+                let at = shared.now + shared.rng.span(2 * SECOND);
                 self.later(index, at, act);
             }
         }

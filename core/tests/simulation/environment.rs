@@ -1,4 +1,4 @@
-//! What all actors share: the clock, the rings between them, and the scheduler with its shadow.
+//! What all actors share: the clock, the rings between them, and the scheduler with its model.
 //! Inline, the actor that has an event calls the scheduler; pinned, the scheduler is an actor of
 //! its own and reads events from rings when its turn comes.
 
@@ -17,9 +17,9 @@ use nanofaas_core::scheduler::{Scheduler, Turn};
 use nanofaas_core::ticket::{Done, Grant, PodId, Ticket};
 use nanofaas_core::time::Uptime;
 
+use crate::reference_model::ReferenceModel;
 use crate::rng::Rng;
 use crate::scenario::Nature;
-use crate::shadow::Shadow;
 
 /// Where the scheduler lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl<T: Send> Ring<T> {
 
 const LANES: usize = 64;
 
-pub(crate) struct Hall {
+pub(crate) struct SharedEnvironment {
     pub(crate) mode: Mode,
     pub(crate) rng: Rng,
     pub(crate) now: Uptime,
@@ -81,7 +81,7 @@ pub(crate) struct Hall {
     pub(crate) bucket: RateBucket,
     pub(crate) natures: BTreeMap<Arc<str>, Nature>,
     pub(crate) scheduler: Scheduler,
-    pub(crate) shadow: Shadow,
+    pub(crate) model: ReferenceModel,
     out: Outbox,
     busy: bool,
     events: Ring<Event>,
@@ -98,7 +98,7 @@ pub(crate) struct Hall {
     pub(crate) turns: u64,
 }
 
-impl Hall {
+impl SharedEnvironment {
     pub(crate) fn new(mode: Mode, mut rng: Rng, io_threads: usize, shown: bool) -> Self {
         let limit = match rng.below(4) {
             0 => RateLimit::PerSecond(500),
@@ -115,7 +115,7 @@ impl Hall {
             natures: BTreeMap::new(),
             scheduler: Scheduler::new(entries.clone()),
             entries,
-            shadow: Shadow::default(),
+            model: ReferenceModel::default(),
             out: Outbox::with_room(),
             busy: false,
             events: Ring::new(8192),
@@ -152,13 +152,13 @@ impl Hall {
             Event::StartHeldUp { pod, .. } => format!("scheduler hears held up {pod:?}"),
             Event::Adopt { lane, .. } => format!("scheduler hears adopt {lane:?}"),
         });
-        self.shadow.heard(&event, &self.entries);
+        self.model.heard(&event, &self.entries);
         let stale = matches!(event, Event::Adopt { stale: true, .. });
         self.scheduler.event(event, self.now, &mut self.out);
-        self.shadow.ordered(&self.out.orders);
+        self.model.ordered(&self.out.orders);
         for order in self.out.orders.iter().filter(|_| stale) {
             if let Order::Adopted { pod: Some(pod), .. } = *order {
-                self.shadow.adopted_stale(pod);
+                self.model.adopted_stale(pod);
             }
         }
         self.deliver();
@@ -166,9 +166,9 @@ impl Hall {
 
     fn collect(&mut self, lane: u32) {
         self.show(|| format!("scheduler collects {lane}"));
-        self.shadow.collected(lane);
+        self.model.collected(lane);
         self.scheduler.collect(lane, self.now, &mut self.out);
-        self.shadow.ordered(&self.out.orders);
+        self.model.ordered(&self.out.orders);
         self.deliver();
     }
 
@@ -196,18 +196,18 @@ impl Hall {
         for grant in &self.out.grants {
             self.show(|| format!("scheduler grants {grant:?}"));
         }
-        self.shadow.granted(&self.out.grants, &self.entries);
+        self.model.granted(&self.out.grants, &self.entries);
         self.deliver();
         if !self.busy {
             let timer = self.scheduler.next_due().is_some();
-            self.shadow.check_rest(&self.entries, timer);
+            self.model.check_rest(&self.entries, timer);
         }
     }
 
     fn tick(&mut self) {
         if self.scheduler.next_due().is_some_and(|at| at <= self.now) {
             self.scheduler.tick(self.now, &mut self.out);
-            self.shadow.ordered(&self.out.orders);
+            self.model.ordered(&self.out.orders);
             self.deliver();
         }
     }
@@ -279,7 +279,7 @@ impl Hall {
             Mode::Pinned => {
                 let posted = stats.post(ticket).is_ok();
                 if posted {
-                    self.shadow.posted(stats, &ticket);
+                    self.model.posted(stats, &ticket);
                     self.bits.set(ticket.lane.index as usize);
                 }
                 posted

@@ -9,7 +9,7 @@ use nanofaas_core::shard::ShardId;
 use nanofaas_core::time::{Nanos, Uptime};
 
 use crate::bridge::Bridge;
-use crate::hall::{Hall, Mode, ToBridge, ToIo};
+use crate::environment::{Mode, SharedEnvironment, ToBridge, ToIo};
 use crate::io::{Ended, IoThread};
 use crate::judge::{Happening, Phase, phase};
 use crate::rng::Rng;
@@ -116,8 +116,8 @@ fn everything_that_happens() -> impl Iterator<Item = (Phase, Happening)> {
     ])
 }
 
-pub(crate) struct World {
-    hall: Hall,
+pub(crate) struct PlaneSimulator {
+    shared: SharedEnvironment,
     io: Vec<IoThread>,
     bridge: Bridge,
     names: Vec<Arc<str>>,
@@ -127,7 +127,7 @@ pub(crate) struct World {
     steps: u64,
 }
 
-impl World {
+impl PlaneSimulator {
     pub(crate) fn new(seed: u64, mode: Mode, shown: bool) -> Self {
         let mut rng = Rng::new(seed);
         let io_threads = match mode {
@@ -142,22 +142,22 @@ impl World {
         } else {
             rng.within(1, 30) as u32
         };
-        let mut hall = Hall::new(mode, rng, io_threads, shown);
+        let mut shared = SharedEnvironment::new(mode, rng, io_threads, shown);
         for name in &names {
-            let nature = Nature::random(&mut hall.rng);
-            hall.show(|| format!("{name}: {nature:?}"));
-            hall.natures.insert(name.clone(), nature);
-            let draft = draft(&mut hall.rng, name);
+            let nature = Nature::random(&mut shared.rng);
+            shared.show(|| format!("{name}: {nature:?}"));
+            shared.natures.insert(name.clone(), nature);
+            let draft = draft(&mut shared.rng, name);
             let replace = false;
             let register = Change::Register { draft, replace };
-            hall.to_bridge.push(ToBridge::Request(register));
+            shared.to_bridge.push(ToBridge::Request(register));
         }
         let io = (0..io_threads)
-            .map(|number| IoThread::new(ShardId::new(number as u16), &mut hall))
+            .map(|number| IoThread::new(ShardId::new(number as u16), &mut shared))
             .collect();
         Self {
-            next_change: hall.now + hall.rng.span(100 * MS),
-            hall,
+            next_change: shared.now + shared.rng.span(100 * MS),
+            shared,
             io,
             bridge: Bridge::new(io_threads),
             names,
@@ -169,27 +169,27 @@ impl World {
 
     /// Runs until all arrivals are through and nothing is left, then removes every function.
     pub(crate) fn run(mut self) -> Tally {
-        self.until("all calls ended", |world| {
-            let arrived = world.io.iter().all(|io| io.arrivals_left == 0);
-            arrived && world.changes_left == 0 && world.is_at_rest()
+        self.until("all calls ended", |simulator| {
+            let arrived = simulator.io.iter().all(|io| io.arrivals_left == 0);
+            arrived && simulator.changes_left == 0 && simulator.is_at_rest()
         });
-        assert_eq!(self.hall.scheduler.held(), 0, "a slot leaked");
+        assert_eq!(self.shared.scheduler.held(), 0, "a slot leaked");
         assert_eq!(self.drift(), 0, "the ledger drifts at rest");
         self.bridge.calm = true;
         self.clock_steps = false;
         for name in self.names.clone() {
             let remove = Change::Remove { name };
-            self.hall.to_bridge.push(ToBridge::Request(remove));
+            self.shared.to_bridge.push(ToBridge::Request(remove));
         }
-        self.until("all functions are gone", |world| {
-            world.is_at_rest()
-                && world.bridge.registry.is_settled()
-                && world.bridge.registry.leaving_stats().count() == 0
-                && world.bridge.pods() == 0
+        self.until("all functions are gone", |simulator| {
+            simulator.is_at_rest()
+                && simulator.bridge.registry.is_settled()
+                && simulator.bridge.registry.leaving_stats().count() == 0
+                && simulator.bridge.pods() == 0
         });
         assert!(self.bridge.registry.functions().is_empty());
-        assert_eq!(self.hall.shadow.lanes(), 0, "a lane was left over");
-        assert_eq!(self.hall.shadow.pods(), 0, "a pod was left over");
+        assert_eq!(self.shared.model.lanes(), 0, "a lane was left over");
+        assert_eq!(self.shared.model.pods(), 0, "a pod was left over");
         self.tally()
     }
 
@@ -203,47 +203,47 @@ impl World {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.hall.is_quiet() && self.io.iter().all(|io| io.calls().next().is_none())
+        self.shared.is_quiet() && self.io.iter().all(|io| io.calls().next().is_none())
     }
 
     fn step(&mut self) {
         self.change();
-        let hall = &self.hall;
+        let shared = &self.shared;
         let mut due: Vec<usize> = (0..self.io.len())
-            .filter(|at| self.io[*at].is_due(hall))
+            .filter(|at| self.io[*at].is_due(shared))
             .collect();
         let (bridge, scheduler) = (self.io.len(), self.io.len() + 1);
-        due.extend(self.bridge.is_due(hall).then_some(bridge));
-        let pinned = hall.mode == Mode::Pinned;
-        due.extend((pinned && hall.scheduler_is_due()).then_some(scheduler));
+        due.extend(self.bridge.is_due(shared).then_some(bridge));
+        let pinned = shared.mode == Mode::Pinned;
+        due.extend((pinned && shared.scheduler_is_due()).then_some(scheduler));
         if due.is_empty() {
             return self.wait();
         }
-        let actor = self.hall.rng.pick(&due);
+        let actor = self.shared.rng.pick(&due);
         if actor == bridge {
-            self.bridge.pass(&mut self.hall);
+            self.bridge.pass(&mut self.shared);
             for pod in std::mem::take(&mut self.bridge.dead) {
                 let io = self.io.iter_mut();
-                io.for_each(|io| io.pod_died(pod, &mut self.hall));
+                io.for_each(|io| io.pod_died(pod, &mut self.shared));
             }
         } else if actor == scheduler {
-            self.hall.pass_pinned();
+            self.shared.pass_pinned();
         } else {
-            self.io[actor].pass(&mut self.hall);
+            self.io[actor].pass(&mut self.shared);
         }
         self.drift_clock();
     }
 
     fn change(&mut self) {
-        if self.changes_left > 0 && self.next_change <= self.hall.now {
+        if self.changes_left > 0 && self.next_change <= self.shared.now {
             self.changes_left -= 1;
-            if self.hall.rng.chance(60) {
-                let all = self.hall.to_io.iter();
+            if self.shared.rng.chance(60) {
+                let all = self.shared.to_io.iter();
                 all.for_each(|ring| ring.push(ToIo::Stop));
             }
             let names = &self.names;
-            self.bridge.random_change(names, &mut self.hall);
-            self.next_change = self.hall.now + self.hall.rng.span(2 * SECOND);
+            self.bridge.random_change(names, &mut self.shared);
+            self.next_change = self.shared.now + self.shared.rng.span(2 * SECOND);
         }
     }
 
@@ -251,26 +251,26 @@ impl World {
     fn wait(&mut self) {
         let io = self.io.iter().filter_map(IoThread::next_at);
         let change = (self.changes_left > 0).then_some(self.next_change);
-        let scheduler = self.hall.scheduler.next_due();
+        let scheduler = self.shared.scheduler.next_due();
         let others = [self.bridge.next_at(), change, scheduler];
         let next = io.chain(others.into_iter().flatten()).min();
         let next = next.expect("something is going to happen, or calls wait for ever");
-        self.hall.now = self.hall.now.max(next);
+        self.shared.now = self.shared.now.max(next);
     }
 
     /// Moves the clock on while actors act. The clock may also jump, as after a machine's sleep, or
     /// go back a little.
     fn drift_clock(&mut self) {
-        let rng = &mut self.hall.rng;
+        let rng = &mut self.shared.rng;
         if rng.chance(300) {
-            self.hall.now += rng.span(Nanos::from_ns(100_000));
+            self.shared.now += rng.span(Nanos::from_ns(100_000));
         }
         if self.clock_steps && rng.chance(3) {
-            self.hall.now += Nanos::from_ns(rng.within(SECOND.as_ns(), 30 * SECOND.as_ns()));
+            self.shared.now += Nanos::from_ns(rng.within(SECOND.as_ns(), 30 * SECOND.as_ns()));
         }
         if self.clock_steps && rng.chance(5) {
             let back = Nanos::from_ns(rng.within(0, 5 * MS.as_ns()));
-            self.hall.now = self.hall.now.saturating_sub(back);
+            self.shared.now = self.shared.now.saturating_sub(back);
         }
     }
 
@@ -296,14 +296,14 @@ impl World {
     }
 
     fn check(&self) {
-        let hall = &self.hall;
+        let shared = &self.shared;
         let (mut live, mut granted, mut running, mut backing_off) = (0u64, 0u64, 0u64, 0u64);
         let mut depths: BTreeMap<usize, u32> = BTreeMap::new();
         for io in &self.io {
             for (reference, call) in io.calls() {
                 live += 1;
                 match phase(&call.life) {
-                    Phase::Queued if hall.entries.is_queued(reference) => {
+                    Phase::Queued if shared.entries.is_queued(reference) => {
                         let stats = Arc::as_ptr(&call.life.function().stats) as usize;
                         *depths.entry(stats).or_default() += 1;
                     }
@@ -320,11 +320,11 @@ impl World {
         let counted = sum(&|io| io.ledger().backing_off.load(Ordering::Relaxed));
         assert_eq!(counted, backing_off, "backing off is miscounted");
         // Every slot has exactly one holder: a grant, a running attempt or its done.
-        let held = hall.scheduler.held();
-        let holders = running + hall.grants_in_flight + hall.dones_in_flight;
+        let held = shared.scheduler.held();
+        let holders = running + shared.grants_in_flight + shared.dones_in_flight;
         assert_eq!(held, holders, "a slot without a holder, or two for one");
-        assert_eq!(held, hall.shadow.held(), "slots are miscounted");
-        assert!(granted <= hall.grants_in_flight, "a grant got lost");
+        assert_eq!(held, shared.model.held(), "slots are miscounted");
+        assert!(granted <= shared.grants_in_flight, "a grant got lost");
         let registry = &self.bridge.registry;
         let stats = registry
             .functions()
@@ -346,8 +346,8 @@ impl World {
         assert_eq!(seen, depths.values().sum::<u32>(), "calls wait in no lane");
         // The metrics count a call twice only while a ring holds its done, or a grant for a call
         // that has already ended.
-        let unborn = hall.grants_in_flight - granted;
-        let under_way = hall.dones_in_flight + unborn;
+        let unborn = shared.grants_in_flight - granted;
+        let under_way = shared.dones_in_flight + unborn;
         assert_eq!(self.drift(), -(under_way as i64), "the ledger drifts");
     }
 
@@ -357,8 +357,8 @@ impl World {
             pods_started: self.bridge.started,
             pods_died: self.bridge.deaths,
             changes: self.bridge.changes,
-            async_jumps: self.hall.shadow.async_jumps,
-            replacements: self.hall.shadow.replacements,
+            async_jumps: self.shared.model.async_jumps,
+            replacements: self.shared.model.replacements,
             ..Tally::default()
         };
         for io in &self.io {

@@ -57,7 +57,7 @@ type Mailbox = (Arc<QueueStats>, VecDeque<Ticket>);
 
 /// The scheduler's duties.
 #[derive(Default)]
-pub(crate) struct Shadow {
+pub(crate) struct ReferenceModel {
     lanes: BTreeMap<u32, Lane>,
     pods: BTreeMap<PodId, Pod>,
     /// The tickets in each lane's mailbox, by the address of its stats. The stats are kept, too, so that no
@@ -68,7 +68,7 @@ pub(crate) struct Shadow {
     pub(crate) replacements: u64,
 }
 
-impl Shadow {
+impl ReferenceModel {
     pub(crate) fn lanes(&self) -> usize {
         self.lanes.len()
     }
