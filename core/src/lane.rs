@@ -397,3 +397,35 @@ impl Lane {
         best
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(starts: &mut Starts, wanted_s: u64, now_s: u64, permanent: bool) {
+        let message = "why".into();
+        let at = |s| Uptime::default() + Nanos::from_s(s);
+        starts.fail(at(wanted_s), at(now_s), StartFailure { permanent, message });
+    }
+
+    #[test]
+    fn a_mean_moves_by_one_share_of_the_difference() {
+        let ns = |ns| Some(Nanos::from_ns(ns));
+        assert_eq!(mean::<8>(None, Nanos::from_ns(800)), ns(800));
+        assert_eq!(mean::<8>(ns(800), Nanos::from_ns(1600)), ns(900));
+        assert_eq!(mean::<4>(ns(800), Nanos::from_ns(0)), ns(600));
+    }
+
+    #[test]
+    fn starts_that_were_under_way_together_fail_as_one() {
+        let mut starts = Starts::default();
+        fail(&mut starts, 0, 10, true);
+        fail(&mut starts, 9, 11, false);
+        let failed = starts.failed.as_ref().expect("two failed");
+        assert_eq!(failed.in_a_row, 1);
+        assert!(failed.permanent, "one of them will not mend by itself");
+        fail(&mut starts, 10, 12, false);
+        let failed = starts.failed.as_ref().expect("three failed");
+        assert_eq!(failed.in_a_row, 2, "wanted after the first had failed");
+    }
+}
