@@ -2,13 +2,15 @@
 //! reader makes of it (`naive`, httparse), and reads back as the same when it is written anew.
 
 use nanofaas_http1::chunked::ChunkedDecoder;
-use nanofaas_http1::head::HeadScan;
+use nanofaas_http1::error::ParseError;
+use nanofaas_http1::head::{HeadScan, header_lines};
 use nanofaas_http1::request::{RequestHead, parse_request};
 use nanofaas_http1::response_head::{ResponseBody, ResponseHead, parse_response};
 use nanofaas_http1::{header_value, media_type};
 
 use crate::connection::{BODY_MAX, reads_the_same_however_split};
 use crate::naive::{self, Meaning, Refusal};
+use crate::naive_response::{self, ResponseMeaning};
 use crate::rng::Rng;
 
 /// A head may be longer when it is written anew, and then pass a limit.
@@ -41,6 +43,17 @@ fn agrees_on_request(head: &RequestHead, bytes: &[u8]) {
     let len = theirs.parse(bytes);
     assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
     assert_eq!(theirs.version, Some(head.minor));
+    // A line that is empty may come first, and is none of those that a head has.
+    let text = &bytes[..head.len];
+    agrees_on_lines(text.strip_prefix(b"\r\n").unwrap_or(text), theirs.headers);
+}
+
+/// A pod and the watchdog look for what they know in the lines of a head.
+fn agrees_on_lines(head: &[u8], theirs: &[httparse::Header<'_>]) {
+    let theirs = theirs
+        .iter()
+        .map(|header| (header.name.as_bytes(), header.value));
+    assert!(header_lines(head).eq(theirs));
 }
 
 fn reads_back(meaning: &Meaning) {
@@ -58,17 +71,28 @@ fn reads_back(meaning: &Meaning) {
 
 pub(crate) fn response(rng: &mut Rng, bytes: &[u8]) -> bool {
     let taken = reads_the_same_however_split::<ResponseHead>(rng, bytes);
-    let Ok(Some(head)) = parse_response(bytes, &mut HeadScan::default()) else {
-        assert!(!taken);
-        return false;
+    let ours = parse_response(bytes, &mut HeadScan::default());
+    let theirs = naive_response::response(bytes);
+    let head = match (&ours, &theirs) {
+        (Ok(Some(head)), Ok(meaning)) => {
+            assert_eq!(ResponseMeaning::of(head, bytes), *meaning);
+            head
+        }
+        // A head that is not whole may be refused already.
+        (Ok(None), Err(Refusal::Incomplete)) | (Err(_), Err(_)) => {
+            assert!(!taken);
+            return false;
+        }
+        _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut theirs = httparse::Response::new(&mut headers);
     let len = theirs.parse(bytes);
     assert_eq!(len, Ok(httparse::Status::Complete(head.len)));
     assert_eq!(theirs.code, Some(head.status));
+    agrees_on_lines(&bytes[..head.len], theirs.headers);
     if head.len < REWRITTEN_MAX {
-        reads_back_as_response(&head, bytes);
+        reads_back_as_response(head, bytes);
     }
     taken
 }
@@ -167,7 +191,24 @@ pub(crate) fn chunked(rng: &mut Rng, bytes: &[u8]) -> bool {
         (Err(_), Err(_)) => {}
         _ => panic!("ours {ours:?}, theirs {theirs:?}"),
     }
+    ends_where_it_is_decoded_to(rng, bytes);
     theirs.is_ok()
+}
+
+/// What is passed on and not decoded has the same end, at once and in two pieces.
+fn ends_where_it_is_decoded_to(rng: &mut Rng, bytes: &[u8]) {
+    let decoded = ChunkedDecoder::default().decode(bytes, &mut Vec::new(), usize::MAX);
+    if decoded == Err(ParseError::BodyTooLarge) {
+        return;
+    }
+    assert_eq!(ChunkedDecoder::default().skip(bytes), decoded);
+    let (first, second) = bytes.split_at(rng.below(bytes.len() + 1));
+    let mut decoder = ChunkedDecoder::default();
+    let pieces = decoder.skip(first).and_then(|before| {
+        let after = decoder.skip(second)?;
+        Ok((before.consumed + after.consumed, after.done))
+    });
+    assert_eq!(pieces, decoded.map(|whole| (whole.consumed, whole.done)));
 }
 
 /// The data of a body that is sound, given a few bytes at a time.

@@ -8,6 +8,7 @@
 mod rng;
 mod connection;
 mod naive;
+mod naive_response;
 mod http;
 mod naive_json;
 mod json;

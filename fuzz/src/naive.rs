@@ -116,7 +116,7 @@ const VALUES: [&str; 9] = [
     "content-encoding",
 ];
 
-fn require(holds: bool, rule: &'static str) -> Result<(), Refusal> {
+pub(crate) fn require(holds: bool, rule: &'static str) -> Result<(), Refusal> {
     if holds {
         Ok(())
     } else {
@@ -139,14 +139,14 @@ fn trim(text: &[u8]) -> &[u8] {
     &text[start..end]
 }
 
-fn lower(text: &[u8]) -> String {
+pub(crate) fn lower(text: &[u8]) -> String {
     String::from_utf8_lossy(text).to_ascii_lowercase()
 }
 
-struct Headers(Vec<(String, Vec<u8>)>);
+pub(crate) struct Headers(Vec<(String, Vec<u8>)>);
 
 impl Headers {
-    fn all(&self, name: &str) -> Vec<&[u8]> {
+    pub(crate) fn all(&self, name: &str) -> Vec<&[u8]> {
         let named = self.0.iter().filter(|(key, _)| key == name);
         named.map(|(_, value)| value.as_slice()).collect()
     }
@@ -160,12 +160,18 @@ impl Headers {
             .collect()
     }
 
-    fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(crate) fn keeps_alive(&self, minor: u8) -> bool {
+        let connection = self.tokens("connection");
+        let says = |word: &str| connection.iter().any(|token| token == word);
+        !says("close") && (minor == 1 || says("keep-alive"))
+    }
+
+    pub(crate) fn at_most_once(&self, name: &'static str) -> Result<Option<Vec<u8>>, Refusal> {
         self.at_most_once_of(name, |_| true)
     }
 
     /// The same, where some values are as good as none.
-    fn at_most_once_of(
+    pub(crate) fn at_most_once_of(
         &self,
         name: &'static str,
         counts: impl Fn(&[u8]) -> bool,
@@ -177,29 +183,55 @@ impl Headers {
     }
 }
 
+/// What names an encoding, and not that there is none.
+pub(crate) fn is_encoding(value: &[u8]) -> bool {
+    !matches!(&*lower(value), "" | "identity")
+}
+
+/// A head cut into its lines.
+pub(crate) struct CutHead<'b> {
+    pub(crate) len: usize,
+    pub(crate) first: &'b [u8],
+    pub(crate) headers: Headers,
+}
+
+impl<'b> CutHead<'b> {
+    /// The head begins after `blank` bytes, which are a part of it.
+    pub(crate) fn of(bytes: &'b [u8], blank: usize) -> Result<Self, Refusal> {
+        let end = bytes[blank..]
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n");
+        let end = end.ok_or(Refusal::Incomplete)? + blank;
+        let len = end + 4;
+        require(len <= 16 * 1024, "head size")?;
+        let head = &bytes[blank..end];
+        let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
+        require(!head.iter().any(control), "control bytes")?;
+        // Cut at CRLF, a line that still holds either had it bare.
+        let text: Vec<&[u8]> = split_lines(head);
+        let is_bare = |line: &&[u8]| line.contains(&b'\r') || line.contains(&b'\n');
+        require(!text.iter().any(is_bare), "bare")?;
+        require(text[0].len() <= 8 * 1024 && text.len() <= 101, "limits")?;
+        let mut headers = Headers(Vec::new());
+        for line in &text[1..] {
+            let colon = line.iter().position(|&byte| byte == b':').unwrap_or(0);
+            require(is_token(&line[..colon]), "header name")?;
+            let value = trim(&line[colon + 1..]).to_vec();
+            headers.0.push((lower(&line[..colon]), value));
+        }
+        Ok(Self {
+            len,
+            first: text[0],
+            headers,
+        })
+    }
+}
+
 /// The head at the start of `bytes`.
 pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
     let blank = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-    let end = bytes[blank..]
-        .windows(4)
-        .position(|four| four == b"\r\n\r\n");
-    let end = end.ok_or(Refusal::Incomplete)? + blank;
-    let len = end + 4;
-    require(len <= 16 * 1024, "head size")?;
-    let head = &bytes[blank..end];
-    let control = |byte: &u8| *byte == 0x7f || *byte < 0x20 && !b"\t\r\n".contains(byte);
-    require(!head.iter().any(control), "control bytes")?;
-    // Cut at CRLF, a line that still holds either had it bare.
-    let text: Vec<&[u8]> = split_lines(head);
-    require(
-        !text
-            .iter()
-            .any(|line| line.contains(&b'\r') || line.contains(&b'\n')),
-        "bare",
-    )?;
-    require(text[0].len() <= 8 * 1024 && text.len() <= 101, "limits")?;
-
-    let words: Vec<&[u8]> = text[0].split(|&byte| byte == b' ').collect();
+    let head = CutHead::of(bytes, blank)?;
+    let words: Vec<&[u8]> = head.first.split(|&byte| byte == b' ').collect();
     require(words.len() == 3 && is_token(words[0]), "request line")?;
     let method = String::from_utf8(words[0].to_vec()).unwrap();
     let minor = match words[2] {
@@ -207,31 +239,22 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
         b"HTTP/1.1" => 1,
         _ => return Err(Refusal::Refused("version")),
     };
-    let mut headers = Headers(Vec::new());
-    for line in &text[1..] {
-        let colon = line.iter().position(|&byte| byte == b':').unwrap_or(0);
-        require(is_token(&line[..colon]), "header name")?;
-        headers
-            .0
-            .push((lower(&line[..colon]), trim(&line[colon + 1..]).to_vec()));
-    }
+    let headers = head.headers;
     let (authority, path, query) = target(words[1], &method)?;
     let framing = framing(&headers, minor)?;
-    let connection = headers.tokens("connection");
-    let says = |word: &str| connection.iter().any(|token| token == word);
     let expects = headers.all("expect");
     let all_known = expects.iter().all(|value| lower(value) == "100-continue");
     require(minor == 0 || all_known, "expectation")?;
     let body_follows = !matches!(framing, Framing::None | Framing::Length(0));
     let first = |name| headers.all(name).first().map(|value| value.to_vec());
     Ok(Meaning {
-        len,
+        len: head.len,
         method,
         minor,
         path,
         query,
         framing,
-        keep_alive: !says("close") && (minor == 1 || says("keep-alive")),
+        keep_alive: headers.keeps_alive(minor),
         expect_continue: minor == 1 && body_follows && !expects.is_empty(),
         values: [
             host(&headers, minor, authority)?,
@@ -242,9 +265,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Meaning, Refusal> {
             first("x-trace-id"),
             headers.at_most_once("traceparent")?,
             first("tracestate"),
-            headers.at_most_once_of("content-encoding", |value| {
-                !matches!(&*lower(value), "" | "identity")
-            })?,
+            headers.at_most_once_of("content-encoding", is_encoding)?,
         ],
     })
 }
@@ -287,7 +308,7 @@ fn target(target: &[u8], method: &str) -> Result<Target, Refusal> {
     })
 }
 
-fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> {
+pub(crate) fn framing(headers: &Headers, minor: u8) -> Result<Framing, Refusal> {
     let lengths = headers.all("content-length");
     let codings = headers.tokens("transfer-encoding");
     require(lengths.len() < 2, "two lengths")?;

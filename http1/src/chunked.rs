@@ -64,6 +64,7 @@ impl ChunkedDecoder {
         out: &mut Vec<u8>,
         max: usize,
     ) -> Result<Decoded, ParseError> {
+        // `out` may hold other bytes already, such as the head before its body.
         let room = max.saturating_sub(out.len()) as u64;
         self.advance(input, Some(room), |data| out.extend_from_slice(data))
     }

@@ -52,6 +52,7 @@ impl FramingHeaders {
                     "an empty Transfer-Encoding: send `chunked` or none",
                 ));
             }
+            // Over all lines, because several `Transfer-Encoding` lines are one list.
             if self.chunked {
                 return Err(ParseError::Malformed(
                     "chunked must be named once and last in Transfer-Encoding",
@@ -74,6 +75,8 @@ impl FramingHeaders {
         match (self.coded, self.length) {
             (false, None) => Ok(Framing::None),
             (false, Some(length)) => Ok(Framing::Length(length)),
+            // Not "the coding wins", as RFC 9112 §6.3 allows: what stands before this reader may let
+            // the length win, and then takes a part of the body for the next message.
             (true, Some(_)) => Err(ParseError::Malformed(
                 "both Content-Length and Transfer-Encoding: send one of them",
             )),

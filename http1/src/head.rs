@@ -102,6 +102,8 @@ impl HeadScan {
                 at += 1;
                 continue;
             }
+            // Before the match below: a line that is too long is refused before its end came, so that
+            // the verdict is the same when the rest comes later.
             if self.lines == 0 && at - line > START_LINE_MAX {
                 return Err(ParseError::TargetTooLong);
             }
@@ -122,6 +124,7 @@ impl HeadScan {
                 (None, _) | (Some(b'\r'), None) if seen.len() == HEAD_MAX => {
                     return Err(ParseError::HeadTooLarge);
                 }
+                // The CR is looked at again with the byte after it.
                 (None, _) | (Some(b'\r'), None) => {
                     self.at = at as u32;
                     return Ok(None);

@@ -1,9 +1,10 @@
 //! Parses a request's head in place: bytes in, a small `RequestHead` of offsets out.
 //!
 //! It never allocates, never copies a byte, and answers the same however the bytes were split. It
-//! does not route and does not read bodies. `client` calls it as bytes arrive; the rules are
-//! contract §1.2's, in three passes: line discipline (`HeadScan`), httparse, then the headers that
-//! decide where the request ends. Nearly every head needs one pass only: `lines`.
+//! does not route and does not read bodies. `io`, the pod and the watchdog call it as bytes arrive.
+//! The rules are the contract's for requests and bodies, in three passes: line discipline
+//! (`HeadScan`), httparse, then the headers that decide where the request ends. Nearly every head
+//! needs one pass only: `fast_path`.
 
 use std::mem::MaybeUninit;
 

@@ -1,7 +1,8 @@
 //! Parses the head of a pod's answer, as strictly as a client's request.
 //!
-//! Pure like `request`: offsets out, nothing kept. An error here is a pod that answered nonsense:
-//! `pod` drops the connection and the call ends as `BAD_OUTPUT`.
+//! Pure like `request`: offsets out, nothing kept. `io` calls it, the runtime's client and the
+//! watchdog. For `io` an error here is a pod that answered nonsense: the connection is dropped, and
+//! the call ends as `BAD_OUTPUT`.
 
 use std::mem::MaybeUninit;
 
@@ -136,6 +137,7 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>,
 
 fn body_of(status: u16, framing: Framing) -> Result<ResponseBody, ParseError> {
     match (status, framing) {
+        // A 304 may name the length that a 200 would have (RFC 9110 §8.6).
         (304, _) | (100..=199 | 204, Framing::None | Framing::Length(0)) => Ok(ResponseBody::None),
         (100..=199 | 204, _) => Err(ParseError::Malformed(
             "an answer without a body announced one",

@@ -54,6 +54,9 @@ const HEADERS: &[&str] = &[
     "X-Cold-Start: true",
     "X-Init-Duration-Ms: 15",
     "X-Not-Started: true",
+    "X-Execution-Id: e1",
+    "Retry-After: 7",
+    "Keep-Alive: timeout=5",
     "X: caf\u{e9}",
 ];
 const ODD_HEADERS: &[&str] = &[
