@@ -138,6 +138,7 @@ fn write_response(head: &ResponseHead, bytes: &[u8]) -> Vec<u8> {
     match head.body {
         ResponseBody::Length(length) => line("Content-Length", length.to_string().as_bytes()),
         ResponseBody::Chunked => line("Transfer-Encoding", b"chunked"),
+        ResponseBody::None if head.has_forbidden_body => line("Content-Length", b"1"),
         ResponseBody::None | ResponseBody::UntilClose => {}
     }
     if !head.persistent {

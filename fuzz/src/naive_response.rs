@@ -13,6 +13,7 @@ pub(crate) struct ResponseMeaning {
     body: ResponseBody,
     keep_alive: bool,
     persistent: bool,
+    has_forbidden_body: bool,
     has_several_ids: bool,
     cold_start: bool,
     not_started: bool,
@@ -35,6 +36,7 @@ impl ResponseMeaning {
             body: head.body,
             keep_alive: head.keep_alive,
             persistent: head.persistent,
+            has_forbidden_body: head.has_forbidden_body,
             has_several_ids: head.has_several_ids,
             cold_start: head.cold_start,
             not_started: head.not_started,
@@ -59,14 +61,16 @@ pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, Refusal> {
     let status: u16 = str::from_utf8(digits).unwrap().parse().unwrap();
     require((100..600).contains(&status) && status != 101, "status")?;
     let headers = head.headers;
-    let body = match (status, framing(&headers, minor)?) {
-        (304, _) | (100..200 | 204, Framing::None | Framing::Length(0)) => ResponseBody::None,
-        (100..200 | 204, _) => return Err(Refusal::Refused("a body that cannot be")),
+    let framing = framing(&headers, minor)?;
+    let says_body = !matches!(framing, Framing::None | Framing::Length(0));
+    let has_forbidden_body = says_body && (status < 200 || status == 204);
+    let body = match (status, framing) {
+        (100..200 | 204 | 304, _) => ResponseBody::None,
         (_, Framing::None) => ResponseBody::UntilClose,
         (_, Framing::Length(length)) => ResponseBody::Length(length),
         (_, Framing::Chunked) => ResponseBody::Chunked,
     };
-    let persistent = headers.keeps_alive(minor);
+    let persistent = headers.keeps_alive(minor) && !has_forbidden_body;
     let is_said = |name| {
         let values = headers.all(name);
         values.iter().any(|value| lower(value) == "true")
@@ -83,6 +87,7 @@ pub(crate) fn response(bytes: &[u8]) -> Result<ResponseMeaning, Refusal> {
         body,
         keep_alive: persistent && body != ResponseBody::UntilClose,
         persistent,
+        has_forbidden_body,
         has_several_ids: headers.all("x-execution-id").len() > 1,
         cold_start: is_said("x-cold-start"),
         not_started: is_said("x-not-started"),

@@ -23,7 +23,7 @@
 //! | in chunks: a size that is no hex number of up to 16 digits, white space after it, a bare LF | §7.1 |
 //!
 //! Also what nothing here could serve: codings but `chunked` (501), versions but 1.1 and 1.0 (505),
-//! expectations but `100-continue` (417), a body of 1xx and 204, a switch of protocols; and what is over
+//! expectations but `100-continue` (417), a switch of protocols; and what is over
 //! its limit: a head of 16 KiB or 100 headers (431), a first line of 8 KiB (414), chunk lines of
 //! 1 KiB, 16 KiB of chunk extensions, 16 KiB of trailers.
 

@@ -36,6 +36,8 @@ pub struct ResponseHead {
     /// 100 to 599; below 200 the answer itself is still to come, after `len` bytes.
     pub status: u16,
     pub body: ResponseBody,
+    /// A 1xx or 204 announced a body, which it cannot have (RFC 9112 §6.3). `body` is none.
+    pub has_forbidden_body: bool,
     /// The connection may carry another call once the body is read.
     pub keep_alive: bool,
     /// `Keep-Alive: timeout=`, seconds: for how long the pod keeps it without one.
@@ -135,16 +137,12 @@ fn parse_slow(bytes: &[u8], scan: &mut HeadScan) -> Result<Option<ResponseHead>,
     Ok(Some(head))
 }
 
-fn body_of(status: u16, framing: Framing) -> Result<ResponseBody, ParseError> {
+fn body_of(status: u16, framing: Framing) -> ResponseBody {
     match (status, framing) {
-        // A 304 may name the length that a 200 would have (RFC 9110 §8.6).
-        (304, _) | (100..=199 | 204, Framing::None | Framing::Length(0)) => Ok(ResponseBody::None),
-        (100..=199 | 204, _) => Err(ParseError::Malformed(
-            "an answer without a body announced one",
-        )),
-        (_, Framing::None) => Ok(ResponseBody::UntilClose),
-        (_, Framing::Length(length)) => Ok(ResponseBody::Length(length)),
-        (_, Framing::Chunked) => Ok(ResponseBody::Chunked),
+        (100..=199 | 204 | 304, _) => ResponseBody::None,
+        (_, Framing::None) => ResponseBody::UntilClose,
+        (_, Framing::Length(length)) => ResponseBody::Length(length),
+        (_, Framing::Chunked) => ResponseBody::Chunked,
     }
 }
 
@@ -154,6 +152,7 @@ impl ResponseHead {
             len: 0,
             status,
             body: ResponseBody::None,
+            has_forbidden_body: false,
             keep_alive: false,
             keep_alive_s: None,
             content_type: None,
@@ -189,8 +188,14 @@ impl ResponseHead {
             ));
         }
         self.len = len;
-        self.body = body_of(self.status, framing_headers.framing(minor)?)?;
-        self.persistent = framing_headers.keep_alive(minor);
+        let framing = framing_headers.framing(minor)?;
+        self.body = body_of(self.status, framing);
+        // A 304 may name the length that a 200 would have (RFC 9110 §8.6).
+        self.has_forbidden_body = self.body == ResponseBody::None
+            && self.status != 304
+            && !matches!(framing, Framing::None | Framing::Length(0));
+        // Where a body was announced that is none, it may come all the same.
+        self.persistent = framing_headers.keep_alive(minor) && !self.has_forbidden_body;
         self.keep_alive = self.persistent && self.body != ResponseBody::UntilClose;
         Ok(())
     }
@@ -346,6 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_cannot_be_is_told_and_ends_the_connection() {
+        for (status, lines) in [
+            ("204 x", "Content-Length: 1\r\n"),
+            ("204 x", "Transfer-Encoding: chunked\r\n"),
+            ("100 x", "Content-Length: 1\r\n"),
+        ] {
+            let head = with(status, lines).unwrap();
+            assert_eq!(head.body, ResponseBody::None);
+            assert!(head.has_forbidden_body && !head.keep_alive, "{status}");
+        }
+        for (status, lines) in [
+            ("204 x", "Content-Length: 0\r\n"),
+            ("304 x", "Content-Length: 1\r\n"),
+            ("200 x", "Content-Length: 1\r\n"),
+        ] {
+            let head = with(status, lines).unwrap();
+            assert!(!head.has_forbidden_body && head.keep_alive, "{status}");
+        }
+    }
+
+    #[test]
     fn an_answer_to_head_has_no_body() {
         for lines in [
             "",
@@ -393,9 +419,6 @@ mod tests {
             ("200 OK", "A : b\r\n"),
             ("200 OK", "A: b\nC: d\r\n"),
             ("200 OK", "A: b\rC: d\r\n"),
-            ("204 x", "Content-Length: 1\r\n"),
-            ("204 x", "Transfer-Encoding: chunked\r\n"),
-            ("100 x", "Content-Length: 1\r\n"),
             ("101 Switching Protocols", ""),
             ("099 x", ""),
             ("600 x", ""),

@@ -342,6 +342,12 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc", 200, "ab"),
             ("HTTP/1.0 200 OK\r\n\r\nabc", 200, "abc"),
             ("HTTP/1.1 204 No Content\r\n\r\nabc", 204, ""),
+            // Common, though RFC 9110 §8.6 forbids it; RFC 9112 §6.3 says where it ends.
+            (
+                "HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\nabc",
+                204,
+                "",
+            ),
             ("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n", 304, ""),
             (
                 "HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 500 X\r\n\r\nab",
@@ -375,7 +381,6 @@ mod tests {
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "HTTP/1.1 200 OK\nContent-Length: 1\n\na",
             "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-            "HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n",
         ] {
             let outcome = read(answer);

@@ -73,6 +73,10 @@ pub(crate) async fn read_answer(
     let head = loop {
         let parsed = parse_response(&connection.received, &mut scan);
         match parsed.map_err(Broken::Nonsense)? {
+            Some(head) if head.has_forbidden_body => {
+                let why = "an answer without a body announced one";
+                return Err(Broken::Nonsense(ParseError::Malformed(why)));
+            }
             Some(head) if head.status >= 200 => break head,
             Some(head) => {
                 interim += 1;
