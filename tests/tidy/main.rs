@@ -1,7 +1,8 @@
-//! Rules that hold for the repository's files: the code map names every module, names in documents
-//! exist, no file is too long, comments name the acting thread or process, a type name has one
-//! meaning, and `is_` and `has_` functions only answer. It runs no program. Rules that clippy can
-//! check are in `clippy.toml` and in the lints of `Cargo.toml`.
+//! Rules that hold for the repository's files: the code map names every module, names in
+//! documents exist, no file is too long, comments name the acting thread or process, a type
+//! name has one meaning, and `is_` and `has_` functions only answer, and names of tests are
+//! short. It runs no program. Rules that clippy can check are in `clippy.toml` and in the lints
+//! of `Cargo.toml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ mod links;
 mod manifests;
 mod names;
 mod size;
+mod tests;
 mod words;
 
 fn root() -> &'static Path {

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_without_stamps_says_nothing_of_the_start() {
+    fn a_result_without_timestamps_has_no_start() {
         let init = |stamps: &str| {
             let body = format!("{{\"success\":true{stamps}}}");
             let answer = read("application/json", None, &body).expect("a result");

@@ -1,0 +1,43 @@
+//! The name of a test has few words: it says what holds, and its module says of what. So a list of tests
+//! can be read.
+
+use crate::{files, read};
+
+/// Words between underscores.
+const WORDS_MAX: usize = 8;
+
+/// Names that are still longer. None may be added.
+const LONGER: &str = "
+    a_body_that_cannot_be_is_told_and_ends_the_connection
+    a_mean_moves_by_one_share_of_the_difference
+    starts_that_were_under_way_together_fail_as_one
+";
+
+/// Words of lower case that are joined by underscores, as names of functions are.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let joins = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+    text.split(move |letter: char| !joins(letter) && letter != '_')
+        .map(|name| name.trim_matches('_'))
+}
+
+// All names are asked, because some tests are functions without `#[test]`, and some have their name in a
+// string beside them.
+#[test]
+fn a_name_has_eight_words_at_most() {
+    let listed: Vec<&str> = LONGER.split_whitespace().collect();
+    let mut long = Vec::new();
+    for extension in ["rs", "py"] {
+        for file in files("", extension) {
+            for (number, line) in read(&file).lines().enumerate() {
+                for name in names(line) {
+                    let words = name.strip_prefix("test_").unwrap_or(name).split('_');
+                    if words.count() > WORDS_MAX && !listed.contains(&name) {
+                        long.push(format!("{}:{}: {name}", file.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    long.sort();
+    assert!(long.is_empty(), "say it shorter: {long:#?}");
+}
