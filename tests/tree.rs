@@ -99,7 +99,8 @@ fn each_package_knows_only_what_it_may() {
             &["nanofaas-core", "nanofaas-io", "nanofaas-runtime", "tokio"],
         ),
         (
-            // It plays the cluster as Kubernetes documents it, and not as our bridge expects it.
+            // Without our crates, because the fake API server follows the documentation of
+            // Kubernetes and not our bridge.
             "nanofaas-fake-api-server",
             &["serde_json", "tokio"],
             &[

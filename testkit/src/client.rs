@@ -137,7 +137,7 @@ impl Request {
         self.header("Content-Type", content_type)
     }
 
-    /// A body of no stated type.
+    /// Adds a body without a Content-Type.
     pub fn untyped_body(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.body = Some(bytes.into());
         self
@@ -211,7 +211,7 @@ impl RawClient {
         Self::of(stream.into())
     }
 
-    /// Connects to a Unix socket; fails where none accepts.
+    /// Connects to a Unix socket; an error if no process accepts there.
     pub fn unix(path: &Path) -> io::Result<Self> {
         UnixStream::connect(path).map(|stream| Self::of(stream.into()))
     }
@@ -226,7 +226,7 @@ impl RawClient {
         Self::of(self.socket.handle())
     }
 
-    /// Reads bytes as they come, before and beside all answers.
+    /// Reads raw bytes from the socket, which `read` then does not see.
     pub fn receive(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         self.socket.read(bytes)
     }

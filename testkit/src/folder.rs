@@ -1,4 +1,4 @@
-//! Folders for the files of one test, which go when the test ends.
+//! A folder for the files of one test, which is deleted when the test ends.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl ScratchFolder {
         path
     }
 
-    /// A program in it: a file that may be executed.
+    /// Writes an executable file in this folder.
     pub fn executable(&self, name: &str, content: &str) -> PathBuf {
         let path = self.write(name, content);
         let mode = std::fs::Permissions::from_mode(0o755);

@@ -307,7 +307,7 @@ impl ScriptedPod {
         })
     }
 
-    /// Where it listens, over TCP.
+    /// The pod's address, if it listens on TCP.
     pub fn port(&self) -> Option<u16> {
         match &self.address {
             Address::Tcp(address) => Some(address.port()),

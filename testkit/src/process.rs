@@ -1,4 +1,4 @@
-//! Processes as a test sees them: whether one lives, which it has below it, and the lines that it writes to
+//! Processes of a test: whether a process lives, its descendants, and the lines that it writes to
 //! stderr.
 
 use std::io::{BufRead as _, BufReader, Read};
@@ -17,7 +17,7 @@ pub fn is_alive(pid: i32) -> bool {
     !state.is_empty() && !state.starts_with('Z') && kill(Pid::from_raw(pid), None).is_ok()
 }
 
-/// The processes below one, each before its parent.
+/// The descendants of a process, each before its parent.
 pub fn descendants(pid: Pid) -> Vec<Pid> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let tasks = tasks.into_iter().flatten().flatten();
@@ -32,7 +32,7 @@ pub fn descendants(pid: Pid) -> Vec<Pid> {
     below.chain(children.iter().copied()).collect()
 }
 
-/// RecordedLines that a process wrote to stderr.
+/// The lines that a process wrote to stderr.
 #[derive(Default)]
 pub struct ProcessLog {
     lines: Mutex<RecordedLines>,
@@ -46,7 +46,8 @@ struct RecordedLines {
 }
 
 impl ProcessLog {
-    /// Records what comes on a process's stderr, until that is closed; `each` sees every line first.
+    /// Records the lines of a process's stderr until it is closed; calls `each` with every line
+    /// first.
     pub fn of(
         stderr: impl Read + Send + 'static,
         each: impl Fn(&str) + Send + 'static,

@@ -1,4 +1,4 @@
-//! A socket of either family, as a raw client and a scripted pod have it. Every read and write has a
+//! A TCP or Unix socket, for the raw client and the scripted pods. Every read and write has a
 //! deadline.
 
 use std::io::{self, Read, Write};

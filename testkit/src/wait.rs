@@ -1,5 +1,5 @@
-//! Waiting in tests: every wait has a deadline, and one that ends in vain fails its test; gates that a test
-//! opens; and locks that outlive a failed test. Nothing here knows what is waited for.
+//! Waiting in tests: every wait has a deadline, after which it fails its test; gates that a test
+//! opens; and locks that stay usable after a failed test.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until it gives something.
+/// Waits until the closure returns something.
 #[track_caller]
 pub fn until<T>(what: &str, mut it: impl FnMut() -> Option<T>) -> T {
     let mut found = None;

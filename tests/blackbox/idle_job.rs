@@ -1,4 +1,4 @@
-//! A Job that waits, so that its test can post its result in its place.
+//! A Job that only waits, so that a test can post the result itself.
 
 use nanofaas_testkit::client::{Answer, Request};
 use nanofaas_testkit::control_plane::ControlPlane;

@@ -1,5 +1,5 @@
-//! Outputs in memory: stored ones are shared by those that read them and cut where the store drops them,
-//! large ones come whole in every form.
+//! Outputs in memory: all clients that read a stored output share it, the store may drop it while
+//! it is sent, and large outputs arrive complete in every form.
 
 use std::time::Duration;
 

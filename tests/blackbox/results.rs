@@ -1,4 +1,4 @@
-//! What a Job posts: its result, which is taken once and only with the attempt's own token.
+//! The result that a Job posts: it is accepted once, and only with the token of the attempt.
 
 use nanofaas_testkit::client::{Answer, RawClient, Request};
 use nanofaas_testkit::control_plane::{ControlPlane, SharedControlPlane};

@@ -1,4 +1,5 @@
-//! Memory that is short: a small budget, and clients that hold it because they read nothing or slowly.
+//! A shortage of memory: a small budget, and clients that hold it because they read slowly or not
+//! at all.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;

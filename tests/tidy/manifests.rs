@@ -1,11 +1,11 @@
-//! What each `Cargo.toml` holds to: the workspace's lints, its exact versions, and unsafe code in four
-//! files.
+//! Every `Cargo.toml` uses the workspace's lints and its exact versions; only four files have
+//! unsafe code.
 
 use std::path::PathBuf;
 
 use crate::{files, read};
 
-/// Files with unsafe code, and why it cannot be safe.
+/// Files with unsafe code, and why safe code is not possible.
 const UNSAFE: [(&str, &str); 4] = [
     (
         "core/src/ring.rs",

@@ -5,12 +5,12 @@ use crate::{files, read};
 
 /// A file with more lines should be split by noun.
 const LINES_MAX: usize = 520;
-/// What a screen shows.
+/// The number of lines that fit on a screen.
 const FUNCTION_LINES_MAX: usize = 75;
-/// A test that lists its cases may be read in parts.
+/// Longer for tests, because a list of cases can be read in parts.
 const TEST_LINES_MAX: usize = 100;
 const COMMENT_WIDTH_MAX: usize = 120;
-/// Longer functions, and what would be lost if they were split.
+/// Longer functions, with the reason why they are not split.
 const LONG: [(&str, &str); 10] = [
     ("exchange", "the order of one call on a connection to a pod"),
     ("error_response", "an arm for each error: a table"),
@@ -72,7 +72,7 @@ fn a_function_fits_a_screen() {
                 FUNCTION_LINES_MAX
             };
             let length = function_lines(&lines, at);
-            // Without a body the lines belong to the next function.
+            // If a function has no body, the lines belong to the next function.
             if length <= most || signature.ends_with(';') {
                 continue;
             }
