@@ -119,7 +119,7 @@ async fn until_over(thread: &Links, stored: &StoredExecution, wait_ms: u64) {
 /// The state of a plain sync call, after its end or `wait_ms`. Such a call keeps no list of tasks
 /// to wake, so its record is polled.
 async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Response {
-    const LOOK: Nanos = Nanos::from_ms(20);
+    const POLL_EVERY: Nanos = Nanos::from_ms(20);
     let until = thread.now() + Nanos::from_ms(wait_ms);
     let alarm = thread.alarms.alarm();
     loop {
@@ -131,7 +131,7 @@ async fn plain_status(thread: &Rc<Links>, id: ExecutionId, wait_ms: u64) -> Resp
         if over || now >= until {
             return state(thread, &found);
         }
-        alarm.until((now + LOOK).min(until)).await;
+        alarm.until((now + POLL_EVERY).min(until)).await;
     }
 }
 

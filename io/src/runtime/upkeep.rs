@@ -8,8 +8,8 @@ use nanofaas_core::time::{Nanos, Uptime};
 use crate::runtime::due::Due;
 use crate::runtime::timers::{Alarm, Alarms};
 
-/// How soon what was used is looked at.
-pub(crate) const LOOK: Nanos = Nanos::from_s(1);
+/// How soon what was used is checked.
+pub(crate) const POLL_EVERY: Nanos = Nanos::from_s(1);
 /// Memory is given back when the thread has been without work for so long.
 const REST: Nanos = Nanos::from_s(2);
 
@@ -41,7 +41,7 @@ impl Upkeep {
     #[inline]
     pub(crate) fn worked(&self, now: Uptime) {
         self.worked_at.set(Some(now));
-        self.plan(now + LOOK);
+        self.plan(now + POLL_EVERY);
     }
 
     /// Whether it is due, which it is not again before it is planned again.

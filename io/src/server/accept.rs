@@ -26,7 +26,7 @@ use crate::state::descriptors::LogLimit;
 
 const BACKLOG: i32 = 4096;
 /// Pause before the next check whether a descriptor is free.
-const LOOK: Nanos = Nanos::from_ms(20);
+const POLL_EVERY: Nanos = Nanos::from_ms(20);
 /// Iterations until a client that is closed has given its descriptor back.
 const CLOSED_WITHIN: usize = 8;
 /// Connections in a row before others have their turn.
@@ -106,7 +106,7 @@ async fn until_room(thread: &Links, alarm: &Alarm) {
     while thread.phase.get() != ShutdownPhase::Stopping && !has_room(thread) {
         if !until_closed(thread).await {
             thread.want_descriptor();
-            alarm.until(thread.now() + LOOK).await;
+            alarm.until(thread.now() + POLL_EVERY).await;
         }
     }
 }
@@ -167,7 +167,7 @@ pub(crate) async fn run(thread: Rc<Links>, listener: StdListener, port: Listener
                     );
                 }
                 thread.want_descriptor();
-                alarm.until(now + LOOK).await;
+                alarm.until(now + POLL_EVERY).await;
             }
         }
         if thread.phase.get() == ShutdownPhase::Stopping {

@@ -36,8 +36,8 @@ pub(crate) const PIPELINED_MAX: usize = 64 * 1024;
 /// the other connections.
 pub(crate) const SHARE: usize = 256 * 1024;
 const REQUEST_SHARE: usize = SHARE / 8;
-/// How often `look_for_end` checks whether a client that has sent too much ahead has left.
-const END_LOOK: Nanos = Nanos::from_ms(100);
+/// How often `poll_for_end` checks whether a client that has sent too much ahead has left.
+const END_POLL: Nanos = Nanos::from_ms(100);
 
 /// Which listener a connection came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub(crate) struct ClientConn {
     /// The call that ends when the client leaves.
     pub(crate) serving: Cell<Option<CallId>>,
     pub(crate) alarm: Alarm,
-    /// The timer of `look_for_end`, made when it is first needed.
+    /// The timer of `poll_for_end`, made when it is first needed.
     end_alarm: RefCell<Option<Alarm>>,
     /// The connection came to a loopback address, so `Host` has to be a loopback host, too.
     pub(crate) loopback: bool,
@@ -178,24 +178,24 @@ impl ClientConn {
     pub(crate) fn poll_read(&self, cx: &Context<'_>) {
         self.poll_bytes(cx);
         if self.serving.get().is_some() && !self.eof.get() && !self.take_room() {
-            self.look_for_end(cx);
+            self.poll_for_end(cx);
         }
     }
 
-    /// While the reader stops because too much is pending, checks every `END_LOOK` whether the
+    /// While the reader stops because too much is pending, checks every `END_POLL` whether the
     /// client has left.
-    fn look_for_end(&self, cx: &Context<'_>) {
+    fn poll_for_end(&self, cx: &Context<'_>) {
         let mut alarm = self.end_alarm.borrow_mut();
         let alarm = alarm.get_or_insert_with(|| {
             let alarm = self.thread.alarms.alarm();
-            alarm.set(self.thread.recent() + END_LOOK);
+            alarm.set(self.thread.recent() + END_POLL);
             alarm
         });
         while alarm.poll(cx).is_ready() {
             if self.socket.has_ended() {
                 return self.end();
             }
-            alarm.set(self.thread.now() + END_LOOK);
+            alarm.set(self.thread.now() + END_POLL);
         }
     }
 

@@ -272,13 +272,13 @@ async fn live(thread: Rc<Links>, ends: ThreadEnds) {
         if all || now > since + LAST_ANSWERS {
             return;
         }
-        alarm.until(now + STOP_LOOK).await;
+        alarm.until(now + STOP_POLL).await;
     }
 }
 
 /// After the order to stop, the last answers have so long to be written.
 const LAST_ANSWERS: Nanos = Nanos::from_s(3);
-const STOP_LOOK: Nanos = Nanos::from_ms(2);
+const STOP_POLL: Nanos = Nanos::from_ms(2);
 
 /// Starts all io threads, with the best driver that all of them get.
 pub fn start(config: &IoConfig, plumbing: Plumbing) -> Result<IoThreads, IoStartError> {

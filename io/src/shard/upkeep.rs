@@ -6,7 +6,7 @@ use nanofaas_core::time::Uptime;
 
 use crate::invoke::stored;
 use crate::links::Links;
-use crate::runtime::upkeep::LOOK;
+use crate::runtime::upkeep::POLL_EVERY;
 
 /// Tidies, if that is due.
 pub(crate) fn run(thread: &Links, now: Uptime) {
@@ -17,10 +17,10 @@ pub(crate) fn run(thread: &Links, now: Uptime) {
     let are_idle = thread.pods.sweep(now);
     stored::expire(thread, now);
     if are_idle || thread.executions.is_over_budget() {
-        upkeep.plan(now + LOOK);
+        upkeep.plan(now + POLL_EVERY);
     }
     if let Some(expires_at) = thread.executions.next_expiry() {
-        upkeep.plan(expires_at.max(now + LOOK));
+        upkeep.plan(expires_at.max(now + POLL_EVERY));
     }
     if upkeep.take_rest(now) {
         thread.account.give_back_spare();

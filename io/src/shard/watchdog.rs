@@ -17,10 +17,10 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, gettid};
 
 /// How much a thread computes until it is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_EVERY: Duration = Duration::from_millis(250);
 /// To the watch alone; no other thread knows of it.
 const SIGNAL: Signal = Signal::SIGVTALRM;
-/// What an io thread may compute without a beat, for which it is rung at each look.
+/// What an io thread may compute without a beat, for which it is rung at each poll.
 const FUTILE: Nanos = Nanos::from_s(1);
 
 /// An io thread, as the watchdog sees it.
@@ -111,7 +111,7 @@ impl CpuAlarms {
             };
             let mut timer = Timer::new(clock_of(one.tid), SigEvent::new(to))?;
             timer.set(
-                Expiration::Interval(LOOK.into()),
+                Expiration::Interval(POLL_EVERY.into()),
                 TimerSetTimeFlags::empty(),
             )?;
             Ok(timer)
@@ -126,7 +126,7 @@ impl CpuAlarms {
     #[expect(clippy::disallowed_methods, reason = "the watchdog's own thread")]
     fn wait(&self) {
         if self.timers.is_none() || self.signals.wait().is_err() {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_EVERY);
         }
     }
 }

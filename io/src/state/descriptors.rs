@@ -18,11 +18,11 @@ const KEPT_BACK: u64 = 32;
 const KEPT_BACK_PART: u64 = 10;
 /// Who never sent anything is left alone for so long.
 const SILENT: Nanos = Nanos::SECOND;
-/// Between two looks at all connections.
-const LOOK_PAUSE: Nanos = Nanos::from_ms(10);
+/// Between two searches of all connections.
+const SEARCH_PAUSE: Nanos = Nanos::from_ms(10);
 /// How often the log says that it goes on.
 const SAID: Nanos = Nanos::from_s(60);
-/// Found by one look at all connections, for so many that need room.
+/// Found by one search of all connections, for so many that need room.
 const FOUND_MAX: usize = 64;
 
 /// What io threads share of it: one needs a descriptor, and had no idle client of its own.
@@ -73,10 +73,10 @@ pub(crate) struct Descriptors {
     scarcity: Arc<Scarcity>,
     conns: RefCell<Vec<Weak<dyn IdleClient>>>,
     free: RefCell<Vec<usize>>,
-    /// Idle for the longest first, as one look found them.
+    /// Idle for the longest first, as one search found them.
     found: RefCell<VecDeque<IdleEntry>>,
-    /// When all connections were looked at last.
-    looked_at: Cell<Option<Uptime>>,
+    /// When all connections were searched last.
+    searched_at: Cell<Option<Uptime>>,
     /// That idle clients are closed.
     warnings: LogLimit,
 }
@@ -100,7 +100,7 @@ impl Descriptors {
             conns: RefCell::default(),
             free: RefCell::default(),
             found: RefCell::default(),
-            looked_at: Cell::new(None),
+            searched_at: Cell::new(None),
             warnings: LogLimit::default(),
         })
     }
@@ -146,7 +146,7 @@ impl Descriptors {
             && self.scarcity.is_wanted.swap(false, Ordering::Relaxed)
     }
 
-    fn look(&self, now: Uptime) {
+    fn find_idle(&self, now: Uptime) {
         let mut idle: Vec<IdleEntry> = self
             .conns
             .borrow()
@@ -173,7 +173,7 @@ impl Descriptors {
 
     /// Closes the client that is idle for the longest; false where none may be closed.
     pub(crate) fn make_room(&self, now: Uptime) -> bool {
-        for may_look in [true, false] {
+        for may_search in [true, false] {
             while let Some(idle) = self.found.borrow_mut().pop_front() {
                 if let Some(conn) = idle.conn.upgrade()
                     && conn.idle_since(now, SILENT) == Some(idle.since)
@@ -183,12 +183,12 @@ impl Descriptors {
                     return true;
                 }
             }
-            // A look costs as much as there are clients: not for each that comes.
-            let looked_at = self.looked_at.get();
-            let is_new = looked_at.is_none_or(|looked_at| now >= looked_at + LOOK_PAUSE);
-            if may_look && is_new {
-                self.looked_at.set(Some(now));
-                self.look(now);
+            // A search costs as much as there are clients, so it is not made for each that comes.
+            let searched_at = self.searched_at.get();
+            let is_new = searched_at.is_none_or(|searched_at| now >= searched_at + SEARCH_PAUSE);
+            if may_search && is_new {
+                self.searched_at.set(Some(now));
+                self.find_idle(now);
             }
         }
         false

@@ -18,8 +18,8 @@ use crate::state::patience::Patience;
 
 /// Without progress for so long, the time of its call counted.
 const IDLE: Nanos = Nanos::from_s(1);
-/// How often they are looked at while memory is short.
-const LOOK: Nanos = Nanos::from_ms(50);
+/// How often they are polled while memory is short.
+const POLL_EVERY: Nanos = Nanos::from_ms(50);
 /// No task that waits got on for so long.
 const STILL: Nanos = Nanos::from_ms(150);
 
@@ -27,7 +27,7 @@ const STILL: Nanos = Nanos::from_ms(150);
 pub(crate) struct SlowReader {
     /// Bytes of the answer that went out, as the socket counts them.
     moved: Rc<Cell<u64>>,
-    /// What a look found, and when that was.
+    /// What a poll found, and when that was.
     seen: Cell<u64>,
     seen_at: Cell<Uptime>,
     /// When the client did something last.
@@ -48,7 +48,7 @@ impl SlowReader {
         self.is_ended.get()
     }
 
-    fn look(&self, now: Uptime, patience: &Patience) {
+    fn poll(&self, now: Uptime, patience: &Patience) {
         let moved = self.moved.get();
         if moved != self.seen.replace(moved) {
             self.active_at.set(now);
@@ -75,12 +75,12 @@ impl SlowReader {
 
 /// Those of a thread.
 pub(crate) struct Readers {
-    /// When they are looked at.
+    /// When they are polled.
     alarm: Alarm,
     all: RefCell<Vec<Rc<SlowReader>>>,
     patience: Patience,
-    is_looked_at: Cell<bool>,
-    /// How far the line of those that wait had moved by itself at a look, and since when it stands still.
+    is_polled: Cell<bool>,
+    /// How far the line of those that wait had moved by itself at a poll, and since when it stands still.
     moved: Cell<u64>,
     still_since: Cell<Uptime>,
 }
@@ -104,7 +104,7 @@ impl Readers {
             alarm: alarms.alarm(),
             all: RefCell::default(),
             patience: Patience::default(),
-            is_looked_at: Cell::new(false),
+            is_polled: Cell::new(false),
             moved: Cell::new(0),
             still_since: Cell::new(Uptime::ZERO),
         }
@@ -137,17 +137,17 @@ impl Readers {
         }
     }
 
-    /// Whether a task waits for memory that clients of this thread hold, and none is looked at.
+    /// Whether a task waits for memory that clients of this thread hold, and they are not polled.
     pub(crate) fn is_wanted(&self, thread: &Tables) -> bool {
-        !self.is_looked_at.get() && thread.account.is_short() && !self.all.borrow().is_empty()
+        !self.is_polled.get() && thread.account.is_short() && !self.all.borrow().is_empty()
     }
 
-    /// Sees to it that they are looked at while memory is short.
+    /// Has them polled while memory is short.
     pub(crate) fn plan(&self, thread: &Tables) {
         if self.is_wanted(thread) {
-            self.is_looked_at.set(true);
+            self.is_polled.set(true);
             self.note_moved(thread, thread.recent());
-            self.alarm.set(thread.recent() + LOOK);
+            self.alarm.set(thread.recent() + POLL_EVERY);
         }
     }
 
@@ -160,11 +160,11 @@ impl Readers {
         }
     }
 
-    /// Looks at all, and ends as many as hold what is waited for.
-    fn look(&self, thread: &Tables, now: Uptime) {
+    /// Polls all, and ends as many as hold what is waited for.
+    fn poll(&self, thread: &Tables, now: Uptime) {
         let all = self.all.borrow();
         all.iter()
-            .for_each(|reader| reader.look(now, &self.patience));
+            .for_each(|reader| reader.poll(now, &self.patience));
         self.note_moved(thread, now);
         if now < self.still_since.get() + STILL {
             return;
@@ -186,13 +186,13 @@ impl Readers {
         }
     }
 
-    /// Looks at them whenever memory is short, for ever.
+    /// Polls them whenever memory is short, for ever.
     pub(crate) async fn watch(&self, thread: &Tables) {
         loop {
             std::future::poll_fn(|cx| self.alarm.poll(cx)).await;
             self.alarm.unset();
-            self.is_looked_at.set(false);
-            self.look(thread, thread.now());
+            self.is_polled.set(false);
+            self.poll(thread, thread.now());
             self.plan(thread);
             if !thread.account.is_short() {
                 // What was taken for tasks that went away is not made good.
