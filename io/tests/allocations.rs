@@ -81,8 +81,8 @@ fn count(case: &str, calls: usize, call: impl FnOnce()) {
         blocks.saturating_sub(CEILING),
         0,
         "{case}: {blocks} allocations in {calls} warm calls, and {CEILING} are allowed. The file \
-         named above says where each was made (stats it with dh_view.html of valgrind, or search it \
-         for nanofaas_io). Take the buffer from Thread::buffers, or keep it in the connection. If \
+         named above says where each was made (view it with dh_view.html of valgrind, or search it \
+         for nanofaas_io). Take the buffer from Runtime::buffers, or keep it in the connection. If \
          the allocation is worth it, raise CEILING in io/tests/allocations.rs in the same commit \
          and say why."
     );

@@ -1,8 +1,8 @@
 //! Checks JSON without building anything from it, and finds the pieces that a call needs.
 //!
 //! Strict RFC 8259 and UTF-8, one pass, no recursion, no allocation: nesting is a bit each in one
-//! word. Lone surrogates (`\ud800`) are refused, since no text can hold them. `call` checks request
-//! envelopes with it before they are queued, and pods' outputs before they go into an envelope.
+//! word. Lone surrogates (`\ud800`) are refused, since no text can hold them. `admit` checks request
+//! envelopes with it before they are queued, `output` what pods answer before it goes into an envelope.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
 //! From a request to a call: admission at the head and after the body, the warm path of a plain call,
-//! and the end of any call in metrics, ledger and record. It runs no attempt; `call` does, and calls
+//! and the end of any call in metrics, ledger and record. It runs no attempt; `drive` does, and calls
 //! that outlive their client's wait are those of `stored`. `serve` calls it.
 
 use std::cell::{Cell, RefCell};

@@ -1,5 +1,5 @@
 //! What one attempt of a call came to: the function's output, or an error with what the retry rule has to
-//! know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts; `call` tells
+//! know of it. It runs nothing and decides no retry. `to_pod`, `to_job` and `to_local` make attempts; `drive` tells
 //! the call's machine of them.
 
 use nanofaas_core::call::Report;

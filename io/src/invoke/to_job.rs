@@ -1,5 +1,5 @@
 //! One attempt of a JOB call: the bridge starts a process or pod for it, and its result comes back
-//! as a callback over HTTP. It starts nothing itself. `call` runs it; `api::executions` brings results.
+//! as a callback over HTTP. It starts nothing itself. `drive` runs it; `api::executions` brings results.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! LOCAL functions: an echo inside the control plane, for measuring the platform alone.
-//! It talks to no pod. `call` runs it.
+//! It talks to no pod. `drive` runs it.
 
 use nanofaas_core::ticket::PodVerdict;
 use nanofaas_core::time::Nanos;

@@ -1,5 +1,5 @@
 //! One call in a pod: a kept-alive connection of this thread's own, the request out, the answer in.
-//! It decides no retry; it says whether the attempt can have begun. `call` runs it.
+//! It decides no retry; it says whether the attempt can have begun. `drive` runs it.
 
 use std::future::poll_fn;
 use std::pin::pin;
