@@ -56,7 +56,8 @@ fn address(call: &ServedCall<'_>, owner: &Owner) -> Result<Rc<PodAddress>, Arc<s
         Owner::Endpoint(address) => Ok(address.clone()),
         Owner::Pod(pod) => thread.pods.address(*pod).map_or_else(
             || {
-                // The grant was faster than the message that introduces the pod, which is there.
+                // Grants and messages have rings of their own, so a grant can be faster than the message that
+                // introduces its pod. That message was sent first: it is there.
                 bridge::take_messages(thread);
                 thread
                     .pods

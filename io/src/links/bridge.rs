@@ -42,8 +42,8 @@ impl Links {
     }
 }
 
-/// Takes the messages that are there; also from within a call, which has heard of something that one of them
-/// explains.
+/// Takes the messages that are there; also from within a call whose grant names a pod that one of them
+/// introduces. Grants and questions stay in their rings, since nothing in a call waits for them here.
 pub(crate) fn take_messages(thread: &Links) {
     let Some(inbox) = thread.inbox.get() else {
         return;

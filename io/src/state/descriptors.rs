@@ -51,7 +51,8 @@ impl LogLimit {
     }
 }
 
-/// A client's connection, as far as it may make room.
+/// A client's connection, as far as it may make room. A trait, because connections stand in a layer above
+/// this one; it is called only where descriptors are short, so that the indirect call costs no request.
 pub(crate) trait IdleClient {
     /// Since when the client is idle, if its connection may be closed. A client that has never sent
     /// a request must have been idle for `silent_for`.
