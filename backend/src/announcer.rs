@@ -1,6 +1,6 @@
-//! What becomes of pods and Jobs, as the desk passes it on: to the scheduler, to the io threads and to
-//! the records of cold starts. The order of messages that depend on each other is decided here. It
-//! keeps nothing but the clock.
+//! Sends what happens to pods and Jobs through the desk: to the scheduler, to the io threads and to
+//! the records of cold starts. It fixes the order of messages that depend on each other, and keeps
+//! no state but the clock.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -48,8 +48,8 @@ impl Announcer {
         self.with_desk(|desk| desk.starts.reached(function.name(), pod, phase, at));
     }
 
-    /// A pod takes calls. Its address goes to the io threads before the scheduler hears of the pod,
-    /// because the scheduler may then send calls to it at once.
+    /// A pod takes calls. The io threads get its address before the scheduler gets `PodUp`, because the
+    /// scheduler may then send calls to the pod at once.
     pub fn up(&self, pod: PodId, function: &Function, name: &str, address: &PodAddress) {
         self.reached(function, name, Phase::Usable);
         self.with_desk(|desk| {
@@ -63,12 +63,12 @@ impl Announcer {
         });
     }
 
-    /// A pod does not start.
+    /// A pod could not start.
     pub fn start_failed(&self, pod: PodId, failure: StartFailure) {
         self.with_desk(|desk| desk.event(Event::StartFailed { pod, failure }));
     }
 
-    /// A pod does not start, for a reason that may pass.
+    /// A pod could not start, and a later start may work.
     pub fn cannot_start(&self, pod: PodId, why: &str) {
         let failure = StartFailure {
             permanent: false,
@@ -82,13 +82,13 @@ impl Announcer {
         self.with_desk(|desk| desk.gone(pod, end));
     }
 
-    /// A pod has no task here. Its end may have been reported before, or it belonged to an earlier
-    /// bridge; a second report does no harm.
+    /// This backend has no task for the pod. Its end may have been reported before, or it belonged to an
+    /// earlier bridge; a second report does no harm.
     pub fn unknown(&self, pod: PodId) {
         self.gone(pod, &ended("it was gone already"));
     }
 
-    /// How far the start of a Job is. `running_since` is since when its program runs.
+    /// Reports the progress of a Job's start. `running_since` is when its program began to run.
     pub fn job_starting(
         &self,
         start: &JobStart,
@@ -108,7 +108,7 @@ impl Announcer {
         });
     }
 
-    /// A Job ended before the io thread reported that its attempt was over.
+    /// A Job ended before the io thread reported the end of its attempt.
     pub fn job_ended(&self, start: &JobStart, name: &str, failure: Failure, oom: bool) {
         self.with_desk(|desk| {
             if let Failure::ColdStart(why) = &failure {
@@ -126,7 +126,7 @@ impl Announcer {
     }
 }
 
-/// An end that was not for want of memory.
+/// An end for another reason than a lack of memory.
 pub fn ended(message: &str) -> PodEnd {
     PodEnd {
         oom: false,

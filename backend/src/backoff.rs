@@ -1,5 +1,5 @@
-//! How long to wait before the next try: the wait doubles up to a maximum and has jitter.
-//! It never sleeps. Every task of a backend that tries again has one.
+//! The wait before the next try: it doubles up to a maximum and has jitter. This module never sleeps.
+//! Each task of a backend that retries has one `Backoff`.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ impl Backoff {
         }
     }
 
-    /// The next wait: a random share of it, from half to all, so that many tasks do not come back
-    /// at once.
+    /// The next wait: a random part of it, from half to all, so that many tasks do not retry at the same
+    /// time.
     pub fn wait(&mut self) -> Duration {
         let whole = self.next;
         self.next = (self.next * 2).min(self.longest);

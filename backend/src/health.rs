@@ -1,6 +1,6 @@
-//! Asks a pod over HTTP whether it is well: at its places in turn, until it is well at one. A starting
-//! pod is asked from the moment it has a place, a quarantined one when the scheduler says so. It
-//! decides nothing; `pod::life` sets the deadline.
+//! Probes a pod over HTTP: at each of its addresses in turn, until one answers well. A starting pod
+//! is probed from the moment its address is known, a quarantined pod when the scheduler asks for it.
+//! It decides nothing; `pod::life` sets the deadline.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -24,20 +24,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Of an answer's body that is read so that its server meets no reset.
+/// How many bytes of an answer's body are read, so that its server gets no reset.
 const REST_MAX: u64 = 64 * 1024;
 
-/// What one pod is asked, and what it answered. Rings the pod's bell when that changes.
+/// The probes of one pod and their results. It notifies the pod's bell when a result changes.
 pub struct HealthCheck {
     request: Vec<u8>,
     health: Health,
     bell: Rc<Notify>,
-    /// Where it was well.
+    /// The address that answered well.
     answered: RefCell<Option<PodAddress>>,
     was_asked: Cell<bool>,
-    /// The last answer of a pod that is not well.
+    /// The last answer, if it was not a good one.
     last: RefCell<Option<Unwell>>,
-    /// It could not be asked: this process had no descriptor, which says nothing of the pod.
+    /// A probe failed because this process had no file descriptor left, which says nothing of the pod.
     not_asked: Cell<bool>,
 }
 
@@ -76,8 +76,8 @@ impl HealthCheck {
         }
     }
 
-    /// Asks until the pod is well at one of these places. Dropping the result ends it. `is_own` says
-    /// whether a server at an address is the pod's own.
+    /// Probes until the pod answers well at one of these addresses. Dropping the result stops it.
+    /// `is_own` says whether the server at an address is the pod's own.
     pub fn begin(
         self: &Rc<Self>,
         places: Vec<PodAddress>,
@@ -92,24 +92,24 @@ impl HealthCheck {
         }))
     }
 
-    /// Where the pod was well, since the last `begin`.
+    /// The address that answered well, since the last `begin`.
     pub fn answered(&self) -> Option<PodAddress> {
         self.answered.borrow().clone()
     }
 
-    /// Whether the pod was asked at all, whatever it answered.
+    /// Whether a probe has ended at least once, with any result.
     pub fn was_asked(&self) -> bool {
         self.was_asked.get()
     }
 
-    /// What a pod answered that is not well, in words that go on a message; empty if nothing.
+    /// The pod's last bad answer, as the end of a message; empty if there is none.
     pub fn last_answer(&self) -> String {
         let last = self.last.borrow();
         last.as_ref()
             .map_or_else(String::new, |unwell| format!("; {unwell}"))
     }
 
-    /// Whether it could not be asked since this was last read.
+    /// Whether a probe failed for lack of a descriptor since this was last read.
     pub fn take_not_asked(&self) -> bool {
         self.not_asked.take()
     }
@@ -139,7 +139,7 @@ impl HealthCheck {
         }
     }
 
-    /// Asks at one place whether the pod is well.
+    /// Probes one address; returns whether the pod answered well.
     async fn ask(
         &self,
         place: &PodAddress,
@@ -153,7 +153,7 @@ impl HealthCheck {
             None => Unwell::NoHttp,
             Some(status) if !self.health.is_well(status) => Unwell::Status(status),
             Some(status) => match place {
-                // Not before it answers that it is well: this check costs more than the request.
+                // Checked only after a good status, because this check costs more than the request.
                 PodAddress::Tcp(at) if !is_own(*at) => Unwell::Stranger(*at),
                 _ => {
                     self.health.note(status);
@@ -177,9 +177,9 @@ impl HealthCheck {
     }
 }
 
-/// Reads the rest of an answer, so that a server that still writes it meets no reset.
+/// Reads the rest of an answer, so that a server that is still writing it gets no reset.
 async fn read_to_end(stream: impl AsyncRead + Unpin) {
     let mut rest = stream.take(REST_MAX);
-    // What the pod does now concerns no one.
+    // The result is not needed: the probe has its answer already.
     let _ = timeout(ANSWER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
 }

@@ -1,6 +1,6 @@
-//! One attempt of a JOB call, as far as it is the same in every backend: what its program is told, when
-//! it is over, and the table of all. It never learns the call's result; the io thread that owns the
-//! call does, and reports when the attempt is over.
+//! What is the same in every backend for one attempt of a JOB call: the environment of its program,
+//! the end of the attempt, and the table of all Jobs. It never learns the call's result; the io
+//! thread that owns the call does, and reports when the attempt is over.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -13,17 +13,17 @@ use nanofaas_core::ticket::CallId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// The io thread ends a call at its deadline; a Job that is older by this much was forgotten.
+/// The io thread ends a call at its deadline. A Job still running this long after it was forgotten.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Which attempt.
+/// Names an attempt: the call, and the number of the attempt.
 pub type AttemptKey = (CallId, u32);
 
 /// A Job as seen by all tasks but its own.
 pub struct JobAttempt {
     pub name: String,
     pub start: Box<JobStart>,
-    /// Rings when something changed that the Job's task has to know.
+    /// Notified when something changes that the Job's task has to know.
     pub bell: Rc<Notify>,
     stop: Cell<bool>,
     stamps: Cell<Option<ReadyStamps>>,
@@ -65,15 +65,15 @@ impl JobAttempt {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Whether the attempt is reported to be over within this time. The report may arrive a little
-    /// after a program that sent its result has exited.
+    /// Waits at most `time`; returns whether the attempt was reported as over. The report may arrive
+    /// shortly after the program that sent the result has exited.
     pub async fn is_stopped_within(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         while !self.is_stopped() && self.rung_before(deadline).await {}
         self.is_stopped()
     }
 
-    /// The variables that tell its program of the call, and where to send the result.
+    /// The variables that describe the call to its program and say where to send the result.
     pub fn env(&self, callback_base: &str) -> Vec<(&'static str, String)> {
         let start = &self.start;
         let callback = format!("{callback_base}/v1/internal/{}/executions", start.token);
@@ -98,8 +98,7 @@ impl JobAttempt {
     }
 }
 
-/// All Jobs that run, by attempt and by name. A backend may know more of each than a `JobAttempt`
-/// does.
+/// All Jobs that run, by attempt and by name. `J` may hold more about a Job than a `JobAttempt` does.
 pub struct JobTable<J> {
     by_key: HashMap<AttemptKey, Rc<J>>,
     by_name: HashMap<String, AttemptKey>,
@@ -131,7 +130,7 @@ impl<J: Borrow<JobAttempt>> JobTable<J> {
         self.by_key.remove(&job.key());
     }
 
-    /// The attempt is over.
+    /// Called when the attempt is over.
     pub fn stop(&self, key: AttemptKey, stamps: Option<ReadyStamps>) {
         if let Some(job) = self.by_key.get(&key) {
             let job: &JobAttempt = (**job).borrow();

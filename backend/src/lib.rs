@@ -1,6 +1,6 @@
-//! What every backend that runs pods shares: the life of a warm pod, what is the same of every Job,
-//! the tables of both, health checks, backoff, and what the scheduler and the io threads are told.
-//! It knows neither Kubernetes nor processes: what differs stands behind `pod::life::PodRunner`.
+//! What every backend that runs pods shares: the life of a warm pod, the common part of a Job, the
+//! tables of both, health checks, backoff, and the messages to the scheduler and the io threads.
+//! It knows neither Kubernetes nor processes: `pod::life::PodRunner` stands for what differs.
 //! `k8s-bridge` and `local-bridge` use it, on the bridge's thread.
 
 pub mod announcer;

@@ -1,5 +1,5 @@
 //! A warm pod as all tasks but its own see it: what the scheduler and the pod itself send to its
-//! task. It acts on nothing; `life` does.
+//! task. It takes no action; `life` does.
 
 pub mod life;
 pub mod table;
@@ -24,14 +24,14 @@ use crate::random::random;
 
 /// A pod as seen by all tasks but its own.
 pub struct WarmPod {
-    /// None for a pod that lost its place and is only asked for its health.
+    /// The scheduler's id of the pod. None for a pod that lost its id and is only probed.
     place: Option<PodId>,
     pub name: String,
     /// A caller that knows this token may report the pod as ready.
     pub token: String,
     pub function: Arc<Function>,
     pub wanted_at: Uptime,
-    /// Rings when something changed that the pod's task has to know.
+    /// Notified when something changes that the pod's task has to know.
     pub bell: Rc<Notify>,
     pub health: Rc<HealthCheck>,
     stop: Cell<bool>,
@@ -64,12 +64,12 @@ impl WarmPod {
         }
     }
 
-    /// Its place in the scheduler.
+    /// The scheduler's id of the pod.
     pub fn place(&self) -> PodId {
         self.place.expect("a pod that runs has a place")
     }
 
-    /// Ends it. The scheduler has no call in it, or lets those that run have the grace period.
+    /// Ends the pod. No call runs in it, or the calls that run have the grace period to finish.
     pub fn stop(&self) {
         self.stop.set(true);
         self.bell.notify_one();
@@ -92,7 +92,7 @@ impl WarmPod {
         self.bell.notify_one();
     }
 
-    /// Whether it reported ready or was well, since it was last asked anew.
+    /// Whether it reported ready or answered a probe well, since the last probe began.
     pub fn is_ready(&self) -> bool {
         self.has_reported_ready() || self.health.answered().is_some()
     }
@@ -110,7 +110,7 @@ impl WarmPod {
         timeout_at(deadline, self.bell.notified()).await.is_ok()
     }
 
-    /// Announces how its life went, once it is in no table any more.
+    /// Announces how the pod's life ended. Call it when the pod is in no table any more.
     pub fn announce_end<F>(&self, announcer: &Announcer, fate: PodFate<F>, is_expected: bool) {
         let (function, pod) = (self.function.name(), &self.name);
         match fate {
@@ -131,7 +131,7 @@ impl WarmPod {
     }
 }
 
-/// Why a pod did not start. `F` is the backend's kind of the fault.
+/// Why a pod did not start. `F` is the backend's kind of fault.
 pub struct PodStartError<F> {
     pub fault: F,
     pub failure: StartFailure,
@@ -145,11 +145,11 @@ impl<F> PodStartError<F> {
     }
 }
 
-/// How a pod's life went.
+/// How a pod's life ended.
 pub enum PodFate<F> {
     StartFailed(PodStartError<F>),
-    /// It ran before this backend knew it, and did not answer in time: it may be busy, and still runs.
+    /// It ran before this backend knew it, and did not answer in time. It may be busy, and still runs.
     Unanswered(PodStartError<F>),
-    /// It was up, or was stopped before.
+    /// It took calls before, or was stopped during its start.
     Ended(PodEnd),
 }

@@ -1,4 +1,4 @@
-//! Randomness for tokens, names and waits. It has no state.
+//! Random bytes for tokens, names and waits. It has no state.
 
 /// Random bytes from the kernel, which an attacker cannot guess.
 pub fn random<const N: usize>() -> [u8; N] {

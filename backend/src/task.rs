@@ -1,8 +1,8 @@
-//! Tasks of the bridge's thread that end with their owners. It starts none.
+//! Tasks of the bridge's thread that are aborted when their owner is dropped. It starts no task.
 
 use tokio::task::JoinHandle;
 
-/// A task that ends with its owner.
+/// A task that is aborted when this is dropped.
 pub struct AbortOnDrop<T>(pub JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -1,5 +1,5 @@
-//! The life of a pod, with a runner that only notes what is asked of it and the test in the place of
-//! the scheduler and of an io thread. Time is the test's own.
+//! The life of a pod, with a runner that only notes what it is asked to do. The test stands for the
+//! scheduler and for an io thread. Time is paused: it advances when no task can run.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep};
 const LIMIT: Duration = Duration::from_secs(30);
 const POD: PodId = PodId::new(3, 1);
 
-/// A runner whose pod listens nowhere: it is ready when it reports so.
+/// A runner whose pod listens nowhere: the pod is ready when it reports ready.
 struct NotingRunner {
     pod: Rc<WarmPod>,
     announcer: Announcer,
@@ -111,7 +111,7 @@ impl PodRunner for NotingRunner {
     }
 }
 
-/// What the scheduler and the only io thread were sent.
+/// The messages that the scheduler and the only io thread got.
 struct Inboxes {
     scheduler: PinnedInbox,
     io: IoInbox,
@@ -180,7 +180,7 @@ fn fixture() -> (NotingRunner, Inboxes) {
     (runner, inboxes)
 }
 
-/// Runs a test with time of its own: it goes on when nothing else does.
+/// Runs a test with paused time, which advances when no task can run.
 fn run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true).build();

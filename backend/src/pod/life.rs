@@ -1,6 +1,6 @@
-//! The life of a warm pod, once for every backend: created, asked until it is ready, announced, in use,
-//! asked again while it is quarantined, stopped or ended. It never decides when: the scheduler's
-//! orders and the pod itself do. What runs the pod is a `PodRunner`.
+//! The life of a warm pod, the same in every backend: it is created, probed until it is ready,
+//! announced, in use, probed again while it is quarantined, and stopped or ended. It never decides
+//! when: the scheduler's orders and the pod itself do. A `PodRunner` runs the pod.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,57 +19,57 @@ pub const PROBE: Duration = Duration::from_secs(5);
 
 /// What runs one pod: a Pod object of a cluster, or a process.
 pub trait PodRunner {
-    /// The kind of a start's fault.
+    /// The backend's kind of start fault.
     type Fault;
 
     fn pod(&self) -> &WarmPod;
     fn announcer(&self) -> &Announcer;
-    /// Has the pod made.
+    /// Creates the pod.
     fn create(
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<(), PodStartError<Self::Fault>>>;
-    /// Called while it starts, each time that something may have changed.
+    /// Called during the start, each time that something may have changed.
     fn observe_start(&mut self);
-    /// Why it cannot become ready any more, if it cannot.
+    /// Why it can no longer become ready, if so.
     fn start_fault(&mut self) -> impl Future<Output = Option<PodStartError<Self::Fault>>>;
-    /// Where to ask for its health; empty while that is not known.
+    /// The addresses to probe; empty while none is known.
     fn places(&self) -> Vec<PodAddress>;
     /// Says whether the server at an address is the pod's own.
     fn owner(&self) -> impl Fn(SocketAddr) -> bool + 'static;
-    /// Where it takes calls, once it is ready.
+    /// The address at which it takes calls, once it is ready.
     fn ready_at(&self) -> Option<PodAddress>;
-    /// It was not ready at the deadline.
+    /// Called if it is not ready at the deadline: returns why.
     fn not_ready(&mut self) -> impl Future<Output = PodStartError<Self::Fault>>;
-    /// Ends a pod that is not to start any more; no call runs in it.
+    /// Ends a pod whose start was given up; no call runs in it.
     fn abandon(&mut self) -> impl Future<Output = ()>;
-    /// It is announced, with this address.
+    /// Called after it was announced with this address.
     fn on_up(&mut self, address: &PodAddress);
-    /// How it ended by itself, if it did.
+    /// How it ended, if it ended by itself.
     fn end(&mut self) -> Option<PodEnd>;
-    /// Whether others have asked it to end: it takes no further call, and those in it may finish.
+    /// Whether another client of the cluster asked it to end: it takes no new call, and running calls may finish.
     fn is_leaving(&self) -> bool;
-    /// Ends it with its grace period, and waits until it is gone.
+    /// Ends it with its grace period, and waits for its end.
     fn stop(&mut self) -> impl Future<Output = PodEnd>;
     /// Ends it at once, because it does not answer.
     fn end_unwell(&mut self, why: String) -> impl Future<Output = PodEnd>;
 }
 
-/// Where a life begins.
+/// The step at which a life begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     /// It has to be created.
     Create,
-    /// It exists, and is not announced.
+    /// It exists, and is not announced yet.
     Start,
-    /// It exists and was up when this backend knew it last: an `Unanswered` one may be busy.
+    /// It exists, and an earlier bridge announced it. If it does not answer in time it may be busy.
     Adopt,
-    /// It is announced.
+    /// It is announced already.
     Serve,
 }
 
-/// Runs a pod from its creation to its end and announces each step but the last one, which is
-/// `WarmPod::announce_end`. `limit` is how long it may take to become ready.
+/// Runs a pod from its creation to its end. It announces each step but the end, which the caller
+/// announces with `WarmPod::announce_end`. `limit` is how long the pod may take to become ready.
 pub async fn live<R: PodRunner>(
     runner: &mut R,
     begin: Begin,
@@ -113,7 +113,7 @@ pub async fn live<R: PodRunner>(
     PodFate::Ended(serve(runner).await)
 }
 
-/// How a start came out.
+/// How a start ended.
 enum StartResult<F> {
     Ready(PodAddress),
     Late,
@@ -124,7 +124,7 @@ enum StartResult<F> {
 async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R::Fault> {
     let mut asking: Option<AbortOnDrop<()>> = None;
     loop {
-        // First, because what keeps a pod from starting is no failure of one that nothing wants.
+        // Checked first: a pod that is not wanted any more must not be reported as a failed start.
         if runner.pod().is_stopped() {
             return StartResult::Stopped;
         }
@@ -144,12 +144,12 @@ async fn start<R: PodRunner>(runner: &mut R, deadline: Instant) -> StartResult<R
     }
 }
 
-/// Serves until the pod is gone.
+/// Serves calls until the pod has ended.
 async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     let mut asking: Option<(AbortOnDrop<()>, Instant)> = None;
     let mut was_leaving = false;
     loop {
-        // Before the stop, so that how a pod ended is not lost by asking it to end.
+        // Checked before the stop, because a request to stop would hide how the pod ended.
         if let Some(end) = runner.end() {
             return end;
         }
@@ -163,7 +163,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
             runner.announcer().with_desk(|desk| desk.event(leaving));
         }
         if asking.is_none() && runner.pod().probe.get() {
-            // What the pod reported when it started is no answer to this probe.
+            // The ready report of the pod's start is no answer to this probe.
             runner.pod().reported_ready.set(false);
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
         }
@@ -183,7 +183,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
         }
         let pod = runner.pod();
         if pod.health.take_not_asked() {
-            // The want of descriptors is this process's: it says nothing of the pod.
+            // This process lacks descriptors, which says nothing of the pod: probe again.
             let (function, pod) = (pod.function.name(), &pod.name);
             tracing::warn!(%function, pod, "the pod cannot be asked: no descriptors left");
             asking = ask(runner).map(|asking| (asking, Instant::now() + PROBE));
@@ -196,7 +196,7 @@ async fn serve<R: PodRunner>(runner: &mut R) -> PodEnd {
     }
 }
 
-/// Asks for its health, where it is known where to ask.
+/// Begins to probe the pod, if an address of it is known.
 fn ask<R: PodRunner>(runner: &R) -> Option<AbortOnDrop<()>> {
     let places = runner.places();
     let is_known = !places.is_empty();

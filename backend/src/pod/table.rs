@@ -1,4 +1,4 @@
-//! The warm pods that have a task, by place, by name and by function. It starts and ends none.
+//! The warm pods that have a task, by id (`place`), by name and by function. It starts and ends none.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use super::WarmPod;
 use crate::announcer::Announcer;
 use crate::random::random;
 
-/// Pods of a backend, which may know more of each than a `WarmPod` does.
+/// The pods of a backend. `P` may hold more about a pod than a `WarmPod` does.
 pub struct PodTable<P> {
     by_place: HashMap<PodId, Rc<P>>,
     by_name: HashMap<String, Rc<P>>,
@@ -68,7 +68,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         self.by_place.values().cloned().collect()
     }
 
-    /// Pods of a function.
+    /// The pods of a function.
     pub fn of(&self, function: &str) -> &[Rc<P>] {
         self.by_function.get(function).map_or(&[], Vec::as_slice)
     }
@@ -83,7 +83,7 @@ impl<P: Borrow<WarmPod>> PodTable<P> {
         }
     }
 
-    /// A caller reports a pod as ready: believed if it knows the pod's token.
+    /// A caller reports a pod as ready. The report counts only if it has the pod's token.
     pub fn report_ready(&self, announcer: &Announcer, ready: &PodReady) {
         let pod = self.by_name.get(&*ready.pod);
         let pod = pod.map(|pod| -> &WarmPod { (**pod).borrow() });
