@@ -1,6 +1,6 @@
-//! The backend of one machine: each pod and each Job has a task of its own. It never waits for a
-//! pod or a Job, and touches no call's bytes.
-//! The process's bridge passes it the desk's work, on the bridge's thread.
+//! The backend of one machine: each pod and each Job has its own task. It never waits for a pod or a
+//! Job, and touches no call's bytes.
+//! The process's bridge passes the desk's work to it, on the bridge's thread.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,14 +26,14 @@ use crate::job::{self, LocalJobs};
 use crate::pod::{self, LocalPods};
 use crate::process::run_dir::{self, RunDir};
 
-/// How often unattributed OOM kills are discarded. The end of a killed process is reported sooner
-/// than this, so an older kill belongs to no pod or Job.
+/// How often OOM kills that no pod or Job accounts for are discarded. The end of a killed process is
+/// reported sooner than this, so an older kill belongs to no pod or Job.
 const OOM_LOOK: Duration = Duration::from_secs(2);
 
 /// The backend.
 pub struct LocalBridge(Rc<LocalDispatcher>);
 
-/// What the bridge does with the scheduler's work.
+/// Does the scheduler's work.
 struct LocalDispatcher {
     context: Rc<LocalContext>,
     pods: RefCell<LocalPods>,
@@ -41,12 +41,12 @@ struct LocalDispatcher {
 }
 
 impl LocalBridge {
-    /// Makes the private directory and starts the guard. Call it, and `take`, within a `LocalSet`;
+    /// Makes the private directory and starts the guard. Call `open` and `take` within a `LocalSet`;
     /// between the calls other code on the same thread may use the desk.
     pub fn open(config: LocalConfig, desk: Rc<RefCell<Desk>>) -> Result<Self, LocalOpenError> {
         let base = config.run_base.clone().unwrap_or_else(run_dir::base);
         let run_dir = RunDir::create(&base).map_err(|why| LocalOpenError::RunDir { base, why })?;
-        // If the guard is killed, its processes become children of this process, which ends them.
+        // If the guard is killed, its children become children of this process, which then ends them.
         prctl::set_child_subreaper(true).map_err(|errno| LocalOpenError::Reaper(errno.into()))?;
         let guard: GuardProcess = start_guard(&config.guard).map_err(|why| {
             let program = config.guard.first().cloned().unwrap_or_default();
@@ -63,7 +63,7 @@ impl LocalBridge {
         })))
     }
 
-    /// Does, or begins, one piece of the desk's work.
+    /// Does one piece of the desk's work, or starts a task for it.
     pub fn take(&self, work: Work) {
         self.0.take(work);
     }
@@ -77,8 +77,8 @@ impl LocalBridge {
 impl LocalDispatcher {
     fn take(self: &Rc<Self>, work: Work) {
         match work {
-            // A function needs no process before its first pod, and the table has its change
-            // already.
+            // A function needs no process before its first pod, and the desk has already changed its
+            // table of functions.
             Work::Function(_) | Work::Removed { .. } | Work::Change { .. } => {}
             Work::Start {
                 function,
@@ -93,7 +93,7 @@ impl LocalDispatcher {
                 Some(pod) => pod.probe(),
                 None => self.context.announcer.unknown(pod),
             },
-            // Processes do not outlive their plane.
+            // Processes do not outlive their control plane, so there is nothing to adopt.
             Work::Adopted { pod, .. } => pod
                 .into_iter()
                 .for_each(|pod| self.context.announcer.unknown(pod)),
@@ -162,11 +162,11 @@ impl LocalDispatcher {
     }
 }
 
-/// Discards OOM kills that belong to no process of a function, for ever.
+/// Discards OOM kills that hit no function process, for ever.
 async fn watch_memory(context: Rc<LocalContext>) {
     while context.oom.has_counter() {
         if context.link.is_empty() {
-            // No function's process runs, so kills until the next start belong to none.
+            // While no function process runs, no kill can belong to one.
             context.link.started.notified().await;
         } else {
             sleep(OOM_LOOK).await;

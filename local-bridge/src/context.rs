@@ -1,5 +1,5 @@
-//! What every task of the bridge is given: the settings, the guard, the desk, the clock, and what
-//! all processes share. A task knows neither the bridge nor other tasks.
+//! What every task of the bridge gets: the settings, the guard, the desk, the clock, and the state
+//! that all processes share. A task knows neither the bridge nor other tasks.
 
 pub(crate) mod config;
 
@@ -15,7 +15,7 @@ use crate::process::oom::OomWatch;
 use crate::process::ports::Ports;
 use crate::process::run_dir::RunDir;
 
-/// What every task is given.
+/// What every task gets.
 pub(crate) struct LocalContext {
     pub(crate) config: LocalConfig,
     pub(crate) link: Rc<Link>,

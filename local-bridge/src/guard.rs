@@ -1,10 +1,12 @@
-//! The guard: a process of its own, parent of all function processes, that ends every descendant
-//! when its plane is gone, however it went. It never decides what runs; the plane says so.
-//! The same program as the plane, run as `nanofaas guard` by `link`.
+//! The guard: a process of its own and the parent of all function processes. When its control plane
+//! is gone for any reason, it ends all its descendants. It never decides which processes run; the
+//! control plane does.
+//! It is the same program as the control plane, run by `link` as `nanofaas guard`.
 //!
-//! A process that it starts is, as the first process of a container is, the one that orphans below it are
-//! handed to (a subreaper). So all that descends from a pod stays below its process while that lives, and is
-//! handed to the guard when it ends: a child that the guard did not start is of a pod that is over.
+//! The guard makes each process that it starts a subreaper: orphans below that process become its
+//! children, as they do for the first process of a container. So all descendants of a pod stay below its
+//! process while that runs, and become the guard's children when it ends. Therefore a child that the guard
+//! did not start belongs to a pod that has ended.
 
 pub(crate) mod descent;
 pub(crate) mod link;
@@ -30,7 +32,7 @@ use nix::unistd::{Pid, close, setsid};
 
 use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
-/// The life of the guard. Its standard input is the socket to the plane.
+/// Runs the guard. Its standard input is the socket to the control plane.
 pub fn guard_main() -> ExitCode {
     let served = Guard::enter().and_then(|mut guard| guard.serve());
     let all_ended = descent::end_all();
@@ -50,7 +52,7 @@ pub fn guard_main() -> ExitCode {
 struct Guard {
     plane: UnixStream,
     lines: Lines,
-    /// Readable when a child ended.
+    /// Readable when a child has ended.
     ended: SignalFd,
     running: HashMap<u64, Pid>,
     by_pid: HashMap<Pid, u64>,
@@ -65,15 +67,15 @@ fn child_signal() -> SigSet {
 impl Guard {
     fn enter() -> io::Result<Self> {
         let plane = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        // What is no socket has no peer.
+        // Fails if standard input is not a connected socket.
         plane.peer_addr()?;
         close_inherited(&plane)?;
-        // Out of the plane's session, so that a terminal's Ctrl-C reaches only the plane.
+        // Leave the control plane's session, so that Ctrl-C in a terminal reaches only the control plane.
         setsid()?;
         prctl::set_child_subreaper(true)?;
         let _ = prctl::set_name(c"nanofaas-guard");
-        // The plane has switched huge pages off for itself, which is inherited. Functions see what processes of
-        // a shell see.
+        // The control plane has switched huge pages off for itself, and children inherit that. Functions get
+        // the kernel's default, as processes of a shell do.
         let _ = prctl::set_thp_disable(false);
         child_signal().thread_block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -86,7 +88,7 @@ impl Guard {
         })
     }
 
-    /// Until the plane is gone.
+    /// Serves until the control plane is gone.
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let mut sources = [
@@ -105,7 +107,7 @@ impl Guard {
         }
     }
 
-    /// Reads what the plane sent; false when it is gone.
+    /// Reads what the control plane sent; false if it is gone.
     fn listen(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 64 * 1024];
         match self.plane.read(&mut bytes) {
@@ -146,7 +148,7 @@ impl Guard {
                 message: why_not(&start, &error),
             })?,
         }
-        // A child's end while the signal was not blocked has left no trace.
+        // `spawn` unblocks SIGCHLD for a moment, and the end of a child in that moment leaves no signal to read.
         self.reap()
     }
 
@@ -154,7 +156,7 @@ impl Guard {
         let (Some(pid), Ok(signal)) = (self.running.get(&id), Signal::try_from(signal)) else {
             return;
         };
-        // It is not reaped yet, so that its number is still its own.
+        // The process is not reaped yet, so its pid cannot belong to another process.
         let _ = if group {
             killpg(*pid, signal)
         } else {
@@ -162,7 +164,7 @@ impl Guard {
         };
     }
 
-    /// Takes ended children in, adopted ones too, and tells the plane of its own.
+    /// Reaps ended children, adopted ones too, and reports the ends of those that the guard started.
     fn reap(&mut self) -> io::Result<()> {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let mut any = false;
@@ -179,7 +181,7 @@ impl Guard {
             any = true;
             let known = self.by_pid.remove(&pid);
             if known.is_some() {
-                // While it is a zombie its number still names its own group.
+                // While the process is a zombie, its pid still names its own group.
                 let _ = killpg(pid, Signal::SIGKILL);
             }
             let _ = waitpid(pid, None);
@@ -194,9 +196,9 @@ impl Guard {
         Ok(())
     }
 
-    /// Ends what pods that are over have left: whatever group, session or environment it gave itself, it
-    /// outlives its pod no more than it would in a container. The children of one that is ended come here
-    /// next, with its own end.
+    /// Ends what ended pods have left behind. As in a container, no process outlives its pod, whatever group,
+    /// session or environment it chose. The children of a process killed here become the guard's children, and
+    /// their turn comes when the guard reaps it.
     fn end_orphans(&self) {
         for pid in descent::children() {
             if !self.by_pid.contains_key(&pid) {
@@ -211,8 +213,8 @@ impl Guard {
     }
 }
 
-/// Closes what the plane's own parent left open, such as the pipes of a build tool that waits for
-/// their end: it must not reach a function.
+/// Closes descriptors that the control plane inherited from its own parent, because a function must not get
+/// them. An example is a pipe of a build tool, which waits until every holder has closed it.
 fn close_inherited(plane: &UnixStream) -> io::Result<()> {
     let mut open = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
@@ -227,7 +229,7 @@ fn close_inherited(plane: &UnixStream) -> io::Result<()> {
         .into_iter()
         .filter(|fd| *fd > 2 && *fd != plane.as_raw_fd())
     {
-        // The directory that was just read is closed already.
+        // One of them is the descriptor of the directory listing, which is closed already: ignore the error.
         let _ = close(fd);
     }
     Ok(())
@@ -250,7 +252,7 @@ fn spawn(start: &Start) -> io::Result<Pid> {
         command.current_dir(directory);
     }
     adopts_its_orphans(&mut command);
-    // A child inherits the mask.
+    // The child would inherit the blocked SIGCHLD.
     child_signal().thread_unblock()?;
     let child = command.spawn();
     child_signal().thread_block()?;
@@ -258,8 +260,8 @@ fn spawn(start: &Start) -> io::Result<Pid> {
     Ok(Pid::from_raw(pid))
 }
 
-/// Has the process that is started be handed the orphans below it. It is said before the program runs, and
-/// lasts; children do not inherit it.
+/// Makes the new process a subreaper, so that it adopts the orphans below it. It is set between fork and exec
+/// and stays set after exec; the children of the process do not inherit it.
 #[allow(
     unsafe_code,
     reason = "std offers no other way to run a system call in the child"
@@ -272,14 +274,14 @@ fn adopts_its_orphans(command: &mut Command) {
     }
 }
 
-/// The writing end of a named pipe that the plane reads; an error where it does not.
+/// Opens the writing end of a named pipe that the control plane reads. It fails if nothing reads the pipe.
 fn pipe(path: &str) -> io::Result<File> {
     let nonblocking = OFlag::O_NONBLOCK.bits();
     let file = OpenOptions::new()
         .write(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Only the opening must not wait; the function's writes are like any others.
+    // Only the open must not block: the function expects blocking writes.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(file)
 }
@@ -304,7 +306,7 @@ fn is_permanent(error: &io::Error) -> bool {
     )
 }
 
-/// The system's error, and what to look at.
+/// The system's error, and what the user should check.
 fn why_not(start: &Start, error: &io::Error) -> String {
     let program = start.argv.first().map_or("", String::as_str);
     match &start.directory {

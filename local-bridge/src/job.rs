@@ -13,18 +13,18 @@ use crate::guard::link::ProcessEnd;
 use crate::process::program::FunctionProgram;
 use crate::process::{self, Process, drain_output, forget_pipes};
 
-/// How long the process of an attempt that is over may take to end by itself.
+/// How long the process may take to end by itself after its attempt is over.
 const STOP: Duration = Duration::from_secs(2);
-/// How far the io thread's report may be behind the end of a process that exited with status 0.
+/// How long the io thread's report may come after the end of a process that exited with status 0.
 const REPORT_BEHIND: Duration = Duration::from_millis(200);
 
 /// All Jobs that run.
 pub(crate) type LocalJobs = JobTable<JobAttempt>;
 
-/// How a Job ended, and whether for want of memory; none if its attempt was over before.
+/// How a Job failed, and whether for lack of memory; none if its attempt was over before the process ended.
 type JobEnd = Option<(Failure, bool)>;
 
-/// Runs the Job from its start to its end and announces each step but the last one, which the caller
+/// Runs the Job from its start to its end. It announces each step but the end, which the caller
 /// passes to `announce_end`.
 pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
@@ -33,7 +33,7 @@ pub(crate) async fn live(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     run(job, context).await
 }
 
-/// Announces how it ended, once it is in no table any more.
+/// Announces how the Job ended. Call it when the Job is in no table any more.
 pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobEnd) {
     let (function, announcer) = (job.start.function.name(), &context.announcer);
     if let Some(stamps) = job.stamps() {
@@ -46,7 +46,7 @@ pub(crate) fn announce_end(job: &JobAttempt, context: &LocalContext, ended: JobE
     announcer.job_ended(&job.start, &job.name, failure, oom);
 }
 
-/// Runs the attempt; returns the failure, or none if the attempt was over before its process.
+/// Runs the attempt; returns the failure, or none if the attempt was over before its process ended.
 async fn run(job: &JobAttempt, context: &LocalContext) -> JobEnd {
     let (link, run_dir) = (&context.link, &context.run_dir);
     let id = link.next_id();

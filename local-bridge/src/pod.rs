@@ -1,6 +1,5 @@
-//! A warm pod's task, as far as it is this machine's: a process on a Unix socket or at a port is started
-//! through the guard, watched and ended. It never decides when: the scheduler's orders and the process
-//! itself do.
+//! The local part of a warm pod's task: it starts a process on a Unix socket or a port through the guard,
+//! watches it and ends it. It never decides when: the scheduler's orders and the process itself do.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,8 +25,8 @@ use crate::process::{self, Process, drain_output, forget_pipes};
 /// The warm pods that have a task.
 pub(crate) type LocalPods = PodTable<WarmPod>;
 
-/// Runs the pod from its start to its end and announces each step but the last one, which is
-/// `WarmPod::announce_end`.
+/// Runs the pod from its start to its end. It announces each step but the end, which the caller announces
+/// with `WarmPod::announce_end`.
 pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFate<()> {
     let id = context.link.next_id();
     let mut runner = ProcessRunner {
@@ -44,30 +43,30 @@ pub(crate) async fn live(pod: &Rc<WarmPod>, context: &Rc<LocalContext>) -> PodFa
     fate
 }
 
-/// All places where a pod may listen.
+/// All addresses at which a pod may listen.
 fn places(socket: &Path, port: u16) -> Vec<PodAddress> {
     let at = |ip: IpAddr| PodAddress::Tcp(SocketAddr::new(ip, port));
-    // A server that listens at `localhost` may have been given either.
+    // A server that listens at `localhost` uses the IPv4 address or the IPv6 address.
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     vec![PodAddress::Unix(socket.into()), at(v4), at(v6)]
 }
 
-/// A process, and the port that it may listen at.
+/// A process, and the port that was reserved for it.
 struct Created {
     process: Process,
     port: PodPort,
 }
 
-/// What a pod's task has.
+/// The state of a pod's task.
 struct ProcessRunner {
     context: Rc<LocalContext>,
     pod: Rc<WarmPod>,
-    /// The number of the process.
+    /// The process's number in the link.
     id: u64,
     socket: PathBuf,
-    /// Where it is asked for its health.
+    /// The addresses to probe.
     places: Vec<PodAddress>,
-    /// None before it is created.
+    /// None before the process is started.
     created: Option<Created>,
 }
 
@@ -101,7 +100,7 @@ impl ProcessRunner {
         }
     }
 
-    /// Removes what the file system has of a pod that is over.
+    /// Removes the pipes and the socket of a pod that has ended.
     fn clean_up(mut self) {
         forget_pipes(&self.context.run_dir, self.id);
         let _ = fs::remove_file(&self.socket);
@@ -170,8 +169,8 @@ impl PodRunner for ProcessRunner {
     }
 
     fn ready_at(&self) -> Option<PodAddress> {
-        // A pod that says that it is ready has its socket by then; any other server is found by its
-        // answer.
+        // A pod that reports ready has made its socket by then. Any other server is found by its answer to a
+        // probe.
         let has_socket = || self.pod.has_reported_ready() && self.socket.exists();
         let by_report = || has_socket().then(|| PodAddress::Unix(self.socket.clone()));
         self.pod.health.answered().or_else(by_report)
@@ -188,7 +187,7 @@ impl PodRunner for ProcessRunner {
             "the pod was not ready within {limit} ms: it neither said so nor answered GET {path} with 2xx \
              on its socket, NANOFAAS_SOCKET, or at 127.0.0.1:{port}, PORT{last}"
         );
-        // Its last output is complete only after its end.
+        // Kill it first: its last output is complete only after its end.
         let process = self.process();
         process.kill().await;
         PodStartError::new((), false, process.with_last_words(how).await)

@@ -1,5 +1,5 @@
-//! One process of a function: it is started through the guard, its output is read, and its end is
-//! described. It never decides when a process ends; `pod` and `job` do.
+//! One process of a function: starts it through the guard, reads its output, and describes its end.
+//! It never decides when a process ends; `pod` and `job` do.
 
 pub(crate) mod line;
 pub(crate) mod listener;
@@ -32,14 +32,14 @@ use crate::process::output::{OutputTail, StreamSource, follow};
 use crate::process::program::FunctionProgram;
 use crate::process::run_dir::RunDir;
 
-/// How long the last output of a process that ended may take to come in.
+/// How long reading the last output of an ended process may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// How long the kernel may take to end a killed process.
 const KILLED: Duration = Duration::from_secs(5);
-/// Longest message made of a process's end and its last words, in bytes.
+/// Longest message that is made of a process's end and its last output, in bytes.
 const MESSAGE_LEN_MAX: usize = 4096;
 
-/// A process that was asked for.
+/// A process that the guard was asked to start.
 pub(crate) struct Process {
     link: Rc<Link>,
     known: Rc<ProcessHandle>,
@@ -49,7 +49,7 @@ pub(crate) struct Process {
     was_killed: bool,
 }
 
-/// Asks for a process of a function. `bell` rings when it runs and when it has ended.
+/// Starts a process of a function. `bell` is notified when it runs and when it has ended.
 pub(crate) fn start(
     link: &Rc<Link>,
     run_dir: &RunDir,
@@ -107,7 +107,7 @@ fn text(path: &Path) -> io::Result<String> {
     text.ok_or_else(|| io::Error::other("the run directory is not UTF-8"))
 }
 
-/// Removes the names of a process's pipes; they are not needed once it runs.
+/// Removes the names of a process's pipes. Nothing needs them once the process runs.
 pub(crate) fn forget_pipes(run_dir: &RunDir, id: u64) {
     for end in ["out", "err"] {
         let _ = fs::remove_file(run_dir.at(&format!("{id}.{end}")));
@@ -119,7 +119,7 @@ impl Process {
         self.known.pid.get().is_some()
     }
 
-    /// The process's state, for other tasks than its owner's.
+    /// The process's state, for tasks other than its owner's.
     pub(crate) fn known(&self) -> Rc<ProcessHandle> {
         self.known.clone()
     }
@@ -128,12 +128,12 @@ impl Process {
         self.known.end()
     }
 
-    /// Asks it to end: SIGTERM to the process itself and not to its group, as in a cluster.
+    /// Sends SIGTERM to the process alone and not to its group, as a cluster does.
     pub(crate) fn terminate(&self) {
         self.link.signal(&self.known, Signal::SIGTERM, false);
     }
 
-    /// Kills it and its group, and waits until it is gone.
+    /// Kills the process and its group, and waits until it is gone.
     pub(crate) async fn kill(&mut self) {
         if self.end().is_some() {
             return;
@@ -143,7 +143,7 @@ impl Process {
         self.ended_before(Instant::now() + KILLED).await;
     }
 
-    /// Waits for its end; false if it still runs at the deadline. Other rings of the bell are lost.
+    /// Waits for its end; false if it still runs at the deadline. Other notifications of the bell are lost.
     pub(crate) async fn ended_before(&self, deadline: Instant) -> bool {
         loop {
             if self.end().is_some() {
@@ -155,7 +155,7 @@ impl Process {
         }
     }
 
-    /// Whether it ended by a SIGKILL that this plane did not send.
+    /// Whether it ended by a SIGKILL that this control plane did not send.
     pub(crate) fn fell_to_sigkill(&self) -> bool {
         let killed = ProcessEnding::Signal(Signal::SIGKILL as i32);
         !self.was_killed
@@ -185,7 +185,7 @@ impl Process {
         }
     }
 
-    /// The message, followed by the last lines of its stderr.
+    /// The message, followed by the last lines of the process's stderr.
     pub(crate) async fn with_last_words(&mut self, message: String) -> Arc<str> {
         let deadline = Instant::now() + LAST_OUTPUT;
         for mut following in self.following.drain(..) {
@@ -204,7 +204,7 @@ impl Process {
     }
 }
 
-/// Lets output of an ended process come in without waiting for it.
+/// Reads the remaining output of an ended process in a task, so that the caller does not wait for it.
 pub(crate) fn drain_output(mut process: Process) {
     spawn_local(async move {
         for following in &mut process.following {

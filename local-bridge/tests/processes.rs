@@ -1,6 +1,6 @@
-//! The bridge against real processes, driven through a real desk and rings as the plane drives it.
-//! Each test is a process of its own, since a bridge changes its process (it becomes a reaper).
-//! The same program is the guard (`guard`) and a plane to be killed (`plane`).
+//! The bridge against real processes, driven through a real desk and real rings, as the control plane drives it.
+//! Each test is a process of its own, because a bridge makes its process a reaper.
+//! The same program also runs as the guard (`guard`) and as a control plane to be killed (`plane`).
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 type Test = (&'static str, fn());
 
 const AT_ONCE: usize = 4;
-/// Generous: a test that takes so long hangs.
+/// The limit of one test, far above its usual time: a test that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
 fn tests() -> Vec<Test> {
@@ -107,7 +107,7 @@ fn begin(name: &str) -> Child {
     command.spawn().expect("a test process")
 }
 
-/// How a test ended, if it has.
+/// Whether a test succeeded; none while it runs. A test beyond its limit is killed.
 fn end(child: &mut Child, since: Instant) -> Option<bool> {
     if let Some(status) = child.try_wait().expect("our child") {
         return Some(status.success());

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 pub struct LocalConfig {
     /// `http://host:port` under which pods reach `/v1/internal`.
     pub callback_base: String,
-    /// How long a pod may take to become ready.
+    /// The longest time from a pod's start to its readiness.
     pub start_timeout: Duration,
-    /// How long processes have to end by themselves when the plane stops.
+    /// How long processes may take to end by themselves when the control plane stops.
     pub stop_grace: Duration,
     /// Program and arguments that run `guard_main`.
     pub guard: Vec<OsString>,
-    /// Where the private directory is made; `$XDG_RUNTIME_DIR` or the temporary directory if none.
+    /// Where the private directory is made; if none, `$XDG_RUNTIME_DIR` or the temporary directory.
     pub run_base: Option<PathBuf>,
     /// The origin of the process's clock.
     pub origin: Instant,

@@ -1,5 +1,5 @@
-//! Who descends from whom, read from /proc, and the end of all of them.
-//! It never ends a process that does not descend from the caller. Guard and plane call it.
+//! Which process descends from which, read from /proc, and how all descendants are ended.
+//! It never ends a process that does not descend from the caller. The guard and the control plane call it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,20 +10,20 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getsid};
 
-/// A process that a SIGKILL does not end hangs in the kernel; waiting longer would not help.
+/// A process that still runs after so many SIGKILLs hangs in the kernel; waiting longer would not help.
 const PASSES_MAX: u32 = 400;
 
-/// The pause after a pass: short at first, since most processes are gone at once.
+/// The pause after a pass: short at first, because most processes end at once.
 fn pause(pass: u32) -> Duration {
     Duration::from_millis(u64::from(pass + 1).min(100))
 }
 
-/// Children of this process, adopted ones too.
+/// The children of this process, including adopted ones.
 pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
     match listed_children(me) {
         Some(children) => children,
-        // A kernel without that file.
+        // A kernel built without /proc/PID/task/TID/children.
         None => descent().remove(&me).unwrap_or_default(),
     }
 }
@@ -59,13 +59,13 @@ fn descent() -> HashMap<Pid, Vec<Pid>> {
 
 fn parent(pid: i32) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it may hold anything, brackets too.
+    // The program's name before it may contain any character, including brackets.
     let rest = &stat[stat.rfind(')')? + 1..];
     let parent = rest.split_ascii_whitespace().nth(1)?.parse().ok()?;
     Some(Pid::from_raw(parent))
 }
 
-/// A process and all that descend from it.
+/// A process and all its descendants, found in `children`.
 fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     let mut family = vec![of];
     let mut at = 0;
@@ -76,13 +76,13 @@ fn family(of: Pid, children: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
     family
 }
 
-/// A process and all that descend from it.
+/// A process and all its descendants.
 pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     let mut found = vec![pid];
     let mut at = 0;
     while let Some(pid) = found.get(at).copied() {
         let Some(children) = listed_children(pid) else {
-            // It is gone, or this is a kernel without that file.
+            // The process is gone, or the kernel has no /proc/PID/task/TID/children.
             return family(found[0], &descent());
         };
         found.extend(children);
@@ -91,7 +91,7 @@ pub(crate) fn family_of(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// Kills all descendants until none is left; false where some could not be ended.
+/// Kills all descendants until none is left; false if some did not end.
 #[expect(
     clippy::disallowed_methods,
     reason = "the guard has one thread and no timer"
@@ -114,8 +114,8 @@ pub(crate) fn end_all() -> bool {
     false
 }
 
-/// Kills what this process inherited from a dead guard. Guards and all below them are in other
-/// sessions than ours, and nothing else that we start is.
+/// Kills what this process inherited from a dead guard. Only guards and their descendants are in another
+/// session than this process.
 pub(crate) async fn end_inherited() -> bool {
     let ours = getsid(None).ok();
     for pass in 0..PASSES_MAX {

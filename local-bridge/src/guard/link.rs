@@ -1,6 +1,6 @@
-//! The plane's end of the guard: starts it, speaks with it, and when it was killed ends what it
-//! left behind, reports that to all who waited, and starts it anew.
-//! It never knows what a process is for; `process` asks it for them.
+//! The control plane's end of the guard: it starts the guard and exchanges messages with it. If the
+//! guard is killed, it ends the processes left behind, reports their ends, and starts a new guard.
+//! It never knows what a process is for; `process` asks it to start one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,12 +27,12 @@ use crate::guard::wire::{FromGuard, Lines, ProcessEnding, Start, ToGuard, line};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
-/// Room that is kept for what is sent to the guard.
+/// Capacity that the buffer of bytes to the guard keeps.
 const OUT_KEPT: usize = 64 * 1024;
-/// How long a guard has to end everything once its plane is gone.
+/// How long a guard may take to end all processes after its control plane has closed the socket.
 const GUARD_END: Duration = Duration::from_secs(10);
 
-/// Why a process is no more, or never was.
+/// Why a process has ended, or never ran.
 #[derive(Clone, Debug)]
 pub(crate) enum ProcessEnd {
     NotStarted { message: String, permanent: bool },
@@ -40,10 +40,10 @@ pub(crate) enum ProcessEnd {
     GuardLost,
 }
 
-/// What is known of a process. Its owner's bell rings when that changes.
+/// The state of a process. Its owner's bell is notified when the state changes.
 pub(crate) struct ProcessHandle {
     id: u64,
-    /// Its process, once that runs.
+    /// The pid, once the process runs.
     pub(crate) pid: Cell<Option<Pid>>,
     end: RefCell<Option<ProcessEnd>>,
     bell: Rc<Notify>,
@@ -55,23 +55,23 @@ impl ProcessHandle {
     }
 }
 
-/// A guard that runs.
+/// A guard that is running.
 pub(crate) struct GuardProcess {
     child: Child,
     socket: StdStream,
 }
 
-/// The way to whichever guard runs now.
+/// The connection to the guard that runs now.
 pub(crate) struct Link {
     /// The guard's program and arguments.
     program: Vec<OsString>,
-    /// What was not sent to the guard yet: bounded by the processes, each of which is started
-    /// once and signalled a few times.
+    /// Bytes not yet sent to the guard. They are bounded by the number of processes, because each
+    /// process is started once and signalled a few times.
     out: RefCell<Vec<u8>>,
     more: Notify,
-    /// Rings when a process is asked for.
+    /// Notified when a process is to be started.
     pub(crate) started: Notify,
-    /// Every process whose end has not been heard of.
+    /// Every process whose end was not reported yet.
     processes: RefCell<HashMap<u64, Rc<ProcessHandle>>>,
     next_id: Cell<u64>,
     is_closing: Cell<bool>,
@@ -90,7 +90,7 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
         .args(rest)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null());
-    // Functions inherit the guard's environment.
+    // Functions inherit the guard's environment, so remove what they must not get.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(is_kept_from_functions) {
             command.env_remove(name);
@@ -103,7 +103,7 @@ pub(crate) fn start_guard(program: &[OsString]) -> io::Result<GuardProcess> {
     })
 }
 
-/// Whether functions do not inherit this variable of the plane's environment: the plane's settings
+/// Whether functions must not inherit this variable of the control plane's environment: its settings
 /// are private, and variables that the platform sets must not come from outside.
 fn is_kept_from_functions(name: &str) -> bool {
     name.starts_with("NANOFAAS_") || ENV_RESERVED.contains(&name)
@@ -123,12 +123,12 @@ impl Link {
         }
     }
 
-    /// A number for the next process.
+    /// A new number for a process.
     pub(crate) fn next_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// Asks for a process; `bell` rings when it runs, and when it has ended or cannot run.
+    /// Starts a process; `bell` is notified when it runs, and when it has ended or cannot run.
     pub(crate) fn start(&self, start: Start, bell: Rc<Notify>) -> Rc<ProcessHandle> {
         let known = Rc::new(ProcessHandle {
             id: start.id,
@@ -151,7 +151,7 @@ impl Link {
         known
     }
 
-    /// Sends a signal to a process or its group; nothing happens where it has ended.
+    /// Sends a signal to a process or its group; does nothing if the process has ended.
     pub(crate) fn signal(&self, known: &ProcessHandle, signal: Signal, group: bool) {
         let signal = signal as i32;
         let id = known.id;
@@ -165,7 +165,7 @@ impl Link {
         self.more.notify_one();
     }
 
-    /// Asks every process to end.
+    /// Sends SIGTERM to every process.
     pub(crate) fn terminate_all(&self) {
         let all: Vec<_> = self.processes.borrow().values().cloned().collect();
         for known in all {
@@ -178,7 +178,7 @@ impl Link {
         self.processes.borrow().is_empty()
     }
 
-    /// Keeps a guard until the link is closed.
+    /// Keeps a guard running until the link is closed.
     pub(crate) async fn keep(self: Rc<Self>, first: GuardProcess) {
         let mut guard = first;
         let mut backoff = FIRST_BACKOFF;
@@ -211,7 +211,7 @@ impl Link {
         }
     }
 
-    /// Ends what a killed guard left behind, and then reports it.
+    /// Ends the processes that a killed guard left behind, and then reports their ends.
     async fn lost(&self, served: io::Result<()>) {
         let pods = self.processes.borrow().len();
         let why = served
@@ -241,7 +241,7 @@ impl Link {
         }
     }
 
-    /// Speaks with one guard until it is gone or the link is closed.
+    /// Exchanges messages with one guard until it is gone or the link is closed.
     async fn serve(self: &Rc<Self>, socket: StdStream) -> io::Result<()> {
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let link = self.clone();
@@ -257,18 +257,18 @@ impl Link {
             std::mem::swap(&mut sending, &mut self.out.borrow_mut());
             if sending.is_empty() {
                 if self.is_closing.get() {
-                    // Dropping it shuts the direction down, and the guard sees that.
+                    // Dropping `writer` shuts down this direction, and the guard reads the end of the stream.
                     return;
                 }
                 self.more.notified().await;
                 continue;
             }
             if write_all(&writer, &sending).await.is_err() {
-                // The reader sees the end, too.
+                // The reader sees the same error and returns.
                 return;
             }
             sending.clear();
-            // A Job's input comes through here, and many at once would stay as room.
+            // Start messages contain the inputs of Jobs; do not keep the memory of a burst of them.
             sending.shrink_to(OUT_KEPT);
         }
     }
@@ -313,7 +313,8 @@ impl Link {
         }
     }
 
-    /// Lets the guard go: it ends what is left. Returns when it has, or after a while.
+    /// Closes the link, so that the guard ends the remaining processes and itself. Returns when it has ended, or
+    /// was killed after `GUARD_END`.
     pub(crate) async fn close(&self) {
         self.is_closing.set(true);
         self.more.notify_one();
@@ -321,8 +322,8 @@ impl Link {
     }
 }
 
-/// Waits for a guard that ends everything; one that does not come to an end is killed, and what
-/// it leaves behind is ended here.
+/// Waits for a guard that ends its processes. A guard that does not end in time is killed, and the processes
+/// that it leaves behind are ended here.
 async fn end_guard(mut child: Child) {
     let deadline = Instant::now() + GUARD_END;
     while Instant::now() < deadline {

@@ -1,37 +1,37 @@
-//! What the plane and its guard send to each other: one JSON object a line, over one socket.
-//! It never reads or writes by itself; `link` and `guard` do.
+//! The messages between the control plane and its guard: one JSON object a line, over one socket.
+//! It does no I/O; `link` and `guard` do.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longest line, in bytes. A function's environment comes in a body of at most 1 MiB, and a byte
-/// of it may become six.
+/// Longest line, in bytes. A function's environment comes in a body of at most 1 MiB, and JSON may
+/// escape one byte of it as six.
 pub(crate) const LINE_MAX: usize = 8 * 1024 * 1024;
 
-/// The plane's words.
+/// Messages of the control plane.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToGuard {
     /// Answered by `Started` and later `Ended`, or by `NotStarted`.
     Start(Box<Start>),
-    /// To a process, or to its whole group; nothing happens where it has ended.
+    /// For a process or its whole group; ignored if the process has ended.
     Signal { id: u64, signal: i32, group: bool },
 }
 
 /// A process to start.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The plane's number for it, never used twice.
+    /// The control plane's number for the process, never used twice.
     pub(crate) id: u64,
     pub(crate) argv: Vec<String>,
-    /// Goes over the guard's own environment.
+    /// Overrides the guard's own environment.
     pub(crate) env: Vec<(String, String)>,
     pub(crate) directory: Option<String>,
-    /// Named pipes that the plane reads.
+    /// Paths of named pipes that the control plane reads.
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-/// The guard's words.
+/// Messages of the guard.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromGuard {
     Started {
@@ -41,7 +41,7 @@ pub(crate) enum FromGuard {
     NotStarted {
         id: u64,
         message: String,
-        /// It would fail again.
+        /// Another try would fail in the same way.
         permanent: bool,
     },
     Ended {
@@ -57,7 +57,7 @@ pub(crate) enum ProcessEnding {
     Signal(i32),
 }
 
-/// A message as a line.
+/// Encodes a message as one line.
 pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
     let mut line = serde_json::to_vec(message).map_err(|error| error.to_string())?;
     if line.len() >= LINE_MAX {
@@ -70,11 +70,11 @@ pub(crate) fn line<T: Serialize>(message: &T) -> Result<Vec<u8>, String> {
     Ok(line)
 }
 
-/// Bytes that came in, taken apart into messages.
+/// Splits received bytes into messages.
 #[derive(Default)]
 pub(crate) struct Lines {
     bytes: Vec<u8>,
-    /// What was looked through already.
+    /// How many bytes were searched for the end of a line already.
     seen: usize,
 }
 
@@ -83,7 +83,8 @@ impl Lines {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next whole message; an error means that the other side cannot be understood any more.
+    /// The next complete message. After an error the connection is of no use, because the other side sends
+    /// something that is no message.
     pub(crate) fn pop<T: DeserializeOwned>(&mut self) -> Option<Result<T, String>> {
         let Some(at) = self.bytes[self.seen..].iter().position(|b| *b == b'\n') else {
             self.seen = self.bytes.len();

@@ -1,5 +1,5 @@
-//! A line that a function wrote, read: one of a runtime's is an object with a message, and says its own level
-//! and more. It logs nothing; `output` does.
+//! Reads a line that a function wrote. A line of one of our runtimes is a JSON object with a message, and has
+//! its own level and fields. It logs nothing; `output` does.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use tracing::Level;
 pub(crate) struct RuntimeLine<'a> {
     pub(crate) level: Level,
     pub(crate) message: Cow<'a, str>,
-    /// What else the object has, as JSON; empty where the line is none.
+    /// The other members of the object, as JSON; empty if the line is no object with a message.
     pub(crate) members: String,
 }
 
@@ -44,7 +44,7 @@ impl<'a> RuntimeLine<'a> {
     }
 }
 
-/// By the words of our runtimes, of Python's `logging` and of most other libraries.
+/// Knows the level names of our runtimes, of Python's `logging` and of most other libraries.
 fn level_of(word: &str) -> Option<Level> {
     Some(match word.to_ascii_lowercase().as_str() {
         "critical" | "fatal" | "error" => Level::ERROR,

@@ -1,5 +1,6 @@
-//! Whose server a port's is, as /proc says: the sockets that listen there, and the processes of a pod that
-//! hold them. A pod must never be taken for another that has got hold of its port. It connects nowhere.
+//! Which process's server listens at a port, read from /proc: the listening sockets, and the processes of a
+//! pod that hold them. Without this check the control plane could send a pod's calls to another process that
+//! has taken its port. It connects nowhere.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,11 +10,11 @@ use nix::unistd::Pid;
 
 use crate::guard::descent;
 
-/// The state `LISTEN` in those tables.
+/// The state `LISTEN` in the tables /proc/net/tcp and tcp6.
 const LISTEN: &str = "0A";
 
-/// Whether every socket that could answer at a loopback address and port is held by `pid` or a descendant.
-/// What cannot be read is not the pod's: it may be another process's.
+/// Whether `pid` or a descendant holds every socket that could answer at a loopback address and port. A
+/// socket whose holder cannot be read counts as another process's.
 pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     let mut inodes = listeners(ip, port);
     if inodes.is_empty() {
@@ -30,7 +31,7 @@ pub(crate) fn is_of(pid: Pid, ip: IpAddr, port: u16) -> bool {
     false
 }
 
-/// The inodes of all sockets that listen there. A server that listens at all addresses does, too.
+/// The inodes of all sockets that listen there, including servers that listen at all addresses.
 fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
     let any = [v4(Ipv4Addr::UNSPECIFIED), v6(Ipv6Addr::UNSPECIFIED)];
     let own = match ip {
@@ -51,9 +52,9 @@ fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
             let mut fields = line.split_ascii_whitespace();
             let (address, state) = (fields.nth(1), fields.nth(1));
             if state == Some(LISTEN) && address.is_some_and(is_there) {
-                // After the state come queues, timers, retries, the user and a timeout.
+                // The fields after the state: queues, timer, retries, uid and timeout.
                 let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
-                // Zero is no inode: no process holds that one.
+                // If it cannot be parsed, insert zero: no socket has this inode, so the result is "not the pod's".
                 found.insert(inode.unwrap_or(0));
             }
         }
@@ -61,7 +62,7 @@ fn listeners(ip: IpAddr, port: u16) -> HashSet<u64> {
     found
 }
 
-/// As the tables have it: words of this machine's byte order.
+/// Formats an address as the tables do: as hexadecimal words in this machine's byte order.
 fn v4(ip: Ipv4Addr) -> String {
     format!("{:08X}", u32::from_ne_bytes(ip.octets()))
 }

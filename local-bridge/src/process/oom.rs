@@ -1,19 +1,18 @@
-//! Whether a SIGKILL came from the kernel's OOM killer: the plane's cgroup counts its kills.
-//! Without such a counter no kill is called an OOM kill. `bridge` owns the watch; pods and Jobs ask
-//! it.
+//! Whether a SIGKILL came from the kernel's OOM killer: the control plane's cgroup counts OOM kills.
+//! Without such a counter no kill counts as an OOM kill. `bridge` owns the watch; pods and Jobs use it.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The counter of kills, and how many of them are discarded or attributed to a process.
+/// The counter of kills, and how many of them were discarded or attributed to a process.
 pub(crate) struct OomWatch {
     file: Option<PathBuf>,
     accounted: Cell<u64>,
 }
 
 impl OomWatch {
-    /// Finds the counter of this process's cgroup, which its functions share.
+    /// Finds the counter of this process's cgroup; function processes are in the same cgroup.
     pub(crate) fn new() -> Self {
         let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let files = cgroups.lines().filter_map(counter);
@@ -38,14 +37,14 @@ impl OomWatch {
         self.file.as_deref().and_then(kills).unwrap_or(0)
     }
 
-    /// Discards the kills so far. They hit processes that are no pod's main process, for instance a
+    /// Discards the kills so far. They hit processes other than a pod's main process, for instance a
     /// worker that a pod started.
     pub(crate) fn refresh(&self) {
         self.accounted.set(self.count());
     }
 
-    /// Whether the OOM killer killed a process that just ended by a SIGKILL not sent by this plane.
-    /// Each kill of the counter is attributed once.
+    /// Whether the OOM killer killed a process that just ended by a SIGKILL which this control plane did
+    /// not send. Each counted kill is attributed to one process.
     pub(crate) fn is_guilty(&self) -> bool {
         let more = self.count() > self.accounted.get();
         if more {

@@ -1,7 +1,7 @@
-//! A function's own output: each line goes to the log with the function's name. A line of a runtime
-//! keeps its level and its fields. The last lines of stderr are kept for the message of a failed
-//! start. It never blocks a function for long: a line that is too long is cut, lines beyond the
-//! rate are left out, and the log says both.
+//! A function's output: each line goes to the log with the function's name. A line of one of our
+//! runtimes keeps its level and its fields. The last lines of stderr are kept for the message of a
+//! failed start. It never blocks a function for long: a line that is too long is cut, lines beyond
+//! the rate limit are left out, and the log says so in both cases.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,17 +21,17 @@ const LINE_LEN_MAX: usize = 8 * 1024;
 /// The rate limit of one stream: a burst of lines, and how many more each second.
 const LINES_AT_ONCE: u32 = 1000;
 const LINES_PER_SECOND: u32 = 200;
-/// Kept for messages: the number of lines, the bytes of each, and the bytes of all.
+/// Limits of `OutputTail`: the number of lines, the bytes of each line, and the bytes of all lines.
 const LINES_KEPT: usize = 20;
 const KEPT_LINE_LEN_MAX: usize = 1000;
 const KEPT_LEN_MAX: usize = 4000;
-/// After so many bytes over the rate limit, reading pauses: the pipe fills and slows the function.
+/// After so many bytes beyond the rate limit, reading pauses, so that the pipe fills and slows the function.
 const FLOOD_BYTES: usize = 64 * 1024;
 const FLOOD_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of one read. The buffer is on the stack, so that an idle pod holds none.
+/// Bytes of one read. The buffer is on the stack, so an idle pod has none.
 const READ_LEN: usize = 8 * 1024;
 
-/// Whose output it is.
+/// Whose output a stream is.
 pub(crate) struct StreamSource {
     pub(crate) function: Arc<str>,
     pub(crate) pod: String,
@@ -55,7 +55,7 @@ impl OutputTail {
         self.0.push_back(line[..end.unwrap_or(0)].to_owned());
     }
 
-    /// The lines; if all are too long together, only the last ones that fit.
+    /// The kept lines; if they are too long together, only the last ones that fit.
     pub(crate) fn text(&self) -> String {
         let mut left = KEPT_LEN_MAX;
         let fits = |line: &&String| {
@@ -97,12 +97,12 @@ pub(crate) async fn follow(
 struct StreamLog {
     source: StreamSource,
     tail: Option<Rc<RefCell<OutputTail>>>,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of a line whose end was not read yet.
     begun: Vec<u8>,
-    /// The rest of the line is too long, and is skipped.
+    /// The line is too long, and the rest of it is skipped.
     is_cut: bool,
     allowed: Allowance,
-    /// Lines that were not logged since the last one that was.
+    /// How many lines were left out since the last logged line.
     left_out: u64,
 }
 
@@ -172,7 +172,7 @@ impl StreamLog {
             message,
             members,
         } = RuntimeLine::read(text);
-        // One call site for each level, because `tracing` fixes an event's level at its call site.
+        // One call site for each level, because `tracing` fixes the level of an event at its call site.
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(
@@ -211,7 +211,7 @@ impl StreamLog {
     }
 }
 
-/// How many lines may be logged.
+/// How many lines may be logged now.
 struct Allowance {
     lines: u32,
     since: Instant,

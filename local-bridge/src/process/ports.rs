@@ -1,5 +1,5 @@
-//! Ports on loopback for pods that are HTTP servers of their own. It listens nowhere: a port is looked for
-//! that is free, and kept from this plane's other pods until its pod is gone.
+//! Loopback ports for pods that run their own HTTP server. It listens nowhere: it finds a free port, and
+//! reserves it among this control plane's pods until its pod is gone.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,18 +12,18 @@ use std::rc::Rc;
 use nanofaas_backend::random::random;
 use tokio::net::TcpSocket;
 
-/// Ports for pods, but for those that the kernel hands out by itself.
+/// The range of ports for pods. The kernel's ephemeral ports are left out of it.
 const PORTS: RangeInclusive<u16> = 20_000..=65_535;
 
-/// The ports that pods of this plane have.
+/// The ports of this control plane's pods.
 pub(crate) struct Ports {
-    /// What the kernel gives to connections and to listeners that name no port: one of these might be gone
-    /// before its pod takes it.
+    /// The ports that the kernel gives to connections and to listeners that name no port. A pod's port must not
+    /// be one of them, because another process could get it before the pod binds it.
     ephemeral: RangeInclusive<u16>,
     taken: RefCell<HashSet<u16>>,
 }
 
-/// A pod's port, until it is dropped.
+/// A pod's port, reserved until this is dropped.
 pub(crate) struct PodPort {
     pub(crate) number: u16,
     ports: Rc<Ports>,
@@ -49,7 +49,8 @@ impl Ports {
         }
     }
 
-    /// A port that is free now. It begins at a random one, so that two planes seldom look at the same.
+    /// Reserves a port that is free now. The search begins at a random port, so that two control planes seldom
+    /// try the same ports.
     pub(crate) fn take(self: &Rc<Self>) -> io::Result<PodPort> {
         let count = self.candidates().count();
         let first = usize::from_ne_bytes(random()) % count;
@@ -64,7 +65,7 @@ impl Ports {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    /// Those that the kernel does not hand out; where it may hand out all of them there is no other choice.
+    /// The ports of the range that are not ephemeral; all ports if the whole range is ephemeral.
     fn candidates(&self) -> impl Iterator<Item = u16> + Clone {
         let ephemeral = self.ephemeral.clone();
         let has_all = ephemeral.contains(PORTS.start()) && ephemeral.contains(PORTS.end());
@@ -72,12 +73,12 @@ impl Ports {
     }
 }
 
-/// Whether a server could bind the port at any address.
+/// Whether a server could bind the port at every address.
 fn is_free(port: u16) -> io::Result<bool> {
     let v4 = (TcpSocket::new_v4()?, IpAddr::from(Ipv4Addr::UNSPECIFIED));
-    // A machine without IPv6 has nothing there.
+    // On a machine without IPv6 only IPv4 is checked.
     let v6 = TcpSocket::new_v6().map(|socket| (socket, IpAddr::from(Ipv6Addr::UNSPECIFIED)));
-    // One after the other: at both together an IPv6 socket conflicts with our own.
+    // One after the other, because our own IPv4 socket would conflict with the IPv6 socket.
     for (socket, address) in std::iter::once(v4).chain(v6) {
         if let Err(error) = socket.bind(SocketAddr::new(address, port))
             && error.kind() == io::ErrorKind::AddrInUse
@@ -88,7 +89,7 @@ fn is_free(port: u16) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The kernel's setting, or its default where it cannot be read.
+/// Parses the kernel's setting; the kernel's default range if it cannot be read.
 fn ephemeral(setting: &str) -> RangeInclusive<u16> {
     let mut bounds = setting.split_ascii_whitespace().map(str::parse);
     match (bounds.next(), bounds.next()) {
@@ -126,7 +127,7 @@ mod tests {
                 .map(|port| port.number)
                 .collect::<HashSet<u16>>()
         });
-        // By chance there is one in seven such pairs.
+        // Expected by chance: 50 × 50 / 17,304 candidates, one common port in seven such pairs.
         let same = one.intersection(&other).count();
         assert!(same < 10, "{same} of 50");
     }

@@ -1,11 +1,11 @@
 //! The program of a pod or a Job: arguments, environment and directory from a function's spec. It
-//! starts nothing. `pod` and `job` make one for each start.
+//! starts nothing. `pod` and `job` make one `FunctionProgram` for each start.
 
 use std::path::Path;
 
 use nanofaas_core::function::Function;
 
-/// A process that is not started yet.
+/// What to run; it is not started yet.
 pub(crate) struct FunctionProgram {
     /// Its pod's name: `fn-<function>-<5 random>`.
     pub(crate) pod: String,
@@ -48,7 +48,7 @@ impl FunctionProgram {
         program
     }
 
-    /// Sets a variable. It wins over one of the same name from the function's spec, because it
+    /// Sets a variable. It overrides a variable of the function's spec with the same name, because it
     /// comes later in the list.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.env.push((name.to_owned(), value.into()));

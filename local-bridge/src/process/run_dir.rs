@@ -1,5 +1,5 @@
-//! The private directory of one plane, for its functions' sockets and pipes. It never touches the
-//! directory of a running plane or of another user. `bridge` makes one at the start.
+//! The private directory of one control plane, for its functions' sockets and pipes. It never touches the
+//! directory of a running control plane or of another user. `bridge` makes one at the start.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,22 +12,22 @@ use nix::unistd::Uid;
 const PREFIX: &str = "nanofaas-";
 const LOCK: &str = "lock";
 
-/// A directory without a lock that is younger than this is still being made by its plane.
+/// A directory without a lock that is younger than this may still be in the making.
 const MAKING: Duration = Duration::from_secs(60);
 
-/// Longest name of a socket or pipe in it, with the slash.
+/// Longest name of a socket or pipe in the directory, with the slash before it.
 const NAME_LEN_MAX: usize = 24;
-/// A socket's path has 108 bytes in the kernel, the last of them zero.
+/// The kernel has 108 bytes for the path of a socket, and the last byte is zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
 
-/// Dropping it removes the directory with everything in it.
+/// The directory. Dropping this removes it with everything in it.
 pub(crate) struct RunDir {
     path: PathBuf,
-    /// Held as long as the plane lives; the kernel releases it however the plane ends.
+    /// Held while the control plane lives; the kernel releases it however the process ends.
     _lock: File,
 }
 
-/// Where sockets go unless `LocalConfig::run_base` is set.
+/// The parent directory if `LocalConfig::run_base` is not set.
 #[expect(
     clippy::disallowed_methods,
     reason = "a place of the machine, no setting"
@@ -45,7 +45,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 impl RunDir {
-    /// Makes a new one under `base`, and removes those of planes that are no more.
+    /// Makes a new directory under `base`, and removes those of control planes that have ended.
     pub(crate) fn create(base: &Path) -> io::Result<Self> {
         remove_stale(base);
         let random = u32::from_ne_bytes(nanofaas_backend::random::random());
@@ -66,7 +66,7 @@ impl RunDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// The path of something in it; `name` is short.
+    /// The path of a file in the directory; `name` is short.
     pub(crate) fn at(&self, name: &str) -> PathBuf {
         debug_assert!(name.len() < NAME_LEN_MAX, "{name}");
         self.path.join(name)

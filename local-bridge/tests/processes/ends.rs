@@ -1,4 +1,4 @@
-//! Who ends what when a guard or a plane is gone.
+//! Which process ends which others when a guard or a control plane is gone.
 
 use std::cell::RefCell;
 use std::process::{Command, ExitCode, Stdio};
@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_stopped_bridge_leaves_nothing", stopped),
 ];
 
-/// A plane with one pod of the program `pod.py` in `directory`, until it is killed.
+/// Runs a control plane with one pod of the program `pod.py` in `directory`, until it is killed.
 pub(crate) fn plane(directory: &str) -> ExitCode {
     let directory = directory.to_owned();
     with(|mut fixture| async move {

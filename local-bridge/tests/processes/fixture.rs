@@ -1,4 +1,4 @@
-//! A bridge with desk and rings, and whatever else a plane would have, in a test's hands.
+//! A bridge with its desk and rings; the test stands for the rest of the control plane.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 pub(crate) const IO_THREADS: usize = 2;
 
-/// Waits until something is so.
+/// Waits until `is_so` holds; `what` names the condition.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
@@ -39,7 +39,7 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// What the test holds of a plane.
+/// What a test holds: the desk, the other ends of the bridge's rings, and a scratch directory.
 pub(crate) struct LocalFixture {
     pub(crate) scratch: ScratchFolder,
     pub(crate) desk: Rc<RefCell<Desk>>,
@@ -119,7 +119,7 @@ pub(crate) fn with_config<F>(
         let bridge = Rc::new(LocalBridge::open(config, fixture.desk.clone()).expect("a bridge"));
         let (attended, desk) = (bridge.clone(), fixture.desk.clone());
         let attending = spawn_local(async move {
-            // It looks often, so nothing has to wake it.
+            // A pause is 1 ms, so nothing has to wake the loop.
             let pause = async |_| tokio::time::sleep(Duration::from_millis(1)).await;
             attend(&desk, |work| attended.take(work), pause).await;
         });
@@ -150,7 +150,7 @@ impl LocalFixture {
         self.send(BridgeMessage::Order(order));
     }
 
-    /// Registers a function, written in JSON without its braces, and takes it over.
+    /// Registers a function, given in JSON without its outer braces, and waits for the reply.
     pub(crate) async fn register(&mut self, fields: &str) -> Arc<Function> {
         self.functions += 1;
         let json = format!(r#"{{"name":"f{}",{fields}}}"#, self.functions);
@@ -171,7 +171,7 @@ impl LocalFixture {
         }
     }
 
-    /// A WARM function of a program in the scratch directory.
+    /// Registers a WARM function whose program is in the scratch directory.
     pub(crate) async fn warm(&mut self, command: &str, more: &str) -> Arc<Function> {
         let directory = self.scratch.path().display();
         let fields = format!(
@@ -184,7 +184,7 @@ impl LocalFixture {
         function
     }
 
-    /// Orders a pod.
+    /// Orders the start of a pod.
     pub(crate) fn pod(&mut self, function: &Function) -> PodId {
         self.pods += 1;
         let pod = PodId::new(self.pods, 7);
@@ -201,7 +201,7 @@ impl LocalFixture {
         Uptime::ZERO + self.start.elapsed().into()
     }
 
-    /// The next thing that the scheduler hears.
+    /// The next event that the scheduler gets.
     pub(crate) async fn event(&mut self) -> Event {
         let since = Instant::now();
         loop {
@@ -230,7 +230,7 @@ impl LocalFixture {
         }
     }
 
-    /// Moves what io threads got aside; functions are acknowledged at once.
+    /// Moves the io threads' messages to `unread`, and acknowledges changes of functions at once.
     fn take_messages(&mut self) {
         for (inbox, unread) in self.io.iter_mut().zip(&mut self.unread) {
             while let Some(message) = inbox.messages.pop() {
@@ -247,13 +247,13 @@ impl LocalFixture {
         }
     }
 
-    /// What an io thread got, if anything is there.
+    /// The next message of an io thread, if it has one.
     pub(crate) fn try_message(&mut self, thread: usize) -> Option<Message> {
         self.take_messages();
         self.unread[thread].pop_front()
     }
 
-    /// The next thing that an io thread gets, but for functions.
+    /// Waits for the next message of an io thread other than a change of a function.
     pub(crate) async fn message(&mut self, thread: usize) -> Message {
         let since = Instant::now();
         loop {
@@ -268,7 +268,7 @@ impl LocalFixture {
         }
     }
 
-    /// The answer to a request; other messages stay for later.
+    /// Waits for the reply to a request; other messages stay in `unread`.
     pub(crate) async fn reply(&mut self) -> Reply {
         let since = Instant::now();
         loop {
@@ -293,7 +293,7 @@ impl LocalFixture {
         self.reply().await
     }
 
-    /// Where all io threads were told that a pod is; they must know before the scheduler does.
+    /// The address of a pod, which every io thread must have got before the scheduler gets `PodUp`.
     fn told_address(&mut self, pod: PodId) -> PodAddress {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -325,7 +325,7 @@ impl LocalFixture {
         }
     }
 
-    /// What all io threads were told of a pod's end, before the scheduler was.
+    /// The end of a pod, which every io thread must have got before the scheduler gets `PodDown`.
     pub(crate) fn gone(&mut self, pod: PodId) -> PodEnd {
         let mut found = None;
         for thread in 0..IO_THREADS {
@@ -340,7 +340,7 @@ impl LocalFixture {
         found.expect("an end")
     }
 
-    /// A pod of that program, up.
+    /// Starts a pod of that program and waits until it takes calls.
     pub(crate) async fn running(&mut self, program: &str) -> (Arc<Function>, PodId, PathBuf) {
         let command = format!(r#"["python3","{program}"]"#);
         let function = self.warm(&command, r#","timeoutMs":1"#).await;
@@ -350,7 +350,7 @@ impl LocalFixture {
         (function, pod, address)
     }
 
-    /// Waits for a file with a whole line in it.
+    /// Waits for a file that ends with a whole line; returns its text.
     pub(crate) async fn line(&self, name: &str) -> String {
         let file = self.scratch.join(name);
         until(&format!("{name} is written"), || {
@@ -370,7 +370,7 @@ impl LocalFixture {
     }
 }
 
-/// A pod that answers `/health` until a file `sick` is there, and leaves its pid in `pid`.
+/// A pod that answers `/health` well until a file `sick` exists, and writes its pid into `pid`.
 pub(crate) const HEALTHY: &str = r#"
 import http.server, os, socketserver
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -390,7 +390,7 @@ with open("pid", "w") as file:
 
 pub(crate) const FOR_EVER: &str = "\nserver.serve_forever()\n";
 
-/// An orphan of an orphan: it left the group and the session of its pod.
+/// Leaves an orphan that has left the group and the session of its pod.
 pub(crate) const WITH_ORPHAN: &str = r#"
 if os.fork() == 0:
     os.setsid()

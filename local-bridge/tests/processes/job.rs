@@ -1,4 +1,4 @@
-//! Jobs: one process for each attempt of a call.
+//! Jobs: each attempt of a call is one process.
 
 use std::sync::Arc;
 
@@ -160,7 +160,7 @@ fn stops() {
         let (pid, child) = (fixture.pid("pid").await, fixture.pid("child").await);
         fixture.send(stop());
         until("both are gone", || !is_alive(pid) && !is_alive(child)).await;
-        // One that is over before it runs.
+        // Attempts that are over before their processes run.
         fixture.send(start(&function, Some("{}"), 60_000));
         fixture.send(stop());
         fixture.send(start(&function, Some("{}"), 60_000));
@@ -176,7 +176,7 @@ fn stops() {
     });
 }
 
-/// The process ends before the word that its result came.
+/// The process ends before the report that its result has arrived.
 fn late_word() {
     const TRIES: usize = 5;
     with(|mut fixture| async move {
@@ -193,7 +193,7 @@ fn late_word() {
         while let Some(message) = fixture.try_message(1) {
             losses += usize::from(matches!(message, Message::JobEnded { .. }));
         }
-        // A machine that stalls may make one of them late.
+        // On a machine that stalls, some of the reports may be too late.
         assert!(losses < TRIES, "a result that came is called lost");
         fixture
     });

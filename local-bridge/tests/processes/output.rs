@@ -1,4 +1,4 @@
-//! What functions write goes to the log.
+//! The output of functions goes to the log.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Warm pods: ready, failed, stopped, asked, gone.
+//! Warm pods: they become ready or fail, are stopped and probed, and end.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -53,7 +53,7 @@ fn up_by_health() {
         let end = fixture.gone(pod);
         assert!(!end.oom && end.message.contains("SIGTERM"), "{end:?}");
         assert!(!is_alive(pid) && !socket.exists());
-        // An order for a pod that is gone is answered with its end.
+        // An order for a pod that is gone is answered with the pod's end.
         fixture.order(Order::Probe { pod });
         fixture.down(pod).await;
         fixture
@@ -62,7 +62,7 @@ fn up_by_health() {
 
 fn up_by_its_word() {
     with(|mut fixture| async move {
-        // The ready message is enough if the socket file exists; the plane does not check that a
+        // The ready report is enough if the socket file exists; the control plane does not check that a
         // process listens there.
         let script = "#!/bin/sh\n: >\"$NANOFAAS_SOCKET\"\necho \"$NANOFAAS_READY_URL\" >url\n\
                       exec sleep 1000\n";
@@ -107,7 +107,7 @@ fn up_by_its_word() {
         };
         assert_eq!(starts[0].pod, name);
         let phases: Vec<&str> = starts[0].phases.iter().map(|(name, _)| *name).collect();
-        // Its stamps are from 1970, so they sort before the phases that the plane saw.
+        // The pod's own time stamps are from 1970, so they sort before the phases that the control plane saw.
         assert_eq!(phases, ["started", "loaded", "ready", "spawned", "usable"]);
         let unknown = Request::ColdStarts {
             name: "nobody".into(),
@@ -236,7 +236,7 @@ fn stop_while_starting() {
         fixture.order(Order::Stop { pod });
         fixture.down(pod).await;
         assert!(!is_alive(pid));
-        // The same before the process has started.
+        // The same, with an order to stop that comes before the process has started.
         let pod = fixture.pod(&function);
         fixture.order(Order::Stop { pod });
         fixture.down(pod).await;
@@ -287,7 +287,7 @@ fn killed() {
 }
 
 fn environment() {
-    // Nothing else runs in this process yet.
+    // The control plane's environment is this process's, so run the test again in a process with those variables.
     let program = std::env::current_exe().expect("this program");
     let inner = std::env::var_os("NANOFAAS_LISTEN").is_some();
     if !inner {
@@ -335,7 +335,7 @@ fn environment() {
                 "{masks}"
             );
         }
-        // From 10 on: a shell keeps its script and saved descriptors open there.
+        // Descriptors from 10 on: a shell keeps its script and saved descriptors there.
         let fds = fixture.line("fds").await;
         let known = ["0", "1", "2", "10", "11", "12", "255"];
         assert!(fds.lines().all(|fd| known.contains(&fd)), "{fds}");
@@ -346,7 +346,7 @@ fn environment() {
     });
 }
 
-/// Whether the masks differ only in SIGPIPE: Rust programs ignore it, but their children must not.
+/// Whether the child's mask is ours without SIGPIPE: Rust programs ignore that signal, their children must not.
 fn is_same_but_sigpipe(ours: &str, theirs: &str) -> bool {
     let parts = |line: &str| {
         let (name, mask) = line.split_once(":\t")?;

@@ -1,4 +1,4 @@
-//! Warm pods that are servers on a port: found by their answer, and never taken for another's server.
+//! Warm pods that are servers on a port: found by their answer, and never confused with another process's server.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("processes_hidden_by_an_ended_pod_end", hidden),
 ];
 
-/// A server at `PORT` of the address that is `sys.argv[1]`; `sick` makes it unwell.
+/// A server at port `PORT` of the address `sys.argv[1]`; it answers 503 while a file `sick` exists.
 const SERVER: &str = r#"
 import http.server, os, socket, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ with open("pid", "w") as file:
 server.serve_forever()
 "#;
 
-/// Forks twice and leaves its session; what follows runs in the last one.
+/// Forks twice and leaves its session; the code after this runs in the last process.
 const ORPHAN: &str = r#"
 import os, time
 if os.fork() != 0:
@@ -56,7 +56,7 @@ async fn up_at(fixture: &mut LocalFixture, program: &str, address: &str) -> Sock
     let pod = fixture.pod(&function);
     fixture.up(pod).await;
     let at = fixture.tcp_address(pod);
-    // It is asked at its port from then on.
+    // From now on it is probed at its port.
     fixture.order(Order::Probe { pod });
     fixture.up(pod).await;
     std::fs::write(fixture.scratch.join("sick"), "").expect("written");
@@ -101,7 +101,7 @@ fn orphan() {
     });
 }
 
-/// Answers everything that comes.
+/// Answers every request.
 fn serve_all(listener: TcpListener) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -160,7 +160,7 @@ fn ports() {
     });
 }
 
-/// Out of its group and session, of another name and without any variable.
+/// A process that leaves its group and session, changes its name and drops all environment variables.
 const HIDES: &str = r#"
 import os
 if os.fork() == 0:
@@ -180,7 +180,7 @@ fn hidden() {
             .executable("server.py", &[HIDES, SERVER].concat());
         let command = r#"["python3","server.py","127.0.0.1"]"#;
         let function = fixture.warm(command, "").await;
-        // Of two pods only what belongs to the one that ended is ended.
+        // When one of two pods ends, only the processes of that pod are ended.
         let mut pods = Vec::new();
         for _ in 0..2 {
             let pod = fixture.pod(&function);
